@@ -1,0 +1,1 @@
+"""Reinforcement learning from human feedback for language models on Ray."""

@@ -1,0 +1,53 @@
+"""The vLLM engines and how they sample."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from rlhf_ray.config.setting import setting
+
+
+@dataclass
+class GenerationConfig:
+    """Engines, sampling parameters and their resources."""
+
+    num_engines: int = setting(1, "vLLM engines, one Ray actor each.", minimum=1)
+    tensor_parallel_size: int = setting(1, "Ranks of one engine.", minimum=1)
+    dtype: str = setting(
+        "bfloat16", "Number format of the engine's weights.", choices=("float32", "bfloat16")
+    )
+    max_response_tokens: int = setting(
+        512, "Longest response.", unit="tokens", minimum=1
+    )
+    min_response_tokens: int = setting(
+        0, "End of text is not sampled before so many tokens.", unit="tokens", minimum=0
+    )
+    temperature: float = setting(1.0, "Sampling temperature.", above=0)
+    top_p: float = setting(1.0, "Nucleus: smallest set with this mass; 1 is off.", above=0, maximum=1)
+    top_k: int = setting(0, "Sample from the k most likely tokens; 0 is off.", minimum=0)
+    min_p: float = setting(
+        0.0, "Drop tokens below this share of the most likely one; 0 is off.", minimum=0, maximum=1
+    )
+    stop: list[str] = setting([], "Strings that end a response.")
+    ignore_eos: bool = setting(False, "Sample past the end of text, to the limit.")
+    max_num_seqs: int = setting(256, "Sequences that one engine runs at once.", minimum=1)
+    max_num_batched_tokens: int = setting(
+        8192, "Tokens that one engine step processes at most.", unit="tokens", minimum=16
+    )
+    enforce_eager: bool = setting(True, "No graph capture or compilation; starts fast.")
+    enable_prefix_caching: bool = setting(
+        True, "The samples of a group share the prompt's key-value cache."
+    )
+    gpu_memory_utilization: float = setting(
+        0.6, "Share of a GPU's memory that an engine may use.", above=0, maximum=1
+    )
+    kv_cache_gib: float | None = setting(
+        None, "Key-value cache of one engine; required without a GPU.", unit="GiB", above=0
+    )
+    num_cpus: float = setting(0.5, "Ray CPUs per engine.", unit="CPUs", minimum=0)
+    num_gpus: float = setting(0.0, "Ray GPUs per engine rank; 0 runs on the CPU.", minimum=0)
+    cpu_threads: int = setting(2, "Threads of a CPU engine rank.", minimum=1)
+    extra_engine_args: dict[str, Any] = setting(
+        {}, "Further vLLM engine arguments by name, passed as they are."
+    )

@@ -1,0 +1,31 @@
+"""The language model that is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rlhf_ray.config.setting import setting
+
+
+@dataclass
+class ModelConfig:
+    """Where the policy's starting weights and tokenizer come from."""
+
+    path: str = setting(
+        "",
+        "A folder in Hugging Face format, a hub name, or builtin:NAME for a tiny model "
+        "that the run makes and warms up itself.",
+    )
+    tokenizer_path: str | None = setting(
+        None, "Folder or hub name of the tokenizer; the model's own otherwise."
+    )
+    chat_template: str | None = setting(
+        None, "File with a Jinja chat template that replaces the model's own."
+    )
+    attention: str = setting(
+        "sdpa", "Attention kernel of the learner, critic and reference.",
+        choices=("sdpa", "eager", "flash_attention_2"),
+    )
+    trust_remote_code: bool = setting(
+        False, "Run Python code that the model's repository ships. It is a stranger's code."
+    )

@@ -1,0 +1,48 @@
+"""Which functions score a response and how failures are treated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from rlhf_ray.config.setting import setting
+
+
+@dataclass
+class RewardFunctionConfig:
+    """One entry of `reward.functions` after it was read; a bare string is a path."""
+
+    path: str
+    name: str
+    weight: float
+    arguments: dict[str, Any]
+
+
+@dataclass
+class RewardConfig:
+    """Reward functions, their workers and the tolerance for failures."""
+
+    functions: list[Any] = setting(
+        [],
+        "Entries are a name of a built-in (exact_match, regular_expression, arithmetic, length), "
+        "package.module:function, path/file.py:function, or a mapping with path, name, "
+        "weight and arguments.",
+    )
+    num_workers: int = setting(1, "Reward worker processes.", minimum=1)
+    num_cpus: float = setting(0.1, "Ray CPUs per reward worker.", unit="CPUs", minimum=0)
+    timeout_s: float = setting(
+        10.0, "Time limit for one function on one sample.", unit="seconds", above=0
+    )
+    on_failure: str = setting(
+        "drop",
+        "A group with a failed sample is dropped and replaced by another prompt, or "
+        "its failed part is tried once more before that.",
+        choices=("drop", "retry"),
+    )
+    max_failure_rate: float = setting(
+        0.1,
+        "The run stops with the first error when more than this share of the groups of "
+        "the last 100 or more failed.",
+        minimum=0,
+        maximum=1,
+    )

@@ -1,0 +1,152 @@
+"""The root of the configuration and the small groups beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rlhf_ray.config.algorithm import AlgorithmConfig
+from rlhf_ray.config.data import DataConfig
+from rlhf_ray.config.generation import GenerationConfig
+from rlhf_ray.config.model import ModelConfig
+from rlhf_ray.config.reward import RewardConfig
+from rlhf_ray.config.setting import setting
+from rlhf_ray.config.training import CriticConfig, ReferenceConfig, TrainingConfig
+
+
+@dataclass
+class StageConfig:
+    """Which part of the pipeline this run is."""
+
+    name: str = setting("rl", "Stage to run.", choices=("rl", "plan"))
+
+
+@dataclass
+class PublishConfig:
+    """How weights travel from the learner to the engines, and how they are proven."""
+
+    transport: str = setting(
+        "object_store", "Way of the weights.", choices=("object_store",)
+    )
+    bucket_bytes: int = setting(
+        128 * 1024 * 1024, "Largest packed bucket in flight.", unit="bytes", minimum=1024
+    )
+    probe_every: int = setting(
+        1, "Publishes between two fidelity probes; 1 proves every one.", minimum=1
+    )
+    probe_tolerance: float | None = setting(
+        None,
+        "Largest log-probability gap the gate lets through; null takes 1e-3 where engine and "
+        "learner are float32 and 0.5 otherwise.",
+        unit="nats",
+        above=0,
+    )
+    num_probe_sequences: int = setting(4, "Sequences in the probe.", minimum=1)
+
+
+@dataclass
+class PlacementConfig:
+    """Which roles share bundles."""
+
+    strategy: str = setting(
+        "disaggregated",
+        "disaggregated: every role has resources of its own; colocated: engine and learner "
+        "share bundles and take turns (the hybrid engine).",
+        choices=("disaggregated", "colocated"),
+    )
+    spread: bool = setting(
+        False, "Put the bundles of a role on different nodes where possible."
+    )
+
+
+@dataclass
+class CheckpointConfig:
+    """When the state that a killed run resumes from is written."""
+
+    every_steps: int = setting(
+        0, "Steps between checkpoints; 0 writes none but the final model.", unit="steps", minimum=0
+    )
+    keep_last: int = setting(2, "Committed checkpoints to keep.", minimum=1)
+
+
+@dataclass
+class DeadlineConfig:
+    """How long each phase may take before the run ends with an error."""
+
+    start_s: float = setting(600.0, "Start of all workers, model loading.", unit="seconds", above=0)
+    generate_s: float = setting(600.0, "One batch of rollouts, scored.", unit="seconds", above=0)
+    request_s: float = setting(
+        300.0, "One request to an engine before it is retried elsewhere.", unit="seconds", above=0
+    )
+    reference_s: float = setting(600.0, "Reference and old log-probabilities.", unit="seconds", above=0)
+    update_s: float = setting(1200.0, "One update of learner or critic.", unit="seconds", above=0)
+    publish_s: float = setting(300.0, "One publish with its probe.", unit="seconds", above=0)
+    checkpoint_s: float = setting(600.0, "One checkpoint, save or load.", unit="seconds", above=0)
+    stop_s: float = setting(30.0, "Orderly end of the workers.", unit="seconds", above=0)
+
+
+@dataclass
+class ObserveConfig:
+    """What the user sees and what is written."""
+
+    progress: str = setting(
+        "auto", "auto: live display on a terminal, plain lines otherwise.",
+        choices=("auto", "live", "plain", "off"),
+    )
+    tensorboard: bool = setting(True, "Write TensorBoard event files.")
+    ray_metrics: bool = setting(True, "Export gauges at Ray's metrics endpoint.")
+    rollouts: bool = setting(True, "Write every sample to rollouts/.")
+
+
+@dataclass
+class Config:
+    """Everything a run is told. `main.py` converts it once; a worker gets its part only."""
+
+    recipe: str = setting("", "Name of the recipe, set by the recipe's own file.")
+    seed: int = setting(0, "Seed of data order, sampling and initial weights.", minimum=0)
+    output_dir: str = setting(
+        "outputs/${recipe}", "Folder of everything the run writes; made absolute."
+    )
+    resume: str = setting(
+        "auto", "auto: go on from the last committed checkpoint; never; or a checkpoint's path."
+    )
+    dry_run: bool = setting(False, "Validate, print the plan and exit 0; the same as stage=plan.")
+    num_steps: int = setting(100, "Training steps.", unit="steps", minimum=1)
+    prompts_per_step: int = setting(16, "Prompts per step, over all engines.", minimum=1)
+    samples_per_prompt: int = setting(8, "Responses per prompt: the group.", minimum=1)
+    max_staleness: int = setting(
+        0,
+        "How many publishes older than the newest weights a trained token may be; 0 is "
+        "synchronous.",
+        unit="versions",
+        minimum=0,
+    )
+    stage: StageConfig = field(default_factory=StageConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    critic: CriticConfig = field(default_factory=CriticConfig)
+    reference: ReferenceConfig = field(default_factory=ReferenceConfig)
+    publish: PublishConfig = field(default_factory=PublishConfig)
+    placement: PlacementConfig = field(default_factory=PlacementConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    deadlines: DeadlineConfig = field(default_factory=DeadlineConfig)
+    observe: ObserveConfig = field(default_factory=ObserveConfig)
+
+    @property
+    def needs_reference(self) -> bool:
+        return self.algorithm.kl_coefficient > 0
+
+    @property
+    def needs_critic(self) -> bool:
+        return self.algorithm.advantage == "gae"
+
+    @property
+    def max_sequence_tokens(self) -> int:
+        return self.data.max_prompt_tokens + self.generation.max_response_tokens
+
+    @property
+    def optimizer_steps_per_batch(self) -> int:
+        return self.algorithm.num_epochs * self.algorithm.num_mini_batches

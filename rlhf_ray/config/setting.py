@@ -1,0 +1,67 @@
+"""One field of the configuration: its default, meaning, unit and rule in one place.
+
+Nothing here imports torch or Hydra: the schema must load in milliseconds, so
+that a wrong configuration is refused before anything heavy starts.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from typing import Any
+
+_METADATA_KEY = "rlhf_ray"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Setting:
+    """What the schema knows about one field beyond its type and default.
+
+    Bounds are inclusive (`minimum`, `maximum`) or exclusive (`above`, `below`);
+    an unset optional value (`None`) passes every bound.
+    """
+
+    help: str
+    unit: str = ""
+    choices: tuple[Any, ...] = ()
+    minimum: float | None = None
+    maximum: float | None = None
+    above: float | None = None
+    below: float | None = None
+
+    def violation(self, value: Any) -> str | None:
+        """Why `value` breaks the rule, in words that end with the way out, or None."""
+        if value is None:
+            return None
+        if self.choices and value not in self.choices:
+            return f"must be one of {', '.join(str(choice) for choice in self.choices)}"
+        bounds = (
+            (self.minimum, lambda bound: value >= bound, "at least"),
+            (self.maximum, lambda bound: value <= bound, "at most"),
+            (self.above, lambda bound: value > bound, "greater than"),
+            (self.below, lambda bound: value < bound, "less than"),
+        )
+        # Reversed comparisons would let NaN through: NaN fails every one of these.
+        broken = [
+            f"{words} {bound:g}" for bound, holds, words in bounds
+            if bound is not None and not holds(bound)
+        ]
+        return f"must be {' and '.join(broken)}" if broken else None
+
+
+def setting(default: Any, help: str, **rule: Any) -> Any:
+    """A dataclass field that owns its default, help text, unit and rule.
+
+    Mutable defaults (lists, dicts) are copied for every instance.
+    """
+    metadata = {_METADATA_KEY: Setting(help=help, **rule)}
+    if isinstance(default, list | dict):
+        return dataclasses.field(
+            default_factory=lambda: copy.deepcopy(default), metadata=metadata
+        )
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def setting_of(field: dataclasses.Field[Any]) -> Setting | None:
+    """The `Setting` of a dataclass field, or None for a nested group."""
+    return field.metadata.get(_METADATA_KEY)

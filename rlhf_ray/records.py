@@ -1,0 +1,264 @@
+"""The records that travel between workers: prompts, groups of samples, experience.
+
+Per-token data is ragged: flat `[N]` tensors beside `lengths [G]`, prompt and
+response together, every entry aligned with the token it describes.
+`logprobs[i]` is the log-probability of `token_ids[i]` given what precedes it,
+0.0 where that is undefined or not sampled. No padding travels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class FailureKind(enum.StrEnum):
+    """What went wrong with one sample. A failure is never a reward."""
+
+    GENERATION_ERROR = "generation_error"
+    GENERATION_TIMEOUT = "generation_timeout"
+    REWARD_ERROR = "reward_error"
+    REWARD_TIMEOUT = "reward_timeout"
+    REWARD_NOT_FINITE = "reward_not_finite"
+    REWARD_WORKER_LOST = "reward_worker_lost"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SampleFailure:
+    """Why one sample of a group has no reward."""
+
+    prompt_id: str
+    sample_index: int
+    kind: FailureKind
+    message: str
+
+    def __str__(self) -> str:
+        return f"prompt {self.prompt_id}, sample {self.sample_index}: {self.kind}: {self.message}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prompt:
+    """One prompt, tokenised once.
+
+    Attributes:
+        prompt_id: unique within a run: epoch and row.
+        stream_index: position in the prompt stream; orders a batch.
+        text: the prompt as the engine sees it (chat template applied), for logs and rewards.
+        token_ids: the same as token ids.
+        answer: reference answer for rewards, or None.
+        source: name of the task.
+        seed: seed of this prompt's samples, from run seed and prompt id.
+        columns: the row's other columns, for rewards.
+    """
+
+    prompt_id: str
+    stream_index: int
+    text: str
+    token_ids: tuple[int, ...]
+    answer: str | None
+    source: str
+    seed: int
+    columns: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RolloutGroup:
+    """All samples of one prompt: the unit of work.
+
+    Attributes:
+        sample_indices [G]: which of the prompt's samples these are; failed ones are absent.
+        token_ids [N] int64: prompt and response of each sample, one after the other.
+        lengths [G] int64: tokens per sample; sums to N.
+        loss_mask [N] bool: True on sampled tokens.
+        generator_logprobs [N] float32: by the engine, under the sampling distribution
+            (temperature, top-p, top-k); 0.0 off the mask.
+        weight_versions [N] int64: which publish sampled the token; -1 off the mask.
+        responses [G]: decoded responses, for rewards and logs only.
+        finish_reasons [G]: "stop" or "length".
+        rewards [G] float64: weighted sum of the parts; empty before scoring.
+        reward_parts: name to [G] float64, unweighted.
+        failures: samples of this prompt that have no result.
+    """
+
+    prompt: Prompt
+    sample_indices: tuple[int, ...]
+    token_ids: Tensor
+    lengths: Tensor
+    loss_mask: Tensor
+    generator_logprobs: Tensor
+    weight_versions: Tensor
+    responses: tuple[str, ...]
+    finish_reasons: tuple[str, ...]
+    rewards: Tensor
+    reward_parts: dict[str, Tensor]
+    failures: tuple[SampleFailure, ...]
+
+    def __post_init__(self) -> None:
+        num_tokens, num_samples = self.token_ids.shape[0], self.lengths.shape[0]
+        for name in ("loss_mask", "generator_logprobs", "weight_versions"):
+            _check_shape(name, getattr(self, name), (num_tokens,))
+        for name in ("sample_indices", "responses", "finish_reasons"):
+            if len(getattr(self, name)) != num_samples:
+                raise ValueError(f"{name} has {len(getattr(self, name))} entries, not {num_samples}")
+        if int(self.lengths.sum()) != num_tokens:
+            raise ValueError(f"lengths sum to {int(self.lengths.sum())}, not {num_tokens} tokens")
+        if self.is_scored:
+            for name, part in self.reward_parts.items():
+                _check_shape(f"reward_parts[{name}]", part, (num_samples,))
+        elif self.rewards.shape[0]:
+            raise ValueError(f"{self.rewards.shape[0]} rewards for {num_samples} samples")
+
+    @property
+    def num_samples(self) -> int:
+        return self.lengths.shape[0]
+
+    @property
+    def is_scored(self) -> bool:
+        return self.rewards.shape[0] == self.num_samples
+
+    def summary(self) -> GroupSummary:
+        """The scalars that the driver may see."""
+        mask = self.loss_mask
+        versions = self.weight_versions[mask]
+        per_sample = mask.split(self.lengths.tolist())
+        return GroupSummary(
+            prompt_id=self.prompt.prompt_id,
+            stream_index=self.prompt.stream_index,
+            source=self.prompt.source,
+            sample_lengths=tuple(self.lengths.tolist()),
+            response_lengths=tuple(int(part.sum()) for part in per_sample),
+            finish_reasons=self.finish_reasons,
+            rewards=tuple(self.rewards.tolist()),
+            reward_parts={name: tuple(part.tolist()) for name, part in self.reward_parts.items()},
+            oldest_version=int(versions.min()) if versions.numel() else -1,
+            newest_version=int(versions.max()) if versions.numel() else -1,
+            failures=self.failures,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GroupSummary:
+    """What the driver sees of a scored group: per-sample scalars, no per-token data."""
+
+    prompt_id: str
+    stream_index: int
+    source: str
+    sample_lengths: tuple[int, ...]
+    response_lengths: tuple[int, ...]
+    finish_reasons: tuple[str, ...]
+    rewards: tuple[float, ...]
+    reward_parts: dict[str, tuple[float, ...]]
+    oldest_version: int
+    newest_version: int
+    failures: tuple[SampleFailure, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenValues:
+    """A per-token quantity of one group, computed by a scoring role.
+
+    `values [N]` float32 is aligned with the group's tokens: a log-probability or
+    a value estimate on sampled tokens, 0.0 elsewhere.
+    """
+
+    prompt_id: str
+    values: Tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Experience:
+    """What one optimiser step consumes on one rank.
+
+    Attributes:
+        token_ids [N] int64, lengths [S] int64, loss_mask [N] bool: ragged samples.
+        advantages, old_logprobs, generator_logprobs, reference_logprobs, returns,
+            values [N] float32: 0.0 off the mask, and where the algorithm has no use for them.
+        micro_batches: rows of `lengths` that go through one forward pass; the number of
+            micro-batches is the same on every rank, so some may be empty.
+        num_loss_tokens: GLOBAL count of masked tokens over all ranks of this step.
+        num_sequences: GLOBAL count of samples with at least one masked token.
+        old_is_current: the policy has not changed since `old_logprobs` were due, so the loss
+            takes the current log-probabilities, detached, in their place.
+    """
+
+    token_ids: Tensor
+    lengths: Tensor
+    loss_mask: Tensor
+    advantages: Tensor
+    old_logprobs: Tensor
+    generator_logprobs: Tensor
+    reference_logprobs: Tensor
+    returns: Tensor
+    values: Tensor
+    micro_batches: tuple[tuple[int, ...], ...]
+    num_loss_tokens: int
+    num_sequences: int
+    old_is_current: bool
+
+    def __post_init__(self) -> None:
+        num_tokens = self.token_ids.shape[0]
+        for name in (
+            "loss_mask", "advantages", "old_logprobs", "generator_logprobs",
+            "reference_logprobs", "returns", "values",
+        ):
+            _check_shape(name, getattr(self, name), (num_tokens,))
+        if int(self.lengths.sum()) != num_tokens:
+            raise ValueError(f"lengths sum to {int(self.lengths.sum())}, not {num_tokens} tokens")
+        rows = sorted(row for batch in self.micro_batches for row in batch)
+        if rows != list(range(self.lengths.shape[0])):
+            raise ValueError("micro_batches must contain every sample exactly once")
+
+
+def _check_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+    if tuple(tensor.shape) != shape:
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, not {shape}")
+
+
+_RECORDS: dict[str, type] = {}
+
+
+def _plain(value: Any) -> Any:
+    """Records to dicts that `torch.load(weights_only=True)` accepts."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"__record__": type(value).__name__, **fields}
+    if isinstance(value, enum.Enum):
+        return {"__enum__": str(value)}
+    if isinstance(value, tuple | list):
+        return type(value)(_plain(item) for item in value)
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return value
+
+
+def _restore(value: Any) -> Any:
+    if isinstance(value, dict):
+        if "__enum__" in value:
+            return FailureKind(value["__enum__"])
+        items = {key: _restore(item) for key, item in value.items() if key != "__record__"}
+        return _RECORDS[value["__record__"]](**items) if "__record__" in value else items
+    if isinstance(value, tuple | list):
+        return type(value)(_restore(item) for item in value)
+    return value
+
+
+_RECORDS.update({
+    record.__name__: record
+    for record in (Prompt, SampleFailure, RolloutGroup, TokenValues, Experience)
+})
+
+
+def save_records(records: list[Any], path: Path) -> None:
+    """Write records to one file; read back with `load_records`. No pickled code inside."""
+    torch.save([_plain(record) for record in records], path)
+
+
+def load_records(path: Path) -> list[Any]:
+    """Read what `save_records` wrote. Refuses a file that holds anything but data."""
+    return [_restore(item) for item in torch.load(path, weights_only=True)]
