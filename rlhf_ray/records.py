@@ -105,7 +105,9 @@ class RolloutGroup:
             _check_shape(name, getattr(self, name), (num_tokens,))
         for name in ("sample_indices", "responses", "finish_reasons"):
             if len(getattr(self, name)) != num_samples:
-                raise ValueError(f"{name} has {len(getattr(self, name))} entries, not {num_samples}")
+                raise ValueError(
+                    f"{name} has {len(getattr(self, name))} entries, not {num_samples}"
+                )
         if int(self.lengths.sum()) != num_tokens:
             raise ValueError(f"lengths sum to {int(self.lengths.sum())}, not {num_tokens} tokens")
         if self.is_scored:
@@ -204,8 +206,13 @@ class Experience:
     def __post_init__(self) -> None:
         num_tokens = self.token_ids.shape[0]
         for name in (
-            "loss_mask", "advantages", "old_logprobs", "generator_logprobs",
-            "reference_logprobs", "returns", "values",
+            "loss_mask",
+            "advantages",
+            "old_logprobs",
+            "generator_logprobs",
+            "reference_logprobs",
+            "returns",
+            "values",
         ):
             _check_shape(name, getattr(self, name), (num_tokens,))
         if int(self.lengths.sum()) != num_tokens:
@@ -248,10 +255,12 @@ def _restore(value: Any) -> Any:
     return value
 
 
-_RECORDS.update({
-    record.__name__: record
-    for record in (Prompt, SampleFailure, RolloutGroup, TokenValues, Experience)
-})
+_RECORDS.update(
+    {
+        record.__name__: record
+        for record in (Prompt, SampleFailure, RolloutGroup, TokenValues, Experience)
+    }
+)
 
 
 def save_records(records: list[Any], path: Path) -> None:

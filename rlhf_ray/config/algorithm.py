@@ -13,7 +13,8 @@ class AlgorithmConfig:
 
     name: str = setting("grpo", "Name of the method, for logs and the run's summary.")
     advantage: str = setting(
-        "group", "group: reward against the mean of its group (GRPO); gae: with a critic (PPO).",
+        "group",
+        "group: reward against the mean of its group (GRPO); gae: with a critic (PPO).",
         choices=("group", "gae"),
     )
     normalize_by_std: bool = setting(
@@ -45,15 +46,18 @@ class AlgorithmConfig:
         0.0, "Weight of the KL penalty to the reference; 0 starts no reference.", minimum=0
     )
     kl_placement: str = setting(
-        "loss", "Penalty inside the loss, or subtracted from the per-token reward.",
+        "loss",
+        "Penalty inside the loss, or subtracted from the per-token reward.",
         choices=("loss", "reward"),
     )
     kl_estimator: str = setting(
-        "k3", "Estimator of the KL divergence per token (Schulman 2020).",
+        "k3",
+        "Estimator of the KL divergence per token (Schulman 2020).",
         choices=("k1", "k2", "k3"),
     )
     kl_controller: str = setting(
-        "fixed", "Constant coefficient, or adapted towards kl_target.",
+        "fixed",
+        "Constant coefficient, or adapted towards kl_target.",
         choices=("fixed", "adaptive"),
     )
     kl_target: float = setting(
@@ -63,7 +67,8 @@ class AlgorithmConfig:
         10_000, "Adaptive controller: samples over which it moves.", unit="samples", minimum=1
     )
     value_clip: float | None = setting(
-        0.2, "Clip range of the value prediction around the old one; null switches it off.",
+        0.2,
+        "Clip range of the value prediction around the old one; null switches it off.",
         above=0,
     )
     critic_warmup_steps: int = setting(

@@ -28,13 +28,9 @@ class DataConfig:
     answer_column: str | None = setting(
         None, "Column with the reference answer that rewards may compare with."
     )
-    source_column: str | None = setting(
-        None, "Column with the name of the task a row belongs to."
-    )
+    source_column: str | None = setting(None, "Column with the name of the task a row belongs to.")
     id_column: str | None = setting(None, "Column with a stable id; the row number otherwise.")
-    system_prompt: str | None = setting(
-        None, "System message put before every chat that has none."
-    )
+    system_prompt: str | None = setting(None, "System message put before every chat that has none.")
     apply_chat_template: bool = setting(
         True, "Render the prompt with the model's own chat template where it has one."
     )
@@ -42,11 +38,13 @@ class DataConfig:
         512, "Longest prompt that is trained on.", unit="tokens", minimum=1
     )
     on_long_prompt: str = setting(
-        "skip", "A longer prompt is skipped and counted, or ends the run.",
+        "skip",
+        "A longer prompt is skipped and counted, or ends the run.",
         choices=("skip", "error"),
     )
     on_bad_row: str = setting(
-        "error", "A row that cannot be read ends the run, or is skipped and counted.",
+        "error",
+        "A row that cannot be read ends the run, or is skipped and counted.",
         choices=("error", "skip"),
     )
     shuffle: bool = setting(True, "Shuffle every epoch by the run's seed.")

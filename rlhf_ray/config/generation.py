@@ -17,14 +17,14 @@ class GenerationConfig:
     dtype: str = setting(
         "bfloat16", "Number format of the engine's weights.", choices=("float32", "bfloat16")
     )
-    max_response_tokens: int = setting(
-        512, "Longest response.", unit="tokens", minimum=1
-    )
+    max_response_tokens: int = setting(512, "Longest response.", unit="tokens", minimum=1)
     min_response_tokens: int = setting(
         0, "End of text is not sampled before so many tokens.", unit="tokens", minimum=0
     )
     temperature: float = setting(1.0, "Sampling temperature.", above=0)
-    top_p: float = setting(1.0, "Nucleus: smallest set with this mass; 1 is off.", above=0, maximum=1)
+    top_p: float = setting(
+        1.0, "Nucleus: smallest set with this mass; 1 is off.", above=0, maximum=1
+    )
     top_k: int = setting(0, "Sample from the k most likely tokens; 0 is off.", minimum=0)
     min_p: float = setting(
         0.0, "Drop tokens below this share of the most likely one; 0 is off.", minimum=0, maximum=1

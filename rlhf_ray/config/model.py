@@ -23,7 +23,8 @@ class ModelConfig:
         None, "File with a Jinja chat template that replaces the model's own."
     )
     attention: str = setting(
-        "sdpa", "Attention kernel of the learner, critic and reference.",
+        "sdpa",
+        "Attention kernel of the learner, critic and reference.",
         choices=("sdpa", "eager", "flash_attention_2"),
     )
     trust_remote_code: bool = setting(

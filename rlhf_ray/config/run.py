@@ -24,9 +24,7 @@ class StageConfig:
 class PublishConfig:
     """How weights travel from the learner to the engines, and how they are proven."""
 
-    transport: str = setting(
-        "object_store", "Way of the weights.", choices=("object_store",)
-    )
+    transport: str = setting("object_store", "Way of the weights.", choices=("object_store",))
     bucket_bytes: int = setting(
         128 * 1024 * 1024, "Largest packed bucket in flight.", unit="bytes", minimum=1024
     )
@@ -53,9 +51,7 @@ class PlacementConfig:
         "share bundles and take turns (the hybrid engine).",
         choices=("disaggregated", "colocated"),
     )
-    spread: bool = setting(
-        False, "Put the bundles of a role on different nodes where possible."
-    )
+    spread: bool = setting(False, "Put the bundles of a role on different nodes where possible.")
 
 
 @dataclass
@@ -77,7 +73,9 @@ class DeadlineConfig:
     request_s: float = setting(
         300.0, "One request to an engine before it is retried elsewhere.", unit="seconds", above=0
     )
-    reference_s: float = setting(600.0, "Reference and old log-probabilities.", unit="seconds", above=0)
+    reference_s: float = setting(
+        600.0, "Reference and old log-probabilities.", unit="seconds", above=0
+    )
     update_s: float = setting(1200.0, "One update of learner or critic.", unit="seconds", above=0)
     publish_s: float = setting(300.0, "One publish with its probe.", unit="seconds", above=0)
     checkpoint_s: float = setting(600.0, "One checkpoint, save or load.", unit="seconds", above=0)
@@ -89,7 +87,8 @@ class ObserveConfig:
     """What the user sees and what is written."""
 
     progress: str = setting(
-        "auto", "auto: live display on a terminal, plain lines otherwise.",
+        "auto",
+        "auto: live display on a terminal, plain lines otherwise.",
         choices=("auto", "live", "plain", "off"),
     )
     tensorboard: bool = setting(True, "Write TensorBoard event files.")

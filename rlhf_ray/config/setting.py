@@ -43,7 +43,8 @@ class Setting:
         )
         # Reversed comparisons would let NaN through: NaN fails every one of these.
         broken = [
-            f"{words} {bound:g}" for bound, holds, words in bounds
+            f"{words} {bound:g}"
+            for bound, holds, words in bounds
             if bound is not None and not holds(bound)
         ]
         return f"must be {' and '.join(broken)}" if broken else None
@@ -56,9 +57,7 @@ def setting(default: Any, help: str, **rule: Any) -> Any:
     """
     metadata = {_METADATA_KEY: Setting(help=help, **rule)}
     if isinstance(default, list | dict):
-        return dataclasses.field(
-            default_factory=lambda: copy.deepcopy(default), metadata=metadata
-        )
+        return dataclasses.field(default_factory=lambda: copy.deepcopy(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
 

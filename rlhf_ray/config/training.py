@@ -13,15 +13,14 @@ class RoleConfig:
 
     num_ranks: int = setting(1, "Processes (one per GPU on a cluster).", minimum=1)
     zero_stage: int = setting(
-        0, "DeepSpeed ZeRO stage: 0 none, 1 optimizer, 2 gradients, 3 parameters sharded.",
+        0,
+        "DeepSpeed ZeRO stage: 0 none, 1 optimizer, 2 gradients, 3 parameters sharded.",
         choices=(0, 1, 2, 3),
     )
     dtype: str = setting(
         "bfloat16", "Number format of the weights.", choices=("float32", "bfloat16")
     )
-    offload_parameters: bool = setting(
-        False, "Keep parameters in host memory (ZeRO-3)."
-    )
+    offload_parameters: bool = setting(False, "Keep parameters in host memory (ZeRO-3).")
     max_tokens_per_micro_batch: int = setting(
         8192,
         "Largest forward pass of one rank, padding counted (rows x longest row).",
@@ -38,9 +37,7 @@ class TrainingConfig(RoleConfig):
     """The learner: a role with an optimizer."""
 
     learning_rate: float = setting(1e-6, "Peak learning rate.", minimum=0)
-    weight_decay: float = setting(
-        0.0, "AdamW weight decay; none on biases and norms.", minimum=0
-    )
+    weight_decay: float = setting(0.0, "AdamW weight decay; none on biases and norms.", minimum=0)
     adam_beta1: float = setting(0.9, "AdamW beta 1.", minimum=0, below=1)
     adam_beta2: float = setting(0.95, "AdamW beta 2.", minimum=0, below=1)
     adam_epsilon: float = setting(1e-8, "AdamW epsilon.", above=0)
@@ -59,9 +56,7 @@ class TrainingConfig(RoleConfig):
     gradient_checkpointing: bool = setting(
         False, "Recompute activations in the backward pass: less memory, more time."
     )
-    offload_optimizer: bool = setting(
-        False, "Keep optimizer states in host memory (ZeRO 1 to 3)."
-    )
+    offload_optimizer: bool = setting(False, "Keep optimizer states in host memory (ZeRO 1 to 3).")
 
 
 @dataclass

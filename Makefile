@@ -1,0 +1,68 @@
+# Every target makes the environment it needs, so `make demo` is all that a fresh clone takes.
+#   make demo ARGS="num_steps=10 seed=1"     ARGS go to the command behind the target
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+VENV := $(or $(RLHF_RAY_VENV),.venv)
+PYTHON := $(VENV)/bin/python
+SETUP := @launch/setup.sh
+ARGS ?=
+
+SMOLLM2 := outputs/models/smollm2-135m
+SHELL_SCRIPTS := $(wildcard launch/*.sh) launch/slurm.sbatch .ci/run
+DOCKERFILES := docker/Dockerfile docker/Dockerfile.cpu
+
+.PHONY: help setup demo demo-ppo smollm2 test test-slow test-gpu lint bench docs clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+setup: ## the environment for running, testing and linting, in .venv
+	$(SETUP) dev
+
+demo: ## GRPO on a tiny model made on the spot: a reward that rises, in minutes, on a CPU
+	$(SETUP)
+	@$(PYTHON) -m rlhf_ray.main recipe=demo output_dir=outputs/demo $(ARGS)
+
+demo-ppo: ## the same task with PPO and a critic
+	$(SETUP)
+	@$(PYTHON) -m rlhf_ray.main recipe=demo_ppo output_dir=outputs/demo_ppo $(ARGS)
+
+smollm2: ## fetch SmolLM2-135M, then GRPO on it with a rule as the reward
+	$(SETUP) smollm2
+	@$(PYTHON) -m rlhf_ray.models.smollm2 $(SMOLLM2)
+	@$(PYTHON) -m rlhf_ray.main recipe=smollm2_grpo output_dir=outputs/smollm2_grpo $(ARGS)
+
+test: ## every test that takes seconds
+	$(SETUP) dev
+	@$(PYTHON) -m pytest -m "not slow and not gpu" $(ARGS)
+
+test-slow: ## the tests that take minutes
+	$(SETUP) dev
+	@$(PYTHON) -m pytest -m "slow and not gpu" $(ARGS)
+
+test-gpu: ## the tests that need a GPU
+	$(SETUP) dev
+	@$(PYTHON) -m pytest -m gpu $(ARGS)
+
+lint: ## Python, types, shell, Dockerfiles, and the files that start clusters
+	$(SETUP) dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/pyright
+	$(VENV)/bin/shellcheck --external-sources $(SHELL_SCRIPTS)
+	$(VENV)/bin/hadolint $(DOCKERFILES)
+	$(PYTHON) launch/validate.py
+
+bench: ## this project against the raw libraries and a peer; writes outputs/bench.json
+	$(SETUP) bench smollm2
+	@$(PYTHON) -m rlhf_ray.models.smollm2 $(SMOLLM2)
+	@$(PYTHON) -m benchmarks.run $(ARGS)
+
+docs: ## docs/configuration.md from the configuration's own dataclasses
+	$(SETUP)
+	@$(PYTHON) -m rlhf_ray.config.reference docs/configuration.md
+
+clean: ## what tests, builds and tools leave behind; keeps .venv and outputs
+	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis multirun
+	@find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +

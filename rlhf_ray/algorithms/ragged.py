@@ -1,0 +1,68 @@
+"""Between samples and their tokens in the ragged layout: sum, spread, find the last one."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rlhf_ray.algorithms.checks import assert_floating, assert_lengths, assert_token_tensors
+
+
+def segment_ids(lengths: Tensor) -> Tensor:
+    """Which segment each entry belongs to: lengths [S] int64 -> [N] int64."""
+    return torch.repeat_interleave(lengths)
+
+
+def sum_by_segment(values: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
+    """Sum of the masked entries of each segment, in float64.
+
+    Args:
+        values [N], lengths [S] summing to N, mask [N] bool.
+
+    Returns:
+        [S] float64; 0 for a segment without a masked entry.
+    """
+    assert_token_tensors(mask, values=values)
+    assert_lengths(lengths, mask.shape[0])
+    kept = torch.where(mask, values.double(), 0.0)
+    totals = torch.zeros(lengths.shape[0], dtype=torch.float64, device=values.device)
+    return totals.index_add(0, segment_ids(lengths), kept)
+
+
+def count_by_segment(mask: Tensor, lengths: Tensor) -> Tensor:
+    """Number of masked entries of each segment: mask [N], lengths [S] -> [S] int64."""
+    assert_token_tensors(mask)
+    assert_lengths(lengths, mask.shape[0])
+    counts = torch.zeros(lengths.shape[0], dtype=torch.int64, device=mask.device)
+    return counts.index_add(0, segment_ids(lengths), mask.long())
+
+
+def spread_over_tokens(per_sample: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
+    """Give every masked token its sample's value and every other token 0.
+
+    Args:
+        per_sample [S], lengths [S] summing to N, mask [N] bool.
+
+    Returns:
+        [N], dtype of `per_sample`.
+    """
+    assert_token_tensors(mask)
+    assert_lengths(lengths, mask.shape[0])
+    assert_floating("per_sample", per_sample, lengths.shape)
+    return torch.where(mask, per_sample[segment_ids(lengths)], 0.0)
+
+
+def last_masked_tokens(lengths: Tensor, mask: Tensor) -> Tensor:
+    """True on the last masked token of each sample: lengths [S], mask [N] -> [N] bool.
+
+    A sample without a masked token has none.
+    """
+    assert_token_tensors(mask)
+    assert_lengths(lengths, mask.shape[0])
+    positions = torch.arange(mask.shape[0], device=mask.device)
+    last = torch.full_like(lengths, -1).scatter_reduce(
+        0, segment_ids(lengths)[mask], positions[mask], "amax"
+    )
+    found = torch.zeros_like(mask)
+    found[last[last >= 0]] = True
+    return found

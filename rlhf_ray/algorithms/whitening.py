@@ -1,0 +1,39 @@
+"""Advantages with mean 0 and variance 1 over the global batch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rlhf_ray.algorithms.checks import assert_token_tensors
+
+_VARIANCE_EPSILON = 1e-8
+
+
+def whiten(values: Tensor, mask: Tensor) -> Tensor:
+    """Shift and scale the masked entries to mean 0 and variance 1.
+
+        (x - mean) / sqrt(var + 1e-8),   var = sum (x - mean)^2 / (n - 1)
+
+    Common practice in PPO for language models since Ziegler et al. 2019, Fine-Tuning Language
+    Models from Human Preferences, arXiv:1909.08593.
+
+    Conventions: mean and unbiased variance are those of the n masked entries, in float64, and
+    the result is masked again. `values` must hold the GLOBAL batch: whitened per rank, the
+    result would depend on the number of ranks. One entry alone becomes 0.
+
+    Args:
+        values [N], mask [N] bool.
+
+    Returns:
+        [N], dtype of `values`, 0 off the mask.
+    """
+    assert_token_tensors(mask, values=values)
+    kept = values[mask].double()
+    whitened = torch.zeros_like(values)
+    if kept.numel() == 0:
+        return whitened
+    centred = kept - kept.mean()
+    variance = centred.square().sum() / max(kept.numel() - 1, 1)
+    whitened[mask] = (centred / torch.sqrt(variance + _VARIANCE_EPSILON)).to(values.dtype)
+    return whitened

@@ -1,0 +1,122 @@
+"""The two forward passes of training: log-probabilities of a policy, values of a critic.
+
+Each is one module whose `forward` runs everything, because ZeRO-3 gathers parameters in hooks
+of the modules that are called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from rlhf_ray.training.token_logprobs import token_logprobs
+
+# What models do to their logits after the head, by the configuration field that says so.
+_LOGIT_SCALINGS: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "final_logit_softcapping": lambda logits, cap: torch.tanh(logits / cap) * cap,  # Gemma
+    "logits_scaling": lambda logits, scale: logits / scale,  # Granite
+    "logit_scale": lambda logits, scale: logits * scale,  # Cohere
+}
+
+
+class PolicyForward(nn.Module):
+    """Log-probabilities of chosen tokens under a causal language model."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+        fields = model.config.to_dict()
+        self._scalings = tuple(
+            (scale, float(fields[name]))
+            for name, scale in _LOGIT_SCALINGS.items()
+            if fields.get(name) is not None
+        )
+
+    def forward(
+        self, input_ids: Tensor, hidden_index: Tensor, targets: Tensor, temperature: float
+    ) -> tuple[Tensor, Tensor]:
+        """The head runs on the hidden states that predict a target, and on no others.
+
+        Args:
+            input_ids [B, T], hidden_index [M], targets [M]: see `MicroBatch`.
+
+        Returns:
+            logprobs [M], with gradient, and entropy [M], without; both of the softmax of
+            logits / temperature.
+        """
+        logits = self.logits(input_ids, hidden_index)
+        return token_logprobs(logits, targets, temperature)
+
+    def logits(self, input_ids: Tensor, hidden_index: Tensor) -> Tensor:
+        """Logits [M, V] at the flattened positions `hidden_index` [M]."""
+        hidden = _hidden_states(self.model.get_decoder(), input_ids, hidden_index)
+        logits = self.model.get_output_embeddings()(hidden)
+        for scale, factor in self._scalings:
+            logits = scale(logits, factor)
+        return logits
+
+    @torch.no_grad()
+    def check_head(self) -> None:
+        """Refuse a model that does more to its logits than this module knows of.
+
+        Raises:
+            ValueError: the model's own forward pass gives other logits.
+        """
+        vocabulary = self.model.get_input_embeddings().weight.shape[0]
+        device = self.model.get_input_embeddings().weight.device
+        tokens = torch.arange(1, 9, device=device)[None] % vocabulary
+        expected = self.model(input_ids=tokens, use_cache=False).logits[0].float()
+        found = self.logits(tokens, torch.arange(8, device=device)).float()
+        difference = float((found - expected).abs().max())
+        # Only rounding may differ: the head sees another shape.
+        bound = 0.02 * float(expected.abs().max()) + 1e-6
+        if not difference <= bound:
+            raise ValueError(
+                f"{type(self.model).__name__} does something to its logits that this project does "
+                f"not know of: they differ by {difference:.3g} from decoder and head alone. "
+                f"Known fields of its configuration: {', '.join(_LOGIT_SCALINGS)}"
+            )
+
+
+class ValueForward(nn.Module):
+    """Values of chosen tokens under a backbone with a scalar head.
+
+    The value of a token is that of the state in which it was sampled: what the head says at the
+    token before it.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, hidden_index: Tensor) -> Tensor:
+        """Values [M] in float32 at `hidden_index` [M]; see `MicroBatch`."""
+        hidden = _hidden_states(self.model.backbone, input_ids, hidden_index)
+        values = self.model.head(hidden)[:, 0]
+        return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def _hidden_states(decoder: nn.Module, input_ids: Tensor, hidden_index: Tensor) -> Tensor:
+    """Last hidden states [M, H] at flattened positions [M] of a padded batch [B, T]."""
+    hidden = decoder(input_ids=input_ids, use_cache=False).last_hidden_state
+    return hidden.flatten(0, 1)[hidden_index]
+
+
+def disable_dropout(module: nn.Module) -> None:
+    """Make the forward pass a function of weights and tokens alone, also with a gradient.
+
+    A probability ratio between two passes with different dropout masks is noise, so the whole
+    model is in evaluation mode. Layers that recompute their activations in the backward pass do
+    so only in training mode: they alone get it, without the dropout of their own.
+    """
+    module.eval()
+    for layer in module.modules():
+        attributes = vars(layer)
+        if attributes.get("gradient_checkpointing") is True:
+            layer.training = True
+            for name, value in attributes.items():
+                if "drop" in name and isinstance(value, float):
+                    setattr(layer, name, 0.0)

@@ -1,0 +1,157 @@
+"""The learner: the policy in training, on one rank."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rlhf_ray.config.algorithm import AlgorithmConfig
+from rlhf_ray.config.model import ModelConfig
+from rlhf_ray.config.training import TrainingConfig
+from rlhf_ray.records import Experience, RolloutGroup, TokenValues
+from rlhf_ray.training import weights
+from rlhf_ray.training.engine import TrainEngine, start_process
+from rlhf_ray.training.forward import PolicyForward, disable_dropout
+from rlhf_ray.training.layout import MicroBatch
+from rlhf_ray.training.objective import Objective, policy_objective
+from rlhf_ray.training.role import TrainedRole
+from rlhf_ray.training.scoring import score_groups, score_tokens
+from rlhf_ray.training.standin_load import load_policy, load_tokenizer
+from rlhf_ray.training.train_step import run_update
+
+
+class Learner(TrainedRole):
+    """Trains the policy, scores with it, and gives its weights away.
+
+    One object per rank. Methods that say so are called on all ranks together.
+
+    Args:
+        model: where weights and tokenizer come from.
+        temperature: of the sampling; log-probabilities of `score` and `update` are at it.
+        total_optimizer_steps: of the whole run, for the learning rate.
+        timeout_s: how long a collective operation waits for the other ranks.
+    """
+
+    def __init__(
+        self,
+        *,
+        training: TrainingConfig,
+        algorithm: AlgorithmConfig,
+        model: ModelConfig,
+        temperature: float,
+        total_optimizer_steps: int,
+        seed: int,
+        timeout_s: float,
+    ) -> None:
+        super().__init__(training)
+        self._algorithm = algorithm
+        self._model_settings = model
+        self._temperature = temperature
+        self._total_optimizer_steps = total_optimizer_steps
+        self._seed = seed
+        self._timeout_s = timeout_s
+
+    def start(self, rank: int, world_size: int, master_addr: str, master_port: int) -> None:
+        """Join the other ranks, load the model, build the engine; all ranks together.
+
+        Raises:
+            ValueError: the model cannot be loaded, or has a head that is not understood.
+        """
+        start_process(
+            rank,
+            world_size,
+            master_addr,
+            master_port,
+            timeout_s=self._timeout_s,
+            cpu_threads=self._settings.cpu_threads,
+            seed=self._seed,
+        )
+        self._tokenizer = load_tokenizer(self._model_settings)
+        self._model = load_policy(self._model_settings, dtype=self._settings.dtype)
+        if self._settings.gradient_checkpointing:
+            self._model.gradient_checkpointing_enable({"use_reentrant": False})
+        module = PolicyForward(self._model)
+        disable_dropout(module)
+        module.check_head()
+        self._started = TrainEngine(module, self._settings, total_steps=self._total_optimizer_steps)
+
+    def score(self, groups: Sequence[RolloutGroup]) -> list[TokenValues]:
+        """Log-probabilities of the sampled tokens of this rank's groups; all ranks together."""
+        return score_groups(
+            self._predict_at(self._temperature),
+            groups,
+            max_tokens=self._settings.max_tokens_per_micro_batch,
+        )
+
+    def score_sequences(self, sequences: Sequence[tuple[int, ...]]) -> list[list[float]]:
+        """Log-probabilities, at temperature 1, of every token but the first of each sequence.
+
+        All ranks together, with the same sequences; the result is the same on all of them.
+        """
+        token_ids = torch.tensor([token for tokens in sequences for token in tokens])
+        lengths = torch.tensor([len(tokens) for tokens in sequences])
+        mask = torch.ones_like(token_ids, dtype=torch.bool)
+        mask[lengths.cumsum(0) - lengths] = False
+        values = score_tokens(
+            self._predict_at(1.0),
+            token_ids,
+            lengths,
+            mask,
+            max_tokens=max(self._settings.max_tokens_per_micro_batch, int(lengths.max())),
+        )
+        return [part[1:].tolist() for part in values.split(lengths.tolist())]
+
+    def update(
+        self, experiences: Sequence[Experience], *, kl_coefficient: float
+    ) -> dict[str, float]:
+        """One optimiser step for each experience; all ranks together, with as many.
+
+        Args:
+            kl_coefficient: the one in force; without effect where the penalty is in the reward.
+
+        Returns:
+            Metrics over all ranks: means over the sampled tokens, and over optimiser steps.
+            The gap to the generator is that of the first one, before the weights change.
+
+        Raises:
+            RuntimeError: the gradient is not finite.
+        """
+        in_loss = self._algorithm.kl_placement == "loss"
+
+        def compute(experience: Experience, batch: MicroBatch, number: int) -> Objective:
+            logprobs, entropy = self._forward(batch, self._temperature)
+            return policy_objective(
+                logprobs[: batch.num_targets],
+                entropy[: batch.num_targets],
+                experience,
+                batch.token_index,
+                algorithm=self._algorithm,
+                kl_coefficient=kl_coefficient if in_loss else 0.0,
+                compare_with_generator=number == 0,
+            )
+
+        result = run_update(self._engine, experiences, compute)
+        return {
+            **result.means,
+            **result.maxima,
+            "policy/grad_norm": result.grad_norm,
+            "policy/learning_rate": result.learning_rate,
+            "tokens/trained": float(result.num_tokens),
+        }
+
+    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Weights by their Hugging Face names, in a fixed order; see `weights.named_weights`."""
+        return weights.named_weights(self._engine, self._model)
+
+    def save_model(self, folder: Path) -> None:
+        """Write the policy in Hugging Face format, with its tokenizer; all ranks together."""
+        weights.save_model(self._engine, self._model, self._tokenizer, folder)
+
+    def _forward(self, batch: MicroBatch, temperature: float) -> tuple[Tensor, Tensor]:
+        return self._engine.forward(batch.input_ids, batch.hidden_index, batch.targets, temperature)
+
+    def _predict_at(self, temperature: float):
+        return lambda batch: self._forward(batch, temperature)[0]

@@ -1,0 +1,79 @@
+"""The frozen reference: what the policy must not stray from, on one rank."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from rlhf_ray.config.model import ModelConfig
+from rlhf_ray.config.training import ReferenceConfig
+from rlhf_ray.records import RolloutGroup, TokenValues
+from rlhf_ray.training.engine import FrozenEngine, start_process, stop_process
+from rlhf_ray.training.forward import PolicyForward, disable_dropout
+from rlhf_ray.training.layout import MicroBatch
+from rlhf_ray.training.scoring import score_groups
+from rlhf_ray.training.standin_load import load_policy
+
+
+class Reference:
+    """Scores with fixed weights.
+
+    One object per rank. All methods are called on all ranks together.
+
+    Args:
+        model: where the weights come from, unless `reference.path` says otherwise.
+        temperature: of the sampling; log-probabilities are at it.
+        timeout_s: how long a collective operation waits for the other ranks.
+    """
+
+    def __init__(
+        self,
+        *,
+        reference: ReferenceConfig,
+        model: ModelConfig,
+        temperature: float,
+        seed: int,
+        timeout_s: float,
+    ) -> None:
+        self._settings = reference
+        self._model_settings = model
+        self._temperature = temperature
+        self._seed = seed
+        self._timeout_s = timeout_s
+        self._started: FrozenEngine | None = None
+
+    def start(self, rank: int, world_size: int, master_addr: str, master_port: int) -> None:
+        """Join the other ranks, load the model."""
+        start_process(
+            rank,
+            world_size,
+            master_addr,
+            master_port,
+            timeout_s=self._timeout_s,
+            cpu_threads=self._settings.cpu_threads,
+            seed=self._seed,
+        )
+        module = PolicyForward(load_policy(self._model_settings, dtype=self._settings.dtype))
+        disable_dropout(module)
+        module.check_head()
+        self._started = FrozenEngine(module, self._settings)
+
+    def score(self, groups: Sequence[RolloutGroup]) -> list[TokenValues]:
+        """Log-probabilities of the sampled tokens of this rank's groups."""
+        return score_groups(
+            self._predict, groups, max_tokens=self._settings.max_tokens_per_micro_batch
+        )
+
+    def close(self) -> None:
+        """Leave the process group; the role is of no use afterwards."""
+        if self._started is not None:
+            self._started.close()
+            self._started = None
+            stop_process()
+
+    def _predict(self, batch: MicroBatch) -> Tensor:
+        assert self._started is not None, "call start() first"
+        return self._started.forward(
+            batch.input_ids, batch.hidden_index, batch.targets, self._temperature
+        )[0]

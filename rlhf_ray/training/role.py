@@ -1,0 +1,79 @@
+"""What learner and critic have in common: an engine, its checkpoint, its end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from rlhf_ray.config.training import TrainingConfig
+from rlhf_ray.training.checkpoint import (
+    CheckpointFacts,
+    read_facts,
+    read_random_states,
+    write_facts,
+    write_random_states,
+)
+from rlhf_ray.training.engine import TrainEngine, rank, stop_process, world_size
+
+
+class TrainedRole:
+    """A role with an optimizer, on one rank. Subclasses build the engine in `start`."""
+
+    def __init__(self, settings: TrainingConfig) -> None:
+        self._settings = settings
+        self._started: TrainEngine | None = None
+
+    @property
+    def _engine(self) -> TrainEngine:
+        assert self._started is not None, "call start() first"
+        return self._started
+
+    def save_checkpoint(self, folder: Path) -> None:
+        """Write everything that training goes on from; every rank calls it.
+
+        The folder is complete when all ranks have returned. Ranks on several nodes need a
+        folder that they share.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        self._engine.save(folder)
+        write_random_states(folder, rank())
+        if rank() == 0:
+            facts = CheckpointFacts(
+                world_size=world_size(),
+                zero_stage=self._settings.zero_stage,
+                dtype=self._settings.dtype,
+                optimizer_step=self._engine.optimizer_step,
+            )
+            write_facts(folder, facts)
+        torch.distributed.barrier()
+
+    def load_checkpoint(self, folder: Path) -> None:
+        """Go on from what `save_checkpoint` wrote; every rank calls it.
+
+        Raises:
+            ValueError: it is incomplete, or of another number of ranks, ZeRO stage or dtype.
+        """
+        facts = read_facts(
+            folder,
+            world_size=world_size(),
+            zero_stage=self._settings.zero_stage,
+            dtype=self._settings.dtype,
+        )
+        self._engine.load(folder, optimizer_step=facts.optimizer_step)
+        read_random_states(folder, rank())
+
+    def offload_states(self) -> None:
+        """Free the GPU for a role that shares it; nothing on a CPU."""
+        self._engine.offload_states()
+
+    def reload_states(self) -> None:
+        """Take the GPU back."""
+        self._engine.reload_states()
+
+    def close(self) -> None:
+        """Leave the process group; the role is of no use afterwards."""
+        if self._started is not None:
+            self._started.close()
+            self._started = None
+            stop_process()

@@ -1,0 +1,65 @@
+"""A number for every predicted token, without gradient: log-probabilities or values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from rlhf_ray.records import RolloutGroup, TokenValues
+from rlhf_ray.training.batching import plan_micro_batches
+from rlhf_ray.training.engine import reduce_over_ranks, training_device
+from rlhf_ray.training.layout import MicroBatch, lay_out
+
+# A micro-batch to one number per entry of its `targets` [M].
+Predict = Callable[[MicroBatch], Tensor]
+
+
+def score_groups(
+    predict: Predict, groups: Sequence[RolloutGroup], *, max_tokens: int
+) -> list[TokenValues]:
+    """Score the sampled tokens of this rank's groups.
+
+    Every rank calls it, with groups of its own, also with none: a forward pass may be a
+    collective operation, so that the ranks with fewer micro-batches run empty ones.
+    """
+    if groups:
+        token_ids = torch.cat([group.token_ids for group in groups])
+        lengths = torch.cat([group.lengths for group in groups])
+        mask = torch.cat([group.loss_mask for group in groups])
+    else:
+        token_ids = lengths = torch.zeros(0, dtype=torch.int64)
+        mask = torch.zeros(0, dtype=torch.bool)
+    values = score_tokens(predict, token_ids, lengths, mask, max_tokens=max_tokens)
+    parts = values.split([group.token_ids.shape[0] for group in groups]) if groups else ()
+    return [
+        # A clone: the part alone is sent to other processes, not the storage of them all.
+        TokenValues(prompt_id=group.prompt.prompt_id, values=part.clone())
+        for group, part in zip(groups, parts, strict=True)
+    ]
+
+
+@torch.no_grad()
+def score_tokens(
+    predict: Predict, token_ids: Tensor, lengths: Tensor, mask: Tensor, *, max_tokens: int
+) -> Tensor:
+    """Score the masked tokens of ragged samples; every rank calls it.
+
+    Args:
+        token_ids [N] int64, lengths [S] int64, mask [N] bool.
+
+    Returns:
+        [N] float32 on the CPU, 0.0 off the mask.
+    """
+    device = training_device()
+    (plan,) = plan_micro_batches(lengths.tolist(), 1, max_tokens)
+    most = int(reduce_over_ranks(torch.tensor([len(plan)], device=device), maximum=True))
+    plan += [[] for _ in range(most - len(plan))]
+    token_ids, lengths, mask = token_ids.to(device), lengths.to(device), mask.to(device)
+    values = torch.zeros(token_ids.shape[0], dtype=torch.float32, device=device)
+    for rows in plan:
+        batch = lay_out(token_ids, lengths, mask, rows)
+        predicted = predict(batch)
+        values[batch.token_index] = predicted[: batch.num_targets].float()
+    return values.cpu()

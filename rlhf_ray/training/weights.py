@@ -1,0 +1,58 @@
+"""A model's weights by their Hugging Face names, one bounded group at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rlhf_ray.training.engine import TrainEngine, num_elements, rank
+
+# Elements that are gathered from ZeRO-3 shards at once, if no single tensor is larger.
+_GATHERED_ELEMENTS = 64 * 1024 * 1024
+
+
+def named_weights(engine: TrainEngine, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and saved buffers of `model`, whole, in the order of its state dict.
+
+    Of tensors that share storage by design (a tied `lm_head`), the first is yielded. Every rank
+    must iterate to the end, in step with the others: sharded parameters are gathered on the way.
+    A tensor is valid until the next one is asked for; copy what is to be kept.
+    """
+    for group in _groups(model):
+        with engine.gathered([tensor for _, tensor in group]):
+            for name, tensor in group:
+                yield name, tensor.detach()
+
+
+def save_model(engine: TrainEngine, model: Any, tokenizer: Any, folder: Path) -> None:
+    """Write safetensors, configuration and tokenizer; rank 0 writes, every rank calls it."""
+    state = {}
+    for name, tensor in named_weights(engine, model):
+        if rank() == 0:
+            state[name] = tensor.to("cpu", copy=True)
+    if rank() == 0:
+        model.save_pretrained(folder, state_dict=state, safe_serialization=True)
+        tokenizer.save_pretrained(folder)
+    torch.distributed.barrier()
+
+
+def _groups(model: nn.Module) -> list[list[tuple[str, Tensor]]]:
+    """Consecutive tensors of at most `_GATHERED_ELEMENTS` together, each tensor once."""
+    seen: set[int] = set()
+    groups: list[list[tuple[str, Tensor]]] = [[]]
+    size = 0
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) in seen:
+            continue
+        seen.add(id(tensor))
+        elements = num_elements(tensor)
+        if groups[-1] and size + elements > _GATHERED_ELEMENTS:
+            groups.append([])
+            size = 0
+        groups[-1].append((name, tensor))
+        size += elements
+    return groups
