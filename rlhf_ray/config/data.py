@@ -21,6 +21,9 @@ class DataConfig:
         "Kind of source; auto decides by what `path` names.",
         choices=("auto", "jsonl", "json", "csv", "parquet", "saved", "hub", "python"),
     )
+    subset: str | None = setting(
+        None, "Configuration of a hub data set that has several, such as main of openai/gsm8k."
+    )
     split: str = setting("train", "Split of a hub or saved data set.")
     prompt_column: str = setting(
         "prompt", "Column with the prompt: plain text, or a list of chat messages."

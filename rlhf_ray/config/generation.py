@@ -21,7 +21,8 @@ class GenerationConfig:
     min_response_tokens: int = setting(
         0, "End of text is not sampled before so many tokens.", unit="tokens", minimum=0
     )
-    temperature: float = setting(1.0, "Sampling temperature.", above=0)
+    # Outside of these vLLM changes the temperature or refuses it.
+    temperature: float = setting(1.0, "Sampling temperature.", minimum=0.01, maximum=2.0)
     top_p: float = setting(
         1.0, "Nucleus: smallest set with this mass; 1 is off.", above=0, maximum=1
     )
@@ -46,7 +47,9 @@ class GenerationConfig:
         None, "Key-value cache of one engine; required without a GPU.", unit="GiB", above=0
     )
     num_cpus: float = setting(0.5, "Ray CPUs per engine.", unit="CPUs", minimum=0)
-    num_gpus: float = setting(0.0, "Ray GPUs per engine rank; 0 runs on the CPU.", minimum=0)
+    num_gpus: float = setting(
+        0.0, "Ray GPUs per engine rank; 0 runs on the CPU.", unit="GPUs", minimum=0, maximum=1
+    )
     cpu_threads: int = setting(2, "Threads of a CPU engine rank.", minimum=1)
     extra_engine_args: dict[str, Any] = setting(
         {}, "Further vLLM engine arguments by name, passed as they are."

@@ -52,6 +52,13 @@ class PlacementConfig:
         choices=("disaggregated", "colocated"),
     )
     spread: bool = setting(False, "Put the bundles of a role on different nodes where possible.")
+    wait_s: float = setting(
+        0.0,
+        "How long an autoscaler may take to add missing nodes; 0 refuses a cluster that is "
+        "too small at once.",
+        unit="seconds",
+        minimum=0,
+    )
 
 
 @dataclass
@@ -94,19 +101,28 @@ class ObserveConfig:
     tensorboard: bool = setting(True, "Write TensorBoard event files.")
     ray_metrics: bool = setting(True, "Export gauges at Ray's metrics endpoint.")
     rollouts: bool = setting(True, "Write every sample to rollouts/.")
+    dashboard: bool = setting(
+        False, "Start Ray's dashboard where the run starts a local Ray of its own."
+    )
 
 
 @dataclass
 class Config:
     """Everything a run is told. `main.py` converts it once; a worker gets its part only."""
 
-    recipe: str = setting("", "Name of the recipe, set by the recipe's own file.")
-    seed: int = setting(0, "Seed of data order, sampling and initial weights.", minimum=0)
+    recipe: str = setting("run", "Name of the recipe; run where none was chosen.")
+    seed: int = setting(
+        0,
+        "Seed of data order, sampling and initial weights.",
+        minimum=0,
+        maximum=2**31 - 1,
+    )
     output_dir: str = setting(
-        "outputs/${recipe}", "Folder of everything the run writes; made absolute."
+        "outputs/${recipe}",
+        "Folder of everything the run writes; a relative one is taken from where the run starts.",
     )
     resume: str = setting(
-        "auto", "auto: go on from the last committed checkpoint; never; or a checkpoint's path."
+        "auto", "auto: go on from the last committed checkpoint; never; or a checkpoint's folder."
     )
     dry_run: bool = setting(False, "Validate, print the plan and exit 0; the same as stage=plan.")
     num_steps: int = setting(100, "Training steps.", unit="steps", minimum=1)
@@ -144,8 +160,17 @@ class Config:
 
     @property
     def max_sequence_tokens(self) -> int:
+        """Longest prompt and longest response together."""
         return self.data.max_prompt_tokens + self.generation.max_response_tokens
+
+    @property
+    def samples_per_step(self) -> int:
+        return self.prompts_per_step * self.samples_per_prompt
 
     @property
     def optimizer_steps_per_batch(self) -> int:
         return self.algorithm.num_epochs * self.algorithm.num_mini_batches
+
+    @property
+    def total_optimizer_steps(self) -> int:
+        return self.num_steps * self.optimizer_steps_per_batch

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from typing import Any
 
 _METADATA_KEY = "rlhf_ray"
@@ -33,6 +34,8 @@ class Setting:
         """Why `value` breaks the rule, in words that end with the way out, or None."""
         if value is None:
             return None
+        if isinstance(value, float) and not math.isfinite(value):
+            return "must be a finite number"
         if self.choices and value not in self.choices:
             return f"must be one of {', '.join(str(choice) for choice in self.choices)}"
         bounds = (
@@ -41,13 +44,24 @@ class Setting:
             (self.above, lambda bound: value > bound, "greater than"),
             (self.below, lambda bound: value < bound, "less than"),
         )
-        # Reversed comparisons would let NaN through: NaN fails every one of these.
         broken = [
-            f"{words} {bound:g}"
+            f"{words} {bound}"
             for bound, holds, words in bounds
             if bound is not None and not holds(bound)
         ]
         return f"must be {' and '.join(broken)}" if broken else None
+
+    def rule(self) -> str:
+        """The rule in words, empty if every value of the type is fine."""
+        if self.choices:
+            return "one of " + ", ".join(str(choice) for choice in self.choices)
+        bounds = (
+            (self.minimum, ">="),
+            (self.above, ">"),
+            (self.maximum, "<="),
+            (self.below, "<"),
+        )
+        return ", ".join(f"{sign} {bound}" for bound, sign in bounds if bound is not None)
 
 
 def setting(default: Any, help: str, **rule: Any) -> Any:

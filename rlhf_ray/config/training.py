@@ -28,7 +28,9 @@ class RoleConfig:
         minimum=1,
     )
     num_cpus: float = setting(0.5, "Ray CPUs per rank.", unit="CPUs", minimum=0)
-    num_gpus: float = setting(0.0, "Ray GPUs per rank; 0 runs on the CPU.", minimum=0)
+    num_gpus: float = setting(
+        0.0, "Ray GPUs per rank; 0 runs on the CPU.", unit="GPUs", minimum=0, maximum=1
+    )
     cpu_threads: int = setting(2, "Torch threads of a rank.", minimum=1)
 
 

@@ -75,9 +75,7 @@ def read_random_states(folder: Path, rank: int) -> None:
     version, numbers, gauss = states["python"]
     random.setstate((version, tuple(numbers), gauss))
     name, keys, position, has_gauss, cached = states["numpy"]
-    np.random.set_state(
-        (name, keys.numpy().astype("uint32"), position, has_gauss, cached)
-    )
+    np.random.set_state((name, keys.numpy().astype("uint32"), position, has_gauss, cached))
     torch.set_rng_state(states["torch"])
     if states["cuda"]:
         torch.cuda.set_rng_state_all(states["cuda"])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rlhf_ray.config.algorithm import AlgorithmConfig
 from rlhf_ray.config.model import ModelConfig
 from rlhf_ray.config.training import CriticConfig
+from rlhf_ray.models.loading import load_scalar_head
 from rlhf_ray.records import Experience, RolloutGroup, TokenValues
 from rlhf_ray.training.engine import TrainEngine, start_process
 from rlhf_ray.training.forward import ValueForward, disable_dropout
@@ -14,7 +16,6 @@ from rlhf_ray.training.layout import MicroBatch
 from rlhf_ray.training.objective import Objective, value_objective
 from rlhf_ray.training.role import TrainedRole
 from rlhf_ray.training.scoring import score_groups
-from rlhf_ray.training.standin_load import load_scalar_head
 from rlhf_ray.training.train_step import run_update
 
 
@@ -41,8 +42,7 @@ class Critic(TrainedRole):
     ) -> None:
         super().__init__(critic)
         self._algorithm = algorithm
-        self._model_settings = model
-        self._path = critic.path or model.path
+        self._model_settings = replace(model, path=critic.path or model.path)
         self._total_optimizer_steps = total_optimizer_steps
         self._seed = seed
         self._timeout_s = timeout_s
@@ -57,6 +57,7 @@ class Critic(TrainedRole):
             timeout_s=self._timeout_s,
             cpu_threads=self._settings.cpu_threads,
             seed=self._seed,
+            on_gpu=self._settings.num_gpus > 0,
         )
         model = load_scalar_head(self._model_settings, dtype=self._settings.dtype)
         if self._settings.gradient_checkpointing:

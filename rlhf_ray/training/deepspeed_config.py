@@ -26,7 +26,8 @@ def trained_config(settings: TrainingConfig, *, on_cuda: bool) -> dict[str, Any]
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": on_cuda}
     return {
         **_common(bfloat16),
-        "gradient_clipping": settings.gradient_clip_norm,
+        # At stage 0 `TrainEngine` clips: it needs the norm, which DeepSpeed does not give there.
+        "gradient_clipping": settings.gradient_clip_norm if stage > 0 else 0.0,
         "data_types": {"grad_accum_dtype": "fp32"},
         "communication_data_type": "fp32",
         # On a CPU torch's AdamW runs offloaded too: DeepSpeed's own would be compiled first.

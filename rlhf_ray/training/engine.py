@@ -15,6 +15,8 @@ import deepspeed
 import deepspeed.comm
 import numpy as np
 import torch
+from deepspeed.accelerator import set_accelerator
+from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
 from deepspeed.ops.adam import DeepSpeedCPUAdam
 from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
@@ -44,8 +46,9 @@ def start_process(
     timeout_s: float,
     cpu_threads: int,
     seed: int,
+    on_gpu: bool,
 ) -> None:
-    """Make this process a rank of its role: environment, process group, threads, seed.
+    """Make this process a rank of its role: device, environment, process group, threads, seed.
 
     Comes before an engine is built. gloo on CPUs, NCCL on GPUs; one GPU per process, the first
     visible one.
@@ -53,7 +56,12 @@ def start_process(
     Args:
         master_addr, master_port: where the role's rank 0 listens.
         timeout_s: after so long, a collective operation that waits for a lost rank fails.
+        on_gpu: train on the GPU; without it on the CPU, also where a GPU is visible.
+
+    Raises:
+        ValueError: a GPU is asked for, and torch sees none.
     """
+    _choose_device(on_gpu)
     os.environ.update(
         RANK=str(rank),
         WORLD_SIZE=str(world_size),
@@ -74,6 +82,19 @@ def start_process(
         timeout=timedelta(seconds=timeout_s),
         verbose=False,
     )
+
+
+def _choose_device(on_gpu: bool) -> None:
+    """Make torch and DeepSpeed agree on the device before either has touched one."""
+    if on_gpu and not torch.cuda.is_available():
+        raise ValueError(
+            f"num_gpus is above 0, but torch {torch.__version__} sees no GPU "
+            f"(CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', 'not set')}): "
+            f"set num_gpus=0 to run this role on the CPU"
+        )
+    if not on_gpu:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        set_accelerator(CPU_Accelerator())
 
 
 def _skip_shared_memory_op() -> None:
@@ -134,6 +155,11 @@ class TrainEngine:
             config=trained_config(settings, on_cuda=on_cuda),
             dist_init_required=False,
         )
+        self._is_plain = not self._engine.zero_optimization()
+        if self._is_plain and world_size() == 1:
+            # There is nothing to sum, but stage 0 would still copy all gradients to one buffer
+            # and back.
+            self._engine.enable_backward_allreduce = False
 
     @property
     def module(self) -> Any:
@@ -163,7 +189,7 @@ class TrainEngine:
         for group in self._engine.basic_optimizer.param_groups:
             group["lr"] = rate
         # At stage 0 DeepSpeed does not tell the norm, but the gradient is whole.
-        norm = None if self._engine.zero_optimization() else self._plain_grad_norm()
+        norm = self._clip_plain_gradient() if self._is_plain else None
         self._engine.step()
         norm = float(self._engine.get_global_grad_norm()) if norm is None else norm
         # DeepSpeed's ZeRO optimizers write -1 in the place of NaN and infinity.
@@ -175,9 +201,15 @@ class TrainEngine:
         self._step += 1
         return StepResult(grad_norm=norm, learning_rate=rate)
 
-    def _plain_grad_norm(self) -> float:
-        gradients = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
-        return float(torch.nn.utils.get_total_norm(gradients))
+    def _clip_plain_gradient(self) -> float:
+        """What DeepSpeed does at the other stages; returns the norm before clipping."""
+        parameters = list(self._engine.module.parameters())
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        limit = self._settings.gradient_clip_norm
+        if 0 < limit < float(norm):
+            torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+        return float(norm)
 
     def gathered(self, tensors: Sequence[Tensor]) -> Any:
         """Context in which parameters are whole on every rank; all ranks enter it together."""
@@ -263,7 +295,8 @@ def _build_optimizer(
     groups = [group for group in groups if group["params"]]
     if on_cuda and settings.offload_optimizer:
         return DeepSpeedCPUAdam(groups, adamw_mode=True, **common)
-    return torch.optim.AdamW(groups, **common)
+    # One kernel instead of a dozen; on a GPU DeepSpeed's sharded states are left to torch's choice.
+    return torch.optim.AdamW(groups, **common, fused=None if on_cuda else True)
 
 
 def _is_partitioned(tensor: Tensor) -> bool:

@@ -55,6 +55,7 @@ def build_experience(
     reference: Sequence[TokenValues] | None,
     values: Sequence[TokenValues] | None,
     old: Sequence[TokenValues] | None,
+    old_is_current: bool,
     algorithm: AlgorithmConfig,
     kl_coefficient: float,
     learner: RankPlan,
@@ -72,6 +73,9 @@ def build_experience(
         groups: scored.
         reference, values, old: per group, by the reference, the critic and the learner
             (log-probabilities at the start of this step); None where that role was not asked.
+            Without the learner's, the old log-probabilities are the generator's.
+        old_is_current: the policy that is trained is the one that sampled, and there is one
+            optimiser step: the loss takes its own log-probabilities, detached, as the old ones.
         kl_coefficient: the one in force, from the KL controller.
         critic: None without a critic.
         seed, step: of the run; they decide which samples share an optimiser step.
@@ -93,7 +97,8 @@ def build_experience(
 
     def planned(plan: RankPlan) -> tuple[tuple[Experience, ...], ...]:
         per_step = [
-            _build_step(batch, estimated, rows, plan, old_is_current=old is None) for rows in steps
+            _build_step(batch, estimated, rows, plan, old_is_current=old_is_current)
+            for rows in steps
         ]
         return tuple(zip(*per_step, strict=True))
 

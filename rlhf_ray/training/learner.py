@@ -11,6 +11,7 @@ from torch import Tensor
 from rlhf_ray.config.algorithm import AlgorithmConfig
 from rlhf_ray.config.model import ModelConfig
 from rlhf_ray.config.training import TrainingConfig
+from rlhf_ray.models.loading import load_policy, load_tokenizer
 from rlhf_ray.records import Experience, RolloutGroup, TokenValues
 from rlhf_ray.training import weights
 from rlhf_ray.training.engine import TrainEngine, start_process
@@ -19,7 +20,6 @@ from rlhf_ray.training.layout import MicroBatch
 from rlhf_ray.training.objective import Objective, policy_objective
 from rlhf_ray.training.role import TrainedRole
 from rlhf_ray.training.scoring import score_groups, score_tokens
-from rlhf_ray.training.standin_load import load_policy, load_tokenizer
 from rlhf_ray.training.train_step import run_update
 
 
@@ -68,6 +68,7 @@ class Learner(TrainedRole):
             timeout_s=self._timeout_s,
             cpu_threads=self._settings.cpu_threads,
             seed=self._seed,
+            on_gpu=self._settings.num_gpus > 0,
         )
         self._tokenizer = load_tokenizer(self._model_settings)
         self._model = load_policy(self._model_settings, dtype=self._settings.dtype)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
 from rlhf_ray.config.model import ModelConfig
 from rlhf_ray.config.training import ReferenceConfig
+from rlhf_ray.models.loading import load_policy
 from rlhf_ray.records import RolloutGroup, TokenValues
 from rlhf_ray.training.engine import FrozenEngine, start_process, stop_process
 from rlhf_ray.training.forward import PolicyForward, disable_dropout
 from rlhf_ray.training.layout import MicroBatch
 from rlhf_ray.training.scoring import score_groups
-from rlhf_ray.training.standin_load import load_policy
 
 
 class Reference:
@@ -37,7 +38,7 @@ class Reference:
         timeout_s: float,
     ) -> None:
         self._settings = reference
-        self._model_settings = model
+        self._model_settings = replace(model, path=reference.path or model.path)
         self._temperature = temperature
         self._seed = seed
         self._timeout_s = timeout_s
@@ -53,6 +54,7 @@ class Reference:
             timeout_s=self._timeout_s,
             cpu_threads=self._settings.cpu_threads,
             seed=self._seed,
+            on_gpu=self._settings.num_gpus > 0,
         )
         module = PolicyForward(load_policy(self._model_settings, dtype=self._settings.dtype))
         disable_dropout(module)

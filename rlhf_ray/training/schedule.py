@@ -9,7 +9,7 @@ from rlhf_ray.config.training import TrainingConfig
 
 # Share of the way from peak to floor that is left, by how much of the decay has passed (0 to 1).
 _DECAYS: dict[str, Callable[[float], float]] = {
-    "constant": lambda progress: 1.0,
+    "constant": lambda _progress: 1.0,
     "linear": lambda progress: 1.0 - progress,
     "cosine": lambda progress: 0.5 * (1.0 + math.cos(math.pi * progress)),
 }

@@ -75,15 +75,22 @@ def run_update(
 
 
 def _check_same_on_ranks(num_micro_batches: list[int]) -> None:
-    """All-reduce of the counts and of their negatives: maximum and minimum must agree."""
-    counts = torch.tensor(num_micro_batches, device=training_device())
-    assert bool((counts > 0).all()), f"an optimiser step without a micro-batch: {counts.tolist()}"
-    extremes = reduce_over_ranks(torch.cat([counts, -counts]), maximum=True)
-    most, least = extremes.chunk(2)
+    """Ranks that differ would wait for each other without end, or mix up their gradients."""
+    assert min(num_micro_batches) > 0, (
+        f"an optimiser step without a micro-batch: {num_micro_batches}"
+    )
+    _check_agreement([len(num_micro_batches)], "optimiser steps")
+    _check_agreement(num_micro_batches, "micro-batches per optimiser step")
+
+
+def _check_agreement(counts: list[int], what: str) -> None:
+    """Maximum of the counts and of their negatives over ranks: maximum and minimum must agree."""
+    signed = torch.tensor([*counts, *(-count for count in counts)], device=training_device())
+    most, least = reduce_over_ranks(signed, maximum=True).chunk(2)
     if not torch.equal(most, -least):
         raise ValueError(
-            f"ranks have different numbers of micro-batches per optimiser step: between "
-            f"{(-least).tolist()} and {most.tolist()}"
+            f"ranks have different numbers of {what}: between {(-least).tolist()} and "
+            f"{most.tolist()}"
         )
 
 

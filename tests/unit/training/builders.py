@@ -124,6 +124,7 @@ def build(
         reference=reference,
         values=values,
         old=old,
+        old_is_current=old is None,
         algorithm=algorithm or AlgorithmConfig(),
         kl_coefficient=kl_coefficient,
         learner=learner,

@@ -1,0 +1,1 @@
+"""Everything that knows Ray: resources, worker groups, deadlines, supervision."""

@@ -1,0 +1,204 @@
+"""The roles as Ray actors.
+
+Each class imports its worker in its own process only, takes object references as plain
+arguments (Ray resolves those and no nested ones), and returns a small signal first and a large
+result second, so that the driver can learn of an error without fetching the result.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rlhf_ray.cluster.process import ActorProcess
+from rlhf_ray.records import Experience, GroupSummary, Prompt, RolloutGroup, SampleFailure
+
+# Ranks of one role, in order, and where rank 0 listens.
+Address = tuple[str, int]
+
+
+class Generator(ActorProcess):
+    """One vLLM engine."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self._settings = settings
+
+    async def start(self, gpu_ids: tuple[str, ...]) -> None:
+        """Load the model; on these GPUs where it shares them with other actors."""
+        if gpu_ids:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpu_ids)
+        from rlhf_ray.generation.engine import GenerationEngine
+
+        self._engine = GenerationEngine(**self._settings)
+        await self._engine.start()
+
+    async def generate(
+        self, prompt: Prompt, sample_indices: tuple[int, ...]
+    ) -> tuple[tuple[SampleFailure, ...], RolloutGroup]:
+        group, failures = await self._engine.generate(prompt, sample_indices)
+        return failures, group
+
+    async def hold(self) -> None:
+        await self._engine.hold()
+
+    async def release(self) -> None:
+        await self._engine.release()
+
+    async def score_sequences(self, sequences: list[tuple[int, ...]]) -> list[list[float]]:
+        return await self._engine.score_sequences(sequences)
+
+    async def begin_update(self) -> None:
+        await self._engine.begin_update()
+
+    async def load_bucket(self, bucket: Any) -> None:
+        await self._engine.load_bucket(bucket)
+
+    async def finish_update(self, version: int) -> int:
+        await self._engine.finish_update(version)
+        return await self._engine.weight_version()
+
+    async def weight_version(self) -> int:
+        return await self._engine.weight_version()
+
+    async def sleep(self) -> None:
+        await self._engine.sleep()
+
+    async def wake_up(self) -> None:
+        await self._engine.wake_up()
+
+    async def close(self) -> None:
+        await self._engine.close()
+
+
+class Reward(ActorProcess):
+    """One reward worker."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        from rlhf_ray.rewards.worker import RewardWorker
+
+        self._worker = RewardWorker(**settings)
+
+    def start(self) -> None:
+        self._worker.start()
+
+    def score(self, *parts: RolloutGroup) -> tuple[GroupSummary, RolloutGroup]:
+        group, summary = self._worker.score(*parts)
+        return summary, group
+
+    def close(self) -> None:
+        self._worker.close()
+
+
+class _Ranked(ActorProcess):
+    """What the DeepSpeed roles have in common."""
+
+    _worker: Any
+
+    def start(self, rank: int, world_size: int, address: Address) -> None:
+        self._worker.start(rank, world_size, *address)
+
+    def score(self, *groups: RolloutGroup) -> tuple[None, Any]:
+        return None, self._worker.score(groups)
+
+    def close(self) -> None:
+        self._worker.close()
+
+
+class _Trained(_Ranked):
+    """What learner and critic have in common."""
+
+    def save_checkpoint(self, folder: Path) -> None:
+        self._worker.save_checkpoint(folder)
+
+    def load_checkpoint(self, folder: Path) -> None:
+        self._worker.load_checkpoint(folder)
+
+    def offload_states(self) -> None:
+        self._worker.offload_states()
+
+    def reload_states(self) -> None:
+        self._worker.reload_states()
+
+
+class Learner(_Trained):
+    """One rank of the policy in training."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        from rlhf_ray.training.learner import Learner as Worker
+
+        self._worker = Worker(**settings)
+
+    def score_sequences(self, sequences: list[tuple[int, ...]]) -> list[list[float]]:
+        return self._worker.score_sequences(sequences)
+
+    def update(self, experiences: Sequence[Experience], kl_coefficient: float) -> dict[str, float]:
+        return self._worker.update(experiences, kl_coefficient=kl_coefficient)
+
+    def weight_buckets(self, bucket_bytes: int) -> Iterator[Any]:
+        """A stream; the rank that calls it gives the weights away."""
+        from rlhf_ray.publish.bucket import pack_buckets
+
+        yield from pack_buckets(self._worker.named_weights(), bucket_bytes)
+
+    def join_gathering(self) -> None:
+        """Take part in the gathering of sharded weights for the rank that gives them away."""
+        for _ in self._worker.named_weights():
+            pass
+
+    def save_model(self, folder: Path) -> None:
+        self._worker.save_model(folder)
+
+
+class Critic(_Trained):
+    """One rank of the critic."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        from rlhf_ray.training.critic import Critic as Worker
+
+        self._worker = Worker(**settings)
+
+    def update(self, experiences: Sequence[Experience]) -> dict[str, float]:
+        return self._worker.update(experiences)
+
+
+class Reference(_Ranked):
+    """One rank of the frozen reference."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        from rlhf_ray.training.reference import Reference as Worker
+
+        self._worker = Worker(**settings)
+
+
+class Builder(ActorProcess):
+    """Turns scored groups into experience, and writes them down."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        from rlhf_ray.training.builder import ExperienceBuilder
+
+        self._worker = ExperienceBuilder(**settings)
+
+    def start(self) -> None:
+        """Nothing to do: the answer says that the process is there."""
+
+    def build(
+        self, step: int, kl_coefficient: float, counts: dict[str, int], *parts: Any
+    ) -> tuple[Any, ...]:
+        """Metrics, then the experience of every learner rank, then of every critic rank.
+
+        Args:
+            counts: how many of `parts` are groups, and how many are per-token values by which
+                role, in this order: groups, reference, values, old.
+        """
+        remaining = iter(parts)
+        taken = {name: [next(remaining) for _ in range(n)] for name, n in counts.items()}
+        batch = self._worker.build(step=step, kl_coefficient=kl_coefficient, **taken)
+        return (batch.metrics, *batch.learner, *batch.critic)
+
+    def write_rollouts(self, path: Path, *groups: RolloutGroup) -> None:
+        self._worker.write_rollouts(path, groups)
+
+    def close(self) -> None:
+        """Nothing to do."""

@@ -1,0 +1,200 @@
+"""The roles as the driver sees them: one object per role, one method per request.
+
+Every method starts work and returns calls; `Supervisor` waits for them. Scatter and gather are
+written out in each method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rlhf_ray.cluster.calls import Call, MemberName
+from rlhf_ray.cluster.scatter import balance
+from rlhf_ray.cluster.supervisor import Member
+from rlhf_ray.records import Prompt
+
+
+def _call(member: Member, refs: Any) -> Call:
+    """Of a method that returns one value, or a signal and a payload."""
+    signal, payload = refs if isinstance(refs, list) else (refs, None)
+    return Call(member=member.name, signal=signal, payload=payload)
+
+
+class Generators:
+    """All engines. A request names the engine that serves it."""
+
+    def __init__(self, members: Sequence[Member]) -> None:
+        self._members = tuple(members)
+
+    @property
+    def names(self) -> tuple[MemberName, ...]:
+        return tuple(member.name for member in self._members)
+
+    def generate(self, engine: int, prompt: Prompt, sample_indices: tuple[int, ...]) -> Call:
+        """Signal: the samples that failed. Payload: the group of the others."""
+        member = self._members[engine]
+        method = member.handle.generate.options(num_returns=2)
+        return _call(member, method.remote(prompt, sample_indices))
+
+    def hold(self) -> list[Call]:
+        """From here on requests are taken but not started."""
+        return [_call(m, m.handle.hold.remote()) for m in self._members]
+
+    def release(self) -> list[Call]:
+        """Start all that was held back, together."""
+        return [_call(m, m.handle.release.remote()) for m in self._members]
+
+    def begin_update(self) -> list[Call]:
+        return [_call(m, m.handle.begin_update.remote()) for m in self._members]
+
+    def load_bucket(self, bucket: Any) -> list[Call]:
+        """`bucket`: a reference, as `Learners.weight_buckets` gives them."""
+        return [_call(m, m.handle.load_bucket.remote(bucket)) for m in self._members]
+
+    def finish_update(self, version: int) -> list[Call]:
+        """Signal: the version that the engine reports afterwards."""
+        return [_call(m, m.handle.finish_update.remote(version)) for m in self._members]
+
+    def weight_version(self) -> list[Call]:
+        return [_call(m, m.handle.weight_version.remote()) for m in self._members]
+
+    def score_sequences(self, sequences: list[tuple[int, ...]]) -> list[Call]:
+        return [_call(m, m.handle.score_sequences.remote(sequences)) for m in self._members]
+
+    def sleep(self) -> list[Call]:
+        return [_call(m, m.handle.sleep.remote()) for m in self._members]
+
+    def wake_up(self) -> list[Call]:
+        return [_call(m, m.handle.wake_up.remote()) for m in self._members]
+
+
+class Rewards:
+    """All reward workers. A request names the worker that serves it."""
+
+    def __init__(self, members: Sequence[Member]) -> None:
+        self._members = tuple(members)
+
+    @property
+    def names(self) -> tuple[MemberName, ...]:
+        return tuple(member.name for member in self._members)
+
+    def score(self, worker: int, parts: Sequence[Any]) -> Call:
+        """`parts`: references to groups of one prompt. Signal: summary. Payload: the group."""
+        member = self._members[worker]
+        return _call(member, member.handle.score.options(num_returns=2).remote(*parts))
+
+
+class Ranks:
+    """All ranks of a DeepSpeed role."""
+
+    def __init__(self, members: Sequence[Member]) -> None:
+        self._members = tuple(members)
+
+    def score(self, groups: Sequence[Any], num_tokens: Sequence[int]) -> list[Call]:
+        """Per-token values of scattered groups.
+
+        Args:
+            groups: references; num_tokens: of each, to balance the ranks.
+
+        Returns:
+            a call per rank, with a reference to its `list[TokenValues]` as payload.
+        """
+        calls = []
+        for member, part in zip(
+            self._members, balance(num_tokens, len(self._members)), strict=True
+        ):
+            method = member.handle.score.options(num_returns=2)
+            calls.append(_call(member, method.remote(*(groups[index] for index in part))))
+        return calls
+
+
+class TrainedRanks(Ranks):
+    """All ranks of a role with an optimizer."""
+
+    def save_checkpoint(self, folder: Path) -> list[Call]:
+        return [_call(m, m.handle.save_checkpoint.remote(folder)) for m in self._members]
+
+    def load_checkpoint(self, folder: Path) -> list[Call]:
+        return [_call(m, m.handle.load_checkpoint.remote(folder)) for m in self._members]
+
+    def offload_states(self) -> list[Call]:
+        return [_call(m, m.handle.offload_states.remote()) for m in self._members]
+
+    def reload_states(self) -> list[Call]:
+        return [_call(m, m.handle.reload_states.remote()) for m in self._members]
+
+
+class Learners(TrainedRanks):
+    """All ranks of the learner."""
+
+    def update(self, experiences: Sequence[Any], *, kl_coefficient: float) -> list[Call]:
+        """`experiences`: a reference per rank. Signal: metrics, the same on every rank."""
+        return [
+            _call(member, member.handle.update.remote(experience, kl_coefficient))
+            for member, experience in zip(self._members, experiences, strict=True)
+        ]
+
+    def score_sequences(self, sequences: list[tuple[int, ...]]) -> list[Call]:
+        return [_call(m, m.handle.score_sequences.remote(sequences)) for m in self._members]
+
+    def weight_buckets(self, bucket_bytes: int) -> tuple[Call, list[Call]]:
+        """A stream of bucket references from rank 0; and the other ranks' part in it."""
+        first = self._members[0]
+        # Two buckets at most exist at a time: one under way, one being packed.
+        stream = first.handle.weight_buckets.options(
+            num_returns="streaming", _generator_backpressure_num_objects=2
+        ).remote(bucket_bytes)
+        others = [_call(m, m.handle.join_gathering.remote()) for m in self._members[1:]]
+        return Call(member=first.name, signal=stream, payload=None), others
+
+    def save_model(self, folder: Path) -> list[Call]:
+        return [_call(m, m.handle.save_model.remote(folder)) for m in self._members]
+
+
+class Critics(TrainedRanks):
+    """All ranks of the critic."""
+
+    def update(self, experiences: Sequence[Any]) -> list[Call]:
+        return [
+            _call(member, member.handle.update.remote(experience))
+            for member, experience in zip(self._members, experiences, strict=True)
+        ]
+
+
+class Builders:
+    """The one worker that turns groups into experience."""
+
+    def __init__(self, member: Member, *, num_learners: int, num_critics: int) -> None:
+        self._member = member
+        self._num_learners = num_learners
+        self._num_critics = num_critics
+
+    def build(
+        self,
+        *,
+        step: int,
+        kl_coefficient: float,
+        groups: Sequence[Any],
+        reference: Sequence[Any],
+        values: Sequence[Any],
+        old: Sequence[Any],
+    ) -> Call:
+        """Signal: metrics. Payload: `(learner, critic)`, a reference per rank of each."""
+        counts = {
+            "groups": len(groups),
+            "reference": len(reference),
+            "values": len(values),
+            "old": len(old),
+        }
+        num_returns = 1 + self._num_learners + self._num_critics
+        method = self._member.handle.build.options(num_returns=num_returns)
+        refs = method.remote(step, kl_coefficient, counts, *groups, *reference, *values, *old)
+        metrics, *experiences = refs
+        learner = tuple(experiences[: self._num_learners])
+        critic = tuple(experiences[self._num_learners :])
+        return Call(member=self._member.name, signal=metrics, payload=(learner, critic))
+
+    def write_rollouts(self, path: Path, groups: Sequence[Any]) -> Call:
+        return _call(self._member, self._member.handle.write_rollouts.remote(path, *groups))

@@ -1,0 +1,121 @@
+"""Hydra's part: the chosen YAML files become one tree, the command line becomes values.
+
+Hydra composes the groups and parses the grammar of overrides. Checking them is ours, in
+`convert.py`: Hydra stops at the first unknown key, and we list every problem at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+_PACKAGE_DIR = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """What a command line asks for: files to compose and values to set, in its order."""
+
+    choices: tuple[tuple[str, str], ...]
+    values: tuple[tuple[str, Any], ...]
+
+
+def conf_dir() -> Path:
+    """The folder of the YAML files: inside the package in a wheel, beside it in a checkout."""
+    inside = _PACKAGE_DIR / "conf"
+    return inside if inside.is_dir() else _PACKAGE_DIR.parent / "conf"
+
+
+def group_choices() -> dict[str, list[str]]:
+    """Group name to the names of its files: `{"algorithm": ["grpo", "ppo"], ...}`."""
+    return {
+        folder.name: sorted(file.stem for file in folder.glob("*.yaml"))
+        for folder in sorted(conf_dir().iterdir())
+        if folder.is_dir()
+    }
+
+
+def parse_overrides(overrides: Sequence[str]) -> tuple[Request, list[str]]:
+    """Sort `group=choice` from `key=value`; returns the request and the problems in it."""
+    parser = OverridesParser.create()
+    groups = group_choices()
+    choices: list[tuple[str, str]] = []
+    values: list[tuple[str, Any]] = []
+    problems: list[str] = []
+    for text in overrides:
+        try:
+            override = parser.parse_override(text)
+            value = override.value()
+        except HydraException:
+            problems.append(_not_understood(text))
+            continue
+        key = override.key_or_group
+        is_choice = key in groups and not isinstance(value, dict)
+        problem = _form_problem(text, override) or (
+            _choice_problem(key, value, groups[key]) if is_choice else None
+        )
+        if problem is not None:
+            problems.append(problem)
+        elif is_choice:
+            choices.append((key, "null" if value is None else str(value)))
+        else:
+            values.append((key, value))
+    return Request(choices=tuple(choices), values=tuple(values)), problems
+
+
+def compose_tree(choices: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Compose `conf/config.yaml` with the chosen groups; interpolations stay as they are.
+
+    Raises:
+        ValueError: a file is broken or names a group or choice that does not exist.
+    """
+    try:
+        with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"):
+            tree = compose("config", overrides=[f"{group}={choice}" for group, choice in choices])
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        message = " ".join(str(error).split())
+        raise ValueError(f"the files under {conf_dir()} do not compose: {message}") from error
+    container = OmegaConf.to_container(tree, resolve=False)
+    assert isinstance(container, dict), f"{conf_dir()}/config.yaml is not a mapping"
+    return {str(key): value for key, value in container.items()}
+
+
+def _not_understood(text: str) -> str:
+    if "=" not in text:
+        return f"{text}: is not of the form key=value"
+    return (
+        f"{text}: the value cannot be read; put values with spaces, commas, brackets or = in "
+        f"quotes, as in 'key=\"value\"'"
+    )
+
+
+def _form_problem(text: str, override: Override) -> str | None:
+    """Forms of Hydra's grammar that have no meaning here."""
+    if not override.key_or_group:
+        return f"{text}: is not of the form key=value"
+    if override.type is OverrideType.DEL:
+        return f"{text}: keys cannot be removed; set a value, null where the key allows it"
+    if override.is_sweep_override():
+        return f"{text}: one run takes one value; start one run for each, or write [a,b] for a list"
+    if override.package is not None:
+        return f"{text}: groups have a fixed place; write {override.key_or_group}=NAME"
+    return None
+
+
+def _choice_problem(group: str, value: Any, known: list[str]) -> str | None:
+    if value is None or value in known:
+        return None
+    close = difflib.get_close_matches(str(value), known, n=1)
+    hint = f"did you mean {group}={close[0]}? " if close else ""
+    return f"{group}={value}: no such choice; {hint}There are: {', '.join(known)}"

@@ -1,0 +1,161 @@
+"""From a tree of plain values to a `Config`, or to the list of everything that is wrong with it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from rlhf_ray.config.run import Config
+from rlhf_ray.config.schema import Key, all_keys, group_names, nearest_keys
+
+# Values this long are cut in messages.
+_MAX_SHOWN = 80
+
+
+class Conversion:
+    """Values by key, checked against the schema one by one.
+
+    Attributes:
+        problems: sentences, in the order in which they were found.
+        unknown: keys that the schema does not have.
+        broken: keys whose value was refused; they keep their default.
+    """
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+        self.unknown: list[str] = []
+        self.broken: set[str] = set()
+        self._keys = all_keys()
+        self._values = {name: copy.deepcopy(key.default) for name, key in self._keys.items()}
+
+    def set_tree(self, tree: Mapping[str, Any]) -> None:
+        """Take over the values of a nested mapping, such as a composed YAML file."""
+        for name, value in _leaves(tree, ""):
+            self.set_value(name, value)
+
+    def set_value(self, name: str, value: Any) -> None:
+        """Set one key; a name inside a mapping (`group.mapping.name`) sets that entry."""
+        if name in self._keys:
+            self._values[name] = value
+        elif name in group_names():
+            self._set_group(name, value)
+        elif (mapping := self._enclosing_mapping(name)) is not None:
+            _set_entry(self._values[mapping], name[len(mapping) + 1 :].split("."), value)
+        else:
+            self.unknown.append(name)
+            self.problems.append(_unknown_key(name))
+
+    def finish(self) -> Config:
+        """Resolve interpolations and convert; what is refused goes to `problems`."""
+        tree = OmegaConf.create(_nested(self._values))
+        target = OmegaConf.structured(Config)
+        for name, key in self._keys.items():
+            problem = _convert(key, tree, target)
+            if problem is not None:
+                self.broken.add(name)
+                self.problems.append(problem)
+        config = OmegaConf.to_object(target)
+        assert isinstance(config, Config), "the schema's root is Config"
+        return config
+
+    def _set_group(self, name: str, value: Any) -> None:
+        if isinstance(value, Mapping):
+            self.set_tree({name: value})
+        elif value is not None:  # An empty group in YAML is null.
+            self.broken.add(name)
+            example = next(key for key in self._keys if key.startswith(name + "."))
+            self.problems.append(
+                f"{name}={_shown(value)}: {name} is a group of keys; set them one by one, "
+                f"as in {example}=..."
+            )
+
+    def _enclosing_mapping(self, name: str) -> str | None:
+        for key in self._keys.values():
+            if key.is_mapping and name.startswith(key.name + "."):
+                return key.name if isinstance(self._values[key.name], dict) else None
+        return None
+
+
+def show_problems(problems: Sequence[str]) -> str:
+    """One message from several sentences."""
+    if len(problems) == 1:
+        return f"the configuration is wrong: {problems[0]}"
+    lines = "".join(f"\n  - {problem}" for problem in problems)
+    return f"the configuration is wrong in {len(problems)} places:{lines}"
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    """Dotted names and values; mappings are entered only where the schema has a group."""
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if name in group_names() and isinstance(value, Mapping):
+            yield from _leaves(value, name + ".")
+        else:
+            yield name, value
+
+
+def _set_entry(mapping: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    for name in path[:-1]:
+        inner = mapping.setdefault(name, {})
+        if not isinstance(inner, dict):
+            inner = mapping[name] = {}
+        mapping = inner
+    mapping[path[-1]] = value
+
+
+def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for name, value in values.items():
+        _set_entry(nested, name.split("."), value)
+    return nested
+
+
+def _convert(key: Key, tree: DictConfig | ListConfig, target: DictConfig) -> str | None:
+    """Move one value from `tree` to `target`; returns what is wrong with it."""
+    try:
+        value = OmegaConf.select(tree, key.name, throw_on_missing=True)
+        if OmegaConf.is_config(value):
+            value = OmegaConf.to_container(value, resolve=True)
+    except MissingMandatoryValue:
+        return f"{key.name} is not set: {key.setting.help}"
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0]
+        return f"{key.name}: {reason}; ${{...}} must name a key of this configuration"
+    try:
+        OmegaConf.update(target, key.name, value, merge=False)
+    except OmegaConfBaseException:
+        return f"{key.name}={_shown(value)}: must be {_expected(key)}"
+    violation = key.setting.violation(OmegaConf.select(target, key.name))
+    if violation is None:
+        return None
+    OmegaConf.update(target, key.name, key.default, merge=False)
+    unit = f" ({key.setting.unit})" if key.setting.unit else ""
+    return f"{key.name}={_shown(value)}: {violation}{unit}"
+
+
+def _unknown_key(name: str) -> str:
+    near = nearest_keys(name)
+    if near:
+        return f"{name}: unknown key; did you mean {' or '.join(near)}?"
+    return f"{name}: unknown key; `python -m rlhf_ray.main --cfg job` prints all of them"
+
+
+def _expected(key: Key) -> str:
+    words = key.type_words()
+    if words.startswith("list"):
+        return f"a {words}, as in '{key.name}=[a,b]'"
+    if key.is_mapping:
+        return f"a {words}, as in '{key.name}={{a:1,b:2}}'"
+    return words if words.startswith(("true", "text")) else f"a {words}"
+
+
+def _shown(value: Any) -> str:
+    """A value as it is written on the command line."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    text = str(value)
+    return text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "..."

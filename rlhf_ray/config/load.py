@@ -1,0 +1,89 @@
+"""From a command line to a `Config`: compose, convert, check. The only way in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from omegaconf import OmegaConf
+
+from rlhf_ray.config.compose import compose_tree, conf_dir, group_choices, parse_overrides
+from rlhf_ray.config.convert import Conversion, show_problems
+from rlhf_ray.config.errors import ConfigError
+from rlhf_ray.config.rules import cross_field_problems
+from rlhf_ray.config.run import Config
+
+__all__ = ["conf_dir", "group_choices", "load_config", "read_config", "to_yaml"]
+
+_Path = TypeVar("_Path", str, str | None)
+
+
+def load_config(overrides: Sequence[str]) -> Config:
+    """The configuration that `overrides` ask for, fit to be run.
+
+    Args:
+        overrides: `group=choice` and `key=value`, in Hydra's grammar; the last one wins.
+
+    Raises:
+        ConfigError: anything is wrong with it; the message lists every problem.
+    """
+    return _load(overrides, is_complete=True)
+
+
+def read_config(overrides: Sequence[str]) -> Config:
+    """As `load_config`, without the rules that span several keys or ask for a value.
+
+    For looking at a configuration that is not complete yet.
+    """
+    return _load(overrides, is_complete=False)
+
+
+def to_yaml(config: Config) -> str:
+    """The configuration as YAML that reads back to an equal one."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def _load(overrides: Sequence[str], *, is_complete: bool) -> Config:
+    request, request_problems = parse_overrides(overrides)
+    conversion = Conversion()
+    try:
+        conversion.set_tree(compose_tree(request.choices))
+    except ValueError as error:
+        raise ConfigError(show_problems([*request_problems, str(error)])) from error
+    for name, value in request.values:
+        conversion.set_value(name, value)
+    config = conversion.finish()
+    problems = request_problems + conversion.problems
+    # A rule that reads a value which was not understood would only add noise.
+    if is_complete and not (request_problems or conversion.unknown):
+        problems += cross_field_problems(config, without=conversion.broken)
+    if problems:
+        raise ConfigError(show_problems(problems))
+    _make_paths_absolute(config)
+    return config
+
+
+def _make_paths_absolute(config: Config) -> None:
+    """Workers run in folders of their own: what is found from here is named from the root."""
+    config.output_dir = _absolute(config.output_dir)
+    if config.resume not in ("auto", "never"):
+        config.resume = _absolute(config.resume)
+    config.model.path = _absolute_if_found(config.model.path)
+    config.model.tokenizer_path = _absolute_if_found(config.model.tokenizer_path)
+    config.model.chat_template = _absolute_if_found(config.model.chat_template)
+    config.data.path = _absolute_if_found(config.data.path)
+    config.critic.path = _absolute_if_found(config.critic.path)
+    config.reference.path = _absolute_if_found(config.reference.path)
+
+
+def _absolute(folder: str) -> str:
+    """What is no folder stays as it is, for the rules to refuse and for messages to show."""
+    is_folder = folder.strip() and "://" not in folder
+    return str(Path(folder).expanduser().absolute()) if is_folder else folder
+
+
+def _absolute_if_found(path: _Path) -> _Path:
+    """A hub name, an import path or a file that is not there stays as it is."""
+    local = Path(path or "").expanduser()
+    return str(local.absolute()) if path and local.exists() else path

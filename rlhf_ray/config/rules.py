@@ -1,0 +1,32 @@
+"""Cross-field rules: all of them, and what a configuration breaks."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from rlhf_ray.config.rule import Rule
+from rlhf_ray.config.rules_batch import BATCH_RULES
+from rlhf_ray.config.rules_generation import GENERATION_RULES
+from rlhf_ray.config.rules_run import RUN_RULES
+from rlhf_ray.config.rules_training import TRAINING_RULES
+from rlhf_ray.config.run import Config
+
+ALL_RULES: tuple[Rule, ...] = RUN_RULES + BATCH_RULES + GENERATION_RULES + TRAINING_RULES
+
+
+def cross_field_problems(config: Config, *, without: Collection[str] = ()) -> list[str]:
+    """Sentences for every rule that `config` breaks.
+
+    Args:
+        without: keys whose value is not to be trusted; rules that read them are left out.
+    """
+    return [
+        problem
+        for rule in ALL_RULES
+        if not any(_reads(rule, key) for key in without)
+        for problem in rule.problems(config)
+    ]
+
+
+def _reads(rule: Rule, key: str) -> bool:
+    return any(key == name or key.startswith(name + ".") for name in rule.keys)

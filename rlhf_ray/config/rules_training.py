@@ -1,0 +1,175 @@
+"""Rules of the DeepSpeed roles and of who shares a GPU with whom."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rlhf_ray.config.rule import Rule, model_roles, trained_roles
+from rlhf_ray.config.run import Config
+
+
+def _offload(config: Config) -> Iterator[str]:
+    for group, role in model_roles(config):
+        if role.offload_parameters and role.zero_stage != 3:
+            yield (
+                f"{group}.offload_parameters=true: only {group}.zero_stage=3 has parameters to "
+                f"offload, not {role.zero_stage}; set zero_stage to 3, or offload_parameters to "
+                f"false"
+            )
+    for group, role in trained_roles(config):
+        if role.offload_optimizer and role.zero_stage == 0:
+            yield (
+                f"{group}.offload_optimizer=true: {group}.zero_stage=0 has no optimizer states to "
+                f"offload; set zero_stage to 1, 2 or 3, or offload_optimizer to false"
+            )
+
+
+def _reference_stage(config: Config) -> Iterator[str]:
+    stage = config.reference.zero_stage
+    if config.needs_reference and stage in (1, 2):
+        yield (
+            f"reference.zero_stage={stage}: a frozen model has neither optimizer states nor "
+            f"gradients to shard; use 0, or 3 to shard its parameters"
+        )
+
+
+def _gpu_per_rank(config: Config) -> Iterator[str]:
+    for group, role in model_roles(config):
+        if 0 < role.num_gpus < 1 and role.num_ranks > 1:
+            yield (
+                f"{group}.num_gpus={role.num_gpus}: NCCL lets no two of {group}.num_ranks="
+                f"{role.num_ranks} ranks share a GPU; set it to 1, or num_ranks to 1"
+            )
+
+
+def _flash_attention(config: Config) -> Iterator[str]:
+    if config.model.attention != "flash_attention_2":
+        return
+    for group, role in model_roles(config):
+        if role.num_gpus == 0 or role.dtype == "float32":
+            yield (
+                f"model.attention=flash_attention_2: needs a GPU and bfloat16, but "
+                f"{group}.num_gpus={role.num_gpus} and {group}.dtype={role.dtype}; use "
+                f"model.attention=sdpa, or change those"
+            )
+
+
+def _colocated(config: Config) -> Iterator[str]:
+    if config.placement.strategy != "colocated":
+        return
+    if config.max_staleness > 0:
+        yield (
+            f"max_staleness={config.max_staleness}: with placement=colocated engine and learner "
+            f"take turns, so nothing overlaps; set it to 0, or use placement=disaggregated"
+        )
+    generation, training = config.generation, config.training
+    if generation.num_gpus != training.num_gpus:
+        yield (
+            f"generation.num_gpus={generation.num_gpus}: with placement=colocated an engine rank "
+            f"takes the GPU of a learner rank, which has training.num_gpus={training.num_gpus}; "
+            f"set both to 1, or both to 0"
+        )
+    elif 0 < generation.num_gpus < 1:
+        yield (
+            f"generation.num_gpus={generation.num_gpus}: with placement=colocated learner ranks "
+            f"hold whole GPUs; set generation.num_gpus and training.num_gpus to 1"
+        )
+    elif generation.num_gpus == 1:
+        yield from _colocated_on_gpus(config)
+
+
+def _colocated_on_gpus(config: Config) -> Iterator[str]:
+    engines, width = config.generation.num_engines, config.generation.tensor_parallel_size
+    if engines * width != config.training.num_ranks:
+        yield (
+            f"training.num_ranks={config.training.num_ranks}: with placement=colocated every GPU "
+            f"has one engine rank and one learner rank; set it to {engines * width} "
+            f"(generation.num_engines={engines} x generation.tensor_parallel_size={width}), or "
+            f"change those"
+        )
+    if config.training.zero_stage < 2:
+        yield (
+            f"training.zero_stage={config.training.zero_stage}: with placement=colocated the "
+            f"learner frees its GPU while engines generate, which DeepSpeed can at stage 2 or 3; "
+            f"use one of them"
+        )
+
+
+def _kl(config: Config) -> Iterator[str]:
+    algorithm = config.algorithm
+    if algorithm.kl_controller == "adaptive" and algorithm.kl_coefficient == 0:
+        yield (
+            "algorithm.kl_coefficient=0: algorithm.kl_controller=adaptive scales the coefficient, "
+            "and 0 stays 0; set a coefficient to start from, for instance 0.05, or "
+            "kl_controller=fixed"
+        )
+    if (
+        algorithm.kl_coefficient > 0
+        and algorithm.kl_placement == "loss"
+        and algorithm.kl_estimator == "k1"
+    ):
+        yield (
+            "algorithm.kl_estimator=k1: inside the loss its gradient averages to zero, so nothing "
+            "would hold the policy; use k2 or k3, or algorithm.kl_placement=reward"
+        )
+
+
+def _roles(*names: str) -> tuple[str, ...]:
+    groups = ("training", "critic", "reference")
+    own = tuple(f"{group}.{name}" for group in groups for name in names)
+    return (*own, "algorithm.advantage", "algorithm.kl_coefficient")
+
+
+TRAINING_RULES: tuple[Rule, ...] = (
+    Rule(
+        about="`offload_parameters` needs `zero_stage` 3, `offload_optimizer` 1, 2 or 3.",
+        keys=(
+            *_roles("offload_parameters", "zero_stage"),
+            "training.offload_optimizer",
+            "critic.offload_optimizer",
+        ),
+        problems=_offload,
+    ),
+    Rule(
+        about="`reference.zero_stage` is 0 or 3: a frozen model has nothing else to shard.",
+        keys=("reference.zero_stage", "algorithm.kl_coefficient"),
+        problems=_reference_stage,
+    ),
+    Rule(
+        about="A part of a GPU per rank needs `num_ranks` 1.",
+        keys=_roles("num_gpus", "num_ranks"),
+        problems=_gpu_per_rank,
+    ),
+    Rule(
+        about="`model.attention=flash_attention_2` needs every role on GPUs, in bfloat16.",
+        keys=("model.attention", *_roles("num_gpus", "dtype")),
+        problems=_flash_attention,
+    ),
+    Rule(
+        about="`placement=colocated` needs `max_staleness` 0 and the same `num_gpus` for engine "
+        "and learner; on GPUs also `generation.num_engines` x `generation.tensor_parallel_size` = "
+        "`training.num_ranks` and `training.zero_stage` 2 or 3.",
+        keys=(
+            "placement.strategy",
+            "max_staleness",
+            "generation.num_engines",
+            "generation.tensor_parallel_size",
+            "generation.num_gpus",
+            "training.num_gpus",
+            "training.num_ranks",
+            "training.zero_stage",
+        ),
+        problems=_colocated,
+    ),
+    Rule(
+        about="`algorithm.kl_controller=adaptive` needs `algorithm.kl_coefficient` above 0; `k1` "
+        "belongs in the reward, because its gradient inside the loss averages to zero.",
+        keys=(
+            "algorithm.kl_coefficient",
+            "algorithm.kl_controller",
+            "algorithm.kl_placement",
+            "algorithm.kl_estimator",
+        ),
+        problems=_kl,
+    ),
+)

@@ -1,0 +1,82 @@
+"""Rows from what the `datasets` library reads: a saved folder, or a name on the hub."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from rlhf_ray.data.errors import DataError, among
+from rlhf_ray.data.rows import BrokenRow, Row, row_from
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[\w.-]+)?")
+
+
+def is_saved_folder(folder: Path) -> bool:
+    """Whether `datasets.save_to_disk` wrote this folder."""
+    return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
+
+
+def is_hub_name(path: str) -> bool:
+    """Whether `path` reads like `name`, `owner/name`, or one of them with `:subset`."""
+    return _HUB_NAME.fullmatch(path) is not None
+
+
+def read_saved(path: str, split: str) -> Iterator[Row | BrokenRow]:
+    """Rows of a folder that `datasets.save_to_disk` wrote: one split, or a dictionary of them.
+
+    Raises:
+        DataError: it is no such folder, or has no such split.
+    """
+    folder = Path(path)
+    if not is_saved_folder(folder):
+        raise DataError(
+            f"{path} was not written by datasets.save_to_disk: it has neither dataset_dict.json "
+            "nor state.json. For a folder of data files, set data.format=hub"
+        )
+    # Seconds of import: only for those who use it.
+    import datasets
+
+    content = _explained(f"{path} cannot be read", lambda: datasets.load_from_disk(path))
+    if isinstance(content, datasets.DatasetDict):
+        if split not in content:
+            raise DataError(f"{path} has no split {split!r} (data.split); {among(split, content)}")
+        content = content[split]
+    yield from _rows(content, f"{folder.name}")
+
+
+def read_hub(path: str, split: str) -> Iterator[Row | BrokenRow]:
+    """Rows of a data set on the hub, or of a folder of data files; `name:subset` picks a subset.
+
+    Raises:
+        DataError: it cannot be loaded, or has no such split.
+    """
+    import datasets
+
+    name, _, subset = path.partition(":") if not Path(path).exists() else (path, "", "")
+    content = _explained(
+        f"data.path is {path!r}: it cannot be loaded as a data set (split {split!r})",
+        lambda: datasets.load_dataset(name, subset or None, split=split),
+    )
+    yield from _rows(content, Path(name).name)
+
+
+def _explained(what: str, load: Callable[[], Any]) -> Any:
+    """Call `load` without progress bars; what goes wrong inside becomes a sentence."""
+    import datasets
+
+    had_bars = datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    try:
+        return load()
+    except (datasets.exceptions.DatasetsError, OSError, ValueError, KeyError) as error:
+        raise DataError(f"{what}: {' '.join(str(error).split())[:600]}") from error
+    finally:
+        if had_bars:
+            datasets.enable_progress_bars()
+
+
+def _rows(content: Any, name: str) -> Iterator[Row | BrokenRow]:
+    for number, cells in enumerate(content):
+        yield row_from(cells, number=number, where=f"{name} row {number + 1}")

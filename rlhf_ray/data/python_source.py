@@ -1,0 +1,69 @@
+"""Rows from a Python iterable, or from a callable that returns one, by import path."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from rlhf_ray.data.errors import DataError, among
+from rlhf_ray.data.rows import BrokenRow, Row, row_from, shown
+
+_IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+
+def is_import_path(path: str) -> bool:
+    """Whether `path` reads like `package.module:name`."""
+    return _IMPORT_PATH.fullmatch(path) is not None
+
+
+def read_python(path: str) -> Iterator[Row | BrokenRow]:
+    """Rows of the iterable that `package.module:name` names.
+
+    A callable is called without arguments. The rows are dictionaries; an iterable without an
+    end needs `data.limit`.
+
+    Raises:
+        DataError: nothing of this name can be imported, it is no iterable, or its own code
+            raises.
+    """
+    if not is_import_path(path):
+        raise DataError(f"data.path is {path!r}; a Python source is named package.module:name")
+    number = 0
+    try:
+        for value in _iterable(path):
+            yield row_from(value, number=number, where=f"{path} row {number + 1}")
+            number += 1
+    except DataError:
+        raise
+    # Somebody else's code: it may raise anything, and only the name of the source helps.
+    except Exception as error:
+        raise DataError(
+            f"{path} raised {type(error).__name__} after {number} rows: {error}"
+        ) from error
+
+
+def _iterable(path: str) -> Iterable[Any]:
+    module_name, _, name = path.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        # An import inside the module that fails is another matter: `error.name` tells.
+        missing = f"no module {error.name!r}"
+        raise DataError(
+            f"data.path is {path!r}: {missing} can be imported; is its folder in PYTHONPATH, "
+            "or the package installed?"
+        ) from error
+    found = vars(module)
+    if name not in found:
+        public = [other for other in found if not other.startswith("_")]
+        raise DataError(
+            f"data.path is {path!r}: {module_name} has no {name!r}; {among(name, public)}"
+        )
+    value = found[name]
+    if callable(value):
+        value = value()
+    if not isinstance(value, Iterable) or isinstance(value, str | bytes | dict):
+        raise DataError(f"{path} must give an iterable of dictionaries; it gives {shown(value)}")
+    return value

@@ -1,0 +1,1 @@
+"""The loop and its parts: everything that one process decides for all workers. Knows no Ray."""

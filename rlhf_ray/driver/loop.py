@@ -1,0 +1,119 @@
+"""The loop. It reads like the algorithm: one call and one timer per stage."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from rlhf_ray.algorithms.kl_controller import KLController, update_kl_controller
+from rlhf_ray.cluster.calls import Watch
+from rlhf_ray.driver.pipeline import Batch, RolloutPipeline
+from rlhf_ray.driver.scorers import Scorers
+from rlhf_ray.driver.step_metrics import batch_metrics
+from rlhf_ray.driver.trainer import Trainer
+from rlhf_ray.driver.turns import Turns
+from rlhf_ray.publish.publisher import Publisher
+
+
+class Observer(Protocol):
+    """What is told of a run while it goes on. See `run_log.RunLog`."""
+
+    def phase(self, name: str) -> None: ...
+    def step_done(self, step: int, batch: Batch, metrics: dict[str, float]) -> None: ...
+
+
+class StateSaver(Protocol):
+    """Writes checkpoints when they are due. See `run_state.RunCheckpoints`."""
+
+    def save_if_due(self, state: LoopState, pipeline: RolloutPipeline) -> None: ...
+
+
+@dataclass(kw_only=True, slots=True)
+class LoopState:
+    """What the loop itself remembers. `step` steps are done; weights are of version `step`."""
+
+    step: int
+    kl_controller: KLController
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Loop:
+    """The parts of the loop; each hides its workers."""
+
+    pipeline: RolloutPipeline
+    scorers: Scorers
+    trainer: Trainer
+    publisher: Publisher
+    turns: Turns
+    watch: Watch
+    observer: Observer
+    saver: StateSaver
+
+
+def train(loop: Loop, state: LoopState, *, num_steps: int) -> None:
+    """Run from `state.step` to `num_steps`.
+
+    Raises:
+        RunFailed: a worker died, failed or was late; weights did not arrive; too many failures.
+    """
+    while state.step < num_steps:
+        step = state.step
+        loop.watch.begin_step(step)
+        clock = _StepClock(loop.observer)
+
+        with clock("generate"):
+            batch = loop.pipeline.next_batch(step)
+        with clock("reference"):
+            loop.turns.begin_training()
+            scores = loop.scorers.score(batch)
+        with clock("update"):
+            updated = loop.trainer.update(
+                batch, scores, step=step, kl_coefficient=state.kl_controller.coefficient
+            )
+        with clock("publish"):
+            loop.turns.begin_publishing()
+            published = loop.publisher.publish(step + 1)
+            loop.turns.begin_generating()
+
+        metrics = batch_metrics(batch, version=step) | updated | published
+        metrics["kl/coefficient"] = state.kl_controller.coefficient
+        _advance(state, metrics, num_samples=sum(len(s.rewards) for s in batch.summaries))
+        with clock("checkpoint"):
+            loop.saver.save_if_due(state, loop.pipeline)
+        loop.pipeline.begin(state.step)
+
+        metrics |= clock.metrics(batch)
+        loop.observer.step_done(state.step, batch, metrics)
+
+
+def _advance(state: LoopState, metrics: dict[str, float], *, num_samples: int) -> None:
+    state.step += 1
+    if "kl/reference" in metrics:
+        state.kl_controller = update_kl_controller(
+            state.kl_controller, observed_kl=metrics["kl/reference"], num_samples=num_samples
+        )
+
+
+class _StepClock:
+    """Times the phases of one step, and announces them."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+        self._started = time.monotonic()
+        self._seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        self._observer.phase(phase)
+        started = time.monotonic()
+        yield
+        self._seconds[phase] = time.monotonic() - started
+
+    def metrics(self, batch: Batch) -> dict[str, float]:
+        times: dict[str, Any] = {f"time/{name}_s": s for name, s in self._seconds.items()}
+        # The pipeline knows which part of the wait was for scores.
+        times |= {"time/generate_s": batch.generate_s, "time/score_s": batch.score_s}
+        return times | {"time/step_s": time.monotonic() - self._started}

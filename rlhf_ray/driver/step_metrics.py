@@ -1,0 +1,48 @@
+"""What the driver can say of a batch from its summaries alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from rlhf_ray.driver.pipeline import Batch
+
+
+def batch_metrics(batch: Batch, *, version: int) -> dict[str, float]:
+    """Rewards, lengths, staleness and failures of one batch.
+
+    Args:
+        version: of the newest published weights.
+    """
+    rewards = [reward for summary in batch.summaries for reward in summary.rewards]
+    lengths = [length for summary in batch.summaries for length in summary.response_lengths]
+    reasons = [reason for summary in batch.summaries for reason in summary.finish_reasons]
+    sampled = [summary for summary in batch.summaries if summary.oldest_version >= 0]
+    parts = sorted({name for summary in batch.summaries for name in summary.reward_parts})
+    metrics = {
+        "reward/mean": _mean(rewards),
+        "reward/std": _std(rewards),
+        "response/length_mean": _mean(lengths),
+        "response/truncated_fraction": _mean([reason == "length" for reason in reasons]),
+        "rollout/staleness_max": float(
+            max((version - summary.oldest_version for summary in sampled), default=0)
+        ),
+        "rollout/failed_groups": float(batch.num_dropped),
+        "tokens/generated": float(sum(lengths)),
+    }
+    for name in parts:
+        values = [v for s in batch.summaries for v in s.reward_parts.get(name, ())]
+        metrics[f"reward/{name}"] = _mean(values)
+    return metrics
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values) if values else 0.0
+
+
+def _std(values: Sequence[float]) -> float:
+    """Unbiased; 0 for fewer than two values."""
+    if len(values) < 2:
+        return 0.0
+    mean = _mean(values)
+    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))

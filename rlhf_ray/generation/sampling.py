@@ -1,0 +1,69 @@
+"""What a sample is drawn with: the configuration as vLLM's sampling parameters, and its seed."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from rlhf_ray.config.generation import GenerationConfig
+
+# vLLM 0.32 raises lower temperatures to this without an error, and refuses higher ones: the
+# learner would then divide by another number than the engine did.
+LOWEST_TEMPERATURE = 0.01
+HIGHEST_TEMPERATURE = 2.0
+
+
+def sample_seed(prompt_seed: int, sample_index: int) -> int:
+    """Seed of one sample, in [0, 2^63): the same on every machine and in every run."""
+    digest = hashlib.sha256(f"{prompt_seed}:{sample_index}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def sampling_arguments(generation: GenerationConfig, *, seed: int) -> dict[str, Any]:
+    """Arguments of vLLM's `SamplingParams` for one sample.
+
+    Log-probabilities of sampled tokens come back under the sampling distribution, because the
+    engine runs with `logprobs_mode="processed_logprobs"`: after temperature, top-k, top-p and
+    min-p, normalised over the tokens that these leave.
+
+    Raises:
+        ValueError: the temperature is one that vLLM would change.
+    """
+    temperature = generation.temperature
+    if not LOWEST_TEMPERATURE <= temperature <= HIGHEST_TEMPERATURE:
+        raise ValueError(
+            f"generation.temperature={temperature:g} is outside of what vLLM samples with: "
+            f"choose one from {LOWEST_TEMPERATURE:g} to {HIGHEST_TEMPERATURE:g}"
+        )
+    return {
+        "n": 1,
+        "seed": seed,
+        "temperature": temperature,
+        "top_p": generation.top_p,
+        "top_k": generation.top_k,
+        "min_p": generation.min_p,
+        "max_tokens": generation.max_response_tokens,
+        "min_tokens": generation.min_response_tokens,
+        "ignore_eos": generation.ignore_eos,
+        "stop": list(generation.stop) or None,
+        # Only the log-probability of the sampled token itself.
+        "logprobs": 0,
+        "flat_logprobs": True,
+        # Text is needed only to look for stop strings; decoding at the end is cheaper.
+        "detokenize": bool(generation.stop),
+        "skip_special_tokens": True,
+    }
+
+
+def scoring_arguments() -> dict[str, Any]:
+    """Arguments of `SamplingParams` for scoring a prompt: every token of it, at temperature 1."""
+    return {
+        "n": 1,
+        "temperature": 1.0,
+        "max_tokens": 1,
+        "prompt_logprobs": 0,
+        "flat_logprobs": True,
+        "detokenize": False,
+        # A cached prefix is not computed, so it would not be scored either.
+        "skip_reading_prefix_cache": True,
+    }

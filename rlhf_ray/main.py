@@ -1,0 +1,133 @@
+"""The command: compose the configuration, check it, run a stage, end with a meaningful status.
+
+    python -m rlhf_ray.main recipe=demo output_dir=outputs/demo num_steps=20
+
+Hydra composes (`config/compose.py`), but its decorator is not used: it would print a wrong
+configuration one problem at a time, in terms of its own, and leave folders of its own behind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from rlhf_ray.config.compose import group_choices
+from rlhf_ray.config.errors import RequestError, RunFailed
+from rlhf_ray.config.load import load_config, read_config, to_yaml
+from rlhf_ray.config.run import Config
+
+# Each has a function `run(config) -> exit status`; imported only when it is chosen.
+STAGES: dict[str, str] = {
+    "plan": "rlhf_ray.stages.plan",
+    "rl": "rlhf_ray.stages.rl",
+}
+
+EXIT_FAILED = 1
+EXIT_WRONG_REQUEST = 2
+EXIT_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status.
+
+    0 done; 2 the request was wrong, said in one message before any worker starts; 1 it failed
+    while running; 130 Ctrl-C.
+
+    Args:
+        arguments: instead of the process's own.
+    """
+    try:
+        return _carry_out(_parse(sys.argv[1:] if arguments is None else arguments))
+    except RequestError as error:
+        print(f"rlhf_ray: {error}", file=sys.stderr)
+        return EXIT_WRONG_REQUEST
+    except KeyboardInterrupt:
+        print("rlhf_ray: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _carry_out(options: argparse.Namespace) -> int:
+    if options.help:
+        print(_help_text())
+        return 0
+    if options.cfg:
+        print(to_yaml(read_config(options.overrides)), end="")
+        return 0
+    return _run_stage(load_config(options.overrides))
+
+
+def import_stage(name: str) -> Callable[[Config], int]:
+    """The function that runs a stage; with it comes everything heavy that the stage needs."""
+    return importlib.import_module(STAGES[name]).run
+
+
+def _run_stage(config: Config) -> int:
+    name = "plan" if config.dry_run else config.stage.name
+    try:
+        return import_stage(name)(config)
+    except RequestError:
+        raise
+    except RunFailed as error:
+        return _fail(config, str(error))
+    except Exception as error:  # noqa: BLE001 - the one place where every failure ends
+        return _fail(config, f"{type(error).__name__}: {error}")
+
+
+def _fail(config: Config, message: str) -> int:
+    """Say what failed; the traceback goes to a file, because the message is for people."""
+    print(f"rlhf_ray: failed: {message}", file=sys.stderr)
+    log = Path(config.output_dir) / "error.log"
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(traceback.format_exc(), encoding="utf-8")
+    except OSError as error:
+        traceback.print_exc()
+        print(f"rlhf_ray: the traceback is above ({log}: {error})", file=sys.stderr)
+    else:
+        print(f"rlhf_ray: the traceback is in {log}", file=sys.stderr)
+    return EXIT_FAILED
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.error = _raise_request_error  # Not argparse's usage text: one message for everything.
+    parser.add_argument("--help", "-h", action="store_true")
+    parser.add_argument("--cfg", "-c", choices=("job",))
+    parser.add_argument("overrides", nargs="*")
+    return parser.parse_intermixed_args(arguments)
+
+
+def _raise_request_error(message: str) -> NoReturn:
+    raise RequestError(f"{message}; --help shows what the command understands")
+
+
+def _help_text() -> str:
+    groups = "\n".join(
+        f"  {group + '=NAME':<18}{', '.join(names)}" for group, names in group_choices().items()
+    )
+    return f"""\
+Reinforcement learning from human feedback, as Ray actors.
+
+  python -m rlhf_ray.main recipe=NAME output_dir=FOLDER [group=NAME] [key=value] ...
+
+Groups and what they can be:
+{groups}
+
+Keys are set after the files are read, the last one wins: num_steps=20 training.learning_rate=2e-5
+Lists and text with spaces: 'reward.functions=[exact_match]' 'data.system_prompt="Be brief."'
+
+  --cfg job     print the configuration that would result, and every key with its default
+  stage=plan    also check it, and print the batch and the placement (dry_run=true does the same)
+  --help, -h    this text
+
+Exit status: 0 done, 1 failed while running, 2 the request was wrong, 130 interrupted.
+Every key is explained in docs/configuration.md."""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

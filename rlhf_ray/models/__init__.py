@@ -1,0 +1,1 @@
+"""Language models and tokenizers: loading, the built-in tiny ones, conversion."""

@@ -1,0 +1,167 @@
+"""Tokenizer, policy and scalar-head models from a folder or a hub name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from rlhf_ray.config.errors import RequestError
+from rlhf_ray.config.model import ModelConfig
+from rlhf_ray.models.location import check_location, explained, read_chat_template
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_MAX_NAMES = 5
+
+
+def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
+    """The model's tokenizer, with a chat template and a padding token where it can have them.
+
+    The end-of-text token pads where the tokenizer has no token for it: padding is masked
+    everywhere, so that any token serves.
+
+    Raises:
+        RequestError: it cannot be read, has no end-of-text token, or has tokens that the model
+            has no embedding for.
+    """
+    path = model.tokenizer_path or model.path
+    key = "model.tokenizer_path" if model.tokenizer_path else "model.path"
+    check_location(path, key, needs_config=False)
+    with explained(path, key, "a tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=model.trust_remote_code)
+    if tokenizer.eos_token_id is None:
+        raise RequestError(
+            f"the tokenizer of {path} has no end-of-text token, so that no response could ever "
+            "end; set eos_token in its tokenizer_config.json, or model.tokenizer_path to another"
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if model.chat_template is not None:
+        tokenizer.chat_template = read_chat_template(model.chat_template)
+    _check_vocabulary(tokenizer, path, _load_config(model))
+    return tokenizer
+
+
+def load_policy(model: ModelConfig, *, dtype: str) -> PreTrainedModel:
+    """A causal language model with all its weights, on the CPU.
+
+    Args:
+        dtype: "float32" or "bfloat16".
+
+    Raises:
+        RequestError: it cannot be read, or weights are missing.
+    """
+    return _load_weights(AutoModelForCausalLM, model, dtype, "a causal language model")
+
+
+class ScalarHeadModel(nn.Module):
+    """A language model's backbone and one number per token: a critic or a reward model."""
+
+    def __init__(self, backbone: PreTrainedModel, head: nn.Linear) -> None:
+        super().__init__()
+        self.backbone, self.head = backbone, head
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Scores [B, T] of `input_ids` [B, T]."""
+        output = self.backbone(input_ids, attention_mask=attention_mask, use_cache=False)
+        return self.head(output.last_hidden_state)[..., 0]
+
+
+def load_scalar_head(model: ModelConfig, *, dtype: str) -> ScalarHeadModel:
+    """A backbone with a scalar head, on the CPU.
+
+    A folder of a sequence classifier with one label (a reward model) keeps its head. To any
+    other model comes a head of zeros: a critic then says 0 of every state and the first
+    advantages are the returns themselves. Random weights would add noise of the size of the
+    rewards to them (hidden states have a norm of sqrt(hidden size) after the last layer), which
+    the policy would follow before the critic has learned anything. The head is linear, so that
+    it gets a gradient from the first step on, and the backbone from the second.
+
+    Raises:
+        RequestError: it cannot be read, weights are missing, or it is a classifier with more
+            than one label.
+    """
+    config = _load_config(model)
+    if any(name.endswith("ForSequenceClassification") for name in config.architectures or ()):
+        return _load_classifier(model, config, dtype)
+    backbone = _load_weights(AutoModel, model, dtype, "a language model")
+    head = nn.Linear(
+        backbone.config.get_text_config().hidden_size, 1, bias=False, dtype=_DTYPES[dtype]
+    )
+    nn.init.zeros_(head.weight)
+    return ScalarHeadModel(backbone, head)
+
+
+def _load_classifier(model: ModelConfig, config: PreTrainedConfig, dtype: str) -> ScalarHeadModel:
+    if config.num_labels != 1:
+        raise RequestError(
+            f"{model.path} is a classifier with {config.num_labels} labels; a scalar head has 1"
+        )
+    classifier = _load_weights(
+        AutoModelForSequenceClassification, model, dtype, "a sequence classifier"
+    )
+    backbone = classifier.base_model
+    heads = [child for _, child in classifier.named_children() if child is not backbone]
+    if len(heads) != 1 or not isinstance(heads[0], nn.Linear):
+        raise RequestError(
+            f"the head of {type(classifier).__name__} in {model.path} is not a single linear "
+            f"layer but {[type(head).__name__ for head in heads]}; it cannot score every token"
+        )
+    return ScalarHeadModel(backbone, heads[0])
+
+
+def _load_config(model: ModelConfig) -> PreTrainedConfig:
+    check_location(model.path, "model.path", needs_config=True)
+    with explained(model.path, "model.path", "a model"):
+        return AutoConfig.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
+
+
+def _load_weights(auto_class: Any, model: ModelConfig, dtype: str, what: str) -> PreTrainedModel:
+    """Load, and refuse what transformers only warns of: weights that it made up."""
+    check_location(model.path, "model.path", needs_config=True)
+    if dtype not in _DTYPES:
+        raise RequestError(f"dtype is {dtype!r}; it must be one of {', '.join(_DTYPES)}")
+    with explained(model.path, "model.path", what):
+        loaded, info = auto_class.from_pretrained(
+            model.path,
+            dtype=_DTYPES[dtype],
+            attn_implementation=model.attention,
+            trust_remote_code=model.trust_remote_code,
+            output_loading_info=True,
+        )
+    missing = sorted(info["missing_keys"])
+    if missing:
+        more = f" and {len(missing) - _MAX_NAMES} more" if len(missing) > _MAX_NAMES else ""
+        raise RequestError(
+            f"{model.path} does not hold all weights of {what} ({type(loaded).__name__}): "
+            f"{', '.join(missing[:_MAX_NAMES])}{more} are missing and would be random. "
+            "Is the folder complete, and of this kind of model?"
+        )
+    return loaded
+
+
+def _check_vocabulary(
+    tokenizer: PreTrainedTokenizerBase, path: str, config: PreTrainedConfig
+) -> None:
+    """An id without an embedding ends a run in the middle, in words that nobody understands."""
+    num_embeddings = config.get_text_config().vocab_size
+    largest = max(tokenizer.get_vocab().values(), default=-1)
+    if largest >= num_embeddings:
+        token = tokenizer.convert_ids_to_tokens(largest)
+        raise RequestError(
+            f"the tokenizer of {path} has ids up to {largest} ({token!r}), but the model has "
+            f"{num_embeddings} embeddings; take the tokenizer that belongs to the model"
+        )
+    if largest < 0:
+        raise RequestError(f"the tokenizer of {path} has no tokens; its files are incomplete")

@@ -1,0 +1,87 @@
+"""What a model's path names, and what is wrong with it, in words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from rlhf_ray.config.errors import RequestError
+
+BUILTIN_PREFIX = "builtin:"
+
+# owner/name or name, as on the hub.
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+def check_location(path: str, key: str, *, needs_config: bool) -> None:
+    """Refuse a path that can be neither a model folder nor a hub name.
+
+    Args:
+        key: the configuration's name for it, for the message.
+        needs_config: the folder must hold a config.json.
+
+    Raises:
+        RequestError: with the path and what is wrong with it.
+    """
+    if not path:
+        raise RequestError(f"{key} is not set; give a folder, a hub name, or {BUILTIN_PREFIX}NAME")
+    folder = Path(path)
+    if folder.is_dir():
+        _check_folder(folder, key, needs_config=needs_config)
+    elif folder.exists():
+        raise RequestError(f"{key} is {path!r}, a file; a model is the folder around it")
+    elif path.startswith(BUILTIN_PREFIX):
+        raise RequestError(
+            f"{key} is {path!r}: a built-in model has to be made before it is loaded; "
+            "rlhf_ray.models.builtin.resolve_model_path does so and returns its folder"
+        )
+    elif not _HUB_NAME.fullmatch(path):
+        raise RequestError(f"{key} is {path!r}: no such folder, and not a hub name (owner/name)")
+
+
+def _check_folder(folder: Path, key: str, *, needs_config: bool) -> None:
+    if not needs_config or (folder / "config.json").is_file():
+        return
+    if (folder / "adapter_config.json").is_file():
+        raise RequestError(
+            f"{key} is {str(folder)!r}, an adapter without its base model; merge the two first "
+            "(peft: merge_and_unload), and name the merged folder"
+        )
+    inside = sorted(child.name for child in folder.iterdir())
+    candidates = [name for name in inside if (folder / name / "config.json").is_file()]
+    hint = f"did you mean {folder / candidates[0]}?" if candidates else f"it holds {inside[:8]}"
+    raise RequestError(f"{key} is {str(folder)!r}, a folder without config.json; {hint}")
+
+
+@contextmanager
+def explained(path: str, key: str, what: str) -> Iterator[None]:
+    """Turn what transformers raises about somebody's files into a sentence about `key`."""
+    try:
+        yield
+    except RequestError:
+        raise
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:600]
+        where = (
+            "" if Path(path).is_dir() else " (no such folder here, so taken for a hub name)"
+        )
+        raise RequestError(f"{key} is {path!r}{where}: cannot load {what}: {reason}") from error
+
+
+def read_chat_template(path: str) -> str:
+    """The text of a file with a Jinja chat template.
+
+    Raises:
+        RequestError: no such file, empty, or not text.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"model.chat_template is {path!r}: cannot be read: {error}") from error
+    if not text.strip():
+        raise RequestError(f"model.chat_template is {path!r}: the file is empty")
+    return text

@@ -1,0 +1,203 @@
+"""Where a step's metrics go: a file of JSON lines, TensorBoard, Ray's metrics endpoint."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+from rlhf_ray.config.run import ObserveConfig
+
+if TYPE_CHECKING:
+    from ray.util.metrics import Gauge
+
+_GAUGE_PREFIX = "rlhf_ray_"
+
+
+class MetricsWriter(Protocol):
+    """Takes the metrics of one step at a time, in order of steps."""
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Record one step. Names as in `reward/mean`."""
+        ...
+
+    def close(self) -> None:
+        """Flush and let go of files. Safe to call twice."""
+        ...
+
+
+class JsonlWriter:
+    """metrics.jsonl: one flat JSON object per step, complete on disk after every write.
+
+    A value that is not finite is written as null: NaN is not JSON.
+
+    Args:
+        last_step: the step that the run goes on from; lines of later steps, which a run that
+            was killed had written, are removed. 0 starts an empty file; None only appends.
+    """
+
+    def __init__(self, path: Path, *, last_step: int | None) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            _keep_steps(path, last_step)
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        values = {name: _finite_or_none(value) for name, value in metrics.items()}
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The complete lines of a metrics.jsonl; null comes back as NaN.
+
+    Raises:
+        ValueError: a line other than a half-written last one is not a step's metrics.
+    """
+    return [
+        {name: math.nan if value is None else value for name, value in row.items()}
+        for row in _complete_rows(path)
+    ]
+
+
+class TensorBoardWriter:
+    """TensorBoard event files. A resumed run hides the steps after `last_step` of the old one."""
+
+    def __init__(self, folder: Path, *, last_step: int | None) -> None:
+        # Imported here: it takes a second, and only who asks for it needs it.
+        from torch.utils.tensorboard import SummaryWriter
+
+        purge_step = None if last_step is None else last_step + 1
+        self._writer = SummaryWriter(str(folder), purge_step=purge_step)
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class GaugeWriter:
+    """Ray gauges, which appear at the Prometheus endpoint of the driver's node.
+
+    `reward/mean` becomes rlhf_ray_reward_mean with the tag `run`; Ray puts `ray_` before it.
+    """
+
+    def __init__(self, run: str) -> None:
+        self._tags = {"run": run}
+        self._gauges: dict[str, Gauge] = {}
+        self._taken: set[str] = set()
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        for name, value in {**metrics, "step": float(step)}.items():
+            if name not in self._gauges:
+                self._gauges[name] = self._make_gauge(name)
+            self._gauges[name].set(value, tags=self._tags)
+
+    def close(self) -> None:
+        """Nothing to do: Ray exports the last values until the driver leaves."""
+
+    def _make_gauge(self, name: str) -> Gauge:
+        from ray.util.metrics import Gauge
+
+        unique = gauge_name(name)
+        while unique in self._taken:
+            unique += "_"
+        self._taken.add(unique)
+        return Gauge(unique, description=f"rlhf_ray metric {name}", tag_keys=("run",))
+
+
+class CombinedWriter:
+    """Passes every step to several writers, and closes all of them even if one fails."""
+
+    def __init__(self, writers: Sequence[MetricsWriter]) -> None:
+        self._writers = tuple(writers)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        for writer in self._writers:
+            writer.write(step, metrics)
+
+    def close(self) -> None:
+        with ExitStack() as stack:
+            for writer in self._writers:
+                stack.callback(writer.close)
+
+
+def make_writer(
+    observe: ObserveConfig, output_dir: Path, *, run: str, last_step: int | None
+) -> CombinedWriter:
+    """The writers that the configuration asks for.
+
+    Args:
+        run: name of the run, the tag of its gauges.
+        last_step: see `JsonlWriter`.
+    """
+    writers: list[MetricsWriter] = [JsonlWriter(output_dir / "metrics.jsonl", last_step=last_step)]
+    if observe.tensorboard:
+        writers.append(TensorBoardWriter(output_dir / "tensorboard", last_step=last_step))
+    if observe.ray_metrics:
+        writers.append(GaugeWriter(run))
+    return CombinedWriter(writers)
+
+
+def gauge_name(metric: str) -> str:
+    """A valid Prometheus name: letters, digits and underscores, no digit in front."""
+    return _GAUGE_PREFIX + re.sub(r"[^A-Za-z0-9_]", "_", metric)
+
+
+def _finite_or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _complete_rows(path: Path) -> list[dict[str, Any]]:
+    """Every line of the file as an object; a half-written last line is left out."""
+    lines = path.read_text(encoding="utf-8").split("\n")
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        is_last = number == len(lines)
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            row = None
+        if isinstance(row, dict) and "step" in row:
+            rows.append(row)
+        elif not is_last:
+            raise ValueError(
+                f"{path}, line {number}, holds no metrics of a step: {line!r}; move the file away, "
+                "or take the line out"
+            )
+    return rows
+
+
+def _keep_steps(path: Path, last_step: int | None) -> None:
+    """Rewrite the file without a half-written line and without steps after `last_step`."""
+    kept = [
+        json.dumps(row) + "\n"
+        for row in _complete_rows(path)
+        if last_step is None or row["step"] <= last_step
+    ]
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text("".join(kept), encoding="utf-8")
+    os.replace(partial, path)

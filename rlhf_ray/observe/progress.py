@@ -1,0 +1,143 @@
+"""What the person who started the run sees while it runs."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections import deque
+from collections.abc import Mapping
+from typing import Protocol, TextIO
+
+_AVERAGED_STEPS = 10
+
+
+class Progress(Protocol):
+    """Shows how far the run is. Every method returns at once and none of them fails."""
+
+    def phase(self, name: str) -> None:
+        """The run enters a phase, such as "starting workers" or "generate"."""
+        ...
+
+    def message(self, text: str) -> None:
+        """A sentence or table that stays on the screen."""
+        ...
+
+    def step_done(self, step: int, metrics: Mapping[str, float]) -> None:
+        """A step, counted from 1, has ended with these metrics."""
+        ...
+
+    def close(self) -> None:
+        """Leave the screen in order. Safe to call twice."""
+        ...
+
+
+def make_progress(mode: str, num_steps: int, stream: TextIO) -> Progress:
+    """The display for `observe.progress`: auto, live, plain or off.
+
+    auto is live on a terminal that can move its cursor, plain elsewhere.
+    """
+    if mode == "auto":
+        can_move = stream.isatty() and os.environ.get("TERM", "") not in ("", "dumb")
+        mode = "live" if can_move else "plain"
+    if mode == "live":
+        from rlhf_ray.observe.live import LiveProgress
+
+        return LiveProgress(num_steps, stream)
+    if mode == "plain":
+        return PlainProgress(num_steps, stream)
+    if mode == "off":
+        return OffProgress()
+    raise ValueError(f"progress is {mode!r}; it must be one of auto, live, plain, off")
+
+
+class OffProgress:
+    """Shows nothing."""
+
+    def phase(self, name: str) -> None:
+        pass
+
+    def message(self, text: str) -> None:
+        pass
+
+    def step_done(self, step: int, metrics: Mapping[str, float]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class PlainProgress:
+    """One line per step, for logs. Phases are shown until the first step has ended."""
+
+    def __init__(self, num_steps: int, stream: TextIO) -> None:
+        self._facts = StepFacts(num_steps)
+        self._stream = stream
+        self._started = time.monotonic()
+        self._phase = ""
+
+    def phase(self, name: str) -> None:
+        if self._facts.step == 0 and name != self._phase:
+            self._print(f"[{duration(time.monotonic() - self._started)}] {name}")
+        self._phase = name
+
+    def message(self, text: str) -> None:
+        self._print(text)
+
+    def step_done(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._facts.step_done(step, metrics)
+        self._print("  ".join([f"step {step}/{self._facts.num_steps}", *self._facts.parts()]))
+
+    def close(self) -> None:
+        self._stream.flush()
+
+    def _print(self, text: str) -> None:
+        print(text, file=self._stream, flush=True)
+
+
+class StepFacts:
+    """The few numbers of a step that are worth a look, as text. Unknown ones are a dash."""
+
+    def __init__(self, num_steps: int) -> None:
+        self.num_steps = num_steps
+        self.step = 0
+        self._metrics: Mapping[str, float] = {}
+        self._step_times_s: deque[float] = deque(maxlen=_AVERAGED_STEPS)
+
+    def step_done(self, step: int, metrics: Mapping[str, float]) -> None:
+        self.step = step
+        self._metrics = metrics
+        if "time/step_s" in metrics:
+            self._step_times_s.append(metrics["time/step_s"])
+
+    def parts(self) -> list[str]:
+        """Reward, largest log-probability gap of the last probe, tokens per second, time left."""
+        return [
+            f"reward {self._value('reward/mean', '.3f')}",
+            f"gap {self._value('publish/probe_gap_max', '.1e')}",
+            f"{self._tokens_per_second()} tokens/s",
+            f"left {self._time_left()}",
+        ]
+
+    def _value(self, name: str, form: str) -> str:
+        return format(self._metrics[name], form) if name in self._metrics else "-"
+
+    def _tokens_per_second(self) -> str:
+        names = ("tokens/generated", "time/step_s")
+        if any(name not in self._metrics for name in names):
+            return "-"
+        tokens, seconds = (self._metrics[name] for name in names)
+        return f"{tokens / seconds:.0f}" if seconds > 0 else "-"
+
+    def _time_left(self) -> str:
+        if not self._step_times_s:
+            return "-"
+        steps_left = max(self.num_steps - self.step, 0)
+        return duration(steps_left * statistics.fmean(self._step_times_s))
+
+
+def duration(seconds: float) -> str:
+    """Minutes and seconds, hours where needed: 2:05, 1:02:05."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,146 @@
+"""The summary at the end of a run, for people (a table) and for scripts (JSON)."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from rlhf_ray.observe.progress import duration
+
+FIRST_STEPS = 3
+LAST_STEPS = 10
+_TABLE_WIDTH = 100
+_PHASES = ("generate", "score", "reference", "update", "publish")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunSummary:
+    """What came out of a run. None where no step had such a metric.
+
+    Attributes:
+        first_step, last_step: the steps that were summed up.
+        reward_first: mean reward of the first `FIRST_STEPS` steps.
+        reward_last: mean reward of the last `LAST_STEPS` steps.
+        reward_best, reward_best_step: the best step.
+        total_s: sum of the steps' times.
+        step_s: mean time of a step.
+        phase_s: mean time per phase of a step.
+        tokens_per_s: generated tokens per second of a step.
+        probe_gap_max: largest log-probability gap of all fidelity probes, in nats.
+        failed_groups: groups without a reward.
+        result: where the trained model lies.
+    """
+
+    num_steps: int
+    first_step: int | None
+    last_step: int | None
+    reward_first: float | None
+    reward_last: float | None
+    reward_best: float | None
+    reward_best_step: int | None
+    total_s: float | None
+    step_s: float | None
+    phase_s: dict[str, float]
+    tokens_per_s: float | None
+    probe_gap_max: float | None
+    failed_groups: int
+    result: str
+
+
+def summarize(metrics: Sequence[Mapping[str, float]], *, result: Path) -> RunSummary:
+    """Sum up the metrics of all steps, in order, as `read_metrics` returns them.
+
+    Args:
+        result: where the trained model lies.
+    """
+    rewards = [
+        (row["reward/mean"], int(row["step"]))
+        for row in metrics
+        if math.isfinite(row.get("reward/mean", math.nan))
+    ]
+    values = [reward for reward, _ in rewards]
+    best, best_step = max(rewards, key=lambda pair: pair[0]) if rewards else (None, None)
+    times_s = _values(metrics, "time/step_s")
+    phases = {name: _mean(_values(metrics, f"time/{name}_s")) for name in _PHASES}
+    tokens = sum(_values(metrics, "tokens/generated"))
+    return RunSummary(
+        num_steps=len(metrics),
+        first_step=int(metrics[0]["step"]) if metrics else None,
+        last_step=int(metrics[-1]["step"]) if metrics else None,
+        reward_first=_mean(values[:FIRST_STEPS]),
+        reward_last=_mean(values[-LAST_STEPS:]),
+        reward_best=best,
+        reward_best_step=best_step,
+        total_s=sum(times_s) if times_s else None,
+        step_s=_mean(times_s),
+        phase_s={name: seconds for name, seconds in phases.items() if seconds is not None},
+        tokens_per_s=tokens / sum(times_s) if tokens and sum(times_s) > 0 else None,
+        probe_gap_max=max(_values(metrics, "publish/probe_gap_max"), default=None),
+        failed_groups=int(sum(_values(metrics, "rollout/failed_groups"))),
+        result=str(result),
+    )
+
+
+def summary_table(summary: RunSummary) -> str:
+    """The summary as a table of plain text and a line with the result; no newline at the end."""
+    table = Table(box=box.SIMPLE_HEAD, show_header=False, title="Summary", title_justify="left")
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    for name, value in _rows(summary):
+        table.add_row(name, value)
+    stream = io.StringIO()
+    console = Console(file=stream, width=_TABLE_WIDTH, color_system=None, force_terminal=False)
+    console.print(table)
+    lines = (line.rstrip() for line in stream.getvalue().splitlines())
+    # Outside the table, where a long path would be folded and could not be copied.
+    return "\n".join([*(line for line in lines if line), f"Result: {summary.result}"])
+
+
+def write_summary(output_dir: Path, summary: RunSummary) -> None:
+    """Write summary.txt and summary.json."""
+    text = json.dumps(dataclasses.asdict(summary), indent=2, allow_nan=False)
+    (output_dir / "summary.json").write_text(text + "\n", encoding="utf-8")
+    (output_dir / "summary.txt").write_text(summary_table(summary) + "\n", encoding="utf-8")
+
+
+def _rows(summary: RunSummary) -> list[tuple[str, str]]:
+    steps = f"{summary.first_step} to {summary.last_step}" if summary.num_steps else "none"
+    best = _number(summary.reward_best, ".3f")
+    rows = [
+        ("steps", steps),
+        (f"reward, first {FIRST_STEPS} steps", _number(summary.reward_first, ".3f")),
+        (f"reward, last {LAST_STEPS} steps", _number(summary.reward_last, ".3f")),
+        ("reward, best step", f"{best} (step {summary.reward_best_step})" if best != "-" else "-"),
+        ("time, all steps", "-" if summary.total_s is None else duration(summary.total_s)),
+        ("time, mean step", _number(summary.step_s, ".2f", " s")),
+    ]
+    rows += [(f"  {name}", f"{seconds:.2f} s") for name, seconds in summary.phase_s.items()]
+    return [
+        *rows,
+        ("generated tokens per second", _number(summary.tokens_per_s, ".0f")),
+        ("largest probe gap", _number(summary.probe_gap_max, ".1e", " nats")),
+        ("failed groups", str(summary.failed_groups)),
+    ]
+
+
+def _values(metrics: Sequence[Mapping[str, float]], name: str) -> list[float]:
+    """The finite values of one metric."""
+    return [row[name] for row in metrics if name in row and math.isfinite(row[name])]
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return fmean(values) if values else None
+
+
+def _number(value: float | None, form: str, unit: str = "") -> str:
+    return "-" if value is None else format(value, form) + unit

@@ -1,0 +1,67 @@
+"""rollouts/step_000012.jsonl: every sample of a step, for people and scripts to read."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from rlhf_ray.records import RolloutGroup
+
+
+def rollout_path(output_dir: Path, step: int) -> Path:
+    """File of one step's samples."""
+    return output_dir / "rollouts" / f"step_{step:06}.jsonl"
+
+
+def rollout_rows(groups: Sequence[RolloutGroup]) -> list[dict[str, Any]]:
+    """One JSON-plain dict per sample of scored groups.
+
+    `weight_versions` are spans [[version, number of tokens], ...] over the sampled tokens.
+    """
+    return [row for group in groups for row in _group_rows(group)]
+
+
+def write_rollouts(path: Path, groups: Sequence[RolloutGroup]) -> None:
+    """Write the samples to a file, which appears complete or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    # A lone surrogate in a text becomes its escape, which is JSON again.
+    with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
+        for row in rollout_rows(groups):
+            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+    os.replace(partial, path)
+
+
+def _group_rows(group: RolloutGroup) -> list[dict[str, Any]]:
+    assert group.is_scored
+    lengths = group.lengths.tolist()
+    masks = group.loss_mask.split(lengths)
+    versions = [
+        part[mask].tolist()
+        for part, mask in zip(group.weight_versions.split(lengths), masks, strict=True)
+    ]
+    rewards = group.rewards.tolist()
+    parts = {name: values.tolist() for name, values in group.reward_parts.items()}
+    return [
+        {
+            "prompt_id": group.prompt.prompt_id,
+            "prompt": group.prompt.text,
+            "sample_index": sample_index,
+            "response": group.responses[position],
+            "reward": rewards[position],
+            "reward_parts": {name: values[position] for name, values in parts.items()},
+            "weight_versions": _spans(versions[position]),
+            "finish_reason": group.finish_reasons[position],
+            "response_tokens": len(versions[position]),
+        }
+        for position, sample_index in enumerate(group.sample_indices)
+    ]
+
+
+def _spans(versions: list[int]) -> list[list[int]]:
+    """Runs of equal versions: [5, 5, 6] is [[5, 2], [6, 1]]."""
+    return [[version, len(list(run))] for version, run in groupby(versions)]

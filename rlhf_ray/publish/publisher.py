@@ -1,0 +1,103 @@
+"""New weights for the engines, bucket by bucket, and the proof that they arrived."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from rlhf_ray.cluster.calls import Call, Watch
+from rlhf_ray.publish.gate import Probe, check, compare
+
+
+class WeightSource(Protocol):
+    """See `cluster.groups.Learners`."""
+
+    def weight_buckets(self, bucket_bytes: int) -> tuple[Call, list[Call]]: ...
+    def score_sequences(self, sequences: list[tuple[int, ...]]) -> list[Call]: ...
+
+
+class WeightReceivers(Protocol):
+    """See `cluster.groups.Generators`."""
+
+    def begin_update(self) -> list[Call]: ...
+    def load_bucket(self, bucket: Any) -> list[Call]: ...
+    def finish_update(self, version: int) -> list[Call]: ...
+    def weight_version(self) -> list[Call]: ...
+    def score_sequences(self, sequences: list[tuple[int, ...]]) -> list[Call]: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PublishSettings:
+    """See `config.run.PublishConfig`; the tolerance is a number here."""
+
+    bucket_bytes: int
+    probe_every: int
+    probe_tolerance: float
+    timeout_s: float
+
+
+class Publisher:
+    """Publishes the learner's weights to every engine and proves them with a fixed probe."""
+
+    def __init__(
+        self,
+        *,
+        source: WeightSource,
+        receivers: WeightReceivers,
+        watch: Watch,
+        probe: Probe,
+        settings: PublishSettings,
+    ) -> None:
+        self._source = source
+        self._receivers = receivers
+        self._watch = watch
+        self._probe = probe
+        self._settings = settings
+
+    def publish(self, version: int) -> dict[str, float]:
+        """Move the weights, then prove them where this version is due.
+
+        Raises:
+            FidelityError: an engine does not compute what the learner computes.
+            RunFailed: a worker failed or was late.
+        """
+        self._wait(self._receivers.begin_update())
+        stream, others = self._source.weight_buckets(self._settings.bucket_bytes)
+        loading: list[Call] = []
+        timeout_s = self._settings.timeout_s
+        for bucket in self._watch.stream(stream, phase="publish", timeout_s=timeout_s):
+            # One bucket loads while the learner packs the next.
+            self._wait(loading)
+            loading = self._receivers.load_bucket(bucket)
+        self._wait([*loading, *others])
+        self._wait(self._receivers.finish_update(version))
+        metrics = {"publish/version": float(version)}
+        if version % self._settings.probe_every == 0:
+            metrics |= self.prove(version)
+        return metrics
+
+    def prove(self, version: int) -> dict[str, float]:
+        """The gate: every engine reports `version` and scores the probe as the learner does.
+
+        Raises:
+            FidelityError: an engine does not; says which one, and by how much.
+        """
+        sequences = list(self._probe.sequences)
+        asked = self._source.score_sequences(sequences)
+        engines = self._receivers.score_sequences(sequences)
+        versions = self._receivers.weight_version()
+        answers = self._wait([*asked, *engines, *versions])
+        num_learners, num_engines = len(asked), len(engines)
+        learner, scored = answers[0], answers[num_learners : num_learners + num_engines]
+        gaps = [compare(engine, learner) for engine in scored]
+        check(
+            expected_version=version,
+            versions=answers[num_learners + num_engines :],
+            gaps=gaps,
+            tolerance=self._settings.probe_tolerance,
+        )
+        return {"publish/probe_gap_max": max(gaps)}
+
+    def _wait(self, calls: Sequence[Call]) -> list[Any]:
+        return self._watch.results(calls, phase="publish", timeout_s=self._settings.timeout_s)

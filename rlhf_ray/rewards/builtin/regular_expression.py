@@ -1,0 +1,50 @@
+"""Reward for a response in which a pattern is found."""
+
+from __future__ import annotations
+
+import re
+
+from rlhf_ray.rewards.protocol import RewardSample
+
+MEASURES = ("match", "full", "fraction")
+
+
+class RegularExpression:
+    """How far the response follows a regular expression of Python's `re`.
+
+    A pattern that backtracks without end is stopped by `reward.timeout_s`, as any
+    other function is.
+
+    Args:
+        pattern: the regular expression.
+        measure: "match": 1.0 if it is found anywhere; "full": 1.0 if it covers the whole
+            response, white space at the ends aside; "fraction": the share of the response's
+            characters that lie in matches, 0.0 for an empty response.
+        ignore_case: upper and lower case are the same.
+    """
+
+    def __init__(self, *, pattern: str, measure: str = "match", ignore_case: bool = False) -> None:
+        if not isinstance(pattern, str) or not pattern:
+            raise ValueError(f"pattern is {pattern!r}; it must be a text that is not empty")
+        if measure not in MEASURES:
+            raise ValueError(f"measure is {measure!r}; it must be one of {', '.join(MEASURES)}")
+        if not isinstance(ignore_case, bool):
+            raise ValueError(f"ignore_case is {ignore_case!r}; it must be true or false")
+        self._measure = measure
+        try:
+            self._pattern = re.compile(pattern, re.IGNORECASE if ignore_case else 0)
+        except re.error as error:
+            raise ValueError(
+                f"pattern {pattern!r} is not a regular expression: {error}; quote it in YAML "
+                "with single quotes, which leave backslashes alone"
+            ) from error
+
+    def __call__(self, sample: RewardSample) -> float:
+        if self._measure == "match":
+            return float(self._pattern.search(sample.response) is not None)
+        if self._measure == "full":
+            return float(self._pattern.fullmatch(sample.response.strip()) is not None)
+        if not sample.response:
+            return 0.0
+        covered = sum(len(match.group()) for match in self._pattern.finditer(sample.response))
+        return covered / len(sample.response)

@@ -1,0 +1,109 @@
+"""The process in which reward functions run: `python -m rlhf_ray.rewards.child FD PARENT`.
+
+Started and killed by `process.py`. It imports neither torch nor Ray, so that it is up in
+a fraction of a second; only a user's function may bring them in. Results travel over a
+socket of their own, so that whatever a function prints goes to the worker's log.
+
+Messages in, pickled: first the entries, then (samples, items), where an item is
+(position of the sample, position of the function). Messages out, JSON: one for the
+start, then one for every item, in order, as soon as it is done.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import math
+import numbers
+import os
+import pickle
+import signal
+import sys
+import traceback
+from multiprocessing.connection import Connection
+from typing import Any
+
+from rlhf_ray.config.errors import RequestError
+from rlhf_ray.rewards.load import LoadedReward, load_reward
+from rlhf_ray.rewards.protocol import RewardSample
+
+_PR_SET_PDEATHSIG = 1
+_MAX_MESSAGE_CHARACTERS = 2000
+
+
+def main() -> None:
+    descriptor, parent_pid = int(sys.argv[1]), int(sys.argv[2])
+    # Programs that a function starts must not hold the socket open.
+    os.set_inheritable(descriptor, False)
+    _die_with_parent(parent_pid)
+    try:
+        _serve(Connection(descriptor))
+    except (EOFError, ConnectionError):
+        # The worker is done, or gone.
+        return
+
+
+def _serve(connection: Connection) -> None:
+    try:
+        rewards = [load_reward(entry) for entry in pickle.loads(connection.recv_bytes())]
+    except RequestError as error:
+        _send(connection, {"refused": str(error)})
+        return
+    _send(connection, {"ready": True})
+    while True:
+        samples, items = pickle.loads(connection.recv_bytes())
+        for sample, function in items:
+            _send(connection, _score(rewards[function], samples[sample]))
+
+
+def _score(reward: LoadedReward, sample: RewardSample) -> dict[str, Any]:
+    """The message for one item. The named recovery point for errors of reward functions."""
+    try:
+        value = reward.function(sample)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - becomes a typed failure
+        return {"failed": "error", "message": _describe(error)}
+    # bool and NumPy's scalars are Real; a text or a tensor, which float() would take, is not.
+    if not isinstance(value, numbers.Real):
+        kind = type(value).__name__
+        text = repr(value)[:200]
+        return {"failed": "error", "message": f"it returned {text} ({kind}), not a number"}
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        return {"failed": "not_finite", "message": f"it returned {number}, not a finite number"}
+    return {"value": number}
+
+
+def _describe(error: BaseException) -> str:
+    """Type, message and the place where it was raised."""
+    text = "".join(traceback.format_exception_only(error)).strip()
+    frames = traceback.extract_tb(error.__traceback__)
+    place = ""
+    if frames:
+        last = frames[-1]
+        place = f" ({last.filename}, line {last.lineno}, in {last.name})"
+    return text[:_MAX_MESSAGE_CHARACTERS] + place
+
+
+def _send(connection: Connection, message: dict[str, Any]) -> None:
+    connection.send_bytes(json.dumps(message).encode())
+
+
+def _die_with_parent(parent_pid: int) -> None:
+    """Have the kernel kill this process when its parent is gone, whatever it is doing.
+
+    The end of the socket says the same, but is not read while a function runs.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != parent_pid:
+        sys.exit("the reward worker ended before its process was up")
+
+
+if __name__ == "__main__":
+    main()

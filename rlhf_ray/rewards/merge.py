@@ -1,0 +1,109 @@
+"""Pure functions on groups that wait for their rewards: put parts together, take samples out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from rlhf_ray.records import RolloutGroup, SampleFailure
+
+_TOKEN_FIELDS = ("token_ids", "loss_mask", "generator_logprobs", "weight_versions")
+
+
+def merge_parts(*parts: RolloutGroup) -> RolloutGroup:
+    """One group from parts of it that came from several engines, in order of sample index.
+
+    A failure whose sample is in another part (a retry that went well) is left out.
+
+    Raises:
+        ValueError: no part, parts of different prompts, parts with rewards, or a sample twice.
+    """
+    _check_parts(parts)
+    samples = sorted(
+        (index, number, position)
+        for number, part in enumerate(parts)
+        for position, index in enumerate(part.sample_indices)
+    )
+    indices = tuple(index for index, _, _ in samples)
+    if len(set(indices)) != len(indices):
+        raise ValueError(
+            f"prompt {parts[0].prompt.prompt_id} has a sample more than once: {indices}"
+        )
+    rows = {name: [_rows(part, name) for part in parts] for name in _TOKEN_FIELDS}
+    first = parts[0]
+    return replace(
+        first,
+        sample_indices=indices,
+        lengths=_concatenate(first.lengths, [parts[n].lengths[p : p + 1] for _, n, p in samples]),
+        responses=tuple(parts[n].responses[p] for _, n, p in samples),
+        finish_reasons=tuple(parts[n].finish_reasons[p] for _, n, p in samples),
+        failures=tuple(
+            failure
+            for part in parts
+            for failure in part.failures
+            if failure.sample_index not in indices
+        ),
+        **{
+            name: _concatenate(_tokens(first, name), [rows[name][n][p] for _, n, p in samples])
+            for name in _TOKEN_FIELDS
+        },
+    )
+
+
+def drop_failed(group: RolloutGroup, failures: Sequence[SampleFailure]) -> RolloutGroup:
+    """The group without the samples that these failures name, and with the failures appended."""
+    if not failures:
+        return group
+    failed = {failure.sample_index for failure in failures}
+    keep = [p for p, index in enumerate(group.sample_indices) if index not in failed]
+    return replace(
+        group,
+        sample_indices=tuple(group.sample_indices[p] for p in keep),
+        lengths=group.lengths[keep],
+        responses=tuple(group.responses[p] for p in keep),
+        finish_reasons=tuple(group.finish_reasons[p] for p in keep),
+        rewards=group.rewards[keep] if group.is_scored else group.rewards,
+        reward_parts={name: part[keep] for name, part in group.reward_parts.items()},
+        failures=(*group.failures, *failures),
+        **{
+            name: _concatenate(_tokens(group, name), [_rows(group, name)[p] for p in keep])
+            for name in _TOKEN_FIELDS
+        },
+    )
+
+
+def with_rewards(
+    group: RolloutGroup, parts: Mapping[str, Sequence[float]], weights: Mapping[str, float]
+) -> RolloutGroup:
+    """The group with its rewards: the weighted sum of the parts, [G] float64 each."""
+    tensors = {name: torch.tensor(values, dtype=torch.float64) for name, values in parts.items()}
+    rewards = torch.zeros(group.num_samples, dtype=torch.float64)
+    for name, values in tensors.items():
+        rewards = rewards + weights[name] * values
+    return replace(group, rewards=rewards, reward_parts=tensors)
+
+
+def _check_parts(parts: Sequence[RolloutGroup]) -> None:
+    if not parts:
+        raise ValueError("merge_parts needs at least one part")
+    prompt_ids = {part.prompt.prompt_id for part in parts}
+    if len(prompt_ids) > 1:
+        raise ValueError(f"parts of different prompts cannot be merged: {sorted(prompt_ids)}")
+    if any(part.reward_parts for part in parts):
+        raise ValueError(f"parts of prompt {parts[0].prompt.prompt_id} have rewards already")
+
+
+def _tokens(group: RolloutGroup, name: str) -> Tensor:
+    return getattr(group, name)
+
+
+def _rows(group: RolloutGroup, name: str) -> tuple[Tensor, ...]:
+    return _tokens(group, name).split(group.lengths.tolist())
+
+
+def _concatenate(like: Tensor, rows: list[Tensor]) -> Tensor:
+    """The rows one after the other; an empty tensor of the same kind if there are none."""
+    return torch.cat(rows) if rows else like[:0]

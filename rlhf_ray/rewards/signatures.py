@@ -1,0 +1,127 @@
+"""What a Python source file defines and what its functions accept, without running it.
+
+The driver checks reward functions before any worker starts. Importing the user's
+module there could take minutes and gigabytes, so its source is read instead.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+_Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Signature:
+    """Keyword arguments beyond the sample: all names, and those without a default."""
+
+    names: tuple[str, ...]
+    required: tuple[str, ...]
+    takes_any: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Definition:
+    """One top-level name of a module.
+
+    Attributes:
+        is_async: it is an `async def`.
+        signature: what it accepts, or None where the source does not tell.
+    """
+
+    is_async: bool
+    signature: Signature | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModuleNames:
+    """The top-level names of a module; more may exist if it has a star import."""
+
+    definitions: dict[str, Definition]
+    has_star_import: bool
+
+
+def read_names(source: str, filename: str) -> ModuleNames:
+    """The names that a source text defines at its top level.
+
+    Raises:
+        SyntaxError: it is not Python.
+    """
+    definitions: dict[str, Definition] = {}
+    has_star_import = False
+    for node in _top_level(ast.parse(source, filename).body):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.asname or alias.name.partition(".")[0] for alias in node.names]
+            has_star_import = has_star_import or "*" in names
+            definitions.update((name, _unknown()) for name in names)
+        elif isinstance(node, ast.ClassDef):
+            definitions[node.name] = _class_definition(node)
+        elif isinstance(node, _Function):
+            definitions[node.name] = _function_definition(node)
+        else:
+            definitions.update((name, _unknown()) for name in _assigned(node))
+    # A module-level __getattr__ makes names on demand, as a star import does.
+    return ModuleNames(
+        definitions=definitions,
+        has_star_import=has_star_import or "__getattr__" in definitions,
+    )
+
+
+def _top_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """Statements that run at import, those inside if, try and with included."""
+    for node in body:
+        yield node
+        if isinstance(node, ast.If | ast.For | ast.While):
+            yield from _top_level([*node.body, *node.orelse])
+        elif isinstance(node, ast.With):
+            yield from _top_level(node.body)
+        elif isinstance(node, ast.Try):
+            handled = [statement for handler in node.handlers for statement in handler.body]
+            yield from _top_level([*node.body, *handled, *node.orelse, *node.finalbody])
+
+
+def _assigned(node: ast.stmt) -> Iterator[str]:
+    if not isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
+        return
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+    for target in targets:
+        yield from (part.id for part in ast.walk(target) if isinstance(part, ast.Name))
+
+
+def _unknown() -> Definition:
+    return Definition(is_async=False, signature=None)
+
+
+def _function_definition(node: _Function) -> Definition:
+    # A decorator may change what the function accepts.
+    signature = None if node.decorator_list else _signature(node.args)
+    return Definition(is_async=isinstance(node, ast.AsyncFunctionDef), signature=signature)
+
+
+def _class_definition(node: ast.ClassDef) -> Definition:
+    for statement in node.body:
+        if isinstance(statement, ast.FunctionDef) and statement.name == "__init__":
+            return Definition(is_async=False, signature=_signature(statement.args))
+    # Without __init__ the arguments are those of a base class or a decorator (dataclass).
+    if node.bases or node.keywords or node.decorator_list:
+        return _unknown()
+    return Definition(is_async=False, signature=Signature(names=(), required=(), takes_any=False))
+
+
+def _signature(arguments: ast.arguments) -> Signature:
+    """Accepted keywords after the first parameter, which is `sample` or `self`."""
+    positional = [*arguments.posonlyargs, *arguments.args]
+    num_required = len(positional) - len(arguments.defaults)
+    required = [argument.arg for argument in positional[1:num_required]]
+    required += [
+        argument.arg
+        for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+        if default is None
+    ]
+    by_keyword = [*arguments.args, *arguments.kwonlyargs]
+    names = [argument.arg for argument in by_keyword if argument not in positional[:1]]
+    return Signature(
+        names=tuple(names), required=tuple(required), takes_any=arguments.kwarg is not None
+    )

@@ -1,0 +1,126 @@
+"""The reward worker: completes groups, scores every sample, never lets a failure be a reward."""
+
+from __future__ import annotations
+
+import math
+
+from rlhf_ray.config.reward import RewardConfig
+from rlhf_ray.records import FailureKind, GroupSummary, RolloutGroup, SampleFailure
+from rlhf_ray.rewards.entries import read_functions
+from rlhf_ray.rewards.merge import drop_failed, merge_parts, with_rewards
+from rlhf_ray.rewards.process import Item, ItemFailure, RewardProcess
+from rlhf_ray.rewards.protocol import RewardSample
+
+
+class RewardWorker:
+    """Scores groups with the functions of `reward.functions`, one group at a time.
+
+    The functions run in a child process with a time limit each; this class only talks to it.
+
+    Raises:
+        RequestError: an entry of `reward.functions` is wrong.
+    """
+
+    def __init__(self, reward: RewardConfig) -> None:
+        self._functions = read_functions(reward.functions)
+        self._weights = {entry.name: entry.weight for entry in self._functions}
+        self._retry = reward.on_failure == "retry"
+        self._process = RewardProcess(self._functions, timeout_s=reward.timeout_s)
+
+    def start(self) -> None:
+        """Start the child process and load the functions.
+
+        Raises:
+            RequestError: a function cannot be loaded.
+            RuntimeError: the process died or did not start in time.
+        """
+        self._process.start()
+
+    def score(self, *parts: RolloutGroup) -> tuple[RolloutGroup, GroupSummary]:
+        """Merge the parts of one prompt's group and score every sample.
+
+        Returns:
+            The group with rewards, without the samples that failed, which are listed in its
+            `failures`; and its summary.
+
+        Raises:
+            ValueError: the parts do not belong together (see `merge_parts`).
+            RuntimeError: the child process was lost and could not be started again.
+        """
+        group = merge_parts(*parts)
+        outcomes = self._run_functions(_samples(group))
+        scored: list[list[float]] = []
+        failures: list[SampleFailure] = []
+        for position, index in enumerate(group.sample_indices):
+            row = outcomes[position]
+            values: list[float] = [value for value in row if not isinstance(value, ItemFailure)]
+            failure = self._failure(row, values)
+            if failure is None:
+                scored.append(values)
+                continue
+            failures.append(
+                SampleFailure(
+                    prompt_id=group.prompt.prompt_id,
+                    sample_index=index,
+                    kind=failure.kind,
+                    message=failure.message,
+                )
+            )
+        columns = list(zip(*scored, strict=True)) if scored else [()] * len(self._weights)
+        by_name = dict(zip(self._weights, columns, strict=True))
+        group = with_rewards(drop_failed(group, failures), by_name, self._weights)
+        return group, group.summary()
+
+    def close(self) -> None:
+        """End the child process. Safe to call twice."""
+        self._process.close()
+
+    def _run_functions(self, samples: list[RewardSample]) -> list[list[float | ItemFailure]]:
+        """One row per sample, one outcome per function; a failed one is tried again if so set."""
+        items: list[Item] = [
+            (sample, function)
+            for sample in range(len(samples))
+            for function in range(len(self._functions))
+        ]
+        outcomes = dict(zip(items, self._process.run(samples, items), strict=True))
+        failed = [item for item in items if isinstance(outcomes[item], ItemFailure)]
+        if failed and self._retry:
+            outcomes.update(zip(failed, self._process.run(samples, failed), strict=True))
+        return [
+            [outcomes[sample, function] for function in range(len(self._functions))]
+            for sample in range(len(samples))
+        ]
+
+    def _failure(self, row: list[float | ItemFailure], values: list[float]) -> ItemFailure | None:
+        """What is wrong with one sample: its first failed part, or a sum that is not finite."""
+        for name, outcome in zip(self._weights, row, strict=True):
+            if isinstance(outcome, ItemFailure):
+                return ItemFailure(kind=outcome.kind, message=f"reward {name!r}: {outcome.message}")
+        total = sum(
+            weight * value for weight, value in zip(self._weights.values(), values, strict=True)
+        )
+        if math.isfinite(total):
+            return None
+        return ItemFailure(
+            kind=FailureKind.REWARD_NOT_FINITE,
+            message=f"the weighted sum of the parts {values} is {total}",
+        )
+
+
+def _samples(group: RolloutGroup) -> list[RewardSample]:
+    prompt = group.prompt
+    return [
+        RewardSample(
+            prompt_id=prompt.prompt_id,
+            sample_index=index,
+            prompt=prompt.text,
+            response=response,
+            answer=prompt.answer,
+            source=prompt.source,
+            columns=prompt.columns,
+            finish_reason=finish_reason,
+        )
+        for index, response, finish_reason in zip(
+            group.sample_indices, group.responses, group.finish_reasons, strict=True
+        )
+    ]

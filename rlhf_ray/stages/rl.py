@@ -1,0 +1,291 @@
+"""Reinforcement learning: the roles, the loop, the result."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlhf_ray.algorithms.kl_controller import KLController, fixed_kl_controller
+from rlhf_ray.cluster.resources import describe, plan_resources
+from rlhf_ray.cluster.runtime import connected
+from rlhf_ray.cluster.system import System, started_system
+from rlhf_ray.config.batch_table import batch_table, render_rows
+from rlhf_ray.config.load import to_yaml
+from rlhf_ray.config.run import Config
+from rlhf_ray.data.prompts import PromptSet, load_prompts
+from rlhf_ray.data.stream import PromptStream
+from rlhf_ray.driver.checkpoints import Checkpoints, read_state
+from rlhf_ray.driver.failure_budget import FailureBudget
+from rlhf_ray.driver.loop import Loop, LoopState, train
+from rlhf_ray.driver.pipeline import PipelineSettings, RolloutPipeline
+from rlhf_ray.driver.run_log import NoRollouts, RolloutFiles, RunLog
+from rlhf_ray.driver.run_state import RunCheckpoints, StatefulRole, check_identity
+from rlhf_ray.driver.scorers import NoScores, Scorers
+from rlhf_ray.driver.trainer import NoCritic, Trainer, TrainerSettings
+from rlhf_ray.driver.turns import OwnDevices, SharedDevices, Turns
+from rlhf_ray.models.builtin import resolve_model_path
+from rlhf_ray.models.loading import load_tokenizer
+from rlhf_ray.observe.metrics import make_writer, read_metrics
+from rlhf_ray.observe.progress import Progress, make_progress
+from rlhf_ray.observe.quiet import quiet_driver
+from rlhf_ray.observe.report import summarize, summary_table, write_summary
+from rlhf_ray.publish.gate import default_tolerance, make_probe
+from rlhf_ray.publish.publisher import Publisher, PublishSettings
+from rlhf_ray.rewards.load import with_absolute_paths
+
+_PROBE_TOKENS = 24
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Inputs:
+    """What was read and checked before any worker started.
+
+    Attributes:
+        vocabulary: number of token ids.
+        identity: settings without which a resumed run is not the same run.
+        resume_from: checkpoint folder, or None.
+    """
+
+    prompts: PromptSet
+    vocabulary: int
+    identity: dict[str, Any]
+    resume_from: Path | None
+
+
+def run(config: Config) -> int:
+    """Train a policy against rewards.
+
+    Returns:
+        the exit status, 0.
+
+    Raises:
+        RequestError: the inputs are wrong; no worker has been started then.
+        RunFailed: it failed while running.
+    """
+    output = Path(config.output_dir)
+    identity = _identity(config)
+    resume_from = Checkpoints(output, keep_last=1).resolve(config.resume)
+    if resume_from:
+        check_identity(resume_from, read_state(resume_from)["identity"], identity)
+    config = dataclasses.replace(config, reward=with_absolute_paths(config.reward))
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+    with ExitStack() as stack:
+        screen = stack.enter_context(quiet_driver(output))
+        progress = make_progress(config.observe.progress, config.num_steps, screen)
+        stack.callback(progress.close)
+        plan = plan_resources(config)
+        progress.message(f"{render_rows(batch_table(config))}\n{describe(plan)}")
+        progress.phase("model")
+        path = resolve_model_path(config.model.path, seed=config.seed, report=progress.message)
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, path=path))
+        tokenizer = load_tokenizer(config.model)
+        inputs = _Inputs(
+            prompts=load_prompts(config.data, tokenizer, seed=config.seed),
+            vocabulary=len(tokenizer),
+            identity=identity,
+            resume_from=resume_from,
+        )
+        progress.message(inputs.prompts.describe())
+        progress.phase("start")
+        stack.enter_context(connected(dashboard=config.observe.dashboard))
+        system = stack.enter_context(
+            started_system(config, plan, old_is_current=_is_on_policy(config))
+        )
+        _train(config, system, inputs, progress)
+        progress.close()
+        print(_report(output), file=screen, flush=True)
+    return 0
+
+
+def _train(config: Config, system: System, inputs: _Inputs, progress: Progress) -> None:
+    pipeline = _pipeline(config, system, inputs.prompts)
+    publisher = _publisher(config, system, inputs)
+    turns = _turns(config, system)
+    saver = _saver(config, system, inputs.identity)
+
+    state = LoopState(step=0, kl_controller=_kl_controller(config))
+    progress.phase("publish")
+    if inputs.resume_from:
+        state = saver.load(inputs.resume_from, pipeline)
+        publisher.publish(state.step)
+        progress.message(f"resumed after step {state.step} from {inputs.resume_from}")
+    publisher.prove(state.step)
+    turns.begin_generating()
+
+    output = Path(config.output_dir)
+    run_name = config.recipe or output.name
+    with make_writer(config.observe, output, run=run_name, last_step=state.step) as metrics:
+        rollouts = _rollouts(config, system)
+        loop = Loop(
+            pipeline=pipeline,
+            scorers=_scorers(config, system),
+            trainer=_trainer(config, system),
+            publisher=publisher,
+            turns=turns,
+            watch=system.supervisor,
+            observer=RunLog(metrics=metrics, progress=progress, rollouts=rollouts),
+            saver=saver,
+        )
+        train(loop, state, num_steps=config.num_steps)
+        rollouts.flush()
+
+    progress.phase("save")
+    turns.begin_training()
+    _save_model(config, system)
+
+
+def _report(output: Path) -> str:
+    summary = summarize(read_metrics(output / "metrics.jsonl"), result=output / "model")
+    write_summary(output, summary)
+    return summary_table(summary)
+
+
+def _is_on_policy(config: Config) -> bool:
+    """The policy that is trained is the one that sampled, up to the first optimiser step."""
+    return config.max_staleness == 0 and config.optimizer_steps_per_batch == 1
+
+
+def _pipeline(config: Config, system: System, prompts: PromptSet) -> RolloutPipeline:
+    return RolloutPipeline(
+        prompts=PromptStream(prompts, seed=config.seed, shuffle=config.data.shuffle),
+        generators=system.generators,
+        rewards=system.rewards,
+        watch=system.supervisor,
+        failure_budget=FailureBudget(config.reward.max_failure_rate),
+        settings=PipelineSettings(
+            num_steps=config.num_steps,
+            prompts_per_step=config.prompts_per_step,
+            samples_per_prompt=config.samples_per_prompt,
+            max_staleness=config.max_staleness,
+            generate_timeout_s=config.deadlines.generate_s,
+        ),
+    )
+
+
+def _publisher(config: Config, system: System, inputs: _Inputs) -> Publisher:
+    num_sequences = config.publish.num_probe_sequences
+    probe = make_probe(
+        [prompt.token_ids for prompt in inputs.prompts.prompts[:num_sequences]],
+        num_sequences=num_sequences,
+        num_tokens=min(_PROBE_TOKENS, config.max_sequence_tokens - 1),
+        vocab_size=inputs.vocabulary,
+        seed=config.seed,
+    )
+    tolerance = config.publish.probe_tolerance
+    if tolerance is None:
+        tolerance = default_tolerance(config.generation.dtype, config.training.dtype)
+    return Publisher(
+        source=system.learner,
+        receivers=system.generators,
+        watch=system.supervisor,
+        probe=probe,
+        settings=PublishSettings(
+            bucket_bytes=config.publish.bucket_bytes,
+            probe_every=config.publish.probe_every,
+            probe_tolerance=tolerance,
+            timeout_s=config.deadlines.publish_s,
+        ),
+    )
+
+
+def _turns(config: Config, system: System) -> Turns:
+    if config.placement.strategy == "disaggregated":
+        return OwnDevices()
+    return SharedDevices(
+        engines=system.generators,
+        trained=(system.learner,),
+        watch=system.supervisor,
+        timeout_s=config.deadlines.publish_s,
+    )
+
+
+def _scorers(config: Config, system: System) -> Scorers:
+    needs_old = config.optimizer_steps_per_batch > 1 and config.max_staleness == 0
+    return Scorers(
+        reference=system.reference or NoScores(),
+        critic=system.critic or NoScores(),
+        old=system.learner if needs_old else NoScores(),
+        watch=system.supervisor,
+        timeout_s=config.deadlines.reference_s,
+    )
+
+
+def _trainer(config: Config, system: System) -> Trainer:
+    return Trainer(
+        builder=system.builder,
+        learner=system.learner,
+        critic=system.critic or NoCritic(),
+        watch=system.supervisor,
+        settings=TrainerSettings(
+            build_timeout_s=config.deadlines.reference_s,
+            update_timeout_s=config.deadlines.update_s,
+            critic_warmup_steps=config.algorithm.critic_warmup_steps,
+        ),
+    )
+
+
+def _saver(config: Config, system: System, identity: dict[str, Any]) -> RunCheckpoints:
+    roles: dict[str, StatefulRole] = {"learner": system.learner}
+    if system.critic:
+        roles["critic"] = system.critic
+    return RunCheckpoints(
+        checkpoints=Checkpoints(Path(config.output_dir), keep_last=config.checkpoint.keep_last),
+        roles=roles,
+        watch=system.supervisor,
+        every_steps=config.checkpoint.every_steps,
+        timeout_s=config.deadlines.checkpoint_s,
+        identity=identity,
+    )
+
+
+def _identity(config: Config) -> dict[str, Any]:
+    """Settings without which a resumed run is not the same run."""
+    return {
+        "seed": config.seed,
+        "model.path": config.model.path,
+        "data.path": config.data.path,
+        "prompts_per_step": config.prompts_per_step,
+        "samples_per_prompt": config.samples_per_prompt,
+        "algorithm.name": config.algorithm.name,
+        "algorithm.advantage": config.algorithm.advantage,
+    }
+
+
+def _kl_controller(config: Config) -> KLController:
+    algorithm = config.algorithm
+    if algorithm.kl_controller == "fixed":
+        return fixed_kl_controller(algorithm.kl_coefficient)
+    return KLController(
+        coefficient=algorithm.kl_coefficient,
+        target=algorithm.kl_target,
+        horizon=algorithm.kl_horizon,
+    )
+
+
+def _rollouts(config: Config, system: System) -> RolloutFiles | NoRollouts:
+    if not config.observe.rollouts:
+        return NoRollouts()
+    return RolloutFiles(
+        system.builder,
+        system.supervisor,
+        Path(config.output_dir),
+        timeout_s=config.deadlines.checkpoint_s,
+    )
+
+
+def _save_model(config: Config, system: System) -> None:
+    """Write model/ beside its place and move it there whole."""
+    final = Path(config.output_dir) / "model"
+    partial = final.with_name("model.partial")
+    system.supervisor.results(
+        system.learner.save_model(partial),
+        phase="checkpoint",
+        timeout_s=config.deadlines.checkpoint_s,
+    )
+    shutil.rmtree(final, ignore_errors=True)
+    partial.rename(final)

@@ -1,0 +1,1 @@
+"""Fakes and small builders, for this project's tests and for those of its users."""

@@ -1,0 +1,201 @@
+"""Engines, rewards and a watch that live in this process: the driver without Ray.
+
+They follow the protocols of the driver's parts. Calls are done at once, in an order that a test
+may choose, and payloads are the objects themselves.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from rlhf_ray.cluster.calls import Call, MemberName
+from rlhf_ray.records import FailureKind, Prompt, RolloutGroup, SampleFailure
+
+
+class InProcessWatch:
+    """A `Watch` over calls that hold their results.
+
+    Args:
+        seed: calls that are done at the same time are handed out in an order drawn from it;
+            None keeps the order in which they were made.
+    """
+
+    def __init__(self, seed: int | None = None) -> None:
+        self._random = None if seed is None else random.Random(seed)
+        self.step = 0
+        self.phases: list[str] = []
+
+    def begin_step(self, step: int) -> None:
+        self.step = step
+
+    def results(self, calls: Sequence[Call], *, phase: str, timeout_s: float) -> list[Any]:
+        self.phases.append(phase)
+        return [call.signal for call in calls]
+
+    def some_done(self, calls: Sequence[Call], *, phase: str, timeout_s: float) -> list[Call]:
+        return [self._random.choice(calls)] if self._random else [calls[0]]
+
+    def stream(self, call: Call, *, phase: str, timeout_s: float) -> Iterator[Any]:
+        yield from call.signal
+
+
+def done(role: str, rank: int, signal: Any = None, payload: Any = None) -> Call:
+    """A call that has its result."""
+    return Call(member=MemberName(role=role, rank=rank), signal=signal, payload=payload)
+
+
+class FakePrompts:
+    """Prompts 0, 1, 2, ... without end; resumable."""
+
+    def __init__(self) -> None:
+        self._position = 0
+
+    def next(self) -> Prompt:
+        prompt = make_prompt(self._position)
+        self._position += 1
+        return prompt
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"position": self._position}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._position = state["position"]
+
+
+class FakeGenerators:
+    """Engines whose samples are two tokens that a test can recognise.
+
+    Args:
+        fails: (engine, prompt, sample index) to whether that sample fails there.
+    """
+
+    def __init__(
+        self, num_engines: int = 1, fails: Callable[[int, Prompt, int], bool] = lambda *_: False
+    ) -> None:
+        self.names = tuple(MemberName(role="generator", rank=i) for i in range(num_engines))
+        self.version = 0
+        self.requests: list[tuple[int, str, tuple[int, ...]]] = []
+        self.events: list[str] = []
+        self._fails = fails
+
+    def generate(self, engine: int, prompt: Prompt, sample_indices: tuple[int, ...]) -> Call:
+        self.requests.append((engine, prompt.prompt_id, sample_indices))
+        failed = [i for i in sample_indices if self._fails(engine, prompt, i)]
+        failures = tuple(
+            SampleFailure(
+                prompt_id=prompt.prompt_id,
+                sample_index=index,
+                kind=FailureKind.GENERATION_ERROR,
+                message=f"fake failure on engine {engine}",
+            )
+            for index in failed
+        )
+        finished = tuple(index for index in sample_indices if index not in failed)
+        group = make_group(prompt, finished, version=self.version, failures=failures)
+        return done("generator", engine, signal=failures, payload=group)
+
+    def hold(self) -> list[Call]:
+        return self._event("hold")
+
+    def release(self) -> list[Call]:
+        return self._event("release")
+
+    def sleep(self) -> list[Call]:
+        return self._event("sleep")
+
+    def wake_up(self) -> list[Call]:
+        return self._event("wake_up")
+
+    def _event(self, name: str) -> list[Call]:
+        self.events.append(name)
+        return [done("generator", engine) for engine in range(len(self.names))]
+
+
+class FakeRewards:
+    """Reward workers that merge partial groups and score with a function of the prompt.
+
+    Args:
+        score: prompt and sample index to a reward, or None for a failure.
+    """
+
+    def __init__(
+        self,
+        num_workers: int = 1,
+        score: Callable[[Prompt, int], float | None] = lambda prompt, index: float(index),
+    ) -> None:
+        self.names = tuple(MemberName(role="reward", rank=i) for i in range(num_workers))
+        self.scored: list[tuple[int, str]] = []
+        self._score = score
+
+    def score(self, worker: int, parts: Sequence[RolloutGroup]) -> Call:
+        prompt = parts[0].prompt
+        self.scored.append((worker, prompt.prompt_id))
+        finished = tuple(sorted(index for part in parts for index in part.sample_indices))
+        lost = {f.sample_index: f for p in parts for f in p.failures}
+        failures = [failure for index, failure in lost.items() if index not in finished]
+        rewards = [self._score(prompt, index) for index in finished]
+        failures += [
+            SampleFailure(
+                prompt_id=prompt.prompt_id,
+                sample_index=index,
+                kind=FailureKind.REWARD_ERROR,
+                message="fake reward failure",
+            )
+            for index, reward in zip(finished, rewards, strict=True)
+            if reward is None
+        ]
+        group = make_group(
+            prompt,
+            tuple(i for i, r in zip(finished, rewards, strict=True) if r is not None),
+            version=max(int(v) for part in parts for v in [-1, *part.weight_versions]),
+            failures=tuple(failures),
+            rewards=[reward for reward in rewards if reward is not None],
+        )
+        return done("reward", worker, signal=group.summary(), payload=group)
+
+
+def make_prompt(index: int) -> Prompt:
+    """Prompt number `index` of a stream."""
+    return Prompt(
+        prompt_id=f"e0-r{index}",
+        stream_index=index,
+        text=f"prompt {index}",
+        token_ids=(1, 2),
+        answer=None,
+        source="fake",
+        seed=index,
+        columns={},
+    )
+
+
+def make_group(
+    prompt: Prompt,
+    sample_indices: Sequence[int],
+    *,
+    version: int,
+    failures: tuple[SampleFailure, ...] = (),
+    rewards: Sequence[float] | None = None,
+) -> RolloutGroup:
+    """A group whose samples are the prompt and two tokens: 10 + sample index, and 0."""
+    num_prompt, num_samples = len(prompt.token_ids), len(sample_indices)
+    rows = [[*prompt.token_ids, 10 + index, 0] for index in sample_indices]
+    mask = torch.tensor(([False] * num_prompt + [True, True]) * num_samples, dtype=torch.bool)
+    scores = torch.tensor(list(rewards or ()), dtype=torch.float64)
+    return RolloutGroup(
+        prompt=prompt,
+        sample_indices=tuple(sample_indices),
+        token_ids=torch.tensor([token for row in rows for token in row], dtype=torch.int64),
+        lengths=torch.full((num_samples,), num_prompt + 2, dtype=torch.int64),
+        loss_mask=mask,
+        generator_logprobs=torch.where(mask, -0.5, 0.0),
+        weight_versions=torch.where(mask, version, -1),
+        responses=tuple(f"sample {index}" for index in sample_indices),
+        finish_reasons=("stop",) * num_samples,
+        rewards=scores,
+        reward_parts={"fake": scores} if rewards is not None else {},
+        failures=failures,
+    )

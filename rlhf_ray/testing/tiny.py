@@ -1,0 +1,58 @@
+"""Model folders that are made in a fraction of a second, for tests.
+
+They are untrained: they say nothing sensible, but load in transformers and in vLLM like any
+other model. See `rlhf_ray.models.builtin` for a tiny model that has learned something.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rlhf_ray.models.tiny_llama import TinySizes, new_tiny_llama, save_folder
+from rlhf_ray.models.tiny_tokenizer import train_tokenizer
+
+TINY = TinySizes(hidden=64, intermediate=128, num_layers=2)
+
+_TEXTS = (
+    "What is the sum of these numbers?",
+    "The answer to the question is not known to them.",
+    "Where is my order, and when will that be here?",
+    "Thank you for the question. We are sorry that this is late.",
+)
+
+
+def tiny_random(
+    folder: Path,
+    *,
+    seed: int = 0,
+    tied: bool = True,
+    vocab_size: int = 320,
+    sizes: TinySizes = TINY,
+) -> Path:
+    """An untrained Llama and a byte-level tokenizer with a chat template, in `folder`.
+
+    Args:
+        seed: of the weights; the tokenizer is always the same.
+        tied: whether input embedding and head share their weights.
+        vocab_size: largest vocabulary; at least 260 (bytes and specials).
+
+    Returns:
+        `folder`.
+    """
+    tokenizer = train_tokenizer(_TEXTS, vocab_size=vocab_size)
+    model = new_tiny_llama(tokenizer, seed=seed, sizes=sizes, tied=tied)
+    save_folder(folder, model, tokenizer)
+    return folder
+
+
+def tiny_without_round_trip(folder: Path, *, seed: int = 0, tied: bool = True) -> Path:
+    """As `tiny_random`, with a tokenizer that does not give back the ids it decoded.
+
+    It folds case before it encodes, but has ids for capital letters, which a model can sample:
+    `encode(decode(ids))` then has other ids, and `decode(encode(text))` is other text. A system
+    that passes text where it should pass ids trains on tokens that were never sampled.
+    """
+    tokenizer = train_tokenizer(_TEXTS, vocab_size=320, lowercase=True)
+    model = new_tiny_llama(tokenizer, seed=seed, sizes=TINY, tied=tied)
+    save_folder(folder, model, tokenizer)
+    return folder

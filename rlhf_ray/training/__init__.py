@@ -1,0 +1,1 @@
+"""Learner, critic and reference on DeepSpeed."""

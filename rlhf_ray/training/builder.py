@@ -1,0 +1,71 @@
+"""From what the roles computed for a batch to the experience of every rank."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rlhf_ray.config.algorithm import AlgorithmConfig
+from rlhf_ray.observe.rollout_log import write_rollouts
+from rlhf_ray.records import RolloutGroup, TokenValues
+from rlhf_ray.training.experience import ExperienceBatch, RankPlan, build_experience
+
+
+class ExperienceBuilder:
+    """Builds experience and writes rollout files, away from the driver.
+
+    Args:
+        learner, critic: how the ranks of each share the work; None without a critic.
+        old_is_current: rollouts are on-policy and there is one optimiser step per batch.
+        seed: of the run.
+    """
+
+    def __init__(
+        self,
+        *,
+        algorithm: AlgorithmConfig,
+        learner: RankPlan,
+        critic: RankPlan | None,
+        old_is_current: bool,
+        seed: int,
+    ) -> None:
+        self._algorithm = algorithm
+        self._learner = learner
+        self._critic = critic
+        self._old_is_current = old_is_current
+        self._seed = seed
+
+    def build(
+        self,
+        *,
+        step: int,
+        kl_coefficient: float,
+        groups: Sequence[RolloutGroup],
+        reference: Sequence[Sequence[TokenValues]],
+        values: Sequence[Sequence[TokenValues]],
+        old: Sequence[Sequence[TokenValues]],
+    ) -> ExperienceBatch:
+        """Experience of one batch; per role, what each of its ranks computed (none: not asked)."""
+        return build_experience(
+            groups,
+            reference=_joined(reference),
+            values=_joined(values),
+            old=_joined(old),
+            old_is_current=self._old_is_current,
+            algorithm=self._algorithm,
+            kl_coefficient=kl_coefficient,
+            learner=self._learner,
+            critic=self._critic,
+            seed=self._seed,
+            step=step,
+        )
+
+    def write_rollouts(self, path: Path, groups: Sequence[RolloutGroup]) -> None:
+        """Write every sample of these groups to `path`."""
+        write_rollouts(path, groups)
+
+
+def _joined(per_rank: Sequence[Sequence[TokenValues]]) -> list[TokenValues] | None:
+    if not per_rank:
+        return None
+    return [values for rank in per_rank for values in rank]

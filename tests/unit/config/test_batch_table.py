@@ -1,0 +1,68 @@
+"""The batch table against numbers computed by hand."""
+
+from __future__ import annotations
+
+from rlhf_ray.config.batch_table import BatchRow, batch_table, render_rows
+from rlhf_ray.config.load import load_config
+
+UNEVEN = [
+    "recipe=demo",
+    "algorithm=ppo",
+    "num_steps=10",
+    "prompts_per_step=15",
+    "samples_per_prompt=7",
+    "max_staleness=1",
+    "algorithm.num_epochs=2",
+    "algorithm.num_mini_batches=4",
+    "generation.num_engines=4",
+    "generation.max_num_seqs=20",
+    "training.num_ranks=2",
+    "training.max_tokens_per_micro_batch=200",
+    "critic.num_ranks=3",
+    "critic.max_tokens_per_micro_batch=38",
+    "reference.max_tokens_per_micro_batch=380",
+]
+
+
+def _values(overrides):
+    return {row.name: row.value for row in batch_table(load_config(overrides))}
+
+
+def test_demo():
+    values = _values(["recipe=demo"])
+    assert values["samples per step"] == "128"
+    assert values["batches in flight"] == "1"
+    assert values["longest sample"] == "38"
+    assert values["optimiser steps per step"] == "1"
+    assert values["samples per optimiser step"] == "128"
+    assert values["samples in all"] == "7,680"
+    assert not any(name.startswith("critic") for name in values)
+
+
+def test_uneven_sizes_are_rounded_up():
+    values = _values(UNEVEN)
+    assert values["samples per step"] == "105"
+    assert values["batches in flight"] == "2"
+    # 30 prompts in flight over 4 engines.
+    assert values["prompts per engine"] == "8"
+    # 210 samples in flight, 4 x 20 places.
+    assert values["samples generated at once"] == "80"
+    assert values["optimiser steps per step"] == "8"
+    # 105 / 4
+    assert values["samples per optimiser step"] == "27"
+    assert values["tokens per optimiser step"] == "1,026"
+    # 27 samples on 2 ranks; 200 // 38 = 5 of them in a micro-batch.
+    assert values["learner: samples per rank"] == "14"
+    assert values["learner: micro-batches per rank"] == "3"
+    assert values["critic: samples per rank"] == "9"
+    assert values["critic: micro-batches per rank"] == "9"
+    # The reference scores the whole batch once.
+    assert values["reference: samples per rank"] == "105"
+    assert values["reference: micro-batches per rank"] == "11"
+    assert values["optimiser steps in all"] == "80"
+    assert values["samples in all"] == "1,050"
+
+
+def test_rendering_is_aligned():
+    text = render_rows([BatchRow("a", "1", "x"), BatchRow("long name", "1,000", "")])
+    assert text.splitlines() == ["a              1  x", "long name  1,000"]

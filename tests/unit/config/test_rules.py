@@ -1,0 +1,358 @@
+"""Every cross-field rule: what breaks it, what the message says, and that its way out works."""
+
+from __future__ import annotations
+
+import pytest
+
+from rlhf_ray.config.errors import ConfigError
+from rlhf_ray.config.load import load_config, read_config
+from rlhf_ray.config.rules import ALL_RULES, cross_field_problems
+from rlhf_ray.config.schema import all_keys, group_names
+
+GPU = ["generation=gpu", "training=gpu"]
+COLOCATED_GPU = ["placement=colocated", *GPU]
+
+# (name, overrides on top of recipe=demo that are fine, what breaks the rule, fragments of the
+# message, what the message says to do)
+CASES = [
+    ("no model", [], ["model.path="], ["model.path is empty", "recipe=demo"], ["model.path=a/b"]),
+    ("no data", [], ["data.path="], ["data.path is empty"], ["data.path=rows.jsonl"]),
+    (
+        "no reward",
+        [],
+        ["reward.functions=[]"],
+        ["reward.functions is empty", "[exact_match]"],
+        ["reward.functions=[length]"],
+    ),
+    (
+        "reward entry",
+        [],
+        ["reward.functions=[{path:length,wight:1}]"],
+        ["reward.functions[0]", "'wight'", "'weight'"],
+        ["reward.functions=[{path:length,weight:1}]"],
+    ),
+    (
+        "answer column",
+        [],
+        ["data.answer_column=null"],
+        ["data.answer_column=null", "exact_match"],
+        ["data.answer_column=answer"],
+    ),
+    ("output", [], ["output_dir="], ["output_dir is empty"], ["output_dir=x"]),
+    ("store", [], ["output_dir=s3://a/b"], ["output_dir=s3://a/b", "folder"], ["output_dir=/b"]),
+    ("resume", [], ["resume="], ["resume is empty", "auto or never"], ["resume=never"]),
+    (
+        "request deadline",
+        [],
+        ["deadlines.request_s=700"],
+        ["deadlines.request_s=700.0", "deadlines.generate_s=600.0"],
+        ["deadlines.request_s=600"],
+    ),
+    (
+        "reward deadline",
+        [],
+        ["reward.timeout_s=700"],
+        ["reward.timeout_s=700.0", "deadlines.generate_s=600.0"],
+        ["reward.timeout_s=600"],
+    ),
+    (
+        "learner budget",
+        [],
+        ["training.max_tokens_per_micro_batch=37"],
+        ["training.max_tokens_per_micro_batch=37", "32", "6", "at least 38"],
+        ["training.max_tokens_per_micro_batch=38"],
+    ),
+    (
+        "critic budget",
+        ["algorithm=ppo"],
+        ["critic.max_tokens_per_micro_batch=37"],
+        ["critic.max_tokens_per_micro_batch=37", "at least 38"],
+        ["critic.max_tokens_per_micro_batch=38"],
+    ),
+    (
+        "reference budget",
+        [],
+        ["reference.max_tokens_per_micro_batch=37"],
+        ["reference.max_tokens_per_micro_batch=37", "at least 38"],
+        ["reference.max_tokens_per_micro_batch=38"],
+    ),
+    (
+        "mini-batches",
+        [],
+        ["algorithm.num_mini_batches=129"],
+        ["algorithm.num_mini_batches=129", "128 samples", "prompts_per_step=16"],
+        ["algorithm.num_mini_batches=128"],
+    ),
+    (
+        "learner ranks",
+        ["algorithm.num_mini_batches=32"],
+        ["training.num_ranks=5"],
+        ["training.num_ranks=5", "only 4 samples", "at most 4"],
+        ["training.num_ranks=4"],
+    ),
+    (
+        "critic ranks",
+        ["algorithm=ppo", "algorithm.num_mini_batches=32"],
+        ["critic.num_ranks=5"],
+        ["critic.num_ranks=5", "at most 4"],
+        ["critic.num_ranks=4"],
+    ),
+    (
+        "reference ranks",
+        [],
+        ["reference.num_ranks=129"],
+        ["reference.num_ranks=129", "at most 128"],
+        ["reference.num_ranks=128"],
+    ),
+    (
+        "engines",
+        ["max_staleness=1"],
+        ["generation.num_engines=33"],
+        ["generation.num_engines=33", "at most 32 prompts"],
+        ["generation.num_engines=32"],
+    ),
+    (
+        "group of one",
+        [],
+        ["samples_per_prompt=1"],
+        ["samples_per_prompt=1", "at least 2", "algorithm=ppo"],
+        ["samples_per_prompt=2"],
+    ),
+    (
+        "learner warm-up",
+        ["algorithm.num_mini_batches=2"],
+        ["training.warmup_steps=121"],
+        ["training.warmup_steps=121", "only 120", "num_steps=60 x 2"],
+        ["training.warmup_steps=120"],
+    ),
+    (
+        "critic warm-up of the rate",
+        ["algorithm=ppo"],
+        ["critic.warmup_steps=61"],
+        ["critic.warmup_steps=61", "at most 60"],
+        ["critic.warmup_steps=60"],
+    ),
+    (
+        "critic steps without a critic",
+        [],
+        ["algorithm.critic_warmup_steps=3"],
+        ["algorithm.critic_warmup_steps=3", "advantage=group", "algorithm=ppo"],
+        ["algorithm.critic_warmup_steps=0"],
+    ),
+    (
+        "critic steps to the end",
+        ["algorithm=ppo"],
+        ["algorithm.critic_warmup_steps=60"],
+        ["algorithm.critic_warmup_steps=60", "num_steps=60"],
+        ["algorithm.critic_warmup_steps=59"],
+    ),
+    (
+        "engine step and sample",
+        ["generation.max_num_seqs=16"],
+        ["generation.max_num_batched_tokens=37"],
+        ["generation.max_num_batched_tokens=37", "at least 38"],
+        ["generation.max_num_batched_tokens=38"],
+    ),
+    (
+        "engine step and sequences",
+        [],
+        ["generation.max_num_batched_tokens=127"],
+        ["generation.max_num_batched_tokens=127", "max_num_seqs=128"],
+        ["generation.max_num_batched_tokens=128"],
+    ),
+    (
+        "response limits",
+        [],
+        ["generation.min_response_tokens=7"],
+        ["generation.min_response_tokens=7", "max_response_tokens=6"],
+        ["generation.min_response_tokens=6"],
+    ),
+    ("stop", [], ["generation.stop=['']"], ["generation.stop", "empty"], ["generation.stop=[a]"]),
+    (
+        "cache",
+        [],
+        ["generation.kv_cache_gib=null"],
+        ["generation.kv_cache_gib=null", "set it"],
+        ["generation.kv_cache_gib=1"],
+    ),
+    (
+        "part of a GPU and ranks of an engine",
+        ["generation.tensor_parallel_size=2"],
+        ["generation.num_gpus=0.5"],
+        ["generation.num_gpus=0.5", "tensor_parallel_size=2"],
+        ["generation.num_gpus=1"],
+    ),
+    (
+        "engine argument",
+        [],
+        ["generation.extra_engine_args.max-model-len=9"],
+        ["generation.extra_engine_args.max-model-len", "data.max_prompt_tokens"],
+        ["generation.extra_engine_args={block_size:32}"],
+    ),
+    (
+        "parameter offload",
+        [],
+        ["training.offload_parameters=true"],
+        ["training.offload_parameters=true", "training.zero_stage=3", "not 0"],
+        ["training.offload_parameters=true", "training.zero_stage=3"],
+    ),
+    (
+        "parameter offload of the reference",
+        [],
+        ["reference.offload_parameters=true"],
+        ["reference.offload_parameters=true", "reference.zero_stage=3"],
+        ["reference.offload_parameters=true", "reference.zero_stage=3"],
+    ),
+    (
+        "optimizer offload",
+        [],
+        ["training.offload_optimizer=true"],
+        ["training.offload_optimizer=true", "1, 2 or 3"],
+        ["training.offload_optimizer=true", "training.zero_stage=1"],
+    ),
+    (
+        "stage of the reference",
+        [],
+        ["reference.zero_stage=2"],
+        ["reference.zero_stage=2", "use 0, or 3"],
+        ["reference.zero_stage=3"],
+    ),
+    (
+        "part of a GPU and ranks",
+        ["training.num_ranks=2"],
+        ["training.num_gpus=0.5"],
+        ["training.num_gpus=0.5", "training.num_ranks=2"],
+        ["training.num_gpus=1"],
+    ),
+    (
+        "flash attention",
+        ["algorithm.kl_coefficient=0"],
+        ["model.attention=flash_attention_2"],
+        ["model.attention=flash_attention_2", "training.num_gpus=0.0", "model.attention=sdpa"],
+        ["model.attention=sdpa"],
+    ),
+    (
+        "flash attention of the reference",
+        GPU,
+        ["model.attention=flash_attention_2", "reference.dtype=float32"],
+        ["reference.dtype=float32"],
+        ["model.attention=flash_attention_2", "reference.dtype=bfloat16"],
+    ),
+    (
+        "colocated and stale",
+        ["placement=colocated"],
+        ["max_staleness=1"],
+        ["max_staleness=1", "placement=disaggregated"],
+        ["max_staleness=0"],
+    ),
+    (
+        "colocated on a GPU and a CPU",
+        ["placement=colocated"],
+        ["training.num_gpus=1"],
+        ["generation.num_gpus=0.0", "training.num_gpus=1.0"],
+        ["training.num_gpus=0"],
+    ),
+    (
+        "colocated on a part of a GPU",
+        COLOCATED_GPU,
+        ["training.num_gpus=0.5", "generation.num_gpus=0.5"],
+        ["generation.num_gpus=0.5", "to 1"],
+        ["training.num_gpus=1", "generation.num_gpus=1"],
+    ),
+    (
+        "colocated devices",
+        [*COLOCATED_GPU, "generation.tensor_parallel_size=2", "generation.num_engines=2"],
+        ["training.num_ranks=2"],
+        ["training.num_ranks=2", "set it to 4", "num_engines=2", "tensor_parallel_size=2"],
+        ["training.num_ranks=4"],
+    ),
+    (
+        "colocated stage",
+        COLOCATED_GPU,
+        ["training.zero_stage=1"],
+        ["training.zero_stage=1", "stage 2 or 3"],
+        ["training.zero_stage=3"],
+    ),
+    (
+        "adaptive from nothing",
+        ["algorithm.kl_coefficient=0"],
+        ["algorithm.kl_controller=adaptive"],
+        ["algorithm.kl_coefficient=0", "kl_controller=fixed"],
+        ["algorithm.kl_controller=adaptive", "algorithm.kl_coefficient=0.05"],
+    ),
+    (
+        "k1 in the loss",
+        [],
+        ["algorithm.kl_estimator=k1"],
+        ["algorithm.kl_estimator=k1", "k2 or k3", "kl_placement=reward"],
+        ["algorithm.kl_estimator=k1", "algorithm.kl_placement=reward"],
+    ),
+]
+# A base that is fine only together with the repair (the rule has two sides).
+NOT_FINE_ALONE = {"colocated devices"}
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "base", "breaking", "fragments", "repair"), CASES, ids=[case[0] for case in CASES]
+)
+def test_rule(name, base, breaking, fragments, repair):
+    base = ["recipe=demo", *base]
+    if name not in NOT_FINE_ALONE:
+        load_config(base)
+    with pytest.raises(ConfigError) as caught:
+        load_config([*base, *breaking])
+    message = str(caught.value)
+    assert [fragment for fragment in fragments if fragment not in message] == []
+    assert "\n" not in message, "one problem, one line"
+    load_config([*base, *repair])
+
+
+def _broken_rules(base, breaking):
+    config = read_config(["recipe=demo", *base, *breaking])
+    return [rule for rule in ALL_RULES if list(rule.problems(config))]
+
+
+def test_every_rule_has_a_case():
+    covered = {id(rule) for _, base, breaking, _, _ in CASES for rule in _broken_rules(base, breaking)}
+    assert [rule.about for rule in ALL_RULES if id(rule) not in covered] == []
+
+
+@pytest.mark.parametrize(
+    ("base", "breaking"), [(case[1], case[2]) for case in CASES], ids=[case[0] for case in CASES]
+)
+def test_a_rule_is_not_asked_about_a_value_that_was_not_understood(base, breaking):
+    config = read_config(["recipe=demo", *base, *breaking])
+    keys = {_known_key(_key(override)) for override in breaking}
+    assert cross_field_problems(config, without=keys) == []
+
+
+def _known_key(name: str) -> str:
+    return next(key for key in all_keys() if name == key or name.startswith(key + "."))
+
+
+def test_rules_name_keys_that_exist():
+    known = {*all_keys(), *group_names()}
+    assert [key for rule in ALL_RULES for key in rule.keys if key not in known] == []
+
+
+def test_roles_that_do_not_run_are_not_held_to_rules():
+    idle = ["algorithm.kl_coefficient=0", "reference.zero_stage=2", "reference.num_ranks=1000"]
+    load_config(["recipe=demo", *idle, "critic.max_tokens_per_micro_batch=1"])
+
+
+def test_all_problems_are_in_one_message():
+    with pytest.raises(ConfigError) as caught:
+        load_config(
+            ["recipe=demo", "num_steps=x", "training.zero_stage=9", "algorithm.kl_estimator=k1"]
+        )
+    message = str(caught.value)
+    assert message.startswith("the configuration is wrong in 3 places:\n")
+    assert [line.split(":")[0] for line in message.splitlines()[1:]] == [
+        "  - num_steps=x",
+        "  - training.zero_stage=9",
+        "  - algorithm.kl_estimator=k1",
+    ]

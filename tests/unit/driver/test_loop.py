@@ -1,0 +1,252 @@
+"""The loop over fakes: the order of its stages, and what it remembers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from rlhf_ray.algorithms.kl_controller import KLController, fixed_kl_controller
+from rlhf_ray.cluster.calls import Call
+from rlhf_ray.config.errors import RunFailed
+from rlhf_ray.driver.failure_budget import FailureBudget
+from rlhf_ray.driver.loop import Loop, LoopState, train
+from rlhf_ray.driver.pipeline import Batch, PipelineSettings, RolloutPipeline
+from rlhf_ray.driver.scorers import NoScores, Scorers
+from rlhf_ray.driver.trainer import NoCritic, Trainer, TrainerSettings
+from rlhf_ray.driver.turns import OwnDevices, SharedDevices, Turns
+from rlhf_ray.publish.gate import FidelityError, Probe
+from rlhf_ray.publish.publisher import Publisher, PublishSettings
+from rlhf_ray.testing.fakes import FakeGenerators, FakePrompts, FakeRewards, InProcessWatch, done
+
+PROBE = Probe(sequences=((1, 2, 3), (4, 5)))
+LOGPROBS = [[-1.0, -2.0], [-0.5]]
+
+
+class Receivers(FakeGenerators):
+    """Engines that also take weights; `corrupt` shifts what engine 1 computes of the probe."""
+
+    def __init__(self, log: list[str], num_engines: int = 2) -> None:
+        super().__init__(num_engines)
+        self.events = log
+        self.corrupt = 0.0
+        self.lost_version = False
+
+    def generate(self, engine: int, prompt: Any, sample_indices: tuple[int, ...]) -> Call:
+        self.events.append("generate")
+        return super().generate(engine, prompt, sample_indices)
+
+    def begin_update(self) -> list[Call]:
+        return self._event("begin_update")
+
+    def load_bucket(self, bucket: Any) -> list[Call]:
+        return self._event(f"load {bucket}")
+
+    def finish_update(self, version: int) -> list[Call]:
+        self.version = version
+        return self._event("finish_update")
+
+    def weight_version(self) -> list[Call]:
+        version = self.version - 1 if self.lost_version else self.version
+        return [done("generator", i, signal=version) for i in range(len(self.names))]
+
+    def score_sequences(self, sequences: list[tuple[int, ...]]) -> list[Call]:
+        assert tuple(sequences) == PROBE.sequences
+        shifts = [0.0, self.corrupt]
+        return [
+            done("generator", i, signal=[[x + shift for x in row] for row in LOGPROBS])
+            for i, shift in enumerate(shifts)
+        ]
+
+
+class Policy:
+    """A learner that notes what it is asked."""
+
+    def __init__(self, log: list[str]) -> None:
+        self.events = log
+        self.coefficients: list[float] = []
+
+    def update(self, experiences: Sequence[Any], *, kl_coefficient: float) -> list[Call]:
+        self.events.append("update")
+        self.coefficients.append(kl_coefficient)
+        return [done("learner", 0, signal={"policy/loss": 0.5})]
+
+    def weight_buckets(self, bucket_bytes: int) -> tuple[Call, list[Call]]:
+        return done("learner", 0, signal=["a", "b"]), []
+
+    def score_sequences(self, sequences: list[tuple[int, ...]]) -> list[Call]:
+        return [done("learner", 0, signal=LOGPROBS)]
+
+    def offload_states(self) -> list[Call]:
+        self.events.append("offload")
+        return []
+
+    def reload_states(self) -> list[Call]:
+        self.events.append("reload")
+        return []
+
+
+class Experience:
+    """A builder that reports a KL of 12 nats."""
+
+    def build(self, *, step: int, kl_coefficient: float, **parts: Any) -> Call:
+        return done("builder", 0, signal={"kl/reference": 12.0}, payload=(("e",), ()))
+
+
+class Notes:
+    def __init__(self) -> None:
+        self.steps: list[tuple[int, dict[str, float]]] = []
+        self.phases: list[str] = []
+
+    def phase(self, name: str) -> None:
+        self.phases.append(name)
+
+    def step_done(self, step: int, batch: Batch, metrics: dict[str, float]) -> None:
+        self.steps.append((step, metrics))
+
+
+class Saver:
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def save_if_due(self, state: LoopState, pipeline: RolloutPipeline) -> None:
+        self.steps.append(state.step)
+
+
+class World:
+    """A loop over fakes with all parts at hand."""
+
+    def __init__(
+        self, *, num_steps: int = 1, colocated: bool = False, critic_warmup_steps: int = 0
+    ) -> None:
+        self._num_steps = num_steps
+        self.log: list[str] = []
+        self.watch = InProcessWatch()
+        self.engines, self.policy = Receivers(self.log), Policy(self.log)
+        self.notes, self.saver = Notes(), Saver()
+        turns: Turns = OwnDevices()
+        if colocated:
+            turns = SharedDevices(
+                engines=self.engines, trained=(self.policy,), watch=self.watch, timeout_s=1.0
+            )
+        self.loop = Loop(
+            pipeline=RolloutPipeline(
+                prompts=FakePrompts(),
+                generators=self.engines,
+                rewards=FakeRewards(),
+                watch=self.watch,
+                failure_budget=FailureBudget(0.1),
+                settings=PipelineSettings(
+                    num_steps=num_steps,
+                    prompts_per_step=1,
+                    samples_per_prompt=2,
+                    max_staleness=0,
+                    generate_timeout_s=1.0,
+                ),
+            ),
+            scorers=Scorers(
+                reference=NoScores(),
+                critic=NoScores(),
+                old=NoScores(),
+                watch=self.watch,
+                timeout_s=1.0,
+            ),
+            trainer=Trainer(
+                builder=Experience(),
+                learner=self.policy,
+                critic=NoCritic(),
+                watch=self.watch,
+                settings=TrainerSettings(
+                    build_timeout_s=1.0,
+                    update_timeout_s=1.0,
+                    critic_warmup_steps=critic_warmup_steps,
+                ),
+            ),
+            publisher=Publisher(
+                source=self.policy,
+                receivers=self.engines,
+                watch=self.watch,
+                probe=PROBE,
+                settings=PublishSettings(
+                    bucket_bytes=1, probe_every=1, probe_tolerance=1e-3, timeout_s=1.0
+                ),
+            ),
+            turns=turns,
+            watch=self.watch,
+            observer=self.notes,
+            saver=self.saver,
+        )
+
+    def train(self, controller: KLController | None = None) -> LoopState:
+        state = LoopState(step=0, kl_controller=controller or fixed_kl_controller(0.1))
+        train(self.loop, state, num_steps=self._num_steps)
+        return state
+
+
+STEP = ["hold", "generate", "release", "update", "begin_update", "load a", "load b"]
+
+
+def test_one_step_in_order():
+    world = World()
+    world.train()
+    assert world.log == [*STEP, "finish_update"]
+    ((step, metrics),) = world.notes.steps
+    assert step == 1
+    assert world.saver.steps == [1]
+    assert metrics["publish/version"] == 1.0
+    assert metrics["publish/probe_gap_max"] == 0.0
+    assert metrics["policy/loss"] == 0.5
+    assert metrics["reward/mean"] == 0.5
+    assert set(metrics) >= {f"time/{n}_s" for n in ("step", "generate", "score", "update")}
+    assert world.notes.phases == ["generate", "reference", "update", "publish", "checkpoint"]
+
+
+def test_colocated_roles_take_turns():
+    world = World(colocated=True)
+    world.train()
+    assert world.log == [
+        *["hold", "generate", "release", "sleep", "reload", "update", "wake_up"],
+        *["begin_update", "load a", "load b", "finish_update", "offload"],
+    ]
+
+
+def test_the_next_batch_is_started_after_the_publish_and_sampled_by_the_new_weights():
+    world = World(num_steps=3)
+    world.train()
+    staleness = [metrics["rollout/staleness_max"] for _, metrics in world.notes.steps]
+    assert staleness == [0.0, 0.0, 0.0]
+    assert world.log == [*STEP, "finish_update"] * 3
+
+
+def test_only_the_critic_learns_in_its_warm_up():
+    world = World(num_steps=3, critic_warmup_steps=2)
+    world.train()
+    assert world.log.count("update") == 1
+
+
+def test_the_coefficient_follows_the_controller():
+    world = World(num_steps=3)
+    state = world.train(KLController(coefficient=0.1, target=6.0, horizon=10))
+    # 12 nats against 6: the error is clipped to 0.2, and 2 samples of 10 move it by 4 %.
+    expected = [0.1, 0.104, 0.104 * 1.04]
+    assert world.policy.coefficients == pytest.approx(expected)
+    assert state.kl_controller.coefficient == pytest.approx(expected[-1] * 1.04)
+
+
+@pytest.mark.parametrize("gap", [2e-3, -2e-3, math.nan])
+def test_an_engine_that_differs_ends_the_run(gap):
+    world = World()
+    world.engines.corrupt = gap
+    with pytest.raises(FidelityError, match="engine 1"):
+        world.train()
+    assert isinstance(FidelityError("x"), RunFailed)
+    assert not world.notes.steps
+
+
+def test_an_engine_that_kept_its_old_version_ends_the_run():
+    world = World()
+    world.engines.lost_version = True
+    with pytest.raises(FidelityError, match="version 0, not 1"):
+        world.train()

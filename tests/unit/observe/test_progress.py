@@ -1,0 +1,129 @@
+"""What appears on a screen, wide, narrow or none at all."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+import re
+import subprocess
+import sys
+
+import pytest
+
+from rlhf_ray.observe.live import LiveProgress
+from rlhf_ray.observe.progress import OffProgress, PlainProgress, duration, make_progress
+
+METRICS = {
+    "reward/mean": 0.4321,
+    "publish/probe_gap_max": 2.14e-6,
+    "tokens/generated": 1024.0,
+    "time/step_s": 2.0,
+}
+
+
+def test_plain_lines() -> None:
+    stream = io.StringIO()
+    progress = PlainProgress(60, stream)
+    progress.phase("starting workers")
+    progress.phase("starting workers")
+    progress.phase("generate")
+    progress.message("[batch] table")
+    progress.step_done(1, METRICS)
+    progress.phase("update")
+    progress.step_done(2, {**METRICS, "time/step_s": 4.0})
+    progress.step_done(3, {})
+    progress.close()
+    assert stream.getvalue().splitlines() == [
+        "[0:00] starting workers",
+        "[0:00] generate",
+        "[batch] table",
+        "step 1/60  reward 0.432  gap 2.1e-06  512 tokens/s  left 1:58",
+        "step 2/60  reward 0.432  gap 2.1e-06  256 tokens/s  left 2:54",
+        "step 3/60  reward -  gap -  - tokens/s  left 2:51",
+    ]
+
+
+def test_time_left_follows_the_last_ten_steps() -> None:
+    stream = io.StringIO()
+    progress = PlainProgress(100, stream)
+    for step in range(1, 51):
+        progress.step_done(step, {**METRICS, "time/step_s": 60.0 if step <= 40 else 1.0})
+    assert stream.getvalue().splitlines()[-1].endswith("left 0:50")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (125, "2:05"), (3725, "1:02:05")]
+)
+def test_duration(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize("columns", [120, 40, 12, 3])
+def test_live_display_fits_any_width(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("LINES", "24")
+    stream = io.StringIO()
+    progress = LiveProgress(60, stream)
+    progress.phase("generate")
+    progress.step_done(7, METRICS)
+    progress.message("[red] is no markup here")
+    progress.close()
+    progress.close()
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
+    lines = re.split(r"[\r\n]+", text)
+    assert max(map(len, lines)) <= columns
+    if columns == 120:
+        assert "[red] is no markup here" in lines
+        assert any(line.startswith("step 7/60") for line in lines)
+        assert "reward 0.432  gap 2.1e-06  512 tokens/s  left 1:46" in [x.strip() for x in lines]
+        assert any(line.startswith("generate 0:00  run 0:00") for line in lines)
+
+
+def test_live_display_needs_no_steps() -> None:
+    progress = LiveProgress(0, io.StringIO())
+    progress.close()
+
+
+def test_off_shows_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    progress = make_progress("off", 1, sys.stdout)
+    assert isinstance(progress, OffProgress)
+    progress.phase("generate")
+    progress.message("text")
+    progress.step_done(1, METRICS)
+    progress.close()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_unknown_mode_is_refused() -> None:
+    with pytest.raises(ValueError, match="progress is 'loud'; it must be one of auto"):
+        make_progress("loud", 1, io.StringIO())
+
+
+def test_auto_is_plain_where_there_is_no_terminal() -> None:
+    assert isinstance(make_progress("auto", 1, io.StringIO()), PlainProgress)
+
+
+@pytest.mark.parametrize(("term", "kind"), [("xterm", "LiveProgress"), ("dumb", "PlainProgress")])
+def test_auto_looks_at_the_terminal(term: str, kind: str) -> None:
+    code = (
+        "import sys\nfrom rlhf_ray.observe.progress import make_progress\n"
+        "progress = make_progress('auto', 1, sys.stdout)\nprogress.close()\n"
+        "print(type(progress).__name__, file=sys.stderr)"
+    )
+    controller, terminal = pty.openpty()
+    try:
+        result = subprocess.run(
+            [sys.executable, "-c", code],
+            stdin=terminal,
+            stdout=terminal,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=True,
+            env={**os.environ, "TERM": term},
+        )
+    finally:
+        os.close(controller)
+        os.close(terminal)
+    assert result.stderr.strip() == kind

@@ -1,0 +1,89 @@
+"""The samples of a step as lines of JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from rlhf_ray.observe.rollout_log import rollout_path, rollout_rows, write_rollouts
+from rlhf_ray.records import Prompt, RolloutGroup
+
+
+def scored_group(responses: tuple[str, str] = ("hé", "no\nline\u2028")) -> RolloutGroup:
+    """Two samples of two prompt tokens; the first was sampled over three publishes."""
+    mask = torch.tensor([False, False, True, True, True, True, False, False, True])
+    versions = torch.tensor([-1, -1, 4, 4, 5, 7, -1, -1, 5])
+    return RolloutGroup(
+        prompt=Prompt(
+            prompt_id="e0-r3",
+            stream_index=3,
+            text="<user>Hi<assistant>",
+            token_ids=(1, 2),
+            answer=None,
+            source="test",
+            seed=0,
+            columns={},
+        ),
+        sample_indices=(0, 2),
+        token_ids=torch.arange(9),
+        lengths=torch.tensor([6, 3]),
+        loss_mask=mask,
+        generator_logprobs=torch.zeros(9),
+        weight_versions=versions,
+        responses=responses,
+        finish_reasons=("length", "stop"),
+        rewards=torch.tensor([0.1, 1.0], dtype=torch.float64),
+        reward_parts={"exact": torch.tensor([0.0, 2.0], dtype=torch.float64)},
+        failures=(),
+    )
+
+
+def test_rows() -> None:
+    assert rollout_rows([scored_group()]) == [
+        {
+            "prompt_id": "e0-r3",
+            "prompt": "<user>Hi<assistant>",
+            "sample_index": 0,
+            "response": "hé",
+            "reward": 0.1,
+            "reward_parts": {"exact": 0.0},
+            "weight_versions": [[4, 2], [5, 1], [7, 1]],
+            "finish_reason": "length",
+            "response_tokens": 4,
+        },
+        {
+            "prompt_id": "e0-r3",
+            "prompt": "<user>Hi<assistant>",
+            "sample_index": 2,
+            "response": "no\nline\u2028",
+            "reward": 1.0,
+            "reward_parts": {"exact": 2.0},
+            "weight_versions": [[5, 1]],
+            "finish_reason": "stop",
+            "response_tokens": 1,
+        },
+    ]
+
+
+def test_the_file_has_one_line_per_sample_and_no_partial_one_beside_it(tmp_path: Path) -> None:
+    path = rollout_path(tmp_path, 12)
+    assert path == tmp_path / "rollouts" / "step_000012.jsonl"
+    groups = [scored_group(), scored_group(("\udc80", ""))]
+    write_rollouts(path, groups)
+    with path.open(encoding="utf-8") as file:
+        assert [json.loads(line) for line in file] == rollout_rows(groups)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+    path = rollout_path(tmp_path, 1)
+    write_rollouts(path, [scored_group()])
+    before = path.read_text()
+    group = scored_group()
+    group.rewards[1] = float("nan")
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_rollouts(path, [group])
+    assert path.read_text() == before

@@ -1,0 +1,192 @@
+"""Entries of `reward.functions`: how they are read, found without an import, and loaded."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rlhf_ray.config.errors import RequestError
+from rlhf_ray.config.reward import RewardConfig
+from rlhf_ray.rewards import RewardSample
+from rlhf_ray.rewards.entries import read_functions
+from rlhf_ray.rewards.load import check_functions, load_reward, with_absolute_paths
+
+SAMPLE = RewardSample(
+    prompt_id="e0-r0",
+    sample_index=0,
+    prompt="",
+    response="abcd",
+    answer=None,
+    source="",
+    columns={},
+    finish_reason="stop",
+)
+
+
+def test_defaults_of_an_entry() -> None:
+    entries = read_functions(
+        [
+            "exact_match",
+            "package.module:score",
+            "folder/rewards.py:Judge",
+            {"path": "length", "name": "short", "weight": -2, "arguments": {"limit": 5}},
+        ]
+    )
+    assert [(e.path, e.name, e.weight, e.arguments) for e in entries] == [
+        ("exact_match", "exact_match", 1.0, {}),
+        ("package.module:score", "score", 1.0, {}),
+        ("folder/rewards.py:Judge", "Judge", 1.0, {}),
+        ("length", "short", -2.0, {"limit": 5}),
+    ]
+    assert read_functions(entries) == entries
+
+
+WRONG_ENTRIES = [
+    ([], "reward.functions is empty; name a built-in"),
+    (["exact_mach"], r"functions\[0\]: there is no built-in reward 'exact_mach', did you mean "
+     "'exact_match'"),
+    (["a/b.py:"], "names no function: after the colon stands ''"),
+    (["a/b.txt:f"], "'a/b.txt' in 'a/b.txt:f' is neither a module nor a .py file"),
+    ([7], r"functions\[0\] is 7; name a built-in"),
+    ([{"name": "x"}], r"functions\[0\]\.path is None"),
+    ([{"path": "length", "wieght": 2}], "unknown key 'wieght', did you mean 'weight'"),
+    ([{"path": "length", "limit": 2}], "arguments of the function go under `arguments`"),
+    ([{"path": "length", "weight": float("nan")}], "weight is nan; it must be a finite number"),
+    ([{"path": "length", "weight": True}], "weight is True"),
+    ([{"path": "length", "weight": "1"}], "weight is '1'"),
+    ([{"path": "length", "name": "a b"}], "name is 'a b'; it becomes the metric reward/<name>"),
+    ([{"path": "length", "name": "mean"}], "reward/mean is the metric of the whole reward"),
+    ([{"path": "length", "arguments": [1]}], r"arguments is \[1\]; it must be a mapping"),
+    (["length", "length"], r"functions\[0\] and \[1\] are both named 'length'"),
+    ([{"path": "length", "weight": 0}], "every reward would be 0"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("functions", "message"), WRONG_ENTRIES)
+def test_wrong_entries_are_refused(functions: list, message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        read_functions(functions)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("{file}:leters", "defines no 'leters', did you mean 'letters'"),
+        ("{file}:later", "is an async function"),
+        ("{file}x.py:letters", "pyx.py does not exist, did you mean 'user_rewards.py'"),
+        ("no_such_package.rewards:f", "there is no module 'no_such_package' in this environment"),
+        ("rlhf_ray.rewards.no_such:f", "there is no module 'rlhf_ray.rewards.no_such'"),
+        ("rlhf_ray.rewards.entries:read_function", "did you mean 'read_functions'"),
+        ({"path": "{file}:letters", "arguments": {"skale": 2}}, "no argument 'skale', did you mean "
+         "'scale'; its arguments are: scale"),
+        ("{file}:Prefix", "needs the argument 'text'"),
+        ("regular_expression", "needs the argument 'pattern'"),
+        ({"path": "length", "arguments": {"limt": 2}}, "no argument 'limt', did you mean 'limit'"),
+        ({"path": "length", "arguments": {"limit": 0}}, "limit is 0; it must be a whole number"),
+        ("{folder}/broken.py:f", r"broken.py, line 2, is not Python"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_found_is_refused_before_anything_is_imported(
+    entry: str | dict, message: str, user_rewards: str, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.py").write_text("x = 1\ndef f(:\n")
+
+    def fill(text: str) -> str:
+        return text.format(file=user_rewards, folder=tmp_path)
+
+    entry = fill(entry) if isinstance(entry, str) else {**entry, "path": fill(entry["path"])}
+    with pytest.raises(RequestError, match=message):
+        check_functions([entry])
+
+
+def test_the_check_runs_no_user_code(tmp_path: Path) -> None:
+    file = tmp_path / "rewards.py"
+    file.write_text(
+        "raise RuntimeError('imported')\n"
+        "try:\n    from fast import score\nexcept ImportError:\n    def score(sample): return 0\n"
+        "a, (b, c) = 1, (2, 3)\n"
+    )
+    for name in ("score", "b", "c"):
+        check_functions([f"{file}:{name}"])
+    with pytest.raises(RequestError, match="defines no 'd'"):
+        check_functions([f"{file}:d"])
+    with pytest.raises(RequestError, match="cannot be imported: RuntimeError: imported"):
+        load_reward(check_functions([f"{file}:score"])[0])
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from somewhere import *\n",
+        "def __getattr__(name): return len\n",
+        "@decorate\ndef f(sample): ...\n",
+        "class f(Base): ...\n",
+        "def f(sample, **options): ...\n",
+    ],
+)
+def test_the_check_lets_through_what_the_source_does_not_tell(source: str, tmp_path: Path) -> None:
+    (tmp_path / "r.py").write_text(source)
+    check_functions([{"path": f"{tmp_path}/r.py:f", "arguments": {"anything": 1}}])
+
+
+def test_a_function_with_arguments_and_a_class(user_rewards: str) -> None:
+    function, instance = (
+        load_reward(entry)
+        for entry in read_functions(
+            [
+                {"path": f"{user_rewards}:letters", "arguments": {"scale": 0.5}, "weight": 3},
+                {"path": f"{user_rewards}:Prefix", "arguments": {"text": "ab"}},
+            ]
+        )
+    )
+    assert (function.name, function.weight, function.function(SAMPLE)) == ("letters", 3.0, 2.0)
+    assert instance.function(SAMPLE) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"path": "{file}:Refuses", "arguments": {"size": 9}}, "ValueError: size 9 is too large"),
+        ({"path": "{file}:CONSTANT"}, "is a int; name a function, or a class"),
+        ({"path": "pathlib:Path"}, "cannot be called; give the class a method __call__"),
+        ({"path": "{file}:nothing"}, "defines no 'nothing'"),
+    ],
+)
+def test_what_cannot_be_loaded_is_refused(entry: dict, message: str, user_rewards: str) -> None:
+    entry = {**entry, "path": entry["path"].format(file=user_rewards)}
+    with pytest.raises(RequestError, match=message):
+        load_reward(read_functions([entry])[0])
+
+
+def test_files_get_absolute_paths(monkeypatch: pytest.MonkeyPatch, user_rewards: str) -> None:
+    monkeypatch.chdir(Path(user_rewards).parent)
+    reward = with_absolute_paths(
+        RewardConfig(functions=["exact_match", "user_rewards.py:letters"], timeout_s=3)
+    )
+    assert [entry["path"] for entry in reward.functions] == [
+        "exact_match",
+        f"{user_rewards}:letters",
+    ]
+    assert reward.timeout_s == 3
+
+
+def test_a_file_may_import_its_neighbours(tmp_path: Path) -> None:
+    (tmp_path / "neighbour_of_rewards.py").write_text("VALUE = 4\n")
+    file = tmp_path / "rewards.py"
+    file.write_text("import neighbour_of_rewards\ndef f(s): return neighbour_of_rewards.VALUE\n")
+    reward = load_reward(read_functions([f"{file}:f"])[0])
+    assert reward.function(SAMPLE) == 4
+
+
+def test_neither_reading_nor_the_child_loads_heavy_libraries() -> None:
+    code = (
+        "import sys, rlhf_ray.rewards.child, rlhf_ray.rewards.load\n"
+        "print([name for name in ('torch', 'ray', 'vllm', 'numpy') if name in sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert result.stdout.strip() == "[]"
