@@ -23,6 +23,7 @@ class Generator(ActorProcess):
     """One vLLM engine."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
+        super().__init__()
         self._settings = settings
 
     async def start(self, gpu_ids: tuple[str, ...]) -> None:
@@ -76,6 +77,7 @@ class Reward(ActorProcess):
     """One reward worker."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
+        super().__init__()
         from rlhf_ray.rewards.worker import RewardWorker
 
         self._worker = RewardWorker(**settings)
@@ -126,6 +128,7 @@ class Learner(_Trained):
     """One rank of the policy in training."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
+        super().__init__()
         from rlhf_ray.training.learner import Learner as Worker
 
         self._worker = Worker(**settings)
@@ -137,10 +140,12 @@ class Learner(_Trained):
         return self._worker.update(experiences, kl_coefficient=kl_coefficient)
 
     def weight_buckets(self, bucket_bytes: int) -> Iterator[Any]:
-        """A stream; the rank that calls it gives the weights away."""
+        """A stream of signals and buckets; the rank that is asked gives the weights away."""
         from rlhf_ray.publish.bucket import pack_buckets
 
-        yield from pack_buckets(self._worker.named_weights(), bucket_bytes)
+        for bucket in pack_buckets(self._worker.named_weights(), bucket_bytes):
+            yield None
+            yield bucket
 
     def join_gathering(self) -> None:
         """Take part in the gathering of sharded weights for the rank that gives them away."""
@@ -155,6 +160,7 @@ class Critic(_Trained):
     """One rank of the critic."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
+        super().__init__()
         from rlhf_ray.training.critic import Critic as Worker
 
         self._worker = Worker(**settings)
@@ -167,6 +173,7 @@ class Reference(_Ranked):
     """One rank of the frozen reference."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
+        super().__init__()
         from rlhf_ray.training.reference import Reference as Worker
 
         self._worker = Worker(**settings)
@@ -176,6 +183,7 @@ class Builder(ActorProcess):
     """Turns scored groups into experience, and writes them down."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
+        super().__init__()
         from rlhf_ray.training.builder import ExperienceBuilder
 
         self._worker = ExperienceBuilder(**settings)

@@ -18,6 +18,9 @@ from rlhf_ray.cluster.process import ProcessInfo, ProcessKey
 _TAIL_BYTES = 20_000
 _STACK_WAIT_S = 1.0
 _REMOTE_TIMEOUT_S = 20.0
+_RAY_FRAMES = ("/ray/_private/", "/ray/util/tracing/")
+# Frames of threads that wait for work.
+_IDLE_FRAMES = ("/threading.py", "/concurrent/futures/thread.py", "/ray/")
 
 
 def tail_log(info: ProcessInfo, num_lines: int) -> str:
@@ -47,7 +50,7 @@ def dump_stacks(info: ProcessInfo) -> str:
             time.sleep(0.1)  # the rest of the threads
             with path.open(errors="replace") as file:
                 file.seek(before)
-                return _without_ray_frames(file.read())
+                return _own_stacks(file.read())
     return "it did not write its stacks"
 
 
@@ -89,12 +92,12 @@ def _read_end(path: str) -> str:
         return file.read().decode(errors="replace")
 
 
-def _without_ray_frames(stacks: str) -> str:
-    """The worker's own threads and frames; every Ray process has the same others."""
-    kept = []
+def _own_stacks(stacks: str) -> str:
+    """Threads that do something, without the frames that every Ray process has."""
+    threads = []
     for thread in stacks.split("\n\n"):
-        if "gc_collect_manager" in thread:
-            continue
-        lines = thread.splitlines()
-        kept += [line for line in lines if f"{os.sep}ray{os.sep}_private" not in line]
-    return "\n".join(line for line in kept if "tracing_helper" not in line)
+        headline, *frames = thread.strip().splitlines() or [""]
+        frames = [frame for frame in frames if not any(part in frame for part in _RAY_FRAMES)]
+        if any(not any(part in frame for part in _IDLE_FRAMES) for frame in frames):
+            threads.append("\n".join([headline, *frames]))
+    return "\n".join(threads) or "idle: waiting for work"

@@ -142,9 +142,9 @@ class Learners(TrainedRanks):
     def weight_buckets(self, bucket_bytes: int) -> tuple[Call, list[Call]]:
         """A stream of bucket references from rank 0; and the other ranks' part in it."""
         first = self._members[0]
-        # Two buckets at most exist at a time: one under way, one being packed.
+        # Two buckets at most exist at a time, one under way and one packed, with their signals.
         stream = first.handle.weight_buckets.options(
-            num_returns="streaming", _generator_backpressure_num_objects=2
+            num_returns="streaming", _generator_backpressure_num_objects=4
         ).remote(bucket_bytes)
         others = [_call(m, m.handle.join_gathering.remote()) for m in self._members[1:]]
         return Call(member=first.name, signal=stream, payload=None), others

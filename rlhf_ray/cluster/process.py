@@ -12,6 +12,8 @@ from pathlib import Path
 import psutil
 import ray
 
+from rlhf_ray.observe.quiet import quiet_worker
+
 # A process by id and time of creation, so that a reused id is not mistaken for it.
 ProcessKey = tuple[int, float]
 
@@ -35,7 +37,10 @@ class ProcessInfo:
 
 
 class ActorProcess:
-    """Mixed into every actor class."""
+    """Base of every actor class; its constructor comes before any heavy import."""
+
+    def __init__(self) -> None:
+        quiet_worker()
 
     def process_info(self) -> ProcessInfo:
         """Identify this process, and let SIGUSR1 write its Python stacks to stderr."""

@@ -85,17 +85,21 @@ class Supervisor:
     def stream(self, call: Call, *, phase: str, timeout_s: float) -> Iterator[Any]:
         """References to what a generator method yields; each in time, none fetched.
 
+        The method yields a small signal before every item: the signal is fetched, so that an
+        error is that of the source and not of whoever consumes the item.
+
         Raises:
             RunFailed: the worker died, failed, or an item was not there in time.
         """
-        while True:
-            ready, _ = ray.wait([call.signal], timeout=timeout_s, fetch_local=False)
-            if not ready:
-                raise self._late([call], phase, timeout_s)
-            try:
-                yield next(call.signal)
-            except StopIteration:
-                return
+        while (signal := self._next_of(call, phase, timeout_s)) is not None:
+            self._fetch(Call(member=call.member, signal=signal, payload=None), [], phase)
+            yield self._next_of(call, phase, timeout_s)
+
+    def _next_of(self, call: Call, phase: str, timeout_s: float) -> Any | None:
+        ready, _ = ray.wait([call.signal], timeout=timeout_s, fetch_local=False)
+        if not ready:
+            raise self._late([call], phase, timeout_s)
+        return next(call.signal, None)
 
     def _fetch(self, call: Call, pending: Sequence[Call], phase: str) -> Any:
         try:

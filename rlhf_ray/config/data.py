@@ -14,15 +14,12 @@ class DataConfig:
     path: str = setting(
         "",
         "A file (.jsonl, .json, .csv, .parquet), a folder written by "
-        "datasets.save_to_disk, a hub name, or package.module:iterable.",
+        "datasets.save_to_disk, a hub name (NAME or NAME:SUBSET), or package.module:iterable.",
     )
     format: str = setting(
         "auto",
         "Kind of source; auto decides by what `path` names.",
         choices=("auto", "jsonl", "json", "csv", "parquet", "saved", "hub", "python"),
-    )
-    subset: str | None = setting(
-        None, "Configuration of a hub data set that has several, such as main of openai/gsm8k."
     )
     split: str = setting("train", "Split of a hub or saved data set.")
     prompt_column: str = setting(

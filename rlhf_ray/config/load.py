@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from omegaconf import OmegaConf
 
@@ -15,8 +14,6 @@ from rlhf_ray.config.rules import cross_field_problems
 from rlhf_ray.config.run import Config
 
 __all__ = ["conf_dir", "group_choices", "load_config", "read_config", "to_yaml"]
-
-_Path = TypeVar("_Path", str, str | None)
 
 
 def load_config(overrides: Sequence[str]) -> Config:
@@ -70,11 +67,11 @@ def _make_paths_absolute(config: Config) -> None:
     if config.resume not in ("auto", "never"):
         config.resume = _absolute(config.resume)
     config.model.path = _absolute_if_found(config.model.path)
-    config.model.tokenizer_path = _absolute_if_found(config.model.tokenizer_path)
-    config.model.chat_template = _absolute_if_found(config.model.chat_template)
+    config.model.tokenizer_path = _optional(config.model.tokenizer_path)
+    config.model.chat_template = _optional(config.model.chat_template)
     config.data.path = _absolute_if_found(config.data.path)
-    config.critic.path = _absolute_if_found(config.critic.path)
-    config.reference.path = _absolute_if_found(config.reference.path)
+    config.critic.path = _optional(config.critic.path)
+    config.reference.path = _optional(config.reference.path)
 
 
 def _absolute(folder: str) -> str:
@@ -83,7 +80,11 @@ def _absolute(folder: str) -> str:
     return str(Path(folder).expanduser().absolute()) if is_folder else folder
 
 
-def _absolute_if_found(path: _Path) -> _Path:
+def _absolute_if_found(path: str) -> str:
     """A hub name, an import path or a file that is not there stays as it is."""
-    local = Path(path or "").expanduser()
+    local = Path(path).expanduser()
     return str(local.absolute()) if path and local.exists() else path
+
+
+def _optional(path: str | None) -> str | None:
+    return None if path is None else _absolute_if_found(path)

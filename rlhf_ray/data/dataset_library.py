@@ -54,9 +54,11 @@ def read_hub(path: str, split: str) -> Iterator[Row | BrokenRow]:
     """
     import datasets
 
-    name, _, subset = path.partition(":") if not Path(path).exists() else (path, "", "")
+    is_folder = Path(path).exists()
+    name, _, subset = (path, "", "") if is_folder else path.partition(":")
+    kind = "folder" if is_folder else "hub name"
     content = _explained(
-        f"data.path is {path!r}: it cannot be loaded as a data set (split {split!r})",
+        f"data.path is {path!r}: the {kind} cannot be loaded as a data set (split {split!r})",
         lambda: datasets.load_dataset(name, subset or None, split=split),
     )
     yield from _rows(content, Path(name).name)

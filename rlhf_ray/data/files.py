@@ -24,7 +24,9 @@ def read_jsonl(path: Path) -> Iterator[Row | BrokenRow]:
                 continue
             where = f"{path.name} line {line_number}"
             try:
-                yield row_from(json.loads(line.decode("utf-8-sig")), number=number, where=where)
+                yield row_from(
+                    json.loads(line.decode("utf-8-sig").strip()), number=number, where=where
+                )
             except json.JSONDecodeError as error:
                 problem = f"is not JSON: {error.msg} at column {error.colno}"
                 yield BrokenRow(number=number, where=where, problem=problem)

@@ -131,7 +131,7 @@ class _Rejects:
     examples: dict[str, str] = field(default_factory=dict)
 
     def bad_row(self, reason: str, where: str, problem: str) -> None:
-        message = f"{where} {problem}"
+        message = f"{where}: {problem}"
         if self.data.on_bad_row == "error":
             raise DataError(f"{message}. data.on_bad_row=skip leaves such rows out and counts them")
         self._count(reason, message)
@@ -184,7 +184,7 @@ def _rendered(
                 source=text_cell(row, data.source_column) if data.source_column else default_source,
             )
         except BadCell as error:
-            rejects.bad_row(INVALID, row.where, f": {error}")
+            rejects.bad_row(INVALID, row.where, str(error))
 
 
 def _unique(items: Iterable[_Rendered], rejects: _Rejects) -> Iterator[_Rendered]:

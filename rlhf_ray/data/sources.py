@@ -76,11 +76,13 @@ def source_format(data: DataConfig) -> str:
         )
     if is_import_path(data.path):
         return "python"
-    if is_hub_name(data.path):
+    # A hub that cannot be reached is asked for half a minute: not for what is a mistyped path.
+    owner, slash, _ = data.path.partition("/")
+    if slash and is_hub_name(data.path) and not Path(owner).is_dir():
         return "hub"
     raise DataError(
         f"data.path is {data.path!r}: no such file or folder, and neither a hub name (owner/name) "
-        "nor an import path (package.module:name)"
+        "nor an import path (package.module:name). data.format=hub asks the hub for it all the same"
     )
 
 

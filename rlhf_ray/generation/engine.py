@@ -7,17 +7,21 @@ import dataclasses
 import difflib
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlhf_ray.config.errors import RequestError, RunFailed
 from rlhf_ray.config.generation import GenerationConfig
 from rlhf_ray.config.model import ModelConfig
 from rlhf_ray.generation.environment import engine_environment
+from rlhf_ray.generation.errors import RequestFailed, engine_errors
 from rlhf_ray.generation.requirements import check_vllm
 from rlhf_ray.generation.results import FinishedSample, expand_spans, make_group
 from rlhf_ray.generation.sampling import sample_seed, sampling_arguments, scoring_arguments
 from rlhf_ray.publish.bucket import WeightBucket
 from rlhf_ray.records import FailureKind, Prompt, RolloutGroup, SampleFailure
+
+if TYPE_CHECKING:
+    from rlhf_ray.generation.requests import Submission
 
 _GIB = 1024**3
 
@@ -65,8 +69,8 @@ class GenerationEngine:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        from rlhf_ray.generation import requests
         from rlhf_ray.generation.bucket_sender import BucketSender
+        from rlhf_ray.generation.requests import EngineRequests
 
         arguments = self._engine_arguments()
         _refuse_unknown(
@@ -76,12 +80,23 @@ class GenerationEngine:
         self._tokenizer = AutoTokenizer.from_pretrained(
             arguments["tokenizer"], trust_remote_code=self._model.trust_remote_code
         )
-        self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        try:
+            config = AsyncEngineArgs(**arguments).create_engine_config()
+        except ValueError as error:
+            raise RequestError(
+                f"vLLM refuses the settings of generation and model: {error}"
+            ) from error
+        try:
+            self._llm = AsyncLLM.from_vllm_config(config, disable_log_stats=True)
+        except RuntimeError as error:
+            raise RunFailed(
+                f"generator {self._index}: vLLM did not start: {error}. The cause is in the "
+                "generator's log"
+            ) from error
         self._sender = BucketSender(self._llm)
-        self._errors = requests
         # Held by whoever has paused the engine: an update, or the start of held requests.
         self._pause = asyncio.Lock()
-        self._requests = requests.EngineRequests(
+        self._requests = EngineRequests(
             self._llm, pause=self._pause, engine_index=self._index, timeout_s=self._timeout_s
         )
         await self._llm.update_weight_version("0")
@@ -90,10 +105,12 @@ class GenerationEngine:
         """End vLLM's processes."""
         self._llm.shutdown()
         self._sender.close()
+        # vLLM's destructor fails with a traceback if it is left to the end of the interpreter.
+        del self._llm, self._sender, self._requests
 
     async def check(self) -> None:
         """Raises EngineLost when the engine process has ended."""
-        with self._errors.engine_errors(self._index):
+        with engine_errors(self._index):
             await self._llm.check_health()
 
     async def generate(
@@ -108,8 +125,16 @@ class GenerationEngine:
         Raises:
             EngineLost: the engine process has ended.
         """
+        submissions = {
+            sample_index: self._requests.submit(
+                prompt.token_ids,
+                sampling_arguments(self._generation, seed=sample_seed(prompt.seed, sample_index)),
+                order=(prompt.stream_index, sample_index),
+            )
+            for sample_index in sample_indices
+        }
         outcomes = await asyncio.gather(
-            *(self._sample(prompt, sample_index) for sample_index in sample_indices)
+            *(self._sample(prompt, index, submitted) for index, submitted in submissions.items())
         )
         samples = [outcome for outcome in outcomes if isinstance(outcome, FinishedSample)]
         failures = tuple(outcome for outcome in outcomes if isinstance(outcome, SampleFailure))
@@ -124,9 +149,11 @@ class GenerationEngine:
             EngineLost: the engine process has ended.
             RunFailed: a sequence was not scored, or not in time.
         """
-        return await asyncio.gather(
-            *(self._score(number, tokens) for number, tokens in enumerate(sequences))
-        )
+        submissions = [
+            self._requests.submit(tokens, scoring_arguments(), order=(-1, number))
+            for number, tokens in enumerate(sequences)
+        ]
+        return await asyncio.gather(*(self._score(submitted) for submitted in submissions))
 
     async def hold(self) -> None:
         """Let requests come, but start none until `release`."""
@@ -147,7 +174,7 @@ class GenerationEngine:
         computed again with the new ones: a token depends on one version of the weights alone.
         """
         await self._pause.acquire()
-        with self._errors.engine_errors(self._index):
+        with engine_errors(self._index):
             await self._llm.pause_generation(mode="keep", clear_cache=True)
             await self._llm.start_weight_update()
 
@@ -156,12 +183,12 @@ class GenerationEngine:
 
         The workers may still be loading it then: an error of theirs shows at the next call.
         """
-        with self._errors.engine_errors(self._index):
+        with engine_errors(self._index):
             await self._sender.send(bucket)
 
     async def finish_update(self, version: int) -> None:
         """All buckets were sent: use the new weights, call them `version`, go on."""
-        with self._errors.engine_errors(self._index):
+        with engine_errors(self._index):
             await self._sender.wait()
             await self._llm.finish_weight_update(weight_version=str(version))
             await self._llm.resume_generation()
@@ -169,19 +196,19 @@ class GenerationEngine:
 
     async def weight_version(self) -> int:
         """Version of the weights in use."""
-        with self._errors.engine_errors(self._index):
+        with engine_errors(self._index):
             return int(await self._llm.get_weight_version())
 
     async def sleep(self) -> None:
         """Give the GPU's memory to somebody else, when no request runs; nothing on a CPU."""
         if self._generation.num_gpus:
-            with self._errors.engine_errors(self._index):
+            with engine_errors(self._index):
                 await self._llm.sleep(level=1, mode="wait")
 
     async def wake_up(self) -> None:
         """Take the GPU's memory back."""
         if self._generation.num_gpus:
-            with self._errors.engine_errors(self._index):
+            with engine_errors(self._index):
                 await self._llm.wake_up()
 
     def _engine_arguments(self) -> dict[str, Any]:
@@ -210,20 +237,17 @@ class GenerationEngine:
             arguments["kv_cache_memory_bytes"] = int(generation.kv_cache_gib * _GIB)
         return arguments | generation.extra_engine_args
 
-    async def _sample(self, prompt: Prompt, sample_index: int) -> FinishedSample | SampleFailure:
-        arguments = sampling_arguments(
-            self._generation, seed=sample_seed(prompt.seed, sample_index)
-        )
+    async def _sample(
+        self, prompt: Prompt, sample_index: int, submission: Submission
+    ) -> FinishedSample | SampleFailure:
         kind, message = FailureKind.GENERATION_ERROR, ""
         try:
-            output = await self._requests.run(
-                prompt.token_ids, arguments, order=(prompt.stream_index, sample_index)
-            )
+            output = await self._requests.result(submission)
             completion = output.outputs[0]
             if completion.finish_reason in ("stop", "length"):
                 return self._finished(sample_index, completion)
             message = f"engine {self._index} ended it with {completion.finish_reason!r}"
-        except self._errors.RequestFailed as error:
+        except RequestFailed as error:
             message = str(error)
         except TimeoutError:
             kind = FailureKind.GENERATION_TIMEOUT
@@ -247,13 +271,13 @@ class GenerationEngine:
             finish_reason=completion.finish_reason,
         )
 
-    async def _score(self, number: int, tokens: tuple[int, ...]) -> list[float]:
+    async def _score(self, submission: Submission) -> list[float]:
         try:
-            output = await self._requests.run(tokens, scoring_arguments(), order=(-1, number))
-        except (self._errors.RequestFailed, TimeoutError) as error:
+            output = await self._requests.result(submission)
+        except (RequestFailed, TimeoutError) as error:
             raise RunFailed(
-                f"generator {self._index}: sequence {number} of {len(tokens)} tokens was not "
-                f"scored within {self._timeout_s:g} s: {error}"
+                f"generator {self._index}: a sequence of {len(submission.token_ids)} tokens was "
+                f"not scored within {self._timeout_s:g} s: {error}"
             ) from None
         return list(output.prompt_logprobs.logprobs)
 

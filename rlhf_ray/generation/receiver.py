@@ -7,6 +7,7 @@ memory (`segments.py`), so that one copy serves all ranks of the engine.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,7 @@ from vllm.model_executor.model_loader.reload import (
 )
 from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
 
+from rlhf_ray.generation.orphan import end_with_parent
 from rlhf_ray.generation.segments import open_segment
 from rlhf_ray.publish.bucket import unpack_flat
 
@@ -61,6 +63,9 @@ class ObjectStoreReceiver(WeightTransferEngine[ReceiverInit, BucketInfo]):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        # At every reload vLLM 0.32 warns of each layer without weights of its own (rotary
+        # embeddings, tied heads). What did not arrive is found by the fidelity gate.
+        logging.getLogger(finalize_layerwise_reload.__module__).setLevel(logging.ERROR)
         self._segments: dict[str, np.ndarray] = {}
 
     def init_transfer_engine(self, init_info: ReceiverInit) -> None:
@@ -132,5 +137,8 @@ def _mend_tied_head(model: nn.Module, device: torch.device) -> None:
 
 def register() -> None:
     """Make the backend known to vLLM; called in every vLLM process, maybe more than once."""
+    # vLLM 0.32 leaves its engine process behind, for good, when the process that started it is
+    # killed: that is how Ray ends an actor that does not end by itself.
+    end_with_parent()
     if BACKEND not in WeightTransferEngineFactory._registry:
         WeightTransferEngineFactory.register_engine(BACKEND, ObjectStoreReceiver)

@@ -20,6 +20,7 @@ from transformers import (
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.model import ModelConfig
 from rlhf_ray.models.location import check_location, explained, read_chat_template
+from rlhf_ray.models.quiet import without_progress_bars
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _MAX_NAMES = 5
@@ -132,7 +133,7 @@ def _load_weights(auto_class: Any, model: ModelConfig, dtype: str, what: str) ->
     check_location(model.path, "model.path", needs_config=True)
     if dtype not in _DTYPES:
         raise RequestError(f"dtype is {dtype!r}; it must be one of {', '.join(_DTYPES)}")
-    with explained(model.path, "model.path", what):
+    with explained(model.path, "model.path", what), without_progress_bars():
         loaded, info = auto_class.from_pretrained(
             model.path,
             dtype=_DTYPES[dtype],

@@ -66,9 +66,7 @@ def explained(path: str, key: str, what: str) -> Iterator[None]:
         raise
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:600]
-        where = (
-            "" if Path(path).is_dir() else " (no such folder here, so taken for a hub name)"
-        )
+        where = "" if Path(path).is_dir() else " (no such folder here, so taken for a hub name)"
         raise RequestError(f"{key} is {path!r}{where}: cannot load {what}: {reason}") from error
 
 

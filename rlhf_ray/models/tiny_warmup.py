@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rlhf_ray.models.folder import Report
 
-_IGNORED = -100
+IGNORED = -100
 _REPORT_EVERY_S = 5.0
 
 
@@ -75,8 +75,8 @@ def warm_up(
             for step in range(phase.num_steps):
                 for group in optimizer.param_groups:
                     group["lr"] = phase.learning_rate(step)
-                batches = rows.draw(settings.batch_size, generator)
-                loss = batch_loss(model, rows.prefix, batches)
+                tokens, labels = rows.draw(settings.batch_size, generator)
+                loss = batch_loss(model, rows.prefix, tokens, labels)
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
                 optimizer.step()
@@ -85,38 +85,23 @@ def warm_up(
     model.eval()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Batch:
-    """Rows of about the same length.
+def batch_loss(model: LlamaForCausalLM, prefix: Tensor, tokens: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy over the labelled positions.
 
-    Attributes:
-        tokens, labels [B, T]: padded on the right; labels are `_IGNORED` outside the answers.
+    The prefix runs once for the whole batch instead of once for each row, a quarter of the work
+    saved; gradients flow through its keys and values. Rows are padded on the right and attention
+    is causal, so that no mask is needed. The head runs on the labelled positions alone.
+
+    Args:
+        prefix [P]: the tokens that all rows begin with, which are not in `tokens`.
+        tokens, labels [B, T]: labels are `IGNORED` where there is nothing to learn.
     """
-
-    tokens: Tensor
-    labels: Tensor
-
-
-def batch_loss(model: LlamaForCausalLM, prefix: Tensor, batches: Sequence[_Batch]) -> Tensor:
-    """Mean cross-entropy over the labelled positions of all batches.
-
-    `prefix [P]` are the tokens that all rows begin with, and that are not in the batches: they
-    run once for the whole batch instead of once for each row, which is a third of the work, and
-    gradients flow through their keys and values. Rows are padded on the right and attention is
-    causal, so that no mask is needed. The head runs on the labelled positions alone.
-    """
-    losses = []
-    num_labels = 0
-    for batch in batches:
-        cache = model.model(input_ids=prefix[None], use_cache=True).past_key_values
-        cache.batch_repeat_interleave(batch.tokens.shape[0])
-        output = model.model(input_ids=batch.tokens[:, :-1], past_key_values=cache, use_cache=True)
-        targets = batch.labels[:, 1:]
-        labelled = targets != _IGNORED
-        logits = model.lm_head(output.last_hidden_state[labelled])
-        losses.append(F.cross_entropy(logits, targets[labelled], reduction="sum"))
-        num_labels += int(labelled.sum())
-    return torch.stack(losses).sum() / num_labels
+    cache = model.model(input_ids=prefix[None], use_cache=True).past_key_values
+    cache.batch_repeat_interleave(tokens.shape[0])
+    output = model.model(input_ids=tokens[:, :-1], past_key_values=cache, use_cache=True)
+    targets = labels[:, 1:]
+    labelled = targets != IGNORED
+    return F.cross_entropy(model.lm_head(output.last_hidden_state[labelled]), targets[labelled])
 
 
 class EncodedRows:
@@ -126,32 +111,30 @@ class EncodedRows:
         encoded = [encode_row(row.question, row.answer, tokenizer) for row in rows]
         # One prompt token stays in every row: it predicts the first token of the answer.
         shared = min(
-            len(os.path.commonprefix([tokens for tokens, _ in encoded])),
+            _num_shared([tokens for tokens, _ in encoded]),
             min(num_prompt for _, num_prompt in encoded) - 1,
         )
+        assert shared > 0, "the chat template begins every row with the same token"
         self.prefix = torch.tensor(encoded[0][0][:shared])
-        self._lengths = torch.tensor([len(tokens) - shared for tokens, _ in encoded])
-        longest = int(self._lengths.max())
+        longest = max(len(tokens) for tokens, _ in encoded) - shared
         self._tokens = torch.full((len(rows), longest), tokenizer.pad_token_id)
-        self._labels = torch.full((len(rows), longest), _IGNORED)
+        self._labels = torch.full((len(rows), longest), IGNORED)
         for index, (tokens, num_prompt) in enumerate(encoded):
             length, answer = len(tokens) - shared, num_prompt - shared
             self._tokens[index, :length] = torch.tensor(tokens[shared:])
             self._labels[index, answer:length] = torch.tensor(tokens[num_prompt:])
         self._weights = torch.tensor([row.weight for row in rows], dtype=torch.float64)
 
-    def draw(self, count: int, generator: torch.Generator) -> list[_Batch]:
-        """`count` rows, the short ones and the long ones apart, so that few are padded much."""
-        drawn = torch.multinomial(self._weights, count, replacement=True, generator=generator)
-        lengths = self._lengths[drawn]
-        middle = (int(lengths.min()) + int(lengths.max())) / 2
-        batches = []
-        for index in (drawn[lengths <= middle], drawn[lengths > middle]):
-            if index.shape[0]:
-                longest = int(self._lengths[index].max())
-                tokens, labels = self._tokens[index, :longest], self._labels[index, :longest]
-                batches.append(_Batch(tokens=tokens, labels=labels))
-        return batches
+    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Tokens and labels [count, T]."""
+        index = torch.multinomial(self._weights, count, replacement=True, generator=generator)
+        return self._tokens[index], self._labels[index]
+
+
+def _num_shared(sequences: Sequence[list[int]]) -> int:
+    """How many tokens all sequences begin with: as many as the least and the greatest share."""
+    pairs = zip(min(sequences), max(sequences), strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def encode_row(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.reward import RewardConfig, RewardFunctionConfig
@@ -103,8 +103,7 @@ def load_reward(entry: RewardFunctionConfig) -> LoadedReward:
 def _bind(entry: RewardFunctionConfig, target: FunctionTarget, found: Any) -> Reward:
     if not isinstance(found, type):
         _refuse_async(entry.name, target, inspect.iscoroutinefunction(found))
-        bound: Any = functools.partial(found, **entry.arguments)
-        return bound
+        return cast(Reward, functools.partial(found, **entry.arguments))
     try:
         instance = found(**entry.arguments)
     except Exception as error:
@@ -118,7 +117,7 @@ def _bind(entry: RewardFunctionConfig, target: FunctionTarget, found: Any) -> Re
             "method __call__(self, sample) that returns a number"
         )
     _refuse_async(entry.name, target, inspect.iscoroutinefunction(type(instance).__call__))
-    return instance
+    return cast(Reward, instance)
 
 
 def _refuse_async(name: str, target: FunctionTarget, is_async: bool) -> None:

@@ -70,6 +70,9 @@ def test_live_display_fits_any_width(columns: int, monkeypatch: pytest.MonkeyPat
     progress.message("[red] is no markup here")
     progress.close()
     progress.close()
+    # Cut, not wrapped: the last picture has three lines however narrow they are.
+    picture = stream.getvalue().rpartition("\x1b[2K")[2]
+    assert len(picture.splitlines()) == 3 + picture.endswith("\x1b[?25h")
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
     lines = re.split(r"[\r\n]+", text)
     assert max(map(len, lines)) <= columns

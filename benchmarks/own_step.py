@@ -1,0 +1,66 @@
+"""This project's own steps, read from the metrics of a run of the command.
+
+    python -m benchmarks.own_step MODEL REPEATS RESULT
+
+The work gives the time of a step and of a publish; the tiny model of the recipe `demo`, whose
+parts take hardly any time, gives what the driver adds to its parts.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.work import arguments, overrides, write_result
+
+_PARTS = ("generate", "score", "reference", "update", "publish")
+# First touch of memory, kernels chosen, caches of prompts filled.
+_WARM_UP_STEPS = 1
+_TINY_WARM_UP_STEPS, _TINY_STEPS = 5, 15
+
+
+def main() -> None:
+    model, repeats, result = arguments()
+    work = run(overrides(model), _WARM_UP_STEPS + repeats)[_WARM_UP_STEPS:]
+    tiny = run(["recipe=demo"], _TINY_WARM_UP_STEPS + _TINY_STEPS)[_TINY_WARM_UP_STEPS:]
+    measured = {
+        "step_s": [step["time/step_s"] for step in work],
+        "publish_s": [step["time/publish_s"] for step in work],
+        **{f"step_{part}_s": [step[f"time/{part}_s"] for step in work] for part in _PARTS},
+        "tiny_step_s": [step["time/step_s"] for step in tiny],
+        "overhead_s": [overhead(step) for step in tiny],
+    }
+    write_result(result, measured)
+
+
+def overhead(step: dict[str, Any]) -> float:
+    """What a step takes beyond its parts."""
+    return step["time/step_s"] - sum(step[f"time/{part}_s"] for part in _PARTS)
+
+
+def run(command: list[str], num_steps: int) -> list[dict[str, Any]]:
+    """The metrics of every step of a run of the command.
+
+    Raises:
+        subprocess.CalledProcessError: it failed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "run"
+        # The run ends by itself: its own deadlines bound every wait.
+        subprocess.run(
+            [
+                *(sys.executable, "-m", "rlhf_ray.main", *command),
+                *(f"num_steps={num_steps}", f"output_dir={output}", "observe.progress=off"),
+            ],
+            check=True,
+        )
+        lines = (output / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""torch alone: forward and backward of the work's tokens, at this project's own layout.
+
+    python -m benchmarks.raw_train MODEL REPEATS RESULT
+
+The same micro-batches, padded alike, the head on response positions only. No optimiser step, no
+clipping, no metrics.
+"""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch.nn import functional
+
+from benchmarks.work import arguments, rollout_group, work_config, work_prompts, write_result
+from rlhf_ray.models.loading import load_policy
+from rlhf_ray.records import Experience
+from rlhf_ray.training.experience import RankPlan, build_experience
+from rlhf_ray.training.layout import lay_out
+
+
+def main() -> None:
+    model_path, repeats, result = arguments()
+    config = work_config(model_path)
+    torch.set_num_threads(config.training.cpu_threads)
+    model = load_policy(config.model, dtype=config.training.dtype).eval()
+    vocab_size = model.get_input_embeddings().weight.shape[0]
+    batch = build_experience(
+        [rollout_group(prompt, vocab_size) for prompt in work_prompts(config)],
+        reference=None,
+        values=None,
+        old=None,
+        old_is_current=True,
+        algorithm=config.algorithm,
+        kl_coefficient=0.0,
+        learner=RankPlan(
+            num_ranks=1, max_tokens_per_micro_batch=config.training.max_tokens_per_micro_batch
+        ),
+        critic=None,
+        seed=0,
+        step=0,
+    )
+    ((experience,),) = batch.learner
+    forward_and_backward(model, experience)
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        forward_and_backward(model, experience)
+        seconds.append(time.perf_counter() - start)
+    write_result(result, {"raw_train_s": seconds})
+
+
+def forward_and_backward(model: torch.nn.Module, experience: Experience) -> None:
+    """The policy gradient of all micro-batches, accumulated and thrown away."""
+    for rows in experience.micro_batches:
+        batch = lay_out(experience.token_ids, experience.lengths, experience.loss_mask, rows)
+        decoder, head = model.get_decoder(), model.get_output_embeddings()
+        hidden = decoder(input_ids=batch.input_ids, use_cache=False).last_hidden_state
+        logits = head(hidden.flatten(0, 1)[batch.hidden_index])
+        losses = functional.cross_entropy(logits, batch.targets, reduction="none")
+        weighted = losses * experience.advantages[batch.token_index]
+        (weighted.sum() / experience.num_loss_tokens).backward()
+    model.zero_grad()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,244 @@
+"""Wrong requests, end to end: what the command says and the status it ends with.
+
+One table. A row is (name, arguments, exit status, fragments of the one message). The rows run in
+this process through `main`; a few of them again as a real command, with its time.
+"""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+
+import pytest
+
+from rlhf_ray.main import main
+
+WRONG = 2
+# Processor seconds, not wall: the machine that runs the tests may be busy with others.
+MAX_CPU_S = 5.0
+DEMO = "recipe=demo"
+
+MALFORMED_CONFIGURATIONS = [
+    # Keys and choices that do not exist.
+    ("unknown key", [DEMO, "num_step=3"], ["num_step: unknown key", "did you mean num_steps"]),
+    ("unknown group", [DEMO, "trainer.lr=1"], ["trainer.lr: unknown key", "--cfg job"]),
+    (
+        "misspelled group",
+        [DEMO, "trainig.learning_rate=1e-5"],
+        ["trainig.learning_rate: unknown key; did you mean training.learning_rate"],
+    ),
+    (
+        "misspelled key",
+        [DEMO, "generation.num_engine=2"],
+        ["did you mean generation.num_engines"],
+    ),
+    (
+        "key without its group",
+        [DEMO, "learning_rate=1e-5"],
+        ["did you mean training.learning_rate or critic.learning_rate"],
+    ),
+    ("added unknown key", [DEMO, "+foo=1"], ["foo: unknown key"]),
+    ("key below a value", [DEMO, "num_steps.a=1"], ["num_steps.a: unknown key"]),
+    ("Hydra's own key", [DEMO, "hydra.run.dir=x"], ["hydra.run.dir: unknown key"]),
+    ("unknown recipe", ["recipe=demmo"], ["recipe=demmo", "did you mean recipe=demo?", "gpu_7b"]),
+    ("unknown stage", [DEMO, "stage=plam"], ["stage=plam", "did you mean stage=plan?"]),
+    ("unknown placement", [DEMO, "placement=shared"], ["colocated, disaggregated"]),
+    ("unknown algorithm", [DEMO, "algorithm=dqn"], ["algorithm=dqn", "grpo, ppo"]),
+    ("value for a group", [DEMO, "critic=3"], ["critic=3", "critic.num_ranks=..."]),
+    # Forms that are not understood.
+    ("no value", [DEMO, "num_steps"], ["num_steps: is not of the form key=value"]),
+    ("no key", [DEMO, "=3"], ["=3: is not of the form key=value"]),
+    ("unquoted equals", [DEMO, "data.system_prompt=a=b"], ["data.system_prompt=a=b", "quotes"]),
+    ("open bracket", [DEMO, "generation.stop=[a"], ["generation.stop=[a", "cannot be read"]),
+    ("sweep", [DEMO, "num_steps=1,2"], ["num_steps=1,2", "one run takes one value"]),
+    ("removal", [DEMO, "~num_steps"], ["~num_steps", "cannot be removed"]),
+    ("package", [DEMO, "algorithm@critic=ppo"], ["algorithm@critic=ppo", "algorithm=NAME"]),
+    ("unknown option", [DEMO, "--multirun"], ["--multirun", "--help"]),
+    ("unknown kind of print", ["--cfg", "hydra"], ["'hydra'", "'job'"]),
+    ("interpolation", [DEMO, "seed=${nope}"], ["seed", "nope"]),
+    # Values of a wrong type.
+    ("text for a number", [DEMO, "num_steps=many"], ["num_steps=many: must be a whole number"]),
+    ("part of a step", [DEMO, "num_steps=1.5"], ["num_steps=1.5: must be a whole number"]),
+    ("truth for a number", [DEMO, "num_steps=true"], ["num_steps=true: must be a whole number"]),
+    ("text for a rate", [DEMO, "training.learning_rate=low"], ["=low: must be a number"]),
+    ("text for a truth", [DEMO, "dry_run=maybe"], ["dry_run=maybe: must be true or false"]),
+    ("null for a number", [DEMO, "num_steps=null"], ["num_steps=null: must be a whole number"]),
+    ("text for a list", [DEMO, "generation.stop=x"], ["must be a list of text", "[a,b]"]),
+    ("list for text", [DEMO, "model.path=[a]"], ["model.path=['a']: must be text"]),
+    ("text for a mapping", [DEMO, "generation.extra_engine_args=x"], ["mapping", "{a:1,b:2}"]),
+    # Values out of bounds.
+    ("no steps", [DEMO, "num_steps=0"], ["num_steps=0: must be at least 1 (steps)"]),
+    ("negative staleness", [DEMO, "max_staleness=-1"], ["max_staleness=-1", "at least 0"]),
+    ("huge seed", [DEMO, "seed=99999999999"], ["seed=99999999999", "at most 2147483647"]),
+    ("cold", [DEMO, "generation.temperature=0"], ["generation.temperature=0", "at least 0.01"]),
+    ("nucleus", [DEMO, "generation.top_p=1.5"], ["generation.top_p=1.5", "at most 1"]),
+    ("not a number", [DEMO, "training.learning_rate=nan"], ["must be a finite number"]),
+    ("infinite", [DEMO, "training.learning_rate=inf"], ["must be a finite number"]),
+    ("ZeRO stage", [DEMO, "training.zero_stage=4"], ["must be one of 0, 1, 2, 3"]),
+    ("number format", [DEMO, "training.dtype=float16"], ["must be one of float32, bfloat16"]),
+    ("estimator", [DEMO, "algorithm.kl_estimator=k4"], ["must be one of k1, k2, k3"]),
+    # Rules between keys; tests/unit/config/test_rules.py has all of them, with their way out.
+    ("nothing chosen", [], ["model.path is empty", "data.path is empty", "reward.functions is"]),
+    ("budget", [DEMO, "training.max_tokens_per_micro_batch=8"], ["raise it to at least 38"]),
+    ("mini-batches", [DEMO, "algorithm.num_mini_batches=500"], ["only 128 samples"]),
+    ("idle ranks", [DEMO, "training.num_ranks=200"], ["use at most 128 ranks"]),
+    ("idle engines", [DEMO, "generation.num_engines=20"], ["use at most 16 engines"]),
+    ("group of one", [DEMO, "samples_per_prompt=1"], ["needs at least 2"]),
+    ("warm-up", [DEMO, "num_steps=2"], ["training.warmup_steps=3", "only 2 optimiser steps"]),
+    ("critic warm-up", [DEMO, "algorithm.critic_warmup_steps=2"], ["use algorithm=ppo"]),
+    ("CPU cache", [DEMO, "generation.kv_cache_gib=null"], ["generation.kv_cache_gib=null"]),
+    ("offload", [DEMO, "training.offload_optimizer=true"], ["set zero_stage to 1, 2 or 3"]),
+    ("colocated", [DEMO, "placement=colocated", "max_staleness=1"], ["placement=disaggregated"]),
+    ("colocated GPUs", ["recipe=gpu_7b", "placement=colocated"], ["max_staleness=1"]),
+    (
+        "adaptive KL",
+        [DEMO, "algorithm.kl_controller=adaptive", "algorithm.kl_coefficient=0"],
+        ["algorithm.kl_coefficient=0", "kl_controller=fixed"],
+    ),
+    ("short responses", [DEMO, "generation.min_response_tokens=9"], ["max_response_tokens=6"]),
+    ("remote folder", [DEMO, "output_dir=s3://bucket/run"], ["is not a folder"]),
+    # Rewards.
+    ("unknown reward", [DEMO, "reward.functions=[exact]"], ["'exact'", "exact_match"]),
+    (
+        "reward without a path",
+        [DEMO, "reward.functions=[{weight:1}]"],
+        ["reward.functions[0].path"],
+    ),
+    ("reward weight", [DEMO, "reward.functions=[{path:length,weight:x}]"], ["[0].weight", "'x'"]),
+    ("twice the same", [DEMO, "reward.functions=[length,length]"], ["both named 'length'"]),
+    ("no answers", [DEMO, "data.answer_column=null"], ["data.answer_column=null"]),
+    # Several at once.
+    (
+        "several problems",
+        [DEMO, "num_step=3", "training.zero_stage=9", "num_steps=x", "seed=1,2"],
+        ["wrong in 4 places", "num_step:", "zero_stage=9", "num_steps=x", "seed=1,2"],
+    ),
+]
+
+# Files that the arguments below name; the commands run in the folder that holds them.
+GOOD_ROWS = '{"prompt": "What is 1+1?", "answer": "2"}\n'
+REWARD_CODE = "def score(sample):\n    return 0.0\n"
+INPUT_FILES = {
+    "good.jsonl": GOOD_ROWS,
+    "empty.jsonl": "",
+    "broken.jsonl": GOOD_ROWS + '{"prompt": \n',
+    "number.jsonl": GOOD_ROWS + '{"prompt": 7, "answer": "2"}\n',
+    "object.json": '{"rows": 3}',
+    "rows.txt": GOOD_ROWS,
+    "score.py": REWARD_CODE,
+    "broken.py": "def score(sample:\n",
+    "folder/readme.txt": "not a model",
+    "template.jinja": "{% for message in messages %}",
+}
+
+# What a stage reads before it starts a worker.
+MALFORMED_INPUTS = [
+    # Data.
+    ("no such file", ["data.path=god.jsonl"], ["god.jsonl", "good.jsonl"]),
+    ("empty file", ["data.path=empty.jsonl"], ["empty.jsonl has no rows"]),
+    ("broken line", ["data.path=broken.jsonl"], ["broken.jsonl line 2"]),
+    ("no text", ["data.path=number.jsonl"], ["number.jsonl line 2", "data.on_bad_row=skip"]),
+    ("not rows", ["data.path=object.json"], ["object.json must hold a list"]),
+    ("unknown suffix", ["data.path=rows.txt"], ["'.txt'", "data.format"]),
+    ("prompt column", ["data.prompt_column=promt"], ["data.prompt_column", "'promt'", "'prompt'"]),
+    ("answer column", ["data.answer_column=anser"], ["data.answer_column", "'anser'", "'answer'"]),
+    (
+        "long prompt",
+        ["data.max_prompt_tokens=3", "data.on_long_prompt=error"],
+        ["good.jsonl line 1", "data.max_prompt_tokens is 3", "data.on_long_prompt=skip"],
+    ),
+    ("only long prompts", ["data.max_prompt_tokens=3"], ["no prompt", "is left"]),
+    ("no module", ["data.path=no.such.module:rows"], ["no.such.module", "PYTHONPATH"]),
+    ("no iterable", ["data.path=rlhf_ray.data.builtin:sums"], ["no 'sums'", "small_sums"]),
+    # Rewards.
+    ("no reward file", ["reward.functions=[scor.py:score]"], ["scor.py does not exist"]),
+    ("no function", ["reward.functions=[score.py:scor]"], ["no 'scor'", "did you mean 'score'"]),
+    ("broken code", ["reward.functions=[broken.py:score]"], ["broken.py, line 1, is not Python"]),
+    (
+        "unknown argument",
+        ["reward.functions=[{path:length,arguments:{most:3}}]"],
+        ["no argument 'most'"],
+    ),
+    # Model and checkpoint.
+    ("no model", ["model.path=./nowhere/model"], ["./nowhere/model", "no such folder"]),
+    ("no model in it", ["model.path=folder"], ["model.path", "folder", "cannot load a tokenizer"]),
+    ("unknown built-in", ["model.path=builtin:arithmetik"], ["arithmetik", "arithmetic"]),
+    ("chat template", ["model.chat_template=template.jinja"], ["template"]),
+    ("no checkpoint", ["resume=folder"], ["folder", "COMMITTED"]),
+]
+
+
+def _check_message(status: int, err: str, fragments: list[str]) -> None:
+    assert status == WRONG
+    assert err.startswith("rlhf_ray: ")
+    assert err.count("rlhf_ray: ") == 1, "one message"
+    assert "Traceback" not in err
+    assert [fragment for fragment in fragments if fragment not in err] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragments"),
+    [row[1:] for row in MALFORMED_CONFIGURATIONS],
+    ids=[row[0] for row in MALFORMED_CONFIGURATIONS],
+)
+def test_configuration(arguments, fragments, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status = main(arguments)
+    out, err = capsys.readouterr()
+    _check_message(status, err, fragments)
+    assert out == ""
+    assert list(tmp_path.iterdir()) == [], "a refused request leaves nothing behind"
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    # Imported here: the configurations above are refused without torch.
+    from rlhf_ray.testing.tiny import tiny_random
+
+    return tiny_random(tmp_path_factory.mktemp("model"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragments"),
+    [row[1:] for row in MALFORMED_INPUTS],
+    ids=[row[0] for row in MALFORMED_INPUTS],
+)
+def test_input(arguments, fragments, model_folder, capfd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, text in INPUT_FILES.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    good = [DEMO, f"model.path={model_folder}", "data.path=good.jsonl", "output_dir=run"]
+    status = main([*good, *arguments])
+    _check_message(status, capfd.readouterr().err, fragments)
+    import ray
+
+    assert not ray.is_initialized()
+
+
+def test_the_table_is_long_enough():
+    rows = MALFORMED_CONFIGURATIONS + MALFORMED_INPUTS
+    assert len({row[0] for row in rows}) == len(rows) >= 40
+
+
+@pytest.mark.parametrize(
+    "name", ["unknown key", "budget", "unknown reward", "several problems", "nothing chosen"]
+)
+def test_as_a_command(name, tmp_path):
+    (row,) = [row for row in MALFORMED_CONFIGURATIONS if row[0] == name]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [sys.executable, "-m", "rlhf_ray.main", *row[1]],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        cwd=tmp_path,
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    _check_message(done.returncode, done.stderr, row[2])
+    assert done.stdout == ""
+    cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    assert cpu_s < MAX_CPU_S
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,179 @@
+"""Waiting for real actors: results, failures, deaths, deadlines."""
+
+from __future__ import annotations
+
+import time
+
+import psutil
+import pytest
+import ray
+from ray.util.placement_group import placement_group, remove_placement_group
+
+from rlhf_ray.cluster.calls import Call
+from rlhf_ray.cluster.launch import Launcher
+from rlhf_ray.cluster.resources import RolePlan
+from rlhf_ray.cluster.supervisor import Supervisor
+from rlhf_ray.config.errors import RunFailed
+from tests.ray.workers import Puppet
+
+NUM_PUPPETS = 2
+
+
+class Troupe:
+    """Two puppets under a supervisor, launched as a run launches its roles."""
+
+    def __init__(self) -> None:
+        self.group = placement_group([{"CPU": 0.2}] * NUM_PUPPETS)
+        ray.get(self.group.ready(), timeout=60)
+        self.supervisor = Supervisor()
+        self.launcher = Launcher(self.group, self.supervisor, timeout_s=60, stop_s=5)
+        plan = RolePlan(
+            role="puppet",
+            num_actors=NUM_PUPPETS,
+            num_cpus=0.1,
+            num_gpus=0,
+            bundle_indices=(0, 1),
+        )
+        for rank in range(NUM_PUPPETS):
+            self.launcher.create(plan, rank, Puppet, {"rank": rank})
+        self.members = self.launcher.members()
+        self.supervisor.begin_step(7)
+
+    def call(self, rank: int, reference) -> Call:
+        return Call(member=self.members[rank].name, signal=reference, payload=None)
+
+    def wait(self, *calls: Call, timeout_s: float = 30) -> list:
+        return self.supervisor.results(calls, phase="update", timeout_s=timeout_s)
+
+    def failure(self, *calls: Call, timeout_s: float = 30) -> str:
+        with pytest.raises(RunFailed) as caught:
+            self.wait(*calls, timeout_s=timeout_s)
+        return str(caught.value)
+
+
+@pytest.fixture
+def troupe():
+    troupe = Troupe()
+    yield troupe
+    troupe.launcher.close(orderly=False)
+    remove_placement_group(troupe.group)
+
+
+def handles(troupe: Troupe) -> list:
+    return [member.handle for member in troupe.members]
+
+
+def test_results_come_in_the_order_of_the_calls(troupe):
+    first, second = handles(troupe)
+    slow, fast = first.answer.remote("slow", 0.5), second.answer.remote("fast")
+    assert troupe.wait(troupe.call(0, slow), troupe.call(1, fast)) == ["slow", "fast"]
+
+
+def test_some_done_gives_what_is_there(troupe):
+    first, second = handles(troupe)
+    calls = [troupe.call(0, first.answer.remote(1, 20)), troupe.call(1, second.answer.remote(2))]
+    done = troupe.supervisor.some_done(calls, phase="generate", timeout_s=10)
+    assert done == [calls[1]]
+
+
+def test_actors_have_names_and_processes(troupe):
+    assert [str(member.name) for member in troupe.members] == ["puppet_0", "puppet_1"]
+    assert ray.get(ray.get_actor("puppet_1").answer.remote(3), timeout=10) == 3
+    pids = [member.info.pid for member in troupe.members]
+    assert len(set(pids)) == NUM_PUPPETS
+    assert all(psutil.pid_exists(pid) for pid in pids)
+
+
+def test_an_exception_names_the_worker_and_shows_its_log(troupe):
+    first, second = handles(troupe)
+    message = troupe.failure(
+        troupe.call(0, first.answer.remote(1)), troupe.call(1, second.fail.remote())
+    )
+    headline = message.splitlines()[0]
+    assert headline.startswith("puppet_1 failed (phase update, step 7): ValueError: the puppet has")
+    assert "a last word" in message
+    assert "--- stacks of puppet_0" in message
+
+
+def test_a_death_is_told_from_the_failure_that_it_causes(troupe):
+    first, second = handles(troupe)
+    message = troupe.failure(
+        troupe.call(0, first.fail.remote()), troupe.call(1, second.die.remote(0.5))
+    )
+    assert message.startswith("puppet_1 died (phase update, step 7)")
+    assert "the process is gone" in message
+
+
+def test_a_late_worker_is_named_with_its_stacks(troupe):
+    first, second = handles(troupe)
+    started = time.monotonic()
+    message = troupe.failure(
+        troupe.call(0, first.answer.remote(1)),
+        troupe.call(1, second.answer.remote(1, 60)),
+        timeout_s=2,
+    )
+    assert time.monotonic() - started < 20
+    assert message.startswith("puppet_1 did not answer in 2 s (phase update, step 7)")
+    assert "deadlines.update_s" in message
+    stacks = message.split("--- stacks of puppet_1:")[1]
+    assert "in answer" in stacks
+
+
+def test_a_stopped_worker_is_named_and_ended(troupe):
+    first, second = handles(troupe)
+    message = troupe.failure(
+        troupe.call(0, first.answer.remote(1)), troupe.call(1, second.stop.remote()), timeout_s=2
+    )
+    assert "puppet_1 did not answer" in message
+    assert "stopped (SIGSTOP)" in message
+    pid = troupe.members[1].info.pid
+    troupe.launcher.close(orderly=False)
+    assert not is_alive(pid)
+
+
+def test_close_ends_what_workers_have_started(troupe):
+    child = ray.get(troupe.members[0].handle.spawn.remote(), timeout=20)
+    assert is_alive(child)
+    troupe.launcher.remember_processes()
+    troupe.launcher.close(orderly=True)
+    assert not is_alive(child)
+    assert not any(is_alive(member.info.pid) for member in troupe.members)
+
+
+def streamed(troupe: Troupe, values: list, *, fail: bool) -> list:
+    """What puppet 1 makes of the items that puppet 0 streams."""
+    first, second = handles(troupe)
+    generator = first.stream.options(num_returns="streaming").remote(values, fail)
+    source = troupe.call(0, generator)
+    results = []
+    for item in troupe.supervisor.stream(source, phase="publish", timeout_s=20):
+        results += troupe.wait(troupe.call(1, second.answer.remote(item)))
+    return results
+
+
+def test_a_stream_arrives_item_by_item(troupe):
+    assert streamed(troupe, ["a", "b"], fail=False) == ["a", "b"]
+    assert streamed(troupe, [], fail=False) == []
+
+
+def test_the_error_of_a_stream_is_that_of_its_source(troupe):
+    with pytest.raises(RunFailed, match="^puppet_0 failed .*ValueError: the stream has failed"):
+        streamed(troupe, ["a"], fail=True)
+
+
+def test_a_payload_is_not_fetched_but_passed_on(troupe):
+    first, second = handles(troupe)
+    signal, payload = first.two.options(num_returns=2).remote("x")
+    call = Call(member=troupe.members[0].name, signal=signal, payload=payload)
+    assert troupe.wait(call) == ["x"]
+    passed_on = troupe.call(1, second.answer.remote(call.payload))
+    assert troupe.wait(passed_on) == [["x"] * 3]
+
+
+def is_alive(pid: int) -> bool:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+            return False
+        time.sleep(0.1)
+    return True

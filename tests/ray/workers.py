@@ -1,0 +1,56 @@
+"""A worker that does what a test tells it to."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from rlhf_ray.cluster.process import ActorProcess
+
+
+class Puppet(ActorProcess):
+    """Every way in which a worker can end or not end."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        super().__init__()
+        self.settings = settings
+
+    def answer(self, value: Any, after_s: float = 0.0) -> Any:
+        time.sleep(after_s)
+        return value
+
+    def two(self, value: Any) -> tuple[Any, Any]:
+        return value, [value] * 3
+
+    def fail(self, after_s: float = 0.0) -> None:
+        time.sleep(after_s)
+        print("a last word", flush=True)
+        raise ValueError("the puppet has failed")
+
+    def die(self, after_s: float = 0.0) -> None:
+        time.sleep(after_s)
+        print("a last word", flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def stop(self) -> None:
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    def spawn(self) -> int:
+        """A child that nobody waits for."""
+        command = [sys.executable, "-c", "import time; time.sleep(600)"]
+        return subprocess.Popen(command, start_new_session=True).pid
+
+    def stream(self, values: list[Any], fail: bool = False) -> Iterator[Any]:
+        for value in values:
+            yield None
+            yield value
+        if fail:
+            raise ValueError("the stream has failed")
+
+    def close(self) -> None:
+        pass

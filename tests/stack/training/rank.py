@@ -1,0 +1,130 @@
+"""One process of the training tests: the roles that its scenarios start, and what they measure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from deepspeed.utils import safe_get_full_grad
+from torch import Tensor
+
+from rlhf_ray.config.algorithm import AlgorithmConfig
+from rlhf_ray.config.model import ModelConfig
+from rlhf_ray.config.training import CriticConfig, ReferenceConfig, TrainingConfig
+from rlhf_ray.training.critic import Critic
+from rlhf_ray.training.learner import Learner
+from rlhf_ray.training.reference import Reference
+from tests.stack.training.samples import (
+    KL_COEFFICIENT,
+    SPLITS,
+    TEMPERATURE,
+    load_samples,
+    make_experience,
+)
+
+TOTAL_OPTIMIZER_STEPS = 10
+LEARNER = {"learning_rate": 1e-2, "weight_decay": 0.1, "warmup_steps": 3, "schedule": "cosine"}
+
+
+class Rank:
+    """This process. Every role has a process group of its own, on the next port.
+
+    Args:
+        folder: with `policy`, `other_policy` and `reward_model` (models) and samples.pt.
+    """
+
+    def __init__(self, rank: int, world_size: int, port: int, folder: Path) -> None:
+        self.rank, self.world_size, self.folder = rank, world_size, folder
+        self.model = ModelConfig(path=str(folder / "policy"))
+        self.data = load_samples(folder)
+        self._port = port
+        rows, micro_batches = SPLITS[world_size][rank]
+        self.experience = make_experience(self.data, rows, micro_batches)
+
+    def _role_settings(self, settings: dict[str, Any]) -> dict[str, Any]:
+        common = {
+            "dtype": "float32",
+            "num_ranks": self.world_size,
+            "cpu_threads": 1,
+            "max_tokens_per_micro_batch": 16,
+        }
+        return common | settings
+
+    @contextmanager
+    def _started(self, role: Any) -> Iterator[Any]:
+        self._port += 1
+        role.start(self.rank, self.world_size, "127.0.0.1", self._port - 1)
+        try:
+            yield role
+        finally:
+            role.close()
+
+    def learner(self, **settings: Any) -> Any:
+        return self._started(
+            Learner(
+                training=TrainingConfig(**self._role_settings(LEARNER | settings)),
+                algorithm=AlgorithmConfig(kl_coefficient=KL_COEFFICIENT, kl_estimator="k3"),
+                model=self.model,
+                temperature=TEMPERATURE,
+                total_optimizer_steps=TOTAL_OPTIMIZER_STEPS,
+                seed=0,
+                timeout_s=60.0,
+            )
+        )
+
+    def critic(self, **settings: Any) -> Any:
+        """Starts from the reward model, whose head is not zero."""
+        settings = {
+            "learning_rate": 1e-2,
+            "path": str(self.folder / "reward_model"),
+            **settings,
+        }
+        return self._started(
+            Critic(
+                critic=CriticConfig(**self._role_settings(settings)),
+                algorithm=AlgorithmConfig(value_clip=0.2),
+                model=self.model,
+                total_optimizer_steps=TOTAL_OPTIMIZER_STEPS,
+                seed=0,
+                timeout_s=60.0,
+            )
+        )
+
+    def reference(self, **settings: Any) -> Any:
+        return self._started(
+            Reference(
+                reference=ReferenceConfig(**self._role_settings(settings)),
+                model=self.model,
+                temperature=TEMPERATURE,
+                seed=0,
+                timeout_s=60.0,
+            )
+        )
+
+    def update(self, learner: Learner) -> dict[str, float]:
+        return learner.update([self.experience], kl_coefficient=KL_COEFFICIENT)
+
+
+def weights_of(learner: Learner) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in learner.named_weights()}
+
+
+def record_gradients(role: Any) -> list[dict[str, Tensor]]:
+    """The list that every later optimiser step adds its whole, reduced gradient to."""
+    engine, seen = role._engine, []
+    take_step = engine.step
+
+    def step() -> Any:
+        parameters = engine.module.named_parameters()
+        seen.append({name: safe_get_full_grad(p).clone() for name, p in parameters})
+        return take_step()
+
+    engine.step = step
+    return seen
+
+
+def buffer_dtypes(learner: Learner) -> set[torch.dtype]:
+    return {buffer.dtype for buffer in learner._engine.module.buffers()}

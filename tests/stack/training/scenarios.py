@@ -1,0 +1,244 @@
+"""What the processes of the training tests do; the tests look at what they saw.
+
+A scenario takes its `Rank` and returns data that `torch.load(weights_only=True)` accepts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from rlhf_ray.training.learner import Learner
+from tests.stack.training.rank import Rank, buffer_dtypes, record_gradients, weights_of
+from tests.stack.training.samples import groups_of
+
+
+def two_steps(here: Rank, **settings: Any) -> dict[str, Any]:
+    with here.learner(**settings) as learner:
+        metrics = [here.update(learner) for _ in range(2)]
+        return {
+            "metrics": metrics,
+            "weights": weights_of(learner),
+            "buffers_in_float32": buffer_dtypes(learner) == {torch.float32},
+        }
+
+
+def policy_gradient(here: Rank, **settings: Any) -> dict[str, Any]:
+    with here.learner(**settings) as learner:
+        gradients = record_gradients(learner)
+        before = weights_of(learner)
+        metrics = here.update(learner)
+        return {
+            "metrics": metrics,
+            "gradient": gradients[0],
+            "before": before,
+            "after": weights_of(learner),
+        }
+
+
+def value_gradient(here: Rank, **settings: Any) -> dict[str, Any]:
+    with here.critic(**settings) as critic:
+        scores = critic.score(groups_of(here.data, (0, 2), (2, 5)))
+        gradients = record_gradients(critic)
+        metrics = critic.update([here.experience])
+        return {
+            "metrics": metrics,
+            "gradient": gradients[0],
+            "scores": torch.cat([score.values for score in scores]),
+        }
+
+
+def default_critic(here: Rank) -> dict[str, Any]:
+    """Without a path the critic is the policy's backbone with a head of zeros."""
+    with here.critic(path=None) as critic:
+        groups = groups_of(here.data, (0, 5))
+        before = critic.score(groups)[0].values
+        critic.update([here.experience])
+        return {"before": before, "after": critic.score(groups)[0].values}
+
+
+def nothing_to_learn(here: Rank, **settings: Any) -> dict[str, Any]:
+    """A gradient of zero: weight decay alone moves the weights."""
+    nothing = replace(here.experience, advantages=torch.zeros_like(here.experience.advantages))
+    with here.learner(warmup_steps=0, schedule="constant", **settings) as learner:
+        before = weights_of(learner)
+        metrics = learner.update([nothing], kl_coefficient=0.0)
+        return {"before": before, "after": weights_of(learner), "metrics": metrics}
+
+
+def resume(here: Rank, *, name: str, **settings: Any) -> dict[str, Any]:
+    """Three steps with a checkpoint after the first; and the last two again from it."""
+    folder = here.folder / f"checkpoint_{name}_{here.world_size}"
+    with here.learner(**settings) as learner:
+        here.update(learner)
+        learner.save_checkpoint(folder)
+        drawn = torch.rand(4)
+        straight = [here.update(learner) for _ in range(2)]
+        straight_weights = weights_of(learner)
+    with here.learner(**settings) as learner:
+        torch.rand(3)
+        learner.load_checkpoint(folder)
+        drawn_again = torch.rand(4)
+        return {
+            "straight": straight,
+            "resumed": [here.update(learner) for _ in range(2)],
+            "drawn": drawn,
+            "drawn_again": drawn_again,
+            "straight_weights": straight_weights,
+            "resumed_weights": weights_of(learner),
+        }
+
+
+def refused_checkpoints(here: Rank) -> dict[str, Any]:
+    """What another role left behind, and what a kill left behind."""
+    folder = here.folder / "checkpoint_of_another"
+    with here.learner(zero_stage=2) as learner:
+        learner.save_checkpoint(folder)
+    errors = {}
+    for name, settings in {"stage": {"zero_stage": 1}, "missing": {"zero_stage": 2}}.items():
+        wanted = folder if name == "stage" else here.folder / "nothing"
+        with here.learner(**settings) as learner:
+            try:
+                learner.load_checkpoint(wanted)
+            except ValueError as error:
+                errors[name] = str(error)
+    return errors
+
+
+def critic_resume(here: Rank, **settings: Any) -> dict[str, Any]:
+    folder = here.folder / f"critic_checkpoint_{here.world_size}"
+    groups = groups_of(here.data, (0, 5))
+    with here.critic(**settings) as critic:
+        critic.update([here.experience])
+        critic.save_checkpoint(folder)
+        straight = critic.update([here.experience])
+        straight_values = critic.score(groups)[0].values
+    with here.critic(**settings) as critic:
+        critic.load_checkpoint(folder)
+        return {
+            "straight": straight,
+            "resumed": critic.update([here.experience]),
+            "straight_values": straight_values,
+            "resumed_values": critic.score(groups)[0].values,
+        }
+
+
+def saved_model(here: Rank, *, name: str, **settings: Any) -> dict[str, Any]:
+    with here.learner(**settings) as learner:
+        here.update(learner)
+        learner.save_model(here.folder / f"saved_{name}")
+        return {"weights": weights_of(learner)}
+
+
+def scores(here: Rank, make: Callable[..., Any], **settings: Any) -> dict[str, Any]:
+    """Rank 0 has three groups, another rank one or none."""
+    mine = [(0, 1), (1, 3), (3, 5)] if here.rank == 0 else [(4, 5)]
+    with make(**settings) as role:
+        result: dict[str, Any] = {
+            "some": {s.prompt_id: s.values for s in role.score(groups_of(here.data, *mine))}
+        }
+        none = [] if here.rank else mine
+        result["none"] = {s.prompt_id: s.values for s in role.score(groups_of(here.data, *none))}
+        if isinstance(role, Learner):
+            result["sequences"] = role.score_sequences([(1, 2, 3, 4), (9, 8), (5, 5, 5, 5, 5)])
+        return result
+
+
+def scores_between_updates(here: Rank, **settings: Any) -> dict[str, Any]:
+    """As the driver does it: scores without gradient before and after every update."""
+    mine = groups_of(here.data, *([(0, 5)] if here.rank == 0 else []))
+    with here.learner(**settings) as learner:
+        seen = [learner.score(mine)]
+        metrics = []
+        for _ in range(2):
+            metrics.append(here.update(learner))
+            seen.append(learner.score(mine))
+        values = [part[0].values for part in seen if part]
+        return {"metrics": metrics, "weights": weights_of(learner), "scores": values}
+
+
+def on_policy(here: Rank) -> dict[str, Any]:
+    experience = replace(here.experience, old_is_current=True)
+    with here.learner() as learner:
+        gradients = record_gradients(learner)
+        metrics = learner.update([experience], kl_coefficient=0.0)
+        return {"metrics": metrics, "gradient": gradients[0]}
+
+
+def scored_first(here: Rank) -> dict[str, Any]:
+    """The long way of `on_policy`: the policy's own log-probabilities as the old ones."""
+    with here.learner() as learner:
+        (scored,) = learner.score(groups_of(here.data, (0, 5)))
+        experience = replace(here.experience, old_logprobs=scored.values)
+        gradients = record_gradients(learner)
+        metrics = learner.update([experience], kl_coefficient=0.0)
+        return {"metrics": metrics, "gradient": gradients[0]}
+
+
+def several_steps_in_one_update(here: Rank) -> dict[str, Any]:
+    first = here.experience
+    second = replace(first, advantages=-2 * first.advantages)
+    with here.learner() as learner:
+        together = learner.update([first, second], kl_coefficient=0.0)
+        weights = weights_of(learner)
+    with here.learner() as learner:
+        apart = [learner.update([part], kl_coefficient=0.0) for part in (first, second)]
+        return {
+            "together": together,
+            "apart": apart,
+            "weights": weights,
+            "weights_apart": weights_of(learner),
+        }
+
+
+def other_micro_batches(here: Rank) -> dict[str, Any]:
+    gradients = []
+    for micro_batches in (((0, 1, 2, 3, 4),), ((4,), (0, 2), (1,), (3,))):
+        experience = replace(here.experience, micro_batches=micro_batches)
+        with here.learner() as learner:
+            seen = record_gradients(learner)
+            learner.update([experience], kl_coefficient=0.05)
+            gradients.append(seen[0])
+    return {"gradients": gradients}
+
+
+def mismatch(here: Rank) -> dict[str, Any]:
+    """Ranks with different numbers of micro-batches or steps are refused, not left waiting."""
+    rows = tuple(range(here.experience.lengths.shape[0]))
+    uneven = replace(here.experience, micro_batches=(rows,) if here.rank == 0 else (rows, ()))
+    requests = {
+        "micro_batches": [uneven],
+        "steps": [here.experience] * (2 if here.rank == 0 else 1),
+    }
+    errors = {}
+    for name, experiences in requests.items():
+        with here.learner() as learner:
+            try:
+                learner.update(experiences, kl_coefficient=0.0)
+            except ValueError as error:
+                errors[name] = str(error)
+    return errors
+
+
+def not_finite(here: Rank) -> dict[str, Any]:
+    broken = replace(here.experience, advantages=here.experience.advantages * float("nan"))
+    errors = {}
+    for stage in (0, 2):
+        with here.learner(zero_stage=stage) as learner:
+            try:
+                learner.update([broken], kl_coefficient=0.0)
+            except RuntimeError as error:
+                errors[stage] = str(error)
+    return errors
+
+
+def no_gpu(here: Rank) -> dict[str, Any]:
+    learner = here.learner(num_gpus=1)
+    try:
+        with learner:
+            return {"error": ""}
+    except ValueError as error:
+        return {"error": str(error)}

@@ -1,0 +1,96 @@
+"""Which scenarios the processes of each world size run, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tests.stack.training.rank import Rank
+from tests.stack.training.scenarios import (
+    critic_resume,
+    default_critic,
+    mismatch,
+    no_gpu,
+    not_finite,
+    nothing_to_learn,
+    on_policy,
+    other_micro_batches,
+    policy_gradient,
+    refused_checkpoints,
+    resume,
+    saved_model,
+    scored_first,
+    scores,
+    scores_between_updates,
+    several_steps_in_one_update,
+    two_steps,
+    value_gradient,
+)
+
+Scenario = Callable[[Rank], dict[str, Any]]
+
+# Adam's step hardly depends on the size of the gradient, unless epsilon is as large.
+CLIPPED = {"gradient_clip_norm": 0.01, "adam_epsilon": 1e-2}
+
+
+def _stages(
+    prefix: str, scenario: Callable[..., dict[str, Any]], stages: tuple[int, ...], **settings: Any
+) -> dict[str, Scenario]:
+    return {
+        f"{prefix}_zero_{stage}": lambda r, stage=stage: scenario(r, zero_stage=stage, **settings)
+        for stage in stages
+    }
+
+
+SCENARIOS: dict[int, dict[str, Scenario]] = {
+    1: {
+        "no_gpu": no_gpu,
+        "policy_gradient": policy_gradient,
+        "value_gradient": value_gradient,
+        "default_critic": default_critic,
+        "gradient_checkpointing": lambda r: policy_gradient(r, gradient_checkpointing=True),
+        "clipped": lambda r: policy_gradient(r, **CLIPPED),
+        "on_policy": on_policy,
+        "scored_first": scored_first,
+        "several_steps_in_one_update": several_steps_in_one_update,
+        "other_micro_batches": other_micro_batches,
+        "scores": lambda r: scores(r, r.learner),
+        "other_reference": lambda r: scores(r, r.reference, path=str(r.folder / "other_policy")),
+        "saved_model": lambda r: saved_model(r, name="zero_0"),
+        "not_finite": not_finite,
+        "nothing_to_learn": nothing_to_learn,
+        "bfloat16_zero_0": lambda r: two_steps(r, dtype="bfloat16"),
+        "resume_zero_0": lambda r: resume(r, name="one_rank"),
+        "refused_checkpoints": refused_checkpoints,
+    },
+    2: {
+        "policy_gradient": policy_gradient,
+        "value_gradient": value_gradient,
+        "policy_gradient_zero_3": lambda r: policy_gradient(r, zero_stage=3),
+        "value_gradient_zero_3": lambda r: value_gradient(r, zero_stage=3),
+        "gradient_checkpointing_zero_3": lambda r: policy_gradient(
+            r, zero_stage=3, gradient_checkpointing=True
+        ),
+        **_stages("two_steps", two_steps, (0, 1, 2, 3)),
+        **_stages("bfloat16", two_steps, (0, 1, 2, 3), dtype="bfloat16"),
+        **_stages("offload_optimizer", two_steps, (1, 2, 3), offload_optimizer=True),
+        "offload_all_zero_3": lambda r: two_steps(
+            r, zero_stage=3, offload_optimizer=True, offload_parameters=True
+        ),
+        **_stages("clipped", policy_gradient, (0, 2, 3), **CLIPPED),
+        **_stages("nothing_to_learn", nothing_to_learn, (2, 3)),
+        **{
+            f"resume_zero_{s}": lambda r, s=s: resume(r, name=f"zero_{s}", zero_stage=s)
+            for s in (0, 1, 2, 3)
+        },
+        "resume_bfloat16_zero_0": lambda r: resume(r, name="bfloat16", dtype="bfloat16"),
+        "critic_resume_zero_2": lambda r: critic_resume(r, zero_stage=2),
+        "saved_model_zero_3": lambda r: saved_model(r, name="zero_3", zero_stage=3),
+        "scores_zero_0": lambda r: scores(r, r.learner),
+        "scores_zero_3": lambda r: scores(r, r.learner, zero_stage=3),
+        "scores_between_updates_zero_3": lambda r: scores_between_updates(r, zero_stage=3),
+        "reference_zero_0": lambda r: scores(r, r.reference),
+        "reference_zero_3": lambda r: scores(r, r.reference, zero_stage=3),
+        "mismatch": mismatch,
+    },
+}

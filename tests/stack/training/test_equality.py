@@ -1,0 +1,163 @@
+"""Loss and gradient do not depend on ranks, ZeRO stage, micro-batches or recomputation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from tests.stack.training.conftest import Seen
+from tests.stack.training.samples import (
+    KL_COEFFICIENT,
+    LENGTHS,
+    TEMPERATURE,
+    load_samples,
+)
+
+pytestmark = pytest.mark.stack
+STAGES = (0, 1, 2, 3)
+
+
+def relative_difference(left: dict[str, Tensor], right: dict[str, Tensor]) -> float:
+    """Norm of the difference over the norm, of all tensors together."""
+    assert left.keys() == right.keys()
+    norm = sum(float(value.double().square().sum()) for value in right.values())
+    assert norm > 0, "nothing to compare"
+    difference = sum(
+        float((left[name].double() - right[name].double()).square().sum()) for name in right
+    )
+    return (difference / norm) ** 0.5
+
+
+def assert_same_metrics(left: dict[str, float], right: dict[str, float], *, rel: float) -> None:
+    assert left.keys() == right.keys()
+    for name, value in right.items():
+        assert left[name] == pytest.approx(value, rel=rel, abs=1e-9), name
+
+
+@pytest.mark.parametrize("scenario", ["policy_gradient", "value_gradient"])
+def test_one_rank_equals_two_with_uneven_token_counts(seen: Seen, scenario):
+    one = seen.one[scenario]
+    loss = "policy/loss" if scenario == "policy_gradient" else "value/loss"
+    assert abs(one["metrics"][loss]) > 1e-3
+    for two in seen.two:
+        assert relative_difference(two[scenario]["gradient"], one["gradient"]) < 1e-6
+        assert two[scenario]["metrics"][loss] == pytest.approx(one["metrics"][loss], rel=1e-6)
+        assert_same_metrics(two[scenario]["metrics"], one["metrics"], rel=2e-6)
+
+
+@pytest.mark.parametrize("scenario", ["policy_gradient", "value_gradient"])
+def test_sharded_parameters_give_the_same_gradient(seen: Seen, scenario):
+    sharded = seen.two[0][f"{scenario}_zero_3"]
+    assert relative_difference(sharded["gradient"], seen.one[scenario]["gradient"]) < 1e-6
+    assert_same_metrics(sharded["metrics"], seen.one[scenario]["metrics"], rel=2e-6)
+
+
+def plain_policy_loss(folder: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    """Ground truth in float64: one sample after the other, formulas written out."""
+    model = AutoModelForCausalLM.from_pretrained(folder / "policy", dtype=torch.float64)
+    data = load_samples(folder)
+    total = torch.zeros((), dtype=torch.float64)
+    start = 0
+    for length in LENGTHS:
+        part = {name: tensor[start : start + length] for name, tensor in data.items()}
+        start += length
+        logits = model(input_ids=part["token_ids"][None]).logits[0] / TEMPERATURE
+        for position in range(1, length):
+            if not part["loss_mask"][position]:
+                continue
+            logprob = logits[position - 1].log_softmax(0)[part["token_ids"][position]]
+            ratio = (logprob - part["old_logprobs"][position].double()).exp()
+            advantage = part["advantages"][position].double()
+            total = total - torch.minimum(
+                ratio * advantage, ratio.clamp(1 - 0.2, 1 + 0.2) * advantage
+            )
+            towards = part["reference_logprobs"][position].double() - logprob
+            total = total + KL_COEFFICIENT * (towards.exp() - 1 - towards)
+    loss = total / int(data["loss_mask"].sum())
+    loss.backward()
+    return loss, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def test_policy_loss_and_gradient_equal_ground_truth(seen: Seen):
+    loss, gradient = plain_policy_loss(seen.folder)
+    result = seen.one["policy_gradient"]
+    found = {name.removeprefix("model."): value for name, value in result["gradient"].items()}
+    assert relative_difference(found, gradient) < 1e-5
+    metrics = result["metrics"]
+    assert metrics["policy/loss"] + metrics["kl/loss"] == pytest.approx(loss.item(), rel=1e-5)
+    norm = sum(float(value.square().sum()) for value in gradient.values()) ** 0.5
+    assert metrics["policy/grad_norm"] == pytest.approx(norm, rel=1e-5)
+    assert metrics["policy/clip_fraction"] > 0.1
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_recomputed_activations_give_the_same_gradient(seen: Seen, world_size):
+    name = "gradient_checkpointing" if world_size == 1 else "gradient_checkpointing_zero_3"
+    recomputed = (seen.one if world_size == 1 else seen.two[0])[name]
+    expected = seen.one["policy_gradient"]
+    assert relative_difference(recomputed["gradient"], expected["gradient"]) < 1e-6
+    assert_same_metrics(recomputed["metrics"], expected["metrics"], rel=2e-6)
+
+
+def test_the_split_into_micro_batches_changes_nothing(seen: Seen):
+    for gradient in seen.one["other_micro_batches"]["gradients"]:
+        difference = relative_difference(gradient, seen.one["policy_gradient"]["gradient"])
+        assert difference < 1e-6
+
+
+@pytest.mark.parametrize("stage", STAGES[1:])
+def test_zero_stages_agree(seen: Seen, stage):
+    expected = seen.two[0]["two_steps_zero_0"]
+    for rank in seen.two:
+        found = rank[f"two_steps_zero_{stage}"]
+        assert relative_difference(found["weights"], expected["weights"]) < 1e-6
+        for mine, theirs in zip(found["metrics"], expected["metrics"], strict=True):
+            assert_same_metrics(mine, theirs, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "scenario", [*(f"offload_optimizer_zero_{s}" for s in STAGES[1:]), "offload_all_zero_3"]
+)
+def test_offloading_changes_nothing(seen: Seen, scenario):
+    expected = seen.two[0]["two_steps_zero_0"]
+    found = seen.two[0][scenario]
+    assert relative_difference(found["weights"], expected["weights"]) < 1e-6
+    for mine, theirs in zip(found["metrics"], expected["metrics"], strict=True):
+        assert_same_metrics(mine, theirs, rel=1e-5)
+
+
+def test_two_steps_move_the_weights(seen: Seen):
+    before = seen.one["policy_gradient"]["before"]
+    assert relative_difference(seen.two[0]["two_steps_zero_0"]["weights"], before) > 1e-2
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_bfloat16_agrees_over_stages_and_stays_near_float32(seen: Seen, stage):
+    found = seen.two[0][f"bfloat16_zero_{stage}"]
+    assert {value.dtype for value in found["weights"].values()} == {torch.bfloat16}
+    # Frequencies of rotary embeddings in bfloat16 would be wrong from a few hundred tokens on.
+    assert found["buffers_in_float32"]
+    same = seen.two[0]["bfloat16_zero_1"]
+    assert relative_difference(found["weights"], same["weights"]) < 1e-3
+    assert relative_difference(found["weights"], seen.one["bfloat16_zero_0"]["weights"]) < 4e-3
+    exact = seen.two[0]["two_steps_zero_0"]
+    assert relative_difference(found["weights"], exact["weights"]) < 3e-2
+    for mine, theirs in zip(found["metrics"], exact["metrics"], strict=True):
+        assert mine["policy/loss"] == pytest.approx(theirs["policy/loss"], abs=0.03)
+        assert mine["policy/grad_norm"] == pytest.approx(theirs["policy/grad_norm"], rel=0.05)
+
+
+def test_the_on_policy_shortcut_equals_scoring_first(seen: Seen):
+    short, long = seen.one["on_policy"], seen.one["scored_first"]
+    assert relative_difference(short["gradient"], long["gradient"]) < 1e-6
+    assert short["metrics"]["policy/kl_old"] == 0.0
+    assert short["metrics"]["policy/clip_fraction"] == 0.0
+    losses = [run["metrics"]["policy/loss"] for run in (short, long)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    # Not the same as with the old log-probabilities of the samples.
+    other = seen.one["policy_gradient"]["gradient"]
+    assert relative_difference(short["gradient"], other) > 1e-2
