@@ -1,6 +1,6 @@
 """Checks the files that start clusters against schemas; runs none of them.
 
-`cluster.yaml`: Ray's own cluster schema, after Ray has filled in its defaults.
+`cluster.yaml`: Ray's own cluster schema, as it stands and after Ray has filled in its defaults.
 `rayjob.yaml`: each pod template as a Pod against Kubernetes' own schema, and the RayJob
 around them against `schema/rayjob.json`, an excerpt of our own, because KubeRay's
 definition is not part of Kubernetes.
@@ -16,6 +16,7 @@ from typing import Any
 
 import jsonschema
 import kubernetes_validate
+import ray.autoscaler
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
@@ -25,6 +26,10 @@ KUBERNETES_VERSION = "1.31"
 
 def validate_cluster(cluster: dict[str, Any]) -> None:
     """Raises where Ray would refuse `cluster` before it asks the cloud for anything."""
+    # First as it stands: Ray fills in its defaults before it checks, and where a type is
+    # wrong it stumbles there, in words that name no key.
+    schema = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
+    jsonschema.validate(cluster, schema)
     validate_config(prepare_config(cluster))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,10 +40,18 @@ def connected(*, dashboard: bool) -> Iterator[None]:
             runtime_env={"env_vars": {"PYTHONPATH": _import_path()}},
             **common,
         )
+    # `ray job stop`, Slurm and Kubernetes end a run with SIGTERM: leave in order then, too.
+    # After ray.init, which has a handler of its own that ends the process at once.
+    before = signal.signal(signal.SIGTERM, _leave)
     try:
         yield
     finally:
+        signal.signal(signal.SIGTERM, before)
         ray.shutdown()
+
+
+def _leave(number: int, _frame: object) -> None:
+    raise SystemExit(128 + number)
 
 
 @contextmanager

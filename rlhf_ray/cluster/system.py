@@ -15,6 +15,7 @@ from rlhf_ray.cluster.resources import ResourcePlan
 from rlhf_ray.cluster.runtime import reserved
 from rlhf_ray.cluster.supervisor import Member, Supervisor
 from rlhf_ray.config.run import Config
+from rlhf_ray.config.training import TrainingConfig
 from rlhf_ray.training.experience import RankPlan
 
 
@@ -66,8 +67,7 @@ def started_system(config: Config, plan: ResourcePlan, *, old_is_current: bool) 
 
 def _blueprint(role: str, config: Config, old_is_current: bool) -> tuple[type, dict[str, Any]]:
     """The actor class of a role, and what its worker is built from: its own part only."""
-    updates = config.optimizer_steps_per_batch
-    warmup = config.algorithm.critic_warmup_steps
+    policy_steps = max(1, config.num_steps - config.algorithm.critic_warmup_steps)
     ranked: dict[str, Any] = {
         "model": config.model,
         "seed": config.seed,
@@ -93,7 +93,7 @@ def _blueprint(role: str, config: Config, old_is_current: bool) -> tuple[type, d
                 **sampled,
                 "training": config.training,
                 "algorithm": config.algorithm,
-                "total_optimizer_steps": (config.num_steps - warmup) * updates,
+                "total_optimizer_steps": policy_steps * config.optimizer_steps_per_batch,
             },
         ),
         "critic": (
@@ -102,7 +102,7 @@ def _blueprint(role: str, config: Config, old_is_current: bool) -> tuple[type, d
                 **ranked,
                 "critic": config.critic,
                 "algorithm": config.algorithm,
-                "total_optimizer_steps": config.num_steps * updates,
+                "total_optimizer_steps": config.total_optimizer_steps,
             },
         ),
         "reference": (actors.Reference, {**ranked, **sampled, "reference": config.reference}),
@@ -110,22 +110,21 @@ def _blueprint(role: str, config: Config, old_is_current: bool) -> tuple[type, d
             actors.Builder,
             {
                 "algorithm": config.algorithm,
-                "learner": RankPlan(
-                    num_ranks=config.training.num_ranks,
-                    max_tokens_per_micro_batch=config.training.max_tokens_per_micro_batch,
-                ),
-                "critic": RankPlan(
-                    num_ranks=config.critic.num_ranks,
-                    max_tokens_per_micro_batch=config.critic.max_tokens_per_micro_batch,
-                )
-                if config.needs_critic
-                else None,
+                "learner": _rank_plan(config.training),
+                "critic": _rank_plan(config.critic) if config.needs_critic else None,
                 "old_is_current": old_is_current,
                 "seed": config.seed,
             },
         ),
     }
     return blueprints[role]
+
+
+def _rank_plan(settings: TrainingConfig) -> RankPlan:
+    return RankPlan(
+        num_ranks=settings.num_ranks,
+        max_tokens_per_micro_batch=settings.max_tokens_per_micro_batch,
+    )
 
 
 def _start(members: list[Member], supervisor: Supervisor, config: Config) -> None:

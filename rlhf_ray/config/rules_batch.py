@@ -70,30 +70,12 @@ def _group_has_a_baseline(config: Config) -> Iterator[str]:
         )
 
 
-def _warmup_ends(config: Config) -> Iterator[str]:
-    total = config.total_optimizer_steps
-    for group, role in trained_roles(config):
-        if role.warmup_steps > total:
-            yield (
-                f"{group}.warmup_steps={role.warmup_steps}: the whole run has only {total} "
-                f"optimiser steps (num_steps={config.num_steps} x "
-                f"{config.optimizer_steps_per_batch} a step), so the peak learning rate would "
-                f"never be reached; lower it to at most {total}, or raise num_steps"
-            )
-
-
-def _critic_warmup_ends(config: Config) -> Iterator[str]:
+def _critic_warmup_needs_critic(config: Config) -> Iterator[str]:
     steps = config.algorithm.critic_warmup_steps
     if steps and not config.needs_critic:
         yield (
             f"algorithm.critic_warmup_steps={steps}: algorithm.advantage="
             f"{config.algorithm.advantage} has no critic; set it to 0, or use algorithm=ppo"
-        )
-    elif steps >= config.num_steps:
-        yield (
-            f"algorithm.critic_warmup_steps={steps}: the run has only num_steps="
-            f"{config.num_steps}, so the policy would never be trained; lower the one or raise "
-            f"the other"
         )
 
 
@@ -151,22 +133,8 @@ BATCH_RULES: tuple[Rule, ...] = (
         problems=_group_has_a_baseline,
     ),
     Rule(
-        about="`warmup_steps` of learner and critic is at most `num_steps` x "
-        "`algorithm.num_epochs` x `algorithm.num_mini_batches`.",
-        keys=(
-            "training.warmup_steps",
-            "critic.warmup_steps",
-            "num_steps",
-            "algorithm.num_epochs",
-            _MINI_BATCHES,
-            *_ROLES,
-        ),
-        problems=_warmup_ends,
-    ),
-    Rule(
-        about="`algorithm.critic_warmup_steps` needs `algorithm.advantage=gae`, and is less than "
-        "`num_steps`.",
-        keys=("algorithm.critic_warmup_steps", "algorithm.advantage", "num_steps"),
-        problems=_critic_warmup_ends,
+        about="`algorithm.critic_warmup_steps` needs `algorithm.advantage=gae`.",
+        keys=("algorithm.critic_warmup_steps", "algorithm.advantage"),
+        problems=_critic_warmup_needs_critic,
     ),
 )

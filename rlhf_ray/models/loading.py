@@ -113,6 +113,7 @@ def _load_classifier(model: ModelConfig, config: PreTrainedConfig, dtype: str) -
         AutoModelForSequenceClassification, model, dtype, "a sequence classifier"
     )
     backbone = classifier.base_model
+    assert isinstance(backbone, PreTrainedModel)
     heads = [child for _, child in classifier.named_children() if child is not backbone]
     if len(heads) != 1 or not isinstance(heads[0], nn.Linear):
         raise RequestError(

@@ -9,6 +9,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rlhf_ray.models.quiet import without_progress_bars
+from rlhf_ray.models.tiny_tokenizer import EOS, PAD, token_id
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,8 +40,8 @@ def new_tiny_llama(
         max_position_embeddings=sizes.max_positions,
         tie_word_embeddings=tied,
         bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=token_id(tokenizer, EOS),
+        pad_token_id=token_id(tokenizer, PAD),
     )
     # The caller's random state is none of our business.
     with torch.random.fork_rng(devices=()):

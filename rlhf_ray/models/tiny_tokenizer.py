@@ -23,6 +23,13 @@ CHAT_TEMPLATE = (
 )
 
 
+def token_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
+    """The id of one of the `SPECIALS`."""
+    number = tokenizer.convert_tokens_to_ids(token)
+    assert isinstance(number, int)
+    return number
+
+
 def train_tokenizer(
     texts: Iterable[str], *, vocab_size: int = 512, lowercase: bool = False
 ) -> PreTrainedTokenizerFast:
@@ -34,7 +41,7 @@ def train_tokenizer(
         lowercase: fold the case of whatever is encoded, so that decoded ids may encode to
             others: `decode` of a capital letter's id gives text that comes back in lower case.
     """
-    # transformers alone takes half a second to import, the tokenizer class more.
+    # Here, so that the template and the names of the specials come without transformers.
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

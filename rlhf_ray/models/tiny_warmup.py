@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rlhf_ray.models.folder import Report
+from rlhf_ray.models.tiny_tokenizer import EOS, PAD, token_id
 
 IGNORED = -100
 _REPORT_EVERY_S = 5.0
@@ -117,7 +118,7 @@ class EncodedRows:
         assert shared > 0, "the chat template begins every row with the same token"
         self.prefix = torch.tensor(encoded[0][0][:shared])
         longest = max(len(tokens) for tokens, _ in encoded) - shared
-        self._tokens = torch.full((len(rows), longest), tokenizer.pad_token_id)
+        self._tokens = torch.full((len(rows), longest), token_id(tokenizer, PAD))
         self._labels = torch.full((len(rows), longest), IGNORED)
         for index, (tokens, num_prompt) in enumerate(encoded):
             length, answer = len(tokens) - shared, num_prompt - shared
@@ -142,11 +143,11 @@ def encode_row(
 ) -> tuple[list[int], int]:
     """Token ids of a chat with one question and its answer, and how many belong to the prompt."""
     messages = [{"role": "user", "content": question}]
-    prompt = tokenizer.apply_chat_template(
-        messages, add_generation_prompt=True, return_dict=False, tokenize=True
-    )
-    answer_ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
-    return [*prompt, *answer_ids, tokenizer.eos_token_id], len(prompt)
+    text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    assert isinstance(text, str)
+    prompt = tokenizer.encode(text, add_special_tokens=False)
+    answer_ids = tokenizer.encode(answer, add_special_tokens=False)
+    return [*prompt, *answer_ids, token_id(tokenizer, EOS)], len(prompt)
 
 
 class _Progress:

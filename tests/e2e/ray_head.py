@@ -32,6 +32,7 @@ class RayHead:
 
     Attributes:
         environment: what a client of this cluster needs, and what the cluster was started with.
+        address: host:port of the cluster itself, for `ray.init`.
         api_server: URL of dashboard and job server.
         metrics_url: Prometheus endpoint of the node.
     """
@@ -40,6 +41,7 @@ class RayHead:
         # Under /tmp itself: Ray's socket paths may have 107 bytes, and pytest's are long.
         self.folder = Path(tempfile.mkdtemp(prefix="rr_", dir="/tmp"))
         ports = _free_ports(5)
+        self.address = f"127.0.0.1:{ports[0]}"
         self.api_server = f"http://127.0.0.1:{ports[1]}"
         self.metrics_url = f"http://127.0.0.1:{ports[2]}/metrics"
         token = self.folder / "auth_token"

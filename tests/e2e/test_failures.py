@@ -51,11 +51,11 @@ def test_a_stopped_learner(make_run):
     assert "--- stacks of generator_0" in text
 
 
-def test_ctrl_c_leaves_nothing_behind(make_run):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_leaves_nothing_behind(make_run, number, status):
     run = make_run(*ENDLESS)
     run.wait_for_step(2)
     run.descendants()
-    os.kill(run.process.pid, signal.SIGINT)
-    assert run.wait(60) == 130
-    assert "interrupted" in run.text
+    os.kill(run.process.pid, number)
+    assert run.wait(60) == status
     assert run.survivors() == []

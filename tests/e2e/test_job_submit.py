@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,10 +32,9 @@ def head():
 
 
 def submit(
-    head: RayHead, command: list[str], log: Path, until: Callable[[], bool]
+    head: RayHead, command: list[str], log: Path, look: Callable[[], None]
 ) -> tuple[int, str]:
-    """The exit status and the output of a command; calls `until` meanwhile until it holds."""
-    held = False
+    """The exit status and the output of a command; calls `look` now and then meanwhile."""
     deadline = time.monotonic() + _JOB_TIMEOUT_S
     with log.open("w") as file:
         process = subprocess.Popen(
@@ -44,28 +44,39 @@ def submit(
         while process.poll() is None:
             assert time.monotonic() < deadline, log.read_text()[-6000:]
             head.remember_processes()
-            held = held or until()
+            look()
             time.sleep(0.3)
     finally:
         process.kill()
         process.wait(timeout=10)
-    assert held, log.read_text()[-6000:]
     return process.returncode, log.read_text()
 
 
+def by_hand(*overrides: str) -> list[str]:
+    """As documentation has it, with the environment's own `ray`."""
+    ray = [str(SCRIPTS / "ray"), "job", "submit", "--working-dir", ".", "--"]
+    return [*ray, "python", "-m", "rlhf_ray.main", *overrides]
+
+
 def demo(model: Path, output: Path, *, num_steps: int) -> list[str]:
+    """The demo on an untrained model, without the reference: one process less to start."""
     return [
         "recipe=demo",
         f"num_steps={num_steps}",
         f"model.path={model}",
         "data.max_prompt_tokens=48",
         "prompts_per_step=2",
+        "algorithm.kl_coefficient=0",
         f"output_dir={output}",
     ]
 
 
+def read_metrics(output: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+
+
 def check_output(output: Path, num_steps: int) -> None:
-    rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    rows = read_metrics(output)
     assert [row["step"] for row in rows] == list(range(1, num_steps + 1))
     assert max(row["publish/probe_gap_max"] for row in rows) < 1e-3
     assert len(list((output / "rollouts").glob("step_*.jsonl"))) == num_steps
@@ -74,42 +85,62 @@ def check_output(output: Path, num_steps: int) -> None:
     assert (output / "config.yaml").is_file()
 
 
-def test_submit_script(head, tiny_model, tmp_path):
-    """And the gauges are at the node's Prometheus endpoint while the run goes on."""
+def nothing() -> None:
+    """No need to look at anything meanwhile."""
+
+
+def test_a_run_and_its_gauges(head, tiny_model, tmp_path):
+    """`ray job submit` by hand; meanwhile the gauges are at the node's Prometheus endpoint."""
     output = tmp_path / "run"
-    command = ["launch/submit.sh", *demo(tiny_model, output, num_steps=12)]
     shown: list[float] = []
 
-    def gauge_is_shown() -> bool:
+    def look() -> None:
         shown.extend(float(value) for value in _GAUGE.findall(head.metrics_text()))
-        return bool(shown)
 
-    status, text = submit(head, command, tmp_path / "log", gauge_is_shown)
+    command = by_hand(*demo(tiny_model, output, num_steps=12))
+    status, text = submit(head, command, tmp_path / "log", look)
     assert status == 0, text[-6000:]
     check_output(output, 12)
-    rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    assert shown[0] in [pytest.approx(row["reward/mean"]) for row in rows]
+    assert f"Result: {output / 'model'}" in text
+    assert shown, "the gauge was never there"
+    means = [row["reward/mean"] for row in read_metrics(output)]
+    assert [value for value in shown if value not in [pytest.approx(mean) for mean in means]] == []
 
 
-def test_ray_job_submit_by_hand(head, tiny_model, tmp_path):
+@pytest.mark.slow
+def test_a_run_by_the_script(head, tiny_model, tmp_path):
     output = tmp_path / "run"
-    command = [str(SCRIPTS / "ray"), "job", "submit", "--working-dir", ".", "--"]
-    command += ["python", "-m", "rlhf_ray.main", *demo(tiny_model, output, num_steps=4)]
-    status, text = submit(head, command, tmp_path / "log", lambda: True)
+    command = ["launch/submit.sh", *demo(tiny_model, output, num_steps=4)]
+    status, text = submit(head, command, tmp_path / "log", nothing)
     assert status == 0, text[-6000:]
     check_output(output, 4)
-    # The copy was run, not the tree: what a job writes beside the code is lost with it.
-    assert "summary" in text or "reward/mean" in text
+
+
+def test_the_script_submits_a_copy_of_the_tree(head, tmp_path):
+    command = ["launch/submit.sh", "recipe=demo", "stage=plan", f"output_dir={tmp_path / 'run'}"]
+    status, text = submit(head, command, tmp_path / "log", nothing)
+    assert status == 0, text[-6000:]
+    assert f"output_dir: {tmp_path / 'run'}" in text
+    assert "# Placement: disaggregated" in text
 
 
 def test_a_wrong_configuration_is_refused_in_words(head, tmp_path):
     command = ["launch/submit.sh", "recipe=demo", "num_step=3", f"output_dir={tmp_path / 'run'}"]
-    status, text = submit(head, command, tmp_path / "log", lambda: True)
+    status, text = submit(head, command, tmp_path / "log", nothing)
     assert status == 1, "the status of `ray job submit` for a failed job"
-    assert "num_step: unknown key" in text
+    assert "rlhf_ray: the configuration is wrong" in text or "num_step: unknown key" in text
     assert "did you mean num_steps" in text
     assert "exit code 2" in text
+    assert "Traceback" not in text
     assert not (tmp_path / "run").exists()
+
+
+def test_a_cluster_that_is_too_small_is_refused_in_words(head, tiny_model, tmp_path):
+    command = ["launch/submit.sh", *demo(tiny_model, tmp_path / "run", num_steps=4)]
+    status, text = submit(head, [*command, "training.num_cpus=3"], tmp_path / "log", nothing)
+    assert status == 1
+    assert "the Ray cluster is too small: learner: 1 of 1 bundles" in text
+    assert "exit code 2" in text
 
 
 def test_a_wrong_token_is_refused(head, tmp_path):
@@ -126,3 +157,19 @@ def test_a_wrong_token_is_refused(head, tmp_path):
     )
     assert done.returncode != 0
     assert "token" in (done.stdout + done.stderr).lower()
+
+
+def test_nodes_are_waited_for(head):
+    """launch/wait_for_nodes.py, as slurm.sbatch calls it."""
+    command = [sys.executable, "launch/wait_for_nodes.py", "--address", head.address]
+    done = subprocess.run(
+        [*command, "--nodes", "1", "--timeout-s", "60"],
+        env=head.environment,
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"1 of 1 nodes at {head.address}" in done.stdout

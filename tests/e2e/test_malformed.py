@@ -85,7 +85,6 @@ MALFORMED_CONFIGURATIONS = [
     ("idle ranks", [DEMO, "training.num_ranks=200"], ["use at most 128 ranks"]),
     ("idle engines", [DEMO, "generation.num_engines=20"], ["use at most 16 engines"]),
     ("group of one", [DEMO, "samples_per_prompt=1"], ["needs at least 2"]),
-    ("warm-up", [DEMO, "num_steps=2"], ["training.warmup_steps=3", "only 2 optimiser steps"]),
     ("critic warm-up", [DEMO, "algorithm.critic_warmup_steps=2"], ["use algorithm=ppo"]),
     ("CPU cache", [DEMO, "generation.kv_cache_gib=null"], ["generation.kv_cache_gib=null"]),
     ("offload", [DEMO, "training.offload_optimizer=true"], ["set zero_stage to 1, 2 or 3"]),

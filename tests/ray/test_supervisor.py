@@ -157,7 +157,7 @@ def test_a_stream_arrives_item_by_item(troupe):
 
 
 def test_the_error_of_a_stream_is_that_of_its_source(troupe):
-    with pytest.raises(RunFailed, match="^puppet_0 failed .*ValueError: the stream has failed"):
+    with pytest.raises(RunFailed, match=r"^puppet_0 failed .*ValueError: the stream has failed"):
         streamed(troupe, ["a"], fail=True)
 
 

@@ -119,32 +119,11 @@ CASES = [
         ["samples_per_prompt=2"],
     ),
     (
-        "learner warm-up",
-        ["algorithm.num_mini_batches=2"],
-        ["training.warmup_steps=121"],
-        ["training.warmup_steps=121", "only 120", "num_steps=60 x 2"],
-        ["training.warmup_steps=120"],
-    ),
-    (
-        "critic warm-up of the rate",
-        ["algorithm=ppo"],
-        ["critic.warmup_steps=61"],
-        ["critic.warmup_steps=61", "at most 60"],
-        ["critic.warmup_steps=60"],
-    ),
-    (
         "critic steps without a critic",
         [],
         ["algorithm.critic_warmup_steps=3"],
         ["algorithm.critic_warmup_steps=3", "advantage=group", "algorithm=ppo"],
         ["algorithm.critic_warmup_steps=0"],
-    ),
-    (
-        "critic steps to the end",
-        ["algorithm=ppo"],
-        ["algorithm.critic_warmup_steps=60"],
-        ["algorithm.critic_warmup_steps=60", "num_steps=60"],
-        ["algorithm.critic_warmup_steps=59"],
     ),
     (
         "engine step and sample",

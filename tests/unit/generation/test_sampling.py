@@ -1,0 +1,54 @@
+"""Seeds and sampling parameters."""
+
+from __future__ import annotations
+
+import pytest
+
+from rlhf_ray.config.generation import GenerationConfig
+from rlhf_ray.generation.sampling import sample_seed, sampling_arguments
+
+
+def test_seeds_are_the_same_everywhere():
+    # As `printf 0:0 | sha256sum` gives it: a seed that changes would change every run.
+    assert sample_seed(0, 0) == 6213027144842677344
+    assert sample_seed(123456789, 7) == 6565844191629897557
+
+
+def test_seeds_fit_and_differ():
+    seeds = [sample_seed(prompt, index) for prompt in range(100) for index in range(100)]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_every_setting_reaches_the_engine():
+    generation = GenerationConfig(
+        temperature=0.7,
+        top_p=0.9,
+        top_k=20,
+        min_p=0.1,
+        max_response_tokens=33,
+        min_response_tokens=2,
+        ignore_eos=True,
+        stop=["\n", "END"],
+    )
+    arguments = sampling_arguments(generation, seed=5)
+    assert arguments["seed"] == 5
+    assert arguments["temperature"] == 0.7
+    assert (arguments["top_p"], arguments["top_k"], arguments["min_p"]) == (0.9, 20, 0.1)
+    assert (arguments["min_tokens"], arguments["max_tokens"]) == (2, 33)
+    assert arguments["ignore_eos"] is True
+    assert arguments["stop"] == ["\n", "END"]
+    assert arguments["detokenize"] is True
+    assert arguments["logprobs"] == 0
+
+
+def test_text_is_decoded_on_the_way_only_to_find_stop_strings():
+    arguments = sampling_arguments(GenerationConfig(), seed=0)
+    assert arguments["detokenize"] is False
+    assert arguments["stop"] is None
+
+
+@pytest.mark.parametrize("temperature", [0.001, 2.5, float("nan")])
+def test_temperatures_that_vllm_would_change_are_refused(temperature):
+    with pytest.raises(ValueError, match=r"choose one from 0\.01 to 2"):
+        sampling_arguments(GenerationConfig(temperature=temperature), seed=0)
