@@ -46,13 +46,22 @@ def _engine_step_holds_its_sequences(config: Config) -> Iterator[str]:
         )
 
 
-def _response_limits(config: Config) -> Iterator[str]:
-    least, most = config.generation.min_response_tokens, config.generation.max_response_tokens
-    if least > most:
-        yield (
-            f"generation.min_response_tokens={least}: is more than "
-            f"generation.max_response_tokens={most}; lower the one or raise the other"
-        )
+def _whole_distribution(config: Config) -> Iterator[str]:
+    generation = config.generation
+    narrowed = {
+        "top_p": (generation.top_p, 1.0),
+        "top_k": (generation.top_k, 0),
+        "min_p": (generation.min_p, 0.0),
+        "min_response_tokens": (generation.min_response_tokens, 0),
+    }
+    for name, (value, off) in narrowed.items():
+        if value != off:
+            yield (
+                f"generation.{name}={value}: the engine would sample from a part of the "
+                f"vocabulary, and the learner's log-probabilities are those of all of it, so that "
+                f"every probability ratio would be wrong; set it to {off:g}. "
+                f"generation.temperature is exact on both sides"
+            )
 
 
 def _stop_strings(config: Config) -> Iterator[str]:
@@ -102,9 +111,12 @@ GENERATION_RULES: tuple[Rule, ...] = (
         problems=_engine_step_holds_its_sequences,
     ),
     Rule(
-        about="`generation.min_response_tokens` is at most `generation.max_response_tokens`.",
-        keys=("generation.min_response_tokens", "generation.max_response_tokens"),
-        problems=_response_limits,
+        about="The engine samples from the whole vocabulary: `generation.top_p` is 1, "
+        "`generation.top_k`, `generation.min_p` and `generation.min_response_tokens` are 0.",
+        keys=tuple(
+            f"generation.{name}" for name in ("top_p", "top_k", "min_p", "min_response_tokens")
+        ),
+        problems=_whole_distribution,
     ),
     Rule(
         about="`generation.stop` has no empty string.",

@@ -41,7 +41,9 @@ def read_saved(path: str, split: str) -> Iterator[Row | BrokenRow]:
     content = _explained(f"{path} cannot be read", lambda: datasets.load_from_disk(path))
     if isinstance(content, datasets.DatasetDict):
         if split not in content:
-            raise DataError(f"{path} has no split {split!r} (data.split); {among(split, content)}")
+            raise DataError(
+                f"{path} has no split {split!r} (data.split); {among(split, map(str, content))}"
+            )
         content = content[split]
     yield from _rows(content, f"{folder.name}")
 
@@ -67,12 +69,13 @@ def read_hub(path: str, split: str) -> Iterator[Row | BrokenRow]:
 def _explained(what: str, load: Callable[[], Any]) -> Any:
     """Call `load` without progress bars; what goes wrong inside becomes a sentence."""
     import datasets
+    from datasets.exceptions import DatasetsError
 
     had_bars = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:
         return load()
-    except (datasets.exceptions.DatasetsError, OSError, ValueError, KeyError) as error:
+    except (DatasetsError, OSError, ValueError, KeyError) as error:
         raise DataError(f"{what}: {' '.join(str(error).split())[:600]}") from error
     finally:
         if had_bars:

@@ -85,6 +85,11 @@ MALFORMED_CONFIGURATIONS = [
     ("idle ranks", [DEMO, "training.num_ranks=200"], ["use at most 128 ranks"]),
     ("idle engines", [DEMO, "generation.num_engines=20"], ["use at most 16 engines"]),
     ("group of one", [DEMO, "samples_per_prompt=1"], ["needs at least 2"]),
+    (
+        "part of the vocabulary",
+        [DEMO, "generation.top_p=0.9"],
+        ["generation.top_p=0.9", "set it to 1"],
+    ),
     ("critic warm-up", [DEMO, "algorithm.critic_warmup_steps=2"], ["use algorithm=ppo"]),
     ("CPU cache", [DEMO, "generation.kv_cache_gib=null"], ["generation.kv_cache_gib=null"]),
     ("offload", [DEMO, "training.offload_optimizer=true"], ["set zero_stage to 1, 2 or 3"]),

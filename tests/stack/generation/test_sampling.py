@@ -157,15 +157,13 @@ def test_a_stop_string_is_trained_on_and_not_in_the_text(engine, folders: dict[s
         text = tokenizer.decode(token_ids, skip_special_tokens=True)
         return "".join(character for character in text if character.isascii())
 
-    with engine.changed(stop=["e", "th"], max_response_tokens=100):
+    with engine.changed(stop=["e"], max_response_tokens=100):
         samples = all_samples(engine)
     ended = [s for s in samples if s.finish_reason == "stop" and "e" in letters(s.response)]
     assert ended
     for sample in ended:
         # Up to the token that completes the stop string, and none behind it.
-        before = letters(sample.response[:-1])
-        assert "e" not in before
-        assert "th" not in before
+        assert "e" not in letters(sample.response[:-1])
         shown = "".join(character for character in sample.text if character.isascii())
         assert letters(sample.response).startswith(shown + "e")
 

@@ -119,6 +119,34 @@ CASES = [
         ["samples_per_prompt=2"],
     ),
     (
+        "whole distribution: top_p",
+        [],
+        ["generation.top_p=0.9"],
+        ["generation.top_p=0.9", "set it to 1"],
+        ["generation.top_p=1"],
+    ),
+    (
+        "whole distribution: top_k",
+        [],
+        ["generation.top_k=20"],
+        ["generation.top_k=20", "set it to 0"],
+        ["generation.top_k=0"],
+    ),
+    (
+        "whole distribution: min_p",
+        [],
+        ["generation.min_p=0.05"],
+        ["generation.min_p=0.05", "set it to 0"],
+        ["generation.min_p=0"],
+    ),
+    (
+        "whole distribution: min_response_tokens",
+        [],
+        ["generation.min_response_tokens=2"],
+        ["generation.min_response_tokens=2", "set it to 0"],
+        ["generation.min_response_tokens=0"],
+    ),
+    (
         "critic steps without a critic",
         [],
         ["algorithm.critic_warmup_steps=3"],
@@ -138,13 +166,6 @@ CASES = [
         ["generation.max_num_batched_tokens=127"],
         ["generation.max_num_batched_tokens=127", "max_num_seqs=128"],
         ["generation.max_num_batched_tokens=128"],
-    ),
-    (
-        "response limits",
-        [],
-        ["generation.min_response_tokens=7"],
-        ["generation.min_response_tokens=7", "max_response_tokens=6"],
-        ["generation.min_response_tokens=6"],
     ),
     ("stop", [], ["generation.stop=['']"], ["generation.stop", "empty"], ["generation.stop=[a]"]),
     (

@@ -27,7 +27,9 @@ class TestFailureBudget:
         budget = FailureBudget(0.02)
         budget.record([FAILURE])
         budget.record([FAILURE])
-        with pytest.raises(RunFailed, match=r"3 of the last 3 groups failed.*allows 2 of 100.*10 s"):
+        with pytest.raises(
+            RunFailed, match=r"3 of the last 3 groups failed.*allows 2 of 100.*10 s"
+        ):
             budget.record([FAILURE])
 
     def test_old_failures_are_forgotten(self):
