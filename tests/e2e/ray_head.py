@@ -88,6 +88,11 @@ class RayHead:
         for process in psutil.Process(self._process.pid).children(recursive=True):
             self._seen[process.pid] = process
 
+    def command_lines(self) -> list[str]:
+        """Of all living descendants, also of those whose parent is gone."""
+        self.remember_processes()
+        return [_command_line(process) for process in self._seen.values() if _lives(process)]
+
     def end(self) -> list[str]:
         """Ends the cluster and removes its folder.
 
@@ -158,6 +163,13 @@ def _group_exists(group_id: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _command_line(process: psutil.Process) -> str:

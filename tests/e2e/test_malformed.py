@@ -100,7 +100,11 @@ MALFORMED_CONFIGURATIONS = [
         [DEMO, "algorithm.kl_controller=adaptive", "algorithm.kl_coefficient=0"],
         ["algorithm.kl_coefficient=0", "kl_controller=fixed"],
     ),
-    ("short responses", [DEMO, "generation.min_response_tokens=9"], ["max_response_tokens=6"]),
+    (
+        "short responses",
+        [DEMO, "generation.min_response_tokens=9"],
+        ["min_response_tokens=9", "set it to 0"],
+    ),
     ("remote folder", [DEMO, "output_dir=s3://bucket/run"], ["is not a folder"]),
     # Rewards.
     ("unknown reward", [DEMO, "reward.functions=[exact]"], ["'exact'", "exact_match"]),
