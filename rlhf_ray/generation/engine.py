@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import difflib
+import contextlib
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rlhf_ray.config.errors import RequestError, RunFailed
+from rlhf_ray.config.errors import RunFailed
 from rlhf_ray.config.generation import GenerationConfig
 from rlhf_ray.config.model import ModelConfig
+from rlhf_ray.generation.engine_arguments import engine_arguments, make_vllm_config
 from rlhf_ray.generation.environment import engine_environment
 from rlhf_ray.generation.errors import RequestFailed, engine_errors
 from rlhf_ray.generation.requirements import check_vllm
-from rlhf_ray.generation.results import FinishedSample, expand_spans, make_group
+from rlhf_ray.generation.results import (
+    FinishedSample,
+    expand_spans,
+    make_group,
+    response_text,
+)
 from rlhf_ray.generation.sampling import sample_seed, sampling_arguments, scoring_arguments
 from rlhf_ray.publish.bucket import WeightBucket
 from rlhf_ray.records import FailureKind, Prompt, RolloutGroup, SampleFailure
 
 if TYPE_CHECKING:
     from rlhf_ray.generation.requests import Submission
-
-_GIB = 1024**3
 
 
 class GenerationEngine:
@@ -53,6 +56,7 @@ class GenerationEngine:
         self._index = engine_index
         self._max_sequence_tokens = max_sequence_tokens
         self._timeout_s = request_timeout_s
+        self._started = contextlib.ExitStack()
 
     async def start(self) -> None:
         """Check vLLM, start its processes, load the model; the weights are version 0.
@@ -66,26 +70,18 @@ class GenerationEngine:
         # vLLM reads the environment when it is imported: nothing may import it before this line.
         check_vllm()
         from transformers import AutoTokenizer
-        from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
         from rlhf_ray.generation.bucket_sender import BucketSender
         from rlhf_ray.generation.requests import EngineRequests
 
-        arguments = self._engine_arguments()
-        _refuse_unknown(
-            self._generation.extra_engine_args,
-            known=[field.name for field in dataclasses.fields(AsyncEngineArgs)],
+        arguments = engine_arguments(
+            self._generation, self._model, max_sequence_tokens=self._max_sequence_tokens
         )
+        config = make_vllm_config(arguments)
         self._tokenizer = AutoTokenizer.from_pretrained(
             arguments["tokenizer"], trust_remote_code=self._model.trust_remote_code
         )
-        try:
-            config = AsyncEngineArgs(**arguments).create_engine_config()
-        except ValueError as error:
-            raise RequestError(
-                f"vLLM refuses the settings of generation and model: {error}"
-            ) from error
         try:
             self._llm = AsyncLLM.from_vllm_config(config, disable_log_stats=True)
         except RuntimeError as error:
@@ -99,10 +95,14 @@ class GenerationEngine:
         self._requests = EngineRequests(
             self._llm, pause=self._pause, engine_index=self._index, timeout_s=self._timeout_s
         )
+        self._started.callback(self._stop)
         await self._llm.update_weight_version("0")
 
     async def close(self) -> None:
-        """End vLLM's processes."""
+        """End vLLM's processes; nothing where they were not started."""
+        self._started.close()
+
+    def _stop(self) -> None:
         self._llm.shutdown()
         self._sender.close()
         # vLLM's destructor fails with a traceback if it is left to the end of the interpreter.
@@ -211,32 +211,6 @@ class GenerationEngine:
             with engine_errors(self._index):
                 await self._llm.wake_up()
 
-    def _engine_arguments(self) -> dict[str, Any]:
-        generation = self._generation
-        arguments: dict[str, Any] = {
-            "model": self._model.path,
-            "tokenizer": self._model.tokenizer_path or self._model.path,
-            "trust_remote_code": self._model.trust_remote_code,
-            "dtype": generation.dtype,
-            "max_model_len": self._max_sequence_tokens,
-            "tensor_parallel_size": generation.tensor_parallel_size,
-            # Not vLLM's own choice, which inside a Ray actor may be Ray.
-            "distributed_executor_backend": "uni" if generation.tensor_parallel_size == 1 else "mp",
-            "max_num_seqs": generation.max_num_seqs,
-            "max_num_batched_tokens": generation.max_num_batched_tokens,
-            "enforce_eager": generation.enforce_eager,
-            "enable_prefix_caching": generation.enable_prefix_caching,
-            "gpu_memory_utilization": generation.gpu_memory_utilization,
-            "enable_sleep_mode": generation.num_gpus > 0,
-            # Log-probabilities under the distribution that was sampled from.
-            "logprobs_mode": "processed_logprobs",
-            "weight_transfer_config": {"backend": "object_store"},
-            "disable_log_stats": True,
-        }
-        if generation.kv_cache_gib is not None:
-            arguments["kv_cache_memory_bytes"] = int(generation.kv_cache_gib * _GIB)
-        return arguments | generation.extra_engine_args
-
     async def _sample(
         self, prompt: Prompt, sample_index: int, submission: Submission
     ) -> FinishedSample | SampleFailure:
@@ -259,9 +233,13 @@ class GenerationEngine:
     def _finished(self, sample_index: int, completion: Any) -> FinishedSample:
         token_ids = tuple(completion.token_ids)
         spans = [(span.version, span.start, span.end) for span in completion.weight_versions]
-        text = completion.text
-        if not self._generation.stop:
-            text = self._tokenizer.decode(token_ids, skip_special_tokens=True)
+        # None at the end of text and at the limit, a token id at another stop token.
+        reason = completion.stop_reason
+        text = response_text(
+            lambda tokens: self._tokenizer.decode(tokens, skip_special_tokens=True),
+            token_ids,
+            reason if isinstance(reason, str) else None,
+        )
         return FinishedSample(
             sample_index=sample_index,
             token_ids=token_ids,
@@ -280,13 +258,3 @@ class GenerationEngine:
                 f"not scored within {self._timeout_s:g} s: {error}"
             ) from None
         return list(output.prompt_logprobs.logprobs)
-
-
-def _refuse_unknown(extra: dict[str, Any], known: list[str]) -> None:
-    for name in extra:
-        if name not in known:
-            nearest = difflib.get_close_matches(name, known, n=3) or ["none is near"]
-            raise RequestError(
-                f"generation.extra_engine_args: vLLM has no engine argument {name!r}; the "
-                f"nearest: {', '.join(nearest)}"
-            )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -56,6 +56,26 @@ def expand_spans(spans: Sequence[tuple[str, int, int]], num_tokens: int) -> tupl
     if len(versions) != num_tokens:
         raise ValueError(f"weight version spans {list(spans)} do not cover {num_tokens} tokens")
     return tuple(versions)
+
+
+def response_text(
+    decode: Callable[[Sequence[int]], str], token_ids: Sequence[int], stop_string: str | None
+) -> str:
+    """The response for rewards and logs, without the stop string that ended it.
+
+    vLLM's own text is not used: it decodes behind the prompt, of whose last bytes it may show
+    some (0.32, prompts that end within a character), and only while it looks for stop strings.
+
+    Args:
+        stop_string: completed by the last token; None if something else ended the response.
+    """
+    text = decode(token_ids)
+    if stop_string is None:
+        return text
+    # An earlier one did not count, because the response was too short for its end.
+    earliest = max(len(decode(token_ids[:-1])) - len(stop_string) + 1, 0)
+    place = text.find(stop_string, earliest)
+    return text if place < 0 else text[:place]
 
 
 def make_group(

@@ -49,7 +49,7 @@ def sampling_arguments(generation: GenerationConfig, *, seed: int) -> dict[str, 
         # Only the log-probability of the sampled token itself.
         "logprobs": 0,
         "flat_logprobs": True,
-        # Text is needed only to look for stop strings; decoding at the end is cheaper.
+        # vLLM needs text only to look for stop strings; the response is decoded at the end.
         "detokenize": bool(generation.stop),
         "skip_special_tokens": True,
     }

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from rlhf_ray.config.training import RoleConfig, TrainingConfig
 from rlhf_ray.training.deepspeed_config import frozen_config, trained_config
+from rlhf_ray.training.ranks import training_device, world_size
 from rlhf_ray.training.schedule import learning_rate
 
 _TAG = "engine"
@@ -50,8 +51,7 @@ def start_process(
 ) -> None:
     """Make this process a rank of its role: device, environment, process group, threads, seed.
 
-    Comes before an engine is built. gloo on CPUs, NCCL on GPUs; one GPU per process, the first
-    visible one.
+    Comes before an engine is built. gloo on CPUs; NCCL on GPUs, the first visible one each.
 
     Args:
         master_addr, master_port: where the role's rank 0 listens.
@@ -112,25 +112,6 @@ def stop_process() -> None:
     """Leave the process group."""
     if torch.distributed.is_initialized():
         deepspeed.comm.destroy_process_group()
-
-
-def world_size() -> int:
-    return torch.distributed.get_world_size()
-
-
-def rank() -> int:
-    return torch.distributed.get_rank()
-
-
-def reduce_over_ranks(values: Tensor, *, maximum: bool = False) -> Tensor:
-    """Sum (or maximum) of a tensor over all ranks, in place; returns it."""
-    operation = torch.distributed.ReduceOp.MAX if maximum else torch.distributed.ReduceOp.SUM
-    torch.distributed.all_reduce(values, op=operation)
-    return values
-
-
-def training_device() -> torch.device:
-    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
 
 
 class TrainEngine:

@@ -14,7 +14,8 @@ from rlhf_ray.training.checkpoint import (
     write_facts,
     write_random_states,
 )
-from rlhf_ray.training.engine import TrainEngine, rank, stop_process, world_size
+from rlhf_ray.training.engine import TrainEngine, stop_process
+from rlhf_ray.training.ranks import rank, world_size
 
 
 class TrainedRole:

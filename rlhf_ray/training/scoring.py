@@ -9,8 +9,8 @@ from torch import Tensor
 
 from rlhf_ray.records import RolloutGroup, TokenValues
 from rlhf_ray.training.batching import plan_micro_batches
-from rlhf_ray.training.engine import reduce_over_ranks, training_device
 from rlhf_ray.training.layout import MicroBatch, lay_out
+from rlhf_ray.training.ranks import reduce_over_ranks, training_device
 
 # A micro-batch to one number per entry of its `targets` [M].
 Predict = Callable[[MicroBatch], Tensor]

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from rlhf_ray.records import Experience
-from rlhf_ray.training.engine import TrainEngine, reduce_over_ranks, training_device
+from rlhf_ray.training.engine import TrainEngine
 from rlhf_ray.training.layout import MicroBatch, lay_out
 from rlhf_ray.training.objective import Objective
+from rlhf_ray.training.ranks import reduce_over_ranks, training_device
 
 # (experience, micro-batch, number of the optimiser step in this update) to its objective.
 ComputeObjective = Callable[[Experience, MicroBatch, int], Objective]

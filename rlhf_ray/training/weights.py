@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rlhf_ray.training.engine import TrainEngine, num_elements, rank
+from rlhf_ray.training.engine import TrainEngine, num_elements
+from rlhf_ray.training.ranks import rank
 
 # Elements that are gathered from ZeRO-3 shards at once, if no single tensor is larger.
 _GATHERED_ELEMENTS = 64 * 1024 * 1024

@@ -33,12 +33,14 @@ def test_a_killed_engine(make_run):
     assert "--- stacks of learner_0:\nidle: waiting for work" in text
 
 
+@pytest.mark.slow
 def test_a_killed_learner_rank(make_run):
     text = fail(make_run, "ray::Learner", signal.SIGKILL, "training.num_ranks=2").text
     assert "failed: learner_" in text
     assert " died (phase " in text
 
 
+@pytest.mark.slow
 def test_a_killed_reward_worker(make_run):
     text = fail(make_run, "ray::Reward", signal.SIGKILL).text
     assert "failed: reward_0 died (phase " in text
@@ -51,7 +53,10 @@ def test_a_stopped_learner(make_run):
     assert "--- stacks of generator_0" in text
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)],
+)
 def test_an_interrupted_run_leaves_nothing_behind(make_run, number, status):
     run = make_run(*ENDLESS)
     run.wait_for_step(2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rlhf_ray.generation.results import FinishedSample, expand_spans, make_group
+from rlhf_ray.generation.results import FinishedSample, expand_spans, make_group, response_text
 from rlhf_ray.records import FailureKind, Prompt, SampleFailure
 
 PROMPT = Prompt(
@@ -86,3 +86,29 @@ def test_a_sample_with_a_logprob_too_few_is_refused():
             text="",
             finish_reason="stop",
         )
+
+
+PIECES = ("ab", "END", "E", "ND", "x", "xEND,END")
+
+
+def decode(token_ids):
+    return "".join(PIECES[token] for token in token_ids)
+
+
+@pytest.mark.parametrize(
+    ("token_ids", "stop_string", "text"),
+    [
+        ((0, 1), None, "abEND"),
+        ((0, 1), "END", "ab"),
+        ((0, 2, 3), "END", "ab"),
+        # What another token completes after it stays away too.
+        ((0, 5), "END", "abx"),
+        # The first one came before the least length.
+        ((0, 1, 4, 1), "END", "abENDx"),
+        # A text that does not show the string: of incomplete characters, for example.
+        ((0, 4), "END", "abx"),
+        ((), None, ""),
+    ],
+)
+def test_the_text_ends_before_the_stop_string(token_ids, stop_string, text):
+    assert response_text(decode, token_ids, stop_string) == text

@@ -1,0 +1,69 @@
+"""The configuration as vLLM's engine arguments."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Collection
+from typing import Any
+
+from rlhf_ray.config.errors import RequestError
+from rlhf_ray.config.generation import GenerationConfig
+from rlhf_ray.config.model import ModelConfig
+
+_GIB = 1024**3
+
+
+def engine_arguments(
+    generation: GenerationConfig, model: ModelConfig, *, max_sequence_tokens: int
+) -> dict[str, Any]:
+    """Arguments of vLLM's `AsyncEngineArgs`; the user's own come last and win."""
+    arguments: dict[str, Any] = {
+        "model": model.path,
+        "tokenizer": model.tokenizer_path or model.path,
+        "trust_remote_code": model.trust_remote_code,
+        "dtype": generation.dtype,
+        "max_model_len": max_sequence_tokens,
+        "tensor_parallel_size": generation.tensor_parallel_size,
+        # Not vLLM's own choice, which inside a Ray actor may be Ray.
+        "distributed_executor_backend": "uni" if generation.tensor_parallel_size == 1 else "mp",
+        "max_num_seqs": generation.max_num_seqs,
+        "max_num_batched_tokens": generation.max_num_batched_tokens,
+        "enforce_eager": generation.enforce_eager,
+        "enable_prefix_caching": generation.enable_prefix_caching,
+        "gpu_memory_utilization": generation.gpu_memory_utilization,
+        "enable_sleep_mode": generation.num_gpus > 0,
+        # Log-probabilities under the distribution that was sampled from.
+        "logprobs_mode": "processed_logprobs",
+        "weight_transfer_config": {"backend": "object_store"},
+        "disable_log_stats": True,
+    }
+    if generation.kv_cache_gib is not None:
+        arguments["kv_cache_memory_bytes"] = int(generation.kv_cache_gib * _GIB)
+    return arguments | generation.extra_engine_args
+
+
+def make_vllm_config(arguments: dict[str, Any]) -> Any:
+    """vLLM's own configuration; reads the model's, starts nothing.
+
+    Raises:
+        RequestError: vLLM does not know an argument, or refuses a value.
+    """
+    # Here, because vLLM must not be imported before its environment is set.
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    _refuse_unknown(arguments, [field.name for field in dataclasses.fields(AsyncEngineArgs)])
+    try:
+        return AsyncEngineArgs(**arguments).create_engine_config()
+    except ValueError as error:
+        raise RequestError(f"vLLM refuses the settings of generation and model: {error}") from error
+
+
+def _refuse_unknown(arguments: Collection[str], known: list[str]) -> None:
+    for name in arguments:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=3) or ["none is near"]
+            raise RequestError(
+                f"generation.extra_engine_args: vLLM has no engine argument {name!r}; the "
+                f"nearest: {', '.join(nearest)}"
+            )
