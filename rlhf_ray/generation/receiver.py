@@ -80,7 +80,8 @@ class ObjectStoreReceiver(WeightTransferEngine[ReceiverInit, BucketInfo]):
         flat = torch.from_numpy(self._segment(update_info))
         shapes = tuple(tuple(shape) for shape in update_info.shapes)
         weights = unpack_flat(flat, update_info.names, update_info.dtypes, shapes)
-        self.model.load_weights(weights)
+        model: Any = self.model
+        model.load_weights(weights)
         _detach_waiting_layers(self.model, flat)
 
     def finish_weight_update(self) -> None:

@@ -130,12 +130,12 @@ class TrainEngine:
         self._total_steps = total_steps
         self._step = 0
         on_cuda = torch.cuda.is_available()
-        self._engine, _, _, _ = deepspeed.initialize(
+        self._engine: Any = deepspeed.initialize(
             model=module,
             optimizer=_build_optimizer(module, settings, on_cuda=on_cuda),
             config=trained_config(settings, on_cuda=on_cuda),
             dist_init_required=False,
-        )
+        )[0]
         self._is_plain = not self._engine.zero_optimization()
         if self._is_plain and world_size() == 1:
             # There is nothing to sum, but stage 0 would still copy all gradients to one buffer
@@ -284,11 +284,11 @@ def _is_partitioned(tensor: Tensor) -> bool:
     return "ds_id" in vars(tensor)
 
 
-def _dimensions(parameter: Tensor) -> int:
+def _dimensions(parameter: Any) -> int:
     return len(parameter.ds_shape) if _is_partitioned(parameter) else parameter.dim()
 
 
-def num_elements(tensor: Tensor) -> int:
+def num_elements(tensor: Any) -> int:
     """Elements of the whole tensor, also of one that ZeRO-3 has sharded."""
     return tensor.ds_numel if _is_partitioned(tensor) else tensor.numel()
 

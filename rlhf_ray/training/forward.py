@@ -7,11 +7,13 @@ of the modules that are called.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from rlhf_ray.models.loading import ScalarHeadModel
 from rlhf_ray.training.token_logprobs import token_logprobs
 
 # What models do to their logits after the head, by the configuration field that says so.
@@ -53,7 +55,8 @@ class PolicyForward(nn.Module):
     def logits(self, input_ids: Tensor, hidden_index: Tensor) -> Tensor:
         """Logits [M, V] at the flattened positions `hidden_index` [M]."""
         hidden = _hidden_states(self.model.get_decoder(), input_ids, hidden_index)
-        logits = self.model.get_output_embeddings()(hidden)
+        head: Any = self.model.get_output_embeddings()
+        logits = head(hidden)
         for scale, factor in self._scalings:
             logits = scale(logits, factor)
         return logits
@@ -65,9 +68,9 @@ class PolicyForward(nn.Module):
         Raises:
             ValueError: the model's own forward pass gives other logits.
         """
-        vocabulary = self.model.get_input_embeddings().weight.shape[0]
-        device = self.model.get_input_embeddings().weight.device
-        tokens = torch.arange(1, 9, device=device)[None] % vocabulary
+        embedding: Any = self.model.get_input_embeddings()
+        device = embedding.weight.device
+        tokens = torch.arange(1, 9, device=device)[None] % embedding.weight.shape[0]
         expected = self.model(input_ids=tokens, use_cache=False).logits[0].float()
         found = self.logits(tokens, torch.arange(8, device=device)).float()
         difference = float((found - expected).abs().max())
@@ -88,7 +91,9 @@ class ValueForward(nn.Module):
     token before it.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    model: ScalarHeadModel
+
+    def __init__(self, model: ScalarHeadModel) -> None:
         super().__init__()
         self.model = model
 
