@@ -29,7 +29,9 @@ done
 
 [ -x "$venv/bin/python" ] || "${uv[@]}" venv --quiet --python "$python_version" "$venv"
 joined="$(IFS=, && echo "${extras[*]}")"
-install=("${uv[@]}" pip install --quiet --python "$venv/bin/python")
+# Bytecode at once: a run starts about ten processes that import the same libraries, and
+# on machines where Python may not write it, every one of them would compile them anew.
+install=("${uv[@]}" pip install --quiet --compile-bytecode --python "$venv/bin/python")
 echo "setup: installing rlhf_ray[$joined] into $venv" >&2
 if [ "$device" = gpu ]; then
     # flash-attn imports torch while it is built, so torch goes in first and the
