@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rlhf_ray.cluster.process import ActorProcess
 from rlhf_ray.records import Experience, GroupSummary, Prompt, RolloutGroup, SampleFailure
 
@@ -132,6 +134,7 @@ class Learner(_Trained):
         from rlhf_ray.training.learner import Learner as Worker
 
         self._worker = Worker(**settings)
+        self._buffer = np.empty(0, dtype=np.uint8)
 
     def score_sequences(self, sequences: list[tuple[int, ...]]) -> list[list[float]]:
         return self._worker.score_sequences(sequences)
@@ -143,7 +146,10 @@ class Learner(_Trained):
         """A stream of signals and buckets; the rank that is asked gives the weights away."""
         from rlhf_ray.publish.bucket import pack_buckets
 
-        for bucket in pack_buckets(self._worker.named_weights(), bucket_bytes):
+        if self._buffer.shape[0] != bucket_bytes:
+            self._buffer = np.empty(bucket_bytes, dtype=np.uint8)
+        # One buffer for all buckets: Ray has copied an item into its store when `yield` returns.
+        for bucket in pack_buckets(self._worker.named_weights(), bucket_bytes, self._buffer):
             yield None
             yield bucket
 

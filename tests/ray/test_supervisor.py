@@ -177,3 +177,15 @@ def is_alive(pid: int) -> bool:
             return False
         time.sleep(0.1)
     return True
+
+
+def test_a_streamed_buffer_may_be_used_again(troupe):
+    """What the packing of weights into one buffer relies on."""
+    first, _ = handles(troupe)
+    generator = first.reuse.options(
+        num_returns="streaming", _generator_backpressure_num_objects=4
+    ).remote(5, 1_000_000)
+    source = troupe.call(0, generator)
+    items = list(troupe.supervisor.stream(source, phase="publish", timeout_s=20))
+    arrays = ray.get(items, timeout=20)
+    assert [set(array.tolist()) for array in arrays] == [{0}, {1}, {2}, {3}, {4}]
