@@ -20,7 +20,7 @@ _STACK_WAIT_S = 1.0
 _REMOTE_TIMEOUT_S = 20.0
 _RAY_FRAMES = ("/ray/_private/", "/ray/util/tracing/")
 # Frames of threads that wait for work.
-_IDLE_FRAMES = ("/threading.py", "/concurrent/futures/thread.py", "/ray/")
+_IDLE_FRAMES = ("/threading.py", "/concurrent/futures/thread.py", "/site-packages/ray/")
 
 
 def tail_log(info: ProcessInfo, num_lines: int) -> str:

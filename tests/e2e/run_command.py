@@ -44,7 +44,13 @@ class Run:
         command += [f"output_dir={output}", *SMALL, *overrides]
         with self.log.open("w") as file:
             self.process = subprocess.Popen(
-                command, stdout=file, stderr=subprocess.STDOUT, cwd=REPOSITORY
+                command,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                cwd=REPOSITORY,
+                # A shell that starts the tests in the background has SIGINT ignored, and
+                # every child would inherit that.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
         self._seen: dict[int, psutil.Process] = {}
 
