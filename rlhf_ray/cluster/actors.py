@@ -46,8 +46,8 @@ class Generator(ActorProcess):
     async def hold(self) -> None:
         await self._engine.hold()
 
-    async def release(self) -> None:
-        await self._engine.release()
+    async def release(self, num_requests: int) -> None:
+        await self._engine.release(num_requests)
 
     async def score_sequences(self, sequences: list[tuple[int, ...]]) -> list[list[float]]:
         return await self._engine.score_sequences(sequences)

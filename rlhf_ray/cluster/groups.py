@@ -42,9 +42,16 @@ class Generators:
         """From here on requests are taken but not started."""
         return [_call(m, m.handle.hold.remote()) for m in self._members]
 
-    def release(self) -> list[Call]:
-        """Start all that was held back, together."""
-        return [_call(m, m.handle.release.remote()) for m in self._members]
+    def release(self, num_requests: Sequence[int]) -> list[Call]:
+        """Start all that was held back, together: so many requests on each engine.
+
+        Ray may start the methods of an asynchronous actor in another order than they were
+        called in: wait for `hold` before the requests, and say here how many there are.
+        """
+        return [
+            _call(member, member.handle.release.remote(number))
+            for member, number in zip(self._members, num_requests, strict=True)
+        ]
 
     def begin_update(self) -> list[Call]:
         return [_call(m, m.handle.begin_update.remote()) for m in self._members]

@@ -33,7 +33,7 @@ class GeneratorPool(Protocol):
     def names(self) -> Sequence[Any]: ...
     def generate(self, engine: int, prompt: Prompt, sample_indices: tuple[int, ...]) -> Call: ...
     def hold(self) -> list[Call]: ...
-    def release(self) -> list[Call]: ...
+    def release(self, num_requests: Sequence[int]) -> list[Call]: ...
 
 
 class RewardPool(Protocol):
@@ -193,12 +193,16 @@ class RolloutPipeline:
         self._batches[index] = _Filling(prompts=prompts)
         # Started in one engine step, a synchronous batch is computed alike in every run.
         together = not self._flights
-        held = self._generators.hold() if together else []
+        if together:
+            self._wait(self._generators.hold())
         for prompt in prompts:
             self._generate(index, prompt)
-        held += self._generators.release() if together else []
+        if together:
+            self._wait(self._generators.release(self._engine_load))
+
+    def _wait(self, calls: Sequence[Call]) -> None:
         timeout_s = self._settings.generate_timeout_s
-        self._watch.results(held, phase="generate", timeout_s=timeout_s)
+        self._watch.results(calls, phase="generate", timeout_s=timeout_s)
 
     def _generate(self, batch: int, prompt: Prompt) -> None:
         flight = _Flight(

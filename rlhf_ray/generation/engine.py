@@ -159,13 +159,15 @@ class GenerationEngine:
         """Let requests come, but start none until `release`."""
         self._requests.hold()
 
-    async def release(self) -> None:
+    async def release(self, num_requests: int = 0) -> None:
         """Start all held requests in one engine step, in the order of prompts and samples.
+
+        Waits until `num_requests` are held: callers of an actor may be overtaken by one another.
 
         What an engine computes depends in its last bits on what shares a step, so that requests
         which start as they happen to come give numbers that nobody can reproduce.
         """
-        await self._requests.release()
+        await self._requests.release(num_requests)
 
     async def begin_update(self) -> None:
         """Pause and prepare for new weights. Running requests wait and go on afterwards.

@@ -11,10 +11,12 @@ from vllm.inputs import TokensPrompt
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
 
+from rlhf_ray.config.errors import RunFailed
 from rlhf_ray.generation.errors import EngineLost, RequestFailed, engine_errors, engine_lost
 
 # How often a waiting request looks whether the engine is still alive.
 _HEALTH_POLL_S = 1.0
+_ARRIVAL_POLL_S = 0.001
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,8 +96,24 @@ class EngineRequests:
         if self._held is None:
             self._held = []
 
-    async def release(self) -> None:
-        """Start all held requests in one engine step, in their order."""
+    async def release(self, num_requests: int) -> None:
+        """Start all held requests in one engine step, in their order.
+
+        Args:
+            num_requests: how many there must be before they start: calls that were made before
+                this one may arrive after it.
+
+        Raises:
+            RunFailed: they have not come in time.
+        """
+        deadline = time.monotonic() + self._timeout_s
+        while self._held is not None and len(self._held) < num_requests:
+            if time.monotonic() > deadline:
+                raise RunFailed(
+                    f"generator {self._index}: {len(self._held)} of {num_requests} requests of a "
+                    f"batch have come within {self._timeout_s:g} s"
+                )
+            await asyncio.sleep(_ARRIVAL_POLL_S)
         held, self._held = self._held or [], None
         if not held:
             return

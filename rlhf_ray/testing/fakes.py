@@ -80,6 +80,7 @@ class FakeGenerators:
         self.version = 0
         self.requests: list[tuple[int, str, tuple[int, ...]]] = []
         self.events: list[str] = []
+        self.released: list[list[int]] = []
         self._fails = fails
 
     def generate(self, engine: int, prompt: Prompt, sample_indices: tuple[int, ...]) -> Call:
@@ -101,7 +102,8 @@ class FakeGenerators:
     def hold(self) -> list[Call]:
         return self._event("hold")
 
-    def release(self) -> list[Call]:
+    def release(self, num_requests: Sequence[int]) -> list[Call]:
+        self.released.append(list(num_requests))
         return self._event("release")
 
     def sleep(self) -> list[Call]:

@@ -127,6 +127,19 @@ def test_held_requests_start_at_release(engine):
     engine.run(scenario())
 
 
+def test_a_release_that_overtakes_its_requests_waits_for_them(engine):
+    async def scenario() -> None:
+        await engine.engine.hold()
+        release = asyncio.create_task(engine.engine.release(3))
+        first = asyncio.create_task(engine.engine.generate(PROMPTS[0], (0,)))
+        done, _ = await asyncio.wait([release, first], timeout=0.5)
+        assert not done
+        second = asyncio.create_task(engine.engine.generate(PROMPTS[1], (0, 1)))
+        await asyncio.wait_for(asyncio.gather(release, first, second), timeout=5)
+
+    engine.run(scenario())
+
+
 def test_the_end_of_text_is_trained_on(engine, folders: dict[str, Path]):
     tokenizer = AutoTokenizer.from_pretrained(folders["tied0"])
     with engine.changed(max_response_tokens=200):

@@ -65,6 +65,7 @@ def test_synchronous_batches_start_together():
     generators.version = 1
     pipeline.next_batch(1)
     assert generators.events == ["hold", "release"] * 2
+    assert generators.released == [[8], [8]], "how many requests the engine is to wait for"
 
 
 @pytest.mark.parametrize("max_staleness", [0, 1, 3])
