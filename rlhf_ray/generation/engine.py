@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rlhf_ray.config.errors import RunFailed
@@ -13,7 +13,7 @@ from rlhf_ray.config.generation import GenerationConfig
 from rlhf_ray.config.model import ModelConfig
 from rlhf_ray.generation.engine_arguments import engine_arguments, make_vllm_config
 from rlhf_ray.generation.environment import engine_environment
-from rlhf_ray.generation.errors import RequestFailed, engine_errors
+from rlhf_ray.generation.errors import RequestFailed, T, answer
 from rlhf_ray.generation.requirements import check_vllm
 from rlhf_ray.generation.results import (
     FinishedSample,
@@ -110,8 +110,7 @@ class GenerationEngine:
 
     async def check(self) -> None:
         """Raises EngineLost when the engine process has ended."""
-        with engine_errors(self._index):
-            await self._llm.check_health()
+        await self._answer(self._llm.check_health())
 
     async def generate(
         self, prompt: Prompt, sample_indices: tuple[int, ...]
@@ -176,42 +175,39 @@ class GenerationEngine:
         computed again with the new ones: a token depends on one version of the weights alone.
         """
         await self._pause.acquire()
-        with engine_errors(self._index):
-            await self._llm.pause_generation(mode="keep", clear_cache=True)
-            await self._llm.start_weight_update()
+        await self._answer(self._llm.pause_generation(mode="keep", clear_cache=True))
+        await self._answer(self._llm.start_weight_update())
 
     async def load_bucket(self, bucket: WeightBucket) -> None:
         """Take over one bucket; its memory may be reused when this returns.
 
         The workers may still be loading it then: an error of theirs shows at the next call.
         """
-        with engine_errors(self._index):
-            await self._sender.send(bucket)
+        await self._answer(self._sender.send(bucket))
 
     async def finish_update(self, version: int) -> None:
         """All buckets were sent: use the new weights, call them `version`, go on."""
-        with engine_errors(self._index):
-            await self._sender.wait()
-            await self._llm.finish_weight_update(weight_version=str(version))
-            await self._llm.resume_generation()
+        await self._answer(self._sender.wait())
+        await self._answer(self._llm.finish_weight_update(weight_version=str(version)))
+        await self._answer(self._llm.resume_generation())
         self._pause.release()
 
     async def weight_version(self) -> int:
         """Version of the weights in use."""
-        with engine_errors(self._index):
-            return int(await self._llm.get_weight_version())
+        return int(await self._answer(self._llm.get_weight_version()))
 
     async def sleep(self) -> None:
         """Give the GPU's memory to somebody else, when no request runs; nothing on a CPU."""
         if self._generation.num_gpus:
-            with engine_errors(self._index):
-                await self._llm.sleep(level=1, mode="wait")
+            await self._answer(self._llm.sleep(level=1, mode="wait"))
 
     async def wake_up(self) -> None:
         """Take the GPU's memory back."""
         if self._generation.num_gpus:
-            with engine_errors(self._index):
-                await self._llm.wake_up()
+            await self._answer(self._llm.wake_up())
+
+    async def _answer(self, call: Coroutine[Any, Any, T]) -> T:
+        return await answer(self._llm, self._index, call)
 
     async def _sample(
         self, prompt: Prompt, sample_index: int, submission: Submission

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +13,8 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from rlhf_ray.config.errors import RunFailed
-from rlhf_ray.generation.errors import EngineLost, RequestFailed, engine_errors, engine_lost
+from rlhf_ray.generation.errors import EngineLost, RequestFailed, T, answer, engine_lost
 
-# How often a waiting request looks whether the engine is still alive.
-_HEALTH_POLL_S = 1.0
 _ARRIVAL_POLL_S = 0.001
 
 
@@ -83,13 +82,14 @@ class EngineRequests:
         collector = await submission.collector
         finished = False
         try:
-            output = await self._wait(collector)
+            async with asyncio.timeout(self._timeout_s):
+                output = await self._answer(collector.get())
             finished = True
             return output
         finally:
             # A time-out, or a caller that has gone: let the engine work on something else.
             if not finished and not self._llm.errored:
-                await self._llm.abort(collector.request_id, internal=True)
+                await self._answer(self._llm.abort(collector.request_id, internal=True))
 
     def hold(self) -> None:
         """Let requests come, but start none until `release`."""
@@ -119,12 +119,10 @@ class EngineRequests:
             return
         try:
             async with self._pause:
-                with engine_errors(self._index):
-                    await self._llm.pause_generation(mode="keep", clear_cache=False)
+                await self._answer(self._llm.pause_generation(mode="keep", clear_cache=False))
                 for submission in sorted(held, key=lambda submission: submission.order):
                     await self._start(submission)
-                with engine_errors(self._index):
-                    await self._llm.resume_generation()
+                await self._answer(self._llm.resume_generation())
         finally:
             # Whatever stopped us: nobody may wait for a request that will never start.
             for submission in held:
@@ -137,8 +135,8 @@ class EngineRequests:
             return
         self._num_requests += 1
         try:
-            with engine_errors(self._index):
-                collector = await self._llm.add_request(
+            collector = await self._answer(
+                self._llm.add_request(
                     f"{self._index}-{self._num_requests}",
                     # A rendered input, so that vLLM neither tokenises nor hands it to a thread,
                     # which would change the order of requests.
@@ -150,22 +148,11 @@ class EngineRequests:
                         **submission.arguments, output_kind=RequestOutputKind.FINAL_ONLY
                     ),
                 )
+            )
         except (RequestFailed, EngineLost) as error:
             submission.collector.set_exception(error)
         else:
             submission.collector.set_result(collector)
 
-    async def _wait(self, collector: Any) -> Any:
-        deadline = time.monotonic() + self._timeout_s
-        while True:
-            remaining = deadline - time.monotonic()
-            try:
-                with engine_errors(self._index):
-                    return await asyncio.wait_for(collector.get(), min(remaining, _HEALTH_POLL_S))
-            except TimeoutError:
-                # vLLM wakes the requests it has when its process ends, but not one that comes
-                # while it is being torn down.
-                if self._llm.errored:
-                    raise engine_lost(self._index) from None
-                if time.monotonic() >= deadline:
-                    raise
+    async def _answer(self, call: Coroutine[Any, Any, T]) -> T:
+        return await answer(self._llm, self._index, call)

@@ -116,6 +116,36 @@ def test_a_second_engine_gives_the_same_bits_dies_and_leaves_nothing(engine, fol
     assert {process.pid for process in vllm_processes()} == before
 
 
+def test_what_a_dead_engine_has_taken_on_is_not_waited_for(folders):
+    """vLLM never answers a call that its process had when it died."""
+    before = {process.pid for process in vllm_processes()}
+    started = StartedEngine(folders["tied0"])
+    (core,) = [process for process in vllm_processes() if process.pid not in before]
+    engine = started.engine
+
+    async def scenario() -> tuple[list[object], float]:
+        core.send_signal(signal.SIGSTOP)
+        await engine.hold()
+        waiting = [
+            asyncio.create_task(engine.generate(make_prompt(0), (0, 1))),
+            asyncio.create_task(engine.release(2)),
+            asyncio.create_task(engine.score_sequences([(5, 6, 7)])),
+            asyncio.create_task(engine.weight_version()),
+            asyncio.create_task(engine.begin_update()),
+        ]
+        await asyncio.sleep(0.3)
+        assert not any(task.done() for task in waiting)
+        core.send_signal(signal.SIGKILL)
+        killed = time.monotonic()
+        ended = asyncio.gather(*waiting, return_exceptions=True)
+        return await asyncio.wait_for(ended, timeout=20), time.monotonic() - killed
+
+    errors, elapsed = started.run(scenario())
+    assert [type(error) for error in errors] == [EngineLost] * 5
+    assert elapsed < 4
+    started.close()
+
+
 # An engine in a process of its own, which then closes it or is killed.
 OWNER = """
 import asyncio, os, signal, sys
