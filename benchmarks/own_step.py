@@ -19,8 +19,9 @@ from typing import Any
 from benchmarks.work import arguments, overrides, write_result
 
 _PARTS = ("generate", "score", "reference", "update", "publish")
-# First touch of memory, kernels chosen, caches of prompts filled.
-_WARM_UP_STEPS = 1
+# First touch of memory, among it both of the segments that weights pass through in turn; kernels
+# chosen, caches of prompts filled.
+_WARM_UP_STEPS = 2
 _TINY_WARM_UP_STEPS, _TINY_STEPS = 5, 15
 
 
