@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from benchmarks.work import arguments, rollout_group, work_config, work_prompts, write_result
 from rlhf_ray.models.loading import load_policy
-from rlhf_ray.records import Experience
+from rlhf_ray.records import Coefficients, Experience
 from rlhf_ray.training.experience import RankPlan, build_experience
 from rlhf_ray.training.layout import lay_out
 
@@ -33,7 +33,7 @@ def main() -> None:
         old=None,
         old_is_current=True,
         algorithm=config.algorithm,
-        kl_coefficient=0.0,
+        coefficients=Coefficients(),
         learner=RankPlan(
             num_ranks=1, max_tokens_per_micro_batch=config.training.max_tokens_per_micro_batch
         ),

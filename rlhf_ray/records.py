@@ -174,6 +174,21 @@ class TokenValues:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Coefficients:
+    """What controllers have set for one step.
+
+    Attributes:
+        kl: weight of the KL penalty.
+        entropy: weight of the entropy bonus.
+        reward_baseline: moving mean of the rewards of earlier batches.
+    """
+
+    kl: float = 0.0
+    entropy: float = 0.0
+    reward_baseline: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Experience:
     """What one optimiser step consumes on one rank.
 
@@ -181,10 +196,14 @@ class Experience:
         token_ids [N] int64, lengths [S] int64, loss_mask [N] bool: ragged samples.
         advantages, old_logprobs, generator_logprobs, reference_logprobs, returns,
             values [N] float32: 0.0 off the mask, and where the algorithm has no use for them.
+        weights [N] float32: factor of every token's policy loss, 1 without a correction of the
+            gap between engine and learner; 0.0 off the mask.
+        chosen [N] bool: tokens that a covariance-based surrogate treats apart.
         micro_batches: rows of `lengths` that go through one forward pass; the number of
             micro-batches is the same on every rank, so some may be empty.
         num_loss_tokens: GLOBAL count of masked tokens over all ranks of this step.
         num_sequences: GLOBAL count of samples with at least one masked token.
+        num_positive_tokens: GLOBAL count of masked tokens with an advantage above 0.
         old_is_current: the policy has not changed since `old_logprobs` were due, so the loss
             takes the current log-probabilities, detached, in their place.
     """
@@ -198,9 +217,12 @@ class Experience:
     reference_logprobs: Tensor
     returns: Tensor
     values: Tensor
+    weights: Tensor
+    chosen: Tensor
     micro_batches: tuple[tuple[int, ...], ...]
     num_loss_tokens: int
     num_sequences: int
+    num_positive_tokens: int
     old_is_current: bool
 
     def __post_init__(self) -> None:
@@ -213,6 +235,8 @@ class Experience:
             "reference_logprobs",
             "returns",
             "values",
+            "weights",
+            "chosen",
         ):
             _check_shape(name, getattr(self, name), (num_tokens,))
         if int(self.lengths.sum()) != num_tokens:

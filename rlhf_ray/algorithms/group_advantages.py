@@ -1,15 +1,45 @@
-"""Advantages from the other samples of the same prompt (GRPO)."""
+"""Advantages from the mean and the spread of the prompt's own samples (GRPO)."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from rlhf_ray.algorithms.checks import assert_floating, assert_lengths
+from rlhf_ray.algorithms.by_group import by_group
+
+
+def _unbiased(group: Tensor) -> Tensor:
+    return group.std(unbiased=True)
+
+
+def _biased(group: Tensor) -> Tensor:
+    return group.std(unbiased=False)
+
+
+def _leave_one_out(group: Tensor) -> Tensor:
+    """Unbiased deviation of the OTHER samples of each [n]; 0 where there is one other only."""
+    others = group.repeat(group.shape[0], 1)[~torch.eye(group.shape[0], dtype=torch.bool)]
+    others = others.view(group.shape[0], -1)
+    centred = others - others.mean(dim=1, keepdim=True)
+    return (centred.square().sum(dim=1) / max(others.shape[1] - 1, 1)).sqrt()
+
+
+_DEVIATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "unbiased": _unbiased,
+    "biased": _biased,
+    "leave_one_out": _leave_one_out,
+}
 
 
 def group_advantages(
-    rewards: Tensor, group_sizes: Tensor, *, normalize_by_std: bool, std_epsilon: float
+    rewards: Tensor,
+    group_sizes: Tensor,
+    *,
+    normalize_by_std: bool,
+    std_epsilon: float,
+    std_estimator: str = "unbiased",
 ) -> Tensor:
     """How much better each sample is than its group, one number per sample.
 
@@ -20,28 +50,28 @@ def group_advantages(
     division: Liu et al. 2025, Understanding R1-Zero-Like Training, arXiv:2503.20783.
 
     Conventions: unbiased standard deviation (n - 1), epsilon outside the root, statistics in
-    float64. A group whose rewards are all equal has advantages of exactly 0, decided by
-    equality: the rounding of the mean, divided by an epsilon, must not become a signal.
-    A group of one has nothing to compare with: 0.
+    float64. A group of equal rewards, or of one, has advantages of exactly 0 (`by_group`).
+    "leave_one_out" divides by the deviation of the other samples; where those do not differ,
+    by 1.
 
     Args:
         rewards [S]: one per sample, the samples of a group side by side.
         group_sizes [G] int64: samples per group; sums to S.
+        std_estimator: "unbiased", "biased" or "leave_one_out".
 
     Returns:
         [S] float64.
     """
-    assert_floating("rewards", rewards, (rewards.numel(),))
-    assert_lengths(group_sizes, rewards.shape[0], "group_sizes")
-    advantages = torch.zeros_like(rewards, dtype=torch.float64)
-    start = 0
-    for size in group_sizes.tolist():
-        members = slice(start, start + size)
-        start += size
-        group = rewards[members].double()
-        if size == 0 or bool((group == group[0]).all()):
-            continue  # stays exactly 0; a group of one is equal to itself
-        advantages[members] = group - group.mean()
-        if normalize_by_std:
-            advantages[members] /= group.std(unbiased=True) + std_epsilon
-    return advantages
+    assert std_estimator in _DEVIATIONS, (
+        f"std_estimator {std_estimator!r} is not in {sorted(_DEVIATIONS)}"
+    )
+
+    def estimate(group: Tensor, members: slice) -> Tensor:
+        del members
+        centred = group - group.mean()
+        if not normalize_by_std:
+            return centred
+        deviation = _DEVIATIONS[std_estimator](group)
+        return centred / torch.where(deviation > 0, deviation + std_epsilon, 1.0)
+
+    return by_group(rewards, group_sizes, estimate)

@@ -8,7 +8,12 @@ import torch
 from torch import Tensor
 
 from rlhf_ray.algorithms.checks import assert_floating, assert_lengths, assert_token_tensors
-from rlhf_ray.algorithms.ragged import last_masked_tokens, segment_ids, sum_by_segment
+from rlhf_ray.algorithms.ragged import (
+    count_by_segment,
+    last_masked_tokens,
+    segment_ids,
+    sum_by_segment,
+)
 
 
 def clip_rewards(outcomes: Tensor, limit: float | None) -> Tensor:
@@ -73,6 +78,30 @@ def token_rewards(
     outcome = clip_rewards(outcomes.double(), reward_clip)[segment_ids(lengths)]
     at_end = torch.where(last_masked_tokens(lengths, mask), outcome, 0.0)
     return at_end - kl_coefficient * torch.where(mask, kl.double(), 0.0)
+
+
+def discount_by_position(kl: Tensor, lengths: Tensor, mask: Tensor, *, discount: float) -> Tensor:
+    """The KL penalty of every sampled token, weighed by its place in the answer.
+
+        kl_t * discount^t,   t = 0 for the first sampled token
+
+    A discount below 1 holds the beginning of an answer closer to the reference than its end;
+    1 changes nothing. Tokens off the mask do not count as places.
+
+    Args:
+        kl [N] per token, lengths [S] int64 summing to N, mask [N] bool.
+        discount: in (0, 1].
+
+    Returns:
+        [N] float64, 0 off the mask.
+    """
+    assert_token_tensors(mask, kl=kl)
+    counts = count_by_segment(mask, lengths)
+    first = (counts.cumsum(0) - counts)[segment_ids(lengths)[mask]]
+    place = torch.arange(first.shape[0], device=mask.device) - first
+    discounted = torch.zeros_like(kl, dtype=torch.float64)
+    discounted[mask] = kl[mask].double() * discount ** place.double()
+    return discounted
 
 
 def _check(outcomes: Tensor, kl: Tensor, lengths: Tensor, mask: Tensor) -> None:

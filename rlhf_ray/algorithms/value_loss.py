@@ -31,11 +31,17 @@ def value_loss(
     mask: Tensor,
     *,
     clip: float | None,
+    huber_delta: float | None = None,
 ) -> ValueLoss:
     """Squared error against the return, pessimistic about moves beyond the clip.
 
         near = clip(V, V_old - clip, V_old + clip)
-        loss = max((V - R)^2, (near - R)^2) / 2
+        loss = max(e(V - R), e(near - R)),   e(x) = x^2 / 2
+
+    With a Huber delta an error beyond it counts linearly (Huber 1964, Robust Estimation of a
+    Location Parameter):
+
+        e(x) = x^2 / 2 where |x| <= delta, delta * (|x| - delta / 2) elsewhere
 
     Schulman et al. 2017, arXiv:1707.06347, section 5, with the clipping of its published code
     (described in Engstrom et al. 2020, Implementation Matters in Deep Policy Gradients,
@@ -47,6 +53,7 @@ def value_loss(
         values [N] of the critic in training, with gradient.
         old_values [N] (before this batch's updates), returns [N]: constants.
         mask [N] bool.
+        huber_delta: None for squared errors throughout.
     """
     assert_token_tensors(mask, values=values, old_values=old_values, returns=returns)
     assert_no_gradient(old_values=old_values, returns=returns)
@@ -55,9 +62,17 @@ def value_loss(
     returns = torch.where(mask, returns, 0.0)
     bound = math.inf if clip is None else clip
     near = torch.clamp(values, old_values - bound, old_values + bound)
-    unclipped = (values - returns).square()
-    clipped = (near - returns).square()
+    unclipped = _cost(values - returns, huber_delta)
+    clipped = _cost(near - returns, huber_delta)
     return ValueLoss(
-        per_token=0.5 * torch.maximum(unclipped, clipped),
+        per_token=torch.maximum(unclipped, clipped),
         clipped=clipped.detach() > unclipped.detach(),
     )
+
+
+def _cost(error: Tensor, huber_delta: float | None) -> Tensor:
+    squared = 0.5 * error.square()
+    if huber_delta is None:
+        return squared
+    linear = huber_delta * (error.abs() - 0.5 * huber_delta)
+    return torch.where(error.abs() <= huber_delta, squared, linear)

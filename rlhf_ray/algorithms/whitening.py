@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from rlhf_ray.algorithms.checks import assert_token_tensors
+from rlhf_ray.algorithms.checks import assert_lengths, assert_token_tensors
 
 _VARIANCE_EPSILON = 1e-8
 
@@ -36,4 +38,26 @@ def whiten(values: Tensor, mask: Tensor) -> Tensor:
     centred = kept - kept.mean()
     variance = centred.square().sum() / max(kept.numel() - 1, 1)
     whitened[mask] = (centred / torch.sqrt(variance + _VARIANCE_EPSILON)).to(values.dtype)
+    return whitened
+
+
+def whiten_by_task(values: Tensor, lengths: Tensor, mask: Tensor, tasks: Sequence[str]) -> Tensor:
+    """`whiten`, for the samples of every task by themselves.
+
+    Rewards of different tasks are on different scales; whitened together, the one with the
+    widest spread would be all that is learnt.
+
+    Args:
+        values [N], lengths [S] int64 summing to N, mask [N] bool; tasks [S]: names.
+
+    Returns:
+        [N], dtype of `values`, 0 off the mask.
+    """
+    assert_token_tensors(mask, values=values)
+    assert_lengths(lengths, mask.shape[0])
+    assert len(tasks) == lengths.shape[0], f"{len(tasks)} tasks for {lengths.shape[0]} samples"
+    whitened = torch.zeros_like(values)
+    for task in dict.fromkeys(tasks):
+        belongs = torch.tensor([name == task for name in tasks], device=mask.device)
+        whitened += whiten(values, mask & torch.repeat_interleave(belongs, lengths))
     return whitened

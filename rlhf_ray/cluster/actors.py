@@ -15,7 +15,14 @@ from typing import Any
 import numpy as np
 
 from rlhf_ray.cluster.process import ActorProcess
-from rlhf_ray.records import Experience, GroupSummary, Prompt, RolloutGroup, SampleFailure
+from rlhf_ray.records import (
+    Coefficients,
+    Experience,
+    GroupSummary,
+    Prompt,
+    RolloutGroup,
+    SampleFailure,
+)
 
 # Ranks of one role, in order, and where rank 0 listens.
 Address = tuple[str, int]
@@ -139,8 +146,10 @@ class Learner(_Trained):
     def score_sequences(self, sequences: list[tuple[int, ...]]) -> list[list[float]]:
         return self._worker.score_sequences(sequences)
 
-    def update(self, experiences: Sequence[Experience], kl_coefficient: float) -> dict[str, float]:
-        return self._worker.update(experiences, kl_coefficient=kl_coefficient)
+    def update(
+        self, experiences: Sequence[Experience], coefficients: Coefficients
+    ) -> dict[str, float]:
+        return self._worker.update(experiences, coefficients=coefficients)
 
     def weight_buckets(self, bucket_bytes: int) -> Iterator[Any]:
         """A stream of signals and buckets; the rank that is asked gives the weights away."""
@@ -198,7 +207,7 @@ class Builder(ActorProcess):
         """Nothing to do: the answer says that the process is there."""
 
     def build(
-        self, step: int, kl_coefficient: float, counts: dict[str, int], *parts: Any
+        self, step: int, coefficients: Coefficients, counts: dict[str, int], *parts: Any
     ) -> tuple[Any, ...]:
         """Metrics, then the experience of every learner rank, then of every critic rank.
 
@@ -208,7 +217,7 @@ class Builder(ActorProcess):
         """
         remaining = iter(parts)
         taken = {name: [next(remaining) for _ in range(n)] for name, n in counts.items()}
-        batch = self._worker.build(step=step, kl_coefficient=kl_coefficient, **taken)
+        batch = self._worker.build(step=step, coefficients=coefficients, **taken)
         return (batch.metrics, *batch.learner, *batch.critic)
 
     def write_rollouts(self, path: Path, *groups: RolloutGroup) -> None:

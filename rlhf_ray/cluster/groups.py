@@ -13,7 +13,7 @@ from typing import Any
 from rlhf_ray.cluster.calls import Call, MemberName
 from rlhf_ray.cluster.scatter import balance
 from rlhf_ray.cluster.supervisor import Member
-from rlhf_ray.records import Prompt
+from rlhf_ray.records import Coefficients, Prompt
 
 
 def _call(member: Member, refs: Any) -> Call:
@@ -136,10 +136,10 @@ class TrainedRanks(Ranks):
 class Learners(TrainedRanks):
     """All ranks of the learner."""
 
-    def update(self, experiences: Sequence[Any], *, kl_coefficient: float) -> list[Call]:
+    def update(self, experiences: Sequence[Any], *, coefficients: Coefficients) -> list[Call]:
         """`experiences`: a reference per rank. Signal: metrics, the same on every rank."""
         return [
-            _call(member, member.handle.update.remote(experience, kl_coefficient))
+            _call(member, member.handle.update.remote(experience, coefficients))
             for member, experience in zip(self._members, experiences, strict=True)
         ]
 
@@ -182,7 +182,7 @@ class Builders:
         self,
         *,
         step: int,
-        kl_coefficient: float,
+        coefficients: Coefficients,
         groups: Sequence[Any],
         reference: Sequence[Any],
         values: Sequence[Any],
@@ -197,7 +197,7 @@ class Builders:
         }
         num_returns = 1 + self._num_learners + self._num_critics
         method = self._member.handle.build.options(num_returns=num_returns)
-        refs = method.remote(step, kl_coefficient, counts, *groups, *reference, *values, *old)
+        refs = method.remote(step, coefficients, counts, *groups, *reference, *values, *old)
         metrics, *experiences = refs
         learner = tuple(experiences[: self._num_learners])
         critic = tuple(experiences[self._num_learners :])

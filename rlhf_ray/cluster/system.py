@@ -33,12 +33,11 @@ class System:
 
 
 @contextmanager
-def started_system(config: Config, plan: ResourcePlan, *, old_is_current: bool) -> Iterator[System]:
+def started_system(config: Config, plan: ResourcePlan) -> Iterator[System]:
     """Start every actor of the plan; end them all on the way out, whatever happened.
 
     Args:
         config: with paths that every node can read.
-        old_is_current: rollouts are on-policy with one optimiser step per batch.
 
     Raises:
         RequestError: the cluster is too small.
@@ -52,7 +51,7 @@ def started_system(config: Config, plan: ResourcePlan, *, old_is_current: bool) 
         orderly = False
         try:
             for role in plan.roles:
-                actor_class, settings = _blueprint(role.role, config, old_is_current)
+                actor_class, settings = _blueprint(role.role, config)
                 for rank in range(role.num_actors):
                     extra = {"engine_index": rank} if role.role == "generator" else {}
                     launcher.create(role, rank, actor_class, settings | extra)
@@ -65,7 +64,7 @@ def started_system(config: Config, plan: ResourcePlan, *, old_is_current: bool) 
             launcher.close(orderly=orderly)
 
 
-def _blueprint(role: str, config: Config, old_is_current: bool) -> tuple[type, dict[str, Any]]:
+def _blueprint(role: str, config: Config) -> tuple[type, dict[str, Any]]:
     """The actor class of a role, and what its worker is built from: its own part only."""
     policy_steps = max(1, config.num_steps - config.algorithm.critic_warmup_steps)
     ranked: dict[str, Any] = {
@@ -93,6 +92,7 @@ def _blueprint(role: str, config: Config, old_is_current: bool) -> tuple[type, d
                 **sampled,
                 "training": config.training,
                 "algorithm": config.algorithm,
+                "max_response_tokens": config.generation.max_response_tokens,
                 "total_optimizer_steps": policy_steps * config.optimizer_steps_per_batch,
             },
         ),
@@ -112,7 +112,7 @@ def _blueprint(role: str, config: Config, old_is_current: bool) -> tuple[type, d
                 "algorithm": config.algorithm,
                 "learner": _rank_plan(config.training),
                 "critic": _rank_plan(config.critic) if config.needs_critic else None,
-                "old_is_current": old_is_current,
+                "old_is_current": config.old_is_current,
                 "seed": config.seed,
             },
         ),

@@ -6,42 +6,117 @@ from dataclasses import dataclass
 
 from rlhf_ray.config.setting import setting
 
+# Estimators whose baseline is made of the other samples of the same prompt.
+GROUP_ADVANTAGES = ("group", "rloo", "opo", "maxrl")
+
 
 @dataclass
 class AlgorithmConfig:
     """Policy-gradient algorithm. The group files under conf/algorithm are published methods."""
 
     name: str = setting("grpo", "Name of the method, for logs and the run's summary.")
+
     advantage: str = setting(
         "group",
-        "group: reward against the mean of its group (GRPO); gae: with a critic (PPO).",
-        choices=("group", "gae"),
+        "Against the prompt's other samples: group (GRPO), rloo, opo, maxrl; against a moving mean "
+        "of all rewards: baseline (REINFORCE); per token: returns (Monte Carlo, REINFORCE++), gae "
+        "(with a critic, PPO).",
+        choices=(*GROUP_ADVANTAGES, "baseline", "returns", "gae"),
     )
     normalize_by_std: bool = setting(
-        True, "Divide group advantages by the group's unbiased standard deviation."
+        True, "Divide group advantages by the group's standard deviation."
+    )
+    group_std_estimator: str = setting(
+        "unbiased",
+        "Which standard deviation: of n - 1, of n, or of the other samples alone.",
+        choices=("unbiased", "biased", "leave_one_out"),
     )
     group_std_epsilon: float = setting(
         1e-6, "Added to the group's standard deviation, outside the root.", minimum=0
+    )
+    baseline_decay: float = setting(
+        0.9, "Weight of the past in the moving mean of advantage=baseline.", minimum=0, below=1
     )
     gamma: float = setting(1.0, "Discount per token.", above=0, maximum=1)
     gae_lambda: float = setting(0.95, "GAE lambda.", minimum=0, maximum=1)
     whiten_advantages: bool = setting(
         False, "Shift and scale advantages to mean 0 and variance 1 over the global batch."
     )
+    whiten_per_task: bool = setting(False, "Whiten the samples of every task by themselves.")
     reward_clip: float | None = setting(
         None, "Clip a sample's total reward to [-x, x] before anything else.", above=0
     )
+
+    policy_loss: str = setting(
+        "clip",
+        "Surrogate: clip (PPO), unclipped, cispo, sapo, gmpo, clip_cov, kl_cov.",
+        choices=("clip", "unclipped", "cispo", "sapo", "gmpo", "clip_cov", "kl_cov"),
+    )
+    ratio_level: str = setting(
+        "token",
+        "Probability ratio of every token, of the sequence (GSPO), or of the sequence with the "
+        "gradient of the token (GSPO-token).",
+        choices=("token", "sequence", "sequence_token"),
+    )
     clip_ratio_low: float = setting(
-        0.2, "Lower clip range of the probability ratio: 1 - x.", above=0, below=1
+        0.2, "Lower clip range of the probability ratio: 1 - x.", above=0, maximum=1
     )
     clip_ratio_high: float = setting(
         0.2, "Upper clip range of the probability ratio: 1 + x.", above=0
     )
+    dual_clip: float | None = setting(
+        None, "Largest ratio that counts against a negative advantage; null for none.", above=1
+    )
     log_ratio_clamp: float = setting(
         20.0, "Log ratios are clamped to [-x, x] before the exponential.", unit="nats", above=0
     )
+    sapo_positive_temperature: float = setting(1.0, "SAPO: gate where A > 0.", above=0)
+    sapo_negative_temperature: float = setting(1.05, "SAPO: gate elsewhere.", above=0)
+    covariance_share: float = setting(
+        0.0002, "Clip-Cov, KL-Cov: share of the tokens that are chosen.", above=0, maximum=1
+    )
+    covariance_low: float = setting(1.0, "Clip-Cov: covariance above which tokens are candidates.")
+    covariance_high: float = setting(5.0, "Clip-Cov: covariance below which they are.")
+    covariance_kl_coefficient: float = setting(
+        1.0, "KL-Cov: weight of the penalty on the chosen tokens.", minimum=0
+    )
+    reduction: str = setting(
+        "token_mean",
+        "From tokens to one loss: mean over tokens, mean over sequences of their means or sums, "
+        "or sum over sequences x generation.max_response_tokens (Dr. GRPO).",
+        choices=("token_mean", "sequence_mean", "sequence_sum", "constant_length"),
+    )
     num_epochs: int = setting(1, "Passes over one batch of rollouts.", minimum=1)
     num_mini_batches: int = setting(1, "Optimiser steps per pass.", minimum=1)
+    positive_coefficient: float = setting(
+        0.0, "Weight of the language-model loss on tokens with a positive advantage.", minimum=0
+    )
+
+    old_policy: str = setting(
+        "auto",
+        "Whose log-probabilities the ratio is against: the learner's at the start of the step, or "
+        "the engine's (bypass). auto: the engine's where max_staleness is above 0 and nothing "
+        "corrects the gap between the two.",
+        choices=("auto", "learner", "generator"),
+    )
+    correction_weight: str = setting(
+        "none",
+        "Truncated importance weight of the learner over the engine, by token or by sequence.",
+        choices=("none", "token", "sequence"),
+    )
+    correction_cap: float = setting(2.0, "Largest such weight.", above=0)
+    correction_filter: str = setting(
+        "none",
+        "Leave out what is outside of the bounds: tokens, sequences by the product of their "
+        "ratios, or by its geometric mean.",
+        choices=("none", "token", "sequence", "geometric"),
+    )
+    correction_low: float = setting(0.5, "Least ratio that the filter keeps.", minimum=0)
+    correction_high: float = setting(2.0, "Largest ratio that the filter keeps.", above=0)
+    correction_reject: bool = setting(
+        False, "What the filter leaves out leaves the means too, instead of counting as 0."
+    )
+
     kl_coefficient: float = setting(
         0.0, "Weight of the KL penalty to the reference; 0 starts no reference.", minimum=0
     )
@@ -53,12 +128,20 @@ class AlgorithmConfig:
     kl_estimator: str = setting(
         "k3",
         "Estimator of the KL divergence per token (Schulman 2020).",
-        choices=("k1", "k2", "k3"),
+        choices=("k1", "k2", "k3", "abs"),
+    )
+    kl_gradient: str = setting(
+        "estimator",
+        "In the loss: the gradient of the estimator itself, or the unbiased one (that of k2).",
+        choices=("estimator", "unbiased"),
+    )
+    kl_position_discount: float = setting(
+        1.0, "In the reward: the penalty of token t of an answer counts x^t.", above=0, maximum=1
     )
     kl_controller: str = setting(
         "fixed",
-        "Constant coefficient, or adapted towards kl_target.",
-        choices=("fixed", "adaptive"),
+        "Constant coefficient, in a straight line to kl_final, or adapted towards kl_target.",
+        choices=("fixed", "scheduled", "adaptive"),
     )
     kl_target: float = setting(
         6.0, "Adaptive controller: KL per response to hold.", unit="nats", above=0
@@ -66,11 +149,38 @@ class AlgorithmConfig:
     kl_horizon: int = setting(
         10_000, "Adaptive controller: samples over which it moves.", unit="samples", minimum=1
     )
+    kl_final: float = setting(0.0, "Scheduled controller: last coefficient.", minimum=0)
+    kl_schedule_steps: int = setting(
+        100, "Scheduled controller: steps until then.", unit="steps", minimum=1
+    )
+
+    entropy_coefficient: float = setting(0.0, "Weight of the entropy bonus.", minimum=0)
+    entropy_target: float | None = setting(
+        None,
+        "Entropy per token to hold: the bonus counts below it only, and its weight moves by "
+        "entropy_step after every step; null for a constant bonus.",
+        unit="nats",
+        above=0,
+    )
+    entropy_step: float = setting(0.005, "With entropy_target: see there.", above=0)
+
     value_clip: float | None = setting(
         0.2,
         "Clip range of the value prediction around the old one; null switches it off.",
         above=0,
     )
+    value_huber_delta: float | None = setting(
+        None, "Errors of the value beyond it count linearly; null for squares.", above=0
+    )
     critic_warmup_steps: int = setting(
         0, "Steps at the start in which only the critic learns.", unit="steps", minimum=0
     )
+
+    @property
+    def corrects_gap(self) -> bool:
+        """Weights or a filter make up for the difference of engine and learner."""
+        return self.correction_weight != "none" or self.correction_filter != "none"
+
+    @property
+    def has_entropy_bonus(self) -> bool:
+        return self.entropy_coefficient > 0 or self.entropy_target is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from rlhf_ray.config.algorithm import GROUP_ADVANTAGES
 from rlhf_ray.config.rule import Rule, model_roles, trained_roles
 from rlhf_ray.config.run import Config
 
@@ -62,11 +63,12 @@ def _engines_have_prompts(config: Config) -> Iterator[str]:
 
 
 def _group_has_a_baseline(config: Config) -> Iterator[str]:
-    if config.algorithm.advantage == "group" and config.samples_per_prompt < 2:
+    advantage = config.algorithm.advantage
+    if advantage in GROUP_ADVANTAGES and config.samples_per_prompt < 2:
         yield (
-            f"samples_per_prompt={config.samples_per_prompt}: algorithm.advantage=group compares "
-            f"the samples of a prompt with each other and needs at least 2; raise it, or use "
-            f"algorithm=ppo, which has a critic"
+            f"samples_per_prompt={config.samples_per_prompt}: algorithm.advantage={advantage} "
+            f"compares the samples of a prompt with each other and needs at least 2; raise it, or "
+            f"use algorithm=ppo, which has a critic"
         )
 
 
@@ -128,7 +130,8 @@ BATCH_RULES: tuple[Rule, ...] = (
         problems=_engines_have_prompts,
     ),
     Rule(
-        about="`algorithm.advantage=group` needs `samples_per_prompt` of at least 2.",
+        about=f"`algorithm.advantage` of {', '.join(GROUP_ADVANTAGES)} needs "
+        "`samples_per_prompt` of at least 2.",
         keys=("algorithm.advantage", "samples_per_prompt"),
         problems=_group_has_a_baseline,
     ),

@@ -95,25 +95,6 @@ def _colocated_on_gpus(config: Config) -> Iterator[str]:
         )
 
 
-def _kl(config: Config) -> Iterator[str]:
-    algorithm = config.algorithm
-    if algorithm.kl_controller == "adaptive" and algorithm.kl_coefficient == 0:
-        yield (
-            "algorithm.kl_coefficient=0: algorithm.kl_controller=adaptive scales the coefficient, "
-            "and 0 stays 0; set a coefficient to start from, for instance 0.05, or "
-            "kl_controller=fixed"
-        )
-    if (
-        algorithm.kl_coefficient > 0
-        and algorithm.kl_placement == "loss"
-        and algorithm.kl_estimator == "k1"
-    ):
-        yield (
-            "algorithm.kl_estimator=k1: inside the loss its gradient averages to zero, so nothing "
-            "would hold the policy; use k2 or k3, or algorithm.kl_placement=reward"
-        )
-
-
 def _roles(*names: str) -> tuple[str, ...]:
     groups = ("training", "critic", "reference")
     own = tuple(f"{group}.{name}" for group in groups for name in names)
@@ -160,16 +141,5 @@ TRAINING_RULES: tuple[Rule, ...] = (
             "training.zero_stage",
         ),
         problems=_colocated,
-    ),
-    Rule(
-        about="`algorithm.kl_controller=adaptive` needs `algorithm.kl_coefficient` above 0; `k1` "
-        "belongs in the reward, because its gradient inside the loss averages to zero.",
-        keys=(
-            "algorithm.kl_coefficient",
-            "algorithm.kl_controller",
-            "algorithm.kl_placement",
-            "algorithm.kl_estimator",
-        ),
-        problems=_kl,
     ),
 )

@@ -152,11 +152,36 @@ class Config:
 
     @property
     def needs_reference(self) -> bool:
-        return self.algorithm.kl_coefficient > 0
+        algorithm = self.algorithm
+        later = algorithm.kl_controller == "scheduled" and algorithm.kl_final > 0
+        return algorithm.kl_coefficient > 0 or later
 
     @property
     def needs_critic(self) -> bool:
         return self.algorithm.advantage == "gae"
+
+    @property
+    def uses_learner_as_old(self) -> bool:
+        """The ratio is against the learner at the start of the step, not against the engine."""
+        algorithm = self.algorithm
+        if algorithm.old_policy == "auto":
+            return self.max_staleness == 0 or algorithm.corrects_gap
+        return algorithm.old_policy == "learner"
+
+    @property
+    def old_is_current(self) -> bool:
+        """The loss takes the log-probabilities of the training pass, detached, as the old ones.
+
+        With one optimiser step they are those of the start of the step; a correction has to
+        know them before it.
+        """
+        one_step = self.optimizer_steps_per_batch == 1
+        return one_step and self.uses_learner_as_old and not self.algorithm.corrects_gap
+
+    @property
+    def learner_scores_old(self) -> bool:
+        """The learner computes log-probabilities of a batch before it is trained on."""
+        return self.uses_learner_as_old and not self.old_is_current
 
     @property
     def max_sequence_tokens(self) -> int:

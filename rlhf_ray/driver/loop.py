@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from rlhf_ray.algorithms.kl_controller import KLController, update_kl_controller
 from rlhf_ray.cluster.calls import Watch
+from rlhf_ray.driver.adaptive import Adaptive, advance
 from rlhf_ray.driver.pipeline import Batch, RolloutPipeline
 from rlhf_ray.driver.scorers import Scorers
-from rlhf_ray.driver.step_metrics import batch_metrics
+from rlhf_ray.driver.step_metrics import batch_metrics, coefficient_metrics
 from rlhf_ray.driver.trainer import Trainer
 from rlhf_ray.driver.turns import Turns
 from rlhf_ray.publish.publisher import Publisher
@@ -36,7 +36,7 @@ class LoopState:
     """What the loop itself remembers. `step` steps are done; weights are of version `step`."""
 
     step: int
-    kl_controller: KLController
+    adaptive: Adaptive
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,31 +70,24 @@ def train(loop: Loop, state: LoopState, *, num_steps: int) -> None:
             loop.turns.begin_training()
             scores = loop.scorers.score(batch)
         with clock("update"):
-            updated = loop.trainer.update(
-                batch, scores, step=step, kl_coefficient=state.kl_controller.coefficient
-            )
+            coefficients = state.adaptive.coefficients
+            updated = loop.trainer.update(batch, scores, step=step, coefficients=coefficients)
         with clock("publish"):
             loop.turns.begin_publishing()
             published = loop.publisher.publish(step + 1)
             loop.turns.begin_generating()
 
         metrics = batch_metrics(batch, version=step) | updated | published
-        metrics["kl/coefficient"] = state.kl_controller.coefficient
-        _advance(state, metrics, num_samples=sum(len(s.rewards) for s in batch.summaries))
+        metrics |= coefficient_metrics(coefficients)
+        num_samples = sum(len(summary.rewards) for summary in batch.summaries)
+        state.adaptive = advance(state.adaptive, metrics, num_samples=num_samples)
+        state.step += 1
         with clock("checkpoint"):
             loop.saver.save_if_due(state, loop.pipeline)
         loop.pipeline.begin(state.step)
 
         metrics |= clock.metrics(batch)
         loop.observer.step_done(state.step, batch, metrics)
-
-
-def _advance(state: LoopState, metrics: dict[str, float], *, num_samples: int) -> None:
-    state.step += 1
-    if "kl/reference" in metrics:
-        state.kl_controller = update_kl_controller(
-            state.kl_controller, observed_kl=metrics["kl/reference"], num_samples=num_samples
-        )
 
 
 class _StepClock:

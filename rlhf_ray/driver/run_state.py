@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from rlhf_ray.algorithms.kl_controller import KLController
 from rlhf_ray.cluster.calls import Call, Watch
 from rlhf_ray.config.errors import RequestError
+from rlhf_ray.driver.adaptive import load_adaptive, save_adaptive
 from rlhf_ray.driver.checkpoints import Checkpoints, read_state
 from rlhf_ray.driver.loop import LoopState
 from rlhf_ray.driver.pipeline import RolloutPipeline
@@ -60,13 +58,10 @@ class RunCheckpoints:
             for call in role.save_checkpoint(folder / name)
         ]
         self._wait(calls)
-        controller = dataclasses.asdict(state.kl_controller)
-        # JSON has no infinity.
-        controller["target"] = None if math.isinf(controller["target"]) else controller["target"]
         saved = {
             "step": state.step,
             "identity": self._identity,
-            "kl_controller": controller,
+            "adaptive": save_adaptive(state.adaptive),
             "pipeline": pipeline.state_dict(),
         }
         self._checkpoints.commit(folder, saved)
@@ -87,9 +82,7 @@ class RunCheckpoints:
             ]
         )
         pipeline.load_state_dict(saved["pipeline"])
-        controller = dict(saved["kl_controller"])
-        controller["target"] = math.inf if controller["target"] is None else controller["target"]
-        return LoopState(step=saved["step"], kl_controller=KLController(**controller))
+        return LoopState(step=saved["step"], adaptive=load_adaptive(saved["adaptive"]))
 
     def _wait(self, calls: Sequence[Call]) -> None:
         self._watch.results(calls, phase="checkpoint", timeout_s=self._timeout_s)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from rlhf_ray.driver.pipeline import Batch
+from rlhf_ray.records import Coefficients
 
 
 def batch_metrics(batch: Batch, *, version: int) -> dict[str, float]:
@@ -34,6 +35,15 @@ def batch_metrics(batch: Batch, *, version: int) -> dict[str, float]:
         values = [v for s in batch.summaries for v in s.reward_parts.get(name, ())]
         metrics[f"reward/{name}"] = _mean(values)
     return metrics
+
+
+def coefficient_metrics(coefficients: Coefficients) -> dict[str, float]:
+    """What was in force in a step."""
+    return {
+        "kl/coefficient": coefficients.kl,
+        "policy/entropy_coefficient": coefficients.entropy,
+        "reward/baseline": coefficients.reward_baseline,
+    }
 
 
 def _mean(values: Sequence[float]) -> float:

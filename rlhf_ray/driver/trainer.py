@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from rlhf_ray.cluster.calls import Call, Watch
 from rlhf_ray.driver.pipeline import Batch
 from rlhf_ray.driver.scorers import Scores
+from rlhf_ray.records import Coefficients
 
 
 class ExperienceSource(Protocol):
@@ -18,7 +19,7 @@ class ExperienceSource(Protocol):
         self,
         *,
         step: int,
-        kl_coefficient: float,
+        coefficients: Coefficients,
         groups: Sequence[Any],
         reference: Sequence[Any],
         values: Sequence[Any],
@@ -29,7 +30,7 @@ class ExperienceSource(Protocol):
 class PolicyRole(Protocol):
     """See `cluster.groups.Learners`."""
 
-    def update(self, experiences: Sequence[Any], *, kl_coefficient: float) -> list[Call]: ...
+    def update(self, experiences: Sequence[Any], *, coefficients: Coefficients) -> list[Call]: ...
 
 
 class ValueRole(Protocol):
@@ -74,7 +75,7 @@ class Trainer:
         self._settings = settings
 
     def update(
-        self, batch: Batch, scores: Scores, *, step: int, kl_coefficient: float
+        self, batch: Batch, scores: Scores, *, step: int, coefficients: Coefficients
     ) -> dict[str, float]:
         """Train on a batch; metrics of the experience, the policy and the values.
 
@@ -83,7 +84,7 @@ class Trainer:
         """
         building = self._builder.build(
             step=step,
-            kl_coefficient=kl_coefficient,
+            coefficients=coefficients,
             groups=batch.groups,
             reference=scores.reference,
             values=scores.values,
@@ -93,7 +94,7 @@ class Trainer:
         # The experience goes from builder to ranks by reference: nobody waits for it here.
         policy: list[Call] = []
         if step >= self._settings.critic_warmup_steps:
-            policy = self._learner.update(learner_experience, kl_coefficient=kl_coefficient)
+            policy = self._learner.update(learner_experience, coefficients=coefficients)
         values = self._critic.update(critic_experience)
         timeout_s = self._settings.build_timeout_s
         (metrics,) = self._watch.results([building], phase="build", timeout_s=timeout_s)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlhf_ray.algorithms.kl_controller import KLController, fixed_kl_controller
 from rlhf_ray.cluster.resources import describe, plan_resources
 from rlhf_ray.cluster.runtime import connected
 from rlhf_ray.cluster.system import System, started_system
@@ -18,6 +17,7 @@ from rlhf_ray.config.load import to_yaml
 from rlhf_ray.config.run import Config
 from rlhf_ray.data.prompts import PromptSet, load_prompts
 from rlhf_ray.data.stream import PromptStream
+from rlhf_ray.driver.adaptive import start_adaptive
 from rlhf_ray.driver.checkpoints import Checkpoints, read_state
 from rlhf_ray.driver.failure_budget import FailureBudget
 from rlhf_ray.driver.loop import Loop, LoopState, train
@@ -93,9 +93,7 @@ def run(config: Config) -> int:
         progress.message(inputs.prompts.describe())
         progress.phase("start")
         stack.enter_context(connected(dashboard=config.observe.dashboard))
-        system = stack.enter_context(
-            started_system(config, plan, old_is_current=_is_on_policy(config))
-        )
+        system = stack.enter_context(started_system(config, plan))
         _train(config, system, inputs, progress)
         progress.close()
         print(_report(output), file=screen, flush=True)
@@ -108,7 +106,7 @@ def _train(config: Config, system: System, inputs: _Inputs, progress: Progress) 
     turns = _turns(config, system)
     saver = _saver(config, system, inputs.identity)
 
-    state = LoopState(step=0, kl_controller=_kl_controller(config))
+    state = LoopState(step=0, adaptive=start_adaptive(config.algorithm))
     progress.phase("publish")
     if inputs.resume_from:
         state = saver.load(inputs.resume_from, pipeline)
@@ -143,11 +141,6 @@ def _report(output: Path) -> str:
     summary = summarize(read_metrics(output / "metrics.jsonl"), result=output / "model")
     write_summary(output, summary)
     return summary_table(summary)
-
-
-def _is_on_policy(config: Config) -> bool:
-    """The policy that is trained is the one that sampled, up to the first optimiser step."""
-    return config.max_staleness == 0 and config.optimizer_steps_per_batch == 1
 
 
 def _pipeline(config: Config, system: System, prompts: PromptSet) -> RolloutPipeline:
@@ -205,11 +198,10 @@ def _turns(config: Config, system: System) -> Turns:
 
 
 def _scorers(config: Config, system: System) -> Scorers:
-    needs_old = config.optimizer_steps_per_batch > 1 and config.max_staleness == 0
     return Scorers(
         reference=system.reference or NoScores(),
         critic=system.critic or NoScores(),
-        old=system.learner if needs_old else NoScores(),
+        old=system.learner if config.learner_scores_old else NoScores(),
         watch=system.supervisor,
         timeout_s=config.deadlines.reference_s,
     )
@@ -254,17 +246,6 @@ def _identity(config: Config) -> dict[str, Any]:
         "algorithm.name": config.algorithm.name,
         "algorithm.advantage": config.algorithm.advantage,
     }
-
-
-def _kl_controller(config: Config) -> KLController:
-    algorithm = config.algorithm
-    if algorithm.kl_controller == "fixed":
-        return fixed_kl_controller(algorithm.kl_coefficient)
-    return KLController(
-        coefficient=algorithm.kl_coefficient,
-        target=algorithm.kl_target,
-        horizon=algorithm.kl_horizon,
-    )
 
 
 def _rollouts(config: Config, system: System) -> RolloutFiles | NoRollouts:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rlhf_ray.config.algorithm import AlgorithmConfig
 from rlhf_ray.observe.rollout_log import write_rollouts
-from rlhf_ray.records import RolloutGroup, TokenValues
+from rlhf_ray.records import Coefficients, RolloutGroup, TokenValues
 from rlhf_ray.training.experience import ExperienceBatch, RankPlan, build_experience
 
 
@@ -16,7 +16,7 @@ class ExperienceBuilder:
 
     Args:
         learner, critic: how the ranks of each share the work; None without a critic.
-        old_is_current: rollouts are on-policy and there is one optimiser step per batch.
+        old_is_current: see `Config.old_is_current`.
         seed: of the run.
     """
 
@@ -39,7 +39,7 @@ class ExperienceBuilder:
         self,
         *,
         step: int,
-        kl_coefficient: float,
+        coefficients: Coefficients,
         groups: Sequence[RolloutGroup],
         reference: Sequence[Sequence[TokenValues]],
         values: Sequence[Sequence[TokenValues]],
@@ -53,7 +53,7 @@ class ExperienceBuilder:
             old=_joined(old),
             old_is_current=self._old_is_current,
             algorithm=self._algorithm,
-            kl_coefficient=kl_coefficient,
+            coefficients=coefficients,
             learner=self._learner,
             critic=self._critic,
             seed=self._seed,

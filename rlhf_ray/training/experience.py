@@ -9,17 +9,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rlhf_ray.algorithms.covariance import clip_cov_tokens, kl_cov_tokens, token_covariance
 from rlhf_ray.algorithms.kl import token_kl
 from rlhf_ray.algorithms.ragged import count_by_segment, sum_by_segment
 from rlhf_ray.config.algorithm import AlgorithmConfig
-from rlhf_ray.records import Experience, RolloutGroup, TokenValues
+from rlhf_ray.records import Coefficients, Experience, RolloutGroup, TokenValues
 from rlhf_ray.training.batching import plan_micro_batches, split_mini_batches
-from rlhf_ray.training.rollout_batch import (
-    Advantages,
-    RolloutBatch,
-    estimate_advantages,
-    flatten_groups,
-)
+from rlhf_ray.training.estimators import Advantages, estimate_advantages
+from rlhf_ray.training.gap import CorrectedBatch, corrected, gap_metrics, uncorrected
+from rlhf_ray.training.rollout_batch import RolloutBatch, flatten_groups
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,7 +55,7 @@ def build_experience(
     old: Sequence[TokenValues] | None,
     old_is_current: bool,
     algorithm: AlgorithmConfig,
-    kl_coefficient: float,
+    coefficients: Coefficients,
     learner: RankPlan,
     critic: RankPlan | None,
     seed: int,
@@ -76,7 +74,7 @@ def build_experience(
             Without the learner's, the old log-probabilities are the generator's.
         old_is_current: the policy that is trained is the one that sampled, and there is one
             optimiser step: the loss takes its own log-probabilities, detached, as the old ones.
-        kl_coefficient: the one in force, from the KL controller.
+        coefficients: those in force.
         critic: None without a critic.
         seed, step: of the run; they decide which samples share an optimiser step.
 
@@ -84,34 +82,36 @@ def build_experience(
         ValueError: a sample is over a role's token budget, or there are fewer samples than
             mini-batches.
     """
-    _assert_inputs(algorithm, kl_coefficient, reference=reference, values=values, old=old)
+    _assert_inputs(algorithm, coefficients, reference=reference, values=values, old=old)
     batch = flatten_groups(groups, reference=reference, values=values, old=old)
-    estimated = estimate_advantages(batch, algorithm=algorithm, kl_coefficient=kl_coefficient)
-    metrics = dict(estimated.metrics)
-    if reference is not None:
-        metrics |= _reference_metrics(batch)
-    if old is not None:
-        metrics |= _gap_metrics(batch)
-
+    estimated = estimate_advantages(batch, algorithm=algorithm, coefficients=coefficients)
+    weighed = corrected(batch, algorithm) if algorithm.corrects_gap else uncorrected(batch)
     steps = _split_steps(batch.lengths.shape[0], algorithm, seed=seed, step=step)
+    chosen = [
+        _choose(weighed.batch, estimated, rows, algorithm, seed=_seed("chosen", seed, step, number))
+        for number, rows in enumerate(steps)
+    ]
 
     def planned(plan: RankPlan) -> tuple[tuple[Experience, ...], ...]:
         per_step = [
-            _build_step(batch, estimated, rows, plan, old_is_current=old_is_current)
-            for rows in steps
+            _build_step(weighed, estimated, tokens, rows, plan, old_is_current=old_is_current)
+            for rows, tokens in zip(steps, chosen, strict=True)
         ]
         return tuple(zip(*per_step, strict=True))
 
     return ExperienceBatch(
         learner=planned(learner),
         critic=() if critic is None else planned(critic),
-        metrics=metrics,
+        metrics=estimated.metrics
+        | weighed.metrics
+        | ({} if reference is None else _reference_metrics(batch))
+        | ({} if old is None else gap_metrics(batch)),
     )
 
 
 def _assert_inputs(
     algorithm: AlgorithmConfig,
-    kl_coefficient: float,
+    coefficients: Coefficients,
     *,
     reference: Sequence[TokenValues] | None,
     values: Sequence[TokenValues] | None,
@@ -123,8 +123,11 @@ def _assert_inputs(
         f"the first one"
     )
     assert algorithm.advantage != "gae" or values is not None, "GAE needs the critic's values"
-    penalised = algorithm.kl_placement == "reward" and kl_coefficient > 0
+    penalised = algorithm.kl_placement == "reward" and coefficients.kl > 0
     assert not penalised or reference is not None, "a KL penalty in the reward needs a reference"
+    assert not algorithm.corrects_gap or old is not None, (
+        "a correction of the gap needs the learner's log-probabilities"
+    )
 
 
 def _split_steps(
@@ -133,23 +136,57 @@ def _split_steps(
     """The samples of every optimiser step; every epoch has a permutation of its own."""
     steps = []
     for epoch in range(algorithm.num_epochs):
-        epoch_seed = random.Random(f"mini-batches of {seed}, {step}, {epoch}").getrandbits(63)
+        epoch_seed = _seed("mini-batches of", seed, step, epoch)
         steps += split_mini_batches(num_samples, algorithm.num_mini_batches, epoch_seed)
     return steps
 
 
-def _build_step(
+def _seed(purpose: str, seed: int, step: int, number: int) -> int:
+    return random.Random(f"{purpose} {seed}, {step}, {number}").getrandbits(63)
+
+
+def _choose(
     batch: RolloutBatch,
     estimated: Advantages,
+    samples: Sequence[int],
+    algorithm: AlgorithmConfig,
+    *,
+    seed: int,
+) -> Tensor:
+    """Tokens [N] of one optimiser step that the surrogate treats apart; none, for most of them."""
+    belongs = torch.zeros(batch.lengths.shape[0], dtype=torch.bool)
+    belongs[torch.tensor(samples)] = True
+    mask = batch.loss_mask & torch.repeat_interleave(belongs, batch.lengths)
+    if algorithm.policy_loss not in ("clip_cov", "kl_cov"):
+        return torch.zeros_like(mask)
+    covariance = token_covariance(batch.old_logprobs, estimated.advantages, mask)
+    if algorithm.policy_loss == "kl_cov":
+        return kl_cov_tokens(covariance, mask, share=algorithm.covariance_share)
+    return clip_cov_tokens(
+        covariance,
+        mask,
+        share=algorithm.covariance_share,
+        low=algorithm.covariance_low,
+        high=algorithm.covariance_high,
+        seed=seed,
+    )
+
+
+def _build_step(
+    weighed: CorrectedBatch,
+    estimated: Advantages,
+    chosen: Tensor,
     samples: Sequence[int],
     plan: RankPlan,
     *,
     old_is_current: bool,
 ) -> list[Experience]:
     """The experience of every rank for one optimiser step."""
+    batch = weighed.batch
     lengths = batch.lengths.tolist()
     sampled = count_by_segment(batch.loss_mask, batch.lengths)[torch.tensor(samples)]
     starts = (batch.lengths.cumsum(0) - batch.lengths).tolist()
+    positive = count_by_segment(batch.loss_mask & (estimated.advantages > 0), batch.lengths)
     plans = plan_micro_batches(
         [lengths[sample] for sample in samples], plan.num_ranks, plan.max_tokens_per_micro_batch
     )
@@ -168,9 +205,12 @@ def _build_step(
                 reference_logprobs=batch.reference_logprobs[tokens],
                 returns=estimated.returns[tokens],
                 values=batch.values[tokens],
+                weights=weighed.weights[tokens],
+                chosen=chosen[tokens],
                 micro_batches=_consecutive_rows([len(rows) for rows in micro_batches]),
                 num_loss_tokens=int(sampled.sum()),
                 num_sequences=int((sampled > 0).sum()),
+                num_positive_tokens=int(positive[torch.tensor(samples)].sum()),
                 old_is_current=old_is_current,
             )
         )
@@ -195,12 +235,3 @@ def _reference_metrics(batch: RolloutBatch) -> dict[str, float]:
     per_response = sum_by_segment(k1, batch.lengths, batch.loss_mask)
     answered = count_by_segment(batch.loss_mask, batch.lengths) > 0
     return {"kl/reference": float(per_response[answered].mean()) if bool(answered.any()) else 0.0}
-
-
-def _gap_metrics(batch: RolloutBatch) -> dict[str, float]:
-    """How far engine and learner are apart on the sampled tokens."""
-    gap = (batch.old_logprobs - batch.generator_logprobs)[batch.loss_mask].abs().double()
-    return {
-        "rollout/logprob_gap_mean": float(gap.mean()) if gap.numel() else 0.0,
-        "rollout/logprob_gap_max": float(gap.max()) if gap.numel() else 0.0,
-    }

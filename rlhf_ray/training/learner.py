@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from rlhf_ray.config.algorithm import AlgorithmConfig
 from rlhf_ray.config.model import ModelConfig
 from rlhf_ray.config.training import TrainingConfig
 from rlhf_ray.models.loading import load_policy, load_tokenizer
-from rlhf_ray.records import Experience, RolloutGroup, TokenValues
+from rlhf_ray.records import Coefficients, Experience, RolloutGroup, TokenValues
 from rlhf_ray.training import weights
 from rlhf_ray.training.engine import TrainEngine, start_process
 from rlhf_ray.training.forward import PolicyForward, disable_dropout
@@ -30,6 +31,7 @@ class Learner(TrainedRole):
 
     Args:
         model: where weights and tokenizer come from.
+        max_response_tokens: of the longest answer, for losses over a constant length.
         temperature: of the sampling; log-probabilities of `score` and `update` are at it.
         total_optimizer_steps: of the whole run, for the learning rate.
         timeout_s: how long a collective operation waits for the other ranks.
@@ -41,6 +43,7 @@ class Learner(TrainedRole):
         training: TrainingConfig,
         algorithm: AlgorithmConfig,
         model: ModelConfig,
+        max_response_tokens: int,
         temperature: float,
         total_optimizer_steps: int,
         seed: int,
@@ -49,6 +52,7 @@ class Learner(TrainedRole):
         super().__init__(training)
         self._algorithm = algorithm
         self._model_settings = model
+        self._max_response_tokens = max_response_tokens
         self._temperature = temperature
         self._total_optimizer_steps = total_optimizer_steps
         self._seed = seed
@@ -106,12 +110,13 @@ class Learner(TrainedRole):
         return [part[1:].tolist() for part in values.split(lengths.tolist())]
 
     def update(
-        self, experiences: Sequence[Experience], *, kl_coefficient: float
+        self, experiences: Sequence[Experience], *, coefficients: Coefficients
     ) -> dict[str, float]:
         """One optimiser step for each experience; all ranks together, with as many.
 
         Args:
-            kl_coefficient: the one in force; without effect where the penalty is in the reward.
+            coefficients: those in force; that of the KL penalty has no effect here where the
+                penalty is in the reward.
 
         Returns:
             Metrics over all ranks: means over the sampled tokens, and over optimiser steps.
@@ -120,7 +125,8 @@ class Learner(TrainedRole):
         Raises:
             RuntimeError: the gradient is not finite.
         """
-        in_loss = self._algorithm.kl_placement == "loss"
+        if self._algorithm.kl_placement == "reward":
+            coefficients = dataclasses.replace(coefficients, kl=0.0)
 
         def compute(experience: Experience, batch: MicroBatch, number: int) -> Objective:
             logprobs, entropy = self._forward(batch, self._temperature)
@@ -130,7 +136,8 @@ class Learner(TrainedRole):
                 experience,
                 batch.token_index,
                 algorithm=self._algorithm,
-                kl_coefficient=kl_coefficient if in_loss else 0.0,
+                coefficients=coefficients,
+                constant_length=self._max_response_tokens,
                 compare_with_generator=number == 0,
             )
 

@@ -1,7 +1,7 @@
 """From one micro-batch's forward pass to its share of the loss and of the metrics.
 
 Pure functions of the predicted tokens of a micro-batch. Loss and metrics are shares: their sum
-over micro-batches and ranks is the mean over all sampled tokens of the optimiser step.
+over micro-batches and ranks is that of the whole optimiser step.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from rlhf_ray.algorithms.kl import token_kl
-from rlhf_ray.algorithms.policy_loss import policy_loss
-from rlhf_ray.algorithms.reduce import masked_mean
+from rlhf_ray.algorithms.reduce import masked_mean, reduce_tokens
 from rlhf_ray.algorithms.value_loss import value_loss
 from rlhf_ray.config.algorithm import AlgorithmConfig
-from rlhf_ray.records import Experience
+from rlhf_ray.records import Coefficients, Experience
+from rlhf_ray.training.surrogates import PredictedTokens, surrogate
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,7 +25,7 @@ class Objective:
 
     Attributes:
         loss: scalar with gradient.
-        sums: metric name to this micro-batch's share of its mean.
+        sums: metric name to this micro-batch's share of its mean over tokens.
         maxima: metric name to this micro-batch's maximum.
     """
 
@@ -41,50 +41,53 @@ def policy_objective(
     token_index: Tensor,
     *,
     algorithm: AlgorithmConfig,
-    kl_coefficient: float,
+    coefficients: Coefficients,
+    constant_length: int,
     compare_with_generator: bool,
 ) -> Objective:
-    """Clipped surrogate, plus the KL penalty where the algorithm has it in the loss.
+    """The surrogate, and what the algorithm adds to it: KL, entropy, likelihood of good tokens.
 
     Args:
-        logprobs [M] (with gradient), entropy [M]: of this micro-batch's predicted tokens.
-        token_index [M]: where those are in `experience`.
-        kl_coefficient: of the penalty in the loss; 0 leaves it out.
+        logprobs [M] (with gradient), entropy [M] (with gradient where it has a bonus): of this
+            micro-batch's predicted tokens.
+        token_index [M]: where those are in `experience`; a sequence's tokens side by side.
+        coefficients: `kl` is the weight of the penalty in the loss.
+        constant_length: tokens of the longest answer, for the reduction of that name.
         compare_with_generator: measure the gap to the engine's log-probabilities. Means nothing
             after the weights have changed.
     """
-    mask = torch.ones_like(logprobs, dtype=torch.bool)
-    current = logprobs.detach()
-    old = current if experience.old_is_current else experience.old_logprobs[token_index]
-    surrogate = policy_loss(
-        logprobs,
-        old,
-        experience.advantages[token_index],
-        mask,
-        clip_low=algorithm.clip_ratio_low,
-        clip_high=algorithm.clip_ratio_high,
-        log_ratio_clamp=algorithm.log_ratio_clamp,
-    )
+    tokens = _predicted(logprobs, experience, token_index)
+    mask, current, old = tokens.mask, logprobs.detach(), tokens.old_logprobs
+    policy = surrogate(tokens, algorithm)
 
     def share(values: Tensor) -> Tensor:
         return masked_mean(values, mask, experience.num_loss_tokens)
 
-    loss = share(surrogate.per_token)
+    def reduced(values: Tensor) -> Tensor:
+        reduction = algorithm.reduction
+        return _reduced(values, tokens, experience, reduction, constant_length)
+
+    loss = reduced(policy.per_token * experience.weights[token_index])
     sums = {
         "policy/loss": loss.detach(),
-        "policy/entropy": share(entropy),
-        "policy/clip_fraction": share(surrogate.clipped),
-        "policy/log_ratio_clamped_fraction": share(surrogate.clamped),
+        "policy/entropy": share(entropy.detach()),
+        "policy/clip_fraction": share(policy.clipped),
+        "policy/log_ratio_clamped_fraction": share(policy.clamped),
         # KL(old || current), from tokens of the old policy.
         "policy/kl_old": share(token_kl(old, current, mask, estimator="k3")),
     }
-    maxima = {}
-    if kl_coefficient > 0:
+    if coefficients.kl > 0:
         reference = experience.reference_logprobs[token_index]
-        kl = token_kl(logprobs, reference, mask, estimator=algorithm.kl_estimator)
-        penalty = kl_coefficient * share(kl)
+        penalty = coefficients.kl * reduced(_kl(logprobs, reference, mask, algorithm))
         loss = loss + penalty
         sums["kl/loss"] = penalty.detach()
+    if coefficients.entropy > 0:
+        loss = loss - coefficients.entropy * reduced(entropy)
+    if algorithm.positive_coefficient > 0:
+        likelihood = masked_mean(-logprobs, tokens.advantages > 0, experience.num_positive_tokens)
+        loss = loss + algorithm.positive_coefficient * likelihood
+        sums["policy/positive_loss"] = likelihood.detach()
+    maxima = {}
     if compare_with_generator:
         gap = (current - experience.generator_logprobs[token_index]).abs()
         sums["rollout/logprob_gap_mean"] = share(gap)
@@ -92,10 +95,51 @@ def policy_objective(
     return Objective(loss=loss, sums=sums, maxima=maxima)
 
 
+def _reduced(
+    values: Tensor,
+    tokens: PredictedTokens,
+    experience: Experience,
+    reduction: str,
+    constant_length: int,
+) -> Tensor:
+    return reduce_tokens(
+        values,
+        tokens.lengths,
+        tokens.mask,
+        reduction=reduction,
+        num_tokens=experience.num_loss_tokens,
+        num_sequences=experience.num_sequences,
+        constant_length=constant_length,
+    )
+
+
+def _kl(logprobs: Tensor, reference: Tensor, mask: Tensor, algorithm: AlgorithmConfig) -> Tensor:
+    return token_kl(
+        logprobs,
+        reference,
+        mask,
+        estimator=algorithm.kl_estimator,
+        gradient=algorithm.kl_gradient,
+    )
+
+
+def _predicted(logprobs: Tensor, experience: Experience, token_index: Tensor) -> PredictedTokens:
+    sequence = torch.repeat_interleave(experience.lengths)[token_index]
+    is_current = experience.old_is_current
+    return PredictedTokens(
+        logprobs=logprobs,
+        old_logprobs=logprobs.detach() if is_current else experience.old_logprobs[token_index],
+        advantages=experience.advantages[token_index],
+        lengths=torch.unique_consecutive(sequence, return_counts=True)[1],
+        mask=torch.ones_like(logprobs, dtype=torch.bool),
+        chosen=experience.chosen[token_index],
+    )
+
+
 def value_objective(
     values: Tensor, experience: Experience, token_index: Tensor, *, algorithm: AlgorithmConfig
 ) -> Objective:
-    """Clipped squared error of the values [M] of this micro-batch's predicted tokens."""
+    """Clipped error of the values [M] of this micro-batch's predicted tokens."""
     mask = torch.ones_like(values, dtype=torch.bool)
     per_token = value_loss(
         values,
@@ -103,6 +147,7 @@ def value_objective(
         experience.returns[token_index],
         mask,
         clip=algorithm.value_clip,
+        huber_delta=algorithm.value_huber_delta,
     )
     loss = masked_mean(per_token.per_token, mask, experience.num_loss_tokens)
     clipped = masked_mean(per_token.clipped, mask, experience.num_loss_tokens)

@@ -14,11 +14,13 @@ from torch import Tensor
 from rlhf_ray.config.algorithm import AlgorithmConfig
 from rlhf_ray.config.model import ModelConfig
 from rlhf_ray.config.training import CriticConfig, ReferenceConfig, TrainingConfig
+from rlhf_ray.records import Coefficients
 from rlhf_ray.training.critic import Critic
 from rlhf_ray.training.learner import Learner
 from rlhf_ray.training.reference import Reference
 from tests.stack.training.samples import (
     KL_COEFFICIENT,
+    MAX_RESPONSE_TOKENS,
     SPLITS,
     TEMPERATURE,
     load_samples,
@@ -68,6 +70,7 @@ class Rank:
                 training=TrainingConfig(**self._role_settings(LEARNER | settings)),
                 algorithm=AlgorithmConfig(kl_coefficient=KL_COEFFICIENT, kl_estimator="k3"),
                 model=self.model,
+                max_response_tokens=MAX_RESPONSE_TOKENS,
                 temperature=TEMPERATURE,
                 total_optimizer_steps=TOTAL_OPTIMIZER_STEPS,
                 seed=0,
@@ -105,7 +108,7 @@ class Rank:
         )
 
     def update(self, learner: Learner) -> dict[str, float]:
-        return learner.update([self.experience], kl_coefficient=KL_COEFFICIENT)
+        return learner.update([self.experience], coefficients=Coefficients(kl=KL_COEFFICIENT))
 
 
 def weights_of(learner: Learner) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ VOCABULARY = 260
 LENGTHS = (5, 7, 9, 4, 12)
 PROMPT_TOKENS = 2
 TEMPERATURE = 0.7
+MAX_RESPONSE_TOKENS = 64
 KL_COEFFICIENT = 0.05
 # Per world size and rank, the samples and their micro-batches: uneven token counts, and micro-
 # batches without a sample on rank 1 of 2.
@@ -44,6 +45,8 @@ def make_samples() -> dict[str, Tensor]:
         "reference_logprobs": numbers(-5.6, 0.3),
         "returns": numbers(0.0, 1.0),
         "values": numbers(0.0, 0.3),
+        "weights": numbers(1.0, 0.2),
+        "chosen": torch.zeros(total, dtype=torch.bool),
     }
 
 
@@ -65,6 +68,7 @@ def make_experience(
         micro_batches=micro_batches,
         num_loss_tokens=int(data["loss_mask"].sum()),
         num_sequences=len(LENGTHS),
+        num_positive_tokens=int((data["loss_mask"] & (data["advantages"] > 0)).sum()),
         old_is_current=False,
     )
 

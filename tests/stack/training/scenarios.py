@@ -11,9 +11,12 @@ from typing import Any
 
 import torch
 
+from rlhf_ray.records import Coefficients
 from rlhf_ray.training.learner import Learner
 from tests.stack.training.rank import Rank, buffer_dtypes, record_gradients, weights_of
 from tests.stack.training.samples import groups_of
+
+NO_PENALTY = Coefficients()
 
 
 def two_steps(here: Rank, **settings: Any) -> dict[str, Any]:
@@ -65,7 +68,7 @@ def nothing_to_learn(here: Rank, **settings: Any) -> dict[str, Any]:
     nothing = replace(here.experience, advantages=torch.zeros_like(here.experience.advantages))
     with here.learner(warmup_steps=0, schedule="constant", **settings) as learner:
         before = weights_of(learner)
-        metrics = learner.update([nothing], kl_coefficient=0.0)
+        metrics = learner.update([nothing], coefficients=NO_PENALTY)
         return {"before": before, "after": weights_of(learner), "metrics": metrics}
 
 
@@ -164,7 +167,7 @@ def on_policy(here: Rank) -> dict[str, Any]:
     experience = replace(here.experience, old_is_current=True)
     with here.learner() as learner:
         gradients = record_gradients(learner)
-        metrics = learner.update([experience], kl_coefficient=0.0)
+        metrics = learner.update([experience], coefficients=NO_PENALTY)
         return {"metrics": metrics, "gradient": gradients[0]}
 
 
@@ -174,7 +177,7 @@ def scored_first(here: Rank) -> dict[str, Any]:
         (scored,) = learner.score(groups_of(here.data, (0, 5)))
         experience = replace(here.experience, old_logprobs=scored.values)
         gradients = record_gradients(learner)
-        metrics = learner.update([experience], kl_coefficient=0.0)
+        metrics = learner.update([experience], coefficients=NO_PENALTY)
         return {"metrics": metrics, "gradient": gradients[0]}
 
 
@@ -182,10 +185,10 @@ def several_steps_in_one_update(here: Rank) -> dict[str, Any]:
     first = here.experience
     second = replace(first, advantages=-2 * first.advantages)
     with here.learner() as learner:
-        together = learner.update([first, second], kl_coefficient=0.0)
+        together = learner.update([first, second], coefficients=NO_PENALTY)
         weights = weights_of(learner)
     with here.learner() as learner:
-        apart = [learner.update([part], kl_coefficient=0.0) for part in (first, second)]
+        apart = [learner.update([part], coefficients=NO_PENALTY) for part in (first, second)]
         return {
             "together": together,
             "apart": apart,
@@ -200,7 +203,7 @@ def other_micro_batches(here: Rank) -> dict[str, Any]:
         experience = replace(here.experience, micro_batches=micro_batches)
         with here.learner() as learner:
             seen = record_gradients(learner)
-            learner.update([experience], kl_coefficient=0.05)
+            learner.update([experience], coefficients=Coefficients(kl=0.05))
             gradients.append(seen[0])
     return {"gradients": gradients}
 
@@ -217,7 +220,7 @@ def mismatch(here: Rank) -> dict[str, Any]:
     for name, experiences in requests.items():
         with here.learner() as learner:
             try:
-                learner.update(experiences, kl_coefficient=0.0)
+                learner.update(experiences, coefficients=NO_PENALTY)
             except ValueError as error:
                 errors[name] = str(error)
     return errors
@@ -229,7 +232,7 @@ def not_finite(here: Rank) -> dict[str, Any]:
     for stage in (0, 2):
         with here.learner(zero_stage=stage) as learner:
             try:
-                learner.update([broken], kl_coefficient=0.0)
+                learner.update([broken], coefficients=NO_PENALTY)
             except RuntimeError as error:
                 errors[stage] = str(error)
     return errors

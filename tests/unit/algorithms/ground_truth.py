@@ -148,3 +148,184 @@ def value_loss(value: float, old_value: float, target: float, *, clip: float | N
 def masked_mean(values: list[float], mask: list[bool], global_count: int) -> float:
     total = math.fsum(x for x, keep in zip(values, mask, strict=True) if keep)
     return total / global_count if global_count else 0.0
+
+
+def leave_one_out_std_advantages(group: list[float], epsilon: float) -> list[float]:
+    """GRPO divided by the deviation of the others; by 1 where they do not differ."""
+    result = []
+    for i, reward in enumerate(group):
+        others = group[:i] + group[i + 1 :]
+        spread = math.sqrt(unbiased_variance(others)) if len(others) > 1 else 0.0
+        result.append((reward - mean(group)) / (spread + epsilon if spread > 0 else 1.0))
+    return result
+
+
+def rloo(group: list[float]) -> list[float]:
+    """Equation 8 of arXiv:2402.14740."""
+    return [
+        reward - mean([other for j, other in enumerate(group) if j != i])
+        for i, reward in enumerate(group)
+    ]
+
+
+def opo(group: list[float], lengths: list[int]) -> list[float]:
+    """arXiv:2505.23585: the baseline weighs every reward by its length."""
+    weighted = math.fsum(n * r for n, r in zip(lengths, group, strict=True))
+    baseline = weighted / sum(lengths) if sum(lengths) else mean(group)
+    return [reward - baseline for reward in group]
+
+
+def maxrl(group: list[float]) -> list[float]:
+    """arXiv:2602.02710: as the average of the scores of the successes, less that of all samples.
+
+    For rewards of 0 and 1 with K successes of N the estimator is (1 / K) sum over successes of
+    the score, less (1 / N) sum over all of it: per sample N times its coefficient.
+    """
+    successes = math.fsum(group)
+    if successes == 0:
+        return [0.0] * len(group)
+    return [len(group) * (reward / successes - 1 / len(group)) for reward in group]
+
+
+def returns_to_go(rewards: list[float], mask: list[bool], gamma: float) -> list[float]:
+    """One sample: the discounted sum over the sampled tokens from each one on."""
+    result = [0.0] * len(mask)
+    sampled = [t for t, keep in enumerate(mask) if keep]
+    for place, t in enumerate(sampled):
+        result[t] = math.fsum(
+            gamma**distance * rewards[later] for distance, later in enumerate(sampled[place:])
+        )
+    return result
+
+
+def process_advantages(
+    step_rewards: list[list[float]],
+    step_ends: list[list[bool]],
+    masks: list[list[bool]],
+    std_epsilon: float,
+) -> list[list[float]]:
+    """One group; section 4.1.3 of arXiv:2402.03300."""
+    steps = [
+        (sample, t, step_rewards[sample][t])
+        for sample, mask in enumerate(masks)
+        for t, keep in enumerate(mask)
+        if keep and step_ends[sample][t]
+    ]
+    rewards = [reward for _, _, reward in steps]
+    result = [[0.0] * len(mask) for mask in masks]
+    if len(set(rewards)) <= 1:
+        return result
+    scale = math.sqrt(unbiased_variance(rewards)) + std_epsilon
+    for sample, mask in enumerate(masks):
+        for t, keep in enumerate(mask):
+            if keep:
+                result[sample][t] = math.fsum(
+                    (reward - mean(rewards)) / scale
+                    for owner, end, reward in steps
+                    if owner == sample and end >= t
+                )
+    return result
+
+
+def sequence_ratio(gaps: list[float], mask: list[bool], clamp: float) -> float:
+    """Equation 7 of arXiv:2507.18071 for one sequence, from log-probability gaps."""
+    kept = [gap for gap, keep in zip(gaps, mask, strict=True) if keep]
+    if not kept:
+        return 1.0
+    return math.exp(max(-clamp, min(clamp, mean(kept))))
+
+
+def dual_clip_loss(loss: float, advantage: float, bound: float) -> float:
+    """Equation 5 of arXiv:1912.09729."""
+    return min(loss, -bound * advantage) if advantage < 0 else loss
+
+
+def cispo(logprob: float, ratio: float, advantage: float, low: float, high: float) -> float:
+    """Equation 4 of arXiv:2506.13585, one token."""
+    weight = ratio
+    if weight > 1 + high:
+        weight = 1 + high
+    if weight < 1 - low:
+        weight = 1 - low
+    return -weight * advantage * logprob
+
+
+def sapo(ratio: float, advantage: float, positive: float, negative: float) -> float:
+    """Equations 5 and 6 of arXiv:2511.20347, one token."""
+    tau = positive if advantage > 0 else negative
+    return -(4 / tau) / (1 + math.exp(-tau * (ratio - 1))) * advantage
+
+
+def gmpo(gaps: list[float], advantages: list[float], low: float, high: float) -> float:
+    """Equation 4 of arXiv:2507.20673, one sequence of sampled tokens: products and roots."""
+    advantage = mean(advantages)
+    product = 1.0
+    for gap in gaps:
+        ratio = math.exp(gap)
+        if advantage > 0:
+            ratio = min(ratio, math.exp(high))
+        elif advantage < 0:
+            ratio = max(ratio, math.exp(-low))
+        product *= ratio
+    return -(product ** (1 / len(gaps))) * advantage
+
+
+def covariances(logprobs: list[float], advantages: list[float]) -> list[float]:
+    """Equation 10 of arXiv:2505.22617."""
+    return [
+        (logprob - mean(logprobs)) * (advantage - mean(advantages))
+        for logprob, advantage in zip(logprobs, advantages, strict=True)
+    ]
+
+
+def correction(
+    gaps: list[float], *, weight: str, cap: float, keep: str, low: float, high: float
+) -> list[float]:
+    """Weights of the sampled tokens of one sequence, from log learner - log engine."""
+    product = math.exp(math.fsum(gaps))
+    result = []
+    for gap in gaps:
+        ratio = {"none": 1.0, "token": math.exp(gap), "sequence": product}[weight]
+        bounded = {
+            "none": None,
+            "token": math.exp(gap),
+            "sequence": product,
+            "geometric": product ** (1 / len(gaps)),
+        }[keep]
+        inside = bounded is None or low <= bounded <= high
+        result.append(min(ratio, cap) if inside else 0.0)
+    return result
+
+
+def reduce_tokens(
+    values: list[list[float]], masks: list[list[bool]], *, reduction: str, constant_length: int
+) -> float:
+    """Every sequence at once; those without a sampled token are no sequences."""
+    kept = [
+        [x for x, keep in zip(row, mask, strict=True) if keep]
+        for row, mask in zip(values, masks, strict=True)
+    ]
+    kept = [row for row in kept if row]
+    if not kept:
+        return 0.0
+    total = math.fsum(x for row in kept for x in row)
+    return {
+        "token_mean": total / sum(len(row) for row in kept),
+        "sequence_mean": mean([mean(row) for row in kept]),
+        "sequence_sum": mean([math.fsum(row) for row in kept]),
+        "constant_length": total / len(kept) / constant_length,
+    }[reduction]
+
+
+def huber(error: float, delta: float) -> float:
+    """Huber 1964."""
+    return error**2 / 2 if abs(error) <= delta else delta * (abs(error) - delta / 2)
+
+
+def full_kl(logits: list[float], reference_logits: list[float]) -> float:
+    def softmax(numbers: list[float]) -> list[float]:
+        exponentials = [math.exp(x - max(numbers)) for x in numbers]
+        return [x / math.fsum(exponentials) for x in exponentials]
+
+    p, q = softmax(logits), softmax(reference_logits)
+    return math.fsum(a * math.log(a / b) for a, b in zip(p, q, strict=True) if a > 0)

@@ -9,7 +9,7 @@ import torch
 
 from rlhf_ray.algorithms.kl import token_kl
 from rlhf_ray.algorithms.kl_controller import (
-    KLController,
+    adaptive_kl_controller,
     fixed_kl_controller,
     update_kl_controller,
 )
@@ -113,7 +113,7 @@ class TestController:
     )
     def test_hand_computed(self, observed, expected):
         # 500 samples of a horizon of 10,000: gain 0.05.
-        state = KLController(coefficient=0.2, target=6.0, horizon=10_000)
+        state = adaptive_kl_controller(0.2, target=6.0, horizon=10_000)
         moved = update_kl_controller(state, observed_kl=observed, num_samples=500)
         assert moved.coefficient == pytest.approx(expected, rel=1e-12)
         assert (moved.target, moved.horizon) == (6.0, 10_000)
@@ -121,13 +121,13 @@ class TestController:
 
     @pytest.mark.parametrize("observed", [0.0, 0.5, 0.95, 1.0, 1.1, 7.0])
     def test_equals_ground_truth(self, observed):
-        state = KLController(coefficient=0.05, target=1.0, horizon=1000)
+        state = adaptive_kl_controller(0.05, target=1.0, horizon=1000)
         moved = update_kl_controller(state, observed_kl=observed, num_samples=64)
         expected = ground_truth.adaptive_kl(0.05, observed, 1.0, 0.064)
         assert moved.coefficient == pytest.approx(expected, rel=1e-12)
 
     def test_stays_positive_when_a_batch_exceeds_the_horizon(self):
-        state = KLController(coefficient=1.0, target=6.0, horizon=10)
+        state = adaptive_kl_controller(1.0, target=6.0, horizon=10)
         moved = update_kl_controller(state, observed_kl=0.0, num_samples=1000)
         assert moved.coefficient == pytest.approx(0.8)
 
@@ -137,6 +137,6 @@ class TestController:
 
     @pytest.mark.parametrize("observed", [math.nan, math.inf])
     def test_refuses_a_kl_that_is_not_finite(self, observed):
-        state = KLController(coefficient=1.0, target=6.0, horizon=10)
+        state = adaptive_kl_controller(1.0, target=6.0, horizon=10)
         with pytest.raises(AssertionError, match="observed KL is"):
             update_kl_controller(state, observed_kl=observed, num_samples=1)

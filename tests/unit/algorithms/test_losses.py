@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from rlhf_ray.algorithms.policy_loss import PolicyLoss, policy_loss
+from rlhf_ray.algorithms.ratio import probability_ratio
 from rlhf_ray.algorithms.reduce import masked_mean
 from rlhf_ray.algorithms.value_loss import value_loss
 from tests.unit.algorithms import ground_truth
@@ -17,11 +18,15 @@ F64 = torch.float64
 
 
 def surrogate(
-    logprobs: torch.Tensor, old: torch.Tensor, advantages: torch.Tensor, mask: torch.Tensor
+    logprobs: torch.Tensor,
+    old: torch.Tensor,
+    advantages: torch.Tensor,
+    mask: torch.Tensor,
+    dual_clip: float | None = None,
 ) -> PolicyLoss:
-    return policy_loss(
-        logprobs, old, advantages, mask, clip_low=0.2, clip_high=0.28, log_ratio_clamp=20.0
-    )
+    lengths = torch.tensor([mask.shape[0]])
+    ratio = probability_ratio(logprobs, old, lengths, mask, level="token", log_ratio_clamp=20.0)
+    return policy_loss(ratio, advantages, mask, clip_low=0.2, clip_high=0.28, dual_clip=dual_clip)
 
 
 class TestPolicyLoss:

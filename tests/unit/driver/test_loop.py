@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from rlhf_ray.algorithms.kl_controller import KLController, fixed_kl_controller
 from rlhf_ray.cluster.calls import Call
+from rlhf_ray.config.algorithm import AlgorithmConfig
 from rlhf_ray.config.errors import RunFailed
+from rlhf_ray.driver.adaptive import start_adaptive
 from rlhf_ray.driver.failure_budget import FailureBudget
 from rlhf_ray.driver.loop import Loop, LoopState, train
 from rlhf_ray.driver.pipeline import Batch, PipelineSettings, RolloutPipeline
@@ -19,6 +20,7 @@ from rlhf_ray.driver.trainer import NoCritic, Trainer, TrainerSettings
 from rlhf_ray.driver.turns import OwnDevices, SharedDevices, Turns
 from rlhf_ray.publish.gate import FidelityError, Probe
 from rlhf_ray.publish.publisher import Publisher, PublishSettings
+from rlhf_ray.records import Coefficients
 from rlhf_ray.testing.fakes import FakeGenerators, FakePrompts, FakeRewards, InProcessWatch, done
 
 PROBE = Probe(sequences=((1, 2, 3), (4, 5)))
@@ -68,9 +70,9 @@ class Policy:
         self.events = log
         self.coefficients: list[float] = []
 
-    def update(self, experiences: Sequence[Any], *, kl_coefficient: float) -> list[Call]:
+    def update(self, experiences: Sequence[Any], *, coefficients: Coefficients) -> list[Call]:
         self.events.append("update")
-        self.coefficients.append(kl_coefficient)
+        self.coefficients.append(coefficients.kl)
         return [done("learner", 0, signal={"policy/loss": 0.5})]
 
     def weight_buckets(self, bucket_bytes: int) -> tuple[Call, list[Call]]:
@@ -91,7 +93,7 @@ class Policy:
 class Experience:
     """A builder that reports a KL of 12 nats."""
 
-    def build(self, *, step: int, kl_coefficient: float, **parts: Any) -> Call:
+    def build(self, *, step: int, coefficients: Coefficients, **parts: Any) -> Call:
         return done("builder", 0, signal={"kl/reference": 12.0}, payload=(("e",), ()))
 
 
@@ -179,8 +181,9 @@ class World:
             saver=self.saver,
         )
 
-    def train(self, controller: KLController | None = None) -> LoopState:
-        state = LoopState(step=0, kl_controller=controller or fixed_kl_controller(0.1))
+    def train(self, **algorithm: Any) -> LoopState:
+        settings = AlgorithmConfig(kl_coefficient=0.1, **algorithm)
+        state = LoopState(step=0, adaptive=start_adaptive(settings))
         train(self.loop, state, num_steps=self._num_steps)
         return state
 
@@ -228,11 +231,11 @@ def test_only_the_critic_learns_in_its_warm_up():
 
 def test_the_coefficient_follows_the_controller():
     world = World(num_steps=3)
-    state = world.train(KLController(coefficient=0.1, target=6.0, horizon=10))
+    state = world.train(kl_controller="adaptive", kl_target=6.0, kl_horizon=10)
     # 12 nats against 6: the error is clipped to 0.2, and 2 samples of 10 move it by 4 %.
     expected = [0.1, 0.104, 0.104 * 1.04]
     assert world.policy.coefficients == pytest.approx(expected)
-    assert state.kl_controller.coefficient == pytest.approx(expected[-1] * 1.04)
+    assert state.adaptive.kl.coefficient == pytest.approx(expected[-1] * 1.04)
 
 
 @pytest.mark.parametrize("gap", [2e-3, -2e-3, math.nan])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rlhf_ray.config.algorithm import AlgorithmConfig
-from rlhf_ray.records import Experience, Prompt, RolloutGroup, TokenValues
+from rlhf_ray.records import Coefficients, Experience, Prompt, RolloutGroup, TokenValues
 from rlhf_ray.training.experience import ExperienceBatch, RankPlan, build_experience
 
 VOCABULARY = 11
@@ -113,6 +113,7 @@ def build(
     values: list[TokenValues] | None = None,
     old: list[TokenValues] | None = None,
     kl_coefficient: float = 0.0,
+    coefficients: Coefficients | None = None,
     learner: RankPlan = ONE_RANK,
     critic: RankPlan | None = None,
     seed: int = 0,
@@ -126,7 +127,7 @@ def build(
         old=old,
         old_is_current=old is None,
         algorithm=algorithm or AlgorithmConfig(),
-        kl_coefficient=kl_coefficient,
+        coefficients=coefficients or Coefficients(kl=kl_coefficient),
         learner=learner,
         critic=critic,
         seed=seed,

@@ -5,17 +5,17 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
-from rlhf_ray.algorithms.kl import token_kl
-from rlhf_ray.algorithms.policy_loss import policy_loss
-from rlhf_ray.algorithms.reduce import masked_mean
-from rlhf_ray.algorithms.value_loss import value_loss
 from rlhf_ray.config.algorithm import AlgorithmConfig
-from rlhf_ray.records import Experience, TokenValues
+from rlhf_ray.config.load import conf_dir
+from rlhf_ray.records import Coefficients, Experience, RolloutGroup, TokenValues
 from rlhf_ray.training.experience import ExperienceBatch, RankPlan
+from rlhf_ray.training.objective import policy_objective, value_objective
 from tests.unit.training.builders import (
     ONE_RANK,
     VOCABULARY,
@@ -29,12 +29,38 @@ from tests.unit.training.builders import (
     two_groups,
 )
 
+
+def published(path: Path) -> AlgorithmConfig:
+    """A method as it is published, with shares that choose tokens in a batch of this size."""
+    settings = OmegaConf.to_container(OmegaConf.load(path))
+    assert isinstance(settings, dict)
+    large = {"covariance_share": 0.1, "covariance_low": 0.0}
+    return AlgorithmConfig(**{**settings, **(large if "covariance_share" in settings else {})})
+
+
 ALGORITHMS = {
-    "grpo": AlgorithmConfig(kl_coefficient=0.05),
-    "ppo": AlgorithmConfig(
-        advantage="gae", kl_placement="reward", kl_coefficient=0.05, whiten_advantages=True
+    **{path.stem: published(path) for path in sorted((conf_dir() / "algorithm").glob("*.yaml"))},
+    "ppo_whitened_per_task": AlgorithmConfig(
+        advantage="gae",
+        kl_placement="reward",
+        kl_coefficient=0.05,
+        whiten_advantages=True,
+        whiten_per_task=True,
+        value_huber_delta=0.5,
+    ),
+    "everything": AlgorithmConfig(
+        kl_gradient="unbiased",
+        dual_clip=1.5,
+        positive_coefficient=0.3,
+        correction_weight="sequence",
+        correction_filter="geometric",
+        correction_low=0.9,
+        correction_high=1.1,
+        correction_reject=True,
+        reduction="sequence_mean",
     ),
 }
+COEFFICIENTS = Coefficients(kl=0.05, entropy=0.1, reward_baseline=0.3)
 
 
 def losses_and_gradients(
@@ -71,25 +97,31 @@ def micro_batch_loss(
     algorithm: AlgorithmConfig,
     role: int,
 ) -> torch.Tensor:
-    mask = experience.loss_mask[index]
+    """Of a policy that gives every token one probability, whatever came before it."""
+    predicted = index[experience.loss_mask[index]]
+    tokens = experience.token_ids[predicted]
     if role == 1:
-        predicted = weights[experience.token_ids[index]]
-        old_values, returns = experience.values[index].double(), experience.returns[index].double()
-        loss = value_loss(predicted, old_values, returns, mask, clip=algorithm.value_clip)
-        return masked_mean(loss.per_token, mask, experience.num_loss_tokens)
-    logprobs = weights.log_softmax(0)[experience.token_ids[index]]
-    loss = policy_loss(
-        logprobs,
-        experience.old_logprobs[index].double(),
-        experience.advantages[index].double(),
-        mask,
-        clip_low=algorithm.clip_ratio_low,
-        clip_high=algorithm.clip_ratio_high,
-        log_ratio_clamp=algorithm.log_ratio_clamp,
-    )
-    reference = experience.reference_logprobs[index].double()
-    penalty = token_kl(logprobs, reference, mask, estimator="k3")
-    return masked_mean(loss.per_token + 0.05 * penalty, mask, experience.num_loss_tokens)
+        return value_objective(weights[tokens], experience, predicted, algorithm=algorithm).loss
+    logprobs = weights.log_softmax(0)
+    entropy = -(logprobs.exp() * logprobs).sum().expand(predicted.shape[0])
+    return policy_objective(
+        logprobs[tokens],
+        entropy,
+        experience,
+        predicted,
+        algorithm=algorithm,
+        coefficients=COEFFICIENTS,
+        constant_length=9,
+        compare_with_generator=False,
+    ).loss
+
+
+def some_roles(groups: list[RolloutGroup]) -> dict[str, list[TokenValues]]:
+    return {
+        "values": token_values(groups, seed=4),
+        "reference": token_values(groups, seed=5),
+        "old": token_values(groups, seed=6),
+    }
 
 
 @pytest.mark.parametrize("name", sorted(ALGORITHMS))
@@ -97,10 +129,11 @@ def micro_batch_loss(
 def test_ranks_and_micro_batches_change_nothing(name, num_ranks, budget):
     algorithm = ALGORITHMS[name]
     groups = random_groups(7, num_groups=5, samples_per_group=3)
-    roles = {"values": token_values(groups, seed=4), "reference": token_values(groups, seed=5)}
-    whole = build(groups, algorithm, **roles, critic=ONE_RANK, kl_coefficient=0.05)
+    groups = [dataclasses.replace(g, rewards=g.rewards.abs()) for g in groups]
+    roles = some_roles(groups)
+    whole = build(groups, algorithm, **roles, critic=ONE_RANK, coefficients=COEFFICIENTS)
     plan = RankPlan(num_ranks=num_ranks, max_tokens_per_micro_batch=budget)
-    split = build(groups, algorithm, **roles, learner=plan, critic=plan, kl_coefficient=0.05)
+    split = build(groups, algorithm, **roles, learner=plan, critic=plan, coefficients=COEFFICIENTS)
     assert len(split.learner) == len(split.critic) == num_ranks
     assert split.metrics == whole.metrics
     expected = losses_and_gradients(whole, algorithm, 0)
@@ -114,12 +147,15 @@ def test_ranks_and_micro_batches_change_nothing(name, num_ranks, budget):
 def test_the_order_of_groups_changes_nothing(name):
     algorithm = ALGORITHMS[name]
     groups = random_groups(8, num_groups=5, samples_per_group=3)
-    roles = {"values": token_values(groups, seed=4), "reference": token_values(groups, seed=5)}
-    expected = build(groups, algorithm, **roles, critic=ONE_RANK, kl_coefficient=0.05)
+    groups = [dataclasses.replace(g, rewards=g.rewards.abs()) for g in groups]
+    roles = some_roles(groups)
+    expected = build(groups, algorithm, **roles, critic=ONE_RANK, coefficients=COEFFICIENTS)
 
     # Arriving in another order: bit for bit the same.
     backwards = {name: list(reversed(items)) for name, items in roles.items()}
-    arrived = build(groups[::-1], algorithm, **backwards, critic=ONE_RANK, kl_coefficient=0.05)
+    arrived = build(
+        groups[::-1], algorithm, **backwards, critic=ONE_RANK, coefficients=COEFFICIENTS
+    )
     for field in dataclasses.fields(Experience):
         mine, theirs = (getattr(only(b), field.name) for b in (arrived, expected))
         same = torch.equal(mine, theirs) if isinstance(mine, torch.Tensor) else mine == theirs
@@ -132,7 +168,7 @@ def test_the_order_of_groups_changes_nothing(name):
         )
         for index, group in enumerate(groups)
     ]
-    permuted = build(moved, algorithm, **roles, critic=ONE_RANK, kl_coefficient=0.05)
+    permuted = build(moved, algorithm, **roles, critic=ONE_RANK, coefficients=COEFFICIENTS)
     for value, target in zip(
         losses_and_gradients(permuted, algorithm, 0),
         losses_and_gradients(expected, algorithm, 0),

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rlhf_ray.config.algorithm import AlgorithmConfig
-from rlhf_ray.records import Experience
+from rlhf_ray.records import Coefficients, Experience
 from rlhf_ray.training.objective import policy_objective, value_objective
 
 T, F = True, False
@@ -27,9 +27,12 @@ def experience() -> Experience:
         reference_logprobs=torch.tensor([9.0, -1.0, -2.0, -1.0]),
         returns=torch.tensor([9.0, 1.0, 0.0, 1.0]),
         values=torch.tensor([9.0, 0.0, 0.0, 0.5]),
+        weights=torch.tensor([0.0, 1.0, 1.0, 1.0]),
+        chosen=torch.tensor([F, F, F, F]),
         micro_batches=((0,),),
         num_loss_tokens=8,
         num_sequences=2,
+        num_positive_tokens=4,
         old_is_current=False,
     )
 
@@ -46,7 +49,8 @@ def policy(logprobs: list[float], experience: Experience, **overrides):
         INDEX[: len(logprobs)],
         **{
             "algorithm": AlgorithmConfig(kl_estimator="k2"),
-            "kl_coefficient": 0.0,
+            "coefficients": Coefficients(),
+            "constant_length": 10,
             "compare_with_generator": True,
             **overrides,
         },
@@ -89,7 +93,7 @@ def test_the_shortcut_takes_the_policy_itself_as_the_old_one():
 
 def test_the_penalty_in_the_loss():
     plain, _ = policy([-1.0, -1.0, -1.0], experience())
-    objective, leaf = policy([-1.0, -1.0, -1.0], experience(), kl_coefficient=0.5)
+    objective, leaf = policy([-1.0, -1.0, -1.0], experience(), coefficients=Coefficients(kl=0.5))
     # k2 of a distance of 1 on the second token alone.
     penalty = 0.5 * 0.5 / 8
     assert objective.loss.item() - plain.loss.item() == pytest.approx(penalty)
@@ -107,7 +111,7 @@ def test_the_gap_is_left_out_after_the_weights_have_changed():
 
 
 def test_without_tokens_there_is_a_loss_of_zero_with_a_gradient():
-    objective, leaf = policy([], experience(), kl_coefficient=0.5)
+    objective, leaf = policy([], experience(), coefficients=Coefficients(kl=0.5))
     assert objective.loss.item() == 0.0
     objective.loss.backward()
     assert leaf.grad is not None

@@ -1,0 +1,40 @@
+"""What every estimator with a baseline from the prompt's own samples has in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from rlhf_ray.algorithms.checks import assert_floating, assert_lengths
+
+
+def by_group(
+    rewards: Tensor, group_sizes: Tensor, estimate: Callable[[Tensor, slice], Tensor]
+) -> Tensor:
+    """Advantages group by group; exactly 0 in a group whose rewards are all equal.
+
+    Equality decides and not an epsilon: the rounding of a mean, divided by a small number, must
+    not become a signal. A group of one is equal to itself: it has nothing to compare with.
+
+    Args:
+        rewards [S]: one per sample, the samples of a group side by side.
+        group_sizes [G] int64: samples per group; sums to S.
+        estimate: the rewards of one group [n] float64, and where they are in [S], to their
+            advantages [n].
+
+    Returns:
+        [S] float64.
+    """
+    assert_floating("rewards", rewards, (rewards.numel(),))
+    assert_lengths(group_sizes, rewards.shape[0], "group_sizes")
+    advantages = torch.zeros_like(rewards, dtype=torch.float64)
+    start = 0
+    for size in group_sizes.tolist():
+        members = slice(start, start + size)
+        start += size
+        group = rewards[members].double()
+        if size > 1 and bool((group != group[0]).any()):
+            advantages[members] = estimate(group, members)
+    return advantages

@@ -1,0 +1,164 @@
+"""Rules of the algorithm: settings that would cancel each other, or mean nothing together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rlhf_ray.config.rule import Rule
+from rlhf_ray.config.run import Config
+
+# Surrogates that are defined by the ratios of single tokens.
+_TOKEN_SURROGATES = ("gmpo", "clip_cov", "kl_cov")
+
+
+def _kl(config: Config) -> Iterator[str]:
+    algorithm = config.algorithm
+    if algorithm.kl_controller == "adaptive" and algorithm.kl_coefficient == 0:
+        yield (
+            "algorithm.kl_coefficient=0: algorithm.kl_controller=adaptive scales the coefficient, "
+            "and 0 stays 0; set a coefficient to start from, for instance 0.05, or "
+            "kl_controller=fixed"
+        )
+    if (
+        config.needs_reference
+        and algorithm.kl_placement == "loss"
+        and algorithm.kl_estimator == "k1"
+        and algorithm.kl_gradient == "estimator"
+    ):
+        yield (
+            "algorithm.kl_estimator=k1: inside the loss its gradient averages to zero, so nothing "
+            "would hold the policy; use k2 or k3, algorithm.kl_gradient=unbiased, or "
+            "algorithm.kl_placement=reward"
+        )
+
+
+def _success_rates(config: Config) -> Iterator[str]:
+    algorithm = config.algorithm
+    if (
+        algorithm.advantage == "maxrl"
+        and config.needs_reference
+        and algorithm.kl_placement == "reward"
+    ):
+        yield (
+            "algorithm.kl_placement=reward: algorithm.advantage=maxrl divides by the mean reward "
+            "of a group, which a penalty could turn negative; use algorithm.kl_placement=loss"
+        )
+
+
+def _ratio_level(config: Config) -> Iterator[str]:
+    loss, level = config.algorithm.policy_loss, config.algorithm.ratio_level
+    if loss in _TOKEN_SURROGATES and level != "token":
+        yield (
+            f"algorithm.ratio_level={level}: algorithm.policy_loss={loss} is made of the ratios "
+            f"of single tokens; use token, or policy_loss=clip"
+        )
+
+
+def _dual_clip(config: Config) -> Iterator[str]:
+    algorithm = config.algorithm
+    if algorithm.dual_clip is None:
+        return
+    if algorithm.policy_loss not in ("clip", "clip_cov"):
+        yield (
+            f"algorithm.dual_clip={algorithm.dual_clip:g}: algorithm.policy_loss="
+            f"{algorithm.policy_loss} has no clip; set it to null, or policy_loss to clip"
+        )
+    elif algorithm.dual_clip <= 1 + algorithm.clip_ratio_high:
+        yield (
+            f"algorithm.dual_clip={algorithm.dual_clip:g}: has to be beyond the upper clip, which "
+            f"is 1 + algorithm.clip_ratio_high = {1 + algorithm.clip_ratio_high:g}"
+        )
+
+
+def _covariance_bounds(config: Config) -> Iterator[str]:
+    algorithm = config.algorithm
+    low, high = algorithm.covariance_low, algorithm.covariance_high
+    if algorithm.policy_loss == "clip_cov" and low >= high:
+        yield (
+            f"algorithm.covariance_low={low:g}: no covariance is above it and below "
+            f"algorithm.covariance_high={high:g}; lower the one or raise the other"
+        )
+
+
+def _correction(config: Config) -> Iterator[str]:
+    algorithm = config.algorithm
+    low, high = algorithm.correction_low, algorithm.correction_high
+    if algorithm.correction_filter != "none" and low >= high:
+        yield (
+            f"algorithm.correction_low={low:g}: no ratio is between it and "
+            f"algorithm.correction_high={high:g}; lower the one or raise the other"
+        )
+    if algorithm.correction_reject and algorithm.correction_filter == "none":
+        yield (
+            "algorithm.correction_reject=true: algorithm.correction_filter=none leaves nothing "
+            "out; choose a filter, or set it to false"
+        )
+    if algorithm.corrects_gap and algorithm.old_policy == "generator":
+        yield (
+            "algorithm.old_policy=generator: the ratio is against the engine already, so that a "
+            "correction would count its gap to the learner twice; use old_policy=learner, or "
+            "correction_weight=none and correction_filter=none"
+        )
+
+
+def _whitening(config: Config) -> Iterator[str]:
+    if config.algorithm.whiten_per_task and not config.algorithm.whiten_advantages:
+        yield (
+            "algorithm.whiten_per_task=true: algorithm.whiten_advantages=false does not whiten at "
+            "all; set it to true, or whiten_per_task to false"
+        )
+
+
+def _keys(*names: str) -> tuple[str, ...]:
+    return tuple(f"algorithm.{name}" for name in names)
+
+
+_KL = _keys("kl_coefficient", "kl_controller", "kl_final", "kl_placement")
+
+ALGORITHM_RULES: tuple[Rule, ...] = (
+    Rule(
+        about="`algorithm.kl_controller=adaptive` needs `algorithm.kl_coefficient` above 0; `k1` "
+        "belongs in the reward, because its gradient inside the loss averages to zero, or needs "
+        "`algorithm.kl_gradient=unbiased`.",
+        keys=(*_KL, *_keys("kl_estimator", "kl_gradient")),
+        problems=_kl,
+    ),
+    Rule(
+        about="`algorithm.advantage=maxrl` has no KL penalty in the reward.",
+        keys=(*_KL, "algorithm.advantage"),
+        problems=_success_rates,
+    ),
+    Rule(
+        about="`algorithm.policy_loss` of gmpo, clip_cov, kl_cov needs "
+        "`algorithm.ratio_level=token`.",
+        keys=_keys("policy_loss", "ratio_level"),
+        problems=_ratio_level,
+    ),
+    Rule(
+        about="`algorithm.dual_clip` belongs to a clip and is beyond its upper end.",
+        keys=_keys("dual_clip", "policy_loss", "clip_ratio_high"),
+        problems=_dual_clip,
+    ),
+    Rule(
+        about="`algorithm.covariance_low` is below `algorithm.covariance_high`.",
+        keys=_keys("covariance_low", "covariance_high", "policy_loss"),
+        problems=_covariance_bounds,
+    ),
+    Rule(
+        about="A correction has a filter with room in it, and a ratio that is against the learner.",
+        keys=_keys(
+            "correction_weight",
+            "correction_filter",
+            "correction_low",
+            "correction_high",
+            "correction_reject",
+            "old_policy",
+        ),
+        problems=_correction,
+    ),
+    Rule(
+        about="`algorithm.whiten_per_task` needs `algorithm.whiten_advantages`.",
+        keys=_keys("whiten_per_task", "whiten_advantages"),
+        problems=_whitening,
+    ),
+)
