@@ -12,7 +12,7 @@ SMOLLM2 := outputs/models/smollm2-135m
 SHELL_SCRIPTS := $(wildcard launch/*.sh) launch/slurm.sbatch .ci/run
 DOCKERFILES := docker/Dockerfile docker/Dockerfile.cpu
 
-.PHONY: help setup demo demo-ppo smollm2 test test-slow test-gpu lint bench docs clean
+.PHONY: help setup demo demo-ppo smollm2 test test-slow test-gpu mutation lint bench docs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -40,6 +40,10 @@ test: ## every test that takes seconds
 test-slow: ## the tests that take minutes
 	$(SETUP) dev
 	@$(PYTHON) -m pytest -m "slow and not gpu" $(ARGS)
+
+mutation: ## breaks the algorithms in small ways: do the tests notice? outputs/mutation.json
+	$(SETUP) dev
+	@$(PYTHON) -m tests.mutation.run $(ARGS)
 
 test-gpu: ## the tests that need a GPU
 	$(SETUP) dev

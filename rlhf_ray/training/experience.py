@@ -72,8 +72,7 @@ def build_experience(
         reference, values, old: per group, by the reference, the critic and the learner
             (log-probabilities at the start of this step); None where that role was not asked.
             Without the learner's, the old log-probabilities are the generator's.
-        old_is_current: the policy that is trained is the one that sampled, and there is one
-            optimiser step: the loss takes its own log-probabilities, detached, as the old ones.
+        old_is_current: see `Config.old_is_current`.
         coefficients: those in force.
         critic: None without a critic.
         seed, step: of the run; they decide which samples share an optimiser step.
@@ -82,6 +81,9 @@ def build_experience(
         ValueError: a sample is over a role's token budget, or there are fewer samples than
             mini-batches.
     """
+    assert not old_is_current or algorithm.num_epochs * algorithm.num_mini_batches == 1, (
+        "after an optimiser step the current log-probabilities are not the old ones"
+    )
     _assert_inputs(algorithm, coefficients, reference=reference, values=values, old=old)
     batch = flatten_groups(groups, reference=reference, values=values, old=old)
     estimated = estimate_advantages(batch, algorithm=algorithm, coefficients=coefficients)
@@ -117,11 +119,6 @@ def _assert_inputs(
     values: Sequence[TokenValues] | None,
     old: Sequence[TokenValues] | None,
 ) -> None:
-    num_steps = algorithm.num_epochs * algorithm.num_mini_batches
-    assert num_steps == 1 or old is not None, (
-        f"{num_steps} optimiser steps per batch need the learner's log-probabilities from before "
-        f"the first one"
-    )
     assert algorithm.advantage != "gae" or values is not None, "GAE needs the critic's values"
     penalised = algorithm.kl_placement == "reward" and coefficients.kl > 0
     assert not penalised or reference is not None, "a KL penalty in the reward needs a reference"

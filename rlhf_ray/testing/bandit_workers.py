@@ -1,0 +1,283 @@
+"""Engines, rewards, policy, critic and builder of the bandit: see `bandit`."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlhf_ray.algorithms.ragged import count_by_segment, segment_ids
+from rlhf_ray.cluster.calls import Call, MemberName
+from rlhf_ray.config.algorithm import AlgorithmConfig
+from rlhf_ray.records import Coefficients, Experience, Prompt, RolloutGroup, TokenValues
+from rlhf_ray.testing.fakes import done
+from rlhf_ray.training.builder import ExperienceBuilder
+from rlhf_ray.training.layout import MicroBatch, lay_out
+from rlhf_ray.training.objective import Objective, policy_objective, value_objective
+
+# The right first and second token of every prompt.
+RIGHT = ((1, 2), (3, 1), (2, 4))
+NUM_POSITIONS, VOCABULARY, END, ENVIRONMENT = 3, 5, 0, 9
+FIRST_PROMPT_TOKEN = 20
+# All rewards lie on it: only a baseline that fits takes it away.
+OFFSET = 5.0
+LEARNING_RATE = 0.1
+
+
+class Table:
+    """Numbers by prompt and position: [prompts x positions, width], in training."""
+
+    def __init__(self, width: int) -> None:
+        shape = (len(RIGHT) * NUM_POSITIONS, width)
+        self.weights = torch.zeros(shape, dtype=torch.float64, requires_grad=True)
+        # Quick to forget: before its first batch a moving baseline is 0, and the gradient large.
+        self._optimizer = torch.optim.Adam([self.weights], lr=LEARNING_RATE, betas=(0.9, 0.9))
+
+    def train(
+        self, experience: Experience, objective: Callable[[Tensor, MicroBatch], Objective]
+    ) -> None:
+        """One optimiser step; `objective` gets the rows [M, width] of the predicted tokens."""
+        self._optimizer.zero_grad()
+        tokens = (experience.token_ids, experience.lengths, experience.loss_mask)
+        rows = states(*tokens)
+        for samples in experience.micro_batches:
+            batch = lay_out(*tokens, samples)
+            objective(self.weights[rows[batch.token_index]], batch).loss.backward()
+        self._optimizer.step()
+
+
+def states(token_ids: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
+    """The table's row [N] for every sampled token; 0 elsewhere."""
+    counts = count_by_segment(mask, lengths)
+    sample = segment_ids(lengths)
+    place = mask.long().cumsum(0) - 1 - (counts.cumsum(0) - counts)[sample]
+    prompt = (token_ids[lengths.cumsum(0) - lengths] - FIRST_PROMPT_TOKEN)[sample]
+    return torch.where(mask, prompt * NUM_POSITIONS + place, 0)
+
+
+def log_probabilities(weights: Tensor, group: RolloutGroup) -> Tensor:
+    """Of the sampled tokens of a group [N] float32, 0 elsewhere."""
+    rows = states(group.token_ids, group.lengths, group.loss_mask)
+    table = weights.detach().log_softmax(dim=1)
+    chosen = table[rows, torch.where(group.loss_mask, group.token_ids, 0)]
+    return torch.where(group.loss_mask, chosen, 0.0).float()
+
+
+class BanditPrompts:
+    """The prompts in turn, without end."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._position = 0
+
+    def next(self) -> Prompt:
+        index, self._position = self._position, self._position + 1
+        return Prompt(
+            prompt_id=f"e{index // len(RIGHT)}-r{index % len(RIGHT)}",
+            stream_index=index,
+            text="",
+            token_ids=(FIRST_PROMPT_TOKEN + index % len(RIGHT),),
+            answer=None,
+            source="bandit",
+            seed=random.Random(f"{self._seed}, {index}").getrandbits(32),
+            columns={},
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"position": self._position}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._position = state["position"]
+
+
+class BanditEngines:
+    """One engine with a copy of the policy's table, as old as its last publish."""
+
+    names = (MemberName(role="generator", rank=0),)
+
+    def __init__(self, weights: Tensor) -> None:
+        self._weights = weights.detach().clone()
+        self._version = 0
+
+    def generate(self, engine: int, prompt: Prompt, sample_indices: tuple[int, ...]) -> Call:
+        samples = [self._sample(prompt, index) for index in sample_indices]
+        sampled = [[False, True, False, True, True][: len(tokens)] for tokens in samples]
+        mask = torch.tensor([keep for row in sampled for keep in row])
+        group = RolloutGroup(
+            prompt=prompt,
+            sample_indices=sample_indices,
+            token_ids=torch.tensor([token for tokens in samples for token in tokens]),
+            lengths=torch.tensor([len(tokens) for tokens in samples]),
+            loss_mask=mask,
+            generator_logprobs=torch.zeros(mask.shape[0]),
+            weight_versions=torch.where(mask, self._version, -1),
+            responses=("",) * len(samples),
+            finish_reasons=("stop",) * len(samples),
+            rewards=torch.zeros(0, dtype=torch.float64),
+            reward_parts={},
+            failures=(),
+        )
+        logprobs = log_probabilities(self._weights, group)
+        group = dataclasses.replace(group, generator_logprobs=logprobs)
+        return done("generator", engine, signal=(), payload=group)
+
+    def _sample(self, prompt: Prompt, index: int) -> list[int]:
+        """The prompt, a token, the environment's token, and up to two more tokens."""
+        generator = torch.Generator().manual_seed(prompt.seed + index)
+        first = (prompt.token_ids[0] - FIRST_PROMPT_TOKEN) * NUM_POSITIONS
+        probabilities = self._weights[first : first + NUM_POSITIONS].softmax(dim=1)
+        tokens = torch.multinomial(probabilities, 1, generator=generator)[:, 0].tolist()
+        if tokens[0] == END:
+            return [*prompt.token_ids, END]
+        rest = tokens[1:2] if tokens[1] == END else tokens[1:]
+        return [*prompt.token_ids, tokens[0], ENVIRONMENT, *rest]
+
+    def hold(self) -> list[Call]:
+        return [done("generator", 0)]
+
+    def release(self, num_requests: Sequence[int]) -> list[Call]:
+        return [done("generator", 0)]
+
+    def begin_update(self) -> list[Call]:
+        return [done("generator", 0)]
+
+    def load_bucket(self, bucket: Tensor) -> list[Call]:
+        self._weights = bucket
+        return [done("generator", 0)]
+
+    def finish_update(self, version: int) -> list[Call]:
+        self._version = version
+        return self.weight_version()
+
+    def weight_version(self) -> list[Call]:
+        return [done("generator", 0, signal=self._version)]
+
+    def score_sequences(self, sequences: list[tuple[int, ...]]) -> list[Call]:
+        return [done("generator", 0, signal=[score_sequence(self._weights, s) for s in sequences])]
+
+
+def score_sequence(weights: Tensor, tokens: tuple[int, ...]) -> list[float]:
+    """Log-probabilities of the tokens of a probe as if all were sampled at the first place."""
+    return weights.detach().log_softmax(dim=1)[0, list(tokens)].tolist()
+
+
+class BanditRewards:
+    """Half a point for the right token at the first and at the second place, over an offset."""
+
+    names = (MemberName(role="reward", rank=0),)
+
+    def score(self, worker: int, parts: Sequence[RolloutGroup]) -> Call:
+        (group,) = parts
+        right = RIGHT[group.prompt.token_ids[0] - FIRST_PROMPT_TOKEN]
+        rewards = [
+            OFFSET + 0.5 * (tokens[1] == right[0]) + 0.5 * (tokens[3:4] == [right[1]])
+            for tokens in (part.tolist() for part in group.token_ids.split(group.lengths.tolist()))
+        ]
+        scored = torch.tensor(rewards, dtype=torch.float64)
+        group = dataclasses.replace(group, rewards=scored, reward_parts={"bandit": scored})
+        return done("reward", worker, signal=group.summary(), payload=group)
+
+
+class BanditPolicy:
+    """The learner: the real objective on a table of logits."""
+
+    def __init__(self, algorithm: AlgorithmConfig) -> None:
+        self.table = Table(VOCABULARY)
+        self._algorithm = algorithm
+
+    def score(self, groups: Sequence[RolloutGroup], num_tokens: Sequence[int]) -> list[Call]:
+        return [done("learner", 0, payload=score_groups(self.table.weights, groups))]
+
+    def score_sequences(self, sequences: list[tuple[int, ...]]) -> list[Call]:
+        scored = [score_sequence(self.table.weights, tokens) for tokens in sequences]
+        return [done("learner", 0, signal=scored)]
+
+    def weight_buckets(self, bucket_bytes: int) -> tuple[Call, list[Call]]:
+        return done("learner", 0, signal=[self.table.weights.detach().clone()]), []
+
+    def update(
+        self, experiences: Sequence[tuple[Experience, ...]], *, coefficients: Coefficients
+    ) -> list[Call]:
+        if self._algorithm.kl_placement == "reward":
+            coefficients = dataclasses.replace(coefficients, kl=0.0)
+        entropies = []
+        for experience in experiences[0]:
+
+            def objective(rows: Tensor, batch: MicroBatch, now: Experience = experience):
+                logprobs = rows.log_softmax(dim=1)
+                entropy = -(logprobs.exp() * logprobs).sum(dim=1)
+                entropies.append(float(entropy.detach().mean()))
+                return policy_objective(
+                    logprobs.gather(1, batch.targets[:, None])[:, 0],
+                    entropy,
+                    now,
+                    batch.token_index,
+                    algorithm=self._algorithm,
+                    coefficients=coefficients,
+                    constant_length=NUM_POSITIONS,
+                    compare_with_generator=False,
+                )
+
+            self.table.train(experience, objective)
+        return [done("learner", 0, signal={"policy/entropy": sum(entropies) / len(entropies)})]
+
+
+class BanditCritic:
+    """The real value loss on a table of values."""
+
+    def __init__(self, algorithm: AlgorithmConfig) -> None:
+        self.table = Table(1)
+        self._algorithm = algorithm
+
+    def score(self, groups: Sequence[RolloutGroup], num_tokens: Sequence[int]) -> list[Call]:
+        values = []
+        for group in groups:
+            rows = self.table.weights.detach()[
+                states(group.token_ids, group.lengths, group.loss_mask), 0
+            ]
+            kept = torch.where(group.loss_mask, rows, 0.0).float()
+            values.append(TokenValues(prompt_id=group.prompt.prompt_id, values=kept))
+        return [done("critic", 0, payload=values)]
+
+    def update(self, experiences: Sequence[tuple[Experience, ...]]) -> list[Call]:
+        for experience in experiences[0]:
+
+            def objective(rows: Tensor, batch: MicroBatch, now: Experience = experience):
+                return value_objective(
+                    rows[:, 0], now, batch.token_index, algorithm=self._algorithm
+                )
+
+            self.table.train(experience, objective)
+        return [done("critic", 0, signal={})]
+
+
+class BanditReference:
+    """The policy as it was at the start."""
+
+    def __init__(self) -> None:
+        self._weights = Table(VOCABULARY).weights
+
+    def score(self, groups: Sequence[RolloutGroup], num_tokens: Sequence[int]) -> list[Call]:
+        return [done("reference", 0, payload=score_groups(self._weights, groups))]
+
+
+class BanditBuilder:
+    """The real builder, in this process."""
+
+    def __init__(self, builder: ExperienceBuilder) -> None:
+        self._builder = builder
+
+    def build(self, **parts: Any) -> Call:
+        batch = self._builder.build(**parts)
+        return done("builder", 0, signal=batch.metrics, payload=(batch.learner, batch.critic))
+
+
+def score_groups(weights: Tensor, groups: Sequence[RolloutGroup]) -> list[TokenValues]:
+    return [
+        TokenValues(prompt_id=group.prompt.prompt_id, values=log_probabilities(weights, group))
+        for group in groups
+    ]
