@@ -124,5 +124,5 @@ def _to_json(value: float) -> float | str:
     return str(value) if math.isinf(value) else value
 
 
-def _from_json(value: float | str) -> float:
+def _from_json(value: Any) -> Any:
     return float(value) if isinstance(value, str) else value

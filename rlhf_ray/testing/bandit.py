@@ -8,8 +8,6 @@ and position, so that its expected reward is a short sum and no estimate.
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from rlhf_ray.config.run import Config
@@ -143,5 +141,5 @@ class _Nobody:
     def step_done(self, step: int, batch: Batch, metrics: dict[str, float]) -> None:
         """Nothing to note."""
 
-    def save_if_due(self, *_: Any) -> None:
+    def save_if_due(self, state: LoopState, pipeline: RolloutPipeline) -> None:
         """Nothing to save."""

@@ -104,10 +104,7 @@ def build_experience(
     return ExperienceBatch(
         learner=planned(learner),
         critic=() if critic is None else planned(critic),
-        metrics=estimated.metrics
-        | weighed.metrics
-        | ({} if reference is None else _reference_metrics(batch))
-        | ({} if old is None else gap_metrics(batch)),
+        metrics=estimated.metrics | weighed.metrics | _gaps(batch, reference, old),
     )
 
 
@@ -224,6 +221,14 @@ def _consecutive_rows(counts: Sequence[int]) -> tuple[tuple[int, ...], ...]:
     """Rows 0, 1, 2, ... cut into pieces of these sizes."""
     rows = iter(range(sum(counts)))
     return tuple(tuple(next(rows) for _ in range(count)) for count in counts)
+
+
+def _gaps(
+    batch: RolloutBatch, reference: Sequence[TokenValues] | None, old: Sequence[TokenValues] | None
+) -> dict[str, float]:
+    """Distances to the roles that were asked."""
+    to_reference = {} if reference is None else _reference_metrics(batch)
+    return to_reference | ({} if old is None else gap_metrics(batch))
 
 
 def _reference_metrics(batch: RolloutBatch) -> dict[str, float]:
