@@ -68,7 +68,7 @@ def train(loop: Loop, state: LoopState, *, num_steps: int) -> None:
             batch = loop.pipeline.next_batch(step)
         with clock("reference"):
             loop.turns.begin_training()
-            scores = loop.scorers.score(batch)
+            scores = loop.scorers.score(batch, step)
         with clock("update"):
             coefficients = state.adaptive.coefficients
             updated = loop.trainer.update(batch, scores, step=step, coefficients=coefficients)

@@ -38,6 +38,9 @@ class Scorers:
 
     Args:
         old: the learner, where log-probabilities from before the update are needed.
+        untrained: the learner, in steps that do not train it: its log-probabilities are what
+            the engine's are compared with.
+        num_untrained_steps: how many of these there are at the start.
     """
 
     def __init__(
@@ -46,17 +49,25 @@ class Scorers:
         reference: ScoringRole,
         critic: ScoringRole,
         old: ScoringRole,
+        untrained: ScoringRole,
+        num_untrained_steps: int,
         watch: Watch,
         timeout_s: float,
     ) -> None:
-        self._roles = (reference, critic, old)
+        self._reference = reference
+        self._critic = critic
+        self._old = old
+        self._untrained = untrained
+        self._num_untrained_steps = num_untrained_steps
         self._watch = watch
         self._timeout_s = timeout_s
 
-    def score(self, batch: Batch) -> Scores:
+    def score(self, batch: Batch, step: int) -> Scores:
         """Per-token values of all groups of a batch."""
         num_tokens = [sum(summary.sample_lengths) for summary in batch.summaries]
-        calls = [role.score(batch.groups, num_tokens) for role in self._roles]
+        old = self._untrained if step < self._num_untrained_steps else self._old
+        roles = (self._reference, self._critic, old)
+        calls = [role.score(batch.groups, num_tokens) for role in roles]
         everything = [call for part in calls for call in part]
         self._watch.results(everything, phase="reference", timeout_s=self._timeout_s)
         reference, values, old = (tuple(call.payload for call in part) for part in calls)

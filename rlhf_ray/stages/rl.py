@@ -202,6 +202,8 @@ def _scorers(config: Config, system: System) -> Scorers:
         reference=system.reference or NoScores(),
         critic=system.critic or NoScores(),
         old=system.learner if config.learner_scores_old else NoScores(),
+        untrained=system.learner,
+        num_untrained_steps=config.algorithm.critic_warmup_steps,
         watch=system.supervisor,
         timeout_s=config.deadlines.reference_s,
     )

@@ -53,6 +53,8 @@ def solve(config: Config, *, seed: int) -> float:
             reference=BanditReference() if config.needs_reference else NoScores(),
             critic=critic or NoScores(),
             old=policy if config.learner_scores_old else NoScores(),
+            untrained=policy,
+            num_untrained_steps=algorithm.critic_warmup_steps,
             watch=watch,
             timeout_s=_TIMEOUT_S,
         ),

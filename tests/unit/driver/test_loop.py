@@ -75,6 +75,10 @@ class Policy:
         self.coefficients.append(coefficients.kl)
         return [done("learner", 0, signal={"policy/loss": 0.5})]
 
+    def score(self, groups: Sequence[Any], num_tokens: Sequence[int]) -> list[Call]:
+        self.events.append("score")
+        return [done("learner", 0, payload="old")]
+
     def weight_buckets(self, bucket_bytes: int) -> tuple[Call, list[Call]]:
         return done("learner", 0, signal=["a", "b"]), []
 
@@ -152,6 +156,8 @@ class World:
                 reference=NoScores(),
                 critic=NoScores(),
                 old=NoScores(),
+                untrained=self.policy,
+                num_untrained_steps=critic_warmup_steps,
                 watch=self.watch,
                 timeout_s=1.0,
             ),
@@ -227,6 +233,9 @@ def test_only_the_critic_learns_in_its_warm_up():
     world = World(num_steps=3, critic_warmup_steps=2)
     world.train()
     assert world.log.count("update") == 1
+    # The gap between engine and learner is measured in every step.
+    assert world.log.count("score") == 2
+    assert world.log.index("update") > max(i for i, e in enumerate(world.log) if e == "score")
 
 
 def test_the_coefficient_follows_the_controller():
