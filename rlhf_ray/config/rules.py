@@ -8,10 +8,13 @@ from rlhf_ray.config.rule import Rule
 from rlhf_ray.config.rules_batch import BATCH_RULES
 from rlhf_ray.config.rules_generation import GENERATION_RULES
 from rlhf_ray.config.rules_run import RUN_RULES
+from rlhf_ray.config.rules_sampling import SAMPLING_RULES
 from rlhf_ray.config.rules_training import TRAINING_RULES
 from rlhf_ray.config.run import Config
 
-ALL_RULES: tuple[Rule, ...] = RUN_RULES + BATCH_RULES + GENERATION_RULES + TRAINING_RULES
+ALL_RULES: tuple[Rule, ...] = (
+    RUN_RULES + BATCH_RULES + SAMPLING_RULES + GENERATION_RULES + TRAINING_RULES
+)
 
 
 def cross_field_problems(config: Config, *, without: Collection[str] = ()) -> list[str]:

@@ -9,6 +9,7 @@ from rlhf_ray.config.data import DataConfig
 from rlhf_ray.config.generation import GenerationConfig
 from rlhf_ray.config.model import ModelConfig
 from rlhf_ray.config.reward import RewardConfig
+from rlhf_ray.config.sampling import SamplingConfig
 from rlhf_ray.config.setting import setting
 from rlhf_ray.config.training import CriticConfig, ReferenceConfig, TrainingConfig
 
@@ -140,6 +141,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     critic: CriticConfig = field(default_factory=CriticConfig)

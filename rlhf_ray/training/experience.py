@@ -20,6 +20,7 @@ from rlhf_ray.training.rollout_batch import (
     estimate_advantages,
     flatten_groups,
 )
+from rlhf_ray.training.sample_control import NO_CONTROL, SampleControl, shape_groups, weigh_tasks
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,6 +63,7 @@ def build_experience(
     critic: RankPlan | None,
     seed: int,
     step: int,
+    control: SampleControl = NO_CONTROL,
 ) -> ExperienceBatch:
     """Turn scored groups into the experience of every rank of learner and critic.
 
@@ -77,7 +79,7 @@ def build_experience(
         old_is_current: the policy that is trained is the one that sampled, and there is one
             optimiser step: the loss takes its own log-probabilities, detached, as the old ones.
         kl_coefficient: the one in force, from the KL controller.
-        critic: None without a critic.
+        critic: None without a critic. control: over-long responses, weights of tasks.
         seed, step: of the run; they decide which samples share an optimiser step.
 
     Raises:
@@ -85,14 +87,15 @@ def build_experience(
             mini-batches.
     """
     _assert_inputs(algorithm, kl_coefficient, reference=reference, values=values, old=old)
+    groups, shaping_metrics = shape_groups(groups, control)
     batch = flatten_groups(groups, reference=reference, values=values, old=old)
     estimated = estimate_advantages(batch, algorithm=algorithm, kl_coefficient=kl_coefficient)
-    metrics = dict(estimated.metrics)
+    estimated = weigh_tasks(estimated, batch, groups, control)
+    metrics = {**estimated.metrics, **shaping_metrics}
     if reference is not None:
         metrics |= _reference_metrics(batch)
     if old is not None:
         metrics |= _gap_metrics(batch)
-
     steps = _split_steps(batch.lengths.shape[0], algorithm, seed=seed, step=step)
 
     def planned(plan: RankPlan) -> tuple[tuple[Experience, ...], ...]:
