@@ -47,7 +47,7 @@ class SamplingConfig:
         0.5, "Rate of success that has the full weight, 1.", above=0, below=1
     )
     curriculum_min_weight: float = setting(
-        0.1, "Least weight of a prompt, so that none is lost from sight.", above=0, maximum=1
+        0.1, "Least weight of a prompt, so that none is lost from sight.", minimum=0.01, maximum=1
     )
     curriculum_recency: float = setting(
         0.5, "Share of the newest group in a prompt's rate of success.", above=0, maximum=1
