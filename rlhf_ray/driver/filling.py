@@ -81,7 +81,7 @@ class Filling:
         """
         lacking = self._size - len(self._good) - num_under_way
         allowed = self._sampling.max_replacements_per_step - self._num_replaced
-        return max(0, min(lacking, allowed)) if self._sampling.dynamic else 0
+        return max(0, min(lacking, allowed))
 
     def replace(self, prompts: Sequence[Prompt]) -> None:
         """These were started in place of the oldest groups without variance that had no

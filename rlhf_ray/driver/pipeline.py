@@ -107,7 +107,7 @@ class RolloutPipeline:
     def state_dict(self) -> dict[str, Any]:
         """Position in the prompts, and the prompts that were taken but not trained on."""
         return {
-            "prompts": self._queue.state_dict(),
+            **self._queue.state_dict(),
             "pending": [
                 plain_prompts(self._batches[index].prompts) for index in sorted(self._batches)
             ],
@@ -116,7 +116,7 @@ class RolloutPipeline:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Prompts that were under way are issued again, in their batches."""
-        self._queue.load_state_dict(state["prompts"])
+        self._queue.load_state_dict(state)
         self._budget.load_state_dict(state["failure_budget"])
         self._restored = [prompts_from_plain(prompts) for prompts in state["pending"]]
 
@@ -142,7 +142,8 @@ class RolloutPipeline:
             self._flights.send(landing.batch, instead)
         else:
             filling.add(Scored(prompt=landing.prompt, group=landing.group, summary=landing.summary))
-        self._replace_uniform(landing.batch, filling)
+        if self._settings.sampling.dynamic:
+            self._replace_uniform(landing.batch, filling)
 
     def _replace_uniform(self, batch: int, filling: Filling) -> None:
         """Dynamic sampling: new prompts in place of groups without variance, where allowed."""

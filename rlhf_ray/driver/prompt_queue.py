@@ -49,15 +49,16 @@ class PromptQueue:
     def state_dict(self) -> dict[str, Any]:
         """Position of the stream, and what was given back; plain values."""
         return {
-            "source": self._source.state_dict(),
+            "prompts": self._source.state_dict(),
             "returned": plain_prompts(self._returned),
             "times_returned": [list(item) for item in self._times_returned.items()],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._source.load_state_dict(state["source"])
-        self._returned = prompts_from_plain(state["returned"])
-        self._times_returned = dict(state["times_returned"])
+        self._source.load_state_dict(state["prompts"])
+        # A checkpoint from before there was over-sampling has neither.
+        self._returned = prompts_from_plain(state.get("returned", []))
+        self._times_returned = dict(state.get("times_returned", []))
 
 
 def plain_prompts(prompts: Sequence[Prompt]) -> list[dict[str, Any]]:

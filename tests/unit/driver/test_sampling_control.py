@@ -256,6 +256,16 @@ class TestOversampling:
             assert places(resumed.next_batch(step)) == places(straight.next_batch(step))
 
 
+def test_an_earlier_checkpoint_without_returned_prompts_is_resumed():
+    straight = make_pipeline(SamplingConfig())
+    straight.next_batch(0)
+    state = straight.state_dict()
+    del state["returned"], state["times_returned"]
+    resumed = make_pipeline(SamplingConfig())
+    resumed.load_state_dict(state)
+    assert places(resumed.next_batch(1)) == places(straight.next_batch(1)) == [4, 5, 6, 7]
+
+
 class TestReplay:
     SAMPLING = SamplingConfig(replay_groups_per_step=2, replay_capacity=5, replay_max_staleness=2)
 
