@@ -154,7 +154,8 @@ class GenerationEngine:
         Their `generate` returns with a failure for every sample that had not finished. A prompt
         that is not being sampled is none to end.
         """
-        tasks = [task for task, prompt_id in self._sampling.items() if prompt_id in prompt_ids]
+        given_up = set(prompt_ids)
+        tasks = [task for task, prompt_id in self._sampling.items() if prompt_id in given_up]
         for task in tasks:
             task.cancel()
         if tasks:
