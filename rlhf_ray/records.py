@@ -23,6 +23,7 @@ class FailureKind(enum.StrEnum):
 
     GENERATION_ERROR = "generation_error"
     GENERATION_TIMEOUT = "generation_timeout"
+    GENERATION_ABORTED = "generation_aborted"
     REWARD_ERROR = "reward_error"
     REWARD_TIMEOUT = "reward_timeout"
     REWARD_NOT_FINITE = "reward_not_finite"

@@ -50,6 +50,9 @@ class Generator(ActorProcess):
         group, failures = await self._engine.generate(prompt, sample_indices)
         return failures, group
 
+    async def abort(self, prompt_ids: tuple[str, ...]) -> None:
+        await self._engine.abort(prompt_ids)
+
     async def hold(self) -> None:
         await self._engine.hold()
 

@@ -38,6 +38,11 @@ class Generators:
         method = member.handle.generate.options(num_returns=2)
         return _call(member, method.remote(prompt, sample_indices))
 
+    def abort(self, engine: int, prompt_ids: Sequence[str]) -> Call:
+        """End what this engine samples for these prompts: their `generate` ends with failures."""
+        member = self._members[engine]
+        return _call(member, member.handle.abort.remote(tuple(prompt_ids)))
+
     def hold(self) -> list[Call]:
         """From here on requests are taken but not started."""
         return [_call(m, m.handle.hold.remote()) for m in self._members]

@@ -17,6 +17,7 @@ from rlhf_ray.cluster.supervisor import Member, Supervisor
 from rlhf_ray.config.run import Config
 from rlhf_ray.config.training import TrainingConfig
 from rlhf_ray.training.experience import RankPlan
+from rlhf_ray.training.sample_control import SampleControl
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,6 +115,7 @@ def _blueprint(role: str, config: Config) -> tuple[type, dict[str, Any]]:
                 "critic": _rank_plan(config.critic) if config.needs_critic else None,
                 "old_is_current": config.old_is_current,
                 "seed": config.seed,
+                "control": _sample_control(config),
             },
         ),
     }
@@ -124,6 +126,17 @@ def _rank_plan(settings: TrainingConfig) -> RankPlan:
     return RankPlan(
         num_ranks=settings.num_ranks,
         max_tokens_per_micro_batch=settings.max_tokens_per_micro_batch,
+    )
+
+
+def _sample_control(config: Config) -> SampleControl:
+    sampling = config.sampling
+    return SampleControl(
+        max_response_tokens=config.generation.max_response_tokens,
+        overlong_buffer_tokens=sampling.overlong_buffer_tokens,
+        overlong_penalty=sampling.overlong_penalty,
+        overlong_filter=sampling.overlong_filter,
+        task_weights=sampling.task_weights,
     )
 
 

@@ -95,8 +95,8 @@ class AlgorithmConfig:
     old_policy: str = setting(
         "auto",
         "Whose log-probabilities the ratio is against: the learner's at the start of the step, or "
-        "the engine's (bypass). auto: the engine's where max_staleness is above 0 and nothing "
-        "corrects the gap between the two.",
+        "the engine's (bypass). auto: the engine's where rollouts may be older (max_staleness, "
+        "replay) and nothing corrects the gap between the two.",
         choices=("auto", "learner", "generator"),
     )
     correction_weight: str = setting(

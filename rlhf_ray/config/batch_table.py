@@ -33,10 +33,12 @@ def render_rows(rows: list[BatchRow]) -> str:
 
 def _rollout_rows(config: Config) -> list[BatchRow]:
     generation, batches = config.generation, config.max_staleness + 1
-    prompts = config.prompts_per_step * batches
+    started = config.sampling.prompts_to_start(config.prompts_per_step)
+    prompts = started * batches
     slots = generation.num_engines * generation.max_num_seqs
     return [
         _row("prompts per step", config.prompts_per_step, "prompts_per_step"),
+        *_oversampled_rows(config, started),
         _row("samples per prompt", config.samples_per_prompt, "samples_per_prompt"),
         _row(
             "samples per step",
@@ -56,6 +58,12 @@ def _rollout_rows(config: Config) -> list[BatchRow]:
             "data.max_prompt_tokens + generation.max_response_tokens, in tokens",
         ),
     ]
+
+
+def _oversampled_rows(config: Config, started: int) -> list[BatchRow]:
+    if started == config.prompts_per_step:
+        return []
+    return [_row("prompts started per step", started, "prompts_per_step x sampling.oversample")]
 
 
 def _update_rows(config: Config) -> list[BatchRow]:

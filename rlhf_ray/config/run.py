@@ -9,6 +9,7 @@ from rlhf_ray.config.data import DataConfig
 from rlhf_ray.config.generation import GenerationConfig
 from rlhf_ray.config.model import ModelConfig
 from rlhf_ray.config.reward import RewardConfig
+from rlhf_ray.config.sampling import SamplingConfig
 from rlhf_ray.config.setting import setting
 from rlhf_ray.config.training import CriticConfig, ReferenceConfig, TrainingConfig
 
@@ -140,6 +141,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     critic: CriticConfig = field(default_factory=CriticConfig)
@@ -165,7 +167,8 @@ class Config:
         """The ratio is against the learner at the start of the step, not against the engine."""
         algorithm = self.algorithm
         if algorithm.old_policy == "auto":
-            return self.max_staleness == 0 or algorithm.corrects_gap
+            is_fresh = self.max_staleness == 0 and self.sampling.replay_groups_per_step == 0
+            return is_fresh or algorithm.corrects_gap
         return algorithm.old_policy == "learner"
 
     @property

@@ -9,7 +9,7 @@ from typing import Any
 from rlhf_ray.data.errors import DataError
 from rlhf_ray.data.prompts import PromptSet
 from rlhf_ray.data.seeds import stable_seed
-from rlhf_ray.records import Prompt
+from rlhf_ray.records import GroupSummary, Prompt
 
 
 class PromptStream:
@@ -50,6 +50,10 @@ class PromptStream:
         self._next_index += 1
         return prompt
 
+    def record(self, outcome: GroupSummary) -> None:
+        """Nothing: this order does not depend on how prompts went. See `curriculum`."""
+        del outcome
+
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands, and in which data; plain values."""
         return {"next_index": self._next_index, **self._identity()}
@@ -61,6 +65,11 @@ class PromptStream:
             DataError: the state is of other data, another seed or another order: going on would
                 repeat some prompts and never show others.
         """
+        if "success_rates" in state:
+            raise DataError(
+                "the checkpoint is of a run with a curriculum. Resume with "
+                "sampling.curriculum=true, or start anew with resume=never"
+            )
         different = [
             f"{name} was {state[name]!r} and is {value!r}"
             for name, value in self._identity().items()

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 from rlhf_ray.cluster.calls import Watch
 from rlhf_ray.driver.adaptive import Adaptive, advance
-from rlhf_ray.driver.pipeline import Batch, RolloutPipeline
+from rlhf_ray.driver.batch import Batch
+from rlhf_ray.driver.pipeline import RolloutPipeline
 from rlhf_ray.driver.scorers import Scorers
 from rlhf_ray.driver.step_metrics import batch_metrics, coefficient_metrics
 from rlhf_ray.driver.trainer import Trainer

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rlhf_ray.cluster.calls import Call, Watch
-from rlhf_ray.driver.pipeline import Batch
+from rlhf_ray.driver.batch import Batch
 from rlhf_ray.observe.metrics import MetricsWriter
 from rlhf_ray.observe.progress import Progress
 from rlhf_ray.observe.rollout_log import rollout_path
@@ -42,7 +42,7 @@ class RolloutFiles:
     def write(self, step: int, batch: Batch) -> None:
         self.flush()
         path = rollout_path(self._output_dir, step)
-        self._writing = [self._writer.write_rollouts(path, batch.groups)]
+        self._writing = [self._writer.write_rollouts(path, batch.fresh_groups)]
 
     def flush(self) -> None:
         """Wait for the last file.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from rlhf_ray.cluster.calls import Call, Watch
-from rlhf_ray.driver.pipeline import Batch
+from rlhf_ray.driver.batch import Batch
 
 
 class ScoringRole(Protocol):

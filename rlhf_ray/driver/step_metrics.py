@@ -5,21 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from rlhf_ray.driver.pipeline import Batch
+from rlhf_ray.driver.batch import Batch
 from rlhf_ray.records import Coefficients
 
 
 def batch_metrics(batch: Batch, *, version: int) -> dict[str, float]:
-    """Rewards, lengths, staleness and failures of one batch.
+    """Rewards, lengths, staleness and failures of what was sampled for one batch.
+
+    With several tasks the mean reward of each as `reward/mean/<task>`.
 
     Args:
         version: of the newest published weights.
     """
-    rewards = [reward for summary in batch.summaries for reward in summary.rewards]
-    lengths = [length for summary in batch.summaries for length in summary.response_lengths]
-    reasons = [reason for summary in batch.summaries for reason in summary.finish_reasons]
-    sampled = [summary for summary in batch.summaries if summary.oldest_version >= 0]
-    parts = sorted({name for summary in batch.summaries for name in summary.reward_parts})
+    summaries = batch.fresh_summaries
+    rewards = [reward for summary in summaries for reward in summary.rewards]
+    lengths = [length for summary in summaries for length in summary.response_lengths]
+    reasons = [reason for summary in summaries for reason in summary.finish_reasons]
+    sampled = [summary for summary in summaries if summary.oldest_version >= 0]
+    parts = sorted({name for summary in summaries for name in summary.reward_parts})
+    tasks = sorted({summary.source for summary in summaries})
     metrics = {
         "reward/mean": _mean(rewards),
         "reward/std": _std(rewards),
@@ -32,9 +36,12 @@ def batch_metrics(batch: Batch, *, version: int) -> dict[str, float]:
         "tokens/generated": float(sum(lengths)),
     }
     for name in parts:
-        values = [v for s in batch.summaries for v in s.reward_parts.get(name, ())]
+        values = [v for s in summaries for v in s.reward_parts.get(name, ())]
         metrics[f"reward/{name}"] = _mean(values)
-    return metrics
+    for task in tasks if len(tasks) > 1 else ():
+        values = [reward for s in summaries if s.source == task for reward in s.rewards]
+        metrics[f"reward/mean/{task}"] = _mean(values)
+    return metrics | dict(batch.sampling_metrics)
 
 
 def coefficient_metrics(coefficients: Coefficients) -> dict[str, float]:

@@ -57,6 +57,8 @@ class GenerationEngine:
         self._max_sequence_tokens = max_sequence_tokens
         self._timeout_s = request_timeout_s
         self._started = contextlib.ExitStack()
+        # What samples right now, one task for each response, and for which prompt.
+        self._sampling: dict[asyncio.Task[FinishedSample | SampleFailure], str] = {}
 
     async def start(self) -> None:
         """Check vLLM, start its processes, load the model; the weights are version 0.
@@ -132,12 +134,32 @@ class GenerationEngine:
             )
             for sample_index in sample_indices
         }
-        outcomes = await asyncio.gather(
-            *(self._sample(prompt, index, submitted) for index, submitted in submissions.items())
-        )
+        tasks = [
+            asyncio.create_task(self._sample(prompt, index, submitted))
+            for index, submitted in submissions.items()
+        ]
+        self._sampling |= dict.fromkeys(tasks, prompt.prompt_id)
+        try:
+            outcomes = await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                del self._sampling[task]
         samples = [outcome for outcome in outcomes if isinstance(outcome, FinishedSample)]
         failures = tuple(outcome for outcome in outcomes if isinstance(outcome, SampleFailure))
         return make_group(prompt, samples, failures), failures
+
+    async def abort(self, prompt_ids: Sequence[str]) -> None:
+        """End the requests of these prompts, held or running; returns when vLLM has let go of them.
+
+        Their `generate` returns with a failure for every sample that had not finished. A prompt
+        that is not being sampled is none to end.
+        """
+        given_up = set(prompt_ids)
+        tasks = [task for task, prompt_id in self._sampling.items() if prompt_id in given_up]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
 
     async def score_sequences(self, sequences: Sequence[tuple[int, ...]]) -> list[list[float]]:
         """Log-probabilities, at temperature 1, of every token but the first of each sequence.
@@ -221,6 +243,10 @@ class GenerationEngine:
             message = f"engine {self._index} ended it with {completion.finish_reason!r}"
         except RequestFailed as error:
             message = str(error)
+        except asyncio.CancelledError:
+            # By `abort`; or with the whole of `generate`, which is then cancelled all the same.
+            kind = FailureKind.GENERATION_ABORTED
+            message = f"engine {self._index} was told to give it up"
         except TimeoutError:
             kind = FailureKind.GENERATION_TIMEOUT
             message = f"engine {self._index} did not finish it within {self._timeout_s:g} s"

@@ -16,12 +16,9 @@ from rlhf_ray.config.batch_table import batch_table, render_rows
 from rlhf_ray.config.load import to_yaml
 from rlhf_ray.config.run import Config
 from rlhf_ray.data.prompts import PromptSet, load_prompts
-from rlhf_ray.data.stream import PromptStream
 from rlhf_ray.driver.adaptive import start_adaptive
 from rlhf_ray.driver.checkpoints import Checkpoints, read_state
-from rlhf_ray.driver.failure_budget import FailureBudget
 from rlhf_ray.driver.loop import Loop, LoopState, train
-from rlhf_ray.driver.pipeline import PipelineSettings, RolloutPipeline
 from rlhf_ray.driver.run_log import NoRollouts, RolloutFiles, RunLog
 from rlhf_ray.driver.run_state import RunCheckpoints, StatefulRole, check_identity
 from rlhf_ray.driver.scorers import NoScores, Scorers
@@ -36,6 +33,7 @@ from rlhf_ray.observe.report import summarize, summary_table, write_summary
 from rlhf_ray.publish.gate import default_tolerance, make_probe
 from rlhf_ray.publish.publisher import Publisher, PublishSettings
 from rlhf_ray.rewards.load import with_absolute_paths
+from rlhf_ray.stages.rl_pipeline import check_tasks, make_pipeline
 
 _PROBE_TOKENS = 24
 
@@ -90,6 +88,7 @@ def run(config: Config) -> int:
             identity=identity,
             resume_from=resume_from,
         )
+        check_tasks(config, inputs.prompts)
         progress.message(inputs.prompts.describe())
         progress.phase("start")
         stack.enter_context(connected(dashboard=config.observe.dashboard))
@@ -101,7 +100,7 @@ def run(config: Config) -> int:
 
 
 def _train(config: Config, system: System, inputs: _Inputs, progress: Progress) -> None:
-    pipeline = _pipeline(config, system, inputs.prompts)
+    pipeline = make_pipeline(config, system, inputs.prompts)
     publisher = _publisher(config, system, inputs)
     turns = _turns(config, system)
     saver = _saver(config, system, inputs.identity)
@@ -141,23 +140,6 @@ def _report(output: Path) -> str:
     summary = summarize(read_metrics(output / "metrics.jsonl"), result=output / "model")
     write_summary(output, summary)
     return summary_table(summary)
-
-
-def _pipeline(config: Config, system: System, prompts: PromptSet) -> RolloutPipeline:
-    return RolloutPipeline(
-        prompts=PromptStream(prompts, seed=config.seed, shuffle=config.data.shuffle),
-        generators=system.generators,
-        rewards=system.rewards,
-        watch=system.supervisor,
-        failure_budget=FailureBudget(config.reward.max_failure_rate),
-        settings=PipelineSettings(
-            num_steps=config.num_steps,
-            prompts_per_step=config.prompts_per_step,
-            samples_per_prompt=config.samples_per_prompt,
-            max_staleness=config.max_staleness,
-            generate_timeout_s=config.deadlines.generate_s,
-        ),
-    )
 
 
 def _publisher(config: Config, system: System, inputs: _Inputs) -> Publisher:

@@ -35,6 +35,7 @@ from rlhf_ray.testing.bandit_workers import (
 from rlhf_ray.testing.fakes import InProcessWatch
 from rlhf_ray.training.builder import ExperienceBuilder
 from rlhf_ray.training.experience import RankPlan
+from rlhf_ray.training.sample_control import NO_CONTROL
 
 _TIMEOUT_S = 60.0
 _PLAN = RankPlan(num_ranks=1, max_tokens_per_micro_batch=64)
@@ -103,6 +104,7 @@ def _pipeline(
             samples_per_prompt=config.samples_per_prompt,
             max_staleness=config.max_staleness,
             generate_timeout_s=_TIMEOUT_S,
+            sampling=config.sampling,
         ),
     )
 
@@ -119,6 +121,7 @@ def _trainer(
         learner=_PLAN,
         critic=_PLAN if critic else None,
         old_is_current=config.old_is_current,
+        control=NO_CONTROL,
         seed=seed,
     )
     return Trainer(

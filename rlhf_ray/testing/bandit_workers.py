@@ -13,7 +13,14 @@ from torch import Tensor
 from rlhf_ray.algorithms.ragged import count_by_segment, segment_ids
 from rlhf_ray.cluster.calls import Call, MemberName
 from rlhf_ray.config.algorithm import AlgorithmConfig
-from rlhf_ray.records import Coefficients, Experience, Prompt, RolloutGroup, TokenValues
+from rlhf_ray.records import (
+    Coefficients,
+    Experience,
+    GroupSummary,
+    Prompt,
+    RolloutGroup,
+    TokenValues,
+)
 from rlhf_ray.testing.fakes import done
 from rlhf_ray.training.builder import ExperienceBuilder
 from rlhf_ray.training.layout import MicroBatch, lay_out
@@ -87,6 +94,9 @@ class BanditPrompts:
             columns={},
         )
 
+    def record(self, outcome: GroupSummary) -> None:
+        """Nothing to learn from it."""
+
     def state_dict(self) -> dict[str, Any]:
         return {"position": self._position}
 
@@ -135,6 +145,10 @@ class BanditEngines:
             return [*prompt.token_ids, END]
         rest = tokens[1:2] if tokens[1] == END else tokens[1:]
         return [*prompt.token_ids, tokens[0], ENVIRONMENT, *rest]
+
+    def abort(self, engine: int, prompt_ids: Sequence[str]) -> Call:
+        """Every request is done at once."""
+        return done("generator", engine)
 
     def hold(self) -> list[Call]:
         return [done("generator", 0)]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from rlhf_ray.cluster.calls import Call, MemberName
-from rlhf_ray.records import FailureKind, Prompt, RolloutGroup, SampleFailure
+from rlhf_ray.records import FailureKind, GroupSummary, Prompt, RolloutGroup, SampleFailure
 
 
 class InProcessWatch:
@@ -49,15 +49,22 @@ def done(role: str, rank: int, signal: Any = None, payload: Any = None) -> Call:
 
 
 class FakePrompts:
-    """Prompts 0, 1, 2, ... without end; resumable."""
+    """Prompts 0, 1, 2, ... without end; resumable.
+
+    `recorded` has the ids of the prompts whose outcome was told, in that order.
+    """
 
     def __init__(self) -> None:
         self._position = 0
+        self.recorded: list[str] = []
 
     def next(self) -> Prompt:
         prompt = make_prompt(self._position)
         self._position += 1
         return prompt
+
+    def record(self, outcome: GroupSummary) -> None:
+        self.recorded.append(outcome.prompt_id)
 
     def state_dict(self) -> dict[str, Any]:
         return {"position": self._position}
@@ -79,6 +86,7 @@ class FakeGenerators:
         self.names = tuple(MemberName(role="generator", rank=i) for i in range(num_engines))
         self.version = 0
         self.requests: list[tuple[int, str, tuple[int, ...]]] = []
+        self.aborted: list[tuple[int, tuple[str, ...]]] = []
         self.events: list[str] = []
         self.released: list[list[int]] = []
         self._fails = fails
@@ -98,6 +106,10 @@ class FakeGenerators:
         finished = tuple(index for index in sample_indices if index not in failed)
         group = make_group(prompt, finished, version=self.version, failures=failures)
         return done("generator", engine, signal=failures, payload=group)
+
+    def abort(self, engine: int, prompt_ids: Sequence[str]) -> Call:
+        self.aborted.append((engine, tuple(prompt_ids)))
+        return done("generator", engine)
 
     def hold(self) -> list[Call]:
         return self._event("hold")

@@ -9,6 +9,7 @@ from rlhf_ray.config.algorithm import AlgorithmConfig
 from rlhf_ray.observe.rollout_log import write_rollouts
 from rlhf_ray.records import Coefficients, RolloutGroup, TokenValues
 from rlhf_ray.training.experience import ExperienceBatch, RankPlan, build_experience
+from rlhf_ray.training.sample_control import SampleControl
 
 
 class ExperienceBuilder:
@@ -18,6 +19,7 @@ class ExperienceBuilder:
         learner, critic: how the ranks of each share the work; None without a critic.
         old_is_current: see `Config.old_is_current`.
         seed: of the run.
+        control: what is done to samples before and after their advantages.
     """
 
     def __init__(
@@ -28,12 +30,14 @@ class ExperienceBuilder:
         critic: RankPlan | None,
         old_is_current: bool,
         seed: int,
+        control: SampleControl,
     ) -> None:
         self._algorithm = algorithm
         self._learner = learner
         self._critic = critic
         self._old_is_current = old_is_current
         self._seed = seed
+        self._control = control
 
     def build(
         self,
@@ -58,6 +62,7 @@ class ExperienceBuilder:
             critic=self._critic,
             seed=self._seed,
             step=step,
+            control=self._control,
         )
 
     def write_rollouts(self, path: Path, groups: Sequence[RolloutGroup]) -> None:

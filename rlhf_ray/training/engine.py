@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from rlhf_ray.config.training import RoleConfig, TrainingConfig
 from rlhf_ray.training.deepspeed_config import frozen_config, trained_config
+from rlhf_ray.training.host_memory import keep_freed_memory
 from rlhf_ray.training.ranks import training_device, world_size
 from rlhf_ray.training.schedule import learning_rate
 
@@ -85,25 +86,24 @@ def start_process(
 
 
 def _choose_device(on_gpu: bool) -> None:
-    """Make torch and DeepSpeed agree on the device before either has touched one."""
+    """Before torch or DeepSpeed has touched a device: make them agree on one."""
     if on_gpu and not torch.cuda.is_available():
         raise ValueError(
-            f"num_gpus is above 0, but torch {torch.__version__} sees no GPU "
-            f"(CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', 'not set')}): "
-            f"set num_gpus=0 to run this role on the CPU"
+            f"num_gpus is above 0, but torch {torch.__version__} sees no GPU (CUDA_VISIBLE_DEVICES="
+            f"{os.environ.get('CUDA_VISIBLE_DEVICES')}): num_gpus=0 runs this role on the CPU"
         )
     if not on_gpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         set_accelerator(CPU_Accelerator())
+        keep_freed_memory()
 
 
 def _skip_shared_memory_op() -> None:
     """Keep DeepSpeed from compiling an operator that nothing here uses.
 
     deepspeed 0.19.8, comm/torch.py: `TorchBackend` builds `deepspeed_shm_comm` on a CPU, which
-    takes 100 s at first use. Only `inference_all_reduce` (tensor-parallel inference) calls it,
-    and that falls back to the process group without it. Can go when the operator is built on
-    demand.
+    takes 100 s at first use. Only `inference_all_reduce` (tensor-parallel inference) calls it, and
+    falls back to the process group without it. Can go when the operator is built on demand.
     """
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 

@@ -18,6 +18,7 @@ from rlhf_ray.training.batching import plan_micro_batches, split_mini_batches
 from rlhf_ray.training.estimators import Advantages, estimate_advantages
 from rlhf_ray.training.gap import CorrectedBatch, corrected, gap_metrics, uncorrected
 from rlhf_ray.training.rollout_batch import RolloutBatch, flatten_groups
+from rlhf_ray.training.sample_control import NO_CONTROL, SampleControl, shape_groups, weigh_tasks
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,6 +61,7 @@ def build_experience(
     critic: RankPlan | None,
     seed: int,
     step: int,
+    control: SampleControl = NO_CONTROL,
 ) -> ExperienceBatch:
     """Turn scored groups into the experience of every rank of learner and critic.
 
@@ -74,21 +76,21 @@ def build_experience(
             Without the learner's, the old log-probabilities are the generator's.
         old_is_current: see `Config.old_is_current`.
         coefficients: those in force.
-        critic: None without a critic.
+        critic: None without a critic. control: over-long responses, weights of tasks.
         seed, step: of the run; they decide which samples share an optimiser step.
 
     Raises:
         ValueError: a sample is over a role's token budget, or there are fewer samples than
             mini-batches.
     """
-    assert not old_is_current or algorithm.num_epochs * algorithm.num_mini_batches == 1, (
-        "after an optimiser step the current log-probabilities are not the old ones"
-    )
     _assert_inputs(algorithm, coefficients, reference=reference, values=values, old=old)
+    groups, shaping = shape_groups(groups, control)
     batch = flatten_groups(groups, reference=reference, values=values, old=old)
     estimated = estimate_advantages(batch, algorithm=algorithm, coefficients=coefficients)
+    estimated = weigh_tasks(estimated, batch, control)
     weighed = corrected(batch, algorithm) if algorithm.corrects_gap else uncorrected(batch)
     steps = _split_steps(batch.lengths.shape[0], algorithm, seed=seed, step=step)
+    assert len(steps) == 1 or not old_is_current, "after an optimiser step the current one is new"
     chosen = [
         _choose(weighed.batch, estimated, rows, algorithm, seed=_seed("chosen", seed, step, number))
         for number, rows in enumerate(steps)
@@ -104,7 +106,7 @@ def build_experience(
     return ExperienceBatch(
         learner=planned(learner),
         critic=() if critic is None else planned(critic),
-        metrics=estimated.metrics | weighed.metrics | _gaps(batch, reference, old),
+        metrics=estimated.metrics | shaping | weighed.metrics | _gaps(batch, reference, old),
     )
 
 

@@ -106,6 +106,40 @@ MALFORMED_CONFIGURATIONS = [
         ["min_response_tokens=9", "set it to 0"],
     ),
     ("remote folder", [DEMO, "output_dir=s3://bucket/run"], ["is not a folder"]),
+    # Sampling control.
+    ("unknown sampling", [DEMO, "sampling=dap"], ["sampling=dap", "did you mean sampling=dapo?"]),
+    ("too few", [DEMO, "sampling.oversample=0.5"], ["sampling.oversample=0.5", "at least 1"]),
+    (
+        "no replacements",
+        [DEMO, "sampling.dynamic=true", "sampling.max_replacements_per_step=0"],
+        ["sampling.max_replacements_per_step=0", "at least 1 (prompts)"],
+    ),
+    ("sure success", [DEMO, "sampling.curriculum_target=1"], ["=1: must be", "less than 1"]),
+    (
+        "inexact resume",
+        [DEMO, "sampling.oversample=1.5", "checkpoint.every_steps=10"],
+        ["sampling.oversample=1.5", "sampling.exact_resume=false"],
+    ),
+    (
+        "replay on-policy",
+        [DEMO, "sampling=replay", "algorithm.num_mini_batches=2"],
+        ["sampling.replay_groups_per_step=4", "algorithm.num_mini_batches=2"],
+    ),
+    (
+        "punished from the start",
+        [DEMO, "sampling.overlong_buffer_tokens=20"],
+        ["sampling.overlong_buffer_tokens=20", "at most 5"],
+    ),
+    (
+        "text for a weight",
+        [DEMO, "sampling.task_weights.sums=much"],
+        ["sampling.task_weights={'sums': 'much'}", "mapping of names to values", "{a:1,b:2}"],
+    ),
+    (
+        "weights without tasks",
+        [DEMO, "sampling.task_weights.sums=2"],
+        ["sampling.task_weights", "data.source_column"],
+    ),
     # Rewards.
     ("unknown reward", [DEMO, "reward.functions=[exact]"], ["'exact'", "exact_match"]),
     (
@@ -137,6 +171,10 @@ INPUT_FILES = {
     "score.py": REWARD_CODE,
     "broken.py": "def score(sample:\n",
     "folder/readme.txt": "not a model",
+    "tasks.jsonl": "".join(
+        f'{{"prompt": "What is 1+1?", "answer": "2", "task": "{task}"}}\n'
+        for task in ("words", "sums")
+    ),
     "template.jinja": "{% for message in messages %}",
 }
 
@@ -167,6 +205,12 @@ MALFORMED_INPUTS = [
         "unknown argument",
         ["reward.functions=[{path:length,arguments:{most:3}}]"],
         ["no argument 'most'"],
+    ),
+    # Tasks.
+    (
+        "unknown task",
+        ["data.path=tasks.jsonl", "data.source_column=task", "sampling.task_weights={sum:2}"],
+        ["sampling.task_weights.sum", "did you mean sums?", "There are: sums, words"],
     ),
     # Model and checkpoint.
     ("no model", ["model.path=./nowhere/model"], ["./nowhere/model", "no such folder"]),

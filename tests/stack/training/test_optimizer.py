@@ -92,4 +92,4 @@ def test_a_gpu_that_is_not_there_is_refused(seen: Seen):
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     assert "sees no GPU" in seen.one["no_gpu"]["error"]
-    assert "set num_gpus=0" in seen.one["no_gpu"]["error"]
+    assert "num_gpus=0 runs this role on the CPU" in seen.one["no_gpu"]["error"]

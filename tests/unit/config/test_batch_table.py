@@ -63,6 +63,15 @@ def test_uneven_sizes_are_rounded_up():
     assert values["samples in all"] == "1,050"
 
 
+def test_over_sampling_starts_more_prompts():
+    values = _values(["recipe=demo", "sampling.oversample=1.3"])
+    assert values["prompts per step"] == "16"
+    # 16 x 1.3 = 20.8, rounded up; 8 samples of each, and 128 places.
+    assert values["prompts started per step"] == "21"
+    assert values["prompts per engine"] == "21"
+    assert "prompts started per step" not in _values(["recipe=demo"])
+
+
 def test_rendering_is_aligned():
     text = render_rows([BatchRow("a", "1", "x"), BatchRow("long name", "1,000", "")])
     assert text.splitlines() == ["a              1  x", "long name  1,000"]

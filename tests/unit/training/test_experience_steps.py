@@ -242,7 +242,7 @@ class TestOptimizerSteps:
 
 class TestRefusals:
     def test_several_steps_need_old_logprobs(self):
-        with pytest.raises(AssertionError, match="after an optimiser step the current"):
+        with pytest.raises(AssertionError, match="after an optimiser step the current one is new"):
             build(two_groups(), AlgorithmConfig(num_epochs=2))
 
     def test_gae_needs_values(self):
