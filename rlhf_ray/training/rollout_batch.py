@@ -15,6 +15,7 @@ from rlhf_ray.algorithms.ragged import count_by_segment, spread_over_tokens, sum
 from rlhf_ray.algorithms.rewards import sample_rewards, token_rewards
 from rlhf_ray.algorithms.whitening import whiten
 from rlhf_ray.config.algorithm import AlgorithmConfig
+from rlhf_ray.kept_tokens import join_kept
 from rlhf_ray.records import RolloutGroup, TokenValues
 
 
@@ -28,6 +29,7 @@ class RolloutBatch:
         rewards [S] float64: as scored, not clipped.
         generator_logprobs [N], old_logprobs [N]: 0.0 off the mask; the old ones are the
             generator's where the learner computed none.
+        kept_token_ids [N, K] int32: as in `RolloutGroup`.
         reference_logprobs [N]: 0.0 off the mask, and everywhere without a reference.
         values [N]: the critic's, 0.0 off the mask, and everywhere without a critic.
     """
@@ -38,6 +40,7 @@ class RolloutBatch:
     group_sizes: Tensor
     rewards: Tensor
     generator_logprobs: Tensor
+    kept_token_ids: Tensor
     old_logprobs: Tensor
     reference_logprobs: Tensor
     values: Tensor
@@ -102,6 +105,7 @@ def flatten_groups(
         group_sizes=torch.tensor([group.num_samples for group in ordered]),
         rewards=rewards,
         generator_logprobs=generator,
+        kept_token_ids=join_kept([group.kept_token_ids for group in ordered]),
         old_logprobs=generator if old is None else joined("learner", old),
         reference_logprobs=unused if reference is None else joined("reference", reference),
         values=unused if values is None else joined("critic", values),

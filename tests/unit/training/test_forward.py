@@ -9,6 +9,7 @@ from transformers import CohereConfig, CohereForCausalLM, LlamaConfig, LlamaForC
 from transformers.models.gemma2 import Gemma2Config, Gemma2ForCausalLM
 from transformers.models.granite import GraniteConfig, GraniteForCausalLM
 
+from rlhf_ray.kept_tokens import whole_vocabulary
 from rlhf_ray.training.forward import PolicyForward, ValueForward, disable_dropout
 from rlhf_ray.training.layout import lay_out
 
@@ -44,11 +45,13 @@ def test_equals_the_models_own_logits(model):
     ids = torch.arange(3, 17)
     lengths = torch.tensor([5, 2, 7])
     mask = torch.tensor([i not in (0, 5, 7) for i in range(14)])
-    batch = lay_out(ids, lengths, mask, [2, 0, 1])
+    batch = lay_out(ids, lengths, mask, whole_vocabulary(14), [2, 0, 1])
     forward = PolicyForward(model)
     forward.check_head()
     with torch.no_grad():
-        logprobs, entropy = forward(batch.input_ids, batch.hidden_index, batch.targets, 0.7)
+        logprobs, entropy = forward(
+            batch.input_ids, batch.hidden_index, batch.targets, 0.7, batch.kept_token_ids
+        )
         expected, expected_entropy = {}, {}
         for start, length in ((0, 5), (5, 2), (7, 7)):
             row = (model(ids[None, start : start + length]).logits[0] / 0.7).log_softmax(-1)
