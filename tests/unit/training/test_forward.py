@@ -64,6 +64,26 @@ def test_equals_the_models_own_logits(model):
         torch.testing.assert_close(values, wanted, rtol=1e-5, atol=1e-6)
 
 
+def test_kept_tokens_and_the_gradient_of_the_entropy_reach_the_head(model):
+    ids = torch.arange(3, 9)
+    kept = torch.stack([ids, (ids + 5) % 23, torch.full_like(ids, -1)], dim=1).int()
+    data = ids, torch.tensor([6]), torch.tensor([False] + [True] * 5), kept
+    batch = lay_out(*data, [0])
+    inputs = batch.input_ids, batch.hidden_index, batch.targets, 0.7, batch.kept_token_ids
+    logprobs, entropy = PolicyForward(model)(*inputs, True)
+    logits = model(ids[None]).logits[0, :-1] / 0.7
+    pairs = torch.stack([logits.gather(1, kept[1:, i : i + 1].long())[:, 0] for i in (0, 1)], 1)
+    expected = pairs.log_softmax(dim=1)
+    torch.testing.assert_close(logprobs, expected[:, 0], rtol=1e-5, atol=1e-6)
+    expected_entropy = -(expected.exp() * expected).sum(dim=1)
+    torch.testing.assert_close(entropy, expected_entropy, rtol=1e-5, atol=1e-6)
+    weights = [p for p in model.parameters() if p.requires_grad]
+    found = torch.autograd.grad(entropy.sum(), weights)
+    for one, other in zip(found, torch.autograd.grad(expected_entropy.sum(), weights), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+    assert not PolicyForward(model)(*inputs)[1].requires_grad
+
+
 class Scaled(nn.Module):
     """A head that multiplies its logits without saying so in the configuration."""
 
