@@ -54,7 +54,13 @@ def main() -> None:
 def forward_and_backward(model: torch.nn.Module, experience: Experience) -> None:
     """The policy gradient of all micro-batches, accumulated and thrown away."""
     for rows in experience.micro_batches:
-        batch = lay_out(experience.token_ids, experience.lengths, experience.loss_mask, rows)
+        batch = lay_out(
+            experience.token_ids,
+            experience.lengths,
+            experience.loss_mask,
+            experience.kept_token_ids,
+            rows,
+        )
         decoder, head = model.get_decoder(), model.get_output_embeddings()
         hidden = decoder(input_ids=batch.input_ids, use_cache=False).last_hidden_state
         logits = head(hidden.flatten(0, 1)[batch.hidden_index])

@@ -16,6 +16,7 @@ from rlhf_ray.config.load import load_config
 from rlhf_ray.config.run import Config
 from rlhf_ray.data.prompts import load_prompts
 from rlhf_ray.data.stream import PromptStream
+from rlhf_ray.kept_tokens import whole_vocabulary
 from rlhf_ray.models.loading import load_tokenizer
 from rlhf_ray.records import Prompt, RolloutGroup
 
@@ -63,6 +64,7 @@ def rollout_group(prompt: Prompt, vocab_size: int) -> RolloutGroup:
         lengths=torch.full((SAMPLES_PER_PROMPT,), length),
         loss_mask=mask.flatten(),
         generator_logprobs=torch.where(mask.flatten(), -10.0, 0.0),
+        kept_token_ids=whole_vocabulary(mask.numel()),
         weight_versions=torch.where(mask.flatten(), 0, -1),
         responses=("",) * SAMPLES_PER_PROMPT,
         finish_reasons=("length",) * SAMPLES_PER_PROMPT,

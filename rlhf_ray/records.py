@@ -78,7 +78,9 @@ class RolloutGroup:
         lengths [G] int64: tokens per sample; sums to N.
         loss_mask [N] bool: True on sampled tokens.
         generator_logprobs [N] float32: by the engine, under the sampling distribution
-            (temperature, top-p, top-k); 0.0 off the mask.
+            (temperature, top-p, top-k, min-p); 0.0 off the mask.
+        kept_token_ids [N, K] int32: the tokens that the sampling distribution left, -1 where
+            there is no more and off the mask; K = 0 where it left the whole vocabulary.
         weight_versions [N] int64: which publish sampled the token; -1 off the mask.
         responses [G]: decoded responses, for rewards and logs only.
         finish_reasons [G]: "stop" or "length".
@@ -93,6 +95,7 @@ class RolloutGroup:
     lengths: Tensor
     loss_mask: Tensor
     generator_logprobs: Tensor
+    kept_token_ids: Tensor
     weight_versions: Tensor
     responses: tuple[str, ...]
     finish_reasons: tuple[str, ...]
@@ -104,6 +107,7 @@ class RolloutGroup:
         num_tokens, num_samples = self.token_ids.shape[0], self.lengths.shape[0]
         for name in ("loss_mask", "generator_logprobs", "weight_versions"):
             _check_shape(name, getattr(self, name), (num_tokens,))
+        _check_kept(self.kept_token_ids, num_tokens)
         for name in ("sample_indices", "responses", "finish_reasons"):
             if len(getattr(self, name)) != num_samples:
                 raise ValueError(
@@ -200,6 +204,7 @@ class Experience:
         weights [N] float32: factor of every token's policy loss, 1 without a correction of the
             gap between engine and learner; 0.0 off the mask.
         chosen [N] bool: tokens that a covariance-based surrogate treats apart.
+        kept_token_ids [N, K] int32: as in `RolloutGroup`.
         micro_batches: rows of `lengths` that go through one forward pass; the number of
             micro-batches is the same on every rank, so some may be empty.
         num_loss_tokens: GLOBAL count of masked tokens over all ranks of this step.
@@ -215,6 +220,7 @@ class Experience:
     advantages: Tensor
     old_logprobs: Tensor
     generator_logprobs: Tensor
+    kept_token_ids: Tensor
     reference_logprobs: Tensor
     returns: Tensor
     values: Tensor
@@ -240,6 +246,7 @@ class Experience:
             "chosen",
         ):
             _check_shape(name, getattr(self, name), (num_tokens,))
+        _check_kept(self.kept_token_ids, num_tokens)
         if int(self.lengths.sum()) != num_tokens:
             raise ValueError(f"lengths sum to {int(self.lengths.sum())}, not {num_tokens} tokens")
         rows = sorted(row for batch in self.micro_batches for row in batch)
@@ -250,6 +257,12 @@ class Experience:
 def _check_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
     if tuple(tensor.shape) != shape:
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}, not {shape}")
+
+
+def _check_kept(kept_token_ids: Tensor, num_tokens: int) -> None:
+    shape = tuple(kept_token_ids.shape)
+    if len(shape) != 2 or shape[0] != num_tokens:
+        raise ValueError(f"kept_token_ids has shape {shape}, not ({num_tokens}, K)")
 
 
 _RECORDS: dict[str, type] = {}

@@ -7,6 +7,9 @@ from typing import Any
 
 from rlhf_ray.config.setting import setting
 
+# The tokens that top-k leaves travel with every sampled token: 4 bytes each.
+LARGEST_TOP_K = 1024
+
 
 @dataclass
 class GenerationConfig:
@@ -24,11 +27,19 @@ class GenerationConfig:
     # Outside of these vLLM changes the temperature or refuses it.
     temperature: float = setting(1.0, "Sampling temperature.", minimum=0.01, maximum=2.0)
     top_p: float = setting(
-        1.0, "Nucleus: smallest set with this mass; 1 is off.", above=0, maximum=1
+        1.0, "Nucleus: smallest set with this mass; 1 is off. Needs top_k.", above=0, maximum=1
     )
-    top_k: int = setting(0, "Sample from the k most likely tokens; 0 is off.", minimum=0)
+    top_k: int = setting(
+        0,
+        "Sample from the k most likely tokens; 0 is off.",
+        minimum=0,
+        maximum=LARGEST_TOP_K,
+    )
     min_p: float = setting(
-        0.0, "Drop tokens below this share of the most likely one; 0 is off.", minimum=0, maximum=1
+        0.0,
+        "Drop tokens below this share of the most likely one; 0 is off. Needs top_k.",
+        minimum=0,
+        maximum=1,
     )
     stop: list[str] = setting([], "Strings that end a response.")
     ignore_eos: bool = setting(False, "Sample past the end of text, to the limit.")

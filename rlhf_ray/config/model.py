@@ -27,6 +27,12 @@ class ModelConfig:
         "Attention kernel of the learner, critic and reference.",
         choices=("sdpa", "eager", "flash_attention_2"),
     )
+    head_kernel: str = setting(
+        "chunked",
+        "What computes log-probabilities from hidden states in learner and reference: some rows "
+        "at a time in torch, or Liger-Kernel's fused operator, which is unproven here.",
+        choices=("chunked", "liger"),
+    )
     trust_remote_code: bool = setting(
         False, "Run Python code that the model's repository ships. It is a stranger's code."
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from rlhf_ray.config.generation import LARGEST_TOP_K
 from rlhf_ray.config.rule import Rule
 from rlhf_ray.config.run import Config
 
@@ -21,6 +22,7 @@ _OWNED_ARGUMENTS: dict[str, str] = {
     "enable_prefix_caching": "generation.enable_prefix_caching",
     "gpu_memory_utilization": "generation.gpu_memory_utilization",
     "kv_cache_memory_bytes": "generation.kv_cache_gib",
+    "max_logprobs": "generation.top_k",
     "seed": "seed",
 }
 
@@ -46,22 +48,27 @@ def _engine_step_holds_its_sequences(config: Config) -> Iterator[str]:
         )
 
 
-def _whole_distribution(config: Config) -> Iterator[str]:
+def _sets_of_kept_tokens(config: Config) -> Iterator[str]:
     generation = config.generation
-    narrowed = {
-        "top_p": (generation.top_p, 1.0),
-        "top_k": (generation.top_k, 0),
-        "min_p": (generation.min_p, 0.0),
-        "min_response_tokens": (generation.min_response_tokens, 0),
-    }
+    narrowed = {"top_p": (generation.top_p, 1.0), "min_p": (generation.min_p, 0.0)}
     for name, (value, off) in narrowed.items():
-        if value != off:
+        if value != off and generation.top_k == 0:
             yield (
-                f"generation.{name}={value}: the engine would sample from a part of the "
-                f"vocabulary, and the learner's log-probabilities are those of all of it, so that "
-                f"every probability ratio would be wrong; set it to {off:g}. "
-                f"generation.temperature is exact on both sides"
+                f"generation.{name}={value}: the learner normalises over the tokens that the "
+                f"engine sampled from, and without a limit that may be the whole vocabulary for "
+                f"every token; set generation.top_k to a number from 1 to {LARGEST_TOP_K} too, or "
+                f"{name} to {off:g}"
             )
+
+
+def _least_length(config: Config) -> Iterator[str]:
+    least = config.generation.min_response_tokens
+    if least:
+        yield (
+            f"generation.min_response_tokens={least}: the engine would sample from all tokens but "
+            f"one, the end of text, and the learner's log-probabilities are those of all of them, "
+            f"so that every probability ratio would be wrong; set it to 0"
+        )
 
 
 def _stop_strings(config: Config) -> Iterator[str]:
@@ -111,12 +118,15 @@ GENERATION_RULES: tuple[Rule, ...] = (
         problems=_engine_step_holds_its_sequences,
     ),
     Rule(
-        about="The engine samples from the whole vocabulary: `generation.top_p` is 1, "
-        "`generation.top_k`, `generation.min_p` and `generation.min_response_tokens` are 0.",
-        keys=tuple(
-            f"generation.{name}" for name in ("top_p", "top_k", "min_p", "min_response_tokens")
-        ),
-        problems=_whole_distribution,
+        about="`generation.top_p` below 1 and `generation.min_p` above 0 need "
+        f"`generation.top_k` from 1 to {LARGEST_TOP_K}.",
+        keys=("generation.top_p", "generation.min_p", "generation.top_k"),
+        problems=_sets_of_kept_tokens,
+    ),
+    Rule(
+        about="`generation.min_response_tokens` is 0: the learner knows nothing of it.",
+        keys=("generation.min_response_tokens",),
+        problems=_least_length,
     ),
     Rule(
         about="`generation.stop` has no empty string.",

@@ -54,6 +54,24 @@ def _flash_attention(config: Config) -> Iterator[str]:
             )
 
 
+def _head_kernel(config: Config) -> Iterator[str]:
+    if config.model.head_kernel != "liger":
+        return
+    for group, role in model_roles(config):
+        if group != "critic" and (role.num_gpus == 0 or role.zero_stage == 3):
+            yield (
+                f"model.head_kernel=liger: needs a GPU and the whole weight of the head, but "
+                f"{group}.num_gpus={role.num_gpus} and {group}.zero_stage={role.zero_stage}; use "
+                f"model.head_kernel=chunked, or change those"
+            )
+    if config.generation.top_k:
+        yield (
+            f"model.head_kernel=liger: normalises over the whole vocabulary, but "
+            f"generation.top_k={config.generation.top_k} leaves a part of it; use "
+            f"model.head_kernel=chunked, or set generation.top_k to 0"
+        )
+
+
 def _colocated(config: Config) -> Iterator[str]:
     if config.placement.strategy != "colocated":
         return
@@ -125,6 +143,12 @@ TRAINING_RULES: tuple[Rule, ...] = (
         about="`model.attention=flash_attention_2` needs every role on GPUs, in bfloat16.",
         keys=("model.attention", *_roles("num_gpus", "dtype")),
         problems=_flash_attention,
+    ),
+    Rule(
+        about="`model.head_kernel=liger` needs learner and reference on GPUs with a ZeRO stage "
+        "below 3, and `generation.top_k` 0.",
+        keys=("model.head_kernel", "generation.top_k", *_roles("num_gpus", "zero_stage")),
+        problems=_head_kernel,
     ),
     Rule(
         about="`placement=colocated` needs `max_staleness` 0 and the same `num_gpus` for engine "

@@ -17,11 +17,18 @@ from rlhf_ray.generation.errors import RequestFailed, T, answer
 from rlhf_ray.generation.requirements import check_vllm
 from rlhf_ray.generation.results import (
     FinishedSample,
+    IncompleteSets,
     expand_spans,
+    kept_by_engine,
     make_group,
     response_text,
 )
-from rlhf_ray.generation.sampling import sample_seed, sampling_arguments, scoring_arguments
+from rlhf_ray.generation.sampling import (
+    num_returned,
+    sample_seed,
+    sampling_arguments,
+    scoring_arguments,
+)
 from rlhf_ray.publish.bucket import WeightBucket
 from rlhf_ray.records import FailureKind, Prompt, RolloutGroup, SampleFailure
 
@@ -81,6 +88,7 @@ class GenerationEngine:
             self._generation, self._model, max_sequence_tokens=self._max_sequence_tokens
         )
         config = make_vllm_config(arguments)
+        self._vocab_size = config.model_config.get_vocab_size()
         self._tokenizer = AutoTokenizer.from_pretrained(
             arguments["tokenizer"], trust_remote_code=self._model.trust_remote_code
         )
@@ -129,7 +137,11 @@ class GenerationEngine:
         submissions = {
             sample_index: self._requests.submit(
                 prompt.token_ids,
-                sampling_arguments(self._generation, seed=sample_seed(prompt.seed, sample_index)),
+                sampling_arguments(
+                    self._generation,
+                    seed=sample_seed(prompt.seed, sample_index),
+                    vocab_size=self._vocab_size,
+                ),
                 order=(prompt.stream_index, sample_index),
             )
             for sample_index in sample_indices
@@ -241,7 +253,7 @@ class GenerationEngine:
             if completion.finish_reason in ("stop", "length"):
                 return self._finished(sample_index, completion)
             message = f"engine {self._index} ended it with {completion.finish_reason!r}"
-        except RequestFailed as error:
+        except (RequestFailed, IncompleteSets) as error:
             message = str(error)
         except asyncio.CancelledError:
             # By `abort`; or with the whole of `generate`, which is then cancelled all the same.
@@ -256,6 +268,9 @@ class GenerationEngine:
 
     def _finished(self, sample_index: int, completion: Any) -> FinishedSample:
         token_ids = tuple(completion.token_ids)
+        # The sampled token of each position, and the likeliest ones behind it.
+        width = 1 + num_returned(self._generation.top_k, vocab_size=self._vocab_size)
+        flat, num_entries = completion.logprobs, len(token_ids) * width
         spans = [(span.version, span.start, span.end) for span in completion.weight_versions]
         # None at the end of text and at the limit, a token id at another stop token.
         reason = completion.stop_reason
@@ -267,7 +282,10 @@ class GenerationEngine:
         return FinishedSample(
             sample_index=sample_index,
             token_ids=token_ids,
-            logprobs=tuple(completion.logprobs.logprobs[: len(token_ids)]),
+            logprobs=tuple(flat.logprobs[:num_entries:width]),
+            kept_token_ids=kept_by_engine(
+                flat.token_ids[:num_entries], flat.logprobs[:num_entries], width
+            ),
             versions=expand_spans(spans, len(token_ids)),
             text=text,
             finish_reason=completion.finish_reason,

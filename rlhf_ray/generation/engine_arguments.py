@@ -8,8 +8,9 @@ from collections.abc import Collection
 from typing import Any
 
 from rlhf_ray.config.errors import RequestError
-from rlhf_ray.config.generation import GenerationConfig
+from rlhf_ray.config.generation import LARGEST_TOP_K, GenerationConfig
 from rlhf_ray.config.model import ModelConfig
+from rlhf_ray.generation.sampling import num_returned
 
 _GIB = 1024**3
 
@@ -35,6 +36,7 @@ def engine_arguments(
         "enable_sleep_mode": generation.num_gpus > 0,
         # Log-probabilities under the distribution that was sampled from.
         "logprobs_mode": "processed_logprobs",
+        "max_logprobs": num_returned(LARGEST_TOP_K, vocab_size=2 * LARGEST_TOP_K),
         "weight_transfer_config": {"backend": "object_store"},
         "disable_log_stats": True,
     }

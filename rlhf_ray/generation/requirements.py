@@ -22,6 +22,7 @@ NEEDS: tuple[tuple[str, tuple[str, ...]], ...] = (
         "vllm.engine.arg_utils:AsyncEngineArgs",
         (
             "logprobs_mode",
+            "max_logprobs",
             "weight_transfer_config",
             "kv_cache_memory_bytes",
             "distributed_executor_backend",
@@ -45,6 +46,7 @@ NEEDS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("vllm.v1.engine.async_llm:AsyncLLM.get_weight_version", ()),
     ("vllm.v1.engine.exceptions:EngineDeadError", ()),
     ("vllm.v1.engine.output_processor:RequestOutputCollector.get", ()),
+    ("vllm.logprobs:FlatLogprobs", ("token_ids", "logprobs")),
     ("vllm.outputs:CompletionOutput", ("token_ids", "logprobs", "weight_versions")),
     ("vllm.distributed.weight_transfer.factory:WeightTransferEngineFactory.register_engine", ()),
     ("vllm.distributed.weight_transfer.base:WeightTransferEngine.receive_weights", ()),

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
+from rlhf_ray.kept_tokens import NO_TOKEN, join_kept, whole_vocabulary
 from rlhf_ray.records import Prompt, RolloutGroup, SampleFailure
+
+# Probability that a set of kept tokens may lack, from rounding log-probabilities to float32.
+_MISSING_MASS = 1e-3
+
+
+class IncompleteSets(ValueError):  # noqa: N818 - it reads as a sentence
+    """The engine has not returned every token that it could have sampled."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,6 +28,8 @@ class FinishedSample:
         token_ids [R]: every sampled token: the end-of-text token where one ended the response,
             and those that make up a stop string.
         logprobs [R]: of these tokens, under the sampling distribution.
+        kept_token_ids [R, K] int32: what could have been sampled in their place; see
+            `rlhf_ray/kept_tokens.py`.
         versions [R]: which publish sampled each.
         text: decoded, without special tokens and without the stop string.
         finish_reason: "stop" or "length".
@@ -26,6 +38,7 @@ class FinishedSample:
     sample_index: int
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
+    kept_token_ids: Tensor
     versions: tuple[int, ...]
     text: str
     finish_reason: str
@@ -36,6 +49,11 @@ class FinishedSample:
             raise ValueError(
                 f"sample {self.sample_index} has {num_tokens} tokens, {len(self.logprobs)} "
                 f"log-probabilities and {len(self.versions)} weight versions"
+            )
+        if self.kept_token_ids.shape[0] != num_tokens:
+            raise ValueError(
+                f"sample {self.sample_index} has {num_tokens} tokens and sets of kept tokens for "
+                f"{self.kept_token_ids.shape[0]}"
             )
 
 
@@ -56,6 +74,39 @@ def expand_spans(spans: Sequence[tuple[str, int, int]], num_tokens: int) -> tupl
     if len(versions) != num_tokens:
         raise ValueError(f"weight version spans {list(spans)} do not cover {num_tokens} tokens")
     return tuple(versions)
+
+
+def kept_by_engine(token_ids: Sequence[int], logprobs: Sequence[float], width: int) -> Tensor:
+    """The tokens that top-k, top-p and min-p left at every position, from what vLLM returns.
+
+    Args:
+        token_ids, logprobs [R * width]: per position the sampled token, then the `width` - 1
+            likeliest of the sampling distribution, with its log-probabilities: -inf for a token
+            that could not be sampled.
+
+    Returns:
+        [R, K] int32, as wide as the largest set, -1 where there is no more. K = 0 for a width of
+        1: nothing was asked for.
+
+    Raises:
+        IncompleteSets: more tokens tie with the last one of the top k than were asked for.
+    """
+    num_tokens = len(token_ids) // width
+    if width == 1 or num_tokens == 0:
+        return whole_vocabulary(num_tokens)
+    ids = torch.tensor(token_ids, dtype=torch.int32).view(num_tokens, width)
+    values = torch.tensor(logprobs, dtype=torch.float64).view(num_tokens, width)[:, 1:]
+    kept = torch.where(values > -math.inf, ids[:, 1:], NO_TOKEN)
+    least = float(values.exp().sum(dim=1).min())
+    if least < 1 - _MISSING_MASS or not bool((kept == ids[:, :1]).any(dim=1).all()):
+        raise IncompleteSets(
+            f"the {width - 1} likeliest tokens hold {least:.4g} of the probability, and should "
+            f"hold all of it: too many tie with the last one of generation.top_k; a float32 "
+            f"engine (generation.dtype) has hardly any ties, and a larger top_k asks for more"
+        )
+    # Token ids in falling order, so that -1 is on the right.
+    kept = kept.sort(dim=1, descending=True).values
+    return kept[:, : int((kept != NO_TOKEN).sum(dim=1).max())].clone()
 
 
 def response_text(
@@ -87,11 +138,13 @@ def make_group(
     token_ids: list[int] = []
     loss_mask: list[bool] = []
     logprobs: list[float] = []
+    kept: list[Tensor] = [whole_vocabulary(0)]
     versions: list[int] = []
     for sample in samples:
         token_ids += [*prompt.token_ids, *sample.token_ids]
         loss_mask += [False] * num_prompt + [True] * len(sample.token_ids)
         logprobs += [0.0] * num_prompt + [*sample.logprobs]
+        kept += [whole_vocabulary(num_prompt), sample.kept_token_ids]
         versions += [-1] * num_prompt + [*sample.versions]
     lengths = [num_prompt + len(sample.token_ids) for sample in samples]
     return RolloutGroup(
@@ -101,6 +154,7 @@ def make_group(
         lengths=torch.tensor(lengths, dtype=torch.int64),
         loss_mask=torch.tensor(loss_mask, dtype=torch.bool),
         generator_logprobs=torch.tensor(logprobs, dtype=torch.float32),
+        kept_token_ids=join_kept(kept),
         weight_versions=torch.tensor(versions, dtype=torch.int64),
         responses=tuple(sample.text for sample in samples),
         finish_reasons=tuple(sample.finish_reason for sample in samples),

@@ -11,6 +11,11 @@ from rlhf_ray.config.generation import GenerationConfig
 # learner would then divide by another number than the engine did.
 LOWEST_TEMPERATURE = 0.01
 HIGHEST_TEMPERATURE = 2.0
+# Tokens that tie with the last one of the top k are kept by vLLM 0.32 on a CPU (and left out on a
+# GPU), so that more than k are asked for. In bfloat16 logits between 16 and 32 are multiples of
+# 1/8, and about k tokens lie within a nat of the last one: k / 8 of them tie.
+_LEAST_MARGIN = 16
+_MARGIN_SHARE = 4
 
 
 def sample_seed(prompt_seed: int, sample_index: int) -> int:
@@ -19,12 +24,25 @@ def sample_seed(prompt_seed: int, sample_index: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def sampling_arguments(generation: GenerationConfig, *, seed: int) -> dict[str, Any]:
+def num_returned(top_k: int, *, vocab_size: int) -> int:
+    """How many of the likeliest tokens to ask for, to see every one that `top_k` leaves.
+
+    0 without a limit: the sampled token alone.
+    """
+    if top_k == 0:
+        return 0
+    return min(top_k + max(_LEAST_MARGIN, top_k // _MARGIN_SHARE), vocab_size)
+
+
+def sampling_arguments(
+    generation: GenerationConfig, *, seed: int, vocab_size: int
+) -> dict[str, Any]:
     """Arguments of vLLM's `SamplingParams` for one sample.
 
     Log-probabilities of sampled tokens come back under the sampling distribution, because the
     engine runs with `logprobs_mode="processed_logprobs"`: after temperature, top-k, top-p and
-    min-p, normalised over the tokens that these leave.
+    min-p, normalised over the tokens that these leave. With a `top_k` those of the likeliest
+    tokens come too: the finite ones are what was sampled from.
 
     Raises:
         ValueError: the temperature is one that vLLM would change.
@@ -46,8 +64,8 @@ def sampling_arguments(generation: GenerationConfig, *, seed: int) -> dict[str, 
         "min_tokens": generation.min_response_tokens,
         "ignore_eos": generation.ignore_eos,
         "stop": list(generation.stop) or None,
-        # Only the log-probability of the sampled token itself.
-        "logprobs": 0,
+        # Besides that of the sampled token itself.
+        "logprobs": num_returned(generation.top_k, vocab_size=vocab_size),
         "flat_logprobs": True,
         # vLLM needs text only to look for stop strings; the response is decoded at the end.
         "detokenize": bool(generation.stop),

@@ -8,9 +8,16 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from rlhf_ray.kept_tokens import join_kept
 from rlhf_ray.records import RolloutGroup, SampleFailure
 
-_TOKEN_FIELDS = ("token_ids", "loss_mask", "generator_logprobs", "weight_versions")
+_TOKEN_FIELDS = (
+    "token_ids",
+    "loss_mask",
+    "generator_logprobs",
+    "kept_token_ids",
+    "weight_versions",
+)
 
 
 def merge_parts(*parts: RolloutGroup) -> RolloutGroup:
@@ -106,4 +113,7 @@ def _rows(group: RolloutGroup, name: str) -> tuple[Tensor, ...]:
 
 def _concatenate(like: Tensor, rows: list[Tensor]) -> Tensor:
     """The rows one after the other; an empty tensor of the same kind if there are none."""
-    return torch.cat(rows) if rows else like[:0]
+    if not rows:
+        return like[:0]
+    # Parts may have kept different numbers of tokens.
+    return join_kept(rows) if like.dim() == 2 else torch.cat(rows)

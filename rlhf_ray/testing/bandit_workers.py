@@ -13,6 +13,7 @@ from torch import Tensor
 from rlhf_ray.algorithms.ragged import count_by_segment, segment_ids
 from rlhf_ray.cluster.calls import Call, MemberName
 from rlhf_ray.config.algorithm import AlgorithmConfig
+from rlhf_ray.kept_tokens import whole_vocabulary
 from rlhf_ray.records import (
     Coefficients,
     Experience,
@@ -52,7 +53,7 @@ class Table:
         tokens = (experience.token_ids, experience.lengths, experience.loss_mask)
         rows = states(*tokens)
         for samples in experience.micro_batches:
-            batch = lay_out(*tokens, samples)
+            batch = lay_out(*tokens, experience.kept_token_ids, samples)
             objective(self.weights[rows[batch.token_index]], batch).loss.backward()
         self._optimizer.step()
 
@@ -124,6 +125,7 @@ class BanditEngines:
             lengths=torch.tensor([len(tokens) for tokens in samples]),
             loss_mask=mask,
             generator_logprobs=torch.zeros(mask.shape[0]),
+            kept_token_ids=whole_vocabulary(mask.shape[0]),
             weight_versions=torch.where(mask, self._version, -1),
             responses=("",) * len(samples),
             finish_reasons=("stop",) * len(samples),

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from rlhf_ray.cluster.calls import Call, MemberName
+from rlhf_ray.kept_tokens import whole_vocabulary
 from rlhf_ray.records import FailureKind, GroupSummary, Prompt, RolloutGroup, SampleFailure
 
 
@@ -206,6 +207,7 @@ def make_group(
         lengths=torch.full((num_samples,), num_prompt + 2, dtype=torch.int64),
         loss_mask=mask,
         generator_logprobs=torch.where(mask, -0.5, 0.0),
+        kept_token_ids=whole_vocabulary(mask.shape[0]),
         weight_versions=torch.where(mask, version, -1),
         responses=tuple(f"sample {index}" for index in sample_indices),
         finish_reasons=("stop",) * num_samples,

@@ -198,6 +198,7 @@ def _build_step(
                 advantages=estimated.advantages[tokens],
                 old_logprobs=batch.old_logprobs[tokens],
                 generator_logprobs=batch.generator_logprobs[tokens],
+                kept_token_ids=batch.kept_token_ids[tokens],
                 reference_logprobs=batch.reference_logprobs[tokens],
                 returns=estimated.returns[tokens],
                 values=batch.values[tokens],

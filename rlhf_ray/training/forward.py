@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlhf_ray.models.loading import ScalarHeadModel
-from rlhf_ray.training.token_logprobs import token_logprobs
+from rlhf_ray.training.head_logprobs import Head, HeadInputs, head_kernel
 
 # What models do to their logits after the head, by the configuration field that says so.
 _LOGIT_SCALINGS: dict[str, Callable[[Tensor, float], Tensor]] = {
@@ -25,41 +25,71 @@ _LOGIT_SCALINGS: dict[str, Callable[[Tensor, float], Tensor]] = {
 
 
 class PolicyForward(nn.Module):
-    """Log-probabilities of chosen tokens under a causal language model."""
+    """Log-probabilities of chosen tokens under a causal language model.
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    Args:
+        kernel: what computes them from hidden states; see `head_logprobs`.
+
+    Raises:
+        ValueError: the kernel does not know such a model, or is not installed.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, kernel: str = "chunked") -> None:
         super().__init__()
         self.model = model
         fields = model.config.to_dict()
-        self._scalings = tuple(
+        scalings = [
             (scale, float(fields[name]))
             for name, scale in _LOGIT_SCALINGS.items()
             if fields.get(name) is not None
+        ]
+
+        def scale_logits(logits: Tensor) -> Tensor:
+            for scale, factor in scalings:
+                logits = scale(logits, factor)
+            return logits
+
+        module: Any = model.get_output_embeddings()
+        self._head = Head(
+            module=module,
+            scale=scale_logits,
+            is_scaled=bool(scalings),
+            vocab_size=model.config.get_text_config().vocab_size,
         )
+        self._compute = head_kernel(kernel, self._head)
 
     def forward(
-        self, input_ids: Tensor, hidden_index: Tensor, targets: Tensor, temperature: float
+        self,
+        input_ids: Tensor,
+        hidden_index: Tensor,
+        targets: Tensor,
+        temperature: float,
+        kept_token_ids: Tensor,
+        entropy_gradient: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """The head runs on the hidden states that predict a target, and on no others.
 
+        All ranks together, because they agree on a number of chunks.
+
         Args:
-            input_ids [B, T], hidden_index [M], targets [M]: see `MicroBatch`.
+            input_ids [B, T], hidden_index [M], targets [M], kept_token_ids [M, K]: see
+                `MicroBatch`.
+            entropy_gradient: the entropy gets a gradient too, for a loss that contains it.
 
         Returns:
-            logprobs [M], with gradient, and entropy [M], without; both of the softmax of
-            logits / temperature.
+            logprobs [M], with gradient, and entropy [M]; both of the softmax of
+            logits / temperature over the kept tokens.
         """
-        logits = self.logits(input_ids, hidden_index)
-        return token_logprobs(logits, targets, temperature)
-
-    def logits(self, input_ids: Tensor, hidden_index: Tensor) -> Tensor:
-        """Logits [M, V] at the flattened positions `hidden_index` [M]."""
         hidden = _hidden_states(self.model.get_decoder(), input_ids, hidden_index)
-        head: Any = self.model.get_output_embeddings()
-        logits = head(hidden)
-        for scale, factor in self._scalings:
-            logits = scale(logits, factor)
-        return logits
+        return self._compute(
+            HeadInputs(
+                hidden=hidden,
+                targets=targets,
+                kept_token_ids=kept_token_ids,
+                temperature=temperature,
+                entropy_gradient=entropy_gradient,
+            )
+        )
 
     @torch.no_grad()
     def check_head(self) -> None:
@@ -72,7 +102,9 @@ class PolicyForward(nn.Module):
         device = embedding.weight.device
         tokens = torch.arange(1, 9, device=device)[None] % embedding.weight.shape[0]
         expected = self.model(input_ids=tokens, use_cache=False).logits[0].float()
-        found = self.logits(tokens, torch.arange(8, device=device)).float()
+        positions = torch.arange(8, device=device)
+        hidden = _hidden_states(self.model.get_decoder(), tokens, positions)
+        found = self._head.logits(hidden).float()
         difference = float((found - expected).abs().max())
         # Only rounding may differ: the head sees another shape.
         bound = 0.02 * float(expected.abs().max()) + 1e-6

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rlhf_ray.kept_tokens import NO_TOKEN
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MicroBatch:
@@ -24,26 +26,34 @@ class MicroBatch:
         hidden_index [M] int64: where in the flattened [B * T] the token before each predicted
             one is: its hidden state predicts it.
         targets [M] int64: the predicted tokens.
+        kept_token_ids [M, K] int32: for each of them the tokens that could have been sampled, -1
+            where there is no more; K = 0 for the whole vocabulary.
         token_index [M] int64: where they are among the ragged [N] tokens.
         num_targets: M, or 0 where nothing is predicted. Then there is one meaningless entry in
-            `hidden_index` and `targets`, so that the model still runs: every forward and
-            backward pass is a collective operation.
+            `hidden_index`, `targets` and `kept_token_ids`, so that the model still runs: every
+            forward and backward pass is a collective operation.
     """
 
     input_ids: Tensor
     hidden_index: Tensor
     targets: Tensor
+    kept_token_ids: Tensor
     token_index: Tensor
     num_targets: int
 
 
 def lay_out(
-    token_ids: Tensor, lengths: Tensor, loss_mask: Tensor, rows: Sequence[int]
+    token_ids: Tensor,
+    lengths: Tensor,
+    loss_mask: Tensor,
+    kept_token_ids: Tensor,
+    rows: Sequence[int],
 ) -> MicroBatch:
     """Lay out the samples `rows` of ragged data.
 
     Args:
-        token_ids [N] int64, lengths [S] int64, loss_mask [N] bool (True on predicted tokens).
+        token_ids [N] int64, lengths [S] int64, loss_mask [N] bool (True on predicted tokens),
+            kept_token_ids [N, K] int32.
         rows: samples of this micro-batch; may be empty.
 
     Raises:
@@ -66,6 +76,7 @@ def lay_out(
             input_ids=zero[None],
             hidden_index=zero,
             targets=zero,
+            kept_token_ids=_kept_of_nothing(kept_token_ids),
             token_index=nothing,
             num_targets=0,
         )
@@ -82,6 +93,14 @@ def lay_out(
         input_ids=padded[:, :width].contiguous(),
         hidden_index=row * width + column - 1,
         targets=token_ids[token_index],
+        kept_token_ids=kept_token_ids[token_index],
         token_index=token_index,
         num_targets=row.numel(),
     )
+
+
+def _kept_of_nothing(kept_token_ids: Tensor) -> Tensor:
+    """One row in which the meaningless target 0 could be sampled: no NaN may come of it."""
+    row = kept_token_ids.new_full((1, kept_token_ids.shape[1]), NO_TOKEN)
+    row[:, :1] = 0
+    return row

@@ -12,6 +12,7 @@ from torch import Tensor
 from rlhf_ray.config.algorithm import AlgorithmConfig
 from rlhf_ray.config.model import ModelConfig
 from rlhf_ray.config.training import TrainingConfig
+from rlhf_ray.kept_tokens import whole_vocabulary
 from rlhf_ray.models.loading import load_policy, load_tokenizer
 from rlhf_ray.records import Coefficients, Experience, RolloutGroup, TokenValues
 from rlhf_ray.training import weights
@@ -78,7 +79,7 @@ class Learner(TrainedRole):
         self._model = load_policy(self._model_settings, dtype=self._settings.dtype)
         if self._settings.gradient_checkpointing:
             self._model.gradient_checkpointing_enable({"use_reentrant": False})
-        module = PolicyForward(self._model)
+        module = PolicyForward(self._model, kernel=self._model_settings.head_kernel)
         disable_dropout(module)
         module.check_head()
         self._started = TrainEngine(module, self._settings, total_steps=self._total_optimizer_steps)
@@ -94,7 +95,8 @@ class Learner(TrainedRole):
     def score_sequences(self, sequences: Sequence[tuple[int, ...]]) -> list[list[float]]:
         """Log-probabilities, at temperature 1, of every token but the first of each sequence.
 
-        All ranks together, with the same sequences; the result is the same on all of them.
+        Over the whole vocabulary, whatever is sampled from. All ranks together, with the same
+        sequences; the result is the same on all of them.
         """
         token_ids = torch.tensor([token for tokens in sequences for token in tokens])
         lengths = torch.tensor([len(tokens) for tokens in sequences])
@@ -105,6 +107,7 @@ class Learner(TrainedRole):
             token_ids,
             lengths,
             mask,
+            whole_vocabulary(token_ids.shape[0]),
             max_tokens=max(self._settings.max_tokens_per_micro_batch, int(lengths.max())),
         )
         return [part[1:].tolist() for part in values.split(lengths.tolist())]
@@ -129,7 +132,9 @@ class Learner(TrainedRole):
             coefficients = dataclasses.replace(coefficients, kl=0.0)
 
         def compute(experience: Experience, batch: MicroBatch, number: int) -> Objective:
-            logprobs, entropy = self._forward(batch, self._temperature)
+            logprobs, entropy = self._forward(
+                batch, self._temperature, entropy_gradient=coefficients.entropy > 0
+            )
             return policy_objective(
                 logprobs[: batch.num_targets],
                 entropy[: batch.num_targets],
@@ -158,8 +163,18 @@ class Learner(TrainedRole):
         """Write the policy in Hugging Face format, with its tokenizer; all ranks together."""
         weights.save_model(self._engine, self._model, self._tokenizer, folder)
 
-    def _forward(self, batch: MicroBatch, temperature: float) -> tuple[Tensor, Tensor]:
-        return self._engine.forward(batch.input_ids, batch.hidden_index, batch.targets, temperature)
+    def _forward(
+        self, batch: MicroBatch, temperature: float, *, entropy_gradient: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and entropies of the targets; see `PolicyForward`."""
+        return self._engine.forward(
+            batch.input_ids,
+            batch.hidden_index,
+            batch.targets,
+            temperature,
+            batch.kept_token_ids,
+            entropy_gradient,
+        )
 
     def _predict_at(self, temperature: float):
         return lambda batch: self._forward(batch, temperature)[0]

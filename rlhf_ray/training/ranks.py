@@ -21,5 +21,12 @@ def reduce_over_ranks(values: Tensor, *, maximum: bool = False) -> Tensor:
     return values
 
 
+def largest_over_ranks(number: int, device: torch.device) -> int:
+    """Maximum of a number over all ranks; a process without a group is alone."""
+    if not torch.distributed.is_initialized() or world_size() == 1:
+        return number
+    return int(reduce_over_ranks(torch.tensor([number], device=device), maximum=True))
+
+
 def training_device() -> torch.device:
     return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")

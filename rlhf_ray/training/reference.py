@@ -56,7 +56,8 @@ class Reference:
             seed=self._seed,
             on_gpu=self._settings.num_gpus > 0,
         )
-        module = PolicyForward(load_policy(self._model_settings, dtype=self._settings.dtype))
+        policy = load_policy(self._model_settings, dtype=self._settings.dtype)
+        module = PolicyForward(policy, kernel=self._model_settings.head_kernel)
         disable_dropout(module)
         module.check_head()
         self._started = FrozenEngine(module, self._settings)
@@ -77,5 +78,9 @@ class Reference:
     def _predict(self, batch: MicroBatch) -> Tensor:
         assert self._started is not None, "call start() first"
         return self._started.forward(
-            batch.input_ids, batch.hidden_index, batch.targets, self._temperature
+            batch.input_ids,
+            batch.hidden_index,
+            batch.targets,
+            self._temperature,
+            batch.kept_token_ids,
         )[0]

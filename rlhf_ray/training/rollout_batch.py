@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rlhf_ray.kept_tokens import join_kept
 from rlhf_ray.records import RolloutGroup, TokenValues
 
 
@@ -22,6 +23,7 @@ class RolloutBatch:
         rewards [S] float64: as scored, not clipped.
         generator_logprobs [N], old_logprobs [N]: 0.0 off the mask; the old ones are the
             generator's where the learner computed none.
+        kept_token_ids [N, K] int32: as in `RolloutGroup`.
         reference_logprobs [N]: 0.0 off the mask, and everywhere without a reference.
         values [N]: the critic's, 0.0 off the mask, and everywhere without a critic.
     """
@@ -33,6 +35,7 @@ class RolloutBatch:
     tasks: tuple[str, ...]
     rewards: Tensor
     generator_logprobs: Tensor
+    kept_token_ids: Tensor
     old_logprobs: Tensor
     reference_logprobs: Tensor
     values: Tensor
@@ -83,6 +86,7 @@ def flatten_groups(
         tasks=tuple(group.prompt.source for group in ordered for _ in range(group.num_samples)),
         rewards=rewards,
         generator_logprobs=generator,
+        kept_token_ids=join_kept([group.kept_token_ids for group in ordered]),
         old_logprobs=generator if old is None else joined("learner", old),
         reference_logprobs=unused if reference is None else joined("reference", reference),
         values=unused if values is None else joined("critic", values),

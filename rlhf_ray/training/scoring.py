@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from rlhf_ray.kept_tokens import join_kept, whole_vocabulary
 from rlhf_ray.records import RolloutGroup, TokenValues
 from rlhf_ray.training.batching import plan_micro_batches
 from rlhf_ray.training.layout import MicroBatch, lay_out
@@ -28,10 +29,12 @@ def score_groups(
         token_ids = torch.cat([group.token_ids for group in groups])
         lengths = torch.cat([group.lengths for group in groups])
         mask = torch.cat([group.loss_mask for group in groups])
+        kept = join_kept([group.kept_token_ids for group in groups])
     else:
         token_ids = lengths = torch.zeros(0, dtype=torch.int64)
         mask = torch.zeros(0, dtype=torch.bool)
-    values = score_tokens(predict, token_ids, lengths, mask, max_tokens=max_tokens)
+        kept = whole_vocabulary(0)
+    values = score_tokens(predict, token_ids, lengths, mask, kept, max_tokens=max_tokens)
     parts = values.split([group.token_ids.shape[0] for group in groups]) if groups else ()
     return [
         # A clone: the part alone is sent to other processes, not the storage of them all.
@@ -42,12 +45,18 @@ def score_groups(
 
 @torch.no_grad()
 def score_tokens(
-    predict: Predict, token_ids: Tensor, lengths: Tensor, mask: Tensor, *, max_tokens: int
+    predict: Predict,
+    token_ids: Tensor,
+    lengths: Tensor,
+    mask: Tensor,
+    kept_token_ids: Tensor,
+    *,
+    max_tokens: int,
 ) -> Tensor:
     """Score the masked tokens of ragged samples; every rank calls it.
 
     Args:
-        token_ids [N] int64, lengths [S] int64, mask [N] bool.
+        token_ids [N] int64, lengths [S] int64, mask [N] bool, kept_token_ids [N, K] int32.
 
     Returns:
         [N] float32 on the CPU, 0.0 off the mask.
@@ -57,9 +66,10 @@ def score_tokens(
     most = int(reduce_over_ranks(torch.tensor([len(plan)], device=device), maximum=True))
     plan += [[] for _ in range(most - len(plan))]
     token_ids, lengths, mask = token_ids.to(device), lengths.to(device), mask.to(device)
+    kept_token_ids = kept_token_ids.to(device)
     values = torch.zeros(token_ids.shape[0], dtype=torch.float32, device=device)
     for rows in plan:
-        batch = lay_out(token_ids, lengths, mask, rows)
+        batch = lay_out(token_ids, lengths, mask, kept_token_ids, rows)
         predicted = predict(batch)
         values[batch.token_index] = predicted[: batch.num_targets].float()
     return values.cpu()

@@ -11,9 +11,13 @@ from torch import Tensor
 # over 512 rows of a vocabulary of 49,152 three times as fast as chunks of 1024 rows; on a GPU it is
 # 0.5 GB, enough to keep it busy.
 _CHUNK_ELEMENTS = {"cpu": 2**19, "cuda": 2**27}
+# A log-probability whose exponential is 0, also in float64.
+_LOWEST_LOGPROB = -1000.0
 
 
-def token_logprobs(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def token_logprobs(
+    logits: Tensor, targets: Tensor, temperature: float, *, entropy_gradient: bool = False
+) -> tuple[Tensor, Tensor]:
     """Log-probability of each target and entropy of each distribution.
 
         logprobs = (logits / temperature)[target] - logsumexp(logits / temperature)
@@ -22,17 +26,19 @@ def token_logprobs(logits: Tensor, targets: Tensor, temperature: float) -> tuple
     Computed in float32 (float64 for float64 logits) whatever the dtype of the logits.
 
     Args:
-        logits [M, V], targets [M] int64.
+        logits [M, V]: -inf excludes a token. targets [M] int64.
+        entropy_gradient: give the entropy a gradient too; costs some more passes over the logits
+            in the backward pass.
 
     Returns:
-        logprobs [M], with gradient, and entropy [M], without.
+        logprobs [M], with gradient, and entropy [M].
     """
     assert logits.dim() == 2, f"logits must be [M, V], not {list(logits.shape)}"
     assert targets.shape == logits.shape[:1], (
         f"{list(targets.shape)} targets for {list(logits.shape)} logits"
     )
     assert temperature > 0, f"temperature is {temperature}"
-    return _TokenLogprobs.apply(logits, targets, temperature)
+    return _TokenLogprobs.apply(logits, targets, temperature, entropy_gradient)
 
 
 class _TokenLogprobs(torch.autograd.Function):
@@ -44,7 +50,7 @@ class _TokenLogprobs(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, targets: Tensor, temperature: float
+        ctx: Any, logits: Tensor, targets: Tensor, temperature: float, entropy_gradient: bool
     ) -> tuple[Tensor, Tensor]:
         dtype = torch.promote_types(logits.dtype, torch.float32)
         normalizer = torch.empty(logits.shape[0], dtype=dtype, device=logits.device)
@@ -60,23 +66,64 @@ class _TokenLogprobs(torch.autograd.Function):
             entropy[rows] = -torch.linalg.vecdot(
                 weights, logprobs.clamp_(min=torch.finfo(dtype).min)
             )
-        ctx.save_for_backward(logits, targets, normalizer)
-        ctx.temperature = temperature
-        ctx.mark_non_differentiable(entropy)
+        ctx.save_for_backward(logits, targets, normalizer, entropy)
+        ctx.temperature, ctx.entropy_gradient = temperature, entropy_gradient
+        if not entropy_gradient:
+            ctx.mark_non_differentiable(entropy)
         return chosen, entropy
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
-        logits, targets, normalizer = ctx.saved_tensors
-        grad_chosen = grad_outputs[0]
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:
+        """With z the scaled logits, p their softmax and H the entropy:
+
+        d logprob / d z_j = (1 if j is the target else 0) - p_j
+        d H / d z_j       = -p_j * (log p_j + H)
+        """
+        logits, targets, normalizer, entropy = ctx.saved_tensors
+        grad_chosen, grad_entropy = grad_outputs
         grad_logits = torch.empty_like(logits)
         for rows in _chunks(logits):
             scale = grad_chosen[rows, None] / ctx.temperature
             scaled = _scaled(logits[rows], ctx.temperature, normalizer.dtype)
-            gradient = (scaled - normalizer[rows, None]).exp_().mul_(-scale)
+            logprobs = scaled - normalizer[rows, None]
+            if ctx.entropy_gradient:
+                # A banned token (-inf) has weight 0, and 0 * -inf would be NaN.
+                surprise = logprobs.clamp(min=_LOWEST_LOGPROB).add_(entropy[rows, None])
+                slope = surprise.mul_(grad_entropy[rows, None] / ctx.temperature).add_(scale)
+                gradient = logprobs.exp_().mul_(slope.neg_())
+            else:
+                gradient = logprobs.exp_().mul_(-scale)
             gradient.scatter_add_(1, targets[rows, None], scale)
             grad_logits[rows] = gradient
-        return grad_logits, None, None
+        return grad_logits, None, None, None
+
+
+def among_kept(logits: Tensor, targets: Tensor, kept_token_ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits and targets of the part of the vocabulary that was sampled from.
+
+    Args:
+        logits [M, V], targets [M] int64.
+        kept_token_ids [M, K] integer: the tokens that could be sampled, each once, -1 where there
+            is no more. K = 0 is the whole vocabulary.
+
+    Returns:
+        logits [M, K], -inf where there is no token, and the places [M] of the targets among them.
+        A row whose target is not among its kept tokens is NaN: its probability was 0, so that
+        somebody has mixed up rows.
+    """
+    assert kept_token_ids.dim() == 2, (
+        f"kept tokens must be [M, K], not {list(kept_token_ids.shape)}"
+    )
+    assert kept_token_ids.shape[0] == logits.shape[0], (
+        f"{list(kept_token_ids.shape)} kept tokens for {list(logits.shape)} logits"
+    )
+    if kept_token_ids.shape[1] == 0:
+        return logits, targets
+    kept = logits.gather(1, kept_token_ids.long().clamp(min=0))
+    kept = kept.masked_fill(kept_token_ids < 0, float("-inf"))
+    is_target = kept_token_ids == targets[:, None]
+    kept = kept.masked_fill(~is_target.any(dim=1, keepdim=True), float("nan"))
+    return kept, is_target.int().argmax(dim=1)
 
 
 def _scaled(logits: Tensor, temperature: float, dtype: torch.dtype) -> Tensor:

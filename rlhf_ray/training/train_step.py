@@ -56,7 +56,13 @@ def run_update(
         sums: dict[str, Tensor] = {}
         last = len(on_device.micro_batches) - 1
         for index, rows in enumerate(on_device.micro_batches):
-            batch = lay_out(on_device.token_ids, on_device.lengths, on_device.loss_mask, rows)
+            batch = lay_out(
+                on_device.token_ids,
+                on_device.lengths,
+                on_device.loss_mask,
+                on_device.kept_token_ids,
+                rows,
+            )
             objective = compute(on_device, batch, number)
             engine.backward(objective.loss, is_last=index == last)
             for name, value in objective.sums.items():

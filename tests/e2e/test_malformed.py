@@ -73,6 +73,14 @@ MALFORMED_CONFIGURATIONS = [
     ("huge seed", [DEMO, "seed=99999999999"], ["seed=99999999999", "at most 2147483647"]),
     ("cold", [DEMO, "generation.temperature=0"], ["generation.temperature=0", "at least 0.01"]),
     ("nucleus", [DEMO, "generation.top_p=1.5"], ["generation.top_p=1.5", "at most 1"]),
+    ("wide top-k", [DEMO, "generation.top_k=2000"], ["generation.top_k=2000", "at most 1024"]),
+    (
+        "least share",
+        [DEMO, "generation.min_p=0.1"],
+        ["generation.min_p=0.1", "set generation.top_k to a number from 1 to 1024"],
+    ),
+    ("head kernel", [DEMO, "model.head_kernel=fused"], ["must be one of chunked, liger"]),
+    ("liger on a CPU", [DEMO, "model.head_kernel=liger"], ["model.head_kernel=chunked"]),
     ("not a number", [DEMO, "training.learning_rate=nan"], ["must be a finite number"]),
     ("infinite", [DEMO, "training.learning_rate=inf"], ["must be a finite number"]),
     ("ZeRO stage", [DEMO, "training.zero_stage=4"], ["must be one of 0, 1, 2, 3"]),
@@ -88,7 +96,7 @@ MALFORMED_CONFIGURATIONS = [
     (
         "part of the vocabulary",
         [DEMO, "generation.top_p=0.9"],
-        ["generation.top_p=0.9", "set it to 1"],
+        ["generation.top_p=0.9", "set generation.top_k to a number from 1 to 1024"],
     ),
     ("critic warm-up", [DEMO, "algorithm.critic_warmup_steps=2"], ["use algorithm=ppo"]),
     ("CPU cache", [DEMO, "generation.kv_cache_gib=null"], ["generation.kv_cache_gib=null"]),

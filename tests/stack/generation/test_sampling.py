@@ -86,7 +86,8 @@ def test_logprobs_are_normalised_over_the_tokens_that_are_left(engine, models, s
         kept = logits.masked_fill(~keep(logits), -torch.inf).log_softmax(dim=-1)
         expected.append(kept.gather(1, torch.tensor(sample.tokens)[1:, None])[:, 0])
     assert largest_gap(samples, expected) < 1e-4
-    # The learner knows nothing of it: this is why such settings are refused for training.
+    # Over the whole vocabulary it is another distribution; the learner gets the sets of kept tokens
+    # with the rollouts (test_kept_tokens.py).
     unmasked = [token_logprobs(models["tied0"], s.tokens, 0.7) for s in samples]
     assert largest_gap(samples, unmasked) > 0.1
 

@@ -15,6 +15,7 @@ from rlhf_ray.config.algorithm import AlgorithmConfig
 from rlhf_ray.config.model import ModelConfig
 from rlhf_ray.config.training import CriticConfig, ReferenceConfig, TrainingConfig
 from rlhf_ray.records import Coefficients
+from rlhf_ray.training import head_logprobs
 from rlhf_ray.training.critic import Critic
 from rlhf_ray.training.learner import Learner
 from rlhf_ray.training.reference import Reference
@@ -113,6 +114,18 @@ class Rank:
 
 def weights_of(learner: Learner) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in learner.named_weights()}
+
+
+@contextmanager
+def small_chunks(num_elements: int) -> Iterator[None]:
+    """Logits come in chunks of so many elements."""
+    sizes = head_logprobs._CHUNK_ELEMENTS
+    before = sizes["cpu"]
+    sizes["cpu"] = num_elements
+    try:
+        yield
+    finally:
+        sizes["cpu"] = before
 
 
 def record_gradients(role: Any) -> list[dict[str, Tensor]]:

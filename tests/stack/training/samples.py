@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from rlhf_ray.kept_tokens import whole_vocabulary
 from rlhf_ray.records import Experience, Prompt, RolloutGroup
 
 VOCABULARY = 260
@@ -43,11 +44,20 @@ def make_samples() -> dict[str, Tensor]:
         "old_logprobs": numbers(-5.6, 0.3),
         "generator_logprobs": numbers(-5.6, 0.3),
         "reference_logprobs": numbers(-5.6, 0.3),
+        "kept_token_ids": whole_vocabulary(total),
         "returns": numbers(0.0, 1.0),
         "values": numbers(0.0, 0.3),
         "weights": numbers(1.0, 0.2),
         "chosen": torch.zeros(total, dtype=torch.bool),
     }
+
+
+def kept_sets(token_ids: Tensor, mask: Tensor) -> Tensor:
+    """Sets of 8 tokens, 6 at every second place: the sampled one and others; [N, 8] int32."""
+    others = torch.arange(8) * 13
+    kept = (token_ids[:, None] + others) % VOCABULARY
+    kept[::2, 6:] = -1
+    return torch.where(mask[:, None], kept, -1).int()
 
 
 def load_samples(folder: Path) -> dict[str, Tensor]:
@@ -73,7 +83,9 @@ def make_experience(
     )
 
 
-def make_group(prompt_id: str, token_ids: Tensor, lengths: Tensor, mask: Tensor) -> RolloutGroup:
+def make_group(
+    prompt_id: str, token_ids: Tensor, lengths: Tensor, mask: Tensor, kept_token_ids: Tensor
+) -> RolloutGroup:
     """A group that is not scored; its prompt's name is all that a scoring role needs."""
     num_samples = lengths.shape[0]
     return RolloutGroup(
@@ -92,6 +104,7 @@ def make_group(prompt_id: str, token_ids: Tensor, lengths: Tensor, mask: Tensor)
         lengths=lengths,
         loss_mask=mask,
         generator_logprobs=torch.zeros(token_ids.shape[0]),
+        kept_token_ids=kept_token_ids,
         weight_versions=torch.zeros(token_ids.shape[0], dtype=torch.int64),
         responses=("",) * num_samples,
         finish_reasons=("stop",) * num_samples,
@@ -112,6 +125,7 @@ def groups_of(data: dict[str, Tensor], *wanted: tuple[int, int]) -> list[Rollout
                 data["token_ids"][start:stop],
                 torch.tensor(LENGTHS[first:end]),
                 data["loss_mask"][start:stop],
+                data["kept_token_ids"][start:stop],
             )
         )
     return groups

@@ -13,8 +13,14 @@ import torch
 
 from rlhf_ray.records import Coefficients
 from rlhf_ray.training.learner import Learner
-from tests.stack.training.rank import Rank, buffer_dtypes, record_gradients, weights_of
-from tests.stack.training.samples import groups_of
+from tests.stack.training.rank import (
+    Rank,
+    buffer_dtypes,
+    record_gradients,
+    small_chunks,
+    weights_of,
+)
+from tests.stack.training.samples import KL_COEFFICIENT, VOCABULARY, groups_of, kept_sets
 
 NO_PENALTY = Coefficients()
 
@@ -40,6 +46,18 @@ def policy_gradient(here: Rank, **settings: Any) -> dict[str, Any]:
             "before": before,
             "after": weights_of(learner),
         }
+
+
+def in_chunks(here: Rank, *, kept: bool = False, **settings: Any) -> dict[str, Any]:
+    """The head on three rows at a time; the ranks have uneven numbers of them, or none."""
+    experience = here.experience
+    if kept:
+        sets = kept_sets(experience.token_ids, experience.loss_mask)
+        experience = replace(experience, kept_token_ids=sets)
+    with small_chunks(3 * VOCABULARY), here.learner(**settings) as learner:
+        gradients = record_gradients(learner)
+        metrics = learner.update([experience], kl_coefficient=KL_COEFFICIENT)
+        return {"metrics": metrics, "gradient": gradients[0]}
 
 
 def value_gradient(here: Rank, **settings: Any) -> dict[str, Any]:

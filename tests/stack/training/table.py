@@ -9,6 +9,7 @@ from tests.stack.training.rank import Rank
 from tests.stack.training.scenarios import (
     critic_resume,
     default_critic,
+    in_chunks,
     mismatch,
     no_gpu,
     not_finite,
@@ -54,6 +55,8 @@ SCENARIOS: dict[int, dict[str, Scenario]] = {
         "scored_first": scored_first,
         "several_steps_in_one_update": several_steps_in_one_update,
         "other_micro_batches": other_micro_batches,
+        "in_chunks": in_chunks,
+        "kept_tokens": lambda r: in_chunks(r, kept=True),
         "scores": lambda r: scores(r, r.learner),
         "other_reference": lambda r: scores(r, r.reference, path=str(r.folder / "other_policy")),
         "saved_model": lambda r: saved_model(r, name="zero_0"),
@@ -71,6 +74,11 @@ SCENARIOS: dict[int, dict[str, Scenario]] = {
         "gradient_checkpointing_zero_3": lambda r: policy_gradient(
             r, zero_stage=3, gradient_checkpointing=True
         ),
+        **_stages("in_chunks", in_chunks, (0, 1, 2, 3)),
+        "in_chunks_recomputed_zero_3": lambda r: in_chunks(
+            r, zero_stage=3, gradient_checkpointing=True
+        ),
+        "kept_tokens_zero_3": lambda r: in_chunks(r, kept=True, zero_stage=3),
         **_stages("two_steps", two_steps, (0, 1, 2, 3)),
         **_stages("bfloat16", two_steps, (0, 1, 2, 3), dtype="bfloat16"),
         **_stages("offload_optimizer", two_steps, (1, 2, 3), offload_optimizer=True),

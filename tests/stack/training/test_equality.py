@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from tests.stack.training.samples import (
     KL_COEFFICIENT,
     LENGTHS,
     TEMPERATURE,
+    kept_sets,
     load_samples,
 )
 
@@ -56,10 +58,12 @@ def test_sharded_parameters_give_the_same_gradient(seen: Seen, scenario):
     assert_same_metrics(sharded["metrics"], seen.one[scenario]["metrics"], rel=2e-6)
 
 
-def plain_policy_loss(folder: Any) -> tuple[Tensor, dict[str, Tensor]]:
+def plain_policy_loss(folder: Any, *, kept: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
     """Ground truth in float64: one sample after the other, formulas written out."""
     model = AutoModelForCausalLM.from_pretrained(folder / "policy", dtype=torch.float64)
     data = load_samples(folder)
+    if kept:
+        data["kept_token_ids"] = kept_sets(data["token_ids"], data["loss_mask"])
     total = torch.zeros((), dtype=torch.float64)
     start = 0
     for length in LENGTHS:
@@ -69,7 +73,13 @@ def plain_policy_loss(folder: Any) -> tuple[Tensor, dict[str, Tensor]]:
         for position in range(1, length):
             if not part["loss_mask"][position]:
                 continue
-            logprob = logits[position - 1].log_softmax(0)[part["token_ids"][position]]
+            row = logits[position - 1]
+            if kept:
+                own = part["kept_token_ids"][position]
+                normalizer = row[own[own >= 0].long()].logsumexp(0)
+            else:
+                normalizer = row.logsumexp(0)
+            logprob = row[part["token_ids"][position]] - normalizer
             ratio = (logprob - part["old_logprobs"][position].double()).exp()
             advantage = part["advantages"][position].double()
             total = total - torch.minimum(
@@ -82,9 +92,34 @@ def plain_policy_loss(folder: Any) -> tuple[Tensor, dict[str, Tensor]]:
     return loss, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
-def test_policy_loss_and_gradient_equal_ground_truth(seen: Seen):
-    loss, gradient = plain_policy_loss(seen.folder)
-    result = seen.one["policy_gradient"]
+@pytest.mark.parametrize("stage", STAGES)
+def test_chunks_of_the_head_change_nothing(seen: Seen, stage):
+    """Tied embeddings, on ranks with uneven numbers of rows, at every ZeRO stage."""
+    expected = seen.one["policy_gradient"]
+    for found in (seen.one["in_chunks"], *(rank[f"in_chunks_zero_{stage}"] for rank in seen.two)):
+        assert relative_difference(found["gradient"], expected["gradient"]) < 1e-6
+        assert_same_metrics(found["metrics"], expected["metrics"], rel=2e-6)
+
+
+def test_chunks_and_recomputed_activations_go_together(seen: Seen):
+    found = seen.two[0]["in_chunks_recomputed_zero_3"]
+    expected = seen.one["policy_gradient"]
+    assert relative_difference(found["gradient"], expected["gradient"]) < 1e-6
+
+
+def test_a_part_of_the_vocabulary_gives_the_same_on_two_ranks(seen: Seen):
+    one, two = seen.one["kept_tokens"], seen.two[0]["kept_tokens_zero_3"]
+    assert relative_difference(two["gradient"], one["gradient"]) < 1e-6
+    assert_same_metrics(two["metrics"], one["metrics"], rel=2e-6)
+    assert relative_difference(one["gradient"], seen.one["policy_gradient"]["gradient"]) > 0.1
+    # Of 6 and of 8 tokens that are almost equally likely.
+    assert math.log(6) < one["metrics"]["policy/entropy"] < math.log(8)
+
+
+@pytest.mark.parametrize("scenario", ["policy_gradient", "kept_tokens"])
+def test_policy_loss_and_gradient_equal_ground_truth(seen: Seen, scenario):
+    loss, gradient = plain_policy_loss(seen.folder, kept=scenario == "kept_tokens")
+    result = seen.one[scenario]
     found = {name.removeprefix("model."): value for name, value in result["gradient"].items()}
     assert relative_difference(found, gradient) < 1e-5
     metrics = result["metrics"]
@@ -92,6 +127,7 @@ def test_policy_loss_and_gradient_equal_ground_truth(seen: Seen):
     norm = sum(float(value.square().sum()) for value in gradient.values()) ** 0.5
     assert metrics["policy/grad_norm"] == pytest.approx(norm, rel=1e-5)
     assert metrics["policy/clip_fraction"] > 0.1
+    assert abs(metrics["policy/loss"]) > 1e-3
 
 
 @pytest.mark.parametrize("world_size", [1, 2])

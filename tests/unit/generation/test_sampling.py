@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rlhf_ray.config.generation import GenerationConfig
-from rlhf_ray.generation.sampling import sample_seed, sampling_arguments
+from rlhf_ray.generation.sampling import num_returned, sample_seed, sampling_arguments
 
 
 def test_seeds_are_the_same_everywhere():
@@ -31,7 +31,7 @@ def test_every_setting_reaches_the_engine():
         ignore_eos=True,
         stop=["\n", "END"],
     )
-    arguments = sampling_arguments(generation, seed=5)
+    arguments = sampling_arguments(generation, seed=5, vocab_size=1000)
     assert arguments["seed"] == 5
     assert arguments["temperature"] == 0.7
     assert (arguments["top_p"], arguments["top_k"], arguments["min_p"]) == (0.9, 20, 0.1)
@@ -39,11 +39,21 @@ def test_every_setting_reaches_the_engine():
     assert arguments["ignore_eos"] is True
     assert arguments["stop"] == ["\n", "END"]
     assert arguments["detokenize"] is True
-    assert arguments["logprobs"] == 0
+    # The top 20, and room for 16 that tie with the last one.
+    assert arguments["logprobs"] == 36
+
+
+@pytest.mark.parametrize(
+    ("top_k", "vocab_size", "entries"),
+    [(0, 1000, 0), (1, 1000, 17), (200, 1000, 250), (200, 220, 220), (1024, 50_000, 1280)],
+)
+def test_every_token_that_top_k_leaves_is_asked_for(top_k, vocab_size, entries):
+    assert num_returned(top_k, vocab_size=vocab_size) == entries
 
 
 def test_text_is_decoded_on_the_way_only_to_find_stop_strings():
-    arguments = sampling_arguments(GenerationConfig(), seed=0)
+    arguments = sampling_arguments(GenerationConfig(), seed=0, vocab_size=1000)
+    assert arguments["logprobs"] == 0
     assert arguments["detokenize"] is False
     assert arguments["stop"] is None
 
@@ -51,4 +61,4 @@ def test_text_is_decoded_on_the_way_only_to_find_stop_strings():
 @pytest.mark.parametrize("temperature", [0.001, 2.5, float("nan")])
 def test_temperatures_that_vllm_would_change_are_refused(temperature):
     with pytest.raises(ValueError, match=r"choose one from 0\.01 to 2"):
-        sampling_arguments(GenerationConfig(temperature=temperature), seed=0)
+        sampling_arguments(GenerationConfig(temperature=temperature), seed=0, vocab_size=1000)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from rlhf_ray.kept_tokens import whole_vocabulary
 from rlhf_ray.observe.rollout_log import rollout_path, rollout_rows, write_rollouts
 from rlhf_ray.records import Prompt, RolloutGroup
 
@@ -32,6 +33,7 @@ def scored_group(responses: tuple[str, str] = ("hé", "no\nline\u2028")) -> Roll
         lengths=torch.tensor([6, 3]),
         loss_mask=mask,
         generator_logprobs=torch.zeros(9),
+        kept_token_ids=whole_vocabulary(9),
         weight_versions=versions,
         responses=responses,
         finish_reasons=("length", "stop"),

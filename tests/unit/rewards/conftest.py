@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from rlhf_ray.config.reward import RewardConfig
+from rlhf_ray.kept_tokens import join_kept, whole_vocabulary
 from rlhf_ray.records import Prompt, RolloutGroup
 from rlhf_ray.rewards.worker import RewardWorker
 
@@ -48,6 +50,7 @@ def build_group(
         lengths=torch.tensor(lengths, dtype=torch.int64),
         loss_mask=mask,
         generator_logprobs=torch.where(mask, -0.001 * token_ids, 0.0).float(),
+        kept_token_ids=join_kept([whole_vocabulary(0), *map(kept_of_sample, indices, lengths)]),
         weight_versions=torch.where(mask, token_ids + 7, -1),
         responses=responses,
         finish_reasons=tuple("length" if index % 2 else "stop" for index in indices),
@@ -55,6 +58,14 @@ def build_group(
         reward_parts={},
         failures=(),
     )
+
+
+def kept_of_sample(index: int, length: int) -> Tensor:
+    """As many tokens as the response is long, so that parts of a group differ in width."""
+    tokens = 100 * index + torch.arange(length, dtype=torch.int32)
+    kept = tokens[:, None].repeat(1, min(length - 2, 9))
+    kept[:2] = -1
+    return kept
 
 
 @pytest.fixture

@@ -18,7 +18,14 @@ def failure(index: int) -> SampleFailure:
 
 
 def assert_same(left: RolloutGroup, right: RolloutGroup) -> None:
-    for name in ("token_ids", "lengths", "loss_mask", "generator_logprobs", "weight_versions"):
+    for name in (
+        "token_ids",
+        "lengths",
+        "loss_mask",
+        "generator_logprobs",
+        "kept_token_ids",
+        "weight_versions",
+    ):
         first, second = getattr(left, name), getattr(right, name)
         assert first.dtype == second.dtype, name
         assert torch.equal(first, second), name

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from rlhf_ray.config.algorithm import AlgorithmConfig
+from rlhf_ray.kept_tokens import whole_vocabulary
 from rlhf_ray.records import Coefficients, Experience, Prompt, RolloutGroup, TokenValues
 from rlhf_ray.training.experience import ExperienceBatch, RankPlan, build_experience
 
@@ -23,8 +24,12 @@ def make_group(
     *,
     generator_logprobs: list[float] | None = None,
     token_ids: list[int] | None = None,
+    kept_token_ids: Tensor | None = None,
 ) -> RolloutGroup:
-    """A group whose samples have these loss masks; numbers not given are made from `index`."""
+    """A group whose samples have these loss masks; numbers not given are made from `index`.
+
+    Sampled from the whole vocabulary unless `kept_token_ids` says otherwise.
+    """
     mask = torch.tensor([keep for row in masks for keep in row], dtype=torch.bool)
     numbers = random.Random(index)
     if token_ids is None:
@@ -47,6 +52,7 @@ def make_group(
         lengths=torch.tensor([len(row) for row in masks], dtype=torch.int64),
         loss_mask=mask,
         generator_logprobs=torch.tensor(generator_logprobs, dtype=torch.float32),
+        kept_token_ids=whole_vocabulary(len(mask)) if kept_token_ids is None else kept_token_ids,
         weight_versions=torch.where(mask, 0, -1),
         responses=("",) * len(masks),
         finish_reasons=("stop",) * len(masks),

@@ -9,6 +9,7 @@ from transformers import CohereConfig, CohereForCausalLM, LlamaConfig, LlamaForC
 from transformers.models.gemma2 import Gemma2Config, Gemma2ForCausalLM
 from transformers.models.granite import GraniteConfig, GraniteForCausalLM
 
+from rlhf_ray.kept_tokens import whole_vocabulary
 from rlhf_ray.training.forward import PolicyForward, ValueForward, disable_dropout
 from rlhf_ray.training.layout import lay_out
 
@@ -44,11 +45,13 @@ def test_equals_the_models_own_logits(model):
     ids = torch.arange(3, 17)
     lengths = torch.tensor([5, 2, 7])
     mask = torch.tensor([i not in (0, 5, 7) for i in range(14)])
-    batch = lay_out(ids, lengths, mask, [2, 0, 1])
+    batch = lay_out(ids, lengths, mask, whole_vocabulary(14), [2, 0, 1])
     forward = PolicyForward(model)
     forward.check_head()
     with torch.no_grad():
-        logprobs, entropy = forward(batch.input_ids, batch.hidden_index, batch.targets, 0.7)
+        logprobs, entropy = forward(
+            batch.input_ids, batch.hidden_index, batch.targets, 0.7, batch.kept_token_ids
+        )
         expected, expected_entropy = {}, {}
         for start, length in ((0, 5), (5, 2), (7, 7)):
             row = (model(ids[None, start : start + length]).logits[0] / 0.7).log_softmax(-1)
@@ -59,6 +62,26 @@ def test_equals_the_models_own_logits(model):
     for values, truth in ((logprobs, expected), (entropy, expected_entropy)):
         wanted = torch.stack([truth[index] for index in batch.token_index.tolist()])
         torch.testing.assert_close(values, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_kept_tokens_and_the_gradient_of_the_entropy_reach_the_head(model):
+    ids = torch.arange(3, 9)
+    kept = torch.stack([ids, (ids + 5) % 23, torch.full_like(ids, -1)], dim=1).int()
+    data = ids, torch.tensor([6]), torch.tensor([False] + [True] * 5), kept
+    batch = lay_out(*data, [0])
+    inputs = batch.input_ids, batch.hidden_index, batch.targets, 0.7, batch.kept_token_ids
+    logprobs, entropy = PolicyForward(model)(*inputs, True)
+    logits = model(ids[None]).logits[0, :-1] / 0.7
+    pairs = torch.stack([logits.gather(1, kept[1:, i : i + 1].long())[:, 0] for i in (0, 1)], 1)
+    expected = pairs.log_softmax(dim=1)
+    torch.testing.assert_close(logprobs, expected[:, 0], rtol=1e-5, atol=1e-6)
+    expected_entropy = -(expected.exp() * expected).sum(dim=1)
+    torch.testing.assert_close(entropy, expected_entropy, rtol=1e-5, atol=1e-6)
+    weights = [p for p in model.parameters() if p.requires_grad]
+    found = torch.autograd.grad(entropy.sum(), weights)
+    for one, other in zip(found, torch.autograd.grad(expected_entropy.sum(), weights), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+    assert not PolicyForward(model)(*inputs)[1].requires_grad
 
 
 class Scaled(nn.Module):

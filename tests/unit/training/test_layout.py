@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rlhf_ray.kept_tokens import whole_vocabulary
 from rlhf_ray.training.layout import MicroBatch, lay_out
 
 T, F = True, False
@@ -16,7 +17,7 @@ def ragged(*masks: list[bool]):
     """Token i of the whole has id 100 + i."""
     lengths = torch.tensor([len(mask) for mask in masks])
     mask = torch.tensor([keep for row in masks for keep in row])
-    return 100 + torch.arange(mask.shape[0]), lengths, mask
+    return 100 + torch.arange(mask.shape[0]), lengths, mask, whole_vocabulary(mask.shape[0])
 
 
 def fields(batch: MicroBatch) -> tuple[list, list, list, list, int]:
@@ -59,7 +60,19 @@ def test_nothing_predicted_still_runs_the_model(rows):
 
 def test_no_samples_at_all():
     nothing = torch.zeros(0, dtype=torch.int64)
-    assert lay_out(nothing, nothing, nothing.bool(), []).num_targets == 0
+    batch = lay_out(nothing, nothing, nothing.bool(), whole_vocabulary(0), [])
+    assert batch.num_targets == 0
+    assert batch.kept_token_ids.shape == (1, 0)
+
+
+def test_kept_tokens_go_with_the_targets():
+    token_ids, lengths, mask, _ = ragged([F, F, T], [F, T, T])
+    kept = torch.stack([token_ids, -torch.ones_like(token_ids)], dim=1).int()
+    batch = lay_out(token_ids, lengths, mask, kept, [1, 0])
+    assert batch.targets.tolist() == [104, 105, 102]
+    assert batch.kept_token_ids.tolist() == [[104, -1], [105, -1], [102, -1]]
+    # The meaningless target 0 can be sampled, so that its log-probability is a number.
+    assert lay_out(token_ids, lengths, mask, kept, []).kept_token_ids.tolist() == [[0, -1]]
 
 
 def test_a_first_token_cannot_be_predicted():
@@ -75,8 +88,7 @@ def test_hidden_states_and_targets_belong_together(data):
         [F, *data.draw(st.lists(st.booleans(), min_size=n - 1, max_size=n - 1))] for n in sizes
     ]
     rows = data.draw(st.lists(st.sampled_from(range(len(sizes))), unique=True))
-    token_ids, lengths, mask = ragged(*masks)
-    batch = lay_out(token_ids, lengths, mask, rows)
+    batch = lay_out(*ragged(*masks), rows)
     starts = [sum(sizes[:row]) for row in rows]
     expected = [
         start + i

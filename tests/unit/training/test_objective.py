@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from rlhf_ray.config.algorithm import AlgorithmConfig
+from rlhf_ray.kept_tokens import whole_vocabulary
 from rlhf_ray.records import Coefficients, Experience
 from rlhf_ray.training.objective import policy_objective, value_objective
 
@@ -24,6 +25,7 @@ def experience() -> Experience:
         advantages=torch.tensor([9.0, 1.0, -2.0, 3.0]),
         old_logprobs=torch.tensor([9.0, -1.0, -1.0, -1.0]),
         generator_logprobs=torch.tensor([9.0, -1.0, -1.5, -1.0]),
+        kept_token_ids=whole_vocabulary(4),
         reference_logprobs=torch.tensor([9.0, -1.0, -2.0, -1.0]),
         returns=torch.tensor([9.0, 1.0, 0.0, 1.0]),
         values=torch.tensor([9.0, 0.0, 0.0, 0.5]),
