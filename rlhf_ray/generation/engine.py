@@ -168,6 +168,8 @@ class GenerationEngine:
         """
         given_up = set(prompt_ids)
         tasks = [task for task, prompt_id in self._sampling.items() if prompt_id in given_up]
+        # A task that is cancelled before its first step never gets to say what became of it.
+        await asyncio.sleep(0)
         for task in tasks:
             task.cancel()
         if tasks:
