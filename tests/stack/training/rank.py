@@ -31,6 +31,8 @@ from tests.stack.training.samples import (
 TOTAL_OPTIMIZER_STEPS = 10
 LEARNER = {"learning_rate": 1e-2, "weight_decay": 0.1, "warmup_steps": 3, "schedule": "cosine"}
 
+GRPO = AlgorithmConfig(kl_coefficient=KL_COEFFICIENT, kl_estimator="k3")
+
 
 class Rank:
     """This process. Every role has a process group of its own, on the next port.
@@ -65,11 +67,11 @@ class Rank:
         finally:
             role.close()
 
-    def learner(self, **settings: Any) -> Any:
+    def learner(self, algorithm: AlgorithmConfig = GRPO, **settings: Any) -> Any:
         return self._started(
             Learner(
                 training=TrainingConfig(**self._role_settings(LEARNER | settings)),
-                algorithm=AlgorithmConfig(kl_coefficient=KL_COEFFICIENT, kl_estimator="k3"),
+                algorithm=algorithm,
                 model=self.model,
                 max_response_tokens=MAX_RESPONSE_TOKENS,
                 temperature=TEMPERATURE,

@@ -47,16 +47,16 @@ def make_samples() -> dict[str, Tensor]:
         "kept_token_ids": whole_vocabulary(total),
         "returns": numbers(0.0, 1.0),
         "values": numbers(0.0, 0.3),
-        "weights": numbers(1.0, 0.2),
+        "weights": mask.float(),
         "chosen": torch.zeros(total, dtype=torch.bool),
     }
 
 
 def kept_sets(token_ids: Tensor, mask: Tensor) -> Tensor:
-    """Sets of 8 tokens, 6 at every second place: the sampled one and others; [N, 8] int32."""
+    """Sets of 8 tokens, of 6 for even ones: the sampled one and others; [N, 8] int32."""
     others = torch.arange(8) * 13
     kept = (token_ids[:, None] + others) % VOCABULARY
-    kept[::2, 6:] = -1
+    kept[token_ids % 2 == 0, 6:] = -1
     return torch.where(mask[:, None], kept, -1).int()
 
 

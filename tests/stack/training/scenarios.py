@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from rlhf_ray.config.algorithm import AlgorithmConfig
 from rlhf_ray.records import Coefficients
 from rlhf_ray.training.learner import Learner
 from tests.stack.training.rank import (
@@ -56,7 +57,25 @@ def in_chunks(here: Rank, *, kept: bool = False, **settings: Any) -> dict[str, A
         experience = replace(experience, kept_token_ids=sets)
     with small_chunks(3 * VOCABULARY), here.learner(**settings) as learner:
         gradients = record_gradients(learner)
-        metrics = learner.update([experience], kl_coefficient=KL_COEFFICIENT)
+        metrics = learner.update([experience], coefficients=Coefficients(kl=KL_COEFFICIENT))
+        return {"metrics": metrics, "gradient": gradients[0]}
+
+
+def of_sequences(here: Rank, **settings: Any) -> dict[str, Any]:
+    """Losses that look at whole sequences, an entropy bonus and the likelihood of good tokens."""
+    algorithm = AlgorithmConfig(
+        ratio_level="sequence",
+        reduction="sequence_mean",
+        kl_coefficient=KL_COEFFICIENT,
+        kl_gradient="unbiased",
+        positive_coefficient=0.2,
+    )
+    with here.learner(algorithm, **settings) as learner:
+        gradients = record_gradients(learner)
+        coefficients = Coefficients(kl=KL_COEFFICIENT, entropy=0.3)
+        uneven = here.experience.weights * (1 + here.experience.token_ids % 3)
+        experience = replace(here.experience, weights=uneven)
+        metrics = learner.update([experience], coefficients=coefficients)
         return {"metrics": metrics, "gradient": gradients[0]}
 
 

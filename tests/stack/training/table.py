@@ -14,6 +14,7 @@ from tests.stack.training.scenarios import (
     no_gpu,
     not_finite,
     nothing_to_learn,
+    of_sequences,
     on_policy,
     other_micro_batches,
     policy_gradient,
@@ -56,6 +57,7 @@ SCENARIOS: dict[int, dict[str, Scenario]] = {
         "several_steps_in_one_update": several_steps_in_one_update,
         "other_micro_batches": other_micro_batches,
         "in_chunks": in_chunks,
+        "of_sequences": of_sequences,
         "kept_tokens": lambda r: in_chunks(r, kept=True),
         "scores": lambda r: scores(r, r.learner),
         "other_reference": lambda r: scores(r, r.reference, path=str(r.folder / "other_policy")),
@@ -78,6 +80,7 @@ SCENARIOS: dict[int, dict[str, Scenario]] = {
         "in_chunks_recomputed_zero_3": lambda r: in_chunks(
             r, zero_stage=3, gradient_checkpointing=True
         ),
+        "of_sequences": lambda r: of_sequences(r, zero_stage=2),
         "kept_tokens_zero_3": lambda r: in_chunks(r, kept=True, zero_stage=3),
         **_stages("two_steps", two_steps, (0, 1, 2, 3)),
         **_stages("bfloat16", two_steps, (0, 1, 2, 3), dtype="bfloat16"),

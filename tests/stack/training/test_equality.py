@@ -107,6 +107,15 @@ def test_chunks_and_recomputed_activations_go_together(seen: Seen):
     assert relative_difference(found["gradient"], expected["gradient"]) < 1e-6
 
 
+def test_losses_of_whole_sequences_are_the_same_on_two_ranks(seen: Seen):
+    one = seen.one["of_sequences"]
+    for rank in seen.two:
+        two = rank["of_sequences"]
+        assert relative_difference(two["gradient"], one["gradient"]) < 1e-6
+        assert_same_metrics(two["metrics"], one["metrics"], rel=2e-6)
+    assert relative_difference(one["gradient"], seen.one["policy_gradient"]["gradient"]) > 0.1
+
+
 def test_a_part_of_the_vocabulary_gives_the_same_on_two_ranks(seen: Seen):
     one, two = seen.one["kept_tokens"], seen.two[0]["kept_tokens_zero_3"]
     assert relative_difference(two["gradient"], one["gradient"]) < 1e-6
