@@ -22,7 +22,7 @@ from rlhf_ray.training.token_logprobs import among_kept, token_logprobs
 
 # Logits of one chunk. More chunks cost more: every one adds a gradient of the size of the head's
 # weight to the sum. On a GPU half a gigabyte of bfloat16.
-_CHUNK_ELEMENTS = {"cpu": 2**25, "cuda": 2**28}
+_CHUNK_ELEMENTS = {"cpu": 3 * 2**23, "cuda": 2**28}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,15 +91,25 @@ def chunked(head: Head, inputs: HeadInputs) -> tuple[Tensor, Tensor]:
     limit = _CHUNK_ELEMENTS[inputs.hidden.device.type]
     num_chunks = largest_over_ranks(max(1, -(-elements // limit)), inputs.hidden.device)
 
-    def compute(hidden: Tensor, targets: Tensor, kept_token_ids: Tensor) -> tuple[Tensor, Tensor]:
+    def compute(
+        hidden: Tensor,
+        targets: Tensor,
+        kept_token_ids: Tensor,
+        memory: list[Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor]:
         logits, places = among_kept(head.logits(hidden), targets, kept_token_ids)
         return token_logprobs(
-            logits, places, inputs.temperature, entropy_gradient=inputs.entropy_gradient
+            logits,
+            places,
+            inputs.temperature,
+            entropy_gradient=inputs.entropy_gradient,
+            memory=memory,
         )
 
     def recomputed(*rows: Tensor) -> tuple[Tensor, Tensor]:
-        # Nothing here draws random numbers.
-        return checkpoint(compute, *rows, use_reentrant=False, preserve_rng_state=False)
+        # The softmax is computed once: the second time takes from the list. Nothing here draws
+        # random numbers.
+        return checkpoint(compute, *rows, [], use_reentrant=False, preserve_rng_state=False)
 
     run = recomputed if num_chunks > 1 and torch.is_grad_enabled() else compute
     chunks = zip(

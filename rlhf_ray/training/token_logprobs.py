@@ -16,7 +16,12 @@ _LOWEST_LOGPROB = -1000.0
 
 
 def token_logprobs(
-    logits: Tensor, targets: Tensor, temperature: float, *, entropy_gradient: bool = False
+    logits: Tensor,
+    targets: Tensor,
+    temperature: float,
+    *,
+    entropy_gradient: bool = False,
+    memory: list[Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of each target and entropy of each distribution.
 
@@ -29,6 +34,8 @@ def token_logprobs(
         logits [M, V]: -inf excludes a token. targets [M] int64.
         entropy_gradient: give the entropy a gradient too; costs some more passes over the logits
             in the backward pass.
+        memory: an empty list is filled with what there is per row; with a filled one (the same
+            logits, computed again for the backward pass) the softmax is not computed again.
 
     Returns:
         logprobs [M], with gradient, and entropy [M].
@@ -38,7 +45,8 @@ def token_logprobs(
         f"{list(targets.shape)} targets for {list(logits.shape)} logits"
     )
     assert temperature > 0, f"temperature is {temperature}"
-    return _TokenLogprobs.apply(logits, targets, temperature, entropy_gradient)
+    memory = [] if memory is None else memory
+    return _TokenLogprobs.apply(logits, targets, temperature, entropy_gradient, memory)
 
 
 class _TokenLogprobs(torch.autograd.Function):
@@ -50,22 +58,17 @@ class _TokenLogprobs(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, targets: Tensor, temperature: float, entropy_gradient: bool
+        ctx: Any,
+        logits: Tensor,
+        targets: Tensor,
+        temperature: float,
+        entropy_gradient: bool,
+        memory: list[Tensor],
     ) -> tuple[Tensor, Tensor]:
-        dtype = torch.promote_types(logits.dtype, torch.float32)
-        normalizer = torch.empty(logits.shape[0], dtype=dtype, device=logits.device)
-        chosen, entropy = torch.empty_like(normalizer), torch.empty_like(normalizer)
-        for rows in _chunks(logits):
-            scaled = _scaled(logits[rows], temperature, dtype)
-            logprobs = scaled.log_softmax(dim=1)
-            # The log of the sum of exponentials, without a second exponential.
-            normalizer[rows] = scaled.amax(dim=1) - logprobs.amax(dim=1)
-            chosen[rows] = logprobs.gather(1, targets[rows, None])[:, 0]
-            weights = logprobs.exp()
-            # A banned token (-inf) has weight 0, and 0 * -inf would be NaN.
-            entropy[rows] = -torch.linalg.vecdot(
-                weights, logprobs.clamp_(min=torch.finfo(dtype).min)
-            )
+        if not memory:
+            memory.extend(_row_statistics(logits, targets, temperature))
+        # Copies, because what is returned becomes a part of the graph.
+        normalizer, chosen, entropy = memory[0], memory[1].clone(), memory[2].clone()
         ctx.save_for_backward(logits, targets, normalizer, entropy)
         ctx.temperature, ctx.entropy_gradient = temperature, entropy_gradient
         if not entropy_gradient:
@@ -73,7 +76,7 @@ class _TokenLogprobs(torch.autograd.Function):
         return chosen, entropy
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None, None]:
         """With z the scaled logits, p their softmax and H the entropy:
 
         d logprob / d z_j = (1 if j is the target else 0) - p_j
@@ -84,8 +87,7 @@ class _TokenLogprobs(torch.autograd.Function):
         grad_logits = torch.empty_like(logits)
         for rows in _chunks(logits):
             scale = grad_chosen[rows, None] / ctx.temperature
-            scaled = _scaled(logits[rows], ctx.temperature, normalizer.dtype)
-            logprobs = scaled - normalizer[rows, None]
+            logprobs = _shifted(logits[rows], normalizer[rows, None], ctx.temperature)
             if ctx.entropy_gradient:
                 # A banned token (-inf) has weight 0, and 0 * -inf would be NaN.
                 surprise = logprobs.clamp(min=_LOWEST_LOGPROB).add_(entropy[rows, None])
@@ -95,7 +97,30 @@ class _TokenLogprobs(torch.autograd.Function):
                 gradient = logprobs.exp_().mul_(-scale)
             gradient.scatter_add_(1, targets[rows, None], scale)
             grad_logits[rows] = gradient
-        return grad_logits, None, None, None
+        return grad_logits, None, None, None, None
+
+
+def _row_statistics(
+    logits: Tensor, targets: Tensor, temperature: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Per row [M]: the normalizer (logsumexp), the target's log-probability, the entropy.
+
+    With z the scaled logits less the largest of them, so that the largest probability is
+    1 / sum of exp(z): as few passes over the logits as there can be.
+    """
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    normalizer = torch.empty(logits.shape[0], dtype=dtype, device=logits.device)
+    chosen, entropy = torch.empty_like(normalizer), torch.empty_like(normalizer)
+    for rows in _chunks(logits):
+        largest = logits[rows].amax(dim=1).to(dtype) / temperature
+        scaled = _shifted(logits[rows], largest[:, None], temperature)
+        weights = scaled.softmax(dim=1)
+        log_sum = -weights.amax(dim=1).log()
+        normalizer[rows] = largest + log_sum
+        chosen[rows] = scaled.gather(1, targets[rows, None])[:, 0] - log_sum
+        # A banned token (-inf) has weight 0, and 0 * -inf would be NaN.
+        entropy[rows] = log_sum - torch.linalg.vecdot(weights, scaled.clamp_(min=_LOWEST_LOGPROB))
+    return normalizer, chosen, entropy
 
 
 def among_kept(logits: Tensor, targets: Tensor, kept_token_ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,10 +151,9 @@ def among_kept(logits: Tensor, targets: Tensor, kept_token_ids: Tensor) -> tuple
     return kept, is_target.int().argmax(dim=1)
 
 
-def _scaled(logits: Tensor, temperature: float, dtype: torch.dtype) -> Tensor:
-    """The logits at this temperature, not copied where nothing changes."""
-    converted = logits.to(dtype)
-    return converted if temperature == 1.0 else converted / temperature
+def _shifted(logits: Tensor, shift: Tensor, temperature: float) -> Tensor:
+    """logits / temperature - shift, in the dtype of the shift and in one pass."""
+    return torch.add(-shift, logits.to(shift.dtype), alpha=1.0 / temperature)
 
 
 def _chunks(logits: Tensor) -> list[slice]:
