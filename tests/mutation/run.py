@@ -1,6 +1,6 @@
 """Breaks the algorithms in many small ways and sees whether the tests notice.
 
-    python -m tests.mutation.run [--number 60] [--seed 0] [--output outputs/mutation.json]
+    python -m tests.mutation.run [--number 60] [--seed 0] [--workers 2] [--output FILE]
 
 Every mutant is one wrong change to one file of `rlhf_ray/algorithms`. It is killed when a test of
 `tests/unit/algorithms` fails: the bandit, or a comparison with the ground truth. Survivors are
@@ -27,18 +27,19 @@ PACKAGE = REPOSITORY / "rlhf_ray" / "algorithms"
 NOT_MUTATED = ("__init__.py", "checks.py")
 BANDIT = "tests/unit/algorithms/test_bandit.py"
 GROUND_TRUTH = "tests/unit/algorithms"
-TIMEOUT_S = 240.0
+TIMEOUT_S = 600.0
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--number", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=multiprocessing.cpu_count())
     parser.add_argument("--output", type=Path, default=REPOSITORY / "outputs" / "mutation.json")
     options = parser.parse_args()
     files = [file for file in PACKAGE.glob("*.py") if file.name not in NOT_MUTATED]
     drawn = mutants(files, number=options.number, seed=options.seed)
-    with ThreadPoolExecutor(max_workers=multiprocessing.cpu_count()) as pool:
+    with ThreadPoolExecutor(max_workers=options.workers) as pool:
         verdicts = list(pool.map(verdict, drawn))
     survivors = [str(m) for m, v in zip(drawn, verdicts, strict=True) if v == "survived"]
     report = {
