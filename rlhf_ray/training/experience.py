@@ -14,6 +14,9 @@ from rlhf_ray.algorithms.ragged import count_by_segment, sum_by_segment
 from rlhf_ray.config.algorithm import AlgorithmConfig
 from rlhf_ray.records import Experience, RolloutGroup, TokenValues
 from rlhf_ray.training.batching import plan_micro_batches, split_mini_batches
+from rlhf_ray.training.layout import find_targets
+from rlhf_ray.training.layout_cost import SampleShape
+from rlhf_ray.training.packing import sample_shapes
 from rlhf_ray.training.rollout_batch import (
     Advantages,
     RolloutBatch,
@@ -26,11 +29,13 @@ from rlhf_ray.training.rollout_batch import (
 class RankPlan:
     """Over how many ranks a role spreads its work, and how much one forward pass may hold.
 
-    `max_tokens_per_micro_batch` counts padding: rows x longest row.
+    Attributes:
+        layout: what a forward pass holds; see `plan_micro_batches`.
     """
 
     num_ranks: int
     max_tokens_per_micro_batch: int
+    layout: str = "padded"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,8 +155,17 @@ def _build_step(
     lengths = batch.lengths.tolist()
     sampled = count_by_segment(batch.loss_mask, batch.lengths)[torch.tensor(samples)]
     starts = (batch.lengths.cumsum(0) - batch.lengths).tolist()
+    shapes: list[SampleShape] = []
+    if plan.layout != "padded":
+        shapes = sample_shapes(
+            batch.token_ids, find_targets(batch.lengths, batch.loss_mask, samples)
+        )
     plans = plan_micro_batches(
-        [lengths[sample] for sample in samples], plan.num_ranks, plan.max_tokens_per_micro_batch
+        [lengths[sample] for sample in samples],
+        plan.num_ranks,
+        plan.max_tokens_per_micro_batch,
+        layout=plan.layout,
+        shapes=shapes,
     )
     experiences = []
     for micro_batches in plans:

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlhf_ray.models.loading import ScalarHeadModel
+from rlhf_ray.training.layout import Packing
+from rlhf_ray.training.packing import decoder_inputs
 from rlhf_ray.training.token_logprobs import token_logprobs
 
 # What models do to their logits after the head, by the configuration field that says so.
@@ -38,23 +40,30 @@ class PolicyForward(nn.Module):
         )
 
     def forward(
-        self, input_ids: Tensor, hidden_index: Tensor, targets: Tensor, temperature: float
+        self,
+        input_ids: Tensor,
+        hidden_index: Tensor,
+        targets: Tensor,
+        temperature: float,
+        packing: Packing | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The head runs on the hidden states that predict a target, and on no others.
 
         Args:
-            input_ids [B, T], hidden_index [M], targets [M]: see `MicroBatch`.
+            input_ids [B, T], hidden_index [M], targets [M], packing: see `MicroBatch`.
 
         Returns:
             logprobs [M], with gradient, and entropy [M], without; both of the softmax of
             logits / temperature.
         """
-        logits = self.logits(input_ids, hidden_index)
+        logits = self.logits(input_ids, hidden_index, packing)
         return token_logprobs(logits, targets, temperature)
 
-    def logits(self, input_ids: Tensor, hidden_index: Tensor) -> Tensor:
+    def logits(
+        self, input_ids: Tensor, hidden_index: Tensor, packing: Packing | None = None
+    ) -> Tensor:
         """Logits [M, V] at the flattened positions `hidden_index` [M]."""
-        hidden = _hidden_states(self.model.get_decoder(), input_ids, hidden_index)
+        hidden = _hidden_states(self.model.get_decoder(), input_ids, hidden_index, packing)
         head: Any = self.model.get_output_embeddings()
         logits = head(hidden)
         for scale, factor in self._scalings:
@@ -97,16 +106,21 @@ class ValueForward(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, input_ids: Tensor, hidden_index: Tensor) -> Tensor:
+    def forward(
+        self, input_ids: Tensor, hidden_index: Tensor, packing: Packing | None = None
+    ) -> Tensor:
         """Values [M] in float32 at `hidden_index` [M]; see `MicroBatch`."""
-        hidden = _hidden_states(self.model.backbone, input_ids, hidden_index)
+        hidden = _hidden_states(self.model.backbone, input_ids, hidden_index, packing)
         values = self.model.head(hidden)[:, 0]
         return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
-def _hidden_states(decoder: nn.Module, input_ids: Tensor, hidden_index: Tensor) -> Tensor:
-    """Last hidden states [M, H] at flattened positions [M] of a padded batch [B, T]."""
-    hidden = decoder(input_ids=input_ids, use_cache=False).last_hidden_state
+def _hidden_states(
+    decoder: Any, input_ids: Tensor, hidden_index: Tensor, packing: Packing | None
+) -> Tensor:
+    """Last hidden states [M, H] at flattened positions [M] of rows [B, T]."""
+    inputs = decoder_inputs(decoder, input_ids, packing)
+    hidden = decoder(**inputs, use_cache=False).last_hidden_state
     return hidden.flatten(0, 1)[hidden_index]
 
 

@@ -12,8 +12,20 @@ from typing import Any
 import torch
 
 from rlhf_ray.training.learner import Learner
-from tests.stack.training.rank import Rank, buffer_dtypes, record_gradients, weights_of
-from tests.stack.training.samples import groups_of
+from tests.stack.training.rank import (
+    Rank,
+    buffer_dtypes,
+    record_gradients,
+    record_rows,
+    weights_of,
+)
+from tests.stack.training.samples import (
+    KL_COEFFICIENT,
+    SPLITS,
+    groups_of,
+    make_experience,
+    share_prompts,
+)
 
 
 def two_steps(here: Rank, **settings: Any) -> dict[str, Any]:
@@ -176,6 +188,27 @@ def scored_first(here: Rank) -> dict[str, Any]:
         gradients = record_gradients(learner)
         metrics = learner.update([experience], kl_coefficient=0.0)
         return {"metrics": metrics, "gradient": gradients[0]}
+
+
+def rows_of_a_batch(here: Rank, make: Callable[..., Any], **settings: Any) -> dict[str, Any]:
+    """Scores and an update on samples with a common prompt; the tokens that were computed."""
+    data = share_prompts(here.data)
+    experience = make_experience(data, *SPLITS[here.world_size][here.rank])
+    groups = groups_of(data, (0, 5)) if here.rank == 0 else []
+    with make(**settings) as role:
+        scores = [score.values for score in role.score(groups)]
+        gradients = record_gradients(role)
+        shapes = record_rows(role)
+        if isinstance(role, Learner):
+            metrics = role.update([experience], kl_coefficient=KL_COEFFICIENT)
+        else:
+            metrics = role.update([experience])
+        return {
+            "scores": scores,
+            "metrics": metrics,
+            "gradient": gradients[0],
+            "rows": shapes,
+        }
 
 
 def several_steps_in_one_update(here: Rank) -> dict[str, Any]:

@@ -239,6 +239,13 @@ CASES = [
         ["model.attention=flash_attention_2", "reference.dtype=bfloat16"],
     ),
     (
+        "packed rows with flash attention",
+        [*GPU, "model.attention=flash_attention_2"],
+        ["reference.layout=packed"],
+        ["reference.layout=packed", "flash_attention_2", "layout=auto", "model.attention=sdpa"],
+        ["reference.layout=auto"],
+    ),
+    (
         "colocated and stale",
         ["placement=colocated"],
         ["max_staleness=1"],
