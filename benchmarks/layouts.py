@@ -2,14 +2,15 @@
 
     python -m benchmarks.layouts MODEL REPEATS RESULT
 
-Layouts take turns, because the speed of a shared machine drifts. `auto` is what a run takes.
+Layouts and works take turns, because the speed of a shared machine drifts. What `auto` would take
+is printed beside them.
 """
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -20,9 +21,9 @@ from rlhf_ray.config.training import RoleConfig
 from rlhf_ray.models.builtin import resolve_model_path
 from rlhf_ray.models.loading import load_policy
 from rlhf_ray.records import Experience
-from rlhf_ray.training.row_layout import row_layout
+from rlhf_ray.training.row_layout import RowLayout, row_layout
 
-LAYOUTS = ("padded", "packed", "auto")
+LAYOUTS = ("padded", "packed")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,8 +36,12 @@ class Work:
     answer: int
 
 
+# The first three predict the same number of tokens. The second and the third have the same number
+# of tokens in rows of other lengths, and nothing to share: they tell what attention costs.
 WORKS = {
     "group": Work(groups=1, samples=8, prompt=256, answer=64),
+    "short": Work(groups=8, samples=1, prompt=256, answer=64),
+    "long": Work(groups=1, samples=1, prompt=2041, answer=512),
     # A batch of recipe=demo.
     "demo": Work(groups=16, samples=8, prompt=14, answer=4),
 }
@@ -48,30 +53,36 @@ def main() -> None:
     torch.set_num_threads(config.training.cpu_threads)
     model = load_policy(config.model, dtype=config.training.dtype).eval()
     vocab_size = model.get_input_embeddings().weight.shape[0]
+    works = {name: made_up(work, vocab_size) for name, work in WORKS.items()}
+    if (limit := model.config.max_position_embeddings) < 2553:
+        print(f"long: left out, the model has {limit} positions")
+        del works["long"]
+    layouts = {
+        name: row_layout(model.get_decoder(), RoleConfig(layout=name), config.model.attention)
+        for name in (*LAYOUTS, "auto")
+    }
     measured: dict[str, list[float]] = {}
-    for name, work in WORKS.items():
-        experience = made_up(work, vocab_size)
-        for layout, seconds in interleaved(model, experience, config.model.attention, repeats):
-            measured.setdefault(f"{name}_{layout}_s", []).append(seconds)
-    for name, seconds in measured.items():
-        print(f"{name:18} {statistics.median(seconds):8.4f}")
+    for repeat in range(repeats + 1):
+        for (name, experience), layout in itertools.product(works.items(), LAYOUTS):
+            start = time.perf_counter()
+            forward_and_backward(model, experience, layouts[layout])
+            if repeat:
+                measured.setdefault(f"{name}_{layout}_s", []).append(time.perf_counter() - start)
+    for name, experience in works.items():
+        for layout in LAYOUTS:
+            seconds = measured[f"{name}_{layout}_s"]
+            rows = rows_of(layouts[layout], experience)
+            taken = "  (auto)" if rows == rows_of(layouts["auto"], experience) else ""
+            median = statistics.median(seconds)
+            print(f"{name:6} {layout:7} rows {rows[0]} x {rows[1]:<5} {median:8.4f} s{taken}")
     write_result(result, measured)
 
 
-def interleaved(
-    model: torch.nn.Module, experience: Experience, attention: str, repeats: int
-) -> Iterator[tuple[str, float]]:
-    """Seconds of every layout in turn, after a first time that is not counted."""
-    layouts = {
-        name: row_layout(model.get_decoder(), RoleConfig(layout=name), attention)
-        for name in LAYOUTS
-    }
-    for repeat in range(repeats + 1):
-        for name, layout in layouts.items():
-            start = time.perf_counter()
-            forward_and_backward(model, experience, layout)
-            if repeat:
-                yield name, time.perf_counter() - start
+def rows_of(layout: RowLayout, experience: Experience) -> tuple[int, int, bool]:
+    """Rows, their width, and whether there is a mask."""
+    (rows,) = experience.micro_batches
+    batch = layout.lay_out(experience.token_ids, experience.lengths, experience.loss_mask, rows)
+    return batch.input_ids.shape[0], batch.input_ids.shape[1], batch.packing is not None
 
 
 def made_up(work: Work, vocab_size: int) -> Experience:
