@@ -128,11 +128,29 @@ def lay_out_padded(token_ids: Tensor, targets: Targets) -> MicroBatch:
     """One sample a row; at least one token is predicted."""
     width = int(targets.column.max())
     inside, source = _columns(targets.starts, targets.lengths, width)
-    token_index = targets.token_index
-    return MicroBatch(
+    return micro_batch(
+        token_ids,
+        targets,
         input_ids=torch.where(inside, token_ids[source], 0),
         packing=None,
         hidden_index=targets.sample * width + targets.column - 1,
+    )
+
+
+def micro_batch(
+    token_ids: Tensor,
+    targets: Targets,
+    *,
+    input_ids: Tensor,
+    packing: Packing | None,
+    hidden_index: Tensor,
+) -> MicroBatch:
+    """What every layout has in common comes from the ragged tokens; see `MicroBatch`."""
+    token_index = targets.token_index
+    return MicroBatch(
+        input_ids=input_ids,
+        packing=packing,
+        hidden_index=hidden_index,
         targets=token_ids[token_index],
         token_index=token_index,
         num_targets=token_index.numel(),

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlhf_ray.training.layout import MicroBatch, Packing, Targets
+from rlhf_ray.training.layout import MicroBatch, Packing, Targets, micro_batch
 from rlhf_ray.training.layout_cost import Rows, SampleShape
 
 
@@ -69,13 +69,12 @@ def lay_out_packed(
     prompts = torch.tensor([shape.prompt for shape in shapes], device=device)[targets.sample]
     in_prompt = torch.tensor(prompt_at, device=device)[targets.sample] + before
     in_branch = torch.tensor(branch_at, device=device)[targets.sample] + before - prompts
-    return MicroBatch(
+    return micro_batch(
+        token_ids,
+        targets,
         input_ids=torch.where(trees >= 0, token_ids[source], 0),
         packing=Packing(position_ids=position_ids, visible=_visible(trees, branches)),
         hidden_index=torch.where(before < prompts, in_prompt, in_branch),
-        targets=token_ids[targets.token_index],
-        token_index=targets.token_index,
-        num_targets=targets.sample.numel(),
     )
 
 
