@@ -99,19 +99,19 @@ def decoder_inputs(decoder: Any, input_ids: Tensor, packing: Packing | None) -> 
 class _Pieces:
     """Runs of neighbouring tokens of one sample: where they go, and what they are there."""
 
-    columns: list[tuple[int, int, int, int, int, int]] = field(default_factory=list)
+    runs: list[tuple[int, int, int, int, int, int]] = field(default_factory=list)
 
     def add(
         self, place: int, source: int, length: int, position: int, tree: int, branch: int
     ) -> None:
-        self.columns.append((place, source, length, position, tree, branch))
+        self.runs.append((place, source, length, position, tree, branch))
 
     def spread(
         self, shape: tuple[int, int], device: torch.device
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Source, position, tree (-1 on padding) and branch (0 in the prompt) of each place."""
         place, source, length, position, tree, branch = torch.tensor(
-            self.columns, device=device
+            self.runs, device=device
         ).unbind(1)
         piece = torch.arange(length.shape[0], device=device).repeat_interleave(length)
         begin = length.cumsum(0) - length
