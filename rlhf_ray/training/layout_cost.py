@@ -17,9 +17,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 # How much longer a pair of query and key takes than its multiplications would in the matrix
-# products of the layers: softmax, and reading the mask. Measured on CPUs (docs/benchmarks.md).
-_CAUSAL_PAIR_OVERHEAD = 2.0
-_MASKED_PAIR_OVERHEAD = 2.0
+# products of the layers: softmax, and reading the mask. Measured on a CPU (docs/benchmarks.md).
+_CAUSAL_PAIR_OVERHEAD = 1.25
+_MASKED_PAIR_OVERHEAD = 1.15
 # Another layout has to be cheaper than padded rows by this share: estimates are not that exact,
 # and padded rows need no mask.
 MIN_SAVING = 0.05
