@@ -2,7 +2,7 @@
 
     python -m benchmarks.raw_train MODEL REPEATS RESULT
 
-The same micro-batches, padded alike, the head on response positions only. No optimiser step, no
+The same micro-batches in the same rows, the head on response positions only. No optimiser step, no
 clipping, no metrics.
 """
 
@@ -17,7 +17,8 @@ from benchmarks.work import arguments, rollout_group, work_config, work_prompts,
 from rlhf_ray.models.loading import load_policy
 from rlhf_ray.records import Coefficients, Experience
 from rlhf_ray.training.experience import RankPlan, build_experience
-from rlhf_ray.training.layout import lay_out
+from rlhf_ray.training.packing import decoder_inputs
+from rlhf_ray.training.row_layout import RowLayout, row_layout
 
 
 def main() -> None:
@@ -35,26 +36,29 @@ def main() -> None:
         algorithm=config.algorithm,
         coefficients=Coefficients(),
         learner=RankPlan(
-            num_ranks=1, max_tokens_per_micro_batch=config.training.max_tokens_per_micro_batch
+            num_ranks=1,
+            max_tokens_per_micro_batch=config.training.max_tokens_per_micro_batch,
+            layout=config.training.layout,
         ),
         critic=None,
         seed=0,
         step=0,
     )
     ((experience,),) = batch.learner
-    forward_and_backward(model, experience)
+    layout = row_layout(model.get_decoder(), config.training, config.model.attention)
+    forward_and_backward(model, experience, layout)
     seconds = []
     for _ in range(repeats):
         start = time.perf_counter()
-        forward_and_backward(model, experience)
+        forward_and_backward(model, experience, layout)
         seconds.append(time.perf_counter() - start)
     write_result(result, {"raw_train_s": seconds})
 
 
-def forward_and_backward(model: torch.nn.Module, experience: Experience) -> None:
+def forward_and_backward(model: torch.nn.Module, experience: Experience, layout: RowLayout) -> None:
     """The policy gradient of all micro-batches, accumulated and thrown away."""
     for rows in experience.micro_batches:
-        batch = lay_out(
+        batch = layout.lay_out(
             experience.token_ids,
             experience.lengths,
             experience.loss_mask,
@@ -62,7 +66,8 @@ def forward_and_backward(model: torch.nn.Module, experience: Experience) -> None
             rows,
         )
         decoder, head = model.get_decoder(), model.get_output_embeddings()
-        hidden = decoder(input_ids=batch.input_ids, use_cache=False).last_hidden_state
+        inputs = decoder_inputs(decoder, batch.input_ids, batch.packing)
+        hidden = decoder(**inputs, use_cache=False).last_hidden_state
         logits = head(hidden.flatten(0, 1)[batch.hidden_index])
         losses = functional.cross_entropy(logits, batch.targets, reduction="none")
         weighted = losses * experience.advantages[batch.token_index]

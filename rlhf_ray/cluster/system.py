@@ -126,6 +126,7 @@ def _rank_plan(settings: TrainingConfig) -> RankPlan:
     return RankPlan(
         num_ranks=settings.num_ranks,
         max_tokens_per_micro_batch=settings.max_tokens_per_micro_batch,
+        layout=settings.layout,
     )
 
 

@@ -72,6 +72,18 @@ def _head_kernel(config: Config) -> Iterator[str]:
         )
 
 
+def _packed_rows(config: Config) -> Iterator[str]:
+    if config.model.attention != "flash_attention_2":
+        return
+    for group, role in model_roles(config):
+        if role.layout == "packed":
+            yield (
+                f"{group}.layout=packed: model.attention=flash_attention_2 takes no mask of its "
+                f"own for every pair of tokens; use {group}.layout=auto, which then pads, or "
+                f"model.attention=sdpa"
+            )
+
+
 def _colocated(config: Config) -> Iterator[str]:
     if config.placement.strategy != "colocated":
         return
@@ -149,6 +161,11 @@ TRAINING_RULES: tuple[Rule, ...] = (
         "below 3, and `generation.top_k` 0.",
         keys=("model.head_kernel", "generation.top_k", *_roles("num_gpus", "zero_stage")),
         problems=_head_kernel,
+    ),
+    Rule(
+        about="`layout=packed` needs `model.attention` sdpa or eager.",
+        keys=("model.attention", *_roles("layout")),
+        problems=_packed_rows,
     ),
     Rule(
         about="`placement=colocated` needs `max_staleness` 0 and the same `num_gpus` for engine "

@@ -23,9 +23,16 @@ class RoleConfig:
     offload_parameters: bool = setting(False, "Keep parameters in host memory (ZeRO-3).")
     max_tokens_per_micro_batch: int = setting(
         8192,
-        "Largest forward pass of one rank, padding counted (rows x longest row).",
+        "Largest forward pass of one rank, padding counted (rows x longest row); with "
+        "layout=packed what a row holds, a prompt that samples share counted once.",
         unit="tokens",
         minimum=1,
+    )
+    layout: str = setting(
+        "auto",
+        "Rows of a forward pass: padded, one sample each; packed, several samples, which share "
+        "a common prompt; auto, whichever is estimated to be fastest.",
+        choices=("auto", "padded", "packed"),
     )
     num_cpus: float = setting(0.5, "Ray CPUs per rank.", unit="CPUs", minimum=0)
     num_gpus: float = setting(

@@ -15,6 +15,7 @@ from rlhf_ray.training.forward import ValueForward, disable_dropout
 from rlhf_ray.training.layout import MicroBatch
 from rlhf_ray.training.objective import Objective, value_objective
 from rlhf_ray.training.role import TrainedRole
+from rlhf_ray.training.row_layout import row_layout
 from rlhf_ray.training.scoring import score_groups
 from rlhf_ray.training.train_step import run_update
 
@@ -64,13 +65,13 @@ class Critic(TrainedRole):
             model.backbone.gradient_checkpointing_enable({"use_reentrant": False})
         module = ValueForward(model)
         disable_dropout(module)
+        attention = self._model_settings.attention
+        self._layout = row_layout(model.backbone, self._settings, attention)
         self._started = TrainEngine(module, self._settings, total_steps=self._total_optimizer_steps)
 
     def score(self, groups: Sequence[RolloutGroup]) -> list[TokenValues]:
         """Values of the sampled tokens of this rank's groups."""
-        return score_groups(
-            self._forward, groups, max_tokens=self._settings.max_tokens_per_micro_batch
-        )
+        return score_groups(self._forward, groups, layout=self._layout)
 
     def update(self, experiences: Sequence[Experience]) -> dict[str, float]:
         """One optimiser step for each experience; metrics over all ranks.
@@ -83,7 +84,7 @@ class Critic(TrainedRole):
             values = self._forward(batch)[: batch.num_targets]
             return value_objective(values, experience, batch.token_index, algorithm=self._algorithm)
 
-        result = run_update(self._engine, experiences, compute)
+        result = run_update(self._engine, experiences, compute, self._layout)
         return {
             **result.means,
             "value/grad_norm": result.grad_norm,
@@ -91,4 +92,4 @@ class Critic(TrainedRole):
         }
 
     def _forward(self, batch: MicroBatch):
-        return self._engine.forward(batch.input_ids, batch.hidden_index)
+        return self._engine.forward(batch.input_ids, batch.hidden_index, batch.packing)

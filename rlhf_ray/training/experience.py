@@ -17,6 +17,9 @@ from rlhf_ray.records import Coefficients, Experience, RolloutGroup, TokenValues
 from rlhf_ray.training.batching import plan_micro_batches, split_mini_batches
 from rlhf_ray.training.estimators import Advantages, estimate_advantages
 from rlhf_ray.training.gap import CorrectedBatch, corrected, gap_metrics, uncorrected
+from rlhf_ray.training.layout import find_targets
+from rlhf_ray.training.layout_cost import SampleShape
+from rlhf_ray.training.packing import sample_shapes
 from rlhf_ray.training.rollout_batch import RolloutBatch, flatten_groups
 from rlhf_ray.training.sample_control import NO_CONTROL, SampleControl, shape_groups, weigh_tasks
 
@@ -25,11 +28,13 @@ from rlhf_ray.training.sample_control import NO_CONTROL, SampleControl, shape_gr
 class RankPlan:
     """Over how many ranks a role spreads its work, and how much one forward pass may hold.
 
-    `max_tokens_per_micro_batch` counts padding: rows x longest row.
+    Attributes:
+        layout: what a forward pass holds; see `plan_micro_batches`.
     """
 
     num_ranks: int
     max_tokens_per_micro_batch: int
+    layout: str = "padded"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -183,8 +188,17 @@ def _build_step(
     sampled = count_by_segment(batch.loss_mask, batch.lengths)[torch.tensor(samples)]
     starts = (batch.lengths.cumsum(0) - batch.lengths).tolist()
     positive = count_by_segment(batch.loss_mask & (estimated.advantages > 0), batch.lengths)
+    shapes: list[SampleShape] = []
+    if plan.layout != "padded":
+        shapes = sample_shapes(
+            batch.token_ids, find_targets(batch.lengths, batch.loss_mask, samples)
+        )
     plans = plan_micro_batches(
-        [lengths[sample] for sample in samples], plan.num_ranks, plan.max_tokens_per_micro_batch
+        [lengths[sample] for sample in samples],
+        plan.num_ranks,
+        plan.max_tokens_per_micro_batch,
+        layout=plan.layout,
+        shapes=shapes,
     )
     experiences = []
     for micro_batches in plans:

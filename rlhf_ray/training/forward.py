@@ -15,6 +15,8 @@ from transformers import PreTrainedModel
 
 from rlhf_ray.models.loading import ScalarHeadModel
 from rlhf_ray.training.head_logprobs import Head, HeadInputs, head_kernel
+from rlhf_ray.training.layout import Packing
+from rlhf_ray.training.packing import decoder_inputs
 
 # What models do to their logits after the head, by the configuration field that says so.
 _LOGIT_SCALINGS: dict[str, Callable[[Tensor, float], Tensor]] = {
@@ -65,6 +67,7 @@ class PolicyForward(nn.Module):
         targets: Tensor,
         temperature: float,
         kept_token_ids: Tensor,
+        packing: Packing | None = None,
         entropy_gradient: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """The head runs on the hidden states that predict a target, and on no others.
@@ -72,15 +75,15 @@ class PolicyForward(nn.Module):
         All ranks together, because they agree on a number of chunks.
 
         Args:
-            input_ids [B, T], hidden_index [M], targets [M], kept_token_ids [M, K]: see
-                `MicroBatch`.
+            input_ids [B, T], hidden_index [M], targets [M], kept_token_ids [M, K], packing:
+                see `MicroBatch`.
             entropy_gradient: the entropy gets a gradient too, for a loss that contains it.
 
         Returns:
             logprobs [M], with gradient, and entropy [M]; both of the softmax of
             logits / temperature over the kept tokens.
         """
-        hidden = _hidden_states(self.model.get_decoder(), input_ids, hidden_index)
+        hidden = _hidden_states(self.model.get_decoder(), input_ids, hidden_index, packing)
         return self._compute(
             HeadInputs(
                 hidden=hidden,
@@ -103,7 +106,7 @@ class PolicyForward(nn.Module):
         tokens = torch.arange(1, 9, device=device)[None] % embedding.weight.shape[0]
         expected = self.model(input_ids=tokens, use_cache=False).logits[0].float()
         positions = torch.arange(8, device=device)
-        hidden = _hidden_states(self.model.get_decoder(), tokens, positions)
+        hidden = _hidden_states(self.model.get_decoder(), tokens, positions, None)
         found = self._head.logits(hidden).float()
         difference = float((found - expected).abs().max())
         # Only rounding may differ: the head sees another shape.
@@ -129,16 +132,21 @@ class ValueForward(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, input_ids: Tensor, hidden_index: Tensor) -> Tensor:
+    def forward(
+        self, input_ids: Tensor, hidden_index: Tensor, packing: Packing | None = None
+    ) -> Tensor:
         """Values [M] in float32 at `hidden_index` [M]; see `MicroBatch`."""
-        hidden = _hidden_states(self.model.backbone, input_ids, hidden_index)
+        hidden = _hidden_states(self.model.backbone, input_ids, hidden_index, packing)
         values = self.model.head(hidden)[:, 0]
         return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
-def _hidden_states(decoder: nn.Module, input_ids: Tensor, hidden_index: Tensor) -> Tensor:
-    """Last hidden states [M, H] at flattened positions [M] of a padded batch [B, T]."""
-    hidden = decoder(input_ids=input_ids, use_cache=False).last_hidden_state
+def _hidden_states(
+    decoder: Any, input_ids: Tensor, hidden_index: Tensor, packing: Packing | None
+) -> Tensor:
+    """Last hidden states [M, H] at flattened positions [M] of rows [B, T]."""
+    inputs = decoder_inputs(decoder, input_ids, packing)
+    hidden = decoder(**inputs, use_cache=False).last_hidden_state
     return hidden.flatten(0, 1)[hidden_index]
 
 

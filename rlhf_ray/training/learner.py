@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from rlhf_ray.training.forward import PolicyForward, disable_dropout
 from rlhf_ray.training.layout import MicroBatch
 from rlhf_ray.training.objective import Objective, policy_objective
 from rlhf_ray.training.role import TrainedRole
+from rlhf_ray.training.row_layout import row_layout
 from rlhf_ray.training.scoring import score_groups, score_tokens
 from rlhf_ray.training.train_step import run_update
 
@@ -82,15 +84,13 @@ class Learner(TrainedRole):
         module = PolicyForward(self._model, kernel=self._model_settings.head_kernel)
         disable_dropout(module)
         module.check_head()
+        attention = self._model_settings.attention
+        self._layout = row_layout(self._model.get_decoder(), self._settings, attention)
         self._started = TrainEngine(module, self._settings, total_steps=self._total_optimizer_steps)
 
     def score(self, groups: Sequence[RolloutGroup]) -> list[TokenValues]:
         """Log-probabilities of the sampled tokens of this rank's groups; all ranks together."""
-        return score_groups(
-            self._predict_at(self._temperature),
-            groups,
-            max_tokens=self._settings.max_tokens_per_micro_batch,
-        )
+        return score_groups(self._predict_at(self._temperature), groups, layout=self._layout)
 
     def score_sequences(self, sequences: Sequence[tuple[int, ...]]) -> list[list[float]]:
         """Log-probabilities, at temperature 1, of every token but the first of each sequence.
@@ -102,13 +102,14 @@ class Learner(TrainedRole):
         lengths = torch.tensor([len(tokens) for tokens in sequences])
         mask = torch.ones_like(token_ids, dtype=torch.bool)
         mask[lengths.cumsum(0) - lengths] = False
+        longest = int(lengths.max())
         values = score_tokens(
             self._predict_at(1.0),
             token_ids,
             lengths,
             mask,
             whole_vocabulary(token_ids.shape[0]),
-            max_tokens=max(self._settings.max_tokens_per_micro_batch, int(lengths.max())),
+            layout=replace(self._layout, max_tokens=max(self._layout.max_tokens, longest)),
         )
         return [part[1:].tolist() for part in values.split(lengths.tolist())]
 
@@ -146,7 +147,7 @@ class Learner(TrainedRole):
                 compare_with_generator=number == 0,
             )
 
-        result = run_update(self._engine, experiences, compute)
+        result = run_update(self._engine, experiences, compute, self._layout)
         return {
             **result.means,
             **result.maxima,
@@ -173,6 +174,7 @@ class Learner(TrainedRole):
             batch.targets,
             temperature,
             batch.kept_token_ids,
+            batch.packing,
             entropy_gradient,
         )
 

@@ -14,6 +14,7 @@ from rlhf_ray.records import RolloutGroup, TokenValues
 from rlhf_ray.training.engine import FrozenEngine, start_process, stop_process
 from rlhf_ray.training.forward import PolicyForward, disable_dropout
 from rlhf_ray.training.layout import MicroBatch
+from rlhf_ray.training.row_layout import row_layout
 from rlhf_ray.training.scoring import score_groups
 
 
@@ -60,13 +61,13 @@ class Reference:
         module = PolicyForward(policy, kernel=self._model_settings.head_kernel)
         disable_dropout(module)
         module.check_head()
+        attention = self._model_settings.attention
+        self._layout = row_layout(module.model.get_decoder(), self._settings, attention)
         self._started = FrozenEngine(module, self._settings)
 
     def score(self, groups: Sequence[RolloutGroup]) -> list[TokenValues]:
         """Log-probabilities of the sampled tokens of this rank's groups."""
-        return score_groups(
-            self._predict, groups, max_tokens=self._settings.max_tokens_per_micro_batch
-        )
+        return score_groups(self._predict, groups, layout=self._layout)
 
     def close(self) -> None:
         """Leave the process group; the role is of no use afterwards."""
@@ -83,4 +84,5 @@ class Reference:
             batch.targets,
             self._temperature,
             batch.kept_token_ids,
+            batch.packing,
         )[0]

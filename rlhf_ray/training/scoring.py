@@ -9,16 +9,16 @@ from torch import Tensor
 
 from rlhf_ray.kept_tokens import join_kept, whole_vocabulary
 from rlhf_ray.records import RolloutGroup, TokenValues
-from rlhf_ray.training.batching import plan_micro_batches
-from rlhf_ray.training.layout import MicroBatch, lay_out
+from rlhf_ray.training.layout import MicroBatch
 from rlhf_ray.training.ranks import reduce_over_ranks, training_device
+from rlhf_ray.training.row_layout import RowLayout
 
 # A micro-batch to one number per entry of its `targets` [M].
 Predict = Callable[[MicroBatch], Tensor]
 
 
 def score_groups(
-    predict: Predict, groups: Sequence[RolloutGroup], *, max_tokens: int
+    predict: Predict, groups: Sequence[RolloutGroup], *, layout: RowLayout
 ) -> list[TokenValues]:
     """Score the sampled tokens of this rank's groups.
 
@@ -34,7 +34,7 @@ def score_groups(
         token_ids = lengths = torch.zeros(0, dtype=torch.int64)
         mask = torch.zeros(0, dtype=torch.bool)
         kept = whole_vocabulary(0)
-    values = score_tokens(predict, token_ids, lengths, mask, kept, max_tokens=max_tokens)
+    values = score_tokens(predict, token_ids, lengths, mask, kept, layout=layout)
     parts = values.split([group.token_ids.shape[0] for group in groups]) if groups else ()
     return [
         # A clone: the part alone is sent to other processes, not the storage of them all.
@@ -51,7 +51,7 @@ def score_tokens(
     mask: Tensor,
     kept_token_ids: Tensor,
     *,
-    max_tokens: int,
+    layout: RowLayout,
 ) -> Tensor:
     """Score the masked tokens of ragged samples; every rank calls it.
 
@@ -62,14 +62,14 @@ def score_tokens(
         [N] float32 on the CPU, 0.0 off the mask.
     """
     device = training_device()
-    (plan,) = plan_micro_batches(lengths.tolist(), 1, max_tokens)
+    plan = layout.plan(token_ids, lengths, mask)
     most = int(reduce_over_ranks(torch.tensor([len(plan)], device=device), maximum=True))
     plan += [[] for _ in range(most - len(plan))]
     token_ids, lengths, mask = token_ids.to(device), lengths.to(device), mask.to(device)
     kept_token_ids = kept_token_ids.to(device)
     values = torch.zeros(token_ids.shape[0], dtype=torch.float32, device=device)
     for rows in plan:
-        batch = lay_out(token_ids, lengths, mask, kept_token_ids, rows)
+        batch = layout.lay_out(token_ids, lengths, mask, kept_token_ids, rows)
         predicted = predict(batch)
         values[batch.token_index] = predicted[: batch.num_targets].float()
     return values.cpu()

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from rlhf_ray.records import Experience
 from rlhf_ray.training.engine import TrainEngine
-from rlhf_ray.training.layout import MicroBatch, lay_out
+from rlhf_ray.training.layout import MicroBatch
 from rlhf_ray.training.objective import Objective
 from rlhf_ray.training.ranks import reduce_over_ranks, training_device
+from rlhf_ray.training.row_layout import RowLayout
 
 # (experience, micro-batch, number of the optimiser step in this update) to its objective.
 ComputeObjective = Callable[[Experience, MicroBatch, int], Objective]
@@ -39,7 +40,10 @@ class UpdateResult:
 
 
 def run_update(
-    engine: TrainEngine, experiences: Sequence[Experience], compute: ComputeObjective
+    engine: TrainEngine,
+    experiences: Sequence[Experience],
+    compute: ComputeObjective,
+    layout: RowLayout,
 ) -> UpdateResult:
     """One optimiser step for each experience; all ranks call it with as many.
 
@@ -56,7 +60,7 @@ def run_update(
         sums: dict[str, Tensor] = {}
         last = len(on_device.micro_batches) - 1
         for index, rows in enumerate(on_device.micro_batches):
-            batch = lay_out(
+            batch = layout.lay_out(
                 on_device.token_ids,
                 on_device.lengths,
                 on_device.loss_mask,

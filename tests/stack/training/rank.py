@@ -144,5 +144,18 @@ def record_gradients(role: Any) -> list[dict[str, Tensor]]:
     return seen
 
 
+def record_rows(role: Any) -> list[tuple[int, ...]]:
+    """The list that every later forward pass adds its rows and their width to."""
+    engine, seen = role._engine, []
+    run = engine.forward
+
+    def forward(input_ids: Tensor, *inputs: Any) -> Any:
+        seen.append(tuple(input_ids.shape))
+        return run(input_ids, *inputs)
+
+    engine.forward = forward
+    return seen
+
+
 def buffer_dtypes(learner: Learner) -> set[torch.dtype]:
     return {buffer.dtype for buffer in learner._engine.module.buffers()}

@@ -60,6 +60,15 @@ def kept_sets(token_ids: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask[:, None], kept, -1).int()
 
 
+def share_prompts(data: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same, but the first three samples have one prompt."""
+    token_ids = data["token_ids"].clone()
+    for sample in (1, 2):
+        start = sum(LENGTHS[:sample])
+        token_ids[start : start + PROMPT_TOKENS] = token_ids[:PROMPT_TOKENS]
+    return data | {"token_ids": token_ids}
+
+
 def load_samples(folder: Path) -> dict[str, Tensor]:
     return torch.load(folder / "samples.pt", weights_only=True)
 

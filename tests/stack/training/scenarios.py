@@ -18,10 +18,19 @@ from tests.stack.training.rank import (
     Rank,
     buffer_dtypes,
     record_gradients,
+    record_rows,
     small_chunks,
     weights_of,
 )
-from tests.stack.training.samples import KL_COEFFICIENT, VOCABULARY, groups_of, kept_sets
+from tests.stack.training.samples import (
+    KL_COEFFICIENT,
+    SPLITS,
+    VOCABULARY,
+    groups_of,
+    kept_sets,
+    make_experience,
+    share_prompts,
+)
 
 NO_PENALTY = Coefficients()
 
@@ -216,6 +225,27 @@ def scored_first(here: Rank) -> dict[str, Any]:
         gradients = record_gradients(learner)
         metrics = learner.update([experience], coefficients=NO_PENALTY)
         return {"metrics": metrics, "gradient": gradients[0]}
+
+
+def rows_of_a_batch(here: Rank, make: Callable[..., Any], **settings: Any) -> dict[str, Any]:
+    """Scores and an update on samples with a common prompt; the tokens that were computed."""
+    data = share_prompts(here.data)
+    experience = make_experience(data, *SPLITS[here.world_size][here.rank])
+    groups = groups_of(data, (0, 5)) if here.rank == 0 else []
+    with make(**settings) as role:
+        scores = [score.values for score in role.score(groups)]
+        gradients = record_gradients(role)
+        shapes = record_rows(role)
+        if isinstance(role, Learner):
+            metrics = role.update([experience], coefficients=Coefficients(kl=KL_COEFFICIENT))
+        else:
+            metrics = role.update([experience])
+        return {
+            "scores": scores,
+            "metrics": metrics,
+            "gradient": gradients[0],
+            "rows": shapes,
+        }
 
 
 def several_steps_in_one_update(here: Rank) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from tests.stack.training.scenarios import (
     policy_gradient,
     refused_checkpoints,
     resume,
+    rows_of_a_batch,
     saved_model,
     scored_first,
     scores,
@@ -59,6 +60,13 @@ SCENARIOS: dict[int, dict[str, Scenario]] = {
         "in_chunks": in_chunks,
         "of_sequences": of_sequences,
         "kept_tokens": lambda r: in_chunks(r, kept=True),
+        **{
+            f"{layout}_{role}": lambda r, layout=layout, role=role: rows_of_a_batch(
+                r, getattr(r, role), layout=layout
+            )
+            for layout in ("padded", "packed")
+            for role in ("learner", "critic")
+        },
         "scores": lambda r: scores(r, r.learner),
         "other_reference": lambda r: scores(r, r.reference, path=str(r.folder / "other_policy")),
         "saved_model": lambda r: saved_model(r, name="zero_0"),
@@ -97,6 +105,9 @@ SCENARIOS: dict[int, dict[str, Scenario]] = {
         "resume_bfloat16_zero_0": lambda r: resume(r, name="bfloat16", dtype="bfloat16"),
         "critic_resume_zero_2": lambda r: critic_resume(r, zero_stage=2),
         "saved_model_zero_3": lambda r: saved_model(r, name="zero_3", zero_stage=3),
+        "packed_learner_zero_3": lambda r: rows_of_a_batch(
+            r, r.learner, layout="packed", zero_stage=3
+        ),
         "scores_zero_0": lambda r: scores(r, r.learner),
         "scores_zero_3": lambda r: scores(r, r.learner, zero_stage=3),
         "scores_between_updates_zero_3": lambda r: scores_between_updates(r, zero_stage=3),

@@ -206,3 +206,27 @@ def test_the_on_policy_shortcut_equals_scoring_first(seen: Seen):
     # Not the same as with the old log-probabilities of the samples.
     other = seen.one["policy_gradient"]["gradient"]
     assert relative_difference(short["gradient"], other) > 1e-2
+
+
+@pytest.mark.parametrize("role", ["learner", "critic"])
+def test_packed_rows_and_shared_prompts_change_nothing(seen: Seen, role):
+    padded, packed = (seen.one[f"{layout}_{role}"] for layout in ("padded", "packed"))
+    # Three samples of 4, 6 and 8 needed tokens, of which they share 2; and two alone.
+    assert padded["rows"] == [(3, 8), (1, 3), (1, 11)]
+    assert packed["rows"] == [(1, 14), (1, 3), (1, 11)]
+    assert relative_difference(packed["gradient"], padded["gradient"]) < 1e-6
+    assert_same_metrics(packed["metrics"], padded["metrics"], rel=2e-6)
+    (found,), (expected,) = packed["scores"], padded["scores"]
+    assert float(expected.abs().max()) > 1e-2
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_packed_rows_of_sharded_parameters_change_nothing(seen: Seen):
+    expected = seen.one["padded_learner"]
+    for rank in seen.two:
+        found = rank["packed_learner_zero_3"]
+        assert relative_difference(found["gradient"], expected["gradient"]) < 1e-6
+        assert_same_metrics(found["metrics"], expected["metrics"], rel=2e-6)
+    assert seen.two[0]["packed_learner_zero_3"]["rows"][0] == (1, 8)
+    scores = seen.two[0]["packed_learner_zero_3"]["scores"]
+    torch.testing.assert_close(scores, expected["scores"], rtol=1e-5, atol=1e-6)

@@ -260,6 +260,13 @@ CASES = [
         ["model.head_kernel=chunked", "generation.top_k=20"],
     ),
     (
+        "packed rows with flash attention",
+        [*GPU, "model.attention=flash_attention_2"],
+        ["reference.layout=packed"],
+        ["reference.layout=packed", "flash_attention_2", "layout=auto", "model.attention=sdpa"],
+        ["reference.layout=auto"],
+    ),
+    (
         "colocated and stale",
         ["placement=colocated"],
         ["max_staleness=1"],

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlhf_ray.training.batching import plan_micro_batches, split_mini_batches
+from rlhf_ray.training.layout_cost import SampleShape
 
 
 def padded(rows: list[int], lengths: list[int]) -> int:
@@ -116,6 +117,99 @@ class TestPlanMicroBatches:
         )
         for (_, longest), (shortest, _) in itertools.pairwise(spans):
             assert longest <= shortest
+
+
+def family_shapes(lengths: list[int], prompts: list[int], families: list[int]) -> list[SampleShape]:
+    return [
+        SampleShape(needed=length - 1, prompt=prompts[family], family=family)
+        for length, family in zip(lengths, families, strict=True)
+    ]
+
+
+def packed_tokens(rows: list[int], lengths: list[int], shapes: list[SampleShape]) -> int:
+    """Ground truth: all tokens, and a prompt once."""
+    prompts = {shapes[row].family: shapes[row].prompt for row in rows}
+    return sum(prompts.values()) + sum(lengths[row] - shapes[row].prompt for row in rows)
+
+
+def fewest_packed_micro_batches(lengths: list[int], shapes: list[SampleShape], budget: int) -> int:
+    """Ground truth: the best of all ways to cut the samples, kept together by prompt."""
+    by_length = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
+    families = list(dict.fromkeys(shapes[index].family for index in by_length))
+    order = [index for family in families for index in by_length if shapes[index].family == family]
+    best = [0] + [10**9] * len(order)
+    for end in range(1, len(order) + 1):
+        for start in range(end):
+            if packed_tokens(order[start:end], lengths, shapes) <= budget:
+                best[end] = min(best[end], best[start] + 1)
+    return best[-1]
+
+
+class TestPlanWithSharedPrompts:
+    def test_packed_counts_a_prompt_once(self):
+        """Eight answers of 64 to a prompt of 256 are 768 tokens, not 2,560."""
+        lengths = [320] * 8
+        shapes = family_shapes(lengths, [256], [0] * 8)
+        plan = plan_micro_batches(lengths, 1, 768, layout="packed", shapes=shapes)
+        assert plan == [[list(range(8))]]
+        (padded_plan,) = plan_micro_batches(lengths, 1, 768)
+        assert [len(rows) for rows in padded_plan] == [2, 2, 2, 2]
+
+    def test_auto_keeps_a_group_together_within_the_padded_budget(self):
+        """By length the groups would alternate; nothing could be shared then."""
+        families = [0, 1, 0, 1, 0, 1, 0, 1]
+        lengths = [30, 29, 28, 27, 26, 25, 24, 23]
+        shapes = family_shapes(lengths, [20, 20], families)
+        plan = plan_micro_batches(lengths, 1, 120, layout="auto", shapes=shapes)
+        assert plan == [[[0, 2, 4, 6], [1, 3, 5, 7]]]
+        assert plan_micro_batches(lengths, 1, 120) == [[[0, 1, 2, 3], [4, 5, 6, 7]]]
+
+    def test_auto_sorts_by_length_where_prompts_are_short(self):
+        """One token is shared; keeping groups together would pad 20 of them."""
+        families = [0, 1, 0, 1]
+        lengths = [30, 30, 10, 10]
+        shapes = family_shapes(lengths, [1, 1], families)
+        plan = plan_micro_batches(lengths, 1, 60, layout="auto", shapes=shapes)
+        assert plan == plan_micro_batches(lengths, 1, 60) == [[[0, 1], [2, 3]]]
+
+    @settings(max_examples=200, deadline=None)
+    @given(data=st.data())
+    def test_properties(self, data):
+        families = data.draw(st.lists(st.integers(0, 4), max_size=30))
+        prompts = [data.draw(st.integers(1, 15)) for _ in range(5)]
+        lengths = [prompts[family] + data.draw(st.integers(1, 12)) for family in families]
+        shapes = family_shapes(lengths, prompts, families)
+        num_ranks = data.draw(st.integers(1, 4))
+        budget = max(lengths, default=1) + data.draw(st.integers(0, 90))
+        for layout in ("auto", "packed"):
+            plan = plan_micro_batches(lengths, num_ranks, budget, layout=layout, shapes=shapes)
+            again = plan_micro_batches(
+                list(lengths), num_ranks, budget, layout=layout, shapes=list(shapes)
+            )
+            assert plan == again
+            flat = [rows for rank in plan for rows in rank]
+            assert sorted(itertools.chain(*flat)) == list(range(len(lengths)))
+            assert len(plan) == num_ranks
+            (per_rank,) = {len(rank) for rank in plan}
+            assert sum(not rows for rows in flat) == max(0, len(flat) - len(lengths))
+
+            def size(rows: list[int], layout: str = layout) -> int:
+                if layout == "packed":
+                    return packed_tokens(rows, lengths, shapes)
+                return padded(rows, lengths)
+
+            sizes = [size(rows) for rows in flat]
+            assert max(sizes) <= budget
+            loads = [sum(size(rows) for rows in rank) for rank in plan]
+            assert max(loads) - min(loads) <= max(sizes) - min(sizes)
+            if layout == "packed":
+                fewest = fewest_packed_micro_batches(lengths, shapes, budget)
+                assert per_rank == max(1, -(-fewest // num_ranks))
+
+    def test_a_sample_over_the_budget_is_refused_though_its_prompt_is_shared(self):
+        shapes = family_shapes([11, 11], [9], [0, 0])
+        with pytest.raises(ValueError, match="sample 0 has 11 tokens"):
+            plan_micro_batches([11, 11], 1, 10, layout="packed", shapes=shapes)
 
 
 class TestSplitMiniBatches:

@@ -19,6 +19,7 @@ from rlhf_ray.training.objective import policy_objective, value_objective
 from tests.unit.training.builders import (
     ONE_RANK,
     VOCABULARY,
+    F,
     T,
     build,
     by_tokens,
@@ -126,13 +127,14 @@ def some_roles(groups: list[RolloutGroup]) -> dict[str, list[TokenValues]]:
 
 @pytest.mark.parametrize("name", sorted(ALGORITHMS))
 @pytest.mark.parametrize(("num_ranks", "budget"), [(1, 12), (2, 30), (3, 12), (5, 10_000)])
-def test_ranks_and_micro_batches_change_nothing(name, num_ranks, budget):
+@pytest.mark.parametrize("layout", ["padded", "packed", "auto"])
+def test_ranks_and_micro_batches_change_nothing(name, num_ranks, budget, layout):
     algorithm = ALGORITHMS[name]
     groups = random_groups(7, num_groups=5, samples_per_group=3)
     groups = [dataclasses.replace(g, rewards=g.rewards.abs()) for g in groups]
     roles = some_roles(groups)
     whole = build(groups, algorithm, **roles, critic=ONE_RANK, coefficients=COEFFICIENTS)
-    plan = RankPlan(num_ranks=num_ranks, max_tokens_per_micro_batch=budget)
+    plan = RankPlan(num_ranks=num_ranks, max_tokens_per_micro_batch=budget, layout=layout)
     split = build(groups, algorithm, **roles, learner=plan, critic=plan, coefficients=COEFFICIENTS)
     assert len(split.learner) == len(split.critic) == num_ranks
     assert split.metrics == whole.metrics
@@ -141,6 +143,23 @@ def test_ranks_and_micro_batches_change_nothing(name, num_ranks, budget):
     assert expected[0].abs().min() > 1e-3
     for value, target in zip(result, expected, strict=True):
         torch.testing.assert_close(value, target, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(("layout", "budget"), [("padded", 24), ("auto", 24), ("packed", 12)])
+def test_groups_share_a_micro_batch_where_prompts_can_be_shared(layout, budget):
+    """Two groups of a prompt of 4 tokens and answers of 2, by turns longer: 24 tokens if padded."""
+    groups = []
+    for index in range(2):
+        masks = [[F] * 4 + [T] * (2 - (index + sample) % 2) for sample in range(4)]
+        tokens = [[index] * 4 + [5 + sample] * (len(mask) - 4) for sample, mask in enumerate(masks)]
+        flat = [token for row in tokens for token in row]
+        groups.append(make_group(index, masks, [0.0, 1.0, 2.0, 3.0], token_ids=flat))
+    plan = RankPlan(num_ranks=1, max_tokens_per_micro_batch=budget, layout=layout)
+    experience = only(build(groups, learner=plan))
+    prompts = [int(sample[0]) for sample in experience.token_ids.split(experience.lengths.tolist())]
+    together = [sorted(prompts[row] for row in rows) for rows in experience.micro_batches]
+    mixed = [[0, 0, 1, 1], [0, 0, 1, 1]]
+    assert together == (mixed if layout == "padded" else [[0, 0, 0, 0], [1, 1, 1, 1]])
 
 
 @pytest.mark.parametrize("name", sorted(ALGORITHMS))

@@ -70,7 +70,7 @@ def test_kept_tokens_and_the_gradient_of_the_entropy_reach_the_head(model):
     data = ids, torch.tensor([6]), torch.tensor([False] + [True] * 5), kept
     batch = lay_out(*data, [0])
     inputs = batch.input_ids, batch.hidden_index, batch.targets, 0.7, batch.kept_token_ids
-    logprobs, entropy = PolicyForward(model)(*inputs, True)
+    logprobs, entropy = PolicyForward(model)(*inputs, entropy_gradient=True)
     logits = model(ids[None]).logits[0, :-1] / 0.7
     pairs = torch.stack([logits.gather(1, kept[1:, i : i + 1].long())[:, 0] for i in (0, 1)], 1)
     expected = pairs.log_softmax(dim=1)
