@@ -50,10 +50,13 @@ def make_samples() -> dict[str, Tensor]:
 
 
 def kept_sets(token_ids: Tensor, mask: Tensor) -> Tensor:
-    """Sets of 8 tokens, 6 at every second place: the sampled one and others; [N, 8] int32."""
+    """Sets of 8 tokens, 6 where the id is even: the sampled one and others; [N, 8] int32.
+
+    They depend on nothing but the token, so that every rank makes the same for its samples.
+    """
     others = torch.arange(8) * 13
     kept = (token_ids[:, None] + others) % VOCABULARY
-    kept[::2, 6:] = -1
+    kept[token_ids % 2 == 0, 6:] = -1
     return torch.where(mask[:, None], kept, -1).int()
 
 
