@@ -195,20 +195,16 @@ class GenerationEngine:
         self._requests.hold()
 
     async def release(self, num_requests: int = 0) -> None:
-        """Start all held requests in one engine step, in the order of prompts and samples.
+        """Start all held requests, once there are `num_requests`, in one engine step, in order.
 
-        Waits until `num_requests` are held: callers of an actor may be overtaken by one another.
-
-        What an engine computes depends in its last bits on what shares a step, so that requests
-        which start as they happen to come give numbers that nobody can reproduce.
+        Requests that start as they happen to come give numbers that nobody can reproduce.
         """
         await self._requests.release(num_requests)
 
     async def begin_update(self) -> None:
         """Pause and prepare for new weights. Running requests wait and go on afterwards.
 
-        What was computed of them with the old weights (their key-value cache) is dropped and
-        computed again with the new ones: a token depends on one version of the weights alone.
+        Their key-value cache is computed again: a token depends on one version of the weights.
         """
         await self._pause.acquire()
         await self._answer(self._llm.pause_generation(mode="keep", clear_cache=True))

@@ -23,6 +23,9 @@ from rlhf_ray.training.token_logprobs import among_kept, token_logprobs
 # Logits of one chunk. More chunks cost more: every one adds a gradient of the size of the head's
 # weight to the sum. On a GPU half a gigabyte of bfloat16.
 _CHUNK_ELEMENTS = {"cpu": 3 * 2**23, "cuda": 2**28}
+# Up to so many logits are kept, a quarter of a gigabyte on a CPU: to compute the head again would
+# cost more than the memory is worth.
+_KEPT_ELEMENTS = {"cpu": 2**26, "cuda": 2**28}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,8 +91,11 @@ def chunked(head: Head, inputs: HeadInputs) -> tuple[Tensor, Tensor]:
     sees them, in the dtype of the weight.
     """
     elements = inputs.hidden.shape[0] * head.vocab_size
-    limit = _CHUNK_ELEMENTS[inputs.hidden.device.type]
-    num_chunks = largest_over_ranks(max(1, -(-elements // limit)), inputs.hidden.device)
+    device = inputs.hidden.device
+    wanted = 1
+    if elements > _KEPT_ELEMENTS[device.type]:
+        wanted = -(-elements // _CHUNK_ELEMENTS[device.type])
+    num_chunks = largest_over_ranks(wanted, device)
 
     def compute(
         hidden: Tensor,

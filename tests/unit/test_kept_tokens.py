@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rlhf_ray.kept_tokens import join_kept, whole_vocabulary
-from rlhf_ray.records import load_records, save_records
+from rlhf_ray.record_files import load_records, save_records
 from tests.unit.training.builders import build, make_group, only
 
 T, F = True, False

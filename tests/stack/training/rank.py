@@ -121,13 +121,15 @@ def weights_of(learner: Learner) -> dict[str, Tensor]:
 @contextmanager
 def small_chunks(num_elements: int) -> Iterator[None]:
     """Logits come in chunks of so many elements."""
-    sizes = head_logprobs._CHUNK_ELEMENTS
-    before = sizes["cpu"]
-    sizes["cpu"] = num_elements
+    tables = (head_logprobs._CHUNK_ELEMENTS, head_logprobs._KEPT_ELEMENTS)
+    before = [table["cpu"] for table in tables]
+    for table in tables:
+        table["cpu"] = num_elements
     try:
         yield
     finally:
-        sizes["cpu"] = before
+        for table, number in zip(tables, before, strict=True):
+            table["cpu"] = number
 
 
 def record_gradients(role: Any) -> list[dict[str, Tensor]]:

@@ -68,15 +68,20 @@ def resident_bytes() -> int:
 
 
 def seconds(repeats: int) -> dict[str, list[float]]:
-    """Of both kernels in turn, after one run of each that nobody counts."""
+    """Processor seconds of both kernels in turn, after one run of each that nobody counts.
+
+    On one thread: with more, what else runs on the machine decides how long they wait for each
+    other, and small pieces of work wait more often.
+    """
+    torch.set_num_threads(1)
     head, inputs = make()
     measured: dict[str, list[float]] = {name: [] for name in KERNELS}
     for number in range(repeats + 1):
         for name, taken in measured.items():
-            start = time.perf_counter()
+            start = time.process_time()
             forward_and_backward(name, head, inputs)
             if number:
-                taken.append(time.perf_counter() - start)
+                taken.append(time.process_time() - start)
     return measured
 
 

@@ -80,6 +80,7 @@ def loss_of(logprobs: Tensor, entropy: Tensor) -> Tensor:
 
 @pytest.fixture
 def chunks_of_four_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_KEPT_ELEMENTS", {"cpu": 0})
     monkeypatch.setattr(module, "_CHUNK_ELEMENTS", {"cpu": 4 * VOCABULARY})
 
 
@@ -145,6 +146,7 @@ def test_a_rank_with_few_rows_calls_the_head_as_often_as_the_others(monkeypatch)
 
 def test_the_head_of_a_tied_model_gets_both_gradients(monkeypatch):
     """The embedding is read at one end of the model and at the other in several chunks."""
+    monkeypatch.setattr(module, "_KEPT_ELEMENTS", {"cpu": 0})
     monkeypatch.setattr(module, "_CHUNK_ELEMENTS", {"cpu": 2 * VOCABULARY})
     sizes = {
         "vocab_size": VOCABULARY,
