@@ -8,6 +8,7 @@ response together, every entry aligned with the token it describes.
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 from dataclasses import dataclass
 from typing import Any
@@ -161,6 +162,16 @@ class GroupSummary:
     oldest_version: int
     newest_version: int
     failures: tuple[SampleFailure, ...]
+
+    def of_first(self, num_samples: int) -> GroupSummary:
+        """The same, with the rewards and responses of the first samples alone."""
+        return dataclasses.replace(
+            self,
+            response_lengths=self.response_lengths[:num_samples],
+            finish_reasons=self.finish_reasons[:num_samples],
+            rewards=self.rewards[:num_samples],
+            reward_parts={name: part[:num_samples] for name, part in self.reward_parts.items()},
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

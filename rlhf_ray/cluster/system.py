@@ -82,6 +82,7 @@ def _blueprint(role: str, config: Config) -> tuple[type, dict[str, Any]]:
                 "generation": config.generation,
                 "model": config.model,
                 "max_sequence_tokens": config.max_sequence_tokens,
+                "greedy_from": config.samples_per_prompt,
                 "request_timeout_s": config.deadlines.request_s,
             },
         ),

@@ -19,9 +19,9 @@ class AlgorithmConfig:
     advantage: str = setting(
         "group",
         "Against the prompt's other samples: group (GRPO), rloo, opo, maxrl; against a moving mean "
-        "of all rewards: baseline (REINFORCE); per token: returns (Monte Carlo, REINFORCE++), gae "
-        "(with a critic, PPO).",
-        choices=(*GROUP_ADVANTAGES, "baseline", "returns", "gae"),
+        "of all rewards: baseline (REINFORCE); against a greedy answer: remax; per token: returns "
+        "(Monte Carlo, REINFORCE++), gae (with a critic, PPO).",
+        choices=(*GROUP_ADVANTAGES, "baseline", "remax", "returns", "gae"),
     )
     normalize_by_std: bool = setting(
         True, "Divide group advantages by the group's standard deviation."
@@ -175,6 +175,11 @@ class AlgorithmConfig:
     critic_warmup_steps: int = setting(
         0, "Steps at the start in which only the critic learns.", unit="steps", minimum=0
     )
+
+    @property
+    def num_greedy(self) -> int:
+        """Greedy answers to every prompt, beside `samples_per_prompt`; they are not trained on."""
+        return int(self.advantage == "remax")
 
     @property
     def corrects_gap(self) -> bool:

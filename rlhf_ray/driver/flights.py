@@ -44,12 +44,14 @@ class Flights:
         rewards: RewardPool,
         watch: Watch,
         samples_per_prompt: int,
+        num_greedy: int,
         timeout_s: float,
     ) -> None:
         self._generators = generators
         self._rewards = rewards
         self._watch = watch
         self._samples_per_prompt = samples_per_prompt
+        self._num_greedy = num_greedy
         self._timeout_s = timeout_s
         self._engine_load = [0] * len(generators.names)
         self._worker_load = [0] * len(rewards.names)
@@ -72,7 +74,7 @@ class Flights:
             batch=batch,
             prompt=prompt,
             worker=_least_loaded(self._engine_load),
-            samples=tuple(range(self._samples_per_prompt)),
+            samples=tuple(range(self._samples_per_prompt + self._num_greedy)),
             parts=[],
             retried=False,
             scoring=False,
@@ -138,7 +140,11 @@ class Flights:
             self._score_or_retry(flight, call.payload, signal)
             return None
         self._worker_load[flight.worker] -= 1
-        return Landing(batch=flight.batch, prompt=flight.prompt, group=call.payload, summary=signal)
+        # Greedy answers come last; they are a baseline and no rollouts.
+        summary = signal.of_first(self._samples_per_prompt)
+        return Landing(
+            batch=flight.batch, prompt=flight.prompt, group=call.payload, summary=summary
+        )
 
     def _score_or_retry(
         self, flight: _Flight, group: Any, failures: Sequence[SampleFailure]

@@ -34,6 +34,7 @@ class PipelineSettings:
     num_steps: int
     prompts_per_step: int
     samples_per_prompt: int
+    num_greedy: int = 0
     max_staleness: int
     generate_timeout_s: float
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
@@ -63,6 +64,7 @@ class RolloutPipeline:
             rewards=rewards,
             watch=watch,
             samples_per_prompt=settings.samples_per_prompt,
+            num_greedy=settings.num_greedy,
             timeout_s=settings.generate_timeout_s,
         )
         self._budget = failure_budget

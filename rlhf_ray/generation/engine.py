@@ -18,10 +18,8 @@ from rlhf_ray.generation.requirements import check_vllm
 from rlhf_ray.generation.results import (
     FinishedSample,
     IncompleteSets,
-    expand_spans,
-    kept_by_engine,
+    finished_sample,
     make_group,
-    response_text,
 )
 from rlhf_ray.generation.sampling import (
     num_returned,
@@ -46,6 +44,7 @@ class GenerationEngine:
         generation, model: settings; `model.path` is a folder or a hub name.
         engine_index: which of the run's engines this is, for messages and CPU places.
         max_sequence_tokens: longest prompt and response together.
+        greedy_from: samples of a prompt from this index on are greedy answers.
         request_timeout_s: time limit of one request from the moment vLLM has it.
     """
 
@@ -56,12 +55,14 @@ class GenerationEngine:
         model: ModelConfig,
         engine_index: int,
         max_sequence_tokens: int,
+        greedy_from: int,
         request_timeout_s: float,
     ) -> None:
         self._generation = generation
         self._model = model
         self._index = engine_index
         self._max_sequence_tokens = max_sequence_tokens
+        self._greedy_from = greedy_from
         self._timeout_s = request_timeout_s
         self._started = contextlib.ExitStack()
         # What samples right now, one task for each response, and for which prompt.
@@ -141,6 +142,7 @@ class GenerationEngine:
                     self._generation,
                     seed=sample_seed(prompt.seed, sample_index),
                     vocab_size=self._vocab_size,
+                    greedy=sample_index >= self._greedy_from,
                 ),
                 order=(prompt.stream_index, sample_index),
             )
@@ -249,7 +251,12 @@ class GenerationEngine:
             output = await self._requests.result(submission)
             completion = output.outputs[0]
             if completion.finish_reason in ("stop", "length"):
-                return self._finished(sample_index, completion)
+                return finished_sample(
+                    sample_index,
+                    completion,
+                    decode=lambda tokens: self._tokenizer.decode(tokens, skip_special_tokens=True),
+                    width=1 + num_returned(self._generation.top_k, vocab_size=self._vocab_size),
+                )
             message = f"engine {self._index} ended it with {completion.finish_reason!r}"
         except (RequestFailed, IncompleteSets) as error:
             message = str(error)
@@ -262,31 +269,6 @@ class GenerationEngine:
             message = f"engine {self._index} did not finish it within {self._timeout_s:g} s"
         return SampleFailure(
             prompt_id=prompt.prompt_id, sample_index=sample_index, kind=kind, message=message
-        )
-
-    def _finished(self, sample_index: int, completion: Any) -> FinishedSample:
-        token_ids = tuple(completion.token_ids)
-        # The sampled token of each position, and the likeliest ones behind it.
-        width = 1 + num_returned(self._generation.top_k, vocab_size=self._vocab_size)
-        flat, num_entries = completion.logprobs, len(token_ids) * width
-        spans = [(span.version, span.start, span.end) for span in completion.weight_versions]
-        # None at the end of text and at the limit, a token id at another stop token.
-        reason = completion.stop_reason
-        text = response_text(
-            lambda tokens: self._tokenizer.decode(tokens, skip_special_tokens=True),
-            token_ids,
-            reason if isinstance(reason, str) else None,
-        )
-        return FinishedSample(
-            sample_index=sample_index,
-            token_ids=token_ids,
-            logprobs=tuple(flat.logprobs[:num_entries:width]),
-            kept_token_ids=kept_by_engine(
-                flat.token_ids[:num_entries], flat.logprobs[:num_entries], width
-            ),
-            versions=expand_spans(spans, len(token_ids)),
-            text=text,
-            finish_reason=completion.finish_reason,
         )
 
     async def _score(self, submission: Submission) -> list[float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -161,4 +162,38 @@ def make_group(
         rewards=torch.zeros(0, dtype=torch.float64),
         reward_parts={},
         failures=tuple(failures),
+    )
+
+
+def finished_sample(
+    sample_index: int,
+    completion: Any,
+    *,
+    decode: Callable[[Sequence[int]], str],
+    width: int,
+) -> FinishedSample:
+    """What vLLM's `CompletionOutput` says of a sample that finished.
+
+    Args:
+        width: log-probabilities of each position: of the sampled token, and of the likeliest
+            ones behind it.
+
+    Raises:
+        IncompleteSets: more tokens could have been sampled than the engine told.
+    """
+    token_ids = tuple(completion.token_ids)
+    flat, num_entries = completion.logprobs, len(token_ids) * width
+    spans = [(span.version, span.start, span.end) for span in completion.weight_versions]
+    # None at the end of text and at the limit, a token id at another stop token.
+    reason = completion.stop_reason
+    return FinishedSample(
+        sample_index=sample_index,
+        token_ids=token_ids,
+        logprobs=tuple(flat.logprobs[:num_entries:width]),
+        kept_token_ids=kept_by_engine(
+            flat.token_ids[:num_entries], flat.logprobs[:num_entries], width
+        ),
+        versions=expand_spans(spans, len(token_ids)),
+        text=response_text(decode, token_ids, reason if isinstance(reason, str) else None),
+        finish_reason=completion.finish_reason,
     )

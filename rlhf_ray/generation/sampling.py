@@ -35,14 +35,15 @@ def num_returned(top_k: int, *, vocab_size: int) -> int:
 
 
 def sampling_arguments(
-    generation: GenerationConfig, *, seed: int, vocab_size: int
+    generation: GenerationConfig, *, seed: int, vocab_size: int, greedy: bool = False
 ) -> dict[str, Any]:
     """Arguments of vLLM's `SamplingParams` for one sample.
 
     Log-probabilities of sampled tokens come back under the sampling distribution, because the
     engine runs with `logprobs_mode="processed_logprobs"`: after temperature, top-k, top-p and
     min-p, normalised over the tokens that these leave. With a `top_k` those of the likeliest
-    tokens come too: the finite ones are what was sampled from.
+    tokens come too: the finite ones are what was sampled from. A greedy answer samples from the
+    likeliest token alone.
 
     Raises:
         ValueError: the temperature is one that vLLM would change.
@@ -57,9 +58,9 @@ def sampling_arguments(
         "n": 1,
         "seed": seed,
         "temperature": temperature,
-        "top_p": generation.top_p,
-        "top_k": generation.top_k,
-        "min_p": generation.min_p,
+        "top_p": 1.0 if greedy else generation.top_p,
+        "top_k": 1 if greedy else generation.top_k,
+        "min_p": 0.0 if greedy else generation.min_p,
         "max_tokens": generation.max_response_tokens,
         "min_tokens": generation.min_response_tokens,
         "ignore_eos": generation.ignore_eos,

@@ -28,6 +28,7 @@ def make_pipeline(config: Config, system: System, prompts: PromptSet) -> Rollout
             num_steps=config.num_steps,
             prompts_per_step=config.prompts_per_step,
             samples_per_prompt=config.samples_per_prompt,
+            num_greedy=config.algorithm.num_greedy,
             max_staleness=config.max_staleness,
             generate_timeout_s=config.deadlines.generate_s,
             sampling=config.sampling,

@@ -47,7 +47,7 @@ def solve(config: Config, *, seed: int) -> float:
     algorithm = config.algorithm
     policy, watch = BanditPolicy(algorithm), InProcessWatch()
     critic = BanditCritic(algorithm) if config.needs_critic else None
-    engines = BanditEngines(policy.table.weights)
+    engines = BanditEngines(policy.table.weights, greedy_from=config.samples_per_prompt)
     loop = Loop(
         pipeline=_pipeline(config, engines, watch, seed),
         scorers=Scorers(
@@ -102,6 +102,7 @@ def _pipeline(
             num_steps=config.num_steps,
             prompts_per_step=config.prompts_per_step,
             samples_per_prompt=config.samples_per_prompt,
+            num_greedy=config.algorithm.num_greedy,
             max_staleness=config.max_staleness,
             generate_timeout_s=_TIMEOUT_S,
             sampling=config.sampling,

@@ -110,8 +110,9 @@ class BanditEngines:
 
     names = (MemberName(role="generator", rank=0),)
 
-    def __init__(self, weights: Tensor) -> None:
+    def __init__(self, weights: Tensor, *, greedy_from: int) -> None:
         self._weights = weights.detach().clone()
+        self._greedy_from = greedy_from
         self._version = 0
 
     def generate(self, engine: int, prompt: Prompt, sample_indices: tuple[int, ...]) -> Call:
@@ -142,7 +143,8 @@ class BanditEngines:
         generator = torch.Generator().manual_seed(prompt.seed + index)
         first = (prompt.token_ids[0] - FIRST_PROMPT_TOKEN) * NUM_POSITIONS
         probabilities = self._weights[first : first + NUM_POSITIONS].softmax(dim=1)
-        tokens = torch.multinomial(probabilities, 1, generator=generator)[:, 0].tolist()
+        drawn = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
+        tokens = (drawn if index < self._greedy_from else probabilities.argmax(dim=1)).tolist()
         if tokens[0] == END:
             return [*prompt.token_ids, END]
         rest = tokens[1:2] if tokens[1] == END else tokens[1:]
@@ -250,11 +252,9 @@ class BanditCritic:
         self._algorithm = algorithm
 
     def score(self, groups: Sequence[RolloutGroup], num_tokens: Sequence[int]) -> list[Call]:
-        values = []
+        values, table = [], self.table.weights.detach()[:, 0]
         for group in groups:
-            rows = self.table.weights.detach()[
-                states(group.token_ids, group.lengths, group.loss_mask), 0
-            ]
+            rows = table[states(group.token_ids, group.lengths, group.loss_mask)]
             kept = torch.where(group.loss_mask, rows, 0.0).float()
             values.append(TokenValues(prompt_id=group.prompt.prompt_id, values=kept))
         return [done("critic", 0, payload=values)]

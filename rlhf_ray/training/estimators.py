@@ -15,6 +15,7 @@ from rlhf_ray.algorithms.maxrl import maxrl_advantages
 from rlhf_ray.algorithms.moving_baseline import baseline_advantages
 from rlhf_ray.algorithms.opo import opo_advantages
 from rlhf_ray.algorithms.ragged import count_by_segment, spread_over_tokens, sum_by_segment
+from rlhf_ray.algorithms.remax import remax_advantages
 from rlhf_ray.algorithms.returns import returns_to_go
 from rlhf_ray.algorithms.rewards import discount_by_position, sample_rewards, token_rewards
 from rlhf_ray.algorithms.rloo import rloo_advantages
@@ -70,6 +71,12 @@ def _maxrl(rewards: Tensor, batch: RolloutBatch, *_: object) -> Tensor:
     return maxrl_advantages(rewards, batch.group_sizes)
 
 
+def _remax(rewards: Tensor, batch: RolloutBatch, *_: object) -> Tensor:
+    """0 on the greedy answer itself, the last sample of its group."""
+    greedy = rewards[~batch.trained]
+    return remax_advantages(rewards, greedy, batch.group_sizes)
+
+
 def _baseline(
     rewards: Tensor, _: RolloutBatch, __: AlgorithmConfig, coefficients: Coefficients
 ) -> Tensor:
@@ -100,6 +107,7 @@ OF_SAMPLES: dict[str, _OfSamples] = {
     "opo": _opo,
     "maxrl": _maxrl,
     "baseline": _baseline,
+    "remax": _remax,
 }
 OF_TOKENS: dict[str, _OfTokens] = {"returns": _returns, "gae": _gae}
 

@@ -90,11 +90,11 @@ def build_experience(
     """
     _assert_inputs(algorithm, coefficients, reference=reference, values=values, old=old)
     groups, shaping = shape_groups(groups, control)
-    batch = flatten_groups(groups, reference=reference, values=values, old=old)
+    batch = flatten_groups(groups, algorithm.num_greedy, reference, values, old)
     estimated = estimate_advantages(batch, algorithm=algorithm, coefficients=coefficients)
     estimated = weigh_tasks(estimated, batch, control)
     weighed = corrected(batch, algorithm) if algorithm.corrects_gap else uncorrected(batch)
-    steps = _split_steps(batch.lengths.shape[0], algorithm, seed=seed, step=step)
+    steps = _split_steps(batch, algorithm, seed=seed, step=step)
     assert len(steps) == 1 or not old_is_current, "after an optimiser step the current one is new"
     chosen = [
         _choose(weighed.batch, estimated, rows, algorithm, seed=_seed("chosen", seed, step, number))
@@ -132,14 +132,15 @@ def _assert_inputs(
 
 
 def _split_steps(
-    num_samples: int, algorithm: AlgorithmConfig, *, seed: int, step: int
+    batch: RolloutBatch, algorithm: AlgorithmConfig, *, seed: int, step: int
 ) -> list[list[int]]:
     """The samples of every optimiser step; every epoch has a permutation of its own."""
+    trained = batch.trained.nonzero()[:, 0].tolist()
     steps = []
     for epoch in range(algorithm.num_epochs):
         epoch_seed = _seed("mini-batches of", seed, step, epoch)
-        steps += split_mini_batches(num_samples, algorithm.num_mini_batches, epoch_seed)
-    return steps
+        steps += split_mini_batches(len(trained), algorithm.num_mini_batches, epoch_seed)
+    return [[trained[place] for place in rows] for rows in steps]
 
 
 def _seed(purpose: str, seed: int, step: int, number: int) -> int:

@@ -18,6 +18,7 @@ class RolloutBatch:
 
     Attributes:
         token_ids [N] int64, lengths [S] int64, loss_mask [N] bool: ragged samples.
+        trained [S] bool: False on greedy answers, which are a baseline only.
         group_sizes [G] int64: samples per group, none of them 0.
         tasks [S]: name of each sample's task.
         rewards [S] float64: as scored, not clipped.
@@ -31,6 +32,7 @@ class RolloutBatch:
     token_ids: Tensor
     lengths: Tensor
     loss_mask: Tensor
+    trained: Tensor
     group_sizes: Tensor
     tasks: tuple[str, ...]
     rewards: Tensor
@@ -43,7 +45,7 @@ class RolloutBatch:
 
 def flatten_groups(
     groups: Sequence[RolloutGroup],
-    *,
+    num_greedy: int,
     reference: Sequence[TokenValues] | None,
     values: Sequence[TokenValues] | None,
     old: Sequence[TokenValues] | None,
@@ -51,6 +53,9 @@ def flatten_groups(
     """Groups in any order, and what the roles computed for them, as one flat batch.
 
     A group without a sample (all of them failed) has nothing to train on and is left out.
+
+    Args:
+        num_greedy: samples at the end of every group that are greedy answers.
     """
     ordered = sorted(
         (group for group in groups if group.num_samples), key=lambda g: g.prompt.stream_index
@@ -58,7 +63,12 @@ def flatten_groups(
     assert ordered, "no group has a sample"
     for group in ordered:
         assert group.is_scored, f"the group of prompt {group.prompt.prompt_id} is not scored"
+    trained = torch.tensor(
+        [i < group.num_samples - num_greedy for group in ordered for i in range(group.num_samples)]
+    )
+    lengths = torch.cat([group.lengths for group in ordered])
     mask = torch.cat([group.loss_mask for group in ordered])
+    mask = mask & torch.repeat_interleave(trained, lengths)
     rewards = torch.cat([group.rewards for group in ordered]).double()
     assert bool(torch.isfinite(rewards).all()), "a reward is not finite; it should be a failure"
 
@@ -80,8 +90,9 @@ def flatten_groups(
     unused = torch.zeros_like(generator)
     return RolloutBatch(
         token_ids=torch.cat([group.token_ids for group in ordered]),
-        lengths=torch.cat([group.lengths for group in ordered]),
+        lengths=lengths,
         loss_mask=mask,
+        trained=trained,
         group_sizes=torch.tensor([group.num_samples for group in ordered]),
         tasks=tuple(group.prompt.source for group in ordered for _ in range(group.num_samples)),
         rewards=rewards,

@@ -90,6 +90,7 @@ async def answers_of(model: Path) -> list[float]:
         model=settings,
         engine_index=0,
         max_sequence_tokens=64,
+        greedy_from=1_000,
         request_timeout_s=60.0,
     )
     await engine.start()

@@ -23,6 +23,7 @@ from rlhf_ray.records import Prompt, RolloutGroup
 
 MAX_SEQUENCE_TOKENS = 1000
 REQUEST_TIMEOUT_S = 6.0
+GREEDY_FROM = 1000
 # The tiny models have 0.3 MB: five buckets or so.
 BUCKET_BYTES = 64 * 1024
 VOCABULARY = 300
@@ -54,6 +55,7 @@ class StartedEngine:
             model=ModelConfig(path=str(folder)),
             engine_index=0,
             max_sequence_tokens=MAX_SEQUENCE_TOKENS,
+            greedy_from=GREEDY_FROM,
             request_timeout_s=REQUEST_TIMEOUT_S,
         )
         self._loop = asyncio.new_event_loop()

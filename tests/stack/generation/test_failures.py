@@ -217,6 +217,7 @@ def start_with(folder, **settings) -> None:
         model=ModelConfig(path=str(folder)),
         engine_index=0,
         max_sequence_tokens=MAX_SEQUENCE_TOKENS,
+        greedy_from=1_000,
         request_timeout_s=1.0,
     )
     asyncio.run(engine.start())

@@ -195,3 +195,17 @@ class TestGae:
         same = [make_group(0, [[T], [T]], [2.0, 2.0], token_ids=[1, 2])]
         values = [as_values(same[0], torch.tensor([0.0, 1.0]))]
         assert build(same, algorithm, values=values).metrics["value/explained_variance"] == 0.0
+
+
+class TestGreedyAnswers:
+    def test_are_a_baseline_and_are_not_trained_on(self):
+        groups = [
+            make_group(0, [[F, T, T], [F, T], [F, T]], [1.0, 3.0, 2.0]),
+            make_group(1, [[F, T], [F, T]], [0.5, 0.25]),
+        ]
+        experience = only(build(groups, AlgorithmConfig(advantage="remax")))
+        # The last of every group is greedy: 2.0 and 0.25.
+        assert experience.lengths.shape[0] == 3
+        assert sorted(experience.advantages[experience.loss_mask].tolist()) == [-1, -1, 0.25, 1]
+        assert experience.num_loss_tokens == 4
+        assert experience.num_sequences == 3
