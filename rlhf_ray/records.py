@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -178,12 +179,16 @@ class GroupSummary:
 class TokenValues:
     """A per-token quantity of one group, computed by a scoring role.
 
-    `values [N]` float32 is aligned with the group's tokens: a log-probability or
-    a value estimate on sampled tokens, 0.0 elsewhere.
+    Attributes:
+        values [N] float32: aligned with the group's tokens: a log-probability or a value
+            estimate on sampled tokens, 0.0 elsewhere.
+        after [G] float32: value of the state after each sample's last token, 0.0 where the
+            answer is over; [0] where nobody asked for it.
     """
 
     prompt_id: str
     values: Tensor
+    after: Tensor = field(default_factory=lambda: torch.zeros(0))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -39,6 +39,11 @@ class AlgorithmConfig:
     )
     gamma: float = setting(1.0, "Discount per token.", above=0, maximum=1)
     gae_lambda: float = setting(0.95, "GAE lambda.", minimum=0, maximum=1)
+    bootstrap_truncated: bool = setting(
+        False,
+        "GAE: an answer that was cut off at the limit goes on with the critic's value, instead of "
+        "ending there.",
+    )
     whiten_advantages: bool = setting(
         False, "Shift and scale advantages to mean 0 and variance 1 over the global batch."
     )

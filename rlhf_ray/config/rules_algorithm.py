@@ -109,6 +109,15 @@ def _whitening(config: Config) -> Iterator[str]:
         )
 
 
+def _bootstrap(config: Config) -> Iterator[str]:
+    if config.algorithm.bootstrap_truncated and not config.needs_critic:
+        yield (
+            f"algorithm.bootstrap_truncated=true: algorithm.advantage="
+            f"{config.algorithm.advantage} has no critic to ask; set it to false, or use "
+            f"algorithm=ppo"
+        )
+
+
 def _keys(*names: str) -> tuple[str, ...]:
     return tuple(f"algorithm.{name}" for name in names)
 
@@ -155,6 +164,11 @@ ALGORITHM_RULES: tuple[Rule, ...] = (
             "old_policy",
         ),
         problems=_correction,
+    ),
+    Rule(
+        about="`algorithm.bootstrap_truncated` needs `algorithm.advantage=gae`.",
+        keys=_keys("bootstrap_truncated", "advantage"),
+        problems=_bootstrap,
     ),
     Rule(
         about="`algorithm.whiten_per_task` needs `algorithm.whiten_advantages`.",

@@ -16,7 +16,7 @@ from rlhf_ray.training.layout import MicroBatch
 from rlhf_ray.training.objective import Objective, value_objective
 from rlhf_ray.training.role import TrainedRole
 from rlhf_ray.training.row_layout import row_layout
-from rlhf_ray.training.scoring import score_groups
+from rlhf_ray.training.scoring import score_groups, score_states
 from rlhf_ray.training.train_step import run_update
 
 
@@ -70,8 +70,9 @@ class Critic(TrainedRole):
         self._started = TrainEngine(module, self._settings, total_steps=self._total_optimizer_steps)
 
     def score(self, groups: Sequence[RolloutGroup]) -> list[TokenValues]:
-        """Values of the sampled tokens of this rank's groups."""
-        return score_groups(self._forward, groups, layout=self._layout)
+        """Values of the sampled tokens of this rank's groups, and after them where configured."""
+        score = score_states if self._algorithm.bootstrap_truncated else score_groups
+        return score(self._forward, groups, layout=self._layout)
 
     def update(self, experiences: Sequence[Experience]) -> dict[str, float]:
         """One optimiser step for each experience; metrics over all ranks.

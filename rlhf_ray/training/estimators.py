@@ -98,6 +98,8 @@ def _gae(rewards: Tensor, batch: RolloutBatch, algorithm: AlgorithmConfig) -> tu
         batch.loss_mask,
         gamma=algorithm.gamma,
         gae_lambda=algorithm.gae_lambda,
+        # 0 unless the critic was asked for it.
+        bootstrap=batch.after,
     )
 
 

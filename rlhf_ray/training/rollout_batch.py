@@ -27,6 +27,7 @@ class RolloutBatch:
         kept_token_ids [N, K] int32: as in `RolloutGroup`.
         reference_logprobs [N]: 0.0 off the mask, and everywhere without a reference.
         values [N]: the critic's, 0.0 off the mask, and everywhere without a critic.
+        after [S]: its value after each answer; 0.0 where that is over, or nobody asked.
     """
 
     token_ids: Tensor
@@ -41,6 +42,7 @@ class RolloutBatch:
     old_logprobs: Tensor
     reference_logprobs: Tensor
     values: Tensor
+    after: Tensor
 
 
 def flatten_groups(
@@ -101,4 +103,16 @@ def flatten_groups(
         old_logprobs=generator if old is None else joined("learner", old),
         reference_logprobs=unused if reference is None else joined("reference", reference),
         values=unused if values is None else joined("critic", values),
+        after=_after(ordered, values or []),
+    )
+
+
+def _after(groups: Sequence[RolloutGroup], values: Sequence[TokenValues]) -> Tensor:
+    by_prompt = {item.prompt_id: item.after for item in values}
+    parts = [by_prompt.get(group.prompt.prompt_id, torch.zeros(0)) for group in groups]
+    return torch.cat(
+        [
+            part if part.numel() else torch.zeros(group.num_samples)
+            for group, part in zip(groups, parts, strict=True)
+        ]
     )

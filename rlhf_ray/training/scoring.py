@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from rlhf_ray.kept_tokens import join_kept, whole_vocabulary
+from rlhf_ray.kept_tokens import NO_TOKEN, join_kept, whole_vocabulary
 from rlhf_ray.records import RolloutGroup, TokenValues
 from rlhf_ray.training.layout import MicroBatch
 from rlhf_ray.training.ranks import reduce_over_ranks, training_device
@@ -41,6 +42,58 @@ def score_groups(
         TokenValues(prompt_id=group.prompt.prompt_id, values=part.clone())
         for group, part in zip(groups, parts, strict=True)
     ]
+
+
+def score_states(
+    predict: Predict, groups: Sequence[RolloutGroup], *, layout: RowLayout
+) -> list[TokenValues]:
+    """As `score_groups`, with the value of the state after each answer that was cut off.
+
+    That state is scored as if one more token had been sampled; which one does not matter, because
+    a value is that of what precedes the token.
+    """
+    longer = replace(layout, max_tokens=layout.max_tokens + 1)
+    scored = score_groups(predict, [_with_one_more(group) for group in groups], layout=longer)
+    return [_split_off(group, values) for group, values in zip(groups, scored, strict=True)]
+
+
+def _with_one_more(group: RolloutGroup) -> RolloutGroup:
+    """The group with a made-up token behind every answer that was cut off."""
+    cut = _is_cut_off(group)
+    places = group.lengths.cumsum(0)[cut]
+    parts = {
+        name: _insert(getattr(group, name), places, made_up)
+        for name, made_up in (
+            ("token_ids", 0),
+            ("loss_mask", True),
+            ("generator_logprobs", 0.0),
+            ("weight_versions", 0),
+            ("kept_token_ids", NO_TOKEN),
+        )
+    }
+    return replace(group, **parts, lengths=group.lengths + cut.long())
+
+
+def _split_off(group: RolloutGroup, scored: TokenValues) -> TokenValues:
+    cut = _is_cut_off(group)
+    last = ((group.lengths + cut.long()).cumsum(0) - 1)[cut]
+    is_own = torch.ones(scored.values.shape[0], dtype=torch.bool)
+    is_own[last] = False
+    after = torch.zeros(group.num_samples)
+    after[cut] = scored.values[last]
+    return TokenValues(prompt_id=scored.prompt_id, values=scored.values[is_own], after=after)
+
+
+def _is_cut_off(group: RolloutGroup) -> Tensor:
+    return torch.tensor([reason == "length" for reason in group.finish_reasons], dtype=torch.bool)
+
+
+def _insert(values: Tensor, places: Tensor, made_up: float) -> Tensor:
+    """The values [N, ...] with `made_up` before each place [P], which may be the end."""
+    parts = values.tensor_split(places.tolist())
+    extra = values.new_full((1, *values.shape[1:]), made_up)
+    joined = [piece for part in parts[:-1] for piece in (part, extra)]
+    return torch.cat([*joined, parts[-1]])
 
 
 @torch.no_grad()

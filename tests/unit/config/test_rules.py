@@ -386,6 +386,13 @@ CASES = [
         ["algorithm.old_policy=learner"],
     ),
     (
+        "bootstrap without a critic",
+        [],
+        ["algorithm.bootstrap_truncated=true"],
+        ["algorithm.bootstrap_truncated=true", "advantage=group", "algorithm=ppo"],
+        ["algorithm.advantage=gae"],
+    ),
+    (
         "whitening per task alone",
         [],
         ["algorithm.whiten_per_task=true"],
