@@ -164,8 +164,13 @@ def _difference(decoder: Any) -> str:
 
     def hidden(layout: str) -> Tensor:
         rows = RowLayout(setting=layout, costs=_NO_COSTS, max_tokens=1 << 30)
-        everything = (token_ids, lengths, mask, whole_vocabulary(token_ids.shape[0]))
-        batch = rows.lay_out(*(part.to(device) for part in everything), (0, 1, 2))
+        batch = rows.lay_out(
+            token_ids.to(device),
+            lengths.to(device),
+            mask.to(device),
+            whole_vocabulary(token_ids.shape[0]).to(device),
+            (0, 1, 2),
+        )
         inputs = decoder_inputs(decoder, batch.input_ids, batch.packing)
         states = decoder(**inputs, use_cache=False).last_hidden_state
         return states.flatten(0, 1)[batch.hidden_index].double()
