@@ -44,7 +44,7 @@ MALFORMED_CONFIGURATIONS = [
     ("unknown recipe", ["recipe=demmo"], ["recipe=demmo", "did you mean recipe=demo?", "gpu_7b"]),
     ("unknown stage", [DEMO, "stage=plam"], ["stage=plam", "did you mean stage=plan?"]),
     ("unknown placement", [DEMO, "placement=shared"], ["colocated, disaggregated"]),
-    ("unknown algorithm", [DEMO, "algorithm=dqn"], ["algorithm=dqn", "grpo, ppo"]),
+    ("unknown algorithm", [DEMO, "algorithm=dqn"], ["algorithm=dqn", "grpo, gspo", "opo, ppo"]),
     ("value for a group", [DEMO, "critic=3"], ["critic=3", "critic.num_ranks=..."]),
     # Forms that are not understood.
     ("no value", [DEMO, "num_steps"], ["num_steps: is not of the form key=value"]),
