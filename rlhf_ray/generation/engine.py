@@ -215,8 +215,7 @@ class GenerationEngine:
     async def load_bucket(self, bucket: WeightBucket) -> None:
         """Take over one bucket; its memory may be reused when this returns.
 
-        The workers may still be loading it then: an error of theirs shows at the next call.
-        """
+        Workers may load it later: an error of theirs shows at the next call."""
         await self._answer(self._sender.send(bucket))
 
     async def finish_update(self, version: int) -> None:

@@ -101,9 +101,8 @@ def _choose_device(on_gpu: bool) -> None:
 def _skip_shared_memory_op() -> None:
     """Keep DeepSpeed from compiling an operator that nothing here uses.
 
-    deepspeed 0.19.8, comm/torch.py: `TorchBackend` builds `deepspeed_shm_comm` on a CPU, which
-    takes 100 s at first use. Only `inference_all_reduce` (tensor-parallel inference) calls it, and
-    falls back to the process group without it. Can go when the operator is built on demand.
+    deepspeed 0.19.8, comm/torch.py: `TorchBackend` builds `deepspeed_shm_comm` on a CPU, in 100 s.
+    Only tensor-parallel inference calls it. Can go when the operator is built on demand.
     """
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 

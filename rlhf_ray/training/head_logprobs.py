@@ -97,25 +97,18 @@ def chunked(head: Head, inputs: HeadInputs) -> tuple[Tensor, Tensor]:
         wanted = -(-elements // _CHUNK_ELEMENTS[device.type])
     num_chunks = largest_over_ranks(wanted, device)
 
-    def compute(
-        hidden: Tensor,
-        targets: Tensor,
-        kept_token_ids: Tensor,
-        memory: list[Tensor] | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    def compute(hidden: Tensor, targets: Tensor, kept_token_ids: Tensor) -> tuple[Tensor, Tensor]:
         logits, places = among_kept(head.logits(hidden), targets, kept_token_ids)
         return token_logprobs(
             logits,
             places,
             inputs.temperature,
             entropy_gradient=inputs.entropy_gradient,
-            memory=memory,
         )
 
     def recomputed(*rows: Tensor) -> tuple[Tensor, Tensor]:
-        # The softmax is computed once: the second time takes from the list. Nothing here draws
-        # random numbers.
-        return checkpoint(compute, *rows, [], use_reentrant=False, preserve_rng_state=False)
+        # Nothing here draws random numbers.
+        return checkpoint(compute, *rows, use_reentrant=False, preserve_rng_state=False)
 
     run = recomputed if num_chunks > 1 and torch.is_grad_enabled() else compute
     chunks = zip(

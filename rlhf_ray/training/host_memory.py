@@ -15,8 +15,9 @@ def keep_freed_memory() -> None:
 
     Activations and gradients are freed and allocated anew in every micro-batch. glibc maps each
     large tensor by itself and unmaps it when it is freed, so that every page of it is zeroed by
-    the system at its next use: 180,000 page faults and up to a fifth of the time of an update of
-    SmolLM2-135M. The process keeps its largest size in return. Other C libraries are left alone.
+    the system at its next use: about 600,000 page faults and 4.5 of 20 seconds in an update of
+    SmolLM2-135M (docs/benchmarks.md). The process keeps its largest size in return. Other C
+    libraries are left alone.
     """
     if platform.libc_ver()[0] != "glibc":
         return

@@ -21,7 +21,6 @@ def token_logprobs(
     temperature: float,
     *,
     entropy_gradient: bool = False,
-    memory: list[Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of each target and entropy of each distribution.
 
@@ -34,8 +33,6 @@ def token_logprobs(
         logits [M, V]: -inf excludes a token. targets [M] int64.
         entropy_gradient: give the entropy a gradient too; costs some more passes over the logits
             in the backward pass.
-        memory: an empty list is filled with what there is per row; with a filled one (the same
-            logits, computed again for the backward pass) the softmax is not computed again.
 
     Returns:
         logprobs [M], with gradient, and entropy [M].
@@ -45,8 +42,7 @@ def token_logprobs(
         f"{list(targets.shape)} targets for {list(logits.shape)} logits"
     )
     assert temperature > 0, f"temperature is {temperature}"
-    memory = [] if memory is None else memory
-    return _TokenLogprobs.apply(logits, targets, temperature, entropy_gradient, memory)
+    return _TokenLogprobs.apply(logits, targets, temperature, entropy_gradient)
 
 
 class _TokenLogprobs(torch.autograd.Function):
@@ -63,12 +59,8 @@ class _TokenLogprobs(torch.autograd.Function):
         targets: Tensor,
         temperature: float,
         entropy_gradient: bool,
-        memory: list[Tensor],
     ) -> tuple[Tensor, Tensor]:
-        if not memory:
-            memory.extend(_row_statistics(logits, targets, temperature))
-        # Copies, because what is returned becomes a part of the graph.
-        normalizer, chosen, entropy = memory[0], memory[1].clone(), memory[2].clone()
+        normalizer, chosen, entropy = _row_statistics(logits, targets, temperature)
         ctx.save_for_backward(logits, targets, normalizer, entropy)
         ctx.temperature, ctx.entropy_gradient = temperature, entropy_gradient
         if not entropy_gradient:
@@ -76,7 +68,7 @@ class _TokenLogprobs(torch.autograd.Function):
         return chosen, entropy
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:
         """With z the scaled logits, p their softmax and H the entropy:
 
         d logprob / d z_j = (1 if j is the target else 0) - p_j
@@ -97,7 +89,7 @@ class _TokenLogprobs(torch.autograd.Function):
                 gradient = logprobs.exp_().mul_(-scale)
             gradient.scatter_add_(1, targets[rows, None], scale)
             grad_logits[rows] = gradient
-        return grad_logits, None, None, None, None
+        return grad_logits, None, None, None
 
 
 def _row_statistics(

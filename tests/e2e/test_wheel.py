@@ -97,12 +97,15 @@ def test_unit_tests_pass_from_another_folder(python, tmp_path):
             tmp_path / "tests" / "unit" / name,
             ignore=shutil.ignore_patterns("__pycache__"),
         )
-    # One of them compares it with what the installed dataclasses generate.
+    # Compared with what the installed dataclasses generate, and with the methods there are.
     (tmp_path / "docs").mkdir()
-    shutil.copy(REPOSITORY / "docs" / "configuration.md", tmp_path / "docs")
+    for name in ("configuration.md", "algorithms.md"):
+        shutil.copy(REPOSITORY / "docs" / name, tmp_path / "docs")
     (tmp_path / "conftest.py").write_text(_CONFTEST)
     (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --import-mode=importlib\n")
-    report = _run([str(python), "-m", "pytest", "-q", "tests"], cwd=tmp_path)
+    report = _run(
+        [str(python), "-m", "pytest", "-q", "tests"], cwd=tmp_path, timeout_s=_INSTALL_TIMEOUT_S
+    )
     assert " passed" in report
     assert "skipped" not in report
 

@@ -10,7 +10,7 @@ the loss of log-probabilities and their backward pass, without the decoder.
 from __future__ import annotations
 
 import json
-import resource
+import re
 import sys
 import time
 
@@ -57,14 +57,17 @@ def forward_and_backward(name: str, head: Head, inputs: HeadInputs) -> None:
 def peak_bytes(name: str) -> int:
     """The most memory that this process has held, less what it held before."""
     head, inputs = make()
-    before = resident_bytes()
+    before = memory_bytes("VmRSS")
     forward_and_backward(name, head, inputs)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    return memory_bytes("VmHWM") - before
 
 
-def resident_bytes() -> int:
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[1]) * resource.getpagesize()
+def memory_bytes(field: str) -> int:
+    """A field of /proc/self/status; its peak, unlike getrusage's, leaves out the parent's."""
+    with open("/proc/self/status", encoding="ascii") as file:
+        found = re.search(rf"^{field}:\s+(\d+) kB$", file.read(), re.MULTILINE)
+    assert found is not None, field
+    return int(found[1]) * 1024
 
 
 def seconds(repeats: int) -> dict[str, list[float]]:

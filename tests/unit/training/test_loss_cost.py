@@ -1,8 +1,9 @@
-"""Memory of the loss against the plain form, in processes of their own."""
+"""Memory and time of the loss against the plain form, in processes of their own."""
 
 from __future__ import annotations
 
 import json
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -33,3 +34,10 @@ def test_peak_memory_is_at_most_a_quarter():
     # All logits and the gradient of them, at the least: the measurement has seen them.
     assert plain > 2 * 4096 * 49_152 * 4
     assert chunked <= plain / 4, f"{chunked / 2**20:.0f} MiB, and {plain / 2**20:.0f} plainly"
+
+
+@pytest.mark.slow
+def test_time_is_at_most_1_4_times_the_plain_forms():
+    seconds = measured("time", "2")
+    chunked, plain = (statistics.median(seconds[name]) for name in ("chunked", "plain"))
+    assert chunked <= 1.4 * plain, seconds
