@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rlhf_ray.algorithms.checks import assert_lengths, assert_no_gradient, assert_token_tensors
 from rlhf_ray.algorithms.policy_loss import PolicyLoss
-from rlhf_ray.algorithms.ragged import count_by_segment, segment_ids
+from rlhf_ray.algorithms.ragged import sequence_means
 from rlhf_ray.algorithms.ratio import Ratio
 
 
@@ -37,18 +37,11 @@ def gmpo_loss(
     assert_token_tensors(mask, log_ratio=ratio.log_ratio, advantages=advantages)
     assert_lengths(lengths, mask.shape[0])
     assert_no_gradient(advantages=advantages)
-    segments = segment_ids(lengths)
-    counts = count_by_segment(mask, lengths).clamp(min=1)
-
-    def means(values: Tensor) -> Tensor:
-        sums = values.new_zeros(lengths.shape[0]).index_add(0, segments, values)
-        return torch.where(mask, (sums / counts)[segments], 0.0)
-
-    advantages = means(torch.where(mask, advantages, 0.0))
+    advantages = sequence_means(advantages, lengths, mask)
     above = (advantages > 0) & (ratio.log_ratio.detach() > clip_high)
     below = (advantages < 0) & (ratio.log_ratio.detach() < -clip_low)
     clipped = torch.where(above, clip_high, torch.where(below, -clip_low, ratio.log_ratio))
-    geometric = means(clipped).exp()
+    geometric = sequence_means(clipped, lengths, mask).exp()
     return PolicyLoss(
         per_token=-geometric * advantages,
         ratio=torch.where(mask, geometric.detach(), 1.0),

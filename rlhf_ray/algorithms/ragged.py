@@ -37,6 +37,25 @@ def count_by_segment(mask: Tensor, lengths: Tensor) -> Tensor:
     return counts.index_add(0, segment_ids(lengths), mask.long())
 
 
+def sequence_means(values: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
+    """The mean over a sequence's masked tokens on each of them, 0 elsewhere; with gradient.
+
+    Args:
+        values [N]: not read off the mask. lengths [S] summing to N, mask [N] bool.
+
+    Returns:
+        [N], dtype of `values`.
+    """
+    assert_token_tensors(mask, values=values)
+    assert_lengths(lengths, mask.shape[0])
+    segments = segment_ids(lengths)
+    # Inputs are masked, not the result: 0 * NaN in the backward pass would be NaN.
+    kept = torch.where(mask, values, 0.0)
+    sums = values.new_zeros(lengths.shape[0]).index_add(0, segments, kept)
+    means = sums / count_by_segment(mask, lengths).clamp(min=1)
+    return torch.where(mask, means[segments], 0.0)
+
+
 def spread_over_tokens(per_sample: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
     """Give every masked token its sample's value and every other token 0.
 

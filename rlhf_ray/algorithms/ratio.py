@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rlhf_ray.algorithms.checks import assert_lengths, assert_no_gradient, assert_token_tensors
-from rlhf_ray.algorithms.ragged import count_by_segment, segment_ids
+from rlhf_ray.algorithms.ragged import sequence_means
 
 _LEVELS = ("token", "sequence", "sequence_token")
 
@@ -63,7 +63,7 @@ def probability_ratio(
     log_ratio = torch.where(mask, logprobs - old_logprobs, 0.0)
     exponent = log_ratio
     if level != "token":
-        exponent = _sequence_means(log_ratio, lengths, mask)
+        exponent = sequence_means(log_ratio, lengths, mask)
     if level == "sequence_token":
         exponent = exponent.detach() + log_ratio - log_ratio.detach()
     return Ratio(
@@ -71,14 +71,3 @@ def probability_ratio(
         ratio=exponent.clamp(-log_ratio_clamp, log_ratio_clamp).exp(),
         clamped=exponent.detach().abs() > log_ratio_clamp,
     )
-
-
-def _sequence_means(values: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
-    """The mean over the sequence's masked tokens on each of them, 0 elsewhere: [N], with gradient.
-
-    `values` is 0 off the mask.
-    """
-    segments = segment_ids(lengths)
-    sums = values.new_zeros(lengths.shape[0]).index_add(0, segments, values)
-    means = sums / count_by_segment(mask, lengths).clamp(min=1)
-    return torch.where(mask, means[segments], 0.0)
