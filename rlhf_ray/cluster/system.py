@@ -15,8 +15,7 @@ from rlhf_ray.cluster.resources import ResourcePlan
 from rlhf_ray.cluster.runtime import reserved
 from rlhf_ray.cluster.supervisor import Member, Supervisor
 from rlhf_ray.config.run import Config
-from rlhf_ray.config.training import TrainingConfig
-from rlhf_ray.training.experience import RankPlan
+from rlhf_ray.training.rank_plan import rank_plan
 from rlhf_ray.training.sample_control import SampleControl
 
 
@@ -112,8 +111,8 @@ def _blueprint(role: str, config: Config) -> tuple[type, dict[str, Any]]:
             actors.Builder,
             {
                 "algorithm": config.algorithm,
-                "learner": _rank_plan(config.training),
-                "critic": _rank_plan(config.critic) if config.needs_critic else None,
+                "learner": rank_plan(config.training),
+                "critic": rank_plan(config.critic) if config.needs_critic else None,
                 "old_is_current": config.old_is_current,
                 "seed": config.seed,
                 "control": _sample_control(config),
@@ -121,14 +120,6 @@ def _blueprint(role: str, config: Config) -> tuple[type, dict[str, Any]]:
         ),
     }
     return blueprints[role]
-
-
-def _rank_plan(settings: TrainingConfig) -> RankPlan:
-    return RankPlan(
-        num_ranks=settings.num_ranks,
-        max_tokens_per_micro_batch=settings.max_tokens_per_micro_batch,
-        layout=settings.layout,
-    )
 
 
 def _sample_control(config: Config) -> SampleControl:

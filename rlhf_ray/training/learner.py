@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,7 +25,7 @@ from rlhf_ray.training.objective import Objective, policy_objective
 from rlhf_ray.training.role import TrainedRole
 from rlhf_ray.training.row_layout import row_layout
 from rlhf_ray.training.scoring import score_groups, score_tokens
-from rlhf_ray.training.train_step import run_update
+from rlhf_ray.training.train_step import Part, run_update
 
 
 class Learner(TrainedRole):
@@ -132,7 +133,7 @@ class Learner(TrainedRole):
         if self._algorithm.kl_placement == "reward":
             coefficients = dataclasses.replace(coefficients, kl=0.0)
 
-        def compute(experience: Experience, batch: MicroBatch, number: int) -> Objective:
+        def compute(number: int, experience: Experience, batch: MicroBatch) -> Objective:
             logprobs, entropy = self._forward(
                 batch, self._temperature, entropy_gradient=coefficients.entropy > 0
             )
@@ -147,13 +148,17 @@ class Learner(TrainedRole):
                 compare_with_generator=number == 0,
             )
 
-        result = run_update(self._engine, experiences, compute, self._layout)
+        steps = [
+            [Part(samples=experience, compute=partial(compute, number))]
+            for number, experience in enumerate(experiences)
+        ]
+        result = run_update(self._engine, steps, self._layout)
         return {
             **result.means,
             **result.maxima,
             "policy/grad_norm": result.grad_norm,
             "policy/learning_rate": result.learning_rate,
-            "tokens/trained": float(result.num_tokens),
+            "tokens/trained": float(sum(e.num_loss_tokens for e in experiences)),
         }
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
