@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rlhf_ray.cluster import actors
@@ -68,7 +68,7 @@ def _blueprint(role: str, config: Config) -> tuple[type, dict[str, Any]]:
     """The actor class of a role, and what its worker is built from: its own part only."""
     policy_steps = max(1, config.num_steps - config.algorithm.critic_warmup_steps)
     ranked: dict[str, Any] = {
-        "model": config.model,
+        "model": replace(config.model, head_kernel=config.head_kernel),
         "seed": config.seed,
         # Collective operations give up a little before the driver does, and say which one.
         "timeout_s": 0.9 * max(config.deadlines.update_s, config.deadlines.start_s),

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlhf_ray.models.loading import ScalarHeadModel
-from rlhf_ray.training.head_logprobs import Head, HeadInputs, head_kernel
+from rlhf_ray.training.head_kernels import head_kernel
+from rlhf_ray.training.head_logprobs import Head, HeadInputs
 from rlhf_ray.training.layout import Packing
 from rlhf_ray.training.packing import decoder_inputs
 
@@ -30,7 +31,7 @@ class PolicyForward(nn.Module):
     """Log-probabilities of chosen tokens under a causal language model.
 
     Args:
-        kernel: what computes them from hidden states; see `head_logprobs`.
+        kernel: what computes them from hidden states; see `head_kernels`.
 
     Raises:
         ValueError: the kernel does not know such a model, or is not installed.

@@ -168,3 +168,19 @@ def test_choices_and_values_are_told_apart():
     assert request.choices == (("algorithm", "ppo"), ("recipe", "null"))
     assert request.values == (("algorithm.gamma", 0.9),)
     assert problems == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "kernel"),
+    [
+        (["recipe=demo"], "chunked"),
+        (["recipe=gpu_7b"], "auto"),
+        (["recipe=gpu_7b", "generation.top_k=20"], "chunked"),
+        (["recipe=gpu_7b", "reference.zero_stage=3", "algorithm.kl_coefficient=0.1"], "chunked"),
+        (["recipe=gpu_70b"], "chunked"),
+        (["recipe=gpu_7b", "model.head_kernel=liger"], "liger"),
+        (["recipe=gpu_7b", "model.head_kernel=chunked"], "chunked"),
+    ],
+)
+def test_the_fused_head_is_for_runs_that_it_can_serve(overrides, kernel):
+    assert read_config(overrides).head_kernel == kernel
