@@ -184,11 +184,14 @@ class TokenValues:
             estimate on sampled tokens, 0.0 elsewhere.
         after [G] float32: value of the state after each sample's last token, 0.0 where the
             answer is over; [0] where nobody asked for it.
+        kept_logprobs [N, K] float32: log-probabilities of all kept tokens of the group, -inf where
+            there is none and off the mask; [0, 0] where nobody asked for them.
     """
 
     prompt_id: str
     values: Tensor
     after: Tensor = field(default_factory=lambda: torch.zeros(0))
+    kept_logprobs: Tensor = field(default_factory=lambda: torch.zeros(0, 0))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -223,6 +226,8 @@ class Experience:
         num_loss_tokens: GLOBAL count of masked tokens over all ranks of this step.
         num_sequences: GLOBAL count of samples with at least one masked token.
         num_positive_tokens: GLOBAL count of masked tokens with an advantage above 0.
+        reference_kept_logprobs [N, K] float32: of all kept tokens, under the reference, -inf
+            where there is none; [N, 0] where the penalty needs the sampled tokens alone.
         old_is_current: the policy has not changed since `old_logprobs` were due, so the loss
             takes the current log-probabilities, detached, in their place.
     """
@@ -243,6 +248,7 @@ class Experience:
     num_loss_tokens: int
     num_sequences: int
     num_positive_tokens: int
+    reference_kept_logprobs: Tensor
     old_is_current: bool
 
     def __post_init__(self) -> None:
@@ -260,6 +266,8 @@ class Experience:
         ):
             _check_shape(name, getattr(self, name), (num_tokens,))
         _check_kept(self.kept_token_ids, num_tokens)
+        width = self.reference_kept_logprobs.shape[-1]
+        _check_shape("reference_kept_logprobs", self.reference_kept_logprobs, (num_tokens, width))
         if int(self.lengths.sum()) != num_tokens:
             raise ValueError(f"lengths sum to {int(self.lengths.sum())}, not {num_tokens} tokens")
         rows = sorted(row for batch in self.micro_batches for row in batch)

@@ -106,7 +106,15 @@ def _blueprint(role: str, config: Config) -> tuple[type, dict[str, Any]]:
                 "total_optimizer_steps": config.total_optimizer_steps,
             },
         ),
-        "reference": (actors.Reference, {**ranked, **sampled, "reference": config.reference}),
+        "reference": (
+            actors.Reference,
+            {
+                **ranked,
+                **sampled,
+                "reference": config.reference,
+                "of_all_kept": config.algorithm.kl_estimator == "full",
+            },
+        ),
         "builder": (
             actors.Builder,
             {

@@ -197,6 +197,7 @@ def _build_step(
                 num_loss_tokens=int(sampled.sum()),
                 num_sequences=int((sampled > 0).sum()),
                 num_positive_tokens=int(positive[torch.tensor(samples)].sum()),
+                reference_kept_logprobs=batch.reference_kept_logprobs[tokens],
                 old_is_current=old_is_current,
             )
         )

@@ -70,6 +70,7 @@ class PolicyForward(nn.Module):
         kept_token_ids: Tensor,
         packing: Packing | None = None,
         entropy_gradient: bool = False,
+        of_all_kept: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """The head runs on the hidden states that predict a target, and on no others.
 
@@ -79,6 +80,7 @@ class PolicyForward(nn.Module):
             input_ids [B, T], hidden_index [M], targets [M], kept_token_ids [M, K], packing:
                 see `MicroBatch`.
             entropy_gradient: the entropy gets a gradient too, for a loss that contains it.
+            of_all_kept: log-probabilities [M, K] of all kept tokens, instead of the targets'.
 
         Returns:
             logprobs [M], with gradient, and entropy [M]; both of the softmax of
@@ -92,6 +94,7 @@ class PolicyForward(nn.Module):
                 kept_token_ids=kept_token_ids,
                 temperature=temperature,
                 entropy_gradient=entropy_gradient,
+                of_all_kept=of_all_kept,
             )
         )
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from rlhf_ray.training.ranks import largest_over_ranks
-from rlhf_ray.training.token_logprobs import among_kept, token_logprobs
+from rlhf_ray.training.token_logprobs import among_kept, kept_logprobs, token_logprobs
 
 # Logits of one chunk. More chunks cost more: every one adds a gradient of the size of the head's
 # weight to the sum. On a GPU half a gigabyte of bfloat16.
@@ -35,6 +35,8 @@ class HeadInputs:
         kept_token_ids [M, K] int32: see `MicroBatch`.
         temperature: divides the logits.
         entropy_gradient: the entropy has a gradient too.
+        of_all_kept: log-probabilities [M, K] of all kept tokens are asked for, and not those of
+            the targets; K > 0.
     """
 
     hidden: Tensor
@@ -42,6 +44,7 @@ class HeadInputs:
     kept_token_ids: Tensor
     temperature: float
     entropy_gradient: bool
+    of_all_kept: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,7 +69,7 @@ class Head:
         return self.scale(self.module(hidden))
 
 
-# Log-probabilities [M] with gradient, and entropies [M], with one where it is asked for.
+# Log-probabilities [M] or [M, K], with gradient, and entropies [M], with one where asked for.
 HeadKernel = Callable[[HeadInputs], tuple[Tensor, Tensor]]
 
 
@@ -86,6 +89,9 @@ def chunked(head: Head, inputs: HeadInputs) -> tuple[Tensor, Tensor]:
     num_chunks = largest_over_ranks(wanted, device)
 
     def compute(hidden: Tensor, targets: Tensor, kept_token_ids: Tensor) -> tuple[Tensor, Tensor]:
+        if inputs.of_all_kept:
+            logits = head.logits(hidden)
+            return kept_logprobs(logits, targets, kept_token_ids, inputs.temperature)
         logits, places = among_kept(head.logits(hidden), targets, kept_token_ids)
         return token_logprobs(
             logits,
