@@ -27,7 +27,9 @@ def assert_token_tensors(mask: Tensor, **tensors: Tensor) -> None:
 def assert_integers(name: str, tensor: Tensor, shape: Sequence[int]) -> None:
     """Assert that `tensor` is int64 and has this shape."""
     fits = tensor.dtype == torch.int64 and tuple(tensor.shape) == tuple(shape)
-    assert fits, f"{name} must be torch.int64 {list(shape)}, not {tensor.dtype} {list(tensor.shape)}"
+    assert fits, (
+        f"{name} must be torch.int64 {list(shape)}, not {tensor.dtype} {list(tensor.shape)}"
+    )
 
 
 def assert_flags(name: str, tensor: Tensor, shape: Sequence[int]) -> None:

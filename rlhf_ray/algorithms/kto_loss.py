@@ -29,8 +29,8 @@ class KtoLoss:
 def mismatched_answers(num_answers: int) -> Tensor:
     """Which answer to put after each prompt for the KL estimate: [S] int64, shifted by one.
 
-    Prompt i gets answer i - 1 and the first prompt the last answer, as in TRL and in the paper's
-    code. Neighbours must have different prompts, or the answer is no mismatch.
+    Prompt i gets answer i - 1 and the first prompt the last answer, as in TRL. Neighbours must
+    have different prompts, or the answer is no mismatch.
     """
     assert num_answers >= 2, f"{num_answers} answers cannot be mismatched"
     return torch.arange(num_answers).roll(1)
@@ -80,13 +80,13 @@ def kto_loss(
         loss = undesirable_weight * (1 - sigmoid(beta * (z0 - log ratio)))    of a bad one
 
     Ethayarajh et al. 2024, KTO: Model Alignment as Prospect Theoretic Optimization,
-    arXiv:2402.01306, equation 8 and section 4.1: z0 estimates the KL divergence, is not
-    differentiated, and is one number for the whole batch.
+    arXiv:2402.01306, section 4: z0 estimates the KL divergence, is not differentiated, and is
+    one number for the whole batch.
 
-    Conventions: weights are of the answer and not normalised: the loss is the mean over ALL
-    answers of the optimiser step, as in TRL and OpenRLHF. The paper balances them so that
-    desirable_weight * number of good answers is 1 to 4/3 of undesirable_weight * number of bad
-    ones.
+    Conventions: the weights are not normalised: the loss is the sum over all answers of the
+    optimiser step divided by their number, as in TRL and OpenRLHF. TRL warns where
+    desirable_weight * number of good answers is not 1 to 4/3 times undesirable_weight * number
+    of bad ones; here the caller chooses.
 
     Args:
         logprobs [S]: summed over each answer's tokens, with gradient; reference_logprobs [S]:

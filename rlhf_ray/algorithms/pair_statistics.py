@@ -22,7 +22,7 @@ def correct_pairs(difference: Tensor, mask: Tensor) -> Tensor:
     """
     assert_token_tensors(mask, difference=difference)
     kept = difference.detach()
-    # By comparison and not by the sign, which hides a NaN: it is neither right nor a tie.
+    # By comparison and not by the sign, which takes a NaN for a tie.
     correct = torch.where(kept > 0, 1.0, torch.where(kept == 0, 0.5, 0.0)).to(difference.dtype)
     return torch.where(mask, correct, 0.0)
 
@@ -37,7 +37,7 @@ def calibration_bins(difference: Tensor, mask: Tensor, *, num_bins: int) -> Tens
 
     Conventions: sigmoid(difference) itself cannot be binned against outcomes, because in the
     order (chosen, rejected) every outcome is 1. Binning both orders of every pair over [0, 1]
-    in 2 x `num_bins` bins gives the same error as this.
+    in 2 x `num_bins` bins gives the same error as this. A NaN makes the error NaN.
 
     Args:
         difference [P]: reward of the chosen less that of the rejected answer, without margin;
@@ -51,7 +51,7 @@ def calibration_bins(difference: Tensor, mask: Tensor, *, num_bins: int) -> Tens
     kept = difference.detach()[mask].double()
     confidence = torch.sigmoid(kept.abs())
     outcome = correct_pairs(kept, torch.ones_like(kept, dtype=torch.bool))
-    places = ((2.0 * confidence - 1.0) * num_bins).long().clamp(max=num_bins - 1)
+    places = ((2.0 * confidence - 1.0) * num_bins).long().clamp(0, num_bins - 1)
     rows = torch.stack((torch.ones_like(kept), confidence, outcome), dim=1)
     return rows.new_zeros(num_bins, 3).index_add(0, places, rows)
 

@@ -86,10 +86,10 @@ def preference_loss(
     Provably Robust DPO, arXiv:2403.00409, unbiased under flipped labels; Azar et al. 2023, A
     General Theoretical Paradigm to Understand Learning from Human Preferences (IPO),
     arXiv:2310.12036, equation 17, where beta is called tau; Zhao et al. 2023, SLiC-HF,
-    arXiv:2305.10425, with the reference of Liu et al. 2023, RSO, arXiv:2309.06657, equation 8.
+    arXiv:2305.10425, with the reference of Liu et al. 2023, RSO, arXiv:2309.06657.
 
     `divide_by_length` divides every log ratio by the answer's number of tokens: the
-    length-normalised DPO of Lambert et al. 2024, Tulu 3, arXiv:2411.15124, equation 6. With
+    length-normalised DPO of Lambert et al. 2024, Tulu 3, arXiv:2411.15124. With
     reference log-probabilities of 0 it is SimPO without its margin (Meng et al. 2024,
     arXiv:2405.14734).
 

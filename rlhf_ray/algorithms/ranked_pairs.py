@@ -7,7 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rlhf_ray.algorithms.checks import assert_integers, assert_lengths, assert_token_tensors
+from rlhf_ray.algorithms.checks import (
+    assert_integers,
+    assert_lengths,
+    assert_no_gradient,
+    assert_token_tensors,
+)
 from rlhf_ray.algorithms.ragged import segment_ids
 from rlhf_ray.algorithms.reduce import masked_mean
 
@@ -82,5 +87,6 @@ def pair_share(values: Tensor, weights: Tensor, mask: Tensor, global_count: int)
         a scalar, in float64.
     """
     assert_token_tensors(mask, values=values, weights=weights)
+    assert_no_gradient(weights=weights)
     kept = torch.where(mask, values.double(), 0.0)
     return masked_mean(kept * torch.where(mask, weights.double(), 0.0), mask, global_count)

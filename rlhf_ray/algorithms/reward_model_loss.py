@@ -41,11 +41,11 @@ def reward_model_loss(
         loss = -log sigmoid(r_chosen - r_rejected - margin) + centering * (r_chosen + r_rejected)^2
 
     Bradley and Terry 1952, as a reward model's loss in Christiano et al. 2017, Deep
-    Reinforcement Learning from Human Preferences, arXiv:1706.03741, equation 1, and Stiennon et
-    al. 2020, Learning to summarize from human feedback, arXiv:2009.01325, section 3.4. The
+    Reinforcement Learning from Human Preferences, arXiv:1706.03741, section 2.2.3, and Stiennon
+    et al. 2020, Learning to summarize from human feedback, arXiv:2009.01325, section 3.4. The
     margin, larger where the preference is clearer: Touvron et al. 2023, Llama 2,
     arXiv:2307.09288, equation 2. The centring, which settles the constant that differences
-    leave open: Eisenstein et al. 2023, Helping or Herding?, arXiv:2312.09244, section 2.
+    leave open: Eisenstein et al. 2023, Helping or Herding?, arXiv:2312.09244.
 
     For rankings of more than two answers take the rewards at the places of `ranked_pairs`.
 
