@@ -12,6 +12,10 @@ F64 = torch.float64
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}
 
 
+def every(count: int) -> Tensor:
+    return torch.ones(count, dtype=torch.bool)
+
+
 @st.composite
 def columns(draw, count: int, low: float = -12.0, high: float = 12.0):
     """A mask and `count` columns beside it; none, one and ties are likely."""
