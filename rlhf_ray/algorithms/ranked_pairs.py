@@ -88,5 +88,6 @@ def pair_share(values: Tensor, weights: Tensor, mask: Tensor, global_count: int)
     """
     assert_token_tensors(mask, values=values, weights=weights)
     assert_no_gradient(weights=weights)
-    kept = torch.where(mask, values.double(), 0.0)
-    return masked_mean(kept * torch.where(mask, weights.double(), 0.0), mask, global_count)
+    # The weights are masked too: 0 * NaN in the backward pass would be NaN.
+    weighted = values.double() * torch.where(mask, weights.double(), 0.0)
+    return masked_mean(weighted, mask, global_count)

@@ -184,6 +184,7 @@ class TestShare:
     def test_any_split_adds_up_to_the_whole(self, drawn, seed):
         mask, *rows = drawn
         values, weights = (poisoned(row, mask) for row in rows)
+        values.requires_grad_()
         kept = torch.tensor(mask, dtype=torch.bool)
         count = int(kept.sum())
         whole = pair_share(values, weights, kept, count)
@@ -194,6 +195,12 @@ class TestShare:
             for a, b in cuts(len(mask), seed)
         ]
         assert math.fsum(pieces) == pytest.approx(whole.item(), rel=1e-9, abs=1e-9)
+        whole.backward()
+        gradient = [
+            w / max(count, 1) if keep else 0.0 for w, keep in zip(rows[1], mask, strict=True)
+        ]
+        assert values.grad is not None
+        assert values.grad.tolist() == pytest.approx(gradient, rel=1e-12)
 
     def test_float32_losses_are_added_in_float64(self):
         values = torch.full((3,), 1e8)
