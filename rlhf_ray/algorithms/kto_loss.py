@@ -99,7 +99,8 @@ def kto_loss(
     assert_no_gradient(reference_logprobs=reference_logprobs)
     assert_flags("desirable", desirable, mask.shape)
     assert beta > 0, f"beta is {beta}"
-    reference_point = max(0.0, mean_log_ratio)
+    # Not max(), which takes 0 of 0 and NaN.
+    reference_point = 0.0 if mean_log_ratio < 0 else mean_log_ratio
     wide = torch.promote_types(logprobs.dtype, torch.float32)
     # Masked before the loss: 0 * NaN in the backward pass would be NaN.
     log_ratio = torch.where(mask, logprobs.to(wide) - reference_logprobs.to(wide), 0.0)

@@ -157,6 +157,8 @@ class TestKto:
     def test_a_trained_nan_is_not_hidden(self):
         result = kto(torch.tensor([math.nan]), torch.zeros(1), every(1), every(1), 0.0)
         assert math.isnan(result.per_answer.item())
+        result = kto(torch.zeros(1), torch.zeros(1), every(1), every(1), math.nan)
+        assert math.isnan(result.per_answer.item())
 
     def test_refuses_what_does_not_fit(self):
         two = torch.zeros(2)
