@@ -1,4 +1,24 @@
-"""Learning from pairs without a reward model: DPO, cDPO, robust DPO, IPO, hinge."""
+"""Learning from pairs without a reward model: DPO, cDPO, robust DPO, IPO, hinge.
+
+    gap     = log(policy / reference)(chosen) - log(policy / reference)(rejected)
+    sigmoid = -(1 - e) * log sigmoid(beta * gap) - e * log sigmoid(-beta * gap)
+    robust  = [-(1 - e) * log sigmoid(beta * gap) + e * log sigmoid(-beta * gap)] / (1 - 2e)
+    ipo     = (gap - 1 / (2 * beta))^2
+    hinge   = max(0, 1 - beta * gap)
+
+with e the label smoothing: the probability that a label is flipped. In this order: Rafailov
+et al. 2023, Direct Preference Optimization, arXiv:2305.18290, equation 7, and with e > 0 the
+conservative DPO of Mitchell 2023, https://ericmitchell.ai/cdpo.pdf; Chowdhury et al. 2024,
+Provably Robust DPO, arXiv:2403.00409, unbiased under flipped labels; Azar et al. 2023, A
+General Theoretical Paradigm to Understand Learning from Human Preferences (IPO),
+arXiv:2310.12036, equation 17, where beta is called tau; Zhao et al. 2023, SLiC-HF,
+arXiv:2305.10425, with the reference of Liu et al. 2023, RSO, arXiv:2309.06657.
+
+`divide_by_length` divides every log ratio by the answer's number of tokens: the
+length-normalised DPO of Lambert et al. 2024, Tulu 3, arXiv:2411.15124. With
+reference log-probabilities of 0 it is SimPO without its margin (Meng et al. 2024,
+arXiv:2405.14734).
+"""
 
 from __future__ import annotations
 
@@ -72,26 +92,7 @@ def preference_loss(
     label_smoothing: float = 0.0,
     divide_by_length: bool = False,
 ) -> PreferenceLoss:
-    """Loss per pair of the gap between the log ratios of its two answers.
-
-        gap     = log(policy / reference)(chosen) - log(policy / reference)(rejected)
-        sigmoid = -(1 - e) * log sigmoid(beta * gap) - e * log sigmoid(-beta * gap)
-        robust  = [-(1 - e) * log sigmoid(beta * gap) + e * log sigmoid(-beta * gap)] / (1 - 2e)
-        ipo     = (gap - 1 / (2 * beta))^2
-        hinge   = max(0, 1 - beta * gap)
-
-    with e the label smoothing: the probability that a label is flipped. In this order: Rafailov
-    et al. 2023, Direct Preference Optimization, arXiv:2305.18290, equation 7, and with e > 0 the
-    conservative DPO of Mitchell 2023, https://ericmitchell.ai/cdpo.pdf; Chowdhury et al. 2024,
-    Provably Robust DPO, arXiv:2403.00409, unbiased under flipped labels; Azar et al. 2023, A
-    General Theoretical Paradigm to Understand Learning from Human Preferences (IPO),
-    arXiv:2310.12036, equation 17, where beta is called tau; Zhao et al. 2023, SLiC-HF,
-    arXiv:2305.10425, with the reference of Liu et al. 2023, RSO, arXiv:2309.06657.
-
-    `divide_by_length` divides every log ratio by the answer's number of tokens: the
-    length-normalised DPO of Lambert et al. 2024, Tulu 3, arXiv:2411.15124. With
-    reference log-probabilities of 0 it is SimPO without its margin (Meng et al. 2024,
-    arXiv:2405.14734).
+    """Loss per pair of the gap between the log ratios of its two answers: see the module.
 
     Conventions: "ipo" sums over the tokens as equation 17 and OpenRLHF do, and divides as TRL
     does with `divide_by_length`. "sigmoid" with label smoothing is OpenRLHF's; TRL reads it for

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 F64 = torch.float64
-CLOSE = {"rtol": 1e-9, "atol": 1e-9}
 
 
 def every(count: int) -> Tensor:
@@ -35,3 +34,8 @@ def cuts(length: int, seed: int) -> list[tuple[int, int]]:
     generator = torch.Generator().manual_seed(seed)
     inner = torch.randint(0, length + 1, (3,), generator=generator).sort().values.tolist()
     return list(itertools.pairwise([0, *inner, length]))
+
+
+def assert_close(found: Tensor, expected: list[float]) -> None:
+    """Equal to 1e-9, with the dtype and shape of `expected` in float64."""
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=F64), rtol=1e-9, atol=1e-9)

@@ -13,7 +13,7 @@ from torch import Tensor
 from rlhf_ray.algorithms.kto_loss import KtoLoss, kto_loss, log_ratio_share, mismatched_answers
 from rlhf_ray.algorithms.reduce import masked_mean
 from tests.unit.algorithms import preference_ground_truth as truth
-from tests.unit.algorithms.pair_cases import CLOSE, F64, columns, cuts, every, poisoned
+from tests.unit.algorithms.pair_cases import F64, assert_close, columns, cuts, every, poisoned
 
 
 def kto(logprobs: Tensor, reference: Tensor, good: Tensor, mask: Tensor, mean: float) -> KtoLoss:
@@ -67,11 +67,8 @@ class TestKto:
             truth.kto_loss(ratio, flag, point, beta=0.4, weights=(1.25, 0.5)) if keep else 0.0
             for ratio, flag, keep in zip(ratios, good, mask, strict=True)
         ]
-        torch.testing.assert_close(
-            result.per_answer.detach(), torch.tensor(expected, dtype=F64), **CLOSE
-        )
-        rewards = torch.tensor([0.4 * ratio for ratio in ratios], dtype=F64)
-        torch.testing.assert_close(result.rewards, rewards, **CLOSE)
+        assert_close(result.per_answer.detach(), expected)
+        assert_close(result.rewards, [0.4 * ratio for ratio in ratios])
         assert not result.rewards.requires_grad
         assert result.reference_point == point
         result.per_answer.sum().backward()

@@ -13,7 +13,7 @@ from torch import Tensor
 from rlhf_ray.algorithms.preference_loss import PreferenceLoss, preference_loss
 from rlhf_ray.algorithms.reduce import masked_mean
 from tests.unit.algorithms import preference_ground_truth as truth
-from tests.unit.algorithms.pair_cases import CLOSE, F64, columns, cuts, every, poisoned
+from tests.unit.algorithms.pair_cases import F64, assert_close, columns, cuts, every, poisoned
 
 VARIANTS = [
     ("sigmoid", 0.0),
@@ -111,7 +111,7 @@ class TestPreferenceLoss:
             (result.chosen_rewards, [beta * ratio for ratio in ratios[0]]),
             (result.rejected_rewards, [beta * ratio for ratio in ratios[1]]),
         ):
-            torch.testing.assert_close(found, torch.tensor(expected, dtype=F64), **CLOSE)
+            assert_close(found, expected)
         assert result.correct.tolist() == outcomes
         assert not result.chosen_rewards.requires_grad
         assert not result.rejected_rewards.requires_grad

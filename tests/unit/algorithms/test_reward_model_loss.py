@@ -13,7 +13,7 @@ from torch import Tensor
 from rlhf_ray.algorithms.ranked_pairs import pair_share, ranked_pairs
 from rlhf_ray.algorithms.reward_model_loss import reward_model_loss
 from tests.unit.algorithms import preference_ground_truth as truth
-from tests.unit.algorithms.pair_cases import CLOSE, F64, columns, cuts, every, poisoned
+from tests.unit.algorithms.pair_cases import F64, assert_close, columns, cuts, every, poisoned
 
 
 def zeros(count: int) -> Tensor:
@@ -64,9 +64,7 @@ class TestPairs:
             truth.reward_model_loss(*row, centering) if keep else 0.0
             for row, keep in zip(zip(*rows, strict=True), mask, strict=True)
         ]
-        torch.testing.assert_close(
-            result.per_pair.detach(), torch.tensor(expected, dtype=F64), **CLOSE
-        )
+        assert_close(result.per_pair.detach(), expected)
         differences = [a - b for a, b in zip(rows[0], rows[1], strict=True)]
         torch.testing.assert_close(result.difference, expected_or_zero(differences, mask))
         outcomes = [truth.outcome(difference) for difference in differences]
