@@ -37,10 +37,16 @@ def dpo(
     lengths: list[Tensor] | None = None,
 ) -> PreferenceLoss:
     """Of the policy's chosen and rejected answers and the reference's; divided given lengths."""
+    chosen, rejected, reference_chosen, reference_rejected = logprobs
     ones = torch.ones_like(mask, dtype=torch.int64)
+    chosen_lengths, rejected_lengths = lengths or [ones, ones]
     return preference_loss(
-        *logprobs,
-        *(lengths or [ones, ones]),
+        chosen,
+        rejected,
+        reference_chosen,
+        reference_rejected,
+        chosen_lengths,
+        rejected_lengths,
         mask,
         variant=variant,
         beta=beta,

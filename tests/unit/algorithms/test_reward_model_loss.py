@@ -59,10 +59,10 @@ class TestPairs:
         chosen, rejected, margins = (poisoned(row, mask) for row in rows)
         leaves = chosen.requires_grad_(), rejected.requires_grad_()
         kept = torch.tensor(mask, dtype=torch.bool)
-        result = reward_model_loss(*leaves, margins, kept, centering=centering)
+        result = reward_model_loss(chosen, rejected, margins, kept, centering=centering)
         expected = [
-            truth.reward_model_loss(*row, centering) if keep else 0.0
-            for row, keep in zip(zip(*rows, strict=True), mask, strict=True)
+            truth.reward_model_loss(a, b, margin, centering) if keep else 0.0
+            for a, b, margin, keep in zip(*rows, mask, strict=True)
         ]
         assert_close(result.per_pair.detach(), expected)
         differences = [a - b for a, b in zip(rows[0], rows[1], strict=True)]
