@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from tests.stack.training.mixture import losses_of_texts, with_texts
 from tests.stack.training.rank import Rank
 from tests.stack.training.scenarios import (
     critic_resume,
@@ -60,6 +61,9 @@ SCENARIOS: dict[int, dict[str, Scenario]] = {
         "in_chunks": in_chunks,
         "of_sequences": of_sequences,
         "kept_tokens": lambda r: in_chunks(r, kept=True),
+        "with_texts": with_texts,
+        "texts_learnt": lambda r: losses_of_texts(r, coefficient=1.0),
+        "texts_only_measured": lambda r: losses_of_texts(r, coefficient=1e-9),
         **{
             f"{layout}_{role}": lambda r, layout=layout, role=role: rows_of_a_batch(
                 r, getattr(r, role), layout=layout
@@ -90,6 +94,7 @@ SCENARIOS: dict[int, dict[str, Scenario]] = {
         ),
         "of_sequences": lambda r: of_sequences(r, zero_stage=2),
         "kept_tokens_zero_3": lambda r: in_chunks(r, kept=True, zero_stage=3),
+        **_stages("with_texts", with_texts, (0, 1, 2, 3)),
         **_stages("two_steps", two_steps, (0, 1, 2, 3)),
         **_stages("bfloat16", two_steps, (0, 1, 2, 3), dtype="bfloat16"),
         **_stages("offload_optimizer", two_steps, (1, 2, 3), offload_optimizer=True),
