@@ -23,6 +23,7 @@ from rlhf_ray.records import (
     RolloutGroup,
     SampleFailure,
 )
+from rlhf_ray.supervised import SupervisedSamples
 
 # Ranks of one role, in order, and where rank 0 listens.
 Address = tuple[str, int]
@@ -150,9 +151,12 @@ class Learner(_Trained):
         return self._worker.score_sequences(sequences)
 
     def update(
-        self, experiences: Sequence[Experience], coefficients: Coefficients
+        self,
+        experiences: Sequence[Experience],
+        texts: Sequence[SupervisedSamples],
+        coefficients: Coefficients,
     ) -> dict[str, float]:
-        return self._worker.update(experiences, coefficients=coefficients)
+        return self._worker.update(experiences, texts=texts, coefficients=coefficients)
 
     def weight_buckets(self, bucket_bytes: int) -> Iterator[Any]:
         """A stream of signals and buckets; the rank that is asked gives the weights away."""

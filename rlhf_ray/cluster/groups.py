@@ -141,11 +141,22 @@ class TrainedRanks(Ranks):
 class Learners(TrainedRanks):
     """All ranks of the learner."""
 
-    def update(self, experiences: Sequence[Any], *, coefficients: Coefficients) -> list[Call]:
-        """`experiences`: a reference per rank. Signal: metrics, the same on every rank."""
+    def update(
+        self, experiences: Sequence[Any], *, texts: Sequence[Any], coefficients: Coefficients
+    ) -> list[Call]:
+        """One update of the policy.
+
+        Args:
+            experiences: a reference per rank.
+            texts: per rank, its texts of every optimiser step, or none. As an argument of their
+                own they travel like any large one: Ray stores them once and passes a reference.
+
+        Returns:
+            calls with metrics as signal, the same on every rank.
+        """
         return [
-            _call(member, member.handle.update.remote(experience, coefficients))
-            for member, experience in zip(self._members, experiences, strict=True)
+            _call(member, member.handle.update.remote(experience, mine, coefficients))
+            for member, experience, mine in zip(self._members, experiences, texts, strict=True)
         ]
 
     def score_sequences(self, sequences: list[tuple[int, ...]]) -> list[Call]:

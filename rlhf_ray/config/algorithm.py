@@ -96,6 +96,11 @@ class AlgorithmConfig:
     positive_coefficient: float = setting(
         0.0, "Weight of the language-model loss on tokens with a positive advantage.", minimum=0
     )
+    ptx_coefficient: float = setting(
+        0.0,
+        "Weight of the language-model loss on the texts of texts.path (PPO-ptx); 0 reads none.",
+        minimum=0,
+    )
 
     old_policy: str = setting(
         "auto",

@@ -84,6 +84,21 @@ def _update_rows(config: Config) -> list[BatchRow]:
             _ceil(config.samples_per_step, parts) * config.max_sequence_tokens,
             "samples per optimiser step x longest sample, at most",
         ),
+        *_text_rows(config),
+    ]
+
+
+def _text_rows(config: Config) -> list[BatchRow]:
+    if not config.mixes_texts:
+        return []
+    texts = config.texts
+    return [
+        _row("texts per optimiser step", texts.texts_per_step, "texts.texts_per_step"),
+        _row(
+            "tokens of texts per optimiser step",
+            texts.texts_per_step * texts.max_tokens,
+            f"texts per optimiser step x texts.max_tokens = {texts.max_tokens:,}, at most",
+        ),
     ]
 
 

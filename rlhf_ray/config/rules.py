@@ -10,11 +10,18 @@ from rlhf_ray.config.rules_batch import BATCH_RULES
 from rlhf_ray.config.rules_generation import GENERATION_RULES
 from rlhf_ray.config.rules_run import RUN_RULES
 from rlhf_ray.config.rules_sampling import SAMPLING_RULES
+from rlhf_ray.config.rules_texts import TEXT_RULES
 from rlhf_ray.config.rules_training import TRAINING_RULES
 from rlhf_ray.config.run import Config
 
 ALL_RULES: tuple[Rule, ...] = (
-    RUN_RULES + BATCH_RULES + SAMPLING_RULES + ALGORITHM_RULES + GENERATION_RULES + TRAINING_RULES
+    RUN_RULES
+    + BATCH_RULES
+    + SAMPLING_RULES
+    + ALGORITHM_RULES
+    + TEXT_RULES
+    + GENERATION_RULES
+    + TRAINING_RULES
 )
 
 

@@ -11,6 +11,7 @@ from rlhf_ray.config.model import ModelConfig
 from rlhf_ray.config.reward import RewardConfig
 from rlhf_ray.config.sampling import SamplingConfig
 from rlhf_ray.config.setting import setting
+from rlhf_ray.config.texts import TextsConfig
 from rlhf_ray.config.training import CriticConfig, ReferenceConfig, TrainingConfig
 
 
@@ -139,6 +140,7 @@ class Config:
     stage: StageConfig = field(default_factory=StageConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    texts: TextsConfig = field(default_factory=TextsConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
@@ -173,6 +175,11 @@ class Config:
         if self.model.head_kernel == "auto" and not (fits and self.generation.top_k == 0):
             return "chunked"
         return self.model.head_kernel
+
+    @property
+    def mixes_texts(self) -> bool:
+        """Every optimiser step of the policy has texts beside its samples."""
+        return self.algorithm.ptx_coefficient > 0
 
     @property
     def uses_learner_as_old(self) -> bool:

@@ -12,6 +12,7 @@ from rlhf_ray.driver.adaptive import load_adaptive, save_adaptive
 from rlhf_ray.driver.checkpoints import Checkpoints, read_state
 from rlhf_ray.driver.loop import LoopState
 from rlhf_ray.driver.pipeline import RolloutPipeline
+from rlhf_ray.driver.texts import TextSource
 
 
 class StatefulRole(Protocol):
@@ -26,6 +27,7 @@ class RunCheckpoints:
 
     Args:
         roles: name of the role's folder to the role.
+        texts: what the trainer takes texts from.
         every_steps: 0 writes none.
         identity: settings that a resumed run must share with the one that was saved.
     """
@@ -35,6 +37,7 @@ class RunCheckpoints:
         *,
         checkpoints: Checkpoints,
         roles: dict[str, StatefulRole],
+        texts: TextSource,
         watch: Watch,
         every_steps: int,
         timeout_s: float,
@@ -42,6 +45,7 @@ class RunCheckpoints:
     ) -> None:
         self._checkpoints = checkpoints
         self._roles = roles
+        self._texts = texts
         self._watch = watch
         self._every_steps = every_steps
         self._timeout_s = timeout_s
@@ -63,11 +67,12 @@ class RunCheckpoints:
             "identity": self._identity,
             "adaptive": save_adaptive(state.adaptive),
             "pipeline": pipeline.state_dict(),
+            "texts": self._texts.state_dict(),
         }
         self._checkpoints.commit(folder, saved)
 
     def load(self, folder: Path, pipeline: RolloutPipeline) -> LoopState:
-        """Put roles and pipeline where the checkpoint left them.
+        """Put roles, pipeline and texts where the checkpoint left them.
 
         Raises:
             RequestError: it is of a run with other settings.
@@ -82,6 +87,8 @@ class RunCheckpoints:
             ]
         )
         pipeline.load_state_dict(saved["pipeline"])
+        # Absent in a checkpoint of a release without texts.
+        self._texts.load_state_dict(saved.get("texts", {}))
         return LoopState(step=saved["step"], adaptive=load_adaptive(saved["adaptive"]))
 
     def _wait(self, calls: Sequence[Call]) -> None:

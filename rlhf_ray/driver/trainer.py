@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from rlhf_ray.cluster.calls import Call, Watch
 from rlhf_ray.driver.batch import Batch
 from rlhf_ray.driver.scorers import Scores
+from rlhf_ray.driver.texts import TextSource
 from rlhf_ray.records import Coefficients
 
 
@@ -30,7 +31,9 @@ class ExperienceSource(Protocol):
 class PolicyRole(Protocol):
     """See `cluster.groups.Learners`."""
 
-    def update(self, experiences: Sequence[Any], *, coefficients: Coefficients) -> list[Call]: ...
+    def update(
+        self, experiences: Sequence[Any], *, texts: Sequence[Any], coefficients: Coefficients
+    ) -> list[Call]: ...
 
 
 class ValueRole(Protocol):
@@ -57,7 +60,11 @@ class TrainerSettings:
 
 
 class Trainer:
-    """One update per batch; learner and critic at the same time."""
+    """One update per batch; learner and critic at the same time.
+
+    Args:
+        texts: what the policy learns beside the batch.
+    """
 
     def __init__(
         self,
@@ -65,12 +72,14 @@ class Trainer:
         builder: ExperienceSource,
         learner: PolicyRole,
         critic: ValueRole,
+        texts: TextSource,
         watch: Watch,
         settings: TrainerSettings,
     ) -> None:
         self._builder = builder
         self._learner = learner
         self._critic = critic
+        self._texts = texts
         self._watch = watch
         self._settings = settings
 
@@ -94,7 +103,9 @@ class Trainer:
         # The experience goes from builder to ranks by reference: nobody waits for it here.
         policy: list[Call] = []
         if step >= self._settings.critic_warmup_steps:
-            policy = self._learner.update(learner_experience, coefficients=coefficients)
+            policy = self._learner.update(
+                learner_experience, texts=self._texts.next(), coefficients=coefficients
+            )
         values = self._critic.update(critic_experience)
         timeout_s = self._settings.build_timeout_s
         (metrics,) = self._watch.results([building], phase="build", timeout_s=timeout_s)

@@ -22,6 +22,7 @@ from rlhf_ray.driver.loop import Loop, LoopState, train
 from rlhf_ray.driver.run_log import NoRollouts, RolloutFiles, RunLog
 from rlhf_ray.driver.run_state import RunCheckpoints, StatefulRole, check_identity
 from rlhf_ray.driver.scorers import NoScores, Scorers
+from rlhf_ray.driver.texts import TextSource
 from rlhf_ray.driver.trainer import NoCritic, Trainer, TrainerSettings
 from rlhf_ray.driver.turns import OwnDevices, SharedDevices, Turns
 from rlhf_ray.models.builtin import resolve_model_path
@@ -34,6 +35,7 @@ from rlhf_ray.publish.gate import default_tolerance, make_probe
 from rlhf_ray.publish.publisher import Publisher, PublishSettings
 from rlhf_ray.rewards.load import with_absolute_paths
 from rlhf_ray.stages.rl_pipeline import check_tasks, make_pipeline
+from rlhf_ray.stages.rl_texts import make_texts
 
 _PROBE_TOKENS = 24
 
@@ -44,12 +46,14 @@ class _Inputs:
 
     Attributes:
         vocabulary: number of token ids.
+        texts: what the policy learns beside its samples.
         identity: settings without which a resumed run is not the same run.
         resume_from: checkpoint folder, or None.
     """
 
     prompts: PromptSet
     vocabulary: int
+    texts: TextSource
     identity: dict[str, Any]
     resume_from: Path | None
 
@@ -85,6 +89,7 @@ def run(config: Config) -> int:
         inputs = _Inputs(
             prompts=load_prompts(config.data, tokenizer, seed=config.seed),
             vocabulary=len(tokenizer),
+            texts=make_texts(config, tokenizer, report=progress.message),
             identity=identity,
             resume_from=resume_from,
         )
@@ -103,7 +108,7 @@ def _train(config: Config, system: System, inputs: _Inputs, progress: Progress) 
     pipeline = make_pipeline(config, system, inputs.prompts)
     publisher = _publisher(config, system, inputs)
     turns = _turns(config, system)
-    saver = _saver(config, system, inputs.identity)
+    saver = _saver(config, system, inputs)
 
     state = LoopState(step=0, adaptive=start_adaptive(config.algorithm))
     progress.phase("publish")
@@ -121,7 +126,7 @@ def _train(config: Config, system: System, inputs: _Inputs, progress: Progress) 
         loop = Loop(
             pipeline=pipeline,
             scorers=_scorers(config, system),
-            trainer=_trainer(config, system),
+            trainer=_trainer(config, system, inputs.texts),
             publisher=publisher,
             turns=turns,
             watch=system.supervisor,
@@ -191,11 +196,12 @@ def _scorers(config: Config, system: System) -> Scorers:
     )
 
 
-def _trainer(config: Config, system: System) -> Trainer:
+def _trainer(config: Config, system: System, texts: TextSource) -> Trainer:
     return Trainer(
         builder=system.builder,
         learner=system.learner,
         critic=system.critic or NoCritic(),
+        texts=texts,
         watch=system.supervisor,
         settings=TrainerSettings(
             build_timeout_s=config.deadlines.reference_s,
@@ -205,17 +211,18 @@ def _trainer(config: Config, system: System) -> Trainer:
     )
 
 
-def _saver(config: Config, system: System, identity: dict[str, Any]) -> RunCheckpoints:
+def _saver(config: Config, system: System, inputs: _Inputs) -> RunCheckpoints:
     roles: dict[str, StatefulRole] = {"learner": system.learner}
     if system.critic:
         roles["critic"] = system.critic
     return RunCheckpoints(
         checkpoints=Checkpoints(Path(config.output_dir), keep_last=config.checkpoint.keep_last),
         roles=roles,
+        texts=inputs.texts,
         watch=system.supervisor,
         every_steps=config.checkpoint.every_steps,
         timeout_s=config.deadlines.checkpoint_s,
-        identity=identity,
+        identity=inputs.identity,
     )
 
 
@@ -225,6 +232,8 @@ def _identity(config: Config) -> dict[str, Any]:
         "seed": config.seed,
         "model.path": config.model.path,
         "data.path": config.data.path,
+        # Null without texts, as in a checkpoint of a release that had none.
+        "texts.path": config.texts.path or None,
         "prompts_per_step": config.prompts_per_step,
         "samples_per_prompt": config.samples_per_prompt,
         "algorithm.name": config.algorithm.name,

@@ -16,6 +16,7 @@ from rlhf_ray.driver.failure_budget import FailureBudget
 from rlhf_ray.driver.loop import Loop, LoopState, train
 from rlhf_ray.driver.pipeline import Batch, PipelineSettings, RolloutPipeline
 from rlhf_ray.driver.scorers import NoScores, Scorers
+from rlhf_ray.driver.texts import NoTexts
 from rlhf_ray.driver.trainer import NoCritic, Trainer, TrainerSettings
 from rlhf_ray.driver.turns import OwnDevices
 from rlhf_ray.publish.gate import Probe
@@ -129,6 +130,7 @@ def _trainer(
         builder=BanditBuilder(builder),
         learner=policy,
         critic=critic or NoCritic(),
+        texts=NoTexts(num_ranks=1),
         watch=watch,
         settings=TrainerSettings(
             build_timeout_s=_TIMEOUT_S,

@@ -218,7 +218,7 @@ class BanditPolicy:
         return done("learner", 0, signal=[self.table.weights.detach().clone()]), []
 
     def update(
-        self, experiences: Sequence[tuple[Experience, ...]], *, coefficients: Coefficients
+        self, experiences: Sequence[Any], *, texts: Sequence[Any], coefficients: Coefficients
     ) -> list[Call]:
         if self._algorithm.kl_placement == "reward":
             coefficients = dataclasses.replace(coefficients, kl=0.0)

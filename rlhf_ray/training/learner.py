@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from rlhf_ray.config.training import TrainingConfig
 from rlhf_ray.kept_tokens import whole_vocabulary
 from rlhf_ray.models.loading import load_policy, load_tokenizer
 from rlhf_ray.records import Coefficients, Experience, RolloutGroup, TokenValues
+from rlhf_ray.supervised import SupervisedSamples
 from rlhf_ray.training import weights
 from rlhf_ray.training.engine import TrainEngine, start_process
 from rlhf_ray.training.forward import PolicyForward, disable_dropout
@@ -25,6 +27,7 @@ from rlhf_ray.training.objective import Objective, Predicted, policy_objective
 from rlhf_ray.training.role import TrainedRole
 from rlhf_ray.training.row_layout import row_layout
 from rlhf_ray.training.scoring import score_groups, score_tokens
+from rlhf_ray.training.supervised import text_objective
 from rlhf_ray.training.token_logprobs import of_targets
 from rlhf_ray.training.train_step import Part, run_update
 
@@ -116,11 +119,17 @@ class Learner(TrainedRole):
         return [part[1:].tolist() for part in values.split(lengths.tolist())]
 
     def update(
-        self, experiences: Sequence[Experience], *, coefficients: Coefficients
+        self,
+        experiences: Sequence[Experience],
+        *,
+        coefficients: Coefficients,
+        texts: Sequence[SupervisedSamples] = (),
     ) -> dict[str, float]:
         """One optimiser step for each experience; all ranks together, with as many.
 
         Args:
+            texts: to be learnt beside the experience, in the same step (PPO-ptx, Ouyang et al.
+                2022, arXiv:2203.02155); as many as experiences, or none.
             coefficients: those in force; that of the KL penalty has no effect here where the
                 penalty is in the reward.
 
@@ -146,10 +155,13 @@ class Learner(TrainedRole):
                 compare_with_generator=number == 0,
             )
 
-        steps = [
+        steps: list[list[Part[Any]]] = [
             [Part(samples=experience, compute=partial(compute, number))]
             for number, experience in enumerate(experiences)
         ]
+        assert len(texts) in (0, len(steps)), f"texts of {len(texts)} steps for {len(steps)}"
+        for step, samples in zip(steps, texts, strict=False):
+            step.append(Part(samples=samples, compute=self._text_objective))
         result = run_update(self._engine, steps, self._layout)
         return {
             **result.means,
@@ -158,6 +170,16 @@ class Learner(TrainedRole):
             "policy/learning_rate": result.learning_rate,
             "tokens/trained": float(sum(e.num_loss_tokens for e in experiences)),
         }
+
+    def _text_objective(self, samples: SupervisedSamples, batch: MicroBatch) -> Objective:
+        """Of texts, which nobody sampled: at temperature 1, over the whole vocabulary."""
+        logprobs, _ = self._forward(batch, 1.0)
+        return text_objective(
+            logprobs[: batch.num_targets],
+            samples.num_loss_tokens,
+            name="policy/ptx_loss",
+            coefficient=self._algorithm.ptx_coefficient,
+        )
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Weights by their Hugging Face names, in a fixed order; see `weights.named_weights`."""

@@ -148,6 +148,22 @@ MALFORMED_CONFIGURATIONS = [
         [DEMO, "sampling.task_weights.sums=2"],
         ["sampling.task_weights", "data.source_column"],
     ),
+    # Texts.
+    (
+        "no texts",
+        [DEMO, "algorithm.ptx_coefficient=0.5"],
+        ["texts.path is empty", "as in texts.path=texts.jsonl"],
+    ),
+    (
+        "texts for nothing",
+        [DEMO, "texts.path=a.jsonl"],
+        ["texts.path=a.jsonl", "algorithm.ptx_coefficient=0.1"],
+    ),
+    (
+        "long texts",
+        [DEMO, "texts.path=a.jsonl", "algorithm.ptx_coefficient=1", "texts.max_tokens=9000"],
+        ["texts.max_tokens=9000", "at most 8192"],
+    ),
     # Rewards.
     ("unknown reward", [DEMO, "reward.functions=[exact]"], ["'exact'", "exact_match"]),
     (
@@ -176,6 +192,7 @@ INPUT_FILES = {
     "number.jsonl": GOOD_ROWS + '{"prompt": 7, "answer": "2"}\n',
     "object.json": '{"rows": 3}',
     "rows.txt": GOOD_ROWS,
+    "texts.jsonl": '{"text": "one text"}\n{"text": " "}\n',
     "score.py": REWARD_CODE,
     "broken.py": "def score(sample:\n",
     "folder/readme.txt": "not a model",
@@ -186,6 +203,7 @@ INPUT_FILES = {
     "template.jinja": "{% for message in messages %}",
 }
 
+MIXED = ["algorithm.ptx_coefficient=0.1"]
 # What a stage reads before it starts a worker.
 MALFORMED_INPUTS = [
     # Data.
@@ -219,6 +237,18 @@ MALFORMED_INPUTS = [
         "unknown task",
         ["data.path=tasks.jsonl", "data.source_column=task", "sampling.task_weights={sum:2}"],
         ["sampling.task_weights.sum", "did you mean sums?", "There are: sums, words"],
+    ),
+    # Texts.
+    ("no such texts", [*MIXED, "texts.path=text.jsonl"], ["texts.path", "'texts.jsonl'"]),
+    (
+        "text column",
+        [*MIXED, "texts.path=texts.jsonl", "texts.text_column=txt"],
+        ["texts.text_column is 'txt'", "did you mean 'text'"],
+    ),
+    (
+        "no text in it",
+        [*MIXED, "texts.path=texts.jsonl"],
+        ["texts.jsonl line 2", "'text' is empty", "texts.on_bad_row=skip"],
     ),
     # Model and checkpoint.
     ("no model", ["model.path=./nowhere/model"], ["./nowhere/model", "no such folder"]),

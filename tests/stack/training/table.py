@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from tests.stack.training.mixture import losses_of_texts, with_texts
 from tests.stack.training.rank import Rank
 from tests.stack.training.scenarios import (
     critic_resume,
@@ -64,6 +65,9 @@ SCENARIOS: dict[int, dict[str, Scenario]] = {
         "kept_tokens": lambda r: in_chunks(r, kept=True),
         "whole_distributions": whole_distributions,
         "reference_of_all_kept": reference_of_all_kept,
+        "with_texts": with_texts,
+        "texts_learnt": lambda r: losses_of_texts(r, coefficient=1.0),
+        "texts_only_measured": lambda r: losses_of_texts(r, coefficient=1e-9),
         **{
             f"{layout}_{role}": lambda r, layout=layout, role=role: rows_of_a_batch(
                 r, getattr(r, role), layout=layout
@@ -96,6 +100,7 @@ SCENARIOS: dict[int, dict[str, Scenario]] = {
         "kept_tokens_zero_3": lambda r: in_chunks(r, kept=True, zero_stage=3),
         "whole_distributions_zero_3": lambda r: whole_distributions(r, zero_stage=3),
         "reference_of_all_kept_zero_3": lambda r: reference_of_all_kept(r, zero_stage=3),
+        **_stages("with_texts", with_texts, (0, 1, 2, 3)),
         **_stages("two_steps", two_steps, (0, 1, 2, 3)),
         **_stages("bfloat16", two_steps, (0, 1, 2, 3), dtype="bfloat16"),
         **_stages("offload_optimizer", two_steps, (1, 2, 3), offload_optimizer=True),

@@ -75,3 +75,11 @@ def test_over_sampling_starts_more_prompts():
 def test_rendering_is_aligned():
     text = render_rows([BatchRow("a", "1", "x"), BatchRow("long name", "1,000", "")])
     assert text.splitlines() == ["a              1  x", "long name  1,000"]
+
+
+def test_texts_beside_the_samples():
+    mixed = ["recipe=demo", "texts.path=a.jsonl", "algorithm.ptx_coefficient=0.1"]
+    values = _values([*mixed, "texts.texts_per_step=24", "texts.max_tokens=100"])
+    assert values["texts per optimiser step"] == "24"
+    assert values["tokens of texts per optimiser step"] == "2,400"
+    assert not any("texts" in name for name in _values(["recipe=demo"]))

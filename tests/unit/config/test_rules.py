@@ -10,6 +10,7 @@ from rlhf_ray.config.rules import ALL_RULES, cross_field_problems
 from rlhf_ray.config.schema import all_keys, group_names
 
 GPU = ["generation=gpu", "training=gpu"]
+MIXED = ["algorithm.ptx_coefficient=0.1", "texts.path=texts.jsonl"]
 COLOCATED_GPU = ["placement=colocated", *GPU]
 
 # (name, overrides on top of recipe=demo that are fine, what breaks the rule, fragments of the
@@ -483,6 +484,34 @@ CASES = [
         ["sampling.replay_capacity=64", "sampling.replay_groups_per_step=65"],
         ["sampling.replay_groups_per_step=65", "sampling.replay_capacity=65"],
     ),
+    (
+        "coefficient without texts",
+        [],
+        ["algorithm.ptx_coefficient=0.5"],
+        ["texts.path is empty", "algorithm.ptx_coefficient=0.5", "as in texts.path=texts.jsonl"],
+        ["algorithm.ptx_coefficient=0.5", "texts.path=texts.jsonl"],
+    ),
+    (
+        "texts without a coefficient",
+        [],
+        ["texts.path=a.jsonl"],
+        ["texts.path=a.jsonl", "nothing would be learnt", "as in algorithm.ptx_coefficient=0.1"],
+        ["texts.path=a.jsonl", "algorithm.ptx_coefficient=0.1"],
+    ),
+    (
+        "text over the budget",
+        MIXED,
+        ["texts.max_tokens=9000"],
+        ["texts.max_tokens=9000", "training.max_tokens_per_micro_batch=8192", "at most 8192"],
+        ["texts.max_tokens=9000", "training.max_tokens_per_micro_batch=9000"],
+    ),
+    (
+        "ranks without a text",
+        [*MIXED, "training.num_ranks=4"],
+        ["texts.texts_per_step=3"],
+        ["texts.texts_per_step=3", "training.num_ranks=4", "raise it to at least 4"],
+        ["texts.texts_per_step=4"],
+    ),
 ]
 # A base that is fine only together with the repair (the rule has two sides).
 NOT_FINE_ALONE = {"colocated devices"}
@@ -539,6 +568,10 @@ def test_rules_name_keys_that_exist():
 def test_roles_that_do_not_run_are_not_held_to_rules():
     idle = ["algorithm.kl_coefficient=0", "reference.zero_stage=2", "reference.num_ranks=1000"]
     load_config(["recipe=demo", *idle, "critic.max_tokens_per_micro_batch=1"])
+
+
+def test_texts_that_are_not_read_are_not_held_to_rules():
+    load_config(["recipe=demo", "texts.max_tokens=9000", "texts.texts_per_step=1"])
 
 
 def test_all_problems_are_in_one_message():

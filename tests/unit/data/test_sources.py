@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pyarrow.parquet
 import pytest
 
 from rlhf_ray.config.data import DataConfig
+from rlhf_ray.config.texts import TextsConfig
 from rlhf_ray.data.errors import DataError
 from rlhf_ray.data.rows import BrokenRow, Row
 from rlhf_ray.data.sources import read_rows, source_format, source_name
@@ -278,6 +280,45 @@ class TestPath:
     def test_unknown_suffix(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"the suffix '.txt'.*set data.format"):
             read(write(tmp_path / "rows.txt", "x"))
+
+
+class TestKeysOfAnotherGroup:
+    """Messages name the keys of the source that is read, not those of the prompts."""
+
+    def message(self, path: Path | str, **settings: Any) -> str:
+        with pytest.raises(DataError) as caught:
+            list(read_rows(TextsConfig(path=str(path), **settings)))
+        message = str(caught.value)
+        assert re.search(r"\bdata\.(path|format|split)", message) is None
+        return message
+
+    @pytest.mark.parametrize(
+        ("path", "fragment"),
+        [
+            ("", "texts.path is not set"),
+            ("nowhere/rows.jsonl", "texts.path is 'nowhere/rows.jsonl': there is no folder"),
+            ("rows", "texts.format=hub asks the hub"),
+            ("no_such_module:rows", "texts.path is 'no_such_module:rows': no module"),
+            ("rlhf_ray.data.builtin:sum", "texts.path is 'rlhf_ray.data.builtin:sum'"),
+        ],
+    )
+    def test_path(self, path: str, fragment: str) -> None:
+        assert fragment in self.message(path)
+
+    def test_format(self, tmp_path: Path) -> None:
+        text = '{"text": "a"}\n{"text": "b"}'
+        assert "set texts.format=jsonl" in self.message(write(tmp_path / "a.json", text))
+        assert "set texts.format to one of jsonl" in self.message(write(tmp_path / "a.txt", text))
+        assert "set texts.format=hub" in self.message(tmp_path, format="saved")
+        assert "texts.path is 'ROWS'; a Python" in self.message("ROWS", format="python")
+        assert "texts.path is" in self.message(tmp_path, format="jsonl")
+
+    def test_data_sets(self, tmp_path: Path) -> None:
+        splits = datasets.DatasetDict({"train": datasets.Dataset.from_list(CELLS)})
+        splits.save_to_disk(str(tmp_path / "saved"))
+        assert "(texts.split)" in self.message(tmp_path / "saved", split="tst")
+        (tmp_path / "empty").mkdir()
+        assert "texts.path is" in self.message(tmp_path / "empty", format="hub")
 
 
 def test_reading_a_file_loads_no_heavy_library(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from rlhf_ray.driver.failure_budget import FailureBudget
 from rlhf_ray.driver.loop import Loop, LoopState, train
 from rlhf_ray.driver.pipeline import Batch, PipelineSettings, RolloutPipeline
 from rlhf_ray.driver.scorers import NoScores, Scorers
+from rlhf_ray.driver.texts import NoTexts
 from rlhf_ray.driver.trainer import NoCritic, Trainer, TrainerSettings
 from rlhf_ray.driver.turns import OwnDevices, SharedDevices, Turns
 from rlhf_ray.publish.gate import FidelityError, Probe
@@ -70,7 +71,9 @@ class Policy:
         self.events = log
         self.coefficients: list[float] = []
 
-    def update(self, experiences: Sequence[Any], *, coefficients: Coefficients) -> list[Call]:
+    def update(
+        self, experiences: Sequence[Any], *, texts: Sequence[Any], coefficients: Coefficients
+    ) -> list[Call]:
         self.events.append("update")
         self.coefficients.append(coefficients.kl)
         return [done("learner", 0, signal={"policy/loss": 0.5})]
@@ -165,6 +168,7 @@ class World:
                 builder=Experience(),
                 learner=self.policy,
                 critic=NoCritic(),
+                texts=NoTexts(num_ranks=1),
                 watch=self.watch,
                 settings=TrainerSettings(
                     build_timeout_s=1.0,
