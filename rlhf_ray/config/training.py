@@ -79,7 +79,7 @@ class CriticConfig(TrainingConfig):
 
 @dataclass
 class ReferenceConfig(RoleConfig):
-    """The frozen reference. Started only when the KL coefficient is not 0."""
+    """The reference, which nobody trains. Started only when the KL coefficient is not 0."""
 
     path: str | None = setting(
         None, "Weights of the reference; the policy's starting weights otherwise."

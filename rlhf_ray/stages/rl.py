@@ -34,6 +34,7 @@ from rlhf_ray.publish.gate import default_tolerance, make_probe
 from rlhf_ray.publish.publisher import Publisher, PublishSettings
 from rlhf_ray.rewards.load import with_absolute_paths
 from rlhf_ray.stages.rl_pipeline import check_tasks, make_pipeline
+from rlhf_ray.stages.rl_reference import make_refresher
 
 _PROBE_TOKENS = 24
 
@@ -104,6 +105,8 @@ def _train(config: Config, system: System, inputs: _Inputs, progress: Progress) 
     publisher = _publisher(config, system, inputs)
     turns = _turns(config, system)
     saver = _saver(config, system, inputs.identity)
+    refresher = make_refresher(config, system)
+    refresher.check()
 
     state = LoopState(step=0, adaptive=start_adaptive(config.algorithm))
     progress.phase("publish")
@@ -123,6 +126,7 @@ def _train(config: Config, system: System, inputs: _Inputs, progress: Progress) 
             scorers=_scorers(config, system),
             trainer=_trainer(config, system),
             publisher=publisher,
+            refresher=refresher,
             turns=turns,
             watch=system.supervisor,
             observer=RunLog(metrics=metrics, progress=progress, rollouts=rollouts),
@@ -209,6 +213,8 @@ def _saver(config: Config, system: System, identity: dict[str, Any]) -> RunCheck
     roles: dict[str, StatefulRole] = {"learner": system.learner}
     if system.critic:
         roles["critic"] = system.critic
+    if system.reference and config.algorithm.reference_every > 0:
+        roles["reference"] = system.reference
     return RunCheckpoints(
         checkpoints=Checkpoints(Path(config.output_dir), keep_last=config.checkpoint.keep_last),
         roles=roles,
@@ -229,6 +235,7 @@ def _identity(config: Config) -> dict[str, Any]:
         "samples_per_prompt": config.samples_per_prompt,
         "algorithm.name": config.algorithm.name,
         "algorithm.advantage": config.algorithm.advantage,
+        "algorithm.reference_every": config.algorithm.reference_every,
     }
 
 

@@ -15,7 +15,11 @@ _FACTS_FILE = "role.json"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointFacts:
-    """What a checkpoint was written by; all but the step must be the same to read it."""
+    """What a checkpoint was written by; all but the step must be the same to read it.
+
+    Attributes:
+        optimizer_step: 0 for a role without an optimizer.
+    """
 
     world_size: int
     zero_stage: int

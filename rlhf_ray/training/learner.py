@@ -160,6 +160,10 @@ class Learner(TrainedRole):
         """Weights by their Hugging Face names, in a fixed order; see `weights.named_weights`."""
         return weights.named_weights(self._engine, self._model)
 
+    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of what `named_weights` gives away, in that order."""
+        return weights.weight_shapes(self._model)
+
     def save_model(self, folder: Path) -> None:
         """Write the policy in Hugging Face format, with its tokenizer; all ranks together."""
         weights.save_model(self._engine, self._model, self._tokenizer, folder)

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rlhf_ray.training.engine import TrainEngine, num_elements
+from rlhf_ray.training.engine import TrainEngine
 from rlhf_ray.training.ranks import rank
+from rlhf_ray.training.shards import num_elements, whole_shape
 
 # Elements that are gathered from ZeRO-3 shards at once, if no single tensor is larger.
 _GATHERED_ELEMENTS = 64 * 1024 * 1024
@@ -41,15 +42,27 @@ def save_model(engine: TrainEngine, model: Any, tokenizer: Any, folder: Path) ->
     torch.distributed.barrier()
 
 
+def distinct_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and saved buffers by name, in the order of the state dict, each tensor once."""
+    seen: set[int] = set()
+    distinct: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            distinct[name] = tensor
+    return distinct
+
+
+def weight_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """What `named_weights` gives away: names and shapes of the whole tensors."""
+    return {name: whole_shape(tensor) for name, tensor in distinct_tensors(model).items()}
+
+
 def _groups(model: nn.Module) -> list[list[tuple[str, Tensor]]]:
     """Consecutive tensors of at most `_GATHERED_ELEMENTS` together, each tensor once."""
-    seen: set[int] = set()
     groups: list[list[tuple[str, Tensor]]] = [[]]
     size = 0
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        if id(tensor) in seen:
-            continue
-        seen.add(id(tensor))
+    for name, tensor in distinct_tensors(model).items():
         elements = num_elements(tensor)
         if groups[-1] and size + elements > _GATHERED_ELEMENTS:
             groups.append([])

@@ -15,6 +15,7 @@ from rlhf_ray.driver.adaptive import start_adaptive
 from rlhf_ray.driver.failure_budget import FailureBudget
 from rlhf_ray.driver.loop import Loop, LoopState, train
 from rlhf_ray.driver.pipeline import Batch, PipelineSettings, RolloutPipeline
+from rlhf_ray.driver.refresher import NoRefresh
 from rlhf_ray.driver.scorers import NoScores, Scorers
 from rlhf_ray.driver.trainer import NoCritic, Trainer, TrainerSettings
 from rlhf_ray.driver.turns import OwnDevices, SharedDevices, Turns
@@ -181,6 +182,7 @@ class World:
                     bucket_bytes=1, probe_every=1, probe_tolerance=1e-3, timeout_s=1.0
                 ),
             ),
+            refresher=NoRefresh(),
             turns=turns,
             watch=self.watch,
             observer=self.notes,
