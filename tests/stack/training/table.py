@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from tests.stack.training.moving_scenarios import (
+    moved,
+    other_ranks_checkpoint,
+    refused_buckets,
+)
 from tests.stack.training.rank import Rank
 from tests.stack.training.scenarios import (
     critic_resume,
@@ -45,8 +50,27 @@ def _stages(
     }
 
 
+def _moved(prefix: str, **settings: Any) -> dict[str, Scenario]:
+    return {
+        f"{prefix}_zero_{stage}": lambda r, stage=stage: moved(
+            r, name=f"{prefix}_{stage}", zero_stage=stage, **settings
+        )
+        for stage in (0, 3)
+    }
+
+
+# Roles that are no different on one rank and on two.
+_BOTH: dict[str, Scenario] = {
+    **_moved("moved", decay=0.0),
+    **_moved("averaged", decay=0.9),
+    **_moved("averaged_bfloat16", decay=0.9, dtype="bfloat16"),
+    "refused_buckets": refused_buckets,
+    "moved_other_stage": other_ranks_checkpoint,
+}
+
 SCENARIOS: dict[int, dict[str, Scenario]] = {
     1: {
+        **_BOTH,
         "no_gpu": no_gpu,
         "policy_gradient": policy_gradient,
         "value_gradient": value_gradient,
@@ -77,6 +101,7 @@ SCENARIOS: dict[int, dict[str, Scenario]] = {
         "refused_checkpoints": refused_checkpoints,
     },
     2: {
+        **_BOTH,
         "policy_gradient": policy_gradient,
         "value_gradient": value_gradient,
         "policy_gradient_zero_3": lambda r: policy_gradient(r, zero_stage=3),

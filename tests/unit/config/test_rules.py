@@ -323,6 +323,27 @@ CASES = [
         ["algorithm.kl_gradient=unbiased"],
     ),
     (
+        "no reference to move",
+        [],
+        ["algorithm.reference_every=5", "algorithm.kl_coefficient=0"],
+        ["algorithm.reference_every=5", "kl_coefficient above 0", "reference_every to 0"],
+        ["algorithm.reference_every=5", "algorithm.kl_coefficient=0.05"],
+    ),
+    (
+        "no reference to move now, but later",
+        ["algorithm.kl_final=0.1", "algorithm.reference_every=5", "algorithm.kl_coefficient=0.05"],
+        ["algorithm.kl_coefficient=0"],
+        ["algorithm.reference_every=5", "kl_coefficient above 0"],
+        ["algorithm.kl_coefficient=0", "algorithm.kl_controller=scheduled"],
+    ),
+    (
+        "average of a reference that stays",
+        ["algorithm.kl_coefficient=0.05"],
+        ["algorithm.reference_decay=0.9"],
+        ["algorithm.reference_decay=0.9", "algorithm.reference_every=0", "reference_decay to 0"],
+        ["algorithm.reference_decay=0.9", "algorithm.reference_every=1"],
+    ),
+    (
         "success rates with a penalty",
         ["algorithm.advantage=maxrl", "algorithm.kl_coefficient=0.1"],
         ["algorithm.kl_placement=reward"],
