@@ -102,5 +102,6 @@ def test_expected_reward_by_hand():
 
 
 def test_a_strong_penalty_keeps_the_policy_from_it():
+    assert solve(method(*STRONG_PENALTY), seed=0) < 0.9
     held = method("algorithm=grpo", "algorithm.kl_coefficient=5", "algorithm.kl_estimator=k2")
     assert solve(held, seed=0) < 0.6
