@@ -180,6 +180,9 @@ class Learner(_Trained):
     def save_model(self, folder: Path) -> None:
         self._worker.save_model(folder)
 
+    def save_average(self, folder: Path) -> None:
+        self._worker.save_average(folder)
+
 
 class Critic(_Trained):
     """One rank of the critic."""

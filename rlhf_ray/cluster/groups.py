@@ -173,6 +173,9 @@ class Learners(TrainedRanks):
     def save_model(self, folder: Path) -> list[Call]:
         return [_call(m, m.handle.save_model.remote(folder)) for m in self._members]
 
+    def save_average(self, folder: Path) -> list[Call]:
+        return [_call(m, m.handle.save_average.remote(folder)) for m in self._members]
+
 
 class References(SavedRanks):
     """All ranks of the reference. It takes weights as engines do, where it follows the policy."""

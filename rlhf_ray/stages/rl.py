@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +34,7 @@ from rlhf_ray.publish.publisher import Publisher, PublishSettings
 from rlhf_ray.rewards.load import with_absolute_paths
 from rlhf_ray.stages.rl_pipeline import check_tasks, make_pipeline
 from rlhf_ray.stages.rl_reference import make_refresher
+from rlhf_ray.stages.rl_result import save_models
 
 _PROBE_TOKENS = 24
 
@@ -137,7 +137,7 @@ def _train(config: Config, system: System, inputs: _Inputs, progress: Progress) 
 
     progress.phase("save")
     turns.begin_training()
-    _save_model(config, system)
+    save_models(config, system)
 
 
 def _report(output: Path) -> str:
@@ -236,6 +236,7 @@ def _identity(config: Config) -> dict[str, Any]:
         "algorithm.name": config.algorithm.name,
         "algorithm.advantage": config.algorithm.advantage,
         "algorithm.reference_every": config.algorithm.reference_every,
+        "training.ema_decay": config.training.ema_decay,
     }
 
 
@@ -248,16 +249,3 @@ def _rollouts(config: Config, system: System) -> RolloutFiles | NoRollouts:
         Path(config.output_dir),
         timeout_s=config.deadlines.checkpoint_s,
     )
-
-
-def _save_model(config: Config, system: System) -> None:
-    """Write model/ beside its place and move it there whole."""
-    final = Path(config.output_dir) / "model"
-    partial = final.with_name("model.partial")
-    system.supervisor.results(
-        system.learner.save_model(partial),
-        phase="checkpoint",
-        timeout_s=config.deadlines.checkpoint_s,
-    )
-    shutil.rmtree(final, ignore_errors=True)
-    partial.rename(final)

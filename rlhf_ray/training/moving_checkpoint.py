@@ -7,7 +7,13 @@ from pathlib import Path
 import torch
 
 from rlhf_ray.config.training import RoleConfig
-from rlhf_ray.training.checkpoint import CheckpointFacts, read_facts, write_facts
+from rlhf_ray.training.checkpoint import (
+    CheckpointFacts,
+    read_facts,
+    read_parts,
+    write_facts,
+    write_parts,
+)
 from rlhf_ray.training.moving_weights import MovingWeights
 from rlhf_ray.training.ranks import rank, world_size
 
@@ -20,9 +26,7 @@ def save_moving(folder: Path, weights: MovingWeights, role: RoleConfig) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     if rank() == _owner(role):
-        # Copied: a part of a tensor would be written with all of the memory that it is a part of.
-        state = {name: part.to("cpu", copy=True) for name, part in weights.state_dict().items()}
-        torch.save(state, _file(folder, role))
+        write_parts(_file(folder, role), weights.state_dict())
     if rank() == 0:
         facts = CheckpointFacts(
             world_size=world_size(),
@@ -42,7 +46,7 @@ def load_moving(folder: Path, weights: MovingWeights, role: RoleConfig) -> None:
             model with other weights.
     """
     read_facts(folder, world_size=world_size(), zero_stage=role.zero_stage, dtype=role.dtype)
-    weights.load_state_dict(torch.load(_file(folder, role), weights_only=True))
+    weights.load_state_dict(read_parts(_file(folder, role)))
 
 
 def _owner(role: RoleConfig) -> int:

@@ -1,7 +1,7 @@
 """The part of a tensor that this rank holds, whatever the ZeRO stage. Needs no DeepSpeed.
 
 Reads what DeepSpeed 0.19.8 writes on the parameters that it shards: `ds_id`, `ds_shape`,
-`ds_numel` and `ds_tensor` (ZeRO-3).
+`ds_numel`, `ds_tensor` and `_z3_optimizer` (ZeRO-3), and `_hp_mapping` (ZeRO-1, ZeRO-2).
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from rlhf_ray.training.ranks import rank
+from rlhf_ray.training.ranks import rank, reduce_over_ranks, training_device
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,11 +53,45 @@ def weight_shard(tensor: Any) -> Shard:
     """What this rank holds of a weight, in the weight's own number format."""
     if not is_partitioned(tensor):
         return Shard(values=tensor.data.view(-1), start=0, shape=tuple(tensor.shape))
-    part = tensor.ds_tensor.data
-    start = rank() * part.numel()
-    # The last ranks' parts are padded to the size of the others.
-    length = min(part.numel(), max(0, tensor.ds_numel - start))
-    return Shard(values=part[:length], start=start, shape=tuple(tensor.ds_shape))
+    start, length = _place(tensor)
+    values = tensor.ds_tensor.data[:length]
+    return Shard(values=values, start=start, shape=whole_shape(tensor))
+
+
+def optimizer_shard(parameter: Any) -> Shard:
+    """What this rank's optimizer holds of a trained parameter, in float32.
+
+    The whole without ZeRO, an empty stretch where another rank has all of it. Weights that the
+    optimizer keeps in host memory may be a copy: only read them.
+    """
+    shape = whole_shape(parameter)
+    if is_partitioned(parameter):
+        start, length = _place(parameter)
+        values = parameter._z3_optimizer.get_local_fp32_param(parameter)
+        return Shard(values=values.view(-1)[:length], start=start, shape=shape)
+    if not _is_mapped(parameter):
+        return Shard(values=parameter.data.view(-1), start=0, shape=shape)
+    fragment = parameter._hp_mapping
+    if fragment is None:
+        nothing = torch.empty(0, device=parameter.device)
+        return Shard(values=nothing, start=0, shape=shape)
+    start = fragment.lp_fragment_address.start
+    return Shard(values=fragment.hp_fragment.data, start=start, shape=shape)
+
+
+def is_spread(parameter: Tensor) -> bool:
+    """Ranks hold different parts of it, as `optimizer_shard` gives them."""
+    return is_partitioned(parameter) or _is_mapped(parameter)
+
+
+def gather_shards(shard: Shard) -> Tensor:
+    """The whole tensor, on the training device, of the parts of all ranks, which call it together.
+
+    A sum of parts that are 0 elsewhere: exact, and the same whatever the ZeRO stage.
+    """
+    whole = torch.zeros(shard.shape, dtype=shard.values.dtype, device=training_device())
+    whole.view(-1)[shard.start : shard.start + shard.values.numel()].copy_(shard.values)
+    return reduce_over_ranks(whole)
 
 
 def release_gathered(tensor: Any) -> None:
@@ -67,3 +102,15 @@ def release_gathered(tensor: Any) -> None:
     """
     if is_partitioned(tensor):
         tensor.partition()
+
+
+def _place(tensor: Any) -> tuple[int, int]:
+    """Start and length of this rank's part of what ZeRO-3 has sharded."""
+    padded = tensor.ds_tensor.numel()
+    start = rank() * padded
+    # The last ranks' parts are padded to the size of the others.
+    return start, min(padded, max(0, tensor.ds_numel - start))
+
+
+def _is_mapped(parameter: Tensor) -> bool:
+    return "_hp_mapping" in vars(parameter)

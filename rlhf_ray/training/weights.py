@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,15 @@ def named_weights(engine: TrainEngine, model: nn.Module) -> Iterator[tuple[str, 
 
 def save_model(engine: TrainEngine, model: Any, tokenizer: Any, folder: Path) -> None:
     """Write safetensors, configuration and tokenizer; rank 0 writes, every rank calls it."""
+    write_model(named_weights(engine, model), model, tokenizer, folder)
+
+
+def write_model(
+    named: Iterable[tuple[str, Tensor]], model: Any, tokenizer: Any, folder: Path
+) -> None:
+    """The same of weights that come one by one, on every rank alike."""
     state = {}
-    for name, tensor in named_weights(engine, model):
+    for name, tensor in named:
         if rank() == 0:
             state[name] = tensor.to("cpu", copy=True)
     if rank() == 0:

@@ -323,6 +323,13 @@ CASES = [
         ["algorithm.kl_gradient=unbiased"],
     ),
     (
+        "average of the critic",
+        ["algorithm=ppo"],
+        ["critic.ema_decay=0.99"],
+        ["critic.ema_decay=0.99", "only the policy", "training.ema_decay"],
+        ["training.ema_decay=0.99", "critic.ema_decay=null"],
+    ),
+    (
         "no reference to move",
         [],
         ["algorithm.reference_every=5", "algorithm.kl_coefficient=0"],
