@@ -5,16 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tests.stack.training.average_scenarios import (
-    average_that_was_not_saved,
-    averaged,
-    plain_steps,
-)
-from tests.stack.training.moving_scenarios import (
-    moved,
-    other_ranks_checkpoint,
-    refused_buckets,
-)
+from tests.stack.training.following_table import FOLLOWING
 from tests.stack.training.rank import Rank
 from tests.stack.training.scenarios import (
     critic_resume,
@@ -55,38 +46,8 @@ def _stages(
     }
 
 
-def _moved(prefix: str, **settings: Any) -> dict[str, Scenario]:
-    return {
-        f"{prefix}_zero_{stage}": lambda r, stage=stage: moved(
-            r, name=f"{prefix}_{stage}", zero_stage=stage, **settings
-        )
-        for stage in (0, 3)
-    }
-
-
-def _averaged(prefix: str, stages: tuple[int, ...], **settings: Any) -> dict[str, Scenario]:
-    return {
-        f"{prefix}_zero_{stage}": lambda r, stage=stage: averaged(
-            r, name=f"{prefix}_zero_{stage}", zero_stage=stage, **settings
-        )
-        for stage in stages
-    }
-
-
-# Roles that are no different on one rank and on two.
-_BOTH: dict[str, Scenario] = {
-    **_moved("moved", decay=0.0),
-    **_moved("averaged", decay=0.9),
-    **_moved("averaged_bfloat16", decay=0.9, dtype="bfloat16"),
-    "refused_buckets": refused_buckets,
-    "moved_other_stage": other_ranks_checkpoint,
-    **_averaged("average", (0, 2, 3)),
-    "no_average_saved": average_that_was_not_saved,
-}
-
 SCENARIOS: dict[int, dict[str, Scenario]] = {
     1: {
-        **_BOTH,
         "no_gpu": no_gpu,
         "policy_gradient": policy_gradient,
         "value_gradient": value_gradient,
@@ -117,10 +78,6 @@ SCENARIOS: dict[int, dict[str, Scenario]] = {
         "refused_checkpoints": refused_checkpoints,
     },
     2: {
-        **_BOTH,
-        **_averaged("average", (1,)),
-        **_averaged("average_bfloat16", (0, 2, 3), dtype="bfloat16"),
-        **_stages("no_average", plain_steps, (0, 1, 2, 3)),
         "policy_gradient": policy_gradient,
         "value_gradient": value_gradient,
         "policy_gradient_zero_3": lambda r: policy_gradient(r, zero_stage=3),
@@ -160,3 +117,6 @@ SCENARIOS: dict[int, dict[str, Scenario]] = {
         "mismatch": mismatch,
     },
 }
+
+# By the name of the fixture that has them: each is a set of processes of its own.
+TABLES = {"seen": SCENARIOS, "followed": FOLLOWING}

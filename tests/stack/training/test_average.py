@@ -15,11 +15,13 @@ from tests.stack.training.conftest import Seen
 pytestmark = pytest.mark.stack
 ONE, TWO = (0, 2, 3), (0, 1, 2, 3)
 PLACES = [*((1, stage) for stage in ONE), *((2, stage) for stage in TWO)]
-BFLOAT16 = (0, 2, 3)
+BFLOAT16 = (0, 3)
 
 
-def ranks_of(seen: Seen, scenario: str, world_size: int) -> list[dict[str, Any]]:
-    return [seen.one[scenario]] if world_size == 1 else [rank[scenario] for rank in seen.two]
+def ranks_of(followed: Seen, scenario: str, world_size: int) -> list[dict[str, Any]]:
+    return (
+        [followed.one[scenario]] if world_size == 1 else [rank[scenario] for rank in followed.two]
+    )
 
 
 def by_hand(weights: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
@@ -33,8 +35,8 @@ def by_hand(weights: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
 
 
 @pytest.mark.parametrize(("world_size", "stage"), PLACES)
-def test_the_average_follows_every_step(seen: Seen, world_size, stage):
-    for result in ranks_of(seen, f"average_zero_{stage}", world_size):
+def test_the_average_follows_every_step(followed: Seen, world_size, stage):
+    for result in ranks_of(followed, f"average_zero_{stage}", world_size):
         expected = by_hand(result["seen"])
         assert len(expected) == 3
         for found, truth in zip(result["averages"], expected, strict=True):
@@ -48,8 +50,8 @@ def test_the_average_follows_every_step(seen: Seen, world_size, stage):
 
 
 @pytest.mark.parametrize("stage", BFLOAT16)
-def test_bfloat16_is_averaged_in_float32(seen: Seen, stage):
-    for result in ranks_of(seen, f"average_bfloat16_zero_{stage}", 2):
+def test_bfloat16_is_averaged_in_float32(followed: Seen, stage):
+    for result in ranks_of(followed, f"average_bfloat16_zero_{stage}", 2):
         truth = by_hand(result["seen"])[-1]
         for name, value in result["averages"][-1].items():
             assert value.dtype == torch.bfloat16
@@ -60,9 +62,9 @@ def test_bfloat16_is_averaged_in_float32(seen: Seen, stage):
 
 
 @pytest.mark.parametrize("stage", TWO)
-def test_each_rank_holds_its_own_part_alone(seen: Seen, stage):
-    first, second = (result["parts"] for result in ranks_of(seen, f"average_zero_{stage}", 2))
-    total = sum(value.numel() for value in seen.one["average_zero_0"]["seen"][0].values())
+def test_each_rank_holds_its_own_part_alone(followed: Seen, stage):
+    first, second = (result["parts"] for result in ranks_of(followed, f"average_zero_{stage}", 2))
+    total = sum(value.numel() for value in followed.one["average_zero_0"]["seen"][0].values())
     if stage == 0:
         assert sum(first.values()) == sum(second.values()) == total
         return
@@ -70,11 +72,11 @@ def test_each_rank_holds_its_own_part_alone(seen: Seen, stage):
     assert max(sum(first.values()), sum(second.values())) < 0.6 * total
 
 
-@pytest.mark.parametrize("stage", TWO)
-def test_training_with_an_average_is_the_same(seen: Seen, stage):
+@pytest.mark.parametrize("stage", [0, 3])
+def test_training_with_an_average_is_the_same(followed: Seen, stage):
     for averaged, plain in zip(
-        ranks_of(seen, f"average_zero_{stage}", 2),
-        ranks_of(seen, f"no_average_zero_{stage}", 2),
+        ranks_of(followed, f"average_zero_{stage}", 2),
+        ranks_of(followed, f"no_average_zero_{stage}", 2),
         strict=True,
     ):
         for name, value in plain["weights"].items():
@@ -88,17 +90,17 @@ def test_training_with_an_average_is_the_same(seen: Seen, stage):
         *((2, f"average_bfloat16_zero_{stage}") for stage in BFLOAT16),
     ],
 )
-def test_a_resumed_average_equals_the_straight_one(seen: Seen, world_size, scenario):
-    for result in ranks_of(seen, scenario, world_size):
+def test_a_resumed_average_equals_the_straight_one(followed: Seen, world_size, scenario):
+    for result in ranks_of(followed, scenario, world_size):
         for name, value in result["averages"][-1].items():
             assert torch.equal(result["resumed"][name], value), name
 
 
 @pytest.mark.parametrize(("world_size", "stage"), PLACES)
-def test_the_average_loads_in_transformers(seen: Seen, world_size, stage):
-    folder = seen.folder / f"saved_average_zero_{stage}_{world_size}"
+def test_the_average_loads_in_transformers(followed: Seen, world_size, stage):
+    folder = followed.folder / f"saved_average_zero_{stage}_{world_size}"
     loaded = AutoModelForCausalLM.from_pretrained(folder).state_dict()
-    result = ranks_of(seen, f"average_zero_{stage}", world_size)[0]
+    result = ranks_of(followed, f"average_zero_{stage}", world_size)[0]
     # The tied head is saved once, under the name of the embedding.
     assert loaded.keys() - result["averages"][-1].keys() == {"lm_head.weight"}
     assert torch.equal(loaded["lm_head.weight"], loaded["model.embed_tokens.weight"])
@@ -107,7 +109,10 @@ def test_the_average_loads_in_transformers(seen: Seen, world_size, stage):
     assert (folder / "tokenizer_config.json").is_file()
 
 
-def test_a_checkpoint_without_an_average_is_refused(seen: Seen):
-    errors = [seen.one["no_average_saved"], *(rank["no_average_saved"] for rank in seen.two)]
+def test_a_checkpoint_without_an_average_is_refused(followed: Seen):
+    errors = [
+        followed.one["no_average_saved"],
+        *(rank["no_average_saved"] for rank in followed.two),
+    ]
     for result in errors:
         assert "was written with training.ema_decay=null" in result["error"]

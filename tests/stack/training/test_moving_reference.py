@@ -16,8 +16,8 @@ DECAY = 0.9
 STAGES = (0, 3)
 
 
-def ranks_of(seen: Seen, scenario: str) -> list[dict[str, Any]]:
-    return [seen.one[scenario], *(rank[scenario] for rank in seen.two)]
+def ranks_of(followed: Seen, scenario: str) -> list[dict[str, Any]]:
+    return [followed.one[scenario], *(rank[scenario] for rank in followed.two)]
 
 
 def by_hand(start: dict[str, Tensor], policies: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
@@ -32,8 +32,8 @@ def by_hand(start: dict[str, Tensor], policies: list[dict[str, Tensor]]) -> list
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_with_no_decay_the_reference_becomes_the_policy(seen: Seen, stage):
-    for result in ranks_of(seen, f"moved_zero_{stage}"):
+def test_with_no_decay_the_reference_becomes_the_policy(followed: Seen, stage):
+    for result in ranks_of(followed, f"moved_zero_{stage}"):
         start = result["first_scores"][0]
         for found, expected in zip(result["scores"], result["policy_scores"], strict=True):
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
@@ -44,8 +44,8 @@ def test_with_no_decay_the_reference_becomes_the_policy(seen: Seen, stage):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_the_average_equals_one_by_hand(seen: Seen, stage):
-    for result in ranks_of(seen, f"averaged_zero_{stage}"):
+def test_the_average_equals_one_by_hand(followed: Seen, stage):
+    for result in ranks_of(followed, f"averaged_zero_{stage}"):
         expected = by_hand(result["loaded"]["before"], result["policies"])
         for found, truth in zip(result["weights"], expected, strict=True):
             for name, value in truth.items():
@@ -58,8 +58,8 @@ def test_the_average_equals_one_by_hand(seen: Seen, stage):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_bfloat16_averages_in_float32(seen: Seen, stage):
-    for result in ranks_of(seen, f"averaged_bfloat16_zero_{stage}"):
+def test_bfloat16_averages_in_float32(followed: Seen, stage):
+    for result in ranks_of(followed, f"averaged_bfloat16_zero_{stage}"):
         expected = by_hand(result["loaded"]["before"], result["policies"])
         for found, truth in zip(result["weights"], expected, strict=True):
             for name, value in truth.items():
@@ -71,8 +71,8 @@ def test_bfloat16_averages_in_float32(seen: Seen, stage):
 
 
 @pytest.mark.parametrize("scenario", ["averaged_zero_3", "averaged_zero_0"])
-def test_one_rank_equals_two(seen: Seen, scenario):
-    one, *two = (result["weights"][-1] for result in ranks_of(seen, scenario))
+def test_one_rank_equals_two(followed: Seen, scenario):
+    one, *two = (result["weights"][-1] for result in ranks_of(followed, scenario))
     for rank in two:
         assert relative_difference(rank, one) < 1e-5
 
@@ -85,8 +85,8 @@ def test_one_rank_equals_two(seen: Seen, scenario):
         *(f"moved_zero_{stage}" for stage in STAGES),
     ],
 )
-def test_a_loaded_reference_goes_on_as_if_nothing_had_happened(seen: Seen, scenario):
-    for result in ranks_of(seen, scenario):
+def test_a_loaded_reference_goes_on_as_if_nothing_had_happened(followed: Seen, scenario):
+    for result in ranks_of(followed, scenario):
         for name, value in result["weights"][0].items():
             assert torch.equal(result["loaded"]["after"][name], value), name
             assert torch.equal(result["resumed_weights"][name], result["weights"][-1][name]), name
@@ -95,8 +95,8 @@ def test_a_loaded_reference_goes_on_as_if_nothing_had_happened(seen: Seen, scena
         assert not torch.equal(result["loaded_scores"][0], result["first_scores"][0])
 
 
-def test_weights_that_do_not_fit_are_refused(seen: Seen):
-    for errors in ranks_of(seen, "refused_buckets"):
+def test_weights_that_do_not_fit_are_refused(followed: Seen):
+    for errors in ranks_of(followed, "refused_buckets"):
         assert "model.other.weight, which the reference has not" in errors["name"]
         assert (
             "embed_tokens.weight as [32, 260], and the reference has it as [260, 32]"
@@ -109,6 +109,6 @@ def test_weights_that_do_not_fit_are_refused(seen: Seen):
             assert "set algorithm.reference_every to 0" in errors[name]
 
 
-def test_a_checkpoint_of_another_stage_is_refused(seen: Seen):
-    for errors in ranks_of(seen, "moved_other_stage"):
+def test_a_checkpoint_of_another_stage_is_refused(followed: Seen):
+    for errors in ranks_of(followed, "moved_other_stage"):
         assert "was written with zero_stage=3, and this run has zero_stage=0" in errors["stage"]
