@@ -121,14 +121,18 @@ class _Ranked(ActorProcess):
         self._worker.close()
 
 
-class _Trained(_Ranked):
-    """What learner and critic have in common."""
+class _Saved(_Ranked):
+    """What the roles with a folder in a checkpoint have in common."""
 
     def save_checkpoint(self, folder: Path) -> None:
         self._worker.save_checkpoint(folder)
 
     def load_checkpoint(self, folder: Path) -> None:
         self._worker.load_checkpoint(folder)
+
+
+class _Trained(_Saved):
+    """What learner and critic have in common."""
 
     def offload_states(self) -> None:
         self._worker.offload_states()
@@ -169,6 +173,9 @@ class Learner(_Trained):
             yield None
             yield bucket
 
+    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
+        return self._worker.weight_shapes()
+
     def join_gathering(self) -> None:
         """Take part in the gathering of sharded weights for the rank that gives them away."""
         for _ in self._worker.named_weights():
@@ -176,6 +183,9 @@ class Learner(_Trained):
 
     def save_model(self, folder: Path) -> None:
         self._worker.save_model(folder)
+
+    def save_average(self, folder: Path) -> None:
+        self._worker.save_average(folder)
 
 
 class Critic(_Trained):
@@ -191,14 +201,26 @@ class Critic(_Trained):
         return self._worker.update(experiences)
 
 
-class Reference(_Ranked):
-    """One rank of the frozen reference."""
+class Reference(_Saved):
+    """One rank of the reference."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         super().__init__()
         from rlhf_ray.training.reference import Reference as Worker
 
         self._worker = Worker(**settings)
+
+    def check_weights(self, shapes: dict[str, tuple[int, ...]]) -> None:
+        self._worker.check_weights(shapes)
+
+    def begin_update(self) -> None:
+        self._worker.begin_update()
+
+    def load_bucket(self, bucket: Any) -> None:
+        self._worker.load_bucket(bucket)
+
+    def finish_update(self) -> None:
+        self._worker.finish_update()
 
 
 class Builder(ActorProcess):

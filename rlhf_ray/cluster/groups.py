@@ -122,14 +122,18 @@ class Ranks:
         return calls
 
 
-class TrainedRanks(Ranks):
-    """All ranks of a role with an optimizer."""
+class SavedRanks(Ranks):
+    """All ranks of a role that a checkpoint has a folder of."""
 
     def save_checkpoint(self, folder: Path) -> list[Call]:
         return [_call(m, m.handle.save_checkpoint.remote(folder)) for m in self._members]
 
     def load_checkpoint(self, folder: Path) -> list[Call]:
         return [_call(m, m.handle.load_checkpoint.remote(folder)) for m in self._members]
+
+
+class TrainedRanks(SavedRanks):
+    """All ranks of a role with an optimizer."""
 
     def offload_states(self) -> list[Call]:
         return [_call(m, m.handle.offload_states.remote()) for m in self._members]
@@ -172,8 +176,34 @@ class Learners(TrainedRanks):
         others = [_call(m, m.handle.join_gathering.remote()) for m in self._members[1:]]
         return Call(member=first.name, signal=stream, payload=None), others
 
+    def weight_shapes(self) -> Call:
+        """Signal: names and shapes of what `weight_buckets` gives away, in that order."""
+        first = self._members[0]
+        return _call(first, first.handle.weight_shapes.remote())
+
     def save_model(self, folder: Path) -> list[Call]:
         return [_call(m, m.handle.save_model.remote(folder)) for m in self._members]
+
+    def save_average(self, folder: Path) -> list[Call]:
+        return [_call(m, m.handle.save_average.remote(folder)) for m in self._members]
+
+
+class References(SavedRanks):
+    """All ranks of the reference. It takes weights as engines do, where it follows the policy."""
+
+    def check_weights(self, shapes: dict[str, tuple[int, ...]]) -> list[Call]:
+        """Fails where the reference could not take weights of these names and shapes."""
+        return [_call(m, m.handle.check_weights.remote(shapes)) for m in self._members]
+
+    def begin_update(self) -> list[Call]:
+        return [_call(m, m.handle.begin_update.remote()) for m in self._members]
+
+    def load_bucket(self, bucket: Any) -> list[Call]:
+        """`bucket`: a reference, as `Learners.weight_buckets` gives them."""
+        return [_call(m, m.handle.load_bucket.remote(bucket)) for m in self._members]
+
+    def finish_update(self) -> list[Call]:
+        return [_call(m, m.handle.finish_update.remote()) for m in self._members]
 
 
 class Critics(TrainedRanks):

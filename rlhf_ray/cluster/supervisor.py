@@ -20,7 +20,7 @@ from rlhf_ray.config.errors import RunFailed
 _ROOT_CAUSE_WAIT_S = 3.0
 _TAIL_LINES = 25
 # Phases whose deadline is that of another one.
-_DEADLINES = {"score": "generate", "build": "reference"}
+_DEADLINES = {"score": "generate", "build": "reference", "refresh": "publish"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

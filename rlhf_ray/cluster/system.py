@@ -9,7 +9,14 @@ from typing import Any
 
 from rlhf_ray.cluster import actors
 from rlhf_ray.cluster.calls import Call
-from rlhf_ray.cluster.groups import Builders, Critics, Generators, Learners, Ranks, Rewards
+from rlhf_ray.cluster.groups import (
+    Builders,
+    Critics,
+    Generators,
+    Learners,
+    References,
+    Rewards,
+)
 from rlhf_ray.cluster.launch import Launcher
 from rlhf_ray.cluster.resources import ResourcePlan
 from rlhf_ray.cluster.runtime import reserved
@@ -28,7 +35,7 @@ class System:
     rewards: Rewards
     learner: Learners
     critic: Critics | None
-    reference: Ranks | None
+    reference: References | None
     builder: Builders
 
 
@@ -106,15 +113,7 @@ def _blueprint(role: str, config: Config) -> tuple[type, dict[str, Any]]:
                 "total_optimizer_steps": config.total_optimizer_steps,
             },
         ),
-        "reference": (
-            actors.Reference,
-            {
-                **ranked,
-                **sampled,
-                "reference": config.reference,
-                "of_all_kept": config.algorithm.kl_estimator == "full",
-            },
-        ),
+        "reference": (actors.Reference, {**ranked, **sampled, **_reference_settings(config)}),
         "builder": (
             actors.Builder,
             {
@@ -128,6 +127,15 @@ def _blueprint(role: str, config: Config) -> tuple[type, dict[str, Any]]:
         ),
     }
     return blueprints[role]
+
+
+def _reference_settings(config: Config) -> dict[str, Any]:
+    algorithm = config.algorithm
+    return {
+        "reference": config.reference,
+        "decay": algorithm.reference_decay,
+        "of_all_kept": algorithm.kl_estimator == "full",
+    }
 
 
 def _sample_control(config: Config) -> SampleControl:
@@ -187,7 +195,7 @@ def _facades(members: list[Member], supervisor: Supervisor) -> System:
         rewards=Rewards(by_role["reward"]),
         learner=Learners(by_role["learner"]),
         critic=Critics(critic) if critic else None,
-        reference=Ranks(reference) if reference else None,
+        reference=References(reference) if reference else None,
         builder=Builders(
             by_role["builder"][0], num_learners=len(by_role["learner"]), num_critics=len(critic)
         ),

@@ -165,6 +165,20 @@ class AlgorithmConfig:
         100, "Scheduled controller: steps until then.", unit="steps", minimum=1
     )
 
+    reference_every: int = setting(
+        0,
+        "Steps after which the reference moves to the policy, again and again; 0 never moves it.",
+        unit="steps",
+        minimum=0,
+    )
+    reference_decay: float = setting(
+        0.0,
+        "Weight of the old reference in every such move: 0 replaces it by the policy, above 0 it "
+        "is an exponential moving average.",
+        minimum=0,
+        below=1,
+    )
+
     entropy_coefficient: float = setting(0.0, "Weight of the entropy bonus.", minimum=0)
     entropy_target: float | None = setting(
         None,

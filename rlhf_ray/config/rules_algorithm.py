@@ -48,6 +48,22 @@ def _full_kl(config: Config) -> Iterator[str]:
         )
 
 
+def _moving_reference(config: Config) -> Iterator[str]:
+    algorithm = config.algorithm
+    if algorithm.reference_every > 0 and not config.needs_reference:
+        yield (
+            f"algorithm.reference_every={algorithm.reference_every}: without a KL penalty "
+            f"(algorithm.kl_coefficient=0) there is no reference that could move; set "
+            f"kl_coefficient above 0, for instance to 0.05, or reference_every to 0"
+        )
+    if algorithm.reference_decay > 0 and algorithm.reference_every == 0:
+        yield (
+            f"algorithm.reference_decay={algorithm.reference_decay:g}: the reference never moves "
+            f"(algorithm.reference_every=0), so there is nothing to average; set reference_every "
+            f"to the steps between two moves, for instance 1, or reference_decay to 0"
+        )
+
+
 def _success_rates(config: Config) -> Iterator[str]:
     algorithm = config.algorithm
     if (
@@ -153,6 +169,13 @@ ALGORITHM_RULES: tuple[Rule, ...] = (
         "`algorithm.kl_placement=loss`.",
         keys=(*_keys("kl_estimator", "kl_placement"), "generation.top_k"),
         problems=_full_kl,
+    ),
+    Rule(
+        about="`algorithm.reference_every` needs a reference (`algorithm.kl_coefficient` above 0, "
+        "or a schedule that ends above it), `algorithm.reference_decay` needs "
+        "`algorithm.reference_every`.",
+        keys=(*_KL, *_keys("reference_every", "reference_decay")),
+        problems=_moving_reference,
     ),
     Rule(
         about="`algorithm.advantage=maxrl` has no KL penalty in the reward.",

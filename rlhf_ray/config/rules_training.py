@@ -24,6 +24,15 @@ def _offload(config: Config) -> Iterator[str]:
             )
 
 
+def _averaged_critic(config: Config) -> Iterator[str]:
+    decay = config.critic.ema_decay
+    if config.needs_critic and decay is not None:
+        yield (
+            f"critic.ema_decay={decay:g}: only the policy is averaged, because a critic is no "
+            f"result of a run; set it to null, and training.ema_decay for the policy"
+        )
+
+
 def _reference_stage(config: Config) -> Iterator[str]:
     stage = config.reference.zero_stage
     if config.needs_reference and stage in (1, 2):
@@ -140,6 +149,11 @@ TRAINING_RULES: tuple[Rule, ...] = (
             "critic.offload_optimizer",
         ),
         problems=_offload,
+    ),
+    Rule(
+        about="`critic.ema_decay` is null: the policy alone is averaged.",
+        keys=("critic.ema_decay", "algorithm.advantage"),
+        problems=_averaged_critic,
     ),
     Rule(
         about="`reference.zero_stage` is 0 or 3: a frozen model has nothing else to shard.",

@@ -66,6 +66,14 @@ class TrainingConfig(RoleConfig):
         False, "Recompute activations in the backward pass: less memory, more time."
     )
     offload_optimizer: bool = setting(False, "Keep optimizer states in host memory (ZeRO 1 to 3).")
+    ema_decay: float | None = setting(
+        None,
+        "Weight of the past in an exponential moving average of the policy, taken after every "
+        "optimiser step and written to output_dir/model_ema beside output_dir/model; null for "
+        "none.",
+        above=0,
+        below=1,
+    )
 
 
 @dataclass
@@ -79,7 +87,7 @@ class CriticConfig(TrainingConfig):
 
 @dataclass
 class ReferenceConfig(RoleConfig):
-    """The frozen reference. Started only when the KL coefficient is not 0."""
+    """The reference, which nobody trains. Started only when the KL coefficient is not 0."""
 
     path: str | None = setting(
         None, "Weights of the reference; the policy's starting weights otherwise."

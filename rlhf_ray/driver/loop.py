@@ -12,6 +12,7 @@ from rlhf_ray.cluster.calls import Watch
 from rlhf_ray.driver.adaptive import Adaptive, advance
 from rlhf_ray.driver.batch import Batch
 from rlhf_ray.driver.pipeline import RolloutPipeline
+from rlhf_ray.driver.refresher import Refresher
 from rlhf_ray.driver.scorers import Scorers
 from rlhf_ray.driver.step_metrics import batch_metrics, coefficient_metrics
 from rlhf_ray.driver.trainer import Trainer
@@ -48,6 +49,7 @@ class Loop:
     scorers: Scorers
     trainer: Trainer
     publisher: Publisher
+    refresher: Refresher
     turns: Turns
     watch: Watch
     observer: Observer
@@ -76,6 +78,7 @@ def train(loop: Loop, state: LoopState, *, num_steps: int) -> None:
         with clock("publish"):
             loop.turns.begin_publishing()
             published = loop.publisher.publish(step + 1)
+            published |= loop.refresher.refresh_if_due(step + 1)
             loop.turns.begin_generating()
 
         metrics = batch_metrics(batch, version=step) | updated | published

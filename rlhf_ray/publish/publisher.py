@@ -8,20 +8,18 @@ from typing import Any, Protocol
 
 from rlhf_ray.cluster.calls import Call, Watch
 from rlhf_ray.publish.gate import Probe, check, compare
+from rlhf_ray.publish.transfer import BucketReceivers, BucketSource, TransferSettings, transfer
 
 
-class WeightSource(Protocol):
+class WeightSource(BucketSource, Protocol):
     """See `cluster.groups.Learners`."""
 
-    def weight_buckets(self, bucket_bytes: int) -> tuple[Call, list[Call]]: ...
     def score_sequences(self, sequences: list[tuple[int, ...]]) -> list[Call]: ...
 
 
-class WeightReceivers(Protocol):
+class WeightReceivers(BucketReceivers, Protocol):
     """See `cluster.groups.Generators`."""
 
-    def begin_update(self) -> list[Call]: ...
-    def load_bucket(self, bucket: Any) -> list[Call]: ...
     def finish_update(self, version: int) -> list[Call]: ...
     def weight_version(self) -> list[Call]: ...
     def score_sequences(self, sequences: list[tuple[int, ...]]) -> list[Call]: ...
@@ -54,6 +52,9 @@ class Publisher:
         self._watch = watch
         self._probe = probe
         self._settings = settings
+        self._transfer = TransferSettings(
+            bucket_bytes=settings.bucket_bytes, phase="publish", timeout_s=settings.timeout_s
+        )
 
     def publish(self, version: int) -> dict[str, float]:
         """Move the weights, then prove them where this version is due.
@@ -62,15 +63,7 @@ class Publisher:
             FidelityError: an engine does not compute what the learner computes.
             RunFailed: a worker failed or was late.
         """
-        self._wait(self._receivers.begin_update())
-        stream, others = self._source.weight_buckets(self._settings.bucket_bytes)
-        loading: list[Call] = []
-        timeout_s = self._settings.timeout_s
-        for bucket in self._watch.stream(stream, phase="publish", timeout_s=timeout_s):
-            # One bucket loads while the learner packs the next.
-            self._wait(loading)
-            loading = self._receivers.load_bucket(bucket)
-        self._wait([*loading, *others])
+        transfer(self._source, self._receivers, self._watch, self._transfer)
         self._wait(self._receivers.finish_update(version))
         metrics = {"publish/version": float(version)}
         if version % self._settings.probe_every == 0:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +34,8 @@ from rlhf_ray.publish.gate import default_tolerance, make_probe
 from rlhf_ray.publish.publisher import Publisher, PublishSettings
 from rlhf_ray.rewards.load import with_absolute_paths
 from rlhf_ray.stages.rl_pipeline import check_tasks, make_pipeline
+from rlhf_ray.stages.rl_reference import make_refresher
+from rlhf_ray.stages.rl_result import save_models
 from rlhf_ray.stages.rl_texts import make_texts
 
 _PROBE_TOKENS = 24
@@ -109,6 +110,8 @@ def _train(config: Config, system: System, inputs: _Inputs, progress: Progress) 
     publisher = _publisher(config, system, inputs)
     turns = _turns(config, system)
     saver = _saver(config, system, inputs)
+    refresher = make_refresher(config, system)
+    refresher.check()
 
     state = LoopState(step=0, adaptive=start_adaptive(config.algorithm))
     progress.phase("publish")
@@ -128,6 +131,7 @@ def _train(config: Config, system: System, inputs: _Inputs, progress: Progress) 
             scorers=_scorers(config, system),
             trainer=_trainer(config, system, inputs.texts),
             publisher=publisher,
+            refresher=refresher,
             turns=turns,
             watch=system.supervisor,
             observer=RunLog(metrics=metrics, progress=progress, rollouts=rollouts),
@@ -138,7 +142,7 @@ def _train(config: Config, system: System, inputs: _Inputs, progress: Progress) 
 
     progress.phase("save")
     turns.begin_training()
-    _save_model(config, system)
+    save_models(config, system)
 
 
 def _report(output: Path) -> str:
@@ -215,6 +219,8 @@ def _saver(config: Config, system: System, inputs: _Inputs) -> RunCheckpoints:
     roles: dict[str, StatefulRole] = {"learner": system.learner}
     if system.critic:
         roles["critic"] = system.critic
+    if system.reference and config.algorithm.reference_every > 0:
+        roles["reference"] = system.reference
     return RunCheckpoints(
         checkpoints=Checkpoints(Path(config.output_dir), keep_last=config.checkpoint.keep_last),
         roles=roles,
@@ -238,6 +244,8 @@ def _identity(config: Config) -> dict[str, Any]:
         "samples_per_prompt": config.samples_per_prompt,
         "algorithm.name": config.algorithm.name,
         "algorithm.advantage": config.algorithm.advantage,
+        "algorithm.reference_every": config.algorithm.reference_every,
+        "training.ema_decay": config.training.ema_decay,
     }
 
 
@@ -250,16 +258,3 @@ def _rollouts(config: Config, system: System) -> RolloutFiles | NoRollouts:
         Path(config.output_dir),
         timeout_s=config.deadlines.checkpoint_s,
     )
-
-
-def _save_model(config: Config, system: System) -> None:
-    """Write model/ beside its place and move it there whole."""
-    final = Path(config.output_dir) / "model"
-    partial = final.with_name("model.partial")
-    system.supervisor.results(
-        system.learner.save_model(partial),
-        phase="checkpoint",
-        timeout_s=config.deadlines.checkpoint_s,
-    )
-    shutil.rmtree(final, ignore_errors=True)
-    partial.rename(final)

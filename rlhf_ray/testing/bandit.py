@@ -15,12 +15,19 @@ from rlhf_ray.driver.adaptive import start_adaptive
 from rlhf_ray.driver.failure_budget import FailureBudget
 from rlhf_ray.driver.loop import Loop, LoopState, train
 from rlhf_ray.driver.pipeline import Batch, PipelineSettings, RolloutPipeline
+from rlhf_ray.driver.refresher import (
+    NoRefresh,
+    ReferenceRefresher,
+    Refresher,
+    RefreshSettings,
+)
 from rlhf_ray.driver.scorers import NoScores, Scorers
 from rlhf_ray.driver.texts import NoTexts
 from rlhf_ray.driver.trainer import NoCritic, Trainer, TrainerSettings
 from rlhf_ray.driver.turns import OwnDevices
 from rlhf_ray.publish.gate import Probe
 from rlhf_ray.publish.publisher import Publisher, PublishSettings
+from rlhf_ray.testing.bandit_reference import BanditReference
 from rlhf_ray.testing.bandit_workers import (
     END,
     NUM_POSITIONS,
@@ -30,7 +37,6 @@ from rlhf_ray.testing.bandit_workers import (
     BanditEngines,
     BanditPolicy,
     BanditPrompts,
-    BanditReference,
     BanditRewards,
 )
 from rlhf_ray.testing.fakes import InProcessWatch
@@ -48,11 +54,12 @@ def solve(config: Config, *, seed: int) -> float:
     algorithm = config.algorithm
     policy, watch = BanditPolicy(algorithm), InProcessWatch()
     critic = BanditCritic(algorithm) if config.needs_critic else None
+    reference = BanditReference(decay=algorithm.reference_decay)
     engines = BanditEngines(policy.table.weights, greedy_from=config.samples_per_prompt)
     loop = Loop(
         pipeline=_pipeline(config, engines, watch, seed),
         scorers=Scorers(
-            reference=BanditReference() if config.needs_reference else NoScores(),
+            reference=reference if config.needs_reference else NoScores(),
             critic=critic or NoScores(),
             old=policy if config.learner_scores_old else NoScores(),
             untrained=policy,
@@ -70,6 +77,7 @@ def solve(config: Config, *, seed: int) -> float:
                 bucket_bytes=1, probe_every=1, probe_tolerance=1e-9, timeout_s=_TIMEOUT_S
             ),
         ),
+        refresher=_refresher(algorithm.reference_every, policy, reference, watch),
         turns=OwnDevices(),
         watch=watch,
         observer=_Nobody(),
@@ -137,6 +145,19 @@ def _trainer(
             update_timeout_s=_TIMEOUT_S,
             critic_warmup_steps=config.algorithm.critic_warmup_steps,
         ),
+    )
+
+
+def _refresher(
+    every_steps: int, policy: BanditPolicy, reference: BanditReference, watch: InProcessWatch
+) -> Refresher:
+    if every_steps == 0:
+        return NoRefresh()
+    return ReferenceRefresher(
+        policy=policy,
+        reference=reference,
+        watch=watch,
+        settings=RefreshSettings(every_steps=every_steps, bucket_bytes=1, timeout_s=_TIMEOUT_S),
     )
 
 

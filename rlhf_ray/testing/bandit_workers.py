@@ -214,6 +214,9 @@ class BanditPolicy:
         scored = [score_sequence(self.table.weights, tokens) for tokens in sequences]
         return [done("learner", 0, signal=scored)]
 
+    def weight_shapes(self) -> Call:
+        return done("learner", 0, signal={"table": tuple(self.table.weights.shape)})
+
     def weight_buckets(self, bucket_bytes: int) -> tuple[Call, list[Call]]:
         return done("learner", 0, signal=[self.table.weights.detach().clone()]), []
 
@@ -269,16 +272,6 @@ class BanditCritic:
 
             self.table.train(experience, objective)
         return [done("critic", 0, signal={})]
-
-
-class BanditReference:
-    """The policy as it was at the start."""
-
-    def __init__(self) -> None:
-        self._weights = Table(VOCABULARY).weights
-
-    def score(self, groups: Sequence[RolloutGroup], num_tokens: Sequence[int]) -> list[Call]:
-        return [done("reference", 0, payload=score_groups(self._weights, groups))]
 
 
 class BanditBuilder:

@@ -9,13 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 _FACTS_FILE = "role.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointFacts:
-    """What a checkpoint was written by; all but the step must be the same to read it."""
+    """What a checkpoint was written by; all but the step must be the same to read it.
+
+    Attributes:
+        optimizer_step: 0 for a role without an optimizer.
+    """
 
     world_size: int
     zero_stage: int
@@ -79,6 +84,17 @@ def read_random_states(folder: Path, rank: int) -> None:
     torch.set_rng_state(states["torch"])
     if states["cuda"]:
         torch.cuda.set_rng_state_all(states["cuda"])
+
+
+def write_parts(path: Path, parts: dict[str, Tensor]) -> None:
+    """Write a rank's parts of tensors by name."""
+    # Copied: a part would be written with all of the memory that it is a part of.
+    torch.save({name: part.to("cpu", copy=True) for name, part in parts.items()}, path)
+
+
+def read_parts(path: Path) -> dict[str, Tensor]:
+    """What `write_parts` wrote, on the CPU."""
+    return torch.load(path, weights_only=True, map_location="cpu")
 
 
 def _random_file(folder: Path, rank: int) -> Path:

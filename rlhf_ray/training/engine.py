@@ -27,6 +27,7 @@ from rlhf_ray.training.deepspeed_config import frozen_config, trained_config
 from rlhf_ray.training.host_memory import keep_freed_memory
 from rlhf_ray.training.ranks import training_device, world_size
 from rlhf_ray.training.schedule import learning_rate
+from rlhf_ray.training.shards import is_partitioned, whole_shape
 
 _TAG = "engine"
 
@@ -261,8 +262,8 @@ def _build_optimizer(
     module: nn.Module, settings: TrainingConfig, *, on_cuda: bool
 ) -> torch.optim.Optimizer:
     """AdamW with weight decay on matrices only: none on biases, norms and other vectors."""
-    matrices = [p for p in module.parameters() if _dimensions(p) > 1]
-    vectors = [p for p in module.parameters() if _dimensions(p) <= 1]
+    matrices = [p for p in module.parameters() if len(whole_shape(p)) > 1]
+    vectors = [p for p in module.parameters() if len(whole_shape(p)) <= 1]
     groups = [
         {"params": matrices, "weight_decay": settings.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
@@ -279,21 +280,8 @@ def _build_optimizer(
     return torch.optim.AdamW(groups, **common, fused=None if on_cuda else True)
 
 
-def _is_partitioned(tensor: Tensor) -> bool:
-    return "ds_id" in vars(tensor)
-
-
-def _dimensions(parameter: Any) -> int:
-    return len(parameter.ds_shape) if _is_partitioned(parameter) else parameter.dim()
-
-
-def num_elements(tensor: Any) -> int:
-    """Elements of the whole tensor, also of one that ZeRO-3 has sharded."""
-    return tensor.ds_numel if _is_partitioned(tensor) else tensor.numel()
-
-
 @contextmanager
 def _gathered(tensors: Sequence[Tensor]) -> Iterator[None]:
-    sharded = [tensor for tensor in tensors if _is_partitioned(tensor)]
+    sharded = [tensor for tensor in tensors if is_partitioned(tensor)]
     with deepspeed.zero.GatheredParameters(sharded, enabled=bool(sharded)):
         yield

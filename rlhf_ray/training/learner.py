@@ -20,7 +20,8 @@ from rlhf_ray.models.loading import load_policy, load_tokenizer
 from rlhf_ray.records import Coefficients, Experience, RolloutGroup, TokenValues
 from rlhf_ray.supervised import SupervisedSamples
 from rlhf_ray.training import weights
-from rlhf_ray.training.engine import TrainEngine, start_process
+from rlhf_ray.training.averaged_engine import AveragedEngine, make_engine
+from rlhf_ray.training.engine import start_process
 from rlhf_ray.training.forward import PolicyForward, disable_dropout
 from rlhf_ray.training.layout import MicroBatch
 from rlhf_ray.training.objective import Objective, Predicted, policy_objective
@@ -91,7 +92,7 @@ class Learner(TrainedRole):
         module.check_head()
         attention = self._model_settings.attention
         self._layout = row_layout(self._model.get_decoder(), self._settings, attention)
-        self._started = TrainEngine(module, self._settings, total_steps=self._total_optimizer_steps)
+        self._started = make_engine(module, self._settings, total_steps=self._total_optimizer_steps)
 
     def score(self, groups: Sequence[RolloutGroup]) -> list[TokenValues]:
         """Log-probabilities of the sampled tokens of this rank's groups; all ranks together."""
@@ -185,6 +186,10 @@ class Learner(TrainedRole):
         """Weights by their Hugging Face names, in a fixed order; see `weights.named_weights`."""
         return weights.named_weights(self._engine, self._model)
 
+    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of what `named_weights` gives away, in that order."""
+        return weights.weight_shapes(self._model)
+
     def save_model(self, folder: Path) -> None:
         """Write the policy in Hugging Face format, with its tokenizer; all ranks together."""
         weights.save_model(self._engine, self._model, self._tokenizer, folder)
@@ -205,6 +210,13 @@ class Learner(TrainedRole):
         return Predicted(
             logprobs=sampled[:count], entropy=entropy[:count], kept_logprobs=logprobs[:count]
         )
+
+    def save_average(self, folder: Path) -> None:
+        """Write the moving average of the policy as `save_model` does (`training.ema_decay`)."""
+        engine = self._engine
+        assert isinstance(engine, AveragedEngine), "training.ema_decay is null"
+        averages = engine.average.named_weights(self._model)
+        weights.write_model(averages, self._model, self._tokenizer, folder)
 
     def _forward(
         self,

@@ -1,25 +1,29 @@
-"""The frozen reference: what the policy must not stray from, on one rank."""
+"""The reference: what the policy must not stray from, on one rank."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from torch import Tensor
 
 from rlhf_ray.config.model import ModelConfig
 from rlhf_ray.config.training import ReferenceConfig
 from rlhf_ray.models.loading import load_policy
+from rlhf_ray.publish.bucket import WeightBucket
 from rlhf_ray.records import RolloutGroup, TokenValues
 from rlhf_ray.training.engine import FrozenEngine, start_process, stop_process
 from rlhf_ray.training.forward import PolicyForward, disable_dropout
 from rlhf_ray.training.layout import MicroBatch
+from rlhf_ray.training.moving_checkpoint import load_moving, save_moving
+from rlhf_ray.training.moving_weights import MovingWeights, Shapes
 from rlhf_ray.training.row_layout import row_layout
 from rlhf_ray.training.scoring import score_distributions, score_groups
 
 
 class Reference:
-    """Scores with fixed weights.
+    """Scores with weights that nobody trains: fixed, or following the policy's.
 
     One object per rank. All methods are called on all ranks together.
 
@@ -27,6 +31,7 @@ class Reference:
         model: where the weights come from, unless `reference.path` says otherwise.
         temperature: of the sampling; log-probabilities are at it.
         of_all_kept: score all tokens that could be sampled, for a KL of whole distributions.
+        decay: weight of the past where the weights follow the policy's; see `moving_average`.
         timeout_s: how long a collective operation waits for the other ranks.
     """
 
@@ -39,6 +44,7 @@ class Reference:
         seed: int,
         timeout_s: float,
         of_all_kept: bool = False,
+        decay: float = 0.0,
     ) -> None:
         self._settings = reference
         self._model_settings = replace(model, path=reference.path or model.path)
@@ -46,6 +52,7 @@ class Reference:
         self._of_all_kept = of_all_kept
         self._seed = seed
         self._timeout_s = timeout_s
+        self._decay = decay
         self._started: FrozenEngine | None = None
 
     def start(self, rank: int, world_size: int, master_addr: str, master_port: int) -> None:
@@ -67,11 +74,40 @@ class Reference:
         attention = self._model_settings.attention
         self._layout = row_layout(module.model.get_decoder(), self._settings, attention)
         self._started = FrozenEngine(module, self._settings)
+        self._weights = MovingWeights(policy, decay=self._decay)
 
     def score(self, groups: Sequence[RolloutGroup]) -> list[TokenValues]:
         """Log-probabilities of the sampled tokens of this rank's groups; or of all kept ones."""
         score = score_distributions if self._of_all_kept else score_groups
         return score(self._predict, groups, layout=self._layout)
+
+    def check_weights(self, shapes: Shapes) -> None:
+        """Refuse to follow a policy with such weights; see `MovingWeights.check`."""
+        self._weights.check(shapes)
+
+    def begin_update(self) -> None:
+        """The policy's weights are about to come; `score` waits until `finish_update`."""
+        self._weights.begin()
+
+    def load_bucket(self, bucket: WeightBucket) -> None:
+        """Take in some of the policy's weights; see `MovingWeights.load`."""
+        self._weights.load(bucket)
+
+    def finish_update(self) -> None:
+        """All have come; `score` is of the new weights from here on."""
+        self._weights.finish()
+
+    def save_checkpoint(self, folder: Path) -> None:
+        """Write where the weights have moved to; every rank calls it."""
+        save_moving(folder, self._weights, self._settings)
+
+    def load_checkpoint(self, folder: Path) -> None:
+        """Go on from what `save_checkpoint` wrote; every rank calls it.
+
+        Raises:
+            ValueError: it is incomplete, or of another number of ranks, ZeRO stage or dtype.
+        """
+        load_moving(folder, self._weights, self._settings)
 
     def close(self) -> None:
         """Leave the process group; the role is of no use afterwards."""

@@ -41,12 +41,21 @@ class Seen:
 @pytest.fixture(scope="session")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
     """Results of every scenario on 1 rank and on 2 ranks."""
-    folder = tmp_path_factory.mktemp("training")
+    return run_scenarios(tmp_path_factory.mktemp("training"), "seen")
+
+
+@pytest.fixture(scope="session")
+def followed(tmp_path_factory: pytest.TempPathFactory) -> Seen:
+    """The same of the scenarios in which weights follow others."""
+    return run_scenarios(tmp_path_factory.mktemp("following"), "followed")
+
+
+def run_scenarios(folder: Path, table: str) -> Seen:
     make_models(folder)
     torch.save(make_samples(), folder / "samples.pt")
     ports = {1: free_ports(NUM_PORTS), 2: free_ports(NUM_PORTS)}
     processes = {
-        f"{world_size}_{rank}": start_worker(folder, rank, world_size, ports[world_size])
+        f"{world_size}_{rank}": start_worker(folder, rank, world_size, ports[world_size], table)
         for world_size, rank in ((2, 0), (2, 1), (1, 0))
     }
     wait_for(processes, folder)
@@ -66,8 +75,10 @@ def make_models(folder: Path) -> None:
     reward_model.save_pretrained(folder / "reward_model")
 
 
-def start_worker(folder: Path, rank: int, world_size: int, port: int) -> subprocess.Popen[bytes]:
-    arguments = [str(argument) for argument in (rank, world_size, port, folder)]
+def start_worker(
+    folder: Path, rank: int, world_size: int, port: int, table: str
+) -> subprocess.Popen[bytes]:
+    arguments = [str(argument) for argument in (rank, world_size, port, folder, table)]
     with (folder / f"log_{world_size}_{rank}.txt").open("wb") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "tests.stack.training.worker", *arguments],

@@ -99,10 +99,11 @@ class Rank:
             )
         )
 
-    def reference(self, *, of_all_kept: bool = False, **settings: Any) -> Any:
+    def reference(self, *, of_all_kept: bool = False, decay: float = 0.0, **settings: Any) -> Any:
         return self._started(
             Reference(
                 reference=ReferenceConfig(**self._role_settings(settings)),
+                decay=decay,
                 model=self.model,
                 temperature=TEMPERATURE,
                 seed=0,

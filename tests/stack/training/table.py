@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from tests.stack.training.following_table import FOLLOWING
 from tests.stack.training.mixture import losses_of_texts, with_texts
 from tests.stack.training.rank import Rank
 from tests.stack.training.scenarios import (
@@ -127,3 +128,6 @@ SCENARIOS: dict[int, dict[str, Scenario]] = {
         "mismatch": mismatch,
     },
 }
+
+# By the name of the fixture that has them: each is a set of processes of its own.
+TABLES = {"seen": SCENARIOS, "followed": FOLLOWING}

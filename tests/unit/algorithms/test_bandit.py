@@ -16,6 +16,7 @@ METHODS = sorted(path.stem for path in (conf_dir() / "algorithm").glob("*.yaml")
 OPTIMUM = 1.0
 TASK = ("model=arithmetic", "data=arithmetic", "reward=exact_match", "generation=cpu")
 SIZES = ("prompts_per_step=3", "samples_per_prompt=8", "num_steps=60", "algorithm.num_epochs=2")
+STRONG_PENALTY = ("algorithm=grpo", "algorithm.kl_coefficient=1", "num_steps=100")
 # Settings that no published method has on, each on top of one.
 VARIANTS = {
     "stale rollouts, engine's old": ["algorithm=grpo", "max_staleness=1"],
@@ -53,6 +54,13 @@ VARIANTS = {
         "algorithm.kl_coefficient=0.5",
         "algorithm.kl_controller=scheduled",
         "algorithm.kl_schedule_steps=20",
+    ],
+    # A penalty of this weight to where the policy started would keep it there.
+    "reference that becomes the policy": [*STRONG_PENALTY, "algorithm.reference_every=1"],
+    "reference that follows slowly": [
+        *STRONG_PENALTY,
+        "algorithm.reference_every=1",
+        "algorithm.reference_decay=0.5",
     ],
     "penalty discounted": ["algorithm=reinforce_pp", "algorithm.kl_position_discount=0.5"],
     "huber": ["algorithm=ppo", "algorithm.value_huber_delta=0.5"],
@@ -94,5 +102,6 @@ def test_expected_reward_by_hand():
 
 
 def test_a_strong_penalty_keeps_the_policy_from_it():
+    assert solve(method(*STRONG_PENALTY), seed=0) < 0.9
     held = method("algorithm=grpo", "algorithm.kl_coefficient=5", "algorithm.kl_estimator=k2")
     assert solve(held, seed=0) < 0.6

@@ -15,6 +15,7 @@ from rlhf_ray.driver.adaptive import start_adaptive
 from rlhf_ray.driver.failure_budget import FailureBudget
 from rlhf_ray.driver.loop import Loop, LoopState, train
 from rlhf_ray.driver.pipeline import Batch, PipelineSettings, RolloutPipeline
+from rlhf_ray.driver.refresher import NoRefresh, ReferenceRefresher, RefreshSettings
 from rlhf_ray.driver.scorers import NoScores, Scorers
 from rlhf_ray.driver.texts import NoTexts
 from rlhf_ray.driver.trainer import NoCritic, Trainer, TrainerSettings
@@ -82,6 +83,9 @@ class Policy:
         self.events.append("score")
         return [done("learner", 0, payload="old")]
 
+    def weight_shapes(self) -> Call:
+        return done("learner", 0, signal={"w": (3,)})
+
     def weight_buckets(self, bucket_bytes: int) -> tuple[Call, list[Call]]:
         return done("learner", 0, signal=["a", "b"]), []
 
@@ -95,6 +99,29 @@ class Policy:
     def reload_states(self) -> list[Call]:
         self.events.append("reload")
         return []
+
+
+class Following:
+    """A reference that notes what it gets."""
+
+    def __init__(self, log: list[str]) -> None:
+        self.events = log
+
+    def check_weights(self, shapes: Any) -> list[Call]:
+        return self._event(f"check {shapes}")
+
+    def begin_update(self) -> list[Call]:
+        return self._event("reference begins")
+
+    def load_bucket(self, bucket: Any) -> list[Call]:
+        return self._event(f"reference loads {bucket}")
+
+    def finish_update(self) -> list[Call]:
+        return self._event("reference finishes")
+
+    def _event(self, name: str) -> list[Call]:
+        self.events.append(name)
+        return [done("reference", 0)]
 
 
 class Experience:
@@ -128,13 +155,28 @@ class World:
     """A loop over fakes with all parts at hand."""
 
     def __init__(
-        self, *, num_steps: int = 1, colocated: bool = False, critic_warmup_steps: int = 0
+        self,
+        *,
+        num_steps: int = 1,
+        colocated: bool = False,
+        critic_warmup_steps: int = 0,
+        reference_every: int = 0,
     ) -> None:
         self._num_steps = num_steps
         self.log: list[str] = []
         self.watch = InProcessWatch()
         self.engines, self.policy = Receivers(self.log), Policy(self.log)
         self.notes, self.saver = Notes(), Saver()
+        self.refresher: ReferenceRefresher | NoRefresh = NoRefresh()
+        if reference_every:
+            self.refresher = ReferenceRefresher(
+                policy=self.policy,
+                reference=Following(self.log),
+                watch=self.watch,
+                settings=RefreshSettings(
+                    every_steps=reference_every, bucket_bytes=1, timeout_s=1.0
+                ),
+            )
         turns: Turns = OwnDevices()
         if colocated:
             turns = SharedDevices(
@@ -185,6 +227,7 @@ class World:
                     bucket_bytes=1, probe_every=1, probe_tolerance=1e-3, timeout_s=1.0
                 ),
             ),
+            refresher=self.refresher,
             turns=turns,
             watch=self.watch,
             observer=self.notes,
@@ -223,6 +266,49 @@ def test_colocated_roles_take_turns():
         *["hold", "generate", "release", "sleep", "reload", "update", "wake_up"],
         *["begin_update", "load a", "load b", "finish_update", "offload"],
     ]
+
+
+REFRESH = ["begins", "loads a", "loads b", "finishes"]
+
+
+def test_the_reference_moves_after_every_so_many_steps():
+    world = World(num_steps=5, reference_every=2)
+    world.train()
+    moves = [f"reference {event}" for event in REFRESH]
+    step = [*STEP, "finish_update"]
+    # Not after the last step alone, and never before the policy has moved.
+    assert world.log == [*step, *step, *moves, *step, *step, *moves, *step]
+    versions = [metrics["reference/version"] for _, metrics in world.notes.steps]
+    assert versions == [0.0, 2.0, 2.0, 4.0, 4.0]
+    assert world.watch.phases.count("refresh") > 0
+
+
+def test_a_resumed_run_moves_the_reference_when_the_other_one_would_have():
+    world = World(num_steps=4, reference_every=3)
+    world.engines.version = 2
+    state = LoopState(step=2, adaptive=start_adaptive(AlgorithmConfig()))
+    train(world.loop, state, num_steps=4)
+    versions = [metrics["reference/version"] for _, metrics in world.notes.steps]
+    assert versions == [3.0, 3.0]
+
+
+def test_a_reference_that_stays_has_no_version():
+    world = World()
+    world.train()
+    assert "reference/version" not in world.notes.steps[0][1]
+
+
+def test_the_weights_of_both_are_compared_before_the_first_step():
+    world = World(reference_every=1)
+    world.refresher.check()
+    assert world.log == ["check {'w': (3,)}"]
+
+
+def test_colocated_roles_move_the_reference_before_the_learner_leaves_its_device():
+    world = World(colocated=True, reference_every=1)
+    world.train()
+    assert world.log.index("reference begins") > world.log.index("finish_update")
+    assert world.log.index("offload") > world.log.index("reference finishes")
 
 
 def test_the_next_batch_is_started_after_the_publish_and_sampled_by_the_new_weights():

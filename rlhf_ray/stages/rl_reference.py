@@ -1,0 +1,24 @@
+"""The reference of a run: whether it moves, and when."""
+
+from __future__ import annotations
+
+from rlhf_ray.cluster.system import System
+from rlhf_ray.config.run import Config
+from rlhf_ray.driver.refresher import NoRefresh, ReferenceRefresher, RefreshSettings
+
+
+def make_refresher(config: Config, system: System) -> ReferenceRefresher | NoRefresh:
+    """What moves the reference of a started system."""
+    every_steps = config.algorithm.reference_every
+    if every_steps == 0 or system.reference is None:
+        return NoRefresh()
+    return ReferenceRefresher(
+        policy=system.learner,
+        reference=system.reference,
+        watch=system.supervisor,
+        settings=RefreshSettings(
+            every_steps=every_steps,
+            bucket_bytes=config.publish.bucket_bytes,
+            timeout_s=config.deadlines.publish_s,
+        ),
+    )

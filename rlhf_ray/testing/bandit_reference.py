@@ -1,0 +1,41 @@
+"""The bandit's reference: a copy of the policy, which may move to it. See `bandit`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from rlhf_ray.algorithms.moving_reference import moving_average
+from rlhf_ray.cluster.calls import Call
+from rlhf_ray.records import RolloutGroup
+from rlhf_ray.testing.bandit_workers import VOCABULARY, Table, score_groups
+from rlhf_ray.testing.fakes import done
+
+
+class BanditReference:
+    """The policy as it was at the start, or as it has followed it since.
+
+    Args:
+        decay: weight of the past in every move.
+    """
+
+    def __init__(self, *, decay: float) -> None:
+        self._weights = Table(VOCABULARY).weights.detach()
+        self._decay = decay
+
+    def score(self, groups: Sequence[RolloutGroup], num_tokens: Sequence[int]) -> list[Call]:
+        return [done("reference", 0, payload=score_groups(self._weights, groups))]
+
+    def check_weights(self, shapes: dict[str, tuple[int, ...]]) -> list[Call]:
+        return [done("reference", 0)]
+
+    def begin_update(self) -> list[Call]:
+        return [done("reference", 0)]
+
+    def load_bucket(self, bucket: Tensor) -> list[Call]:
+        self._weights = moving_average(self._weights, bucket, decay=self._decay)
+        return [done("reference", 0)]
+
+    def finish_update(self) -> list[Call]:
+        return [done("reference", 0)]

@@ -1,0 +1,168 @@
+"""The policy's weights on their way to a reference of two sharded ranks, through real actors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray.util.placement_group import placement_group, remove_placement_group
+
+from rlhf_ray.cluster import actors
+from rlhf_ray.cluster.calls import Call
+from rlhf_ray.cluster.groups import Learners, References
+from rlhf_ray.cluster.launch import Launcher
+from rlhf_ray.cluster.resources import RolePlan
+from rlhf_ray.cluster.supervisor import Member, Supervisor
+from rlhf_ray.config.algorithm import AlgorithmConfig
+from rlhf_ray.config.errors import RunFailed
+from rlhf_ray.config.model import ModelConfig
+from rlhf_ray.config.training import ReferenceConfig, TrainingConfig
+from rlhf_ray.driver.refresher import ReferenceRefresher, RefreshSettings
+from rlhf_ray.models.tiny_llama import TinySizes
+from rlhf_ray.testing.fakes import make_group, make_prompt
+from rlhf_ray.testing.tiny import tiny_random
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
+SIZES = TinySizes(
+    hidden=32, intermediate=64, num_layers=2, num_heads=4, num_key_value_heads=2, head_size=8
+)
+ROLE = {"dtype": "float32", "cpu_threads": 1, "max_tokens_per_micro_batch": 64}
+NUM_REFERENCES = 2
+
+
+class Roles:
+    """A policy of one rank, and a reference of two that starts from other weights."""
+
+    def __init__(self, folder: Path) -> None:
+        self.supervisor = Supervisor()
+        self._group = placement_group([{"CPU": 0.3}] * (1 + NUM_REFERENCES))
+        ray.get(self._group.ready(), timeout=60)
+        self._launcher = Launcher(self._group, self.supervisor, timeout_s=120, stop_s=5)
+        self._create("learner", actors.Learner, (0,), _learner_settings(folder))
+        self._create("reference", actors.Reference, (1, 2), _reference_settings(folder))
+        members = self._launcher.members()
+        self._start(members[:1])
+        self._start(members[1:])
+        self.learner, self.reference = Learners(members[:1]), References(members[1:])
+        self.first = members[0].handle
+
+    def _create(self, role: str, actor: type, bundles: tuple[int, ...], settings: Any) -> None:
+        plan = RolePlan(
+            role=role, num_actors=len(bundles), num_cpus=0.2, num_gpus=0, bundle_indices=bundles
+        )
+        for rank in range(len(bundles)):
+            self._launcher.create(plan, rank, actor, settings)
+
+    def _start(self, ranks: list[Member]) -> None:
+        address = ray.get(ranks[0].handle.reserve_address.remote(), timeout=60)
+        refs = [m.handle.start.remote(m.name.rank, len(ranks), address) for m in ranks]
+        calls = [
+            Call(member=m.name, signal=ref, payload=None)
+            for m, ref in zip(ranks, refs, strict=True)
+        ]
+        self.supervisor.results(calls, phase="start", timeout_s=120)
+
+    def refresher(self, **settings: Any) -> ReferenceRefresher:
+        defaults = {"every_steps": 2, "bucket_bytes": 4096, "timeout_s": 60.0}
+        return ReferenceRefresher(
+            policy=self.learner,
+            reference=self.reference,
+            watch=self.supervisor,
+            settings=RefreshSettings(**(defaults | settings)),
+        )
+
+    def scores(self, role: Learners | References) -> list[float]:
+        groups = [make_group(make_prompt(i), (0, 1), version=0) for i in range(2)]
+        calls = role.score([ray.put(group) for group in groups], [8, 8])
+        self.supervisor.results(calls, phase="reference", timeout_s=60)
+        parts = [part for call in calls for part in ray.get(call.payload)]
+        values = {part.prompt_id: part.values.tolist() for part in parts}
+        return [number for name in sorted(values) for number in values[name]]
+
+    def close(self) -> None:
+        self._launcher.close(orderly=False)
+        remove_placement_group(self._group)
+
+
+def _learner_settings(folder: Path) -> dict[str, Any]:
+    return {
+        "training": TrainingConfig(**ROLE),
+        "algorithm": AlgorithmConfig(),
+        "model": ModelConfig(path=str(folder / "policy")),
+        "max_response_tokens": 8,
+        "temperature": 1.0,
+        "total_optimizer_steps": 1,
+        "seed": 0,
+        "timeout_s": 60.0,
+    }
+
+
+def _reference_settings(folder: Path) -> dict[str, Any]:
+    sharded = ReferenceConfig(**ROLE, num_ranks=NUM_REFERENCES, zero_stage=3)
+    return {
+        "reference": sharded,
+        "model": ModelConfig(path=str(folder / "other")),
+        "temperature": 1.0,
+        "seed": 0,
+        "timeout_s": 60.0,
+        "decay": 0.0,
+    }
+
+
+@pytest.fixture(scope="module")
+def roles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Roles]:
+    folder = tmp_path_factory.mktemp("models")
+    for seed, name in enumerate(("policy", "other")):
+        tiny_random(folder / name, seed=seed, vocab_size=260, sizes=SIZES)
+    roles = Roles(folder)
+    yield roles
+    roles.close()
+
+
+def test_the_reference_becomes_the_policy_when_it_is_due(roles: Roles):
+    refresher = roles.refresher()
+    refresher.check()
+    expected = roles.scores(roles.learner)
+    apart = max(abs(a - b) for a, b in zip(roles.scores(roles.reference), expected, strict=True))
+    assert apart > 1e-2, "they start from different weights"
+    assert refresher.refresh_if_due(1) == {"reference/version": 0.0}
+    still = max(abs(a - b) for a, b in zip(roles.scores(roles.reference), expected, strict=True))
+    assert still == apart
+    assert refresher.refresh_if_due(2) == {"reference/version": 2.0}
+    assert roles.scores(roles.reference) == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_weight_that_is_missing_is_reported_with_role_phase_and_step(roles: Roles):
+    class Forgetful(Learners):
+        """Gives away no weights at all."""
+
+        def weight_buckets(self, bucket_bytes: int) -> tuple[Call, list[Call]]:
+            call, others = super().weight_buckets(bucket_bytes)
+            return Call(member=call.member, signal=_nothing(), payload=None), others
+
+    roles.supervisor.begin_step(4)
+    refresher = ReferenceRefresher(
+        policy=Forgetful(roles.learner._members),
+        reference=roles.reference,
+        watch=roles.supervisor,
+        settings=RefreshSettings(every_steps=1, bucket_bytes=4096, timeout_s=60.0),
+    )
+    with pytest.raises(RunFailed) as caught:
+        refresher.refresh_if_due(4)
+    headline = str(caught.value).splitlines()[0]
+    assert "failed (phase refresh, step 4): ValueError: the policy did not send" in headline
+    assert headline.startswith("reference_")
+    assert "and 17 more" in headline
+
+
+@ray.remote
+class _Empty:
+    def stream(self):
+        yield from ()
+
+
+def _nothing():
+    return _Empty.options(num_cpus=0).remote().stream.options(num_returns="streaming").remote()
