@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlhf_ray.record_checks import check_kept, check_lengths, check_shape, check_steps
+
 
 class FailureKind(enum.StrEnum):
     """What went wrong with one sample. A failure is never a reward."""
@@ -86,6 +88,11 @@ class RolloutGroup:
         rewards [G] float64: weighted sum of the parts; empty before scoring.
         reward_parts: name to [G] float64, unweighted.
         failures: samples of this prompt that have no result.
+        text_ends [N] int32: characters of the response that are there once the token is; 0 off
+            the mask.
+        step_rewards [N] float64, step_ends [N] bool: reward of every step of the answer, on the
+            step's last token; 0.0 and False elsewhere. All three are [0] in a run that does not
+            train on steps, and these two before scoring.
     """
 
     prompt: Prompt
@@ -101,22 +108,25 @@ class RolloutGroup:
     rewards: Tensor
     reward_parts: dict[str, Tensor]
     failures: tuple[SampleFailure, ...]
+    text_ends: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int32))
+    step_rewards: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
+    step_ends: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
 
     def __post_init__(self) -> None:
         num_tokens, num_samples = self.token_ids.shape[0], self.lengths.shape[0]
         for name in ("loss_mask", "generator_logprobs", "weight_versions"):
-            _check_shape(name, getattr(self, name), (num_tokens,))
-        _check_kept(self.kept_token_ids, num_tokens)
+            check_shape(name, getattr(self, name), (num_tokens,))
+        check_steps(self.text_ends, self.step_rewards, self.step_ends, num_tokens)
+        check_kept(self.kept_token_ids, num_tokens)
         for name in ("sample_indices", "responses", "finish_reasons"):
             if len(getattr(self, name)) != num_samples:
                 raise ValueError(
                     f"{name} has {len(getattr(self, name))} entries, not {num_samples}"
                 )
-        if int(self.lengths.sum()) != num_tokens:
-            raise ValueError(f"lengths sum to {int(self.lengths.sum())}, not {num_tokens} tokens")
+        check_lengths(self.lengths, num_tokens)
         if self.is_scored:
             for name, part in self.reward_parts.items():
-                _check_shape(f"reward_parts[{name}]", part, (num_samples,))
+                check_shape(f"reward_parts[{name}]", part, (num_samples,))
         elif self.rewards.shape[0]:
             raise ValueError(f"{self.rewards.shape[0]} rewards for {num_samples} samples")
 
@@ -127,6 +137,18 @@ class RolloutGroup:
     @property
     def is_scored(self) -> bool:
         return self.rewards.shape[0] == self.num_samples
+
+    @property
+    def has_steps(self) -> bool:
+        return self.step_ends.shape[0] > 0
+
+    def rewards_of_steps(self) -> tuple[tuple[float, ...], ...]:
+        """Of every sample; nothing where steps are not rewarded."""
+        if not self.has_steps:
+            return ()
+        lengths = self.lengths.tolist()
+        pieces = zip(self.step_rewards.split(lengths), self.step_ends.split(lengths), strict=True)
+        return tuple(tuple(rewards[ends].tolist()) for rewards, ends in pieces)
 
     def summary(self) -> GroupSummary:
         """The scalars that the driver may see."""
@@ -145,12 +167,15 @@ class RolloutGroup:
             oldest_version=int(versions.min()) if versions.numel() else -1,
             newest_version=int(versions.max()) if versions.numel() else -1,
             failures=self.failures,
+            step_rewards=self.rewards_of_steps(),
         )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GroupSummary:
-    """What the driver sees of a scored group: per-sample scalars, no per-token data."""
+    """What the driver sees of a scored group: per-sample scalars, no per-token data.
+
+    `step_rewards` has the steps of every sample; nothing in a run that does not train on steps."""
 
     prompt_id: str
     stream_index: int
@@ -163,6 +188,12 @@ class GroupSummary:
     oldest_version: int
     newest_version: int
     failures: tuple[SampleFailure, ...]
+    step_rewards: tuple[tuple[float, ...], ...] = ()
+
+    @property
+    def compared(self) -> tuple[float, ...]:
+        """What a baseline of the group compares: the rewards of all steps, or of the samples."""
+        return tuple(r for steps in self.step_rewards for r in steps) or self.rewards
 
     def of_first(self, num_samples: int) -> GroupSummary:
         """The same, with the rewards and responses of the first samples alone."""
@@ -172,6 +203,7 @@ class GroupSummary:
             finish_reasons=self.finish_reasons[:num_samples],
             rewards=self.rewards[:num_samples],
             reward_parts={name: part[:num_samples] for name, part in self.reward_parts.items()},
+            step_rewards=self.step_rewards[:num_samples],
         )
 
 
@@ -258,21 +290,9 @@ class Experience:
             "weights",
             "chosen",
         ):
-            _check_shape(name, getattr(self, name), (num_tokens,))
-        _check_kept(self.kept_token_ids, num_tokens)
-        if int(self.lengths.sum()) != num_tokens:
-            raise ValueError(f"lengths sum to {int(self.lengths.sum())}, not {num_tokens} tokens")
+            check_shape(name, getattr(self, name), (num_tokens,))
+        check_kept(self.kept_token_ids, num_tokens)
+        check_lengths(self.lengths, num_tokens)
         rows = sorted(row for batch in self.micro_batches for row in batch)
         if rows != list(range(self.lengths.shape[0])):
             raise ValueError("micro_batches must contain every sample exactly once")
-
-
-def _check_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
-    if tuple(tensor.shape) != shape:
-        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, not {shape}")
-
-
-def _check_kept(kept_token_ids: Tensor, num_tokens: int) -> None:
-    shape = tuple(kept_token_ids.shape)
-    if len(shape) != 2 or shape[0] != num_tokens:
-        raise ValueError(f"kept_token_ids has shape {shape}, not ({num_tokens}, K)")

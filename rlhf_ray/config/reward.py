@@ -24,7 +24,7 @@ class RewardConfig:
 
     functions: list[Any] = setting(
         [],
-        "Entries are a name of a built-in (exact_match, regular_expression, arithmetic, length), "
+        "Entries are a name of a built-in (exact_match, regular_expression, arithmetic, length, lines), "
         "package.module:function, path/file.py:function, or a mapping with path, name, "
         "weight and arguments.",
     )

@@ -95,7 +95,7 @@ def _pipeline(
     return RolloutPipeline(
         prompts=BanditPrompts(seed),
         generators=engines,
-        rewards=BanditRewards(),
+        rewards=BanditRewards(by_step=config.algorithm.rewards_steps),
         watch=watch,
         failure_budget=FailureBudget(config.reward.max_failure_rate),
         settings=PipelineSettings(
