@@ -13,9 +13,9 @@ from rlhf_ray.records import GroupSummary
 class ReplayBuffer:
     """References to groups, at most `replay_capacity`; the oldest goes first.
 
-    Value is the variance of a group's rewards (of its steps, in a run that trains on steps): the
-    size of the signal that a group baseline gets out of it. A group is replayed at most once, so that the batch is never dominated by a few.
-    The references keep the groups in the object store.
+    Value is the variance of a group's rewards (of its steps, where those are trained on): the size
+    of the signal that a group baseline gets out of it. A group is replayed at most once, so that
+    the batch is never dominated by a few. The references keep the groups in the object store.
 
     It is not part of a checkpoint, because the groups are not: a resumed run starts with none.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 
 # A character has at most 4 bytes, so at most as many tokens of a byte-level tokenizer.
@@ -35,7 +34,7 @@ def text_ends(
         if not _continues(text, start, piece) and now - read > _LONGEST_CHARACTER:
             start, piece = 0, decode(token_ids[:now])
             # All that can be said where even this is no part of the text.
-            seen = max(seen, len(os.path.commonprefix((piece, text))))
+            seen = max(seen, _num_shared(piece, text))
         # Tokens without text of their own stay in front: they are no context for what follows.
         if piece and _continues(text, start, piece):
             first, read, done = read, now, min(start + len(piece), len(text))
@@ -48,3 +47,9 @@ def text_ends(
 def _continues(text: str, start: int, piece: str) -> bool:
     """Whether `piece` stands at `start`, or all that is left of the text is in it."""
     return piece.startswith(text[start : start + len(piece)])
+
+
+def _num_shared(first: str, second: str) -> int:
+    """Characters at the start that both have."""
+    shortest = min(len(first), len(second))
+    return next((i for i in range(shortest) if first[i] != second[i]), shortest)

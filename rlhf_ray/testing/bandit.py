@@ -20,6 +20,7 @@ from rlhf_ray.driver.trainer import NoCritic, Trainer, TrainerSettings
 from rlhf_ray.driver.turns import OwnDevices
 from rlhf_ray.publish.gate import Probe
 from rlhf_ray.publish.publisher import Publisher, PublishSettings
+from rlhf_ray.testing.bandit_rewards import BanditRewards
 from rlhf_ray.testing.bandit_workers import (
     END,
     NUM_POSITIONS,
@@ -30,7 +31,6 @@ from rlhf_ray.testing.bandit_workers import (
     BanditPolicy,
     BanditPrompts,
     BanditReference,
-    BanditRewards,
 )
 from rlhf_ray.testing.fakes import InProcessWatch
 from rlhf_ray.training.builder import ExperienceBuilder
