@@ -346,7 +346,7 @@ CASES = [
     (
         "steps of one sample",
         [],
-        ["algorithm=process", "samples_per_prompt=1"],
+        ["algorithm.advantage=process", "samples_per_prompt=1"],
         ["samples_per_prompt=1", "algorithm.advantage=process", "algorithm=ppo"],
         ["samples_per_prompt=2"],
     ),

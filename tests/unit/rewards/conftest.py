@@ -62,7 +62,7 @@ def build_group(
 
 
 def build_step_group(*responses: str, indices: tuple[int, ...] | None = None) -> RolloutGroup:
-    """As `build_group`: a token for each character, and one more at the end that has none of its own."""
+    """As `build_group`, with one more token at the end that has no character of its own."""
     group = build_group(*(f"{response}." for response in responses), indices=indices)
     ends = [e for r in responses for e in (0, 0, *range(1, len(r) + 1), len(r))]
     return replace(group, responses=responses, text_ends=torch.tensor(ends, dtype=torch.int32))
