@@ -13,10 +13,10 @@ def text_ends(
 ) -> tuple[int, ...]:
     """Characters of `text` that the tokens up to each one give, without tokenising any text.
 
-    A character that several tokens make up is there with the last of them. Tokens are decoded
-    behind the one before them, because a decoder may treat the first token of a text apart (it
-    drops its space, for example). The text itself decides: a piece counts where it stands next in
-    it. If none has for longer than a character can take, everything up to the token is decoded.
+    A character that several tokens make up is there with the last of them. New tokens are decoded
+    together with those before them, because a decoder may treat the first token of a text apart
+    (and drop its space, for example). What they add counts if it is what comes next in the text;
+    if it is not for more tokens than a character can have, all tokens so far are decoded.
 
     Args:
         decode: tokens to text, special tokens left out.

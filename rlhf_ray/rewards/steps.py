@@ -40,6 +40,7 @@ def with_steps(
 
     Rewards that meet on a token are added, and make one step. A plain number is one step that
     ends with the last sampled token. A sample without a sampled token has nowhere to put any.
+    A function of weight 0 is only watched: its steps are no steps of the sample.
 
     Args:
         group: with `text_ends`.
@@ -55,6 +56,8 @@ def with_steps(
         start += length
         texts = group.text_ends[sampled].tolist()
         for name, answers in parts.items() if texts else ():
+            if weights[name] == 0:
+                continue
             steps = _as_steps(answers[sample], len(response))
             places = sampled[last_tokens(texts, steps.ends, len(response))]
             values = torch.tensor(steps.rewards, dtype=torch.float64)

@@ -304,14 +304,14 @@ class TestReplay:
         assert second.groups[4] is first.groups[2], "the group itself, not a new one"
 
     def test_the_steps_are_what_varies_where_they_are_rewarded(self):
-        # All sums are 0; the later the prompt, the further apart its steps.
+        # All sums are 0; the earlier the prompt, the further apart its steps.
         pipeline = make_pipeline(
             self.SAMPLING,
-            score=lambda prompt, _: (float(prompt.stream_index), -float(prompt.stream_index)),
+            score=lambda prompt, _: (10.0 - prompt.stream_index, prompt.stream_index - 10.0),
         )
         first, second = self.run(pipeline, 2)
         assert {reward for summary in first.summaries for reward in summary.rewards} == {0.0}
-        assert places(second) == [4, 5, 6, 7, 3, 2]
+        assert places(second) == [4, 5, 6, 7, 0, 1]
 
     def test_metrics_and_files_are_of_fresh_groups(self):
         pipeline = make_pipeline(self.SAMPLING)

@@ -87,6 +87,13 @@ def test_functions_are_added_with_their_weights_and_a_number_is_a_step_at_the_en
     assert float(group.step_rewards.sum()) == group.rewards.tolist()[0]
 
 
+def test_a_function_of_weight_0_makes_no_steps():
+    answers = {"x": [steps(_2=1.0)], "watched": [steps(_1=7.0, _3=7.0)]}
+    scored = with_rewards(step_group("abcd"), answers, {"x": 1.0, "watched": 0.0})
+    assert found(scored) == [[(3, 1.0)]]
+    assert scored.reward_parts["watched"].tolist() == [14.0]
+
+
 def test_steps_that_end_with_one_token_are_one_step():
     group = replace(step_group("abcd"), text_ends=torch.tensor([0, 0, 3, 3, 3, 4, 4]))
     scored = with_rewards(group, {"x": [steps(_1=1.0, _2=2.0, _4=4.0)]}, {"x": 1.0})
