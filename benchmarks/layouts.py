@@ -117,6 +117,7 @@ def made_up(work: Work, vocab_size: int) -> Experience:
         weights=mask.flatten().float(),
         chosen=torch.zeros_like(mask.flatten()),
         kept_token_ids=whole_vocabulary(numbers.shape[0]),
+        reference_kept_logprobs=torch.zeros(numbers.shape[0], 0),
         micro_batches=(tuple(range(num_samples)),),
         num_loss_tokens=int(mask.sum()),
         num_sequences=num_samples,

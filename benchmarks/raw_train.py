@@ -16,8 +16,9 @@ from torch.nn import functional
 from benchmarks.work import arguments, rollout_group, work_config, work_prompts, write_result
 from rlhf_ray.models.loading import load_policy
 from rlhf_ray.records import Coefficients, Experience
-from rlhf_ray.training.experience import RankPlan, build_experience
+from rlhf_ray.training.experience import build_experience
 from rlhf_ray.training.packing import decoder_inputs
+from rlhf_ray.training.rank_plan import RankPlan
 from rlhf_ray.training.row_layout import RowLayout, row_layout
 
 

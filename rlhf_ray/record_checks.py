@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence, Sized
+
 from torch import Tensor
 
 
@@ -33,3 +35,16 @@ def check_steps(
     if step_ends.shape[0] or step_rewards.shape[0]:
         check_shape("step_ends", step_ends, (num_tokens,))
         check_shape("step_rewards", step_rewards, (num_tokens,))
+
+
+def check_count(name: str, items: Sized, count: int) -> None:
+    """As many items as there are samples."""
+    if len(items) != count:
+        raise ValueError(f"{name} has {len(items)} entries, not {count}")
+
+
+def check_micro_batches(micro_batches: Sequence[Sequence[int]], num_samples: int) -> None:
+    """Every sample in exactly one of them."""
+    rows = sorted(row for batch in micro_batches for row in batch)
+    if rows != list(range(num_samples)):
+        raise ValueError("micro_batches must contain every sample exactly once")

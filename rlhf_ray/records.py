@@ -8,7 +8,6 @@ response together, every entry aligned with the token it describes.
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlhf_ray.record_checks import check_kept, check_lengths, check_shape, check_steps
+from rlhf_ray.group_summary import GroupSummary
+from rlhf_ray.record_checks import (
+    check_count,
+    check_kept,
+    check_lengths,
+    check_micro_batches,
+    check_shape,
+    check_steps,
+)
 
 
 class FailureKind(enum.StrEnum):
@@ -88,8 +95,7 @@ class RolloutGroup:
         rewards [G] float64: weighted sum of the parts; empty before scoring.
         reward_parts: name to [G] float64, unweighted.
         failures: samples of this prompt that have no result.
-        text_ends [N] int32: characters of the response that are there once the token is; 0 off
-            the mask.
+        text_ends [N] int32: characters of the response up to the token's end; 0 off the mask.
         step_rewards [N] float64, step_ends [N] bool: reward of every step of the answer, on the
             step's last token; 0.0 and False elsewhere. All three are [0] in a run that does not
             train on steps, and these two before scoring.
@@ -119,10 +125,7 @@ class RolloutGroup:
         check_steps(self.text_ends, self.step_rewards, self.step_ends, num_tokens)
         check_kept(self.kept_token_ids, num_tokens)
         for name in ("sample_indices", "responses", "finish_reasons"):
-            if len(getattr(self, name)) != num_samples:
-                raise ValueError(
-                    f"{name} has {len(getattr(self, name))} entries, not {num_samples}"
-                )
+            check_count(name, getattr(self, name), num_samples)
         check_lengths(self.lengths, num_tokens)
         if self.is_scored:
             for name, part in self.reward_parts.items():
@@ -172,42 +175,6 @@ class RolloutGroup:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GroupSummary:
-    """What the driver sees of a scored group: per-sample scalars, no per-token data.
-
-    `step_rewards` has the steps of every sample; nothing in a run that does not train on steps."""
-
-    prompt_id: str
-    stream_index: int
-    source: str
-    sample_lengths: tuple[int, ...]
-    response_lengths: tuple[int, ...]
-    finish_reasons: tuple[str, ...]
-    rewards: tuple[float, ...]
-    reward_parts: dict[str, tuple[float, ...]]
-    oldest_version: int
-    newest_version: int
-    failures: tuple[SampleFailure, ...]
-    step_rewards: tuple[tuple[float, ...], ...] = ()
-
-    @property
-    def compared(self) -> tuple[float, ...]:
-        """What a baseline of the group compares: the rewards of all steps, or of the samples."""
-        return tuple(r for steps in self.step_rewards for r in steps) or self.rewards
-
-    def of_first(self, num_samples: int) -> GroupSummary:
-        """The same, with the rewards and responses of the first samples alone."""
-        return dataclasses.replace(
-            self,
-            response_lengths=self.response_lengths[:num_samples],
-            finish_reasons=self.finish_reasons[:num_samples],
-            rewards=self.rewards[:num_samples],
-            reward_parts={name: part[:num_samples] for name, part in self.reward_parts.items()},
-            step_rewards=self.step_rewards[:num_samples],
-        )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class TokenValues:
     """A per-token quantity of one group, computed by a scoring role.
 
@@ -216,11 +183,14 @@ class TokenValues:
             estimate on sampled tokens, 0.0 elsewhere.
         after [G] float32: value of the state after each sample's last token, 0.0 where the
             answer is over; [0] where nobody asked for it.
+        kept_logprobs [N, K] float32: log-probabilities of all kept tokens of the group, -inf where
+            there is none and off the mask; [0, 0] where nobody asked for them.
     """
 
     prompt_id: str
     values: Tensor
     after: Tensor = field(default_factory=lambda: torch.zeros(0))
+    kept_logprobs: Tensor = field(default_factory=lambda: torch.zeros(0, 0))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -255,6 +225,8 @@ class Experience:
         num_loss_tokens: GLOBAL count of masked tokens over all ranks of this step.
         num_sequences: GLOBAL count of samples with at least one masked token.
         num_positive_tokens: GLOBAL count of masked tokens with an advantage above 0.
+        reference_kept_logprobs [N, K] float32: of all kept tokens, under the reference, -inf
+            where there is none; [N, 0] where the penalty needs the sampled tokens alone.
         old_is_current: the policy has not changed since `old_logprobs` were due, so the loss
             takes the current log-probabilities, detached, in their place.
     """
@@ -275,6 +247,7 @@ class Experience:
     num_loss_tokens: int
     num_sequences: int
     num_positive_tokens: int
+    reference_kept_logprobs: Tensor
     old_is_current: bool
 
     def __post_init__(self) -> None:
@@ -292,7 +265,7 @@ class Experience:
         ):
             check_shape(name, getattr(self, name), (num_tokens,))
         check_kept(self.kept_token_ids, num_tokens)
+        width = self.reference_kept_logprobs.shape[-1]
+        check_shape("reference_kept_logprobs", self.reference_kept_logprobs, (num_tokens, width))
         check_lengths(self.lengths, num_tokens)
-        rows = sorted(row for batch in self.micro_batches for row in batch)
-        if rows != list(range(self.lengths.shape[0])):
-            raise ValueError("micro_batches must contain every sample exactly once")
+        check_micro_batches(self.micro_batches, self.lengths.shape[0])

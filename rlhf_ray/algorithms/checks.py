@@ -24,6 +24,20 @@ def assert_token_tensors(mask: Tensor, **tensors: Tensor) -> None:
         assert_floating(name, tensor, mask.shape)
 
 
+def assert_integers(name: str, tensor: Tensor, shape: Sequence[int]) -> None:
+    """Assert that `tensor` is int64 and has this shape."""
+    fits = tensor.dtype == torch.int64 and tuple(tensor.shape) == tuple(shape)
+    assert fits, (
+        f"{name} must be torch.int64 {list(shape)}, not {tensor.dtype} {list(tensor.shape)}"
+    )
+
+
+def assert_flags(name: str, tensor: Tensor, shape: Sequence[int]) -> None:
+    """Assert that `tensor` is bool and has this shape."""
+    fits = tensor.dtype == torch.bool and tuple(tensor.shape) == tuple(shape)
+    assert fits, f"{name} must be torch.bool {list(shape)}, not {tensor.dtype} {list(tensor.shape)}"
+
+
 def assert_lengths(lengths: Tensor, num_entries: int, name: str = "lengths") -> None:
     """Assert that `lengths` is int64 [S], without negative entries, and sums to `num_entries`."""
     is_list = lengths.dim() == 1 and lengths.dtype == torch.int64

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rlhf_ray.cluster import actors
@@ -15,8 +15,7 @@ from rlhf_ray.cluster.resources import ResourcePlan
 from rlhf_ray.cluster.runtime import reserved
 from rlhf_ray.cluster.supervisor import Member, Supervisor
 from rlhf_ray.config.run import Config
-from rlhf_ray.config.training import TrainingConfig
-from rlhf_ray.training.experience import RankPlan
+from rlhf_ray.training.rank_plan import rank_plan
 from rlhf_ray.training.sample_control import SampleControl
 
 
@@ -69,7 +68,7 @@ def _blueprint(role: str, config: Config) -> tuple[type, dict[str, Any]]:
     """The actor class of a role, and what its worker is built from: its own part only."""
     policy_steps = max(1, config.num_steps - config.algorithm.critic_warmup_steps)
     ranked: dict[str, Any] = {
-        "model": config.model,
+        "model": replace(config.model, head_kernel=config.head_kernel),
         "seed": config.seed,
         # Collective operations give up a little before the driver does, and say which one.
         "timeout_s": 0.9 * max(config.deadlines.update_s, config.deadlines.start_s),
@@ -108,13 +107,21 @@ def _blueprint(role: str, config: Config) -> tuple[type, dict[str, Any]]:
                 "total_optimizer_steps": config.total_optimizer_steps,
             },
         ),
-        "reference": (actors.Reference, {**ranked, **sampled, "reference": config.reference}),
+        "reference": (
+            actors.Reference,
+            {
+                **ranked,
+                **sampled,
+                "reference": config.reference,
+                "of_all_kept": config.algorithm.kl_estimator == "full",
+            },
+        ),
         "builder": (
             actors.Builder,
             {
                 "algorithm": config.algorithm,
-                "learner": _rank_plan(config.training),
-                "critic": _rank_plan(config.critic) if config.needs_critic else None,
+                "learner": rank_plan(config.training),
+                "critic": rank_plan(config.critic) if config.needs_critic else None,
                 "old_is_current": config.old_is_current,
                 "seed": config.seed,
                 "control": _sample_control(config),
@@ -122,14 +129,6 @@ def _blueprint(role: str, config: Config) -> tuple[type, dict[str, Any]]:
         ),
     }
     return blueprints[role]
-
-
-def _rank_plan(settings: TrainingConfig) -> RankPlan:
-    return RankPlan(
-        num_ranks=settings.num_ranks,
-        max_tokens_per_micro_batch=settings.max_tokens_per_micro_batch,
-        layout=settings.layout,
-    )
 
 
 def _sample_control(config: Config) -> SampleControl:

@@ -132,8 +132,9 @@ class AlgorithmConfig:
     )
     kl_estimator: str = setting(
         "k3",
-        "Estimator of the KL divergence per token (Schulman 2020).",
-        choices=("k1", "k2", "k3", "abs"),
+        "KL divergence per token: estimated from the sampled one (Schulman 2020), or full, of the "
+        "whole distribution over the tokens that generation.top_k leaves.",
+        choices=("k1", "k2", "k3", "abs", "full"),
     )
     kl_gradient: str = setting(
         "estimator",

@@ -28,10 +28,11 @@ class ModelConfig:
         choices=("sdpa", "eager", "flash_attention_2"),
     )
     head_kernel: str = setting(
-        "chunked",
-        "What computes log-probabilities from hidden states in learner and reference: some rows "
-        "at a time in torch, or Liger-Kernel's fused operator, which is unproven here.",
-        choices=("chunked", "liger"),
+        "auto",
+        "What computes log-probabilities from hidden states in learner and reference: chunked, "
+        "some rows at a time in torch; liger, Liger-Kernel's fused operator; auto, liger on GPUs "
+        "where it can serve the run and gives the same numbers, which its first call looks at.",
+        choices=("auto", "chunked", "liger"),
     )
     trust_remote_code: bool = setting(
         False, "Run Python code that the model's repository ships. It is a stranger's code."

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from rlhf_ray.config.run import Config
 from rlhf_ray.config.training import RoleConfig, TrainingConfig
 
+# The stages that a rule holds for, where it does not say so: `plan` shows a run of `rl`.
+RL_STAGES = ("rl", "plan")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rule:
@@ -18,11 +21,13 @@ class Rule:
         keys: what it reads; a prefix stands for everything below it. The rule is not asked
             when one of them is already known to be wrong.
         problems: the sentences for what is broken: values first, the way out last.
+        stages: names of the stages that it holds for.
     """
 
     about: str
     keys: tuple[str, ...]
     problems: Callable[[Config], Iterator[str]]
+    stages: tuple[str, ...] = RL_STAGES
 
 
 def trained_roles(config: Config) -> list[tuple[str, TrainingConfig]]:

@@ -19,7 +19,7 @@ ALL_RULES: tuple[Rule, ...] = (
 
 
 def cross_field_problems(config: Config, *, without: Collection[str] = ()) -> list[str]:
-    """Sentences for every rule that `config` breaks.
+    """Sentences for every rule of its stage that `config` breaks.
 
     Args:
         without: keys whose value is not to be trusted; rules that read them are left out.
@@ -27,7 +27,7 @@ def cross_field_problems(config: Config, *, without: Collection[str] = ()) -> li
     return [
         problem
         for rule in ALL_RULES
-        if not any(_reads(rule, key) for key in without)
+        if config.stage.name in rule.stages and not any(_reads(rule, key) for key in without)
         for problem in rule.problems(config)
     ]
 

@@ -32,6 +32,22 @@ def _kl(config: Config) -> Iterator[str]:
         )
 
 
+def _full_kl(config: Config) -> Iterator[str]:
+    algorithm = config.algorithm
+    if algorithm.kl_estimator != "full":
+        return
+    if not config.generation.top_k:
+        yield (
+            "algorithm.kl_estimator=full: generation.top_k=0 leaves the whole vocabulary, whose "
+            "log-probabilities are not kept for every token; set generation.top_k, or use k3"
+        )
+    if algorithm.kl_placement == "reward":
+        yield (
+            "algorithm.kl_estimator=full: algorithm.kl_placement=reward penalises the sampled "
+            "token alone; use algorithm.kl_placement=loss, or k1"
+        )
+
+
 def _success_rates(config: Config) -> Iterator[str]:
     algorithm = config.algorithm
     if (
@@ -149,6 +165,12 @@ ALGORITHM_RULES: tuple[Rule, ...] = (
         "`algorithm.kl_gradient=unbiased`.",
         keys=(*_KL, *_keys("kl_estimator", "kl_gradient")),
         problems=_kl,
+    ),
+    Rule(
+        about="`algorithm.kl_estimator=full` needs `generation.top_k` and "
+        "`algorithm.kl_placement=loss`.",
+        keys=(*_keys("kl_estimator", "kl_placement"), "generation.top_k"),
+        problems=_full_kl,
     ),
     Rule(
         about="`algorithm.advantage=maxrl` has no KL penalty in the reward.",

@@ -163,6 +163,18 @@ class Config:
         return self.algorithm.advantage == "gae"
 
     @property
+    def head_kernel(self) -> str:
+        """`model.head_kernel`; chunked for auto where the fused operator cannot serve the run.
+
+        It runs on GPUs, reads the head's whole weight and normalises over the whole vocabulary.
+        """
+        roles = [self.training, *([self.reference] if self.needs_reference else [])]
+        fits = all(role.num_gpus > 0 and role.zero_stage < 3 for role in roles)
+        if self.model.head_kernel == "auto" and not (fits and self.generation.top_k == 0):
+            return "chunked"
+        return self.model.head_kernel
+
+    @property
     def uses_learner_as_old(self) -> bool:
         """The ratio is against the learner at the start of the step, not against the engine."""
         algorithm = self.algorithm

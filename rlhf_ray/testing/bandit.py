@@ -34,7 +34,7 @@ from rlhf_ray.testing.bandit_workers import (
 )
 from rlhf_ray.testing.fakes import InProcessWatch
 from rlhf_ray.training.builder import ExperienceBuilder
-from rlhf_ray.training.experience import RankPlan
+from rlhf_ray.training.rank_plan import RankPlan
 from rlhf_ray.training.sample_control import NO_CONTROL
 
 _TIMEOUT_S = 60.0

@@ -8,7 +8,8 @@ from pathlib import Path
 from rlhf_ray.config.algorithm import AlgorithmConfig
 from rlhf_ray.observe.rollout_log import write_rollouts
 from rlhf_ray.records import Coefficients, RolloutGroup, TokenValues
-from rlhf_ray.training.experience import ExperienceBatch, RankPlan, build_experience
+from rlhf_ray.training.experience import ExperienceBatch, build_experience
+from rlhf_ray.training.rank_plan import RankPlan
 from rlhf_ray.training.sample_control import SampleControl
 
 

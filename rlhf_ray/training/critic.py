@@ -17,7 +17,7 @@ from rlhf_ray.training.objective import Objective, value_objective
 from rlhf_ray.training.role import TrainedRole
 from rlhf_ray.training.row_layout import row_layout
 from rlhf_ray.training.scoring import score_groups, score_states
-from rlhf_ray.training.train_step import run_update
+from rlhf_ray.training.train_step import Part, run_update
 
 
 class Critic(TrainedRole):
@@ -81,11 +81,12 @@ class Critic(TrainedRole):
             RuntimeError: the gradient is not finite.
         """
 
-        def compute(experience: Experience, batch: MicroBatch, _number: int) -> Objective:
+        def compute(experience: Experience, batch: MicroBatch) -> Objective:
             values = self._forward(batch)[: batch.num_targets]
             return value_objective(values, experience, batch.token_index, algorithm=self._algorithm)
 
-        result = run_update(self._engine, experiences, compute, self._layout)
+        steps = [[Part(samples=experience, compute=compute)] for experience in experiences]
+        result = run_update(self._engine, steps, self._layout)
         return {
             **result.means,
             "value/grad_norm": result.grad_norm,

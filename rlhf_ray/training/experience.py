@@ -14,27 +14,12 @@ from rlhf_ray.algorithms.kl import token_kl
 from rlhf_ray.algorithms.ragged import count_by_segment, sum_by_segment
 from rlhf_ray.config.algorithm import AlgorithmConfig
 from rlhf_ray.records import Coefficients, Experience, RolloutGroup, TokenValues
-from rlhf_ray.training.batching import plan_micro_batches, split_mini_batches
+from rlhf_ray.training.batching import split_mini_batches
 from rlhf_ray.training.estimators import Advantages, estimate_advantages
 from rlhf_ray.training.gap import CorrectedBatch, corrected, gap_metrics, uncorrected
-from rlhf_ray.training.layout import find_targets
-from rlhf_ray.training.layout_cost import SampleShape
-from rlhf_ray.training.packing import sample_shapes
+from rlhf_ray.training.rank_plan import RankPlan, consecutive_rows, plan_rows, token_positions
 from rlhf_ray.training.rollout_batch import RolloutBatch, flatten_groups
 from rlhf_ray.training.sample_control import NO_CONTROL, SampleControl, shape_groups, weigh_tasks
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RankPlan:
-    """Over how many ranks a role spreads its work, and how much one forward pass may hold.
-
-    Attributes:
-        layout: what a forward pass holds; see `plan_micro_batches`.
-    """
-
-    num_ranks: int
-    max_tokens_per_micro_batch: int
-    layout: str = "padded"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -192,22 +177,11 @@ def _build_step(
     sampled = count_by_segment(batch.loss_mask, batch.lengths)[torch.tensor(samples)]
     starts = (batch.lengths.cumsum(0) - batch.lengths).tolist()
     positive = count_by_segment(batch.loss_mask & (estimated.advantages > 0), batch.lengths)
-    shapes: list[SampleShape] = []
-    if plan.layout != "padded":
-        shapes = sample_shapes(
-            batch.token_ids, find_targets(batch.lengths, batch.loss_mask, samples)
-        )
-    plans = plan_micro_batches(
-        [lengths[sample] for sample in samples],
-        plan.num_ranks,
-        plan.max_tokens_per_micro_batch,
-        layout=plan.layout,
-        shapes=shapes,
-    )
+    plans = plan_rows(batch.token_ids, batch.lengths, batch.loss_mask, samples, plan)
     experiences = []
     for micro_batches in plans:
         mine = [samples[row] for rows in micro_batches for row in rows]
-        tokens = _token_positions([(starts[sample], lengths[sample]) for sample in mine])
+        tokens = token_positions([(starts[sample], lengths[sample]) for sample in mine])
         experiences.append(
             Experience(
                 token_ids=batch.token_ids[tokens],
@@ -222,26 +196,15 @@ def _build_step(
                 values=batch.values[tokens],
                 weights=weighed.weights[tokens],
                 chosen=chosen[tokens],
-                micro_batches=_consecutive_rows([len(rows) for rows in micro_batches]),
+                micro_batches=consecutive_rows([len(rows) for rows in micro_batches]),
                 num_loss_tokens=int(sampled.sum()),
                 num_sequences=int((sampled > 0).sum()),
                 num_positive_tokens=int(positive[torch.tensor(samples)].sum()),
+                reference_kept_logprobs=batch.reference_kept_logprobs[tokens],
                 old_is_current=old_is_current,
             )
         )
     return experiences
-
-
-def _token_positions(spans: Sequence[tuple[int, int]]) -> Tensor:
-    """Positions [M] int64 of all tokens of (start, length) spans, in their order."""
-    pieces = [torch.arange(start, start + length) for start, length in spans]
-    return torch.cat(pieces) if pieces else torch.empty(0, dtype=torch.int64)
-
-
-def _consecutive_rows(counts: Sequence[int]) -> tuple[tuple[int, ...], ...]:
-    """Rows 0, 1, 2, ... cut into pieces of these sizes."""
-    rows = iter(range(sum(counts)))
-    return tuple(tuple(next(rows) for _ in range(count)) for count in counts)
 
 
 def _gaps(

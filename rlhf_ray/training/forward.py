@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlhf_ray.models.loading import ScalarHeadModel
-from rlhf_ray.training.head_logprobs import Head, HeadInputs, head_kernel
+from rlhf_ray.training.head_kernels import head_kernel
+from rlhf_ray.training.head_logprobs import Head, HeadInputs
 from rlhf_ray.training.layout import Packing
 from rlhf_ray.training.packing import decoder_inputs
 
@@ -30,7 +31,7 @@ class PolicyForward(nn.Module):
     """Log-probabilities of chosen tokens under a causal language model.
 
     Args:
-        kernel: what computes them from hidden states; see `head_logprobs`.
+        kernel: what computes them from hidden states; see `head_kernels`.
 
     Raises:
         ValueError: the kernel does not know such a model, or is not installed.
@@ -69,6 +70,7 @@ class PolicyForward(nn.Module):
         kept_token_ids: Tensor,
         packing: Packing | None = None,
         entropy_gradient: bool = False,
+        of_all_kept: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """The head runs on the hidden states that predict a target, and on no others.
 
@@ -78,6 +80,7 @@ class PolicyForward(nn.Module):
             input_ids [B, T], hidden_index [M], targets [M], kept_token_ids [M, K], packing:
                 see `MicroBatch`.
             entropy_gradient: the entropy gets a gradient too, for a loss that contains it.
+            of_all_kept: log-probabilities [M, K] of all kept tokens, instead of the targets'.
 
         Returns:
             logprobs [M], with gradient, and entropy [M]; both of the softmax of
@@ -91,6 +94,7 @@ class PolicyForward(nn.Module):
                 kept_token_ids=kept_token_ids,
                 temperature=temperature,
                 entropy_gradient=entropy_gradient,
+                of_all_kept=of_all_kept,
             )
         )
 

@@ -7,18 +7,15 @@ head runs on some rows after the other, and again on each of them in the backwar
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from rlhf_ray.training.ranks import largest_over_ranks
-from rlhf_ray.training.token_logprobs import among_kept, token_logprobs
+from rlhf_ray.training.token_logprobs import among_kept, kept_logprobs, token_logprobs
 
 # Logits of one chunk. More chunks cost more: every one adds a gradient of the size of the head's
 # weight to the sum. On a GPU half a gigabyte of bfloat16.
@@ -38,6 +35,8 @@ class HeadInputs:
         kept_token_ids [M, K] int32: see `MicroBatch`.
         temperature: divides the logits.
         entropy_gradient: the entropy has a gradient too.
+        of_all_kept: log-probabilities [M, K] of all kept tokens are asked for, and not those of
+            the targets; K > 0.
     """
 
     hidden: Tensor
@@ -45,6 +44,7 @@ class HeadInputs:
     kept_token_ids: Tensor
     temperature: float
     entropy_gradient: bool
+    of_all_kept: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,17 +69,8 @@ class Head:
         return self.scale(self.module(hidden))
 
 
-# Log-probabilities [M] with gradient, and entropies [M], with one where it is asked for.
+# Log-probabilities [M] or [M, K], with gradient, and entropies [M], with one where asked for.
 HeadKernel = Callable[[HeadInputs], tuple[Tensor, Tensor]]
-
-
-def head_kernel(name: str, head: Head) -> HeadKernel:
-    """The implementation of this name for this head.
-
-    Raises:
-        ValueError: it cannot do what this head needs, or is not installed.
-    """
-    return _KERNELS[name](head)
 
 
 def chunked(head: Head, inputs: HeadInputs) -> tuple[Tensor, Tensor]:
@@ -98,6 +89,9 @@ def chunked(head: Head, inputs: HeadInputs) -> tuple[Tensor, Tensor]:
     num_chunks = largest_over_ranks(wanted, device)
 
     def compute(hidden: Tensor, targets: Tensor, kept_token_ids: Tensor) -> tuple[Tensor, Tensor]:
+        if inputs.of_all_kept:
+            logits = head.logits(hidden)
+            return kept_logprobs(logits, targets, kept_token_ids, inputs.temperature)
         logits, places = among_kept(head.logits(hidden), targets, kept_token_ids)
         return token_logprobs(
             logits,
@@ -119,54 +113,3 @@ def chunked(head: Head, inputs: HeadInputs) -> tuple[Tensor, Tensor]:
     )
     logprobs, entropies = zip(*(run(*rows) for rows in chunks), strict=True)
     return torch.cat(logprobs), torch.cat(entropies)
-
-
-def _liger(head: Head) -> HeadKernel:
-    """Liger-Kernel's fused head and cross-entropy, which writes no logit to memory on Hopper.
-
-    `LigerFusedLinearScaledCrossEntropyFunction` (liger-kernel 0.8.5) gives the negative
-    log-probability of every row in float32 and its entropy, and takes a gradient for each row. It
-    reads the head's weight, which ZeRO-3 would have to gather, and normalises over the whole
-    vocabulary; rules of the configuration keep both away from here.
-    """
-    function, weight = _liger_function(), head.module.get_parameter("weight")
-    if not isinstance(head.module, nn.Linear) or head.module.bias is not None or head.is_scaled:
-        raise ValueError(
-            "head_kernel=liger knows heads without a bias and without scaled logits only, and "
-            "this model's is another: set head_kernel to chunked"
-        )
-    ignored_target, tiles_per_cluster, with_entropy = -100, 1, True
-
-    def compute(inputs: HeadInputs) -> tuple[Tensor, Tensor]:
-        assert inputs.kept_token_ids.shape[1] == 0, "liger has no sets of kept tokens"
-        negative, entropy = function.apply(
-            inputs.hidden,
-            weight,
-            inputs.targets,
-            inputs.temperature,
-            ignored_target,
-            tiles_per_cluster,
-            with_entropy,
-        )
-        entropy = entropy.float()
-        return -negative, entropy if inputs.entropy_gradient else entropy.detach()
-
-    return compute
-
-
-def _liger_function() -> Any:
-    """Imported where it is used: it needs triton, and on Hopper its own extra `cutedsl`."""
-    try:
-        operators = importlib.import_module("liger_kernel.ops")
-    except ImportError as error:
-        raise ValueError(
-            f"head_kernel=liger needs Liger-Kernel, which cannot be imported ({error}): install "
-            f"rlhf_ray[liger], or set head_kernel to chunked"
-        ) from error
-    return operators.LigerFusedLinearScaledCrossEntropyFunction
-
-
-_KERNELS: dict[str, Callable[[Head], HeadKernel]] = {
-    "chunked": lambda head: partial(chunked, head),
-    "liger": _liger,
-}

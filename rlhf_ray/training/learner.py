@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,11 +21,12 @@ from rlhf_ray.training import weights
 from rlhf_ray.training.engine import TrainEngine, start_process
 from rlhf_ray.training.forward import PolicyForward, disable_dropout
 from rlhf_ray.training.layout import MicroBatch
-from rlhf_ray.training.objective import Objective, policy_objective
+from rlhf_ray.training.objective import Objective, Predicted, policy_objective
 from rlhf_ray.training.role import TrainedRole
 from rlhf_ray.training.row_layout import row_layout
 from rlhf_ray.training.scoring import score_groups, score_tokens
-from rlhf_ray.training.train_step import run_update
+from rlhf_ray.training.token_logprobs import of_targets
+from rlhf_ray.training.train_step import Part, run_update
 
 
 class Learner(TrainedRole):
@@ -132,13 +134,10 @@ class Learner(TrainedRole):
         if self._algorithm.kl_placement == "reward":
             coefficients = dataclasses.replace(coefficients, kl=0.0)
 
-        def compute(experience: Experience, batch: MicroBatch, number: int) -> Objective:
-            logprobs, entropy = self._forward(
-                batch, self._temperature, entropy_gradient=coefficients.entropy > 0
-            )
+        def compute(number: int, experience: Experience, batch: MicroBatch) -> Objective:
+            predicted = self._predict(batch, coefficients)
             return policy_objective(
-                logprobs[: batch.num_targets],
-                entropy[: batch.num_targets],
+                predicted,
                 experience,
                 batch.token_index,
                 algorithm=self._algorithm,
@@ -147,13 +146,17 @@ class Learner(TrainedRole):
                 compare_with_generator=number == 0,
             )
 
-        result = run_update(self._engine, experiences, compute, self._layout)
+        steps = [
+            [Part(samples=experience, compute=partial(compute, number))]
+            for number, experience in enumerate(experiences)
+        ]
+        result = run_update(self._engine, steps, self._layout)
         return {
             **result.means,
             **result.maxima,
             "policy/grad_norm": result.grad_norm,
             "policy/learning_rate": result.learning_rate,
-            "tokens/trained": float(result.num_tokens),
+            "tokens/trained": float(sum(e.num_loss_tokens for e in experiences)),
         }
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
@@ -164,8 +167,30 @@ class Learner(TrainedRole):
         """Write the policy in Hugging Face format, with its tokenizer; all ranks together."""
         weights.save_model(self._engine, self._model, self._tokenizer, folder)
 
+    def _predict(self, batch: MicroBatch, coefficients: Coefficients) -> Predicted:
+        """What the loss needs of the policy on one micro-batch, with gradient."""
+        whole = self._algorithm.kl_estimator == "full" and coefficients.kl > 0
+        logprobs, entropy = self._forward(
+            batch,
+            self._temperature,
+            entropy_gradient=coefficients.entropy > 0,
+            of_all_kept=whole,
+        )
+        count = batch.num_targets
+        if not whole:
+            return Predicted(logprobs=logprobs[:count], entropy=entropy[:count])
+        sampled = of_targets(logprobs, batch.targets, batch.kept_token_ids)
+        return Predicted(
+            logprobs=sampled[:count], entropy=entropy[:count], kept_logprobs=logprobs[:count]
+        )
+
     def _forward(
-        self, batch: MicroBatch, temperature: float, *, entropy_gradient: bool = False
+        self,
+        batch: MicroBatch,
+        temperature: float,
+        *,
+        entropy_gradient: bool = False,
+        of_all_kept: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """Log-probabilities and entropies of the targets; see `PolicyForward`."""
         return self._engine.forward(
@@ -176,6 +201,7 @@ class Learner(TrainedRole):
             batch.kept_token_ids,
             batch.packing,
             entropy_gradient,
+            of_all_kept,
         )
 
     def _predict_at(self, temperature: float):

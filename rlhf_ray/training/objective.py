@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rlhf_ray.algorithms.kl import token_kl
+from rlhf_ray.algorithms.kl import full_kl, token_kl
 from rlhf_ray.algorithms.reduce import masked_mean, reduce_tokens
 from rlhf_ray.algorithms.value_loss import value_loss
 from rlhf_ray.config.algorithm import AlgorithmConfig
@@ -34,9 +34,24 @@ class Objective:
     maxima: dict[str, Tensor]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Predicted:
+    """What the policy says of the M predicted tokens of a micro-batch.
+
+    Attributes:
+        logprobs [M], with gradient.
+        entropy [M], with gradient where it has a bonus.
+        kept_logprobs [M, K], with gradient: of all tokens that could be sampled, -inf where there
+            is none; None where the loss needs the sampled tokens alone.
+    """
+
+    logprobs: Tensor
+    entropy: Tensor
+    kept_logprobs: Tensor | None = None
+
+
 def policy_objective(
-    logprobs: Tensor,
-    entropy: Tensor,
+    predicted: Predicted,
     experience: Experience,
     token_index: Tensor,
     *,
@@ -48,14 +63,13 @@ def policy_objective(
     """The surrogate, and what the algorithm adds to it: KL, entropy, likelihood of good tokens.
 
     Args:
-        logprobs [M] (with gradient), entropy [M] (with gradient where it has a bonus): of this
-            micro-batch's predicted tokens.
         token_index [M]: where those are in `experience`; a sequence's tokens side by side.
         coefficients: `kl` is the weight of the penalty in the loss.
         constant_length: tokens of the longest answer, for the reduction of that name.
         compare_with_generator: measure the gap to the engine's log-probabilities. Means nothing
             after the weights have changed.
     """
+    logprobs, entropy = predicted.logprobs, predicted.entropy
     tokens = _predicted(logprobs, experience, token_index)
     mask, current, old = tokens.mask, logprobs.detach(), tokens.old_logprobs
     policy = surrogate(tokens, algorithm)
@@ -77,8 +91,8 @@ def policy_objective(
         "policy/kl_old": share(token_kl(old, current, mask, estimator="k3")),
     }
     if coefficients.kl > 0:
-        reference = experience.reference_logprobs[token_index]
-        penalty = coefficients.kl * reduced(_kl(logprobs, reference, mask, algorithm))
+        kl = _kl(predicted, experience, token_index, algorithm)
+        penalty = coefficients.kl * reduced(kl)
         loss = loss + penalty
         sums["kl/loss"] = penalty.detach()
     if coefficients.entropy > 0:
@@ -113,10 +127,18 @@ def _reduced(
     )
 
 
-def _kl(logprobs: Tensor, reference: Tensor, mask: Tensor, algorithm: AlgorithmConfig) -> Tensor:
+def _kl(
+    predicted: Predicted, experience: Experience, token_index: Tensor, algorithm: AlgorithmConfig
+) -> Tensor:
+    """The divergence from the reference at every predicted token [M]."""
+    mask = torch.ones_like(predicted.logprobs, dtype=torch.bool)
+    if algorithm.kl_estimator == "full":
+        assert predicted.kept_logprobs is not None, "whole distributions were not asked for"
+        reference = experience.reference_kept_logprobs[token_index]
+        return full_kl(predicted.kept_logprobs, reference, mask)
     return token_kl(
-        logprobs,
-        reference,
+        predicted.logprobs,
+        experience.reference_logprobs[token_index],
         mask,
         estimator=algorithm.kl_estimator,
         gradient=algorithm.kl_gradient,

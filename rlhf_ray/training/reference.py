@@ -15,7 +15,7 @@ from rlhf_ray.training.engine import FrozenEngine, start_process, stop_process
 from rlhf_ray.training.forward import PolicyForward, disable_dropout
 from rlhf_ray.training.layout import MicroBatch
 from rlhf_ray.training.row_layout import row_layout
-from rlhf_ray.training.scoring import score_groups
+from rlhf_ray.training.scoring import score_distributions, score_groups
 
 
 class Reference:
@@ -26,6 +26,7 @@ class Reference:
     Args:
         model: where the weights come from, unless `reference.path` says otherwise.
         temperature: of the sampling; log-probabilities are at it.
+        of_all_kept: score all tokens that could be sampled, for a KL of whole distributions.
         timeout_s: how long a collective operation waits for the other ranks.
     """
 
@@ -37,10 +38,12 @@ class Reference:
         temperature: float,
         seed: int,
         timeout_s: float,
+        of_all_kept: bool = False,
     ) -> None:
         self._settings = reference
         self._model_settings = replace(model, path=reference.path or model.path)
         self._temperature = temperature
+        self._of_all_kept = of_all_kept
         self._seed = seed
         self._timeout_s = timeout_s
         self._started: FrozenEngine | None = None
@@ -66,8 +69,9 @@ class Reference:
         self._started = FrozenEngine(module, self._settings)
 
     def score(self, groups: Sequence[RolloutGroup]) -> list[TokenValues]:
-        """Log-probabilities of the sampled tokens of this rank's groups."""
-        return score_groups(self._predict, groups, layout=self._layout)
+        """Log-probabilities of the sampled tokens of this rank's groups; or of all kept ones."""
+        score = score_distributions if self._of_all_kept else score_groups
+        return score(self._predict, groups, layout=self._layout)
 
     def close(self) -> None:
         """Leave the process group; the role is of no use afterwards."""
@@ -85,4 +89,6 @@ class Reference:
             self._temperature,
             batch.kept_token_ids,
             batch.packing,
+            False,  # entropies, which nobody asks for, need no gradient
+            self._of_all_kept,
         )[0]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from rlhf_ray.kept_tokens import join_kept
 from rlhf_ray.records import RolloutGroup, TokenValues
@@ -28,6 +30,8 @@ class RolloutBatch:
             generator's where the learner computed none.
         kept_token_ids [N, K] int32: as in `RolloutGroup`.
         reference_logprobs [N]: 0.0 off the mask, and everywhere without a reference.
+        reference_kept_logprobs [N, K]: of all kept tokens, -inf where there is none; [N, 0] where
+            the reference was not asked for them.
         values [N]: the critic's, 0.0 off the mask, and everywhere without a critic.
         after [S]: its value after each answer; 0.0 where that is over, or nobody asked.
     """
@@ -45,6 +49,7 @@ class RolloutBatch:
     kept_token_ids: Tensor
     old_logprobs: Tensor
     reference_logprobs: Tensor
+    reference_kept_logprobs: Tensor
     values: Tensor
     after: Tensor
 
@@ -95,6 +100,7 @@ def flatten_groups(
     generator = torch.where(mask, generator, 0.0)
     unused = torch.zeros_like(generator)
     step_rewards, step_ends = _steps(ordered)
+    kept = join_kept([group.kept_token_ids for group in ordered])
     return RolloutBatch(
         token_ids=torch.cat([group.token_ids for group in ordered]),
         lengths=lengths,
@@ -106,9 +112,10 @@ def flatten_groups(
         step_rewards=step_rewards,
         step_ends=step_ends,
         generator_logprobs=generator,
-        kept_token_ids=join_kept([group.kept_token_ids for group in ordered]),
+        kept_token_ids=kept,
         old_logprobs=generator if old is None else joined("learner", old),
         reference_logprobs=unused if reference is None else joined("reference", reference),
+        reference_kept_logprobs=_kept_logprobs(ordered, reference or [], width=kept.shape[1]),
         values=unused if values is None else joined("critic", values),
         after=_after(ordered, values or []),
     )
@@ -123,6 +130,18 @@ def _steps(groups: Sequence[RolloutGroup]) -> tuple[Tensor, Tensor]:
     rewards = torch.cat([group.step_rewards for group in groups])
     assert bool(torch.isfinite(rewards).all()), "the reward of a step is not finite"
     return rewards, torch.cat([group.step_ends for group in groups])
+
+
+def _kept_logprobs(
+    groups: Sequence[RolloutGroup], reference: Sequence[TokenValues], *, width: int
+) -> Tensor:
+    """Rows [N, width] beside those of the kept tokens; [N, 0] where nobody asked for them."""
+    by_prompt = {item.prompt_id: item.kept_logprobs for item in reference}
+    if not any(part.numel() for part in by_prompt.values()):
+        return torch.zeros(sum(group.token_ids.shape[0] for group in groups), 0)
+    # A rank of the reference has joined other groups, which may be wider.
+    parts = [by_prompt[group.prompt.prompt_id][:, :width] for group in groups]
+    return torch.cat([pad(part, (0, width - part.shape[1]), value=-math.inf) for part in parts])
 
 
 def _after(groups: Sequence[RolloutGroup], values: Sequence[TokenValues]) -> Tensor:

@@ -13,8 +13,9 @@ from rlhf_ray.records import RolloutGroup, TokenValues
 from rlhf_ray.training.layout import MicroBatch
 from rlhf_ray.training.ranks import reduce_over_ranks, training_device
 from rlhf_ray.training.row_layout import RowLayout
+from rlhf_ray.training.token_logprobs import of_targets
 
-# A micro-batch to one number per entry of its `targets` [M].
+# A micro-batch to one number per entry of its `targets` [M], or a row of them [M, K].
 Predict = Callable[[MicroBatch], Tensor]
 
 
@@ -26,22 +27,55 @@ def score_groups(
     Every rank calls it, with groups of its own, also with none: a forward pass may be a
     collective operation, so that the ranks with fewer micro-batches run empty ones.
     """
-    if groups:
-        token_ids = torch.cat([group.token_ids for group in groups])
-        lengths = torch.cat([group.lengths for group in groups])
-        mask = torch.cat([group.loss_mask for group in groups])
-        kept = join_kept([group.kept_token_ids for group in groups])
-    else:
-        token_ids = lengths = torch.zeros(0, dtype=torch.int64)
-        mask = torch.zeros(0, dtype=torch.bool)
-        kept = whole_vocabulary(0)
-    values = score_tokens(predict, token_ids, lengths, mask, kept, layout=layout)
-    parts = values.split([group.token_ids.shape[0] for group in groups]) if groups else ()
+    samples = _joined(groups)
+    values = score_tokens(predict, *samples, layout=layout)
     return [
         # A clone: the part alone is sent to other processes, not the storage of them all.
         TokenValues(prompt_id=group.prompt.prompt_id, values=part.clone())
-        for group, part in zip(groups, parts, strict=True)
+        for group, part in zip(groups, _by_group(values, groups), strict=True)
     ]
+
+
+def score_distributions(
+    predict: Predict, groups: Sequence[RolloutGroup], *, layout: RowLayout
+) -> list[TokenValues]:
+    """As `score_groups`, with the log-probabilities of all kept tokens beside the sampled ones'.
+
+    Args:
+        predict: to rows [M, K], of all kept tokens.
+    """
+    samples = _joined(groups)
+    token_ids, _, mask, kept = samples
+    rows = score_tokens(predict, *samples, layout=layout)
+    if not groups:
+        return []
+    rows = torch.where(mask[:, None], rows, float("-inf"))
+    sampled = torch.where(mask, of_targets(rows, token_ids, kept), 0.0)
+    return [
+        TokenValues(
+            prompt_id=group.prompt.prompt_id, values=values.clone(), kept_logprobs=all_kept.clone()
+        )
+        for group, values, all_kept in zip(
+            groups, _by_group(sampled, groups), _by_group(rows, groups), strict=True
+        )
+    ]
+
+
+def _joined(groups: Sequence[RolloutGroup]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Token ids, lengths, masks and kept tokens of all groups, as `score_tokens` takes them."""
+    if not groups:
+        none = torch.zeros(0, dtype=torch.int64)
+        return none, none, torch.zeros(0, dtype=torch.bool), whole_vocabulary(0)
+    return (
+        torch.cat([group.token_ids for group in groups]),
+        torch.cat([group.lengths for group in groups]),
+        torch.cat([group.loss_mask for group in groups]),
+        join_kept([group.kept_token_ids for group in groups]),
+    )
+
+
+def _by_group(values: Tensor, groups: Sequence[RolloutGroup]) -> tuple[Tensor, ...]:
+    return values.split([group.token_ids.shape[0] for group in groups]) if groups else ()
 
 
 def score_states(
@@ -112,7 +146,7 @@ def score_tokens(
         token_ids [N] int64, lengths [S] int64, mask [N] bool, kept_token_ids [N, K] int32.
 
     Returns:
-        [N] float32 on the CPU, 0.0 off the mask.
+        [N] float32 on the CPU, 0.0 off the mask; [N, K] where `predict` gives rows.
     """
     device = training_device()
     plan = layout.plan(token_ids, lengths, mask)
@@ -120,9 +154,12 @@ def score_tokens(
     plan += [[] for _ in range(most - len(plan))]
     token_ids, lengths, mask = token_ids.to(device), lengths.to(device), mask.to(device)
     kept_token_ids = kept_token_ids.to(device)
-    values = torch.zeros(token_ids.shape[0], dtype=torch.float32, device=device)
-    for rows in plan:
+    values = torch.zeros(0, device=device)
+    for number, rows in enumerate(plan):
         batch = layout.lay_out(token_ids, lengths, mask, kept_token_ids, rows)
         predicted = predict(batch)
+        if number == 0:
+            shape = (token_ids.shape[0], *predicted.shape[1:])
+            values = torch.zeros(shape, dtype=torch.float32, device=device)
         values[batch.token_index] = predicted[: batch.num_targets].float()
     return values.cpu()

@@ -143,6 +143,34 @@ def among_kept(logits: Tensor, targets: Tensor, kept_token_ids: Tensor) -> tuple
     return kept, is_target.int().argmax(dim=1)
 
 
+def kept_logprobs(
+    logits: Tensor, targets: Tensor, kept_token_ids: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of all tokens that could be sampled, and entropy of their distribution.
+
+    The rows are short, so that plain autograd may keep them.
+
+    Args:
+        logits [M, V], targets [M] int64, kept_token_ids [M, K] integer: see `among_kept`; K > 0.
+
+    Returns:
+        logprobs [M, K] and entropy [M], both with gradient; -inf where there is no token.
+    """
+    kept, _ = among_kept(logits, targets, kept_token_ids)
+    scaled = kept.to(torch.promote_types(kept.dtype, torch.float32)) / temperature
+    logprobs = scaled.log_softmax(dim=1)
+    weights = logprobs.exp()
+    # A token that is not there has weight 0, and 0 * -inf would be NaN.
+    finite = torch.where(torch.isneginf(logprobs), 0.0, logprobs)
+    return logprobs, -(weights * finite).sum(dim=1)
+
+
+def of_targets(kept_logprobs: Tensor, targets: Tensor, kept_token_ids: Tensor) -> Tensor:
+    """The targets' log-probabilities [M] among those of all kept tokens [M, K]."""
+    place = (kept_token_ids == targets[:, None]).int().argmax(dim=1)
+    return kept_logprobs.gather(1, place[:, None])[:, 0]
+
+
 def _shifted(logits: Tensor, shift: Tensor, temperature: float) -> Tensor:
     """logits / temperature - shift, in the dtype of the shift and in one pass."""
     return torch.add(-shift, logits.to(shift.dtype), alpha=1.0 / temperature)

@@ -3,21 +3,49 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from rlhf_ray.records import Experience
 from rlhf_ray.training.engine import TrainEngine
 from rlhf_ray.training.layout import MicroBatch
 from rlhf_ray.training.objective import Objective
 from rlhf_ray.training.ranks import reduce_over_ranks, training_device
 from rlhf_ray.training.row_layout import RowLayout
 
-# (experience, micro-batch, number of the optimiser step in this update) to its objective.
-ComputeObjective = Callable[[Experience, MicroBatch, int], Objective]
+
+class RaggedSamples(Protocol):
+    """What samples of every kind have: `records.Experience`, `supervised.SupervisedSamples`."""
+
+    @property
+    def token_ids(self) -> Tensor: ...
+    @property
+    def lengths(self) -> Tensor: ...
+    @property
+    def loss_mask(self) -> Tensor: ...
+    @property
+    def kept_token_ids(self) -> Tensor: ...
+    @property
+    def micro_batches(self) -> tuple[tuple[int, ...], ...]: ...
+
+
+Samples = TypeVar("Samples", bound=RaggedSamples)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part(Generic[Samples]):
+    """Samples of one kind in an optimiser step, and what they are trained on.
+
+    Attributes:
+        samples: a dataclass; its tensors are moved to this rank's device.
+        compute: from the samples, there, and one of their micro-batches to its objective.
+    """
+
+    samples: Samples
+    compute: Callable[[Samples, MicroBatch], Objective]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,51 +57,38 @@ class UpdateResult:
         maxima: metric name to its maximum.
         grad_norm: mean over the optimiser steps.
         learning_rate: of the last one.
-        num_tokens: sampled tokens that were trained on, counted once per optimiser step.
     """
 
     means: dict[str, float]
     maxima: dict[str, float]
     grad_norm: float
     learning_rate: float
-    num_tokens: int
 
 
 def run_update(
-    engine: TrainEngine,
-    experiences: Sequence[Experience],
-    compute: ComputeObjective,
-    layout: RowLayout,
+    engine: TrainEngine, steps: Sequence[Sequence[Part[Any]]], layout: RowLayout
 ) -> UpdateResult:
-    """One optimiser step for each experience; all ranks call it with as many.
+    """One optimiser step for each entry of `steps`; all ranks call it with as many.
+
+    The parts of a step add up: their gradients to one gradient, their metrics by name.
 
     Raises:
         ValueError: ranks have different numbers of micro-batches, which would deadlock.
     """
-    assert experiences, "an update needs at least one experience"
-    _check_same_on_ranks([len(experience.micro_batches) for experience in experiences])
+    assert steps, "an update needs at least one optimiser step"
+    _check_same_on_ranks([sum(len(part.samples.micro_batches) for part in step) for step in steps])
     per_step: list[dict[str, Tensor]] = []
     maxima: dict[str, Tensor] = {}
     results = []
-    for number, experience in enumerate(experiences):
-        on_device = _to_device(experience)
+    for step in steps:
         sums: dict[str, Tensor] = {}
-        last = len(on_device.micro_batches) - 1
-        for index, rows in enumerate(on_device.micro_batches):
-            batch = layout.lay_out(
-                on_device.token_ids,
-                on_device.lengths,
-                on_device.loss_mask,
-                on_device.kept_token_ids,
-                rows,
-            )
-            objective = compute(on_device, batch, number)
-            engine.backward(objective.loss, is_last=index == last)
-            for name, value in objective.sums.items():
-                sums[name] = sums[name] + value.double() if name in sums else value.double()
-            for name, value in objective.maxima.items():
-                largest = maxima.get(name, value)
-                maxima[name] = torch.maximum(largest, value)
+        last = step[-1]
+        for part in step:
+            final = len(part.samples.micro_batches) - 1 if part is last else -1
+            for index, objective in enumerate(_objectives(part, layout)):
+                engine.backward(objective.loss, is_last=index == final)
+                _add(sums, objective.sums)
+                _keep_largest(maxima, objective.maxima)
         results.append(engine.step())
         per_step.append(sums)
     return UpdateResult(
@@ -81,8 +96,41 @@ def run_update(
         maxima=_reduced(maxima, maximum=True),
         grad_norm=sum(result.grad_norm for result in results) / len(results),
         learning_rate=results[-1].learning_rate,
-        num_tokens=sum(experience.num_loss_tokens for experience in experiences),
     )
+
+
+@torch.no_grad()
+def run_evaluation(part: Part[Any], layout: RowLayout) -> dict[str, float]:
+    """The metrics of samples that nothing is learnt from; all ranks together.
+
+    Raises:
+        ValueError: ranks have different numbers of micro-batches, which would deadlock.
+    """
+    _check_same_on_ranks([len(part.samples.micro_batches)])
+    sums: dict[str, Tensor] = {}
+    for objective in _objectives(part, layout):
+        _add(sums, objective.sums)
+    return _means([sums])
+
+
+def _objectives(part: Part[Any], layout: RowLayout) -> Iterator[Objective]:
+    """The objective of every micro-batch, one after the other."""
+    samples = _to_device(part.samples)
+    for rows in samples.micro_batches:
+        batch = layout.lay_out(
+            samples.token_ids, samples.lengths, samples.loss_mask, samples.kept_token_ids, rows
+        )
+        yield part.compute(samples, batch)
+
+
+def _add(sums: dict[str, Tensor], shares: Mapping[str, Tensor]) -> None:
+    for name, value in shares.items():
+        sums[name] = sums[name] + value.double() if name in sums else value.double()
+
+
+def _keep_largest(maxima: dict[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    for name, value in found.items():
+        maxima[name] = torch.maximum(maxima.get(name, value), value)
 
 
 def _check_same_on_ranks(num_micro_batches: list[int]) -> None:
@@ -105,14 +153,14 @@ def _check_agreement(counts: list[int], what: str) -> None:
         )
 
 
-def _to_device(experience: Experience) -> Experience:
+def _to_device(samples: Any) -> Any:
     device = training_device()
     moved = {
         field.name: value.to(device)
-        for field in dataclasses.fields(experience)
-        if isinstance(value := getattr(experience, field.name), Tensor)
+        for field in dataclasses.fields(samples)
+        if isinstance(value := getattr(samples, field.name), Tensor)
     }
-    return dataclasses.replace(experience, **moved)
+    return dataclasses.replace(samples, **moved)
 
 
 def _means(per_step: list[dict[str, Tensor]]) -> dict[str, float]:

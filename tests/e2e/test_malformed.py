@@ -79,7 +79,7 @@ MALFORMED_CONFIGURATIONS = [
         [DEMO, "generation.min_p=0.1"],
         ["generation.min_p=0.1", "set generation.top_k to a number from 1 to 1024"],
     ),
-    ("head kernel", [DEMO, "model.head_kernel=fused"], ["must be one of chunked, liger"]),
+    ("head kernel", [DEMO, "model.head_kernel=fused"], ["must be one of auto, chunked, liger"]),
     ("liger on a CPU", [DEMO, "model.head_kernel=liger"], ["model.head_kernel=chunked"]),
     ("not a number", [DEMO, "training.learning_rate=nan"], ["must be a finite number"]),
     ("infinite", [DEMO, "training.learning_rate=inf"], ["must be a finite number"]),

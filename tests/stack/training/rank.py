@@ -99,7 +99,7 @@ class Rank:
             )
         )
 
-    def reference(self, **settings: Any) -> Any:
+    def reference(self, *, of_all_kept: bool = False, **settings: Any) -> Any:
         return self._started(
             Reference(
                 reference=ReferenceConfig(**self._role_settings(settings)),
@@ -107,6 +107,7 @@ class Rank:
                 temperature=TEMPERATURE,
                 seed=0,
                 timeout_s=60.0,
+                of_all_kept=of_all_kept,
             )
         )
 

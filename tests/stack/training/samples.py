@@ -45,6 +45,7 @@ def make_samples() -> dict[str, Tensor]:
         "generator_logprobs": numbers(-5.6, 0.3),
         "reference_logprobs": numbers(-5.6, 0.3),
         "kept_token_ids": whole_vocabulary(total),
+        "reference_kept_logprobs": torch.zeros(total, 0),
         "returns": numbers(0.0, 1.0),
         "values": numbers(0.0, 0.3),
         "weights": mask.float(),
@@ -58,6 +59,13 @@ def kept_sets(token_ids: Tensor, mask: Tensor) -> Tensor:
     kept = (token_ids[:, None] + others) % VOCABULARY
     kept[token_ids % 2 == 0, 6:] = -1
     return torch.where(mask[:, None], kept, -1).int()
+
+
+def reference_rows(kept_token_ids: Tensor) -> Tensor:
+    """Log-probabilities [N, K] of a reference with opinions of its own; -inf without a token."""
+    opinions = torch.sin(kept_token_ids.float()) - torch.arange(kept_token_ids.shape[1]) / 4
+    rows = opinions.masked_fill(kept_token_ids < 0, -torch.inf).log_softmax(dim=1)
+    return torch.where(kept_token_ids < 0, -torch.inf, rows)
 
 
 def share_prompts(data: dict[str, Tensor]) -> dict[str, Tensor]:

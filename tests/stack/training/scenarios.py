@@ -15,6 +15,7 @@ from rlhf_ray.config.algorithm import AlgorithmConfig
 from rlhf_ray.records import Coefficients
 from rlhf_ray.training.learner import Learner
 from tests.stack.training.rank import (
+    GRPO,
     Rank,
     buffer_dtypes,
     record_gradients,
@@ -29,6 +30,7 @@ from tests.stack.training.samples import (
     groups_of,
     kept_sets,
     make_experience,
+    reference_rows,
     share_prompts,
 )
 
@@ -58,16 +60,24 @@ def policy_gradient(here: Rank, **settings: Any) -> dict[str, Any]:
         }
 
 
-def in_chunks(here: Rank, *, kept: bool = False, **settings: Any) -> dict[str, Any]:
+def in_chunks(
+    here: Rank, *, kept: bool = False, algorithm: AlgorithmConfig = GRPO, **settings: Any
+) -> dict[str, Any]:
     """The head on three rows at a time; the ranks have uneven numbers of them, or none."""
     experience = here.experience
     if kept:
         sets = kept_sets(experience.token_ids, experience.loss_mask)
-        experience = replace(experience, kept_token_ids=sets)
-    with small_chunks(3 * VOCABULARY), here.learner(**settings) as learner:
+        rows = reference_rows(sets)
+        experience = replace(experience, kept_token_ids=sets, reference_kept_logprobs=rows)
+    with small_chunks(3 * VOCABULARY), here.learner(algorithm, **settings) as learner:
         gradients = record_gradients(learner)
         metrics = learner.update([experience], coefficients=Coefficients(kl=KL_COEFFICIENT))
         return {"metrics": metrics, "gradient": gradients[0]}
+
+
+def whole_distributions(here: Rank, **settings: Any) -> dict[str, Any]:
+    """A penalty on the distance of whole distributions."""
+    return in_chunks(here, kept=True, algorithm=replace(GRPO, kl_estimator="full"), **settings)
 
 
 def of_sequences(here: Rank, **settings: Any) -> dict[str, Any]:
@@ -98,6 +108,18 @@ def value_gradient(here: Rank, **settings: Any) -> dict[str, Any]:
             "gradient": gradients[0],
             "scores": torch.cat([score.values for score in scores]),
         }
+
+
+def reference_of_all_kept(here: Rank, **settings: Any) -> dict[str, Any]:
+    """A reference that scores all tokens that could be sampled; the second rank has no group."""
+    sets = kept_sets(here.data["token_ids"], here.data["loss_mask"])
+    groups = groups_of(here.data | {"kept_token_ids": sets}, (0, 2), (2, 5))
+    with here.reference(of_all_kept=True, **settings) as reference:
+        scored = reference.score(groups if here.rank == 0 else [])
+    return {
+        "values": [part.values for part in scored],
+        "kept_logprobs": [part.kept_logprobs for part in scored],
+    }
 
 
 def default_critic(here: Rank) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from tests.stack.training.scenarios import (
     on_policy,
     other_micro_batches,
     policy_gradient,
+    reference_of_all_kept,
     refused_checkpoints,
     resume,
     rows_of_a_batch,
@@ -28,6 +29,7 @@ from tests.stack.training.scenarios import (
     several_steps_in_one_update,
     two_steps,
     value_gradient,
+    whole_distributions,
 )
 
 Scenario = Callable[[Rank], dict[str, Any]]
@@ -60,6 +62,8 @@ SCENARIOS: dict[int, dict[str, Scenario]] = {
         "in_chunks": in_chunks,
         "of_sequences": of_sequences,
         "kept_tokens": lambda r: in_chunks(r, kept=True),
+        "whole_distributions": whole_distributions,
+        "reference_of_all_kept": reference_of_all_kept,
         **{
             f"{layout}_{role}": lambda r, layout=layout, role=role: rows_of_a_batch(
                 r, getattr(r, role), layout=layout
@@ -90,6 +94,8 @@ SCENARIOS: dict[int, dict[str, Scenario]] = {
         ),
         "of_sequences": lambda r: of_sequences(r, zero_stage=2),
         "kept_tokens_zero_3": lambda r: in_chunks(r, kept=True, zero_stage=3),
+        "whole_distributions_zero_3": lambda r: whole_distributions(r, zero_stage=3),
+        "reference_of_all_kept_zero_3": lambda r: reference_of_all_kept(r, zero_stage=3),
         **_stages("two_steps", two_steps, (0, 1, 2, 3)),
         **_stages("bfloat16", two_steps, (0, 1, 2, 3), dtype="bfloat16"),
         **_stages("offload_optimizer", two_steps, (1, 2, 3), offload_optimizer=True),

@@ -17,6 +17,7 @@ from tests.stack.training.samples import (
     TEMPERATURE,
     kept_sets,
     load_samples,
+    reference_rows,
 )
 
 pytestmark = pytest.mark.stack
@@ -40,6 +41,47 @@ def assert_same_metrics(left: dict[str, float], right: dict[str, float], *, rel:
         assert left[name] == pytest.approx(value, rel=rel, abs=1e-9), name
 
 
+def test_whole_distributions_give_the_same_on_two_ranks(seen: Seen):
+    one, two = seen.one["whole_distributions"], seen.two[0]["whole_distributions_zero_3"]
+    assert relative_difference(two["gradient"], one["gradient"]) < 1e-6
+    assert_same_metrics(two["metrics"], one["metrics"], rel=2e-6)
+    # The penalty alone is another than that of the sampled tokens.
+    assert relative_difference(one["gradient"], seen.one["kept_tokens"]["gradient"]) > 0.01
+
+
+@torch.no_grad()
+def test_a_reference_scores_all_tokens_that_could_be_sampled(seen: Seen):
+    model = AutoModelForCausalLM.from_pretrained(seen.folder / "policy", dtype=torch.float64)
+    data = load_samples(seen.folder)
+    kept = kept_sets(data["token_ids"], data["loss_mask"])
+    rows, sampled = torch.full(kept.shape, -math.inf, dtype=torch.float64), []
+    start = 0
+    for length in LENGTHS:
+        token_ids = data["token_ids"][start : start + length]
+        logits = model(input_ids=token_ids[None]).logits[0] / TEMPERATURE
+        for position in range(length):
+            own = kept[start + position]
+            present = own[own >= 0].long()
+            if present.numel():
+                logprobs = logits[position - 1][present].log_softmax(0)
+                rows[start + position, : present.numel()] = logprobs
+                sampled.append(float(logprobs[present == token_ids[position]]))
+            else:
+                sampled.append(0.0)
+        start += length
+    for result in (
+        seen.one["reference_of_all_kept"],
+        seen.two[0]["reference_of_all_kept_zero_3"],
+    ):
+        torch.testing.assert_close(
+            torch.cat(result["kept_logprobs"]).double(), rows, rtol=0, atol=1e-5
+        )
+        torch.testing.assert_close(
+            torch.cat(result["values"]).double(), torch.tensor(sampled).double(), rtol=0, atol=1e-5
+        )
+    assert seen.two[1]["reference_of_all_kept_zero_3"]["values"] == []
+
+
 @pytest.mark.parametrize("scenario", ["policy_gradient", "value_gradient"])
 def test_one_rank_equals_two_with_uneven_token_counts(seen: Seen, scenario):
     one = seen.one[scenario]
@@ -58,12 +100,15 @@ def test_sharded_parameters_give_the_same_gradient(seen: Seen, scenario):
     assert_same_metrics(sharded["metrics"], seen.one[scenario]["metrics"], rel=2e-6)
 
 
-def plain_policy_loss(folder: Any, *, kept: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
+def plain_policy_loss(
+    folder: Any, *, kept: bool = False, whole: bool = False
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Ground truth in float64: one sample after the other, formulas written out."""
     model = AutoModelForCausalLM.from_pretrained(folder / "policy", dtype=torch.float64)
     data = load_samples(folder)
     if kept:
         data["kept_token_ids"] = kept_sets(data["token_ids"], data["loss_mask"])
+        data["reference_kept_logprobs"] = reference_rows(data["kept_token_ids"])
     total = torch.zeros((), dtype=torch.float64)
     start = 0
     for length in LENGTHS:
@@ -85,6 +130,13 @@ def plain_policy_loss(folder: Any, *, kept: bool = False) -> tuple[Tensor, dict[
             total = total - torch.minimum(
                 ratio * advantage, ratio.clamp(1 - 0.2, 1 + 0.2) * advantage
             )
+            if whole:
+                for place, token in enumerate(part["kept_token_ids"][position].tolist()):
+                    if token >= 0:
+                        own = row[token] - normalizer
+                        away = own - part["reference_kept_logprobs"][position, place].double()
+                        total = total + KL_COEFFICIENT * own.exp() * away
+                continue
             towards = part["reference_logprobs"][position].double() - logprob
             total = total + KL_COEFFICIENT * (towards.exp() - 1 - towards)
     loss = total / int(data["loss_mask"].sum())
@@ -125,9 +177,11 @@ def test_a_part_of_the_vocabulary_gives_the_same_on_two_ranks(seen: Seen):
     assert math.log(6) < one["metrics"]["policy/entropy"] < math.log(8)
 
 
-@pytest.mark.parametrize("scenario", ["policy_gradient", "kept_tokens"])
+@pytest.mark.parametrize("scenario", ["policy_gradient", "kept_tokens", "whole_distributions"])
 def test_policy_loss_and_gradient_equal_ground_truth(seen: Seen, scenario):
-    loss, gradient = plain_policy_loss(seen.folder, kept=scenario == "kept_tokens")
+    loss, gradient = plain_policy_loss(
+        seen.folder, kept=scenario != "policy_gradient", whole=scenario == "whole_distributions"
+    )
     result = seen.one[scenario]
     found = {name.removeprefix("model."): value for name, value in result["gradient"].items()}
     assert relative_difference(found, gradient) < 1e-5

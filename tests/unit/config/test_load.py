@@ -168,3 +168,22 @@ def test_choices_and_values_are_told_apart():
     assert request.choices == (("algorithm", "ppo"), ("recipe", "null"))
     assert request.values == (("algorithm.gamma", 0.9),)
     assert problems == []
+
+
+_ON_GPU = ["generation=gpu", "training=gpu", "training.zero_stage=2", "reference.zero_stage=2"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "kernel"),
+    [
+        (["recipe=demo"], "chunked"),
+        (_ON_GPU, "auto"),
+        ([*_ON_GPU, "generation.top_k=20"], "chunked"),
+        ([*_ON_GPU, "reference.zero_stage=3", "algorithm.kl_coefficient=0.1"], "chunked"),
+        (["recipe=gpu_70b"], "chunked"),
+        ([*_ON_GPU, "model.head_kernel=liger"], "liger"),
+        ([*_ON_GPU, "model.head_kernel=chunked"], "chunked"),
+    ],
+)
+def test_the_fused_head_is_for_runs_that_it_can_serve(overrides, kernel):
+    assert read_config(overrides).head_kernel == kernel

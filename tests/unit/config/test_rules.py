@@ -323,6 +323,20 @@ CASES = [
         ["algorithm.kl_gradient=unbiased"],
     ),
     (
+        "a KL of the whole vocabulary",
+        [],
+        ["algorithm.kl_estimator=full"],
+        ["algorithm.kl_estimator=full", "generation.top_k=0", "set generation.top_k"],
+        ["algorithm.kl_estimator=full", "generation.top_k=20"],
+    ),
+    (
+        "a KL of whole distributions in the reward",
+        ["generation.top_k=20", "algorithm.kl_placement=reward"],
+        ["algorithm.kl_estimator=full"],
+        ["algorithm.kl_estimator=full", "kl_placement=reward", "or k1"],
+        ["algorithm.kl_estimator=full", "algorithm.kl_placement=loss"],
+    ),
+    (
         "success rates with a penalty",
         ["algorithm.advantage=maxrl", "algorithm.kl_coefficient=0.1"],
         ["algorithm.kl_placement=reward"],

@@ -10,7 +10,8 @@ from torch import Tensor
 from rlhf_ray.config.algorithm import AlgorithmConfig
 from rlhf_ray.kept_tokens import whole_vocabulary
 from rlhf_ray.records import Coefficients, Experience, Prompt, RolloutGroup, TokenValues
-from rlhf_ray.training.experience import ExperienceBatch, RankPlan, build_experience
+from rlhf_ray.training.experience import ExperienceBatch, build_experience
+from rlhf_ray.training.rank_plan import RankPlan
 
 VOCABULARY = 11
 ONE_RANK = RankPlan(num_ranks=1, max_tokens_per_micro_batch=10_000)

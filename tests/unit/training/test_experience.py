@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rlhf_ray.config.algorithm import AlgorithmConfig
-from rlhf_ray.training.experience import RankPlan
+from rlhf_ray.training.rank_plan import RankPlan
 from tests.unit.algorithms import ground_truth
 from tests.unit.training.builders import (
     F,

@@ -14,8 +14,9 @@ from omegaconf import OmegaConf
 from rlhf_ray.config.algorithm import AlgorithmConfig
 from rlhf_ray.config.load import conf_dir
 from rlhf_ray.records import Coefficients, Experience, RolloutGroup, TokenValues
-from rlhf_ray.training.experience import ExperienceBatch, RankPlan
-from rlhf_ray.training.objective import policy_objective, value_objective
+from rlhf_ray.training.experience import ExperienceBatch
+from rlhf_ray.training.objective import Predicted, policy_objective, value_objective
+from rlhf_ray.training.rank_plan import RankPlan
 from tests.unit.training.builders import (
     ONE_RANK,
     VOCABULARY,
@@ -106,8 +107,7 @@ def micro_batch_loss(
     logprobs = weights.log_softmax(0)
     entropy = -(logprobs.exp() * logprobs).sum().expand(predicted.shape[0])
     return policy_objective(
-        logprobs[tokens],
-        entropy,
+        Predicted(logprobs=logprobs[tokens], entropy=entropy),
         experience,
         predicted,
         algorithm=algorithm,

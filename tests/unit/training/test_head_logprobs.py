@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,7 +11,8 @@ from transformers.models.gemma2 import Gemma2Config, Gemma2ForCausalLM
 from rlhf_ray.kept_tokens import whole_vocabulary
 from rlhf_ray.training import head_logprobs as module
 from rlhf_ray.training.forward import PolicyForward
-from rlhf_ray.training.head_logprobs import Head, HeadInputs, head_kernel
+from rlhf_ray.training.head_kernels import head_kernel
+from rlhf_ray.training.head_logprobs import Head, HeadInputs
 
 VOCABULARY, HIDDEN = 17, 6
 TEMPERATURE = 0.7
@@ -179,63 +178,3 @@ def test_the_head_of_a_tied_model_gets_both_gradients(monkeypatch):
         assert "lm_head.weight" not in expected, name
         for key, parameter in model.named_parameters():
             torch.testing.assert_close(parameter.grad, expected[key], rtol=1e-6, atol=1e-9)
-
-
-class FakeLiger:
-    """Liger's operator as its documentation describes it, in plain torch."""
-
-    calls: list[tuple]
-
-    def __init__(self) -> None:
-        self.calls = []
-
-    def apply(self, hidden, weight, target, temperature, ignored, tiles, return_entropy):
-        self.calls.append((temperature, ignored, tiles, return_entropy))
-        logprobs = (nn.functional.linear(hidden, weight) / temperature).log_softmax(dim=1)
-        entropy = -(logprobs.exp() * logprobs).sum(dim=1)
-        negative = -logprobs.gather(1, target[:, None])[:, 0]
-        return negative.float(), entropy.to(hidden.dtype)
-
-
-@pytest.fixture
-def fake_liger(monkeypatch: pytest.MonkeyPatch) -> FakeLiger:
-    fake = FakeLiger()
-    monkeypatch.setattr(module, "_liger_function", lambda: fake)
-    return fake
-
-
-def unscaled(linear: nn.Module) -> Head:
-    return Head(module=linear, scale=lambda x: x, is_scaled=False, vocab_size=VOCABULARY)
-
-
-@pytest.mark.parametrize("entropy", [False, True])
-def test_liger_gives_what_the_chunks_give(fake_liger, entropy):
-    linear = CountingHead(torch.float32)
-    head = unscaled(linear)
-    results = []
-    for name in ("liger", "chunked"):
-        linear.zero_grad()
-        inputs = make_inputs(9, dtype=torch.float32, entropy=entropy)
-        logprobs, entropies = head_kernel(name, head)(inputs)
-        assert entropies.requires_grad == entropy
-        loss_of(logprobs, entropies).backward()
-        results.append((logprobs, entropies, inputs.hidden.grad, linear.weight.grad.clone()))
-    assert fake_liger.calls == [(TEMPERATURE, -100, 1, True)]
-    for found, expected in zip(*results, strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
-
-
-def test_liger_refuses_heads_that_it_does_not_know(fake_liger):
-    _, scaled = make_head()
-    for head in (scaled, unscaled(nn.Linear(HIDDEN, VOCABULARY, bias=True))):
-        with pytest.raises(ValueError, match="set head_kernel to chunked"):
-            head_kernel("liger", head)
-
-
-def test_liger_that_is_not_installed_is_named(monkeypatch):
-    def absent(name: str):
-        raise ImportError(f"No module named {name!r}")
-
-    monkeypatch.setattr(module, "importlib", SimpleNamespace(import_module=absent))
-    with pytest.raises(ValueError, match=r"install rlhf_ray\[liger\]"):
-        head_kernel("liger", unscaled(nn.Linear(HIDDEN, VOCABULARY, bias=False)))

@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 from rlhf_ray.config.algorithm import AlgorithmConfig
 from rlhf_ray.kept_tokens import whole_vocabulary
 from rlhf_ray.records import Coefficients, Experience
-from rlhf_ray.training.objective import policy_objective, value_objective
+from rlhf_ray.training.objective import Predicted, policy_objective, value_objective
 
 T, F = True, False
 
@@ -26,6 +27,7 @@ def experience() -> Experience:
         old_logprobs=torch.tensor([9.0, -1.0, -1.0, -1.0]),
         generator_logprobs=torch.tensor([9.0, -1.0, -1.5, -1.0]),
         kept_token_ids=whole_vocabulary(4),
+        reference_kept_logprobs=torch.zeros(4, 0),
         reference_logprobs=torch.tensor([9.0, -1.0, -2.0, -1.0]),
         returns=torch.tensor([9.0, 1.0, 0.0, 1.0]),
         values=torch.tensor([9.0, 0.0, 0.0, 0.5]),
@@ -42,11 +44,16 @@ def experience() -> Experience:
 INDEX = torch.tensor([1, 2, 3])
 
 
-def policy(logprobs: list[float], experience: Experience, **overrides):
+def policy(
+    logprobs: list[float], experience: Experience, *, kept: Tensor | None = None, **overrides
+):
     leaf = torch.tensor(logprobs, requires_grad=True)
     objective = policy_objective(
-        leaf,
-        torch.tensor([1.0, 2.0, 3.0])[: len(logprobs)],
+        Predicted(
+            logprobs=leaf,
+            entropy=torch.tensor([1.0, 2.0, 3.0])[: len(logprobs)],
+            kept_logprobs=kept,
+        ),
         experience,
         INDEX[: len(logprobs)],
         **{
@@ -58,6 +65,20 @@ def policy(logprobs: list[float], experience: Experience, **overrides):
         },
     )
     return objective, leaf
+
+
+def test_whole_distributions_are_compared_where_that_is_asked_for():
+    kept = torch.tensor([[0.5, 0.5], [0.8, 0.2], [1.0, 0.0]]).log()
+    reference = torch.tensor([[9.0, 9.0], [0.5, 0.5], [0.5, 0.5], [1.0, 0.0]]).log()
+    objective, _ = policy(
+        [-1.0, -1.0, -1.0],
+        replace(experience(), reference_kept_logprobs=reference),
+        kept=kept,
+        algorithm=AlgorithmConfig(kl_estimator="full"),
+        coefficients=Coefficients(kl=0.5),
+    )
+    divergence = 0.8 * math.log(0.8 / 0.5) + 0.2 * math.log(0.2 / 0.5)
+    assert objective.sums["kl/loss"].item() == pytest.approx(0.5 * divergence / 8)
 
 
 def test_policy_loss_and_metrics_by_hand():

@@ -1,0 +1,50 @@
+"""The records of learning from text: a sample with its labels, and a step's samples on one rank."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LabelledTokens:
+    """One text, or one conversation, as tokens.
+
+    Attributes:
+        token_ids [n] int64.
+        loss_mask [n] bool: True on the tokens that are to be predicted; never on the first.
+    """
+
+    token_ids: Tensor
+    loss_mask: Tensor
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.loss_mask.shape)
+        if shape != tuple(self.token_ids.shape) or len(shape) != 1:
+            raise ValueError(
+                f"loss_mask has shape {shape}, token_ids {tuple(self.token_ids.shape)}; both: [n]"
+            )
+        if shape[0] and bool(self.loss_mask[0]):
+            raise ValueError("the first token cannot be predicted: nothing precedes it")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SupervisedSamples:
+    """What one optimiser step learns from text on one rank.
+
+    Attributes:
+        token_ids [N] int64, lengths [S] int64, loss_mask [N] bool: ragged samples.
+        kept_token_ids [N, 0] int32: text has no sampling distribution.
+        micro_batches: as in `records.Experience`.
+        num_loss_tokens: GLOBAL count of masked tokens over all ranks of this step.
+        num_sequences: GLOBAL count of samples with at least one masked token.
+    """
+
+    token_ids: Tensor
+    lengths: Tensor
+    loss_mask: Tensor
+    kept_token_ids: Tensor
+    micro_batches: tuple[tuple[int, ...], ...]
+    num_loss_tokens: int
+    num_sequences: int
