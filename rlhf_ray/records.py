@@ -8,13 +8,22 @@ response together, every entry aligned with the token it describes.
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from rlhf_ray.group_summary import GroupSummary
+from rlhf_ray.record_checks import (
+    check_count,
+    check_kept,
+    check_lengths,
+    check_micro_batches,
+    check_shape,
+    check_steps,
+)
 
 
 class FailureKind(enum.StrEnum):
@@ -86,6 +95,10 @@ class RolloutGroup:
         rewards [G] float64: weighted sum of the parts; empty before scoring.
         reward_parts: name to [G] float64, unweighted.
         failures: samples of this prompt that have no result.
+        text_ends [N] int32: characters of the response up to the token's end; 0 off the mask.
+        step_rewards [N] float64, step_ends [N] bool: reward of every step of the answer, on the
+            step's last token; 0.0 and False elsewhere. All three are [0] in a run that does not
+            train on steps, and these two before scoring.
     """
 
     prompt: Prompt
@@ -101,22 +114,22 @@ class RolloutGroup:
     rewards: Tensor
     reward_parts: dict[str, Tensor]
     failures: tuple[SampleFailure, ...]
+    text_ends: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int32))
+    step_rewards: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
+    step_ends: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
 
     def __post_init__(self) -> None:
         num_tokens, num_samples = self.token_ids.shape[0], self.lengths.shape[0]
         for name in ("loss_mask", "generator_logprobs", "weight_versions"):
-            _check_shape(name, getattr(self, name), (num_tokens,))
-        _check_kept(self.kept_token_ids, num_tokens)
+            check_shape(name, getattr(self, name), (num_tokens,))
+        check_steps(self.text_ends, self.step_rewards, self.step_ends, num_tokens)
+        check_kept(self.kept_token_ids, num_tokens)
         for name in ("sample_indices", "responses", "finish_reasons"):
-            if len(getattr(self, name)) != num_samples:
-                raise ValueError(
-                    f"{name} has {len(getattr(self, name))} entries, not {num_samples}"
-                )
-        if int(self.lengths.sum()) != num_tokens:
-            raise ValueError(f"lengths sum to {int(self.lengths.sum())}, not {num_tokens} tokens")
+            check_count(name, getattr(self, name), num_samples)
+        check_lengths(self.lengths, num_tokens)
         if self.is_scored:
             for name, part in self.reward_parts.items():
-                _check_shape(f"reward_parts[{name}]", part, (num_samples,))
+                check_shape(f"reward_parts[{name}]", part, (num_samples,))
         elif self.rewards.shape[0]:
             raise ValueError(f"{self.rewards.shape[0]} rewards for {num_samples} samples")
 
@@ -127,6 +140,18 @@ class RolloutGroup:
     @property
     def is_scored(self) -> bool:
         return self.rewards.shape[0] == self.num_samples
+
+    @property
+    def has_steps(self) -> bool:
+        return self.step_ends.shape[0] > 0
+
+    def rewards_of_steps(self) -> tuple[tuple[float, ...], ...]:
+        """Of every sample; nothing where steps are not rewarded."""
+        if not self.has_steps:
+            return ()
+        lengths = self.lengths.tolist()
+        pieces = zip(self.step_rewards.split(lengths), self.step_ends.split(lengths), strict=True)
+        return tuple(tuple(rewards[ends].tolist()) for rewards, ends in pieces)
 
     def summary(self) -> GroupSummary:
         """The scalars that the driver may see."""
@@ -145,33 +170,7 @@ class RolloutGroup:
             oldest_version=int(versions.min()) if versions.numel() else -1,
             newest_version=int(versions.max()) if versions.numel() else -1,
             failures=self.failures,
-        )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GroupSummary:
-    """What the driver sees of a scored group: per-sample scalars, no per-token data."""
-
-    prompt_id: str
-    stream_index: int
-    source: str
-    sample_lengths: tuple[int, ...]
-    response_lengths: tuple[int, ...]
-    finish_reasons: tuple[str, ...]
-    rewards: tuple[float, ...]
-    reward_parts: dict[str, tuple[float, ...]]
-    oldest_version: int
-    newest_version: int
-    failures: tuple[SampleFailure, ...]
-
-    def of_first(self, num_samples: int) -> GroupSummary:
-        """The same, with the rewards and responses of the first samples alone."""
-        return dataclasses.replace(
-            self,
-            response_lengths=self.response_lengths[:num_samples],
-            finish_reasons=self.finish_reasons[:num_samples],
-            rewards=self.rewards[:num_samples],
-            reward_parts={name: part[:num_samples] for name, part in self.reward_parts.items()},
+            step_rewards=self.rewards_of_steps(),
         )
 
 
@@ -264,23 +263,9 @@ class Experience:
             "weights",
             "chosen",
         ):
-            _check_shape(name, getattr(self, name), (num_tokens,))
-        _check_kept(self.kept_token_ids, num_tokens)
+            check_shape(name, getattr(self, name), (num_tokens,))
+        check_kept(self.kept_token_ids, num_tokens)
         width = self.reference_kept_logprobs.shape[-1]
-        _check_shape("reference_kept_logprobs", self.reference_kept_logprobs, (num_tokens, width))
-        if int(self.lengths.sum()) != num_tokens:
-            raise ValueError(f"lengths sum to {int(self.lengths.sum())}, not {num_tokens} tokens")
-        rows = sorted(row for batch in self.micro_batches for row in batch)
-        if rows != list(range(self.lengths.shape[0])):
-            raise ValueError("micro_batches must contain every sample exactly once")
-
-
-def _check_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
-    if tuple(tensor.shape) != shape:
-        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, not {shape}")
-
-
-def _check_kept(kept_token_ids: Tensor, num_tokens: int) -> None:
-    shape = tuple(kept_token_ids.shape)
-    if len(shape) != 2 or shape[0] != num_tokens:
-        raise ValueError(f"kept_token_ids has shape {shape}, not ({num_tokens}, K)")
+        check_shape("reference_kept_logprobs", self.reference_kept_logprobs, (num_tokens, width))
+        check_lengths(self.lengths, num_tokens)
+        check_micro_batches(self.micro_batches, self.lengths.shape[0])

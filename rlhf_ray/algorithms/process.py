@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rlhf_ray.algorithms.by_group import by_group
 from rlhf_ray.algorithms.checks import assert_lengths, assert_token_tensors
+from rlhf_ray.algorithms.group_advantages import group_advantages
 from rlhf_ray.algorithms.returns import returns_to_go
 
 
@@ -18,6 +18,8 @@ def process_advantages(
     group_sizes: Tensor,
     *,
     std_epsilon: float,
+    normalize_by_std: bool = True,
+    std_estimator: str = "unbiased",
 ) -> Tensor:
     """Sum of the normalised rewards of the steps that end at a token or after it.
 
@@ -26,14 +28,15 @@ def process_advantages(
 
     Shao et al. 2024, DeepSeekMath, arXiv:2402.03300, section 4.1.3.
 
-    Conventions: those of `group_advantages`: unbiased deviation, float64, exactly 0 where all
-    step rewards of a group are equal, or where it has one step.
+    Conventions: those of `group_advantages`, of which this is the case of steps in the place of
+    samples: exactly 0 where all step rewards of a group are equal, or where it has one step.
 
     Args:
         step_rewards [N]: read at `step_ends` only.
         step_ends [N] bool: True on the last token of every step; those off `mask` do not count.
         lengths [S] int64 summing to N, mask [N] bool.
         group_sizes [G] int64: samples per group; sums to S.
+        normalize_by_std, std_estimator: see `group_advantages`.
 
     Returns:
         [N] float64, 0 off the mask.
@@ -47,10 +50,12 @@ def process_advantages(
     group_of = torch.repeat_interleave(group_sizes)[sample_of]
     steps_per_group = torch.bincount(group_of, minlength=group_sizes.shape[0])
 
-    def estimate(steps: Tensor, members: slice) -> Tensor:
-        del members
-        return (steps - steps.mean()) / (steps.std(unbiased=True) + std_epsilon)
-
     normalized = torch.zeros(mask.shape[0], dtype=torch.float64, device=mask.device)
-    normalized[ends] = by_group(step_rewards[ends].double(), steps_per_group, estimate)
+    normalized[ends] = group_advantages(
+        step_rewards[ends].double(),
+        steps_per_group,
+        normalize_by_std=normalize_by_std,
+        std_epsilon=std_epsilon,
+        std_estimator=std_estimator,
+    )
     return returns_to_go(normalized, lengths, mask, gamma=1.0)

@@ -90,6 +90,7 @@ def _blueprint(role: str, config: Config) -> tuple[type, dict[str, Any]]:
                 "max_sequence_tokens": config.max_sequence_tokens,
                 "greedy_from": config.samples_per_prompt,
                 "request_timeout_s": config.deadlines.request_s,
+                "with_text_ends": config.algorithm.rewards_steps,
             },
         ),
         "reward": (actors.Reward, {"reward": config.reward}),

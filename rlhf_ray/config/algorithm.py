@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from rlhf_ray.config.setting import setting
 
 # Estimators whose baseline is made of the other samples of the same prompt.
-GROUP_ADVANTAGES = ("group", "rloo", "opo", "maxrl")
+GROUP_ADVANTAGES = ("group", "rloo", "opo", "maxrl", "process")
 
 
 @dataclass
@@ -20,11 +20,11 @@ class AlgorithmConfig:
         "group",
         "Against the prompt's other samples: group (GRPO), rloo, opo, maxrl; against a moving mean "
         "of all rewards: baseline (REINFORCE); against a greedy answer: remax; per token: returns "
-        "(Monte Carlo, REINFORCE++), gae (with a critic, PPO).",
+        "(Monte Carlo, REINFORCE++), gae (with a critic, PPO), process (a reward for every step).",
         choices=(*GROUP_ADVANTAGES, "baseline", "remax", "returns", "gae"),
     )
     normalize_by_std: bool = setting(
-        True, "Divide group advantages by the group's standard deviation."
+        True, "Divide group advantages (also of steps) by the group's standard deviation."
     )
     group_std_estimator: str = setting(
         "unbiased",
@@ -205,6 +205,11 @@ class AlgorithmConfig:
     def num_greedy(self) -> int:
         """Greedy answers to every prompt, beside `samples_per_prompt`; they are not trained on."""
         return int(self.advantage == "remax")
+
+    @property
+    def rewards_steps(self) -> bool:
+        """Trains on a reward for every step of an answer, and needs to know where they end."""
+        return self.advantage == "process"
 
     @property
     def corrects_gap(self) -> bool:

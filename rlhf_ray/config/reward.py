@@ -24,8 +24,8 @@ class RewardConfig:
 
     functions: list[Any] = setting(
         [],
-        "Entries are a name of a built-in (exact_match, regular_expression, arithmetic, length), "
-        "package.module:function, path/file.py:function, or a mapping with path, name, "
+        "Entries are a name of a built-in (exact_match, regular_expression, arithmetic, length, "
+        "lines), package.module:function, path/file.py:function, or a mapping with path, name, "
         "weight and arguments.",
     )
     num_workers: int = setting(1, "Reward worker processes.", minimum=1)

@@ -77,6 +77,24 @@ def _success_rates(config: Config) -> Iterator[str]:
         )
 
 
+def _step_rewards(config: Config) -> Iterator[str]:
+    algorithm = config.algorithm
+    if not algorithm.rewards_steps:
+        return
+    if config.needs_reference and algorithm.kl_placement == "reward":
+        yield (
+            "algorithm.kl_placement=reward: algorithm.advantage=process compares the rewards of "
+            "steps, and a penalty on every token belongs to none of them; use "
+            "algorithm.kl_placement=loss"
+        )
+    if algorithm.reward_clip is not None:
+        yield (
+            f"algorithm.reward_clip={algorithm.reward_clip:g}: bounds the total of a sample, and "
+            f"algorithm.advantage=process trains on the rewards of its steps; set it to null, and "
+            f"bound them in the reward function"
+        )
+
+
 def _ratio_level(config: Config) -> Iterator[str]:
     loss, level = config.algorithm.policy_loss, config.algorithm.ratio_level
     if loss in _TOKEN_SURROGATES and level != "token":
@@ -181,6 +199,12 @@ ALGORITHM_RULES: tuple[Rule, ...] = (
         about="`algorithm.advantage=maxrl` has no KL penalty in the reward.",
         keys=(*_KL, "algorithm.advantage"),
         problems=_success_rates,
+    ),
+    Rule(
+        about="`algorithm.advantage=process` has no KL penalty in the reward and no "
+        "`algorithm.reward_clip`.",
+        keys=(*_KL, *_keys("advantage", "reward_clip")),
+        problems=_step_rewards,
     ),
     Rule(
         about="`algorithm.policy_loss` of gmpo, clip_cov, kl_cov needs "

@@ -125,8 +125,8 @@ class Filling:
 
 
 def has_variance(summary: GroupSummary) -> bool:
-    """Whether the samples of a group were rewarded differently, decided by equality."""
-    return len(set(summary.rewards)) > 1
+    """Whether the samples (or steps) of a group were rewarded differently, by equality."""
+    return len(set(summary.compared)) > 1
 
 
 def _place(scored: Scored) -> int:

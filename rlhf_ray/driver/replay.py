@@ -13,9 +13,9 @@ from rlhf_ray.records import GroupSummary
 class ReplayBuffer:
     """References to groups, at most `replay_capacity`; the oldest goes first.
 
-    Value is the variance of a group's rewards: the size of the signal that a group baseline gets
-    out of it. A group is replayed at most once, so that the batch is never dominated by a few.
-    The references keep the groups in the object store.
+    Value is the variance of a group's rewards (of its steps, where those are trained on): the size
+    of the signal that a group baseline gets out of it. A group is replayed at most once, so that
+    the batch is never dominated by a few. The references keep the groups in the object store.
 
     It is not part of a checkpoint, because the groups are not: a resumed run starts with none.
     """
@@ -36,7 +36,7 @@ class ReplayBuffer:
             item for item in self._groups if version - item[1].oldest_version <= self._max_staleness
         ]
         by_value = sorted(
-            self._groups, key=lambda item: (-_variance(item[1].rewards), -item[1].stream_index)
+            self._groups, key=lambda item: (-_variance(item[1].compared), -item[1].stream_index)
         )
         taken = by_value[: self._num_groups]
         ids = {summary.prompt_id for _, summary in taken}
@@ -50,7 +50,7 @@ class ReplayBuffer:
         self._groups += [
             (group, summary)
             for group, summary in groups
-            if _variance(summary.rewards) > 0 and summary.oldest_version >= 0
+            if _variance(summary.compared) > 0 and summary.oldest_version >= 0
         ]
         self._groups = self._groups[-self._capacity :]
 

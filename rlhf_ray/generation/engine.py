@@ -46,6 +46,7 @@ class GenerationEngine:
         max_sequence_tokens: longest prompt and response together.
         greedy_from: samples of a prompt from this index on are greedy answers.
         request_timeout_s: time limit of one request from the moment vLLM has it.
+        with_text_ends: find out which token ends where in the response, for rewards of steps.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class GenerationEngine:
         max_sequence_tokens: int,
         greedy_from: int,
         request_timeout_s: float,
+        with_text_ends: bool = False,
     ) -> None:
         self._generation = generation
         self._model = model
@@ -64,6 +66,7 @@ class GenerationEngine:
         self._max_sequence_tokens = max_sequence_tokens
         self._greedy_from = greedy_from
         self._timeout_s = request_timeout_s
+        self._with_text_ends = with_text_ends
         self._started = contextlib.ExitStack()
         # What samples right now, one task for each response, and for which prompt.
         self._sampling: dict[asyncio.Task[FinishedSample | SampleFailure], str] = {}
@@ -255,6 +258,7 @@ class GenerationEngine:
                     completion,
                     decode=lambda tokens: self._tokenizer.decode(tokens, skip_special_tokens=True),
                     width=1 + num_returned(self._generation.top_k, vocab_size=self._vocab_size),
+                    with_text_ends=self._with_text_ends,
                 )
             message = f"engine {self._index} ended it with {completion.finish_reason!r}"
         except (RequestFailed, IncompleteSets) as error:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlhf_ray.generation.text_ends import text_ends
 from rlhf_ray.kept_tokens import NO_TOKEN, join_kept, whole_vocabulary
 from rlhf_ray.records import Prompt, RolloutGroup, SampleFailure
 
@@ -34,6 +35,8 @@ class FinishedSample:
         versions [R]: which publish sampled each.
         text: decoded, without special tokens and without the stop string.
         finish_reason: "stop" or "length".
+        text_ends [R]: characters of the text that are there after each token; empty where the run
+            does not train on steps.
     """
 
     sample_index: int
@@ -43,6 +46,7 @@ class FinishedSample:
     versions: tuple[int, ...]
     text: str
     finish_reason: str
+    text_ends: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         num_tokens = len(self.token_ids)
@@ -141,12 +145,15 @@ def make_group(
     logprobs: list[float] = []
     kept: list[Tensor] = [whole_vocabulary(0)]
     versions: list[int] = []
+    ends: list[int] = []
     for sample in samples:
         token_ids += [*prompt.token_ids, *sample.token_ids]
         loss_mask += [False] * num_prompt + [True] * len(sample.token_ids)
         logprobs += [0.0] * num_prompt + [*sample.logprobs]
         kept += [whole_vocabulary(num_prompt), sample.kept_token_ids]
         versions += [-1] * num_prompt + [*sample.versions]
+        if sample.text_ends:
+            ends += [0] * num_prompt + [*sample.text_ends]
     lengths = [num_prompt + len(sample.token_ids) for sample in samples]
     return RolloutGroup(
         prompt=prompt,
@@ -162,6 +169,7 @@ def make_group(
         rewards=torch.zeros(0, dtype=torch.float64),
         reward_parts={},
         failures=tuple(failures),
+        text_ends=torch.tensor(ends, dtype=torch.int32),
     )
 
 
@@ -171,12 +179,14 @@ def finished_sample(
     *,
     decode: Callable[[Sequence[int]], str],
     width: int,
+    with_text_ends: bool = False,
 ) -> FinishedSample:
     """What vLLM's `CompletionOutput` says of a sample that finished.
 
     Args:
         width: log-probabilities of each position: of the sampled token, and of the likeliest
             ones behind it.
+        with_text_ends: find out which tokens end where in the text.
 
     Raises:
         IncompleteSets: more tokens could have been sampled than the engine told.
@@ -186,6 +196,7 @@ def finished_sample(
     spans = [(span.version, span.start, span.end) for span in completion.weight_versions]
     # None at the end of text and at the limit, a token id at another stop token.
     reason = completion.stop_reason
+    text = response_text(decode, token_ids, reason if isinstance(reason, str) else None)
     return FinishedSample(
         sample_index=sample_index,
         token_ids=token_ids,
@@ -194,6 +205,7 @@ def finished_sample(
             flat.token_ids[:num_entries], flat.logprobs[:num_entries], width
         ),
         versions=expand_spans(spans, len(token_ids)),
-        text=response_text(decode, token_ids, reason if isinstance(reason, str) else None),
+        text=text,
         finish_reason=completion.finish_reason,
+        text_ends=text_ends(decode, token_ids, text) if with_text_ends else (),
     )

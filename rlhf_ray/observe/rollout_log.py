@@ -9,6 +9,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from rlhf_ray.records import RolloutGroup
 
 
@@ -20,7 +22,8 @@ def rollout_path(output_dir: Path, step: int) -> Path:
 def rollout_rows(groups: Sequence[RolloutGroup]) -> list[dict[str, Any]]:
     """One JSON-plain dict per sample of scored groups.
 
-    `weight_versions` are spans [[version, number of tokens], ...] over the sampled tokens.
+    `weight_versions` are spans [[version, number of tokens], ...] over the sampled tokens. In a
+    run that trains on steps `steps` are such spans too: [[reward, tokens, characters], ...].
     """
     return [row for group in groups for row in _group_rows(group)]
 
@@ -46,6 +49,7 @@ def _group_rows(group: RolloutGroup) -> list[dict[str, Any]]:
     ]
     rewards = group.rewards.tolist()
     parts = {name: values.tolist() for name, values in group.reward_parts.items()}
+    steps = _steps(group)
     return [
         {
             "prompt_id": group.prompt.prompt_id,
@@ -57,9 +61,26 @@ def _group_rows(group: RolloutGroup) -> list[dict[str, Any]]:
             "weight_versions": _spans(versions[position]),
             "finish_reason": group.finish_reasons[position],
             "response_tokens": len(versions[position]),
+            **({"steps": steps[position]} if steps else {}),
         }
         for position, sample_index in enumerate(group.sample_indices)
     ]
+
+
+def _steps(group: RolloutGroup) -> list[list[list[float]]]:
+    """Of every sample its steps: reward, sampled tokens and characters; [] where none are made."""
+    found: list[list[list[float]]] = []
+    start = 0
+    for length in group.lengths.tolist() if group.has_steps else ():
+        sampled = group.loss_mask[start : start + length].nonzero()[:, 0] + start
+        start += length
+        ends = group.step_ends[sampled].nonzero()[:, 0]
+        tokens = torch.diff(ends + 1, prepend=torch.zeros(1, dtype=ends.dtype))
+        texts = group.text_ends[sampled][ends]
+        characters = torch.diff(texts, prepend=torch.zeros(1, dtype=texts.dtype))
+        columns = (group.step_rewards[sampled][ends], tokens, characters)
+        found.append([list(step) for step in zip(*(c.tolist() for c in columns), strict=True)])
+    return found
 
 
 def _spans(versions: list[int]) -> list[list[int]]:

@@ -1,5 +1,5 @@
 """What a response is worth: the protocol, built-in functions, workers with time limits."""
 
-from rlhf_ray.rewards.protocol import Reward, RewardSample
+from rlhf_ray.rewards.protocol import Reward, RewardSample, StepRewards
 
-__all__ = ["Reward", "RewardSample"]
+__all__ = ["Reward", "RewardSample", "StepRewards"]

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import ctypes
 import json
-import math
-import numbers
 import os
 import pickle
 import signal
@@ -24,6 +22,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from rlhf_ray.config.errors import RequestError
+from rlhf_ray.rewards.answers import to_message
 from rlhf_ray.rewards.load import LoadedReward, load_reward
 from rlhf_ray.rewards.protocol import RewardSample
 
@@ -59,21 +58,10 @@ def _serve(connection: Connection) -> None:
 def _score(reward: LoadedReward, sample: RewardSample) -> dict[str, Any]:
     """The message for one item. The named recovery point for errors of reward functions."""
     try:
-        value = reward.function(sample)
+        # Reading what it returned may run its code too: a sequence or a `repr` of its own.
+        return to_message(reward.function(sample), sample.response)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - becomes a typed failure
         return {"failed": "error", "message": _describe(error)}
-    # bool and NumPy's scalars are Real; a text or a tensor, which float() would take, is not.
-    if not isinstance(value, numbers.Real):
-        kind = type(value).__name__
-        text = repr(value)[:200]
-        return {"failed": "error", "message": f"it returned {text} ({kind}), not a number"}
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        return {"failed": "not_finite", "message": f"it returned {number}, not a finite number"}
-    return {"value": number}
 
 
 def _describe(error: BaseException) -> str:

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from rlhf_ray.kept_tokens import join_kept
 from rlhf_ray.records import RolloutGroup, SampleFailure
+from rlhf_ray.rewards.answers import Answer, outcome
+from rlhf_ray.rewards.steps import with_steps
 
 _TOKEN_FIELDS = (
     "token_ids",
@@ -17,6 +19,9 @@ _TOKEN_FIELDS = (
     "generator_logprobs",
     "kept_token_ids",
     "weight_versions",
+    "text_ends",
+    "step_rewards",
+    "step_ends",
 )
 
 
@@ -39,7 +44,8 @@ def merge_parts(*parts: RolloutGroup) -> RolloutGroup:
         raise ValueError(
             f"prompt {parts[0].prompt.prompt_id} has a sample more than once: {indices}"
         )
-    rows = {name: [_rows(part, name) for part in parts] for name in _TOKEN_FIELDS}
+    fields = _token_fields(*parts)
+    rows = {name: [_rows(part, name) for part in parts] for name in fields}
     first = parts[0]
     return replace(
         first,
@@ -55,7 +61,7 @@ def merge_parts(*parts: RolloutGroup) -> RolloutGroup:
         ),
         **{
             name: _concatenate(_tokens(first, name), [rows[name][n][p] for _, n, p in samples])
-            for name in _TOKEN_FIELDS
+            for name in fields
         },
     )
 
@@ -77,20 +83,27 @@ def drop_failed(group: RolloutGroup, failures: Sequence[SampleFailure]) -> Rollo
         failures=(*group.failures, *failures),
         **{
             name: _concatenate(_tokens(group, name), [_rows(group, name)[p] for p in keep])
-            for name in _TOKEN_FIELDS
+            for name in _token_fields(group)
         },
     )
 
 
 def with_rewards(
-    group: RolloutGroup, parts: Mapping[str, Sequence[float]], weights: Mapping[str, float]
+    group: RolloutGroup, parts: Mapping[str, Sequence[Answer]], weights: Mapping[str, float]
 ) -> RolloutGroup:
-    """The group with its rewards: the weighted sum of the parts, [G] float64 each."""
-    tensors = {name: torch.tensor(values, dtype=torch.float64) for name, values in parts.items()}
+    """The group with its rewards: the weighted sum of the parts, [G] float64 each.
+
+    In a run that trains on steps (the group has `text_ends`) also those of the steps.
+    """
+    tensors = {
+        name: torch.tensor([outcome(answer) for answer in answers], dtype=torch.float64)
+        for name, answers in parts.items()
+    }
     rewards = torch.zeros(group.num_samples, dtype=torch.float64)
     for name, values in tensors.items():
         rewards = rewards + weights[name] * values
-    return replace(group, rewards=rewards, reward_parts=tensors)
+    group = replace(group, rewards=rewards, reward_parts=tensors)
+    return with_steps(group, parts, weights) if group.text_ends.shape[0] else group
 
 
 def _check_parts(parts: Sequence[RolloutGroup]) -> None:
@@ -101,6 +114,11 @@ def _check_parts(parts: Sequence[RolloutGroup]) -> None:
         raise ValueError(f"parts of different prompts cannot be merged: {sorted(prompt_ids)}")
     if any(part.reward_parts for part in parts):
         raise ValueError(f"parts of prompt {parts[0].prompt.prompt_id} have rewards already")
+
+
+def _token_fields(*groups: RolloutGroup) -> list[str]:
+    """The fields that any of them has; the ends of texts and steps may be missing from all."""
+    return [name for name in _TOKEN_FIELDS if any(_tokens(g, name).shape[0] for g in groups)]
 
 
 def _tokens(group: RolloutGroup, name: str) -> Tensor:

@@ -24,6 +24,7 @@ from typing import Any
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.reward import RewardFunctionConfig
 from rlhf_ray.records import FailureKind
+from rlhf_ray.rewards.answers import Answer, from_message
 from rlhf_ray.rewards.protocol import RewardSample
 
 # Importing a user's module may load torch or a model.
@@ -105,16 +106,18 @@ class RewardProcess:
             self.kill()
             raise RequestError(reply["refused"])
 
-    def run(self, samples: Sequence[RewardSample], items: Sequence[Item]) -> list[Any]:
+    def run(
+        self, samples: Sequence[RewardSample], items: Sequence[Item]
+    ) -> list[Answer | ItemFailure]:
         """Score items (sample, function), in order.
 
         Returns:
-            A float or an `ItemFailure` for each item.
+            A float, `StepRewards` or an `ItemFailure` for each item.
 
         Raises:
             RuntimeError: the process was lost and could not be started again.
         """
-        outcomes: list[float | ItemFailure] = []
+        outcomes: list[Answer | ItemFailure] = []
         while len(outcomes) < len(items):
             if not self._is_running():
                 self.kill()
@@ -157,10 +160,10 @@ class RewardProcess:
 
     def _run_until_lost(
         self, samples: Sequence[RewardSample], items: Sequence[Item]
-    ) -> list[float | ItemFailure]:
+    ) -> list[Answer | ItemFailure]:
         """Outcomes of the first items: all of them, or up to the one that ended the process."""
         assert self._connection is not None
-        outcomes: list[float | ItemFailure] = []
+        outcomes: list[Answer | ItemFailure] = []
         try:
             self._connection.send_bytes(pickle.dumps((samples, items)))
             for _ in items:
@@ -189,10 +192,10 @@ class RewardProcess:
         return json.loads(self._connection.recv_bytes())
 
 
-def _outcome(reply: dict[str, Any]) -> float | ItemFailure:
-    if "value" in reply:
-        return reply["value"]
-    return ItemFailure(kind=_KINDS[reply["failed"]], message=reply["message"])
+def _outcome(reply: dict[str, Any]) -> Answer | ItemFailure:
+    if "failed" in reply:
+        return ItemFailure(kind=_KINDS[reply["failed"]], message=reply["message"])
+    return from_message(reply)
 
 
 def _python_path() -> str:

@@ -34,6 +34,24 @@ class RewardSample:
     finish_reason: str
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepRewards:
+    """A reward for every step of a response (process rewards), instead of one for all of it.
+
+    `algorithm.advantage=process` trains on the steps; everything else takes their sum.
+
+    Attributes:
+        rewards: one finite number for each step, in order; at least one step.
+        ends: where each step ends, as a number of characters of the response: the first step is
+            `response[:ends[0]]`, the second `response[ends[0]:ends[1]]`. They rise strictly,
+            from at least 1 to at most the length of the response; the one step of an empty
+            response ends at 0.
+    """
+
+    rewards: tuple[float, ...]
+    ends: tuple[int, ...]
+
+
 class Reward(Protocol):
     """What an entry of `reward.functions` names: a callable, or a class of such.
 
@@ -41,11 +59,11 @@ class Reward(Protocol):
     class is constructed with them once per worker, and its instance is called.
     """
 
-    def __call__(self, sample: RewardSample, /) -> float:
-        """The reward of one sample: a finite number.
+    def __call__(self, sample: RewardSample, /) -> float | StepRewards:
+        """The reward of one sample: a finite number, or one for every step of the response.
 
-        An exception, a time-out, NaN or an infinity makes the sample a failure,
-        which is counted and never trained on.
+        An exception, a time-out, NaN or an infinity, or steps that do not fit the response
+        make the sample a failure, which is counted and never trained on.
         """
         ...
 

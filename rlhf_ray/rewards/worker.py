@@ -6,6 +6,7 @@ import math
 
 from rlhf_ray.config.reward import RewardConfig
 from rlhf_ray.records import FailureKind, GroupSummary, RolloutGroup, SampleFailure
+from rlhf_ray.rewards.answers import Answer, outcome, step_values
 from rlhf_ray.rewards.entries import read_functions
 from rlhf_ray.rewards.merge import drop_failed, merge_parts, with_rewards
 from rlhf_ray.rewards.process import Item, ItemFailure, RewardProcess
@@ -49,14 +50,14 @@ class RewardWorker:
         """
         group = merge_parts(*parts)
         outcomes = self._run_functions(_samples(group))
-        scored: list[list[float]] = []
+        scored: list[list[Answer]] = []
         failures: list[SampleFailure] = []
         for position, index in enumerate(group.sample_indices):
             row = outcomes[position]
-            values: list[float] = [value for value in row if not isinstance(value, ItemFailure)]
-            failure = self._failure(row, values)
+            answers = [answer for answer in row if not isinstance(answer, ItemFailure)]
+            failure = self._failure(row, answers)
             if failure is None:
-                scored.append(values)
+                scored.append(answers)
                 continue
             failures.append(
                 SampleFailure(
@@ -75,7 +76,7 @@ class RewardWorker:
         """End the child process. Safe to call twice."""
         self._process.close()
 
-    def _run_functions(self, samples: list[RewardSample]) -> list[list[float | ItemFailure]]:
+    def _run_functions(self, samples: list[RewardSample]) -> list[list[Answer | ItemFailure]]:
         """One row per sample, one outcome per function; a failed one is tried again if so set."""
         items: list[Item] = [
             (sample, function)
@@ -91,19 +92,24 @@ class RewardWorker:
             for sample in range(len(samples))
         ]
 
-    def _failure(self, row: list[float | ItemFailure], values: list[float]) -> ItemFailure | None:
+    def _failure(
+        self, row: list[Answer | ItemFailure], answers: list[Answer]
+    ) -> ItemFailure | None:
         """What is wrong with one sample: its first failed part, or a sum that is not finite."""
-        for name, outcome in zip(self._weights, row, strict=True):
-            if isinstance(outcome, ItemFailure):
-                return ItemFailure(kind=outcome.kind, message=f"reward {name!r}: {outcome.message}")
+        for name, item in zip(self._weights, row, strict=True):
+            if isinstance(item, ItemFailure):
+                return ItemFailure(kind=item.kind, message=f"reward {name!r}: {item.message}")
+        # Step by step: an infinite one must not hide behind a sum in which steps cancel.
         total = sum(
-            weight * value for weight, value in zip(self._weights.values(), values, strict=True)
+            weight * value
+            for weight, answer in zip(self._weights.values(), answers, strict=True)
+            for value in step_values(answer)
         )
         if math.isfinite(total):
             return None
         return ItemFailure(
             kind=FailureKind.REWARD_NOT_FINITE,
-            message=f"the weighted sum of the parts {values} is {total}",
+            message=f"the weighted sum of the parts {[outcome(a) for a in answers]} is {total}",
         )
 
 

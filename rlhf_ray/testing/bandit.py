@@ -28,6 +28,7 @@ from rlhf_ray.driver.turns import OwnDevices
 from rlhf_ray.publish.gate import Probe
 from rlhf_ray.publish.publisher import Publisher, PublishSettings
 from rlhf_ray.testing.bandit_reference import BanditReference
+from rlhf_ray.testing.bandit_rewards import BanditRewards
 from rlhf_ray.testing.bandit_workers import (
     END,
     NUM_POSITIONS,
@@ -37,7 +38,6 @@ from rlhf_ray.testing.bandit_workers import (
     BanditEngines,
     BanditPolicy,
     BanditPrompts,
-    BanditRewards,
 )
 from rlhf_ray.testing.fakes import InProcessWatch
 from rlhf_ray.training.builder import ExperienceBuilder
@@ -104,7 +104,7 @@ def _pipeline(
     return RolloutPipeline(
         prompts=BanditPrompts(seed),
         generators=engines,
-        rewards=BanditRewards(),
+        rewards=BanditRewards(by_step=config.algorithm.rewards_steps),
         watch=watch,
         failure_budget=FailureBudget(config.reward.max_failure_rate),
         settings=PipelineSettings(

@@ -1,4 +1,4 @@
-"""Engines, rewards, policy, critic and builder of the bandit: see `bandit`."""
+"""Engines, policy, critic and builder of the bandit: see `bandit`."""
 
 from __future__ import annotations
 
@@ -31,8 +31,6 @@ from rlhf_ray.training.objective import Objective, policy_objective, value_objec
 RIGHT = ((1, 2), (3, 1), (2, 4))
 NUM_POSITIONS, VOCABULARY, END, ENVIRONMENT = 3, 5, 0, 9
 FIRST_PROMPT_TOKEN = 20
-# All rewards lie on it: only a baseline that fits takes it away.
-OFFSET = 5.0
 LEARNING_RATE = 0.1
 
 
@@ -181,23 +179,6 @@ class BanditEngines:
 def score_sequence(weights: Tensor, tokens: tuple[int, ...]) -> list[float]:
     """Log-probabilities of the tokens of a probe as if all were sampled at the first place."""
     return weights.detach().log_softmax(dim=1)[0, list(tokens)].tolist()
-
-
-class BanditRewards:
-    """Half a point for the right token at the first and at the second place, over an offset."""
-
-    names = (MemberName(role="reward", rank=0),)
-
-    def score(self, worker: int, parts: Sequence[RolloutGroup]) -> Call:
-        (group,) = parts
-        right = RIGHT[group.prompt.token_ids[0] - FIRST_PROMPT_TOKEN]
-        rewards = [
-            OFFSET + 0.5 * (tokens[1] == right[0]) + 0.5 * (tokens[3:4] == [right[1]])
-            for tokens in (part.tolist() for part in group.token_ids.split(group.lengths.tolist()))
-        ]
-        scored = torch.tensor(rewards, dtype=torch.float64)
-        group = dataclasses.replace(group, rewards=scored, reward_parts={"bandit": scored})
-        return done("reward", worker, signal=group.summary(), payload=group)
 
 
 class BanditPolicy:

@@ -16,6 +16,9 @@ from rlhf_ray.cluster.calls import Call, MemberName
 from rlhf_ray.kept_tokens import whole_vocabulary
 from rlhf_ray.records import FailureKind, GroupSummary, Prompt, RolloutGroup, SampleFailure
 
+# Of a whole sample, or of each of its two tokens.
+FakeReward = float | tuple[float, float]
+
 
 class InProcessWatch:
     """A `Watch` over calls that hold their results.
@@ -134,13 +137,14 @@ class FakeRewards:
     """Reward workers that merge partial groups and score with a function of the prompt.
 
     Args:
-        score: prompt and sample index to a reward, or None for a failure.
+        score: prompt and sample index to a reward, a pair of rewards for two steps of a token
+            each, or None for a failure.
     """
 
     def __init__(
         self,
         num_workers: int = 1,
-        score: Callable[[Prompt, int], float | None] = lambda prompt, index: float(index),
+        score: Callable[[Prompt, int], FakeReward | None] = lambda prompt, index: float(index),
     ) -> None:
         self.names = tuple(MemberName(role="reward", rank=i) for i in range(num_workers))
         self.scored: list[tuple[int, str]] = []
@@ -193,13 +197,23 @@ def make_group(
     *,
     version: int,
     failures: tuple[SampleFailure, ...] = (),
-    rewards: Sequence[float] | None = None,
+    rewards: Sequence[FakeReward] | None = None,
 ) -> RolloutGroup:
-    """A group whose samples are the prompt and two tokens: 10 + sample index, and 0."""
+    """A group whose samples are the prompt and two tokens: 10 + sample index, and 0.
+
+    A pair of rewards makes every token a step; rewards are all pairs or all numbers.
+    """
     num_prompt, num_samples = len(prompt.token_ids), len(sample_indices)
     rows = [[*prompt.token_ids, 10 + index, 0] for index in sample_indices]
     mask = torch.tensor(([False] * num_prompt + [True, True]) * num_samples, dtype=torch.bool)
-    scores = torch.tensor(list(rewards or ()), dtype=torch.float64)
+    pairs = [reward for reward in rewards or () if isinstance(reward, tuple)]
+    scores = torch.tensor(
+        [sum(reward) if isinstance(reward, tuple) else reward for reward in rewards or ()],
+        dtype=torch.float64,
+    )
+    steps = torch.zeros(mask.shape[0] if pairs else 0, dtype=torch.float64)
+    if pairs:
+        steps[mask] = torch.tensor(pairs, dtype=torch.float64).flatten()
     return RolloutGroup(
         prompt=prompt,
         sample_indices=tuple(sample_indices),
@@ -214,4 +228,6 @@ def make_group(
         rewards=scores,
         reward_parts={"fake": scores} if rewards is not None else {},
         failures=failures,
+        step_rewards=steps,
+        step_ends=mask if pairs else torch.zeros(0, dtype=torch.bool),
     )

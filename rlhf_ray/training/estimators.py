@@ -14,6 +14,7 @@ from rlhf_ray.algorithms.kl import token_kl
 from rlhf_ray.algorithms.maxrl import maxrl_advantages
 from rlhf_ray.algorithms.moving_baseline import baseline_advantages
 from rlhf_ray.algorithms.opo import opo_advantages
+from rlhf_ray.algorithms.process import process_advantages
 from rlhf_ray.algorithms.ragged import count_by_segment, spread_over_tokens, sum_by_segment
 from rlhf_ray.algorithms.remax import remax_advantages
 from rlhf_ray.algorithms.returns import returns_to_go
@@ -103,6 +104,21 @@ def _gae(rewards: Tensor, batch: RolloutBatch, algorithm: AlgorithmConfig) -> tu
     )
 
 
+def _process(_: Tensor, batch: RolloutBatch, algorithm: AlgorithmConfig) -> tuple[Tensor, Tensor]:
+    """The steps of answers that were filtered out stay in the baseline, as rewards do."""
+    advantages = process_advantages(
+        batch.step_rewards,
+        batch.step_ends,
+        batch.lengths,
+        batch.loss_mask | batch.step_ends,
+        batch.group_sizes,
+        normalize_by_std=algorithm.normalize_by_std,
+        std_epsilon=algorithm.group_std_epsilon,
+        std_estimator=algorithm.group_std_estimator,
+    )
+    return torch.where(batch.loss_mask, advantages, 0.0), torch.zeros_like(advantages)
+
+
 OF_SAMPLES: dict[str, _OfSamples] = {
     "group": _group,
     "rloo": _rloo,
@@ -111,7 +127,7 @@ OF_SAMPLES: dict[str, _OfSamples] = {
     "baseline": _baseline,
     "remax": _remax,
 }
-OF_TOKENS: dict[str, _OfTokens] = {"returns": _returns, "gae": _gae}
+OF_TOKENS: dict[str, _OfTokens] = {"returns": _returns, "gae": _gae, "process": _process}
 
 
 def estimate_advantages(
@@ -134,6 +150,8 @@ def estimate_advantages(
         rewards = token_rewards(*samples, **settings)
         advantages, returns = OF_TOKENS[algorithm.advantage](rewards, batch, algorithm)
     metrics = _advantage_metrics(batch, advantages)
+    if algorithm.rewards_steps:
+        metrics |= _step_metrics(batch)
     if algorithm.advantage == "gae":
         metrics |= _value_metrics(batch, returns)
     if algorithm.whiten_per_task:
@@ -168,6 +186,15 @@ def _advantage_metrics(batch: RolloutBatch, advantages: Tensor) -> dict[str, flo
         "advantages/mean": float(trained.mean()) if trained.numel() else 0.0,
         "advantages/std": float(trained.std()) if trained.numel() > 1 else 0.0,
         "advantages/zero_groups_fraction": float((signal == 0).double().mean()),
+    }
+
+
+def _step_metrics(batch: RolloutBatch) -> dict[str, float]:
+    """Steps per sample, and the mean reward of a step."""
+    rewards = batch.step_rewards[batch.step_ends]
+    return {
+        "steps/per_sample": rewards.numel() / batch.lengths.shape[0],
+        "steps/reward_mean": float(rewards.mean()) if rewards.numel() else 0.0,
     }
 
 

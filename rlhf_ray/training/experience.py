@@ -75,6 +75,9 @@ def build_experience(
     """
     _assert_inputs(algorithm, coefficients, reference=reference, values=values, old=old)
     groups, shaping = shape_groups(groups, control)
+    assert not algorithm.rewards_steps or all(g.has_steps for g in groups if g.num_samples), (
+        "process advantages need the rewards of steps"
+    )
     batch = flatten_groups(groups, algorithm.num_greedy, reference, values, old)
     estimated = estimate_advantages(batch, algorithm=algorithm, coefficients=coefficients)
     estimated = weigh_tasks(estimated, batch, control)

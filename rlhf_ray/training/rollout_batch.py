@@ -24,6 +24,8 @@ class RolloutBatch:
         group_sizes [G] int64: samples per group, none of them 0.
         tasks [S]: name of each sample's task.
         rewards [S] float64: as scored, not clipped.
+        step_rewards [N] float64, step_ends [N] bool: as in `RolloutGroup`; 0.0 and False everywhere
+            in a run that does not train on steps.
         generator_logprobs [N], old_logprobs [N]: 0.0 off the mask; the old ones are the
             generator's where the learner computed none.
         kept_token_ids [N, K] int32: as in `RolloutGroup`.
@@ -41,6 +43,8 @@ class RolloutBatch:
     group_sizes: Tensor
     tasks: tuple[str, ...]
     rewards: Tensor
+    step_rewards: Tensor
+    step_ends: Tensor
     generator_logprobs: Tensor
     kept_token_ids: Tensor
     old_logprobs: Tensor
@@ -95,6 +99,7 @@ def flatten_groups(
     generator = torch.cat([group.generator_logprobs for group in ordered]).float()
     generator = torch.where(mask, generator, 0.0)
     unused = torch.zeros_like(generator)
+    step_rewards, step_ends = _steps(ordered)
     kept = join_kept([group.kept_token_ids for group in ordered])
     return RolloutBatch(
         token_ids=torch.cat([group.token_ids for group in ordered]),
@@ -104,6 +109,8 @@ def flatten_groups(
         group_sizes=torch.tensor([group.num_samples for group in ordered]),
         tasks=tuple(group.prompt.source for group in ordered for _ in range(group.num_samples)),
         rewards=rewards,
+        step_rewards=step_rewards,
+        step_ends=step_ends,
         generator_logprobs=generator,
         kept_token_ids=kept,
         old_logprobs=generator if old is None else joined("learner", old),
@@ -112,6 +119,17 @@ def flatten_groups(
         values=unused if values is None else joined("critic", values),
         after=_after(ordered, values or []),
     )
+
+
+def _steps(groups: Sequence[RolloutGroup]) -> tuple[Tensor, Tensor]:
+    have = [group.has_steps for group in groups]
+    assert all(have) or not any(have), "some groups have rewards of steps, and some have not"
+    if not all(have):
+        num_tokens = sum(group.token_ids.shape[0] for group in groups)
+        return torch.zeros(num_tokens, dtype=torch.float64), torch.zeros(num_tokens) > 0
+    rewards = torch.cat([group.step_rewards for group in groups])
+    assert bool(torch.isfinite(rewards).all()), "the reward of a step is not finite"
+    return rewards, torch.cat([group.step_ends for group in groups])
 
 
 def _kept_logprobs(

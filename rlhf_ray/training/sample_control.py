@@ -10,7 +10,11 @@ import torch
 from torch import Tensor
 
 from rlhf_ray.algorithms.overlong import overlong_penalties, without_truncated
-from rlhf_ray.algorithms.ragged import count_by_segment
+from rlhf_ray.algorithms.ragged import (
+    count_by_segment,
+    last_masked_tokens,
+    spread_over_tokens,
+)
 from rlhf_ray.algorithms.task_weights import weigh_advantages
 from rlhf_ray.records import RolloutGroup
 from rlhf_ray.training.estimators import Advantages
@@ -50,8 +54,7 @@ def shape_groups(
     if control.overlong_buffer_tokens:
         penalties = [_penalties(group, control) for group in shaped]
         shaped = [
-            dataclasses.replace(group, rewards=group.rewards.double() - penalty)
-            for group, penalty in zip(shaped, penalties, strict=True)
+            _punished(group, penalty) for group, penalty in zip(shaped, penalties, strict=True)
         ]
         metrics["sampling/overlong_penalty_mean"] = _mean(penalties)
     if control.overlong_filter:
@@ -81,6 +84,25 @@ def _penalties(group: RolloutGroup, control: SampleControl) -> Tensor:
         max_tokens=control.max_response_tokens,
         buffer_tokens=control.overlong_buffer_tokens,
         penalty=control.overlong_penalty,
+    )
+
+
+def _punished(group: RolloutGroup, penalty: Tensor) -> RolloutGroup:
+    """The penalty [G] off every reward; of steps, as a step that ends with the last token.
+
+    Where nothing is taken off there is no such step.
+    """
+    rewards = group.rewards.double() - penalty
+    if not group.has_steps:
+        return dataclasses.replace(group, rewards=rewards)
+    per_token = spread_over_tokens(
+        penalty, group.lengths, last_masked_tokens(group.lengths, group.loss_mask)
+    )
+    return dataclasses.replace(
+        group,
+        rewards=rewards,
+        step_rewards=group.step_rewards - per_token,
+        step_ends=group.step_ends | (per_token != 0),
     )
 
 

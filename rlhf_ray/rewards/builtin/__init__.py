@@ -6,5 +6,6 @@ BUILTIN_TARGETS: dict[str, str] = {
     "arithmetic": "rlhf_ray.rewards.builtin.arithmetic:Arithmetic",
     "exact_match": "rlhf_ray.rewards.builtin.exact_match:ExactMatch",
     "length": "rlhf_ray.rewards.builtin.length:Length",
+    "lines": "rlhf_ray.rewards.builtin.lines:Lines",
     "regular_expression": "rlhf_ray.rewards.builtin.regular_expression:RegularExpression",
 }

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-
+from rlhf_ray.rewards.builtin.pattern import compile_pattern
 from rlhf_ray.rewards.protocol import RewardSample
 
 MEASURES = ("match", "full", "fraction")
@@ -24,20 +23,10 @@ class RegularExpression:
     """
 
     def __init__(self, *, pattern: str, measure: str = "match", ignore_case: bool = False) -> None:
-        if not isinstance(pattern, str) or not pattern:
-            raise ValueError(f"pattern is {pattern!r}; it must be a text that is not empty")
         if measure not in MEASURES:
             raise ValueError(f"measure is {measure!r}; it must be one of {', '.join(MEASURES)}")
-        if not isinstance(ignore_case, bool):
-            raise ValueError(f"ignore_case is {ignore_case!r}; it must be true or false")
         self._measure = measure
-        try:
-            self._pattern = re.compile(pattern, re.IGNORECASE if ignore_case else 0)
-        except re.error as error:
-            raise ValueError(
-                f"pattern {pattern!r} is not a regular expression: {error}; quote it in YAML "
-                "with single quotes, which leave backslashes alone"
-            ) from error
+        self._pattern = compile_pattern(pattern, ignore_case=ignore_case)
 
     def __call__(self, sample: RewardSample) -> float:
         if self._measure == "match":

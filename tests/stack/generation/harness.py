@@ -57,6 +57,7 @@ class StartedEngine:
             max_sequence_tokens=MAX_SEQUENCE_TOKENS,
             greedy_from=GREEDY_FROM,
             request_timeout_s=REQUEST_TIMEOUT_S,
+            with_text_ends=True,
         )
         self._loop = asyncio.new_event_loop()
         environment = dict(os.environ)

@@ -57,6 +57,26 @@ def test_prompts_are_neither_trained_on_nor_changed(engine):
         assert sample.versions[:7].tolist() == [-1] * 7
 
 
+@pytest.mark.parametrize("stop", [[], ["e"]])
+def test_ends_of_texts_are_those_of_decoded_prefixes(engine, folders, stop):
+    tokenizer = AutoTokenizer.from_pretrained(folders["tied0"])
+    with engine.changed(stop=stop):
+        groups = engine.generate(*PROMPTS)
+    num_split = 0
+    for group in groups:
+        ends = group.text_ends.split(group.lengths.tolist())
+        for sample, row in zip(samples_of(group), ends, strict=True):
+            found = row[1:][sample.mask].tolist()
+            assert row[1:][~sample.mask].tolist() == [0] * (len(row) - 1 - len(found))
+            assert found[-1] == len(sample.text)
+            for place, end in enumerate(found):
+                prefix = tokenizer.decode(sample.response[: place + 1], skip_special_tokens=True)
+                assert prefix.startswith(sample.text[:end])
+                num_split += len(prefix) > end
+    # An untrained model says parts of characters, and stop strings are no text.
+    assert num_split > 0
+
+
 def keep_top_k(logits: Tensor) -> Tensor:
     return logits >= logits.topk(5, dim=-1).values[:, -1:]
 

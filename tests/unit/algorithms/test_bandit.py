@@ -31,6 +31,7 @@ VARIANTS = {
     ],
     "filter by product": ["algorithm=grpo", "algorithm.correction_filter=sequence"],
     "dual clip": ["algorithm=grpo", "algorithm.dual_clip=3"],
+    "steps without the deviation": ["algorithm=process", "algorithm.normalize_by_std=false"],
     "leave-one-out deviation": ["algorithm=grpo", "algorithm.group_std_estimator=leave_one_out"],
     "entropy held": [
         "algorithm=grpo",

@@ -28,6 +28,7 @@ GROUND_TRUTH = {
         "remax": "mean",  # the same
         "returns": "returns_to_go",
         "gae": "gae_with_holes",
+        "process": "process_advantages",
     },
     "policy_loss": {
         "clip": "policy_loss",

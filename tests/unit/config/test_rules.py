@@ -373,6 +373,27 @@ CASES = [
         ["algorithm.kl_placement=loss"],
     ),
     (
+        "steps with a penalty on tokens",
+        ["algorithm.advantage=process", "algorithm.kl_coefficient=0.1"],
+        ["algorithm.kl_placement=reward"],
+        ["algorithm.kl_placement=reward", "process", "kl_placement=loss"],
+        ["algorithm.kl_placement=loss"],
+    ),
+    (
+        "steps with a clipped total",
+        ["algorithm.reward_clip=5"],
+        ["algorithm.advantage=process"],
+        ["algorithm.reward_clip=5", "process", "null"],
+        ["algorithm.advantage=process", "algorithm.reward_clip=null"],
+    ),
+    (
+        "steps of one sample",
+        [],
+        ["algorithm.advantage=process", "samples_per_prompt=1"],
+        ["samples_per_prompt=1", "algorithm.advantage=process", "algorithm=ppo"],
+        ["samples_per_prompt=2"],
+    ),
+    (
         "group of one, leave one out",
         [],
         ["algorithm.advantage=rloo", "samples_per_prompt=1"],

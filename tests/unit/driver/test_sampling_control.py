@@ -26,6 +26,7 @@ from rlhf_ray.records import Prompt
 from rlhf_ray.testing.fakes import (
     FakeGenerators,
     FakePrompts,
+    FakeReward,
     FakeRewards,
     InProcessWatch,
     make_prompt,
@@ -63,7 +64,7 @@ def make_pipeline(
     *,
     prompts: PromptSource | None = None,
     generators: FakeGenerators | None = None,
-    score: Callable[[Prompt, int], float | None] = lambda prompt, index: float(index),
+    score: Callable[[Prompt, int], FakeReward | None] = lambda prompt, index: float(index),
     watch: InProcessWatch | None = None,
     max_staleness: int = 0,
 ) -> RolloutPipeline:
@@ -131,6 +132,18 @@ class TestDynamicSampling:
         assert generators.events == ["hold", "release"] * 3
         # Four prompts, two in place of 0 and 2, one in place of 4; two samples each.
         assert generators.released == [[8], [4], [2]]
+
+    def test_steps_may_differ_where_their_sums_do_not(self):
+        pairs = {0: ((1.0, 1.0), (2.0, 0.0)), 1: ((1.0, 1.0), (1.0, 1.0))}
+        pipeline = make_pipeline(
+            SamplingConfig(dynamic=True),
+            score=lambda prompt, sample: pairs.get(prompt.stream_index, ((0.0, 0.0), (1.0, 0.0)))[
+                sample
+            ],
+        )
+        batch = pipeline.next_batch(0)
+        assert batch.summaries[0].rewards == (2.0, 2.0)
+        assert places(batch) == [0, 2, 3, 4]
 
     def test_without_it_equal_rewards_are_trained_on(self):
         batch = make_pipeline(SamplingConfig(), score=lambda *_: 0.5).next_batch(0)
@@ -289,6 +302,16 @@ class TestReplay:
         }
         assert third.sampling_metrics["sampling/replay_staleness_max"] == 2.0
         assert second.groups[4] is first.groups[2], "the group itself, not a new one"
+
+    def test_the_steps_are_what_varies_where_they_are_rewarded(self):
+        # All sums are 0; the earlier the prompt, the further apart its steps.
+        pipeline = make_pipeline(
+            self.SAMPLING,
+            score=lambda prompt, _: (10.0 - prompt.stream_index, prompt.stream_index - 10.0),
+        )
+        first, second = self.run(pipeline, 2)
+        assert {reward for summary in first.summaries for reward in summary.rewards} == {0.0}
+        assert places(second) == [4, 5, 6, 7, 0, 1]
 
     def test_metrics_and_files_are_of_fresh_groups(self):
         pipeline = make_pipeline(self.SAMPLING)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -61,6 +62,15 @@ def test_a_group_is_ragged_and_aligned():
     assert group.failures == (failure,)
     assert not group.is_scored
     assert group.summary().response_lengths == (2, 1)
+
+
+def test_ends_of_texts_are_aligned_with_the_tokens():
+    first, second = sample(0, 5, 6), sample(1, 7)
+    samples = [replace(first, text_ends=(1, 3)), replace(second, text_ends=(2,))]
+    group = make_group(PROMPT, samples, [])
+    assert group.text_ends.tolist() == [0, 0, 1, 3, 0, 0, 2]
+    assert group.text_ends.dtype == torch.int32
+    assert make_group(PROMPT, [first, second], []).text_ends.shape == (0,)
 
 
 def test_a_group_without_samples_can_travel():

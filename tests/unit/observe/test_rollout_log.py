@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -89,3 +90,17 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_rollouts(path, [group])
     assert path.read_text() == before
+
+
+def test_steps_are_spans_of_tokens_and_characters() -> None:
+    group = dataclasses.replace(
+        scored_group(),
+        text_ends=torch.tensor([0, 0, 1, 1, 1, 2, 0, 0, 9], dtype=torch.int32),
+        step_rewards=torch.tensor([0, 0, 0.5, 0, -1.0, 0, 0, 0, 2.0], dtype=torch.float64),
+        step_ends=torch.tensor([False, False, True, False, True, False, False, False, True]),
+    )
+    first, second = rollout_rows([group])
+    # One sampled token, then two that add no character; the last token belongs to no step.
+    assert first["steps"] == [[0.5, 1, 1], [-1.0, 2, 0]]
+    assert second["steps"] == [[2.0, 1, 9]]
+    assert "steps" not in rollout_rows([scored_group()])[0]

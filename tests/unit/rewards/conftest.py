@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,13 @@ def build_group(
         reward_parts={},
         failures=(),
     )
+
+
+def build_step_group(*responses: str, indices: tuple[int, ...] | None = None) -> RolloutGroup:
+    """As `build_group`, with one more token at the end that has no character of its own."""
+    group = build_group(*(f"{response}." for response in responses), indices=indices)
+    ends = [e for r in responses for e in (0, 0, *range(1, len(r) + 1), len(r))]
+    return replace(group, responses=responses, text_ends=torch.tensor(ends, dtype=torch.int32))
 
 
 def kept_of_sample(index: int, length: int) -> Tensor:

@@ -6,10 +6,12 @@ from decimal import Decimal
 
 import pytest
 
-from rlhf_ray.rewards import RewardSample
+from rlhf_ray.rewards import RewardSample, StepRewards
+from rlhf_ray.rewards.answers import to_message
 from rlhf_ray.rewards.builtin.arithmetic import Arithmetic, last_number
 from rlhf_ray.rewards.builtin.exact_match import ExactMatch
 from rlhf_ray.rewards.builtin.length import Length
+from rlhf_ray.rewards.builtin.lines import Lines
 from rlhf_ray.rewards.builtin.regular_expression import RegularExpression
 
 
@@ -144,12 +146,47 @@ def test_length_in_words() -> None:
 
 
 @pytest.mark.parametrize(
+    ("response", "rewards", "ends"),
+    [
+        ("1+1=2\nso it is 2", (1.0, 0.0), (6, 16)),
+        ("no\n3=3\n", (0.0, 1.0), (3, 7)),
+        # White space belongs to the line before it, at the start to the first one.
+        ("\n \n3=3\n\n\nno\n\n", (1.0, 0.0), (9, 13)),
+        ("3=3", (1.0,), (3,)),
+        ("no\n ", (0.0,), (4,)),
+        ("", (0.0,), (0,)),
+        (" \n\n", (0.0,), (3,)),
+    ],
+)
+def test_lines(response: str, rewards: tuple[float, ...], ends: tuple[int, ...]) -> None:
+    expected = StepRewards(rewards=rewards, ends=ends)
+    assert Lines(pattern="=")(sample(response)) == expected
+    assert "failed" not in to_message(expected, response)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rewards"),
+    [
+        ({"pattern": "a"}, (1.0, 1.0, 0.0, 0.0)),
+        ({"pattern": "a", "ignore_case": True}, (1.0, 1.0, 1.0, 0.0)),
+        ({"pattern": "a", "measure": "full"}, (1.0, 0.0, 0.0, 0.0)),
+        ({"pattern": "a", "scale": "response"}, (0.25, 0.25, 0.0, 0.0)),
+    ],
+)
+def test_lines_by_measure_and_scale(arguments: dict[str, object], rewards) -> None:
+    assert Lines(**arguments)(sample(" a \nab\nA\nb")).rewards == rewards
+
+
+@pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: ExactMatch(ignore_case="yes"), "ignore_case is 'yes'; it must be true or false"),
         (lambda: RegularExpression(pattern=""), "pattern is ''"),
         (lambda: RegularExpression(pattern="(a"), r"pattern '\(a' is not a regular expression"),
         (lambda: RegularExpression(pattern="a", measure="share"), "one of match, full, fraction"),
+        (lambda: Lines(pattern="("), r"pattern '\(' is not a regular expression"),
+        (lambda: Lines(pattern="a", measure="fraction"), "measure is 'fraction'.* match, full"),
+        (lambda: Lines(pattern="a", scale="all"), "scale is 'all'; it must be one of line, resp"),
         (lambda: Arithmetic(tolerance=-1), "tolerance is -1; it must be a number, at least 0"),
         (lambda: Arithmetic(tolerance=float("nan")), "tolerance is nan"),
         (lambda: Length(), "give exactly one of the two"),

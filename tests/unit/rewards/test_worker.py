@@ -18,6 +18,7 @@ from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.reward import RewardConfig
 from rlhf_ray.records import FailureKind
 from rlhf_ray.rewards.worker import RewardWorker
+from tests.unit.rewards.conftest import build_step_group as step_group
 
 TIMEOUT_S = 0.5
 
@@ -90,6 +91,52 @@ def test_a_bad_sample_is_a_typed_failure_and_the_others_are_scored(
     assert re.search(message, failure.message), failure.message
     again, _ = worker.score(make_group("ccc"))
     assert again.rewards.tolist() == [4.0]
+
+
+def test_steps_reach_their_tokens(make_worker, user_rewards) -> None:
+    worker = make_worker(
+        {"path": f"{user_rewards}:by_letter", "weight": 2.0},
+        {"path": f"{user_rewards}:letters", "weight": 0.5},
+    )
+    parts = step_group("Ab", indices=(1,)), step_group("bCC", "A", indices=(2, 0))
+    group, summary = worker.score(*parts)
+    assert group.sample_indices == (0, 1, 2)
+    assert group.reward_parts["by_letter"].tolist() == [1.0, 1.0, 2.0]
+    assert group.reward_parts["letters"].tolist() == [1.0, 2.0, 3.0]
+    assert group.rewards.tolist() == [2.5, 3.0, 5.5]
+    # The number of letters counts at the end, behind the last letter.
+    assert summary.step_rewards == ((2.5,), (2.0, 1.0), (0.0, 2.0, 3.5))
+    assert summary == group.summary()
+
+
+@pytest.mark.parametrize(
+    ("response", "kind", "message"),
+    [
+        ("nan", FailureKind.REWARD_NOT_FINITE, r"'bad_steps': StepRewards.rewards\[1\]: it retur"),
+        ("far", FailureKind.REWARD_ERROR, r"'bad_steps': StepRewards.ends\[0\] is 99; .* 3 here"),
+        ("back", FailureKind.REWARD_ERROR, r"StepRewards.ends\[1\] is 1; ends rise strictly"),
+        ("many", FailureKind.REWARD_ERROR, "StepRewards with 1 rewards and 2 ends"),
+        ("broken", FailureKind.REWARD_ERROR, "RuntimeError: no list for you"),
+    ],
+)
+def test_bad_steps_are_a_failure_and_never_a_reward(
+    make_worker, user_rewards, response: str, kind: FailureKind, message: str
+) -> None:
+    worker = make_worker(f"{user_rewards}:bad_steps")
+    group, summary = worker.score(step_group("a", response, "b"))
+    assert group.sample_indices == (0, 2)
+    assert summary.step_rewards == ((1.0,), (1.0,))
+    (failure,) = summary.failures
+    assert (failure.sample_index, failure.kind) == (1, kind)
+    assert re.search(message, failure.message), failure.message
+
+
+def test_infinite_steps_do_not_cancel(make_worker, user_rewards) -> None:
+    arguments = {"capital": 1e300, "other": -1e300}
+    entry = {"path": f"{user_rewards}:by_letter", "weight": 1e300, "arguments": arguments}
+    _, summary = make_worker(entry).score(step_group("aA"))
+    assert summary.failures[0].kind == FailureKind.REWARD_NOT_FINITE
+    assert "weighted sum of the parts [0.0] is nan" in summary.failures[0].message
 
 
 def test_several_bad_samples_in_one_group(make_worker, make_group, user_rewards) -> None:

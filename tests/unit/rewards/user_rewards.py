@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+from rlhf_ray.rewards import StepRewards
+
 CONSTANT = 3
 
 
@@ -52,6 +54,29 @@ def by_response(sample):
     if sample.response in actions:
         return actions[sample.response]()
     return 1.0
+
+
+def by_letter(sample, capital=1.0, other=0.0):
+    """A step for every character."""
+    rewards = [capital if letter.isupper() else other for letter in sample.response]
+    return StepRewards(rewards=rewards, ends=range(1, len(rewards) + 1))
+
+
+def bad_steps(sample):
+    """Steps that are wrong as the response says."""
+    rewards, ends = {
+        "nan": ([1.0, float("nan")], [1, 2]),
+        "far": ([1.0], [99]),
+        "back": ([1.0, 1.0], [2, 1]),
+        "many": ([1.0], [1, 2]),
+        "broken": ([1.0], Broken()),
+    }.get(sample.response, ([1.0], [1]))
+    return StepRewards(rewards=rewards, ends=ends)
+
+
+class Broken:
+    def __iter__(self):
+        raise RuntimeError("no list for you")
 
 
 def prints(sample):
