@@ -8,18 +8,25 @@ from rlhf_ray.config.rule import Rule
 from rlhf_ray.config.rules_algorithm import ALGORITHM_RULES
 from rlhf_ray.config.rules_batch import BATCH_RULES
 from rlhf_ray.config.rules_generation import GENERATION_RULES
+from rlhf_ray.config.rules_prepare import PREPARE_RULES
 from rlhf_ray.config.rules_run import RUN_RULES
 from rlhf_ray.config.rules_sampling import SAMPLING_RULES
 from rlhf_ray.config.rules_training import TRAINING_RULES
 from rlhf_ray.config.run import Config
 
 ALL_RULES: tuple[Rule, ...] = (
-    RUN_RULES + BATCH_RULES + SAMPLING_RULES + ALGORITHM_RULES + GENERATION_RULES + TRAINING_RULES
+    RUN_RULES
+    + PREPARE_RULES
+    + BATCH_RULES
+    + SAMPLING_RULES
+    + ALGORITHM_RULES
+    + GENERATION_RULES
+    + TRAINING_RULES
 )
 
 
 def cross_field_problems(config: Config, *, without: Collection[str] = ()) -> list[str]:
-    """Sentences for every rule that `config` breaks.
+    """Sentences for every rule of the chosen stage that `config` breaks.
 
     Args:
         without: keys whose value is not to be trusted; rules that read them are left out.
@@ -27,6 +34,7 @@ def cross_field_problems(config: Config, *, without: Collection[str] = ()) -> li
     return [
         problem
         for rule in ALL_RULES
+        if config.stage.name in rule.stages
         if not any(_reads(rule, key) for key in without)
         for problem in rule.problems(config)
     ]

@@ -13,6 +13,7 @@ from rlhf_ray.config.data import DataConfig
 from rlhf_ray.data.dataset_library import is_hub_name, is_saved_folder, read_hub, read_saved
 from rlhf_ray.data.errors import DataError, among
 from rlhf_ray.data.files import read_csv, read_json, read_jsonl, read_parquet
+from rlhf_ray.data.prepared import prepared_hint
 from rlhf_ray.data.python_source import is_import_path, read_python
 from rlhf_ray.data.rows import BrokenRow, Row
 
@@ -41,7 +42,7 @@ def read_rows(data: DataConfig) -> Iterator[Row | BrokenRow]:
     kind = source_format(data)
     if kind in _FILE_READERS:
         path = Path(data.path).expanduser()
-        _check_file(path)
+        check_file(path)
         rows = _FILE_READERS[kind](path)
     elif kind == "saved":
         rows = read_saved(data.path, data.split)
@@ -93,12 +94,22 @@ def source_name(data: DataConfig) -> str:
     return Path(data.path).stem
 
 
-def _check_file(path: Path) -> None:
+def check_file(path: Path) -> None:
+    """Refuse a path that is no file.
+
+    Raises:
+        DataError: it names what there is instead.
+    """
     if path.is_file():
         return
     if path.is_dir():
         raise DataError(f"data.path is {str(path)!r}, a folder; name a file in it")
     if not path.parent.is_dir():
-        raise DataError(f"data.path is {str(path)!r}: there is no folder {str(path.parent)!r}")
+        raise DataError(
+            f"data.path is {str(path)!r}: there is no folder {str(path.parent)!r}"
+            f"{prepared_hint(path)}"
+        )
     names = [child.name for child in path.parent.iterdir() if child.suffix in _SUFFIXES]
-    raise DataError(f"data.path is {str(path)!r}: no such file; {among(path.name, names)}")
+    raise DataError(
+        f"data.path is {str(path)!r}: no such file; {among(path.name, names)}{prepared_hint(path)}"
+    )
