@@ -71,7 +71,8 @@ class SourceConfig:
     """One source.
 
     Attributes:
-        name: its key in `prepare.sources`; in every sample's `source` and `id`.
+        key: as it is written in the configuration, for messages.
+        name: its name in `prepare.sources`; in every sample's `source` and `id`.
         path: as `data.path`, or a plain text file.
         format: as `data.format`, or text.
         dataset_split: split of a hub or saved data set.
@@ -87,6 +88,7 @@ class SourceConfig:
         split: see `prepare.split`.
     """
 
+    key: str
     name: str
     path: str
     format: str = "auto"
@@ -116,7 +118,7 @@ class SourceConfig:
         )
 
 
-_FIELDS = tuple(f.name for f in dataclasses.fields(SourceConfig) if f.name != "name")
+_FIELDS = tuple(f.name for f in dataclasses.fields(SourceConfig) if f.name not in ("key", "name"))
 
 
 def native_kind(layout: str, kind: str) -> str:
@@ -153,6 +155,7 @@ def read_source(name: str, entry: Any, *, group: str) -> SourceConfig:
     layout = _one_of(where, "layout", values.get("layout"), LAYOUT_KINDS)
     kind = _read_kind(where, values.get("kind"), layout, text_file=_is_text(values))
     source = SourceConfig(
+        key=where,
         name=name,
         path=_text(where, "path", values.get("path")),
         format=_one_of(where, "format", values.get("format"), _FORMATS) or "auto",
@@ -216,7 +219,9 @@ def _read_kind(where: str, kind: Any, layout: str | None, *, text_file: bool) ->
 def _read_columns(where: str, columns: Any, kind: str, layout: str | None) -> Mapping[str, str]:
     known = _COMMON_COLUMNS if layout else (*_COMMON_COLUMNS, *COLUMNS[kind])
     if not isinstance(columns, Mapping):
-        raise RequestError(f"{where}.columns={columns!r}: must be a mapping, as {{prompt:question}}")
+        raise RequestError(
+            f"{where}.columns={columns!r}: must be a mapping, as {{prompt:question}}"
+        )
     for name, column in columns.items():
         if name not in known:
             reason = f"the layout {layout}" if layout else f"kind={kind}"

@@ -14,7 +14,6 @@ from rlhf_ray.config.sampling import SamplingConfig
 from rlhf_ray.config.setting import setting
 from rlhf_ray.config.training import CriticConfig, ReferenceConfig, TrainingConfig
 
-
 # The stages, in the order of the pipeline; `plan` prints what `rl` would be.
 STAGE_NAMES = ("prepare_data", "rl", "plan")
 

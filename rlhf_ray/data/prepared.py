@@ -1,7 +1,7 @@
 """Sets that `stage=prepare_data` made, as later stages find and read them.
 
-    OUTPUT_DIR/KIND/train.jsonl, eval.jsonl             without a split over stages
-    OUTPUT_DIR/{sft,reward_model,rl}/train.jsonl, ...   with one
+OUTPUT_DIR/KIND/train.jsonl, eval.jsonl             without a split over stages
+OUTPUT_DIR/{sft,reward_model,rl}/train.jsonl, ...   with one
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import shlex
 from pathlib import Path
 
 from rlhf_ray.config.errors import RequestError
-from rlhf_ray.config.prepare_sources import STAGE_KINDS
+from rlhf_ray.config.prepare_sources import KINDS, STAGE_KINDS
 
 TRAIN, EVAL = "train.jsonl", "eval.jsonl"
 
@@ -41,7 +41,7 @@ def prepared_file(folder: str | Path, stage: str, *, part: str = TRAIN) -> Path:
 
 def prepared_hint(path: Path) -> str:
     """Words for a missing file that looks like one of ours, else nothing."""
-    kinds = {**{kind: kind for kind in STAGE_KINDS.values()}, **STAGE_KINDS}
+    kinds = {**{kind: kind for kind in KINDS}, **STAGE_KINDS}
     if path.name not in (TRAIN, EVAL) or path.parent.name not in kinds:
         return ""
     command = _command(kinds[path.parent.name], path.parent.parent)

@@ -101,7 +101,9 @@ def split_chat(value: Any, column: str, prompt: Any) -> tuple[Messages, str]:
     """
     messages = read_messages(value, column)
     if len(messages) == 1 and messages[0].role == "assistant" and prompt:
-        before = user_message(prompt) if isinstance(prompt, str) else read_messages(prompt, "prompt")
+        before = (
+            user_message(prompt) if isinstance(prompt, str) else read_messages(prompt, "prompt")
+        )
         return before, messages[0].content
     return split_answer(messages)
 

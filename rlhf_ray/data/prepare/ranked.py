@@ -42,7 +42,10 @@ def preference_of_scores(
     if ranked[0] == ranked[-1]:
         raise BrokenChat("all answers have the same score, so that none is preferred")
     pairs = [
-        (i, j) for i in range(len(ranked)) for j in range(i + 1, len(ranked)) if ranked[i] > ranked[j]
+        (i, j)
+        for i in range(len(ranked))
+        for j in range(i + 1, len(ranked))
+        if ranked[i] > ranked[j]
     ]
     return _preference(
         prompt, [answers[index] for index in order], pairs, margin=ranked[0] - ranked[-1]

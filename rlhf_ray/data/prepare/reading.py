@@ -39,9 +39,7 @@ def check_source(source: SourceConfig) -> None:
         DataError: the message names the key, the path, and what there is instead.
     """
     try:
-        if _is_text(source):
-            check_file(Path(source.path).expanduser())
-        elif source_format(source.data()) in ("jsonl", "json", "csv", "parquet"):
+        if _is_text(source) or source_format(source.data()) in ("jsonl", "json", "csv", "parquet"):
             check_file(Path(source.path).expanduser())
     except DataError as error:
         raise _in_terms_of(source, error) from error
@@ -76,7 +74,7 @@ def check_rows(source: SourceConfig, *, on_bad_row: str) -> int:
         if isinstance(item, Removal):
             if on_bad_row == "error" and item.reason == BROKEN_ROW:
                 raise DataError(
-                    f"{_key(source)}: {item.where}: {item.detail}. prepare.on_bad_row=skip leaves "
+                    f"{source.key}: {item.where}: {item.detail}. prepare.on_bad_row=skip leaves "
                     "such rows out and counts them"
                 )
         else:
@@ -137,7 +135,7 @@ def _is_text(source: SourceConfig) -> bool:
 
 def _check_columns(source: SourceConfig, layout: Layout, first: list[Row | BrokenRow]) -> None:
     if not first:
-        raise DataError(f"{_key(source)}: {source.path} has no rows")
+        raise DataError(f"{source.key}: {source.path} has no rows")
     rows = [row for row in first if isinstance(row, Row)]
     known = {name for row in rows for name in row.cells}
     named = tuple((source.columns[part],) for part in ("id", "task") if part in source.columns)
@@ -145,14 +143,10 @@ def _check_columns(source: SourceConfig, layout: Layout, first: list[Row | Broke
         if rows and not known.intersection(group):
             asks = f"layout={source.layout}" if source.layout else f"kind={source.kind}"
             raise DataError(
-                f"{_key(source)}: {asks} reads the column {' or '.join(map(repr, group))}, and "
+                f"{source.key}: {asks} reads the column {' or '.join(map(repr, group))}, and "
                 f"{source.path} has none in its first rows; {among(group[0], known)}"
-                + ("" if source.layout else f". {_key(source)}.columns says how columns are called")
+                + ("" if source.layout else f". {source.key}.columns says how columns are called")
             )
-
-
-def _key(source: SourceConfig) -> str:
-    return f"prepare.sources.{source.name}"
 
 
 def _in_terms_of(source: SourceConfig, error: DataError) -> DataError:
@@ -160,7 +154,7 @@ def _in_terms_of(source: SourceConfig, error: DataError) -> DataError:
     names = {"split": "dataset_split"}
     text = re.sub(
         r"\bdata\.(path|format|split|limit)\b",
-        lambda match: f"{_key(source)}.{names.get(match[1], match[1])}",
+        lambda match: f"{source.key}.{names.get(match[1], match[1])}",
         str(error),
     )
-    return DataError(text if text.startswith(_key(source)) else f"{_key(source)}: {text}")
+    return DataError(text if text.startswith(source.key) else f"{source.key}: {text}")

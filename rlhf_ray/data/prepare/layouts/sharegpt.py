@@ -15,9 +15,7 @@ def _read(row: Row, kind: str) -> Content:
     del kind
     for column in _COLUMNS:
         if column in row.cells:
-            turns = read_messages(
-                row.cells[column], column, role_key="from", content_key="value"
-            )
+            turns = read_messages(row.cells[column], column, role_key="from", content_key="value")
             break
     else:
         raise BadCell(f"has none of the columns {', '.join(_COLUMNS)}, only {sorted(row.cells)}")
