@@ -219,9 +219,7 @@ def _read_kind(where: str, kind: Any, layout: str | None, *, text_file: bool) ->
 def _read_columns(where: str, columns: Any, kind: str, layout: str | None) -> Mapping[str, str]:
     known = _COMMON_COLUMNS if layout else (*_COMMON_COLUMNS, *COLUMNS[kind])
     if not isinstance(columns, Mapping):
-        raise RequestError(
-            f"{where}.columns={columns!r}: must be a mapping, as {{prompt:question}}"
-        )
+        raise RequestError(f"{where}.columns={columns!r}: must be a mapping of names")
     for name, column in columns.items():
         if name not in known:
             reason = f"the layout {layout}" if layout else f"kind={kind}"

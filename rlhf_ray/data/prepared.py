@@ -11,8 +11,9 @@ from pathlib import Path
 
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.prepare_sources import KINDS, STAGE_KINDS
+from rlhf_ray.data.errors import DataError
 
-TRAIN, EVAL = "train.jsonl", "eval.jsonl"
+TRAIN, EVAL, REPORT = "train.jsonl", "eval.jsonl", "report.json"
 
 
 def prepared_file(folder: str | Path, stage: str, *, part: str = TRAIN) -> Path:
@@ -46,6 +47,20 @@ def prepared_hint(path: Path) -> str:
         return ""
     command = _command(kinds[path.parent.name], path.parent.parent)
     return f". stage=prepare_data makes such files: {command}"
+
+
+def refuse_prepared_folder(folder: Path) -> None:
+    """Refuse the whole output of `stage=prepare_data` where one of its files is meant.
+
+    Raises:
+        DataError: it names the files.
+    """
+    files = [str(file) for file in sorted(folder.glob(f"*/{TRAIN}"))]
+    if files and (folder / REPORT).is_file():
+        raise DataError(
+            f"data.path is {str(folder)!r}, a folder of prepared sets; name a file in it: "
+            f"{', '.join(files)}"
+        )
 
 
 def _command(kind: str, folder: Path) -> str:

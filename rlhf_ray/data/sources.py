@@ -13,7 +13,7 @@ from rlhf_ray.config.data import DataConfig
 from rlhf_ray.data.dataset_library import is_hub_name, is_saved_folder, read_hub, read_saved
 from rlhf_ray.data.errors import DataError, among
 from rlhf_ray.data.files import read_csv, read_json, read_jsonl, read_parquet
-from rlhf_ray.data.prepared import prepared_hint
+from rlhf_ray.data.prepared import prepared_hint, refuse_prepared_folder
 from rlhf_ray.data.python_source import is_import_path, read_python
 from rlhf_ray.data.rows import BrokenRow, Row
 
@@ -67,6 +67,7 @@ def source_format(data: DataConfig) -> str:
         return data.format
     path = Path(data.path).expanduser()
     if path.is_dir():
+        refuse_prepared_folder(path)
         return "saved" if is_saved_folder(path) else "hub"
     if path.suffix.lower() in _SUFFIXES:
         return _SUFFIXES[path.suffix.lower()]

@@ -15,7 +15,8 @@ from rlhf_ray.data.prepare.lengths import CountTokens
 from rlhf_ray.data.prepare.prepare import Preparation
 from rlhf_ray.data.prepare.reading import check_rows, check_source
 from rlhf_ray.data.prepare.report import report_of, report_tables
-from rlhf_ray.data.prepare.work_folder import REPORT, check_output, work_folder
+from rlhf_ray.data.prepare.work_folder import check_output, work_folder
+from rlhf_ray.data.prepared import REPORT
 
 _SCRATCH = "scratch.sqlite"
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.data.errors import among
+from rlhf_ray.data.prepared import REPORT
 
-REPORT = "report.json"
 _LOCK = "lock"
 # What a failed run leaves where its output would be.
 _LEFT_BY_FAILURES = {"error.log"}

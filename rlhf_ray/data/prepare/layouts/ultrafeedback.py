@@ -1,4 +1,4 @@
-"""UltraFeedback, binarised: two chats of question and answer, a score each (Tunstall et al. 2023)."""
+"""UltraFeedback, binarised: two chats with a score each (Tunstall et al. 2023)."""
 
 from __future__ import annotations
 
