@@ -42,7 +42,8 @@ def test_tables_agree():
 
 class TestHhRlhf:
     def test_several_turns(self, tmp_path):
-        start = "\n\nHuman: Hi\n\nAssistant: Hello.\nHow can I help?\n\nHuman: A joke: now\n\nAssistant:"
+        start = "\n\nHuman: Hi\n\nAssistant: Hello.\nHow can I help?"
+        start += "\n\nHuman: A joke: now\n\nAssistant:"
         rows = [{"chosen": f"{start} One.\n\nTwo.", "rejected": f"{start} No "}]
         prompt = [*user("Hi"), assistant("Hello.\nHow can I help?"), *user("A joke: now")]
         expected = preference(prompt, "One.\n\nTwo.", "No")
