@@ -298,5 +298,5 @@ def _sample(number, text):
 
 
 def test_a_missing_library_is_named(monkeypatch):
-    with pytest.raises(RequestError, match="prepare.x needs no_such_thing.*launch/setup.sh data"):
+    with pytest.raises(RequestError, match=r"prepare.x needs no_such_thing.*launch/setup.sh data"):
         libraries.library("no_such_thing.part", key="prepare.x")
