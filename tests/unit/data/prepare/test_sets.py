@@ -216,19 +216,10 @@ class TestStages:
         assert result.report["removed"] == {"duplicate": len(lines)}
 
 
-def test_feedback_from_preferences_and_demonstrations_from_feedback(tmp_path):
-    path = write_lines(tmp_path / "p.jsonl", pairs(2))
-    native = Result(
-        tmp_path / "one",
-        *source("p", path, layout="ultrafeedback", kind="feedback"),
-        "prepare.on_bad_row=skip",
-        *source("q", path, kind="preference"),
-    )
-    assert native.report["sources"]["p"]["removed"] == {"broken row": 2}
-
+def test_demonstrations_from_feedback(tmp_path):
     rows = [{"prompt": f"q{n}", "answer": "a", "good": n != 1} for n in range(3)]
     path = write_lines(tmp_path / "f.jsonl", rows)
-    result = Result(tmp_path / "two", *source("f", path, kind="feedback"), "prepare.split=[1,0,0]")
+    result = Result(tmp_path / "out", *source("f", path, kind="feedback"), "prepare.split=[1,0,0]")
     assert questions(result.lines("sft")) == {"q0", "q2"}
     assert result.reasons == {"bad answer": "feedback on a bad answer is nothing to imitate"}
 
