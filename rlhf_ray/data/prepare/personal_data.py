@@ -24,7 +24,10 @@ _MAIL = re.compile(
 )
 # 13 to 19 digits (ISO/IEC 7812) in one run, or in groups by single spaces or hyphens.
 _CARD = re.compile(r"(?<![\w.,-])\d(?:[ -]?\d){12,18}(?![\w-]|[.,]\d)")
+# The matcher takes milliseconds, and most texts have nothing like a number in them. Without a
+# region only numbers with a country code can be found.
 _MIGHT_BE_PHONE = re.compile(r"\d(?:[ ().\-/]{0,3}\d){6}")
+_MIGHT_BE_INTERNATIONAL = re.compile(r"[+＋][ (]{0,2}\d(?:[ ().\-/]{0,3}\d){6}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,6 +62,7 @@ class Finder:
                 "country, in capitals, such as US or DE"
             )
         self._region = phone_region
+        self._might_be = _MIGHT_BE_INTERNATIONAL if phone_region is None else _MIGHT_BE_PHONE
 
     def find(self, text: str) -> list[Finding]:
         """Findings in their order; none overlap."""
@@ -80,7 +84,7 @@ class Finder:
                 yield Finding(kind="card number", start=match.start(), end=match.end())
 
     def _numbers(self, text: str) -> Iterator[Finding]:
-        if _MIGHT_BE_PHONE.search(text):
+        if self._might_be.search(text):
             for match in self._phones.PhoneNumberMatcher(text, self._region):
                 yield Finding(kind="telephone number", start=match.start, end=match.end)
 
