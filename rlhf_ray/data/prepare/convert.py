@@ -14,8 +14,6 @@ from rlhf_ray.data.prepare.contents import (
     PromptOnly,
 )
 
-# Which kinds a kind can become, besides itself; `config.prepare_sources` has the same table in
-# words, and a test compares the two.
 Conversion = Callable[..., tuple[Content, ...]]
 
 
@@ -75,6 +73,7 @@ def _feedback_of_preference(content: Preference) -> tuple[Content, ...]:
     )
 
 
+# `config.prepare_sources.BECOMES` says the same without importing this; a test compares the two.
 CONVERSIONS: dict[tuple[str, str], Conversion] = {
     ("preference", "demonstration"): _demonstration_of_preference,
     ("preference", "prompt"): _prompt_only,

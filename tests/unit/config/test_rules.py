@@ -533,7 +533,7 @@ PREPARE_CASES = [
         "shares of two stages",
         PREPARE,
         ["prepare.split=[1,1]"],
-        ["prepare.split=[1, 1]", "sft, reward_model, rl", "[2,4,4]"],
+        ["prepare.split=[1.0, 1.0]", "sft, reward_model, rl", "[2,4,4]"],
         ["prepare.split=[1,1,0]"],
     ),
     (
