@@ -24,6 +24,7 @@ from rlhf_ray.config.run import Config
 # Each has a function `run(config) -> exit status`; imported only when it is chosen.
 STAGES: dict[str, str] = {
     "plan": "rlhf_ray.stages.plan",
+    "prepare_data": "rlhf_ray.stages.prepare_data",
     "rl": "rlhf_ray.stages.rl",
 }
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_ray.config.compose import group_choices
+from rlhf_ray.config.rule import RL_STAGES, Rule
 from rlhf_ray.config.rules import ALL_RULES
-from rlhf_ray.config.run import Config
+from rlhf_ray.config.run import STAGE_NAMES, Config
 from rlhf_ray.config.schema import Key, all_keys
 
 _INTRODUCTION = """\
@@ -54,8 +55,9 @@ def _lines() -> Iterator[str]:
     for section, keys in sections:
         yield from _section(section, list(keys))
     yield "\n## Rules between keys\n"
+    yield "Of reinforcement learning (stage=rl), where no other stage is named.\n"
     for rule in ALL_RULES:
-        yield f"- {rule.about}"
+        yield f"- {_stages(rule)}{rule.about}"
     yield ""
 
 
@@ -78,6 +80,14 @@ def _section(section: str, keys: list[Key]) -> Iterator[str]:
         )
         # A bar would end the cell.
         yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _stages(rule: Rule) -> str:
+    """Which stages a rule holds for, where that is not what the section says."""
+    if rule.stages == RL_STAGES:
+        return ""
+    names = "every stage" if rule.stages == STAGE_NAMES else ", ".join(rule.stages)
+    return f"({names}) "
 
 
 def _default(value: Any) -> str:

@@ -8,6 +8,7 @@ from rlhf_ray.config.rule import Rule
 from rlhf_ray.config.rules_algorithm import ALGORITHM_RULES
 from rlhf_ray.config.rules_batch import BATCH_RULES
 from rlhf_ray.config.rules_generation import GENERATION_RULES
+from rlhf_ray.config.rules_prepare import PREPARE_RULES
 from rlhf_ray.config.rules_run import RUN_RULES
 from rlhf_ray.config.rules_sampling import SAMPLING_RULES
 from rlhf_ray.config.rules_texts import TEXT_RULES
@@ -16,6 +17,7 @@ from rlhf_ray.config.run import Config
 
 ALL_RULES: tuple[Rule, ...] = (
     RUN_RULES
+    + PREPARE_RULES
     + BATCH_RULES
     + SAMPLING_RULES
     + ALGORITHM_RULES

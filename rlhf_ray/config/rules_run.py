@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rlhf_ray.config.rule import Rule
-from rlhf_ray.config.run import Config
+from rlhf_ray.config.run import STAGE_NAMES, Config
 from rlhf_ray.rewards.entries import read_functions
 
 # Built-in rewards that compare with the reference answer.
@@ -87,6 +87,7 @@ RUN_RULES: tuple[Rule, ...] = (
         about="`output_dir` and `resume` are folders, not addresses of a store.",
         keys=("output_dir", "resume"),
         problems=_folders,
+        stages=STAGE_NAMES,
     ),
     Rule(
         about="`deadlines.request_s` and `reward.timeout_s` are at most `deadlines.generate_s`.",

@@ -8,18 +8,22 @@ from rlhf_ray.config.algorithm import AlgorithmConfig
 from rlhf_ray.config.data import DataConfig
 from rlhf_ray.config.generation import GenerationConfig
 from rlhf_ray.config.model import ModelConfig
+from rlhf_ray.config.prepare import PrepareConfig
 from rlhf_ray.config.reward import RewardConfig
 from rlhf_ray.config.sampling import SamplingConfig
 from rlhf_ray.config.setting import setting
 from rlhf_ray.config.texts import TextsConfig
 from rlhf_ray.config.training import CriticConfig, ReferenceConfig, TrainingConfig
 
+# The stages, in the order of the pipeline; `plan` prints what `rl` would be.
+STAGE_NAMES = ("prepare_data", "rl", "plan")
+
 
 @dataclass
 class StageConfig:
     """Which part of the pipeline this run is."""
 
-    name: str = setting("rl", "Stage to run.", choices=("rl", "plan"))
+    name: str = setting("rl", "Stage to run.", choices=STAGE_NAMES)
 
 
 @dataclass
@@ -126,7 +130,7 @@ class Config:
     resume: str = setting(
         "auto", "auto: go on from the last committed checkpoint; never; or a checkpoint's folder."
     )
-    dry_run: bool = setting(False, "Validate, print the plan and exit 0; the same as stage=plan.")
+    dry_run: bool = setting(False, "Validate, print what the stage would do and exit 0.")
     num_steps: int = setting(100, "Training steps.", unit="steps", minimum=1)
     prompts_per_step: int = setting(16, "Prompts per step, over all engines.", minimum=1)
     samples_per_prompt: int = setting(8, "Responses per prompt: the group.", minimum=1)
@@ -141,6 +145,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     texts: TextsConfig = field(default_factory=TextsConfig)
+    prepare: PrepareConfig = field(default_factory=PrepareConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)

@@ -14,6 +14,7 @@ from rlhf_ray.config.source import SourceConfig
 from rlhf_ray.data.dataset_library import is_hub_name, is_saved_folder, read_hub, read_saved
 from rlhf_ray.data.errors import DataError, among
 from rlhf_ray.data.files import read_csv, read_json, read_jsonl, read_parquet
+from rlhf_ray.data.prepared import prepared_hint, refuse_prepared_folder
 from rlhf_ray.data.python_source import is_import_path, read_python
 from rlhf_ray.data.rows import BrokenRow, Row
 
@@ -37,7 +38,7 @@ def read_rows(source: SourceConfig) -> Iterator[Row | BrokenRow]:
     kind = source_format(source)
     if kind in _FILE_FORMATS:
         path = Path(source.path).expanduser()
-        _check_file(path, source.key("path"))
+        check_file(path, source.key("path"))
         rows = _file_readers(source)[kind](path)
     elif kind == "saved":
         rows = read_saved(source)
@@ -63,6 +64,7 @@ def source_format(source: SourceConfig) -> str:
         return source.format
     path = Path(source.path).expanduser()
     if path.is_dir():
+        refuse_prepared_folder(path, key)
         return "saved" if is_saved_folder(path) else "hub"
     if path.suffix.lower() in _SUFFIXES:
         return _SUFFIXES[path.suffix.lower()]
@@ -101,12 +103,24 @@ def _file_readers(source: SourceConfig) -> dict[str, Callable[[Path], Iterator[R
     }
 
 
-def _check_file(path: Path, key: str) -> None:
+def check_file(path: Path, key: str) -> None:
+    """Refuse a path that is no file.
+
+    Args:
+        key: dotted name of the setting that has it.
+
+    Raises:
+        DataError: it names what there is instead.
+    """
     if path.is_file():
         return
     if path.is_dir():
         raise DataError(f"{key} is {str(path)!r}, a folder; name a file in it")
     if not path.parent.is_dir():
-        raise DataError(f"{key} is {str(path)!r}: there is no folder {str(path.parent)!r}")
+        raise DataError(
+            f"{key} is {str(path)!r}: there is no folder {str(path.parent)!r}{prepared_hint(path)}"
+        )
     names = [child.name for child in path.parent.iterdir() if child.suffix in _SUFFIXES]
-    raise DataError(f"{key} is {str(path)!r}: no such file; {among(path.name, names)}")
+    raise DataError(
+        f"{key} is {str(path)!r}: no such file; {among(path.name, names)}{prepared_hint(path)}"
+    )

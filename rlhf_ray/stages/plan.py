@@ -1,4 +1,4 @@
-"""stage=plan: what a run would be, without starting anything."""
+"""stage=plan, and dry_run of any stage: what a run would be, without starting anything."""
 
 from __future__ import annotations
 
@@ -6,11 +6,25 @@ from rlhf_ray.cluster.resources import describe, plan_resources
 from rlhf_ray.config.batch_table import batch_table, render_rows
 from rlhf_ray.config.load import to_yaml
 from rlhf_ray.config.run import Config
+from rlhf_ray.stages import prepare_data
 
 
 def run(config: Config) -> int:
-    """Print configuration, batch table and placement to stdout; returns exit status 0."""
+    """Print configuration and plan of the chosen stage to stdout; returns exit status 0."""
     print(f"# Configuration\n{to_yaml(config)}")
-    print(f"# Batch\n{render_rows(batch_table(config))}\n")
-    print(f"# Placement: {config.placement.strategy}\n{describe(plan_resources(config))}")
+    print(_PLANS[config.stage.name](config))
     return 0
+
+
+def _plan_rl(config: Config) -> str:
+    return (
+        f"# Batch\n{render_rows(batch_table(config))}\n\n"
+        f"# Placement: {config.placement.strategy}\n{describe(plan_resources(config))}"
+    )
+
+
+def _plan_prepare(config: Config) -> str:
+    return f"# Sources\n{prepare_data.describe(config)}"
+
+
+_PLANS = {"plan": _plan_rl, "rl": _plan_rl, "prepare_data": _plan_prepare}

@@ -174,6 +174,18 @@ MALFORMED_CONFIGURATIONS = [
     ("reward weight", [DEMO, "reward.functions=[{path:length,weight:x}]"], ["[0].weight", "'x'"]),
     ("twice the same", [DEMO, "reward.functions=[length,length]"], ["both named 'length'"]),
     ("no answers", [DEMO, "data.answer_column=null"], ["data.answer_column=null"]),
+    # The data stage.
+    ("no sources", ["stage=prepare_data"], ["prepare.sources is empty", "prepare.sources.NAME"]),
+    (
+        "unknown layout",
+        ["stage=prepare_data", "prepare.sources.a={path: a.jsonl, layout: hh_rlfh}"],
+        ["prepare.sources.a.layout=hh_rlfh", "did you mean hh_rlhf?", "openassistant"],
+    ),
+    (
+        "two sources",
+        ["stage=prepare_data", "prepare.sources.a=a.jsonl", "prepare.sources.b={pat: b.txt}"],
+        ["wrong in 2 places", "sources.a: neither kind nor layout", "b.pat: unknown key"],
+    ),
     # Several at once.
     (
         "several problems",
@@ -223,6 +235,11 @@ MALFORMED_INPUTS = [
     ("only long prompts", ["data.max_prompt_tokens=3"], ["no prompt", "is left"]),
     ("no module", ["data.path=no.such.module:rows"], ["no.such.module", "PYTHONPATH"]),
     ("no iterable", ["data.path=rlhf_ray.data.builtin:sums"], ["no 'sums'", "small_sums"]),
+    (
+        "nothing prepared",
+        ["data.path=made/prompt/train.jsonl"],
+        ["made/prompt/train.jsonl", "stage=prepare_data", "kind=prompt output_dir=made"],
+    ),
     # Rewards.
     ("no reward file", ["reward.functions=[scor.py:score]"], ["scor.py does not exist"]),
     ("no function", ["reward.functions=[score.py:scor]"], ["no 'scor'", "did you mean 'score'"]),

@@ -562,12 +562,137 @@ CASES = [
         ["texts.texts_per_step=4"],
     ),
 ]
+PREPARE = ["stage=prepare_data", "prepare.sources.a={path:a.jsonl,kind:preference}"]
+PREPARE_CASES = [
+    ("no sources", ["stage=prepare_data"], [], ["prepare.sources is empty"], PREPARE),
+    (
+        "source without a kind",
+        PREPARE,
+        ["prepare.sources.b.path=b.jsonl"],
+        ["prepare.sources.b: neither kind nor layout", "preference", "openassistant"],
+        ["prepare.sources.b.path=b.jsonl", "prepare.sources.b.layout=gsm8k"],
+    ),
+    (
+        "unknown layout",
+        PREPARE,
+        ["prepare.sources.a.layout=hh_rlfh"],
+        ["prepare.sources.a.layout=hh_rlfh", "did you mean hh_rlhf?"],
+        ["prepare.sources.a.layout=hh_rlhf"],
+    ),
+    (
+        "unknown key of a source",
+        PREPARE,
+        ["prepare.sources.a.wieght=2"],
+        ["prepare.sources.a.wieght: unknown key", "did you mean weight?"],
+        ["prepare.sources.a.weight=2"],
+    ),
+    (
+        "unknown column",
+        PREPARE,
+        ["prepare.sources.a.columns={chosn:better}"],
+        ["prepare.sources.a.columns.chosn", "did you mean chosen?"],
+        ["prepare.sources.a.columns={chosen:better}"],
+    ),
+    (
+        "evaluation set",
+        PREPARE,
+        ["prepare.evaluation_sets.exam.kind=prompt"],
+        ["prepare.evaluation_sets.exam.path is not set"],
+        ["prepare.evaluation_sets.exam={path:exam.jsonl,kind:prompt}"],
+    ),
+    (
+        "a kind that a layout does not give",
+        PREPARE,
+        ["prepare.sources.a.layout=alpaca"],
+        ["prepare.sources.a.kind=preference", "alpaca gives demonstration, prompt"],
+        ["prepare.sources.a.layout=alpaca", "prepare.sources.a.kind=prompt"],
+    ),
+    (
+        "some weights",
+        [*PREPARE, "prepare.sources.b.path=b.txt"],
+        ["prepare.sources.b.weight=1"],
+        ["prepare.sources.a.weight is not set", "of every source, or of none"],
+        ["prepare.sources.b.weight=1", "prepare.sources.a.weight=3"],
+    ),
+    (
+        "a total without weights",
+        PREPARE,
+        ["prepare.total_samples=10"],
+        ["prepare.total_samples=10", "prepare.sources.a.weight"],
+        ["prepare.total_samples=10", "prepare.sources.a.weight=1"],
+    ),
+    (
+        "shares of two stages",
+        PREPARE,
+        ["prepare.split=[1,1]"],
+        ["prepare.split=[1.0, 1.0]", "sft, reward_model, rl", "[2,4,4]"],
+        ["prepare.split=[1,1,0]"],
+    ),
+    (
+        "a stage that a source is no use to",
+        [*PREPARE, "prepare.sources.b={path:b.jsonl,kind:demonstration}"],
+        ["prepare.split=[1,1,1]"],
+        ["prepare.sources.b", "reward_model", "kind=demonstration cannot become"],
+        ["prepare.split=[1,1,1]", "prepare.sources.b.split=[1,0,0]"],
+    ),
+    (
+        "shares of a source alone",
+        PREPARE,
+        ["prepare.sources.a.split=[1,0,0]"],
+        ["prepare.sources.a.split=[1.0, 0.0, 0.0]", "needs prepare.split"],
+        ["prepare.sources.a.split=[1,0,0]", "prepare.split=[2,4,4]"],
+    ),
+    (
+        "no length fits",
+        PREPARE,
+        ["prepare.min_characters=9", "prepare.max_characters=8"],
+        ["prepare.min_characters=9", "prepare.max_characters=8"],
+        ["prepare.min_characters=8", "prepare.max_characters=8"],
+    ),
+    (
+        "tokens without a tokenizer",
+        PREPARE,
+        ["prepare.max_tokens=9"],
+        ["prepare.max_tokens=9", "model.path"],
+        ["prepare.max_tokens=9", "model.path=builtin:arithmetic"],
+    ),
+    (
+        "a checkpoint of the data stage",
+        PREPARE,
+        ["resume=some/folder"],
+        ["some/folder: stage=prepare_data has no checkpoints", "auto"],
+        ["resume=never"],
+    ),
+]
 # A base that is fine only together with the repair (the rule has two sides).
 NOT_FINE_ALONE = {"colocated devices"}
 
 
 def _key(override: str) -> str:
     return override.partition("=")[0]
+
+
+@pytest.mark.parametrize(
+    ("base", "breaking", "fragments", "repair"),
+    [case[1:] for case in PREPARE_CASES],
+    ids=[case[0] for case in PREPARE_CASES],
+)
+def test_rule_of_the_data_stage(base, breaking, fragments, repair):
+    with pytest.raises(ConfigError) as caught:
+        load_config([*base, *breaking])
+    message = str(caught.value)
+    assert [fragment for fragment in fragments if fragment not in message] == []
+    assert "\n" not in message, "one problem, one line"
+    load_config([*base, *repair])
+
+
+def test_a_rule_holds_for_its_stages_alone():
+    """The data stage needs no model; training does not care about sources."""
+    load_config(PREPARE)
+    assert load_config([*PREPARE, "samples_per_prompt=1"]).samples_per_prompt == 1
+    load_config(["recipe=demo", "prepare.split=[1]", "prepare.total_samples=3"])
+    with pytest.raises(ConfigError, match="output_dir is empty"):
+        load_config([*PREPARE, "output_dir="])
 
 
 @pytest.mark.parametrize(
@@ -586,12 +711,15 @@ def test_rule(name, base, breaking, fragments, repair):
 
 
 def _broken_rules(base, breaking):
-    config = read_config(["recipe=demo", *base, *breaking])
-    return [rule for rule in ALL_RULES if list(rule.problems(config))]
+    config = read_config([*base, *breaking])
+    rules = [rule for rule in ALL_RULES if config.stage.name in rule.stages]
+    return [rule for rule in rules if list(rule.problems(config))]
 
 
 def test_every_rule_has_a_case():
-    broken = [_broken_rules(base, breaking) for _, base, breaking, _, _ in CASES]
+    cases = [(["recipe=demo", *case[1]], case[2]) for case in CASES]
+    cases += [(case[1], case[2]) for case in PREPARE_CASES]
+    broken = [_broken_rules(base, breaking) for base, breaking in cases]
     covered = {rule.about for rules in broken for rule in rules}
     assert {rule.about for rule in ALL_RULES} - covered == set()
 

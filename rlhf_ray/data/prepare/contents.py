@@ -1,0 +1,258 @@
+"""What a sample can be: five kinds of content, and the sample around them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+Transform = Callable[[str], str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Message:
+    """One turn of a chat; `role` is system, user, assistant or tool."""
+
+    role: str
+    content: str
+
+
+Messages = tuple[Message, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Text:
+    """Raw text, for pre-training."""
+
+    kind: ClassVar[str] = "text"
+    text: str
+
+    def opening(self) -> str:
+        return self.text
+
+    def texts(self) -> tuple[str, ...]:
+        return (self.text,)
+
+    def sequences(self) -> tuple[str, ...]:
+        return (self.text,)
+
+    def mapped(self, change: Transform) -> Text:
+        return Text(text=change(self.text))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"text": self.text}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PromptOnly:
+    """Something to answer, with a reference answer (or None) that rewards may compare with."""
+
+    kind: ClassVar[str] = "prompt"
+    prompt: Messages
+    answer: str | None
+
+    def opening(self) -> str:
+        return first_user_text(self.prompt)
+
+    def texts(self) -> tuple[str, ...]:
+        return (*contents_of(self.prompt), *((self.answer,) if self.answer is not None else ()))
+
+    def sequences(self) -> tuple[str, ...]:
+        return (joined(self.prompt),)
+
+    def mapped(self, change: Transform) -> PromptOnly:
+        answer = None if self.answer is None else change(self.answer)
+        return PromptOnly(prompt=mapped_messages(self.prompt, change), answer=answer)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"prompt": messages_json(self.prompt), "answer": self.answer}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Demonstration:
+    """A chat that ends with the answer to imitate.
+
+    Attributes:
+        reference: the short answer for rewards where the layout has one; used only when a
+            demonstration becomes a prompt.
+    """
+
+    kind: ClassVar[str] = "demonstration"
+    messages: Messages
+    reference: str | None = None
+
+    def opening(self) -> str:
+        return first_user_text(self.messages)
+
+    def texts(self) -> tuple[str, ...]:
+        return contents_of(self.messages)
+
+    def sequences(self) -> tuple[str, ...]:
+        return (joined(self.messages),)
+
+    def mapped(self, change: Transform) -> Demonstration:
+        return dataclasses.replace(self, messages=mapped_messages(self.messages, change))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"messages": messages_json(self.messages)}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Preference:
+    """Two answers to one prompt, or more of them in an order.
+
+    Attributes:
+        margin: how much better `chosen` is, in the source's own unit; None where it is unknown.
+        ranking: all answers, best first, of which `chosen` is the first and `rejected` the last;
+            None where there are only the two.
+        ranking_pairs: (better, worse) indices into `ranking`: every pair whose order is known;
+            answers of equal rank make none. None where `ranking` is.
+    """
+
+    kind: ClassVar[str] = "preference"
+    prompt: Messages
+    chosen: str
+    rejected: str
+    margin: float | None = None
+    ranking: tuple[str, ...] | None = None
+    ranking_pairs: tuple[tuple[int, int], ...] | None = None
+
+    def answers(self) -> tuple[str, ...]:
+        return self.ranking if self.ranking is not None else (self.chosen, self.rejected)
+
+    def opening(self) -> str:
+        return first_user_text(self.prompt)
+
+    def texts(self) -> tuple[str, ...]:
+        return (*contents_of(self.prompt), *self.answers())
+
+    def sequences(self) -> tuple[str, ...]:
+        prompt = joined(self.prompt)
+        return tuple(f"{prompt}\n{answer}" for answer in self.answers())
+
+    def mapped(self, change: Transform) -> Preference:
+        return dataclasses.replace(
+            self,
+            prompt=mapped_messages(self.prompt, change),
+            chosen=change(self.chosen),
+            rejected=change(self.rejected),
+            ranking=None if self.ranking is None else tuple(map(change, self.ranking)),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "prompt": messages_json(self.prompt),
+            "chosen": self.chosen,
+            "rejected": self.rejected,
+            "margin": self.margin,
+            "ranking": None if self.ranking is None else list(self.ranking),
+            "ranking_pairs": (
+                None if self.ranking_pairs is None else [list(pair) for pair in self.ranking_pairs]
+            ),
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Feedback:
+    """One answer that somebody called good or bad, without another one beside it."""
+
+    kind: ClassVar[str] = "feedback"
+    prompt: Messages
+    answer: str
+    good: bool
+
+    def opening(self) -> str:
+        return first_user_text(self.prompt)
+
+    def texts(self) -> tuple[str, ...]:
+        return (*contents_of(self.prompt), self.answer)
+
+    def sequences(self) -> tuple[str, ...]:
+        return (f"{joined(self.prompt)}\n{self.answer}",)
+
+    def mapped(self, change: Transform) -> Feedback:
+        return dataclasses.replace(
+            self, prompt=mapped_messages(self.prompt, change), answer=change(self.answer)
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "prompt": messages_json(self.prompt),
+            "answer": self.answer,
+            "good": self.good,
+        }
+
+
+# All of them have: `opening` (the text that says which question or document it is), `texts`
+# (everything that is cleaned), `sequences` (what a model reads at once; lengths are of these),
+# `mapped` (the same with every text changed) and `to_json` (the canonical fields).
+Content = Text | PromptOnly | Demonstration | Preference | Feedback
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """A content and where it comes from.
+
+    Attributes:
+        sample_id: unique within its source until it is stored.
+        where: file and line, for people.
+    """
+
+    sample_id: str
+    task: str
+    source: str
+    where: str
+    content: Content
+
+    def to_json(self) -> dict[str, Any]:
+        """The canonical record."""
+        return {
+            "id": self.sample_id,
+            "task": self.task,
+            "source": self.source,
+            **self.content.to_json(),
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Removal:
+    """A sample, or a row that never became one, that is left out."""
+
+    sample_id: str
+    source: str
+    where: str
+    reason: str
+    detail: str
+
+
+def removal_of(sample: Sample, reason: str, detail: str) -> Removal:
+    """The removal of a whole sample."""
+    return Removal(
+        sample_id=sample.sample_id,
+        source=sample.source,
+        where=sample.where,
+        reason=reason,
+        detail=detail,
+    )
+
+
+def first_user_text(messages: Messages) -> str:
+    """What a chat begins with, its system message aside."""
+    return next((m.content for m in messages if m.role == "user"), joined(messages))
+
+
+def contents_of(messages: Messages) -> tuple[str, ...]:
+    return tuple(message.content for message in messages)
+
+
+def joined(messages: Messages) -> str:
+    return "\n".join(message.content for message in messages)
+
+
+def mapped_messages(messages: Messages, change: Transform) -> Messages:
+    return tuple(Message(role=m.role, content=change(m.content)) for m in messages)
+
+
+def messages_json(messages: Messages) -> list[dict[str, str]]:
+    return [{"role": message.role, "content": message.content} for message in messages]

@@ -1,0 +1,23 @@
+"""Alpaca: instruction, further input that may be empty, output (Taori et al. 2023)."""
+
+from __future__ import annotations
+
+from rlhf_ray.data.prepare.contents import Content, Demonstration, Message
+from rlhf_ray.data.prepare.mapping import Layout, by_row, text_in
+from rlhf_ray.data.rows import Row
+
+
+def _read(row: Row, kind: str) -> Content:
+    del kind
+    instruction, output = text_in(row, "instruction"), text_in(row, "output")
+    further = text_in(row, "input") if row.cells.get("input") else ""
+    request = f"{instruction}\n\n{further}" if further.strip() else instruction
+    return Demonstration(
+        messages=(
+            Message(role="user", content=request),
+            Message(role="assistant", content=output),
+        )
+    )
+
+
+ALPACA = Layout(needs=(("instruction",), ("output",)), apply=by_row(_read))

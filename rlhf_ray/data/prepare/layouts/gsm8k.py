@@ -1,0 +1,32 @@
+"""GSM8K: a question, and a worked answer that ends with "#### 72" (Cobbe et al. 2021)."""
+
+from __future__ import annotations
+
+import re
+
+from rlhf_ray.data.cells import BadCell
+from rlhf_ray.data.prepare.chats import user_message
+from rlhf_ray.data.prepare.contents import Content, Demonstration, Message, PromptOnly
+from rlhf_ray.data.prepare.mapping import Layout, by_row, text_in
+from rlhf_ray.data.rows import Row, shown
+
+# What the authors' own calculator was fed with: no part of an answer for people.
+_CALCULATION = re.compile(r"<<[^<>]*>>")
+
+
+def _read(row: Row, kind: str) -> Content:
+    question, worked = text_in(row, "question"), text_in(row, "answer")
+    steps, mark, result = worked.rpartition("####")
+    if not mark or not result.strip():
+        raise BadCell(f"column 'answer' must end with '#### RESULT'; it is {shown(worked)}")
+    number = result.strip().replace(",", "")
+    if kind == "prompt":
+        return PromptOnly(prompt=user_message(question), answer=number)
+    answer = f"{_CALCULATION.sub('', steps)}#### {number}"
+    return Demonstration(
+        messages=(*user_message(question), Message(role="assistant", content=answer)),
+        reference=number,
+    )
+
+
+GSM8K = Layout(needs=(("question",), ("answer",)), apply=by_row(_read))

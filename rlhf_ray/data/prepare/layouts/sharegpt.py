@@ -1,0 +1,31 @@
+"""ShareGPT: a list of turns with `from` (human, gpt, system) and `value`."""
+
+from __future__ import annotations
+
+from rlhf_ray.data.cells import BadCell
+from rlhf_ray.data.prepare.chats import read_messages
+from rlhf_ray.data.prepare.contents import Content, Demonstration, Message
+from rlhf_ray.data.prepare.mapping import Layout, by_row
+from rlhf_ray.data.rows import Row
+
+_COLUMNS = ("conversations", "items", "conversation")
+
+
+def _read(row: Row, kind: str) -> Content:
+    del kind
+    for column in _COLUMNS:
+        if column in row.cells:
+            turns = read_messages(row.cells[column], column, role_key="from", content_key="value")
+            break
+    else:
+        raise BadCell(f"has none of the columns {', '.join(_COLUMNS)}, only {sorted(row.cells)}")
+    system = row.cells.get("system")
+    if isinstance(system, str) and system.strip() and turns[0].role != "system":
+        turns = (Message(role="system", content=system), *turns)
+    # A share may stop after a question: what was answered before it is a demonstration.
+    while len(turns) > 1 and turns[-1].role == "user":
+        turns = turns[:-1]
+    return Demonstration(messages=turns)
+
+
+SHAREGPT = Layout(needs=(_COLUMNS,), apply=by_row(_read))

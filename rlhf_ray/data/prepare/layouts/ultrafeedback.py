@@ -1,0 +1,24 @@
+"""UltraFeedback, binarised: two chats with a score each (Tunstall et al. 2023)."""
+
+from __future__ import annotations
+
+from rlhf_ray.data.prepare.chats import BrokenChat
+from rlhf_ray.data.prepare.columns import split_chat
+from rlhf_ray.data.prepare.contents import Content, Preference
+from rlhf_ray.data.prepare.mapping import Layout, by_row, number_in
+from rlhf_ray.data.rows import Row
+
+
+def _read(row: Row, kind: str) -> Content:
+    del kind
+    asked = row.cells.get("prompt")
+    prompt, chosen = split_chat(row.cells.get("chosen"), "chosen", asked)
+    other, rejected = split_chat(row.cells.get("rejected"), "rejected", asked)
+    if prompt != other:
+        raise BrokenChat("chosen and rejected answer different prompts")
+    better, worse = number_in(row, "score_chosen"), number_in(row, "score_rejected")
+    margin = None if better is None or worse is None else better - worse
+    return Preference(prompt=prompt, chosen=chosen, rejected=rejected, margin=margin)
+
+
+ULTRAFEEDBACK = Layout(needs=(("chosen",), ("rejected",)), apply=by_row(_read))

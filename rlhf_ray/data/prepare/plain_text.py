@@ -1,0 +1,45 @@
+"""Rows from plain text: a paragraph, a line or the whole file each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from rlhf_ray.data.rows import BrokenRow, Row
+
+TEXT_SUFFIXES = (".txt", ".text")
+
+
+def read_text(path: Path, unit: str) -> Iterator[Row | BrokenRow]:
+    """Rows with the column `text`; blank lines end a paragraph and are no lines.
+
+    Args:
+        unit: paragraph, line or file. A whole file is held in memory, the others are not.
+    """
+    lines: list[str] = []
+    number, first, line_number = 0, 1, 0
+    # Bytes: a line that is not UTF-8 is one broken row, not the end of the file.
+    with path.open("rb") as file:
+        for line_number, raw in enumerate(file, start=1):
+            try:
+                line = raw.decode("utf-8-sig" if line_number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                problem = f"is not UTF-8: {error.reason} at byte {error.start}"
+                where = f"{path.name} line {line_number}"
+                yield BrokenRow(number=number, where=where, problem=problem)
+                number += 1
+                continue
+            is_blank = not line.strip()
+            if lines and (unit == "line" or (unit == "paragraph" and is_blank)):
+                yield _row(path, number, first, lines)
+                number, lines = number + 1, []
+            if not is_blank or (unit == "file" and lines):
+                first = first if lines else line_number
+                lines.append(line)
+    if lines:
+        yield _row(path, number, first, lines)
+
+
+def _row(path: Path, number: int, first: int, lines: list[str]) -> Row:
+    text = "".join(lines).rstrip("\r\n")
+    return Row(number=number, where=f"{path.name} line {first}", cells={"text": text})

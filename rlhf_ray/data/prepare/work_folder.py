@@ -1,0 +1,84 @@
+"""An output folder that is either whole or not there: written beside, and renamed."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rlhf_ray.config.errors import RequestError
+from rlhf_ray.data.errors import among
+from rlhf_ray.data.prepared import REPORT
+
+_LOCK = "lock"
+# What a failed run leaves where its output would be.
+_LEFT_BY_FAILURES = {"error.log"}
+
+
+def check_output(output: Path) -> None:
+    """Refuse a folder with anything in it that is not an earlier result of this stage.
+
+    Raises:
+        RequestError: it names what is there.
+    """
+    if output.exists() and not output.is_dir():
+        raise RequestError(f"output_dir is {str(output)!r}, a file; name a folder")
+    names = {child.name for child in output.iterdir()} if output.is_dir() else set()
+    others = names - _LEFT_BY_FAILURES
+    if others and REPORT not in names:
+        raise RequestError(
+            f"output_dir is {str(output)!r}, which has other files and no {REPORT} of an earlier "
+            f"stage=prepare_data; name a folder of its own. {among('', others)}"
+        )
+
+
+@contextmanager
+def work_folder(output: Path) -> Iterator[Path]:
+    """A folder to write the result into; it becomes `output` where the block ends well.
+
+    An earlier result is replaced as a whole, at the end. What an interrupted run left is thrown
+    away: the stage starts anew.
+
+    Raises:
+        RequestError: another run is writing the same result.
+    """
+    work = output.with_name(output.name + ".partial")
+    previous = output.with_name(output.name + ".previous")
+    work.mkdir(parents=True, exist_ok=True)
+    with (work / _LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RequestError(
+                f"another run is preparing {output} (it writes {work}); wait for it, or name "
+                "another output_dir"
+            ) from error
+        _recover(output, previous)
+        _empty(work)
+        try:
+            yield work
+        except BaseException:
+            shutil.rmtree(work, ignore_errors=True)
+            raise
+        (work / _LOCK).unlink()
+        if output.exists():
+            output.rename(previous)
+        work.rename(output)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def _recover(output: Path, previous: Path) -> None:
+    """A run that was killed between the two renames left the earlier result under this name."""
+    if previous.exists() and not output.exists():
+        previous.rename(output)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def _empty(folder: Path) -> None:
+    for child in folder.iterdir():
+        if child.is_dir():
+            shutil.rmtree(child)
+        elif child.name != _LOCK:
+            child.unlink()

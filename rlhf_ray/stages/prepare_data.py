@@ -1,0 +1,96 @@
+"""The data stage: sources in, cleaned and blended sets out. No cluster, no model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rlhf_ray.config.load import to_yaml
+from rlhf_ray.config.prepare_sources import PreparedSource, read_source, read_split
+from rlhf_ray.config.run import Config
+from rlhf_ray.data.prepare.cleaning import make_cleaning
+from rlhf_ray.data.prepare.lengths import CountTokens
+from rlhf_ray.data.prepare.prepare import Preparation
+from rlhf_ray.data.prepare.reading import check_rows, check_source
+from rlhf_ray.data.prepare.report import report_of, report_tables
+from rlhf_ray.data.prepare.work_folder import check_output, work_folder
+from rlhf_ray.data.prepared import REPORT
+
+_SCRATCH = "scratch.sqlite"
+
+
+def run(config: Config) -> int:
+    """Prepare `prepare.sources`; returns the exit status, 0.
+
+    Raises:
+        RequestError: an input is missing or wrong; nothing has been written then.
+    """
+    prepare, output = config.prepare, Path(config.output_dir)
+    sources = _read_all("prepare.sources", prepare.sources)
+    evaluation = _read_all("prepare.evaluation_sets", prepare.evaluation_sets)
+    check_output(output)
+    for source in (*sources, *evaluation):
+        check_source(source)
+    for source in evaluation:
+        check_rows(source, on_bad_row=prepare.on_bad_row)
+    report = _reporter(config)
+    report(f"checking {len(sources)} sources")
+    cleaning = make_cleaning(prepare, evaluation, _token_counter(config))
+    expected = {
+        source.name: check_rows(source, on_bad_row=prepare.on_bad_row) for source in sources
+    }
+    preparation = Preparation(
+        prepare=prepare,
+        sources=sources,
+        split=read_split("prepare.split", prepare.split),
+        cleaning=cleaning,
+        expected=expected,
+        seed=config.seed,
+        report=report,
+    )
+    with work_folder(output) as folder:
+        scratch = folder / _SCRATCH
+        outcome = preparation.run(folder, scratch)
+        scratch.unlink()
+        values = report_of(outcome, sources, prepare, seed=config.seed)
+        text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False)
+        (folder / REPORT).write_text(text + "\n", encoding="utf-8")
+        (folder / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+    print(f"{report_tables(values)}\nResult: {output}", flush=True)
+    return 0
+
+
+def describe(config: Config) -> str:
+    """What the stage would do, without reading anything."""
+    lines = [
+        f"{source.name}: {source.path}, {source.layout or 'columns'} -> {source.kind}"
+        for source in _read_all("prepare.sources", config.prepare.sources)
+    ]
+    return "\n".join(lines)
+
+
+def _read_all(group: str, entries: Mapping[str, Any]) -> tuple[PreparedSource, ...]:
+    return tuple(read_source(name, entry, group=group) for name, entry in entries.items())
+
+
+def _token_counter(config: Config) -> CountTokens | None:
+    if config.prepare.max_tokens is None:
+        return None
+    # Seconds of import that only a limit in tokens needs.
+    from rlhf_ray.models.builtin import resolve_model_path
+    from rlhf_ray.models.loading import load_tokenizer
+
+    path = resolve_model_path(config.model.path, seed=config.seed, report=_reporter(config))
+    config.model.path = path
+    tokenizer = load_tokenizer(config.model)
+    return lambda text: len(tokenizer.encode(text, add_special_tokens=False))
+
+
+def _reporter(config: Config) -> Callable[[str], None]:
+    def report(message: str) -> None:
+        if config.observe.progress != "off":
+            print(message, flush=True)
+
+    return report
