@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from rlhf_ray.config.algorithm import AlgorithmConfig
 from rlhf_ray.config.data import DataConfig
+from rlhf_ray.config.examples import ExamplesConfig
 from rlhf_ray.config.generation import GenerationConfig
 from rlhf_ray.config.model import ModelConfig
 from rlhf_ray.config.reward import RewardConfig
@@ -139,6 +140,7 @@ class Config:
     stage: StageConfig = field(default_factory=StageConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    examples: ExamplesConfig = field(default_factory=ExamplesConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
