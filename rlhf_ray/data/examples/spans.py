@@ -109,7 +109,7 @@ def _found_parts(
         stop = len(whole)
         if index < len(messages) - 1:
             until = apply_template(messages[: index + 1], tokenizer, add_generation_prompt=False)
-            stop = _end(whole, before, until, messages[index]["content"].strip(), specials)
+            stop = _end(whole, before, until, messages[index]["content"], specials)
         parts.append((len(before), stop))
         _check_says(whole[len(before) : stop], messages[index])
     return whole, parts
@@ -141,16 +141,18 @@ def _end(whole: str, before: str, until: str, content: str, specials: tuple[str,
     if whole.startswith(until) and until.startswith(before):
         return len(until)
     start = len(before)
-    following = whole[start + len(content) :]
-    ends = [end for end in specials if following.startswith(end) and content + end in until]
-    if not ends or not whole.startswith(content, start):
-        same = _common_length(whole, until)
-        raise BadCell(
-            "the chat template writes an answer otherwise where more follows: "
-            f"{whole[same : same + 40]!r} instead of {until[same : same + 40]!r}, so that nobody "
-            f"can say where it ends; {_WAY_OUT}"
-        )
-    return start + len(content) + len(ends[0])
+    # Many templates strip what is said; it is tried first as it is.
+    for said in (content, content.strip()):
+        stop = start + len(said)
+        ends = [end for end in specials if whole.startswith(end, stop) and said + end in until]
+        if ends and whole.startswith(said, start):
+            return stop + len(ends[0])
+    same = _common_length(whole, until)
+    raise BadCell(
+        "the chat template writes an answer otherwise where more follows: "
+        f"{whole[same : same + 40]!r} instead of {until[same : same + 40]!r}, so that nobody can "
+        f"say where it ends; {_WAY_OUT}"
+    )
 
 
 def _marked_parts(
