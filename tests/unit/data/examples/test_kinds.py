@@ -17,6 +17,8 @@ from rlhf_ray.models.tiny_tokenizer import train_tokenizer
 
 USER = {"role": "user", "content": "Hi"}
 SAYS = {"role": "assistant", "content": "Hello."}
+PAIR = {"prompt": [USER], "chosen": "Good day.", "rejected": "What?", "margin": None}
+ROWS = [{"text": f"text number {i}"} for i in range(9)]
 
 
 def parts(sample, tokenizer) -> tuple[str, str]:
@@ -90,10 +92,8 @@ class TestDemonstrations:
 
 
 class TestRankings:
-    PAIR = {"prompt": [USER], "chosen": "Good day.", "rejected": "What?", "margin": None}
-
     def test_pair(self, source, tokenizer) -> None:
-        rows = [{**self.PAIR, "ranking": None}, {**self.PAIR, "margin": 2}]
+        rows = [{**PAIR, "ranking": None}, {**PAIR, "margin": 2}]
         plain, wide = load_rankings(source(rows), tokenizer, seed=0).train
         assert [parts(answer, tokenizer) for answer in plain.answers] == [
             ("<user>Hi<assistant>", "Good day.<eos>"),
@@ -102,7 +102,7 @@ class TestRankings:
         assert (plain.margin, wide.margin) == (None, 2.0)
 
     def test_ranking(self, source, tokenizer) -> None:
-        rows = [{**self.PAIR, "ranking": ["a", "b", "c"], "prompt": [USER, SAYS, USER]}]
+        rows = [{**PAIR, "ranking": ["a", "b", "c"], "prompt": [USER, SAYS, USER]}]
         (ranking,) = load_rankings(source(rows), tokenizer, seed=0).train
         assert [parts(answer, tokenizer)[1] for answer in ranking.answers] == [
             "a<eos>",
@@ -125,7 +125,7 @@ class TestRankings:
         ],
     )
     def test_refused(self, source, tokenizer, change: dict[str, Any], message: str) -> None:
-        rows = [self.PAIR, {**self.PAIR, **change}]
+        rows = [PAIR, {**PAIR, **change}]
         with pytest.raises(DataError, match=rf"rows.jsonl line 2: .*{message}"):
             load_rankings(source(rows), tokenizer, seed=0)
         assert len(load_rankings(source(rows, on_bad_row="skip"), tokenizer, seed=0).train) == 1
@@ -133,7 +133,7 @@ class TestRankings:
     def test_answers_that_differ_for_people_alone(self, source) -> None:
         """A tokenizer that folds case makes one answer of two."""
         tokenizer = train_tokenizer(["a b"], lowercase=True)
-        rows = [{**self.PAIR, "chosen": "Yes", "rejected": "yes"}]
+        rows = [{**PAIR, "chosen": "Yes", "rejected": "yes"}]
         with pytest.raises(DataError, match="line 1: two answers of a ranking have the same token"):
             load_rankings(source(rows), tokenizer, seed=0)
 
@@ -154,10 +154,8 @@ class TestFeedback:
 
 
 class TestTexts:
-    ROWS = [{"text": f"text number {i}"} for i in range(9)]
-
     def test_pieces(self, source, tokenizer) -> None:
-        packed = source(self.ROWS, max_tokens=10, shuffle=False)
+        packed = source(ROWS, max_tokens=10, shuffle=False)
         loaded = load_texts(packed, tokenizer, seed=0)
         stream = "".join(f"text number {i}<eos>" for i in range(9))
         assert "".join(tokenizer.decode(s.token_ids) for s in loaded.train) == stream
@@ -173,7 +171,7 @@ class TestTexts:
 
     def test_the_order_is_the_seeds(self, source, tokenizer) -> None:
         def stream(seed: int) -> list[str]:
-            packed = source(self.ROWS, max_tokens=1000)
+            packed = source(ROWS, max_tokens=1000)
             (sample,) = load_texts(packed, tokenizer, seed=seed).train
             return tokenizer.decode(sample.token_ids).split("<eos>")
 
@@ -187,12 +185,12 @@ class TestTexts:
         assert loaded.num_cut == 1
 
     def test_held_out_texts_are_in_no_piece(self, source, tokenizer) -> None:
-        loaded = load_texts(source(self.ROWS, eval_share=0.5), tokenizer, seed=0)
+        loaded = load_texts(source(ROWS, eval_share=0.5), tokenizer, seed=0)
         sides = [
             {text for s in side for text in tokenizer.decode(s.token_ids).split("<eos>") if text}
             for side in (loaded.train, loaded.held_out)
         ]
-        assert sides[0] | sides[1] == {row["text"] for row in self.ROWS}
+        assert sides[0] | sides[1] == {row["text"] for row in ROWS}
         assert sides[0] & sides[1] == set()
         assert all(sides)
 
@@ -208,11 +206,11 @@ class TestTexts:
         assert sample.token_ids.tolist().count(end) == 1
 
     def test_refused(self, source, tokenizer) -> None:
-        rows = [*self.ROWS, {"text": " "}]
+        rows = [*ROWS, {"text": " "}]
         with pytest.raises(DataError, match="line 10: column 'text' is empty"):
             load_texts(source(rows), tokenizer, seed=0)
         assert load_texts(source(rows, on_bad_row="skip"), tokenizer, seed=0).skipped[0].count == 1
         endless = train_tokenizer(["a b"])
         endless.eos_token = None
         with pytest.raises(DataError, match="tokenizer has no end-of-text token"):
-            load_texts(source(self.ROWS), endless, seed=0)
+            load_texts(source(ROWS), endless, seed=0)

@@ -151,7 +151,7 @@ class TestBadRows:
         message = str(caught.value)
         assert "has no columns 'messages' (examples.messages_column), nor" in message
         assert "did you mean 'message'?" in message
-        with pytest.raises(DataError, match="examples.id_column is 'key', and"):
+        with pytest.raises(DataError, match=r"examples.id_column is 'key', and"):
             load(ROWS, id_column="key")
 
     def test_nothing_left(self, load) -> None:
