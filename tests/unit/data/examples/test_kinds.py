@@ -155,11 +155,11 @@ class TestFeedback:
 
 class TestTexts:
     def test_pieces(self, source, tokenizer) -> None:
-        packed = source(ROWS, max_tokens=10, shuffle=False)
+        packed = source(ROWS, max_tokens=11, shuffle=False)
         loaded = load_texts(packed, tokenizer, seed=0)
         stream = "".join(f"text number {i}<eos>" for i in range(9))
         assert "".join(tokenizer.decode(s.token_ids) for s in loaded.train) == stream
-        assert [len(s.token_ids) for s in loaded.train[:-1]] == [10] * (len(loaded.train) - 1)
+        assert [len(s.token_ids) for s in loaded.train[:-1]] == [11] * (len(loaded.train) - 1)
         for sample in loaded.train:
             assert sample.loss_mask.tolist() == [False] + [True] * (len(sample.token_ids) - 1)
 
