@@ -7,6 +7,7 @@ from collections.abc import Collection
 from rlhf_ray.config.rule import Rule
 from rlhf_ray.config.rules_algorithm import ALGORITHM_RULES
 from rlhf_ray.config.rules_batch import BATCH_RULES
+from rlhf_ray.config.rules_examples import EXAMPLES_RULES
 from rlhf_ray.config.rules_generation import GENERATION_RULES
 from rlhf_ray.config.rules_prepare import PREPARE_RULES
 from rlhf_ray.config.rules_run import RUN_RULES
@@ -24,6 +25,7 @@ ALL_RULES: tuple[Rule, ...] = (
     + TEXT_RULES
     + GENERATION_RULES
     + TRAINING_RULES
+    + EXAMPLES_RULES
 )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from rlhf_ray.config.algorithm import AlgorithmConfig
 from rlhf_ray.config.data import DataConfig
+from rlhf_ray.config.examples import ExamplesConfig
 from rlhf_ray.config.generation import GenerationConfig
 from rlhf_ray.config.model import ModelConfig
 from rlhf_ray.config.prepare import PrepareConfig
@@ -153,6 +154,7 @@ class Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     critic: CriticConfig = field(default_factory=CriticConfig)
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
+    examples: ExamplesConfig = field(default_factory=ExamplesConfig)
     publish: PublishConfig = field(default_factory=PublishConfig)
     placement: PlacementConfig = field(default_factory=PlacementConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
