@@ -24,7 +24,9 @@ from rlhf_ray.config.run import Config
 # Each has a function `run(config) -> exit status`; imported only when it is chosen.
 STAGES: dict[str, str] = {
     "plan": "rlhf_ray.stages.plan",
+    "pretrain": "rlhf_ray.stages.pretrain",
     "rl": "rlhf_ray.stages.rl",
+    "sft": "rlhf_ray.stages.sft",
 }
 
 EXIT_FAILED = 1

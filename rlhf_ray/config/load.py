@@ -70,6 +70,8 @@ def _make_paths_absolute(config: Config) -> None:
     config.model.tokenizer_path = _optional(config.model.tokenizer_path)
     config.model.chat_template = _optional(config.model.chat_template)
     config.data.path = _absolute_if_found(config.data.path)
+    config.examples.path = _absolute_if_found(config.examples.path)
+    config.examples.eval_path = _optional(config.examples.eval_path)
     config.critic.path = _optional(config.critic.path)
     config.reference.path = _optional(config.reference.path)
 

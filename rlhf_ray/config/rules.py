@@ -7,6 +7,7 @@ from collections.abc import Collection
 from rlhf_ray.config.rule import Rule
 from rlhf_ray.config.rules_algorithm import ALGORITHM_RULES
 from rlhf_ray.config.rules_batch import BATCH_RULES
+from rlhf_ray.config.rules_fit import FIT_RULES
 from rlhf_ray.config.rules_generation import GENERATION_RULES
 from rlhf_ray.config.rules_run import RUN_RULES
 from rlhf_ray.config.rules_sampling import SAMPLING_RULES
@@ -14,7 +15,13 @@ from rlhf_ray.config.rules_training import TRAINING_RULES
 from rlhf_ray.config.run import Config
 
 ALL_RULES: tuple[Rule, ...] = (
-    RUN_RULES + BATCH_RULES + SAMPLING_RULES + ALGORITHM_RULES + GENERATION_RULES + TRAINING_RULES
+    RUN_RULES
+    + BATCH_RULES
+    + SAMPLING_RULES
+    + ALGORITHM_RULES
+    + GENERATION_RULES
+    + TRAINING_RULES
+    + FIT_RULES
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rlhf_ray.config.rule import Rule
+from rlhf_ray.config.rule import TRAINING_STAGES, Rule
 from rlhf_ray.config.run import Config
 from rlhf_ray.rewards.entries import read_functions
 
@@ -87,6 +87,7 @@ RUN_RULES: tuple[Rule, ...] = (
         about="`output_dir` and `resume` are folders, not addresses of a store.",
         keys=("output_dir", "resume"),
         problems=_folders,
+        stages=TRAINING_STAGES,
     ),
     Rule(
         about="`deadlines.request_s` and `reward.timeout_s` are at most `deadlines.generate_s`.",

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from rlhf_ray.config.algorithm import AlgorithmConfig
 from rlhf_ray.config.data import DataConfig
+from rlhf_ray.config.examples import ExamplesConfig
+from rlhf_ray.config.fit import FIT_STAGES, FitConfig
 from rlhf_ray.config.generation import GenerationConfig
 from rlhf_ray.config.model import ModelConfig
 from rlhf_ray.config.reward import RewardConfig
@@ -18,7 +20,7 @@ from rlhf_ray.config.training import CriticConfig, ReferenceConfig, TrainingConf
 class StageConfig:
     """Which part of the pipeline this run is."""
 
-    name: str = setting("rl", "Stage to run.", choices=("rl", "plan"))
+    name: str = setting("rl", "Stage to run.", choices=("rl", "plan", *FIT_STAGES))
 
 
 @dataclass
@@ -85,6 +87,7 @@ class DeadlineConfig:
         600.0, "Reference and old log-probabilities.", unit="seconds", above=0
     )
     update_s: float = setting(1200.0, "One update of learner or critic.", unit="seconds", above=0)
+    evaluate_s: float = setting(1200.0, "One pass over the held-out rows.", unit="seconds", above=0)
     publish_s: float = setting(300.0, "One publish with its probe.", unit="seconds", above=0)
     checkpoint_s: float = setting(600.0, "One checkpoint, save or load.", unit="seconds", above=0)
     stop_s: float = setting(30.0, "Orderly end of the workers.", unit="seconds", above=0)
@@ -146,11 +149,18 @@ class Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     critic: CriticConfig = field(default_factory=CriticConfig)
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
+    examples: ExamplesConfig = field(default_factory=ExamplesConfig)
+    fit: FitConfig = field(default_factory=FitConfig)
     publish: PublishConfig = field(default_factory=PublishConfig)
     placement: PlacementConfig = field(default_factory=PlacementConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     deadlines: DeadlineConfig = field(default_factory=DeadlineConfig)
     observe: ObserveConfig = field(default_factory=ObserveConfig)
+
+    @property
+    def is_fit(self) -> bool:
+        """The stage learns from examples: the trained ranks are its only workers."""
+        return self.stage.name in FIT_STAGES
 
     @property
     def needs_reference(self) -> bool:

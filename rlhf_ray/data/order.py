@@ -1,0 +1,113 @@
+"""The order of rows: endless, shuffled per epoch, and resumable."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+from rlhf_ray.data.errors import DataError
+from rlhf_ray.data.seeds import stable_seed
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """One place in the order.
+
+    Attributes:
+        index: how many places are before it.
+        epoch: from 0.
+        row: number of the row that stands there.
+    """
+
+    index: int
+    epoch: int
+    row: int
+
+
+class RowOrder:
+    """Row numbers one after the other, epoch after epoch.
+
+    The order is a function of the data, the seed and the position alone: it is the same for any
+    number of workers and for any batch size.
+
+    Args:
+        kind: what the rows are, in the plural ("prompts"): for messages and the saved state.
+            It is also part of the seed of every order but that of the prompts, so that two
+            sources of one run are not shuffled alike.
+        num_rows: at least 1.
+        fingerprint: of the rows, in order; other data has another.
+        shuffle: every epoch in an order of its own; the order of the source otherwise.
+    """
+
+    def __init__(
+        self, kind: str, *, num_rows: int, fingerprint: str, seed: int, shuffle: bool
+    ) -> None:
+        assert num_rows > 0, f"a source without {kind} is refused when it is read"
+        self._kind = kind
+        self._num_rows = num_rows
+        self._fingerprint = fingerprint
+        self._seed = seed
+        self._shuffle = shuffle
+        self._next_index = 0
+        self._order_epoch = -1
+        self._order: list[int] = []
+
+    @property
+    def epoch(self) -> int:
+        """Epoch of the next place, from 0."""
+        return self._next_index // self._num_rows
+
+    def next(self) -> Place:
+        """The next place."""
+        epoch, position = divmod(self._next_index, self._num_rows)
+        place = Place(index=self._next_index, epoch=epoch, row=self._order_of(epoch)[position])
+        self._next_index += 1
+        return place
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the order stands, and of which data; plain values."""
+        return {"next_index": self._next_index, **self._identity()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on after the last place that was handed out before `state_dict` was called.
+
+        Raises:
+            DataError: the state is of other data, another seed or another order: going on would
+                repeat some rows and never show others.
+        """
+        different = [
+            f"{name} was {state[name]!r} and is {value!r}"
+            for name, value in self._identity().items()
+            if state[name] != value
+        ]
+        if different:
+            raise DataError(
+                f"the checkpoint's stream of {self._kind} is not that of this run: "
+                f"{'; '.join(different)}. Resume with the same data, tokenizer and seed, or start "
+                "anew with resume=never"
+            )
+        self._next_index = state["next_index"]
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            f"num_{self._kind}": self._num_rows,
+            "fingerprint": self._fingerprint,
+            "seed": self._seed,
+            "shuffle": self._shuffle,
+        }
+
+    def _order_of(self, epoch: int) -> list[int]:
+        """Rows in the order of this epoch."""
+        if epoch != self._order_epoch:
+            self._order = list(range(self._num_rows))
+            if self._shuffle:
+                random.Random(self._order_seed(epoch)).shuffle(self._order)
+            self._order_epoch = epoch
+        return self._order
+
+    def _order_seed(self, epoch: int) -> int:
+        # Prompts had an order before there were other sources: their checkpoints stay valid.
+        if self._kind == "prompts":
+            return stable_seed(self._seed, "order", epoch)
+        return stable_seed(self._seed, "order", self._kind, epoch)
