@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from rlhf_ray.config.setting import setting
+from rlhf_ray.config.source import SourceConfig
 
 
 @dataclass
-class DataConfig:
+class DataConfig(SourceConfig):
     """Prompt source, column mapping and what to do with rows that do not fit."""
 
-    path: str = setting(
-        "",
-        "A file (.jsonl, .json, .csv, .parquet), a folder written by "
-        "datasets.save_to_disk, a hub name (NAME or NAME:SUBSET), or package.module:iterable.",
-    )
-    format: str = setting(
-        "auto",
-        "Kind of source; auto decides by what `path` names.",
-        choices=("auto", "jsonl", "json", "csv", "parquet", "saved", "hub", "python"),
-    )
-    split: str = setting("train", "Split of a hub or saved data set.")
+    group: ClassVar[str] = "data"
+
     prompt_column: str = setting(
         "prompt", "Column with the prompt: plain text, or a list of chat messages."
     )
@@ -41,13 +34,4 @@ class DataConfig:
         "skip",
         "A longer prompt is skipped and counted, or ends the run.",
         choices=("skip", "error"),
-    )
-    on_bad_row: str = setting(
-        "error",
-        "A row that cannot be read ends the run, or is skipped and counted.",
-        choices=("error", "skip"),
-    )
-    shuffle: bool = setting(True, "Shuffle every epoch by the run's seed.")
-    limit: int | None = setting(
-        None, "Use at most so many rows of the source.", unit="rows", minimum=1
     )

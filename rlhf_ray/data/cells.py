@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import datetime
 import decimal
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rlhf_ray.config.data import DataConfig
+from rlhf_ray.config.source import SourceConfig
 from rlhf_ray.data.errors import DataError, among
 from rlhf_ray.data.rows import Row, shown
 
@@ -16,23 +17,23 @@ class BadCell(ValueError):  # noqa: N818 - it reads as a sentence where it is ra
     """A cell of one row cannot be used; the message names the column and shows the value."""
 
 
-def check_columns(data: DataConfig, rows: Iterable[Row]) -> None:
+def check_columns(
+    source: SourceConfig, columns: Mapping[str, str | None], rows: Iterable[Row]
+) -> None:
     """Refuse a mapping to columns that no row has.
+
+    Args:
+        columns: key of the source to the column that it names, None where it names none.
 
     Raises:
         DataError: with the columns that there are, the nearest name first.
     """
-    mapped = {
-        "data.prompt_column": data.prompt_column,
-        "data.answer_column": data.answer_column,
-        "data.source_column": data.source_column,
-        "data.id_column": data.id_column,
-    }
     known = {name for row in rows for name in row.cells}
-    for key, column in mapped.items():
+    for key, column in columns.items():
         if column is not None and column not in known:
             raise DataError(
-                f"{key} is {column!r}, and {data.path} has no such column; {among(column, known)}"
+                f"{source.key(key)} is {column!r}, and {source.path} has no such column; "
+                f"{among(column, known)}"
             )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from rlhf_ray.config.source import SourceConfig
 from rlhf_ray.data.errors import DataError, among
 from rlhf_ray.data.rows import BrokenRow, Row, row_from
 
@@ -23,17 +24,18 @@ def is_hub_name(path: str) -> bool:
     return _HUB_NAME.fullmatch(path) is not None
 
 
-def read_saved(path: str, split: str) -> Iterator[Row | BrokenRow]:
+def read_saved(source: SourceConfig) -> Iterator[Row | BrokenRow]:
     """Rows of a folder that `datasets.save_to_disk` wrote: one split, or a dictionary of them.
 
     Raises:
         DataError: it is no such folder, or has no such split.
     """
+    path, split = source.path, source.split
     folder = Path(path)
     if not is_saved_folder(folder):
         raise DataError(
             f"{path} was not written by datasets.save_to_disk: it has neither dataset_dict.json "
-            "nor state.json. For a folder of data files, set data.format=hub"
+            f"nor state.json. For a folder of data files, set {source.key('format')}=hub"
         )
     # Seconds of import: only for those who use it.
     import datasets
@@ -42,13 +44,14 @@ def read_saved(path: str, split: str) -> Iterator[Row | BrokenRow]:
     if isinstance(content, datasets.DatasetDict):
         if split not in content:
             raise DataError(
-                f"{path} has no split {split!r} (data.split); {among(split, map(str, content))}"
+                f"{path} has no split {split!r} ({source.key('split')}); "
+                f"{among(split, map(str, content))}"
             )
         content = content[split]
     yield from _rows(content, f"{folder.name}")
 
 
-def read_hub(path: str, split: str) -> Iterator[Row | BrokenRow]:
+def read_hub(source: SourceConfig) -> Iterator[Row | BrokenRow]:
     """Rows of a data set on the hub, or of a folder of data files; `name:subset` picks a subset.
 
     Raises:
@@ -56,11 +59,13 @@ def read_hub(path: str, split: str) -> Iterator[Row | BrokenRow]:
     """
     import datasets
 
+    path, split = source.path, source.split
     is_folder = Path(path).exists()
     name, _, subset = (path, "", "") if is_folder else path.partition(":")
     kind = "folder" if is_folder else "hub name"
     content = _explained(
-        f"data.path is {path!r}: the {kind} cannot be loaded as a data set (split {split!r})",
+        f"{source.key('path')} is {path!r}: the {kind} cannot be loaded as a data set "
+        f"(split {split!r})",
         lambda: datasets.load_dataset(name, subset or None, split=split),
     )
     yield from _rows(content, Path(name).name)

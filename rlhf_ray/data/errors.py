@@ -11,7 +11,7 @@ _MAX_NAMES = 12
 
 
 class DataError(RequestError):
-    """The prompts cannot be read as configured; the message says where and what to change."""
+    """Rows cannot be read as configured; the message says where and what to change."""
 
 
 def among(name: str, known: Iterable[str]) -> str:

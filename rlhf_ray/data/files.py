@@ -36,8 +36,11 @@ def read_jsonl(path: Path) -> Iterator[Row | BrokenRow]:
             number += 1
 
 
-def read_json(path: Path) -> Iterator[Row | BrokenRow]:
+def read_json(path: Path, *, format_key: str) -> Iterator[Row | BrokenRow]:
     """A list of objects, bare or as the field `data` of an object.
+
+    Args:
+        format_key: the configuration's name for how the file is read.
 
     Raises:
         DataError: the file is not JSON, or holds something else.
@@ -47,7 +50,7 @@ def read_json(path: Path) -> Iterator[Row | BrokenRow]:
     except json.JSONDecodeError as error:
         hint = ""
         if error.msg == "Extra data":
-            hint = "; if every line is an object of its own, set data.format=jsonl"
+            hint = f"; if every line is an object of its own, set {format_key}=jsonl"
         raise DataError(
             f"{path} line {error.lineno} column {error.colno} is not JSON: {error.msg}{hint}"
         ) from error

@@ -1,12 +1,14 @@
-"""Prompts as chats: what a list of messages must look like, and how it becomes text."""
+"""Chats: what a list of messages must look like, and how it becomes text."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from jinja2 import TemplateError, TemplateSyntaxError
 
 from rlhf_ray.config.data import DataConfig
+from rlhf_ray.config.examples import ExamplesConfig
 from rlhf_ray.data.cells import BadCell, cell
 from rlhf_ray.data.errors import DataError
 from rlhf_ray.data.rows import Row, shown
@@ -15,6 +17,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Message = dict[str, Any]
+T = TypeVar("T")
+
+# Which role may come after which; None is the beginning.
+_MAY_FOLLOW: dict[str | None, tuple[str, ...]] = {
+    None: ("system", "developer", "user"),
+    "system": ("user", "developer"),
+    "developer": ("user",),
+    "user": ("assistant",),
+    "assistant": ("user", "tool"),
+    "tool": ("assistant", "tool"),
+}
 
 
 def render(row: Row, data: DataConfig, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -33,30 +46,40 @@ def render(row: Row, data: DataConfig, tokenizer: PreTrainedTokenizerBase) -> st
         value = [{"role": "user", "content": value}]
     messages = check_messages(value, data.prompt_column)
     if not uses_template(data, tokenizer):
-        raise DataError(f"{row.where}: the prompt is a chat, {_no_template(data)}")
-    if data.system_prompt is not None and all(m["role"] != "system" for m in messages):
-        messages = [{"role": "system", "content": data.system_prompt}, *messages]
-    return _apply(messages, tokenizer)
+        raise DataError(f"{row.where}: the prompt is a chat, {no_template(data)}")
+    return apply_template(
+        with_system(messages, data.system_prompt), tokenizer, add_generation_prompt=True
+    )
 
 
-def uses_template(data: DataConfig, tokenizer: PreTrainedTokenizerBase) -> bool:
+def with_system(messages: Sequence[Message], system_prompt: str | None) -> list[Message]:
+    """The chat with the system message in front, where it has none of its own."""
+    if system_prompt is None or any(message["role"] == "system" for message in messages):
+        return list(messages)
+    return [{"role": "system", "content": system_prompt}, *messages]
+
+
+def uses_template(data: DataConfig | ExamplesConfig, tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether prompts go through a chat template."""
     return data.apply_chat_template and tokenizer.chat_template is not None
 
 
-def check_system_prompt(data: DataConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+def check_system_prompt(
+    data: DataConfig | ExamplesConfig, tokenizer: PreTrainedTokenizerBase
+) -> None:
     """Refuse a system prompt that would be left out.
 
     Raises:
         DataError: there is no chat template to put it into.
     """
     if data.system_prompt is not None and not uses_template(data, tokenizer):
-        raise DataError(f"data.system_prompt is set, {_no_template(data)}")
+        raise DataError(f"{data.key('system_prompt')} is set, {no_template(data)}")
 
 
-def _no_template(data: DataConfig) -> str:
+def no_template(data: DataConfig | ExamplesConfig) -> str:
+    """The end of a sentence that says why a chat cannot be rendered."""
     if not data.apply_chat_template:
-        return "but data.apply_chat_template is false; set it to true"
+        return f"but {data.key('apply_chat_template')} is false; set it to true"
     return (
         "but the model's tokenizer has no chat template; give one with model.chat_template, "
         "or use a plain text prompt"
@@ -69,17 +92,54 @@ def check_messages(value: Any, column: str) -> list[Message]:
     Raises:
         BadCell: it is no list of messages with role and text, or ends with the answer.
     """
+    messages = _check_list(value, column)
+    if messages[-1]["role"] == "assistant":
+        raise BadCell(
+            f"the chat in column {column!r} ends with the assistant's own message, so that there "
+            "is nothing to answer"
+        )
+    return messages
+
+
+def check_conversation(value: Any, column: str) -> list[Message]:
+    """The messages of a chat that shows how to answer, up to its last answer.
+
+    Raises:
+        BadCell: it is no list of messages with role and text, a role is unknown or comes where
+            it cannot, or the assistant says nothing.
+    """
+    messages = _check_list(value, column)
+    before: str | None = None
+    for number, message in enumerate(messages, start=1):
+        where, role = f"message {number} in column {column!r}", message["role"]
+        if role not in _MAY_FOLLOW:
+            known = ", ".join(name for name in _MAY_FOLLOW if name is not None)
+            raise BadCell(f"'role' of {where} is {role!r}; it must be one of {known}")
+        if role not in _MAY_FOLLOW[before]:
+            raise BadCell(
+                f"{where} is of the role {role!r}, which cannot "
+                f"{'begin a chat' if before is None else f'follow {before!r}'}; it must be "
+                f"{' or '.join(_MAY_FOLLOW[before])}"
+            )
+        before = role
+    answers = [i for i, m in enumerate(messages) if m["role"] == "assistant" and has_text(m)]
+    if not answers:
+        raise BadCell(f"the assistant says nothing in the chat in column {column!r}")
+    return messages[: answers[-1] + 1]
+
+
+def has_text(message: Message) -> bool:
+    """Whether a message says anything."""
+    return bool(message["content"].strip())
+
+
+def _check_list(value: Any, column: str) -> list[Message]:
     if not isinstance(value, list):
         raise BadCell(f"column {column!r} must be text or a list of messages; it is {shown(value)}")
     if not value:
         raise BadCell(f"column {column!r} is a chat without messages")
     for number, message in enumerate(value, start=1):
         _check_message(message, f"message {number} in column {column!r}")
-    if value[-1]["role"] == "assistant":
-        raise BadCell(
-            f"the chat in column {column!r} ends with the assistant's own message, so that there "
-            "is nothing to answer"
-        )
     return value
 
 
@@ -95,12 +155,56 @@ def _check_message(message: Any, where: str) -> None:
         raise BadCell(f"'role' of {where} is empty")
 
 
-def _apply(messages: list[Message], tokenizer: PreTrainedTokenizerBase) -> str:
+def apply_template(
+    messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, *, add_generation_prompt: bool
+) -> str:
+    """The chat as text.
+
+    Args:
+        add_generation_prompt: end it with what comes before an answer.
+
+    Raises:
+        BadCell: the template refuses the messages.
+        DataError: it is broken.
+    """
+    text = _explained(
+        lambda: tokenizer.apply_chat_template(
+            list(messages), add_generation_prompt=add_generation_prompt, tokenize=False
+        )
+    )
+    assert isinstance(text, str)
+    return text
+
+
+def apply_template_with_marks(
+    messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase
+) -> tuple[str, list[tuple[int, int]]]:
+    """The chat as text, and the first and last-but-one characters that the template marks.
+
+    `tokenizer.apply_chat_template` gives the marks as a mask of tokens alone, and (transformers
+    5.19) no mask at all from a part on whose first character belongs to no token.
+
+    Raises:
+        BadCell: the template refuses the messages.
+        DataError: it is broken.
+    """
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    texts, marks = _explained(
+        lambda: render_jinja_template(
+            conversations=[list(messages)],
+            chat_template=tokenizer.get_chat_template(),
+            return_assistant_tokens_mask=True,
+            **tokenizer.special_tokens_map,
+        )
+    )
+    return texts[0], [(start, stop) for start, stop in marks[0]]
+
+
+def _explained(render: Callable[[], T]) -> T:
     try:
-        text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        return render()
     except TemplateSyntaxError as error:
         raise DataError(f"the chat template is broken: line {error.lineno}: {error}") from error
     except TemplateError as error:
         raise BadCell(f"the chat template refuses the messages: {error}") from error
-    assert isinstance(text, str)
-    return text

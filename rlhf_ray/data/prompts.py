@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rlhf_ray.config.data import DataConfig
 from rlhf_ray.data.cells import BadCell, check_columns, other_columns, text_cell
 from rlhf_ray.data.errors import DataError
 from rlhf_ray.data.messages import check_system_prompt, render, uses_template
-from rlhf_ray.data.rows import BrokenRow, Row
+from rlhf_ray.data.rejects import INVALID, Rejects, Skipped, good_rows, skipped_lines
+from rlhf_ray.data.rows import Row
 from rlhf_ray.data.seeds import stable_seed
 from rlhf_ray.data.sources import read_rows, source_name
 from rlhf_ray.records import Prompt
@@ -20,17 +21,8 @@ from rlhf_ray.records import Prompt
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-BROKEN, INVALID, TOO_LONG = "broken row", "invalid row", "prompt too long"
+TOO_LONG = "prompt too long"
 _TOKENISED_AT_ONCE = 1024
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Skipped:
-    """How many rows are left out for one reason, and what was wrong with the first of them."""
-
-    reason: str
-    count: int
-    example: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,7 +49,7 @@ class PromptSet:
             f"{len(lengths)} prompts of {min(lengths)} to {max(lengths)} tokens "
             f"({sum(lengths) / len(lengths):.0f} on average)"
         ]
-        lines += [f"skipped, {s.reason}: {s.count} (first: {s.example})" for s in self.skipped]
+        lines += skipped_lines(self.skipped)
         if self.left_out_columns:
             names = ", ".join(self.left_out_columns)
             lines.append(f"columns without plain values are left out: {names}")
@@ -75,17 +67,23 @@ def load_prompts(data: DataConfig, tokenizer: PreTrainedTokenizerBase, *, seed: 
             a row is wrong and the configuration says that this ends the run.
     """
     check_system_prompt(data, tokenizer)
-    rejects = _Rejects(data)
-    rows = list(_good_rows(read_rows(data), rejects))
+    rejects = Rejects(data)
+    rows = list(good_rows(read_rows(data), rejects))
     if not rows:
         raise DataError(f"{data.path} has no rows{rejects.words()}")
-    check_columns(data, rows)
+    columns = {
+        "prompt_column": data.prompt_column,
+        "answer_column": data.answer_column,
+        "source_column": data.source_column,
+        "id_column": data.id_column,
+    }
+    check_columns(data, columns, rows)
     rendered = _unique(_rendered(rows, data, tokenizer, rejects), rejects)
     prompts: list[Prompt] = []
     left_out: set[str] = set()
     for item, token_ids in _tokenised(list(rendered), data, tokenizer):
         if len(token_ids) > data.max_prompt_tokens:
-            rejects.too_long(item.row, len(token_ids))
+            _count_long(rejects, data, item.row, len(token_ids))
             continue
         columns, others = other_columns(data, item.row)
         left_out |= others
@@ -122,55 +120,19 @@ class _Rendered:
     source: str
 
 
-@dataclass(slots=True)
-class _Rejects:
-    """Counts bad rows, or raises at the first, as configured."""
-
-    data: DataConfig
-    counts: dict[str, int] = field(default_factory=dict)
-    examples: dict[str, str] = field(default_factory=dict)
-
-    def bad_row(self, reason: str, where: str, problem: str) -> None:
-        message = f"{where}: {problem}"
-        if self.data.on_bad_row == "error":
-            raise DataError(f"{message}. data.on_bad_row=skip leaves such rows out and counts them")
-        self._count(reason, message)
-
-    def too_long(self, row: Row, num_tokens: int) -> None:
-        limit = self.data.max_prompt_tokens
-        message = f"{row.where}: the prompt has {num_tokens} tokens"
-        if self.data.on_long_prompt == "error":
-            raise DataError(
-                f"{message}, and data.max_prompt_tokens is {limit}. Raise it, or leave such rows "
-                "out with data.on_long_prompt=skip"
-            )
-        self._count(TOO_LONG, f"{message}, limit {limit}")
-
-    def _count(self, reason: str, message: str) -> None:
-        self.counts[reason] = self.counts.get(reason, 0) + 1
-        self.examples.setdefault(reason, message)
-
-    def skipped(self) -> tuple[Skipped, ...]:
-        return tuple(
-            Skipped(reason=reason, count=count, example=self.examples[reason])
-            for reason, count in self.counts.items()
+def _count_long(rejects: Rejects, data: DataConfig, row: Row, num_tokens: int) -> None:
+    limit = data.max_prompt_tokens
+    message = f"{row.where}: the prompt has {num_tokens} tokens"
+    if data.on_long_prompt == "error":
+        raise DataError(
+            f"{message}, and data.max_prompt_tokens is {limit}. Raise it, or leave such rows "
+            "out with data.on_long_prompt=skip"
         )
-
-    def words(self) -> str:
-        parts = [f"{s.count} skipped as {s.reason} (first: {s.example})" for s in self.skipped()]
-        return f": {'; '.join(parts)}" if parts else ""
-
-
-def _good_rows(rows: Iterable[Row | BrokenRow], rejects: _Rejects) -> Iterator[Row]:
-    for row in rows:
-        if isinstance(row, BrokenRow):
-            rejects.bad_row(BROKEN, row.where, row.problem)
-        else:
-            yield row
+    rejects.count(TOO_LONG, f"{message}, limit {limit}")
 
 
 def _rendered(
-    rows: Sequence[Row], data: DataConfig, tokenizer: PreTrainedTokenizerBase, rejects: _Rejects
+    rows: Sequence[Row], data: DataConfig, tokenizer: PreTrainedTokenizerBase, rejects: Rejects
 ) -> Iterator[_Rendered]:
     default_source = source_name(data)
     for row in rows:
@@ -187,7 +149,7 @@ def _rendered(
             rejects.bad_row(INVALID, row.where, str(error))
 
 
-def _unique(items: Iterable[_Rendered], rejects: _Rejects) -> Iterator[_Rendered]:
+def _unique(items: Iterable[_Rendered], rejects: Rejects) -> Iterator[_Rendered]:
     """Two rows with one id would be one prompt to everything downstream."""
     first: dict[str, Row] = {}
     for item in items:

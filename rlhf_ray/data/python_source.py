@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from rlhf_ray.config.source import SourceConfig
 from rlhf_ray.data.errors import DataError, among
 from rlhf_ray.data.rows import BrokenRow, Row, row_from, shown
 
@@ -18,21 +19,22 @@ def is_import_path(path: str) -> bool:
     return _IMPORT_PATH.fullmatch(path) is not None
 
 
-def read_python(path: str) -> Iterator[Row | BrokenRow]:
+def read_python(source: SourceConfig) -> Iterator[Row | BrokenRow]:
     """Rows of the iterable that `package.module:name` names.
 
     A callable is called without arguments. The rows are dictionaries; an iterable without an
-    end needs `data.limit`.
+    end needs the source's `limit`.
 
     Raises:
         DataError: nothing of this name can be imported, it is no iterable, or its own code
             raises.
     """
+    path, key = source.path, source.key("path")
     if not is_import_path(path):
-        raise DataError(f"data.path is {path!r}; a Python source is named package.module:name")
+        raise DataError(f"{key} is {path!r}; a Python source is named package.module:name")
     number = 0
     try:
-        for value in _iterable(path):
+        for value in _iterable(path, key):
             yield row_from(value, number=number, where=f"{path} row {number + 1}")
             number += 1
     except DataError:
@@ -44,7 +46,7 @@ def read_python(path: str) -> Iterator[Row | BrokenRow]:
         ) from error
 
 
-def _iterable(path: str) -> Iterable[Any]:
+def _iterable(path: str, key: str) -> Iterable[Any]:
     module_name, _, name = path.partition(":")
     try:
         module = importlib.import_module(module_name)
@@ -52,15 +54,13 @@ def _iterable(path: str) -> Iterable[Any]:
         # An import inside the module that fails is another matter: `error.name` tells.
         missing = f"no module {error.name!r}"
         raise DataError(
-            f"data.path is {path!r}: {missing} can be imported; is its folder in PYTHONPATH, "
+            f"{key} is {path!r}: {missing} can be imported; is its folder in PYTHONPATH, "
             "or the package installed?"
         ) from error
     found = vars(module)
     if name not in found:
         public = [other for other in found if not other.startswith("_")]
-        raise DataError(
-            f"data.path is {path!r}: {module_name} has no {name!r}; {among(name, public)}"
-        )
+        raise DataError(f"{key} is {path!r}: {module_name} has no {name!r}; {among(name, public)}")
     value = found[name]
     if callable(value):
         value = value()

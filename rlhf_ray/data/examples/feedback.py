@@ -1,0 +1,60 @@
+"""Feedback: single answers that somebody called good or bad."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rlhf_ray.config.examples import ExamplesConfig
+from rlhf_ray.data.cells import BadCell, cell
+from rlhf_ray.data.examples.chats import answer_cell, asked_by, mark_answer, prompt_cell
+from rlhf_ray.data.examples.load import Draft, load_examples
+from rlhf_ray.data.examples.sets import ExampleSet
+from rlhf_ray.data.rows import Row, shown
+from rlhf_ray.preferences import Feedback
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# Files without types (CSV) have words for them.
+_WORDS = {"true": True, "false": False}
+
+
+def load_feedback(
+    examples: ExamplesConfig, tokenizer: PreTrainedTokenizerBase, *, seed: int
+) -> ExampleSet[Feedback]:
+    """Answers with the loss mask on them, each good or bad.
+
+    Args:
+        seed: not used: nothing here is drawn.
+
+    Raises:
+        DataError: see `load_examples`.
+    """
+    del seed
+
+    def draft(row: Row) -> Draft[Feedback]:
+        prompt = prompt_cell(row, examples.prompt_column)
+        answer = answer_cell(row, examples.answer_column)
+        is_good = _verdict(row, examples.good_column)
+        return Draft(
+            asked=asked_by(prompt),
+            texts=(mark_answer(row, prompt, answer, examples, tokenizer),),
+            build=lambda samples: Feedback(sample=samples[0], is_good=is_good),
+        )
+
+    return load_examples(
+        "feedback",
+        examples,
+        tokenizer,
+        layouts=(("prompt_column", "answer_column", "good_column"),),
+        draft=draft,
+    )
+
+
+def _verdict(row: Row, column: str) -> bool:
+    value = cell(row, column)
+    if isinstance(value, str):
+        value = _WORDS.get(value.strip().lower(), value)
+    if not isinstance(value, bool):
+        raise BadCell(f"column {column!r} must be true or false; it is {shown(value)}")
+    return value

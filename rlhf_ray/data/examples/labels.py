@@ -1,0 +1,114 @@
+"""From a text whose answers are marked to tokens whose answers are masked, exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import torch
+
+from rlhf_ray.data.cells import BadCell
+from rlhf_ray.data.examples.spans import MarkedText
+from rlhf_ray.supervised import LabelledTokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def label_texts(
+    texts: Sequence[MarkedText], tokenizer: PreTrainedTokenizerBase
+) -> list[LabelledTokens | BadCell]:
+    """Tokens of many texts at once, which is what tokenizers are fast at.
+
+    A mask is exact if no token lies on both sides of where an answer begins or ends. That holds
+    where the tokens of the whole text are those of its parts one after the other, or begin with
+    those of every beginning. Otherwise the parts are tokenised by themselves, because so the
+    model meets them: the tokens of a prompt are there before its answer is. That must give the
+    same text.
+
+    Returns:
+        For each text its tokens, or what is wrong with it.
+    """
+    wholes = _encode(
+        [text.text for text in texts], [text.adds_specials for text in texts], tokenizer
+    )
+    pieces = [_pieces(text) for text in texts]
+    flat = _encode(
+        [piece for row in pieces for piece in row],
+        [
+            text.adds_specials and number == 0
+            for text, row in zip(texts, pieces, strict=True)
+            for number in range(len(row))
+        ],
+        tokenizer,
+    )
+    labelled: list[LabelledTokens | BadCell] = []
+    position = 0
+    for text, whole, row in zip(texts, wholes, pieces, strict=True):
+        parts = flat[position : position + len(row)]
+        position += len(row)
+        try:
+            labelled.append(_masked(_aligned(text, whole, parts, tokenizer)))
+        except BadCell as error:
+            labelled.append(error)
+    return labelled
+
+
+def _pieces(text: MarkedText) -> list[str]:
+    """Context, answer, context, answer, ..., context; any but an answer may be empty."""
+    edges = [0, *(edge for answer in text.answers for edge in answer), len(text.text)]
+    return [text.text[a:b] for a, b in pairwise(edges)]
+
+
+def _encode(
+    texts: Sequence[str], adds_specials: Sequence[bool], tokenizer: PreTrainedTokenizerBase
+) -> list[list[int]]:
+    encoded: list[list[int]] = [[] for _ in texts]
+    for flag in (False, True):
+        numbers = [number for number, adds in enumerate(adds_specials) if adds == flag]
+        if not numbers:
+            continue
+        ids = tokenizer([texts[n] for n in numbers], add_special_tokens=flag)["input_ids"]
+        for number, row in zip(numbers, ids, strict=True):
+            encoded[number] = row
+    return encoded
+
+
+def _aligned(
+    text: MarkedText,
+    whole: list[int],
+    parts: list[list[int]],
+    tokenizer: PreTrainedTokenizerBase,
+) -> list[list[int]]:
+    """The tokens in parts: context, answer, context, ...
+
+    Raises:
+        BadCell: no tokens have their borders where the answers have theirs.
+    """
+    joined = [token for part in parts for token in part]
+    if joined == whole:
+        return parts
+    edges = [edge for answer in text.answers for edge in answer]
+    flags = [text.adds_specials] * len(edges)
+    beginnings = _encode([text.text[:edge] for edge in edges], flags, tokenizer)
+    cuts = [0, *(len(beginning) for beginning in beginnings), len(whole)]
+    if cuts == sorted(cuts) and all(whole[: len(ids)] == ids for ids in beginnings):
+        return [whole[a:b] for a, b in pairwise(cuts)]
+    if tokenizer.decode(joined) != tokenizer.decode(whole):
+        raise BadCell(
+            "the tokenizer joins the beginning or end of an answer with what is beside it, and "
+            "gives another text where they are apart"
+        )
+    return parts
+
+
+def _masked(parts: list[list[int]]) -> LabelledTokens:
+    token_ids = torch.tensor([token for part in parts for token in part], dtype=torch.int64)
+    # Every second part is an answer.
+    flags = [number % 2 == 1 for number, part in enumerate(parts) for _ in part]
+    loss_mask = torch.tensor(flags, dtype=torch.bool)
+    loss_mask[:1] = False
+    if not bool(loss_mask.any()):
+        raise BadCell("the answer has no token")
+    return LabelledTokens(token_ids=token_ids, loss_mask=loss_mask)

@@ -1,0 +1,169 @@
+"""From rows to examples: read, labelled, held to the longest length, split, counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Generic
+
+from rlhf_ray.config.examples import ExamplesConfig
+from rlhf_ray.data.cells import BadCell
+from rlhf_ray.data.errors import DataError
+from rlhf_ray.data.examples.labels import label_texts
+from rlhf_ray.data.examples.lengths import Lengths
+from rlhf_ray.data.examples.rows import Source, identity, read_sources
+from rlhf_ray.data.examples.sets import ExampleSet, T, fingerprint_of
+from rlhf_ray.data.examples.spans import MarkedText
+from rlhf_ray.data.examples.split import content_key
+from rlhf_ray.data.messages import check_system_prompt
+from rlhf_ray.data.rejects import INVALID, Rejects, Skipped
+from rlhf_ray.data.rows import Row
+from rlhf_ray.supervised import LabelledTokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_LABELLED_AT_ONCE = 512
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Draft(Generic[T]):
+    """An example before it has tokens.
+
+    Attributes:
+        asked: what the row asks, as plain values: its key in the split where it has no id.
+        texts: whose tokens make the example.
+        build: the example of these tokens; raises ValueError where they make none.
+    """
+
+    asked: Any
+    texts: tuple[MarkedText, ...]
+    build: Callable[[tuple[LabelledTokens, ...]], T]
+
+
+@dataclass(slots=True)
+class Sides(Generic[T]):
+    """What is gathered for both sides of the split."""
+
+    train: list[T] = field(default_factory=list)
+    held_out: list[T] = field(default_factory=list)
+
+    def of(self, *, held_out: bool) -> list[T]:
+        """The list of one side."""
+        return self.held_out if held_out else self.train
+
+
+def load_examples(
+    kind: str,
+    examples: ExamplesConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    layouts: Sequence[Sequence[str]],
+    draft: Callable[[Row], Draft[T]],
+) -> ExampleSet[T]:
+    """Read, render and tokenise the whole source, and that of held-out rows.
+
+    Args:
+        kind: what the examples are, in the plural.
+        layouts: see `read_sources`.
+        draft: reads one row; raises BadCell where that cannot be.
+
+    Raises:
+        DataError: a source cannot be read, columns are missing, nothing is left to train on, or
+            a row is wrong or too long and the configuration says that this ends the run.
+    """
+    check_system_prompt(examples, tokenizer)
+    sides: Sides[T] = Sides()
+    sources = read_sources(examples, layouts)
+    num_cut = 0
+    for source in sources:
+        lengths = Lengths(examples, source.rejects)
+        drafts = _drafts(source, examples, draft)
+        while chunk := list(islice(drafts, _LABELLED_AT_ONCE)):
+            for is_held_out, example in _built(chunk, tokenizer, lengths):
+                sides.of(held_out=is_held_out).append(example)
+        num_cut += lengths.num_cut
+    return finished_set(kind, examples, tokenizer, sides, sources, num_cut)
+
+
+def finished_set(
+    kind: str,
+    examples: ExamplesConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    sides: Sides[T],
+    sources: Sequence[Source],
+    num_cut: int,
+) -> ExampleSet[T]:
+    """Everything that was gathered.
+
+    Raises:
+        DataError: nothing is left to train on, or of a source of held-out rows.
+    """
+    if not sides.train:
+        raise DataError(
+            f"none of the {kind} in {examples.path} is left to learn from"
+            f"{sources[0].rejects.words()}"
+        )
+    if examples.has_eval_source and not sides.held_out:
+        last = sources[-1]
+        raise DataError(f"none of the {kind} in {last.config.path} is left{last.rejects.words()}")
+    return ExampleSet(
+        kind=kind,
+        train=tuple(sides.train),
+        held_out=tuple(sides.held_out),
+        num_cut=num_cut,
+        skipped=_skipped([source.rejects for source in sources]),
+        vocabulary_size=len(tokenizer),
+        fingerprint=fingerprint_of(sides.train, sides.held_out),
+    )
+
+
+def _drafts(
+    source: Source, examples: ExamplesConfig, draft: Callable[[Row], Draft[T]]
+) -> Iterator[tuple[Row, bool, Draft[T]]]:
+    """Good rows with their side and draft; two rows with one id are one row too many."""
+    first: dict[str, Row] = {}
+    for row in source.rows:
+        try:
+            own = identity(row, examples)
+            drafted = draft(row)
+            if own is not None and first.setdefault(own, row) is not row:
+                raise BadCell(f"has the id {own!r} of {first[own].where}")
+        except BadCell as error:
+            source.rejects.bad_row(INVALID, row.where, str(error))
+            continue
+        key = content_key(drafted.asked) if own is None else own
+        yield row, source.holds_out(key), drafted
+
+
+def _built(
+    chunk: Sequence[tuple[Row, bool, Draft[T]]],
+    tokenizer: PreTrainedTokenizerBase,
+    lengths: Lengths,
+) -> Iterator[tuple[bool, T]]:
+    labelled = iter(label_texts([t for _, _, draft in chunk for t in draft.texts], tokenizer))
+    for row, is_held_out, draft in chunk:
+        samples = list(islice(labelled, len(draft.texts)))
+        good = [sample for sample in samples if isinstance(sample, LabelledTokens)]
+        problems = [sample for sample in samples if isinstance(sample, BadCell)]
+        if problems:
+            lengths.rejects.bad_row(INVALID, row.where, str(problems[0]))
+            continue
+        example = lengths.fit(row, good, draft.build)
+        if example is not None:
+            yield is_held_out, example
+
+
+def _skipped(rejects: Sequence[Rejects]) -> tuple[Skipped, ...]:
+    """What was skipped in all sources, each reason once."""
+    merged: dict[str, Skipped] = {}
+    for part in rejects:
+        for skipped in part.skipped():
+            known = merged.get(skipped.reason)
+            merged[skipped.reason] = Skipped(
+                reason=skipped.reason,
+                count=skipped.count + (known.count if known else 0),
+                example=known.example if known else skipped.example,
+            )
+    return tuple(merged.values())

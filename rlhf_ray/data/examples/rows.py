@@ -1,0 +1,123 @@
+"""Rows of the two sources, what they are called, and on which side each of them is."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from rlhf_ray.config.examples import ExamplesConfig
+from rlhf_ray.config.source import SourceConfig
+from rlhf_ray.data.cells import check_columns, text_cell
+from rlhf_ray.data.errors import DataError, among
+from rlhf_ray.data.examples.split import is_held_out
+from rlhf_ray.data.rejects import Rejects, good_rows
+from rlhf_ray.data.rows import Row
+from rlhf_ray.data.sources import read_rows
+
+
+@dataclass
+class HeldOutSource(SourceConfig):
+    """Where held-out rows come from, where that is a source of its own."""
+
+    group: ClassVar[str] = "examples"
+
+    @classmethod
+    def key(cls, name: str) -> str:
+        """The dotted name of one of its keys; path and split have their own."""
+        return f"{cls.group}.eval_{name}" if name in ("path", "split") else super().key(name)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """The rows of one source that could be read.
+
+    Attributes:
+        config: of the source.
+        rows: at least one.
+        rejects: counts what is left out of it.
+        share: of its keys that is held out.
+    """
+
+    config: SourceConfig
+    rows: tuple[Row, ...]
+    rejects: Rejects
+    share: float
+
+    def holds_out(self, key: str) -> bool:
+        """Whether the rows with this key are held out."""
+        return self.share == 1.0 or is_held_out(key, self.share)
+
+
+def read_sources(examples: ExamplesConfig, layouts: Sequence[Sequence[str]]) -> tuple[Source, ...]:
+    """The source of rows, and that of held-out rows where it is another.
+
+    Args:
+        layouts: names of keys that name columns; all columns of one of the layouts must be
+            there. The first is what messages ask for.
+
+    Raises:
+        DataError: a source cannot be read, has no rows, or lacks columns; or a row is wrong and
+            the configuration says that this ends the run.
+    """
+    configs: list[tuple[SourceConfig, float]] = [(examples, examples.held_out_share)]
+    if examples.has_eval_source:
+        configs.append((_held_out_source(examples), 1.0))
+    sources = []
+    for config, share in configs:
+        rejects = Rejects(config)
+        rows = tuple(good_rows(read_rows(config), rejects))
+        if not rows:
+            raise DataError(f"{config.path} has no rows{rejects.words()}")
+        _check_layout(examples, config, layouts, rows)
+        sources.append(Source(config=config, rows=rows, rejects=rejects, share=share))
+    return tuple(sources)
+
+
+def identity(row: Row, examples: ExamplesConfig) -> str | None:
+    """The row's own id, where the configuration names a column with one.
+
+    Raises:
+        BadCell: it has none.
+    """
+    return None if examples.id_column is None else text_cell(row, examples.id_column)
+
+
+def _held_out_source(examples: ExamplesConfig) -> HeldOutSource:
+    values = {f.name: getattr(examples, f.name) for f in dataclasses.fields(SourceConfig)}
+    return HeldOutSource(
+        **{
+            **values,
+            "path": examples.path if examples.eval_path is None else examples.eval_path,
+            "split": examples.split if examples.eval_split is None else examples.eval_split,
+        }
+    )
+
+
+def _check_layout(
+    examples: ExamplesConfig,
+    source: SourceConfig,
+    layouts: Sequence[Sequence[str]],
+    rows: Iterable[Row],
+) -> None:
+    check_columns(source, {"id_column": examples.id_column}, rows)
+    known = {name for row in rows for name in row.cells}
+    if any(known.issuperset(_columns(examples, layout)) for layout in layouts):
+        return
+    needed = [
+        " and ".join(
+            f"{column!r} ({examples.key(key)})"
+            for key, column in zip(layout, _columns(examples, layout), strict=True)
+        )
+        for layout in layouts
+    ]
+    missing = next(c for c in _columns(examples, layouts[0]) if c not in known)
+    raise DataError(
+        f"{source.path} has no columns {', nor '.join(needed)}; {among(missing, known)}"
+    )
+
+
+def _columns(examples: ExamplesConfig, layout: Iterable[str]) -> Iterator[str]:
+    values = vars(examples)
+    return (values[key] for key in layout)

@@ -1,0 +1,88 @@
+"""All examples of a run: what is trained on, what is held out, and what was left out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from rlhf_ray.data.rejects import Skipped, skipped_lines
+from rlhf_ray.preferences import Feedback, Ranking
+from rlhf_ray.supervised import LabelledTokens
+
+T = TypeVar("T", LabelledTokens, Ranking, Feedback)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExampleSet(Generic[T]):
+    """All examples of a run.
+
+    Attributes:
+        kind: what the examples are, in the plural ("demonstrations"), for messages.
+        train: in the order of the source.
+        held_out: never trained on; may be empty. No prompt of theirs is one of `train` where
+            they are a share of the same source.
+        num_cut: examples of both that were cut to the longest length.
+        skipped: rows of both sources that are left out, by reason.
+        vocabulary_size: of the tokenizer; every token id is below it.
+        fingerprint: of the tokens, masks and labels of both, in order; other data has another.
+    """
+
+    kind: str
+    train: tuple[T, ...]
+    held_out: tuple[T, ...]
+    num_cut: int
+    skipped: tuple[Skipped, ...]
+    vocabulary_size: int
+    fingerprint: str
+
+    def describe(self) -> str:
+        """Lines for people: how many examples, how long, and what is left out."""
+        lines = [f"{self.kind} to learn from: {_sizes(self.train)}"]
+        lines.append(f"held out: {_sizes(self.held_out)}")
+        if self.num_cut:
+            lines.append(f"cut to examples.max_tokens: {self.num_cut}")
+        return "\n".join([*lines, *skipped_lines(self.skipped)])
+
+
+def samples_of(example: LabelledTokens | Ranking | Feedback) -> tuple[LabelledTokens, ...]:
+    """The token sequences of an example."""
+    if isinstance(example, Ranking):
+        return example.answers
+    return (example.sample,) if isinstance(example, Feedback) else (example,)
+
+
+def fingerprint_of(train: Sequence[T], held_out: Sequence[T]) -> str:
+    """16 hexadecimal digits of the content of both, in order."""
+    digest = hashlib.sha256()
+    for part in (train, held_out):
+        digest.update(f"{len(part)} examples".encode())
+        for example in part:
+            digest.update(json.dumps(list(_content(example))).encode())
+    return digest.hexdigest()[:16]
+
+
+def _content(example: LabelledTokens | Ranking | Feedback) -> Iterator[Any]:
+    for sample in samples_of(example):
+        yield sample.token_ids.tolist()
+        yield sample.loss_mask.nonzero().flatten().tolist()
+    if isinstance(example, Ranking):
+        yield example.margin
+    if isinstance(example, Feedback):
+        yield example.is_good
+
+
+def _sizes(examples: Sequence[LabelledTokens | Ranking | Feedback]) -> str:
+    samples = [sample for example in examples for sample in samples_of(example)]
+    if not samples:
+        return "none"
+    lengths = [len(sample.token_ids) for sample in samples]
+    num_predicted = sum(int(sample.loss_mask.sum()) for sample in samples)
+    sequences = "" if len(samples) == len(examples) else f" with {len(samples)} answers"
+    return (
+        f"{len(examples)}{sequences}, {min(lengths)} to {max(lengths)} tokens each "
+        f"({sum(lengths) / len(lengths):.0f} on average), {num_predicted} of {sum(lengths)} "
+        "predicted"
+    )

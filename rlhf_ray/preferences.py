@@ -1,0 +1,56 @@
+"""The records of learning from preferences: answers in an order, and answers good or bad."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+from rlhf_ray.supervised import LabelledTokens
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ranking:
+    """Answers to one prompt, best first.
+
+    Attributes:
+        answers: two or more, no two with the same tokens; each is prompt and answer together,
+            with the loss mask on the answer's tokens.
+        margin: by how much the best one is better than the worst, at least 0, where that is
+            known.
+    """
+
+    answers: tuple[LabelledTokens, ...]
+    margin: float | None
+
+    def __post_init__(self) -> None:
+        if len(self.answers) < 2:
+            raise ValueError(f"a ranking of {len(self.answers)} answers has no better one")
+        for answer in self.answers:
+            _check_has_answer(answer)
+        for one, other in itertools.combinations(self.answers, 2):
+            if one.token_ids.tolist() == other.token_ids.tolist():
+                raise ValueError("two answers of a ranking have the same tokens")
+        if self.margin is not None and not (math.isfinite(self.margin) and self.margin >= 0):
+            raise ValueError(f"margin={self.margin}: must be a finite number of at least 0")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Feedback:
+    """One answer, and what somebody thought of it.
+
+    Attributes:
+        sample: prompt and answer together, with the loss mask on the answer's tokens.
+        is_good: the answer is one to give.
+    """
+
+    sample: LabelledTokens
+    is_good: bool
+
+    def __post_init__(self) -> None:
+        _check_has_answer(self.sample)
+
+
+def _check_has_answer(sample: LabelledTokens) -> None:
+    if not bool(sample.loss_mask.any()):
+        raise ValueError("an answer has no token on its loss mask")
