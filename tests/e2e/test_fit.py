@@ -39,7 +39,11 @@ def _loads_and_answers(folder: Path) -> None:
 
 @pytest.mark.timeout(600)
 def test_demonstrations_lower_the_held_out_perplexity(make_run):
-    run = make_run(*SFT, "training.num_ranks=2", "training.zero_stage=2").succeed()
+    run = make_run(*SFT, "training.num_ranks=2", "training.zero_stage=2")
+    run.wait_for_step(1)
+    run.descendants()
+    run.succeed()
+    assert run.survivors() == []
     summary, metrics = _summary(run), run.metrics()
     assert [row["step"] for row in metrics] == list(range(summary["num_steps"] + 1))
     assert summary["perplexity_before"] == metrics[0]["eval/perplexity"]
@@ -51,8 +55,6 @@ def test_demonstrations_lower_the_held_out_perplexity(make_run):
     assert "held-out perplexity" in run.text
     assert f"Result: {run.output / 'model'}" in run.text
     assert list((run.output / "tensorboard").iterdir())
-    run.descendants()
-    assert run.survivors() == []
     _loads_and_answers(run.output / "model")
 
 
