@@ -7,6 +7,7 @@ from collections.abc import Collection
 from rlhf_ray.config.rule import Rule
 from rlhf_ray.config.rules_algorithm import ALGORITHM_RULES
 from rlhf_ray.config.rules_batch import BATCH_RULES
+from rlhf_ray.config.rules_examples import EXAMPLES_RULES
 from rlhf_ray.config.rules_fit import FIT_RULES
 from rlhf_ray.config.rules_generation import GENERATION_RULES
 from rlhf_ray.config.rules_run import RUN_RULES
@@ -21,6 +22,7 @@ ALL_RULES: tuple[Rule, ...] = (
     + ALGORITHM_RULES
     + GENERATION_RULES
     + TRAINING_RULES
+    + EXAMPLES_RULES
     + FIT_RULES
 )
 

@@ -14,7 +14,7 @@ from rlhf_ray.data.examples.labels import label_texts
 from rlhf_ray.data.examples.lengths import Lengths
 from rlhf_ray.data.examples.rows import Source, identity, read_sources
 from rlhf_ray.data.examples.sets import ExampleSet, T, fingerprint_of
-from rlhf_ray.data.examples.spans import MarkedText
+from rlhf_ray.data.examples.spans import MarkedText, special_texts
 from rlhf_ray.data.examples.split import content_key
 from rlhf_ray.data.messages import check_system_prompt
 from rlhf_ray.data.rejects import INVALID, Rejects, Skipped
@@ -44,10 +44,12 @@ class Draft(Generic[T]):
 
 @dataclass(slots=True)
 class Sides(Generic[T]):
-    """What is gathered for both sides of the split."""
+    """What is gathered for both sides of the split; see `ExampleSet`."""
 
     train: list[T] = field(default_factory=list)
     held_out: list[T] = field(default_factory=list)
+    num_cut: int = 0
+    num_open: int = 0
 
     def of(self, *, held_out: bool) -> list[T]:
         """The list of one side."""
@@ -76,15 +78,14 @@ def load_examples(
     check_system_prompt(examples, tokenizer)
     sides: Sides[T] = Sides()
     sources = read_sources(examples, layouts)
-    num_cut = 0
+    ends = frozenset(tokenizer.convert_tokens_to_ids([*special_texts(tokenizer)]))
     for source in sources:
         lengths = Lengths(examples, source.rejects)
         drafts = _drafts(source, examples, draft)
         while chunk := list(islice(drafts, _LABELLED_AT_ONCE)):
-            for is_held_out, example in _built(chunk, tokenizer, lengths):
-                sides.of(held_out=is_held_out).append(example)
-        num_cut += lengths.num_cut
-    return finished_set(kind, examples, tokenizer, sides, sources, num_cut)
+            _build(chunk, sides, tokenizer, lengths, ends)
+        sides.num_cut += lengths.num_cut
+    return finished_set(kind, examples, tokenizer, sides, sources)
 
 
 def finished_set(
@@ -93,7 +94,6 @@ def finished_set(
     tokenizer: PreTrainedTokenizerBase,
     sides: Sides[T],
     sources: Sequence[Source],
-    num_cut: int,
 ) -> ExampleSet[T]:
     """Everything that was gathered.
 
@@ -112,7 +112,8 @@ def finished_set(
         kind=kind,
         train=tuple(sides.train),
         held_out=tuple(sides.held_out),
-        num_cut=num_cut,
+        num_cut=sides.num_cut,
+        num_open=sides.num_open,
         skipped=_skipped([source.rejects for source in sources]),
         vocabulary_size=len(tokenizer),
         fingerprint=fingerprint_of(sides.train, sides.held_out),
@@ -137,11 +138,18 @@ def _drafts(
         yield row, source.holds_out(key), drafted
 
 
-def _built(
+def _build(
     chunk: Sequence[tuple[Row, bool, Draft[T]]],
+    sides: Sides[T],
     tokenizer: PreTrainedTokenizerBase,
     lengths: Lengths,
-) -> Iterator[tuple[bool, T]]:
+    ends: frozenset[int],
+) -> None:
+    """Add the examples of some drafts to their sides.
+
+    Args:
+        ends: ids of the special tokens.
+    """
     labelled = iter(label_texts([t for _, _, draft in chunk for t in draft.texts], tokenizer))
     for row, is_held_out, draft in chunk:
         samples = list(islice(labelled, len(draft.texts)))
@@ -152,7 +160,12 @@ def _built(
             continue
         example = lengths.fit(row, good, draft.build)
         if example is not None:
-            yield is_held_out, example
+            sides.of(held_out=is_held_out).append(example)
+            sides.num_open += any(_last_predicted(sample) not in ends for sample in good)
+
+
+def _last_predicted(sample: LabelledTokens) -> int:
+    return int(sample.token_ids[sample.loss_mask][-1])
 
 
 def _skipped(rejects: Sequence[Rejects]) -> tuple[Skipped, ...]:

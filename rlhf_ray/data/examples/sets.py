@@ -25,6 +25,8 @@ class ExampleSet(Generic[T]):
         held_out: never trained on; may be empty. No prompt of theirs is one of `train` where
             they are a share of the same source.
         num_cut: examples of both that were cut to the longest length.
+        num_open: examples of both with an answer after which the template writes no special
+            token, before any cut: nothing there teaches the model to stop.
         skipped: rows of both sources that are left out, by reason.
         vocabulary_size: of the tokenizer; every token id is below it.
         fingerprint: of the tokens, masks and labels of both, in order; other data has another.
@@ -34,6 +36,7 @@ class ExampleSet(Generic[T]):
     train: tuple[T, ...]
     held_out: tuple[T, ...]
     num_cut: int
+    num_open: int
     skipped: tuple[Skipped, ...]
     vocabulary_size: int
     fingerprint: str
@@ -44,6 +47,11 @@ class ExampleSet(Generic[T]):
         lines.append(f"held out: {_sizes(self.held_out)}")
         if self.num_cut:
             lines.append(f"cut to examples.max_tokens: {self.num_cut}")
+        if self.num_open:
+            lines.append(
+                f"with an answer that no special token ends: {self.num_open}; from these the model "
+                "does not learn when to stop"
+            )
         return "\n".join([*lines, *skipped_lines(self.skipped)])
 
 

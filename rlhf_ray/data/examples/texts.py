@@ -49,7 +49,6 @@ def load_texts(
         )
     sources = read_sources(examples, (("text_column",),))
     sides: Sides[LabelledTokens] = Sides()
-    num_cut = 0
     for source in sources:
         documents: Sides[tuple[Row, list[int]]] = Sides()
         rows = _texts(source, examples)
@@ -67,8 +66,8 @@ def load_texts(
                 if examples.pack_texts
                 else _separate(rows_of_side, lengths)
             )
-        num_cut += lengths.num_cut
-    return finished_set("texts", examples, tokenizer, sides, sources, num_cut)
+        sides.num_cut += lengths.num_cut
+    return finished_set("texts", examples, tokenizer, sides, sources)
 
 
 def _texts(source: Source, examples: ExamplesConfig) -> Iterator[tuple[Row, bool, str]]:

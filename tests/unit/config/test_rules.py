@@ -519,6 +519,41 @@ CASES = [
         ["fit.patience=2", "examples.eval_share=0", "examples.eval_path"],
         ["fit.patience=2", "examples.eval_share=0", "examples.eval_path=held_out.jsonl"],
     ),
+    (
+        "held out in two ways",
+        ["examples.path=a.jsonl", "examples.eval_path=b.jsonl"],
+        ["examples.eval_share=0.1"],
+        ["examples.eval_share=0.1", "examples.eval_path=b.jsonl", "to null"],
+        ["examples.eval_share=null"],
+    ),
+    (
+        "split and share",
+        ["examples.path=a/b", "examples.eval_split=test"],
+        ["examples.eval_share=0.1"],
+        ["examples.eval_share=0.1", "examples.eval_split=test"],
+        ["examples.eval_share=0"],
+    ),
+    (
+        "held out what is trained on",
+        ["examples.path=a.jsonl"],
+        ["examples.eval_path=a.jsonl"],
+        ["examples.eval_path=a.jsonl", "trained on", "examples.eval_share"],
+        ["examples.eval_path=b.jsonl"],
+    ),
+    (
+        "held out the split that is trained on",
+        ["examples.path=a/b", "examples.split=all"],
+        ["examples.eval_split=all"],
+        ["examples.eval_split=all", "trained on"],
+        ["examples.eval_path=a/b", "examples.eval_split=test"],
+    ),
+    (
+        "columns that are one",
+        ["examples.chosen_column=best"],
+        ["examples.rejected_column=best"],
+        ["examples.rejected_column=best", "also examples.chosen_column"],
+        ["examples.rejected_column=worst"],
+    ),
 ]
 # A base that is fine only together with the repair (the rule has two sides).
 NOT_FINE_ALONE = {"colocated devices"}

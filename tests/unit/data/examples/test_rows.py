@@ -1,0 +1,196 @@
+"""What all kinds have in common: the split, lengths, broken rows, columns, fingerprints."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlhf_ray.data.errors import DataError
+from rlhf_ray.data.examples import load_demonstrations, load_rankings
+from rlhf_ray.data.examples.split import content_key, is_held_out
+
+ROWS = [{"prompt": f"question {i}?", "answer": f"answer {i}"} for i in range(40)]
+PAIR = {"prompt": "q", "chosen": "a", "rejected": "b"}
+
+
+@pytest.fixture
+def load(source, tokenizer):
+    """Demonstrations of rows."""
+
+    def call(rows: list[Any], **settings: Any):
+        return load_demonstrations(source(rows, **settings), tokenizer, seed=3)
+
+    return call
+
+
+def texts_of(samples, tokenizer) -> list[str]:
+    return [tokenizer.decode(sample.token_ids) for sample in samples]
+
+
+class TestSplit:
+    def test_added_rows_move_none(self, load, tokenizer) -> None:
+        before, after = load(ROWS[5:30], eval_share=0.3), load(ROWS[::-1], eval_share=0.3)
+        assert before.held_out
+        assert {*texts_of(before.held_out, tokenizer)} <= {*texts_of(after.held_out, tokenizer)}
+        assert {*texts_of(before.train, tokenizer)} <= {*texts_of(after.train, tokenizer)}
+        assert len(after.train) + len(after.held_out) == len(ROWS)
+
+    @given(key=st.text(), small=st.floats(0, 0.99), large=st.floats(0, 0.99))
+    def test_a_larger_share_holds_out_more(self, key: str, small: float, large: float) -> None:
+        small, large = sorted((small, large))
+        assert is_held_out(key, small) <= is_held_out(key, large)
+
+    def test_share_of_many(self) -> None:
+        count = sum(is_held_out(f"row {number}", 0.1) for number in range(5000))
+        # Five standard deviations of 5000 coins.
+        assert abs(count - 500) < 106
+        assert not any(is_held_out(f"row {number}", 0.0) for number in range(100))
+
+    def test_a_prompt_is_on_one_side(self, load, tokenizer) -> None:
+        rows = [{**row, "answer": answer} for row in ROWS for answer in ("yes", "no")]
+        loaded = load(rows, eval_share=0.4)
+        sides = [
+            {text.partition("<assistant>")[0] for text in texts_of(side, tokenizer)}
+            for side in (loaded.train, loaded.held_out)
+        ]
+        assert all(sides)
+        assert sides[0] & sides[1] == set()
+
+    def test_an_id_decides_where_there_is_one(self, load, tokenizer) -> None:
+        rows = [{**row, "key": f"k{i}"} for i, row in enumerate(ROWS)]
+        changed = [{**row, "prompt": f"other {i}"} for i, row in enumerate(rows)]
+        numbers = [
+            [text.rpartition("answer ")[2] for text in texts_of(loaded.held_out, tokenizer)]
+            for loaded in (
+                load(rows, id_column="key", eval_share=0.3),
+                load(changed, id_column="key", eval_share=0.3),
+            )
+        ]
+        assert numbers[0] == numbers[1] != []
+        assert numbers[0] == [f"{i}<eos>" for i in range(40) if is_held_out(f"k{i}", 0.3)]
+
+    def test_a_source_of_its_own(self, load, tokenizer, tmp_path) -> None:
+        path = tmp_path / "held_out.jsonl"
+        path.write_text("\n".join(json.dumps(row) for row in ROWS[:3]))
+        loaded = load(ROWS[3:], eval_path=str(path))
+        assert len(loaded.train) == len(ROWS) - 3
+        assert texts_of(loaded.held_out, tokenizer) == [
+            f"<user>question {i}?<assistant>answer {i}<eos>" for i in range(3)
+        ]
+        with pytest.raises(DataError, match=r"examples.eval_path is '.*/gone.jsonl': no such file"):
+            load(ROWS, eval_path=str(tmp_path / "gone.jsonl"))
+
+    def test_default(self, source) -> None:
+        assert source(ROWS, eval_share=None).held_out_share == 0.05
+        assert source(ROWS, eval_path="x").held_out_share == 0.0
+
+    def test_keys_of_content(self) -> None:
+        assert content_key([["user", "é"]]) == '[["user", "é"]]'
+
+
+class TestLengths:
+    LONG = ({"prompt": "q", "answer": "abcdefgh" * 3}, {"prompt": "q", "answer": "x"})
+
+    def test_cut(self, load, tokenizer) -> None:
+        loaded = load(list(self.LONG), max_tokens=8)
+        assert [len(sample.token_ids) for sample in loaded.train] == [8, 5]
+        assert [sample.loss_mask.sum().item() for sample in loaded.train] == [5, 2]
+        assert loaded.num_cut == 1
+        assert "cut to examples.max_tokens: 1" in loaded.describe()
+
+    def test_an_answer_that_is_cut_away_is_skipped(self, load) -> None:
+        loaded = load([{"prompt": "q" * 20, "answer": "x"}, self.LONG[1]], max_tokens=8)
+        assert len(loaded.train) == 1
+        (skipped,) = loaded.skipped
+        assert (skipped.reason, skipped.count) == ("cut down to nothing to learn", 1)
+        assert "rows.jsonl line 1: has 24 tokens, cut to 8" in skipped.example
+        assert loaded.num_cut == 0
+
+    def test_skip(self, load) -> None:
+        loaded = load(list(self.LONG), max_tokens=8, on_long="skip")
+        assert len(loaded.train) == 1
+        assert [(s.reason, s.count) for s in loaded.skipped] == [("too long", 1)]
+        assert "skipped, too long: 1 (first: rows.jsonl line 1" in loaded.describe()
+
+    def test_error(self, load) -> None:
+        with pytest.raises(DataError, match=r"line 1: has 28 tokens, and .*max_tokens is 27"):
+            load(list(self.LONG), max_tokens=27, on_long="error")
+        assert load(list(self.LONG), max_tokens=28, on_long="error").num_cut == 0
+
+    def test_answers_that_become_the_same(self, source, tokenizer) -> None:
+        rows = [{"prompt": "q", "chosen": "abcdefgX", "rejected": "abcdefgY"}, PAIR]
+        loaded = load_rankings(source(rows, max_tokens=8), tokenizer, seed=0)
+        assert len(loaded.train) == 1
+        assert "two answers of a ranking have the same tokens" in loaded.skipped[0].example
+
+
+class TestBadRows:
+    def test_refused_or_counted(self, load) -> None:
+        rows = [ROWS[0], "{", {"prompt": 5, "answer": "x"}, {"prompt": "x"}, "[]", ROWS[1]]
+        with pytest.raises(DataError, match=r"line 2: is not JSON.* examples.on_bad_row=skip"):
+            load(rows)
+        loaded = load(rows, on_bad_row="skip")
+        assert len(loaded.train) == 2
+        assert [(s.reason, s.count) for s in loaded.skipped] == [
+            ("broken row", 2),
+            ("invalid row", 2),
+        ]
+
+    def test_two_rows_with_one_id(self, load) -> None:
+        rows = [{**ROWS[0], "key": "a"}, {**ROWS[1], "key": "a"}]
+        with pytest.raises(DataError, match=r"line 2: has the id 'a' of rows.jsonl line 1"):
+            load(rows, id_column="key")
+
+    def test_missing_columns(self, load) -> None:
+        with pytest.raises(DataError) as caught:
+            load([{"message": "x"}])
+        message = str(caught.value)
+        assert "has no columns 'messages' (examples.messages_column), nor" in message
+        assert "did you mean 'message'?" in message
+        with pytest.raises(DataError, match=r"examples.id_column is 'key', and"):
+            load(ROWS, id_column="key")
+
+    def test_nothing_left(self, load) -> None:
+        with pytest.raises(DataError, match=r"has no rows$"):
+            load([])
+        with pytest.raises(DataError, match=r"none of the demonstrations in .* is left.*too long"):
+            load(ROWS, max_tokens=2, on_long="skip")
+
+    def test_an_answer_without_an_end_is_counted(self, source) -> None:
+        from rlhf_ray.models.tiny_tokenizer import train_tokenizer
+
+        tokenizer = train_tokenizer(["a b"])
+        tokenizer.chat_template = "{% for m in messages %}[{{ m.content }}]{% endfor %}"
+        loaded = load_demonstrations(source(ROWS[:3]), tokenizer, seed=0)
+        assert loaded.num_open == 3
+        assert "no special token ends: 3" in loaded.describe()
+
+
+class TestFingerprint:
+    def test_same_data(self, load) -> None:
+        assert load(ROWS).fingerprint == load(ROWS).fingerprint
+        assert load(ROWS).vocabulary_size > 256
+
+    @pytest.mark.parametrize(
+        ("rows", "settings"),
+        [
+            (ROWS[::-1], {}),
+            (ROWS[1:], {}),
+            ([{**ROWS[0], "answer": "no"}, *ROWS[1:]], {}),
+            (ROWS, {"system_prompt": "x"}),
+            (ROWS, {"eval_share": 0.3}),
+        ],
+    )
+    def test_other_data(self, load, rows, settings) -> None:
+        assert load(rows, **settings).fingerprint != load(ROWS).fingerprint
+
+    def test_the_margin_counts(self, source, tokenizer) -> None:
+        one, other = (
+            load_rankings(source([{**PAIR, "margin": margin}]), tokenizer, seed=0).fingerprint
+            for margin in (1, 2)
+        )
+        assert one != other
