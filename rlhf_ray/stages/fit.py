@@ -32,7 +32,7 @@ from rlhf_ray.observe.metrics import make_writer, read_metrics
 from rlhf_ray.observe.progress import FIT_FACTS, Progress, make_progress
 from rlhf_ray.observe.quiet import quiet_driver
 from rlhf_ray.preferences import Feedback, Ranking
-from rlhf_ray.stages.fit_inputs import check_inputs
+from rlhf_ray.stages.fit_inputs import check_inputs, check_warmup
 from rlhf_ray.supervised import LabelledTokens
 from rlhf_ray.training.rank_plan import RankPlan, rank_plan
 
@@ -87,6 +87,7 @@ def run_fit(config: Config, stage: FitStage[T]) -> int:
         examples = stage.load(config.examples, load_tokenizer(config.model), seed=config.seed)
         steps = _steps(config, stage, examples)
         progress.message(f"{examples.describe()}\n{steps.num_steps} optimiser steps")
+        check_warmup(config, steps.num_steps)
         progress.expect(steps.num_steps)
         progress.phase("start")
         stack.enter_context(connected(dashboard=config.observe.dashboard))

@@ -39,6 +39,21 @@ def check_inputs(config: Config) -> None:
             )
 
 
+def check_warmup(config: Config, num_steps: int) -> None:
+    """Refuse a warm-up that is as long as the run: the peak learning rate would not be reached.
+
+    Raises:
+        RequestError: says how many steps there are.
+    """
+    warmup = config.training.warmup_steps
+    if warmup >= num_steps and warmup:
+        raise RequestError(
+            f"training.warmup_steps={warmup}: the whole run has only {num_steps} optimiser steps, "
+            f"so that the peak learning rate would never be reached; lower it to at most "
+            f"{num_steps - 1}, or raise fit.num_epochs or fit.max_steps"
+        )
+
+
 def _is_local(path: str) -> bool:
     """It names a place on this machine, and not a hub data set or an import path."""
     is_rooted = path.startswith(("/", "./", "../", "~"))
