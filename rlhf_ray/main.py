@@ -25,7 +25,9 @@ from rlhf_ray.config.run import Config
 STAGES: dict[str, str] = {
     "plan": "rlhf_ray.stages.plan",
     "prepare_data": "rlhf_ray.stages.prepare_data",
+    "pretrain": "rlhf_ray.stages.pretrain",
     "rl": "rlhf_ray.stages.rl",
+    "sft": "rlhf_ray.stages.sft",
 }
 
 EXIT_FAILED = 1

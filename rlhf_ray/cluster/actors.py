@@ -141,6 +141,25 @@ class _Trained(_Saved):
         self._worker.reload_states()
 
 
+class Imitator(_Trained):
+    """One rank of a language model that learns from texts or demonstrations."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        super().__init__()
+        from rlhf_ray.training.imitator import Imitator as Worker
+
+        self._worker = Worker(**settings)
+
+    def update(self, steps: Sequence[Any]) -> dict[str, float]:
+        return self._worker.update(steps)
+
+    def evaluate(self, samples: Any) -> dict[str, float]:
+        return self._worker.evaluate(samples)
+
+    def save_model(self, folder: Path) -> None:
+        self._worker.save_model(folder)
+
+
 class Learner(_Trained):
     """One rank of the policy in training."""
 

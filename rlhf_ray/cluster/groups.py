@@ -206,6 +206,27 @@ class References(SavedRanks):
         return [_call(m, m.handle.finish_update.remote()) for m in self._members]
 
 
+class FittedRanks(TrainedRanks):
+    """All ranks of a model that learns from examples."""
+
+    def update(self, samples: Sequence[Any]) -> list[Call]:
+        """One optimiser step; `samples`: those of each rank. Signal: metrics, the same on all."""
+        return [
+            _call(member, member.handle.update.remote([own]))
+            for member, own in zip(self._members, samples, strict=True)
+        ]
+
+    def evaluate(self, samples: Sequence[Any]) -> list[Call]:
+        """`samples`: those of each rank. Signal: metrics, the same on all of them."""
+        return [
+            _call(member, member.handle.evaluate.remote(own))
+            for member, own in zip(self._members, samples, strict=True)
+        ]
+
+    def save_model(self, folder: Path) -> list[Call]:
+        return [_call(m, m.handle.save_model.remote(folder)) for m in self._members]
+
+
 class Critics(TrainedRanks):
     """All ranks of the critic."""
 

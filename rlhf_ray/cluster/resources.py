@@ -112,6 +112,9 @@ class _Planner:
 def plan_resources(config: Config) -> ResourcePlan:
     """The actors of a run and the bundles they live in; a function of the configuration alone."""
     planner = _Planner()
+    if config.is_fit:
+        _add_ranks(planner, "learner", config.training)
+        return _planned(planner, config)
     generation = config.generation
     if config.placement.strategy == "colocated":
         planner.add_together(config)
@@ -130,6 +133,10 @@ def plan_resources(config: Config) -> ResourcePlan:
     reward = config.reward
     planner.add_apart("reward", reward.num_workers, cpus=reward.num_cpus, gpus=0.0)
     planner.add_apart("builder", 1, cpus=BUILDER_CPUS, gpus=0.0)
+    return _planned(planner, config)
+
+
+def _planned(planner: _Planner, config: Config) -> ResourcePlan:
     return ResourcePlan(
         roles=tuple(planner.roles),
         bundles=tuple(planner.bundles),

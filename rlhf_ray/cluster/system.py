@@ -17,9 +17,8 @@ from rlhf_ray.cluster.groups import (
     References,
     Rewards,
 )
-from rlhf_ray.cluster.launch import Launcher
+from rlhf_ray.cluster.launched import collective_timeout_s, launched, start_ranks
 from rlhf_ray.cluster.resources import ResourcePlan
-from rlhf_ray.cluster.runtime import reserved
 from rlhf_ray.cluster.supervisor import Member, Supervisor
 from rlhf_ray.config.run import Config
 from rlhf_ray.training.rank_plan import rank_plan
@@ -50,25 +49,17 @@ def started_system(config: Config, plan: ResourcePlan) -> Iterator[System]:
         RequestError: the cluster is too small.
         RunFailed: a role did not start.
     """
-    deadlines = config.deadlines
-    supervisor = Supervisor()
-    wait_s = config.placement.wait_s
-    with reserved(plan, wait_s=wait_s, timeout_s=deadlines.start_s) as group:
-        launcher = Launcher(group, supervisor, timeout_s=deadlines.start_s, stop_s=deadlines.stop_s)
-        orderly = False
-        try:
-            for role in plan.roles:
-                actor_class, settings = _blueprint(role.role, config)
-                for rank in range(role.num_actors):
-                    extra = {"engine_index": rank} if role.role == "generator" else {}
-                    launcher.create(role, rank, actor_class, settings | extra)
-            members = launcher.members()
-            _start(members, supervisor, config)
-            launcher.remember_processes()
-            yield _facades(members, supervisor)
-            orderly = True
-        finally:
-            launcher.close(orderly=orderly)
+
+    def blueprint(role: str, rank: int) -> tuple[type, dict[str, Any]]:
+        actor_class, settings = _blueprint(role, config)
+        extra = {"engine_index": rank} if role == "generator" else {}
+        return actor_class, settings | extra
+
+    def start(by_role: dict[str, list[Member]], supervisor: Supervisor) -> list[Call]:
+        return _start(by_role, supervisor, config)
+
+    with launched(config, plan, blueprint=blueprint, start=start) as (by_role, supervisor):
+        yield _facades(by_role, supervisor)
 
 
 def _blueprint(role: str, config: Config) -> tuple[type, dict[str, Any]]:
@@ -77,8 +68,7 @@ def _blueprint(role: str, config: Config) -> tuple[type, dict[str, Any]]:
     ranked: dict[str, Any] = {
         "model": replace(config.model, head_kernel=config.head_kernel),
         "seed": config.seed,
-        # Collective operations give up a little before the driver does, and say which one.
-        "timeout_s": 0.9 * max(config.deadlines.update_s, config.deadlines.start_s),
+        "timeout_s": collective_timeout_s(config),
     }
     sampled = {"temperature": config.generation.temperature}
     blueprints: dict[str, tuple[type, dict[str, Any]]] = {
@@ -150,28 +140,23 @@ def _sample_control(config: Config) -> SampleControl:
     )
 
 
-def _start(members: list[Member], supervisor: Supervisor, config: Config) -> None:
+def _start(by_role: dict[str, list[Member]], supervisor: Supervisor, config: Config) -> list[Call]:
     """All roles load their models at the same time."""
-    by_role = _by_role(members)
     shared_gpus = _shared_gpus(by_role, config)
     calls = []
-    for role, ranks in by_role.items():
+    for role, members in by_role.items():
         if role in ("learner", "critic", "reference"):
-            first = Call(
-                member=ranks[0].name, signal=ranks[0].handle.reserve_address.remote(), payload=None
-            )
-            timeout_s = config.deadlines.start_s
-            (address,) = supervisor.results([first], phase="start", timeout_s=timeout_s)
-            refs = [m.handle.start.remote(m.name.rank, len(ranks), address) for m in ranks]
-        elif role == "generator":
-            refs = [m.handle.start.remote(shared_gpus[m.name.rank]) for m in ranks]
+            calls += start_ranks(members, supervisor, timeout_s=config.deadlines.start_s)
+            continue
+        if role == "generator":
+            refs = [m.handle.start.remote(shared_gpus[m.name.rank]) for m in members]
         else:
-            refs = [m.handle.start.remote() for m in ranks]
+            refs = [m.handle.start.remote() for m in members]
         calls += [
             Call(member=m.name, signal=ref, payload=None)
-            for m, ref in zip(ranks, refs, strict=True)
+            for m, ref in zip(members, refs, strict=True)
         ]
-    supervisor.results(calls, phase="start", timeout_s=config.deadlines.start_s)
+    return calls
 
 
 def _shared_gpus(by_role: dict[str, list[Member]], config: Config) -> list[tuple[str, ...]]:
@@ -187,8 +172,7 @@ def _shared_gpus(by_role: dict[str, list[Member]], config: Config) -> list[tuple
     ]
 
 
-def _facades(members: list[Member], supervisor: Supervisor) -> System:
-    by_role = _by_role(members)
+def _facades(by_role: dict[str, list[Member]], supervisor: Supervisor) -> System:
     critic, reference = by_role.get("critic", []), by_role.get("reference", [])
     return System(
         supervisor=supervisor,
@@ -201,10 +185,3 @@ def _facades(members: list[Member], supervisor: Supervisor) -> System:
             by_role["builder"][0], num_learners=len(by_role["learner"]), num_critics=len(critic)
         ),
     )
-
-
-def _by_role(members: list[Member]) -> dict[str, list[Member]]:
-    by_role: dict[str, list[Member]] = {}
-    for member in members:
-        by_role.setdefault(member.name.role, []).append(member)
-    return by_role

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
+from rlhf_ray.config.batch_row import BatchRow
+from rlhf_ray.config.batch_row import ceil as _ceil
+from rlhf_ray.config.batch_row import row as _row
+from rlhf_ray.config.batch_table_fit import fit_rows
 from rlhf_ray.config.rule import model_roles, trained_roles
 from rlhf_ray.config.run import Config
 
 
-class BatchRow(NamedTuple):
-    """One line: what it is, its value, and how it is computed from the keys."""
-
-    name: str
-    value: str
-    computed_from: str
-
-
 def batch_table(config: Config) -> list[BatchRow]:
-    """Sizes from prompts to optimiser steps and micro-batches, top to bottom."""
+    """Sizes from prompts or samples to optimiser steps and micro-batches, top to bottom."""
+    if config.is_fit:
+        return fit_rows(config)
     return [*_rollout_rows(config), *_update_rows(config), *_role_rows(config), *_run_rows(config)]
 
 
@@ -141,11 +137,3 @@ def _run_rows(config: Config) -> list[BatchRow]:
             "steps x samples per step",
         ),
     ]
-
-
-def _row(name: str, value: int, computed_from: str) -> BatchRow:
-    return BatchRow(name, f"{value:,}", computed_from)
-
-
-def _ceil(whole: int, parts: int) -> int:
-    return -(-whole // parts)

@@ -22,6 +22,11 @@ class ModelConfig:
     chat_template: str | None = setting(
         None, "File with a Jinja chat template that replaces the model's own."
     )
+    random_weights: bool = setting(
+        False,
+        "Start from random weights, drawn by `seed`, and not from those of `model.path`, of which "
+        "only configuration and tokenizer are read then: pre-training from nothing.",
+    )
     attention: str = setting(
         "sdpa",
         "Attention kernel of the learner, critic and reference.",

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from rlhf_ray.config.fit import FIT_STAGES
 from rlhf_ray.config.run import Config
 from rlhf_ray.config.training import RoleConfig, TrainingConfig
 
 # The stages that a rule holds for, where it does not say so: `plan` shows a run of `rl`.
 RL_STAGES = ("rl", "plan")
+# For a rule about what reinforcement learning shares with learning from examples.
+TRAINING_STAGES = (*RL_STAGES, *FIT_STAGES)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,10 +36,12 @@ class Rule:
 def trained_roles(config: Config) -> list[tuple[str, TrainingConfig]]:
     """The roles with an optimizer that a run starts, by the group that configures them."""
     roles = [("training", config.training)]
-    return [*roles, ("critic", config.critic)] if config.needs_critic else roles
+    has_critic = config.needs_critic and not config.is_fit
+    return [*roles, ("critic", config.critic)] if has_critic else roles
 
 
 def model_roles(config: Config) -> list[tuple[str, RoleConfig]]:
     """The DeepSpeed roles that a run starts, by the group that configures them."""
     roles: list[tuple[str, RoleConfig]] = list(trained_roles(config))
-    return [*roles, ("reference", config.reference)] if config.needs_reference else roles
+    has_reference = config.needs_reference and not config.is_fit
+    return [*roles, ("reference", config.reference)] if has_reference else roles

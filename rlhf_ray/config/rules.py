@@ -8,6 +8,7 @@ from rlhf_ray.config.rule import Rule
 from rlhf_ray.config.rules_algorithm import ALGORITHM_RULES
 from rlhf_ray.config.rules_batch import BATCH_RULES
 from rlhf_ray.config.rules_examples import EXAMPLES_RULES
+from rlhf_ray.config.rules_fit import FIT_RULES
 from rlhf_ray.config.rules_generation import GENERATION_RULES
 from rlhf_ray.config.rules_prepare import PREPARE_RULES
 from rlhf_ray.config.rules_run import RUN_RULES
@@ -26,6 +27,7 @@ ALL_RULES: tuple[Rule, ...] = (
     + GENERATION_RULES
     + TRAINING_RULES
     + EXAMPLES_RULES
+    + FIT_RULES
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rlhf_ray.config.rule import Rule, model_roles, trained_roles
+from rlhf_ray.config.rule import TRAINING_STAGES, Rule, model_roles, trained_roles
 from rlhf_ray.config.run import Config
 
 
@@ -73,7 +73,7 @@ def _head_kernel(config: Config) -> Iterator[str]:
                 f"{group}.num_gpus={role.num_gpus} and {group}.zero_stage={role.zero_stage}; use "
                 f"model.head_kernel=chunked, or change those"
             )
-    if config.generation.top_k:
+    if config.generation.top_k and not config.is_fit:
         yield (
             f"model.head_kernel=liger: normalises over the whole vocabulary, but "
             f"generation.top_k={config.generation.top_k} leaves a part of it; use "
@@ -149,6 +149,7 @@ TRAINING_RULES: tuple[Rule, ...] = (
             "critic.offload_optimizer",
         ),
         problems=_offload,
+        stages=TRAINING_STAGES,
     ),
     Rule(
         about="`critic.ema_decay` is null: the policy alone is averaged.",
@@ -164,22 +165,26 @@ TRAINING_RULES: tuple[Rule, ...] = (
         about="A part of a GPU per rank needs `num_ranks` 1.",
         keys=_roles("num_gpus", "num_ranks"),
         problems=_gpu_per_rank,
+        stages=TRAINING_STAGES,
     ),
     Rule(
         about="`model.attention=flash_attention_2` needs every role on GPUs, in bfloat16.",
         keys=("model.attention", *_roles("num_gpus", "dtype")),
         problems=_flash_attention,
+        stages=TRAINING_STAGES,
     ),
     Rule(
         about="`model.head_kernel=liger` needs learner and reference on GPUs with a ZeRO stage "
         "below 3, and `generation.top_k` 0.",
         keys=("model.head_kernel", "generation.top_k", *_roles("num_gpus", "zero_stage")),
         problems=_head_kernel,
+        stages=TRAINING_STAGES,
     ),
     Rule(
         about="`layout=packed` needs `model.attention` sdpa or eager.",
         keys=("model.attention", *_roles("layout")),
         problems=_packed_rows,
+        stages=TRAINING_STAGES,
     ),
     Rule(
         about="`placement=colocated` needs `max_staleness` 0 and the same `num_gpus` for engine "

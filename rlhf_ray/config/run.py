@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from rlhf_ray.config.algorithm import AlgorithmConfig
 from rlhf_ray.config.data import DataConfig
 from rlhf_ray.config.examples import ExamplesConfig
+from rlhf_ray.config.fit import FIT_STAGES, FitConfig
 from rlhf_ray.config.generation import GenerationConfig
 from rlhf_ray.config.model import ModelConfig
 from rlhf_ray.config.prepare import PrepareConfig
@@ -17,7 +18,7 @@ from rlhf_ray.config.texts import TextsConfig
 from rlhf_ray.config.training import CriticConfig, ReferenceConfig, TrainingConfig
 
 # The stages, in the order of the pipeline; `plan` prints what `rl` would be.
-STAGE_NAMES = ("prepare_data", "rl", "plan")
+STAGE_NAMES = ("prepare_data", *FIT_STAGES, "rl", "plan")
 
 
 @dataclass
@@ -91,6 +92,7 @@ class DeadlineConfig:
         600.0, "Reference and old log-probabilities.", unit="seconds", above=0
     )
     update_s: float = setting(1200.0, "One update of learner or critic.", unit="seconds", above=0)
+    evaluate_s: float = setting(1200.0, "One pass over the held-out rows.", unit="seconds", above=0)
     publish_s: float = setting(300.0, "One publish with its probe.", unit="seconds", above=0)
     checkpoint_s: float = setting(600.0, "One checkpoint, save or load.", unit="seconds", above=0)
     stop_s: float = setting(30.0, "Orderly end of the workers.", unit="seconds", above=0)
@@ -155,11 +157,17 @@ class Config:
     critic: CriticConfig = field(default_factory=CriticConfig)
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
     examples: ExamplesConfig = field(default_factory=ExamplesConfig)
+    fit: FitConfig = field(default_factory=FitConfig)
     publish: PublishConfig = field(default_factory=PublishConfig)
     placement: PlacementConfig = field(default_factory=PlacementConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     deadlines: DeadlineConfig = field(default_factory=DeadlineConfig)
     observe: ObserveConfig = field(default_factory=ObserveConfig)
+
+    @property
+    def is_fit(self) -> bool:
+        """The stage learns from examples: the trained ranks are its only workers."""
+        return self.stage.name in FIT_STAGES
 
     @property
     def needs_reference(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -76,3 +76,20 @@ class RunLog:
         self._metrics.write(step, metrics)
         self._progress.step_done(step, metrics)
         self._rollouts.write(step, batch)
+
+
+class FitLog:
+    """The `FitObserver` of a stage that learns from examples."""
+
+    def __init__(self, *, metrics: MetricsWriter, progress: Progress) -> None:
+        self._metrics = metrics
+        self._progress = progress
+
+    def phase(self, name: str) -> None:
+        self._progress.phase(name)
+
+    def step_done(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Write down one step; 0 is what was measured before the first."""
+        self._metrics.write(step, metrics)
+        if step:
+            self._progress.step_done(step, metrics)

@@ -66,6 +66,31 @@ def load_policy(model: ModelConfig, *, dtype: str) -> PreTrainedModel:
     return _load_weights(AutoModelForCausalLM, model, dtype, "a causal language model")
 
 
+def new_policy(model: ModelConfig, *, dtype: str, seed: int) -> PreTrainedModel:
+    """A causal language model of that configuration with random weights, on the CPU.
+
+    The weights depend on configuration, dtype and seed alone, so that every rank has the same.
+
+    Args:
+        dtype: "float32" or "bfloat16".
+
+    Raises:
+        RequestError: the configuration cannot be read, or is of no such model.
+    """
+    config = _load_config(model)
+    with (
+        explained(model.path, "model.path", "a causal language model"),
+        torch.random.fork_rng(devices=[]),
+    ):
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(
+            config,
+            dtype=_DTYPES[dtype],
+            attn_implementation=model.attention,
+            trust_remote_code=model.trust_remote_code,
+        )
+
+
 class ScalarHeadModel(nn.Module):
     """A language model's backbone and one number per token: a critic or a reward model."""
 

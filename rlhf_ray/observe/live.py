@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from rlhf_ray.observe.progress import StepFacts, duration
+from rlhf_ray.observe.progress import ROLLOUT_FACTS, Facts, StepFacts, duration
 
 _REFRESHES_PER_SECOND = 4
 
@@ -20,8 +20,8 @@ _REFRESHES_PER_SECOND = 4
 class LiveProgress:
     """Bar, numbers and the current phase with its running time; messages scroll above."""
 
-    def __init__(self, num_steps: int, stream: TextIO) -> None:
-        self._facts = StepFacts(num_steps)
+    def __init__(self, num_steps: int, stream: TextIO, facts: Facts = ROLLOUT_FACTS) -> None:
+        self._facts = StepFacts(num_steps, facts)
         self._started = time.monotonic()
         self._phase = "starting"
         self._phase_started = self._started
@@ -35,6 +35,9 @@ class LiveProgress:
             redirect_stderr=False,
         )
         self._live.start()
+
+    def expect(self, num_steps: int) -> None:
+        self._facts.num_steps = num_steps
 
     def phase(self, name: str) -> None:
         if name != self._phase:

@@ -7,13 +7,43 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Protocol, TextIO
 
 _AVERAGED_STEPS = 10
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Facts:
+    """Which numbers of a step are worth a look.
+
+    Attributes:
+        numbers: what each is called, the metric, and how it is written.
+        tokens: metric that says how many tokens per second there are.
+    """
+
+    numbers: tuple[tuple[str, str, str], ...]
+    tokens: str
+
+
+# Reward, and the largest log-probability gap of the last probe.
+ROLLOUT_FACTS = Facts(
+    numbers=(("reward", "reward/mean", ".3f"), ("gap", "publish/probe_gap_max", ".1e")),
+    tokens="tokens/generated",
+)
+# Loss of the step, and that of the held-out rows where they were looked at.
+FIT_FACTS = Facts(
+    numbers=(("loss", "train/loss", ".3f"), ("held-out", "eval/loss", ".3f")),
+    tokens="tokens/trained",
+)
+
+
 class Progress(Protocol):
     """Shows how far the run is. Every method returns at once and none of them fails."""
+
+    def expect(self, num_steps: int) -> None:
+        """There will be so many steps, which was not known at the start."""
+        ...
 
     def phase(self, name: str) -> None:
         """The run enters a phase, such as "starting workers" or "generate"."""
@@ -32,7 +62,9 @@ class Progress(Protocol):
         ...
 
 
-def make_progress(mode: str, num_steps: int, stream: TextIO) -> Progress:
+def make_progress(
+    mode: str, num_steps: int, stream: TextIO, facts: Facts = ROLLOUT_FACTS
+) -> Progress:
     """The display for `observe.progress`: auto, live, plain or off.
 
     auto is live on a terminal that can move its cursor, plain elsewhere.
@@ -43,9 +75,9 @@ def make_progress(mode: str, num_steps: int, stream: TextIO) -> Progress:
     if mode == "live":
         from rlhf_ray.observe.live import LiveProgress
 
-        return LiveProgress(num_steps, stream)
+        return LiveProgress(num_steps, stream, facts)
     if mode == "plain":
-        return PlainProgress(num_steps, stream)
+        return PlainProgress(num_steps, stream, facts)
     if mode == "off":
         return OffProgress()
     raise ValueError(f"progress is {mode!r}; it must be one of auto, live, plain, off")
@@ -53,6 +85,9 @@ def make_progress(mode: str, num_steps: int, stream: TextIO) -> Progress:
 
 class OffProgress:
     """Shows nothing."""
+
+    def expect(self, num_steps: int) -> None:
+        pass
 
     def phase(self, name: str) -> None:
         pass
@@ -70,11 +105,14 @@ class OffProgress:
 class PlainProgress:
     """One line per step, for logs. Phases are shown until the first step has ended."""
 
-    def __init__(self, num_steps: int, stream: TextIO) -> None:
-        self._facts = StepFacts(num_steps)
+    def __init__(self, num_steps: int, stream: TextIO, facts: Facts = ROLLOUT_FACTS) -> None:
+        self._facts = StepFacts(num_steps, facts)
         self._stream = stream
         self._started = time.monotonic()
         self._phase = ""
+
+    def expect(self, num_steps: int) -> None:
+        self._facts.num_steps = num_steps
 
     def phase(self, name: str) -> None:
         if self._facts.step == 0 and name != self._phase:
@@ -98,8 +136,9 @@ class PlainProgress:
 class StepFacts:
     """The few numbers of a step that are worth a look, as text. Unknown ones are a dash."""
 
-    def __init__(self, num_steps: int) -> None:
+    def __init__(self, num_steps: int, facts: Facts) -> None:
         self.num_steps = num_steps
+        self._facts = facts
         self.step = 0
         self._metrics: Mapping[str, float] = {}
         self._step_times_s: deque[float] = deque(maxlen=_AVERAGED_STEPS)
@@ -111,10 +150,9 @@ class StepFacts:
             self._step_times_s.append(metrics["time/step_s"])
 
     def parts(self) -> list[str]:
-        """Reward, largest log-probability gap of the last probe, tokens per second, time left."""
+        """The numbers of `Facts`, tokens per second, time left."""
         return [
-            f"reward {self._value('reward/mean', '.3f')}",
-            f"gap {self._value('publish/probe_gap_max', '.1e')}",
+            *(f"{label} {self._value(name, form)}" for label, name, form in self._facts.numbers),
             f"{self._tokens_per_second()} tokens/s",
             f"left {self._time_left()}",
         ]
@@ -123,7 +161,7 @@ class StepFacts:
         return format(self._metrics[name], form) if name in self._metrics else "-"
 
     def _tokens_per_second(self) -> str:
-        names = ("tokens/generated", "time/step_s")
+        names = (self._facts.tokens, "time/step_s")
         if any(name not in self._metrics for name in names):
             return "-"
         tokens, seconds = (self._metrics[name] for name in names)

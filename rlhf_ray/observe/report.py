@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -93,24 +94,34 @@ def summarize(metrics: Sequence[Mapping[str, float]], *, result: Path) -> RunSum
 
 def summary_table(summary: RunSummary) -> str:
     """The summary as a table of plain text and a line with the result; no newline at the end."""
+    return plain_table(_rows(summary), result=summary.result)
+
+
+def plain_table(rows: Sequence[tuple[str, str]], *, result: str) -> str:
+    """Names and values under each other, and a line with the result; no newline at the end."""
     table = Table(box=box.SIMPLE_HEAD, show_header=False, title="Summary", title_justify="left")
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
-    for name, value in _rows(summary):
+    for name, value in rows:
         table.add_row(name, value)
     stream = io.StringIO()
     console = Console(file=stream, width=_TABLE_WIDTH, color_system=None, force_terminal=False)
     console.print(table)
     lines = (line.rstrip() for line in stream.getvalue().splitlines())
     # Outside the table, where a long path would be folded and could not be copied.
-    return "\n".join([*(line for line in lines if line), f"Result: {summary.result}"])
+    return "\n".join([*(line for line in lines if line), f"Result: {result}"])
 
 
 def write_summary(output_dir: Path, summary: RunSummary) -> None:
     """Write summary.txt and summary.json."""
-    text = json.dumps(dataclasses.asdict(summary), indent=2, allow_nan=False)
+    write_files(output_dir, dataclasses.asdict(summary), summary_table(summary))
+
+
+def write_files(output_dir: Path, values: Mapping[str, Any], table: str) -> None:
+    """Write summary.json with the values and summary.txt with the table."""
+    text = json.dumps(values, indent=2, allow_nan=False)
     (output_dir / "summary.json").write_text(text + "\n", encoding="utf-8")
-    (output_dir / "summary.txt").write_text(summary_table(summary) + "\n", encoding="utf-8")
+    (output_dir / "summary.txt").write_text(table + "\n", encoding="utf-8")
 
 
 def _rows(summary: RunSummary) -> list[tuple[str, str]]:

@@ -3,37 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from rlhf_ray.config.algorithm import AlgorithmConfig
 from rlhf_ray.config.model import ModelConfig
 from rlhf_ray.config.training import TrainingConfig
-from rlhf_ray.kept_tokens import whole_vocabulary
-from rlhf_ray.models.loading import load_policy, load_tokenizer
 from rlhf_ray.records import Coefficients, Experience, RolloutGroup, TokenValues
 from rlhf_ray.supervised import SupervisedSamples
 from rlhf_ray.training import weights
-from rlhf_ray.training.averaged_engine import AveragedEngine, make_engine
-from rlhf_ray.training.engine import start_process
-from rlhf_ray.training.forward import PolicyForward, disable_dropout
+from rlhf_ray.training.averaged_engine import AveragedEngine
 from rlhf_ray.training.layout import MicroBatch
 from rlhf_ray.training.objective import Objective, Predicted, policy_objective
-from rlhf_ray.training.role import TrainedRole
-from rlhf_ray.training.row_layout import row_layout
-from rlhf_ray.training.scoring import score_groups, score_tokens
+from rlhf_ray.training.policy_role import PolicyRole
+from rlhf_ray.training.scoring import score_groups
 from rlhf_ray.training.supervised import text_objective
 from rlhf_ray.training.token_logprobs import of_targets
 from rlhf_ray.training.train_step import Part, run_update
 
 
-class Learner(TrainedRole):
+class Learner(PolicyRole):
     """Trains the policy, scores with it, and gives its weights away.
 
     One object per rank. Methods that say so are called on all ranks together.
@@ -58,66 +49,20 @@ class Learner(TrainedRole):
         seed: int,
         timeout_s: float,
     ) -> None:
-        super().__init__(training)
+        super().__init__(
+            training=training,
+            model=model,
+            total_optimizer_steps=total_optimizer_steps,
+            seed=seed,
+            timeout_s=timeout_s,
+        )
         self._algorithm = algorithm
-        self._model_settings = model
         self._max_response_tokens = max_response_tokens
         self._temperature = temperature
-        self._total_optimizer_steps = total_optimizer_steps
-        self._seed = seed
-        self._timeout_s = timeout_s
-
-    def start(self, rank: int, world_size: int, master_addr: str, master_port: int) -> None:
-        """Join the other ranks, load the model, build the engine; all ranks together.
-
-        Raises:
-            ValueError: the model cannot be loaded, or has a head that is not understood.
-        """
-        start_process(
-            rank,
-            world_size,
-            master_addr,
-            master_port,
-            timeout_s=self._timeout_s,
-            cpu_threads=self._settings.cpu_threads,
-            seed=self._seed,
-            on_gpu=self._settings.num_gpus > 0,
-        )
-        self._tokenizer = load_tokenizer(self._model_settings)
-        self._model = load_policy(self._model_settings, dtype=self._settings.dtype)
-        if self._settings.gradient_checkpointing:
-            self._model.gradient_checkpointing_enable({"use_reentrant": False})
-        module = PolicyForward(self._model, kernel=self._model_settings.head_kernel)
-        disable_dropout(module)
-        module.check_head()
-        attention = self._model_settings.attention
-        self._layout = row_layout(self._model.get_decoder(), self._settings, attention)
-        self._started = make_engine(module, self._settings, total_steps=self._total_optimizer_steps)
 
     def score(self, groups: Sequence[RolloutGroup]) -> list[TokenValues]:
         """Log-probabilities of the sampled tokens of this rank's groups; all ranks together."""
         return score_groups(self._predict_at(self._temperature), groups, layout=self._layout)
-
-    def score_sequences(self, sequences: Sequence[tuple[int, ...]]) -> list[list[float]]:
-        """Log-probabilities, at temperature 1, of every token but the first of each sequence.
-
-        Over the whole vocabulary, whatever is sampled from. All ranks together, with the same
-        sequences; the result is the same on all of them.
-        """
-        token_ids = torch.tensor([token for tokens in sequences for token in tokens])
-        lengths = torch.tensor([len(tokens) for tokens in sequences])
-        mask = torch.ones_like(token_ids, dtype=torch.bool)
-        mask[lengths.cumsum(0) - lengths] = False
-        longest = int(lengths.max())
-        values = score_tokens(
-            self._predict_at(1.0),
-            token_ids,
-            lengths,
-            mask,
-            whole_vocabulary(token_ids.shape[0]),
-            layout=replace(self._layout, max_tokens=max(self._layout.max_tokens, longest)),
-        )
-        return [part[1:].tolist() for part in values.split(lengths.tolist())]
 
     def update(
         self,
@@ -182,17 +127,16 @@ class Learner(TrainedRole):
             coefficient=self._algorithm.ptx_coefficient,
         )
 
-    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Weights by their Hugging Face names, in a fixed order; see `weights.named_weights`."""
-        return weights.named_weights(self._engine, self._model)
-
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of what `named_weights` gives away, in that order."""
         return weights.weight_shapes(self._model)
 
-    def save_model(self, folder: Path) -> None:
-        """Write the policy in Hugging Face format, with its tokenizer; all ranks together."""
-        weights.save_model(self._engine, self._model, self._tokenizer, folder)
+    def save_average(self, folder: Path) -> None:
+        """Write the moving average of the policy as `save_model` does (`training.ema_decay`)."""
+        engine = self._engine
+        assert isinstance(engine, AveragedEngine), "training.ema_decay is null"
+        averages = engine.average.named_weights(self._model)
+        weights.write_model(averages, self._model, self._tokenizer, folder)
 
     def _predict(self, batch: MicroBatch, coefficients: Coefficients) -> Predicted:
         """What the loss needs of the policy on one micro-batch, with gradient."""
@@ -210,33 +154,3 @@ class Learner(TrainedRole):
         return Predicted(
             logprobs=sampled[:count], entropy=entropy[:count], kept_logprobs=logprobs[:count]
         )
-
-    def save_average(self, folder: Path) -> None:
-        """Write the moving average of the policy as `save_model` does (`training.ema_decay`)."""
-        engine = self._engine
-        assert isinstance(engine, AveragedEngine), "training.ema_decay is null"
-        averages = engine.average.named_weights(self._model)
-        weights.write_model(averages, self._model, self._tokenizer, folder)
-
-    def _forward(
-        self,
-        batch: MicroBatch,
-        temperature: float,
-        *,
-        entropy_gradient: bool = False,
-        of_all_kept: bool = False,
-    ) -> tuple[Tensor, Tensor]:
-        """Log-probabilities and entropies of the targets; see `PolicyForward`."""
-        return self._engine.forward(
-            batch.input_ids,
-            batch.hidden_index,
-            batch.targets,
-            temperature,
-            batch.kept_token_ids,
-            batch.packing,
-            entropy_gradient,
-            of_all_kept,
-        )
-
-    def _predict_at(self, temperature: float):
-        return lambda batch: self._forward(batch, temperature)[0]

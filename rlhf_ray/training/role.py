@@ -1,4 +1,4 @@
-"""What learner and critic have in common: an engine, its checkpoint, its end."""
+"""What the roles with an optimizer have in common: an engine, its checkpoint, its end."""
 
 from __future__ import annotations
 

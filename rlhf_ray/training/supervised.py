@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -57,6 +58,14 @@ def text_objective(
     mask = torch.ones_like(logprobs, dtype=torch.bool)
     loss = masked_mean(-logprobs, mask, num_loss_tokens)
     return Objective(loss=coefficient * loss, sums={name: loss.detach()}, maxima={})
+
+
+def perplexity(loss: float) -> float:
+    """exp(loss) of a mean negative log-likelihood in nats per token; infinite beyond a float."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf
 
 
 def _joined(samples: Sequence[LabelledTokens]) -> tuple[Tensor, Tensor]:

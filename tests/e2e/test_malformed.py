@@ -114,6 +114,17 @@ MALFORMED_CONFIGURATIONS = [
         ["min_response_tokens=9", "set it to 0"],
     ),
     ("remote folder", [DEMO, "output_dir=s3://bucket/run"], ["is not a folder"]),
+    # Learning from examples.
+    (
+        "no examples",
+        [DEMO, "stage=sft"],
+        ["examples.path is empty", "stage=sft learns from", "stage=prepare_data"],
+    ),
+    (
+        "random weights",
+        [DEMO, "stage=sft", "examples.path=x", "model.random_weights=true"],
+        ["model.random_weights=true", "use stage=pretrain"],
+    ),
     # Sampling control.
     ("unknown sampling", [DEMO, "sampling=dap"], ["sampling=dap", "did you mean sampling=dapo?"]),
     ("too few", [DEMO, "sampling.oversample=0.5"], ["sampling.oversample=0.5", "at least 1"]),
@@ -218,6 +229,17 @@ INPUT_FILES = {
 MIXED = ["algorithm.ptx_coefficient=0.1"]
 # What a stage reads before it starts a worker.
 MALFORMED_INPUTS = [
+    # What an earlier stage makes.
+    (
+        "examples not prepared",
+        ["stage=sft", "examples.path=nothing.jsonl"],
+        ["examples.path is 'nothing.jsonl'", "demonstrations", "stage=prepare_data"],
+    ),
+    (
+        "no model of an earlier stage",
+        ["stage=sft", "examples.path=good.jsonl", "model.path=pretrained/model"],
+        ["model.path is 'pretrained/model'", "stage=pretrain model.path=..."],
+    ),
     # Data.
     ("no such file", ["data.path=god.jsonl"], ["god.jsonl", "good.jsonl"]),
     ("empty file", ["data.path=empty.jsonl"], ["empty.jsonl has no rows"]),

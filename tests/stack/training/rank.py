@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from rlhf_ray.config.training import CriticConfig, ReferenceConfig, TrainingConf
 from rlhf_ray.records import Coefficients
 from rlhf_ray.training import head_logprobs
 from rlhf_ray.training.critic import Critic
+from rlhf_ray.training.imitator import Imitator
 from rlhf_ray.training.learner import Learner
 from rlhf_ray.training.reference import Reference
 from tests.stack.training.samples import (
@@ -77,6 +79,18 @@ class Rank:
                 temperature=TEMPERATURE,
                 total_optimizer_steps=TOTAL_OPTIMIZER_STEPS,
                 seed=0,
+                timeout_s=60.0,
+            )
+        )
+
+    def imitator(self, *, random_weights: bool = False, **settings: Any) -> Any:
+        """Random weights are those of seed 1."""
+        return self._started(
+            Imitator(
+                training=TrainingConfig(**self._role_settings(LEARNER | settings)),
+                model=replace(self.model, random_weights=random_weights),
+                total_optimizer_steps=TOTAL_OPTIMIZER_STEPS,
+                seed=int(random_weights),
                 timeout_s=60.0,
             )
         )

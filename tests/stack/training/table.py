@@ -6,6 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.stack.training.following_table import FOLLOWING
+from tests.stack.training.imitator_scenarios import (
+    from_random_weights,
+    imitate,
+    several_steps,
+)
 from tests.stack.training.mixture import losses_of_texts, with_texts
 from tests.stack.training.rank import Rank
 from tests.stack.training.scenarios import (
@@ -76,6 +81,9 @@ SCENARIOS: dict[int, dict[str, Scenario]] = {
             for layout in ("padded", "packed")
             for role in ("learner", "critic")
         },
+        "imitate": imitate,
+        "imitate_packed": lambda r: imitate(r, layout="packed"),
+        "imitate_several_steps": several_steps,
         "scores": lambda r: scores(r, r.learner),
         "other_reference": lambda r: scores(r, r.reference, path=str(r.folder / "other_policy")),
         "saved_model": lambda r: saved_model(r, name="zero_0"),
@@ -120,6 +128,9 @@ SCENARIOS: dict[int, dict[str, Scenario]] = {
         "packed_learner_zero_3": lambda r: rows_of_a_batch(
             r, r.learner, layout="packed", zero_stage=3
         ),
+        **_stages("imitate", imitate, (0, 1, 2, 3)),
+        "imitate_packed_zero_3": lambda r: imitate(r, layout="packed", zero_stage=3),
+        "from_random_weights": from_random_weights,
         "scores_zero_0": lambda r: scores(r, r.learner),
         "scores_zero_3": lambda r: scores(r, r.learner, zero_stage=3),
         "scores_between_updates_zero_3": lambda r: scores_between_updates(r, zero_stage=3),

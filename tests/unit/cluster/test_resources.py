@@ -176,3 +176,13 @@ def test_parts_of_a_cpu_add_up_exactly():
     assert plan.totals["CPU"] == 1.6
     assert missing(plan, [{"CPU": 1.6}]) == []
     assert missing(plan, [{"CPU": 1.5999}]) != []
+
+
+def test_only_ranks_learn_from_examples():
+    """No engine, no reward, no critic, no reference, whatever else the recipe says."""
+    fit = ["stage=pretrain", "examples.path=x", "training.num_ranks=3", "training.num_cpus=0.5"]
+    plan = _plan("recipe=demo_ppo", "placement=colocated", *fit)
+    (learner,) = plan.roles
+    assert (learner.role, learner.num_actors, learner.bundle_indices) == ("learner", 3, (0, 1, 2))
+    assert plan.bundles == ({"CPU": 0.5, "GPU": 0.0},) * 3
+    assert describe(plan).endswith("total: 1.5 CPUs, 0 GPUs in 3 bundles (PACK)")

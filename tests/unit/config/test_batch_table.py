@@ -72,6 +72,22 @@ def test_over_sampling_starts_more_prompts():
     assert "prompts started per step" not in _values(["recipe=demo"])
 
 
+def test_a_stage_that_learns_from_examples():
+    overrides = ["stage=sft", "model.path=a/b", "examples.path=x", "examples.max_tokens=100"]
+    overrides += ["fit.samples_per_step=25", "fit.max_steps=40", "fit.num_epochs=2"]
+    overrides += ["training.num_ranks=2", "training.max_tokens_per_micro_batch=450"]
+    assert _values(overrides) == {
+        "samples per optimiser step": "25",
+        "longest sample": "100",
+        "tokens per optimiser step": "2,500",
+        # 25 samples on 2 ranks; 450 // 100 = 4 of them in a micro-batch.
+        "learner: samples per rank": "13",
+        "learner: micro-batches per rank": "4",
+        "epochs": "2",
+        "optimiser steps in all": "40",
+    }
+
+
 def test_rendering_is_aligned():
     text = render_rows([BatchRow("a", "1", "x"), BatchRow("long name", "1,000", "")])
     assert text.splitlines() == ["a              1  x", "long name  1,000"]

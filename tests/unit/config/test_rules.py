@@ -9,6 +9,7 @@ from rlhf_ray.config.load import load_config, read_config
 from rlhf_ray.config.rules import ALL_RULES, cross_field_problems
 from rlhf_ray.config.schema import all_keys, group_names
 
+FIT = ["stage=sft", "examples.path=rows.jsonl"]
 GPU = ["generation=gpu", "training=gpu"]
 MIXED = ["algorithm.ptx_coefficient=0.1", "texts.path=texts.jsonl"]
 COLOCATED_GPU = ["placement=colocated", *GPU]
@@ -562,6 +563,55 @@ CASES = [
         ["texts.texts_per_step=4"],
     ),
     (
+        "no model to learn with",
+        FIT,
+        ["model.path="],
+        ["model.path is empty", "stage=pretrain"],
+        ["model.path=a/b"],
+    ),
+    (
+        "no examples",
+        FIT,
+        ["examples.path="],
+        ["examples.path is empty", "stage=sft", "stage=prepare_data"],
+        ["examples.path=rows.jsonl"],
+    ),
+    (
+        "random weights in a later stage",
+        FIT,
+        ["model.random_weights=true"],
+        ["model.random_weights=true", "stage=sft", "use stage=pretrain"],
+        ["model.random_weights=true", "stage=pretrain"],
+    ),
+    (
+        "budget of examples",
+        FIT,
+        ["training.max_tokens_per_micro_batch=99", "examples.max_tokens=100"],
+        ["training.max_tokens_per_micro_batch=99", "examples.max_tokens", "at least 100"],
+        ["training.max_tokens_per_micro_batch=100", "examples.max_tokens=100"],
+    ),
+    (
+        "ranks without examples",
+        FIT,
+        ["training.num_ranks=17"],
+        ["training.num_ranks=17", "fit.samples_per_step", "at most 16 ranks"],
+        ["training.num_ranks=17", "fit.samples_per_step=17"],
+    ),
+    (
+        "patience without evaluations",
+        FIT,
+        ["fit.patience=2"],
+        ["fit.patience=2", "fit.eval_every=0"],
+        ["fit.patience=2", "fit.eval_every=5"],
+    ),
+    (
+        "patience without held-out rows",
+        [*FIT, "fit.eval_every=5"],
+        ["fit.patience=2", "examples.eval_share=0"],
+        ["fit.patience=2", "examples.eval_share=0", "examples.eval_path"],
+        ["fit.patience=2", "examples.eval_share=0", "examples.eval_path=held_out.jsonl"],
+    ),
+    (
         "held out in two ways",
         ["examples.path=a.jsonl", "examples.eval_path=b.jsonl"],
         ["examples.eval_share=0.1"],
@@ -784,6 +834,15 @@ def test_roles_that_do_not_run_are_not_held_to_rules():
 
 def test_texts_that_are_not_read_are_not_held_to_rules():
     load_config(["recipe=demo", "texts.max_tokens=9000", "texts.texts_per_step=1"])
+
+
+def test_only_the_trained_ranks_run_where_examples_are_learnt_from():
+    idle = ["algorithm=ppo", "critic.max_tokens_per_micro_batch=1", "reference.zero_stage=2"]
+    load_config(["recipe=demo", *FIT, *idle, "data.path=", "reward.functions=[]"])
+    with pytest.raises(ConfigError, match=r"training\.offload_optimizer=true"):
+        load_config(["recipe=demo", *FIT, "training.offload_optimizer=true"])
+    with pytest.raises(ConfigError, match=r"output_dir=s3://a"):
+        load_config(["recipe=demo", *FIT, "output_dir=s3://a"])
 
 
 def test_all_problems_are_in_one_message():

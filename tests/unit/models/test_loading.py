@@ -17,7 +17,12 @@ from transformers import (
 
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.model import ModelConfig
-from rlhf_ray.models.loading import load_policy, load_scalar_head, load_tokenizer
+from rlhf_ray.models.loading import (
+    load_policy,
+    load_scalar_head,
+    load_tokenizer,
+    new_policy,
+)
 from rlhf_ray.testing.tiny import tiny_random
 
 TOKENS = torch.tensor([[5, 9, 11, 40], [7, 3, 2, 2]])
@@ -240,3 +245,28 @@ class TestScalarHead:
         LlamaForTokenClassification(config).save_pretrained(tmp_path)
         model = load_scalar_head(model_at(tmp_path), dtype="float32")
         assert torch.equal(model.head.weight, torch.zeros(1, 64))
+
+
+def test_random_weights_depend_on_the_seed_alone(tmp_path):
+    """Weights of the folder are not read: it needs none."""
+    folder = tiny_random(tmp_path / "model")
+    loaded = load_policy(model_at(folder), dtype="float32").state_dict()
+    (folder / "model.safetensors").unlink()
+    torch.manual_seed(5)
+    first = new_policy(model_at(folder), dtype="float32", seed=1).state_dict()
+    drawn = torch.rand(1)
+    torch.manual_seed(6)
+    again = new_policy(model_at(folder), dtype="float32", seed=1).state_dict()
+    other = new_policy(model_at(folder), dtype="float32", seed=2).state_dict()
+    name = "model.embed_tokens.weight"
+    assert first.keys() == loaded.keys()
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert not torch.equal(first[name], other[name])
+    assert not torch.equal(first[name], loaded[name])
+    torch.manual_seed(5)
+    assert torch.equal(torch.rand(1), drawn), "the generator of the process is left alone"
+
+
+def test_random_weights_of_nothing(tmp_path):
+    with pytest.raises(RequestError, match="no such folder"):
+        new_policy(model_at(tmp_path / "nowhere"), dtype="float32", seed=0)

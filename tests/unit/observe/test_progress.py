@@ -12,7 +12,13 @@ import sys
 import pytest
 
 from rlhf_ray.observe.live import LiveProgress
-from rlhf_ray.observe.progress import OffProgress, PlainProgress, duration, make_progress
+from rlhf_ray.observe.progress import (
+    FIT_FACTS,
+    OffProgress,
+    PlainProgress,
+    duration,
+    make_progress,
+)
 
 METRICS = {
     "reward/mean": 0.4321,
@@ -130,3 +136,16 @@ def test_auto_looks_at_the_terminal(term: str, kind: str) -> None:
         os.close(controller)
         os.close(terminal)
     assert result.stderr.strip() == kind
+
+
+def test_lines_of_a_stage_that_learns_from_examples() -> None:
+    stream = io.StringIO()
+    progress = make_progress("plain", 0, stream, FIT_FACTS)
+    progress.expect(3)
+    metrics = {"train/loss": 1.25, "tokens/trained": 90.0, "time/step_s": 3.0}
+    progress.step_done(1, metrics)
+    progress.step_done(2, {**metrics, "eval/loss": 2.5})
+    assert stream.getvalue().splitlines() == [
+        "step 1/3  loss 1.250  held-out -  30 tokens/s  left 0:06",
+        "step 2/3  loss 1.250  held-out 2.500  30 tokens/s  left 0:03",
+    ]

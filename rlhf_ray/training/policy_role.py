@@ -1,0 +1,132 @@
+"""What every role that trains a language model has in common: model, engine, weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rlhf_ray.config.model import ModelConfig
+from rlhf_ray.config.training import TrainingConfig
+from rlhf_ray.kept_tokens import whole_vocabulary
+from rlhf_ray.models.loading import load_policy, load_tokenizer, new_policy
+from rlhf_ray.training import weights
+from rlhf_ray.training.averaged_engine import make_engine
+from rlhf_ray.training.engine import start_process
+from rlhf_ray.training.forward import PolicyForward, disable_dropout
+from rlhf_ray.training.layout import MicroBatch
+from rlhf_ray.training.role import TrainedRole
+from rlhf_ray.training.row_layout import row_layout
+from rlhf_ray.training.scoring import score_tokens
+
+
+class PolicyRole(TrainedRole):
+    """A causal language model in training, on one rank; subclasses say what it learns from.
+
+    Args:
+        model: where weights and tokenizer come from.
+        total_optimizer_steps: of the whole run, for the learning rate.
+        timeout_s: how long a collective operation waits for the other ranks.
+    """
+
+    def __init__(
+        self,
+        *,
+        training: TrainingConfig,
+        model: ModelConfig,
+        total_optimizer_steps: int,
+        seed: int,
+        timeout_s: float,
+    ) -> None:
+        super().__init__(training)
+        self._model_settings = model
+        self._total_optimizer_steps = total_optimizer_steps
+        self._seed = seed
+        self._timeout_s = timeout_s
+
+    def start(self, rank: int, world_size: int, master_addr: str, master_port: int) -> None:
+        """Join the other ranks, load the model, build the engine; all ranks together.
+
+        Raises:
+            ValueError: the model cannot be loaded, or has a head that is not understood.
+        """
+        start_process(
+            rank,
+            world_size,
+            master_addr,
+            master_port,
+            timeout_s=self._timeout_s,
+            cpu_threads=self._settings.cpu_threads,
+            seed=self._seed,
+            on_gpu=self._settings.num_gpus > 0,
+        )
+        self._tokenizer = load_tokenizer(self._model_settings)
+        if self._model_settings.random_weights:
+            self._model = new_policy(
+                self._model_settings, dtype=self._settings.dtype, seed=self._seed
+            )
+        else:
+            self._model = load_policy(self._model_settings, dtype=self._settings.dtype)
+        if self._settings.gradient_checkpointing:
+            self._model.gradient_checkpointing_enable({"use_reentrant": False})
+        module = PolicyForward(self._model, kernel=self._model_settings.head_kernel)
+        disable_dropout(module)
+        module.check_head()
+        attention = self._model_settings.attention
+        self._layout = row_layout(self._model.get_decoder(), self._settings, attention)
+        self._started = make_engine(module, self._settings, total_steps=self._total_optimizer_steps)
+
+    def score_sequences(self, sequences: Sequence[tuple[int, ...]]) -> list[list[float]]:
+        """Log-probabilities, at temperature 1, of every token but the first of each sequence.
+
+        Over the whole vocabulary, whatever is sampled from. All ranks together, with the same
+        sequences; the result is the same on all of them.
+        """
+        token_ids = torch.tensor([token for tokens in sequences for token in tokens])
+        lengths = torch.tensor([len(tokens) for tokens in sequences])
+        mask = torch.ones_like(token_ids, dtype=torch.bool)
+        mask[lengths.cumsum(0) - lengths] = False
+        longest = int(lengths.max())
+        values = score_tokens(
+            self._predict_at(1.0),
+            token_ids,
+            lengths,
+            mask,
+            whole_vocabulary(token_ids.shape[0]),
+            layout=replace(self._layout, max_tokens=max(self._layout.max_tokens, longest)),
+        )
+        return [part[1:].tolist() for part in values.split(lengths.tolist())]
+
+    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Weights by their Hugging Face names, in a fixed order; see `weights.named_weights`."""
+        return weights.named_weights(self._engine, self._model)
+
+    def save_model(self, folder: Path) -> None:
+        """Write the policy in Hugging Face format, with its tokenizer; all ranks together."""
+        weights.save_model(self._engine, self._model, self._tokenizer, folder)
+
+    def _forward(
+        self,
+        batch: MicroBatch,
+        temperature: float,
+        *,
+        entropy_gradient: bool = False,
+        of_all_kept: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and entropies of the targets; see `PolicyForward`."""
+        return self._engine.forward(
+            batch.input_ids,
+            batch.hidden_index,
+            batch.targets,
+            temperature,
+            batch.kept_token_ids,
+            batch.packing,
+            entropy_gradient,
+            of_all_kept,
+        )
+
+    def _predict_at(self, temperature: float):
+        return lambda batch: self._forward(batch, temperature)[0]

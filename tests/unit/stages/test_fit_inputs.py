@@ -1,0 +1,61 @@
+"""What is said where a stage's input is not there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rlhf_ray.config.errors import RequestError
+from rlhf_ray.config.run import Config
+from rlhf_ray.stages.fit_inputs import check_inputs, check_warmup
+
+
+def config_of(stage: str = "sft", **paths: str | None) -> Config:
+    config = Config()
+    config.stage.name = stage
+    config.model.path = paths.get("model") or "builtin:arithmetic"
+    config.examples.path = paths.get("rows") or "package.module:rows"
+    config.examples.eval_path = paths.get("held_out")
+    return config
+
+
+@pytest.mark.parametrize("model", ["builtin:arithmetic", "owner/name", "name"])
+@pytest.mark.parametrize("rows", ["package.module:rows", "owner/name", "owner/name:config"])
+def test_what_is_not_on_this_machine_is_left_to_its_reader(model: str, rows: str) -> None:
+    check_inputs(config_of(model=model, rows=rows, held_out=rows))
+
+
+def test_what_is_there_is_fine(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.touch()
+    check_inputs(config_of(model=str(tmp_path), rows=str(rows), held_out=str(rows)))
+
+
+@pytest.mark.parametrize(
+    ("paths", "fragments"),
+    [
+        ({"model": "outputs/base/model"}, ["model.path is 'outputs/base/model'", "stage=pretrain"]),
+        ({"model": "/nowhere"}, ["model.path is '/nowhere'", "FOLDER/model"]),
+        ({"rows": "rows.jsonl"}, ["examples.path is 'rows.jsonl'", "demonstrations"]),
+        ({"held_out": "a/b/c"}, ["examples.eval_path is 'a/b/c'", "stage=prepare_data"]),
+    ],
+)
+def test_what_is_missing(paths: dict[str, str], fragments: list[str]) -> None:
+    with pytest.raises(RequestError) as caught:
+        check_inputs(config_of(**paths))
+    assert [fragment for fragment in fragments if fragment not in str(caught.value)] == []
+
+
+def test_pre_training_asks_for_texts() -> None:
+    with pytest.raises(RequestError, match="stage=pretrain learns from raw texts"):
+        check_inputs(config_of("pretrain", rows="rows.jsonl"))
+
+
+def test_a_warm_up_ends_before_the_run() -> None:
+    config = config_of()
+    check_warmup(config, 1)
+    config.training.warmup_steps = 3
+    check_warmup(config, 4)
+    with pytest.raises(RequestError, match=r"only 3 optimiser steps.*at most 2"):
+        check_warmup(config, 3)
