@@ -190,8 +190,10 @@ def apply_template_with_marks(
     """
     from transformers.utils.chat_template_utils import render_jinja_template
 
+    # The library's annotations know neither the marks nor names of a template's own.
+    render: Callable[..., Any] = render_jinja_template
     texts, marks = _explained(
-        lambda: render_jinja_template(
+        lambda: render(
             conversations=[list(messages)],
             chat_template=tokenizer.get_chat_template(),
             return_assistant_tokens_mask=True,

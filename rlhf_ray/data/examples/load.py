@@ -78,7 +78,8 @@ def load_examples(
     check_system_prompt(examples, tokenizer)
     sides: Sides[T] = Sides()
     sources = read_sources(examples, layouts)
-    ends = frozenset(tokenizer.convert_tokens_to_ids([*special_texts(tokenizer)]))
+    ids = [tokenizer.convert_tokens_to_ids(text) for text in special_texts(tokenizer)]
+    ends = frozenset(number for number in ids if isinstance(number, int))
     for source in sources:
         lengths = Lengths(examples, source.rejects)
         drafts = _drafts(source, examples, draft)

@@ -50,17 +50,17 @@ def load_texts(
     sources = read_sources(examples, (("text_column",),))
     sides: Sides[LabelledTokens] = Sides()
     for source in sources:
-        documents: Sides[tuple[Row, list[int]]] = Sides()
+        documents: dict[bool, list[tuple[Row, list[int]]]] = {False: [], True: []}
         rows = _texts(source, examples)
         while chunk := list(islice(rows, _TOKENISED_AT_ONCE)):
             encoded = tokenizer([text for _, _, text in chunk])["input_ids"]
             for (row, is_held_out, _), ids in zip(chunk, encoded, strict=True):
                 # Some tokenizers end every text themselves.
                 ended = ids if ids and ids[-1] == end else [*ids, end]
-                documents.of(held_out=is_held_out).append((row, ended))
+                documents[is_held_out].append((row, ended))
         lengths = Lengths(examples, source.rejects)
         for is_held_out in (False, True):
-            rows_of_side = documents.of(held_out=is_held_out)
+            rows_of_side = documents[is_held_out]
             sides.of(held_out=is_held_out).extend(
                 _packed(rows_of_side, examples, seed)
                 if examples.pack_texts

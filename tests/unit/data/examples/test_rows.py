@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlhf_ray.data.errors import DataError
@@ -39,6 +39,7 @@ class TestSplit:
         assert {*texts_of(before.train, tokenizer)} <= {*texts_of(after.train, tokenizer)}
         assert len(after.train) + len(after.held_out) == len(ROWS)
 
+    @settings(deadline=None)
     @given(key=st.text(), small=st.floats(0, 0.99), large=st.floats(0, 0.99))
     def test_a_larger_share_holds_out_more(self, key: str, small: float, large: float) -> None:
         small, large = sorted((small, large))
