@@ -25,7 +25,7 @@ from rlhf_ray.records import (
 from rlhf_ray.testing.fakes import done
 from rlhf_ray.training.builder import ExperienceBuilder
 from rlhf_ray.training.layout import MicroBatch, lay_out
-from rlhf_ray.training.objective import Objective, policy_objective, value_objective
+from rlhf_ray.training.objective import Objective, Predicted, policy_objective, value_objective
 
 # The right first and second token of every prompt.
 RIGHT = ((1, 2), (3, 1), (2, 4))
@@ -211,8 +211,9 @@ class BanditPolicy:
                 entropy = -(logprobs.exp() * logprobs).sum(dim=1)
                 entropies.append(float(entropy.detach().mean()))
                 return policy_objective(
-                    logprobs.gather(1, batch.targets[:, None])[:, 0],
-                    entropy,
+                    Predicted(
+                        logprobs=logprobs.gather(1, batch.targets[:, None])[:, 0], entropy=entropy
+                    ),
                     now,
                     batch.token_index,
                     algorithm=self._algorithm,
