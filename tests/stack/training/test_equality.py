@@ -45,8 +45,8 @@ def test_whole_distributions_give_the_same_on_two_ranks(seen: Seen):
     one, two = seen.one["whole_distributions"], seen.two[0]["whole_distributions_zero_3"]
     assert relative_difference(two["gradient"], one["gradient"]) < 1e-6
     assert_same_metrics(two["metrics"], one["metrics"], rel=2e-6)
-    # The penalty alone is another than that of the sampled tokens.
-    assert relative_difference(one["gradient"], seen.one["kept_tokens"]["gradient"]) > 0.01
+    # The penalty, a twentieth of the loss, is another than that of the sampled tokens.
+    assert relative_difference(one["gradient"], seen.one["kept_tokens"]["gradient"]) > 1e-3
 
 
 @torch.no_grad()
