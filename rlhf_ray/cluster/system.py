@@ -72,17 +72,7 @@ def _blueprint(role: str, config: Config) -> tuple[type, dict[str, Any]]:
     }
     sampled = {"temperature": config.generation.temperature}
     blueprints: dict[str, tuple[type, dict[str, Any]]] = {
-        "generator": (
-            actors.Generator,
-            {
-                "generation": config.generation,
-                "model": config.model,
-                "max_sequence_tokens": config.max_sequence_tokens,
-                "greedy_from": config.samples_per_prompt,
-                "request_timeout_s": config.deadlines.request_s,
-                "with_text_ends": config.algorithm.rewards_steps,
-            },
-        ),
+        "generator": (actors.Generator, _generator_settings(config)),
         "reward": (actors.Reward, {"reward": config.reward}),
         "learner": (
             actors.Learner,
@@ -118,6 +108,17 @@ def _blueprint(role: str, config: Config) -> tuple[type, dict[str, Any]]:
         ),
     }
     return blueprints[role]
+
+
+def _generator_settings(config: Config) -> dict[str, Any]:
+    return {
+        "generation": config.generation,
+        "model": config.model,
+        "max_sequence_tokens": config.max_sequence_tokens,
+        "greedy_from": config.samples_per_prompt,
+        "request_timeout_s": config.deadlines.request_s,
+        "with_text_ends": config.algorithm.rewards_steps,
+    }
 
 
 def _reference_settings(config: Config) -> dict[str, Any]:

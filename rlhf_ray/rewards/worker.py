@@ -54,7 +54,9 @@ class RewardWorker:
         failures: list[SampleFailure] = []
         for position, index in enumerate(group.sample_indices):
             row = outcomes[position]
-            answers = [answer for answer in row if not isinstance(answer, ItemFailure)]
+            answers: list[Answer] = [
+                answer for answer in row if not isinstance(answer, ItemFailure)
+            ]
             failure = self._failure(row, answers)
             if failure is None:
                 scored.append(answers)

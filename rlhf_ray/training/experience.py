@@ -73,11 +73,8 @@ def build_experience(
         ValueError: a sample is over a role's token budget, or there are fewer samples than
             mini-batches.
     """
-    _assert_inputs(algorithm, coefficients, reference=reference, values=values, old=old)
+    _assert_inputs(groups, algorithm, coefficients, reference=reference, values=values, old=old)
     groups, shaping = shape_groups(groups, control)
-    assert not algorithm.rewards_steps or all(g.has_steps for g in groups if g.num_samples), (
-        "process advantages need the rewards of steps"
-    )
     batch = flatten_groups(groups, algorithm.num_greedy, reference, values, old)
     estimated = estimate_advantages(batch, algorithm=algorithm, coefficients=coefficients)
     estimated = weigh_tasks(estimated, batch, control)
@@ -104,6 +101,7 @@ def build_experience(
 
 
 def _assert_inputs(
+    groups: Sequence[RolloutGroup],
     algorithm: AlgorithmConfig,
     coefficients: Coefficients,
     *,
@@ -111,6 +109,9 @@ def _assert_inputs(
     values: Sequence[TokenValues] | None,
     old: Sequence[TokenValues] | None,
 ) -> None:
+    assert not algorithm.rewards_steps or all(g.has_steps for g in groups if g.num_samples), (
+        "process advantages need the rewards of steps"
+    )
     assert algorithm.advantage != "gae" or values is not None, "GAE needs the critic's values"
     penalised = algorithm.kl_placement == "reward" and coefficients.kl > 0
     assert not penalised or reference is not None, "a KL penalty in the reward needs a reference"

@@ -68,12 +68,7 @@ def flatten_groups(
     Args:
         num_greedy: samples at the end of every group that are greedy answers.
     """
-    ordered = sorted(
-        (group for group in groups if group.num_samples), key=lambda g: g.prompt.stream_index
-    )
-    assert ordered, "no group has a sample"
-    for group in ordered:
-        assert group.is_scored, f"the group of prompt {group.prompt.prompt_id} is not scored"
+    ordered = _in_order(groups)
     trained = torch.tensor(
         [i < group.num_samples - num_greedy for group in ordered for i in range(group.num_samples)]
     )
@@ -119,6 +114,16 @@ def flatten_groups(
         values=unused if values is None else joined("critic", values),
         after=_after(ordered, values or []),
     )
+
+
+def _in_order(groups: Sequence[RolloutGroup]) -> list[RolloutGroup]:
+    ordered = sorted(
+        (group for group in groups if group.num_samples), key=lambda g: g.prompt.stream_index
+    )
+    assert ordered, "no group has a sample"
+    for group in ordered:
+        assert group.is_scored, f"the group of prompt {group.prompt.prompt_id} is not scored"
+    return ordered
 
 
 def _steps(groups: Sequence[RolloutGroup]) -> tuple[Tensor, Tensor]:

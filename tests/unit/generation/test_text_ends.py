@@ -16,7 +16,7 @@ LENGTH = len(TOKENIZER)
 
 
 def decode(token_ids) -> str:
-    return TOKENIZER.decode(list(token_ids), skip_special_tokens=True)
+    return str(TOKENIZER.decode(list(token_ids), skip_special_tokens=True))
 
 
 def encode(text: str) -> list[int]:

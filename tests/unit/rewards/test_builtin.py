@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
@@ -173,7 +174,7 @@ def test_lines(response: str, rewards: tuple[float, ...], ends: tuple[int, ...])
         ({"pattern": "a", "scale": "response"}, (0.25, 0.25, 0.0, 0.0)),
     ],
 )
-def test_lines_by_measure_and_scale(arguments: dict[str, object], rewards) -> None:
+def test_lines_by_measure_and_scale(arguments: dict[str, Any], rewards) -> None:
     assert Lines(**arguments)(sample(" a \nab\nA\nb")).rewards == rewards
 
 

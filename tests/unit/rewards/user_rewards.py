@@ -59,7 +59,7 @@ def by_response(sample):
 def by_letter(sample, capital=1.0, other=0.0):
     """A step for every character."""
     rewards = [capital if letter.isupper() else other for letter in sample.response]
-    return StepRewards(rewards=rewards, ends=range(1, len(rewards) + 1))
+    return StepRewards(rewards=tuple(rewards), ends=tuple(range(1, len(rewards) + 1)))
 
 
 def bad_steps(sample):
