@@ -45,8 +45,8 @@ class TextSet:
         lengths = [len(tokens) for tokens in self.token_ids]
         lines = [
             f"{len(lengths)} texts of {min(lengths)} to {max(lengths)} tokens "
-            f"({sum(lengths) / len(lengths):.0f} on average) from {self.num_rows} rows, of which "
-            f"{self.num_cut} are longer than texts.max_tokens"
+            f"({sum(lengths) / len(lengths):.0f} on average) from {self.num_rows} rows, "
+            f"{self.num_cut} of them longer than texts.max_tokens"
         ]
         return "\n".join([*lines, *skipped_lines(self.skipped)])
 

@@ -34,7 +34,7 @@ def test_the_loss_of_the_texts_falls(make_run, texts):
     found = losses(run)
     assert len(found) == 4
     assert found[-1] < 0.9 * found[0]
-    assert "from 3 rows, of which 2 are longer than texts.max_tokens" in run.text
+    assert "from 3 rows, 1 of them longer than texts.max_tokens" in run.text
     assert "tokens of texts per optimiser step" in run.text
 
 

@@ -42,7 +42,7 @@ def test_texts_in_the_order_of_the_source(load) -> None:
     texts = load([{"text": "one"}, {"text": 22}, {"text": "three", "other": [1]}])
     assert as_text(texts.token_ids) == ["^one", "^22", "^three"]
     assert (texts.num_rows, texts.num_cut, texts.skipped) == (3, 0, ())
-    words = "3 texts of 3 to 6 tokens (4 on average) from 3 rows, of which 0 are longer"
+    words = "3 texts of 3 to 6 tokens (4 on average) from 3 rows, 0 of them longer"
     assert words in texts.describe()
 
 
