@@ -6,6 +6,8 @@ import itertools
 import math
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from rlhf_ray.supervised import LabelledTokens
 
 
@@ -54,3 +56,31 @@ class Feedback:
 def _check_has_answer(sample: LabelledTokens) -> None:
     if not bool(sample.loss_mask.any()):
         raise ValueError("an answer has no token on its loss mask")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ComparedSamples:
+    """What one optimiser step learns from comparisons on one rank.
+
+    Attributes:
+        token_ids [N] int64, lengths [S] int64, loss_mask [N] bool, kept_token_ids [N, 0] int32,
+            micro_batches: as in `supervised.SupervisedSamples`. All answers to a prompt are in one
+            micro-batch, side by side.
+        prompts [S] int64: the prompt that a sample answers, numbered over all ranks of this step.
+        ranks [S] int64: of a sample among the answers to its prompt; 0 is the best.
+        margins [S] float64: that of its prompt, 0.0 where none is known.
+        reference_logprobs [S] float64: of all tokens of the answer together, under the reference;
+            0.0 where nothing is compared with it.
+        num_prompts: GLOBAL count over all ranks of this step.
+    """
+
+    token_ids: Tensor
+    lengths: Tensor
+    loss_mask: Tensor
+    kept_token_ids: Tensor
+    micro_batches: tuple[tuple[int, ...], ...]
+    prompts: Tensor
+    ranks: Tensor
+    margins: Tensor
+    reference_logprobs: Tensor
+    num_prompts: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rlhf_ray.cluster.calls import Call
@@ -46,7 +46,7 @@ def started_fit(
     """
     worker: dict[str, Any] = {
         "training": config.training,
-        "model": config.model,
+        "model": replace(config.model, head_kernel=config.head_kernel),
         "total_optimizer_steps": total_optimizer_steps,
         "seed": config.seed,
         "timeout_s": collective_timeout_s(config),
