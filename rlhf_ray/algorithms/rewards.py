@@ -80,6 +80,35 @@ def token_rewards(
     return at_end - kl_coefficient * torch.where(mask, kl.double(), 0.0)
 
 
+def step_token_rewards(
+    step_rewards: Tensor,
+    step_ends: Tensor,
+    kl: Tensor,
+    mask: Tensor,
+    *,
+    kl_coefficient: float,
+) -> Tensor:
+    """One reward per sampled token, where every step of an answer has one.
+
+        r_t = [a step ends with t] * reward of that step - kl_coefficient * kl_t
+
+    Uesato et al. 2022, Solving math word problems with process- and outcome-based feedback,
+    arXiv:2211.14275: rewards of steps instead of one for the outcome.
+
+    Conventions: a step that ends off the mask has nowhere to put its reward, which is left out.
+
+    Args:
+        step_rewards [N]: read at `step_ends` only. step_ends [N] bool, kl [N], mask [N] bool.
+
+    Returns:
+        [N] float64, 0 off the mask.
+    """
+    assert_token_tensors(mask, step_rewards=step_rewards, kl=kl)
+    assert_token_tensors(step_ends)
+    at_ends = torch.where(step_ends & mask, step_rewards.double(), 0.0)
+    return at_ends - kl_coefficient * torch.where(mask, kl.double(), 0.0)
+
+
 def discount_by_position(kl: Tensor, lengths: Tensor, mask: Tensor, *, discount: float) -> Tensor:
     """The KL penalty of every sampled token, weighed by its place in the answer.
 

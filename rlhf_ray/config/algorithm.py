@@ -44,6 +44,12 @@ class AlgorithmConfig:
         "GAE: an answer that was cut off at the limit goes on with the critic's value, instead of "
         "ending there.",
     )
+    reward_level: str = setting(
+        "outcome",
+        "returns and gae: the reward of an answer on its last token, or that of every step on the "
+        "token that the step ends with. process always trains on steps.",
+        choices=("outcome", "step"),
+    )
     whiten_advantages: bool = setting(
         False, "Shift and scale advantages to mean 0 and variance 1 over the global batch."
     )
@@ -209,7 +215,7 @@ class AlgorithmConfig:
     @property
     def rewards_steps(self) -> bool:
         """Trains on a reward for every step of an answer, and needs to know where they end."""
-        return self.advantage == "process"
+        return self.advantage == "process" or self.reward_level == "step"
 
     @property
     def corrects_gap(self) -> bool:

@@ -79,19 +79,26 @@ def _success_rates(config: Config) -> Iterator[str]:
 
 def _step_rewards(config: Config) -> Iterator[str]:
     algorithm = config.algorithm
+    if algorithm.reward_level == "step" and algorithm.advantage not in ("returns", "gae"):
+        yield (
+            f"algorithm.reward_level=step: algorithm.advantage={algorithm.advantage} has no place "
+            f"for a reward on every token; use returns, gae or process, or reward_level=outcome"
+        )
     if not algorithm.rewards_steps:
         return
-    if config.needs_reference and algorithm.kl_placement == "reward":
+    compares = algorithm.advantage == "process"
+    if compares and config.needs_reference and algorithm.kl_placement == "reward":
         yield (
             "algorithm.kl_placement=reward: algorithm.advantage=process compares the rewards of "
             "steps, and a penalty on every token belongs to none of them; use "
             "algorithm.kl_placement=loss"
         )
     if algorithm.reward_clip is not None:
+        source = "algorithm.advantage=process" if compares else "algorithm.reward_level=step"
         yield (
             f"algorithm.reward_clip={algorithm.reward_clip:g}: bounds the total of a sample, and "
-            f"algorithm.advantage=process trains on the rewards of its steps; set it to null, and "
-            f"bound them in the reward function"
+            f"{source} trains on the rewards of its steps; set it to null, and bound them in the "
+            f"reward function"
         )
 
 
@@ -201,9 +208,10 @@ ALGORITHM_RULES: tuple[Rule, ...] = (
         problems=_success_rates,
     ),
     Rule(
-        about="`algorithm.advantage=process` has no KL penalty in the reward and no "
+        about="`algorithm.advantage=process` has no KL penalty in the reward; it and "
+        "`algorithm.reward_level=step`, which is for returns and gae, have no "
         "`algorithm.reward_clip`.",
-        keys=(*_KL, *_keys("advantage", "reward_clip")),
+        keys=(*_KL, *_keys("advantage", "reward_clip", "reward_level")),
         problems=_step_rewards,
     ),
     Rule(

@@ -18,7 +18,12 @@ from rlhf_ray.algorithms.process import process_advantages
 from rlhf_ray.algorithms.ragged import count_by_segment, spread_over_tokens, sum_by_segment
 from rlhf_ray.algorithms.remax import remax_advantages
 from rlhf_ray.algorithms.returns import returns_to_go
-from rlhf_ray.algorithms.rewards import discount_by_position, sample_rewards, token_rewards
+from rlhf_ray.algorithms.rewards import (
+    discount_by_position,
+    sample_rewards,
+    step_token_rewards,
+    token_rewards,
+)
 from rlhf_ray.algorithms.rloo import rloo_advantages
 from rlhf_ray.algorithms.whitening import whiten, whiten_by_task
 from rlhf_ray.config.algorithm import AlgorithmConfig
@@ -139,15 +144,20 @@ def estimate_advantages(
     describe advantages before whitening: afterwards mean and deviation are 0 and 1.
     """
     kl = _penalty(batch, algorithm, coefficients)
-    settings = {"kl_coefficient": coefficients.kl, "reward_clip": algorithm.reward_clip}
-    samples = (batch.rewards, kl, batch.lengths, batch.loss_mask)
     if algorithm.advantage in OF_SAMPLES:
-        rewards = sample_rewards(*samples, **settings)
+        rewards = sample_rewards(
+            batch.rewards,
+            kl,
+            batch.lengths,
+            batch.loss_mask,
+            kl_coefficient=coefficients.kl,
+            reward_clip=algorithm.reward_clip,
+        )
         per_sample = OF_SAMPLES[algorithm.advantage](rewards, batch, algorithm, coefficients)
         advantages = spread_over_tokens(per_sample, batch.lengths, batch.loss_mask)
         returns = torch.zeros_like(advantages)
     else:
-        rewards = token_rewards(*samples, **settings)
+        rewards = _token_rewards(batch, kl, algorithm, coefficients)
         advantages, returns = OF_TOKENS[algorithm.advantage](rewards, batch, algorithm)
     metrics = _advantage_metrics(batch, advantages)
     if algorithm.rewards_steps:
@@ -159,6 +169,28 @@ def estimate_advantages(
     elif algorithm.whiten_advantages:
         advantages = whiten(advantages, batch.loss_mask)
     return Advantages(advantages=advantages.float(), returns=returns.float(), metrics=metrics)
+
+
+def _token_rewards(
+    batch: RolloutBatch, kl: Tensor, algorithm: AlgorithmConfig, coefficients: Coefficients
+) -> Tensor:
+    """The reward of every token [N]: of the outcome, or of the steps."""
+    if algorithm.reward_level == "step":
+        return step_token_rewards(
+            batch.step_rewards,
+            batch.step_ends,
+            kl,
+            batch.loss_mask,
+            kl_coefficient=coefficients.kl,
+        )
+    return token_rewards(
+        batch.rewards,
+        kl,
+        batch.lengths,
+        batch.loss_mask,
+        kl_coefficient=coefficients.kl,
+        reward_clip=algorithm.reward_clip,
+    )
 
 
 def _penalty(batch: RolloutBatch, algorithm: AlgorithmConfig, coefficients: Coefficients) -> Tensor:

@@ -110,7 +110,7 @@ def _assert_inputs(
     old: Sequence[TokenValues] | None,
 ) -> None:
     assert not algorithm.rewards_steps or all(g.has_steps for g in groups if g.num_samples), (
-        "process advantages need the rewards of steps"
+        "the algorithm trains on steps, and a group has none"
     )
     assert algorithm.advantage != "gae" or values is not None, "GAE needs the critic's values"
     penalised = algorithm.kl_placement == "reward" and coefficients.kl > 0

@@ -32,6 +32,8 @@ VARIANTS = {
     "filter by product": ["algorithm=grpo", "algorithm.correction_filter=sequence"],
     "dual clip": ["algorithm=grpo", "algorithm.dual_clip=3"],
     "steps without the deviation": ["algorithm=process", "algorithm.normalize_by_std=false"],
+    # The critic has to learn first what is left to come at each place.
+    "steps with a critic": ["algorithm=ppo", "algorithm.reward_level=step", "num_steps=100"],
     "leave-one-out deviation": ["algorithm=grpo", "algorithm.group_std_estimator=leave_one_out"],
     "entropy held": [
         "algorithm=grpo",

@@ -15,7 +15,12 @@ from rlhf_ray.algorithms.ragged import (
     spread_over_tokens,
     sum_by_segment,
 )
-from rlhf_ray.algorithms.rewards import clip_rewards, sample_rewards, token_rewards
+from rlhf_ray.algorithms.rewards import (
+    clip_rewards,
+    sample_rewards,
+    step_token_rewards,
+    token_rewards,
+)
 from tests.unit.algorithms import ground_truth
 
 F64 = torch.float64
@@ -129,3 +134,29 @@ def test_errors_show_what_came_and_what_is_expected():
             kl_coefficient=0.0,
             reward_clip=None,
         )
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_rewards_of_steps_are_on_the_tokens_that_end_them(data):
+    """Against a loop over the tokens; what is off the mask or ends no step may be NaN."""
+    count = data.draw(st.integers(1, 12))
+    flags = st.lists(st.booleans(), min_size=count, max_size=count)
+    numbers = st.lists(st.floats(-3, 3), min_size=count, max_size=count)
+    mask, ends = data.draw(flags), data.draw(flags)
+    rewards, kls = data.draw(numbers), data.draw(numbers)
+    found = step_token_rewards(
+        torch.tensor(
+            [r if e and m else math.nan for r, e, m in zip(rewards, ends, mask, strict=True)],
+            dtype=F64,
+        ),
+        torch.tensor(ends),
+        torch.tensor([k if m else math.nan for k, m in zip(kls, mask, strict=True)], dtype=F64),
+        torch.tensor(mask),
+        kl_coefficient=0.25,
+    )
+    expected = []
+    for token in range(count):
+        reward = rewards[token] if ends[token] else 0.0
+        expected.append(reward - 0.25 * kls[token] if mask[token] else 0.0)
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=F64))

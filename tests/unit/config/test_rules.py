@@ -388,6 +388,13 @@ CASES = [
         ["algorithm.advantage=process", "algorithm.reward_clip=null"],
     ),
     (
+        "a level of steps for whole answers",
+        [],
+        ["algorithm.reward_level=step"],
+        ["algorithm.reward_level=step", "algorithm.advantage=group", "use returns"],
+        ["algorithm.reward_level=step", "algorithm.advantage=returns"],
+    ),
+    (
         "steps of one sample",
         [],
         ["algorithm.advantage=process", "samples_per_prompt=1"],

@@ -113,7 +113,7 @@ def test_equal_totals_may_hide_a_signal_and_equal_steps_have_none():
 def test_groups_without_steps_and_steps_that_are_not_finite_are_our_own_mistakes():
     group = one_group()
     bare = make_group(1, [[F, T], [F, T]], [1.0, 0.0])
-    with pytest.raises(AssertionError, match="process advantages need the rewards of steps"):
+    with pytest.raises(AssertionError, match="trains on steps, and a group has none"):
         build([group, bare])
     with pytest.raises(AssertionError, match="some groups have rewards of steps"):
         build([group, bare], AlgorithmConfig())
@@ -172,3 +172,10 @@ def test_steps_are_saved_with_their_group(tmp_path):
         assert getattr(loaded, name).dtype == getattr(group, name).dtype, name
     assert loaded.summary().step_rewards == ((1.0, 2.0), (3.0,))
     assert not bare.has_steps
+
+
+def test_returns_of_steps_on_their_tokens():
+    """Of what is still to come at each token: 1 and 2 of the first answer, 3 of the second."""
+    algorithm = AlgorithmConfig(advantage="returns", reward_level="step", gamma=0.5)
+    found = advantages(build([one_group()], algorithm))
+    assert found == {(1, 2, 2, 2): [0.0, 1.0, 2.0, 2.0], (1, 3, 3): [0.0, 3.0, 0.0]}
