@@ -22,3 +22,13 @@ class PreferenceLearner(_Compared):
         from rlhf_ray.training.preference_learner import PreferenceLearner as Worker
 
         self._worker = Worker(**settings)
+
+
+class FeedbackLearner(_Compared):
+    """One rank of a policy that learns from feedback."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        super().__init__()
+        from rlhf_ray.training.feedback_learner import FeedbackLearner as Worker
+
+        self._worker = Worker(**settings)
