@@ -59,6 +59,16 @@ def _samples_of_a_step(config: Config) -> Iterator[str]:
         )
 
 
+def _pair_fits_micro_batch(config: Config) -> Iterator[str]:
+    budget, longest = config.training.max_tokens_per_micro_batch, config.examples.max_tokens
+    if not config.preference.is_of_feedback and longest <= budget < 2 * longest:
+        yield (
+            f"training.max_tokens_per_micro_batch={budget}: the answers of a ranking are one "
+            f"forward pass, two or more of up to {longest} tokens each (examples.max_tokens); "
+            f"raise it to at least {2 * longest}, or lower examples.max_tokens"
+        )
+
+
 PREFERENCE_RULES: tuple[Rule, ...] = (
     Rule(
         about="`preference.label_smoothing` needs `preference.loss` sigmoid or robust.",
@@ -82,6 +92,17 @@ PREFERENCE_RULES: tuple[Rule, ...] = (
             "preference.undesirable_weight",
         ),
         problems=_only_of_feedback,
+        stages=_STAGES,
+    ),
+    Rule(
+        about="With a loss of rankings `training.max_tokens_per_micro_batch` is at least twice "
+        "`examples.max_tokens`: the answers of a ranking are never apart.",
+        keys=(
+            "preference.loss",
+            "training.max_tokens_per_micro_batch",
+            "examples.max_tokens",
+        ),
+        problems=_pair_fits_micro_batch,
         stages=_STAGES,
     ),
     Rule(

@@ -641,6 +641,13 @@ CASES = [
         ["preference.undesirable_weight=2", "preference.loss=kto"],
     ),
     (
+        "budget of rankings",
+        [*PREFERENCE, "examples.max_tokens=100"],
+        ["training.max_tokens_per_micro_batch=199"],
+        ["training.max_tokens_per_micro_batch=199", "100 tokens each", "at least 200"],
+        ["training.max_tokens_per_micro_batch=200"],
+    ),
+    (
         "one sample of feedback a step",
         [*PREFERENCE, "preference.loss=kto"],
         ["fit.samples_per_step=1"],
