@@ -97,7 +97,7 @@ def _checked_ends(ends: list[Any], num_characters: int) -> list[int]:
             )
         # An empty response has nowhere else to end.
         lowest = int(ends[place - 1]) + 1 if place else min(1, num_characters)
-        if not lowest <= end <= num_characters:
+        if not lowest <= int(end) <= num_characters:
             raise BadAnswer(
                 "error",
                 f"StepRewards.ends[{place}] is {end}; ends rise strictly, from at least 1 to at "

@@ -238,13 +238,13 @@ def _identity(config: Config) -> dict[str, Any]:
         "seed": config.seed,
         "model.path": config.model.path,
         "data.path": config.data.path,
-        # Null without texts, as in a checkpoint of a release that had none.
+        # What is off is null, as in a checkpoint of a release that did not have it.
         "texts.path": config.texts.path or None,
         "prompts_per_step": config.prompts_per_step,
         "samples_per_prompt": config.samples_per_prompt,
         "algorithm.name": config.algorithm.name,
         "algorithm.advantage": config.algorithm.advantage,
-        "algorithm.reference_every": config.algorithm.reference_every,
+        "algorithm.reference_every": config.algorithm.reference_every or None,
         "training.ema_decay": config.training.ema_decay,
     }
 

@@ -12,7 +12,13 @@ import pytest
 from tests.e2e.run_command import without_times
 
 pytestmark = pytest.mark.stack
-OPTIONS = ("algorithm=ppo", "algorithm.kl_coefficient=0.05", "checkpoint.every_steps=2")
+OPTIONS = (
+    "algorithm=ppo",
+    "algorithm.kl_coefficient=0.05",
+    "algorithm.reference_every=2",
+    "algorithm.reference_decay=0.25",
+    "checkpoint.every_steps=2",
+)
 
 
 @pytest.mark.timeout(900)

@@ -49,6 +49,7 @@ LIGHT = {
     "rlhf_ray.algorithms": ("ray", "vllm", "deepspeed"),
     "rlhf_ray.rewards": ("ray", "vllm", "deepspeed"),
     "rlhf_ray.driver": ("ray", "vllm", "deepspeed"),
+    "rlhf_ray.driver.fit_state": ("ray", "vllm", "deepspeed"),
 }
 
 BLOCKS = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.With, ast.AsyncWith, ast.Try, ast.Match)

@@ -11,7 +11,7 @@ import yaml
 from rlhf_ray import main as command
 from rlhf_ray.config.compose import group_choices
 from rlhf_ray.config.errors import RequestError, RunFailed
-from rlhf_ray.config.run import StageConfig
+from rlhf_ray.config.run import STAGE_NAMES, StageConfig
 from rlhf_ray.config.setting import setting_of
 from rlhf_ray.main import STAGES, import_stage, main
 from rlhf_ray.stages import plan
@@ -85,6 +85,20 @@ def test_plan_prints_and_starts_nothing(way, capsys, tmp_path, monkeypatch):
     out, err = capsys.readouterr()
     for expected in ("num_steps: 60", "samples per step", "learner", "builder", "total: 1.5 CPUs"):
         assert expected in out
+    assert err == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("stage", STAGE_NAMES)
+def test_every_stage_can_be_looked_at(stage, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    inputs = ["examples.path=a.jsonl", "prepare.sources.a={path:a.jsonl,kind:text}"]
+    assert main(["recipe=demo", f"stage={stage}", "dry_run=true", *inputs]) == 0
+    out, err = capsys.readouterr()
+    assert ("learner" in out, "# Sources" in out) == (
+        stage != "prepare_data",
+        stage == "prepare_data",
+    )
     assert err == ""
     assert list(tmp_path.iterdir()) == []
 

@@ -117,6 +117,22 @@ def micro_batch_loss(
     ).loss
 
 
+def groups_for(algorithm: AlgorithmConfig, *, seed: int) -> list[RolloutGroup]:
+    """Rewards of at least 0, and those of steps where the algorithm asks for them."""
+    groups = random_groups(seed, num_groups=5, samples_per_group=3)
+    groups = [dataclasses.replace(g, rewards=g.rewards.abs()) for g in groups]
+    if not algorithm.rewards_steps:
+        return groups
+    generator = torch.Generator().manual_seed(seed)
+    with_steps = []
+    for group in groups:
+        drawn = torch.rand(group.loss_mask.shape, generator=generator, dtype=torch.float64)
+        ends = group.loss_mask & (drawn < 0.5)
+        rewards = torch.where(ends, drawn, 0.0)
+        with_steps.append(dataclasses.replace(group, step_rewards=rewards, step_ends=ends))
+    return with_steps
+
+
 def some_roles(groups: list[RolloutGroup]) -> dict[str, list[TokenValues]]:
     return {
         "values": token_values(groups, seed=4),
@@ -130,8 +146,7 @@ def some_roles(groups: list[RolloutGroup]) -> dict[str, list[TokenValues]]:
 @pytest.mark.parametrize("layout", ["padded", "packed", "auto"])
 def test_ranks_and_micro_batches_change_nothing(name, num_ranks, budget, layout):
     algorithm = ALGORITHMS[name]
-    groups = random_groups(7, num_groups=5, samples_per_group=3)
-    groups = [dataclasses.replace(g, rewards=g.rewards.abs()) for g in groups]
+    groups = groups_for(algorithm, seed=7)
     roles = some_roles(groups)
     whole = build(groups, algorithm, **roles, critic=ONE_RANK, coefficients=COEFFICIENTS)
     plan = RankPlan(num_ranks=num_ranks, max_tokens_per_micro_batch=budget, layout=layout)
@@ -165,8 +180,7 @@ def test_groups_share_a_micro_batch_where_prompts_can_be_shared(layout, budget):
 @pytest.mark.parametrize("name", sorted(ALGORITHMS))
 def test_the_order_of_groups_changes_nothing(name):
     algorithm = ALGORITHMS[name]
-    groups = random_groups(8, num_groups=5, samples_per_group=3)
-    groups = [dataclasses.replace(g, rewards=g.rewards.abs()) for g in groups]
+    groups = groups_for(algorithm, seed=8)
     roles = some_roles(groups)
     expected = build(groups, algorithm, **roles, critic=ONE_RANK, coefficients=COEFFICIENTS)
 
