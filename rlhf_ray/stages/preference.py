@@ -17,6 +17,7 @@ from rlhf_ray.models.fingerprint import model_facts
 from rlhf_ray.observe.progress import Progress
 from rlhf_ray.preferences import Feedback, Ranking
 from rlhf_ray.stages.fit import FitStage, run_fit
+from rlhf_ray.supervised import LabelledTokens
 from rlhf_ray.training.compared import Family, spread_families
 from rlhf_ray.training.feedback import (
     BAD,
@@ -26,7 +27,6 @@ from rlhf_ray.training.feedback import (
     prompt_of,
     spread_feedback,
 )
-from rlhf_ray.supervised import LabelledTokens
 from rlhf_ray.training.rank_plan import rank_plan
 
 

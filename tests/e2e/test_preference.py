@@ -65,6 +65,26 @@ def test_what_is_preferred_is_told_apart(make_run, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_answers_are_judged_one_by_one(make_run, tmp_path):
+    rows = [json.loads(line) for line in preferences(tmp_path).read_text().splitlines()]
+    judged = [
+        {"prompt": row["prompt"], "answer": row[column], "good": column == "chosen"}
+        for row in rows
+        for column in ("chosen", "rejected")
+    ]
+    path = tmp_path / "feedback.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in judged))
+    run = make_run(*overrides(path), "preference.loss=kto", "training.num_ranks=2").succeed()
+    summary, metrics = summary_of(run), run.metrics()
+    # Every answer lies on the reference point.
+    assert metrics[0]["eval/loss"] == pytest.approx(0.5, abs=1e-5)
+    assert summary["eval_after"]["accuracy"] >= 0.9
+    assert summary["eval_after"]["loss"] < 0.48
+    assert metrics[-1]["train/reference_point"] >= 0
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_killed_and_resumed_equals_uninterrupted(make_run, tmp_path):
     settings = overrides(preferences(tmp_path))

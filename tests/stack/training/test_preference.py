@@ -78,9 +78,7 @@ def test_loss_and_gradient_are_plain_torch(compared: Seen, name, loss):
     expected = loss(plain)
     assert result["metrics"]["train/loss"] == pytest.approx(float(expected.detach()), rel=1e-5)
     assert relative_difference(result["gradient"], plain.gradient(expected)) < 1e-5
-    assert result["before"]["eval/loss"] == pytest.approx(
-        result["metrics"]["train/loss"], rel=1e-6
-    )
+    assert result["before"]["eval/loss"] == pytest.approx(result["metrics"]["train/loss"], rel=1e-6)
     assert result["after"]["eval/loss"] < result["before"]["eval/loss"], "the step lowers the loss"
 
 

@@ -52,7 +52,10 @@ def test_a_prompt_gets_the_answer_to_another_one() -> None:
     ]
     assert [int(pair.loss_mask.sum()) for pair in found] == [3, 1, 1, 1, 3]
     short = mismatched_pairs(rows, max_tokens=3)[0]
-    assert (short.token_ids.tolist(), short.loss_mask.tolist()) == ([1, 30, 31], [False, True, True])
+    assert (short.token_ids.tolist(), short.loss_mask.tolist()) == (
+        [1, 30, 31],
+        [False, True, True],
+    )
 
 
 def test_one_prompt_cannot_be_mismatched() -> None:
