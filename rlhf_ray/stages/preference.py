@@ -39,7 +39,7 @@ def run(config: Config) -> int:
 
 def _of_rankings(config: Config) -> FitStage[Ranking]:
     return FitStage(
-        load=_checked(config.training.max_tokens_per_micro_batch),
+        load=rankings_within(config.training.max_tokens_per_micro_batch),
         prepare=_with_references,
         spread=spread_families,
         actor_class=PreferenceLearner,
@@ -51,7 +51,7 @@ def _settings(config: Config) -> dict[str, Any]:
     return {"preference": config.preference}
 
 
-def _checked(budget: int) -> Callable[..., ExampleSet[Ranking]]:
+def rankings_within(budget: int) -> Callable[..., ExampleSet[Ranking]]:
     """`load_rankings` that refuses rankings which no forward pass can hold."""
 
     def load(*inputs: Any, **named: Any) -> ExampleSet[Ranking]:
@@ -119,7 +119,7 @@ def _referenced(
     return cache.referenced(families, score, progress.message)
 
 
-def _load_feedback(*inputs: Any, **named: Any) -> ExampleSet[Feedback]:
+def load_comparable_feedback(*inputs: Any, **named: Any) -> ExampleSet[Feedback]:
     """`load_feedback` that refuses rows which cannot be mismatched."""
     examples = load_feedback(*inputs, **named)
     for name, rows in (("learnt from", examples.train), ("held out", examples.held_out)):
@@ -157,8 +157,8 @@ def _alone(sample: LabelledTokens, rank: int) -> Family:
     return Family(answers=(sample,), ranks=(rank,), margin=0.0, reference_logprobs=(0.0,))
 
 
-_OF_FEEDBACK = FitStage[Feedback](
-    load=_load_feedback,
+_OF_FEEDBACK: FitStage[Feedback] = FitStage(
+    load=load_comparable_feedback,
     prepare=_with_mismatched,
     spread=spread_feedback,
     actor_class=FeedbackLearner,
