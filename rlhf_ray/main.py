@@ -24,6 +24,7 @@ from rlhf_ray.config.run import Config
 # Each has a function `run(config) -> exit status`; imported only when it is chosen.
 STAGES: dict[str, str] = {
     "plan": "rlhf_ray.stages.plan",
+    "preference": "rlhf_ray.stages.preference",
     "prepare_data": "rlhf_ray.stages.prepare_data",
     "pretrain": "rlhf_ray.stages.pretrain",
     "rl": "rlhf_ray.stages.rl",

@@ -84,3 +84,19 @@ class ComparedSamples:
     margins: Tensor
     reference_logprobs: Tensor
     num_prompts: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FeedbackSamples:
+    """What one optimiser step learns from feedback on one rank.
+
+    Attributes:
+        judged: the answers, each a prompt of its own; rank 0 is good, rank 1 bad.
+        mismatched: for each of them, over all ranks, its prompt with the answer to another one.
+        num_good, num_bad: GLOBAL counts over all ranks of this step.
+    """
+
+    judged: ComparedSamples
+    mismatched: ComparedSamples
+    num_good: int
+    num_bad: int

@@ -209,6 +209,13 @@ class References(SavedRanks):
 class FittedRanks(TrainedRanks):
     """All ranks of a model that learns from examples."""
 
+    def score_answers(self, samples: Sequence[Any]) -> list[Call]:
+        """`samples`: those of each rank. Signal: a number for each of them."""
+        return [
+            _call(member, member.handle.score_answers.remote(own))
+            for member, own in zip(self._members, samples, strict=True)
+        ]
+
     def update(self, samples: Sequence[Any]) -> list[Call]:
         """One optimiser step; `samples`: those of each rank. Signal: metrics, the same on all."""
         return [

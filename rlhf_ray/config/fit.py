@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from rlhf_ray.config.setting import setting
 
 # The stages that learn from examples; only the ranks of `training` run in them.
-FIT_STAGES = ("pretrain", "sft")
+FIT_STAGES = ("pretrain", "sft", "preference")
 
 
 @dataclass
 class FitConfig:
-    """Learning from examples: pre-training and supervised fine-tuning."""
+    """Learning from examples: how long, and when to look at held-out ones."""
 
     samples_per_step: int = setting(
         16, "Samples per optimiser step, over all ranks.", unit="samples", minimum=1

@@ -10,6 +10,7 @@ from rlhf_ray.config.examples import ExamplesConfig
 from rlhf_ray.config.fit import FIT_STAGES, FitConfig
 from rlhf_ray.config.generation import GenerationConfig
 from rlhf_ray.config.model import ModelConfig
+from rlhf_ray.config.preference import PreferenceConfig
 from rlhf_ray.config.prepare import PrepareConfig
 from rlhf_ray.config.reward import RewardConfig
 from rlhf_ray.config.sampling import SamplingConfig
@@ -158,6 +159,7 @@ class Config:
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
     examples: ExamplesConfig = field(default_factory=ExamplesConfig)
     fit: FitConfig = field(default_factory=FitConfig)
+    preference: PreferenceConfig = field(default_factory=PreferenceConfig)
     publish: PublishConfig = field(default_factory=PublishConfig)
     placement: PlacementConfig = field(default_factory=PlacementConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

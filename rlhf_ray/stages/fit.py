@@ -39,21 +39,29 @@ from rlhf_ray.training.rank_plan import RankPlan, rank_plan
 T = TypeVar("T", LabelledTokens, Ranking, Feedback)
 
 
+def _as_read(_config: Config, examples: Any, _system: FitSystem, _progress: Progress) -> Any:
+    """The rows go to the ranks as they were read."""
+    return examples
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FitStage(Generic[T]):
     """How such a stage differs from the others.
 
     Attributes:
         load: reads the rows: `(config.examples, tokenizer, seed=...)`.
+        prepare: the rows that are spread, once the ranks hold the weights that they start from
+            and before they go on from a checkpoint; as many as were read, in the same order.
         spread: the rows of one step, or all held-out ones, to the samples of every rank.
         actor_class: of `cluster.actors`: what the ranks are.
         settings: what its worker takes beyond model, training, steps, seed and deadline.
     """
 
     load: Callable[..., ExampleSet[T]]
-    spread: Callable[[Sequence[T], RankPlan], Sequence[Any]]
+    spread: Callable[[Sequence[Any], RankPlan], Sequence[Any]]
     actor_class: type
     settings: Callable[[Config], dict[str, Any]]
+    prepare: Callable[[Config, ExampleSet[T], FitSystem, Progress], ExampleSet[Any]] = _as_read
 
 
 def run_fit(config: Config, stage: FitStage[T]) -> int:
@@ -100,11 +108,12 @@ def run_fit(config: Config, stage: FitStage[T]) -> int:
                 total_optimizer_steps=steps.num_steps,
             )
         )
+        ready = stage.prepare(config, examples, system, progress)
         run = _Run(
             config=config,
             system=system,
-            steps=steps,
-            held_out=_held_out(config, stage, examples, system),
+            steps=_steps(config, stage, ready),
+            held_out=_held_out(config, stage, ready, system),
             identity=identity,
             resume_from=resume_from,
             progress=progress,

@@ -10,7 +10,11 @@ from rlhf_ray.config.run import Config
 _FILE_ENDINGS = (".jsonl", ".json", ".csv", ".parquet", ".txt")
 _COMMAND = "python -m rlhf_ray.main"
 # What a later stage learns from, by the layout that stage=prepare_data writes.
-_ROWS = {"pretrain": "raw texts", "sft": "demonstrations"}
+_ROWS = {
+    "pretrain": "raw texts",
+    "sft": "demonstrations",
+    "preference": "preferences (with preference.loss=kto, feedback)",
+}
 
 
 def check_inputs(config: Config) -> None:

@@ -50,6 +50,12 @@ def followed(tmp_path_factory: pytest.TempPathFactory) -> Seen:
     return run_scenarios(tmp_path_factory.mktemp("following"), "followed")
 
 
+@pytest.fixture(scope="session")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Seen:
+    """The same of the scenarios that learn from preferences."""
+    return run_scenarios(tmp_path_factory.mktemp("compared"), "compared")
+
+
 def run_scenarios(folder: Path, table: str) -> Seen:
     make_models(folder)
     torch.save(make_samples(), folder / "samples.pt")

@@ -88,6 +88,19 @@ def test_a_stage_that_learns_from_examples():
     }
 
 
+def test_a_stage_that_learns_from_rankings_or_feedback():
+    overrides = ["stage=preference", "model.path=a/b", "examples.path=x", "fit.samples_per_step=10"]
+    overrides += ["examples.max_tokens=100", "training.max_tokens_per_micro_batch=450"]
+    values = _values(overrides)
+    assert values["rankings per optimiser step"] == "10"
+    assert values["tokens per optimiser step"] == "2,000"
+    # 450 // 200 = 2 pairs in a micro-batch.
+    assert values["learner: micro-batches per rank"] == "5"
+    of_feedback = _values([*overrides, "preference.loss=kto"])
+    assert of_feedback["samples per optimiser step"] == "10"
+    assert of_feedback["learner: micro-batches per rank"] == "3"
+
+
 def test_rendering_is_aligned():
     text = render_rows([BatchRow("a", "1", "x"), BatchRow("long name", "1,000", "")])
     assert text.splitlines() == ["a              1  x", "long name  1,000"]

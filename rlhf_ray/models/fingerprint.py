@@ -1,0 +1,16 @@
+"""Which weights a path means, without reading them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def model_facts(path: str) -> list[str]:
+    """The path and, of a folder, name, size and time of change of every file in it.
+
+    Equal facts mean equal weights as far as a file system can tell; a hub name stands for itself.
+    """
+    folder = Path(path)
+    files = sorted(file for file in folder.rglob("*") if file.is_file()) if folder.is_dir() else []
+    facts = [(file.relative_to(folder), file.stat()) for file in files]
+    return [path, *(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in facts)]
