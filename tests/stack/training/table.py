@@ -13,6 +13,7 @@ from tests.stack.training.imitator_scenarios import (
 )
 from tests.stack.training.mixture import losses_of_texts, with_texts
 from tests.stack.training.rank import Rank
+from tests.stack.training.ranking_scenarios import RANKED
 from tests.stack.training.scenarios import (
     critic_resume,
     default_critic,
@@ -141,4 +142,4 @@ SCENARIOS: dict[int, dict[str, Scenario]] = {
 }
 
 # By the name of the fixture that has them: each is a set of processes of its own.
-TABLES = {"seen": SCENARIOS, "followed": FOLLOWING}
+TABLES = {"seen": SCENARIOS, "followed": FOLLOWING, "ranked": RANKED}
