@@ -141,14 +141,8 @@ class _Trained(_Saved):
         self._worker.reload_states()
 
 
-class Imitator(_Trained):
-    """One rank of a language model that learns from texts or demonstrations."""
-
-    def __init__(self, settings: dict[str, Any]) -> None:
-        super().__init__()
-        from rlhf_ray.training.imitator import Imitator as Worker
-
-        self._worker = Worker(**settings)
+class _Fitted(_Trained):
+    """What the roles that learn from examples have in common."""
 
     def update(self, steps: Sequence[Any]) -> dict[str, float]:
         return self._worker.update(steps)
@@ -158,6 +152,26 @@ class Imitator(_Trained):
 
     def save_model(self, folder: Path) -> None:
         self._worker.save_model(folder)
+
+
+class Imitator(_Fitted):
+    """One rank of a language model that learns from texts or demonstrations."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        super().__init__()
+        from rlhf_ray.training.imitator import Imitator as Worker
+
+        self._worker = Worker(**settings)
+
+
+class RewardTrainer(_Fitted):
+    """One rank of a reward model that learns from rankings."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        super().__init__()
+        from rlhf_ray.training.reward_trainer import RewardTrainer as Worker
+
+        self._worker = Worker(**settings)
 
 
 class Learner(_Trained):

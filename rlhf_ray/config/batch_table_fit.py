@@ -6,21 +6,28 @@ from rlhf_ray.config.batch_row import BatchRow, ceil, row
 from rlhf_ray.config.run import Config
 
 
+# Stages whose samples are several answers to one prompt: what they are called, and how many
+# answers there are at least.
+_COMPARED = {"reward_model": ("rankings", 2)}
+
+
 def fit_rows(config: Config) -> list[BatchRow]:
     """Sizes from samples to micro-batches, top to bottom."""
     fit, training, longest = config.fit, config.training, config.examples.max_tokens
     per_rank = ceil(fit.samples_per_step, training.num_ranks)
-    fitting = training.max_tokens_per_micro_batch // longest
+    noun, answers = _COMPARED.get(config.stage.name, ("samples", 1))
+    fitting = training.max_tokens_per_micro_batch // (answers * longest)
+    per_one, pairs = (" x 2 answers", ", of pairs") if answers > 1 else ("", "")
     rows = [
-        row("samples per optimiser step", fit.samples_per_step, "fit.samples_per_step"),
+        row(f"{noun} per optimiser step", fit.samples_per_step, "fit.samples_per_step"),
         row("longest sample", longest, "examples.max_tokens, in tokens"),
         row(
             "tokens per optimiser step",
-            fit.samples_per_step * longest,
-            "samples per optimiser step x longest sample, at most",
+            fit.samples_per_step * answers * longest,
+            f"{noun} per optimiser step{per_one} x longest sample, at most{pairs}",
         ),
         row(
-            "learner: samples per rank",
+            f"learner: {noun} per rank",
             per_rank,
             f"per optimiser step, over training.num_ranks = {training.num_ranks}, about",
         ),
@@ -28,7 +35,7 @@ def fit_rows(config: Config) -> list[BatchRow]:
             "learner: micro-batches per rank",
             ceil(per_rank, fitting),
             f"per optimiser step, at most; training.max_tokens_per_micro_batch = "
-            f"{training.max_tokens_per_micro_batch:,} holds {fitting:,} of full length",
+            f"{training.max_tokens_per_micro_batch:,} holds {fitting:,} of full length{pairs}",
         ),
         row("epochs", fit.num_epochs, "fit.num_epochs"),
     ]

@@ -10,7 +10,7 @@ from rlhf_ray.config.run import Config
 _FILE_ENDINGS = (".jsonl", ".json", ".csv", ".parquet", ".txt")
 _COMMAND = "python -m rlhf_ray.main"
 # What a later stage learns from, by the layout that stage=prepare_data writes.
-_ROWS = {"pretrain": "raw texts", "sft": "demonstrations"}
+_ROWS = {"pretrain": "raw texts", "sft": "demonstrations", "reward_model": "preferences"}
 
 
 def check_inputs(config: Config) -> None:

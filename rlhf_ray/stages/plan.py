@@ -12,11 +12,11 @@ from rlhf_ray.stages import prepare_data
 def run(config: Config) -> int:
     """Print configuration and plan of the chosen stage to stdout; returns exit status 0."""
     print(f"# Configuration\n{to_yaml(config)}")
-    print(_PLANS[config.stage.name](config))
+    print(_PLANS.get(config.stage.name, _plan_training)(config))
     return 0
 
 
-def _plan_rl(config: Config) -> str:
+def _plan_training(config: Config) -> str:
     return (
         f"# Batch\n{render_rows(batch_table(config))}\n\n"
         f"# Placement: {config.placement.strategy}\n{describe(plan_resources(config))}"
@@ -27,4 +27,5 @@ def _plan_prepare(config: Config) -> str:
     return f"# Sources\n{prepare_data.describe(config)}"
 
 
-_PLANS = {"plan": _plan_rl, "rl": _plan_rl, "prepare_data": _plan_prepare}
+# What a stage without ranks shows; all others show batch and placement.
+_PLANS = {"prepare_data": _plan_prepare}

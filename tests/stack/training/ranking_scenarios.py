@@ -87,12 +87,12 @@ RANKED: dict[int, dict[str, Callable[[Rank], Any]]] = {
         "rank": rank_answers,
         "rank_packed": partial(rank_answers, layout="packed"),
         "rank_recomputed": partial(rank_answers, gradient_checkpointing=True),
-        "saved": partial(saved_reward_model, name="zero_0"),
+        "saved_reward_model": partial(saved_reward_model, name="zero_0"),
     },
     2: {
         "rank_zero_0": partial(rank_answers, zero_stage=0),
         "rank_zero_3": partial(rank_answers, zero_stage=3),
         "rank_packed_zero_3": partial(rank_answers, layout="packed", zero_stage=3),
-        "saved": partial(saved_reward_model, name="zero_3", zero_stage=3),
+        "saved_reward_model": partial(saved_reward_model, name="zero_3", zero_stage=3),
     },
 }

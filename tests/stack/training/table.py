@@ -57,6 +57,7 @@ def _stages(
 
 SCENARIOS: dict[int, dict[str, Scenario]] = {
     1: {
+        **RANKED[1],
         "no_gpu": no_gpu,
         "policy_gradient": policy_gradient,
         "value_gradient": value_gradient,
@@ -132,6 +133,7 @@ SCENARIOS: dict[int, dict[str, Scenario]] = {
         **_stages("imitate", imitate, (0, 1, 2, 3)),
         "imitate_packed_zero_3": lambda r: imitate(r, layout="packed", zero_stage=3),
         "from_random_weights": from_random_weights,
+        **RANKED[2],
         "scores_zero_0": lambda r: scores(r, r.learner),
         "scores_zero_3": lambda r: scores(r, r.learner, zero_stage=3),
         "scores_between_updates_zero_3": lambda r: scores_between_updates(r, zero_stage=3),
@@ -142,4 +144,4 @@ SCENARIOS: dict[int, dict[str, Scenario]] = {
 }
 
 # By the name of the fixture that has them: each is a set of processes of its own.
-TABLES = {"seen": SCENARIOS, "followed": FOLLOWING, "ranked": RANKED}
+TABLES = {"seen": SCENARIOS, "followed": FOLLOWING}

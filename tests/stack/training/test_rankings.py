@@ -14,18 +14,13 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from rlhf_ray.config.model import ModelConfig
 from rlhf_ray.models.loading import load_scalar_head
 from rlhf_ray.models.reward_normalization import read_normalization
-from tests.stack.training.conftest import Seen, run_scenarios
+from tests.stack.training.conftest import Seen
 from tests.stack.training.rank import CENTRING_COEFFICIENT
 from tests.stack.training.ranking_scenarios import rankings
 from tests.stack.training.test_equality import assert_same_metrics, relative_difference
 
 pytestmark = pytest.mark.stack
 NUM_TOKENS = 65.0
-
-
-@pytest.fixture(scope="session")
-def ranked(tmp_path_factory: pytest.TempPathFactory) -> Seen:
-    return run_scenarios(tmp_path_factory.mktemp("rankings"), "ranked")
 
 
 def plain_scores(folder: Path, dtype: torch.dtype) -> tuple[torch.nn.Module, list[list[Tensor]]]:
@@ -58,41 +53,41 @@ def plain_loss(folder: Path) -> tuple[Tensor, dict[str, Tensor]]:
     return loss.detach(), gradient
 
 
-def test_loss_and_gradient_are_those_of_plain_torch(ranked: Seen):
-    result = ranked.one["rank"]
-    loss, gradient = plain_loss(ranked.folder / "reward_model")
+def test_loss_and_gradient_are_those_of_plain_torch(seen: Seen):
+    result = seen.one["rank"]
+    loss, gradient = plain_loss(seen.folder / "reward_model")
     assert result["metrics"]["train/loss"] == pytest.approx(float(loss), rel=1e-5)
     assert relative_difference(result["gradient"], gradient) < 1e-5
     assert result["metrics"]["tokens/trained"] == NUM_TOKENS
-    recomputed = ranked.one["rank_recomputed"]
+    recomputed = seen.one["rank_recomputed"]
     assert relative_difference(recomputed["gradient"], gradient) < 1e-5
 
 
 @pytest.mark.parametrize("stage", [0, 3])
-def test_two_uneven_ranks_are_one(ranked: Seen, stage):
-    one = ranked.one["rank"]
-    own = [rank[f"rank_zero_{stage}"]["num_own_tokens"] for rank in ranked.two]
+def test_two_uneven_ranks_are_one(seen: Seen, stage):
+    one = seen.one["rank"]
+    own = [rank[f"rank_zero_{stage}"]["num_own_tokens"] for rank in seen.two]
     assert own[0] != own[1]
     assert sum(own) == one["num_own_tokens"]
-    for rank in ranked.two:
+    for rank in seen.two:
         two = rank[f"rank_zero_{stage}"]
         assert relative_difference(two["gradient"], one["gradient"]) < 1e-6
         for name in ("before", "metrics", "after"):
             assert_same_metrics(two[name], one[name], rel=2e-6)
 
 
-def test_packing_changes_nothing(ranked: Seen):
-    padded = ranked.one["rank"]
-    for packed in (ranked.one["rank_packed"], ranked.two[0]["rank_packed_zero_3"]):
+def test_packing_changes_nothing(seen: Seen):
+    padded = seen.one["rank"]
+    for packed in (seen.one["rank_packed"], seen.two[0]["rank_packed_zero_3"]):
         assert relative_difference(packed["gradient"], padded["gradient"]) < 1e-5
         for name in ("before", "metrics", "after"):
             assert_same_metrics(packed[name], padded[name], rel=1e-5)
-    rows = [sum(s[0] for s in ranked.one[name]["rows"]) for name in ("rank_packed", "rank")]
+    rows = [sum(s[0] for s in seen.one[name]["rows"]) for name in ("rank_packed", "rank")]
     assert rows[0] < rows[1], "several answers share a row"
 
 
-def test_an_evaluation_is_the_loss_and_learns_nothing(ranked: Seen):
-    for result in (ranked.one["rank"], ranked.two[1]["rank_zero_3"]):
+def test_an_evaluation_is_the_loss_and_learns_nothing(seen: Seen):
+    for result in (seen.one["rank"], seen.two[1]["rank_zero_3"]):
         before, metrics, after = result["before"], result["metrics"], result["after"]
         assert set(before) == {
             f"eval/{name}" for name in ("loss", "accuracy", "margin", "calibration_error")
@@ -103,10 +98,10 @@ def test_an_evaluation_is_the_loss_and_learns_nothing(ranked: Seen):
 
 
 @pytest.mark.parametrize("folder", ["1_zero_0", "2_zero_3"])
-def test_the_result_is_what_the_ranks_know(ranked: Seen, folder: str):
+def test_the_result_is_what_the_ranks_know(seen: Seen, folder: str):
     """It loads in transformers and as a critic, and both give the scores of the ranks."""
-    place = ranked.folder / f"trained_reward_model_{folder}"
-    result = (ranked.one if folder.startswith("1") else ranked.two[0])["saved"]
+    place = seen.folder / f"trained_reward_model_{folder}"
+    result = (seen.one if folder.startswith("1") else seen.two[0])["saved_reward_model"]
     assert result["before"]["eval/accuracy"] == 0.5, "a head of zeros knows nothing"
     assert result["after"]["eval/accuracy"] > 0.5
     with torch.no_grad():
@@ -132,9 +127,9 @@ def test_the_result_is_what_the_ranks_know(ranked: Seen, folder: str):
     assert read_normalization(place / "resumed") == normalization
 
 
-def test_transformers_pads_as_the_tokenizer_does(ranked: Seen):
+def test_transformers_pads_as_the_tokenizer_does(seen: Seen):
     """Rows of several lengths, an end-of-text token behind each answer."""
-    place = ranked.folder / "trained_reward_model_1_zero_0"
+    place = seen.folder / "trained_reward_model_1_zero_0"
     tokenizer = AutoTokenizer.from_pretrained(place)
     model = AutoModelForSequenceClassification.from_pretrained(place).eval()
     assert model.config.pad_token_id == tokenizer.pad_token_id != tokenizer.eos_token_id
