@@ -15,7 +15,10 @@ class FitConfig:
     """Learning from examples: texts, demonstrations, preferences."""
 
     samples_per_step: int = setting(
-        16, "Samples per optimiser step, over all ranks; of preferences, rankings.", unit="samples", minimum=1
+        16,
+        "Samples per optimiser step, over all ranks; of preferences, rankings.",
+        unit="samples",
+        minimum=1,
     )
     num_epochs: int = setting(1, "Times that every sample is learnt from.", minimum=1)
     max_steps: int | None = setting(

@@ -19,9 +19,7 @@ from rlhf_ray.models.loading import ScalarHeadModel
 _BACKBONE, _HEAD = "backbone.", "head."
 
 
-def new_classifier(
-    model: ScalarHeadModel, tokenizer: PreTrainedTokenizerBase
-) -> PreTrainedModel:
+def new_classifier(model: ScalarHeadModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """A classifier of the same configuration, without weights: what a folder is written by.
 
     Raises:

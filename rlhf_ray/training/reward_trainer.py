@@ -67,6 +67,9 @@ class RewardTrainer(ScalarRole):
         self._tokenizer = load_tokenizer(self._model_settings)
         super().start(rank, world_size, master_addr, master_port)
         self._classifier = new_classifier(self._model, self._tokenizer)
+        if self._classifier.config.pad_token_id is not None:
+            padding = self._classifier.config.pad_token_id
+            self._tokenizer.pad_token = self._tokenizer.convert_ids_to_tokens(padding)
         # A made-up token behind an answer is planned, but never computed.
         self._layout = replace(self._layout, max_tokens=self._layout.max_tokens + 1)
 

@@ -13,6 +13,7 @@ from rlhf_ray.config.compose import group_choices
 from rlhf_ray.config.errors import RequestError, RunFailed
 from rlhf_ray.config.run import StageConfig
 from rlhf_ray.config.setting import setting_of
+from rlhf_ray.config.fit import FIT_STAGES
 from rlhf_ray.main import STAGES, import_stage, main
 from rlhf_ray.stages import plan
 
@@ -87,6 +88,17 @@ def test_plan_prints_and_starts_nothing(way, capsys, tmp_path, monkeypatch):
         assert expected in out
     assert err == ""
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("stage_name", FIT_STAGES)
+def test_a_dry_run_of_a_stage_that_learns_from_examples(stage_name, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    inputs = ["model.path=a/b", "examples.path=rows.jsonl", "examples.max_tokens=64"]
+    assert main([f"stage={stage_name}", *inputs, "dry_run=true"]) == 0
+    out, err = capsys.readouterr()
+    assert "per optimiser step" in out
+    assert "learner" in out
+    assert err == ""
 
 
 def test_cfg_job_prints_yaml_even_of_an_incomplete_configuration(capsys):

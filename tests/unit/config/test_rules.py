@@ -10,6 +10,7 @@ from rlhf_ray.config.rules import ALL_RULES, cross_field_problems
 from rlhf_ray.config.schema import all_keys, group_names
 
 FIT = ["stage=sft", "examples.path=rows.jsonl"]
+REWARD_MODEL = ["stage=reward_model", "examples.path=rows.jsonl"]
 GPU = ["generation=gpu", "training=gpu"]
 MIXED = ["algorithm.ptx_coefficient=0.1", "texts.path=texts.jsonl"]
 COLOCATED_GPU = ["placement=colocated", *GPU]
@@ -610,6 +611,20 @@ CASES = [
         ["fit.patience=2", "examples.eval_share=0"],
         ["fit.patience=2", "examples.eval_share=0", "examples.eval_path"],
         ["fit.patience=2", "examples.eval_share=0", "examples.eval_path=held_out.jsonl"],
+    ),
+    (
+        "budget of pairs",
+        [*REWARD_MODEL, "examples.max_tokens=100"],
+        ["training.max_tokens_per_micro_batch=199"],
+        ["training.max_tokens_per_micro_batch=199", "examples.max_tokens", "at least 200"],
+        ["training.max_tokens_per_micro_batch=200"],
+    ),
+    (
+        "average of a reward model",
+        REWARD_MODEL,
+        ["training.ema_decay=0.9"],
+        ["training.ema_decay=0.9", "stage=reward_model", "to null"],
+        ["training.ema_decay=null"],
     ),
     (
         "held out in two ways",

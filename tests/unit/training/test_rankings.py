@@ -62,8 +62,11 @@ def test_a_score_is_read_at_the_last_token_of_the_answer() -> None:
     (samples,) = spread_rankings(RANKINGS, plan(), use_margins=True)
     found = sorted(scored(samples))
     assert found == sorted(
-        [[1, 2, 10], [1, 2, 11, 12], [1, 2, 13], [3, 4, 20, 21, 22], [3, 4, 23]]
-        + [[5, 6, 30], [5, 6, 31, 32]]
+        [
+            *([1, 2, 10], [1, 2, 11, 12], [1, 2, 13]),
+            *([3, 4, 20, 21, 22], [3, 4, 23]),
+            *([5, 6, 30], [5, 6, 31, 32]),
+        ]
     )
 
 
@@ -112,9 +115,7 @@ class Model:
             scores = scores_of(values[: batch.num_targets], samples, batch)
             assert scores.samples.tolist() == list(numbers)
             assert int(scores.num_tokens) == sum(len(own[n]) for n in numbers)
-            found |= {
-                tuple(own[n]): float(v) for n, v in zip(numbers, scores.values, strict=True)
-            }
+            found |= {tuple(own[n]): float(v) for n, v in zip(numbers, scores.values, strict=True)}
         return found
 
     @torch.no_grad()
@@ -191,7 +192,8 @@ def test_every_ranking_counts_once(num_ranks: int, budget: int, centring: float)
     """-log sigmoid(d) = softplus(-d); the ranking of three is the mean of its three pairs."""
     three = [1.0, 0.25, 0.5]
     of_three = [
-        softplus(0.5 - (a - b)) + centring * (a + b) ** 2 for a, b in itertools.combinations(three, 2)
+        softplus(0.5 - (a - b)) + centring * (a + b) ** 2
+        for a, b in itertools.combinations(three, 2)
     ]
     expected = (
         sum(of_three) / 3
