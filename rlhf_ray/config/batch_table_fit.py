@@ -5,7 +5,6 @@ from __future__ import annotations
 from rlhf_ray.config.batch_row import BatchRow, ceil, row
 from rlhf_ray.config.run import Config
 
-
 # Stages whose samples are several answers to one prompt: what they are called, and how many
 # answers there are at least.
 _COMPARED = {"reward_model": ("rankings", 2)}

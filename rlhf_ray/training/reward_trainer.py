@@ -20,7 +20,12 @@ from rlhf_ray.preferences import ComparedSamples
 from rlhf_ray.training import weights
 from rlhf_ray.training.layout import MicroBatch
 from rlhf_ray.training.objective import Objective
-from rlhf_ray.training.rankings import mean_calibration_error, ranking_objective, scores_of
+from rlhf_ray.training.rankings import (
+    Scores,
+    mean_calibration_error,
+    ranking_objective,
+    scores_of,
+)
 from rlhf_ray.training.ranks import rank
 from rlhf_ray.training.scalar_role import ScalarRole
 from rlhf_ray.training.train_step import Part, run_evaluation, run_update
@@ -130,13 +135,16 @@ class RewardTrainer(ScalarRole):
     def _part(self, samples: ComparedSamples, name: str) -> Part[ComparedSamples]:
         def compute(samples: ComparedSamples, batch: MicroBatch) -> Objective:
             return ranking_objective(
-                scores_of(self._forward(batch)[: batch.num_targets], samples, batch),
+                self._scores(samples, batch),
                 samples,
                 centring_coefficient=self._centring_coefficient,
                 name=name,
             )
 
         return Part(samples=samples, compute=compute)
+
+    def _scores(self, samples: ComparedSamples, batch: MicroBatch) -> Scores:
+        return scores_of(self._forward(batch)[: batch.num_targets], samples, batch)
 
     def _remember(self, samples: ComparedSamples) -> None:
         """By global counts, so that it is the same rankings on any number of ranks."""
@@ -150,7 +158,7 @@ class RewardTrainer(ScalarRole):
         """Number, sum and sum of squares of the scores of the latest answers of all ranks."""
 
         def compute(samples: ComparedSamples, batch: MicroBatch) -> Objective:
-            values = self._forward(batch)[: batch.num_targets].double()
+            values = self._scores(samples, batch).values.double()
             sums = {
                 "0": values.new_tensor(float(values.numel())),
                 "1": values.sum(),

@@ -11,9 +11,9 @@ import yaml
 from rlhf_ray import main as command
 from rlhf_ray.config.compose import group_choices
 from rlhf_ray.config.errors import RequestError, RunFailed
+from rlhf_ray.config.fit import FIT_STAGES
 from rlhf_ray.config.run import StageConfig
 from rlhf_ray.config.setting import setting_of
-from rlhf_ray.config.fit import FIT_STAGES
 from rlhf_ray.main import STAGES, import_stage, main
 from rlhf_ray.stages import plan
 
