@@ -79,5 +79,6 @@ def padding_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
     transformers then scores one answer at a time, and refuses more.
     """
     candidates = (tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.bos_token_id)
-    others = [token for token in candidates if token not in (None, tokenizer.eos_token_id)]
-    return others[0] if others else None
+    end = tokenizer.eos_token_id
+    others = (token for token in candidates if isinstance(token, int) and token != end)
+    return next(others, None)
