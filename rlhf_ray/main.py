@@ -27,6 +27,7 @@ STAGES: dict[str, str] = {
     "preference": "rlhf_ray.stages.preference",
     "prepare_data": "rlhf_ray.stages.prepare_data",
     "pretrain": "rlhf_ray.stages.pretrain",
+    "reward_model": "rlhf_ray.stages.reward_model",
     "rl": "rlhf_ray.stages.rl",
     "sft": "rlhf_ray.stages.sft",
 }

@@ -164,6 +164,16 @@ class Imitator(Fitted):
         self._worker = Worker(**settings)
 
 
+class RewardTrainer(Fitted):
+    """One rank of a reward model that learns from rankings."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        super().__init__()
+        from rlhf_ray.training.reward_trainer import RewardTrainer as Worker
+
+        self._worker = Worker(**settings)
+
+
 class Learner(_Trained):
     """One rank of the policy in training."""
 

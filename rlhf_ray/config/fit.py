@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from rlhf_ray.config.setting import setting
 
 # The stages that learn from examples; only the ranks of `training` run in them.
-FIT_STAGES = ("pretrain", "sft", "preference")
+FIT_STAGES = ("pretrain", "sft", "reward_model", "preference")
 
 
 @dataclass
@@ -15,7 +15,10 @@ class FitConfig:
     """Learning from examples: how long, and when to look at held-out ones."""
 
     samples_per_step: int = setting(
-        16, "Samples per optimiser step, over all ranks.", unit="samples", minimum=1
+        16,
+        "Samples per optimiser step, over all ranks; of preferences, rankings.",
+        unit="samples",
+        minimum=1,
     )
     num_epochs: int = setting(1, "Times that every sample is learnt from.", minimum=1)
     max_steps: int | None = setting(

@@ -12,6 +12,7 @@ from rlhf_ray.config.rules_fit import FIT_RULES
 from rlhf_ray.config.rules_generation import GENERATION_RULES
 from rlhf_ray.config.rules_preference import PREFERENCE_RULES
 from rlhf_ray.config.rules_prepare import PREPARE_RULES
+from rlhf_ray.config.rules_reward_model import REWARD_MODEL_RULES
 from rlhf_ray.config.rules_run import RUN_RULES
 from rlhf_ray.config.rules_sampling import SAMPLING_RULES
 from rlhf_ray.config.rules_texts import TEXT_RULES
@@ -29,6 +30,7 @@ ALL_RULES: tuple[Rule, ...] = (
     + TRAINING_RULES
     + EXAMPLES_RULES
     + FIT_RULES
+    + REWARD_MODEL_RULES
     + PREFERENCE_RULES
 )
 

@@ -13,6 +13,7 @@ from rlhf_ray.config.model import ModelConfig
 from rlhf_ray.config.preference import PreferenceConfig
 from rlhf_ray.config.prepare import PrepareConfig
 from rlhf_ray.config.reward import RewardConfig
+from rlhf_ray.config.reward_model import RewardModelConfig
 from rlhf_ray.config.sampling import SamplingConfig
 from rlhf_ray.config.setting import setting
 from rlhf_ray.config.texts import TextsConfig
@@ -159,6 +160,7 @@ class Config:
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
     examples: ExamplesConfig = field(default_factory=ExamplesConfig)
     fit: FitConfig = field(default_factory=FitConfig)
+    reward_model: RewardModelConfig = field(default_factory=RewardModelConfig)
     preference: PreferenceConfig = field(default_factory=PreferenceConfig)
     publish: PublishConfig = field(default_factory=PublishConfig)
     placement: PlacementConfig = field(default_factory=PlacementConfig)

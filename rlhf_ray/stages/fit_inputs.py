@@ -13,6 +13,7 @@ _COMMAND = "python -m rlhf_ray.main"
 _ROWS = {
     "pretrain": "raw texts",
     "sft": "demonstrations",
+    "reward_model": "preferences",
     "preference": "preferences (with preference.loss=kto, feedback)",
 }
 

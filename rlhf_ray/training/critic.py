@@ -8,19 +8,15 @@ from dataclasses import replace
 from rlhf_ray.config.algorithm import AlgorithmConfig
 from rlhf_ray.config.model import ModelConfig
 from rlhf_ray.config.training import CriticConfig
-from rlhf_ray.models.loading import load_scalar_head
 from rlhf_ray.records import Experience, RolloutGroup, TokenValues
-from rlhf_ray.training.engine import TrainEngine, start_process
-from rlhf_ray.training.forward import ValueForward, disable_dropout
 from rlhf_ray.training.layout import MicroBatch
 from rlhf_ray.training.objective import Objective, value_objective
-from rlhf_ray.training.role import TrainedRole
-from rlhf_ray.training.row_layout import row_layout
+from rlhf_ray.training.scalar_role import ScalarRole
 from rlhf_ray.training.scoring import score_groups, score_states
 from rlhf_ray.training.train_step import Part, run_update
 
 
-class Critic(TrainedRole):
+class Critic(ScalarRole):
     """Estimates and trains values.
 
     One object per rank. All methods are called on all ranks together.
@@ -41,33 +37,14 @@ class Critic(TrainedRole):
         seed: int,
         timeout_s: float,
     ) -> None:
-        super().__init__(critic)
-        self._algorithm = algorithm
-        self._model_settings = replace(model, path=critic.path or model.path)
-        self._total_optimizer_steps = total_optimizer_steps
-        self._seed = seed
-        self._timeout_s = timeout_s
-
-    def start(self, rank: int, world_size: int, master_addr: str, master_port: int) -> None:
-        """Join the other ranks, load the model, build the engine."""
-        start_process(
-            rank,
-            world_size,
-            master_addr,
-            master_port,
-            timeout_s=self._timeout_s,
-            cpu_threads=self._settings.cpu_threads,
-            seed=self._seed,
-            on_gpu=self._settings.num_gpus > 0,
+        super().__init__(
+            critic,
+            model=replace(model, path=critic.path or model.path),
+            total_optimizer_steps=total_optimizer_steps,
+            seed=seed,
+            timeout_s=timeout_s,
         )
-        model = load_scalar_head(self._model_settings, dtype=self._settings.dtype)
-        if self._settings.gradient_checkpointing:
-            model.backbone.gradient_checkpointing_enable({"use_reentrant": False})
-        module = ValueForward(model)
-        disable_dropout(module)
-        attention = self._model_settings.attention
-        self._layout = row_layout(model.backbone, self._settings, attention)
-        self._started = TrainEngine(module, self._settings, total_steps=self._total_optimizer_steps)
+        self._algorithm = algorithm
 
     def score(self, groups: Sequence[RolloutGroup]) -> list[TokenValues]:
         """Values of the sampled tokens of this rank's groups, and after them where configured."""
@@ -92,6 +69,3 @@ class Critic(TrainedRole):
             "value/grad_norm": result.grad_norm,
             "value/learning_rate": result.learning_rate,
         }
-
-    def _forward(self, batch: MicroBatch):
-        return self._engine.forward(batch.input_ids, batch.hidden_index, batch.packing)

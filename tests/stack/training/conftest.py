@@ -23,7 +23,7 @@ from tests.stack.training.samples import VOCABULARY, make_samples
 REPOSITORY = Path(__file__).parents[3]
 DEADLINE_S = 280.0
 # One for every role of every scenario.
-NUM_PORTS = 100
+NUM_PORTS = 130
 SIZES = TinySizes(
     hidden=32, intermediate=64, num_layers=2, num_heads=4, num_key_value_heads=2, head_size=8
 )

@@ -21,6 +21,7 @@ from rlhf_ray.training.critic import Critic
 from rlhf_ray.training.imitator import Imitator
 from rlhf_ray.training.learner import Learner
 from rlhf_ray.training.reference import Reference
+from rlhf_ray.training.reward_trainer import RewardTrainer
 from tests.stack.training.samples import (
     KL_COEFFICIENT,
     MAX_RESPONSE_TOKENS,
@@ -31,6 +32,7 @@ from tests.stack.training.samples import (
 )
 
 TOTAL_OPTIMIZER_STEPS = 10
+CENTRING_COEFFICIENT = 0.1
 LEARNER = {"learning_rate": 1e-2, "weight_decay": 0.1, "warmup_steps": 3, "schedule": "cosine"}
 
 GRPO = AlgorithmConfig(kl_coefficient=KL_COEFFICIENT, kl_estimator="k3")
@@ -110,6 +112,21 @@ class Rank:
                 total_optimizer_steps=TOTAL_OPTIMIZER_STEPS,
                 seed=0,
                 timeout_s=60.0,
+            )
+        )
+
+    def reward_trainer(self, *, path: str = "reward_model", **settings: Any) -> Any:
+        """Starts from the reward model, whose head is not zero."""
+        return self._started(
+            RewardTrainer(
+                training=TrainingConfig(**self._role_settings(LEARNER | settings)),
+                model=ModelConfig(
+                    path=str(self.folder / path), tokenizer_path=str(self.folder / "policy")
+                ),
+                total_optimizer_steps=TOTAL_OPTIMIZER_STEPS,
+                seed=0,
+                timeout_s=60.0,
+                centring_coefficient=CENTRING_COEFFICIENT,
             )
         )
 

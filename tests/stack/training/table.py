@@ -14,6 +14,7 @@ from tests.stack.training.imitator_scenarios import (
 from tests.stack.training.mixture import losses_of_texts, with_texts
 from tests.stack.training.preference_scenarios import COMPARED
 from tests.stack.training.rank import Rank
+from tests.stack.training.ranking_scenarios import RANKED
 from tests.stack.training.scenarios import (
     critic_resume,
     default_critic,
@@ -57,6 +58,7 @@ def _stages(
 
 SCENARIOS: dict[int, dict[str, Scenario]] = {
     1: {
+        **RANKED[1],
         "no_gpu": no_gpu,
         "policy_gradient": policy_gradient,
         "value_gradient": value_gradient,
@@ -132,6 +134,7 @@ SCENARIOS: dict[int, dict[str, Scenario]] = {
         **_stages("imitate", imitate, (0, 1, 2, 3)),
         "imitate_packed_zero_3": lambda r: imitate(r, layout="packed", zero_stage=3),
         "from_random_weights": from_random_weights,
+        **RANKED[2],
         "scores_zero_0": lambda r: scores(r, r.learner),
         "scores_zero_3": lambda r: scores(r, r.learner, zero_stage=3),
         "scores_between_updates_zero_3": lambda r: scores_between_updates(r, zero_stage=3),

@@ -101,6 +101,21 @@ def test_a_stage_that_learns_from_rankings_or_feedback():
     assert of_feedback["learner: micro-batches per rank"] == "3"
 
 
+def test_rankings_have_two_answers_or_more():
+    overrides = ["stage=reward_model", "model.path=a/b", "examples.path=x"]
+    overrides += ["examples.max_tokens=100", "fit.samples_per_step=25", "training.num_ranks=2"]
+    overrides += ["training.max_tokens_per_micro_batch=450"]
+    assert _values(overrides) == {
+        "rankings per optimiser step": "25",
+        "longest sample": "100",
+        "tokens per optimiser step": "5,000",
+        # 25 rankings on 2 ranks; 450 // 200 = 2 pairs in a micro-batch.
+        "learner: rankings per rank": "13",
+        "learner: micro-batches per rank": "7",
+        "epochs": "1",
+    }
+
+
 def test_rendering_is_aligned():
     text = render_rows([BatchRow("a", "1", "x"), BatchRow("long name", "1,000", "")])
     assert text.splitlines() == ["a              1  x", "long name  1,000"]

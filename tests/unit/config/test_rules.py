@@ -11,6 +11,7 @@ from rlhf_ray.config.schema import all_keys, group_names
 
 FIT = ["stage=sft", "examples.path=rows.jsonl"]
 PREFERENCE = ["stage=preference", "examples.path=rows.jsonl"]
+REWARD_MODEL = ["stage=reward_model", "examples.path=rows.jsonl"]
 GPU = ["generation=gpu", "training=gpu"]
 MIXED = ["algorithm.ptx_coefficient=0.1", "texts.path=texts.jsonl"]
 COLOCATED_GPU = ["placement=colocated", *GPU]
@@ -660,6 +661,20 @@ CASES = [
         ["fit.samples_per_step=1"],
         ["fit.samples_per_step=1", "preference.loss=kto", "at least 2"],
         ["fit.samples_per_step=2"],
+    ),
+    (
+        "budget of pairs",
+        [*REWARD_MODEL, "examples.max_tokens=100"],
+        ["training.max_tokens_per_micro_batch=199"],
+        ["training.max_tokens_per_micro_batch=199", "examples.max_tokens", "at least 200"],
+        ["training.max_tokens_per_micro_batch=200"],
+    ),
+    (
+        "average of a reward model",
+        REWARD_MODEL,
+        ["training.ema_decay=0.9"],
+        ["training.ema_decay=0.9", "stage=reward_model", "to null"],
+        ["training.ema_decay=null"],
     ),
     (
         "held out in two ways",

@@ -1,0 +1,84 @@
+"""A scalar head as what transformers calls a sequence classifier with one label."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from transformers import (
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from rlhf_ray.config.errors import RequestError
+from rlhf_ray.models.loading import ScalarHeadModel
+
+_BACKBONE, _HEAD = "backbone.", "head."
+
+
+def new_classifier(model: ScalarHeadModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """A classifier of the same configuration, without weights: what a folder is written by.
+
+    Raises:
+        RequestError: transformers has none of this kind, or one with another head.
+    """
+    config = copy.deepcopy(model.backbone.config)
+    config.num_labels = 1
+    config.pad_token_id = padding_token(tokenizer)
+    kind = type(config).__name__
+    try:
+        with torch.device("meta"):
+            classifier = AutoModelForSequenceClassification.from_config(
+                config, dtype=model.backbone.dtype
+            )
+    except ValueError as error:
+        raise RequestError(
+            f"transformers has no sequence classifier for {kind}, so that a reward model of this "
+            f"kind could not be saved; start from another model"
+        ) from error
+    names = classifier_names(classifier)
+    missing = {names(name) for name in model.state_dict()} ^ set(classifier.state_dict())
+    if missing:
+        raise RequestError(
+            f"the sequence classifier of {kind} has other weights than a backbone with one linear "
+            f"layer ({', '.join(sorted(missing)[:5])}); start from another model"
+        )
+    return classifier
+
+
+def classifier_names(classifier: PreTrainedModel) -> Callable[[str], str]:
+    """From the names of a `ScalarHeadModel`'s weights to those of the classifier's."""
+    backbone = classifier.base_model
+    heads = [
+        name
+        for name, child in classifier.named_children()
+        if child is not backbone and isinstance(child, nn.Linear)
+    ]
+    if len(heads) != 1:
+        raise RequestError(
+            f"the head of {type(classifier).__name__} is not a single linear layer; start from "
+            f"another model"
+        )
+
+    def name_of(name: str) -> str:
+        if name.startswith(_BACKBONE):
+            return f"{classifier.base_model_prefix}.{name.removeprefix(_BACKBONE)}"
+        return f"{heads[0]}.{name.removeprefix(_HEAD)}"
+
+    return name_of
+
+
+def padding_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """A token with which no answer ends: transformers takes the score before the padding.
+
+    It looks for the last token that is not padding. Where the end of an answer pads too, it
+    would score the answer without its end. None, where the tokenizer has no other such token:
+    transformers then scores one answer at a time, and refuses more.
+    """
+    candidates = (tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.bos_token_id)
+    end = tokenizer.eos_token_id
+    others = (token for token in candidates if isinstance(token, int) and token != end)
+    return next(others, None)
