@@ -22,7 +22,7 @@ from tests.stack.training.preference_scenarios import (
     shift,
 )
 from tests.stack.training.samples import load_samples
-from tests.stack.training.test_equality import assert_same_metrics, relative_difference
+from tests.stack.training.test_equality import relative_difference
 
 pytestmark = pytest.mark.stack
 
@@ -104,4 +104,5 @@ def test_two_uneven_ranks_are_one(compared: Seen, name, stage):
         two = rank[f"{name}_zero_{stage}"]
         assert relative_difference(two["gradient"], one["gradient"]) < 1e-6
         for when in ("before", "metrics", "after"):
-            assert_same_metrics(two[when], one[when], rel=2e-6)
+            # A reward is a small difference of large sums.
+            assert two[when] == pytest.approx(one[when], rel=2e-6, abs=1e-6)
