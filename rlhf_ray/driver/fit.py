@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from rlhf_ray.cluster.calls import Call, Watch
+from rlhf_ray.driver.clock import StepClock
 from rlhf_ray.driver.fit_steps import FitSteps
 from rlhf_ray.driver.held_out import LOSS, HeldOut, Improvement, NoHeldOut
 
@@ -83,13 +82,13 @@ def fit(loop: FitLoop, state: FitState) -> None:
     """
     num_steps, settings = loop.steps.num_steps, loop.settings
     if state.step == 0 and loop.held_out.is_due(0, num_steps=num_steps):
-        clock = _Clock(loop.observer)
+        clock = StepClock(loop.observer)
         with clock("evaluate"):
             before = loop.held_out.evaluate()
         loop.observer.step_done(0, before | clock.seconds())
     while state.step < num_steps and not _is_over(state, settings):
         loop.watch.begin_step(state.step)
-        clock = _Clock(loop.observer)
+        clock = StepClock(loop.observer)
         with clock("update"):
             samples = loop.steps.next(state.step)
             calls = loop.role.update(samples.per_rank)
@@ -118,22 +117,3 @@ def _evaluate(loop: FitLoop, state: FitState) -> dict[str, float]:
 
 def _is_over(state: FitState, settings: FitSettings) -> bool:
     return 0 < settings.patience <= state.improvement.num_without
-
-
-class _Clock:
-    """Times the phases of one step, and announces them."""
-
-    def __init__(self, observer: FitObserver) -> None:
-        self._observer = observer
-        self._started = time.monotonic()
-        self._seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, phase: str) -> Iterator[None]:
-        self._observer.phase(phase)
-        started = time.monotonic()
-        yield
-        self._seconds[f"time/{phase}_s"] = time.monotonic() - started
-
-    def seconds(self) -> dict[str, float]:
-        return self._seconds | {"time/step_s": time.monotonic() - self._started}

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from rlhf_ray.cluster.calls import Watch
 from rlhf_ray.driver.adaptive import Adaptive, advance
 from rlhf_ray.driver.batch import Batch
+from rlhf_ray.driver.clock import StepClock
 from rlhf_ray.driver.pipeline import RolloutPipeline
 from rlhf_ray.driver.refresher import Refresher
 from rlhf_ray.driver.scorers import Scorers
@@ -65,7 +63,7 @@ def train(loop: Loop, state: LoopState, *, num_steps: int) -> None:
     while state.step < num_steps:
         step = state.step
         loop.watch.begin_step(step)
-        clock = _StepClock(loop.observer)
+        clock = StepClock(loop.observer)
 
         with clock("generate"):
             batch = loop.pipeline.next_batch(step)
@@ -90,27 +88,7 @@ def train(loop: Loop, state: LoopState, *, num_steps: int) -> None:
             loop.saver.save_if_due(state, loop.pipeline)
         loop.pipeline.begin(state.step)
 
-        metrics |= clock.metrics(batch)
-        loop.observer.step_done(state.step, batch, metrics)
-
-
-class _StepClock:
-    """Times the phases of one step, and announces them."""
-
-    def __init__(self, observer: Observer) -> None:
-        self._observer = observer
-        self._started = time.monotonic()
-        self._seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, phase: str) -> Iterator[None]:
-        self._observer.phase(phase)
-        started = time.monotonic()
-        yield
-        self._seconds[phase] = time.monotonic() - started
-
-    def metrics(self, batch: Batch) -> dict[str, float]:
-        times: dict[str, Any] = {f"time/{name}_s": s for name, s in self._seconds.items()}
+        metrics |= clock.seconds()
         # The pipeline knows which part of the wait was for scores.
-        times |= {"time/generate_s": batch.generate_s, "time/score_s": batch.score_s}
-        return times | {"time/step_s": time.monotonic() - self._started}
+        metrics |= {"time/generate_s": batch.generate_s, "time/score_s": batch.score_s}
+        loop.observer.step_done(state.step, batch, metrics)

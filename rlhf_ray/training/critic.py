@@ -38,7 +38,7 @@ class Critic(ScalarRole):
         timeout_s: float,
     ) -> None:
         super().__init__(
-            critic,
+            training=critic,
             model=replace(model, path=critic.path or model.path),
             total_optimizer_steps=total_optimizer_steps,
             seed=seed,

@@ -9,13 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rlhf_ray.config.model import ModelConfig
-from rlhf_ray.config.training import TrainingConfig
 from rlhf_ray.kept_tokens import whole_vocabulary
 from rlhf_ray.models.loading import load_policy, load_tokenizer, new_policy
 from rlhf_ray.training import weights
 from rlhf_ray.training.averaged_engine import make_engine
-from rlhf_ray.training.engine import start_process
+from rlhf_ray.training.engine import TrainEngine
 from rlhf_ray.training.forward import PolicyForward, disable_dropout
 from rlhf_ray.training.layout import MicroBatch
 from rlhf_ray.training.role import TrainedRole
@@ -24,45 +22,9 @@ from rlhf_ray.training.scoring import score_tokens
 
 
 class PolicyRole(TrainedRole):
-    """A causal language model in training, on one rank; subclasses say what it learns from.
+    """A causal language model in training, on one rank; subclasses say what it learns from."""
 
-    Args:
-        model: where weights and tokenizer come from.
-        total_optimizer_steps: of the whole run, for the learning rate.
-        timeout_s: how long a collective operation waits for the other ranks.
-    """
-
-    def __init__(
-        self,
-        *,
-        training: TrainingConfig,
-        model: ModelConfig,
-        total_optimizer_steps: int,
-        seed: int,
-        timeout_s: float,
-    ) -> None:
-        super().__init__(training)
-        self._model_settings = model
-        self._total_optimizer_steps = total_optimizer_steps
-        self._seed = seed
-        self._timeout_s = timeout_s
-
-    def start(self, rank: int, world_size: int, master_addr: str, master_port: int) -> None:
-        """Join the other ranks, load the model, build the engine; all ranks together.
-
-        Raises:
-            ValueError: the model cannot be loaded, or has a head that is not understood.
-        """
-        start_process(
-            rank,
-            world_size,
-            master_addr,
-            master_port,
-            timeout_s=self._timeout_s,
-            cpu_threads=self._settings.cpu_threads,
-            seed=self._seed,
-            on_gpu=self._settings.num_gpus > 0,
-        )
+    def _build(self) -> TrainEngine:
         self._tokenizer = load_tokenizer(self._model_settings)
         if self._model_settings.random_weights:
             self._model = new_policy(
@@ -77,7 +39,7 @@ class PolicyRole(TrainedRole):
         module.check_head()
         attention = self._model_settings.attention
         self._layout = row_layout(self._model.get_decoder(), self._settings, attention)
-        self._started = make_engine(module, self._settings, total_steps=self._total_optimizer_steps)
+        return make_engine(module, self._settings, total_steps=self._total_optimizer_steps)
 
     def score_sequences(self, sequences: Sequence[tuple[int, ...]]) -> list[list[float]]:
         """Log-probabilities, at temperature 1, of every token but the first of each sequence.

@@ -54,7 +54,7 @@ class RewardTrainer(ScalarRole):
         centring_coefficient: float,
     ) -> None:
         super().__init__(
-            training,
+            training=training,
             model=model,
             total_optimizer_steps=total_optimizer_steps,
             seed=seed,
@@ -64,7 +64,7 @@ class RewardTrainer(ScalarRole):
         self._latest: deque[ComparedSamples] = deque()
 
     def start(self, rank: int, world_size: int, master_addr: str, master_port: int) -> None:
-        """See `ScalarRole.start`.
+        """See `TrainedRole.start`.
 
         Raises:
             RequestError: there is no sequence classifier of the model's kind to save it as.

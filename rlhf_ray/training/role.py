@@ -1,4 +1,4 @@
-"""What the roles with an optimizer have in common: an engine, its checkpoint, its end."""
+"""What all trained roles have in common: their start, an engine, its checkpoint, their end."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from rlhf_ray.config.model import ModelConfig
 from rlhf_ray.config.training import TrainingConfig
 from rlhf_ray.training.checkpoint import (
     CheckpointFacts,
@@ -14,16 +15,56 @@ from rlhf_ray.training.checkpoint import (
     write_facts,
     write_random_states,
 )
-from rlhf_ray.training.engine import TrainEngine, stop_process
+from rlhf_ray.training.engine import TrainEngine, start_process, stop_process
 from rlhf_ray.training.ranks import rank, world_size
 
 
 class TrainedRole:
-    """A role with an optimizer, on one rank. Subclasses build the engine in `start`."""
+    """A role with an optimizer, on one rank. Subclasses say in `_build` what is trained.
 
-    def __init__(self, settings: TrainingConfig) -> None:
-        self._settings = settings
+    Args:
+        model: where weights and tokenizer come from.
+        total_optimizer_steps: of the whole run, for the learning rate.
+        timeout_s: how long a collective operation waits for the other ranks.
+    """
+
+    def __init__(
+        self,
+        *,
+        training: TrainingConfig,
+        model: ModelConfig,
+        total_optimizer_steps: int,
+        seed: int,
+        timeout_s: float,
+    ) -> None:
+        self._settings = training
+        self._model_settings = model
+        self._total_optimizer_steps = total_optimizer_steps
+        self._seed = seed
+        self._timeout_s = timeout_s
         self._started: TrainEngine | None = None
+
+    def start(self, rank: int, world_size: int, master_addr: str, master_port: int) -> None:
+        """Join the other ranks, load the model, build the engine; all ranks together.
+
+        Raises:
+            ValueError: the model cannot be loaded, or is of a kind that this role cannot train.
+        """
+        start_process(
+            rank,
+            world_size,
+            master_addr,
+            master_port,
+            timeout_s=self._timeout_s,
+            cpu_threads=self._settings.cpu_threads,
+            seed=self._seed,
+            on_gpu=self._settings.num_gpus > 0,
+        )
+        self._started = self._build()
+
+    def _build(self) -> TrainEngine:
+        """Load the model, and give it an optimizer."""
+        raise NotImplementedError
 
     @property
     def _engine(self) -> TrainEngine:
