@@ -37,6 +37,7 @@ def _loads_and_answers(folder: Path) -> None:
     assert model.generate(**inputs, max_new_tokens=2).shape[0] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_demonstrations_lower_the_held_out_perplexity(make_run):
     run = make_run(*SFT, "training.num_ranks=2", "training.zero_stage=2")

@@ -46,6 +46,7 @@ def summary_of(run: Run) -> dict[str, dict[str, float]]:
     return json.loads((run.output / "summary.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_what_is_preferred_is_told_apart(make_run, tmp_path):
     run = make_run(*overrides(preferences(tmp_path)))

@@ -29,6 +29,7 @@ def losses(run) -> list[float]:
     return found
 
 
+@pytest.mark.slow
 def test_the_loss_of_the_texts_falls(make_run, texts):
     run = make_run(*texts, *FAST, LEARNT).succeed()
     found = losses(run)
