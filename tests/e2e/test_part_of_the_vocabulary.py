@@ -17,6 +17,8 @@ def test_all_roles_normalise_over_what_was_sampled_from(make_run):
         # With two optimiser steps the learner scores the batch first.
         "algorithm.num_mini_batches=2",
         "algorithm.kl_coefficient=0.05",
+        # Of all tokens that were left: never below 0, as an estimate from the sampled one can be.
+        "algorithm.kl_estimator=full",
     ).succeed(400)
     metrics = run.metrics()
     assert len(metrics) == 2
@@ -25,5 +27,6 @@ def test_all_roles_normalise_over_what_was_sampled_from(make_run):
     # Before the first update the reference is the policy.
     assert abs(metrics[0]["kl/reference"]) < 1e-3
     assert metrics[1]["kl/reference"] != 0
+    assert 0 < metrics[0]["kl/loss"] < metrics[1]["kl/loss"]
     assert 0 < metrics[0]["policy/entropy"] < 3.0  # log(20), of 20 tokens
     assert max(row["publish/probe_gap_max"] for row in metrics) < 1e-4
