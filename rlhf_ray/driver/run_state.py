@@ -95,6 +95,18 @@ class RunCheckpoints:
         self._watch.results(calls, phase="checkpoint", timeout_s=self._timeout_s)
 
 
+def checkpoint_to_resume(output: Path, resume: str, identity: dict[str, Any]) -> Path | None:
+    """The folder that a run goes on from, if it is of that same run; None: it starts anew.
+
+    Raises:
+        RequestError: no such checkpoint, or it is of a run with other settings.
+    """
+    folder = Checkpoints(output, keep_last=1).resolve(resume)
+    if folder:
+        check_identity(folder, read_state(folder)["identity"], identity)
+    return folder
+
+
 def check_identity(folder: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
     """Refuse to go on from a run that was another one.
 

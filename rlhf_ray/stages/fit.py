@@ -17,14 +17,14 @@ from rlhf_ray.config.load import to_yaml
 from rlhf_ray.config.run import Config
 from rlhf_ray.data.examples import ExampleSet
 from rlhf_ray.data.order import RowOrder
-from rlhf_ray.driver.checkpoints import Checkpoints, read_state
+from rlhf_ray.driver.checkpoints import Checkpoints
 from rlhf_ray.driver.fit import FitLoop, FitSettings, FitState, fit
 from rlhf_ray.driver.fit_models import BestModels, LastModel
 from rlhf_ray.driver.fit_state import FitCheckpoints
 from rlhf_ray.driver.fit_steps import FitSteps
 from rlhf_ray.driver.held_out import NOTHING_EVALUATED, HeldOut, NoHeldOut
 from rlhf_ray.driver.run_log import FitLog
-from rlhf_ray.driver.run_state import check_identity
+from rlhf_ray.driver.run_state import checkpoint_to_resume
 from rlhf_ray.models.builtin import resolve_model_path
 from rlhf_ray.models.loading import load_tokenizer
 from rlhf_ray.observe.fit_report import fit_table, summarize_fit, write_fit_summary
@@ -76,9 +76,7 @@ def run_fit(config: Config, stage: FitStage[T]) -> int:
     """
     output = Path(config.output_dir)
     identity = _identity(config)
-    resume_from = Checkpoints(output, keep_last=1).resolve(config.resume)
-    if resume_from:
-        check_identity(resume_from, read_state(resume_from)["identity"], identity)
+    resume_from = checkpoint_to_resume(output, config.resume, identity)
     check_inputs(config)
     output.mkdir(parents=True, exist_ok=True)
     (output / "config.yaml").write_text(to_yaml(config), encoding="utf-8")

@@ -16,10 +16,10 @@ from rlhf_ray.config.load import to_yaml
 from rlhf_ray.config.run import Config
 from rlhf_ray.data.prompts import PromptSet, load_prompts
 from rlhf_ray.driver.adaptive import start_adaptive
-from rlhf_ray.driver.checkpoints import Checkpoints, read_state
+from rlhf_ray.driver.checkpoints import Checkpoints
 from rlhf_ray.driver.loop import Loop, LoopState, train
 from rlhf_ray.driver.run_log import NoRollouts, RolloutFiles, RunLog
-from rlhf_ray.driver.run_state import RunCheckpoints, StatefulRole, check_identity
+from rlhf_ray.driver.run_state import RunCheckpoints, StatefulRole, checkpoint_to_resume
 from rlhf_ray.driver.scorers import NoScores, Scorers
 from rlhf_ray.driver.texts import TextSource
 from rlhf_ray.driver.trainer import NoCritic, Trainer, TrainerSettings
@@ -71,9 +71,7 @@ def run(config: Config) -> int:
     """
     output = Path(config.output_dir)
     identity = _identity(config)
-    resume_from = Checkpoints(output, keep_last=1).resolve(config.resume)
-    if resume_from:
-        check_identity(resume_from, read_state(resume_from)["identity"], identity)
+    resume_from = checkpoint_to_resume(output, config.resume, identity)
     config = dataclasses.replace(config, reward=with_absolute_paths(config.reward))
     output.mkdir(parents=True, exist_ok=True)
     (output / "config.yaml").write_text(to_yaml(config), encoding="utf-8")

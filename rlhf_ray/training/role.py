@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from rlhf_ray.training.engine import TrainEngine, start_process, stop_process
 from rlhf_ray.training.ranks import rank, world_size
 
 
-class TrainedRole:
+class TrainedRole(ABC):
     """A role with an optimizer, on one rank. Subclasses say in `_build` what is trained.
 
     Args:
@@ -62,9 +63,9 @@ class TrainedRole:
         )
         self._started = self._build()
 
+    @abstractmethod
     def _build(self) -> TrainEngine:
         """Load the model, and give it an optimizer."""
-        raise NotImplementedError
 
     @property
     def _engine(self) -> TrainEngine:

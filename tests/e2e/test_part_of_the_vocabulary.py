@@ -19,11 +19,16 @@ def test_all_roles_normalise_over_what_was_sampled_from(make_run):
         "algorithm.kl_coefficient=0.05",
         # Of all tokens that were left: never below 0, as an estimate from the sampled one can be.
         "algorithm.kl_estimator=full",
+        "algorithm.correction_weight=token",
     ).succeed(400)
     metrics = run.metrics()
     assert len(metrics) == 2
     # Over the whole vocabulary of an untrained model the gap would be about log(300 / 20).
     assert max(row["rollout/logprob_gap_max"] for row in metrics) < 1e-4
+    # Weights of the learner over the engine, right after a publish.
+    for row in metrics:
+        assert abs(row["correction/weight_max"] - 1) < 1e-3
+        assert abs(row["correction/weight_mean"] - 1) < 1e-3
     # Before the first update the reference is the policy.
     assert abs(metrics[0]["kl/reference"]) < 1e-3
     assert metrics[1]["kl/reference"] != 0
