@@ -9,10 +9,9 @@ configuration one problem at a time, in terms of its own, and leave folders of i
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -20,17 +19,7 @@ from rlhf_ray.config.compose import group_choices
 from rlhf_ray.config.errors import RequestError, RunFailed
 from rlhf_ray.config.load import load_config, read_config, to_yaml
 from rlhf_ray.config.run import Config
-
-# Each has a function `run(config) -> exit status`; imported only when it is chosen.
-STAGES: dict[str, str] = {
-    "plan": "rlhf_ray.stages.plan",
-    "preference": "rlhf_ray.stages.preference",
-    "prepare_data": "rlhf_ray.stages.prepare_data",
-    "pretrain": "rlhf_ray.stages.pretrain",
-    "reward_model": "rlhf_ray.stages.reward_model",
-    "rl": "rlhf_ray.stages.rl",
-    "sft": "rlhf_ray.stages.sft",
-}
+from rlhf_ray.stages.table import import_stage
 
 EXIT_FAILED = 1
 EXIT_WRONG_REQUEST = 2
@@ -64,11 +53,6 @@ def _carry_out(options: argparse.Namespace) -> int:
         print(to_yaml(read_config(options.overrides)), end="")
         return 0
     return _run_stage(load_config(options.overrides))
-
-
-def import_stage(name: str) -> Callable[[Config], int]:
-    """The function that runs a stage; with it comes everything heavy that the stage needs."""
-    return importlib.import_module(STAGES[name]).run
 
 
 def _run_stage(config: Config) -> int:

@@ -27,6 +27,9 @@ def connected(*, dashboard: bool) -> Iterator[None]:
     Args:
         dashboard: serve the dashboard of a local cluster; a joined one has its own.
     """
+    if ray.is_initialized():  # A pipeline is connected for all of its stages.
+        yield
+        return
     # Workers log to files of their own; Ray keeps them and shows them in the dashboard.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     common = {"log_to_driver": False, "logging_level": logging.ERROR}

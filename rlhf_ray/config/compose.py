@@ -6,8 +6,10 @@ Hydra composes the groups and parses the grammar of overrides. Checking them is 
 
 from __future__ import annotations
 
+import copy
 import difflib
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,20 +76,42 @@ def parse_overrides(overrides: Sequence[str]) -> tuple[Request, list[str]]:
     return Request(choices=tuple(choices), values=tuple(values)), problems
 
 
+def sort_values(values: Mapping[str, Any]) -> tuple[Request, list[str]]:
+    """As `parse_overrides`, of choices and values as a mapping."""
+    groups = group_choices()
+    is_choice = {
+        key: key in groups and not isinstance(value, dict) for key, value in values.items()
+    }
+    found = [
+        _choice_problem(key, value, groups[key]) for key, value in values.items() if is_choice[key]
+    ]
+    request = Request(
+        choices=tuple((key, str(value)) for key, value in values.items() if is_choice[key]),
+        values=tuple((key, value) for key, value in values.items() if not is_choice[key]),
+    )
+    return request, [problem for problem in found if problem is not None]
+
+
 def compose_tree(choices: Sequence[tuple[str, str]]) -> dict[str, Any]:
     """Compose `conf/config.yaml` with the chosen groups; interpolations stay as they are.
 
     Raises:
         ValueError: a file is broken or names a group or choice that does not exist.
     """
+    return copy.deepcopy(_composed(conf_dir(), tuple(choices)))
+
+
+# A pipeline and its stages read the same files over and over.
+@functools.lru_cache(maxsize=64)
+def _composed(folder: Path, choices: tuple[tuple[str, str], ...]) -> dict[str, Any]:
     try:
-        with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"):
+        with initialize_config_dir(config_dir=str(folder), version_base="1.3"):
             tree = compose("config", overrides=[f"{group}={choice}" for group, choice in choices])
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         message = " ".join(str(error).split())
-        raise ValueError(f"the files under {conf_dir()} do not compose: {message}") from error
+        raise ValueError(f"the files under {folder} do not compose: {message}") from error
     container = OmegaConf.to_container(tree, resolve=False)
-    assert isinstance(container, dict), f"{conf_dir()}/config.yaml is not a mapping"
+    assert isinstance(container, dict), f"{folder}/config.yaml is not a mapping"
     return {str(key): value for key, value in container.items()}
 
 

@@ -31,6 +31,8 @@ class Conversion:
         self.broken: set[str] = set()
         self._keys = all_keys()
         self._values = {name: copy.deepcopy(key.default) for name, key in self._keys.items()}
+        # What has to be converted: a default is right as it is, but for a reference to a key.
+        self._told = {name for name, value in self._values.items() if "${" in str(value)}
 
     def set_tree(self, tree: Mapping[str, Any]) -> None:
         """Take over the values of a nested mapping, such as a composed YAML file."""
@@ -41,10 +43,12 @@ class Conversion:
         """Set one key; a name inside a mapping (`group.mapping.name`) sets that entry."""
         if name in self._keys:
             self._values[name] = value
+            self._told.add(name)
         elif name in group_names():
             self._set_group(name, value)
         elif (mapping := self._enclosing_mapping(name)) is not None:
             _set_entry(self._values[mapping], name[len(mapping) + 1 :].split("."), value)
+            self._told.add(mapping)
         else:
             self.unknown.append(name)
             self.problems.append(_unknown_key(name))
@@ -54,7 +58,7 @@ class Conversion:
         tree = OmegaConf.create(_nested(self._values))
         target = OmegaConf.structured(Config)
         for name, key in self._keys.items():
-            problem = _convert(key, tree, target)
+            problem = _convert(key, tree, target) if name in self._told else None
             if problem is not None:
                 self.broken.add(name)
                 self.problems.append(problem)

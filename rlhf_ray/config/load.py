@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 
-from rlhf_ray.config.compose import compose_tree, conf_dir, group_choices, parse_overrides
+from rlhf_ray.config.compose import (
+    Request,
+    compose_tree,
+    conf_dir,
+    group_choices,
+    parse_overrides,
+    sort_values,
+)
 from rlhf_ray.config.convert import Conversion, show_problems
 from rlhf_ray.config.errors import ConfigError
 from rlhf_ray.config.rules import cross_field_problems
 from rlhf_ray.config.run import Config
 
-__all__ = ["conf_dir", "group_choices", "load_config", "read_config", "to_yaml"]
+__all__ = ["conf_dir", "group_choices", "load_config", "load_values", "read_config", "to_yaml"]
 
 
 def load_config(overrides: Sequence[str]) -> Config:
@@ -25,7 +33,15 @@ def load_config(overrides: Sequence[str]) -> Config:
     Raises:
         ConfigError: anything is wrong with it; the message lists every problem.
     """
-    return _load(overrides, is_complete=True)
+    return _load(*parse_overrides(overrides), is_complete=True)
+
+
+def load_values(values: Mapping[str, Any]) -> Config:
+    """As `load_config`, of choices and values as a mapping: `{"stage": "sft", "seed": 1}`.
+
+    Names of keys may have dots, and values of groups may be mappings.
+    """
+    return _load(*sort_values(values), is_complete=True)
 
 
 def read_config(overrides: Sequence[str]) -> Config:
@@ -33,7 +49,7 @@ def read_config(overrides: Sequence[str]) -> Config:
 
     For looking at a configuration that is not complete yet.
     """
-    return _load(overrides, is_complete=False)
+    return _load(*parse_overrides(overrides), is_complete=False)
 
 
 def to_yaml(config: Config) -> str:
@@ -41,8 +57,7 @@ def to_yaml(config: Config) -> str:
     return OmegaConf.to_yaml(OmegaConf.structured(config))
 
 
-def _load(overrides: Sequence[str], *, is_complete: bool) -> Config:
-    request, request_problems = parse_overrides(overrides)
+def _load(request: Request, request_problems: list[str], *, is_complete: bool) -> Config:
     conversion = Conversion()
     try:
         conversion.set_tree(compose_tree(request.choices))

@@ -10,6 +10,7 @@ from rlhf_ray.config.rules_batch import BATCH_RULES
 from rlhf_ray.config.rules_examples import EXAMPLES_RULES
 from rlhf_ray.config.rules_fit import FIT_RULES
 from rlhf_ray.config.rules_generation import GENERATION_RULES
+from rlhf_ray.config.rules_pipeline import PIPELINE_RULES
 from rlhf_ray.config.rules_preference import PREFERENCE_RULES
 from rlhf_ray.config.rules_prepare import PREPARE_RULES
 from rlhf_ray.config.rules_reward_model import REWARD_MODEL_RULES
@@ -32,6 +33,7 @@ ALL_RULES: tuple[Rule, ...] = (
     + FIT_RULES
     + REWARD_MODEL_RULES
     + PREFERENCE_RULES
+    + PIPELINE_RULES
 )
 
 

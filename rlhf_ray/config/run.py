@@ -10,6 +10,7 @@ from rlhf_ray.config.examples import ExamplesConfig
 from rlhf_ray.config.fit import FIT_STAGES, FitConfig
 from rlhf_ray.config.generation import GenerationConfig
 from rlhf_ray.config.model import ModelConfig
+from rlhf_ray.config.pipeline import PipelineConfig
 from rlhf_ray.config.preference import PreferenceConfig
 from rlhf_ray.config.prepare import PrepareConfig
 from rlhf_ray.config.reward import RewardConfig
@@ -19,8 +20,8 @@ from rlhf_ray.config.setting import setting
 from rlhf_ray.config.texts import TextsConfig
 from rlhf_ray.config.training import CriticConfig, ReferenceConfig, TrainingConfig
 
-# The stages, in the order of the pipeline; `plan` prints what `rl` would be.
-STAGE_NAMES = ("prepare_data", *FIT_STAGES, "rl", "plan")
+# In the order in which they are used; `pipeline` runs several, `plan` prints what `rl` would be.
+STAGE_NAMES = ("prepare_data", *FIT_STAGES, "rl", "pipeline", "plan")
 
 
 @dataclass
@@ -162,6 +163,7 @@ class Config:
     fit: FitConfig = field(default_factory=FitConfig)
     reward_model: RewardModelConfig = field(default_factory=RewardModelConfig)
     preference: PreferenceConfig = field(default_factory=PreferenceConfig)
+    pipeline: PipelineConfig = field(default_factory=PipelineConfig)
     publish: PublishConfig = field(default_factory=PublishConfig)
     placement: PlacementConfig = field(default_factory=PlacementConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

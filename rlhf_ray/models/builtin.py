@@ -38,11 +38,22 @@ def _make_arithmetic(folder: Path, seed: int, report: Report) -> None:
     tiny_arithmetic.make(folder, seed, report)
 
 
+def _make_customer_service(folder: Path, seed: int, report: Report) -> None:
+    from rlhf_ray.models import tiny_customer_service
+
+    tiny_customer_service.make(folder, seed, report)
+
+
 BUILTIN_MODELS = {
     "arithmetic": BuiltinModel(
         about="0.6 M parameters; answers sums of two digits, right in four samples of ten",
         version=1,
         make=_make_arithmetic,
+    ),
+    "customer_service": BuiltinModel(
+        about="0.6 M parameters, untrained; a tokenizer for requests to a service desk",
+        version=1,
+        make=_make_customer_service,
     ),
 }
 

@@ -21,6 +21,8 @@ from rlhf_ray.observe.progress import duration
 FIRST_STEPS = 3
 LAST_STEPS = 10
 _TABLE_WIDTH = 100
+# Of `reward/...`, what is not a part of the reward but of the sum.
+_PART, _NOT_PARTS = "reward/", ("mean", "std", "baseline")
 _PHASES = ("generate", "score", "reference", "update", "publish")
 
 
@@ -33,6 +35,8 @@ class RunSummary:
         reward_first: mean reward of the first `FIRST_STEPS` steps.
         reward_last: mean reward of the last `LAST_STEPS` steps.
         reward_best, reward_best_step: the best step.
+        parts_first, parts_last: means of every part of the reward, over the same steps.
+        kl_last: mean KL divergence of an answer to the reference over the last steps, in nats.
         total_s: sum of the steps' times.
         step_s: mean time of a step.
         phase_s: mean time per phase of a step.
@@ -49,6 +53,9 @@ class RunSummary:
     reward_last: float | None
     reward_best: float | None
     reward_best_step: int | None
+    parts_first: dict[str, float]
+    parts_last: dict[str, float]
+    kl_last: float | None
     total_s: float | None
     step_s: float | None
     phase_s: dict[str, float]
@@ -82,6 +89,9 @@ def summarize(metrics: Sequence[Mapping[str, float]], *, result: Path) -> RunSum
         reward_last=_mean(values[-LAST_STEPS:]),
         reward_best=best,
         reward_best_step=best_step,
+        parts_first=_parts(metrics[:FIRST_STEPS]),
+        parts_last=_parts(metrics[-LAST_STEPS:]),
+        kl_last=_mean(_values(metrics[-LAST_STEPS:], "kl/reference")),
         total_s=sum(times_s) if times_s else None,
         step_s=_mean(times_s),
         phase_s={name: seconds for name, seconds in phases.items() if seconds is not None},
@@ -142,6 +152,17 @@ def _rows(summary: RunSummary) -> list[tuple[str, str]]:
         ("largest probe gap", _number(summary.probe_gap_max, ".1e", " nats")),
         ("failed groups", str(summary.failed_groups)),
     ]
+
+
+def _parts(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Means of the parts of the reward, by name."""
+    names = dict.fromkeys(name for row in metrics for name in row if name.startswith(_PART))
+    means = {name.removeprefix(_PART): _mean(_values(metrics, name)) for name in names}
+    return {
+        name: value
+        for name, value in means.items()
+        if value is not None and name.split("/")[0] not in _NOT_PARTS
+    }
 
 
 def _values(metrics: Sequence[Mapping[str, float]], name: str) -> list[float]:

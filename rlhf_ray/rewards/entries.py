@@ -17,7 +17,7 @@ from rlhf_ray.rewards.builtin import BUILTIN_TARGETS
 _KEYS = ("path", "name", "weight", "arguments")
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
 # A part's name becomes the metric reward/<name>; these are taken by the sum.
-_RESERVED_NAMES = ("mean", "std")
+_RESERVED_NAMES = ("mean", "std", "baseline")
 _WAYS = (
     f"name a built-in ({', '.join(BUILTIN_TARGETS)}), package.module:function or "
     "path/file.py:function"

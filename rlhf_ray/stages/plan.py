@@ -6,7 +6,7 @@ from rlhf_ray.cluster.resources import describe, plan_resources
 from rlhf_ray.config.batch_table import batch_table, render_rows
 from rlhf_ray.config.load import to_yaml
 from rlhf_ray.config.run import Config
-from rlhf_ray.stages import prepare_data
+from rlhf_ray.stages import pipeline, prepare_data
 
 
 def run(config: Config) -> int:
@@ -27,5 +27,9 @@ def _plan_prepare(config: Config) -> str:
     return f"# Sources\n{prepare_data.describe(config)}"
 
 
+def _plan_pipeline(config: Config) -> str:
+    return f"# Stages\n{pipeline.describe(config)}"
+
+
 # Every other stage starts workers.
-_PLANS = {"prepare_data": _plan_prepare}
+_PLANS = {"pipeline": _plan_pipeline, "prepare_data": _plan_prepare}

@@ -15,6 +15,7 @@ from rlhf_ray.cluster.resources import missing, plan_resources
 from rlhf_ray.config.compose import group_choices
 from rlhf_ray.config.load import load_config
 from rlhf_ray.main import main
+from rlhf_ray.stages.pipeline import read_steps
 
 PACKAGE = Path(__file__).parents[2] / "rlhf_ray"
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -146,8 +147,12 @@ def test_every_recipe_composes_validates_and_plans(recipe, capsys):
     config = load_config([f"recipe={recipe}"])
     assert config.recipe == recipe, "a recipe sets its own name"
     nodes = [{"CPU": 64.0, "GPU": 8.0}] * 64
-    assert missing(plan_resources(config), nodes) == []
-    assert main([f"recipe={recipe}", "stage=plan"]) == 0
+    is_pipeline = config.stage.name == "pipeline"
+    runs = [step.config for step in read_steps(config)] if is_pipeline else [config]
+    with_workers = [run for run in runs if run.stage.name != "prepare_data"]
+    assert with_workers
+    assert [missing(plan_resources(run), nodes) for run in with_workers] == [[]] * len(with_workers)
+    assert main([f"recipe={recipe}", "dry_run=true" if is_pipeline else "stage=plan"]) == 0
     assert f"recipe: {recipe}" in capsys.readouterr().out
 
 

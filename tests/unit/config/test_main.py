@@ -13,8 +13,9 @@ from rlhf_ray.config.compose import group_choices
 from rlhf_ray.config.errors import RequestError, RunFailed
 from rlhf_ray.config.run import STAGE_NAMES, StageConfig
 from rlhf_ray.config.setting import setting_of
-from rlhf_ray.main import STAGES, import_stage, main
+from rlhf_ray.main import main
 from rlhf_ray.stages import plan
+from rlhf_ray.stages.table import STAGES, import_stage
 
 
 @pytest.fixture
@@ -92,13 +93,19 @@ def test_plan_prints_and_starts_nothing(way, capsys, tmp_path, monkeypatch):
 @pytest.mark.parametrize("stage", STAGE_NAMES)
 def test_every_stage_can_be_looked_at(stage, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    inputs = ["examples.path=a.jsonl", "prepare.sources.a={path:a.jsonl,kind:text}"]
+    inputs = [
+        "examples.path=a.jsonl",
+        "prepare.sources.a={path:a.jsonl,kind:text}",
+        "pipeline.stages.a={stage:pretrain,model.path:m,examples.path:a.jsonl}",
+    ]
     assert main(["recipe=demo", f"stage={stage}", "dry_run=true", *inputs]) == 0
     out, err = capsys.readouterr()
-    assert ("learner" in out, "# Sources" in out) == (
-        stage != "prepare_data",
+    shown = ["learner" in out, "# Sources" in out, "# Stages" in out]
+    assert shown == [
+        stage not in ("prepare_data", "pipeline"),
         stage == "prepare_data",
-    )
+        stage == "pipeline",
+    ]
     assert err == ""
     assert list(tmp_path.iterdir()) == []
 

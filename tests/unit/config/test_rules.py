@@ -814,6 +814,39 @@ PREPARE_CASES = [
         ["resume=never"],
     ),
 ]
+PIPELINE = ["stage=pipeline", "pipeline.stages.a={stage: sft}"]
+PIPELINE_CASES = [
+    (
+        "no stages",
+        ["stage=pipeline"],
+        [],
+        ["pipeline.stages is empty", "recipe=pipeline_demo"],
+        PIPELINE,
+    ),
+    (
+        "folder of a later stage",
+        PIPELINE,
+        ["pipeline.stages.a.model.path='{b}/model'"],
+        ["pipeline.stages.a.model.path={b}/model: there is no stage 'b' before this one"],
+        ["pipeline.stages.b={stage: sft, model.path: '{a}/model'}"],
+    ),
+    (
+        "figure of no stage",
+        PIPELINE,
+        ["pipeline.report.loss=b:loss_last"],
+        ["pipeline.report.loss=b:loss_last: must be STAGE:PATH with one of the stages a"],
+        ["pipeline.report.loss=a:loss_last"],
+    ),
+    (
+        "a checkpoint of a pipeline",
+        PIPELINE,
+        ["resume=some/folder"],
+        ["some/folder: a pipeline goes on where it stopped", "auto or never"],
+        ["resume=never"],
+    ),
+]
+# Those of stages that no recipe of reinforcement learning is a base of.
+STAGE_CASES = PREPARE_CASES + PIPELINE_CASES
 # A base that is fine only together with the repair (the rule has two sides).
 NOT_FINE_ALONE = {"colocated devices"}
 
@@ -824,10 +857,10 @@ def _key(override: str) -> str:
 
 @pytest.mark.parametrize(
     ("base", "breaking", "fragments", "repair"),
-    [case[1:] for case in PREPARE_CASES],
-    ids=[case[0] for case in PREPARE_CASES],
+    [case[1:] for case in STAGE_CASES],
+    ids=[case[0] for case in STAGE_CASES],
 )
-def test_rule_of_the_data_stage(base, breaking, fragments, repair):
+def test_rule_of_a_stage(base, breaking, fragments, repair):
     with pytest.raises(ConfigError) as caught:
         load_config([*base, *breaking])
     message = str(caught.value)
@@ -868,7 +901,7 @@ def _broken_rules(base, breaking):
 
 def test_every_rule_has_a_case():
     cases = [(["recipe=demo", *case[1]], case[2]) for case in CASES]
-    cases += [(case[1], case[2]) for case in PREPARE_CASES]
+    cases += [(case[1], case[2]) for case in STAGE_CASES]
     broken = [_broken_rules(base, breaking) for base, breaking in cases]
     covered = {rule.about for rules in broken for rule in rules}
     assert {rule.about for rule in ALL_RULES} - covered == set()

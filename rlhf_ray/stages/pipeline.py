@@ -1,0 +1,204 @@
+"""Several stages as one run: each goes on from what an earlier one wrote."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlhf_ray.config.errors import ConfigError, RequestError, RunFailed
+from rlhf_ray.config.load import load_values, to_yaml
+from rlhf_ray.config.pipeline import PipelineStage, read_report, read_stages
+from rlhf_ray.config.run import Config
+from rlhf_ray.observe.progress import duration
+from rlhf_ray.observe.report import plain_table, write_files
+from rlhf_ray.stages.table import import_stage
+
+_RECORD = "pipeline.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Step:
+    """A stage with its configuration, and what a result of its has to come from.
+
+    Attributes:
+        key: of what this stage and all before it were told; a result with another key is old.
+    """
+
+    name: str
+    config: Config
+    key: str
+
+
+def run(config: Config) -> int:
+    """Run the stages that are not finished yet, in order.
+
+    Returns:
+        the exit status, 0.
+
+    Raises:
+        RequestError: the configuration of a stage is wrong; no stage has been started then. Or a
+            stage found its input wrong.
+        RunFailed: a stage failed.
+    """
+    steps = read_steps(config)
+    output = Path(config.output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+    record = _Record(output / _RECORD, is_kept=config.resume == "auto")
+    with _one_cluster(config):
+        for number, step in enumerate(steps, start=1):
+            title = f"{step.name} ({number} of {len(steps)})"
+            if record.is_finished(step):
+                print(f"== {title}: finished before", flush=True)
+            else:
+                print(f"== {title}", flush=True)
+                _run_step(step, record)
+    seconds = {step.name: record.seconds_of(step) for step in steps}
+    print(_report(config, steps, seconds), flush=True)
+    return 0
+
+
+def read_steps(config: Config) -> tuple[_Step, ...]:
+    """Every stage with its configuration, checked.
+
+    Raises:
+        ConfigError: lists what is wrong with any of them.
+    """
+    steps: list[_Step] = []
+    problems: list[str] = []
+    key = ""
+    for stage in read_stages(config.pipeline, config.output_dir):
+        told = {**_common(config, stage), **stage.values}
+        text = json.dumps([key, told], sort_keys=True, default=str)
+        key = hashlib.sha256(text.encode()).hexdigest()[:16]
+        try:
+            steps.append(_Step(name=stage.name, config=load_values(told), key=key))
+        except ConfigError as error:
+            problems.append(f"pipeline.stages.{stage.name}: {error}")
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return tuple(steps)
+
+
+def describe(config: Config) -> str:
+    """Which stages would run, and where each of them would write."""
+    steps = read_steps(config)
+    width = max(len(step.name) for step in steps)
+    lines = [
+        f"{step.name:<{width}}  stage={step.config.stage.name} {step.config.output_dir}"
+        for step in steps
+    ]
+    return "\n".join(lines)
+
+
+def _common(config: Config, stage: PipelineStage) -> dict[str, Any]:
+    return {
+        "seed": config.seed,
+        "output_dir": str(Path(config.output_dir) / stage.name),
+        "observe.progress": config.observe.progress,
+    }
+
+
+def _run_step(step: _Step, record: _Record) -> None:
+    # A folder of another request has nothing to go on from.
+    step.config.resume = "auto" if record.was_started(step) else "never"
+    record.start(step)
+    started = time.monotonic()
+    try:
+        import_stage(step.config.stage.name)(step.config)
+    except RequestError as error:
+        raise RequestError(f"pipeline stage {step.name}: {error}") from error
+    except RunFailed as error:
+        raise RunFailed(f"pipeline stage {step.name}: {error}") from error
+    record.finish(step, seconds=time.monotonic() - started)
+
+
+@contextmanager
+def _one_cluster(config: Config) -> Iterator[None]:
+    """One local cluster for all stages, if any of them has workers."""
+    # Seconds of import, after the configuration of every stage was found right.
+    from rlhf_ray.cluster.runtime import connected
+
+    with connected(dashboard=config.observe.dashboard):
+        yield
+
+
+class _Record:
+    """What was started and finished, in a file that is whole or not there.
+
+    Args:
+        is_kept: go on from what the file says; begin a new one otherwise.
+    """
+
+    def __init__(self, path: Path, *, is_kept: bool) -> None:
+        self._path = path
+        self._stages: dict[str, dict[str, Any]] = {}
+        if is_kept and path.exists():
+            try:
+                self._stages = json.loads(path.read_text(encoding="utf-8"))["stages"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise RequestError(
+                    f"{path} cannot be read ({error}): it says which stages are finished; delete "
+                    f"it or set resume=never to run all of them again"
+                ) from error
+
+    def was_started(self, step: _Step) -> bool:
+        return self._entry(step).get("key") == step.key
+
+    def is_finished(self, step: _Step) -> bool:
+        return self.was_started(step) and "seconds" in self._entry(step)
+
+    def seconds_of(self, step: _Step) -> float:
+        return float(self._entry(step)["seconds"])
+
+    def start(self, step: _Step) -> None:
+        self._write(step, {"key": step.key})
+
+    def finish(self, step: _Step, *, seconds: float) -> None:
+        self._write(step, {"key": step.key, "seconds": round(seconds, 1)})
+
+    def _entry(self, step: _Step) -> dict[str, Any]:
+        return self._stages.get(step.name, {})
+
+    def _write(self, step: _Step, entry: dict[str, Any]) -> None:
+        self._stages[step.name] = entry
+        text = json.dumps({"stages": self._stages}, indent=2)
+        partial = self._path.with_name(self._path.name + ".partial")
+        partial.write_text(text + "\n", encoding="utf-8")
+        os.replace(partial, self._path)
+
+
+def _report(config: Config, steps: tuple[_Step, ...], seconds: Mapping[str, float]) -> str:
+    """Write summary.json and summary.txt; returns the table."""
+    figures = {
+        figure.name: _figure(Path(config.output_dir) / figure.stage, figure.path)
+        for figure in read_report(config.pipeline)
+    }
+    rows = [(name.replace("_", " "), f"{value:.4g}") for name, value in figures.items()]
+    rows += [(f"  {name}", duration(value)) for name, value in seconds.items()]
+    total = sum(seconds.values())
+    table = plain_table(
+        [*rows, ("time, all stages", duration(total))], result=steps[-1].config.output_dir
+    )
+    values = {**figures, "seconds": dict(seconds), "total_s": total}
+    write_files(Path(config.output_dir), values, table)
+    return table
+
+
+def _figure(folder: Path, path: tuple[str, ...]) -> float:
+    value: Any = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    for name in path:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    if not isinstance(value, int | float):
+        raise RunFailed(
+            f"{folder / 'summary.json'} has no number at {'.'.join(path)}, which "
+            f"pipeline.report asks for"
+        )
+    return float(value)

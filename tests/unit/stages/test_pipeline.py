@@ -1,0 +1,160 @@
+"""A run of several stages: order, what is done again, the report. Fake stages, no cluster."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+
+from rlhf_ray.config.errors import ConfigError, RequestError, RunFailed
+from rlhf_ray.config.load import load_config
+from rlhf_ray.stages import pipeline
+from rlhf_ray.stages.plan import run as plan
+
+STAGES = {
+    "base": {"stage": "pretrain", "model.path": "m", "examples.path": "x"},
+    "tuned": {"stage": "sft", "model.path": "{base}/model", "examples.path": "x"},
+}
+REPORT = {"before": "base:inner.loss", "after": "tuned:inner.loss"}
+
+
+class FakeStages:
+    """Stages that write a summary; `fails` is raised by the stage of that name."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, str, str, int]] = []
+        self.fails: dict[str, Exception] = {}
+
+    def import_stage(self, name: str):
+        def run(config) -> int:
+            folder = Path(config.output_dir)
+            self.calls.append((name, config.model.path, config.resume, config.seed))
+            if name in self.fails:
+                raise self.fails[name]
+            folder.mkdir(parents=True, exist_ok=True)
+            summary = {"inner": {"loss": float(len(self.calls))}}
+            (folder / "summary.json").write_text(json.dumps(summary))
+            return 0
+
+        return run
+
+
+@pytest.fixture
+def stages(monkeypatch) -> FakeStages:
+    fakes = FakeStages()
+    monkeypatch.setattr(pipeline, "import_stage", fakes.import_stage)
+    monkeypatch.setattr(pipeline, "_one_cluster", lambda _: nullcontext())
+    return fakes
+
+
+@pytest.fixture
+def config(tmp_path):
+    def load(*overrides: str, stages=None):
+        loaded = load_config(
+            [
+                "stage=pipeline",
+                "pipeline.stages={a: {stage: sft}}",
+                f"output_dir={tmp_path}/out",
+                "seed=3",
+                *overrides,
+            ]
+        )
+        loaded.pipeline.stages = stages or STAGES
+        loaded.pipeline.report = REPORT if stages is None else {}
+        return loaded
+
+    return load
+
+
+def test_stages_run_in_order_and_are_reported(stages, config, tmp_path, capsys):
+    assert pipeline.run(config()) == 0
+    assert stages.calls == [
+        ("pretrain", "m", "never", 3),
+        ("sft", f"{tmp_path}/out/base/model", "never", 3),
+    ]
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert (summary["before"], summary["after"]) == (1.0, 2.0)
+    assert set(summary["seconds"]) == {"base", "tuned"}
+    assert (tmp_path / "out" / "summary.txt").read_text() in capsys.readouterr().out
+
+
+def test_what_is_finished_is_not_done_again(stages, config, capsys):
+    pipeline.run(config())
+    pipeline.run(config())
+    assert len(stages.calls) == 2
+    assert capsys.readouterr().out.count("finished before") == 2
+
+
+def test_an_interrupted_stage_goes_on(stages, config):
+    stages.fails["sft"] = RunFailed("no memory")
+    with pytest.raises(RunFailed, match="pipeline stage tuned: no memory"):
+        pipeline.run(config())
+    stages.fails.clear()
+    pipeline.run(config())
+    assert [(name, resume) for name, _, resume, _ in stages.calls] == [
+        ("pretrain", "never"),
+        ("sft", "never"),
+        ("sft", "auto"),
+    ]
+
+
+def test_a_change_does_a_stage_and_all_after_it_anew(stages, config):
+    pipeline.run(config())
+    changed = {name: {**values, "num_steps": 9} for name, values in STAGES.items()}
+    pipeline.run(config(stages={"base": STAGES["base"], "tuned": changed["tuned"]}))
+    assert [call[0] for call in stages.calls[2:]] == ["sft"]
+    pipeline.run(config(stages={"base": changed["base"], "tuned": changed["tuned"]}))
+    assert [(call[0], call[2]) for call in stages.calls[3:]] == [
+        ("pretrain", "never"),
+        ("sft", "never"),
+    ]
+
+
+def test_another_seed_and_resume_never_begin_anew(stages, config):
+    pipeline.run(config())
+    pipeline.run(config("seed=4"))
+    pipeline.run(config("seed=4", "resume=never"))
+    assert [call[0] for call in stages.calls] == ["pretrain", "sft"] * 3
+
+
+def test_wrong_stages_are_refused_before_any_starts(stages, config):
+    wrong = {
+        "base": {**STAGES["base"], "num_steps": 0},
+        "tuned": {"stage": "sft", "model.path": "m"},
+    }
+    with pytest.raises(ConfigError) as error:
+        pipeline.run(config(stages=wrong))
+    message = str(error.value)
+    assert "pipeline.stages.base: " in message
+    assert "num_steps=0" in message
+    assert "pipeline.stages.tuned: " in message
+    assert "examples.path" in message
+    assert stages.calls == []
+
+
+def test_the_input_of_a_stage_is_wrong(stages, config):
+    stages.fails["pretrain"] = RequestError("x: there is no such file")
+    with pytest.raises(RequestError, match="pipeline stage base: x: there is no such file"):
+        pipeline.run(config())
+
+
+def test_a_figure_that_is_not_there(stages, config):
+    asked = config()
+    asked.pipeline.report = {"after": "tuned:inner.accuracy"}
+    with pytest.raises(RunFailed, match=r"no number at inner\.accuracy"):
+        pipeline.run(asked)
+
+
+def test_a_broken_record_is_named(stages, config, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "pipeline.json").write_text("{")
+    with pytest.raises(RequestError, match=r"pipeline\.json cannot be read"):
+        pipeline.run(config())
+    assert stages.calls == []
+
+
+def test_the_plan_names_the_stages(config, tmp_path, capsys):
+    assert plan(config()) == 0
+    assert f"tuned  stage=sft {tmp_path}/out/tuned" in capsys.readouterr().out
