@@ -38,6 +38,7 @@ def _loads_and_answers(folder: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(600)
 def test_demonstrations_lower_the_held_out_perplexity(make_run):
     run = make_run(*SFT, "training.num_ranks=2", "training.zero_stage=2")
@@ -60,6 +61,7 @@ def test_demonstrations_lower_the_held_out_perplexity(make_run):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(900)
 def test_killed_and_resumed_equals_uninterrupted(make_run):
     straight = make_run(*SFT, output="straight").succeed()
@@ -80,6 +82,7 @@ def test_killed_and_resumed_equals_uninterrupted(make_run):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(900)
 def test_pre_training_from_random_weights_then_fine_tuning(make_run, tmp_path):
     rows = [json.dumps({"text": f"{a} and {a + 1} are {2 * a + 1}."}) for a in range(64)]

@@ -47,6 +47,7 @@ def summary_of(run: Run) -> dict[str, dict[str, float]]:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(600)
 def test_what_is_preferred_is_told_apart(make_run, tmp_path):
     run = make_run(*overrides(preferences(tmp_path)))
@@ -66,6 +67,7 @@ def test_what_is_preferred_is_told_apart(make_run, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(600)
 def test_answers_are_judged_one_by_one(make_run, tmp_path):
     rows = [json.loads(line) for line in preferences(tmp_path).read_text().splitlines()]
@@ -86,6 +88,7 @@ def test_answers_are_judged_one_by_one(make_run, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(900)
 def test_killed_and_resumed_equals_uninterrupted(make_run, tmp_path):
     settings = overrides(preferences(tmp_path))

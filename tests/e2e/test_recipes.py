@@ -35,7 +35,9 @@ def check_numerics(metrics: list[dict[str, float]]) -> None:
     assert max(row["rollout/logprob_gap_mean"] for row in metrics) < 1e-4
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.nightly) for seed in (1, 2))]
+)
 def test_demo_learns(tmp_path, seed):
     metrics = run_recipe(tmp_path / "demo", "recipe=demo", f"seed={seed}")
     assert len(metrics) == 60
@@ -56,6 +58,7 @@ def test_demo_with_flipped_advantages_unlearns(tmp_path):
     check_numerics(metrics)
 
 
+@pytest.mark.nightly
 def test_demo_ppo_learns(tmp_path):
     metrics = run_recipe(tmp_path / "demo_ppo", "recipe=demo_ppo")
     assert mean(metrics[:3], "reward/mean") <= 0.60
@@ -63,6 +66,7 @@ def test_demo_ppo_learns(tmp_path):
     check_numerics(metrics)
 
 
+@pytest.mark.nightly
 def test_the_hybrid_engine_learns_the_same(tmp_path):
     options = ("recipe=demo", "num_steps=4", "observe.rollouts=false")
     apart = run_recipe(tmp_path / "apart", *options)

@@ -57,6 +57,7 @@ def _plain_margin(model: Path, rows: Path) -> tuple[float, float]:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(600)
 def test_held_out_preferences_are_predicted(make_run, tmp_path):
     rows = tmp_path / "preferences.jsonl"

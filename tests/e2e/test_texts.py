@@ -30,6 +30,7 @@ def losses(run) -> list[float]:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_the_loss_of_the_texts_falls(make_run, texts):
     run = make_run(*texts, *FAST, LEARNT).succeed()
     found = losses(run)
@@ -40,12 +41,14 @@ def test_the_loss_of_the_texts_falls(make_run, texts):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_the_loss_of_the_texts_stays_with_next_to_no_coefficient(make_run, texts):
     run = make_run(*texts, *FAST, "algorithm.ptx_coefficient=1e-9").succeed()
     assert losses(run)[-1] > 0.95 * losses(run)[0]
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_resumed_run_equals_one_that_was_not_stopped(make_run, texts):
     options = (*texts, LEARNT, "checkpoint.every_steps=2", "algorithm.num_mini_batches=2")
     straight = make_run(*options, "num_steps=4", output="straight").succeed()

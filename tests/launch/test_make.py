@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,20 @@ def test_no_test_is_left_out():
     assert '-m "slow and not gpu"' in slow
 
 
+def test_a_nightly_test_is_a_slow_one():
+    """What `.ci/run` leaves out, `make test-slow` runs."""
+    command = [sys.executable, "-m", "pytest", "-q", "--collect-only", "-m", "nightly and not slow"]
+    done = subprocess.run(
+        [*command, "tests/e2e", "tests/stack", "-p", "no:cacheprovider"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 5, f"5 is: no tests were collected\n{done.stdout}"
+
+
 class Ci:
     """Calls .ci/run with a fake `make` on the PATH."""
 
@@ -96,8 +111,9 @@ def test_ci_runs_lint_tests_and_slow_tests_in_what_is_left(ci):
     done = ci()
     assert done.returncode == 0, done.stderr
     assert [call[0] for call in ci.calls] == ["lint", "test", "test-slow"]
-    left_s = int(ci.calls[2][1].removeprefix("ARGS=--session-timeout="))
-    assert 4400 < left_s <= 4500
+    wanted, _, left_s = ci.calls[2][1].partition(" --session-timeout=")
+    assert wanted == "ARGS=-m 'slow and not gpu and not nightly'"
+    assert 3500 < int(left_s) <= 3600
     # The last lines are pytest's own, for whoever reads the end of a log only.
     assert [line.split()[-2] for line in done.stdout.splitlines()[-2:]] == ["test", "test-slow"]
 
