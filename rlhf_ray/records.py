@@ -64,6 +64,8 @@ class Prompt:
         source: name of the task.
         seed: seed of this prompt's samples, from run seed and prompt id.
         columns: the row's other columns, for rewards.
+        messages: the prompt as a chat, the system message included; a plain text is one message of
+            the user. For what scores with a tokenizer or template of its own.
     """
 
     prompt_id: str
@@ -74,6 +76,7 @@ class Prompt:
     source: str
     seed: int
     columns: dict[str, Any]
+    messages: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

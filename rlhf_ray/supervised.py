@@ -29,6 +29,15 @@ class LabelledTokens:
             raise ValueError("the first token cannot be predicted: nothing precedes it")
 
 
+def num_scored_tokens(answer: LabelledTokens) -> int:
+    """Tokens of prompt and answer, to the end of the answer, where a reward model's score is read.
+
+    What a template writes behind an answer no rollout has: a score there would be one of
+    another state than those that reinforcement learning asks for.
+    """
+    return int(answer.loss_mask.nonzero()[-1]) + 1
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SupervisedSamples:
     """What one optimiser step learns from text on one rank.

@@ -25,11 +25,14 @@ class Call:
     Attributes:
         signal: what is waited for and fetched; the value of `Watch.results`.
         payload: reference to a large result that is passed on and never fetched here.
+        before: the call whose payload this one takes, where it was made before that was done. A
+            failure of that one is this one's too.
     """
 
     member: MemberName
     signal: Any
     payload: Any
+    before: Call | None = None
 
 
 class Watch(Protocol):

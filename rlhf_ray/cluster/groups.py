@@ -82,22 +82,6 @@ class Generators:
         return [_call(m, m.handle.wake_up.remote()) for m in self._members]
 
 
-class Rewards:
-    """All reward workers. A request names the worker that serves it."""
-
-    def __init__(self, members: Sequence[Member]) -> None:
-        self._members = tuple(members)
-
-    @property
-    def names(self) -> tuple[MemberName, ...]:
-        return tuple(member.name for member in self._members)
-
-    def score(self, worker: int, parts: Sequence[Any]) -> Call:
-        """`parts`: references to groups of one prompt. Signal: summary. Payload: the group."""
-        member = self._members[worker]
-        return _call(member, member.handle.score.options(num_returns=2).remote(*parts))
-
-
 class Ranks:
     """All ranks of a DeepSpeed role."""
 

@@ -55,17 +55,17 @@ def launched(
 
 
 def start_ranks(ranks: Sequence[Member], supervisor: Supervisor, *, timeout_s: float) -> list[Call]:
-    """Begin to start the ranks of a DeepSpeed role: rank 0 says where it listens."""
+    """Begin to start actors that are the ranks of one model: the first says where it listens."""
     signal = ranks[0].handle.reserve_address.remote()
     first = Call(member=ranks[0].name, signal=signal, payload=None)
     (address,) = supervisor.results([first], phase="start", timeout_s=timeout_s)
     return [
         Call(
             member=member.name,
-            signal=member.handle.start.remote(member.name.rank, len(ranks), address),
+            signal=member.handle.start.remote(rank, len(ranks), address),
             payload=None,
         )
-        for member in ranks
+        for rank, member in enumerate(ranks)
     ]
 
 

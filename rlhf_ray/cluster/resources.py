@@ -24,7 +24,7 @@ class RolePlan:
     """The actors of one role.
 
     Attributes:
-        role: generator, learner, critic, reference, reward or builder.
+        role: generator, learner, critic, reference, reward_model, reward or builder.
         num_cpus, num_gpus: what each actor asks of its bundle. An engine that shares the GPUs of
             learner ranks asks for none and takes those of its bundle.
         bundle_indices: the bundle of each actor, in the order of their ranks.
@@ -131,6 +131,8 @@ def plan_resources(config: Config) -> ResourcePlan:
     if config.needs_reference:
         _add_ranks(planner, "reference", config.reference)
     reward = config.reward
+    if config.needs_reward_model:
+        _add_ranks(planner, "reward_model", reward.model)
     planner.add_apart("reward", reward.num_workers, cpus=reward.num_cpus, gpus=0.0)
     planner.add_apart("builder", 1, cpus=BUILDER_CPUS, gpus=0.0)
     return _planned(planner, config)

@@ -111,9 +111,12 @@ class Supervisor:
         self, call: Call, error: RayError, pending: Sequence[Call], phase: str
     ) -> RunFailed:
         """The failure of a call, or the death of another worker that led to it."""
-        failures = {call.member: error, **self._failures_of(pending)}
-        dead = [name for name, failure in failures.items() if _is_death(failure)]
-        culprit = dead[0] if dead else call.member
+        calls = [earlier for last in (call, *pending) for earlier in _chain(last)]
+        failures = {call.member: error, **self._failures_of([c for c in calls if c is not call])}
+        # What others waited for comes first: it is the cause, and theirs the consequence.
+        failed = [c.member for c in calls if c.member in failures]
+        dead = [name for name in failed if _is_death(failures[name])]
+        culprit = dead[0] if dead else failed[0]
         failure = failures[culprit]
         what = "died" if _is_death(failure) else "failed"
         return self._report(culprit, f"{culprit} {what}", _cause(failure), phase)
@@ -135,7 +138,7 @@ class Supervisor:
         return failures
 
     def _late(self, calls: Sequence[Call], phase: str, timeout_s: float) -> RunFailed:
-        late = sorted({call.member for call in calls}, key=str)
+        late = sorted({_unfinished(call).member for call in calls}, key=str)
         names = ", ".join(str(name) for name in late)
         setting = _DEADLINES.get(phase, phase)
         cause = f"the deadline is deadlines.{setting}_s"
@@ -155,6 +158,19 @@ class Supervisor:
             return on_node(member.info.node_id, function, member.info, *arguments)
         except (RayError, OSError) as error:
             return f"not to be had: {type(error).__name__}: {error}"
+
+
+def _chain(call: Call) -> list[Call]:
+    """The calls that a call waits for and itself, the first one first."""
+    return [*(_chain(call.before) if call.before else []), call]
+
+
+def _unfinished(call: Call) -> Call:
+    """What a call that is late waits for: the first in its chain that is not done, or itself."""
+    for earlier in _chain(call)[:-1]:
+        if not ray.wait([earlier.signal], timeout=0)[0]:
+            return earlier
+    return call
 
 
 def _is_death(error: RayError) -> bool:

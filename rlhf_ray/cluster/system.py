@@ -15,10 +15,11 @@ from rlhf_ray.cluster.groups import (
     Generators,
     Learners,
     References,
-    Rewards,
 )
 from rlhf_ray.cluster.launched import collective_timeout_s, launched, start_ranks
 from rlhf_ray.cluster.resources import ResourcePlan
+from rlhf_ray.cluster.scorer_actors import RewardModel
+from rlhf_ray.cluster.scorers import OneOfRanks, Replicas, Rewards, ScorerPool
 from rlhf_ray.cluster.supervisor import Member, Supervisor
 from rlhf_ray.config.run import Config
 from rlhf_ray.training.rank_plan import rank_plan
@@ -59,7 +60,7 @@ def started_system(config: Config, plan: ResourcePlan) -> Iterator[System]:
         return _start(by_role, supervisor, config)
 
     with launched(config, plan, blueprint=blueprint, start=start) as (by_role, supervisor):
-        yield _facades(by_role, supervisor)
+        yield _facades(by_role, supervisor, config)
 
 
 def _blueprint(role: str, config: Config) -> tuple[type, dict[str, Any]]:
@@ -74,6 +75,7 @@ def _blueprint(role: str, config: Config) -> tuple[type, dict[str, Any]]:
     blueprints: dict[str, tuple[type, dict[str, Any]]] = {
         "generator": (actors.Generator, _generator_settings(config)),
         "reward": (actors.Reward, {"reward": config.reward}),
+        "reward_model": (RewardModel, {**ranked, "reward_model": config.reward.model}),
         "learner": (
             actors.Learner,
             {
@@ -149,6 +151,10 @@ def _start(by_role: dict[str, list[Member]], supervisor: Supervisor, config: Con
         if role in ("learner", "critic", "reference"):
             calls += start_ranks(members, supervisor, timeout_s=config.deadlines.start_s)
             continue
+        if role == "reward_model":
+            for ranks in _models_of(members, config):
+                calls += start_ranks(ranks, supervisor, timeout_s=config.deadlines.start_s)
+            continue
         if role == "generator":
             refs = [m.handle.start.remote(shared_gpus[m.name.rank]) for m in members]
         else:
@@ -173,12 +179,27 @@ def _shared_gpus(by_role: dict[str, list[Member]], config: Config) -> list[tuple
     ]
 
 
-def _facades(by_role: dict[str, list[Member]], supervisor: Supervisor) -> System:
+def _models_of(members: list[Member], config: Config) -> list[list[Member]]:
+    """The ranks of each reward model: all hold one together, or each one of its own."""
+    is_sharded = config.reward.model.zero_stage == 3
+    return [members] if is_sharded else [[member] for member in members]
+
+
+def _scorers(by_role: dict[str, list[Member]], config: Config) -> list[ScorerPool]:
+    """What scores a group after the functions, in this order."""
+    models = by_role.get("reward_model", [])
+    if not models:
+        return []
+    is_sharded = config.reward.model.zero_stage == 3
+    return [OneOfRanks(models) if is_sharded else Replicas(models)]
+
+
+def _facades(by_role: dict[str, list[Member]], supervisor: Supervisor, config: Config) -> System:
     critic, reference = by_role.get("critic", []), by_role.get("reference", [])
     return System(
         supervisor=supervisor,
         generators=Generators(by_role["generator"]),
-        rewards=Rewards(by_role["reward"]),
+        rewards=Rewards(by_role["reward"], _scorers(by_role, config)),
         learner=Learners(by_role["learner"]),
         critic=Critics(critic) if critic else None,
         reference=References(reference) if reference else None,

@@ -102,6 +102,9 @@ def _role_rows(config: Config) -> list[BatchRow]:
     trained = [group for group, _ in trained_roles(config)]
     rows = []
     for group, role in model_roles(config):
+        if group == "reward.model":
+            rows.append(_reward_model_row(config))
+            continue
         parts = config.algorithm.num_mini_batches if group in trained else 1
         name = "learner" if group == "training" else group
         samples = _ceil(_ceil(config.samples_per_step, parts), role.num_ranks)
@@ -121,6 +124,21 @@ def _role_rows(config: Config) -> list[BatchRow]:
             ),
         ]
     return rows
+
+
+def _reward_model_row(config: Config) -> BatchRow:
+    """It scores groups as they come, each by itself."""
+    model = config.reward.model
+    samples = config.samples_per_prompt + config.algorithm.num_greedy
+    if model.zero_stage == 3:
+        samples = _ceil(samples, model.num_ranks)
+    fitting = model.max_tokens_per_micro_batch // config.max_sequence_tokens
+    return _row(
+        "reward model: micro-batches per rank",
+        _ceil(samples, fitting),
+        f"per group, at most; reward.model.max_tokens_per_micro_batch = "
+        f"{model.max_tokens_per_micro_batch:,} holds {fitting:,} of full length",
+    )
 
 
 def _run_rows(config: Config) -> list[BatchRow]:

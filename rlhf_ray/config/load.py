@@ -89,6 +89,8 @@ def _make_paths_absolute(config: Config) -> None:
     config.examples.eval_path = _optional(config.examples.eval_path)
     config.critic.path = _optional(config.critic.path)
     config.reference.path = _optional(config.reference.path)
+    config.reward.model.path = _optional(config.reward.model.path)
+    config.reward.model.tokenizer_path = _optional(config.reward.model.tokenizer_path)
 
 
 def _absolute(folder: str) -> str:

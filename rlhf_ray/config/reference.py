@@ -14,8 +14,8 @@ from typing import Any
 from rlhf_ray.config.compose import group_choices
 from rlhf_ray.config.rule import RL_STAGES, Rule
 from rlhf_ray.config.rules import ALL_RULES
-from rlhf_ray.config.run import STAGE_NAMES, Config
-from rlhf_ray.config.schema import Key, all_keys
+from rlhf_ray.config.run import STAGE_NAMES
+from rlhf_ray.config.schema import Key, all_groups, all_keys
 
 _INTRODUCTION = """\
 # Configuration
@@ -63,7 +63,7 @@ def _lines() -> Iterator[str]:
 
 def _section(section: str, keys: list[Key]) -> Iterator[str]:
     if section:
-        docstring = type(vars(Config())[section]).__doc__ or ""
+        docstring = type(all_groups()[section]).__doc__ or ""
         yield f"\n## {section}\n\n{' '.join(docstring.split())}\n"
     else:
         yield "\n## The run\n"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from rlhf_ray.config.model_reward import ModelRewardConfig
 from rlhf_ray.config.setting import setting
 
 
@@ -18,6 +19,15 @@ class RewardFunctionConfig:
     arguments: dict[str, Any]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScorerPart:
+    """A part of the reward that is no function's: its keys' group, its name and weight."""
+
+    group: str
+    name: str
+    weight: float
+
+
 @dataclass
 class RewardConfig:
     """Reward functions, their workers and the tolerance for failures."""
@@ -26,7 +36,7 @@ class RewardConfig:
         [],
         "Entries are a name of a built-in (exact_match, regular_expression, arithmetic, length, "
         "lines), package.module:function, path/file.py:function, or a mapping with path, name, "
-        "weight and arguments.",
+        "weight and arguments. May be empty where something else scores, such as reward.model.",
     )
     num_workers: int = setting(1, "Reward worker processes.", minimum=1)
     num_cpus: float = setting(0.1, "Ray CPUs per reward worker.", unit="CPUs", minimum=0)
@@ -46,3 +56,12 @@ class RewardConfig:
         minimum=0,
         maximum=1,
     )
+    model: ModelRewardConfig = field(default_factory=ModelRewardConfig)
+
+    @property
+    def scorers(self) -> tuple[ScorerPart, ...]:
+        """What scores a group after the functions, in this order."""
+        model = self.model
+        if model.path is None:
+            return ()
+        return (ScorerPart(group="reward.model", name=model.name, weight=model.weight),)

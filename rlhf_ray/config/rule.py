@@ -13,6 +13,8 @@ from rlhf_ray.config.training import RoleConfig, TrainingConfig
 RL_STAGES = ("rl", "plan")
 # For a rule about what reinforcement learning shares with learning from examples.
 TRAINING_STAGES = (*RL_STAGES, *FIT_STAGES)
+# The keys that say which roles a run starts.
+ROLE_KEYS = ("algorithm.advantage", "algorithm.kl_coefficient", "reward.model.path")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,5 +45,8 @@ def trained_roles(config: Config) -> list[tuple[str, TrainingConfig]]:
 def model_roles(config: Config) -> list[tuple[str, RoleConfig]]:
     """The DeepSpeed roles that a run starts, by the group that configures them."""
     roles: list[tuple[str, RoleConfig]] = list(trained_roles(config))
-    has_reference = config.needs_reference and not config.is_fit
-    return [*roles, ("reference", config.reference)] if has_reference else roles
+    if config.needs_reference and not config.is_fit:
+        roles.append(("reference", config.reference))
+    if config.needs_reward_model:
+        roles.append(("reward.model", config.reward.model))
+    return roles

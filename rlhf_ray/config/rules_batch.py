@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rlhf_ray.config.algorithm import GROUP_ADVANTAGES
-from rlhf_ray.config.rule import Rule, model_roles, trained_roles
+from rlhf_ray.config.rule import ROLE_KEYS, Rule, model_roles, trained_roles
 from rlhf_ray.config.run import Config
 
 
@@ -89,7 +89,6 @@ def _samples(config: Config) -> str:
 
 
 _SIZES = ("prompts_per_step", "samples_per_prompt")
-_ROLES = ("algorithm.advantage", "algorithm.kl_coefficient")
 _MINI_BATCHES = "algorithm.num_mini_batches"
 
 BATCH_RULES: tuple[Rule, ...] = (
@@ -100,9 +99,10 @@ BATCH_RULES: tuple[Rule, ...] = (
             "training.max_tokens_per_micro_batch",
             "critic.max_tokens_per_micro_batch",
             "reference.max_tokens_per_micro_batch",
+            "reward.model.max_tokens_per_micro_batch",
             "data.max_prompt_tokens",
             "generation.max_response_tokens",
-            *_ROLES,
+            *ROLE_KEYS,
         ),
         problems=_sample_fits_micro_batch,
     ),
@@ -120,7 +120,7 @@ BATCH_RULES: tuple[Rule, ...] = (
             "reference.num_ranks",
             _MINI_BATCHES,
             *_SIZES,
-            *_ROLES,
+            *ROLE_KEYS,
         ),
         problems=_ranks_have_samples,
     ),

@@ -23,18 +23,19 @@ def _required(config: Config) -> Iterator[str]:
             "data.path is empty: name a file, a folder, a hub data set or package.module:iterable, "
             "or start from a recipe, as in recipe=demo"
         )
-    if not config.reward.functions:
+    if not (config.reward.functions or config.reward.scorers):
         yield (
             "reward.functions is empty: name at least one, as in reward.functions=[exact_match] or "
-            "reward.functions=[path/file.py:function]"
+            "reward.functions=[path/file.py:function], or a reward model in reward.model.path"
         )
 
 
 def _reward_functions(config: Config) -> Iterator[str]:
-    if not config.reward.functions:
+    scorers = config.reward.scorers
+    if not (config.reward.functions or scorers):
         return  # The rule before this one speaks.
     try:
-        functions = read_functions(config.reward.functions)
+        functions = read_functions(config.reward.functions, scorers)
     except ValueError as error:
         yield str(error)
         return
@@ -73,14 +74,22 @@ def _deadlines(config: Config) -> Iterator[str]:
 
 RUN_RULES: tuple[Rule, ...] = (
     Rule(
-        about="`model.path`, `data.path` and `reward.functions` are not empty.",
-        keys=("model.path", "data.path", "reward.functions"),
+        about="`model.path` and `data.path` are not empty, nor is `reward.functions` without "
+        "`reward.model.path`.",
+        keys=("model.path", "data.path", "reward.functions", "reward.model.path"),
         problems=_required,
     ),
     Rule(
-        about="Entries of `reward.functions` are well-formed and have different names; built-in "
-        "rewards that compare with an answer need `data.answer_column`.",
-        keys=("reward.functions", "data.answer_column"),
+        about="Entries of `reward.functions` are well-formed; all parts of the reward have "
+        "different names, and one of them a weight other than 0; built-in rewards that compare "
+        "with an answer need `data.answer_column`.",
+        keys=(
+            "reward.functions",
+            "reward.model.path",
+            "reward.model.name",
+            "reward.model.weight",
+            "data.answer_column",
+        ),
         problems=_reward_functions,
     ),
     Rule(

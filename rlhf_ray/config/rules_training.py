@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rlhf_ray.config.rule import TRAINING_STAGES, Rule, model_roles, trained_roles
+from rlhf_ray.config.rule import ROLE_KEYS, TRAINING_STAGES, Rule, model_roles, trained_roles
 from rlhf_ray.config.run import Config
 
 
@@ -44,6 +44,8 @@ def _reference_stage(config: Config) -> Iterator[str]:
 
 def _gpu_per_rank(config: Config) -> Iterator[str]:
     for group, role in model_roles(config):
+        if group == "reward.model" and role.zero_stage == 0:
+            continue  # Its ranks know nothing of each other.
         if 0 < role.num_gpus < 1 and role.num_ranks > 1:
             yield (
                 f"{group}.num_gpus={role.num_gpus}: NCCL lets no two of {group}.num_ranks="
@@ -67,7 +69,8 @@ def _head_kernel(config: Config) -> Iterator[str]:
     if config.model.head_kernel != "liger":
         return
     for group, role in model_roles(config):
-        if group != "critic" and (role.num_gpus == 0 or role.zero_stage == 3):
+        has_words = group not in ("critic", "reward.model")
+        if has_words and (role.num_gpus == 0 or role.zero_stage == 3):
             yield (
                 f"model.head_kernel=liger: needs a GPU and the whole weight of the head, but "
                 f"{group}.num_gpus={role.num_gpus} and {group}.zero_stage={role.zero_stage}; use "
@@ -135,9 +138,9 @@ def _colocated_on_gpus(config: Config) -> Iterator[str]:
 
 
 def _roles(*names: str) -> tuple[str, ...]:
-    groups = ("training", "critic", "reference")
+    groups = ("training", "critic", "reference", "reward.model")
     own = tuple(f"{group}.{name}" for group in groups for name in names)
-    return (*own, "algorithm.advantage", "algorithm.kl_coefficient")
+    return (*own, *ROLE_KEYS)
 
 
 TRAINING_RULES: tuple[Rule, ...] = (
@@ -162,8 +165,9 @@ TRAINING_RULES: tuple[Rule, ...] = (
         problems=_reference_stage,
     ),
     Rule(
-        about="A part of a GPU per rank needs `num_ranks` 1.",
-        keys=_roles("num_gpus", "num_ranks"),
+        about="A part of a GPU per rank needs `num_ranks` 1; of a reward model that is whole on "
+        "every rank, several may share one.",
+        keys=(*_roles("num_gpus", "num_ranks"), "reward.model.zero_stage"),
         problems=_gpu_per_rank,
         stages=TRAINING_STAGES,
     ),

@@ -186,6 +186,10 @@ class Config:
         return self.algorithm.advantage == "gae"
 
     @property
+    def needs_reward_model(self) -> bool:
+        return self.reward.model.path is not None and not self.is_fit
+
+    @property
     def head_kernel(self) -> str:
         """`model.head_kernel`; chunked for auto where the fused operator cannot serve the run.
 

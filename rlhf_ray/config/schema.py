@@ -54,8 +54,13 @@ def all_keys() -> dict[str, Key]:
 
 
 def group_names() -> tuple[str, ...]:
-    """Keys that hold further keys: training, critic, ..."""
-    return tuple(field.name for field in dataclasses.fields(Config) if setting_of(field) is None)
+    """Keys that hold further keys: training, reward, reward.model, ..."""
+    return tuple(all_groups())
+
+
+def all_groups() -> dict[str, Any]:
+    """Every group of keys by its dotted name, with its defaults."""
+    return dict(_groups(Config(), ""))
 
 
 def nearest_keys(name: str) -> list[str]:
@@ -65,9 +70,17 @@ def nearest_keys(name: str) -> list[str]:
     same_ending = [known for known in names if known.rpartition(".")[2] == last]
     # The right name in a wrong group, or without one, beats any likeness of letters.
     if same_ending and "." not in name:
-        return same_ending[:_MAX_SUGGESTIONS]
+        return sorted(same_ending, key=lambda known: known.count("."))[:_MAX_SUGGESTIONS]
     cutoff = 0.0 if same_ending else _CLOSE_ENOUGH
     return difflib.get_close_matches(name, same_ending or names, _MAX_SUGGESTIONS, cutoff)
+
+
+def _groups(group: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    for field in dataclasses.fields(group):
+        if setting_of(field) is None:
+            inner = getattr(group, field.name)
+            yield prefix + field.name, inner
+            yield from _groups(inner, f"{prefix}{field.name}.")
 
 
 def _walk(group: Any, prefix: str) -> Iterator[Key]:

@@ -30,8 +30,10 @@ _MAY_FOLLOW: dict[str | None, tuple[str, ...]] = {
 }
 
 
-def render(row: Row, data: DataConfig, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The prompt of a row as the model sees it, up to where its answer begins.
+def render(
+    row: Row, data: DataConfig, tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[Message], str]:
+    """The prompt of a row as a chat, and as the model sees it, up to where its answer begins.
 
     Raises:
         BadCell: the prompt is neither text nor a chat, is empty, or the template refuses it.
@@ -41,15 +43,14 @@ def render(row: Row, data: DataConfig, tokenizer: PreTrainedTokenizerBase) -> st
     if isinstance(value, str):
         if not value.strip():
             raise BadCell(f"column {data.prompt_column!r} is empty")
+        text, value = value, [{"role": "user", "content": value}]
         if not uses_template(data, tokenizer):
-            return value
-        value = [{"role": "user", "content": value}]
+            return value, text
     messages = check_messages(value, data.prompt_column)
     if not uses_template(data, tokenizer):
         raise DataError(f"{row.where}: the prompt is a chat, {no_template(data)}")
-    return apply_template(
-        with_system(messages, data.system_prompt), tokenizer, add_generation_prompt=True
-    )
+    messages = with_system(messages, data.system_prompt)
+    return messages, apply_template(messages, tokenizer, add_generation_prompt=True)
 
 
 def with_system(messages: Sequence[Message], system_prompt: str | None) -> list[Message]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rlhf_ray.config.data import DataConfig
 from rlhf_ray.data.cells import BadCell, check_columns, other_columns, text_cell
 from rlhf_ray.data.errors import DataError
-from rlhf_ray.data.messages import check_system_prompt, render, uses_template
+from rlhf_ray.data.messages import Message, check_system_prompt, render, uses_template
 from rlhf_ray.data.rejects import INVALID, Rejects, Skipped, good_rows, skipped_lines
 from rlhf_ray.data.rows import Row
 from rlhf_ray.data.seeds import stable_seed
@@ -97,6 +97,7 @@ def load_prompts(data: DataConfig, tokenizer: PreTrainedTokenizerBase, *, seed: 
                 source=item.source,
                 seed=stable_seed(seed, item.prompt_id),
                 columns=columns,
+                messages=item.messages,
             )
         )
     if not prompts:
@@ -115,6 +116,7 @@ class _Rendered:
 
     row: Row
     prompt_id: str
+    messages: tuple[Message, ...]
     text: str
     answer: str | None
     source: str
@@ -138,10 +140,12 @@ def _rendered(
     for row in rows:
         try:
             identity = text_cell(row, data.id_column) if data.id_column else str(row.number)
+            messages, text = render(row, data, tokenizer)
             yield _Rendered(
                 row=row,
                 prompt_id=f"r{identity}",
-                text=render(row, data, tokenizer),
+                messages=tuple(messages),
+                text=text,
                 answer=text_cell(row, data.answer_column) if data.answer_column else None,
                 source=text_cell(row, data.source_column) if data.source_column else default_source,
             )

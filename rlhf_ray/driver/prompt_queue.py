@@ -68,4 +68,14 @@ def plain_prompts(prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
 
 def prompts_from_plain(plain: Sequence[dict[str, Any]]) -> list[Prompt]:
     """What `plain_prompts` made, as prompts again."""
-    return [Prompt(**{**prompt, "token_ids": tuple(prompt["token_ids"])}) for prompt in plain]
+    return [
+        Prompt(
+            **{
+                **prompt,
+                "token_ids": tuple(prompt["token_ids"]),
+                # A checkpoint from before there were scorers has none.
+                "messages": tuple(prompt.get("messages", ())),
+            }
+        )
+        for prompt in plain
+    ]

@@ -11,6 +11,9 @@ import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
+
 from rlhf_ray.config.errors import RequestError
 
 FILE_NAME = "reward_normalization.json"
@@ -49,6 +52,21 @@ def write_normalization(folder: Path, normalization: RewardNormalization) -> Non
     """Write it beside the model in `folder`."""
     text = json.dumps(asdict(normalization), indent=2)
     (folder / FILE_NAME).write_text(text + "\n", encoding="utf-8")
+
+
+def find_normalization(path: str) -> RewardNormalization | None:
+    """The file of a model's folder or hub name; None where it has none.
+
+    Raises:
+        RequestError: it is no such file.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        try:
+            folder = Path(hf_hub_download(path, FILE_NAME)).parent
+        except EntryNotFoundError:
+            return None
+    return read_normalization(folder) if (folder / FILE_NAME).is_file() else None
 
 
 def read_normalization(folder: Path) -> RewardNormalization:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from rlhf_ray.models.quiet import without_progress_bars
 from rlhf_ray.models.tiny_tokenizer import EOS, PAD, token_id
@@ -49,7 +49,7 @@ def new_tiny_llama(
         return LlamaForCausalLM(config).float()
 
 
-def save_folder(folder: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
+def save_folder(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
     """Write weights, configuration and tokenizer in Hugging Face format."""
     with without_progress_bars():
         model.save_pretrained(folder, safe_serialization=True)

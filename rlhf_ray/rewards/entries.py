@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_ray.config.errors import RequestError
-from rlhf_ray.config.reward import RewardFunctionConfig
+from rlhf_ray.config.reward import RewardFunctionConfig, ScorerPart
 from rlhf_ray.rewards.builtin import BUILTIN_TARGETS
 
 _KEYS = ("path", "name", "weight", "arguments")
@@ -36,14 +36,21 @@ class FunctionTarget:
         return f"{self.file or self.module}:{self.attribute}"
 
 
-def read_functions(functions: Sequence[Any]) -> tuple[RewardFunctionConfig, ...]:
+def read_functions(
+    functions: Sequence[Any], scorers: Sequence[ScorerPart] = ()
+) -> tuple[RewardFunctionConfig, ...]:
     """The entries of `reward.functions`, each as a full record. Imports nothing.
 
+    Args:
+        scorers: the parts of the reward that are no function's. With one of them there may be
+            no function at all.
+
     Raises:
-        RequestError: an entry cannot be understood, or two have the same name.
+        RequestError: an entry cannot be understood, or two parts have the same name.
     """
-    if not functions:
+    if not functions and not scorers:
         raise RequestError(f"reward.functions is empty; {_WAYS}")
+    taken = _names_of_scorers(scorers)
     entries = tuple(_read_entry(index, item) for index, item in enumerate(functions))
     first_with: dict[str, int] = {}
     for index, entry in enumerate(entries):
@@ -52,13 +59,32 @@ def read_functions(functions: Sequence[Any]) -> tuple[RewardFunctionConfig, ...]
                 f"reward.functions[{first_with[entry.name]}] and [{index}] are both named "
                 f"{entry.name!r}; give one of them a `name` of its own"
             )
+        if entry.name in taken:
+            raise RequestError(
+                f"reward.functions[{index}] and {taken[entry.name]} are both named "
+                f"{entry.name!r}; give one of them a `name` of its own"
+            )
         first_with[entry.name] = index
-    if all(entry.weight == 0 for entry in entries):
+    if not any(part.weight for part in (*entries, *scorers)):
         raise RequestError(
-            "every entry of reward.functions has weight 0, so every reward would be 0; give at "
-            "least one of them another weight"
+            "every part of the reward has weight 0, so every reward would be 0; give at least one "
+            "entry of reward.functions, or what else scores, another weight"
         )
     return entries
+
+
+def _names_of_scorers(scorers: Sequence[ScorerPart]) -> dict[str, str]:
+    """The group of keys of every scorer, by the name of its part."""
+    taken: dict[str, str] = {}
+    for part in scorers:
+        name = _read_name(part.group, part.name)
+        if name in taken:
+            raise RequestError(
+                f"{taken[name]} and {part.group} are both named {name!r}; give one of them a "
+                f"`name` of its own"
+            )
+        taken[name] = part.group
+    return taken
 
 
 def parse_target(path: str) -> FunctionTarget:

@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any, cast
 
 from rlhf_ray.config.errors import RequestError
-from rlhf_ray.config.reward import RewardConfig, RewardFunctionConfig
+from rlhf_ray.config.reward import RewardConfig, RewardFunctionConfig, ScorerPart
 from rlhf_ray.rewards.builtin import BUILTIN_TARGETS
 from rlhf_ray.rewards.entries import FunctionTarget, nearest, parse_target, read_functions
 from rlhf_ray.rewards.protocol import Reward
@@ -32,7 +32,9 @@ class LoadedReward:
     function: Reward
 
 
-def check_functions(functions: Sequence[Any]) -> tuple[RewardFunctionConfig, ...]:
+def check_functions(
+    functions: Sequence[Any], scorers: Sequence[ScorerPart] = ()
+) -> tuple[RewardFunctionConfig, ...]:
     """Read the entries and find every function, without importing any user's code.
 
     The file or module must be there, define the name, and accept the arguments as far
@@ -41,7 +43,7 @@ def check_functions(functions: Sequence[Any]) -> tuple[RewardFunctionConfig, ...
     Raises:
         RequestError: an entry is wrong; says which, and how to put it right.
     """
-    entries = read_functions(functions)
+    entries = read_functions(functions, scorers)
     for entry in entries:
         try:
             _check_entry(entry)
@@ -59,7 +61,7 @@ def with_absolute_paths(reward: RewardConfig) -> RewardConfig:
         RequestError: as `check_functions`.
     """
     entries: list[Any] = []
-    for entry in check_functions(reward.functions):
+    for entry in check_functions(reward.functions, reward.scorers):
         target = parse_target(entry.path)
         if target.file is not None:
             path = f"{target.file.resolve()}:{target.attribute}"

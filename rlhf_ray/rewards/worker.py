@@ -16,6 +16,9 @@ from rlhf_ray.rewards.protocol import RewardSample
 class RewardWorker:
     """Scores groups with the functions of `reward.functions`, one group at a time.
 
+    Without a function (something else scores then) it merges the parts of groups, and every reward
+    is 0 so far.
+
     The functions run in a child process with a time limit each; this class only talks to it.
 
     Raises:
@@ -23,7 +26,7 @@ class RewardWorker:
     """
 
     def __init__(self, reward: RewardConfig) -> None:
-        self._functions = read_functions(reward.functions)
+        self._functions = read_functions(reward.functions, reward.scorers)
         self._weights = {entry.name: entry.weight for entry in self._functions}
         self._retry = reward.on_failure == "retry"
         self._process = RewardProcess(self._functions, timeout_s=reward.timeout_s)
@@ -35,7 +38,8 @@ class RewardWorker:
             RequestError: a function cannot be loaded.
             RuntimeError: the process died or did not start in time.
         """
-        self._process.start()
+        if self._functions:
+            self._process.start()
 
     def score(self, *parts: RolloutGroup) -> tuple[RolloutGroup, GroupSummary]:
         """Merge the parts of one prompt's group and score every sample.

@@ -36,6 +36,7 @@ from rlhf_ray.rewards.load import with_absolute_paths
 from rlhf_ray.stages.rl_pipeline import check_tasks, make_pipeline
 from rlhf_ray.stages.rl_reference import make_refresher
 from rlhf_ray.stages.rl_result import save_models
+from rlhf_ray.stages.rl_reward_model import with_reward_model
 from rlhf_ray.stages.rl_texts import make_texts
 
 _PROBE_TOKENS = 24
@@ -93,6 +94,7 @@ def run(config: Config) -> int:
             resume_from=resume_from,
         )
         check_tasks(config, inputs.prompts)
+        config = with_reward_model(config, tokenizer, inputs.prompts, report=progress.message)
         progress.message(inputs.prompts.describe())
         progress.phase("start")
         stack.enter_context(connected(dashboard=config.observe.dashboard))

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+from transformers import LlamaForSequenceClassification
+
+from rlhf_ray.models.reward_normalization import RewardNormalization, write_normalization
 from rlhf_ray.models.tiny_llama import TinySizes, new_tiny_llama, save_folder
 from rlhf_ray.models.tiny_tokenizer import train_tokenizer
 
@@ -42,6 +46,35 @@ def tiny_random(
     tokenizer = train_tokenizer(_TEXTS, vocab_size=vocab_size)
     model = new_tiny_llama(tokenizer, seed=seed, sizes=sizes, tied=tied)
     save_folder(folder, model, tokenizer)
+    return folder
+
+
+def tiny_reward_model(
+    folder: Path,
+    *,
+    seed: int = 0,
+    vocab_size: int = 320,
+    sizes: TinySizes = TINY,
+    normalization: RewardNormalization | None = None,
+) -> Path:
+    """A sequence classifier with one label and random weights, with the tokenizer of `tiny_random`.
+
+    Args:
+        normalization: written beside it; nothing is without one.
+
+    Returns:
+        `folder`.
+    """
+    tokenizer = train_tokenizer(_TEXTS, vocab_size=vocab_size)
+    config = new_tiny_llama(tokenizer, seed=seed, sizes=sizes).config
+    config.num_labels = 1
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        model = LlamaForSequenceClassification(config).float()
+        torch.nn.init.normal_(model.score.weight)
+    save_folder(folder, model, tokenizer)
+    if normalization is not None:
+        write_normalization(folder, normalization)
     return folder
 
 

@@ -13,7 +13,7 @@ from rlhf_ray.algorithms.pair_statistics import calibration_bins, expected_calib
 from rlhf_ray.algorithms.ranked_pairs import pair_share, ranked_pairs
 from rlhf_ray.algorithms.reward_model_loss import reward_model_loss
 from rlhf_ray.preferences import ComparedSamples, Ranking
-from rlhf_ray.supervised import LabelledTokens
+from rlhf_ray.supervised import LabelledTokens, num_scored_tokens
 from rlhf_ray.training.compared import Family, spread_families, sum_over_answers
 from rlhf_ray.training.layout import MicroBatch
 from rlhf_ray.training.objective import Objective
@@ -76,15 +76,6 @@ def check_fits(ranking: Ranking, largest: int, budget: int) -> None:
             f"{longest} tokens, but training.max_tokens_per_micro_batch is {budget}; raise it to "
             f"at least {largest * longest}, or lower examples.max_tokens"
         )
-
-
-def num_scored_tokens(answer: LabelledTokens) -> int:
-    """Tokens of prompt and answer, to the end of the answer.
-
-    What a template writes behind an answer no rollout has: a score there would be one of
-    another state than those that reinforcement learning asks for.
-    """
-    return int(answer.loss_mask.nonzero()[-1]) + 1
 
 
 def _scored(answer: LabelledTokens) -> LabelledTokens:

@@ -11,7 +11,7 @@ from torch import Tensor
 from rlhf_ray.kept_tokens import NO_TOKEN, join_kept, whole_vocabulary
 from rlhf_ray.records import RolloutGroup, TokenValues
 from rlhf_ray.training.layout import MicroBatch
-from rlhf_ray.training.ranks import reduce_over_ranks, training_device
+from rlhf_ray.training.ranks import largest_over_ranks, training_device
 from rlhf_ray.training.row_layout import RowLayout
 from rlhf_ray.training.token_logprobs import of_targets
 
@@ -150,7 +150,7 @@ def score_tokens(
     """
     device = training_device()
     plan = layout.plan(token_ids, lengths, mask)
-    most = int(reduce_over_ranks(torch.tensor([len(plan)], device=device), maximum=True))
+    most = largest_over_ranks(len(plan), device)
     plan += [[] for _ in range(most - len(plan))]
     token_ids, lengths, mask = token_ids.to(device), lengths.to(device), mask.to(device)
     kept_token_ids = kept_token_ids.to(device)

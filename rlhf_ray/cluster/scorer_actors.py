@@ -1,0 +1,40 @@
+"""What scores whole groups after the reward functions, as Ray actors; see `rewards.scorer`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rlhf_ray.cluster.actors import Address
+from rlhf_ray.cluster.process import ActorProcess
+from rlhf_ray.records import GroupSummary, RolloutGroup
+from rlhf_ray.rewards.scorer import scored_by
+
+
+class Scorer(ActorProcess):
+    """What all of them have in common; subclasses make `_worker`, a `GroupScorer`."""
+
+    _worker: Any
+
+    def score(self, group: RolloutGroup) -> tuple[GroupSummary, RolloutGroup]:
+        scored, summary = scored_by(self._worker, group)
+        return summary, scored
+
+    def close(self) -> None:
+        self._worker.close()
+
+
+class RewardModel(Scorer):
+    """One rank of a reward model."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        super().__init__()
+        from rlhf_ray.training.reward_scorer import RewardScorer
+
+        self._worker = RewardScorer(**settings)
+
+    def start(self, rank: int, world_size: int, address: Address) -> None:
+        self._worker.start(rank, world_size, *address)
+
+    def join(self, group: RolloutGroup) -> None:
+        """Take part in scoring a group for the rank that is asked for the result."""
+        scored_by(self._worker, group)

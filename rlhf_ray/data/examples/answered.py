@@ -1,0 +1,109 @@
+"""A prompt and a sampled answer as another model knows them: its template, its tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from rlhf_ray.data.cells import BadCell
+from rlhf_ray.data.examples.labels import label_texts
+from rlhf_ray.data.examples.spans import MarkedText, mark_answers, mark_plain, special_texts
+from rlhf_ray.supervised import LabelledTokens, num_scored_tokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Message = dict[str, Any]
+# Stands for an answer that says nothing, which no template can be asked to find.
+_SOMETHING = "x"
+
+
+def encode_answers(
+    messages: Sequence[Message],
+    answers: Sequence[str],
+    finished: Sequence[bool],
+    tokenizer: PreTrainedTokenizerBase,
+) -> list[LabelledTokens | BadCell]:
+    """Tokens of the prompt and each answer to it, up to the end of the answer, which is masked.
+
+    A finished answer ends with what ends a turn, the same tokens that a reward model is trained
+    on; one that was cut off ends with its text.
+
+    Args:
+        messages: the prompt as a chat that ends where the answer begins.
+
+    Returns:
+        for each answer its tokens, or why it cannot be rendered.
+    """
+    marked: list[MarkedText | BadCell] = []
+    for answer, is_finished in zip(answers, finished, strict=True):
+        try:
+            text = _answered(messages, answer, tokenizer)
+            marked.append(text if is_finished else _without_end(text, tokenizer))
+        except BadCell as error:
+            marked.append(error)
+    texts = [text for text in marked if isinstance(text, MarkedText) and text.answers]
+    labelled = iter(label_texts(texts, tokenizer))
+    rows: list[LabelledTokens | BadCell] = []
+    for text in marked:
+        if isinstance(text, BadCell):
+            rows.append(text)
+        elif text.answers:
+            row = next(labelled)
+            rows.append(row if isinstance(row, BadCell) else _up_to_the_end(row))
+        else:
+            rows.append(_prompt_alone(text, tokenizer))
+    return rows
+
+
+def _answered(
+    messages: Sequence[Message], answer: str, tokenizer: PreTrainedTokenizerBase
+) -> MarkedText:
+    """The conversation with the answer, which alone is marked.
+
+    Raises:
+        BadCell: there is no template for a chat of several messages, or it refuses them.
+    """
+    if not messages:
+        raise BadCell("the prompt has no messages; it is of a checkpoint of an older release")
+    if tokenizer.chat_template is None:
+        if len(messages) > 1 or messages[0]["role"] != "user":
+            raise BadCell(
+                "the prompt is a chat of several messages, and the reward model's tokenizer has no "
+                "chat template to render it with"
+            )
+        return mark_plain(messages[0]["content"], answer, tokenizer)
+    said = answer if answer.strip() else _SOMETHING
+    conversation = [*messages, {"role": "assistant", "content": said}]
+    text = mark_answers(conversation, tokenizer, only_last=True)
+    if said == answer:
+        return text
+    start, stop = text.answers[-1]
+    place = text.text.rindex(_SOMETHING, start, stop)
+    end = text.text[place + len(_SOMETHING) : stop]
+    whole = text.text[:place] + answer + end
+    return MarkedText(text=whole, answers=((start, len(whole)),), adds_specials=text.adds_specials)
+
+
+def _without_end(text: MarkedText, tokenizer: PreTrainedTokenizerBase) -> MarkedText:
+    """The conversation up to the end of the answer, without the token that ends its turn."""
+    start, stop = text.answers[-1]
+    own = text.text[start:stop]
+    end = next((token for token in special_texts(tokenizer) if own.endswith(token)), "")
+    whole = text.text[: stop - len(end)]
+    answers = ((start, len(whole)),) if start < len(whole) else ()
+    return MarkedText(text=whole, answers=answers, adds_specials=text.adds_specials)
+
+
+def _up_to_the_end(row: LabelledTokens) -> LabelledTokens:
+    end = num_scored_tokens(row)
+    return LabelledTokens(token_ids=row.token_ids[:end], loss_mask=row.loss_mask[:end])
+
+
+def _prompt_alone(text: MarkedText, tokenizer: PreTrainedTokenizerBase) -> LabelledTokens:
+    """Of an answer that was cut off before it said anything."""
+    ids = tokenizer(text.text, add_special_tokens=text.adds_specials)["input_ids"]
+    token_ids = torch.tensor(ids, dtype=torch.int64)
+    return LabelledTokens(token_ids=token_ids, loss_mask=torch.zeros_like(token_ids) > 0)

@@ -1,0 +1,48 @@
+"""Where a reward model comes from, and what a model must be to be one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from transformers import AutoConfig
+
+from rlhf_ray.config.errors import RequestError
+from rlhf_ray.config.model import ModelConfig
+from rlhf_ray.config.model_reward import ModelRewardConfig
+from rlhf_ray.models.location import check_location, explained
+
+KEY = "reward.model.path"
+
+
+def reward_model_source(reward_model: ModelRewardConfig, model: ModelConfig) -> ModelConfig:
+    """Where the reward model and its tokenizer come from; it is loaded as the policy is."""
+    assert reward_model.path is not None, "without a path there is no reward model"
+    return replace(
+        model,
+        path=reward_model.path,
+        tokenizer_path=reward_model.tokenizer_path,
+        chat_template=None,
+    )
+
+
+def check_reward_model(source: ModelConfig) -> None:
+    """Refuse what gives no score, by its configuration alone.
+
+    Raises:
+        RequestError: it cannot be read, is no sequence classifier, or has several labels.
+    """
+    path = source.path
+    check_location(path, KEY, needs_config=True)
+    with explained(path, KEY, "a reward model"):
+        config = AutoConfig.from_pretrained(path, trust_remote_code=source.trust_remote_code)
+    kinds = config.architectures or ()
+    if not any(kind.endswith("ForSequenceClassification") for kind in kinds):
+        raise RequestError(
+            f"{KEY} is {path!r}, a {' or '.join(kinds) or type(config).__name__}, which gives no "
+            f"score; name a sequence classifier with one label, such as stage=reward_model writes"
+        )
+    if config.num_labels != 1:
+        raise RequestError(
+            f"{KEY} is {path!r}, a classifier with {config.num_labels} labels; a reward model has "
+            f"one: its score"
+        )

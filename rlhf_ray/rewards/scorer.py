@@ -1,0 +1,116 @@
+"""What scores a whole group after the reward functions, and adds its part to the reward.
+
+A reward worker merges the parts of a group and runs the functions; then the group goes from one
+scorer to the next. Each is a plain class in an actor of its own kind (`cluster/scorer_actors.py`)
+and follows `GroupScorer`; what becomes of its outcomes is the same for all, and stands here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from rlhf_ray.config.reward import ScorerPart
+from rlhf_ray.records import FailureKind, GroupSummary, RolloutGroup, SampleFailure
+from rlhf_ray.rewards.merge import drop_failed
+from rlhf_ray.rewards.process import ItemFailure
+
+# Of one sample: its score, or why it has none.
+Outcome = float | ItemFailure
+
+
+class GroupScorer(Protocol):
+    """A part of the reward that is no function's."""
+
+    @property
+    def part(self) -> ScorerPart:
+        """Name and weight of the part."""
+        ...
+
+    def score(self, group: RolloutGroup) -> Sequence[Outcome]:
+        """An outcome for every sample, in order.
+
+        What goes wrong with a sample is its `ItemFailure`. What goes wrong with the scorer itself
+        is raised, and ends the run.
+
+        Args:
+            group: merged and scored by the functions; it has at least one sample.
+        """
+        ...
+
+
+def scored_by(scorer: GroupScorer, group: RolloutGroup) -> tuple[RolloutGroup, GroupSummary]:
+    """The group with the scorer's part, and its summary.
+
+    A group with a failure is dropped as a whole, so that nothing is asked about it.
+    """
+    if not group.failures and group.num_samples:
+        group = with_part(group, scorer.part, scorer.score(group))
+    return group, group.summary()
+
+
+def with_part(group: RolloutGroup, part: ScorerPart, outcomes: Sequence[Outcome]) -> RolloutGroup:
+    """The group with one more part of its rewards, without the samples that have none.
+
+    In a run that trains on steps the part is one step, which ends with the last sampled token.
+
+    Args:
+        group: scored by what came before; its rewards are those of the parts so far.
+        outcomes: of every sample.
+    """
+    assert len(outcomes) == group.num_samples, f"{len(outcomes)} outcomes of {group.num_samples}"
+    assert part.name not in group.reward_parts, f"there is a part {part.name!r} already"
+    checked = [
+        _checked(part, reward, outcome)
+        for reward, outcome in zip(group.rewards.tolist(), outcomes, strict=True)
+    ]
+    failures = [
+        SampleFailure(
+            prompt_id=group.prompt.prompt_id,
+            sample_index=index,
+            kind=outcome.kind,
+            message=f"reward {part.name!r}: {outcome.message}",
+        )
+        for index, outcome in zip(group.sample_indices, checked, strict=True)
+        if isinstance(outcome, ItemFailure)
+    ]
+    group = drop_failed(group, failures)
+    values = torch.tensor([o for o in checked if isinstance(o, float)], dtype=torch.float64)
+    group = replace(
+        group,
+        rewards=group.rewards + part.weight * values,
+        reward_parts={**group.reward_parts, part.name: values},
+    )
+    return (
+        _with_last_step(group, part.weight * values) if group.has_steps and part.weight else group
+    )
+
+
+def _checked(part: ScorerPart, reward: float, outcome: Outcome) -> Outcome:
+    """The outcome, or a failure where a number is none or makes none of the whole reward."""
+    if isinstance(outcome, ItemFailure):
+        return outcome
+    if not math.isfinite(outcome):
+        message = f"the score is {outcome}, not a finite number"
+    elif not math.isfinite(total := reward + part.weight * outcome):
+        message = f"with the score {outcome} the weighted sum of the parts is {total}"
+    else:
+        return float(outcome)
+    return ItemFailure(kind=FailureKind.REWARD_NOT_FINITE, message=message)
+
+
+def _with_last_step(group: RolloutGroup, values: Tensor) -> RolloutGroup:
+    rewards, ends = group.step_rewards.clone(), group.step_ends.clone()
+    start = 0
+    for length, value in zip(group.lengths.tolist(), values, strict=True):
+        sampled = group.loss_mask[start : start + length].nonzero()[:, 0] + start
+        start += length
+        if sampled.numel():  # A sample without a sampled token has nowhere to put it.
+            rewards[sampled[-1]] += value
+            ends[sampled[-1]] = True
+    return replace(group, step_rewards=rewards, step_ends=ends)
