@@ -32,7 +32,7 @@ from rlhf_ray.observe.metrics import make_writer, read_metrics
 from rlhf_ray.observe.progress import FIT_FACTS, Progress, make_progress
 from rlhf_ray.observe.quiet import quiet_driver
 from rlhf_ray.preferences import Feedback, Ranking
-from rlhf_ray.stages.fit_inputs import check_inputs, check_warmup
+from rlhf_ray.stages.inputs import check_inputs, check_warmup
 from rlhf_ray.supervised import LabelledTokens
 from rlhf_ray.training.rank_plan import RankPlan, rank_plan
 

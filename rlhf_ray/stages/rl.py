@@ -33,6 +33,7 @@ from rlhf_ray.observe.report import summarize, summary_table, write_summary
 from rlhf_ray.publish.gate import default_tolerance, make_probe
 from rlhf_ray.publish.publisher import Publisher, PublishSettings
 from rlhf_ray.rewards.load import with_absolute_paths
+from rlhf_ray.stages.inputs import check_models
 from rlhf_ray.stages.rl_pipeline import check_tasks, make_pipeline
 from rlhf_ray.stages.rl_reference import make_refresher
 from rlhf_ray.stages.rl_result import save_models
@@ -73,6 +74,7 @@ def run(config: Config) -> int:
     output = Path(config.output_dir)
     identity = _identity(config)
     resume_from = checkpoint_to_resume(output, config.resume, identity)
+    check_models(config)
     config = dataclasses.replace(config, reward=with_absolute_paths(config.reward))
     output.mkdir(parents=True, exist_ok=True)
     (output / "config.yaml").write_text(to_yaml(config), encoding="utf-8")

@@ -24,24 +24,48 @@ def check_inputs(config: Config) -> None:
     Raises:
         RequestError: names what is missing, and the command that makes it.
     """
+    check_models(config)
     stage = config.stage.name
-    if _is_local(config.model.path) and not Path(config.model.path).expanduser().exists():
-        raise RequestError(
-            f"model.path is {config.model.path!r}: there is no such folder. stage={stage} starts "
-            f"from a model; stage=pretrain makes one: {_COMMAND} stage=pretrain "
-            f"model.path=... examples.path=... output_dir=FOLDER, and then "
-            f"model.path=FOLDER/model"
-        )
     for key, path in (
         ("examples.path", config.examples.path),
         ("examples.eval_path", config.examples.eval_path),
     ):
-        if path and _is_local(path) and not Path(path).expanduser().exists():
+        if _is_missing(path):
             raise RequestError(
                 f"{key} is {path!r}: there is no such file. stage={stage} learns from "
                 f"{_ROWS[stage]}; stage=prepare_data makes such files: {_COMMAND} "
                 f"stage=prepare_data output_dir=FOLDER ..."
             )
+
+
+def check_models(config: Config) -> None:
+    """Refuse the local folder of a model that is not there, of any role that the stage starts.
+
+    Raises:
+        RequestError: names what is missing, and the command that makes it.
+    """
+    for key, path, maker in _models(config):
+        if _is_missing(path):
+            raise RequestError(
+                f"{key} is {path!r}: there is no such folder. stage={config.stage.name} starts "
+                f"from a model; stage={maker} makes one: {_COMMAND} stage={maker} "
+                f"model.path=... examples.path=... output_dir=FOLDER, and then "
+                f"{key}=FOLDER/model"
+            )
+
+
+def _models(config: Config) -> list[tuple[str, str | None, str]]:
+    """Keys of the models that are read, their values, and the stage that makes such a model."""
+    if config.is_fit:
+        return [("model.path", config.model.path, "pretrain")]
+    models: list[tuple[str, str | None, str]] = [("model.path", config.model.path, "sft")]
+    if config.needs_critic:
+        models.append(("critic.path", config.critic.path, "reward_model"))
+    if config.needs_reference:
+        models.append(("reference.path", config.reference.path, "sft"))
+    if config.needs_reward_model:
+        models.append(("reward.model.path", config.reward.model.path, "reward_model"))
+    return models
 
 
 def check_warmup(config: Config, num_steps: int) -> None:
@@ -57,6 +81,10 @@ def check_warmup(config: Config, num_steps: int) -> None:
             f"so that the peak learning rate would never be reached; lower it to at most "
             f"{num_steps - 1}, or raise fit.num_epochs or fit.max_steps"
         )
+
+
+def _is_missing(path: str | None) -> bool:
+    return bool(path) and _is_local(path) and not Path(path).expanduser().exists()
 
 
 def _is_local(path: str) -> bool:

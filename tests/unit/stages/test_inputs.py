@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from rlhf_ray.config.errors import RequestError
+from rlhf_ray.config.load import load_config
 from rlhf_ray.config.run import Config
-from rlhf_ray.stages.fit_inputs import check_inputs, check_warmup
+from rlhf_ray.stages.inputs import check_inputs, check_models, check_warmup
 
 
 def config_of(stage: str = "sft", **paths: str | None) -> Config:
@@ -59,3 +60,27 @@ def test_a_warm_up_ends_before_the_run() -> None:
     check_warmup(config, 4)
     with pytest.raises(RequestError, match=r"only 3 optimiser steps.*at most 2"):
         check_warmup(config, 3)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "maker"),
+    [
+        (["model.path=outputs/x/model"], "sft"),
+        (["critic.path=outputs/x/model"], "reward_model"),
+        (["reference.path=outputs/x/model"], "sft"),
+        (["reward.model.path=outputs/x/model"], "reward_model"),
+    ],
+)
+def test_a_model_that_reinforcement_learning_lacks(overrides: list[str], maker: str) -> None:
+    key = overrides[0].partition("=")[0]
+    with pytest.raises(RequestError) as caught:
+        check_models(load_config(["recipe=demo_ppo", *overrides]))
+    message = str(caught.value)
+    assert f"{key} is 'outputs/x/model': there is no such folder" in message
+    assert f"stage={maker} model.path=" in message
+    assert f"{key}=FOLDER/model" in message
+
+
+def test_a_model_that_nobody_reads_is_not_asked_for() -> None:
+    unread = ["critic.path=outputs/x/model", "reference.path=outputs/x/model"]
+    check_models(load_config(["recipe=demo", "algorithm.kl_coefficient=0", *unread]))
