@@ -121,10 +121,14 @@ def roles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Roles]:
 
 
 def parts_of(number: int) -> list[RolloutGroup]:
-    """A group of five, sampled by two engines; the last token is not always the same."""
+    """A group of five, sampled by two engines; none ends with what pads, which is 0."""
     prompt = make_prompt(number)
     parts = [make_group(prompt, indices, version=0) for indices in ((0, 3), (1, 2, 4))]
-    return [replace(p, token_ids=p.token_ids + number * (p.token_ids > 2).long()) for p in parts]
+    ends = [part.token_ids == 0 for part in parts]
+    return [
+        replace(part, token_ids=torch.where(end, 5 + number, part.token_ids))
+        for part, end in zip(parts, ends, strict=True)
+    ]
 
 
 @pytest.mark.parametrize("kind", ["whole", "sharded"])

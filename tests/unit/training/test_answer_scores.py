@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -203,7 +205,9 @@ def test_what_the_model_cannot_read_is_a_failure(loaded, limits, keys, failed, w
 
 
 def test_limits_are_those_of_the_model(loaded):
-    assert limits_of(loaded.model) == Limits(context=1024, num_embeddings=len(loaded.tokenizer))
+    assert limits_of(loaded.model) == Limits(
+        context=1024, num_embeddings=len(loaded.tokenizer), padding=loaded.tokenizer.pad_token_id
+    )
 
 
 def test_a_template_that_refuses_is_a_failure(loaded):
@@ -238,6 +242,18 @@ def test_ranks_compute_a_share_each(folder, loaded):
         assert [int((part != 0).sum()) for part in parts] == [len(answers[r::3]) for r in range(3)]
         summed = torch.stack(parts).sum(0).tolist()
         assert summed == pytest.approx(by_transformers(folder, rows_of(group)), abs=1e-5)
+
+
+def test_where_the_end_of_text_pads_the_score_is_read_before_it(folder, tmp_path):
+    """As transformers does, which such a model has been trained with."""
+    usual = Loaded(folder).scores().score(group_of())
+    shutil.copytree(folder, tmp_path / "m")
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    (tmp_path / "m" / "config.json").write_text(json.dumps({**config, "pad_token_id": END}))
+    scores = Loaded(tmp_path / "m").scores().score(group_of())
+    assert scores == pytest.approx(by_transformers(tmp_path / "m", rows_of(group_of())), abs=1e-5)
+    differ = [abs(a - b) > 1e-3 for a, b in zip(scores, usual, strict=True)]
+    assert differ == [answer[-1] == END for answer in ANSWERS]
 
 
 def test_a_bias_of_the_head_counts(folder, loaded):
