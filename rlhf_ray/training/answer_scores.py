@@ -39,18 +39,25 @@ class Limits:
     Attributes:
         context: tokens of prompt and answer together; None where its configuration has no limit.
         num_embeddings: token ids are below it.
+        padding: the token at which it has never been asked for a score; None for none.
     """
 
     context: int | None
     num_embeddings: int
+    padding: int | None = None
 
 
 def limits_of(model: ScalarHeadModel) -> Limits:
     """Those of a model that is not sharded yet."""
-    fields = model.backbone.config.get_text_config().to_dict()
+    config = model.backbone.config
+    fields = config.get_text_config().to_dict()
     known = [fields[name] for name in _CONTEXT_FIELDS if fields.get(name) is not None]
     embeddings: Any = model.backbone.get_input_embeddings()
-    return Limits(context=min(known, default=None), num_embeddings=embeddings.weight.shape[0])
+    return Limits(
+        context=min(known, default=None),
+        num_embeddings=embeddings.weight.shape[0],
+        padding=config.pad_token_id,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,7 +78,8 @@ class AnswerScores:
 
     The score of an answer is the value at its last token, as a reward model is trained on it:
     prompt and answer with the end of text that the policy sampled, or without one where the answer
-    was cut off.
+    was cut off. Where the model's configuration names that token as padding, transformers has
+    trained it to give the score before it, and so it is read there.
 
     Args:
         settings: with mean and standard deviation, where scores are normalised.
@@ -151,7 +159,7 @@ class AnswerScores:
                 f"token {largest} was sampled, and the reward model has "
                 f"{self._limits.num_embeddings} embeddings"
             )
-        return row
+        return _without_padding(row, self._limits.padding)
 
     def _values(self, rows: Sequence[LabelledTokens]) -> Tensor:
         """The model's values [R] float64 at the last tokens of the rows."""
@@ -170,6 +178,15 @@ class AnswerScores:
         score = self._normalization.normalized(value)
         bound = self._settings.clip
         return score if bound is None else max(-bound, min(score, bound))
+
+
+def _without_padding(row: LabelledTokens, padding: int | None) -> LabelledTokens:
+    """Up to the last token that does not pad; the first one, where all do."""
+    if padding is None:
+        return row
+    others = (row.token_ids != padding).nonzero()
+    end = int(others[-1]) + 1 if others.numel() else 1
+    return LabelledTokens(token_ids=row.token_ids[:end], loss_mask=row.loss_mask[:end])
 
 
 def _values_at_the_end(

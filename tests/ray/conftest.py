@@ -7,6 +7,8 @@ import logging
 import pytest
 import ray
 
+from tests.ray.troupe import Troupe
+
 
 @pytest.fixture(scope="session", autouse=True)
 def local_ray():
@@ -19,3 +21,10 @@ def local_ray():
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def troupe():
+    troupe = Troupe()
+    yield troupe
+    troupe.close()

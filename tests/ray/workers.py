@@ -62,5 +62,21 @@ class Puppet(ActorProcess):
             yield None
             yield buffer
 
+    def score(self, *parts: Any) -> tuple[Any, Any]:
+        """The parts of a group, and who has scored it; some parts do harm."""
+        whole = [item for part in parts for item in (part if isinstance(part, list) else [part])]
+        if "bad" in whole:
+            raise ValueError("no such group")
+        if "deadly" in whole:
+            time.sleep(1)
+            raise ConnectionError("the other rank is gone")
+        rank = self.settings["rank"]
+        return f"scored by {rank}", [*whole, rank]
+
+    def join(self, group: list[Any]) -> None:
+        """Another rank of the same scorer."""
+        if "deadly" in group:
+            self.die()
+
     def close(self) -> None:
         pass

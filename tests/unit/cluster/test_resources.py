@@ -43,6 +43,14 @@ def _role(plan, name):
             ["recipe=demo_ppo", "placement=colocated"],
             ["generator", "learner", "critic", "reference", "reward", "builder"],
         ),
+        (
+            ["recipe=demo", "reward.functions=[]", "reward.model.path=a/b"],
+            ["generator", "learner", "reference", "reward_model", "reward", "builder"],
+        ),
+        (
+            ["recipe=demo", "placement=colocated", "reward.model.path=a/b"],
+            ["generator", "learner", "reference", "reward_model", "reward", "builder"],
+        ),
     ],
 )
 def test_roles_that_run(overrides, roles):
@@ -57,8 +65,21 @@ def test_cpu_recipes_fit_two_cores(recipe, placement):
     assert plan.totals["GPU"] == 0
 
 
+def test_a_reward_model_has_bundles_of_its_own():
+    ranks = ["reward.model.path=a/b", "reward.model.num_ranks=3"]
+    for overrides in (["recipe=gpu_7b"], COLOCATED):
+        plan = _plan(*overrides, *ranks)
+        role = _role(plan, "reward_model")
+        assert (role.num_actors, role.num_gpus) == (3, 1)
+        assert [plan.roles_in(i) for i in role.bundle_indices] == [["reward_model"]] * 3
+        assert plan.totals["GPU"] == _plan(*overrides).totals["GPU"] + 3
+    small = _plan("recipe=demo_ppo", "reward.model.path=a/b")
+    assert missing(small, [{"CPU": 2.0}]) == []
+
+
 def test_every_actor_fits_its_bundle():
-    for overrides in (["recipe=demo_ppo"], ["recipe=gpu_70b"], COLOCATED):
+    with_scorer = ["recipe=demo_ppo", "reward.model.path=a/b", "reward.model.num_ranks=2"]
+    for overrides in (["recipe=demo_ppo"], ["recipe=gpu_70b"], COLOCATED, with_scorer):
         plan = _plan(*overrides)
         used = [{"CPU": 0.0, "GPU": 0.0} for _ in plan.bundles]
         for role in plan.roles:

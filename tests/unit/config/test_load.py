@@ -70,6 +70,9 @@ def test_a_choice_on_the_command_line_beats_the_recipes():
             lambda c: c.generation.extra_engine_args,
             {"hf_overrides": {"a": 1}},
         ),
+        ("reward.model.clip=3", lambda c: c.reward.model.clip, 3.0),
+        ("reward.model={clip:3}", lambda c: c.reward.model.clip, 3.0),
+        ("reward={model:{name:taste}}", lambda c: c.reward.model.name, "taste"),
         (
             "reward.functions=[exact_match,{path:length,weight:0.5}]",
             lambda c: c.reward.functions,

@@ -29,6 +29,62 @@ CASES = [
         ["reward.functions=[length]"],
     ),
     (
+        "only watched",
+        ["reward.model.path=a/b"],
+        ["reward.functions=[]", "reward.model.weight=0"],
+        ["every part of the reward has weight 0"],
+        ["reward.functions=[]"],
+    ),
+    (
+        "name of the reward model's part",
+        ["reward.model.path=a/b"],
+        ["reward.model.name=exact_match"],
+        ["reward.functions[0] and reward.model are both named 'exact_match'"],
+        ["reward.model.name=taste"],
+    ),
+    (
+        "reserved name of the reward model's part",
+        ["reward.model.path=a/b"],
+        ["reward.model.name=std"],
+        ["reward.model.name is 'std'", "reward/std"],
+        ["reward.model.name=model"],
+    ),
+    (
+        "half a normalisation",
+        ["reward.model.path=a/b"],
+        ["reward.model.standard_deviation=2"],
+        ["reward.model.standard_deviation=2", "mean and standard_deviation"],
+        ["reward.model.standard_deviation=2", "reward.model.mean=0.5"],
+    ),
+    (
+        "moments of nothing",
+        ["reward.model.path=a/b", "reward.model.mean=1", "reward.model.standard_deviation=2"],
+        ["reward.model.normalize=false"],
+        ["reward.model.normalize=false", "reward.model.mean=1"],
+        ["reward.model.normalize=true"],
+    ),
+    (
+        "stage of the reward model",
+        ["reward.model.path=a/b"],
+        ["reward.model.zero_stage=2"],
+        ["reward.model.zero_stage=2", "use 0", "or 3"],
+        ["reward.model.zero_stage=3"],
+    ),
+    (
+        "reward model's budget",
+        ["reward.model.path=a/b"],
+        ["reward.model.max_tokens_per_micro_batch=37"],
+        ["reward.model.max_tokens_per_micro_batch=37", "at least 38"],
+        ["reward.model.max_tokens_per_micro_batch=38"],
+    ),
+    (
+        "sharded reward model on a part of a GPU",
+        ["reward.model.path=a/b", "reward.model.num_ranks=2", "reward.model.num_gpus=0.5"],
+        ["reward.model.zero_stage=3"],
+        ["reward.model.num_gpus=0.5", "NCCL"],
+        ["reward.model.zero_stage=0"],
+    ),
+    (
         "reward entry",
         [],
         ["reward.functions=[{path:length,wight:1}]"],
@@ -928,6 +984,12 @@ def test_rules_name_keys_that_exist():
 def test_roles_that_do_not_run_are_not_held_to_rules():
     idle = ["algorithm.kl_coefficient=0", "reference.zero_stage=2", "reference.num_ranks=1000"]
     load_config(["recipe=demo", *idle, "critic.max_tokens_per_micro_batch=1"])
+
+
+def test_a_reward_model_that_is_off_is_not_held_to_rules():
+    load_config(["recipe=demo", "reward.model.zero_stage=2", "reward.model.mean=1"])
+    load_config(["recipe=demo", "reward.model.name=exact_match", "reward.model.weight=0"])
+    load_config(["recipe=demo", "reward.model.max_tokens_per_micro_batch=1"])
 
 
 def test_texts_that_are_not_read_are_not_held_to_rules():

@@ -45,6 +45,7 @@ class TestRendering:
     def test_plain_text_is_one_user_message(self, load, tokenizer) -> None:
         text, chat = only(load([GOOD])), only(load([{"prompt": [USER]}]))
         assert text.text == chat.text == "<user>Sum of 1 and 2?<assistant>"
+        assert text.messages == chat.messages == (USER,)
         assert text.token_ids == chat.token_ids
 
     def test_tokens_are_those_of_the_models_own_template(self, load, tokenizer) -> None:
