@@ -12,7 +12,7 @@ SMOLLM2 := outputs/models/smollm2-135m
 SHELL_SCRIPTS := $(wildcard launch/*.sh) launch/slurm.sbatch .ci/run
 DOCKERFILES := docker/Dockerfile docker/Dockerfile.cpu
 
-.PHONY: help setup demo demo-ppo smollm2 test test-slow test-gpu mutation lint bench docs clean
+.PHONY: help setup demo demo-ppo smollm2 test test-slow test-gpu mutation lint bench agreement docs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -62,6 +62,10 @@ bench: ## this project against the raw libraries and a peer; writes outputs/benc
 	$(SETUP) bench smollm2
 	@$(PYTHON) -m rlhf_ray.models.smollm2 $(SMOLLM2)
 	@$(PYTHON) -m benchmarks.run $(ARGS)
+
+agreement: ## the losses of sft, reward_model, preference against TRL's; outputs/agreement.json
+	$(SETUP) bench
+	@$(PYTHON) -m benchmarks.agreement $(ARGS)
 
 docs: ## docs/configuration.md from the configuration's own dataclasses
 	$(SETUP)

@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,9 @@ _TINY_WARM_UP_STEPS, _TINY_STEPS = 5, 15
 
 def main() -> None:
     model, repeats, result = arguments()
-    work = run(overrides(model), _WARM_UP_STEPS + repeats)[_WARM_UP_STEPS:]
-    tiny = run(["recipe=demo"], _TINY_WARM_UP_STEPS + _TINY_STEPS)[_TINY_WARM_UP_STEPS:]
+    num_steps, num_tiny = _WARM_UP_STEPS + repeats, _TINY_WARM_UP_STEPS + _TINY_STEPS
+    work = run([*overrides(model), f"num_steps={num_steps}"])[_WARM_UP_STEPS:]
+    tiny = run(["recipe=demo", f"num_steps={num_tiny}"])[_TINY_WARM_UP_STEPS:]
     measured = {
         "step_s": [step["time/step_s"] for step in work],
         "publish_s": [step["time/publish_s"] for step in work],
@@ -44,8 +46,8 @@ def overhead(step: dict[str, Any]) -> float:
     return step["time/step_s"] - sum(step[f"time/{part}_s"] for part in _PARTS)
 
 
-def run(command: list[str], num_steps: int) -> list[dict[str, Any]]:
-    """The metrics of every step of a run of the command.
+def run(command: Sequence[str]) -> list[dict[str, Any]]:
+    """The metrics of every step of a run of the command, given what it is told.
 
     Raises:
         subprocess.CalledProcessError: it failed.
@@ -56,7 +58,7 @@ def run(command: list[str], num_steps: int) -> list[dict[str, Any]]:
         subprocess.run(
             [
                 *(sys.executable, "-m", "rlhf_ray.main", *command),
-                *(f"num_steps={num_steps}", f"output_dir={output}", "observe.progress=off"),
+                *(f"output_dir={output}", "observe.progress=off"),
             ],
             check=True,
             # Ray runs its workers at niceness 15: beside anybody else on the machine they would

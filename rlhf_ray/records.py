@@ -9,12 +9,14 @@ response together, every entry aligned with the token it describes.
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from rlhf_ray.algorithms.task_rewards import RewardScale
 from rlhf_ray.group_summary import GroupSummary
 from rlhf_ray.record_checks import (
     check_count,
@@ -204,11 +206,13 @@ class Coefficients:
         kl: weight of the KL penalty.
         entropy: weight of the entropy bonus.
         reward_baseline: moving mean of the rewards of earlier batches.
+        reward_scales: by task, to normalise its rewards; empty where they stay as scored.
     """
 
     kl: float = 0.0
     entropy: float = 0.0
     reward_baseline: float = 0.0
+    reward_scales: Mapping[str, RewardScale] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

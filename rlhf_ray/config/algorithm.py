@@ -54,8 +54,18 @@ class AlgorithmConfig:
         False, "Shift and scale advantages to mean 0 and variance 1 over the global batch."
     )
     whiten_per_task: bool = setting(False, "Whiten the samples of every task by themselves.")
+    reward_normalization: str = setting(
+        "none",
+        "Shift and scale the rewards of every task (data.source_column) by its own mean and "
+        "standard deviation, before penalties, clipping and advantages: those of the batch, or "
+        "running ones of all batches so far, this one included.",
+        choices=("none", "batch", "running"),
+    )
     reward_clip: float | None = setting(
-        None, "Clip a sample's total reward to [-x, x] before anything else.", above=0
+        None,
+        "Clip a sample's total reward to [-x, x], after its normalisation and before anything "
+        "else.",
+        above=0,
     )
 
     policy_loss: str = setting(

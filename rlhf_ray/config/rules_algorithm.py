@@ -166,6 +166,35 @@ def _whitening(config: Config) -> Iterator[str]:
         )
 
 
+def _reward_normalization(config: Config) -> Iterator[str]:
+    algorithm = config.algorithm
+    if algorithm.reward_normalization == "none":
+        return
+    key = f"algorithm.reward_normalization={algorithm.reward_normalization}"
+    if algorithm.rewards_steps:
+        source = "advantage=process" if algorithm.advantage == "process" else "reward_level=step"
+        yield (
+            f"{key}: algorithm.{source} trains on the rewards of steps, of which an answer has "
+            f"any number, so that a shift would reward long answers; set it to none, and scale "
+            f"the rewards in the reward function"
+        )
+    elif algorithm.advantage == "group" and algorithm.normalize_by_std:
+        yield (
+            f"{key}: algorithm.normalize_by_std=true divides by the deviation of every group, "
+            f"which undoes any scale; set one of them to none or false"
+        )
+    elif algorithm.advantage == "maxrl":
+        yield (
+            f"{key}: algorithm.advantage=maxrl divides by the mean reward of a group, which a "
+            f"shift would turn negative; set it to none"
+        )
+    elif algorithm.advantage == "baseline":
+        yield (
+            f"{key}: algorithm.advantage=baseline compares with a moving mean of the rewards as "
+            f"they are scored; set it to none, or use algorithm.advantage=returns"
+        )
+
+
 def _bootstrap(config: Config) -> Iterator[str]:
     if config.algorithm.bootstrap_truncated and not config.needs_critic:
         yield (
@@ -246,6 +275,13 @@ ALGORITHM_RULES: tuple[Rule, ...] = (
         about="`algorithm.bootstrap_truncated` needs `algorithm.advantage=gae`.",
         keys=_keys("bootstrap_truncated", "advantage"),
         problems=_bootstrap,
+    ),
+    Rule(
+        about="`algorithm.reward_normalization` is for rewards of whole answers, and for "
+        "estimators that keep their scale: gae, returns, rloo, opo, remax, and group without "
+        "`algorithm.normalize_by_std`.",
+        keys=_keys("reward_normalization", "advantage", "normalize_by_std", "reward_level"),
+        problems=_reward_normalization,
     ),
     Rule(
         about="`algorithm.whiten_per_task` needs `algorithm.whiten_advantages`.",

@@ -1,4 +1,4 @@
-"""What the algorithm adapts from step to step: coefficients and the moving baseline."""
+"""What the algorithm adapts from step to step: coefficients, baseline, scales of rewards."""
 
 from __future__ import annotations
 
@@ -26,16 +26,25 @@ from rlhf_ray.algorithms.moving_baseline import (
     update_moving_baseline,
 )
 from rlhf_ray.config.algorithm import AlgorithmConfig
+from rlhf_ray.driver.batch import Batch
+from rlhf_ray.driver.reward_scales import (
+    RewardScales,
+    load_reward_scales,
+    observe_rewards,
+    save_reward_scales,
+    start_reward_scales,
+)
 from rlhf_ray.records import Coefficients
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Adaptive:
-    """The controllers' states; a new one after every step."""
+    """The controllers' states; a new one after every step. `scales` move with every batch."""
 
     kl: KLController
     entropy: EntropyController
     baseline: MovingBaseline
+    scales: RewardScales
 
     @property
     def coefficients(self) -> Coefficients:
@@ -44,6 +53,7 @@ class Adaptive:
             kl=self.kl.coefficient,
             entropy=entropy_coefficient(self.entropy),
             reward_baseline=self.baseline.value,
+            reward_scales=self.scales.by_task,
         )
 
 
@@ -53,7 +63,13 @@ def start_adaptive(algorithm: AlgorithmConfig) -> Adaptive:
         kl=_kl_controller(algorithm),
         entropy=_entropy_controller(algorithm),
         baseline=start_moving_baseline(algorithm.baseline_decay),
+        scales=start_reward_scales(algorithm.reward_normalization),
     )
+
+
+def observe(state: Adaptive, batch: Batch) -> Adaptive:
+    """Before a step on this batch."""
+    return dataclasses.replace(state, scales=observe_rewards(state.scales, batch))
 
 
 def advance(state: Adaptive, metrics: dict[str, float], *, num_samples: int) -> Adaptive:
@@ -65,7 +81,8 @@ def advance(state: Adaptive, metrics: dict[str, float], *, num_samples: int) -> 
     entropy = state.entropy
     if "policy/entropy" in metrics:
         entropy = update_entropy_controller(entropy, observed_entropy=metrics["policy/entropy"])
-    return Adaptive(
+    return dataclasses.replace(
+        state,
         kl=update_kl_controller(
             state.kl, observed_kl=metrics.get("kl/reference", 0.0), num_samples=num_samples
         ),
@@ -76,22 +93,27 @@ def advance(state: Adaptive, metrics: dict[str, float], *, num_samples: int) -> 
 
 def save_adaptive(state: Adaptive) -> dict[str, Any]:
     """As JSON can hold it, which has no infinity."""
-    return {
-        part: {name: _to_json(value) for name, value in fields.items()}
-        for part, fields in dataclasses.asdict(state).items()
+    controllers = {"kl": state.kl, "entropy": state.entropy, "baseline": state.baseline}
+    saved: dict[str, Any] = {
+        part: {name: _to_json(value) for name, value in dataclasses.asdict(controller).items()}
+        for part, controller in controllers.items()
     }
+    return saved | {"scales": save_reward_scales(state.scales)}
 
 
 def load_adaptive(saved: dict[str, Any]) -> Adaptive:
     """What `save_adaptive` made."""
     parts = {
-        part: {name: _from_json(value) for name, value in fields.items()}
-        for part, fields in saved.items()
+        part: {name: _from_json(value) for name, value in saved[part].items()}
+        for part in ("kl", "entropy", "baseline")
     }
+    # Absent in a checkpoint of a release that normalised nothing.
+    scales = saved.get("scales", {"mode": "none", "moments": {}})
     return Adaptive(
         kl=KLController(**parts["kl"]),
         entropy=EntropyController(**parts["entropy"]),
         baseline=MovingBaseline(**parts["baseline"]),
+        scales=load_reward_scales(scales),
     )
 
 

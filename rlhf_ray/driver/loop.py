@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from rlhf_ray.cluster.calls import Watch
-from rlhf_ray.driver.adaptive import Adaptive, advance
+from rlhf_ray.driver.adaptive import Adaptive, advance, observe
 from rlhf_ray.driver.batch import Batch
 from rlhf_ray.driver.clock import StepClock
 from rlhf_ray.driver.pipeline import RolloutPipeline
@@ -67,6 +67,7 @@ def train(loop: Loop, state: LoopState, *, num_steps: int) -> None:
 
         with clock("generate"):
             batch = loop.pipeline.next_batch(step)
+            state.adaptive = observe(state.adaptive, batch)
         with clock("reference"):
             loop.turns.begin_training()
             scores = loop.scorers.score(batch, step)

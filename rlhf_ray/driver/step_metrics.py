@@ -12,7 +12,7 @@ from rlhf_ray.records import Coefficients
 def batch_metrics(batch: Batch, *, version: int) -> dict[str, float]:
     """Rewards, lengths, staleness and failures of what was sampled for one batch.
 
-    With several tasks the mean reward of each as `reward/mean/<task>`.
+    With several tasks also `reward/mean/<task>` and `reward/std/<task>`.
 
     Args:
         version: of the newest published weights.
@@ -41,16 +41,21 @@ def batch_metrics(batch: Batch, *, version: int) -> dict[str, float]:
     for task in tasks if len(tasks) > 1 else ():
         values = [reward for s in summaries if s.source == task for reward in s.rewards]
         metrics[f"reward/mean/{task}"] = _mean(values)
+        metrics[f"reward/std/{task}"] = _std(values)
     return metrics | dict(batch.sampling_metrics)
 
 
 def coefficient_metrics(coefficients: Coefficients) -> dict[str, float]:
     """What was in force in a step."""
-    return {
+    metrics = {
         "kl/coefficient": coefficients.kl,
         "policy/entropy_coefficient": coefficients.entropy,
         "reward/baseline": coefficients.reward_baseline,
     }
+    for task, scale in coefficients.reward_scales.items():
+        metrics[f"reward/shift/{task}"] = scale.mean
+        metrics[f"reward/scale/{task}"] = scale.deviation
+    return metrics
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -247,8 +247,13 @@ def _identity(config: Config) -> dict[str, Any]:
         "algorithm.name": config.algorithm.name,
         "algorithm.advantage": config.algorithm.advantage,
         "algorithm.reference_every": config.algorithm.reference_every or None,
+        "algorithm.reward_normalization": _unless_none(config.algorithm.reward_normalization),
         "training.ema_decay": config.training.ema_decay,
     }
+
+
+def _unless_none(choice: str) -> str | None:
+    return None if choice == "none" else choice
 
 
 def _rollouts(config: Config, system: System) -> RolloutFiles | NoRollouts:

@@ -15,6 +15,7 @@ from rlhf_ray.algorithms.ragged import (
     last_masked_tokens,
     spread_over_tokens,
 )
+from rlhf_ray.algorithms.task_rewards import RewardScale, normalize_rewards
 from rlhf_ray.algorithms.task_weights import weigh_advantages
 from rlhf_ray.records import RolloutGroup
 from rlhf_ray.training.estimators import Advantages
@@ -37,6 +38,34 @@ class SampleControl:
 
 
 NO_CONTROL = SampleControl()
+
+
+def scale_groups(
+    groups: Sequence[RolloutGroup], scales: Mapping[str, RewardScale]
+) -> tuple[list[RolloutGroup], dict[str, float]]:
+    """Scored groups with rewards on the scale of their task; as scored where there is no scale.
+
+    Returns:
+        the groups, and mean and deviation of what is trained on for each of their tasks.
+    """
+    if not scales:
+        return list(groups), {}
+    scaled = [
+        dataclasses.replace(
+            group,
+            rewards=normalize_rewards(
+                group.rewards, (group.prompt.source,) * group.num_samples, scales
+            ),
+        )
+        for group in groups
+    ]
+    metrics: dict[str, float] = {}
+    for task in sorted({group.prompt.source for group in scaled}):
+        rewards = torch.cat([g.rewards for g in scaled if g.prompt.source == task])
+        metrics[f"reward/normalized_mean/{task}"] = _mean([rewards])
+        deviation = float(rewards.std()) if rewards.numel() > 1 else 0.0
+        metrics[f"reward/normalized_std/{task}"] = deviation
+    return scaled, metrics
 
 
 def shape_groups(

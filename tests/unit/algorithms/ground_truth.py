@@ -32,6 +32,22 @@ def group_advantages(
     return result
 
 
+def normalized_rewards(
+    batches: list[list[tuple[str, float]]], *, running: bool
+) -> list[list[float]]:
+    """Every (task, reward) of every batch by its own task's rewards: of the batch, or so far."""
+    result = []
+    for number, batch in enumerate(batches):
+        known = batches[: number + 1] if running else [batch]
+        normalized = []
+        for task, reward in batch:
+            same = [r for one in known for other, r in one if other == task]
+            scale = math.sqrt(unbiased_variance(same)) if len(set(same)) > 1 else 1.0
+            normalized.append((reward - mean(same)) / scale)
+        result.append(normalized)
+    return result
+
+
 def gae_by_definition(
     rewards: list[float], values: list[float], gamma: float, gae_lambda: float
 ) -> list[float]:

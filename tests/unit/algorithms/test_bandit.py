@@ -46,6 +46,11 @@ VARIANTS = {
         "algorithm.whiten_advantages=true",
         "algorithm.whiten_per_task=true",
     ],
+    "rewards per task, with a critic": ["algorithm=ppo", "algorithm.reward_normalization=running"],
+    "rewards per task, of the batch": [
+        "algorithm=rloo",
+        "algorithm.reward_normalization=batch",
+    ],
     "penalty in the loss, unbiased": [
         "algorithm=grpo",
         "algorithm.kl_coefficient=0.01",

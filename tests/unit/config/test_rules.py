@@ -522,6 +522,47 @@ CASES = [
         ["algorithm.bootstrap_truncated=true", "advantage=group", "algorithm=ppo"],
         ["algorithm.advantage=gae"],
     ),
+    *(
+        (
+            f"normalised rewards, {name}",
+            base,
+            ["algorithm.reward_normalization=running"],
+            ["algorithm.reward_normalization=running", *said],
+            repair,
+        )
+        for name, base, said, repair in (
+            (
+                "undone",
+                [],
+                ["normalize_by_std=true", "none or false"],
+                ["algorithm.reward_normalization=batch", "algorithm.normalize_by_std=false"],
+            ),
+            (
+                "of steps",
+                ["algorithm=process"],
+                ["advantage=process", "in the reward function"],
+                ["algorithm.reward_normalization=none"],
+            ),
+            (
+                "of steps with a critic",
+                ["algorithm=ppo", "algorithm.reward_level=step"],
+                ["reward_level=step"],
+                ["algorithm.reward_normalization=none"],
+            ),
+            (
+                "negative",
+                ["algorithm=maxrl"],
+                ["advantage=maxrl", "negative"],
+                ["algorithm.reward_normalization=none"],
+            ),
+            (
+                "moving mean",
+                ["algorithm=reinforce"],
+                ["advantage=baseline", "advantage=returns"],
+                ["algorithm.reward_normalization=running", "algorithm.advantage=returns"],
+            ),
+        )
+    ),
     (
         "whitening per task alone",
         [],

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from rlhf_ray.algorithms.task_rewards import RewardScale
 from rlhf_ray.cluster.calls import Call
 from rlhf_ray.config.algorithm import AlgorithmConfig
 from rlhf_ray.config.errors import RunFailed
@@ -71,12 +72,14 @@ class Policy:
     def __init__(self, log: list[str]) -> None:
         self.events = log
         self.coefficients: list[float] = []
+        self.scales: list[dict[str, RewardScale]] = []
 
     def update(
         self, experiences: Sequence[Any], *, texts: Sequence[Any], coefficients: Coefficients
     ) -> list[Call]:
         self.events.append("update")
         self.coefficients.append(coefficients.kl)
+        self.scales.append(dict(coefficients.reward_scales))
         return [done("learner", 0, signal={"policy/loss": 0.5})]
 
     def score(self, groups: Sequence[Any], num_tokens: Sequence[int]) -> list[Call]:
@@ -335,6 +338,22 @@ def test_the_coefficient_follows_the_controller():
     expected = [0.1, 0.104, 0.104 * 1.04]
     assert world.policy.coefficients == pytest.approx(expected)
     assert state.adaptive.kl.coefficient == pytest.approx(expected[-1] * 1.04)
+
+
+def test_rewards_are_scaled_by_what_is_known_with_their_own_batch():
+    world = World(num_steps=2)
+    world.train(advantage="returns", reward_normalization="running")
+    # Every group of the fakes has the rewards 0 and 1.
+    (task,) = world.policy.scales[0]
+    deviations = [scales[task].deviation for scales in world.policy.scales]
+    assert deviations == pytest.approx([math.sqrt(1 / 2), math.sqrt(1 / 3)])
+    for number, (_, metrics) in enumerate(world.notes.steps):
+        assert metrics[f"reward/shift/{task}"] == 0.5
+        assert metrics[f"reward/scale/{task}"] == deviations[number]
+    plain = World(num_steps=1)
+    plain.train()
+    assert plain.policy.scales == [{}]
+    assert not [name for name in plain.notes.steps[0][1] if name.startswith("reward/scale")]
 
 
 @pytest.mark.parametrize("gap", [2e-3, -2e-3, math.nan])

@@ -409,4 +409,7 @@ def test_rewards_of_each_task_are_reported_where_there_are_several():
     metrics = batch_metrics(dataclasses.replace(batch, summaries=summaries), version=0)
     assert metrics["reward/mean/sums"] == 1.0
     assert metrics["reward/mean/words"] == 2.0
+    # Groups 0 and 2, 1 and 3, of two equal rewards each.
+    assert metrics["reward/std/sums"] == pytest.approx((4 / 3) ** 0.5)
+    assert metrics["reward/std/words"] == pytest.approx((4 / 3) ** 0.5)
     assert metrics["reward/mean"] == 1.5

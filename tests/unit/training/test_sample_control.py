@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 
 import pytest
 import torch
 
+from rlhf_ray.algorithms.task_rewards import RewardScale
 from rlhf_ray.config.algorithm import AlgorithmConfig
-from rlhf_ray.records import Coefficients, Experience, RolloutGroup
+from rlhf_ray.records import Coefficients, Experience, RolloutGroup, TokenValues
 from rlhf_ray.training.experience import ExperienceBatch, build_experience
 from rlhf_ray.training.sample_control import NO_CONTROL, SampleControl, shape_groups
 from tests.unit.training.builders import ONE_RANK, F, T, by_tokens, make_group, only
@@ -32,17 +34,22 @@ def groups() -> list[RolloutGroup]:
     ]
 
 
-def build(control: SampleControl, algorithm: AlgorithmConfig = MEAN_ONLY) -> ExperienceBatch:
+def build(
+    control: SampleControl,
+    algorithm: AlgorithmConfig = MEAN_ONLY,
+    scales: Mapping[str, RewardScale] | None = None,
+    values: Sequence[TokenValues] | None = None,
+) -> ExperienceBatch:
     return build_experience(
         groups(),
         reference=None,
-        values=None,
+        values=values,
         old=None,
         old_is_current=True,
         algorithm=algorithm,
-        coefficients=Coefficients(),
+        coefficients=Coefficients(reward_scales=scales or {}),
         learner=ONE_RANK,
-        critic=None,
+        critic=None if values is None else ONE_RANK,
         seed=0,
         step=0,
         control=control,
@@ -122,3 +129,51 @@ def test_weights_change_no_count():
     assert weighed.num_loss_tokens == plain.num_loss_tokens
     assert weighed.num_sequences == plain.num_sequences
     assert torch.equal(weighed.loss_mask, plain.loss_mask)
+
+
+# Of the rewards 1, 0, 2 of one task, and of made-up ones of the other.
+SCALES = {
+    "test": RewardScale(mean=1.0, deviation=2.0),
+    "words": RewardScale(mean=-9.0, deviation=20.0),
+}
+
+
+def test_rewards_are_normalised_by_their_task():
+    zero = [
+        TokenValues(prompt_id=group.prompt.prompt_id, values=torch.zeros(len(group.token_ids)))
+        for group in groups()
+    ]
+    algorithm = AlgorithmConfig(advantage="gae", gae_lambda=1.0)
+    batch = build(NO_CONTROL, algorithm, SCALES, zero)
+    # What the critic learns too: there is one scale for both tasks.
+    expected = {2: 0.0, 3: -0.5, 4: 0.5, 6: 0.5, 7: 0.45}
+    assert advantages(only(batch)) == pytest.approx(expected)
+    ((experience,),) = batch.critic
+    returns = {t[-1]: v[-1] for t, v in by_tokens(experience, "returns").items()}
+    assert returns == pytest.approx(expected)
+    assert batch.metrics["reward/normalized_mean/test"] == pytest.approx(0.0)
+    assert batch.metrics["reward/normalized_std/test"] == pytest.approx(0.5)
+    assert batch.metrics["reward/normalized_mean/words"] == pytest.approx(0.475)
+
+
+def test_a_group_baseline_takes_the_shift_out_and_keeps_the_scale():
+    found = advantages(only(build(NO_CONTROL, MEAN_ONLY, SCALES)))
+    assert found == pytest.approx({2: 0.0, 3: -0.5, 4: 0.5, 6: 0.025, 7: -0.025})
+
+
+def test_penalties_are_in_units_of_normalised_rewards():
+    control = SampleControl(max_response_tokens=4, overlong_buffer_tokens=3, overlong_penalty=3.0)
+    found = advantages(only(build(control, MEAN_ONLY, SCALES)))
+    # 0, -0.5 - 1 and 0.5 - 3 about their mean -4/3.
+    assert found == pytest.approx({2: 4 / 3, 3: -1 / 6, 4: -7 / 6, 6: 0.025, 7: -0.025})
+
+
+def test_a_clip_is_in_units_of_normalised_rewards():
+    clipped = AlgorithmConfig(normalize_by_std=False, reward_clip=0.25)
+    found = advantages(only(build(NO_CONTROL, clipped, SCALES)))
+    assert found == pytest.approx({2: 0.0, 3: -0.25, 4: 0.25, 6: 0.0, 7: 0.0})
+
+
+def test_without_scales_rewards_are_as_scored():
+    batch = build(NO_CONTROL)
+    assert not [name for name in batch.metrics if name.startswith("reward/normalized")]
