@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rlhf_ray.config.errors import RequestError
+from rlhf_ray.config.model import ModelConfig
 from rlhf_ray.config.model_reward import ModelRewardConfig
 from rlhf_ray.config.run import Config
 from rlhf_ray.data.cells import BadCell
@@ -50,7 +51,7 @@ def with_reward_model(
     source = reward_model_source(config.reward.model, config.model)
     check_reward_model(source)
     model = _with_moments(config.reward.model)
-    own = load_tokenizer(source)
+    own = _tokenizer_of(source)
     differences = tokenizer_differences(tokenizer, own)
     if differences and model.foreign_tokens == "refuse":
         raise RequestError(_foreign(config, differences))
@@ -63,6 +64,13 @@ def with_reward_model(
     foreign_tokens = "text" if differences else "refuse"
     model = dataclasses.replace(model, foreign_tokens=foreign_tokens)
     return dataclasses.replace(config, reward=dataclasses.replace(config.reward, model=model))
+
+
+def _tokenizer_of(source: ModelConfig) -> PreTrainedTokenizerBase:
+    try:
+        return load_tokenizer(source)
+    except RequestError as error:
+        raise RequestError(f"the tokenizer of reward.model: {error}") from error
 
 
 def _with_moments(model: ModelRewardConfig) -> ModelRewardConfig:

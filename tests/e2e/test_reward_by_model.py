@@ -53,7 +53,7 @@ def test_the_reward_is_the_models_score(make_run, tmp_path):
         "generation.max_response_tokens=2",
         "samples_per_prompt=8",
         "num_steps=2",
-    ).succeed()
+    ).succeed(400)
     scores, checked = Scores(folder), 0
     for row in run.metrics():
         samples = run.rollouts(int(row["step"]))
@@ -87,7 +87,7 @@ def test_a_reward_model_of_another_tokenizer_reads_the_texts(make_run, tmp_path)
         "reward.model.weight=2",
         "reward.model.clip=1.5",
         "num_steps=2",
-    ).succeed()
+    ).succeed(400)
     scores = Scores(folder)
     clipped = 0
     for row in run.metrics():

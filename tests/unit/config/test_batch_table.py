@@ -127,3 +127,13 @@ def test_texts_beside_the_samples():
     assert values["texts per optimiser step"] == "24"
     assert values["tokens of texts per optimiser step"] == "2,400"
     assert not any("texts" in name for name in _values(["recipe=demo"]))
+
+
+def test_a_reward_model_scores_group_by_group():
+    keys = ["reward.model.path=a/b", "reward.model.max_tokens_per_micro_batch=80"]
+    name = "reward model: micro-batches per rank"
+    assert name not in _values(UNEVEN)
+    # 7 samples, 2 of 38 tokens at a time.
+    assert _values([*UNEVEN, *keys])[name] == "4"
+    sharded = ["reward.model.zero_stage=3", "reward.model.num_ranks=3"]
+    assert _values([*UNEVEN, *keys, *sharded])[name] == "2"

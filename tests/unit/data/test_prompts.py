@@ -68,11 +68,14 @@ class TestRendering:
         prompts = load([GOOD, {"prompt": own}], system_prompt="Be brief.").prompts
         assert prompts[0].text == "Be brief.<user>Sum of 1 and 2?<assistant>"
         assert prompts[1].text == "Mine.<user>Sum of 1 and 2?<assistant>"
+        assert prompts[0].messages == ({"role": "system", "content": "Be brief."}, USER)
+        assert prompts[1].messages == tuple(own)
 
     def test_without_template(self, load, tokenizer) -> None:
         prompt = only(load([GOOD], apply_chat_template=False))
         assert prompt.text == GOOD["prompt"]
         assert list(prompt.token_ids) == tokenizer(GOOD["prompt"])["input_ids"]
+        assert prompt.messages == (USER,)
 
     def test_tokenizer_without_template(self, load, plain_tokenizer) -> None:
         assert only(load([GOOD], using=plain_tokenizer)).text == GOOD["prompt"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from rlhf_ray.config.errors import RequestError, RunFailed
 from rlhf_ray.driver.checkpoints import Checkpoints, read_state
 from rlhf_ray.driver.failure_budget import FailureBudget
 from rlhf_ray.driver.pipeline import Batch
+from rlhf_ray.driver.prompt_queue import plain_prompts, prompts_from_plain
 from rlhf_ray.driver.run_state import check_identity
 from rlhf_ray.driver.step_metrics import batch_metrics
 from rlhf_ray.records import FailureKind, SampleFailure
@@ -125,3 +127,11 @@ def test_batch_metrics_by_hand():
         "rollout/failed_groups": 1.0,
         "tokens/generated": 8.0,
     }
+
+
+def test_prompts_in_a_checkpoint_are_the_same_again():
+    prompt = replace(make_prompt(3), messages=({"role": "user", "content": "prompt 3"},))
+    plain = json.loads(json.dumps(plain_prompts([prompt])))
+    assert prompts_from_plain(plain) == [prompt]
+    del plain[0]["messages"]
+    assert prompts_from_plain(plain) == [make_prompt(3)], "of a release before there were scorers"

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from rlhf_ray.config.examples import ExamplesConfig
 from rlhf_ray.config.model import ModelConfig
 from rlhf_ray.config.model_reward import ModelRewardConfig
+from rlhf_ray.data.examples import load_rankings
 from rlhf_ray.data.examples.answered import encode_answers
 from rlhf_ray.kept_tokens import whole_vocabulary
 from rlhf_ray.models.loading import load_scalar_head
@@ -24,6 +26,8 @@ from rlhf_ray.rewards.process import ItemFailure
 from rlhf_ray.testing.tiny import tiny_reward_model
 from rlhf_ray.training.answer_scores import AnswerScores, Limits, Share, limits_of
 from rlhf_ray.training.forward import ValueForward, disable_dropout
+from rlhf_ray.training.rank_plan import RankPlan
+from rlhf_ray.training.rankings import ranking_objective, scores_of, spread_rankings
 from rlhf_ray.training.row_layout import row_layout
 
 SIZES = TinySizes(
@@ -242,6 +246,33 @@ def test_ranks_compute_a_share_each(folder, loaded):
         assert [int((part != 0).sum()) for part in parts] == [len(answers[r::3]) for r in range(3)]
         summed = torch.stack(parts).sum(0).tolist()
         assert summed == pytest.approx(by_transformers(folder, rows_of(group)), abs=1e-5)
+
+
+def test_scores_are_those_of_the_stage_that_trains(loaded, tmp_path):
+    """The same prompt and answers as rows of a preference: its held-out margin."""
+    prompt, good, bad = "What is this?", "The answer is late", "no"
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"prompt": prompt, "chosen": good, "rejected": bad}))
+    examples = ExamplesConfig(path=str(rows), eval_share=0.0)
+    ranked = load_rankings(examples, loaded.tokenizer, seed=0).train
+    plan = RankPlan(num_ranks=1, max_tokens_per_micro_batch=1000, layout="padded")
+    (samples,) = spread_rankings(ranked, plan, use_margins=False)
+    settings = ModelRewardConfig()
+    batch = row_layout(loaded.model.backbone, settings, "sdpa").lay_out(
+        samples.token_ids,
+        samples.lengths,
+        samples.loss_mask,
+        samples.kept_token_ids,
+        samples.micro_batches[0],
+    )
+    values = loaded.module(batch.input_ids, batch.hidden_index, batch.packing)
+    objective = ranking_objective(
+        scores_of(values, samples, batch), samples, centring_coefficient=0.0, name="eval"
+    )
+    group = group_of(ANSWERS[:2], ("stop", "stop"), (good, bad))
+    first, second = loaded.scores(text=True).score(group)
+    assert first - second == pytest.approx(float(objective.sums["eval/margin"]), abs=1e-5)
+    assert abs(first - second) > 1e-2
 
 
 def test_where_the_end_of_text_pads_the_score_is_read_before_it(folder, tmp_path):
