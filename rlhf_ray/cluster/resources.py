@@ -24,7 +24,7 @@ class RolePlan:
     """The actors of one role.
 
     Attributes:
-        role: generator, learner, critic, reference, reward_model, reward or builder.
+        role: generator, learner, critic, reference, reward_model, http_reward, reward or builder.
         num_cpus, num_gpus: what each actor asks of its bundle. An engine that shares the GPUs of
             learner ranks asks for none and takes those of its bundle.
         bundle_indices: the bundle of each actor, in the order of their ranks.
@@ -133,6 +133,8 @@ def plan_resources(config: Config) -> ResourcePlan:
     reward = config.reward
     if config.needs_reward_model:
         _add_ranks(planner, "reward_model", reward.model)
+    if reward.url is not None:
+        planner.add_apart("http_reward", 1, cpus=reward.http.num_cpus, gpus=0.0)
     planner.add_apart("reward", reward.num_workers, cpus=reward.num_cpus, gpus=0.0)
     planner.add_apart("builder", 1, cpus=BUILDER_CPUS, gpus=0.0)
     return _planned(planner, config)

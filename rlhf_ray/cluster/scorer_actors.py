@@ -7,7 +7,7 @@ from typing import Any
 from rlhf_ray.cluster.actors import Address
 from rlhf_ray.cluster.process import ActorProcess
 from rlhf_ray.records import GroupSummary, RolloutGroup
-from rlhf_ray.rewards.scorer import scored_by
+from rlhf_ray.rewards.scorer import scored_by, scored_by_async
 
 
 class Scorer(ActorProcess):
@@ -38,3 +38,29 @@ class RewardModel(Scorer):
     def join(self, group: RolloutGroup) -> None:
         """Take part in scoring a group for the rank that is asked for the result."""
         scored_by(self._worker, group)
+
+
+class AsyncScorer(ActorProcess):
+    """What those have in common that wait for others; `_worker` is an `AsyncGroupScorer`."""
+
+    _worker: Any
+
+    async def score(self, group: RolloutGroup) -> tuple[GroupSummary, RolloutGroup]:
+        scored, summary = await scored_by_async(self._worker, group)
+        return summary, scored
+
+    async def close(self) -> None:
+        await self._worker.close()
+
+
+class HttpReward(AsyncScorer):
+    """Asks the service at `reward.url`."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        super().__init__()
+        from rlhf_ray.rewards.http_scorer import HttpScorer
+
+        self._worker = HttpScorer(**settings)
+
+    async def start(self) -> None:
+        """Nothing to do: the answer says that the process is there."""

@@ -18,9 +18,10 @@ from rlhf_ray.cluster.groups import (
 )
 from rlhf_ray.cluster.launched import collective_timeout_s, launched, start_ranks
 from rlhf_ray.cluster.resources import ResourcePlan
-from rlhf_ray.cluster.scorer_actors import RewardModel
+from rlhf_ray.cluster.scorer_actors import HttpReward, RewardModel
 from rlhf_ray.cluster.scorers import OneOfRanks, Replicas, Rewards, ScorerPool
 from rlhf_ray.cluster.supervisor import Member, Supervisor
+from rlhf_ray.config.bearer_token import service_token
 from rlhf_ray.config.run import Config
 from rlhf_ray.training.rank_plan import rank_plan
 from rlhf_ray.training.sample_control import SampleControl
@@ -76,6 +77,7 @@ def _blueprint(role: str, config: Config) -> tuple[type, dict[str, Any]]:
         "generator": (actors.Generator, _generator_settings(config)),
         "reward": (actors.Reward, {"reward": config.reward}),
         "reward_model": (RewardModel, {**ranked, "reward_model": config.reward.model}),
+        "http_reward": (HttpReward, _http_settings(config)),
         "learner": (
             actors.Learner,
             {
@@ -121,6 +123,11 @@ def _generator_settings(config: Config) -> dict[str, Any]:
         "request_timeout_s": config.deadlines.request_s,
         "with_text_ends": config.algorithm.rewards_steps,
     }
+
+
+def _http_settings(config: Config) -> dict[str, Any]:
+    reward = config.reward
+    return {"url": reward.url, "http": reward.http, "token": service_token(reward)}
 
 
 def _reference_settings(config: Config) -> dict[str, Any]:
@@ -187,11 +194,13 @@ def _models_of(members: list[Member], config: Config) -> list[list[Member]]:
 
 def _scorers(by_role: dict[str, list[Member]], config: Config) -> list[ScorerPool]:
     """What scores a group after the functions, in this order."""
-    models = by_role.get("reward_model", [])
-    if not models:
-        return []
-    is_sharded = config.reward.model.zero_stage == 3
-    return [OneOfRanks(models) if is_sharded else Replicas(models)]
+    scorers: list[ScorerPool] = []
+    if models := by_role.get("reward_model", []):
+        is_sharded = config.reward.model.zero_stage == 3
+        scorers.append(OneOfRanks(models) if is_sharded else Replicas(models))
+    if askers := by_role.get("http_reward", []):
+        scorers.append(Replicas(askers))
+    return scorers
 
 
 def _facades(by_role: dict[str, list[Member]], supervisor: Supervisor, config: Config) -> System:

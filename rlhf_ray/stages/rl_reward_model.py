@@ -49,7 +49,7 @@ def with_reward_model(
         return config
     source = reward_model_source(config.reward.model, config.model)
     check_reward_model(source)
-    model = _with_moments(config.reward.model)
+    model = with_moments(config.reward.model)
     own = load_tokenizer(source)
     differences = tokenizer_differences(tokenizer, own)
     if differences and model.foreign_tokens == "refuse":
@@ -65,7 +65,12 @@ def with_reward_model(
     return dataclasses.replace(config, reward=dataclasses.replace(config.reward, model=model))
 
 
-def _with_moments(model: ModelRewardConfig) -> ModelRewardConfig:
+def with_moments(model: ModelRewardConfig) -> ModelRewardConfig:
+    """The settings with mean and standard deviation of the scores, where they are normalised.
+
+    Raises:
+        RequestError: nothing is known of them.
+    """
     if not model.normalize or model.mean is not None:
         return model
     assert model.path is not None

@@ -845,8 +845,91 @@ PIPELINE_CASES = [
         ["resume=never"],
     ),
 ]
+SERVE = ["stage=serve_reward", "reward.model.path=a/b"]
+SERVE_CASES = [
+    (
+        "nothing to serve",
+        ["stage=serve_reward"],
+        [],
+        ["reward.model.path=null", "stage=reward_model has written"],
+        SERVE,
+    ),
+    (
+        "a served model on ranks",
+        SERVE,
+        ["reward.model.num_ranks=2"],
+        ["reward.model.num_ranks=2", "set them to 1 and 0"],
+        ["reward.model.num_ranks=1"],
+    ),
+    (
+        "everybody may ask",
+        SERVE,
+        ["serve.host=0.0.0.0"],
+        ["serve.host=0.0.0.0", "serve.token_variable=null"],
+        ["serve.host=0.0.0.0", "serve.token_variable=TOKEN"],
+    ),
+    (
+        "half of a normalisation that is served",
+        SERVE,
+        ["reward.model.mean=1"],
+        ["reward.model.mean=1", "standard_deviation"],
+        ["reward.model.mean=1", "reward.model.standard_deviation=2"],
+    ),
+]
+SERVICE = ["reward.url=http://127.0.0.1:8000"]
+CASES += [
+    (
+        "no address",
+        [],
+        ["reward.url=127.0.0.1:8000"],
+        ["reward.url=127.0.0.1:8000: is not the address", "http://HOST:PORT"],
+        ["reward.url=http://127.0.0.1:8000"],
+    ),
+    (
+        "no port",
+        [],
+        ["reward.url=http://a:port"],
+        ["reward.url=http://a:port: is not the address"],
+        SERVICE,
+    ),
+    (
+        "a password in an address",
+        [],
+        ["reward.url=http://me:secret@a/b"],
+        ["reward.url: has a user or a password", "reward.http.token_variable"],
+        ["reward.url=http://a/b", "reward.http.token_variable=TOKEN"],
+    ),
+    (
+        "a query in an address",
+        [],
+        ["reward.url='http://a/b?c=d'"],
+        ["reward.url=http://a/b?c=d: has a query"],
+        ["reward.url=http://a/b"],
+    ),
+    (
+        "deadline of a service",
+        SERVICE,
+        ["reward.http.deadline_s=700"],
+        ["reward.http.deadline_s=700.0", "deadlines.generate_s=600.0"],
+        ["reward.http.deadline_s=600"],
+    ),
+    (
+        "two parts of one name",
+        SERVICE,
+        ["reward.http.name=exact_match"],
+        ["reward.functions[0] and reward.http are both named 'exact_match'"],
+        ["reward.http.name=service"],
+    ),
+    (
+        "a service that counts for nothing",
+        [*SERVICE, "reward.functions=[]"],
+        ["reward.http.weight=0"],
+        ["every part of the reward has weight 0"],
+        ["reward.http.weight=0.1"],
+    ),
+]
 # Those of stages that no recipe of reinforcement learning is a base of.
-STAGE_CASES = PREPARE_CASES + PIPELINE_CASES
+STAGE_CASES = PREPARE_CASES + PIPELINE_CASES + SERVE_CASES
 # A base that is fine only together with the repair (the rule has two sides).
 NOT_FINE_ALONE = {"colocated devices"}
 
