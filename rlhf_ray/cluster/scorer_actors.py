@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from rlhf_ray.cluster.actors import Address
@@ -64,3 +65,34 @@ class HttpReward(AsyncScorer):
 
     async def start(self) -> None:
         """Nothing to do: the answer says that the process is there."""
+
+
+class Judge(AsyncScorer):
+    """Asks engines for judgements: those of the judge, or those of the run."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        super().__init__()
+        self._settings = settings
+
+    async def start(self, engines: Sequence[Any]) -> None:
+        """`engines`: handles of `Generator` actors."""
+        from rlhf_ray.models.loading import load_tokenizer
+        from rlhf_ray.rewards.judge import JudgeScorer
+
+        settings = self._settings
+        self._worker = JudgeScorer(
+            judge=settings["judge"],
+            tokenizer=load_tokenizer(settings["source"]),
+            engines=[_RemoteEngine(engine) for engine in engines],
+            seed=settings["seed"],
+        )
+
+
+class _RemoteEngine:
+    """A `JudgeEngine` in another actor."""
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+
+    async def complete(self, asked: Sequence[Any], *, timeout_s: float) -> Sequence[Any]:
+        return await self._handle.complete.remote(asked, timeout_s)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rlhf_ray.config.http_reward import HttpRewardConfig
+from rlhf_ray.config.judge import JudgeConfig
 from rlhf_ray.config.model_reward import ModelRewardConfig
 from rlhf_ray.config.setting import setting
 
@@ -64,6 +65,7 @@ class RewardConfig:
     )
     model: ModelRewardConfig = field(default_factory=ModelRewardConfig)
     http: HttpRewardConfig = field(default_factory=HttpRewardConfig)
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
 
     @property
     def scorers(self) -> tuple[ScorerPart, ...]:
@@ -71,6 +73,7 @@ class RewardConfig:
         switches = (
             (self.model.path, "reward.model", self.model),
             (self.url, "reward.http", self.http),
+            (self.judge.model, "reward.judge", self.judge),
         )
         return tuple(
             ScorerPart(group=group, name=part.name, weight=part.weight)

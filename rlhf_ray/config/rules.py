@@ -11,6 +11,7 @@ from rlhf_ray.config.rules_examples import EXAMPLES_RULES
 from rlhf_ray.config.rules_fit import FIT_RULES
 from rlhf_ray.config.rules_generation import GENERATION_RULES
 from rlhf_ray.config.rules_http_reward import HTTP_REWARD_RULES
+from rlhf_ray.config.rules_judge import JUDGE_RULES
 from rlhf_ray.config.rules_model_reward import MODEL_REWARD_RULES
 from rlhf_ray.config.rules_pipeline import PIPELINE_RULES
 from rlhf_ray.config.rules_preference import PREFERENCE_RULES
@@ -33,6 +34,7 @@ ALL_RULES: tuple[Rule, ...] = (
     + TRAINING_RULES
     + MODEL_REWARD_RULES
     + HTTP_REWARD_RULES
+    + JUDGE_RULES
     + EXAMPLES_RULES
     + FIT_RULES
     + REWARD_MODEL_RULES

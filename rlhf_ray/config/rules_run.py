@@ -26,8 +26,8 @@ def _required(config: Config) -> Iterator[str]:
     if not (config.reward.functions or config.reward.scorers):
         yield (
             "reward.functions is empty: name at least one, as in reward.functions=[exact_match] or "
-            "reward.functions=[path/file.py:function], a reward model in reward.model.path or the "
-            "address of a service in reward.url"
+            "reward.functions=[path/file.py:function], a reward model in reward.model.path, the "
+            "address of a service in reward.url or a judge in reward.judge.model"
         )
 
 
@@ -76,7 +76,7 @@ def _deadlines(config: Config) -> Iterator[str]:
 RUN_RULES: tuple[Rule, ...] = (
     Rule(
         about="`model.path` and `data.path` are not empty, nor is `reward.functions` without "
-        "`reward.model.path` or `reward.url`.",
+        "`reward.model.path`, `reward.url` or `reward.judge.model`.",
         keys=("model.path", "data.path", "reward.functions", *SCORER_SWITCHES),
         problems=_required,
     ),
@@ -91,6 +91,8 @@ RUN_RULES: tuple[Rule, ...] = (
             "reward.model.weight",
             "reward.http.name",
             "reward.http.weight",
+            "reward.judge.name",
+            "reward.judge.weight",
             "data.answer_column",
         ),
         problems=_reward_functions,

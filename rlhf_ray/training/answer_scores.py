@@ -15,6 +15,7 @@ from rlhf_ray.config.reward import ScorerPart
 from rlhf_ray.data.examples.answered import encode_answers
 from rlhf_ray.data.messages import Message
 from rlhf_ray.kept_tokens import whole_vocabulary
+from rlhf_ray.models.context import context_of
 from rlhf_ray.models.loading import ScalarHeadModel
 from rlhf_ray.models.reward_normalization import RewardNormalization
 from rlhf_ray.records import FailureKind, RolloutGroup
@@ -27,8 +28,6 @@ from rlhf_ray.training.scoring import Predict, score_tokens
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Fields of a configuration that say how many tokens a model can read.
-_CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len")
 # Whichever: a value is that of what precedes the token.
 _MADE_UP = 0
 
@@ -48,10 +47,10 @@ class Limits:
 
 def limits_of(model: ScalarHeadModel) -> Limits:
     """Those of a model that is not sharded yet."""
-    fields = model.backbone.config.get_text_config().to_dict()
-    known = [fields[name] for name in _CONTEXT_FIELDS if fields.get(name) is not None]
     embeddings: Any = model.backbone.get_input_embeddings()
-    return Limits(context=min(known, default=None), num_embeddings=embeddings.weight.shape[0])
+    return Limits(
+        context=context_of(model.backbone.config), num_embeddings=embeddings.weight.shape[0]
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

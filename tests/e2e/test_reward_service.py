@@ -22,7 +22,7 @@ from tests.e2e.run_command import REPOSITORY
 pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.nightly]
 
 VARIABLE, TOKEN = "RLHF_RAY_TEST_TOKEN", "a-token-that-nobody-else-has"
-NORMALIZATION = RewardNormalization(mean=0.25, standard_deviation=0.5, num_answers=10)
+NORMALIZATION = RewardNormalization(mean=0.25, standard_deviation=8.0, num_answers=10)
 
 
 @pytest.fixture

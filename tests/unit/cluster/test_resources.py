@@ -43,6 +43,17 @@ def _role(plan, name):
             ["recipe=demo_ppo", "placement=colocated"],
             ["generator", "learner", "critic", "reference", "reward", "builder"],
         ),
+        (
+            ["recipe=demo", "reward.url=http://a", "reward.judge.model=policy"],
+            [
+                *("generator", "learner", "reference", "http_reward", "judge_scorer", "reward"),
+                "builder",
+            ],
+        ),
+        (
+            ["recipe=demo", "reward.judge.model=a/b"],
+            ["generator", "learner", "reference", "judge", "judge_scorer", "reward", "builder"],
+        ),
     ],
 )
 def test_roles_that_run(overrides, roles):
@@ -55,6 +66,14 @@ def test_cpu_recipes_fit_two_cores(recipe, placement):
     plan = _plan(f"recipe={recipe}", f"placement={placement}")
     assert missing(plan, [{"CPU": 2.0}]) == []
     assert plan.totals["GPU"] == 0
+
+
+def test_engines_of_a_judge():
+    judge = ["reward.judge.model=a/b", "reward.judge.num_engines=3", "reward.judge.num_gpus=1"]
+    plan = _plan("recipe=gpu_7b", *judge, "reward.judge.tensor_parallel_size=2")
+    role = _role(plan, "judge")
+    assert (role.num_actors, role.num_gpus) == (3, 2.0)
+    assert _role(plan, "judge_scorer").num_gpus == 0
 
 
 def test_every_actor_fits_its_bundle():

@@ -928,6 +928,79 @@ CASES += [
         ["reward.http.weight=0.1"],
     ),
 ]
+OWN_JUDGE = ["reward.judge.model=a/b"]
+CASES += [
+    (
+        "a rubric without the response",
+        OWN_JUDGE,
+        ["reward.judge.rubric='Is {prompt} good?'"],
+        ["reward.judge.rubric: has no {response}"],
+        ["reward.judge.rubric='Is {response} good?'"],
+    ),
+    (
+        "a rubric with an answer that is nowhere",
+        [*OWN_JUDGE, "reward.functions=[length]"],
+        ["reward.judge.rubric='{response} or {answer}'", "data.answer_column=null"],
+        ["reward.judge.rubric: has {answer}", "data.answer_column=null"],
+        ["reward.judge.rubric='{response}'", "data.answer_column=null"],
+    ),
+    (
+        "a pattern that is none",
+        OWN_JUDGE,
+        ["reward.judge.pattern='([0-9]'"],
+        ["reward.judge.pattern=([0-9]: is not a regular expression"],
+        ["reward.judge.pattern='([0-9])'"],
+    ),
+    (
+        "a pattern without a group",
+        OWN_JUDGE,
+        ["reward.judge.pattern='[0-9]'"],
+        ["reward.judge.pattern=[0-9]: has no group"],
+        ["reward.judge.pattern='Score: ([0-9]+)'"],
+    ),
+    (
+        "an empty range of scores",
+        OWN_JUDGE,
+        ["reward.judge.min_score=10"],
+        ["reward.judge.min_score=10: must be less than reward.judge.max_score=10"],
+        ["reward.judge.min_score=0"],
+    ),
+    (
+        "judgements that are the same",
+        OWN_JUDGE,
+        ["reward.judge.num_samples=3"],
+        ["reward.judge.num_samples=3", "reward.judge.temperature=0"],
+        ["reward.judge.num_samples=3", "reward.judge.temperature=1"],
+    ),
+    (
+        "deadline of a judge",
+        OWN_JUDGE,
+        ["reward.judge.timeout_s=700"],
+        ["reward.judge.timeout_s=700.0", "deadlines.generate_s=600.0"],
+        ["reward.judge.timeout_s=600"],
+    ),
+    (
+        "a judge that sleeps",
+        ["placement=colocated"],
+        ["reward.judge.model=policy"],
+        ["reward.judge.model=policy", "placement=disaggregated"],
+        OWN_JUDGE,
+    ),
+    (
+        "a judge without a cache",
+        OWN_JUDGE,
+        ["reward.judge.kv_cache_gib=null"],
+        ["reward.judge.kv_cache_gib=null", "for instance to 1"],
+        ["reward.judge.kv_cache_gib=1"],
+    ),
+    (
+        "parts of GPUs for the ranks of a judge",
+        OWN_JUDGE,
+        ["reward.judge.num_gpus=0.5", "reward.judge.tensor_parallel_size=2"],
+        ["reward.judge.num_gpus=0.5", "reward.judge.tensor_parallel_size=2"],
+        ["reward.judge.num_gpus=1", "reward.judge.tensor_parallel_size=2"],
+    ),
+]
 # Those of stages that no recipe of reinforcement learning is a base of.
 STAGE_CASES = PREPARE_CASES + PIPELINE_CASES + SERVE_CASES
 # A base that is fine only together with the repair (the rule has two sides).
