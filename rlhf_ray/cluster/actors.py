@@ -60,6 +60,9 @@ class Generator(ActorProcess):
     async def release(self, num_requests: int) -> None:
         await self._engine.release(num_requests)
 
+    async def complete(self, asked: Sequence[Any], timeout_s: float) -> Sequence[Any]:
+        return await self._engine.complete(asked, timeout_s=timeout_s)
+
     async def score_sequences(self, sequences: list[tuple[int, ...]]) -> list[list[float]]:
         return await self._engine.score_sequences(sequences)
 

@@ -10,11 +10,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from rlhf_ray.config.judge import JudgeConfig
 from rlhf_ray.config.run import Config
 from rlhf_ray.config.training import RoleConfig
 
 # The builder turns groups into experience: tensors of a few megabytes, on no GPU.
 BUILDER_CPUS = 0.1
+# What asks a judge's engines waits for them nearly all the time.
+JUDGE_CPUS = 0.05
 
 Bundle = dict[str, float]
 
@@ -24,7 +27,8 @@ class RolePlan:
     """The actors of one role.
 
     Attributes:
-        role: generator, learner, critic, reference, reward_model, reward or builder.
+        role: generator, learner, critic, reference, reward_model, http_reward, judge
+            (its engines), judge_scorer, reward or builder.
         num_cpus, num_gpus: what each actor asks of its bundle. An engine that shares the GPUs of
             learner ranks asks for none and takes those of its bundle.
         bundle_indices: the bundle of each actor, in the order of their ranks.
@@ -133,9 +137,24 @@ def plan_resources(config: Config) -> ResourcePlan:
     reward = config.reward
     if config.needs_reward_model:
         _add_ranks(planner, "reward_model", reward.model)
+    if reward.url is not None:
+        planner.add_apart("http_reward", 1, cpus=reward.http.num_cpus, gpus=0.0)
+    _add_judge(planner, reward.judge)
     planner.add_apart("reward", reward.num_workers, cpus=reward.num_cpus, gpus=0.0)
     planner.add_apart("builder", 1, cpus=BUILDER_CPUS, gpus=0.0)
     return _planned(planner, config)
+
+
+def _add_judge(planner: _Planner, judge: JudgeConfig) -> None:
+    if judge.has_engines:
+        planner.add_apart(
+            "judge",
+            judge.num_engines,
+            cpus=judge.num_cpus,
+            gpus=judge.tensor_parallel_size * judge.num_gpus,
+        )
+    if judge.model is not None:
+        planner.add_apart("judge_scorer", 1, cpus=JUDGE_CPUS, gpus=0.0)
 
 
 def _planned(planner: _Planner, config: Config) -> ResourcePlan:

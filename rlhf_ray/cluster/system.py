@@ -16,11 +16,17 @@ from rlhf_ray.cluster.groups import (
     Learners,
     References,
 )
+from rlhf_ray.cluster.judge_settings import (
+    judge_engine_settings,
+    judge_settings,
+    longest_of_engines,
+)
 from rlhf_ray.cluster.launched import collective_timeout_s, launched, start_ranks
 from rlhf_ray.cluster.resources import ResourcePlan
-from rlhf_ray.cluster.scorer_actors import RewardModel
+from rlhf_ray.cluster.scorer_actors import HttpReward, Judge, RewardModel
 from rlhf_ray.cluster.scorers import OneOfRanks, Replicas, Rewards, ScorerPool
 from rlhf_ray.cluster.supervisor import Member, Supervisor
+from rlhf_ray.config.bearer_token import service_token
 from rlhf_ray.config.run import Config
 from rlhf_ray.training.rank_plan import rank_plan
 from rlhf_ray.training.sample_control import SampleControl
@@ -53,7 +59,8 @@ def started_system(config: Config, plan: ResourcePlan) -> Iterator[System]:
 
     def blueprint(role: str, rank: int) -> tuple[type, dict[str, Any]]:
         actor_class, settings = _blueprint(role, config)
-        extra = {"engine_index": rank} if role == "generator" else {}
+        first = {"generator": 0, "judge": config.generation.num_engines}
+        extra = {"engine_index": first[role] + rank} if role in first else {}
         return actor_class, settings | extra
 
     def start(by_role: dict[str, list[Member]], supervisor: Supervisor) -> list[Call]:
@@ -76,6 +83,9 @@ def _blueprint(role: str, config: Config) -> tuple[type, dict[str, Any]]:
         "generator": (actors.Generator, _generator_settings(config)),
         "reward": (actors.Reward, {"reward": config.reward}),
         "reward_model": (RewardModel, {**ranked, "reward_model": config.reward.model}),
+        "http_reward": (HttpReward, _http_settings(config)),
+        "judge": (actors.Generator, judge_engine_settings(config)),
+        "judge_scorer": (Judge, judge_settings(config)),
         "learner": (
             actors.Learner,
             {
@@ -116,11 +126,16 @@ def _generator_settings(config: Config) -> dict[str, Any]:
     return {
         "generation": config.generation,
         "model": config.model,
-        "max_sequence_tokens": config.max_sequence_tokens,
+        "max_sequence_tokens": longest_of_engines(config),
         "greedy_from": config.samples_per_prompt,
         "request_timeout_s": config.deadlines.request_s,
         "with_text_ends": config.algorithm.rewards_steps,
     }
+
+
+def _http_settings(config: Config) -> dict[str, Any]:
+    reward = config.reward
+    return {"url": reward.url, "http": reward.http, "token": service_token(reward)}
 
 
 def _reference_settings(config: Config) -> dict[str, Any]:
@@ -155,7 +170,12 @@ def _start(by_role: dict[str, list[Member]], supervisor: Supervisor, config: Con
             for ranks in _models_of(members, config):
                 calls += start_ranks(ranks, supervisor, timeout_s=config.deadlines.start_s)
             continue
-        if role == "generator":
+        if role == "judge":
+            refs = [m.handle.start.remote(()) for m in members]
+        elif role == "judge_scorer":
+            engines = [m.handle for m in by_role.get("judge", by_role["generator"])]
+            refs = [m.handle.start.remote(engines) for m in members]
+        elif role == "generator":
             refs = [m.handle.start.remote(shared_gpus[m.name.rank]) for m in members]
         else:
             refs = [m.handle.start.remote() for m in members]
@@ -187,11 +207,15 @@ def _models_of(members: list[Member], config: Config) -> list[list[Member]]:
 
 def _scorers(by_role: dict[str, list[Member]], config: Config) -> list[ScorerPool]:
     """What scores a group after the functions, in this order."""
-    models = by_role.get("reward_model", [])
-    if not models:
-        return []
-    is_sharded = config.reward.model.zero_stage == 3
-    return [OneOfRanks(models) if is_sharded else Replicas(models)]
+    scorers: list[ScorerPool] = []
+    if models := by_role.get("reward_model", []):
+        is_sharded = config.reward.model.zero_stage == 3
+        scorers.append(OneOfRanks(models) if is_sharded else Replicas(models))
+    if askers := by_role.get("http_reward", []):
+        scorers.append(Replicas(askers))
+    if judges := by_role.get("judge_scorer", []):
+        scorers.append(Replicas(judges))
+    return scorers
 
 
 def _facades(by_role: dict[str, list[Member]], supervisor: Supervisor, config: Config) -> System:

@@ -90,6 +90,8 @@ def _make_paths_absolute(config: Config) -> None:
     config.critic.path = _optional(config.critic.path)
     config.reference.path = _optional(config.reference.path)
     config.reward.model.path = _optional(config.reward.model.path)
+    if config.reward.judge.has_engines:
+        config.reward.judge.model = _optional(config.reward.judge.model)
     config.reward.model.tokenizer_path = _optional(config.reward.model.tokenizer_path)
 
 

@@ -73,6 +73,11 @@ def read_stages(pipeline: PipelineConfig, output_dir: str) -> tuple[PipelineStag
             )
         if values["stage"] == "pipeline":
             raise RequestError(f"{where}.stage=pipeline: a pipeline has no pipelines in it")
+        if values["stage"] == "serve_reward":
+            raise RequestError(
+                f"{where}.stage=serve_reward: it ends only when it is told to, so that no stage "
+                f"would follow; start it beside the pipeline"
+            )
         for key in _ITS_OWN:
             if key in values:
                 raise RequestError(

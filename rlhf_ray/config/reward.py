@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from rlhf_ray.config.http_reward import HttpRewardConfig
+from rlhf_ray.config.judge import JudgeConfig
 from rlhf_ray.config.model_reward import ModelRewardConfig
 from rlhf_ray.config.setting import setting
 
@@ -56,12 +58,25 @@ class RewardConfig:
         minimum=0,
         maximum=1,
     )
+    url: str | None = setting(
+        None,
+        "Address of a service that scores responses, such as stage=serve_reward starts: it "
+        "answers at URL/score and URL/health; null for none.",
+    )
     model: ModelRewardConfig = field(default_factory=ModelRewardConfig)
+    http: HttpRewardConfig = field(default_factory=HttpRewardConfig)
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
 
     @property
     def scorers(self) -> tuple[ScorerPart, ...]:
         """What scores a group after the functions, in this order."""
-        model = self.model
-        if model.path is None:
-            return ()
-        return (ScorerPart(group="reward.model", name=model.name, weight=model.weight),)
+        switches = (
+            (self.model.path, "reward.model", self.model),
+            (self.url, "reward.http", self.http),
+            (self.judge.model, "reward.judge", self.judge),
+        )
+        return tuple(
+            ScorerPart(group=group, name=part.name, weight=part.weight)
+            for switch, group, part in switches
+            if switch is not None
+        )

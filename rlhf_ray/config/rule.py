@@ -13,6 +13,8 @@ from rlhf_ray.config.training import RoleConfig, TrainingConfig
 RL_STAGES = ("rl", "plan")
 # For a rule about what reinforcement learning shares with learning from examples.
 TRAINING_STAGES = (*RL_STAGES, *FIT_STAGES)
+# The keys that say what scores besides the reward functions.
+SCORER_SWITCHES = ("reward.model.path", "reward.url", "reward.judge.model")
 # The keys that say which roles a run starts.
 ROLE_KEYS = ("algorithm.advantage", "algorithm.kl_coefficient", "reward.model.path")
 

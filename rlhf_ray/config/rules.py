@@ -10,6 +10,8 @@ from rlhf_ray.config.rules_batch import BATCH_RULES
 from rlhf_ray.config.rules_examples import EXAMPLES_RULES
 from rlhf_ray.config.rules_fit import FIT_RULES
 from rlhf_ray.config.rules_generation import GENERATION_RULES
+from rlhf_ray.config.rules_http_reward import HTTP_REWARD_RULES
+from rlhf_ray.config.rules_judge import JUDGE_RULES
 from rlhf_ray.config.rules_model_reward import MODEL_REWARD_RULES
 from rlhf_ray.config.rules_pipeline import PIPELINE_RULES
 from rlhf_ray.config.rules_preference import PREFERENCE_RULES
@@ -31,6 +33,8 @@ ALL_RULES: tuple[Rule, ...] = (
     + GENERATION_RULES
     + TRAINING_RULES
     + MODEL_REWARD_RULES
+    + HTTP_REWARD_RULES
+    + JUDGE_RULES
     + EXAMPLES_RULES
     + FIT_RULES
     + REWARD_MODEL_RULES

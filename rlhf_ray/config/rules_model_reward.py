@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rlhf_ray.config.rule import Rule
+from rlhf_ray.config.rule import RL_STAGES, Rule
 from rlhf_ray.config.run import Config
 
 
@@ -47,6 +47,7 @@ MODEL_REWARD_RULES: tuple[Rule, ...] = (
             "reward.model.standard_deviation",
         ),
         problems=_moments,
+        stages=(*RL_STAGES, "serve_reward"),
     ),
     Rule(
         about="`reward.model.zero_stage` is 0, a whole model on every rank, or 3.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rlhf_ray.config.rule import Rule
+from rlhf_ray.config.rule import SCORER_SWITCHES, Rule
 from rlhf_ray.config.run import STAGE_NAMES, Config
 from rlhf_ray.rewards.entries import read_functions
 
@@ -26,7 +26,8 @@ def _required(config: Config) -> Iterator[str]:
     if not (config.reward.functions or config.reward.scorers):
         yield (
             "reward.functions is empty: name at least one, as in reward.functions=[exact_match] or "
-            "reward.functions=[path/file.py:function], or a reward model in reward.model.path"
+            "reward.functions=[path/file.py:function], a reward model in reward.model.path, the "
+            "address of a service in reward.url or a judge in reward.judge.model"
         )
 
 
@@ -75,8 +76,8 @@ def _deadlines(config: Config) -> Iterator[str]:
 RUN_RULES: tuple[Rule, ...] = (
     Rule(
         about="`model.path` and `data.path` are not empty, nor is `reward.functions` without "
-        "`reward.model.path`.",
-        keys=("model.path", "data.path", "reward.functions", "reward.model.path"),
+        "`reward.model.path`, `reward.url` or `reward.judge.model`.",
+        keys=("model.path", "data.path", "reward.functions", *SCORER_SWITCHES),
         problems=_required,
     ),
     Rule(
@@ -85,9 +86,13 @@ RUN_RULES: tuple[Rule, ...] = (
         "with an answer need `data.answer_column`.",
         keys=(
             "reward.functions",
-            "reward.model.path",
+            *SCORER_SWITCHES,
             "reward.model.name",
             "reward.model.weight",
+            "reward.http.name",
+            "reward.http.weight",
+            "reward.judge.name",
+            "reward.judge.weight",
             "data.answer_column",
         ),
         problems=_reward_functions,

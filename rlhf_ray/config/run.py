@@ -16,12 +16,13 @@ from rlhf_ray.config.prepare import PrepareConfig
 from rlhf_ray.config.reward import RewardConfig
 from rlhf_ray.config.reward_model import RewardModelConfig
 from rlhf_ray.config.sampling import SamplingConfig
+from rlhf_ray.config.serve import ServeConfig
 from rlhf_ray.config.setting import setting
 from rlhf_ray.config.texts import TextsConfig
 from rlhf_ray.config.training import CriticConfig, ReferenceConfig, TrainingConfig
 
 # In the order in which they are used; `pipeline` runs several, `plan` prints what `rl` would be.
-STAGE_NAMES = ("prepare_data", *FIT_STAGES, "rl", "pipeline", "plan")
+STAGE_NAMES = ("prepare_data", *FIT_STAGES, "rl", "serve_reward", "pipeline", "plan")
 
 
 @dataclass
@@ -163,6 +164,7 @@ class Config:
     fit: FitConfig = field(default_factory=FitConfig)
     reward_model: RewardModelConfig = field(default_factory=RewardModelConfig)
     preference: PreferenceConfig = field(default_factory=PreferenceConfig)
+    serve: ServeConfig = field(default_factory=ServeConfig)
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
     publish: PublishConfig = field(default_factory=PublishConfig)
     placement: PlacementConfig = field(default_factory=PlacementConfig)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rlhf_ray.config.errors import RunFailed
 from rlhf_ray.config.generation import GenerationConfig
 from rlhf_ray.config.model import ModelConfig
+from rlhf_ray.generation.completions import CompletionOutcome, CompletionRequest, complete
 from rlhf_ray.generation.engine_arguments import engine_arguments, make_vllm_config
 from rlhf_ray.generation.environment import engine_environment
 from rlhf_ray.generation.errors import RequestFailed, T, answer
@@ -195,6 +196,12 @@ class GenerationEngine:
         ]
         return await asyncio.gather(*(self._score(submitted) for submitted in submissions))
 
+    async def complete(
+        self, asked: Sequence[CompletionRequest], *, timeout_s: float
+    ) -> list[CompletionOutcome]:
+        """Continue texts for others than the learner; see `completions.complete`."""
+        return await complete(self._requests, asked, decode=self._decode, timeout_s=timeout_s)
+
     async def hold(self) -> None:
         """Let requests come, but start none until `release`."""
         self._requests.hold()
@@ -242,6 +249,9 @@ class GenerationEngine:
         if self._generation.num_gpus:
             await self._answer(self._llm.wake_up())
 
+    def _decode(self, token_ids: Sequence[int]) -> str:
+        return self._tokenizer.decode(token_ids, skip_special_tokens=True)
+
     async def _answer(self, call: Coroutine[Any, Any, T]) -> T:
         return await answer(self._llm, self._index, call)
 
@@ -256,7 +266,7 @@ class GenerationEngine:
                 return finished_sample(
                     sample_index,
                     completion,
-                    decode=lambda tokens: self._tokenizer.decode(tokens, skip_special_tokens=True),
+                    decode=self._decode,
                     width=1 + num_returned(self._generation.top_k, vocab_size=self._vocab_size),
                     with_text_ends=self._with_text_ends,
                 )

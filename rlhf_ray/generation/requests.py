@@ -55,18 +55,28 @@ class EngineRequests:
         self._held: list[Submission] | None = None
 
     def submit(
-        self, token_ids: tuple[int, ...], arguments: dict[str, Any], *, order: tuple[int, int]
+        self,
+        token_ids: tuple[int, ...],
+        arguments: dict[str, Any],
+        *,
+        order: tuple[int, int],
+        may_be_held: bool = True,
     ) -> Submission:
-        """Take on one request, at once and without a wait: a `release` that comes next has it."""
+        """Take on one request, at once and without a wait: a `release` that comes next has it.
+
+        Args:
+            may_be_held: it waits where requests are held, and is one of those that count.
+        """
+        held = self._held if may_be_held else None
         submission = Submission(
             order=order,
             token_ids=token_ids,
             arguments=arguments,
-            is_held=self._held is not None,
+            is_held=held is not None,
             collector=asyncio.get_running_loop().create_future(),
         )
-        if self._held is not None:
-            self._held.append(submission)
+        if held is not None:
+            held.append(submission)
         return submission
 
     async def result(self, submission: Submission) -> Any:

@@ -44,14 +44,40 @@ class GroupScorer(Protocol):
         ...
 
 
+class AsyncGroupScorer(Protocol):
+    """A `GroupScorer` that waits for others: it scores several groups at a time."""
+
+    @property
+    def part(self) -> ScorerPart:
+        """Name and weight of the part."""
+        ...
+
+    async def score(self, group: RolloutGroup) -> Sequence[Outcome]:
+        """See `GroupScorer.score`."""
+        ...
+
+
 def scored_by(scorer: GroupScorer, group: RolloutGroup) -> tuple[RolloutGroup, GroupSummary]:
     """The group with the scorer's part, and its summary.
 
     A group with a failure is dropped as a whole, so that nothing is asked about it.
     """
-    if not group.failures and group.num_samples:
+    if _is_asked_about(group):
         group = with_part(group, scorer.part, scorer.score(group))
     return group, group.summary()
+
+
+async def scored_by_async(
+    scorer: AsyncGroupScorer, group: RolloutGroup
+) -> tuple[RolloutGroup, GroupSummary]:
+    """As `scored_by`."""
+    if _is_asked_about(group):
+        group = with_part(group, scorer.part, await scorer.score(group))
+    return group, group.summary()
+
+
+def _is_asked_about(group: RolloutGroup) -> bool:
+    return not group.failures and group.num_samples > 0
 
 
 def with_part(group: RolloutGroup, part: ScorerPart, outcomes: Sequence[Outcome]) -> RolloutGroup:

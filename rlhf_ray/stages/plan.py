@@ -31,5 +31,18 @@ def _plan_pipeline(config: Config) -> str:
     return f"# Stages\n{pipeline.describe(config)}"
 
 
+def _plan_service(config: Config) -> str:
+    serve, model = config.serve, config.reward.model
+    whose = f"the token in {serve.token_variable}" if serve.token_variable else "no token"
+    return (
+        f"# Service\n{model.path} in {model.dtype} on {'a GPU' if model.num_gpus else 'the CPU'}, "
+        f"at {serve.host}, port {serve.port or 'that is free'}, with {whose}"
+    )
+
+
 # Every other stage starts workers.
-_PLANS = {"pipeline": _plan_pipeline, "prepare_data": _plan_prepare}
+_PLANS = {
+    "pipeline": _plan_pipeline,
+    "prepare_data": _plan_prepare,
+    "serve_reward": _plan_service,
+}

@@ -34,6 +34,8 @@ from rlhf_ray.publish.gate import default_tolerance, make_probe
 from rlhf_ray.publish.publisher import Publisher, PublishSettings
 from rlhf_ray.rewards.load import with_absolute_paths
 from rlhf_ray.stages.inputs import check_models
+from rlhf_ray.stages.rl_http_reward import check_service
+from rlhf_ray.stages.rl_judge import check_judge
 from rlhf_ray.stages.rl_pipeline import check_tasks, make_pipeline
 from rlhf_ray.stages.rl_reference import make_refresher
 from rlhf_ray.stages.rl_result import save_models
@@ -96,6 +98,8 @@ def run(config: Config) -> int:
             resume_from=resume_from,
         )
         check_tasks(config, inputs.prompts)
+        check_service(config.reward, report=progress.message)
+        check_judge(config, inputs.prompts, report=progress.message)
         config = with_reward_model(config, tokenizer, inputs.prompts, report=progress.message)
         progress.message(inputs.prompts.describe())
         progress.phase("start")

@@ -50,7 +50,7 @@ def with_reward_model(
         return config
     source = reward_model_source(config.reward.model, config.model)
     check_reward_model(source)
-    model = _with_moments(config.reward.model)
+    model = with_moments(config.reward.model)
     own = _tokenizer_of(source)
     differences = tokenizer_differences(tokenizer, own)
     if differences and model.foreign_tokens == "refuse":
@@ -73,7 +73,12 @@ def _tokenizer_of(source: ModelConfig) -> PreTrainedTokenizerBase:
         raise RequestError(f"the tokenizer of reward.model: {error}") from error
 
 
-def _with_moments(model: ModelRewardConfig) -> ModelRewardConfig:
+def with_moments(model: ModelRewardConfig) -> ModelRewardConfig:
+    """The settings with mean and standard deviation of the scores, where they are normalised.
+
+    Raises:
+        RequestError: nothing is known of them.
+    """
     if not model.normalize or model.mean is not None:
         return model
     assert model.path is not None

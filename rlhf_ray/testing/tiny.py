@@ -7,13 +7,14 @@ other model. See `rlhf_ray.models.builtin` for a tiny model that has learned som
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import LlamaForSequenceClassification
 
 from rlhf_ray.models.reward_normalization import RewardNormalization, write_normalization
 from rlhf_ray.models.tiny_llama import TinySizes, new_tiny_llama, save_folder
-from rlhf_ray.models.tiny_tokenizer import train_tokenizer
+from rlhf_ray.models.tiny_tokenizer import ASSISTANT, EOS, token_id, train_tokenizer
 
 TINY = TinySizes(hidden=64, intermediate=128, num_layers=2)
 
@@ -87,5 +88,34 @@ def tiny_without_round_trip(folder: Path, *, seed: int = 0, tied: bool = True) -
     """
     tokenizer = train_tokenizer(_TEXTS, vocab_size=320, lowercase=True)
     model = new_tiny_llama(tokenizer, seed=seed, sizes=TINY, tied=tied)
+    save_folder(folder, model, tokenizer)
+    return folder
+
+
+def tiny_that_says(folder: Path, word: str) -> Path:
+    """A Llama with the tokenizer of `tiny_random` that answers everything with one token.
+
+    Its layers add nothing, so that the next token depends on the last one alone: the word follows
+    the beginning of an answer, and the end of text the word.
+
+    Args:
+        word: one token of the tokenizer, such as a digit.
+
+    Returns:
+        `folder`.
+    """
+    tokenizer = train_tokenizer(_TEXTS, vocab_size=320)
+    model = new_tiny_llama(tokenizer, seed=0, sizes=TINY, tied=True)
+    (spoken,) = tokenizer(word, add_special_tokens=False)["input_ids"]
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                weight.zero_()
+        table: Any = model.get_input_embeddings()
+        embeddings = table.weight.zero_()
+        # Of tied vectors u, the next token after u has the largest product with it.
+        embeddings[token_id(tokenizer, ASSISTANT), 0] = 1
+        embeddings[spoken, :2] = torch.tensor([2.0, 3.0])
+        embeddings[token_id(tokenizer, EOS), 1] = 5
     save_folder(folder, model, tokenizer)
     return folder

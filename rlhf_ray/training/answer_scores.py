@@ -13,7 +13,9 @@ from torch import Tensor
 from rlhf_ray.config.model_reward import ModelRewardConfig
 from rlhf_ray.config.reward import ScorerPart
 from rlhf_ray.data.examples.answered import encode_answers
+from rlhf_ray.data.messages import Message
 from rlhf_ray.kept_tokens import whole_vocabulary
+from rlhf_ray.models.context import context_of
 from rlhf_ray.models.loading import ScalarHeadModel
 from rlhf_ray.models.reward_normalization import RewardNormalization
 from rlhf_ray.records import FailureKind, RolloutGroup
@@ -26,8 +28,6 @@ from rlhf_ray.training.scoring import Predict, score_tokens
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Fields of a configuration that say how many tokens a model can read.
-_CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len")
 # Whichever: a value is that of what precedes the token.
 _MADE_UP = 0
 
@@ -50,11 +50,9 @@ class Limits:
 def limits_of(model: ScalarHeadModel) -> Limits:
     """Those of a model that is not sharded yet."""
     config = model.backbone.config
-    fields = config.get_text_config().to_dict()
-    known = [fields[name] for name in _CONTEXT_FIELDS if fields.get(name) is not None]
     embeddings: Any = model.backbone.get_input_embeddings()
     return Limits(
-        context=min(known, default=None),
+        context=context_of(config),
         num_embeddings=embeddings.weight.shape[0],
         padding=config.pad_token_id,
     )
@@ -114,13 +112,29 @@ class AnswerScores:
 
     def score(self, group: RolloutGroup) -> list[Outcome]:
         """See `GroupScorer.score`. Where ranks share the model, all of them call it together."""
-        outcomes: list[Outcome | LabelledTokens] = [self._checked(row) for row in self._rows(group)]
+        return self._scored(self._rows(group), group.finish_reasons)
+
+    def score_texts(
+        self, messages: Sequence[Message], answers: Sequence[str], finish_reasons: Sequence[str]
+    ) -> list[Outcome]:
+        """As `score`, of answers to a chat that nobody has tokenised; it needs the tokenizer.
+
+        Args:
+            finish_reasons: "stop" or "length", of each answer.
+        """
+        rows = self._text_rows(messages, answers, finish_reasons)
+        return self._scored(rows, finish_reasons)
+
+    def _scored(
+        self, rows: Sequence[LabelledTokens | ItemFailure], finish_reasons: Sequence[str]
+    ) -> list[Outcome]:
+        outcomes: list[Outcome | LabelledTokens] = [self._checked(row) for row in rows]
         unfinished = self._settings.unfinished_score
-        for sample, reason in enumerate(group.finish_reasons):
+        for sample, reason in enumerate(finish_reasons):
             if reason == "length" and unfinished is not None:
                 outcomes[sample] = unfinished
-        rows = [row for row in outcomes if isinstance(row, LabelledTokens)]
-        values = iter(self._values(rows).tolist())
+        asked = [row for row in outcomes if isinstance(row, LabelledTokens)]
+        values = iter(self._values(asked).tolist())
         return [
             self._outcome(next(values)) if isinstance(outcome, LabelledTokens) else outcome
             for outcome in outcomes
@@ -134,8 +148,14 @@ class AnswerScores:
                 group.token_ids.split(lengths), group.loss_mask.split(lengths), strict=True
             )
             return [LabelledTokens(token_ids=ids, loss_mask=mask) for ids, mask in pieces]
-        finished = [reason != "length" for reason in group.finish_reasons]
-        encoded = encode_answers(group.prompt.messages, group.responses, finished, self._tokenizer)
+        return self._text_rows(group.prompt.messages, group.responses, group.finish_reasons)
+
+    def _text_rows(
+        self, messages: Sequence[Message], answers: Sequence[str], finish_reasons: Sequence[str]
+    ) -> list[LabelledTokens | ItemFailure]:
+        assert self._tokenizer is not None, "texts are read with a tokenizer"
+        finished = [reason != "length" for reason in finish_reasons]
+        encoded = encode_answers(messages, answers, finished, self._tokenizer)
         return [row if isinstance(row, LabelledTokens) else _failure(str(row)) for row in encoded]
 
     def _checked(self, row: LabelledTokens | ItemFailure) -> LabelledTokens | ItemFailure:

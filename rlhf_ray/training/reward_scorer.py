@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch import Tensor
 from rlhf_ray.config.model import ModelConfig
 from rlhf_ray.config.model_reward import ModelRewardConfig
 from rlhf_ray.config.reward import ScorerPart
+from rlhf_ray.data.messages import Message
 from rlhf_ray.models.loading import load_scalar_head, load_tokenizer
 from rlhf_ray.models.reward_source import reward_model_source
 from rlhf_ray.records import RolloutGroup
@@ -73,6 +75,13 @@ class RewardScorer:
             share=Share(rank=rank, num_ranks=world_size, gather=_sum_over_ranks),
         )
 
+    def start_alone(self) -> None:
+        """As the only rank, on this machine."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.start(0, 1, "127.0.0.1", port)
+
     @property
     def part(self) -> ScorerPart:
         return self._scores.part
@@ -80,6 +89,12 @@ class RewardScorer:
     def score(self, group: RolloutGroup) -> Sequence[Outcome]:
         """See `AnswerScores.score`."""
         return self._scores.score(group)
+
+    def score_texts(
+        self, messages: Sequence[Message], answers: Sequence[str], finish_reasons: Sequence[str]
+    ) -> Sequence[Outcome]:
+        """See `AnswerScores.score_texts`; `foreign_tokens` is "text" then."""
+        return self._scores.score_texts(messages, answers, finish_reasons)
 
     def close(self) -> None:
         """Leave the process group; the scorer is of no use afterwards."""

@@ -51,6 +51,17 @@ def _role(plan, name):
             ["recipe=demo", "placement=colocated", "reward.model.path=a/b"],
             ["generator", "learner", "reference", "reward_model", "reward", "builder"],
         ),
+        (
+            ["recipe=demo", "reward.url=http://a", "reward.judge.model=policy"],
+            [
+                *("generator", "learner", "reference", "http_reward", "judge_scorer", "reward"),
+                "builder",
+            ],
+        ),
+        (
+            ["recipe=demo", "reward.judge.model=a/b"],
+            ["generator", "learner", "reference", "judge", "judge_scorer", "reward", "builder"],
+        ),
     ],
 )
 def test_roles_that_run(overrides, roles):
@@ -75,6 +86,14 @@ def test_a_reward_model_has_bundles_of_its_own():
         assert plan.totals["GPU"] == _plan(*overrides).totals["GPU"] + 3
     small = _plan("recipe=demo_ppo", "reward.model.path=a/b")
     assert missing(small, [{"CPU": 2.0}]) == []
+
+
+def test_engines_of_a_judge():
+    judge = ["reward.judge.model=a/b", "reward.judge.num_engines=3", "reward.judge.num_gpus=1"]
+    plan = _plan("recipe=gpu_7b", *judge, "reward.judge.tensor_parallel_size=2")
+    role = _role(plan, "judge")
+    assert (role.num_actors, role.num_gpus) == (3, 2.0)
+    assert _role(plan, "judge_scorer").num_gpus == 0
 
 
 def test_every_actor_fits_its_bundle():

@@ -97,14 +97,16 @@ def test_every_stage_can_be_looked_at(stage, capsys, tmp_path, monkeypatch):
         "examples.path=a.jsonl",
         "prepare.sources.a={path:a.jsonl,kind:text}",
         "pipeline.stages.a={stage:pretrain,model.path:m,examples.path:a.jsonl}",
+        *(["reward.model.path=a/b"] if stage == "serve_reward" else []),
     ]
     assert main(["recipe=demo", f"stage={stage}", "dry_run=true", *inputs]) == 0
     out, err = capsys.readouterr()
-    shown = ["learner" in out, "# Sources" in out, "# Stages" in out]
+    shown = ["learner" in out, "# Sources" in out, "# Stages" in out, "# Service\na/b in" in out]
     assert shown == [
-        stage not in ("prepare_data", "pipeline"),
+        stage not in ("prepare_data", "pipeline", "serve_reward"),
         stage == "prepare_data",
         stage == "pipeline",
+        stage == "serve_reward",
     ]
     assert err == ""
     assert list(tmp_path.iterdir()) == []

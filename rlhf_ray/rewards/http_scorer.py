@@ -1,0 +1,70 @@
+"""A service's scores as a part of the reward."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from rlhf_ray.config.bearer_token import BearerToken
+from rlhf_ray.config.http_reward import HttpRewardConfig
+from rlhf_ray.config.reward import ScorerPart
+from rlhf_ray.records import FailureKind, RolloutGroup
+from rlhf_ray.rewards.http_client import CallFailed, HttpClient
+from rlhf_ray.rewards.http_messages import BadReply, read_reply, request_of
+from rlhf_ray.rewards.process import ItemFailure
+from rlhf_ray.rewards.scorer import Outcome
+
+
+class HttpScorer:
+    """An `AsyncGroupScorer` that asks a service, once for each group.
+
+    Args:
+        url: of the service.
+        token: the bearer token that it wants, or None.
+    """
+
+    def __init__(self, *, url: str, http: HttpRewardConfig, token: BearerToken | None) -> None:
+        self._settings = http
+        self._client = HttpClient(url, http, token)
+        self._turns = asyncio.Semaphore(http.max_in_flight)
+
+    @property
+    def part(self) -> ScorerPart:
+        settings = self._settings
+        return ScorerPart(group="reward.http", name=settings.name, weight=settings.weight)
+
+    async def score(self, group: RolloutGroup) -> Sequence[Outcome]:
+        """See `AsyncGroupScorer.score`. Whatever the service does wrong is the samples' failure."""
+        try:
+            async with self._turns:
+                body = await self._client.call("POST", "/score", request_of(group))
+            return read_reply(body, group.num_samples)
+        except CallFailed as failed:
+            kind, message = failed.kind, str(failed)
+        except BadReply as bad:
+            kind, message = FailureKind.REWARD_ERROR, str(bad)
+        return [ItemFailure(kind=kind, message=message)] * group.num_samples
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.close()
+
+
+async def ask_health(url: str, http: HttpRewardConfig, token: BearerToken | None) -> dict[str, Any]:
+    """What a service says of itself; nothing where it is well and says no more.
+
+    Raises:
+        CallFailed: it does not answer, or not with a status of success.
+    """
+    client = HttpClient(url, http, token)
+    try:
+        body = await client.call("GET", "/health")
+    finally:
+        await client.close()
+    try:
+        reply = json.loads(body)
+    except ValueError:
+        return {}
+    return reply if isinstance(reply, dict) else {}

@@ -1,0 +1,142 @@
+"""What a judge is asked about a response, and the score in what it says."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rlhf_ray.config.judge import JudgeConfig
+from rlhf_ray.data.cells import BadCell
+from rlhf_ray.data.examples.spans import special_texts
+from rlhf_ray.data.messages import apply_template
+from rlhf_ray.records import Prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_PLACE = re.compile(r"\{(prompt|response|answer)\}")
+_MAX_SHOWN_CHARACTERS = 200
+
+
+class NoScore(ValueError):  # noqa: N818 - it reads as a sentence
+    """There is nothing to ask, or no score in what was said."""
+
+
+class Rubric:
+    """Questions to a judge, as its engine takes them.
+
+    Args:
+        tokenizer: the judge's; its chat template is used where it has one.
+    """
+
+    def __init__(self, judge: JudgeConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._judge = judge
+        self._tokenizer = tokenizer
+        self._specials = special_texts(tokenizer)
+
+    def question(self, prompt: Prompt, response: str) -> tuple[int, ...]:
+        """The question about a response, as token ids.
+
+        Raises:
+            NoScore: a place of the rubric cannot be filled in, the template refuses it, or it is
+                too long.
+            DataError: the template is broken.
+        """
+        filled = self._filled_in(prompt, response)
+        has_template = self._tokenizer.chat_template is not None
+        try:
+            text = (
+                apply_template(
+                    [{"role": "user", "content": filled}],
+                    self._tokenizer,
+                    add_generation_prompt=True,
+                )
+                if has_template
+                else filled
+            )
+        except BadCell as error:
+            raise NoScore(f"the question cannot be rendered: {error}") from error
+        ids = self._tokenizer(text, add_special_tokens=not has_template)["input_ids"]
+        limit = self._judge.max_prompt_tokens
+        if len(ids) > limit:
+            raise NoScore(
+                f"the question to the judge has {len(ids)} tokens, more than "
+                f"reward.judge.max_prompt_tokens={limit}; raise it"
+            )
+        return tuple(ids)
+
+    def _filled_in(self, prompt: Prompt, response: str) -> str:
+        # In one go: what a response says in braces is no place.
+        def value(match: re.Match[str]) -> str:
+            if match[1] == "response":
+                return self._harmless(response)
+            if match[1] == "prompt":
+                return self._harmless(_conversation(prompt))
+            if prompt.answer is None:
+                raise NoScore("the rubric has {answer}, and the prompt has no reference answer")
+            return self._harmless(prompt.answer)
+
+        return _PLACE.sub(value, self._judge.asked)
+
+    def _harmless(self, text: str) -> str:
+        """Without special tokens, with which a text could end its turn and speak for the judge."""
+        for special in self._specials:
+            text = text.replace(special, f"{special[:1]} {special[1:]}")
+        return text
+
+
+def read_score(judge: JudgeConfig, said: str) -> float:
+    """The score in a judgement, mapped to 0 to 1 where that is set.
+
+    Raises:
+        NoScore: there is none, or it is outside of the range.
+    """
+    last = None
+    for match in re.finditer(judge.pattern, said):
+        last = match
+    found = last[1] if last else None
+    if found is None:
+        raise NoScore(f"reward.judge.pattern has no match in {_shown(said)}")
+    try:
+        score = float(found)
+    except ValueError:
+        raise NoScore(f"{found!r} in {_shown(said)} is not a number") from None
+    low, high = judge.min_score, judge.max_score
+    if not low <= score <= high:
+        raise NoScore(f"the score {score:g} in {_shown(said)} is not from {low:g} to {high:g}")
+    return (score - low) / (high - low) if judge.scale else score
+
+
+def mean_score(judge: JudgeConfig, judgements: Sequence[str]) -> float:
+    """The mean of the judgements that have a score.
+
+    Raises:
+        NoScore: none has; why the first has none.
+    """
+    scores: list[float] = []
+    problems: list[NoScore] = []
+    for said in judgements:
+        try:
+            scores.append(read_score(judge, said))
+        except NoScore as problem:
+            problems.append(problem)
+    if not scores:
+        raise problems[0]
+    return math.fsum(scores) / len(scores)
+
+
+def _conversation(prompt: Prompt) -> str:
+    """The prompt as a text: what the user says, or who says what."""
+    messages: Sequence[dict[str, Any]] = prompt.messages
+    if not messages:
+        return prompt.text
+    if len(messages) == 1:
+        return messages[0]["content"]
+    return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
+
+
+def _shown(said: str) -> str:
+    """The end of what was said, where the score should be."""
+    return repr(said[-_MAX_SHOWN_CHARACTERS:])

@@ -1,0 +1,93 @@
+"""What a request to the service must look like; `rewards/http_messages.py` is its other end."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from rlhf_ray.data.cells import BadCell
+from rlhf_ray.data.messages import Message, check_messages
+
+
+class BadRequest(ValueError):  # noqa: N818 - it reads as a sentence
+    """The request is wrong.
+
+    Attributes:
+        status: of the reply.
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class ScoreRequest(BaseModel):
+    """Responses to one prompt. Fields that a reward model does not read are let through."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    messages: list[dict[str, Any]] = Field(default_factory=list)
+    prompt: str | None = None
+    responses: list[str] = Field(min_length=1)
+    finish_reasons: list[str] | None = None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> ScoreRequest:
+        reasons = self.finish_reasons
+        if reasons is not None and len(reasons) != len(self.responses):
+            raise ValueError(
+                f"finish_reasons has {len(reasons)} entries for {len(self.responses)} responses"
+            )
+        for reason in reasons or ():
+            if reason not in ("stop", "length"):
+                raise ValueError(f"a finish reason is {reason!r}; it must be stop or length")
+        if not self.messages and not (self.prompt or "").strip():
+            raise ValueError("there is neither `messages` nor a `prompt`")
+        return self
+
+    @property
+    def chat(self) -> list[Message]:
+        """The prompt as a chat: a plain text is one message of the user."""
+        return self.messages or [{"role": "user", "content": self.prompt}]
+
+    @property
+    def reasons(self) -> list[str]:
+        """Of each response; where nobody says, it was finished."""
+        return self.finish_reasons or ["stop"] * len(self.responses)
+
+
+def read_request(body: bytes) -> ScoreRequest:
+    """The request in a body.
+
+    Raises:
+        BadRequest: 400 for what is not JSON, 422 for what has wrong fields.
+    """
+    try:
+        fields = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise BadRequest(400, f"the body is not JSON: {error}") from error
+    try:
+        request = ScoreRequest.model_validate(fields)
+        if request.messages:
+            check_messages(request.messages, "messages")
+        _check_texts(request)
+    except ValidationError as error:
+        raise BadRequest(422, _words(error)) from error
+    except (BadCell, UnicodeEncodeError) as error:
+        raise BadRequest(422, str(error)) from error
+    return request
+
+
+def _check_texts(request: ScoreRequest) -> None:
+    """JSON can have halves of characters, which no tokenizer takes."""
+    for text in (*(message["content"] for message in request.chat), *request.responses):
+        text.encode("utf-8")
+
+
+def _words(error: ValidationError) -> str:
+    return "; ".join(
+        f"{'.'.join(map(str, found['loc'])) or 'the request'}: {found['msg']}"
+        for found in error.errors(include_url=False, include_input=False)
+    )
