@@ -54,8 +54,8 @@ def all_keys() -> dict[str, Key]:
 
 
 def group_names() -> tuple[str, ...]:
-    """Keys that hold further keys: training, critic, ..."""
-    return tuple(field.name for field in dataclasses.fields(Config) if setting_of(field) is None)
+    """Keys that hold further keys: training, training.lora, ..."""
+    return tuple(_groups(Config(), ""))
 
 
 def nearest_keys(name: str) -> list[str]:
@@ -78,6 +78,13 @@ def _walk(group: Any, prefix: str) -> Iterator[Key]:
             yield from _walk(value, name + ".")
         else:
             yield Key(name=name, type=hints[field.name], default=value, setting=setting)
+
+
+def _groups(group: Any, prefix: str) -> Iterator[str]:
+    for field in dataclasses.fields(group):
+        if setting_of(field) is None:
+            yield prefix + field.name
+            yield from _groups(getattr(group, field.name), f"{prefix}{field.name}.")
 
 
 _TYPE_WORDS: dict[Any, str] = {
