@@ -128,7 +128,7 @@ def plan_resources(config: Config) -> ResourcePlan:
         _add_ranks(planner, "learner", config.training)
     if config.needs_critic:
         _add_ranks(planner, "critic", config.critic)
-    if config.needs_reference:
+    if config.starts_reference:
         _add_ranks(planner, "reference", config.reference)
     reward = config.reward
     planner.add_apart("reward", reward.num_workers, cpus=reward.num_cpus, gpus=0.0)

@@ -43,5 +43,5 @@ def trained_roles(config: Config) -> list[tuple[str, TrainingConfig]]:
 def model_roles(config: Config) -> list[tuple[str, RoleConfig]]:
     """The DeepSpeed roles that a run starts, by the group that configures them."""
     roles: list[tuple[str, RoleConfig]] = list(trained_roles(config))
-    has_reference = config.needs_reference and not config.is_fit
+    has_reference = config.starts_reference and not config.is_fit
     return [*roles, ("reference", config.reference)] if has_reference else roles

@@ -107,6 +107,12 @@ class CriticConfig(TrainingConfig):
 class ReferenceConfig(RoleConfig):
     """The reference, which nobody trains. Started only when the KL coefficient is not 0."""
 
+    source: str = setting(
+        "auto",
+        "own: a model of its own; auto: with training.lora and without reference.path the policy "
+        "itself with its adapter switched off, so that no reference is started.",
+        choices=("auto", "own"),
+    )
     path: str | None = setting(
         None, "Weights of the reference; the policy's starting weights otherwise."
     )

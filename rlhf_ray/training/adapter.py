@@ -34,17 +34,12 @@ class Adapter:
 
     Args:
         model: with the adapter in it; also a module around it, whose names are meant then.
-        config: of peft.
+        config: as `inject_adapter_in_model` has left it, with the names of the layers.
     """
 
     def __init__(self, model: nn.Module, config: PeftConfig) -> None:
         self.config = config
         self._layers = lora_layers(model)
-
-    @property
-    def target_modules(self) -> set[str]:
-        """Ends of the names of the layers with an adapter."""
-        return {name.rpartition(".")[2] for name in self._layers}
 
     @contextmanager
     def off(self) -> Iterator[None]:
@@ -67,13 +62,21 @@ class Adapter:
             yield f"{name}.lora_B.weight", layer.lora_B[_NAME].weight, layer.scaling[_NAME]
 
 
-def add_adapter(model: PreTrainedModel, settings: LoraConfig, *, seed: int, key: str) -> PeftConfig:
+def add_adapter(
+    model: PreTrainedModel,
+    settings: LoraConfig,
+    *,
+    seed: int,
+    key: str,
+    within: nn.Module | None = None,
+) -> Adapter:
     """Put an adapter on a model, and freeze everything else; the model computes as before.
 
     A is random, by `seed` alone, so that every rank has the same; B is 0.
 
     Args:
         key: of the settings, for messages.
+        within: what the model is a part of, where the adapter's layers are to be named from there.
 
     Raises:
         RequestError: there is no such layer, or one that cannot have an adapter.
@@ -105,7 +108,7 @@ def add_adapter(model: PreTrainedModel, settings: LoraConfig, *, seed: int, key:
         # peft makes adapters of bfloat16 models in float32; the optimizer has float32 anyway.
         layer.lora_A.to(dtype)
         layer.lora_B.to(dtype)
-    return config
+    return Adapter(within or model, config)
 
 
 def lora_layers(model: nn.Module) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def write_adapter(
         with engine.gathered([weight]):
             state[_PREFIX + names(name)] = weight.detach().to("cpu", copy=True)
     config = copy.deepcopy(adapter.config)
-    config.target_modules = sorted(adapter.target_modules)
+    config.target_modules = sorted(adapter.config.target_modules or ())
     config.base_model_name_or_path, config.inference_mode = base, True
     for name, weight in head:
         state[_PREFIX + name] = weight.detach().to("cpu", copy=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from peft import LoraConfig as PeftConfig
 from transformers import PreTrainedModel
 
 from rlhf_ray.config.training import TrainingConfig
@@ -22,7 +21,7 @@ def choose_of_policy(
         RequestError: the model has not what the settings name.
     """
     if settings.lora.is_on:
-        return Adapter(model, _add(model, settings, seed))
+        return add_adapter(model, settings.lora, seed=seed, key=_key(settings))
     names = dict(model.named_parameters(remove_duplicate=False))
     freeze(names, model.get_decoder(), settings)
     return None
@@ -39,7 +38,8 @@ def choose_of_scalar(
         RequestError: the model has not what the settings name.
     """
     if settings.lora.is_on:
-        return Adapter(model, _add(model.backbone, settings, seed))
+        lora, key = settings.lora, _key(settings)
+        return add_adapter(model.backbone, lora, seed=seed, key=key, within=model)
     prefix = f"{model.backbone.base_model_prefix}."
     names = {
         prefix + name.removeprefix(_BACKBONE) if name.startswith(_BACKBONE) else name: parameter
@@ -49,5 +49,5 @@ def choose_of_scalar(
     return None
 
 
-def _add(model: PreTrainedModel, settings: TrainingConfig, seed: int) -> PeftConfig:
-    return add_adapter(model, settings.lora, seed=seed, key=f"{group_of(settings)}.lora")
+def _key(settings: TrainingConfig) -> str:
+    return f"{group_of(settings)}.lora"
