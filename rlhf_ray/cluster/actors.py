@@ -190,6 +190,9 @@ class Learner(_Trained):
     def score_sequences(self, sequences: list[tuple[int, ...]]) -> list[list[float]]:
         return self._worker.score_sequences(sequences)
 
+    def score_reference(self, *groups: RolloutGroup) -> tuple[None, Any]:
+        return None, self._worker.score_reference(groups)
+
     def update(
         self,
         experiences: Sequence[Experience],
@@ -198,24 +201,27 @@ class Learner(_Trained):
     ) -> dict[str, float]:
         return self._worker.update(experiences, texts=texts, coefficients=coefficients)
 
-    def weight_buckets(self, bucket_bytes: int) -> Iterator[Any]:
+    def weight_buckets(self, bucket_bytes: int, adapter_alone: bool) -> Iterator[Any]:
         """A stream of signals and buckets; the rank that is asked gives the weights away."""
         from rlhf_ray.publish.bucket import pack_buckets
 
         if self._buffer.shape[0] != bucket_bytes:
             self._buffer = np.empty(bucket_bytes, dtype=np.uint8)
         # One buffer for all buckets: Ray has copied an item into its store when `yield` returns.
-        for bucket in pack_buckets(self._worker.named_weights(), bucket_bytes, self._buffer):
+        for bucket in pack_buckets(self._given(adapter_alone), bucket_bytes, self._buffer):
             yield None
             yield bucket
 
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         return self._worker.weight_shapes()
 
-    def join_gathering(self) -> None:
+    def join_gathering(self, adapter_alone: bool) -> None:
         """Take part in the gathering of sharded weights for the rank that gives them away."""
-        for _ in self._worker.named_weights():
+        for _ in self._given(adapter_alone):
             pass
+
+    def _given(self, adapter_alone: bool) -> Iterator[Any]:
+        return self._worker.adapter_weights() if adapter_alone else self._worker.named_weights()
 
     def save_model(self, folder: Path) -> None:
         self._worker.save_model(folder)

@@ -97,13 +97,17 @@ class Ranks:
         Returns:
             a call per rank, with a reference to its `list[TokenValues]` as payload.
         """
-        calls = []
-        for member, part in zip(
-            self._members, balance(num_tokens, len(self._members)), strict=True
-        ):
-            method = member.handle.score.options(num_returns=2)
-            calls.append(_call(member, method.remote(*(groups[index] for index in part))))
-        return calls
+        return self._scattered([m.handle.score for m in self._members], groups, num_tokens)
+
+    def _scattered(
+        self, methods: Sequence[Any], groups: Sequence[Any], num_tokens: Sequence[int]
+    ) -> list[Call]:
+        """A rank's method with its share of the groups, for every rank."""
+        shares = balance(num_tokens, len(self._members))
+        return [
+            _call(member, method.options(num_returns=2).remote(*(groups[i] for i in share)))
+            for member, method, share in zip(self._members, methods, shares, strict=True)
+        ]
 
 
 class SavedRanks(Ranks):
@@ -129,6 +133,11 @@ class TrainedRanks(SavedRanks):
 class Learners(TrainedRanks):
     """All ranks of the learner."""
 
+    def score_reference(self, groups: Sequence[Any], num_tokens: Sequence[int]) -> list[Call]:
+        """As `score`, with the adapter switched off."""
+        methods = [m.handle.score_reference for m in self._members]
+        return self._scattered(methods, groups, num_tokens)
+
     def update(
         self, experiences: Sequence[Any], *, texts: Sequence[Any], coefficients: Coefficients
     ) -> list[Call]:
@@ -150,14 +159,18 @@ class Learners(TrainedRanks):
     def score_sequences(self, sequences: list[tuple[int, ...]]) -> list[Call]:
         return [_call(m, m.handle.score_sequences.remote(sequences)) for m in self._members]
 
-    def weight_buckets(self, bucket_bytes: int) -> tuple[Call, list[Call]]:
+    def weight_buckets(
+        self, bucket_bytes: int, *, adapter_alone: bool = False
+    ) -> tuple[Call, list[Call]]:
         """A stream of bucket references from rank 0; and the other ranks' part in it."""
         first = self._members[0]
         # Two buckets at most exist at a time, one under way and one packed, with their signals.
         stream = first.handle.weight_buckets.options(
             num_returns="streaming", _generator_backpressure_num_objects=4
-        ).remote(bucket_bytes)
-        others = [_call(m, m.handle.join_gathering.remote()) for m in self._members[1:]]
+        ).remote(bucket_bytes, adapter_alone)
+        others = [
+            _call(m, m.handle.join_gathering.remote(adapter_alone)) for m in self._members[1:]
+        ]
         return Call(member=first.name, signal=stream, payload=None), others
 
     def weight_shapes(self) -> Call:

@@ -132,7 +132,7 @@ def plan_resources(config: Config) -> ResourcePlan:
         _add_ranks(planner, "learner", config.training)
     if config.needs_critic:
         _add_ranks(planner, "critic", config.critic)
-    if config.needs_reference:
+    if config.starts_reference:
         _add_ranks(planner, "reference", config.reference)
     reward = config.reward
     if config.needs_reward_model:

@@ -130,6 +130,7 @@ def _generator_settings(config: Config) -> dict[str, Any]:
         "greedy_from": config.samples_per_prompt,
         "request_timeout_s": config.deadlines.request_s,
         "with_text_ends": config.algorithm.rewards_steps,
+        "lora": config.training.lora if config.publishes_adapter else None,
     }
 
 

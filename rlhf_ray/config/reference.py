@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +50,11 @@ def _lines() -> Iterator[str]:
     yield "|---|---|"
     for group, choices in group_choices().items():
         yield f"| `{group}` | {', '.join(f'`{choice}`' for choice in choices)} |"
-    sections = groupby(all_keys().values(), key=lambda key: key.name.rpartition(".")[0])
-    for section, keys in sections:
-        yield from _section(section, list(keys))
+    sections: dict[str, list[Key]] = {}
+    for key in all_keys().values():
+        sections.setdefault(key.name.rpartition(".")[0], []).append(key)
+    for section, keys in sections.items():
+        yield from _section(section, keys)
     yield "\n## Rules between keys\n"
     yield "Of reinforcement learning (stage=rl), where no other stage is named.\n"
     for rule in ALL_RULES:

@@ -47,7 +47,7 @@ def trained_roles(config: Config) -> list[tuple[str, TrainingConfig]]:
 def model_roles(config: Config) -> list[tuple[str, RoleConfig]]:
     """The DeepSpeed roles that a run starts, by the group that configures them."""
     roles: list[tuple[str, RoleConfig]] = list(trained_roles(config))
-    if config.needs_reference and not config.is_fit:
+    if config.starts_reference and not config.is_fit:
         roles.append(("reference", config.reference))
     if config.needs_reward_model:
         roles.append(("reward.model", config.reward.model))

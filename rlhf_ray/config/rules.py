@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from rlhf_ray.config.rule import Rule
+from rlhf_ray.config.rules_adapted import ADAPTED_RULES
 from rlhf_ray.config.rules_algorithm import ALGORITHM_RULES
 from rlhf_ray.config.rules_batch import BATCH_RULES
 from rlhf_ray.config.rules_examples import EXAMPLES_RULES
@@ -35,6 +36,7 @@ ALL_RULES: tuple[Rule, ...] = (
     + MODEL_REWARD_RULES
     + HTTP_REWARD_RULES
     + JUDGE_RULES
+    + ADAPTED_RULES
     + EXAMPLES_RULES
     + FIT_RULES
     + REWARD_MODEL_RULES

@@ -44,7 +44,7 @@ def _ranks_have_samples(config: Config) -> Iterator[str]:
                 f"or samples_per_prompt"
             )
     ranks = config.reference.num_ranks
-    if config.needs_reference and ranks > config.samples_per_step:
+    if config.starts_reference and ranks > config.samples_per_step:
         yield (
             f"reference.num_ranks={ranks}: a step has only {_samples(config)}, so some ranks would "
             f"never have work; use at most {config.samples_per_step}"

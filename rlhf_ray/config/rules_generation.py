@@ -10,6 +10,10 @@ from rlhf_ray.config.run import Config
 
 # Engine arguments that the configuration has a key for, or that the adapter itself decides.
 _OWNED_ARGUMENTS: dict[str, str] = {
+    "enable_lora": "publish.lora",
+    "max_loras": "publish.lora",
+    "max_lora_rank": "training.lora.r",
+    "lora_target_modules": "training.lora.target_modules",
     "model": "model.path",
     "tokenizer": "model.tokenizer_path",
     "trust_remote_code": "model.trust_remote_code",

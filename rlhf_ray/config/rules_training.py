@@ -35,7 +35,7 @@ def _averaged_critic(config: Config) -> Iterator[str]:
 
 def _reference_stage(config: Config) -> Iterator[str]:
     stage = config.reference.zero_stage
-    if config.needs_reference and stage in (1, 2):
+    if config.starts_reference and stage in (1, 2):
         yield (
             f"reference.zero_stage={stage}: a frozen model has neither optimizer states nor "
             f"gradients to shard; use 0, or 3 to shard its parameters"

@@ -36,6 +36,12 @@ class StageConfig:
 class PublishConfig:
     """How weights travel from the learner to the engines, and how they are proven."""
 
+    lora: str = setting(
+        "merged",
+        "What travels of a policy with training.lora: merged, all weights with the adapter in "
+        "them; adapter, the adapter alone, which the engines apply themselves.",
+        choices=("merged", "adapter"),
+    )
     transport: str = setting("object_store", "Way of the weights.", choices=("object_store",))
     bucket_bytes: int = setting(
         128 * 1024 * 1024, "Largest packed bucket in flight.", unit="bytes", minimum=1024
@@ -184,6 +190,23 @@ class Config:
         return algorithm.kl_coefficient > 0 or later
 
     @property
+    def reference_is_policy(self) -> bool:
+        """The policy's ranks are the reference too, with their adapter switched off."""
+        reference = self.reference
+        own = reference.source == "own" or reference.path is not None
+        return self.needs_reference and self.training.lora.is_on and not own
+
+    @property
+    def starts_reference(self) -> bool:
+        """The reference is a role of its own."""
+        return self.needs_reference and not self.reference_is_policy
+
+    @property
+    def publishes_adapter(self) -> bool:
+        """Engines get the adapter of the policy alone."""
+        return self.publish.lora == "adapter"
+
+    @property
     def needs_critic(self) -> bool:
         return self.algorithm.advantage == "gae"
 
@@ -197,7 +220,7 @@ class Config:
 
         It runs on GPUs, reads the head's whole weight and normalises over the whole vocabulary.
         """
-        roles = [self.training, *([self.reference] if self.needs_reference else [])]
+        roles = [self.training, *([self.reference] if self.starts_reference else [])]
         fits = all(role.num_gpus > 0 and role.zero_stage < 3 for role in roles)
         if self.model.head_kernel == "auto" and not (fits and self.generation.top_k == 0):
             return "chunked"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from rlhf_ray.config.lora import LoraConfig
 from rlhf_ray.config.setting import setting
 
 
@@ -74,6 +75,23 @@ class TrainingConfig(RoleConfig):
         above=0,
         below=1,
     )
+    freeze_layers: int = setting(
+        0,
+        "The input embedding and so many of the first layers are not trained; 0 trains all.",
+        unit="layers",
+        minimum=0,
+    )
+    freeze: list[str] = setting(
+        [],
+        "Further weights that are not trained: patterns of their names in the model's Hugging Face "
+        "format, with * and [0-9] as in a shell: [model.norm.*,*.mlp.*].",
+    )
+    lora: LoraConfig = field(default_factory=LoraConfig)
+
+    @property
+    def trains_all(self) -> bool:
+        """Every weight of the model is trained."""
+        return not (self.lora.is_on or self.freeze or self.freeze_layers)
 
 
 @dataclass
@@ -89,6 +107,12 @@ class CriticConfig(TrainingConfig):
 class ReferenceConfig(RoleConfig):
     """The reference, which nobody trains. Started only when the KL coefficient is not 0."""
 
+    source: str = setting(
+        "auto",
+        "own: a model of its own; auto: with training.lora and without reference.path the policy "
+        "itself with its adapter switched off, so that no reference is started.",
+        choices=("auto", "own"),
+    )
     path: str | None = setting(
         None, "Weights of the reference; the policy's starting weights otherwise."
     )

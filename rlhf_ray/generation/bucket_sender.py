@@ -19,11 +19,18 @@ class BucketSender:
     many times slower than memory in use.
     """
 
+    # What requests have to name beside the model's own weights.
+    adapter = None
+
     def __init__(self, llm: AsyncLLM) -> None:
         self._llm = llm
         self._segments: list[SharedSegment | None] = [None, None]
         self._next = 0
         self._loading: asyncio.Task[None] | None = None
+
+    async def begin(self) -> None:
+        """Prepare the workers for new weights."""
+        await self._llm.start_weight_update()
 
     async def send(self, bucket: WeightBucket) -> None:
         """Returns when the bucket was copied; the workers load it meanwhile.
@@ -44,6 +51,11 @@ class BucketSender:
             }
         )
         self._loading = asyncio.create_task(self._llm.update_weights(request))
+
+    async def finish(self, version: int) -> None:
+        """All was sent: the workers use it, and call it `version`."""
+        await self.wait()
+        await self._llm.finish_weight_update(weight_version=str(version))
 
     async def wait(self) -> None:
         """Until the workers have loaded all that was sent."""

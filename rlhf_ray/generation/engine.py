@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf_ray.config.errors import RunFailed
 from rlhf_ray.config.generation import GenerationConfig
+from rlhf_ray.config.lora import LoraConfig
 from rlhf_ray.config.model import ModelConfig
 from rlhf_ray.generation.completions import CompletionOutcome, CompletionRequest, complete
 from rlhf_ray.generation.engine_arguments import engine_arguments, make_vllm_config
@@ -48,6 +49,7 @@ class GenerationEngine:
         greedy_from: samples of a prompt from this index on are greedy answers.
         request_timeout_s: time limit of one request from the moment vLLM has it.
         with_text_ends: find out which token ends where in the response, for rewards of steps.
+        lora: of the adapter that updates bring, and requests use; None for whole weights.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class GenerationEngine:
         greedy_from: int,
         request_timeout_s: float,
         with_text_ends: bool = False,
+        lora: LoraConfig | None = None,
     ) -> None:
         self._generation = generation
         self._model = model
@@ -68,6 +71,7 @@ class GenerationEngine:
         self._greedy_from = greedy_from
         self._timeout_s = request_timeout_s
         self._with_text_ends = with_text_ends
+        self._lora = lora
         self._started = contextlib.ExitStack()
         # What samples right now, one task for each response, and for which prompt.
         self._sampling: dict[asyncio.Task[FinishedSample | SampleFailure], str] = {}
@@ -86,11 +90,15 @@ class GenerationEngine:
         from transformers import AutoTokenizer
         from vllm.v1.engine.async_llm import AsyncLLM
 
+        from rlhf_ray.generation.adapter_sender import AdapterSender
         from rlhf_ray.generation.bucket_sender import BucketSender
         from rlhf_ray.generation.requests import EngineRequests
 
         arguments = engine_arguments(
-            self._generation, self._model, max_sequence_tokens=self._max_sequence_tokens
+            self._generation,
+            self._model,
+            max_sequence_tokens=self._max_sequence_tokens,
+            lora=self._lora,
         )
         config = make_vllm_config(arguments)
         self._vocab_size = config.model_config.get_vocab_size()
@@ -104,11 +112,14 @@ class GenerationEngine:
                 f"generator {self._index}: vLLM did not start: {error}. The cause is in the "
                 "generator's log"
             ) from error
-        self._sender = BucketSender(self._llm)
+        self._sender = AdapterSender(self._llm) if self._lora else BucketSender(self._llm)
         # Held by whoever has paused the engine: an update, or the start of held requests.
         self._pause = asyncio.Lock()
         self._requests = EngineRequests(
-            self._llm, pause=self._pause, engine_index=self._index, timeout_s=self._timeout_s
+            self._llm,
+            pause=self._pause,
+            engine_index=self._index,
+            timeout_s=self._timeout_s,
         )
         self._started.callback(self._stop)
         await self._llm.update_weight_version("0")
@@ -220,7 +231,7 @@ class GenerationEngine:
         """
         await self._pause.acquire()
         await self._answer(self._llm.pause_generation(mode="keep", clear_cache=True))
-        await self._answer(self._llm.start_weight_update())
+        await self._answer(self._sender.begin())
 
     async def load_bucket(self, bucket: WeightBucket) -> None:
         """Take over one bucket; its memory may be reused when this returns.
@@ -230,8 +241,8 @@ class GenerationEngine:
 
     async def finish_update(self, version: int) -> None:
         """All buckets were sent: use the new weights, call them `version`, go on."""
-        await self._answer(self._sender.wait())
-        await self._answer(self._llm.finish_weight_update(weight_version=str(version)))
+        await self._answer(self._sender.finish(version))
+        self._requests.adapter = self._sender.adapter
         await self._answer(self._llm.resume_generation())
         self._pause.release()
 

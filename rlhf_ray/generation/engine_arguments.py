@@ -9,16 +9,30 @@ from typing import Any
 
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.generation import LARGEST_TOP_K, GenerationConfig
+from rlhf_ray.config.lora import LoraConfig
 from rlhf_ray.config.model import ModelConfig
 from rlhf_ray.generation.sampling import num_returned
 
 _GIB = 1024**3
 
 
+# The ranks that vLLM 0.32 makes room for.
+_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+
+
 def engine_arguments(
-    generation: GenerationConfig, model: ModelConfig, *, max_sequence_tokens: int
+    generation: GenerationConfig,
+    model: ModelConfig,
+    *,
+    max_sequence_tokens: int,
+    lora: LoraConfig | None = None,
 ) -> dict[str, Any]:
-    """Arguments of vLLM's `AsyncEngineArgs`; the user's own come last and win."""
+    """Arguments of vLLM's `AsyncEngineArgs`; the user's own come last and win.
+
+    Args:
+        lora: of the adapter that is published alone, with the names of its layers; None for whole
+            weights.
+    """
     arguments: dict[str, Any] = {
         "model": model.path,
         "tokenizer": model.tokenizer_path or model.path,
@@ -42,6 +56,15 @@ def engine_arguments(
     }
     if generation.kv_cache_gib is not None:
         arguments["kv_cache_memory_bytes"] = int(generation.kv_cache_gib * _GIB)
+    if lora is not None:
+        arguments |= {
+            "enable_lora": True,
+            "max_loras": 1,
+            "max_lora_rank": min(rank for rank in _LORA_RANKS if rank >= lora.r),
+            # Without them the head would get a LoRA layer too, with which vLLM 0.32 on a CPU
+            # cannot score several sequences in one step.
+            "lora_target_modules": sorted({n.rpartition(".")[2] for n in lora.target_modules}),
+        }
     return arguments | generation.extra_engine_args
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vllm.inputs import TokensPrompt
+from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -44,12 +45,19 @@ class EngineRequests:
     """
 
     def __init__(
-        self, llm: AsyncLLM, *, pause: asyncio.Lock, engine_index: int, timeout_s: float
+        self,
+        llm: AsyncLLM,
+        *,
+        pause: asyncio.Lock,
+        engine_index: int,
+        timeout_s: float,
     ) -> None:
         self._llm = llm
         self._pause = pause
         self._index = engine_index
         self._timeout_s = timeout_s
+        # What requests that start now use beside the model's own weights.
+        self.adapter: LoRARequest | None = None
         self._num_requests = 0
         # While this is a list, requests wait in it; None lets them pass.
         self._held: list[Submission] | None = None
@@ -157,6 +165,7 @@ class EngineRequests:
                     SamplingParams(
                         **submission.arguments, output_kind=RequestOutputKind.FINAL_ONLY
                     ),
+                    lora_request=self.adapter,
                 )
             )
         except (RequestFailed, EngineLost) as error:

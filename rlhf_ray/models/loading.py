@@ -91,6 +91,15 @@ def new_policy(model: ModelConfig, *, dtype: str, seed: int) -> PreTrainedModel:
         )
 
 
+def empty_policy(model: ModelConfig) -> PreTrainedModel:
+    """A causal language model of that configuration without weights: its layers and their names.
+
+    Raises:
+        RequestError: the configuration cannot be read, or is of no such model.
+    """
+    return _empty(AutoModelForCausalLM, model, "a causal language model")
+
+
 class ScalarHeadModel(nn.Module):
     """A language model's backbone and one number per token: a critic or a reward model."""
 
@@ -127,6 +136,23 @@ def load_scalar_head(model: ModelConfig, *, dtype: str) -> ScalarHeadModel:
     )
     nn.init.zeros_(head.weight)
     return ScalarHeadModel(backbone, head)
+
+
+def empty_scalar_head(model: ModelConfig) -> ScalarHeadModel:
+    """A backbone with a scalar head without weights: its layers and their names.
+
+    Raises:
+        RequestError: the configuration cannot be read, or is of no such model.
+    """
+    backbone = _empty(AutoModel, model, "a language model")
+    size = backbone.config.get_text_config().hidden_size
+    return ScalarHeadModel(backbone, nn.Linear(size, 1, bias=False, device="meta"))
+
+
+def _empty(auto_class: Any, model: ModelConfig, what: str) -> PreTrainedModel:
+    config = _load_config(model)
+    with explained(model.path, "model.path", what), torch.device("meta"):
+        return auto_class.from_config(config, trust_remote_code=model.trust_remote_code)
 
 
 def _load_classifier(model: ModelConfig, config: PreTrainedConfig, dtype: str) -> ScalarHeadModel:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import torch
 from torch import nn
@@ -19,8 +19,13 @@ from rlhf_ray.models.loading import ScalarHeadModel
 _BACKBONE, _HEAD = "backbone.", "head."
 
 
-def new_classifier(model: ScalarHeadModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+def new_classifier(
+    model: ScalarHeadModel, weight_names: Collection[str], tokenizer: PreTrainedTokenizerBase
+) -> PreTrainedModel:
     """A classifier of the same configuration, without weights: what a folder is written by.
+
+    Args:
+        weight_names: of the weights that it will be written with, as `classifier_names` takes them.
 
     Raises:
         RequestError: transformers has none of this kind, or one with another head.
@@ -40,7 +45,7 @@ def new_classifier(model: ScalarHeadModel, tokenizer: PreTrainedTokenizerBase) -
             f"kind could not be saved; start from another model"
         ) from error
     names = classifier_names(classifier)
-    missing = {names(name) for name in model.state_dict()} ^ set(classifier.state_dict())
+    missing = {names(name) for name in weight_names} ^ set(classifier.state_dict())
     if missing:
         raise RequestError(
             f"the sequence classifier of {kind} has other weights than a backbone with one linear "

@@ -32,6 +32,7 @@ from rlhf_ray.observe.metrics import make_writer, read_metrics
 from rlhf_ray.observe.progress import FIT_FACTS, Progress, make_progress
 from rlhf_ray.observe.quiet import quiet_driver
 from rlhf_ray.preferences import Feedback, Ranking
+from rlhf_ray.stages.adapted import check_trained, split_off_adapter, trained_identity
 from rlhf_ray.stages.inputs import check_inputs, check_warmup
 from rlhf_ray.supervised import LabelledTokens
 from rlhf_ray.training.rank_plan import RankPlan, rank_plan
@@ -89,6 +90,7 @@ def run_fit(config: Config, stage: FitStage[T]) -> int:
         progress.phase("model")
         path = resolve_model_path(config.model.path, seed=config.seed, report=progress.message)
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, path=path))
+        check_trained(config)
         progress.phase("examples")
         examples = stage.load(config.examples, load_tokenizer(config.model), seed=config.seed)
         steps = _steps(config, stage, examples)
@@ -173,6 +175,7 @@ def _learn(run: _Run) -> int | None:
         fit(loop, state)
     progress.phase("save")
     models.finish(state.improvement.best_step, output / "model")
+    split_off_adapter(output)
     return state.improvement.best_step or None if config.fit.keep_best else None
 
 
@@ -259,4 +262,5 @@ def _identity(config: Config) -> dict[str, Any]:
         "model.random_weights": config.model.random_weights,
         "examples.path": config.examples.path,
         "fit.samples_per_step": config.fit.samples_per_step,
+        **trained_identity(config),
     }

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlhf_ray.cluster.adapter_roles import AdapterAlone
 from rlhf_ray.cluster.resources import describe, plan_resources
 from rlhf_ray.cluster.runtime import connected
 from rlhf_ray.cluster.system import System, started_system
@@ -33,11 +34,12 @@ from rlhf_ray.observe.report import summarize, summary_table, write_summary
 from rlhf_ray.publish.gate import default_tolerance, make_probe
 from rlhf_ray.publish.publisher import Publisher, PublishSettings
 from rlhf_ray.rewards.load import with_absolute_paths
+from rlhf_ray.stages.adapted import check_trained, trained_identity, with_named_layers
 from rlhf_ray.stages.inputs import check_models
 from rlhf_ray.stages.rl_http_reward import check_service
 from rlhf_ray.stages.rl_judge import check_judge
 from rlhf_ray.stages.rl_pipeline import check_tasks, make_pipeline
-from rlhf_ray.stages.rl_reference import make_refresher
+from rlhf_ray.stages.rl_reference import make_refresher, reference_role
 from rlhf_ray.stages.rl_result import save_models
 from rlhf_ray.stages.rl_reward_model import with_reward_model
 from rlhf_ray.stages.rl_texts import make_texts
@@ -90,6 +92,8 @@ def run(config: Config) -> int:
         path = resolve_model_path(config.model.path, seed=config.seed, report=progress.message)
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, path=path))
         tokenizer = load_tokenizer(config.model)
+        check_trained(config)
+        config = with_named_layers(config)
         inputs = _Inputs(
             prompts=load_prompts(config.data, tokenizer, seed=config.seed),
             vocabulary=len(tokenizer),
@@ -125,6 +129,9 @@ def _train(config: Config, system: System, inputs: _Inputs, progress: Progress) 
         state = saver.load(inputs.resume_from, pipeline)
         publisher.publish(state.step)
         progress.message(f"resumed after step {state.step} from {inputs.resume_from}")
+    elif config.publishes_adapter:
+        # One that changes nothing yet: from the first one on a publish replaces it under requests.
+        publisher.publish(0)
     publisher.prove(state.step)
     turns.begin_generating()
 
@@ -170,7 +177,7 @@ def _publisher(config: Config, system: System, inputs: _Inputs) -> Publisher:
     if tolerance is None:
         tolerance = default_tolerance(config.generation.dtype, config.training.dtype)
     return Publisher(
-        source=system.learner,
+        source=AdapterAlone(system.learner) if config.publishes_adapter else system.learner,
         receivers=system.generators,
         watch=system.supervisor,
         probe=probe,
@@ -196,7 +203,7 @@ def _turns(config: Config, system: System) -> Turns:
 
 def _scorers(config: Config, system: System) -> Scorers:
     return Scorers(
-        reference=system.reference or NoScores(),
+        reference=reference_role(config, system),
         critic=system.critic or NoScores(),
         old=system.learner if config.learner_scores_old else NoScores(),
         untrained=system.learner,
@@ -253,6 +260,7 @@ def _identity(config: Config) -> dict[str, Any]:
         "algorithm.reference_every": config.algorithm.reference_every or None,
         "algorithm.reward_normalization": _unless_none(config.algorithm.reward_normalization),
         "training.ema_decay": config.training.ema_decay,
+        **trained_identity(config),
     }
 
 

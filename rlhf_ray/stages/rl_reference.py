@@ -1,10 +1,19 @@
-"""The reference of a run: whether it moves, and when."""
+"""The reference of a run: who it is, whether it moves, and when."""
 
 from __future__ import annotations
 
+from rlhf_ray.cluster.adapter_roles import PolicyWithoutAdapter
 from rlhf_ray.cluster.system import System
 from rlhf_ray.config.run import Config
 from rlhf_ray.driver.refresher import NoRefresh, ReferenceRefresher, RefreshSettings
+from rlhf_ray.driver.scorers import NoScores, ScoringRole
+
+
+def reference_role(config: Config, system: System) -> ScoringRole:
+    """Who scores a batch as the reference."""
+    if config.reference_is_policy:
+        return PolicyWithoutAdapter(system.learner)
+    return system.reference or NoScores()
 
 
 def make_refresher(config: Config, system: System) -> ReferenceRefresher | NoRefresh:

@@ -9,11 +9,13 @@ from pathlib import Path
 from rlhf_ray.cluster.calls import Call
 from rlhf_ray.cluster.system import System
 from rlhf_ray.config.run import Config
+from rlhf_ray.stages.adapted import split_off_adapter
 
 
 def save_models(config: Config, system: System) -> None:
-    """Write model/, and model_ema/ where the policy was averaged."""
+    """Write model/, adapter/ where one was trained, model_ema/ where the policy was averaged."""
     _save(config, system, "model", system.learner.save_model)
+    split_off_adapter(Path(config.output_dir))
     if config.training.ema_decay is not None:
         _save(config, system, "model_ema", system.learner.save_average)
 

@@ -261,9 +261,13 @@ class FrozenEngine:
 def _build_optimizer(
     module: nn.Module, settings: TrainingConfig, *, on_cuda: bool
 ) -> torch.optim.Optimizer:
-    """AdamW with weight decay on matrices only: none on biases, norms and other vectors."""
-    matrices = [p for p in module.parameters() if len(whole_shape(p)) > 1]
-    vectors = [p for p in module.parameters() if len(whole_shape(p)) <= 1]
+    """AdamW with weight decay on matrices only: none on biases, norms and other vectors.
+
+    Frozen parameters are none of its business: they have no gradient and no state.
+    """
+    trained = [p for p in module.parameters() if p.requires_grad]
+    matrices = [p for p in trained if len(whole_shape(p)) > 1]
+    vectors = [p for p in trained if len(whole_shape(p)) <= 1]
     groups = [
         {"params": matrices, "weight_decay": settings.weight_decay},
         {"params": vectors, "weight_decay": 0.0},

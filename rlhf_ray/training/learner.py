@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from rlhf_ray.config.algorithm import AlgorithmConfig
 from rlhf_ray.config.model import ModelConfig
@@ -14,11 +16,12 @@ from rlhf_ray.config.training import TrainingConfig
 from rlhf_ray.records import Coefficients, Experience, RolloutGroup, TokenValues
 from rlhf_ray.supervised import SupervisedSamples
 from rlhf_ray.training import weights
+from rlhf_ray.training.adapter_folder import scaled_weights
 from rlhf_ray.training.averaged_engine import AveragedEngine
 from rlhf_ray.training.layout import MicroBatch
 from rlhf_ray.training.objective import Objective, Predicted, policy_objective
 from rlhf_ray.training.policy_role import PolicyRole
-from rlhf_ray.training.scoring import score_groups
+from rlhf_ray.training.scoring import score_distributions, score_groups
 from rlhf_ray.training.supervised import text_objective
 from rlhf_ray.training.token_logprobs import of_targets
 from rlhf_ray.training.train_step import Part, run_update
@@ -63,6 +66,18 @@ class Learner(PolicyRole):
     def score(self, groups: Sequence[RolloutGroup]) -> list[TokenValues]:
         """Log-probabilities of the sampled tokens of this rank's groups; all ranks together."""
         return score_groups(self._predict_at(self._temperature), groups, layout=self._layout)
+
+    def score_reference(self, groups: Sequence[RolloutGroup]) -> list[TokenValues]:
+        """What a reference of the starting weights gives: with the adapter switched off."""
+        assert self._adapter is not None, "training.lora is off"
+        of_all_kept = self._algorithm.kl_estimator == "full"
+        score = score_distributions if of_all_kept else score_groups
+        with self._adapter.off():
+            return score(
+                lambda batch: self._forward(batch, self._temperature, of_all_kept=of_all_kept)[0],
+                groups,
+                layout=self._layout,
+            )
 
     def update(
         self,
@@ -126,6 +141,11 @@ class Learner(PolicyRole):
             name="policy/ptx_loss",
             coefficient=self._algorithm.ptx_coefficient,
         )
+
+    def adapter_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """The adapter alone, as peft names it, for a scale of 1; see `scaled_weights`."""
+        assert self._adapter is not None, "training.lora is off"
+        return scaled_weights(self._engine, self._adapter)
 
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of what `named_weights` gives away, in that order."""

@@ -12,6 +12,8 @@ from torch import Tensor
 from rlhf_ray.kept_tokens import whole_vocabulary
 from rlhf_ray.models.loading import load_policy, load_tokenizer, new_policy
 from rlhf_ray.training import weights
+from rlhf_ray.training.adapter_folder import FOLDER as ADAPTER
+from rlhf_ray.training.adapter_folder import write_adapter
 from rlhf_ray.training.averaged_engine import make_engine
 from rlhf_ray.training.engine import TrainEngine
 from rlhf_ray.training.forward import PolicyForward, disable_dropout
@@ -19,6 +21,7 @@ from rlhf_ray.training.layout import MicroBatch
 from rlhf_ray.training.role import TrainedRole
 from rlhf_ray.training.row_layout import row_layout
 from rlhf_ray.training.scoring import score_tokens
+from rlhf_ray.training.trained_weights import choose_of_policy
 
 
 class PolicyRole(TrainedRole):
@@ -32,6 +35,7 @@ class PolicyRole(TrainedRole):
             )
         else:
             self._model = load_policy(self._model_settings, dtype=self._settings.dtype)
+        self._adapter = choose_of_policy(self._model, self._settings, seed=self._seed)
         if self._settings.gradient_checkpointing:
             self._model.gradient_checkpointing_enable({"use_reentrant": False})
         module = PolicyForward(self._model, kernel=self._model_settings.head_kernel)
@@ -67,8 +71,14 @@ class PolicyRole(TrainedRole):
         return weights.named_weights(self._engine, self._model)
 
     def save_model(self, folder: Path) -> None:
-        """Write the policy in Hugging Face format, with its tokenizer; all ranks together."""
+        """Write the policy in Hugging Face format, with its tokenizer; all ranks together.
+
+        An adapter is merged into it, and also written by itself, to a folder in this one.
+        """
         weights.save_model(self._engine, self._model, self._tokenizer, folder)
+        if self._adapter is not None:
+            path = self._model_settings.path
+            write_adapter(self._engine, self._adapter, folder / ADAPTER, base=path)
 
     def _forward(
         self,

@@ -18,6 +18,9 @@ from rlhf_ray.models.reward_folder import classifier_names, new_classifier
 from rlhf_ray.models.reward_normalization import normalization_of, write_normalization
 from rlhf_ray.preferences import ComparedSamples
 from rlhf_ray.training import weights
+from rlhf_ray.training.adapter import Adapter
+from rlhf_ray.training.adapter_folder import FOLDER as ADAPTER
+from rlhf_ray.training.adapter_folder import write_adapter
 from rlhf_ray.training.layout import MicroBatch
 from rlhf_ray.training.objective import Objective
 from rlhf_ray.training.rankings import (
@@ -71,7 +74,8 @@ class RewardTrainer(ScalarRole):
         """
         self._tokenizer = load_tokenizer(self._model_settings)
         super().start(rank, world_size, master_addr, master_port)
-        self._classifier = new_classifier(self._model, self._tokenizer)
+        names = weights.weight_shapes(self._model)
+        self._classifier = new_classifier(self._model, names, self._tokenizer)
         if self._classifier.config.pad_token_id is not None:
             padding = self._classifier.config.pad_token_id
             self._tokenizer.pad_token = self._tokenizer.convert_ids_to_tokens(padding)
@@ -116,6 +120,8 @@ class RewardTrainer(ScalarRole):
     def save_model(self, folder: Path) -> None:
         """Write a sequence classifier, tokenizer and normalisation; all ranks together."""
         weights.write_model(self.named_weights(), self._classifier, self._tokenizer, folder)
+        if self._adapter is not None:
+            self._write_adapter(self._adapter, folder / ADAPTER)
         moments = self._moments()
         if rank() == 0:
             write_normalization(folder, normalization_of(*moments))
@@ -131,6 +137,19 @@ class RewardTrainer(ScalarRole):
         super().load_checkpoint(folder)
         saved = torch.load(folder / _latest_name(), weights_only=True)
         self._latest = deque(ComparedSamples(**fields) for fields in saved)
+
+    def _write_adapter(self, adapter: Adapter, folder: Path) -> None:
+        names = classifier_names(self._classifier)
+        head = self._model.head.weight
+        with self._engine.gathered([head]):
+            write_adapter(
+                self._engine,
+                adapter,
+                folder,
+                base=self._model_settings.path,
+                names=names,
+                head=[(names("head.weight"), head)],
+            )
 
     def _part(self, samples: ComparedSamples, name: str) -> Part[ComparedSamples]:
         def compute(samples: ComparedSamples, batch: MicroBatch) -> Objective:

@@ -10,6 +10,7 @@ from rlhf_ray.training.forward import ValueForward, disable_dropout
 from rlhf_ray.training.layout import MicroBatch
 from rlhf_ray.training.role import TrainedRole
 from rlhf_ray.training.row_layout import row_layout
+from rlhf_ray.training.trained_weights import choose_of_scalar
 
 
 class ScalarRole(TrainedRole):
@@ -17,6 +18,7 @@ class ScalarRole(TrainedRole):
 
     def _build(self) -> TrainEngine:
         self._model = load_scalar_head(self._model_settings, dtype=self._settings.dtype)
+        self._adapter = choose_of_scalar(self._model, self._settings, seed=self._seed)
         if self._settings.gradient_checkpointing:
             self._model.backbone.gradient_checkpointing_enable({"use_reentrant": False})
         module = ValueForward(self._model)

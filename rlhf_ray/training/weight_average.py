@@ -12,7 +12,13 @@ from torch import Tensor, nn
 from rlhf_ray.algorithms.moving_reference import moving_average
 from rlhf_ray.training.checkpoint import read_parts, write_parts
 from rlhf_ray.training.ranks import rank
-from rlhf_ray.training.shards import gather_shards, is_spread, optimizer_shard
+from rlhf_ray.training.shards import (
+    gather_shards,
+    is_partitioned,
+    is_spread,
+    optimizer_shard,
+    weight_shard,
+)
 from rlhf_ray.training.weights import distinct_tensors
 
 
@@ -28,7 +34,11 @@ class WeightAverage:
     """
 
     def __init__(self, module: nn.Module, *, decay: float) -> None:
-        self._parameters = dict(module.named_parameters())
+        self._parameters = {
+            name: parameter
+            for name, parameter in module.named_parameters()
+            if parameter.requires_grad
+        }
         self._decay = decay
         self._parts = {
             name: optimizer_shard(parameter).values.clone()
@@ -46,8 +56,8 @@ class WeightAverage:
     def named_weights(self, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         """What `weights.named_weights` gives of `model`, averaged, in its number format.
 
-        Every rank must iterate to the end, in step with the others. Saved buffers have no
-        average.
+        Every rank must iterate to the end, in step with the others. Saved buffers and frozen
+        weights have no average.
 
         Args:
             model: the module of this average, or a part of it.
@@ -55,7 +65,7 @@ class WeightAverage:
         names = {id(parameter): name for name, parameter in self._parameters.items()}
         for name, tensor in distinct_tensors(model).items():
             own = names.get(id(tensor))
-            whole = tensor.detach() if own is None else self._whole(own)
+            whole = _as_it_is(tensor) if own is None else self._whole(own)
             yield name, whole.to(tensor.dtype)
 
     def save(self, folder: Path) -> None:
@@ -99,3 +109,8 @@ class WeightAverage:
 
     def _file(self, folder: Path) -> Path:
         return folder / f"average_rank_{self._owner():05d}.pt"
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    """What has no average, whole."""
+    return gather_shards(weight_shard(tensor)) if is_partitioned(tensor) else tensor.detach()

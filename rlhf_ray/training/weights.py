@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from rlhf_ray.training.adapter import BASE, is_factor, lora_layers, merged
 from rlhf_ray.training.engine import TrainEngine
 from rlhf_ray.training.ranks import rank
 from rlhf_ray.training.shards import num_elements, whole_shape
@@ -17,17 +19,45 @@ from rlhf_ray.training.shards import num_elements, whole_shape
 _GATHERED_ELEMENTS = 64 * 1024 * 1024
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Weight:
+    """A weight as the world outside knows it.
+
+    Attributes:
+        name: its Hugging Face name.
+        tensor: what the model has of it.
+        layer: where it is the weight of a layer with an adapter, that layer.
+    """
+
+    name: str
+    tensor: Tensor
+    layer: Any
+
+    def parts(self) -> list[Tensor]:
+        """What has to be whole for `value`."""
+        if self.layer is None:
+            return [self.tensor]
+        return [self.tensor, *self.layer.lora_A.parameters(), *self.layer.lora_B.parameters()]
+
+    def value(self) -> Tensor:
+        """With the adapter in it."""
+        return self.tensor if self.layer is None else merged(self.layer)
+
+
 def named_weights(engine: TrainEngine, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Parameters and saved buffers of `model`, whole, in the order of its state dict.
 
+    An adapter is merged into the weights of its layers: the names are those of a model without.
     Of tensors that share storage by design (a tied `lm_head`), the first is yielded. Every rank
     must iterate to the end, in step with the others: sharded parameters are gathered on the way.
     A tensor is valid until the next one is asked for; copy what is to be kept.
     """
     for group in _groups(model):
-        with engine.gathered([tensor for _, tensor in group]):
-            for name, tensor in group:
-                yield name, tensor.detach()
+        with engine.gathered([part for weight in group for part in weight.parts()]):
+            for weight in group:
+                with torch.no_grad():
+                    value = weight.value().detach()
+                yield weight.name, value
 
 
 def save_model(engine: TrainEngine, model: Any, tokenizer: Any, folder: Path) -> None:
@@ -60,20 +90,35 @@ def distinct_tensors(model: nn.Module) -> dict[str, Tensor]:
     return distinct
 
 
+def exported_weights(model: nn.Module) -> list[Weight]:
+    """What is to be known of a model outside, in the order of its state dict, each tensor once."""
+    layers = lora_layers(model)
+    weights = []
+    for name, tensor in distinct_tensors(model).items():
+        owner, _, last = name.rpartition(".")
+        if owner.endswith(BASE):
+            owner = owner.removesuffix(BASE)
+            layer = layers[owner] if last == "weight" else None
+            weights.append(Weight(name=f"{owner}.{last}", tensor=tensor, layer=layer))
+        elif not is_factor(name):
+            weights.append(Weight(name=name, tensor=tensor, layer=None))
+    return weights
+
+
 def weight_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """What `named_weights` gives away: names and shapes of the whole tensors."""
-    return {name: whole_shape(tensor) for name, tensor in distinct_tensors(model).items()}
+    return {weight.name: whole_shape(weight.tensor) for weight in exported_weights(model)}
 
 
-def _groups(model: nn.Module) -> list[list[tuple[str, Tensor]]]:
+def _groups(model: nn.Module) -> list[list[Weight]]:
     """Consecutive tensors of at most `_GATHERED_ELEMENTS` together, each tensor once."""
-    groups: list[list[tuple[str, Tensor]]] = [[]]
+    groups: list[list[Weight]] = [[]]
     size = 0
-    for name, tensor in distinct_tensors(model).items():
-        elements = num_elements(tensor)
+    for weight in exported_weights(model):
+        elements = sum(num_elements(part) for part in weight.parts())
         if groups[-1] and size + elements > _GATHERED_ELEMENTS:
             groups.append([])
             size = 0
-        groups[-1].append((name, tensor))
+        groups[-1].append(weight)
         size += elements
     return groups

@@ -9,7 +9,7 @@ import pytest
 from transformers import PreTrainedModel
 
 from rlhf_ray.testing.tiny import tiny_random
-from tests.stack.generation.harness import StartedEngine, load_model
+from tests.stack.generation.harness import LORA, StartedEngine, load_model
 
 
 @pytest.fixture(scope="session")
@@ -39,6 +39,14 @@ def tied_engine(folders: dict[str, Path]) -> Iterator[StartedEngine]:
 @pytest.fixture(scope="session")
 def untied_engine(folders: dict[str, Path]) -> Iterator[StartedEngine]:
     started = StartedEngine(folders["untied0"])
+    yield started
+    started.close()
+
+
+@pytest.fixture(scope="session")
+def adapter_engine(folders: dict[str, Path]) -> Iterator[StartedEngine]:
+    """An engine that takes adapters."""
+    started = StartedEngine(folders["tied0"], lora=LORA)
     yield started
     started.close()
 

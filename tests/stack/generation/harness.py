@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from rlhf_ray.config.generation import GenerationConfig
+from rlhf_ray.config.lora import LoraConfig
 from rlhf_ray.config.model import ModelConfig
 from rlhf_ray.generation.engine import GenerationEngine
 from rlhf_ray.publish.bucket import pack_buckets
@@ -27,6 +28,15 @@ GREEDY_FROM = 1000
 # The tiny models have 0.3 MB: five buckets or so.
 BUCKET_BYTES = 64 * 1024
 VOCABULARY = 300
+# Of a rank that vLLM has to pad.
+LORA = LoraConfig(
+    r=6,
+    alpha=9,
+    target_modules=[
+        *("q_proj", "k_proj", "v_proj", "o_proj"),
+        *("gate_proj", "up_proj", "down_proj"),
+    ],
+)
 PROBE = make_probe([], num_sequences=4, num_tokens=40, vocab_size=VOCABULARY, seed=0)
 
 
@@ -48,7 +58,7 @@ def generation_config(**settings: Any) -> GenerationConfig:
 class StartedEngine:
     """An engine and the loop that it lives in; the loop runs while `run` does."""
 
-    def __init__(self, folder: Path, **settings: Any) -> None:
+    def __init__(self, folder: Path, *, lora: LoraConfig | None = None, **settings: Any) -> None:
         self.settings = generation_config(**settings)
         self.engine = GenerationEngine(
             generation=self.settings,
@@ -58,6 +68,7 @@ class StartedEngine:
             greedy_from=GREEDY_FROM,
             request_timeout_s=REQUEST_TIMEOUT_S,
             with_text_ends=True,
+            lora=lora,
         )
         self._loop = asyncio.new_event_loop()
         environment = dict(os.environ)
@@ -105,9 +116,19 @@ class StartedEngine:
 
     async def update(self, model: PreTrainedModel, *, leave_out: int | None = None) -> None:
         """Publish the model's weights; without one of the buckets, if told so."""
+        await self.publish(named_weights(model), BUCKET_BYTES, leave_out=leave_out)
+
+    async def publish(
+        self,
+        named: Iterable[tuple[str, Tensor]],
+        bucket_bytes: int,
+        *,
+        leave_out: int | None = None,
+    ) -> None:
+        """Publish these weights, in several buckets."""
         self.version += 1
         await self.engine.begin_update()
-        buckets = list(pack_buckets(named_weights(model), BUCKET_BYTES))
+        buckets = list(pack_buckets(named, bucket_bytes))
         assert len(buckets) > 3
         for number, bucket in enumerate(buckets):
             if number != leave_out:

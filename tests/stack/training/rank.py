@@ -171,8 +171,8 @@ def record_gradients(role: Any) -> list[dict[str, Tensor]]:
     take_step = engine.step
 
     def step() -> Any:
-        parameters = engine.module.named_parameters()
-        seen.append({name: safe_get_full_grad(p).clone() for name, p in parameters})
+        trained = [(n, p) for n, p in engine.module.named_parameters() if p.requires_grad]
+        seen.append({name: safe_get_full_grad(p).clone() for name, p in trained})
         return take_step()
 
     engine.step = step

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from tests.stack.training.adapted_scenarios import ADAPTED
 from tests.stack.training.following_table import FOLLOWING
 from tests.stack.training.imitator_scenarios import (
     from_random_weights,
@@ -145,4 +146,8 @@ SCENARIOS: dict[int, dict[str, Scenario]] = {
 }
 
 # By the name of the fixture that has them: each is a set of processes of its own.
-TABLES = {"seen": SCENARIOS, "followed": FOLLOWING, "compared": COMPARED}
+TABLES = {
+    "seen": SCENARIOS,
+    "followed": FOLLOWING,
+    "compared": {size: COMPARED[size] | ADAPTED[size] for size in COMPARED},
+}

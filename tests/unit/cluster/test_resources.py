@@ -36,6 +36,17 @@ def _role(plan, name):
             ["generator", "learner", "reward", "builder"],
         ),
         (
+            ["recipe=demo", "training.lora.r=8"],
+            ["generator", "learner", "reward", "builder"],
+        ),
+        *(
+            (
+                ["recipe=demo", "training.lora.r=8", own],
+                ["generator", "learner", "reference", "reward", "builder"],
+            )
+            for own in ("reference.source=own", "reference.path=another/model")
+        ),
+        (
             ["recipe=demo_ppo"],
             ["generator", "learner", "critic", "reference", "reward", "builder"],
         ),

@@ -63,7 +63,7 @@ def gpt2() -> PreTrainedModel:
 @pytest.mark.parametrize("make", [llama, gpt2])
 def test_a_classifier_says_the_same(make: Any, tmp_path: Path) -> None:
     model = scalar(make().eval())
-    classifier = new_classifier(model, tokenizer(pad=1, eos=2))
+    classifier = new_classifier(model, model.state_dict(), tokenizer(pad=1, eos=2))
     names = classifier_names(classifier)
     state = {names(name): tensor for name, tensor in model.state_dict().items()}
     classifier.save_pretrained(tmp_path, state_dict=state)
@@ -80,9 +80,10 @@ def test_a_classifier_says_the_same(make: Any, tmp_path: Path) -> None:
 def test_models_that_cannot_be_classifiers_are_refused() -> None:
     mamba = MambaModel(MambaConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, state_size=4))
     with pytest.raises(RequestError, match="no sequence classifier for MambaConfig"):
-        new_classifier(scalar(mamba), tokenizer(pad=1, eos=2))
+        new_classifier(scalar(mamba), (), tokenizer(pad=1, eos=2))
+    biased = scalar(llama(), bias=True)
     with pytest.raises(RequestError, match=r"other weights than.*score\.bias"):
-        new_classifier(scalar(llama(), bias=True), tokenizer(pad=1, eos=2))
+        new_classifier(biased, biased.state_dict(), tokenizer(pad=1, eos=2))
 
 
 @pytest.mark.parametrize(

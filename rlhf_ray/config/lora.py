@@ -1,0 +1,36 @@
+"""Low-rank adapters: what is trained in the place of a model's weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rlhf_ray.config.setting import setting
+
+ALL_LINEAR = "all-linear"
+
+
+@dataclass
+class LoraConfig:
+    """Low-rank adapters (LoRA, Hu et al. 2021, arXiv:2106.09685), trained in place of weights."""
+
+    r: int = setting(
+        0, "Rank of the two factors of an adapter; 0 trains the weights themselves.", minimum=0
+    )
+    alpha: int = setting(
+        32,
+        "An adapter's output is multiplied by alpha / r, or by alpha / sqrt(r) with rslora.",
+        minimum=1,
+    )
+    rslora: bool = setting(
+        False,
+        "Scale by the square root of the rank (rsLoRA, Kalajdzievski 2023, arXiv:2312.03732).",
+    )
+    target_modules: list[str] = setting(
+        [ALL_LINEAR],
+        "Layers that get an adapter: all-linear for every linear layer but the output head, or the "
+        "ends of their names, as in [q_proj,v_proj].",
+    )
+
+    @property
+    def is_on(self) -> bool:
+        return self.r > 0
