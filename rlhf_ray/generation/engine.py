@@ -16,6 +16,7 @@ from rlhf_ray.generation.completions import CompletionOutcome, CompletionRequest
 from rlhf_ray.generation.engine_arguments import engine_arguments, make_vllm_config
 from rlhf_ray.generation.environment import engine_environment
 from rlhf_ray.generation.errors import RequestFailed, T, answer
+from rlhf_ray.generation.llm import start_llm
 from rlhf_ray.generation.requirements import check_vllm
 from rlhf_ray.generation.results import (
     FinishedSample,
@@ -88,7 +89,6 @@ class GenerationEngine:
         # vLLM reads the environment when it is imported: nothing may import it before this line.
         check_vllm()
         from transformers import AutoTokenizer
-        from vllm.v1.engine.async_llm import AsyncLLM
 
         from rlhf_ray.generation.adapter_sender import AdapterSender
         from rlhf_ray.generation.bucket_sender import BucketSender
@@ -105,13 +105,7 @@ class GenerationEngine:
         self._tokenizer = AutoTokenizer.from_pretrained(
             arguments["tokenizer"], trust_remote_code=self._model.trust_remote_code
         )
-        try:
-            self._llm = AsyncLLM.from_vllm_config(config, disable_log_stats=True)
-        except RuntimeError as error:
-            raise RunFailed(
-                f"generator {self._index}: vLLM did not start: {error}. The cause is in the "
-                "generator's log"
-            ) from error
+        self._llm = start_llm(config, engine_index=self._index)
         self._sender = AdapterSender(self._llm) if self._lora else BucketSender(self._llm)
         # Held by whoever has paused the engine: an update, or the start of held requests.
         self._pause = asyncio.Lock()
