@@ -19,13 +19,7 @@ from rlhf_ray.training.estimators import Advantages, estimate_advantages
 from rlhf_ray.training.gap import CorrectedBatch, corrected, gap_metrics, uncorrected
 from rlhf_ray.training.rank_plan import RankPlan, consecutive_rows, plan_rows, token_positions
 from rlhf_ray.training.rollout_batch import RolloutBatch, flatten_groups
-from rlhf_ray.training.sample_control import (
-    NO_CONTROL,
-    SampleControl,
-    scale_groups,
-    shape_groups,
-    weigh_tasks,
-)
+from rlhf_ray.training.sample_control import NO_CONTROL, SampleControl, shape_groups, weigh_tasks
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,10 +74,7 @@ def build_experience(
             mini-batches.
     """
     _assert_inputs(groups, algorithm, coefficients, reference=reference, values=values, old=old)
-    # First, so that penalties and bounds are in one unit for all tasks.
-    groups, scaling = scale_groups(groups, coefficients.reward_scales)
-    groups, shaping = shape_groups(groups, control)
-    shaping |= scaling
+    groups, shaping = shape_groups(groups, control, coefficients.reward_scales)
     batch = flatten_groups(groups, algorithm.num_greedy, reference, values, old)
     estimated = estimate_advantages(batch, algorithm=algorithm, coefficients=coefficients)
     estimated = weigh_tasks(estimated, batch, control)

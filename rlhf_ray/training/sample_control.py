@@ -40,46 +40,20 @@ class SampleControl:
 NO_CONTROL = SampleControl()
 
 
-def scale_groups(
-    groups: Sequence[RolloutGroup], scales: Mapping[str, RewardScale]
-) -> tuple[list[RolloutGroup], dict[str, float]]:
-    """Scored groups with rewards on the scale of their task; as scored where there is no scale.
-
-    Returns:
-        the groups, and mean and deviation of what is trained on for each of their tasks.
-    """
-    if not scales:
-        return list(groups), {}
-    scaled = [
-        dataclasses.replace(
-            group,
-            rewards=normalize_rewards(
-                group.rewards, (group.prompt.source,) * group.num_samples, scales
-            ),
-        )
-        for group in groups
-    ]
-    metrics: dict[str, float] = {}
-    for task in sorted({group.prompt.source for group in scaled}):
-        rewards = torch.cat([g.rewards for g in scaled if g.prompt.source == task])
-        metrics[f"reward/normalized_mean/{task}"] = _mean([rewards])
-        deviation = float(rewards.std()) if rewards.numel() > 1 else 0.0
-        metrics[f"reward/normalized_std/{task}"] = deviation
-    return scaled, metrics
-
-
 def shape_groups(
-    groups: Sequence[RolloutGroup], control: SampleControl
+    groups: Sequence[RolloutGroup],
+    control: SampleControl,
+    scales: Mapping[str, RewardScale] | None = None,
 ) -> tuple[list[RolloutGroup], dict[str, float]]:
-    """Scored groups with over-long responses punished and truncated ones masked.
+    """Scored groups with rewards on their scales, over-long responses punished, truncated masked.
 
     The groups that came in are not changed: logs and replay have the rewards as scored.
 
     Returns:
         the groups, and metrics of what was done; none where nothing is configured.
     """
-    shaped = list(groups)
-    metrics: dict[str, float] = {}
+    # First, so that penalties are in one unit for all tasks.
+    shaped, metrics = _scaled(groups, scales or {})
     if control.overlong_buffer_tokens:
         penalties = [_penalties(group, control) for group in shaped]
         shaped = [
@@ -105,6 +79,30 @@ def weigh_tasks(estimated: Advantages, batch: RolloutBatch, control: SampleContr
     weights = torch.tensor([control.task_weights.get(task, 1.0) for task in batch.tasks])
     advantages = weigh_advantages(estimated.advantages, weights, batch.lengths, batch.loss_mask)
     return dataclasses.replace(estimated, advantages=advantages)
+
+
+def _scaled(
+    groups: Sequence[RolloutGroup], scales: Mapping[str, RewardScale]
+) -> tuple[list[RolloutGroup], dict[str, float]]:
+    """Rewards on the scale of their task, as scored where there is none; what became of them."""
+    if not scales:
+        return list(groups), {}
+    scaled = [
+        dataclasses.replace(
+            group,
+            rewards=normalize_rewards(
+                group.rewards, (group.prompt.source,) * group.num_samples, scales
+            ),
+        )
+        for group in groups
+    ]
+    metrics: dict[str, float] = {}
+    for task in sorted({group.prompt.source for group in scaled}):
+        rewards = torch.cat([g.rewards for g in scaled if g.prompt.source == task])
+        metrics[f"reward/normalized_mean/{task}"] = _mean([rewards])
+        deviation = float(rewards.std()) if rewards.numel() > 1 else 0.0
+        metrics[f"reward/normalized_std/{task}"] = deviation
+    return scaled, metrics
 
 
 def _penalties(group: RolloutGroup, control: SampleControl) -> Tensor:
