@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -56,7 +57,7 @@ class Conversion:
     def finish(self) -> Config:
         """Resolve interpolations and convert; what is refused goes to `problems`."""
         tree = OmegaConf.create(_nested(self._values))
-        target = OmegaConf.structured(Config)
+        target = copy.deepcopy(_schema())
         for name, key in self._keys.items():
             problem = _convert(key, tree, target) if name in self._told else None
             if problem is not None:
@@ -82,6 +83,12 @@ class Conversion:
             if key.is_mapping and name.startswith(key.name + "."):
                 return key.name if isinstance(self._values[key.name], dict) else None
         return None
+
+
+@functools.cache
+def _schema() -> DictConfig:
+    # Reading the dataclasses takes several times as long as copying what was read.
+    return OmegaConf.structured(Config)
 
 
 def show_problems(problems: Sequence[str]) -> str:
