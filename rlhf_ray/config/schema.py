@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import types
 import typing
 from collections.abc import Iterator
@@ -53,6 +54,7 @@ def all_keys() -> dict[str, Key]:
     return {key.name: key for key in _walk(Config(), "")}
 
 
+@functools.cache
 def group_names() -> tuple[str, ...]:
     """Keys that hold further keys: training, reward, reward.model, ..."""
     return tuple(all_groups())
