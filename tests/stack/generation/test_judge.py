@@ -12,7 +12,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from rlhf_ray.config.judge import JudgeConfig
-from rlhf_ray.generation.completions import CompletionFailure, CompletionRequest
+from rlhf_ray.generation.completions import Completion, CompletionFailure, CompletionRequest
 from rlhf_ray.records import FailureKind
 from rlhf_ray.rewards.judge import JudgeScorer
 from rlhf_ray.rewards.process import ItemFailure
@@ -42,7 +42,7 @@ class Recording:
 
     async def complete(self, asked: Sequence[CompletionRequest], *, timeout_s: float) -> list[Any]:
         outcomes = await self._engine.complete(asked, timeout_s=timeout_s)
-        self.said += [outcome.text for outcome in outcomes if outcome]
+        self.said += [one.text for one in outcomes if isinstance(one, Completion)]
         return outcomes
 
 

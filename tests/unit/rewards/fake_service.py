@@ -44,7 +44,9 @@ class FakeService:
     def _next(self) -> Reply | None:
         return self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
 
-    def _handler(service) -> type[BaseHTTPRequestHandler]:  # noqa: N805
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        service = self
+
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
