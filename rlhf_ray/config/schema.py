@@ -73,8 +73,11 @@ def nearest_keys(name: str) -> list[str]:
     # The right name in a wrong group, or without one, beats any likeness of letters.
     if same_ending and "." not in name:
         return sorted(same_ending, key=lambda known: known.count("."))[:_MAX_SUGGESTIONS]
-    cutoff = 0.0 if same_ending else _CLOSE_ENOUGH
-    return difflib.get_close_matches(name, same_ending or names, _MAX_SUGGESTIONS, cutoff)
+    if same_ending:
+        return difflib.get_close_matches(name, same_ending, _MAX_SUGGESTIONS, 0.0)
+    # A key of a group within a group has many letters that any long name shares.
+    as_deep = [known for known in names if known.count(".") == name.count(".")]
+    return difflib.get_close_matches(name, as_deep, _MAX_SUGGESTIONS, _CLOSE_ENOUGH)
 
 
 def _groups(group: Any, prefix: str) -> Iterator[tuple[str, Any]]:

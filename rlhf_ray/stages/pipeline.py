@@ -20,7 +20,7 @@ from rlhf_ray.observe.progress import duration
 from rlhf_ray.observe.report import plain_table, write_files
 from rlhf_ray.stages.table import import_stage
 
-_RECORD = "pipeline.json"
+_RECORD = "progress.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

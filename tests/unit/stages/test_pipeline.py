@@ -149,8 +149,8 @@ def test_a_figure_that_is_not_there(stages, config):
 
 def test_a_broken_record_is_named(stages, config, tmp_path):
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "pipeline.json").write_text("{")
-    with pytest.raises(RequestError, match=r"pipeline\.json cannot be read"):
+    (tmp_path / "out" / "progress.json").write_text("{")
+    with pytest.raises(RequestError, match=r"progress\.json cannot be read"):
         pipeline.run(config())
     assert stages.calls == []
 
