@@ -34,6 +34,7 @@ def test_a_killed_engine(make_run):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_killed_learner_rank(make_run):
     text = fail(make_run, "ray::Learner", signal.SIGKILL, "training.num_ranks=2").text
     assert "failed: learner_" in text
@@ -41,6 +42,7 @@ def test_a_killed_learner_rank(make_run):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_killed_reward_worker(make_run):
     text = fail(make_run, "ray::Reward", signal.SIGKILL).text
     assert "failed: reward_0 died (phase " in text
@@ -55,7 +57,10 @@ def test_a_stopped_learner(make_run):
 
 @pytest.mark.parametrize(
     ("number", "status"),
-    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)],
+    [
+        (signal.SIGINT, 130),
+        pytest.param(signal.SIGTERM, 143, marks=(pytest.mark.slow, pytest.mark.nightly)),
+    ],
 )
 def test_an_interrupted_run_leaves_nothing_behind(make_run, number, status):
     run = make_run(*ENDLESS)

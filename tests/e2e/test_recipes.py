@@ -49,6 +49,7 @@ def test_demo_learns(tmp_path, seed):
         assert fmean(answers) >= 0.8, "the saved model, in vLLM, does not know what it learnt"
 
 
+@pytest.mark.nightly
 def test_demo_with_flipped_advantages_unlearns(tmp_path):
     # A reward with weight -1 gives every sample exactly the opposite advantage.
     flipped = "reward.functions=[{path: exact_match, weight: -1.0}]"

@@ -43,6 +43,7 @@ def two_tasks(folder) -> tuple[str, ...]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_killed_and_resumed_equals_uninterrupted(make_run, tmp_path):
     options = (*OPTIONS, *two_tasks(tmp_path), "num_steps=5")

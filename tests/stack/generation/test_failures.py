@@ -167,6 +167,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(("how", "status"), [("close", 0), ("kill", -signal.SIGKILL)])
 def test_no_process_outlives_its_owner(folders, tmp_path, how, status):
     script = tmp_path / "owner.py"
@@ -189,6 +190,7 @@ def test_no_process_outlives_its_owner(folders, tmp_path, how, status):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_two_ranks_publish_and_score(folders, models):
     engine = StartedEngine(folders["tied0"], tensor_parallel_size=2)
     try:
@@ -202,6 +204,7 @@ def test_two_ranks_publish_and_score(folders, models):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_low_precision_publishes_within_its_rounding(folders, models):
     engine = StartedEngine(folders["tied0"], dtype="bfloat16")
     try:

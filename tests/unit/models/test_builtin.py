@@ -111,6 +111,7 @@ def accuracy(folder: Path, *, repeats: int, greedy: bool) -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_arithmetic_leaves_room_to_learn(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

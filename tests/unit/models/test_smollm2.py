@@ -68,6 +68,7 @@ def test_folder_of_somebody_else_is_refused_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.skipif(
     not any(d.name == "gguf" for d in importlib.metadata.distributions()),
     reason="needs the extra `smollm2`",

@@ -29,6 +29,7 @@ def measured(*arguments: str) -> Any:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_peak_memory_is_at_most_a_quarter():
     plain, chunked = (measured("memory", name) for name in ("plain", "chunked"))
     # All logits and the gradient of them, at the least: the measurement has seen them.
@@ -37,6 +38,7 @@ def test_peak_memory_is_at_most_a_quarter():
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_time_is_at_most_1_4_times_the_plain_forms():
     seconds = measured("time", "2")
     chunked, plain = (statistics.median(seconds[name]) for name in ("chunked", "plain"))
