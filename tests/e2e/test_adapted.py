@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from tests.e2e.run_command import Run
 
-pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.nightly]
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(900), pytest.mark.nightly]
 LORA = ("training.lora.r=4", "training.lora.alpha=8", "training.learning_rate=1e-2")
 KL = ("algorithm.kl_coefficient=0.05", "num_steps=3", "checkpoint.every_steps=2")
 

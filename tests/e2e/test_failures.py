@@ -25,6 +25,7 @@ def fail(make_run, title: str, number: signal.Signals, *overrides: str):
     return run
 
 
+@pytest.mark.slow
 def test_a_killed_engine(make_run):
     text = fail(make_run, "VLLM::EngineCore", signal.SIGKILL).text
     assert "failed: generator_0" in text
@@ -33,7 +34,6 @@ def test_a_killed_engine(make_run):
     assert "--- stacks of learner_0:\nidle: waiting for work" in text
 
 
-@pytest.mark.slow
 @pytest.mark.nightly
 def test_a_killed_learner_rank(make_run):
     text = fail(make_run, "ray::Learner", signal.SIGKILL, "training.num_ranks=2").text
@@ -41,7 +41,6 @@ def test_a_killed_learner_rank(make_run):
     assert " died (phase " in text
 
 
-@pytest.mark.slow
 @pytest.mark.nightly
 def test_a_killed_reward_worker(make_run):
     text = fail(make_run, "ray::Reward", signal.SIGKILL).text
@@ -59,7 +58,7 @@ def test_a_stopped_learner(make_run):
     ("number", "status"),
     [
         (signal.SIGINT, 130),
-        pytest.param(signal.SIGTERM, 143, marks=(pytest.mark.slow, pytest.mark.nightly)),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.nightly),
     ],
 )
 def test_an_interrupted_run_leaves_nothing_behind(make_run, number, status):

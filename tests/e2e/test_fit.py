@@ -37,7 +37,6 @@ def _loads_and_answers(folder: Path) -> None:
     assert model.generate(**inputs, max_new_tokens=2).shape[0] == 1
 
 
-@pytest.mark.slow
 @pytest.mark.nightly
 @pytest.mark.timeout(600)
 def test_demonstrations_lower_the_held_out_perplexity(make_run):
@@ -60,7 +59,6 @@ def test_demonstrations_lower_the_held_out_perplexity(make_run):
     _loads_and_answers(run.output / "model")
 
 
-@pytest.mark.slow
 @pytest.mark.nightly
 @pytest.mark.timeout(900)
 def test_killed_and_resumed_equals_uninterrupted(make_run):
@@ -81,7 +79,6 @@ def test_killed_and_resumed_equals_uninterrupted(make_run):
     assert "seed=0 there, 3 here" in other.text
 
 
-@pytest.mark.slow
 @pytest.mark.nightly
 @pytest.mark.timeout(900)
 def test_pre_training_from_random_weights_then_fine_tuning(make_run, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 
 from rlhf_ray.testing.tiny import tiny_that_says
 
-pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.nightly]
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(900), pytest.mark.nightly]
 
 JUDGED = (
     "reward.judge.pattern='([0-9])'",

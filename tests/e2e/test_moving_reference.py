@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from tests.e2e.run_command import without_times
 
-pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.nightly]
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(900), pytest.mark.nightly]
 OPTIONS = (
     "algorithm.kl_coefficient=0.05",
     "algorithm.reference_every=2",

@@ -11,7 +11,6 @@ import pytest
 from tests.e2e.run_command import REPOSITORY
 
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.nightly,
     pytest.mark.stack,
     pytest.mark.timeout(1800),

@@ -46,7 +46,6 @@ def summary_of(run: Run) -> dict[str, dict[str, float]]:
     return json.loads((run.output / "summary.json").read_text())
 
 
-@pytest.mark.slow
 @pytest.mark.nightly
 @pytest.mark.timeout(600)
 def test_what_is_preferred_is_told_apart(make_run, tmp_path):
@@ -66,7 +65,6 @@ def test_what_is_preferred_is_told_apart(make_run, tmp_path):
     assert (run.output / "model" / "config.json").is_file()
 
 
-@pytest.mark.slow
 @pytest.mark.nightly
 @pytest.mark.timeout(600)
 def test_answers_are_judged_one_by_one(make_run, tmp_path):
@@ -87,7 +85,6 @@ def test_answers_are_judged_one_by_one(make_run, tmp_path):
     assert metrics[-1]["train/reference_point"] >= 0
 
 
-@pytest.mark.slow
 @pytest.mark.nightly
 @pytest.mark.timeout(900)
 def test_killed_and_resumed_equals_uninterrupted(make_run, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from tests.e2e.run_command import Run
 from tests.unit.algorithms import ground_truth
 
-pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.nightly]
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(600), pytest.mark.nightly]
 
 # Steps of three characters, the more letters the better; the rest of a response is a step too.
 REWARD = """

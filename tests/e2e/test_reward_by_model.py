@@ -39,6 +39,7 @@ class Scores:
         )
 
 
+@pytest.mark.slow
 def test_the_reward_is_the_models_score(make_run, tmp_path):
     """Its only part; the critic starts from the same folder."""
     policy = tiny_random(tmp_path / "policy", vocab_size=BYTES_ONLY)
@@ -73,7 +74,6 @@ def test_the_reward_is_the_models_score(make_run, tmp_path):
     assert "reward_model" in run.text, "the placement names it"
 
 
-@pytest.mark.slow
 @pytest.mark.nightly
 def test_a_reward_model_of_another_tokenizer_reads_the_texts(make_run, tmp_path):
     folder = tmp_path / "reward"

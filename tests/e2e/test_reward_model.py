@@ -56,7 +56,6 @@ def _plain_margin(model: Path, rows: Path) -> tuple[float, float]:
     return float((stacked > 0).double().mean()), float(stacked.mean())
 
 
-@pytest.mark.slow
 @pytest.mark.nightly
 @pytest.mark.timeout(600)
 def test_held_out_preferences_are_predicted(make_run, tmp_path):

@@ -19,7 +19,7 @@ from rlhf_ray.models.tiny_tokenizer import EOS
 from rlhf_ray.testing.tiny import tiny_reward_model
 from tests.e2e.run_command import REPOSITORY
 
-pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.nightly]
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(900), pytest.mark.nightly]
 
 VARIABLE, TOKEN = "RLHF_RAY_TEST_TOKEN", "a-token-that-nobody-else-has"
 NORMALIZATION = RewardNormalization(mean=0.25, standard_deviation=8.0, num_answers=10)

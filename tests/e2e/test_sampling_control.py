@@ -10,7 +10,7 @@ import pytest
 
 from tests.e2e.run_command import without_times
 
-pytestmark = [pytest.mark.stack, pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.nightly]
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(900), pytest.mark.nightly]
 
 # Most responses of the untrained model are far from 6 characters: many groups are without variance.
 REWARD = "reward.functions=[{path: length, arguments: {target: 6, slack: 3}}]"

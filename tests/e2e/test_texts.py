@@ -29,7 +29,6 @@ def losses(run) -> list[float]:
     return found
 
 
-@pytest.mark.slow
 @pytest.mark.nightly
 def test_the_loss_of_the_texts_falls(make_run, texts):
     run = make_run(*texts, *FAST, LEARNT).succeed()
@@ -40,14 +39,12 @@ def test_the_loss_of_the_texts_falls(make_run, texts):
     assert "tokens of texts per optimiser step" in run.text
 
 
-@pytest.mark.slow
 @pytest.mark.nightly
 def test_the_loss_of_the_texts_stays_with_next_to_no_coefficient(make_run, texts):
     run = make_run(*texts, *FAST, "algorithm.ptx_coefficient=1e-9").succeed()
     assert losses(run)[-1] > 0.95 * losses(run)[0]
 
 
-@pytest.mark.slow
 @pytest.mark.nightly
 def test_a_resumed_run_equals_one_that_was_not_stopped(make_run, texts):
     options = (*texts, LEARNT, "checkpoint.every_steps=2", "algorithm.num_mini_batches=2")

@@ -166,7 +166,6 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.slow
 @pytest.mark.nightly
 @pytest.mark.parametrize(("how", "status"), [("close", 0), ("kill", -signal.SIGKILL)])
 def test_no_process_outlives_its_owner(folders, tmp_path, how, status):
@@ -189,7 +188,6 @@ def test_no_process_outlives_its_owner(folders, tmp_path, how, status):
     assert not [pid for pid in pids if psutil.pid_exists(pid)]
 
 
-@pytest.mark.slow
 @pytest.mark.nightly
 def test_two_ranks_publish_and_score(folders, models):
     engine = StartedEngine(folders["tied0"], tensor_parallel_size=2)
@@ -203,7 +201,6 @@ def test_two_ranks_publish_and_score(folders, models):
         engine.close()
 
 
-@pytest.mark.slow
 @pytest.mark.nightly
 def test_low_precision_publishes_within_its_rounding(folders, models):
     engine = StartedEngine(folders["tied0"], dtype="bfloat16")

@@ -110,7 +110,6 @@ def accuracy(folder: Path, *, repeats: int, greedy: bool) -> float:
     return sum(a == b for a, b in zip(answers, expected, strict=True)) / len(expected)
 
 
-@pytest.mark.slow
 @pytest.mark.nightly
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_arithmetic_leaves_room_to_learn(

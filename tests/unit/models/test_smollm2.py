@@ -67,7 +67,6 @@ def test_folder_of_somebody_else_is_refused_at_once(tmp_path: Path) -> None:
     assert time.monotonic() - started < 20
 
 
-@pytest.mark.slow
 @pytest.mark.nightly
 @pytest.mark.skipif(
     not any(d.name == "gguf" for d in importlib.metadata.distributions()),

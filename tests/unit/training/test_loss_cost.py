@@ -28,7 +28,6 @@ def measured(*arguments: str) -> Any:
     return json.loads(done.stdout)
 
 
-@pytest.mark.slow
 @pytest.mark.nightly
 def test_peak_memory_is_at_most_a_quarter():
     plain, chunked = (measured("memory", name) for name in ("plain", "chunked"))
@@ -37,7 +36,6 @@ def test_peak_memory_is_at_most_a_quarter():
     assert chunked <= plain / 4, f"{chunked / 2**20:.0f} MiB, and {plain / 2**20:.0f} plainly"
 
 
-@pytest.mark.slow
 @pytest.mark.nightly
 def test_time_is_at_most_1_4_times_the_plain_forms():
     seconds = measured("time", "2")
