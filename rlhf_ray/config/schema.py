@@ -75,9 +75,10 @@ def nearest_keys(name: str) -> list[str]:
         return sorted(same_ending, key=lambda known: known.count("."))[:_MAX_SUGGESTIONS]
     if same_ending:
         return difflib.get_close_matches(name, same_ending, _MAX_SUGGESTIONS, 0.0)
-    # A key of a group within a group has many letters that any long name shares.
-    as_deep = [known for known in names if known.count(".") == name.count(".")]
-    return difflib.get_close_matches(name, as_deep, _MAX_SUGGESTIONS, _CLOSE_ENOUGH)
+    # The key of a group within a group has letters in common with any name that has a dot.
+    deepest = max(1, name.count("."))
+    likely = [known for known in names if known.count(".") <= deepest]
+    return difflib.get_close_matches(name, likely, _MAX_SUGGESTIONS, _CLOSE_ENOUGH)
 
 
 def _groups(group: Any, prefix: str) -> Iterator[tuple[str, Any]]:
