@@ -18,12 +18,7 @@ from rlhf_ray.generation.environment import engine_environment
 from rlhf_ray.generation.errors import RequestFailed, T, answer
 from rlhf_ray.generation.llm import start_llm
 from rlhf_ray.generation.requirements import check_vllm
-from rlhf_ray.generation.results import (
-    FinishedSample,
-    IncompleteSets,
-    finished_sample,
-    make_group,
-)
+from rlhf_ray.generation.results import FinishedSample, IncompleteSets, finished_sample, make_group
 from rlhf_ray.generation.sampling import (
     num_returned,
     sample_seed,
