@@ -13,8 +13,9 @@ from rlhf_ray.config.training import ReferenceConfig
 from rlhf_ray.models.loading import load_policy
 from rlhf_ray.publish.bucket import WeightBucket
 from rlhf_ray.records import RolloutGroup, TokenValues
-from rlhf_ray.training.engine import FrozenEngine, start_process, stop_process
+from rlhf_ray.training.engine import FrozenEngine, start_process
 from rlhf_ray.training.forward import PolicyForward, disable_dropout
+from rlhf_ray.training.frozen_role import FrozenRole
 from rlhf_ray.training.layout import MicroBatch
 from rlhf_ray.training.moving_checkpoint import load_moving, save_moving
 from rlhf_ray.training.moving_weights import MovingWeights, Shapes
@@ -22,7 +23,7 @@ from rlhf_ray.training.row_layout import row_layout
 from rlhf_ray.training.scoring import score_distributions, score_groups
 
 
-class Reference:
+class Reference(FrozenRole):
     """Scores with weights that nobody trains: fixed, or following the policy's.
 
     One object per rank. All methods are called on all ranks together.
@@ -53,7 +54,6 @@ class Reference:
         self._seed = seed
         self._timeout_s = timeout_s
         self._decay = decay
-        self._started: FrozenEngine | None = None
 
     def start(self, rank: int, world_size: int, master_addr: str, master_port: int) -> None:
         """Join the other ranks, load the model."""
@@ -108,13 +108,6 @@ class Reference:
             ValueError: it is incomplete, or of another number of ranks, ZeRO stage or dtype.
         """
         load_moving(folder, self._weights, self._settings)
-
-    def close(self) -> None:
-        """Leave the process group; the role is of no use afterwards."""
-        if self._started is not None:
-            self._started.close()
-            self._started = None
-            stop_process()
 
     def _predict(self, batch: MicroBatch) -> Tensor:
         assert self._started is not None, "call start() first"

@@ -16,14 +16,15 @@ from rlhf_ray.models.reward_source import reward_model_source
 from rlhf_ray.records import RolloutGroup
 from rlhf_ray.rewards.scorer import Outcome
 from rlhf_ray.training.answer_scores import AnswerScores, Share, limits_of
-from rlhf_ray.training.engine import FrozenEngine, start_process, stop_process
+from rlhf_ray.training.engine import FrozenEngine, start_process
 from rlhf_ray.training.forward import ValueForward, disable_dropout
+from rlhf_ray.training.frozen_role import FrozenRole
 from rlhf_ray.training.layout import MicroBatch
 from rlhf_ray.training.ranks import reduce_over_ranks, training_device
 from rlhf_ray.training.row_layout import row_layout
 
 
-class RewardScorer:
+class RewardScorer(FrozenRole):
     """A `GroupScorer` with a model that nobody trains.
 
     At ZeRO stage 0 every rank is a whole model and a group of its own. At stage 3 all ranks hold
@@ -44,7 +45,6 @@ class RewardScorer:
         self._model_settings = reward_model_source(reward_model, model)
         self._seed = seed
         self._timeout_s = timeout_s
-        self._started: FrozenEngine | None = None
 
     def start(self, rank: int, world_size: int, master_addr: str, master_port: int) -> None:
         """Join the other ranks of this model, load it."""
@@ -95,13 +95,6 @@ class RewardScorer:
     ) -> Sequence[Outcome]:
         """See `AnswerScores.score_texts`; `foreign_tokens` is "text" then."""
         return self._scores.score_texts(messages, answers, finish_reasons)
-
-    def close(self) -> None:
-        """Leave the process group; the scorer is of no use afterwards."""
-        if self._started is not None:
-            self._started.close()
-            self._started = None
-            stop_process()
 
     def _predict(self, batch: MicroBatch) -> Tensor:
         assert self._started is not None, "call start() first"
