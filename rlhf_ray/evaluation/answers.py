@@ -1,0 +1,158 @@
+"""Answers to held-out prompts, reduced to what statistics need: scalars, and the text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from rlhf_ray.algorithms.kl import token_kl
+from rlhf_ray.evaluation.statistics import distinct_share, repeated_share
+from rlhf_ray.records import RolloutGroup, TokenValues
+
+# Of these n there is a distinct-n.
+DISTINCT_SIZES = (1, 2)
+GREEDY, SAMPLED = "greedy", "sampled"
+# How answers were taken from a model, in the order in which they are shown.
+MODES = (GREEDY, SAMPLED)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExamineSettings:
+    """What is measured of an answer.
+
+    Attributes:
+        greedy_from: answers from this sample index on are greedy.
+        kl_estimator: k1 or k3; none measures no KL.
+        ngram: length of the n-grams whose repetition counts.
+        with_text: keep prompts and answers as texts.
+    """
+
+    greedy_from: int
+    kl_estimator: str
+    ngram: int
+    with_text: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """One scored answer.
+
+    Attributes:
+        text: empty where nobody asked for it.
+        num_tokens: sampled ones, the end of text among them.
+        is_cut: the limit ended it.
+        parts: of the reward, unweighted.
+        repeated: share of repeated n-grams; None where it is too short for one.
+        kl: sum of the estimator over its tokens, in nats; None where it was not measured.
+    """
+
+    sample_index: int
+    text: str
+    num_tokens: int
+    is_cut: bool
+    reward: float
+    parts: dict[str, float]
+    repeated: float | None
+    kl: float | None
+
+    def score(self, by: str) -> float:
+        """The reward, or the part of it with this name."""
+        return self.reward if by == "reward" else self.parts[by]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PromptAnswers:
+    """All answers of one model to one prompt.
+
+    Attributes:
+        source: name of the task.
+        answers: by mode, in the order of sample indices.
+        distinct: by mode, distinct-n of its answers for every n of `DISTINCT_SIZES`; None where
+            they are too short.
+    """
+
+    prompt_id: str
+    source: str
+    prompt: str
+    reference_answer: str | None
+    answers: dict[str, tuple[Answer, ...]]
+    distinct: dict[str, tuple[float | None, ...]]
+
+
+def examine_groups(
+    groups: Sequence[RolloutGroup],
+    reference: Sequence[TokenValues],
+    settings: ExamineSettings,
+) -> list[PromptAnswers]:
+    """What every group is worth.
+
+    Args:
+        groups: scored.
+        reference: log-probabilities of their sampled tokens under the reference, in any order;
+            empty where there is none.
+    """
+    by_prompt = {values.prompt_id: values.values for values in reference}
+    return [examine(group, by_prompt.get(group.prompt.prompt_id), settings) for group in groups]
+
+
+def examine(
+    group: RolloutGroup, reference_logprobs: Tensor | None, settings: ExamineSettings
+) -> PromptAnswers:
+    """Measure one scored group.
+
+    A KL is measured on sampled answers alone: a greedy one is no draw of a distribution.
+
+    Args:
+        reference_logprobs [N]: of the sampled tokens; None where there is no reference.
+    """
+    assert group.is_scored, f"prompt {group.prompt.prompt_id} has no rewards"
+    tokens = _sampled_tokens(group)
+    kls = _kl_sums(group, reference_logprobs, settings.kl_estimator)
+    found: dict[str, list[Answer]] = {}
+    by_mode: dict[str, list[list[int]]] = {}
+    for position, index in enumerate(group.sample_indices):
+        mode = GREEDY if index >= settings.greedy_from else SAMPLED
+        answer = Answer(
+            sample_index=index,
+            text=group.responses[position] if settings.with_text else "",
+            num_tokens=len(tokens[position]),
+            is_cut=group.finish_reasons[position] == "length",
+            reward=float(group.rewards[position]),
+            parts={name: float(part[position]) for name, part in group.reward_parts.items()},
+            repeated=repeated_share(tokens[position], settings.ngram),
+            kl=kls[position] if kls and mode == SAMPLED else None,
+        )
+        found.setdefault(mode, []).append(answer)
+        by_mode.setdefault(mode, []).append(tokens[position])
+    prompt = group.prompt
+    return PromptAnswers(
+        prompt_id=prompt.prompt_id,
+        source=prompt.source,
+        prompt=prompt.text if settings.with_text else "",
+        reference_answer=prompt.answer if settings.with_text else None,
+        answers={mode: tuple(answers) for mode, answers in found.items()},
+        distinct={
+            mode: tuple(distinct_share(texts, n) for n in DISTINCT_SIZES)
+            for mode, texts in by_mode.items()
+        },
+    )
+
+
+def _sampled_tokens(group: RolloutGroup) -> list[list[int]]:
+    lengths = group.lengths.tolist()
+    pieces = zip(group.token_ids.split(lengths), group.loss_mask.split(lengths), strict=True)
+    return [ids[mask].tolist() for ids, mask in pieces]
+
+
+def _kl_sums(
+    group: RolloutGroup, reference_logprobs: Tensor | None, estimator: str
+) -> list[float]:
+    """Of every sample; nothing where no KL is measured."""
+    if reference_logprobs is None or estimator == "none":
+        return []
+    per_token = token_kl(
+        group.generator_logprobs, reference_logprobs, group.loss_mask, estimator=estimator
+    )
+    return [float(part.double().sum()) for part in per_token.split(group.lengths.tolist())]

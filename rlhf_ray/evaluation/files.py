@@ -1,0 +1,63 @@
+"""What an evaluation leaves in its output folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rlhf_ray.evaluation.answers import Answer
+from rlhf_ray.evaluation.report import ModelAnswers
+
+
+def write_report(output: Path, report: Mapping[str, Any], table: str) -> None:
+    """Write evaluation.json and table.md, each complete or not at all."""
+    _write_whole(output / "evaluation.json", json.dumps(report, indent=2, allow_nan=False) + "\n")
+    _write_whole(output / "table.md", table + "\n")
+
+
+def write_samples(output: Path, models: Sequence[ModelAnswers]) -> None:
+    """Write samples.jsonl: one object for each prompt, with the answers of all models."""
+    lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in sample_rows(models))
+    _write_whole(output / "samples.jsonl", "".join(f"{line}\n" for line in lines))
+
+
+def sample_rows(models: Sequence[ModelAnswers]) -> Iterator[dict[str, Any]]:
+    """In the order of the prompts; of a model that has no result for a prompt there is null."""
+    answered = [{prompt.prompt_id: prompt for prompt in model.prompts} for model in models]
+    for prompt_id in dict.fromkeys(prompt_id for prompts in answered for prompt_id in prompts):
+        of_models = [prompts.get(prompt_id) for prompts in answered]
+        first = next(prompt for prompt in of_models if prompt is not None)
+        yield {
+            "prompt_id": prompt_id,
+            "task": first.source,
+            "prompt": first.prompt,
+            "reference_answer": first.reference_answer,
+            "answers": {
+                model.name: None
+                if prompt is None
+                else {mode: [_plain(a) for a in found] for mode, found in prompt.answers.items()}
+                for model, prompt in zip(models, of_models, strict=True)
+            },
+        }
+
+
+def _plain(answer: Answer) -> dict[str, Any]:
+    return {
+        "text": answer.text,
+        "reward": answer.reward,
+        "reward_parts": answer.parts,
+        "tokens": answer.num_tokens,
+        "is_cut": answer.is_cut,
+        "repeated_share": answer.repeated,
+        "kl": answer.kl,
+    }
+
+
+def _write_whole(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    # A lone surrogate in a text becomes its escape, which is JSON again.
+    partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+    os.replace(partial, path)
