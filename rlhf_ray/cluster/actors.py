@@ -263,36 +263,3 @@ class Reference(_Saved):
 
     def finish_update(self) -> None:
         self._worker.finish_update()
-
-
-class Builder(ActorProcess):
-    """Turns scored groups into experience, and writes them down."""
-
-    def __init__(self, settings: dict[str, Any]) -> None:
-        super().__init__()
-        from rlhf_ray.training.builder import ExperienceBuilder
-
-        self._worker = ExperienceBuilder(**settings)
-
-    def start(self) -> None:
-        """Nothing to do: the answer says that the process is there."""
-
-    def build(
-        self, step: int, coefficients: Coefficients, counts: dict[str, int], *parts: Any
-    ) -> tuple[Any, ...]:
-        """Metrics, then the experience of every learner rank, then of every critic rank.
-
-        Args:
-            counts: how many of `parts` are groups, and how many are per-token values by which
-                role, in this order: groups, reference, values, old.
-        """
-        remaining = iter(parts)
-        taken = {name: [next(remaining) for _ in range(n)] for name, n in counts.items()}
-        batch = self._worker.build(step=step, coefficients=coefficients, **taken)
-        return (batch.metrics, *batch.learner, *batch.critic)
-
-    def write_rollouts(self, path: Path, *groups: RolloutGroup) -> None:
-        self._worker.write_rollouts(path, groups)
-
-    def close(self) -> None:
-        """Nothing to do."""

@@ -75,6 +75,13 @@ class Generators:
     def score_sequences(self, sequences: list[tuple[int, ...]]) -> list[Call]:
         return [_call(m, m.handle.score_sequences.remote(sequences)) for m in self._members]
 
+    def score_shares(self, shares: Sequence[list[tuple[int, ...]]]) -> list[Call]:
+        """As `score_sequences`, of sequences of its own for each engine."""
+        return [
+            _call(member, member.handle.score_sequences.remote(share))
+            for member, share in zip(self._members, shares, strict=True)
+        ]
+
     def sleep(self) -> list[Call]:
         return [_call(m, m.handle.sleep.remote()) for m in self._members]
 
@@ -273,6 +280,15 @@ class Builders:
         learner = tuple(experiences[: self._num_learners])
         critic = tuple(experiences[self._num_learners :])
         return Call(member=self._member.name, signal=metrics, payload=(learner, critic))
+
+    def examine(self, groups: Sequence[Any], reference: Sequence[Any], settings: Any) -> Call:
+        """Signal: what `evaluation.answers.examine_groups` makes of scored groups.
+
+        Args:
+            reference: payloads of `Ranks.score` for the same groups; none without a reference.
+        """
+        method = self._member.handle.examine
+        return _call(self._member, method.remote(settings, len(groups), *groups, *reference))
 
     def write_rollouts(self, path: Path, groups: Sequence[Any]) -> Call:
         return _call(self._member, self._member.handle.write_rollouts.remote(path, *groups))

@@ -63,7 +63,10 @@ def judge_engine_settings(config: Config) -> dict[str, Any]:
 
 
 def longest_of_engines(config: Config) -> int:
-    """Tokens of the longest sequence of the run's engines, which may have to judge too."""
+    """Tokens of the longest sequence of the run's engines, which may judge or score texts too."""
     judge = config.reward.judge
     longest = config.max_sequence_tokens
+    if config.is_evaluation and config.examples.eval_path is not None:
+        # What is scored must be shorter than what the engine holds.
+        return max(longest, config.examples.max_tokens + 1)
     return max(longest, judge.max_sequence_tokens) if judge.is_policy else longest

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
+
+from ray.util.placement_group import PlacementGroup
 
 from rlhf_ray.cluster.calls import Call
 from rlhf_ray.cluster.launch import Launcher
-from rlhf_ray.cluster.resources import ResourcePlan
+from rlhf_ray.cluster.resources import ResourcePlan, RolePlan
 from rlhf_ray.cluster.runtime import reserved
 from rlhf_ray.cluster.supervisor import Member, Supervisor
 from rlhf_ray.config.run import Config
@@ -32,26 +34,47 @@ def launched(
         RequestError: the cluster is too small.
         RunFailed: a role did not start.
     """
+    with (
+        reserved_for(config, plan) as group,
+        launched_in(group, config, plan.roles, blueprint=blueprint, start=start) as started,
+    ):
+        yield started
+
+
+def reserved_for(config: Config, plan: ResourcePlan) -> AbstractContextManager[PlacementGroup]:
+    """The plan's bundles; see `runtime.reserved`."""
+    wait_s, timeout_s = config.placement.wait_s, config.deadlines.start_s
+    return reserved(plan, wait_s=wait_s, timeout_s=timeout_s)
+
+
+@contextmanager
+def launched_in(
+    group: PlacementGroup,
+    config: Config,
+    roles: Sequence[RolePlan],
+    *,
+    blueprint: Blueprint,
+    start: Start,
+) -> Iterator[tuple[dict[str, list[Member]], Supervisor]]:
+    """As `launched`, some of a plan's roles in bundles that are reserved already."""
     deadlines = config.deadlines
     supervisor = Supervisor()
-    wait_s = config.placement.wait_s
-    with reserved(plan, wait_s=wait_s, timeout_s=deadlines.start_s) as group:
-        launcher = Launcher(group, supervisor, timeout_s=deadlines.start_s, stop_s=deadlines.stop_s)
-        orderly = False
-        try:
-            for role in plan.roles:
-                for rank in range(role.num_actors):
-                    launcher.create(role, rank, *blueprint(role.role, rank))
-            by_role: dict[str, list[Member]] = {}
-            for member in launcher.members():
-                by_role.setdefault(member.name.role, []).append(member)
-            calls = start(by_role, supervisor)
-            supervisor.results(calls, phase="start", timeout_s=deadlines.start_s)
-            launcher.remember_processes()
-            yield by_role, supervisor
-            orderly = True
-        finally:
-            launcher.close(orderly=orderly)
+    launcher = Launcher(group, supervisor, timeout_s=deadlines.start_s, stop_s=deadlines.stop_s)
+    orderly = False
+    try:
+        for role in roles:
+            for rank in range(role.num_actors):
+                launcher.create(role, rank, *blueprint(role.role, rank))
+        by_role: dict[str, list[Member]] = {}
+        for member in launcher.members():
+            by_role.setdefault(member.name.role, []).append(member)
+        calls = start(by_role, supervisor)
+        supervisor.results(calls, phase="start", timeout_s=deadlines.start_s)
+        launcher.remember_processes()
+        yield by_role, supervisor
+        orderly = True
+    finally:
+        launcher.close(orderly=orderly)
 
 
 def start_ranks(ranks: Sequence[Member], supervisor: Supervisor, *, timeout_s: float) -> list[Call]:
@@ -76,4 +99,5 @@ def collective_timeout_s(config: Config) -> float:
     """
     deadlines = config.deadlines
     longest = [deadlines.update_s, deadlines.start_s]
-    return 0.9 * max([*longest, deadlines.evaluate_s] if config.is_fit else longest)
+    evaluates = config.is_fit or config.is_evaluation
+    return 0.9 * max([*longest, deadlines.evaluate_s] if evaluates else longest)

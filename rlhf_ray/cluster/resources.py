@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from rlhf_ray.config.generation import GenerationConfig
 from rlhf_ray.config.judge import JudgeConfig
 from rlhf_ray.config.run import Config
 from rlhf_ray.config.training import RoleConfig
@@ -119,16 +120,12 @@ def plan_resources(config: Config) -> ResourcePlan:
     if config.is_fit:
         _add_ranks(planner, "learner", config.training)
         return _planned(planner, config)
-    generation = config.generation
-    if config.placement.strategy == "colocated":
+    if config.is_evaluation:
+        _add_engines(planner, config.generation)
+    elif config.placement.strategy == "colocated":
         planner.add_together(config)
     else:
-        planner.add_apart(
-            "generator",
-            generation.num_engines,
-            cpus=generation.num_cpus,
-            gpus=generation.tensor_parallel_size * generation.num_gpus,
-        )
+        _add_engines(planner, config.generation)
         _add_ranks(planner, "learner", config.training)
     if config.needs_critic:
         _add_ranks(planner, "critic", config.critic)
@@ -143,6 +140,15 @@ def plan_resources(config: Config) -> ResourcePlan:
     planner.add_apart("reward", reward.num_workers, cpus=reward.num_cpus, gpus=0.0)
     planner.add_apart("builder", 1, cpus=BUILDER_CPUS, gpus=0.0)
     return _planned(planner, config)
+
+
+def _add_engines(planner: _Planner, generation: GenerationConfig) -> None:
+    planner.add_apart(
+        "generator",
+        generation.num_engines,
+        cpus=generation.num_cpus,
+        gpus=generation.tensor_parallel_size * generation.num_gpus,
+    )
 
 
 def _add_judge(planner: _Planner, judge: JudgeConfig) -> None:

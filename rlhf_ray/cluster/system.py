@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rlhf_ray.cluster import actors
+from rlhf_ray.cluster.builder_actor import Builder
 from rlhf_ray.cluster.calls import Call
 from rlhf_ray.cluster.groups import (
     Builders,
@@ -21,7 +22,13 @@ from rlhf_ray.cluster.judge_settings import (
     judge_settings,
     longest_of_engines,
 )
-from rlhf_ray.cluster.launched import collective_timeout_s, launched, start_ranks
+from rlhf_ray.cluster.launched import (
+    Blueprint,
+    Start,
+    collective_timeout_s,
+    launched,
+    start_ranks,
+)
 from rlhf_ray.cluster.resources import ResourcePlan
 from rlhf_ray.cluster.scorer_actors import HttpReward, Judge, RewardModel
 from rlhf_ray.cluster.scorers import OneOfRanks, Replicas, Rewards, ScorerPool
@@ -57,17 +64,28 @@ def started_system(config: Config, plan: ResourcePlan) -> Iterator[System]:
         RunFailed: a role did not start.
     """
 
+    with launched(config, plan, blueprint=blueprint_of(config), start=start_of(config)) as (
+        by_role,
+        supervisor,
+    ):
+        yield _facades(by_role, supervisor, config)
+
+
+def blueprint_of(config: Config) -> Blueprint:
+    """What every actor of these roles is built from."""
+
     def blueprint(role: str, rank: int) -> tuple[type, dict[str, Any]]:
         actor_class, settings = _blueprint(role, config)
         first = {"generator": 0, "judge": config.generation.num_engines}
         extra = {"engine_index": first[role] + rank} if role in first else {}
         return actor_class, settings | extra
 
-    def start(by_role: dict[str, list[Member]], supervisor: Supervisor) -> list[Call]:
-        return _start(by_role, supervisor, config)
+    return blueprint
 
-    with launched(config, plan, blueprint=blueprint, start=start) as (by_role, supervisor):
-        yield _facades(by_role, supervisor, config)
+
+def start_of(config: Config) -> Start:
+    """How their actors are started: all of them load their models at the same time."""
+    return lambda by_role, supervisor: _start(by_role, supervisor, config)
 
 
 def _blueprint(role: str, config: Config) -> tuple[type, dict[str, Any]]:
@@ -108,7 +126,7 @@ def _blueprint(role: str, config: Config) -> tuple[type, dict[str, Any]]:
         ),
         "reference": (actors.Reference, {**ranked, **sampled, **_reference_settings(config)}),
         "builder": (
-            actors.Builder,
+            Builder,
             {
                 "algorithm": config.algorithm,
                 "learner": rank_plan(config.training),
@@ -127,7 +145,7 @@ def _generator_settings(config: Config) -> dict[str, Any]:
         "generation": config.generation,
         "model": config.model,
         "max_sequence_tokens": longest_of_engines(config),
-        "greedy_from": config.samples_per_prompt,
+        "greedy_from": config.greedy_from,
         "request_timeout_s": config.deadlines.request_s,
         "with_text_ends": config.algorithm.rewards_steps,
         "lora": config.training.lora if config.publishes_adapter else None,
@@ -174,7 +192,8 @@ def _start(by_role: dict[str, list[Member]], supervisor: Supervisor, config: Con
         if role == "judge":
             refs = [m.handle.start.remote(()) for m in members]
         elif role == "judge_scorer":
-            engines = [m.handle for m in by_role.get("judge", by_role["generator"])]
+            asked = "judge" if "judge" in by_role else "generator"
+            engines = [m.handle for m in by_role[asked]]
             refs = [m.handle.start.remote(engines) for m in members]
         elif role == "generator":
             refs = [m.handle.start.remote(shared_gpus[m.name.rank]) for m in members]
@@ -189,8 +208,8 @@ def _start(by_role: dict[str, list[Member]], supervisor: Supervisor, config: Con
 
 def _shared_gpus(by_role: dict[str, list[Member]], config: Config) -> list[tuple[str, ...]]:
     """Per engine, the GPUs of the learner ranks in its bundle; none unless colocated."""
-    num_engines = len(by_role["generator"])
-    if config.placement.strategy != "colocated":
+    num_engines = len(by_role.get("generator", ()))
+    if config.placement.strategy != "colocated" or config.is_evaluation:
         return [()] * num_engines
     per_engine = len(by_role["learner"]) // num_engines
     learner_gpus = [member.info.gpu_ids for member in by_role["learner"]]
@@ -206,7 +225,7 @@ def _models_of(members: list[Member], config: Config) -> list[list[Member]]:
     return [members] if is_sharded else [[member] for member in members]
 
 
-def _scorers(by_role: dict[str, list[Member]], config: Config) -> list[ScorerPool]:
+def scorer_pools(by_role: dict[str, list[Member]], config: Config) -> list[ScorerPool]:
     """What scores a group after the functions, in this order."""
     scorers: list[ScorerPool] = []
     if models := by_role.get("reward_model", []):
@@ -224,7 +243,7 @@ def _facades(by_role: dict[str, list[Member]], supervisor: Supervisor, config: C
     return System(
         supervisor=supervisor,
         generators=Generators(by_role["generator"]),
-        rewards=Rewards(by_role["reward"], _scorers(by_role, config)),
+        rewards=Rewards(by_role["reward"], scorer_pools(by_role, config)),
         learner=Learners(by_role["learner"]),
         critic=Critics(critic) if critic else None,
         reference=References(reference) if reference else None,

@@ -87,6 +87,9 @@ def _make_paths_absolute(config: Config) -> None:
     config.data.path = _absolute_if_found(config.data.path)
     config.examples.path = _absolute_if_found(config.examples.path)
     config.examples.eval_path = _optional(config.examples.eval_path)
+    evaluation = config.evaluation
+    evaluation.path = _optional(evaluation.path)
+    evaluation.models = {n: _absolute_if_found(path) for n, path in evaluation.models.items()}
     config.critic.path = _optional(config.critic.path)
     config.reference.path = _optional(config.reference.path)
     config.reward.model.path = _optional(config.reward.model.path)

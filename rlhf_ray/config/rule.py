@@ -13,6 +13,8 @@ from rlhf_ray.config.training import RoleConfig, TrainingConfig
 RL_STAGES = ("rl", "plan")
 # For a rule about what reinforcement learning shares with learning from examples.
 TRAINING_STAGES = (*RL_STAGES, *FIT_STAGES)
+# For a rule about what reinforcement learning shares with evaluating models.
+SCORING_STAGES = (*RL_STAGES, "evaluate")
 # The keys that say what scores besides the reward functions.
 SCORER_SWITCHES = ("reward.model.path", "reward.url", "reward.judge.model")
 # The keys that say which roles a run starts.
@@ -39,6 +41,8 @@ class Rule:
 
 def trained_roles(config: Config) -> list[tuple[str, TrainingConfig]]:
     """The roles with an optimizer that a run starts, by the group that configures them."""
+    if config.is_evaluation:
+        return []
     roles = [("training", config.training)]
     has_critic = config.needs_critic and not config.is_fit
     return [*roles, ("critic", config.critic)] if has_critic else roles

@@ -8,6 +8,7 @@ from rlhf_ray.config.rule import Rule
 from rlhf_ray.config.rules_adapted import ADAPTED_RULES
 from rlhf_ray.config.rules_algorithm import ALGORITHM_RULES
 from rlhf_ray.config.rules_batch import BATCH_RULES
+from rlhf_ray.config.rules_evaluation import EVALUATION_RULES
 from rlhf_ray.config.rules_examples import EXAMPLES_RULES
 from rlhf_ray.config.rules_fit import FIT_RULES
 from rlhf_ray.config.rules_generation import GENERATION_RULES
@@ -41,6 +42,7 @@ ALL_RULES: tuple[Rule, ...] = (
     + FIT_RULES
     + REWARD_MODEL_RULES
     + PREFERENCE_RULES
+    + EVALUATION_RULES
     + PIPELINE_RULES
 )
 

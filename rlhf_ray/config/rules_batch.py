@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rlhf_ray.config.algorithm import GROUP_ADVANTAGES
-from rlhf_ray.config.rule import ROLE_KEYS, Rule, model_roles, trained_roles
+from rlhf_ray.config.rule import ROLE_KEYS, SCORING_STAGES, Rule, model_roles, trained_roles
 from rlhf_ray.config.run import Config
 
 
@@ -105,6 +105,7 @@ BATCH_RULES: tuple[Rule, ...] = (
             *ROLE_KEYS,
         ),
         problems=_sample_fits_micro_batch,
+        stages=SCORING_STAGES,
     ),
     Rule(
         about="`algorithm.num_mini_batches` is at most `prompts_per_step` x `samples_per_prompt`.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rlhf_ray.config.generation import LARGEST_TOP_K
-from rlhf_ray.config.rule import Rule
+from rlhf_ray.config.rule import SCORING_STAGES, Rule
 from rlhf_ray.config.run import Config
 
 # Engine arguments that the configuration has a key for, or that the adapter itself decides.
@@ -53,6 +53,8 @@ def _engine_step_holds_its_sequences(config: Config) -> Iterator[str]:
 
 
 def _sets_of_kept_tokens(config: Config) -> Iterator[str]:
+    if _nobody_scores(config):
+        return
     generation = config.generation
     narrowed = {"top_p": (generation.top_p, 1.0), "min_p": (generation.min_p, 0.0)}
     for name, (value, off) in narrowed.items():
@@ -67,12 +69,17 @@ def _sets_of_kept_tokens(config: Config) -> Iterator[str]:
 
 def _least_length(config: Config) -> Iterator[str]:
     least = config.generation.min_response_tokens
-    if least:
+    if least and not _nobody_scores(config):
         yield (
             f"generation.min_response_tokens={least}: the engine would sample from all tokens but "
             f"one, the end of text, and the learner's log-probabilities are those of all of them, "
             f"so that every probability ratio would be wrong; set it to 0"
         )
+
+
+def _nobody_scores(config: Config) -> bool:
+    """No role computes log-probabilities of what is sampled."""
+    return config.is_evaluation and not config.needs_reference
 
 
 def _stop_strings(config: Config) -> Iterator[str]:
@@ -115,41 +122,49 @@ GENERATION_RULES: tuple[Rule, ...] = (
         "`generation.max_response_tokens`.",
         keys=("generation.max_num_batched_tokens", *_LENGTHS),
         problems=_engine_holds_a_sample,
+        stages=SCORING_STAGES,
     ),
     Rule(
         about="`generation.max_num_batched_tokens` is at least `generation.max_num_seqs`.",
         keys=("generation.max_num_batched_tokens", "generation.max_num_seqs"),
         problems=_engine_step_holds_its_sequences,
+        stages=SCORING_STAGES,
     ),
     Rule(
         about="`generation.top_p` below 1 and `generation.min_p` above 0 need "
         f"`generation.top_k` from 1 to {LARGEST_TOP_K}.",
         keys=("generation.top_p", "generation.min_p", "generation.top_k"),
         problems=_sets_of_kept_tokens,
+        stages=SCORING_STAGES,
     ),
     Rule(
         about="`generation.min_response_tokens` is 0: the learner knows nothing of it.",
         keys=("generation.min_response_tokens",),
         problems=_least_length,
+        stages=SCORING_STAGES,
     ),
     Rule(
         about="`generation.stop` has no empty string.",
         keys=("generation.stop",),
         problems=_stop_strings,
+        stages=SCORING_STAGES,
     ),
     Rule(
         about="`generation.kv_cache_gib` is set where `generation.num_gpus` is 0.",
         keys=("generation.num_gpus", "generation.kv_cache_gib"),
         problems=_cpu_cache,
+        stages=SCORING_STAGES,
     ),
     Rule(
         about="A part of a GPU per engine rank needs `generation.tensor_parallel_size` 1.",
         keys=("generation.num_gpus", "generation.tensor_parallel_size"),
         problems=_whole_gpus,
+        stages=SCORING_STAGES,
     ),
     Rule(
         about="`generation.extra_engine_args` names no argument that another key decides.",
         keys=("generation.extra_engine_args",),
         problems=_engine_arguments,
+        stages=SCORING_STAGES,
     ),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from urllib.parse import SplitResult, urlsplit
 
-from rlhf_ray.config.rule import Rule
+from rlhf_ray.config.rule import SCORING_STAGES, Rule
 from rlhf_ray.config.run import Config
 from rlhf_ray.config.serve import LOCAL_HOSTS
 
@@ -83,11 +83,13 @@ HTTP_REWARD_RULES: tuple[Rule, ...] = (
         about="`reward.url` is an address without user, password, query and fragment.",
         keys=("reward.url",),
         problems=_address,
+        stages=SCORING_STAGES,
     ),
     Rule(
         about="`reward.http.deadline_s` is at most `deadlines.generate_s`.",
         keys=("reward.url", "reward.http.deadline_s", "deadlines.generate_s"),
         problems=_deadline,
+        stages=SCORING_STAGES,
     ),
     Rule(
         about="`reward.model.path` is set; `reward.model.num_ranks` is 1 and "

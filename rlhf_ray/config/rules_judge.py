@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from rlhf_ray.config.rule import Rule
+from rlhf_ray.config.rule import SCORING_STAGES, Rule
 from rlhf_ray.config.run import Config
 
 
@@ -102,26 +102,31 @@ JUDGE_RULES: tuple[Rule, ...] = (
         "`data.answer_column`.",
         keys=(_SWITCH, "reward.judge.rubric", "data.answer_column"),
         problems=_rubric,
+        stages=SCORING_STAGES,
     ),
     Rule(
         about="`reward.judge.pattern` is a regular expression with a group.",
         keys=(_SWITCH, "reward.judge.pattern"),
         problems=_pattern,
+        stages=SCORING_STAGES,
     ),
     Rule(
         about="`reward.judge.min_score` is less than `reward.judge.max_score`.",
         keys=(_SWITCH, "reward.judge.min_score", "reward.judge.max_score"),
         problems=_range,
+        stages=SCORING_STAGES,
     ),
     Rule(
         about="`reward.judge.num_samples` above 1 needs `reward.judge.temperature` above 0.",
         keys=(_SWITCH, "reward.judge.num_samples", "reward.judge.temperature"),
         problems=_samples,
+        stages=SCORING_STAGES,
     ),
     Rule(
         about="`reward.judge.timeout_s` is at most `deadlines.generate_s`.",
         keys=(_SWITCH, "reward.judge.timeout_s", "deadlines.generate_s"),
         problems=_deadline,
+        stages=SCORING_STAGES,
     ),
     Rule(
         about="`reward.judge.model=policy` needs `placement=disaggregated`; a judge of its own "
@@ -134,5 +139,6 @@ JUDGE_RULES: tuple[Rule, ...] = (
             "placement.strategy",
         ),
         problems=_devices,
+        stages=SCORING_STAGES,
     ),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rlhf_ray.config.rule import RL_STAGES, Rule
+from rlhf_ray.config.rule import SCORING_STAGES, Rule
 from rlhf_ray.config.run import Config
 
 
@@ -47,11 +47,12 @@ MODEL_REWARD_RULES: tuple[Rule, ...] = (
             "reward.model.standard_deviation",
         ),
         problems=_moments,
-        stages=(*RL_STAGES, "serve_reward"),
+        stages=(*SCORING_STAGES, "serve_reward"),
     ),
     Rule(
         about="`reward.model.zero_stage` is 0, a whole model on every rank, or 3.",
         keys=("reward.model.path", "reward.model.zero_stage"),
         problems=_stage,
+        stages=SCORING_STAGES,
     ),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rlhf_ray.config.rule import SCORER_SWITCHES, Rule
+from rlhf_ray.config.rule import SCORER_SWITCHES, SCORING_STAGES, Rule
 from rlhf_ray.config.run import STAGE_NAMES, Config
 from rlhf_ray.rewards.entries import read_functions
 
@@ -96,6 +96,7 @@ RUN_RULES: tuple[Rule, ...] = (
             "data.answer_column",
         ),
         problems=_reward_functions,
+        stages=SCORING_STAGES,
     ),
     Rule(
         about="`output_dir` and `resume` are folders, not addresses of a store.",
@@ -107,5 +108,6 @@ RUN_RULES: tuple[Rule, ...] = (
         about="`deadlines.request_s` and `reward.timeout_s` are at most `deadlines.generate_s`.",
         keys=("deadlines.request_s", "deadlines.generate_s", "reward.timeout_s"),
         problems=_deadlines,
+        stages=SCORING_STAGES,
     ),
 )

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rlhf_ray.config.rule import ROLE_KEYS, TRAINING_STAGES, Rule, model_roles, trained_roles
+from rlhf_ray.config.rule import (
+    ROLE_KEYS,
+    SCORING_STAGES,
+    TRAINING_STAGES,
+    Rule,
+    model_roles,
+    trained_roles,
+)
 from rlhf_ray.config.run import Config
 
 
@@ -152,7 +159,7 @@ TRAINING_RULES: tuple[Rule, ...] = (
             "critic.offload_optimizer",
         ),
         problems=_offload,
-        stages=TRAINING_STAGES,
+        stages=(*TRAINING_STAGES, "evaluate"),
     ),
     Rule(
         about="`critic.ema_decay` is null: the policy alone is averaged.",
@@ -163,32 +170,33 @@ TRAINING_RULES: tuple[Rule, ...] = (
         about="`reference.zero_stage` is 0 or 3: a frozen model has nothing else to shard.",
         keys=("reference.zero_stage", "algorithm.kl_coefficient"),
         problems=_reference_stage,
+        stages=SCORING_STAGES,
     ),
     Rule(
         about="A part of a GPU per rank needs `num_ranks` 1; of a reward model that is whole on "
         "every rank, several may share one.",
         keys=(*_roles("num_gpus", "num_ranks"), "reward.model.zero_stage"),
         problems=_gpu_per_rank,
-        stages=TRAINING_STAGES,
+        stages=(*TRAINING_STAGES, "evaluate"),
     ),
     Rule(
         about="`model.attention=flash_attention_2` needs every role on GPUs, in bfloat16.",
         keys=("model.attention", *_roles("num_gpus", "dtype")),
         problems=_flash_attention,
-        stages=TRAINING_STAGES,
+        stages=(*TRAINING_STAGES, "evaluate"),
     ),
     Rule(
         about="`model.head_kernel=liger` needs learner and reference on GPUs with a ZeRO stage "
         "below 3, and `generation.top_k` 0.",
         keys=("model.head_kernel", "generation.top_k", *_roles("num_gpus", "zero_stage")),
         problems=_head_kernel,
-        stages=TRAINING_STAGES,
+        stages=(*TRAINING_STAGES, "evaluate"),
     ),
     Rule(
         about="`layout=packed` needs `model.attention` sdpa or eager.",
         keys=("model.attention", *_roles("layout")),
         problems=_packed_rows,
-        stages=TRAINING_STAGES,
+        stages=(*TRAINING_STAGES, "evaluate"),
     ),
     Rule(
         about="`placement=colocated` needs `max_staleness` 0 and the same `num_gpus` for engine "

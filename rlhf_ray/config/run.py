@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from rlhf_ray.config.algorithm import AlgorithmConfig
 from rlhf_ray.config.data import DataConfig
+from rlhf_ray.config.evaluation import EvaluationConfig
 from rlhf_ray.config.examples import ExamplesConfig
 from rlhf_ray.config.fit import FIT_STAGES, FitConfig
 from rlhf_ray.config.generation import GenerationConfig
@@ -22,7 +23,7 @@ from rlhf_ray.config.texts import TextsConfig
 from rlhf_ray.config.training import CriticConfig, ReferenceConfig, TrainingConfig
 
 # In the order in which they are used; `pipeline` runs several, `plan` prints what `rl` would be.
-STAGE_NAMES = ("prepare_data", *FIT_STAGES, "rl", "serve_reward", "pipeline", "plan")
+STAGE_NAMES = ("prepare_data", *FIT_STAGES, "rl", "evaluate", "serve_reward", "pipeline", "plan")
 
 
 @dataclass
@@ -170,6 +171,7 @@ class Config:
     fit: FitConfig = field(default_factory=FitConfig)
     reward_model: RewardModelConfig = field(default_factory=RewardModelConfig)
     preference: PreferenceConfig = field(default_factory=PreferenceConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     serve: ServeConfig = field(default_factory=ServeConfig)
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
     publish: PublishConfig = field(default_factory=PublishConfig)
@@ -184,7 +186,14 @@ class Config:
         return self.stage.name in FIT_STAGES
 
     @property
+    def is_evaluation(self) -> bool:
+        """The stage evaluates models, and trains none."""
+        return self.stage.name == "evaluate"
+
+    @property
     def needs_reference(self) -> bool:
+        if self.is_evaluation:
+            return self.evaluation.kl != "none"
         algorithm = self.algorithm
         later = algorithm.kl_controller == "scheduled" and algorithm.kl_final > 0
         return algorithm.kl_coefficient > 0 or later
@@ -194,7 +203,8 @@ class Config:
         """The policy's ranks are the reference too, with their adapter switched off."""
         reference = self.reference
         own = reference.source == "own" or reference.path is not None
-        return self.needs_reference and self.training.lora.is_on and not own
+        has_adapter = self.training.lora.is_on and not self.is_evaluation
+        return self.needs_reference and has_adapter and not own
 
     @property
     def starts_reference(self) -> bool:
@@ -204,11 +214,11 @@ class Config:
     @property
     def publishes_adapter(self) -> bool:
         """Engines get the adapter of the policy alone."""
-        return self.publish.lora == "adapter"
+        return self.publish.lora == "adapter" and not self.is_evaluation
 
     @property
     def needs_critic(self) -> bool:
-        return self.algorithm.advantage == "gae"
+        return self.algorithm.advantage == "gae" and not self.is_evaluation
 
     @property
     def needs_reward_model(self) -> bool:
@@ -220,7 +230,8 @@ class Config:
 
         It runs on GPUs, reads the head's whole weight and normalises over the whole vocabulary.
         """
-        roles = [self.training, *([self.reference] if self.starts_reference else [])]
+        trained = [] if self.is_evaluation else [self.training]
+        roles = [*trained, *([self.reference] if self.starts_reference else [])]
         fits = all(role.num_gpus > 0 and role.zero_stage < 3 for role in roles)
         if self.model.head_kernel == "auto" and not (fits and self.generation.top_k == 0):
             return "chunked"
@@ -259,6 +270,14 @@ class Config:
     def max_sequence_tokens(self) -> int:
         """Longest prompt and longest response together."""
         return self.data.max_prompt_tokens + self.generation.max_response_tokens
+
+    @property
+    def greedy_from(self) -> int:
+        """Answers from this sample index on are greedy."""
+        if self.is_evaluation:
+            return self.evaluation.samples
+        evaluated = self.evaluation.samples if self.evaluation.every else 0
+        return max(self.samples_per_prompt, evaluated)
 
     @property
     def samples_per_step(self) -> int:

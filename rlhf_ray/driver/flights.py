@@ -35,7 +35,11 @@ class _Flight:
 
 
 class Flights:
-    """Sends prompts to the least loaded engine and reward worker, and waits for them."""
+    """Sends prompts to the least loaded engine and reward worker, and waits for them.
+
+    Args:
+        greedy: sample indices of the greedy answers, which come after all others.
+    """
 
     def __init__(
         self,
@@ -44,14 +48,14 @@ class Flights:
         rewards: RewardPool,
         watch: Watch,
         samples_per_prompt: int,
-        num_greedy: int,
+        greedy: tuple[int, ...],
         timeout_s: float,
     ) -> None:
         self._generators = generators
         self._rewards = rewards
         self._watch = watch
         self._samples_per_prompt = samples_per_prompt
-        self._num_greedy = num_greedy
+        self._greedy = greedy
         self._timeout_s = timeout_s
         self._engine_load = [0] * len(generators.names)
         self._worker_load = [0] * len(rewards.names)
@@ -74,7 +78,7 @@ class Flights:
             batch=batch,
             prompt=prompt,
             worker=_least_loaded(self._engine_load),
-            samples=tuple(range(self._samples_per_prompt + self._num_greedy)),
+            samples=(*range(self._samples_per_prompt), *self._greedy),
             parts=[],
             retried=False,
             scoring=False,

@@ -40,6 +40,11 @@ class PipelineSettings:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
     @property
+    def greedy(self) -> tuple[int, ...]:
+        """Sample indices of the greedy answers."""
+        return tuple(range(self.samples_per_prompt, self.samples_per_prompt + self.num_greedy))
+
+    @property
     def is_reproducible(self) -> bool:
         """Whether a batch is the same in every run, whatever takes how long."""
         return self.max_staleness == 0 and self.sampling.oversample == 1
@@ -64,7 +69,7 @@ class RolloutPipeline:
             rewards=rewards,
             watch=watch,
             samples_per_prompt=settings.samples_per_prompt,
-            num_greedy=settings.num_greedy,
+            greedy=settings.greedy,
             timeout_s=settings.generate_timeout_s,
         )
         self._budget = failure_budget

@@ -146,9 +146,7 @@ def _sampled_tokens(group: RolloutGroup) -> list[list[int]]:
     return [ids[mask].tolist() for ids, mask in pieces]
 
 
-def _kl_sums(
-    group: RolloutGroup, reference_logprobs: Tensor | None, estimator: str
-) -> list[float]:
+def _kl_sums(group: RolloutGroup, reference_logprobs: Tensor | None, estimator: str) -> list[float]:
     """Of every sample; nothing where no KL is measured."""
     if reference_logprobs is None or estimator == "none":
         return []

@@ -111,9 +111,7 @@ def win_rate(
     generator = np.random.default_rng(seed)
     values = np.asarray(shares, dtype=np.float64)
     # One resample at a time: all at once would take resamples x prompts of memory.
-    means = [
-        float(generator.choice(values, size=found.count).mean()) for _ in range(num_resamples)
-    ]
+    means = [float(generator.choice(values, size=found.count).mean()) for _ in range(num_resamples)]
     edge = (1 - confidence) / 2
     low, high = (float(bound) for bound in np.quantile(means, [edge, 1 - edge]))
     return WinRate(mean=found.mean, low=low, high=high, count=found.count)

@@ -8,6 +8,12 @@ from typing import Any
 from rlhf_ray.evaluation.answers import MODES
 
 _NOTHING = "-"
+# What is no matter of greedy or sampled answers.
+_OF_MODELS = (
+    ("KL to the reference, nats per token", ("kl", "per_token")),
+    ("KL to the reference, nats per answer", ("kl", "per_answer")),
+    ("perplexity of demonstrations", ("perplexity", "value")),
+)
 
 
 def side_by_side(report: Mapping[str, Any]) -> str:
@@ -32,12 +38,8 @@ def _rows(
         modes = [column[mode] for column in columns]
         for title, path in _measures(modes):
             yield f"{mode}: {title}", [_shown(_at(m, path)) for m in modes]
-    yield "KL to the reference, nats per token", [_shown(_at(c, ("kl", "per_token"))) for c in columns]
-    yield (
-        "KL to the reference, nats per answer",
-        [_shown(_at(c, ("kl", "per_answer"))) for c in columns],
-    )
-    yield "perplexity of demonstrations", [_shown(_at(c, ("perplexity", "value"))) for c in columns]
+    for title, path in _OF_MODELS:
+        yield title, [_shown(_at(column, path)) for column in columns]
     yield "prompts without a result", [str(c["failed_prompts"]) for c in columns]
 
 

@@ -46,11 +46,12 @@ def check_models(config: Config) -> None:
     """
     for key, path, maker in _models(config):
         if _is_missing(path):
+            needs = "evaluates models" if config.is_evaluation else "starts from a model"
+            rows = "data.path" if maker == "rl" else "examples.path"
             raise RequestError(
-                f"{key} is {path!r}: there is no such folder. stage={config.stage.name} starts "
-                f"from a model; stage={maker} makes one: {_COMMAND} stage={maker} "
-                f"model.path=... examples.path=... output_dir=FOLDER, and then "
-                f"{key}=FOLDER/model"
+                f"{key} is {path!r}: there is no such folder. stage={config.stage.name} {needs}; "
+                f"stage={maker} makes one: {_COMMAND} stage={maker} model.path=... {rows}=... "
+                f"output_dir=FOLDER, and then {key}=FOLDER/model"
             )
 
 
@@ -58,7 +59,11 @@ def _models(config: Config) -> list[tuple[str, str | None, str]]:
     """Keys of the models that are read, their values, and the stage that makes such a model."""
     if config.is_fit:
         return [("model.path", config.model.path, "pretrain")]
-    models: list[tuple[str, str | None, str]] = [("model.path", config.model.path, "sft")]
+    models: list[tuple[str, str | None, str]] = (
+        [(f"evaluation.models.{n}", path, "rl") for n, path in config.evaluation.models.items()]
+        if config.is_evaluation
+        else [("model.path", config.model.path, "sft")]
+    )
     if config.needs_critic:
         models.append(("critic.path", config.critic.path, "reward_model"))
     if config.needs_reference:

@@ -23,6 +23,11 @@ def _plan_workers(config: Config) -> str:
     )
 
 
+def _plan_evaluation(config: Config) -> str:
+    models = "\n".join(f"{name}: {path}" for name, path in config.evaluation.models.items())
+    return f"# Models\n{models}\n\n# Placement\n{describe(plan_resources(config))}"
+
+
 def _plan_prepare(config: Config) -> str:
     return f"# Sources\n{prepare_data.describe(config)}"
 
@@ -40,8 +45,9 @@ def _plan_service(config: Config) -> str:
     )
 
 
-# Every other stage starts workers.
+# Every other stage starts workers and trains.
 _PLANS = {
+    "evaluate": _plan_evaluation,
     "pipeline": _plan_pipeline,
     "prepare_data": _plan_prepare,
     "serve_reward": _plan_service,

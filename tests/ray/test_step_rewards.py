@@ -9,7 +9,8 @@ import pytest
 import ray
 import torch
 
-from rlhf_ray.cluster.actors import Builder, Reward
+from rlhf_ray.cluster.actors import Reward
+from rlhf_ray.cluster.builder_actor import Builder
 from rlhf_ray.config.algorithm import AlgorithmConfig
 from rlhf_ray.config.reward import RewardConfig
 from rlhf_ray.observe.rollout_log import rollout_path

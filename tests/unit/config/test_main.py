@@ -97,13 +97,15 @@ def test_every_stage_can_be_looked_at(stage, capsys, tmp_path, monkeypatch):
         "examples.path=a.jsonl",
         "prepare.sources.a={path:a.jsonl,kind:text}",
         "pipeline.stages.a={stage:pretrain,model.path:m,examples.path:a.jsonl}",
+        "evaluation.models.a=a/b",
         *(["reward.model.path=a/b"] if stage == "serve_reward" else []),
     ]
     assert main(["recipe=demo", f"stage={stage}", "dry_run=true", *inputs]) == 0
     out, err = capsys.readouterr()
     shown = ["learner" in out, "# Sources" in out, "# Stages" in out, "# Service\na/b in" in out]
+    assert ("# Models\na: a/b" in out) == (stage == "evaluate")
     assert shown == [
-        stage not in ("prepare_data", "pipeline", "serve_reward"),
+        stage not in ("prepare_data", "pipeline", "serve_reward", "evaluate"),
         stage == "prepare_data",
         stage == "pipeline",
         stage == "serve_reward",

@@ -1161,6 +1161,136 @@ CASES += [
         ["reward.judge.num_gpus=1", "reward.judge.tensor_parallel_size=2"],
     ),
 ]
+EVALUATE = ["stage=evaluate", "evaluation.models.sft=a/b"]
+WHILE_TRAINING = ["evaluation.every=2", "evaluation.path=held_out.jsonl"]
+CASES += [
+    (
+        "nothing to evaluate",
+        EVALUATE,
+        ["evaluation.models={}"],
+        ["evaluation.models is empty", "evaluation.models.sft="],
+        ["evaluation.models={rl: c/d}"],
+    ),
+    (
+        "a model without a path",
+        EVALUATE,
+        ["evaluation.models.rl="],
+        ["evaluation.models.rl is empty", "folder or a hub model"],
+        ["evaluation.models.rl=c/d"],
+    ),
+    (
+        "a baseline that is not there",
+        EVALUATE,
+        ["evaluation.baseline=base"],
+        ["evaluation.baseline=base", "there are sft"],
+        ["evaluation.baseline=sft"],
+    ),
+    (
+        "nothing to ask",
+        EVALUATE,
+        ["data.path="],
+        ["data.path is empty", "held-out prompts"],
+        ["data.path=", "evaluation.path=held_out.jsonl"],
+    ),
+    (
+        "nothing that scores",
+        EVALUATE,
+        ["reward.functions=[]"],
+        ["reward.functions is empty", "scored as in stage=rl"],
+        ["reward.functions=[length]"],
+    ),
+    (
+        "models that judge themselves",
+        EVALUATE,
+        ["reward.judge.model=policy"],
+        ["reward.judge.model=policy", "judge itself"],
+        ["reward.judge.model=a/b", "reward.judge.kv_cache_gib=1"],
+    ),
+    (
+        "prompts that are trained on",
+        WHILE_TRAINING,
+        ["evaluation.path=null"],
+        ["evaluation.every=2", "trained on", "evaluation.split"],
+        ["evaluation.path=null", "evaluation.split=test"],
+    ),
+    (
+        "no answers",
+        EVALUATE,
+        ["evaluation.greedy=false"],
+        ["evaluation.samples=0", "no answer to evaluate"],
+        ["evaluation.greedy=false", "evaluation.samples=1"],
+    ),
+    (
+        "no answers while training",
+        WHILE_TRAINING,
+        ["evaluation.greedy=false"],
+        ["evaluation.samples=0", "no answer to evaluate"],
+        ["evaluation.greedy=false", "evaluation.every=0", "evaluation.path=null"],
+    ),
+    (
+        "more choices than answers",
+        [*EVALUATE, "evaluation.samples=4"],
+        ["evaluation.pass_at_k=[1,5]"],
+        ["evaluation.pass_at_k=[1, 5]", "evaluation.samples=4", "to at least 5"],
+        ["evaluation.pass_at_k=[1,4]"],
+    ),
+    (
+        "no choice at all",
+        [*EVALUATE, "evaluation.samples=4"],
+        ["evaluation.pass_at_k=[0]"],
+        ["0 of evaluation.samples=4", "leave 0 out"],
+        ["evaluation.pass_at_k=[1]"],
+    ),
+    (
+        "wins by what is no part",
+        [*EVALUATE, "reward.model.path=a/b"],
+        ["evaluation.win_by=taste"],
+        ["evaluation.win_by=taste", "reward, exact_match, model"],
+        ["evaluation.win_by=model"],
+    ),
+    (
+        "success by what is no part",
+        WHILE_TRAINING,
+        ["evaluation.success_by=length"],
+        ["evaluation.success_by=length", "reward, exact_match"],
+        ["evaluation.success_by=exact_match"],
+    ),
+    (
+        "a divergence of greedy answers",
+        [*EVALUATE, "reference.path=a/b"],
+        ["evaluation.kl=k3"],
+        ["evaluation.kl=k3", "sampled answers", "evaluation.samples=0"],
+        ["evaluation.kl=k3", "evaluation.samples=2"],
+    ),
+    (
+        "a divergence from nothing",
+        [*EVALUATE, "evaluation.samples=2"],
+        ["evaluation.kl=k1"],
+        ["evaluation.kl=k1", "reference.path is null"],
+        ["evaluation.kl=k1", "reference.path=a/b"],
+    ),
+    (
+        "demonstrations that no engine holds",
+        [*EVALUATE, "examples.eval_path=rows.jsonl"],
+        ["examples.max_tokens=4096"],
+        ["generation.max_num_batched_tokens=4096", "at least 4097"],
+        ["examples.max_tokens=4095"],
+    ),
+    (
+        "greedy answers in two places",
+        [*WHILE_TRAINING, "algorithm=remax", "samples_per_prompt=2"],
+        ["evaluation.samples=3"],
+        ["evaluation.samples=3", "algorithm.advantage=remax", "samples_per_prompt=2"],
+        ["evaluation.samples=2"],
+    ),
+    (
+        "a mass without a limit, of an evaluation with a divergence",
+        [*EVALUATE, "evaluation.samples=2", "reference.path=a/b", "evaluation.kl=k3"],
+        ["generation.top_p=0.9"],
+        ["generation.top_p=0.9", "generation.top_k"],
+        ["generation.top_p=0.9", "evaluation.kl=none"],
+    ),
+]
 # Those of stages that no recipe of reinforcement learning is a base of.
 STAGE_CASES = PREPARE_CASES + PIPELINE_CASES + SERVE_CASES
 # A base that is fine only together with the repair (the rule has two sides).
@@ -1250,6 +1380,22 @@ def test_a_reward_model_that_is_off_is_not_held_to_rules():
     load_config(["recipe=demo", "reward.model.zero_stage=2", "reward.model.mean=1"])
     load_config(["recipe=demo", "reward.model.name=exact_match", "reward.model.weight=0"])
     load_config(["recipe=demo", "reward.model.max_tokens_per_micro_batch=1"])
+
+
+def test_an_evaluation_is_not_held_to_rules_of_training():
+    idle = ["algorithm=ppo", "critic.max_tokens_per_micro_batch=1", "samples_per_prompt=1"]
+    idle += ["training.zero_stage=0", "training.offload_optimizer=true", "model.path="]
+    load_config(["recipe=demo", *EVALUATE, *idle, "placement=colocated", "max_staleness=1"])
+    with pytest.raises(ConfigError, match=r"reference\.zero_stage=2"):
+        load_config(
+            ["recipe=demo", *EVALUATE, "evaluation.kl=k1", "evaluation.samples=1"]
+            + ["reference.path=a/b", "reference.zero_stage=2"]
+        )
+
+
+def test_what_is_evaluated_while_training_is_of_no_concern_without_it():
+    load_config(["recipe=demo", "evaluation.pass_at_k=[9]", "evaluation.win_by=nothing"])
+    load_config(["recipe=demo", "evaluation.greedy=false", "evaluation.kl=k3"])
 
 
 def test_texts_that_are_not_read_are_not_held_to_rules():

@@ -100,7 +100,8 @@ def test_repetition_is_of_sampled_tokens():
 def test_texts_are_kept_only_where_they_are_wanted():
     silent = dataclasses.replace(EXAMINE, with_text=False)
     (prompt,) = answers_of([1.0, 0.0, 0.5], settings=silent)
-    assert prompt.prompt == "" and prompt.answers["greedy"][0].text == ""
+    assert prompt.prompt == ""
+    assert prompt.answers["greedy"][0].text == ""
 
 
 def test_rewards_success_and_pass_at_k_by_hand():
@@ -115,7 +116,8 @@ def test_rewards_success_and_pass_at_k_by_hand():
     assert greedy["success_share"]["mean"] == pytest.approx(0.5)
     assert greedy["pass_at_k"] == {}
     assert (greedy["num_prompts"], sampled["num_answers"]) == (2, 4)
-    assert described["kl"] is None and described["perplexity"] is None
+    assert described["kl"] is None
+    assert described["perplexity"] is None
 
 
 def test_tasks_are_told_apart():
@@ -191,7 +193,8 @@ def test_the_files_and_the_table(tmp_path):
     assert json.loads((tmp_path / "evaluation.json").read_text()) == report
     lines = table.splitlines()
     assert len({len(line) for line in lines}) == 1
-    assert "base (baseline)" in lines[0] and r"o\|ther" in lines[0]
+    assert "base (baseline)" in lines[0]
+    assert r"o\|ther" in lines[0]
     wins = next(line for line in lines if "greedy: wins" in line)
     assert [cell.strip() for cell in wins.split("|")[2:4]] == ["-", "0.5"]
     assert any("pass@2" in line for line in lines)

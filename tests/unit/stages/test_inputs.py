@@ -84,3 +84,15 @@ def test_a_model_that_reinforcement_learning_lacks(overrides: list[str], maker: 
 def test_a_model_that_nobody_reads_is_not_asked_for() -> None:
     unread = ["critic.path=outputs/x/model", "reference.path=outputs/x/model"]
     check_models(load_config(["recipe=demo", "algorithm.kl_coefficient=0", *unread]))
+
+
+def test_models_that_are_evaluated(tmp_path: Path) -> None:
+    there = [f"evaluation.models.sft={tmp_path}", "evaluation.models.hub=a/b"]
+    evaluate = ["recipe=demo", "stage=evaluate", *there]
+    # What only training reads is not asked for.
+    check_models(load_config([*evaluate, "model.path=/gone", "reference.path=/gone"]))
+    with pytest.raises(RequestError, match=r"evaluation\.models\.rl is '/gone/model'.*stage=rl"):
+        check_models(load_config([*evaluate, "evaluation.models.rl=/gone/model"]))
+    kl = ["evaluation.kl=k1", "evaluation.samples=2", "reference.path=/gone"]
+    with pytest.raises(RequestError, match=r"reference\.path is '/gone'.*stage=sft"):
+        check_models(load_config([*evaluate, *kl]))
