@@ -63,8 +63,7 @@ def read_candidates(config: Config, *, report: Report) -> tuple[Config, list[Can
             found.append(_read(config, name, path, report))
             _check_reference(found[-1], reference)
     candidates = _same_rows(found, report)
-    for candidate in candidates:
-        config = _scoring_config(config, candidate, report)
+    config = _scoring_config(config, candidates, report)
     baseline = next(c for c in candidates if c.name == config.evaluation.baseline_name)
     check_judge(config, baseline.prompts, report=report)
     path = None if config.reference.path is None else _resolved(config, config.reference.path)
@@ -128,14 +127,17 @@ def _same_rows(candidates: Sequence[Candidate], report: Report) -> list[Candidat
     return same
 
 
-def _scoring_config(config: Config, candidate: Candidate, report: Report) -> Config:
-    """With a reward model that understands this candidate too."""
-    own = dataclasses.replace(config, model=candidate.model)
-    with _about(candidate.name):
-        own = with_reward_model(own, candidate.tokenizer, candidate.prompts, report=report)
-    reads_text = "text" in (own.reward.model.foreign_tokens, config.reward.model.foreign_tokens)
-    model = dataclasses.replace(own.reward.model, foreign_tokens="text" if reads_text else "refuse")
-    return dataclasses.replace(config, reward=dataclasses.replace(own.reward, model=model))
+def _scoring_config(config: Config, candidates: Sequence[Candidate], report: Report) -> Config:
+    """With a reward model that understands every candidate."""
+    rewards = []
+    for candidate in candidates:
+        own = dataclasses.replace(config, model=candidate.model)
+        with _about(candidate.name):
+            own = with_reward_model(own, candidate.tokenizer, candidate.prompts, report=report)
+        rewards.append(own.reward)
+    # It reads the texts of all where it has to read those of one.
+    read_as_text = [reward for reward in rewards if reward.model.foreign_tokens == "text"]
+    return dataclasses.replace(config, reward=(read_as_text or rewards)[0])
 
 
 def _reference(config: Config, report: Report) -> PreTrainedTokenizerBase | None:

@@ -1386,11 +1386,9 @@ def test_an_evaluation_is_not_held_to_rules_of_training():
     idle = ["algorithm=ppo", "critic.max_tokens_per_micro_batch=1", "samples_per_prompt=1"]
     idle += ["training.zero_stage=0", "training.offload_optimizer=true", "model.path="]
     load_config(["recipe=demo", *EVALUATE, *idle, "placement=colocated", "max_staleness=1"])
+    measured = ["evaluation.kl=k1", "evaluation.samples=1", "reference.path=a/b"]
     with pytest.raises(ConfigError, match=r"reference\.zero_stage=2"):
-        load_config(
-            ["recipe=demo", *EVALUATE, "evaluation.kl=k1", "evaluation.samples=1"]
-            + ["reference.path=a/b", "reference.zero_stage=2"]
-        )
+        load_config(["recipe=demo", *EVALUATE, *measured, "reference.zero_stage=2"])
 
 
 def test_what_is_evaluated_while_training_is_of_no_concern_without_it():
