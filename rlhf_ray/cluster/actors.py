@@ -27,6 +27,8 @@ from rlhf_ray.supervised import SupervisedSamples
 
 # Ranks of one role, in order, and where rank 0 listens.
 Address = tuple[str, int]
+# What a learner can give away: its weights, the adapter that it trains, its moving average.
+POLICY, ADAPTER, AVERAGE = "policy", "adapter", "average"
 
 
 class Generator(ActorProcess):
@@ -201,27 +203,29 @@ class Learner(_Trained):
     ) -> dict[str, float]:
         return self._worker.update(experiences, texts=texts, coefficients=coefficients)
 
-    def weight_buckets(self, bucket_bytes: int, adapter_alone: bool) -> Iterator[Any]:
+    def weight_buckets(self, bucket_bytes: int, what: str) -> Iterator[Any]:
         """A stream of signals and buckets; the rank that is asked gives the weights away."""
         from rlhf_ray.publish.bucket import pack_buckets
 
         if self._buffer.shape[0] != bucket_bytes:
             self._buffer = np.empty(bucket_bytes, dtype=np.uint8)
         # One buffer for all buckets: Ray has copied an item into its store when `yield` returns.
-        for bucket in pack_buckets(self._given(adapter_alone), bucket_bytes, self._buffer):
+        for bucket in pack_buckets(self._given(what), bucket_bytes, self._buffer):
             yield None
             yield bucket
 
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         return self._worker.weight_shapes()
 
-    def join_gathering(self, adapter_alone: bool) -> None:
+    def join_gathering(self, what: str) -> None:
         """Take part in the gathering of sharded weights for the rank that gives them away."""
-        for _ in self._given(adapter_alone):
+        for _ in self._given(what):
             pass
 
-    def _given(self, adapter_alone: bool) -> Iterator[Any]:
-        return self._worker.adapter_weights() if adapter_alone else self._worker.named_weights()
+    def _given(self, what: str) -> Iterator[Any]:
+        if what == ADAPTER:
+            return self._worker.adapter_weights()
+        return self._worker.average_weights() if what == AVERAGE else self._worker.named_weights()
 
     def save_model(self, folder: Path) -> None:
         self._worker.save_model(folder)

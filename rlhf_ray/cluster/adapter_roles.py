@@ -1,10 +1,11 @@
-"""The learner in the places of others, where it trains an adapter: see `groups.Learners`."""
+"""The learner in the places of others: see `groups.Learners`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+from rlhf_ray.cluster.actors import ADAPTER, AVERAGE
 from rlhf_ray.cluster.calls import Call
 from rlhf_ray.cluster.groups import Learners
 
@@ -28,7 +29,18 @@ class AdapterAlone:
 
     def weight_buckets(self, bucket_bytes: int) -> tuple[Call, list[Call]]:
         """See `groups.Learners.weight_buckets`."""
-        return self._learners.weight_buckets(bucket_bytes, adapter_alone=True)
+        return self._learners.weight_buckets(bucket_bytes, what=ADAPTER)
 
     def score_sequences(self, sequences: list[tuple[int, ...]]) -> list[Call]:
         return self._learners.score_sequences(sequences)
+
+
+class AverageAlone:
+    """A source of weights that gives the moving average away (`training.ema_decay`)."""
+
+    def __init__(self, learners: Learners) -> None:
+        self._learners = learners
+
+    def weight_buckets(self, bucket_bytes: int) -> tuple[Call, list[Call]]:
+        """See `groups.Learners.weight_buckets`."""
+        return self._learners.weight_buckets(bucket_bytes, what=AVERAGE)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rlhf_ray.cluster.actors import POLICY
 from rlhf_ray.cluster.calls import Call, MemberName
 from rlhf_ray.cluster.scatter import balance
 from rlhf_ray.cluster.supervisor import Member
@@ -166,18 +167,18 @@ class Learners(TrainedRanks):
     def score_sequences(self, sequences: list[tuple[int, ...]]) -> list[Call]:
         return [_call(m, m.handle.score_sequences.remote(sequences)) for m in self._members]
 
-    def weight_buckets(
-        self, bucket_bytes: int, *, adapter_alone: bool = False
-    ) -> tuple[Call, list[Call]]:
-        """A stream of bucket references from rank 0; and the other ranks' part in it."""
+    def weight_buckets(self, bucket_bytes: int, *, what: str = POLICY) -> tuple[Call, list[Call]]:
+        """A stream of bucket references from rank 0; and the other ranks' part in it.
+
+        Args:
+            what: `POLICY`, `ADAPTER` or `AVERAGE` of `actors`.
+        """
         first = self._members[0]
         # Two buckets at most exist at a time, one under way and one packed, with their signals.
         stream = first.handle.weight_buckets.options(
             num_returns="streaming", _generator_backpressure_num_objects=4
-        ).remote(bucket_bytes, adapter_alone)
-        others = [
-            _call(m, m.handle.join_gathering.remote(adapter_alone)) for m in self._members[1:]
-        ]
+        ).remote(bucket_bytes, what)
+        others = [_call(m, m.handle.join_gathering.remote(what)) for m in self._members[1:]]
         return Call(member=first.name, signal=stream, payload=None), others
 
     def weight_shapes(self) -> Call:

@@ -52,8 +52,8 @@ class EvaluationConfig:
     )
     kl: str = setting(
         "none",
-        "Estimator of the KL divergence from the reference on sampled answers; none measures "
-        "none. While a policy is trained, that of a run without a reference is never measured.",
+        "Estimator of the KL divergence from the reference (reference.path in stage=evaluate) on "
+        "sampled answers; none measures none.",
         choices=("none", "k1", "k3"),
     )
     ngram: int = setting(

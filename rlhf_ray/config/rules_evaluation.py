@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 
 from rlhf_ray.config.errors import RequestError
@@ -91,12 +92,10 @@ def _answers(config: Config) -> Iterator[str]:
 def _parts(config: Config) -> Iterator[str]:
     if not _runs(config):
         return
-    try:
-        functions = read_functions(config.reward.functions, config.reward.scorers)
-    except RequestError:
-        return  # The rule about the rewards themselves speaks.
-    scorers = config.reward.scorers
-    names = ["reward", *(f.name for f in functions), *(scorer.name for scorer in scorers)]
+    parts = _part_names(config)
+    if not parts:
+        return
+    names = ["reward", *parts]
     for key in ("win_by", "success_by"):
         value = vars(config.evaluation)[key]
         if value not in names:
@@ -114,11 +113,61 @@ def _kl(config: Config) -> Iterator[str]:
             f"evaluation.kl={evaluation.kl}: is measured on sampled answers, and "
             f"evaluation.samples=0; raise that, or set kl to none"
         )
-    if config.stage.name == "evaluate" and config.reference.path is None:
+    if not config.needs_reference:
+        yield (
+            f"evaluation.kl={evaluation.kl}: the run has no reference (algorithm.kl_coefficient="
+            f"{config.algorithm.kl_coefficient}); set evaluation.kl to none, or the coefficient "
+            f"above 0"
+        )
+    if config.reference_is_policy and config.placement.strategy == "colocated":
+        yield (
+            f"evaluation.kl={evaluation.kl}: the reference is the policy without its adapter, "
+            f"which has no device while the engines answer (placement=colocated); choose "
+            f"reference.source=own, or set evaluation.kl to none"
+        )
+    if config.is_evaluation and config.reference.path is None:
         yield (
             f"evaluation.kl={evaluation.kl}: reference.path is null; name the model that the "
             f"divergence is from, or set evaluation.kl to none"
         )
+
+
+def _best(config: Config) -> Iterator[str]:
+    evaluation = config.evaluation
+    if evaluation.every == 0 or not evaluation.keep_best or evaluation.best_metric is None:
+        return
+    names = _metric_names(config)
+    if evaluation.best_metric not in names:
+        close = difflib.get_close_matches(evaluation.best_metric, names, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        yield (
+            f"evaluation.best_metric={evaluation.best_metric}: is not measured; {hint}There are "
+            f"{', '.join(names)}"
+        )
+
+
+def _metric_names(config: Config) -> list[str]:
+    """What every evaluation of a policy in training measures."""
+    evaluation = config.evaluation
+    names = []
+    for mode, is_on in (("greedy", evaluation.greedy), ("sampled", evaluation.samples > 0)):
+        own = ["reward/mean", "success_share", "response/length_mean"]
+        own += ["response/truncated_fraction", "repeated_share", "distinct_1", "distinct_2"]
+        own += [f"reward/{name}" for name in _part_names(config)]
+        if mode == "sampled":
+            own += [f"pass_at_{k}" for k in evaluation.pass_at_k]
+        names += [f"evaluation/{mode}/{name}" for name in own] if is_on else []
+    return [*names, *(["evaluation/kl/reference"] if evaluation.kl != "none" else [])]
+
+
+def _part_names(config: Config) -> list[str]:
+    """Of the reward; none where it is not understood, of which another rule speaks."""
+    scorers = config.reward.scorers
+    try:
+        functions = read_functions(config.reward.functions, scorers)
+    except RequestError:
+        return []
+    return [*(f.name for f in functions), *(scorer.name for scorer in scorers)]
 
 
 def _whole_demonstrations(config: Config) -> Iterator[str]:
@@ -142,6 +191,7 @@ def _greedy_baseline(config: Config) -> Iterator[str]:
         )
 
 
+_PART_KEYS = ("reward.model.name", "reward.http.name", "reward.judge.name")
 _SAMPLES = ("evaluation.samples", "evaluation.every")
 _REWARDS = ("reward.functions", *SCORER_SWITCHES)
 
@@ -186,20 +236,40 @@ EVALUATION_RULES: tuple[Rule, ...] = (
             "evaluation.win_by",
             "evaluation.success_by",
             "evaluation.every",
-            "reward.model.name",
-            "reward.http.name",
-            "reward.judge.name",
+            *_PART_KEYS,
             *_REWARDS,
         ),
         problems=_parts,
         stages=(*RL_STAGES, *_ALONE),
     ),
     Rule(
-        about="`evaluation.kl` needs `evaluation.samples`, and `reference.path` in "
-        "`stage=evaluate`.",
-        keys=("evaluation.kl", "reference.path", *_SAMPLES),
+        about="`evaluation.kl` needs `evaluation.samples` and a reference: `reference.path` in "
+        "`stage=evaluate`, one that runs beside the policy in `stage=rl`.",
+        keys=(
+            "evaluation.kl",
+            "reference.path",
+            "reference.source",
+            "algorithm.kl_coefficient",
+            "training.lora.r",
+            "placement.strategy",
+            *_SAMPLES,
+        ),
         problems=_kl,
         stages=(*RL_STAGES, *_ALONE),
+    ),
+    Rule(
+        about="`evaluation.best_metric` is one that every evaluation measures.",
+        keys=(
+            "evaluation.best_metric",
+            "evaluation.keep_best",
+            "evaluation.greedy",
+            "evaluation.kl",
+            "evaluation.pass_at_k",
+            *_PART_KEYS,
+            *_SAMPLES,
+            *_REWARDS,
+        ),
+        problems=_best,
     ),
     Rule(
         about="`stage=evaluate`: `generation.max_num_batched_tokens` is above "

@@ -52,14 +52,14 @@ class BestModels:
                     f"the best model before the checkpoint, {there}, is gone, so that this run "
                     f"cannot go on; take another checkpoint, or start anew with resume=never"
                 )
-            if there != self._folder(best_step):
-                _write_whole(self._folder(best_step), lambda new: shutil.copytree(there, new))
+            if there != self.folder(best_step):
+                _write_whole(self.folder(best_step), lambda new: shutil.copytree(there, new))
             self._pinned.append(best_step)
         self._remove_all_but(best_step)
 
     def keep(self, step: int) -> None:
         """The model as it is now is the best so far."""
-        _write_whole(self._folder(step), self._save)
+        _write_whole(self.folder(step), self._save)
         self._remove_all_but(step, *self._pinned)
 
     def pin(self, best_step: int) -> None:
@@ -68,7 +68,7 @@ class BestModels:
 
     def finish(self, best_step: int, result: Path) -> None:
         """Make the best model the result; the last one where nothing was evaluated."""
-        best = self._folder(best_step)
+        best = self.folder(best_step)
         if not best_step:
             _write_whole(result, self._save)
         elif best_step in self._pinned:
@@ -77,11 +77,12 @@ class BestModels:
         else:
             _write_whole(result, best.rename)
 
-    def _folder(self, step: int) -> Path:
+    def folder(self, step: int) -> Path:
+        """Where the model of this step is, if it is kept."""
         return self._root / _name(step)
 
     def _remove_all_but(self, *steps: int) -> None:
-        kept = {self._folder(step) for step in steps}
+        kept = {self.folder(step) for step in steps}
         for folder in self._root.iterdir() if self._root.is_dir() else ():
             if folder not in kept:
                 shutil.rmtree(folder)

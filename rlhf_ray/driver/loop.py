@@ -9,6 +9,7 @@ from rlhf_ray.cluster.calls import Watch
 from rlhf_ray.driver.adaptive import Adaptive, advance, observe
 from rlhf_ray.driver.batch import Batch
 from rlhf_ray.driver.clock import StepClock
+from rlhf_ray.driver.evaluator import Evaluator
 from rlhf_ray.driver.pipeline import RolloutPipeline
 from rlhf_ray.driver.refresher import Refresher
 from rlhf_ray.driver.scorers import Scorers
@@ -49,6 +50,7 @@ class Loop:
     publisher: Publisher
     refresher: Refresher
     turns: Turns
+    evaluator: Evaluator
     watch: Watch
     observer: Observer
     saver: StateSaver
@@ -85,6 +87,9 @@ def train(loop: Loop, state: LoopState, *, num_steps: int) -> None:
         num_samples = sum(len(summary.rewards) for summary in batch.summaries)
         state.adaptive = advance(state.adaptive, metrics, num_samples=num_samples)
         state.step += 1
+        if loop.evaluator.is_due(state.step):
+            with clock("evaluate"):
+                metrics |= loop.evaluator.evaluate(state.step)
         with clock("checkpoint"):
             loop.saver.save_if_due(state, loop.pipeline)
         loop.pipeline.begin(state.step)

@@ -10,6 +10,7 @@ from rlhf_ray.cluster.calls import Call, Watch
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.driver.adaptive import load_adaptive, save_adaptive
 from rlhf_ray.driver.checkpoints import Checkpoints, read_state
+from rlhf_ray.driver.evaluator import Evaluator
 from rlhf_ray.driver.loop import LoopState
 from rlhf_ray.driver.pipeline import RolloutPipeline
 from rlhf_ray.driver.texts import TextSource
@@ -28,6 +29,7 @@ class RunCheckpoints:
     Args:
         roles: name of the role's folder to the role.
         texts: what the trainer takes texts from.
+        evaluator: knows which model is the best so far.
         every_steps: 0 writes none.
         identity: settings that a resumed run must share with the one that was saved.
     """
@@ -38,6 +40,7 @@ class RunCheckpoints:
         checkpoints: Checkpoints,
         roles: dict[str, StatefulRole],
         texts: TextSource,
+        evaluator: Evaluator,
         watch: Watch,
         every_steps: int,
         timeout_s: float,
@@ -46,6 +49,7 @@ class RunCheckpoints:
         self._checkpoints = checkpoints
         self._roles = roles
         self._texts = texts
+        self._evaluator = evaluator
         self._watch = watch
         self._every_steps = every_steps
         self._timeout_s = timeout_s
@@ -68,8 +72,10 @@ class RunCheckpoints:
             "adaptive": save_adaptive(state.adaptive),
             "pipeline": pipeline.state_dict(),
             "texts": self._texts.state_dict(),
+            "evaluation": self._evaluator.state_dict(),
         }
         self._checkpoints.commit(folder, saved)
+        self._evaluator.pin()
 
     def load(self, folder: Path, pipeline: RolloutPipeline) -> LoopState:
         """Put roles, pipeline and texts where the checkpoint left them.
@@ -89,6 +95,8 @@ class RunCheckpoints:
         pipeline.load_state_dict(saved["pipeline"])
         # Absent in a checkpoint of a release without texts.
         self._texts.load_state_dict(saved.get("texts", {}))
+        # Likewise. The folder is checkpoints/step_000050 in that of its run.
+        self._evaluator.load_state_dict(saved.get("evaluation", {}), folder.parent.parent)
         return LoopState(step=saved["step"], adaptive=load_adaptive(saved["adaptive"]))
 
     def _wait(self, calls: Sequence[Call]) -> None:

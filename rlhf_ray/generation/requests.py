@@ -137,7 +137,9 @@ class EngineRequests:
             return
         try:
             async with self._pause:
-                await self._answer(self._llm.pause_generation(mode="keep", clear_cache=False))
+                # Without what others left in the prefix cache, such as an evaluation: their
+                # numbers may differ in the last bits from those of a run that did not have it.
+                await self._answer(self._llm.pause_generation(mode="keep", clear_cache=True))
                 for submission in sorted(held, key=lambda submission: submission.order):
                     await self._start(submission)
                 await self._answer(self._llm.resume_generation())

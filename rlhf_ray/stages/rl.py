@@ -18,6 +18,7 @@ from rlhf_ray.config.run import Config
 from rlhf_ray.data.prompts import PromptSet, load_prompts
 from rlhf_ray.driver.adaptive import start_adaptive
 from rlhf_ray.driver.checkpoints import Checkpoints
+from rlhf_ray.driver.evaluator import Evaluator
 from rlhf_ray.driver.loop import Loop, LoopState, train
 from rlhf_ray.driver.run_log import NoRollouts, RolloutFiles, RunLog
 from rlhf_ray.driver.run_state import RunCheckpoints, StatefulRole, checkpoint_to_resume
@@ -33,9 +34,11 @@ from rlhf_ray.observe.quiet import quiet_driver
 from rlhf_ray.observe.report import summarize, summary_table, write_summary
 from rlhf_ray.publish.gate import default_tolerance, make_probe
 from rlhf_ray.publish.publisher import Publisher, PublishSettings
+from rlhf_ray.records import Prompt
 from rlhf_ray.rewards.load import with_absolute_paths
 from rlhf_ray.stages.adapted import check_trained, trained_identity, with_named_layers
 from rlhf_ray.stages.inputs import check_models
+from rlhf_ray.stages.rl_evaluation import load_held_out, make_evaluator
 from rlhf_ray.stages.rl_http_reward import check_service
 from rlhf_ray.stages.rl_judge import check_judge
 from rlhf_ray.stages.rl_pipeline import check_tasks, make_pipeline
@@ -56,6 +59,7 @@ class _Inputs:
         texts: what the policy learns beside its samples.
         identity: settings without which a resumed run is not the same run.
         resume_from: checkpoint folder, or None.
+        held_out: prompts that are answered while the policy is trained; may be empty.
     """
 
     prompts: PromptSet
@@ -63,6 +67,7 @@ class _Inputs:
     texts: TextSource
     identity: dict[str, Any]
     resume_from: Path | None
+    held_out: tuple[Prompt, ...]
 
 
 def run(config: Config) -> int:
@@ -94,12 +99,14 @@ def run(config: Config) -> int:
         tokenizer = load_tokenizer(config.model)
         check_trained(config)
         config = with_named_layers(config)
+        prompts = load_prompts(config.data, tokenizer, seed=config.seed)
         inputs = _Inputs(
-            prompts=load_prompts(config.data, tokenizer, seed=config.seed),
+            prompts=prompts,
             vocabulary=len(tokenizer),
             texts=make_texts(config, tokenizer, report=progress.message),
             identity=identity,
             resume_from=resume_from,
+            held_out=load_held_out(config, tokenizer, prompts, report=progress.message),
         )
         check_tasks(config, inputs.prompts)
         check_service(config.reward, report=progress.message)
@@ -119,7 +126,10 @@ def _train(config: Config, system: System, inputs: _Inputs, progress: Progress) 
     pipeline = make_pipeline(config, system, inputs.prompts)
     publisher = _publisher(config, system, inputs)
     turns = _turns(config, system)
-    saver = _saver(config, system, inputs)
+    evaluator = make_evaluator(
+        config, system, inputs.held_out, turns, is_resumed=inputs.resume_from is not None
+    )
+    saver = _saver(config, system, inputs, evaluator)
     refresher = make_refresher(config, system)
     refresher.check()
 
@@ -146,6 +156,7 @@ def _train(config: Config, system: System, inputs: _Inputs, progress: Progress) 
             publisher=publisher,
             refresher=refresher,
             turns=turns,
+            evaluator=evaluator,
             watch=system.supervisor,
             observer=RunLog(metrics=metrics, progress=progress, rollouts=rollouts),
             saver=saver,
@@ -228,7 +239,7 @@ def _trainer(config: Config, system: System, texts: TextSource) -> Trainer:
     )
 
 
-def _saver(config: Config, system: System, inputs: _Inputs) -> RunCheckpoints:
+def _saver(config: Config, system: System, inputs: _Inputs, evaluator: Evaluator) -> RunCheckpoints:
     roles: dict[str, StatefulRole] = {"learner": system.learner}
     if system.critic:
         roles["critic"] = system.critic
@@ -238,6 +249,7 @@ def _saver(config: Config, system: System, inputs: _Inputs) -> RunCheckpoints:
         checkpoints=Checkpoints(Path(config.output_dir), keep_last=config.checkpoint.keep_last),
         roles=roles,
         texts=inputs.texts,
+        evaluator=evaluator,
         watch=system.supervisor,
         every_steps=config.checkpoint.every_steps,
         timeout_s=config.deadlines.checkpoint_s,

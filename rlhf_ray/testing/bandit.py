@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rlhf_ray.config.run import Config
 from rlhf_ray.driver.adaptive import start_adaptive
+from rlhf_ray.driver.evaluator import NoEvaluation
 from rlhf_ray.driver.failure_budget import FailureBudget
 from rlhf_ray.driver.loop import Loop, LoopState, train
 from rlhf_ray.driver.pipeline import Batch, PipelineSettings, RolloutPipeline
@@ -79,6 +80,7 @@ def solve(config: Config, *, seed: int) -> float:
         ),
         refresher=_refresher(algorithm.reference_every, policy, reference, watch),
         turns=OwnDevices(),
+        evaluator=NoEvaluation(),
         watch=watch,
         observer=_Nobody(),
         saver=_Nobody(),

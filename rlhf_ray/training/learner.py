@@ -147,16 +147,19 @@ class Learner(PolicyRole):
         assert self._adapter is not None, "training.lora is off"
         return scaled_weights(self._engine, self._adapter)
 
+    def average_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """As `named_weights`, of the moving average of the policy (`training.ema_decay`)."""
+        engine = self._engine
+        assert isinstance(engine, AveragedEngine), "training.ema_decay is null"
+        return engine.average.named_weights(self._model)
+
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of what `named_weights` gives away, in that order."""
         return weights.weight_shapes(self._model)
 
     def save_average(self, folder: Path) -> None:
         """Write the moving average of the policy as `save_model` does (`training.ema_decay`)."""
-        engine = self._engine
-        assert isinstance(engine, AveragedEngine), "training.ema_decay is null"
-        averages = engine.average.named_weights(self._model)
-        weights.write_model(averages, self._model, self._tokenizer, folder)
+        weights.write_model(self.average_weights(), self._model, self._tokenizer, folder)
 
     def _predict(self, batch: MicroBatch, coefficients: Coefficients) -> Predicted:
         """What the loss needs of the policy on one micro-batch, with gradient."""

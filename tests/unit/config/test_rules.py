@@ -1270,6 +1270,27 @@ CASES += [
         ["evaluation.kl=k1", "reference.path=a/b"],
     ),
     (
+        "a divergence while training without a reference",
+        [*WHILE_TRAINING, "evaluation.samples=2", "evaluation.kl=k3"],
+        ["algorithm.kl_coefficient=0"],
+        ["evaluation.kl=k3", "algorithm.kl_coefficient=0"],
+        ["algorithm.kl_coefficient=0", "evaluation.kl=none"],
+    ),
+    (
+        "a divergence from a policy that is away",
+        [*WHILE_TRAINING, "evaluation.samples=2", "evaluation.kl=k3", "training.lora.r=4"],
+        ["placement=colocated"],
+        ["evaluation.kl=k3", "without its adapter"],
+        ["placement=colocated", "reference.source=own"],
+    ),
+    (
+        "the best of what is not measured",
+        [*WHILE_TRAINING, "evaluation.samples=2", "evaluation.pass_at_k=[2]"],
+        ["evaluation.best_metric=evaluation/greedy/pass_at_2"],
+        ["is not measured", "did you mean evaluation/sampled/pass_at_2?"],
+        ["evaluation.best_metric=evaluation/sampled/pass_at_2"],
+    ),
+    (
         "demonstrations that no engine holds",
         [*EVALUATE, "examples.eval_path=rows.jsonl"],
         ["examples.max_tokens=4096"],

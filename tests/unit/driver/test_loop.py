@@ -13,6 +13,7 @@ from rlhf_ray.cluster.calls import Call
 from rlhf_ray.config.algorithm import AlgorithmConfig
 from rlhf_ray.config.errors import RunFailed
 from rlhf_ray.driver.adaptive import start_adaptive
+from rlhf_ray.driver.evaluator import NoEvaluation
 from rlhf_ray.driver.failure_budget import FailureBudget
 from rlhf_ray.driver.loop import Loop, LoopState, train
 from rlhf_ray.driver.pipeline import Batch, PipelineSettings, RolloutPipeline
@@ -154,6 +155,21 @@ class Saver:
         self.steps.append(state.step)
 
 
+class Held(NoEvaluation):
+    """Held-out prompts that are looked at every so many steps."""
+
+    def __init__(self, log: list[str], every: int) -> None:
+        self._log = log
+        self._every = every
+
+    def is_due(self, step: int) -> bool:
+        return step % self._every == 0
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        self._log.append("evaluate")
+        return {"evaluation/of": float(step)}
+
+
 class World:
     """A loop over fakes with all parts at hand."""
 
@@ -164,6 +180,7 @@ class World:
         colocated: bool = False,
         critic_warmup_steps: int = 0,
         reference_every: int = 0,
+        evaluates_every: int = 0,
     ) -> None:
         self._num_steps = num_steps
         self.log: list[str] = []
@@ -232,6 +249,7 @@ class World:
             ),
             refresher=self.refresher,
             turns=turns,
+            evaluator=Held(self.log, evaluates_every) if evaluates_every else NoEvaluation(),
             watch=self.watch,
             observer=self.notes,
             saver=self.saver,
@@ -245,6 +263,17 @@ class World:
 
 
 STEP = ["hold", "generate", "release", "update", "begin_update", "load a", "load b"]
+
+
+def test_held_out_prompts_are_looked_at_with_the_new_weights():
+    world = World(num_steps=3, evaluates_every=2)
+    world.train()
+    step = [*STEP, "finish_update"]
+    assert world.log == [*step, *step, "evaluate", *step]
+    evaluated = [metrics.get("evaluation/of") for _, metrics in world.notes.steps]
+    assert evaluated == [None, 2.0, None]
+    timed = ["time/evaluate_s" in metrics for _, metrics in world.notes.steps]
+    assert timed == [False, True, False]
 
 
 def test_one_step_in_order():

@@ -18,6 +18,7 @@ from rlhf_ray.data.errors import DataError
 from rlhf_ray.data.texts import TextSet
 from rlhf_ray.driver.adaptive import start_adaptive
 from rlhf_ray.driver.checkpoints import Checkpoints, read_state
+from rlhf_ray.driver.evaluator import NoEvaluation
 from rlhf_ray.driver.loop import LoopState
 from rlhf_ray.driver.run_state import RunCheckpoints
 from rlhf_ray.driver.texts import NoTexts, TextMixture, TextSource
@@ -158,6 +159,7 @@ class World:
             checkpoints=self.checkpoints,
             roles={"learner": self.policy},
             texts=texts,
+            evaluator=NoEvaluation(),
             watch=watch,
             every_steps=1,
             timeout_s=1.0,
