@@ -9,13 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from rlhf_ray.driver.collector import AnswerCollector, Collected
+from rlhf_ray.driver.collector import Collected
 from rlhf_ray.driver.fit_models import BestModels
 from rlhf_ray.evaluation.report import ReportSettings, flat_metrics
 from rlhf_ray.records import Prompt
 
 PREFIX = "evaluation"
 AVERAGE_PREFIX = f"{PREFIX}/ema"
+
+
+class PromptCollector(Protocol):
+    """See `collector.AnswerCollector`."""
+
+    def collect(self, prompts: Sequence[Prompt]) -> Collected: ...
 
 
 class Evaluator(Protocol):
@@ -173,7 +179,7 @@ class HeldOutEvaluator:
     def __init__(
         self,
         *,
-        collector: AnswerCollector,
+        collector: PromptCollector,
         prompts: Sequence[Prompt],
         best: BestPolicy | NoBest,
         average: Callable[[int], None] | None,
@@ -214,7 +220,7 @@ class HeldOutEvaluator:
         self._best.load_state_dict(state, run_folder)
 
     def _measured(self, name: str, prefix: str) -> dict[str, float]:
-        collected: Collected = self._collector.collect(self._prompts)
+        collected = self._collector.collect(self._prompts)
         self._keep(name, collected.groups)
         metrics = flat_metrics(collected.prompts, self._settings.report, prefix=prefix)
         return metrics | {f"{prefix}/failed_prompts": float(len(collected.failures))}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -215,6 +216,6 @@ def test_no_model_is_kept_where_that_is_not_wanted():
     best = NoBest()
     best.start_anew()
     best.pin()
-    best.load_state_dict({"step": 2}, None)
+    best.load_state_dict({"step": 2}, Path())
     assert best.consider(3, {METRIC: 1.0}) == {}
     assert best.state_dict() == {}

@@ -44,8 +44,9 @@ def group(index: int, rewards: list[float]):
 def answers_of(*rewards: list[float], reference: float | None = None, settings=EXAMINE):
     groups = [group(index, own) for index, own in enumerate(rewards)]
     values = [
-        TokenValues(prompt_id=g.prompt.prompt_id, values=torch.where(g.loss_mask, reference, 0.0))
-        for g in (groups if reference is not None else [])
+        TokenValues(prompt_id=g.prompt.prompt_id, values=reference * g.loss_mask.float())
+        for g in groups
+        if reference is not None
     ]
     # In another order than the groups: they belong together by their prompts.
     return tuple(examine_groups(groups, values[::-1], settings))
