@@ -8,8 +8,10 @@ from rlhf_ray.config.rule import Rule
 from rlhf_ray.config.rules_adapted import ADAPTED_RULES
 from rlhf_ray.config.rules_algorithm import ALGORITHM_RULES
 from rlhf_ray.config.rules_batch import BATCH_RULES
+from rlhf_ray.config.rules_compress import COMPRESS_RULES
 from rlhf_ray.config.rules_evaluation import EVALUATION_RULES
 from rlhf_ray.config.rules_examples import EXAMPLES_RULES
+from rlhf_ray.config.rules_export import EXPORT_RULES
 from rlhf_ray.config.rules_fit import FIT_RULES
 from rlhf_ray.config.rules_generation import GENERATION_RULES
 from rlhf_ray.config.rules_http_reward import HTTP_REWARD_RULES
@@ -43,6 +45,8 @@ ALL_RULES: tuple[Rule, ...] = (
     + REWARD_MODEL_RULES
     + PREFERENCE_RULES
     + EVALUATION_RULES
+    + COMPRESS_RULES
+    + EXPORT_RULES
     + PIPELINE_RULES
 )
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from rlhf_ray.config.algorithm import AlgorithmConfig
+from rlhf_ray.config.compress import CompressConfig
 from rlhf_ray.config.data import DataConfig
 from rlhf_ray.config.evaluation import EvaluationConfig
 from rlhf_ray.config.examples import ExamplesConfig
+from rlhf_ray.config.export import ExportConfig
 from rlhf_ray.config.fit import FIT_STAGES, FitConfig
 from rlhf_ray.config.generation import GenerationConfig
 from rlhf_ray.config.model import ModelConfig
@@ -23,7 +25,17 @@ from rlhf_ray.config.texts import TextsConfig
 from rlhf_ray.config.training import CriticConfig, ReferenceConfig, TrainingConfig
 
 # In the order in which they are used; `pipeline` runs several, `plan` prints what `rl` would be.
-STAGE_NAMES = ("prepare_data", *FIT_STAGES, "rl", "evaluate", "serve_reward", "pipeline", "plan")
+STAGE_NAMES = (
+    "prepare_data",
+    *FIT_STAGES,
+    "rl",
+    "evaluate",
+    "compress",
+    "export",
+    "serve_reward",
+    "pipeline",
+    "plan",
+)
 
 
 @dataclass
@@ -172,6 +184,8 @@ class Config:
     reward_model: RewardModelConfig = field(default_factory=RewardModelConfig)
     preference: PreferenceConfig = field(default_factory=PreferenceConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    compress: CompressConfig = field(default_factory=CompressConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
     serve: ServeConfig = field(default_factory=ServeConfig)
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
     publish: PublishConfig = field(default_factory=PublishConfig)

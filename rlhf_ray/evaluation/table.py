@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rlhf_ray.evaluation.answers import MODES
+from rlhf_ray.observe.markdown import markdown_table
 
 _NOTHING = "-"
 # What is no matter of greedy or sampled answers.
@@ -24,10 +25,7 @@ def side_by_side(report: Mapping[str, Any]) -> str:
     rows = [("", marked), *_rows(models, names)]
     # A measure that no model has is no row.
     rows = [(title, cells) for title, cells in rows if set(cells) != {_NOTHING}]
-    widths = [max(len(_cells(row)[i]) for row in rows) for i in range(len(names) + 1)]
-    lines = [_line(_cells(row), widths) for row in rows]
-    rule = [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])]
-    return "\n".join([lines[0], _line(rule, widths), *lines[1:]])
+    return markdown_table([_cells(row) for row in rows])
 
 
 def _rows(
@@ -97,10 +95,3 @@ def _cells(row: tuple[str, Sequence[str]]) -> list[str]:
 
 def _escaped(text: str) -> str:
     return text.replace("|", "\\|")
-
-
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    first, *others = cells
-    padded = [first.ljust(widths[0])]
-    padded += [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
-    return f"| {' | '.join(padded)} |"

@@ -38,10 +38,15 @@ def _make_arithmetic(folder: Path, seed: int, report: Report) -> None:
     tiny_arithmetic.make(folder, seed, report)
 
 
-def _make_customer_service(folder: Path, seed: int, report: Report) -> None:
-    from rlhf_ray.models import tiny_customer_service
+def _untrained(task: str, about: str) -> BuiltinModel:
+    def make(folder: Path, seed: int, report: Report) -> None:
+        from rlhf_ray.models import tiny_untrained
 
-    tiny_customer_service.make(folder, seed, report)
+        tiny_untrained.make(task, folder, seed, report)
+
+    return BuiltinModel(
+        about=f"0.6 M parameters, untrained; a tokenizer for {about}", version=1, make=make
+    )
 
 
 BUILTIN_MODELS = {
@@ -50,11 +55,10 @@ BUILTIN_MODELS = {
         version=1,
         make=_make_arithmetic,
     ),
-    "customer_service": BuiltinModel(
-        about="0.6 M parameters, untrained; a tokenizer for requests to a service desk",
-        version=1,
-        make=_make_customer_service,
-    ),
+    "customer_service": _untrained("customer_service", "requests to a service desk"),
+    "sentiment": _untrained("sentiment", "lines in a mood"),
+    "stories": _untrained("stories", "stories of three sentences"),
+    "translation": _untrained("translation", "sentences in English and German"),
 }
 
 

@@ -88,11 +88,11 @@ def _read(config: Config, name: str, path: str, report: Report) -> Candidate:
         model=model,
         tokenizer=tokenizer,
         prompts=prompts,
-        demonstrations=_demonstrations(config, tokenizer),
+        demonstrations=load_eval_demonstrations(config, tokenizer),
     )
 
 
-def _demonstrations(
+def load_eval_demonstrations(
     config: Config, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[LabelledTokens, ...]:
     examples = config.examples

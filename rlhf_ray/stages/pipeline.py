@@ -21,6 +21,8 @@ from rlhf_ray.observe.report import plain_table, write_files
 from rlhf_ray.stages.table import import_stage
 
 _RECORD = "progress.json"
+# Where a stage leaves its numbers.
+_RESULTS = ("summary.json", "evaluation.json", "compression.json")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -193,12 +195,14 @@ def _report(config: Config, steps: tuple[_Step, ...], seconds: Mapping[str, floa
 
 
 def _figure(folder: Path, path: tuple[str, ...]) -> float:
-    value: Any = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    file = next((folder / name for name in _RESULTS if (folder / name).is_file()), None)
+    if file is None:
+        raise RunFailed(f"{folder} has no numbers, which pipeline.report asks for")
+    value: Any = json.loads(file.read_text(encoding="utf-8"))
     for name in path:
         value = value.get(name) if isinstance(value, Mapping) else None
     if not isinstance(value, int | float):
         raise RunFailed(
-            f"{folder / 'summary.json'} has no number at {'.'.join(path)}, which "
-            f"pipeline.report asks for"
+            f"{file} has no number at {'.'.join(path)}, which pipeline.report asks for"
         )
     return float(value)

@@ -28,6 +28,14 @@ def _plan_evaluation(config: Config) -> str:
     return f"# Models\n{models}\n\n# Placement\n{describe(plan_resources(config))}"
 
 
+def _plan_compress(config: Config) -> str:
+    return f"# Forms of {config.model.path}\n{', '.join(config.compress.methods)}"
+
+
+def _plan_export(config: Config) -> str:
+    return f"# Export\n{config.model.path} in {config.export.dtype}, {config.export.licence}"
+
+
 def _plan_prepare(config: Config) -> str:
     return f"# Sources\n{prepare_data.describe(config)}"
 
@@ -47,6 +55,8 @@ def _plan_service(config: Config) -> str:
 
 # Every other stage starts workers and trains.
 _PLANS = {
+    "compress": _plan_compress,
+    "export": _plan_export,
     "evaluate": _plan_evaluation,
     "pipeline": _plan_pipeline,
     "prepare_data": _plan_prepare,

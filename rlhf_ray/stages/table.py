@@ -9,7 +9,9 @@ from rlhf_ray.config.run import Config
 
 # Each has a function `run(config) -> exit status`.
 STAGES: dict[str, str] = {
+    "compress": "rlhf_ray.stages.compress",
     "evaluate": "rlhf_ray.stages.evaluate",
+    "export": "rlhf_ray.stages.export",
     "pipeline": "rlhf_ray.stages.pipeline",
     "plan": "rlhf_ray.stages.plan",
     "preference": "rlhf_ray.stages.preference",

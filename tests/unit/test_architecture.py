@@ -30,7 +30,7 @@ MAX_LOOP_LINES = 120
 HOMES = {
     "vllm": ("generation/",),
     "deepspeed": ("training/engine.py",),
-    "peft": ("training/adapter.py", "training/adapter_folder.py"),
+    "peft": ("training/adapter.py", "training/adapter_folder.py", "models/merged.py"),
     "ray": ("cluster/", "observe/"),
 }
 

@@ -1312,6 +1312,44 @@ CASES += [
         ["generation.top_p=0.9", "evaluation.kl=none"],
     ),
 ]
+COMPRESS = ["stage=compress"]
+CASES += [
+    (
+        "no licence",
+        ["stage=export", "export.licence=mit"],
+        ["export.licence=null"],
+        ["export.licence=null", "export.licence=apache-2.0"],
+        ["export.licence=apache-2.0"],
+    ),
+    (
+        "no method",
+        COMPRESS,
+        ["compress.methods=[]"],
+        ["compress.methods=[]", "int8, int4"],
+        ["compress.methods=[int8]"],
+    ),
+    (
+        "an unknown method",
+        COMPRESS,
+        ["compress.methods=[int8,int3]"],
+        ["compress.methods: 'int3' is none of", "int4"],
+        ["compress.methods=[int8,int4]"],
+    ),
+    (
+        "a method twice",
+        COMPRESS,
+        ["compress.methods=[int8,int8]"],
+        ["compress.methods: int8 is there more than once"],
+        ["compress.methods=[int8]"],
+    ),
+    (
+        "nothing to calibrate on",
+        COMPRESS,
+        ["data.path="],
+        ["data.path is empty", "trained on"],
+        ["data.path=rows.jsonl"],
+    ),
+]
 # Those of stages that no recipe of reinforcement learning is a base of.
 STAGE_CASES = PREPARE_CASES + PIPELINE_CASES + SERVE_CASES
 # A base that is fine only together with the repair (the rule has two sides).

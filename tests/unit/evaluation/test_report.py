@@ -7,7 +7,6 @@ import json
 import math
 
 import pytest
-import torch
 
 from rlhf_ray.evaluation.answers import ExamineSettings, examine, examine_groups
 from rlhf_ray.evaluation.files import sample_rows, write_report, write_samples

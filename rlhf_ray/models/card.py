@@ -1,0 +1,150 @@
+"""The model card: what a model is, where it comes from, how good it is, and who may use it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import ModelCard, ModelCardData
+
+from rlhf_ray.config.errors import RequestError
+
+_UNKNOWN = "not known"
+# Keys of a run's configuration that say how a model came about, in the order of the card.
+_RECIPE = (
+    "recipe",
+    "stage.name",
+    "seed",
+    "num_steps",
+    "prompts_per_step",
+    "samples_per_prompt",
+    "algorithm.advantage",
+    "algorithm.policy_loss",
+    "algorithm.kl_coefficient",
+    "training.learning_rate",
+    "training.dtype",
+    "fit.num_epochs",
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Origin:
+    """The run that a model comes from.
+
+    Attributes:
+        config: its configuration; empty where none is known.
+        summary: the numbers of its summary.
+    """
+
+    config: Mapping[str, Any]
+    summary: Mapping[str, Any]
+
+    def value(self, key: str) -> Any:
+        """Of a key with dots; None where it is not there."""
+        found: Any = self.config
+        for name in key.split("."):
+            found = found.get(name) if isinstance(found, Mapping) else None
+        return found
+
+
+def read_origin(folder: Path) -> Origin:
+    """Configuration and summary of a run, as far as they are there.
+
+    Raises:
+        RequestError: one of them cannot be read.
+    """
+    return Origin(
+        config=_read(folder / "config.yaml", yaml.safe_load),
+        summary=_read(folder / "summary.json", json.loads),
+    )
+
+
+def _read(path: Path, parse: Any) -> Mapping[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except (ValueError, yaml.YAMLError) as error:
+        raise RequestError(f"{path} cannot be read: {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CardFacts:
+    """What the card says.
+
+    Attributes:
+        base_model: what the model was trained from, or None.
+        num_parameters: of the model.
+        evaluation: a Markdown table, or empty.
+    """
+
+    name: str
+    licence: str
+    language: list[str]
+    base_model: str | None
+    num_parameters: int
+    dtype: str
+    origin: Origin
+    evaluation: str
+
+
+def model_card(facts: CardFacts) -> ModelCard:
+    """The card with its metadata, in the hub's form."""
+    base = facts.base_model
+    data = ModelCardData(
+        model_name=facts.name,
+        license=facts.licence,
+        language=facts.language or None,
+        # The metadata links to the hub: a folder is no such name.
+        base_model=base if base and _is_hub_name(base) else None,
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["rlhf_ray", "reinforcement-learning-from-human-feedback"],
+    )
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(_lines(facts)) + "\n")
+
+
+def _lines(facts: CardFacts) -> Iterator[str]:
+    origin = facts.origin
+    yield from (f"# {facts.name}", "")
+    yield f"A causal language model of {facts.num_parameters:,} parameters in {facts.dtype},"
+    yield "trained with rlhf_ray."
+    yield from ("", f"Trained from: {_shown(facts.base_model)}", "", "## Data", "")
+    yield f"- prompts: {_shown(origin.value('data.path'))}"
+    yield f"- examples: {_shown(origin.value('examples.path'))}"
+    yield from ("", "## Recipe", "")
+    told = [(key, origin.value(key)) for key in _RECIPE]
+    yield from (f"- {key}: {value}" for key, value in told if value is not None)
+    yield f"- reward: {_rewards(origin)}"
+    if origin.config:
+        yield from ("", "The whole configuration is in `training_config.yaml`.")
+    yield from ("", "## Metrics", "")
+    numbers = {k: v for k, v in origin.summary.items() if isinstance(v, int | float)}
+    yield from (f"- {name}: {value:.6g}" for name, value in numbers.items())
+    yield from ("", facts.evaluation) if facts.evaluation else ()
+    if not numbers and not facts.evaluation:
+        yield _UNKNOWN
+    yield from ("", "## Licence", "", facts.licence)
+
+
+def _rewards(origin: Origin) -> str:
+    functions = origin.value("reward.functions") or []
+    names = [f if isinstance(f, str) else f.get("path", _UNKNOWN) for f in functions]
+    names += [str(v) for k in ("reward.model.path", "reward.url") if (v := origin.value(k))]
+    return ", ".join(names) or _UNKNOWN
+
+
+def _shown(value: Any) -> str:
+    """A folder by its name alone: where it lies on one machine is nobody's business."""
+    if not value:
+        return _UNKNOWN
+    text = str(value)
+    return Path(text).name if text.startswith(("/", "~", ".")) else text
+
+
+def _is_hub_name(path: str) -> bool:
+    return path.count("/") == 1 and not path.startswith((".", "/", "~")) and ":" not in path

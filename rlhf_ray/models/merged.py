@@ -1,0 +1,49 @@
+"""A whole model, or an adapter with its base, as one model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from peft import PeftConfig, PeftModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from rlhf_ray.config.errors import RequestError
+from rlhf_ray.config.model import ModelConfig
+from rlhf_ray.models.location import check_location, explained
+from rlhf_ray.models.quiet import without_progress_bars
+
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+def adapter_base(folder: str) -> str | None:
+    """What the adapter in the folder is for; None where it holds no adapter."""
+    if not (Path(folder) / ADAPTER_CONFIG).is_file():
+        return None
+    return PeftConfig.from_pretrained(folder).base_model_name_or_path
+
+
+def load_merged(model: ModelConfig, *, dtype: str) -> PreTrainedModel:
+    """A causal language model, on the CPU; an adapter is added to the weights of its base.
+
+    Args:
+        dtype: "float32", "bfloat16", "float16", or "auto" for that of the files.
+
+    Raises:
+        RequestError: it, or the base of the adapter, cannot be read.
+    """
+    base = adapter_base(model.path)
+    path, key = (model.path, "model.path") if base is None else (base, "the base of model.path")
+    check_location(path, key, needs_config=True)
+    wanted = "auto" if dtype == "auto" else getattr(torch, dtype)
+    with without_progress_bars(), explained(path, key, "a causal language model"):
+        whole = AutoModelForCausalLM.from_pretrained(
+            path, dtype=wanted, trust_remote_code=model.trust_remote_code
+        )
+    if base is None:
+        return whole
+    with explained(model.path, "model.path", "an adapter"):
+        merged = PeftModel.from_pretrained(whole, model.path).merge_and_unload()
+    if not isinstance(merged, PreTrainedModel):
+        raise RequestError(f"model.path is {model.path!r}: its adapter makes no language model")
+    return merged

@@ -1,0 +1,116 @@
+"""stage=export: merged weights, tokenizer, chat template, generation settings and a model card."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from pathlib import Path
+
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from rlhf_ray.config.errors import RequestError
+from rlhf_ray.config.run import Config
+from rlhf_ray.models.builtin import resolve_model_path
+from rlhf_ray.models.card import CardFacts, Origin, model_card, read_origin
+from rlhf_ray.models.loading import load_tokenizer
+from rlhf_ray.models.merged import adapter_base, load_merged
+from rlhf_ray.models.quiet import without_progress_bars
+from rlhf_ray.stages.inputs import check_models
+
+
+def run(config: Config) -> int:
+    """Write `output_dir/model`, whole or not at all.
+
+    Returns:
+        the exit status, 0.
+
+    Raises:
+        RequestError: the model, its base, or what the card is to say cannot be read.
+    """
+    check_models(config)
+    path = resolve_model_path(config.model.path, seed=config.seed, report=print)
+    model = dataclasses.replace(config.model, path=path)
+    base = adapter_base(path)
+    has_tokenizer = base is None or (Path(path) / "tokenizer_config.json").is_file()
+    # An adapter by itself has the tokenizer of its base.
+    tokenizer = load_tokenizer(model if has_tokenizer else dataclasses.replace(model, path=base))
+    origin = read_origin(_run_dir(config))
+    evaluation = _evaluation(config)
+    merged = load_merged(model, dtype=config.export.dtype)
+    merged.generation_config = _generation(config, tokenizer)
+    card = model_card(_facts(config, merged, origin, base, evaluation))
+    target = Path(config.output_dir) / "model"
+    partial = target.with_name("model.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    with without_progress_bars():
+        merged.save_pretrained(partial, max_shard_size=f"{config.export.max_shard_gb:g}GB")
+    tokenizer.save_pretrained(partial)
+    card.save(partial / "README.md")
+    _copy_configuration(config, partial)
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(partial, target)
+    print(f"Result: {target}", flush=True)
+    return 0
+
+
+def _run_dir(config: Config) -> Path:
+    return Path(config.export.run_dir or Path(config.model.path).parent).expanduser()
+
+
+def _evaluation(config: Config) -> str:
+    """The table of an evaluation; empty where none is named."""
+    folder = config.export.evaluation_dir
+    if folder is None:
+        return ""
+    try:
+        return (Path(folder).expanduser() / "table.md").read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise RequestError(
+            f"export.evaluation_dir is {folder!r}: {error}; stage=evaluate makes such a folder: "
+            f"python -m rlhf_ray.main stage=evaluate evaluation.models.NAME=... output_dir=FOLDER"
+        ) from error
+
+
+def _generation(config: Config, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
+    """How the policy was sampled from while it was trained."""
+    generation = config.generation
+    is_sampled = generation.temperature > 0
+    sampling = {
+        "temperature": generation.temperature,
+        "top_p": generation.top_p,
+        # transformers writes "no limit" as 0, and reads 50 where there is nothing.
+        "top_k": generation.top_k,
+    }
+    return GenerationConfig(
+        do_sample=is_sampled,
+        **(sampling if is_sampled else {}),
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        max_new_tokens=generation.max_response_tokens,
+    )
+
+
+def _facts(
+    config: Config, model: PreTrainedModel, origin: Origin, base: str | None, evaluation: str
+) -> CardFacts:
+    export = config.export
+    assert export.licence is not None, "a rule asks for it"
+    return CardFacts(
+        name=export.name or Path(config.output_dir).name,
+        licence=export.licence,
+        language=export.language,
+        base_model=export.base_model or origin.value("model.path") or base,
+        num_parameters=model.num_parameters(),
+        dtype=str(model.dtype).removeprefix("torch."),
+        origin=origin,
+        evaluation=evaluation,
+    )
+
+
+def _copy_configuration(config: Config, folder: Path) -> None:
+    source = _run_dir(config) / "config.yaml"
+    if source.is_file():
+        shutil.copy2(source, folder / "training_config.yaml")
