@@ -7,7 +7,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from rlhf_ray.config.rule import Rule
 from rlhf_ray.config.run import Config
-from rlhf_ray.config.serve import LOCAL_HOSTS
+from rlhf_ray.config.serve import SERVICE_STAGES
 
 _SERVE = ("serve_reward",)
 
@@ -70,7 +70,7 @@ def _served_model(config: Config) -> Iterator[str]:
 
 def _token(config: Config) -> Iterator[str]:
     serve = config.serve
-    if serve.token_variable is None and serve.host not in LOCAL_HOSTS:
+    if serve.token_variable is None and not serve.is_local:
         yield (
             f"serve.host={serve.host}: other machines could ask, and serve.token_variable=null "
             f"lets everybody; name an environment variable that holds a token, or set host to "
@@ -101,6 +101,6 @@ HTTP_REWARD_RULES: tuple[Rule, ...] = (
         "itself.",
         keys=("serve.host", "serve.token_variable"),
         problems=_token,
-        stages=_SERVE,
+        stages=SERVICE_STAGES,
     ),
 )

@@ -22,7 +22,7 @@ from rlhf_ray.config.texts import TextsConfig
 from rlhf_ray.config.training import CriticConfig, ReferenceConfig, TrainingConfig
 
 # In the order in which they are used; `pipeline` runs several, `plan` prints what `rl` would be.
-STAGE_NAMES = ("prepare_data", *FIT_STAGES, "rl", "serve_reward", "pipeline", "plan")
+STAGE_NAMES = ("prepare_data", *FIT_STAGES, "rl", "serve_reward", "serve", "pipeline", "plan")
 
 
 @dataclass

@@ -1,19 +1,21 @@
-"""The process around the service: a socket, a thread for the model, an orderly end."""
+"""The process around a service: a socket, what runs beside it, an orderly end."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import Executor
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
 
 from rlhf_ray.config.errors import RequestError
-from rlhf_ray.serving.service import ScoreService, TextScorer
+
+# What begins and ends with a server.
+Lifespan = Callable[[Starlette], AbstractAsyncContextManager[None]]
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -39,48 +41,48 @@ def address_of(listener: socket.socket) -> str:
 
 
 def serve(
-    service: ScoreService,
+    make_application: Callable[[Lifespan], Starlette],
     listener: socket.socket,
     *,
-    executor: Executor,
-    load: Callable[[], TextScorer],
-    report: Callable[[str], None],
+    work: Callable[[], Coroutine[Any, Any, None]],
+    drain_s: float | None = None,
 ) -> None:
     """Answer requests until SIGTERM or SIGINT; those that are under way are answered first.
 
     Args:
-        load: makes the model, in the executor's thread, while requests are told to wait.
-        report: takes lines for people.
+        make_application: given what begins and ends with the server.
+        work: runs beside the server, and is cancelled at its end.
+        drain_s: how long what is under way may take at the end; None waits for all of it.
 
     Raises:
         KeyboardInterrupt: SIGINT ended it.
-        Exception: whatever `load` raised.
+        Exception: whatever `work` raised, which ended the server.
     """
     failures: list[BaseException] = []
 
-    async def begin() -> None:
-        loop = asyncio.get_running_loop()
+    async def watched() -> None:
         try:
-            service.begin(await loop.run_in_executor(executor, load))
-            report(f"ready at {address_of(listener)}")
+            await work()
         except Exception as error:  # noqa: BLE001 - raised again where the server has ended
             failures.append(error)
             server.should_exit = True
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        beginning = asyncio.create_task(begin())
+        working = asyncio.create_task(watched())
         yield
-        beginning.cancel()
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
 
     server = uvicorn.Server(
         uvicorn.Config(
-            service.application(lifespan),
+            make_application(lifespan),
             log_level="warning",
             access_log=False,
             lifespan="on",
             # No colours and no handlers of its own: what it says goes where everything goes.
             log_config=None,
+            timeout_graceful_shutdown=None if drain_s is None else max(1, round(drain_s)),
         )
     )
 

@@ -59,6 +59,8 @@ def _models(config: Config) -> list[tuple[str, str | None, str]]:
     if config.is_fit:
         return [("model.path", config.model.path, "pretrain")]
     models: list[tuple[str, str | None, str]] = [("model.path", config.model.path, "sft")]
+    if config.stage.name == "serve":
+        return models
     if config.needs_critic:
         models.append(("critic.path", config.critic.path, "reward_model"))
     if config.needs_reference:

@@ -31,6 +31,19 @@ def _plan_pipeline(config: Config) -> str:
     return f"# Stages\n{pipeline.describe(config)}"
 
 
+def _plan_serve(config: Config) -> str:
+    serve, generation = config.serve, config.generation
+    whose = f"the key in {serve.token_variable}" if serve.token_variable else "no key"
+    most = f" to {serve.max_replicas}" if serve.max_replicas else ""
+    ranks = generation.tensor_parallel_size
+    devices = f"{ranks * generation.num_gpus:g} GPUs" if generation.num_gpus else "the CPU"
+    return (
+        f"# Service\n{config.model.path} in {generation.dtype}, {serve.replicas}{most} replicas "
+        f"({serve.backend}), each on {devices}, at {serve.host}, port "
+        f"{serve.port or 'that is free'}, with {whose}"
+    )
+
+
 def _plan_service(config: Config) -> str:
     serve, model = config.serve, config.reward.model
     whose = f"the token in {serve.token_variable}" if serve.token_variable else "no token"
@@ -44,5 +57,6 @@ def _plan_service(config: Config) -> str:
 _PLANS = {
     "pipeline": _plan_pipeline,
     "prepare_data": _plan_prepare,
+    "serve": _plan_serve,
     "serve_reward": _plan_service,
 }

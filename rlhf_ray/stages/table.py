@@ -16,6 +16,7 @@ STAGES: dict[str, str] = {
     "pretrain": "rlhf_ray.stages.pretrain",
     "reward_model": "rlhf_ray.stages.reward_model",
     "rl": "rlhf_ray.stages.rl",
+    "serve": "rlhf_ray.stages.serve",
     "serve_reward": "rlhf_ray.stages.serve_reward",
     "sft": "rlhf_ray.stages.sft",
 }

@@ -1036,6 +1036,59 @@ SERVE_CASES = [
         ["reward.model.mean=1", "reward.model.standard_deviation=2"],
     ),
 ]
+CHAT_MODEL = ["stage=serve", "model.path=a/b"]
+SERVE_CASES += [
+    ("no model to serve", ["stage=serve"], [], ["model.path is empty", "`model`"], CHAT_MODEL),
+    (
+        "everybody may ask a language model",
+        CHAT_MODEL,
+        ["serve.host=0.0.0.0"],
+        ["serve.host=0.0.0.0", "serve.token_variable=null"],
+        ["serve.host=0.0.0.0", "serve.token_variable=KEY"],
+    ),
+    (
+        "replicas as they are needed, on one machine",
+        CHAT_MODEL,
+        ["serve.max_replicas=2"],
+        ["serve.max_replicas=2", "serve.backend=ray_serve"],
+        ["serve.max_replicas=2", "serve.backend=ray_serve"],
+    ),
+    (
+        "fewer replicas at the busiest",
+        [*CHAT_MODEL, "serve.backend=ray_serve"],
+        ["serve.replicas=3", "serve.max_replicas=2"],
+        ["serve.max_replicas=2", "less than serve.replicas=3"],
+        ["serve.replicas=2", "serve.max_replicas=2"],
+    ),
+    (
+        "an argument of a server that has a key",
+        CHAT_MODEL,
+        ["generation.extra_engine_args.max_model_len=64"],
+        ["extra_engine_args.max_model_len: is decided by serve.max_model_tokens"],
+        ["serve.max_model_tokens=64", "generation.extra_engine_args.max_logprobs=5"],
+    ),
+    (
+        "all memory for a server",
+        CHAT_MODEL,
+        ["generation.kv_cache_gib=null"],
+        ["generation.kv_cache_gib=null", "generation.num_gpus=0"],
+        ["generation.kv_cache_gib=1"],
+    ),
+    (
+        "a server with parts of GPUs",
+        [*CHAT_MODEL, "generation=gpu"],
+        ["generation.num_gpus=0.5", "generation.tensor_parallel_size=2"],
+        ["generation.num_gpus=0.5", "tensor_parallel_size to 1"],
+        ["generation.num_gpus=0.5"],
+    ),
+    (
+        "a step of a server too small",
+        CHAT_MODEL,
+        ["generation.max_num_batched_tokens=64"],
+        ["generation.max_num_batched_tokens=64", "at least 256"],
+        ["generation.max_num_batched_tokens=256"],
+    ),
+]
 SERVICE = ["reward.url=http://127.0.0.1:8000"]
 CASES += [
     (
