@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.generation import GenerationConfig
 from rlhf_ray.generation.engine_arguments import refuse_unknown
 from rlhf_ray.generation.environment import engine_environment
+from rlhf_ray.generation.orphan import end_group_with_stdin
 from rlhf_ray.generation.requirements import check_vllm
 
 EXIT_WRONG_REQUEST = 2
@@ -64,7 +63,7 @@ def server_environment(
 
 def main() -> int:
     """Serve until SIGTERM; returns the exit status."""
-    _end_with_parent()
+    end_group_with_stdin()
     arguments = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     try:
         check_vllm()
@@ -88,18 +87,6 @@ def _serve(arguments: Mapping[str, Any]) -> None:
         setattr(namespace, name, value)
     validate_parsed_serve_args(namespace)
     uvloop.run(run_server(namespace))
-
-
-def _end_with_parent() -> None:
-    """Kill this process and all that it has started when standard input ends."""
-    if os.getpgrp() != os.getpid():
-        return  # Started by hand: the group is that of a shell.
-
-    def wait() -> None:
-        sys.stdin.buffer.read()
-        os.killpg(os.getpgrp(), signal.SIGKILL)
-
-    threading.Thread(target=wait, name="end_with_parent", daemon=True).start()
 
 
 if __name__ == "__main__":
