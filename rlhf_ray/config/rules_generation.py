@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from rlhf_ray.config.generation import LARGEST_TOP_K
 from rlhf_ray.config.rule import RL_STAGES, Rule
 from rlhf_ray.config.run import Config
+from rlhf_ray.config.serve import SERVER_STAGES
 
 # Engine arguments that the configuration has a key for, or that the adapter itself decides.
 OWNED_ARGUMENTS: dict[str, str] = {
@@ -108,7 +109,7 @@ def _engine_arguments(config: Config) -> Iterator[str]:
 
 
 # The stages that start the engines of `generation`.
-_ENGINE_STAGES = (*RL_STAGES, "serve")
+_ENGINE_STAGES = (*RL_STAGES, *SERVER_STAGES)
 _LENGTHS = ("data.max_prompt_tokens", "generation.max_response_tokens")
 
 GENERATION_RULES: tuple[Rule, ...] = (

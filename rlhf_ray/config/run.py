@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from rlhf_ray.config.algorithm import AlgorithmConfig
+from rlhf_ray.config.chat import ChatConfig
 from rlhf_ray.config.data import DataConfig
 from rlhf_ray.config.examples import ExamplesConfig
 from rlhf_ray.config.fit import FIT_STAGES, FitConfig
@@ -22,7 +23,16 @@ from rlhf_ray.config.texts import TextsConfig
 from rlhf_ray.config.training import CriticConfig, ReferenceConfig, TrainingConfig
 
 # In the order in which they are used; `pipeline` runs several, `plan` prints what `rl` would be.
-STAGE_NAMES = ("prepare_data", *FIT_STAGES, "rl", "serve_reward", "serve", "pipeline", "plan")
+STAGE_NAMES = (
+    "prepare_data",
+    *FIT_STAGES,
+    "rl",
+    "serve_reward",
+    "serve",
+    "chat",
+    "pipeline",
+    "plan",
+)
 
 
 @dataclass
@@ -171,6 +181,7 @@ class Config:
     reward_model: RewardModelConfig = field(default_factory=RewardModelConfig)
     preference: PreferenceConfig = field(default_factory=PreferenceConfig)
     serve: ServeConfig = field(default_factory=ServeConfig)
+    chat: ChatConfig = field(default_factory=ChatConfig)
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
     publish: PublishConfig = field(default_factory=PublishConfig)
     placement: PlacementConfig = field(default_factory=PlacementConfig)

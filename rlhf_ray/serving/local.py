@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from rlhf_ray.config.bearer_token import BearerToken
@@ -18,8 +20,10 @@ from rlhf_ray.serving.child import ServerCommand
 from rlhf_ray.serving.fleet import Fleet
 from rlhf_ray.serving.front import Front
 from rlhf_ray.serving.replica import Replica, Report, Watch
+from rlhf_ray.serving.server import address_of, listen, serving
 
 MODEL_FOLDER = "model"
+_POLL_S = 0.1
 
 
 def model_name(config: Config) -> str:
@@ -51,6 +55,7 @@ def local_fleet(
     logs: Path,
     num_replicas: int,
     report: Report,
+    first_index: int = 0,
 ) -> Fleet:
     """Replicas that are not started yet.
 
@@ -58,6 +63,7 @@ def local_fleet(
         name: of the model, for requests.
         scratch: a folder that nobody else may enter.
         logs: folder of what the servers write.
+        first_index: of the replicas; each index has CPUs or GPUs, and a log, of its own.
 
     Raises:
         RequestError: there are fewer GPUs than the replicas need.
@@ -66,7 +72,7 @@ def local_fleet(
     watch = Watch.of(config.serve, start_s=config.deadlines.start_s)
     replicas = [
         Replica(index, _command(config, name, index, scratch, logs), watch, report)
-        for index in range(num_replicas)
+        for index in range(first_index, first_index + num_replicas)
     ]
     return Fleet(replicas, max_in_flight=config.serve.max_requests_under_way, report=report)
 
@@ -103,3 +109,37 @@ def _command(config: Config, name: str, index: int, scratch: Path, logs: Path) -
         socket=socket,
         log=logs / f"replica_{index}.log",
     )
+
+
+@contextmanager
+def private_endpoint(
+    config: Config, name: str, *, index: int, logs: Path, report: Report
+) -> Iterator[tuple[str, BearerToken]]:
+    """One server of `model.path` for this process alone, ready to be asked.
+
+    Args:
+        index: see `local_fleet`.
+
+    Yields:
+        URL and key.
+
+    Raises:
+        RequestError, RunFailed: it did not start.
+    """
+    token = BearerToken(secrets.token_urlsafe(32))
+    ready = threading.Event()
+    with closing(listen("127.0.0.1", 0)) as listener, scratch_folder() as scratch:
+        fleet = local_fleet(
+            config,
+            name,
+            scratch=scratch,
+            logs=logs,
+            num_replicas=1,
+            report=report,
+            first_index=index,
+        )
+        front = make_front(config, name, fleet, token)
+        with serving(front.application, listener, work=lambda: fleet.supervise(ready.set)) as check:
+            while not ready.wait(_POLL_S):
+                check()
+            yield f"{address_of(listener)}/v1", token

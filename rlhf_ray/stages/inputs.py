@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.run import Config
+from rlhf_ray.config.serve import SERVER_STAGES
 
 _FILE_ENDINGS = (".jsonl", ".json", ".csv", ".parquet", ".txt")
 _COMMAND = "python -m rlhf_ray.main"
@@ -59,7 +60,7 @@ def _models(config: Config) -> list[tuple[str, str | None, str]]:
     if config.is_fit:
         return [("model.path", config.model.path, "pretrain")]
     models: list[tuple[str, str | None, str]] = [("model.path", config.model.path, "sft")]
-    if config.stage.name == "serve":
+    if config.stage.name in SERVER_STAGES:
         return models
     if config.needs_critic:
         models.append(("critic.path", config.critic.path, "reward_model"))

@@ -31,6 +31,12 @@ def _plan_pipeline(config: Config) -> str:
     return f"# Stages\n{pipeline.describe(config)}"
 
 
+def _plan_chat(config: Config) -> str:
+    chat, here = config.chat, f"{config.model.path}, served on this machine"
+    other = chat.compare_url or chat.compare_path
+    return f"# Chat\nwith {chat.url or here}" + (f", beside {other}" if other else "")
+
+
 def _plan_serve(config: Config) -> str:
     serve, generation = config.serve, config.generation
     whose = f"the key in {serve.token_variable}" if serve.token_variable else "no key"
@@ -55,6 +61,7 @@ def _plan_service(config: Config) -> str:
 
 # Every other stage starts workers.
 _PLANS = {
+    "chat": _plan_chat,
     "pipeline": _plan_pipeline,
     "prepare_data": _plan_prepare,
     "serve": _plan_serve,

@@ -9,6 +9,7 @@ from rlhf_ray.config.run import Config
 
 # Each has a function `run(config) -> exit status`.
 STAGES: dict[str, str] = {
+    "chat": "rlhf_ray.stages.chat",
     "pipeline": "rlhf_ray.stages.pipeline",
     "plan": "rlhf_ray.stages.plan",
     "preference": "rlhf_ray.stages.preference",

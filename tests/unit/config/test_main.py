@@ -102,12 +102,19 @@ def test_every_stage_can_be_looked_at(stage, capsys, tmp_path, monkeypatch):
     ]
     assert main(["recipe=demo", f"stage={stage}", "dry_run=true", *inputs]) == 0
     out, err = capsys.readouterr()
-    shown = ["learner" in out, "# Sources" in out, "# Stages" in out, "# Service\n" in out]
+    shown = [
+        "learner" in out,
+        "# Sources" in out,
+        "# Stages" in out,
+        "# Service\n" in out,
+        "# Chat\n" in out,
+    ]
     assert shown == [
-        stage not in ("prepare_data", "pipeline", *SERVICE_STAGES),
+        stage not in ("prepare_data", "pipeline", "chat", *SERVICE_STAGES),
         stage == "prepare_data",
         stage == "pipeline",
         stage in SERVICE_STAGES,
+        stage == "chat",
     ]
     assert err == ""
     assert list(tmp_path.iterdir()) == []

@@ -1089,6 +1089,44 @@ SERVE_CASES += [
         ["generation.max_num_batched_tokens=256"],
     ),
 ]
+CHAT = ["stage=chat", "chat.url=http://127.0.0.1:8000/v1"]
+SERVE_CASES += [
+    (
+        "nobody to talk to",
+        ["stage=chat"],
+        [],
+        ["model.path is empty, and chat.url=null", "name the model to talk to"],
+        ["model.path=a/b"],
+    ),
+    (
+        "two to compare with",
+        [*CHAT, "chat.compare_url=http://a/v1"],
+        ["chat.compare_path=a/b"],
+        ["chat.compare_url=http://a/v1, chat.compare_path=a/b", "set one of them to null"],
+        ["chat.compare_path=a/b", "chat.compare_url=null"],
+    ),
+    (
+        "no address to talk to",
+        CHAT,
+        ["chat.url=127.0.0.1:8000"],
+        ["chat.url=127.0.0.1:8000: is not the address"],
+        CHAT,
+    ),
+    (
+        "a password in the address of another model",
+        CHAT,
+        ["chat.compare_url=http://me:secret@a/v1"],
+        ["chat.compare_url: has a user or a password", "chat.token_variable"],
+        ["chat.compare_url=http://a/v1"],
+    ),
+    (
+        "all memory for a model to talk to",
+        ["stage=chat", "model.path=a/b"],
+        ["generation.kv_cache_gib=null"],
+        ["generation.kv_cache_gib=null"],
+        ["generation.kv_cache_gib=1"],
+    ),
+]
 SERVICE = ["reward.url=http://127.0.0.1:8000"]
 CASES += [
     (
