@@ -205,6 +205,13 @@ def test_a_chat_in_a_terminal(served, tmp_path):
             terminal.expect("you> ")
             terminal.type(f"/reset\n{question}\n")
             terminal.expect(f"arithmetic> {answer}")
+        # Two of these do not fit into what the model can read.
+        terminal.expect("you> ")
+        terminal.type("/reset\n")
+        for expected in ("arithmetic> ", "left out its oldest turns, 1)"):
+            terminal.expect("you> ")
+            terminal.type(f"{'1' * 600}\n")
+            terminal.expect(expected)
         terminal.expect("you> ")
         terminal.type(CTRL_D)
         terminal.expect("(ended)")
