@@ -72,6 +72,14 @@ def _arguments(config: Config) -> Iterator[str]:
             yield f"generation.extra_engine_args.{name}: is decided by {owner}; set that"
 
 
+def _port(config: Config) -> Iterator[str]:
+    if config.serve.backend == "ray_serve" and config.serve.port == 0:
+        yield (
+            "serve.port=0: Ray Serve's proxies take no free port by themselves; name one, such as "
+            "8000"
+        )
+
+
 SERVE_RULES: tuple[Rule, ...] = (
     Rule(
         about="`model.path` is set.",
@@ -91,6 +99,12 @@ SERVE_RULES: tuple[Rule, ...] = (
         keys=("generation.extra_engine_args",),
         problems=_arguments,
         stages=SERVER_STAGES,
+    ),
+    Rule(
+        about="`serve.port` is not 0 with `serve.backend=ray_serve`.",
+        keys=("serve.backend", "serve.port"),
+        problems=_port,
+        stages=_SERVE,
     ),
     Rule(
         about="`chat.url` or `model.path` is set; not both of `chat.compare_url` and "

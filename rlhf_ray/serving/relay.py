@@ -51,13 +51,13 @@ class Relayed(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         work = asyncio.create_task(self._answer(scope, receive, send))
         gone = asyncio.create_task(_until_gone(receive))
+        status = CLIENT_GONE  # So it is, too, where Ray Serve cancels this for the client.
         try:
             await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
             if work.done():
-                self._count(work.result())
-            else:
-                self._count(CLIENT_GONE)
+                status = work.result()
         finally:
+            self._count(status)
             work.cancel()
             gone.cancel()
             await asyncio.gather(work, gone, return_exceptions=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
+import threading
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -40,9 +42,8 @@ def run(config: Config) -> int:
     output = Path(config.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     (output / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
-    if config.serve.backend == "ray_serve":
-        raise NotImplementedError
-    _serve_here(config, name, token, output)
+    start = _serve_on_cluster if config.serve.backend == "ray_serve" else _serve_here
+    start(config, name, token, output)
     _say("ended")
     return 0
 
@@ -88,6 +89,27 @@ def _serve_here(config: Config, name: str, token: BearerToken | None, output: Pa
             work=lambda: fleet.supervise(when_ready),
             drain_s=config.deadlines.stop_s,
         )
+
+
+def _serve_on_cluster(config: Config, name: str, token: BearerToken | None, output: Path) -> None:
+    # Here: seconds of import that only a cluster needs.
+    from rlhf_ray.cluster.ray_serve import check_ray_serve, deployed
+    from rlhf_ray.cluster.runtime import connected
+
+    check_ray_serve()
+    with ExitStack() as stack:
+        stack.enter_context(connected(dashboard=config.observe.dashboard))
+        _say(f"loading {config.model.path} on the cluster")
+        logs = (output / LOGS).absolute()
+        url, check = stack.enter_context(deployed(config, name, token, logs=logs))
+        stack.callback((output / READY_FILE).unlink, missing_ok=True)
+        tell_ready(config, name, f"{url}/v1", output)
+        end = threading.Event()
+        # `connected` raises at SIGTERM; here it is the orderly end.
+        before = signal.signal(signal.SIGTERM, lambda *_: end.set())
+        stack.callback(signal.signal, signal.SIGTERM, before)
+        while not end.wait(config.serve.health_every_s):
+            check()
 
 
 def tell_ready(config: Config, name: str, url: str, output: Path) -> None:

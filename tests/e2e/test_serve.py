@@ -6,105 +6,48 @@ import asyncio
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
-import psutil
 import pytest
 
 from rlhf_ray.serving.load import Answered, LoadReport, measure
-from tests.e2e.run_command import REPOSITORY
+from tests.e2e.served import (
+    GREEDY,
+    KEY,
+    LONG,
+    SUMS,
+    VARIABLE,
+    Served,
+    ask_until_answered,
+    lives,
+    user,
+)
 from tests.unit.chat.terminal import CTRL_D, Terminal
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(900), pytest.mark.slow]
-
-VARIABLE, KEY = "RLHF_RAY_TEST_KEY", "a-key-that-nobody-else-has"
-# All that the model has learnt, and answers rightly nearly always when nothing is sampled.
-SUMS = {f"What is {a}+{b}?": str(a + b) for a in range(10) for b in range(10)}
-GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 8}
-LONG: dict[str, Any] = {
-    "max_tokens": 200,
-    "temperature": 0,
-    "extra_body": {"ignore_eos": True},
-}
-
-
-class Served:
-    """`stage=serve` as a process."""
-
-    def __init__(self, output: Path) -> None:
-        self.output = output
-        self.log = output.with_suffix(".log")
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "rlhf_ray.main", "stage=serve", "serve.port=0"),
-                    *("model.path=builtin:arithmetic", f"serve.token_variable={VARIABLE}"),
-                    *("generation=cpu", "generation.kv_cache_gib=0.1", f"output_dir={output}"),
-                    *("generation.max_num_seqs=32", "generation.max_num_batched_tokens=512"),
-                ],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                cwd=REPOSITORY,
-            )
-
-    def facts(self, timeout_s: float = 240) -> dict[str, Any]:
-        """What serve.json says, as soon as it is there."""
-        file = self.output / "serve.json"
-        deadline = time.monotonic() + timeout_s
-        while not file.exists():
-            assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < deadline, self.log.read_text()
-            time.sleep(0.1)
-        return json.loads(file.read_text())
-
-    def family(self) -> list[psutil.Process]:
-        return psutil.Process(self.process.pid).children(recursive=True)
-
-    def engine(self) -> psutil.Process:
-        (found,) = [p for p in self.family() if "EngineCore" in " ".join(p.cmdline())]
-        return found
-
-    def metric(self, beginning: str) -> float:
-        """Of the line that begins like this."""
-        url = self.facts()["url"].removesuffix("/v1")
-        request = urllib.request.Request(
-            f"{url}/metrics", headers={"Authorization": f"Bearer {KEY}"}
-        )
-        with urllib.request.urlopen(request, timeout=30) as reply:
-            lines = reply.read().decode().splitlines()
-        return float(next(li for li in lines if li.startswith(beginning)).rpartition(" ")[2])
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory) -> Iterator[Served]:
     os.environ[VARIABLE] = KEY
-    served = Served(tmp_path_factory.mktemp("serve") / "out")
+    served = Served(tmp_path_factory.mktemp("serve") / "out", "serve.port=0")
     try:
         served.facts()
         yield served
     finally:
         del os.environ[VARIABLE]
-        if served.process.poll() is None:
-            served.process.kill()
-        served.process.wait(timeout=10)
+        served.end()
 
 
 @pytest.fixture
 def client(served) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=served.facts()["url"], api_key=KEY, max_retries=0) as client:
         yield client
-
-
-def user(text: str) -> list[Any]:
-    return [{"role": "user", "content": text}]
 
 
 def load(served: Served, prompts: list[str], **settings: Any) -> tuple[LoadReport, list[Answered]]:
@@ -251,32 +194,12 @@ def test_a_killed_engine_comes_back(served, client):
     assert [one for one in answered if one.error is None] == []
     assert max(one.seconds for one in answered) < 60
     began = time.monotonic()
-    statuses: set[int] = set()
-    while (reply := try_to_ask(client, "What is 2+6?", statuses)) is None:
-        assert time.monotonic() - began < 180, served.log.read_text()
-        time.sleep(0.5)
+    reply, statuses = ask_until_answered(client, "What is 2+6?", 180)
     assert statuses <= {502, 503}
     print(f"answers again after {time.monotonic() - began:.1f} s")
     assert reply == "8"
     assert served.engine().pid != engine.pid
     assert served.metric('rlhf_ray_serve_replica_restarts{replica="0"}') == 1
-
-
-def try_to_ask(client: openai.OpenAI, text: str, statuses: set[int]) -> str | None:
-    """The answer; None, and its status added to `statuses`, where there is an error."""
-    try:
-        reply = client.chat.completions.create(model="arithmetic", messages=user(text), **GREEDY)
-    except openai.APIStatusError as error:
-        statuses.add(error.status_code)
-        return None
-    return reply.choices[0].message.content
-
-
-def lives(process: psutil.Process) -> bool:
-    try:
-        return process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def test_the_end(served):

@@ -1089,6 +1089,15 @@ SERVE_CASES += [
         ["generation.max_num_batched_tokens=256"],
     ),
 ]
+SERVE_CASES += [
+    (
+        "any port of a cluster",
+        [*CHAT_MODEL, "serve.backend=ray_serve"],
+        ["serve.port=0"],
+        ["serve.port=0", "name one, such as 8000"],
+        ["serve.port=8000"],
+    ),
+]
 CHAT = ["stage=chat", "chat.url=http://127.0.0.1:8000/v1"]
 SERVE_CASES += [
     (
