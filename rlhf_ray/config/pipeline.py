@@ -74,7 +74,7 @@ def read_stages(pipeline: PipelineConfig, output_dir: str) -> tuple[PipelineStag
             )
         if values["stage"] == "pipeline":
             raise RequestError(f"{where}.stage=pipeline: a pipeline has no pipelines in it")
-        if values["stage"] in SERVICE_STAGES:
+        if values["stage"] in (*SERVICE_STAGES, "chat"):
             raise RequestError(
                 f"{where}.stage={values['stage']}: it ends only when it is told to, so that no "
                 f"stage would follow; start it beside the pipeline"

@@ -21,7 +21,7 @@ from rlhf_ray.serving.local import local_fleet, make_front, model_name, scratch_
 from rlhf_ray.serving.server import address_of, listen, serve
 from rlhf_ray.stages.inputs import check_models
 
-# What a program reads to find the service; it is there while the service is ready.
+# What a program reads to find the service; it is there from when it is ready to its end.
 READY_FILE = "serve.json"
 LOGS = "logs"
 
