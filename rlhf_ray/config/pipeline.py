@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_ray.config.errors import RequestError
+from rlhf_ray.config.serve import SERVICE_STAGES
 from rlhf_ray.config.setting import setting
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
@@ -73,10 +74,10 @@ def read_stages(pipeline: PipelineConfig, output_dir: str) -> tuple[PipelineStag
             )
         if values["stage"] == "pipeline":
             raise RequestError(f"{where}.stage=pipeline: a pipeline has no pipelines in it")
-        if values["stage"] == "serve_reward":
+        if values["stage"] in (*SERVICE_STAGES, "chat"):
             raise RequestError(
-                f"{where}.stage=serve_reward: it ends only when it is told to, so that no stage "
-                f"would follow; start it beside the pipeline"
+                f"{where}.stage={values['stage']}: it ends only when it is told to, so that no "
+                f"stage would follow; start it beside the pipeline"
             )
         for key in _ITS_OWN:
             if key in values:

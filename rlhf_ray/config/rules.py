@@ -23,6 +23,7 @@ from rlhf_ray.config.rules_prepare import PREPARE_RULES
 from rlhf_ray.config.rules_reward_model import REWARD_MODEL_RULES
 from rlhf_ray.config.rules_run import RUN_RULES
 from rlhf_ray.config.rules_sampling import SAMPLING_RULES
+from rlhf_ray.config.rules_serve import SERVE_RULES
 from rlhf_ray.config.rules_texts import TEXT_RULES
 from rlhf_ray.config.rules_training import TRAINING_RULES
 from rlhf_ray.config.run import Config
@@ -39,6 +40,7 @@ ALL_RULES: tuple[Rule, ...] = (
     + MODEL_REWARD_RULES
     + HTTP_REWARD_RULES
     + JUDGE_RULES
+    + SERVE_RULES
     + ADAPTED_RULES
     + EXAMPLES_RULES
     + FIT_RULES

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from rlhf_ray.config.generation import LARGEST_TOP_K
 from rlhf_ray.config.rule import SCORING_STAGES, Rule
 from rlhf_ray.config.run import Config
+from rlhf_ray.config.serve import SERVER_STAGES
 
 # Engine arguments that the configuration has a key for, or that the adapter itself decides.
-_OWNED_ARGUMENTS: dict[str, str] = {
+OWNED_ARGUMENTS: dict[str, str] = {
     "enable_lora": "publish.lora",
     "max_loras": "publish.lora",
     "max_lora_rank": "training.lora.r",
@@ -109,11 +110,13 @@ def _whole_gpus(config: Config) -> Iterator[str]:
 
 def _engine_arguments(config: Config) -> Iterator[str]:
     for name in config.generation.extra_engine_args:
-        owner = _OWNED_ARGUMENTS.get(name.replace("-", "_"))
+        owner = OWNED_ARGUMENTS.get(name.replace("-", "_"))
         if owner is not None:
             yield f"generation.extra_engine_args.{name}: is decided by {owner}; set that"
 
 
+# The stages that start the engines of `generation`.
+_ENGINE_STAGES = (*SCORING_STAGES, *SERVER_STAGES)
 _LENGTHS = ("data.max_prompt_tokens", "generation.max_response_tokens")
 
 GENERATION_RULES: tuple[Rule, ...] = (
@@ -128,7 +131,7 @@ GENERATION_RULES: tuple[Rule, ...] = (
         about="`generation.max_num_batched_tokens` is at least `generation.max_num_seqs`.",
         keys=("generation.max_num_batched_tokens", "generation.max_num_seqs"),
         problems=_engine_step_holds_its_sequences,
-        stages=SCORING_STAGES,
+        stages=_ENGINE_STAGES,
     ),
     Rule(
         about="`generation.top_p` below 1 and `generation.min_p` above 0 need "
@@ -153,13 +156,13 @@ GENERATION_RULES: tuple[Rule, ...] = (
         about="`generation.kv_cache_gib` is set where `generation.num_gpus` is 0.",
         keys=("generation.num_gpus", "generation.kv_cache_gib"),
         problems=_cpu_cache,
-        stages=SCORING_STAGES,
+        stages=_ENGINE_STAGES,
     ),
     Rule(
         about="A part of a GPU per engine rank needs `generation.tensor_parallel_size` 1.",
         keys=("generation.num_gpus", "generation.tensor_parallel_size"),
         problems=_whole_gpus,
-        stages=SCORING_STAGES,
+        stages=_ENGINE_STAGES,
     ),
     Rule(
         about="`generation.extra_engine_args` names no argument that another key decides.",

@@ -3,45 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from urllib.parse import SplitResult, urlsplit
 
+from rlhf_ray.config.addresses import address_problems
 from rlhf_ray.config.rule import SCORING_STAGES, Rule
 from rlhf_ray.config.run import Config
-from rlhf_ray.config.serve import LOCAL_HOSTS
+from rlhf_ray.config.serve import SERVICE_STAGES
 
 _SERVE = ("serve_reward",)
 
 
 def _address(config: Config) -> Iterator[str]:
     url = config.reward.url
-    if url is None:
-        return
-    parts = _split(url)
-    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
-        yield (
-            f"reward.url={url}: is not the address of a service; write http://HOST:PORT or "
-            f"https://HOST/PATH"
-        )
-    elif parts.username is not None or parts.password is not None:
-        # Not shown: it would be in the log, as it would be in config.yaml.
-        yield (
-            "reward.url: has a user or a password in it, which would be written to config.yaml; "
-            "put a token into an environment variable and name that in reward.http.token_variable"
-        )
-    elif parts.query or parts.fragment:
-        yield (
-            f"reward.url={url}: has a query or a fragment, and /score and /health are put behind "
-            f"it; write what comes before them"
-        )
-
-
-def _split(url: str) -> SplitResult | None:
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError:
-        return None
-    return parts
+    if url is not None:
+        yield from address_problems("reward.url", url, token_key="reward.http.token_variable")
 
 
 def _deadline(config: Config) -> Iterator[str]:
@@ -70,7 +44,7 @@ def _served_model(config: Config) -> Iterator[str]:
 
 def _token(config: Config) -> Iterator[str]:
     serve = config.serve
-    if serve.token_variable is None and serve.host not in LOCAL_HOSTS:
+    if serve.token_variable is None and not serve.is_local:
         yield (
             f"serve.host={serve.host}: other machines could ask, and serve.token_variable=null "
             f"lets everybody; name an environment variable that holds a token, or set host to "
@@ -103,6 +77,6 @@ HTTP_REWARD_RULES: tuple[Rule, ...] = (
         "itself.",
         keys=("serve.host", "serve.token_variable"),
         problems=_token,
-        stages=_SERVE,
+        stages=SERVICE_STAGES,
     ),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from rlhf_ray.config.algorithm import AlgorithmConfig
+from rlhf_ray.config.chat import ChatConfig
 from rlhf_ray.config.compress import CompressConfig
 from rlhf_ray.config.data import DataConfig
 from rlhf_ray.config.evaluation import EvaluationConfig
@@ -33,6 +34,8 @@ STAGE_NAMES = (
     "compress",
     "export",
     "serve_reward",
+    "serve",
+    "chat",
     "pipeline",
     "plan",
 )
@@ -187,6 +190,7 @@ class Config:
     compress: CompressConfig = field(default_factory=CompressConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
     serve: ServeConfig = field(default_factory=ServeConfig)
+    chat: ChatConfig = field(default_factory=ChatConfig)
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
     publish: PublishConfig = field(default_factory=PublishConfig)
     placement: PlacementConfig = field(default_factory=PlacementConfig)

@@ -33,20 +33,8 @@ def engine_arguments(
         lora: of the adapter that is published alone, with the names of its layers; None for whole
             weights.
     """
-    arguments: dict[str, Any] = {
-        "model": model.path,
-        "tokenizer": model.tokenizer_path or model.path,
-        "trust_remote_code": model.trust_remote_code,
-        "dtype": generation.dtype,
+    arguments = _common_arguments(generation, model) | {
         "max_model_len": max_sequence_tokens,
-        "tensor_parallel_size": generation.tensor_parallel_size,
-        # Not vLLM's own choice, which inside a Ray actor may be Ray.
-        "distributed_executor_backend": "uni" if generation.tensor_parallel_size == 1 else "mp",
-        "max_num_seqs": generation.max_num_seqs,
-        "max_num_batched_tokens": generation.max_num_batched_tokens,
-        "enforce_eager": generation.enforce_eager,
-        "enable_prefix_caching": generation.enable_prefix_caching,
-        "gpu_memory_utilization": generation.gpu_memory_utilization,
         "enable_sleep_mode": generation.num_gpus > 0,
         # Log-probabilities under the distribution that was sampled from.
         "logprobs_mode": "processed_logprobs",
@@ -54,8 +42,6 @@ def engine_arguments(
         "weight_transfer_config": {"backend": "object_store"},
         "disable_log_stats": True,
     }
-    if generation.kv_cache_gib is not None:
-        arguments["kv_cache_memory_bytes"] = int(generation.kv_cache_gib * _GIB)
     if lora is not None:
         arguments |= {
             "enable_lora": True,
@@ -68,6 +54,51 @@ def engine_arguments(
     return arguments | generation.extra_engine_args
 
 
+def server_arguments(
+    generation: GenerationConfig,
+    model: ModelConfig,
+    *,
+    model_name: str,
+    max_model_tokens: int | None,
+    socket: str,
+) -> dict[str, Any]:
+    """Arguments of vLLM's OpenAI server on a Unix socket; the user's own come last and win."""
+    arguments = _common_arguments(generation, model) | {
+        "served_model_name": [model_name],
+        "uds": socket,
+        # Its counters say whether the engine makes progress.
+        "disable_log_stats": False,
+        "disable_uvicorn_access_log": True,
+        "uvicorn_log_level": "warning",
+    }
+    if max_model_tokens is not None:
+        arguments["max_model_len"] = max_model_tokens
+    if model.chat_template is not None:
+        arguments["chat_template"] = model.chat_template
+    return arguments | generation.extra_engine_args
+
+
+def _common_arguments(generation: GenerationConfig, model: ModelConfig) -> dict[str, Any]:
+    """What engines of a run and of a server have in common."""
+    arguments: dict[str, Any] = {
+        "model": model.path,
+        "tokenizer": model.tokenizer_path or model.path,
+        "trust_remote_code": model.trust_remote_code,
+        "dtype": generation.dtype,
+        "tensor_parallel_size": generation.tensor_parallel_size,
+        # Not vLLM's own choice, which inside a Ray actor may be Ray.
+        "distributed_executor_backend": "uni" if generation.tensor_parallel_size == 1 else "mp",
+        "max_num_seqs": generation.max_num_seqs,
+        "max_num_batched_tokens": generation.max_num_batched_tokens,
+        "enforce_eager": generation.enforce_eager,
+        "enable_prefix_caching": generation.enable_prefix_caching,
+        "gpu_memory_utilization": generation.gpu_memory_utilization,
+    }
+    if generation.kv_cache_gib is not None:
+        arguments["kv_cache_memory_bytes"] = int(generation.kv_cache_gib * _GIB)
+    return arguments
+
+
 def make_vllm_config(arguments: dict[str, Any]) -> Any:
     """vLLM's own configuration; reads the model's, starts nothing.
 
@@ -77,14 +108,19 @@ def make_vllm_config(arguments: dict[str, Any]) -> Any:
     # Here, because vLLM must not be imported before its environment is set.
     from vllm.engine.arg_utils import AsyncEngineArgs
 
-    _refuse_unknown(arguments, [field.name for field in dataclasses.fields(AsyncEngineArgs)])
+    refuse_unknown(arguments, [field.name for field in dataclasses.fields(AsyncEngineArgs)])
     try:
         return AsyncEngineArgs(**arguments).create_engine_config()
     except ValueError as error:
         raise RequestError(f"vLLM refuses the settings of generation and model: {error}") from error
 
 
-def _refuse_unknown(arguments: Collection[str], known: list[str]) -> None:
+def refuse_unknown(arguments: Collection[str], known: list[str]) -> None:
+    """Refuse arguments that vLLM does not have.
+
+    Raises:
+        RequestError: with the nearest names.
+    """
     for name in arguments:
         if name not in known:
             nearest = difflib.get_close_matches(name, known, n=3) or ["none is near"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import sys
 import threading
 
 
@@ -21,3 +23,19 @@ def end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=wait, name="end_with_parent", daemon=True).start()
+
+
+def end_group_with_stdin() -> None:
+    """Kill this process and all that it has started when its standard input ends.
+
+    For a process with a group of its own whose standard input is a pipe that nobody writes to:
+    the pipe ends with the process at its other end, however that ended. Others go on.
+    """
+    if os.getpgrp() != os.getpid():
+        return  # Started by hand: the group is that of a shell.
+
+    def wait() -> None:
+        sys.stdin.buffer.read()
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+
+    threading.Thread(target=wait, name="end_group_with_stdin", daemon=True).start()

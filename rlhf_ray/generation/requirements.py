@@ -60,6 +60,9 @@ NEEDS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("vllm.model_executor.model_loader.reload:initialize_layerwise_reload", ("model",)),
     ("vllm.model_executor.model_loader.reload:finalize_layerwise_reload", ()),
     ("vllm.model_executor.model_loader.reload.layerwise:get_layerwise_info", ("layer",)),
+    ("vllm.entrypoints.launchers.cli_args:make_arg_parser", ("parser",)),
+    ("vllm.entrypoints.launchers.cli_args:validate_parsed_serve_args", ("args",)),
+    ("vllm.entrypoints.launchers.api_server.entry:run_server", ("args",)),
     (
         "vllm.lora.request:LoRARequest",
         ("lora_name", "lora_int_id", "lora_path", "load_inplace"),

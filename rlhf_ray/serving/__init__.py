@@ -1,1 +1,1 @@
-"""A reward model as a service over HTTP."""
+"""Models as services over HTTP: a reward model, or a language model."""

@@ -1,19 +1,22 @@
-"""The process around the service: a socket, a thread for the model, an orderly end."""
+"""The process around a service: a socket, what runs beside it, an orderly end."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import Executor
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
 
 from rlhf_ray.config.errors import RequestError
-from rlhf_ray.serving.service import ScoreService, TextScorer
+
+# What begins and ends with a server.
+Lifespan = Callable[[Starlette], AbstractAsyncContextManager[None]]
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -39,59 +42,101 @@ def address_of(listener: socket.socket) -> str:
 
 
 def serve(
-    service: ScoreService,
+    make_application: Callable[[Lifespan], Starlette],
     listener: socket.socket,
     *,
-    executor: Executor,
-    load: Callable[[], TextScorer],
-    report: Callable[[str], None],
+    work: Callable[[], Coroutine[Any, Any, None]],
+    drain_s: float | None = None,
 ) -> None:
     """Answer requests until SIGTERM or SIGINT; those that are under way are answered first.
 
     Args:
-        load: makes the model, in the executor's thread, while requests are told to wait.
-        report: takes lines for people.
+        make_application: given what begins and ends with the server.
+        work: runs beside the server, and is cancelled at its end.
+        drain_s: how long what is under way may take at the end; None waits for all of it.
 
     Raises:
         KeyboardInterrupt: SIGINT ended it.
-        Exception: whatever `load` raised.
+        Exception: whatever `work` raised, which ended the server.
     """
-    failures: list[BaseException] = []
-
-    async def begin() -> None:
-        loop = asyncio.get_running_loop()
-        try:
-            service.begin(await loop.run_in_executor(executor, load))
-            report(f"ready at {address_of(listener)}")
-        except Exception as error:  # noqa: BLE001 - raised again where the server has ended
-            failures.append(error)
-            server.should_exit = True
-
-    @asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        beginning = asyncio.create_task(begin())
-        yield
-        beginning.cancel()
-
-    server = uvicorn.Server(
-        uvicorn.Config(
-            service.application(lifespan),
-            log_level="warning",
-            access_log=False,
-            lifespan="on",
-            # No colours and no handlers of its own: what it says goes where everything goes.
-            log_config=None,
-        )
-    )
-
-    def end(*_: object) -> None:
-        server.should_exit = True
-
+    server = _Server(make_application, work, drain_s)
     # uvicorn ends in order on SIGTERM and then raises it again, for whoever was there before.
-    before = signal.signal(signal.SIGTERM, end)
+    before = signal.signal(signal.SIGTERM, server.end)
     try:
-        server.run(sockets=[listener])
+        server.run(listener)
     finally:
         signal.signal(signal.SIGTERM, before)
-    if failures:
-        raise failures[0]
+    server.check()
+
+
+@contextmanager
+def serving(
+    make_application: Callable[[Lifespan], Starlette],
+    listener: socket.socket,
+    *,
+    work: Callable[[], Coroutine[Any, Any, None]],
+) -> Iterator[Callable[[], None]]:
+    """As `serve`, in a thread, as long as the block runs.
+
+    Yields:
+        a function that raises what `work` has raised, if it has.
+    """
+    server = _Server(make_application, work, drain_s=1)
+    thread = threading.Thread(target=server.run, args=(listener,), daemon=True)
+    thread.start()
+    try:
+        yield server.check
+    finally:
+        server.end()
+        thread.join()
+
+
+class _Server:
+    """uvicorn, and what runs beside it."""
+
+    def __init__(
+        self,
+        make_application: Callable[[Lifespan], Starlette],
+        work: Callable[[], Coroutine[Any, Any, None]],
+        drain_s: float | None,
+    ) -> None:
+        self._work = work
+        self._failures: list[BaseException] = []
+        self._uvicorn = uvicorn.Server(
+            uvicorn.Config(
+                make_application(self._lifespan),
+                log_level="warning",
+                access_log=False,
+                lifespan="on",
+                # No colours and no handlers of its own: what it says goes where everything goes.
+                log_config=None,
+                timeout_graceful_shutdown=None if drain_s is None else max(1, round(drain_s)),
+            )
+        )
+
+    def run(self, listener: socket.socket) -> None:
+        """Answer until the end."""
+        self._uvicorn.run(sockets=[listener])
+
+    def end(self, *_: object) -> None:
+        """Let it end, in order; also as the handler of a signal."""
+        self._uvicorn.should_exit = True
+
+    def check(self) -> None:
+        """Raise what the work has raised."""
+        if self._failures:
+            raise self._failures[0]
+
+    @asynccontextmanager
+    async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        working = asyncio.create_task(self._watched())
+        yield
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+
+    async def _watched(self) -> None:
+        try:
+            await self._work()
+        except Exception as error:  # noqa: BLE001 - raised again where the server has ended
+            self._failures.append(error)
+            self.end()

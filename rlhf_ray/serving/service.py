@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import Any, Protocol
@@ -93,9 +92,7 @@ class ScoreService:
     def _refusal(self, request: Request) -> Response | None:
         """The reply to who may not ask, or has come too early."""
         given = request.headers.get("Authorization", "")
-        if self._token is not None and not hmac.compare_digest(
-            given.encode(), self._token.header.encode()
-        ):
+        if self._token is not None and not self._token.admits(given):
             reply = _error(401, "the bearer token is missing or wrong")
             reply.headers["WWW-Authenticate"] = "Bearer"
             return reply

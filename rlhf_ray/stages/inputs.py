@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.run import Config
+from rlhf_ray.config.serve import SERVER_STAGES
 
 _FILE_ENDINGS = (".jsonl", ".json", ".csv", ".parquet", ".txt")
 _COMMAND = "python -m rlhf_ray.main"
@@ -59,6 +60,8 @@ def _models(config: Config) -> list[tuple[str, str | None, str]]:
     """Keys of the models that are read, their values, and the stage that makes such a model."""
     if config.is_fit:
         return [("model.path", config.model.path, "pretrain")]
+    if config.stage.name in (*SERVER_STAGES, "compress", "export"):
+        return [("model.path", config.model.path, "sft")]
     models: list[tuple[str, str | None, str]] = (
         [(f"evaluation.models.{n}", path, "rl") for n, path in config.evaluation.models.items()]
         if config.is_evaluation

@@ -202,7 +202,5 @@ def _figure(folder: Path, path: tuple[str, ...]) -> float:
     for name in path:
         value = value.get(name) if isinstance(value, Mapping) else None
     if not isinstance(value, int | float):
-        raise RunFailed(
-            f"{file} has no number at {'.'.join(path)}, which pipeline.report asks for"
-        )
+        raise RunFailed(f"{file} has no number at {'.'.join(path)}, which pipeline.report asks for")
     return float(value)

@@ -44,6 +44,25 @@ def _plan_pipeline(config: Config) -> str:
     return f"# Stages\n{pipeline.describe(config)}"
 
 
+def _plan_chat(config: Config) -> str:
+    chat, here = config.chat, f"{config.model.path}, served on this machine"
+    other = chat.compare_url or chat.compare_path
+    return f"# Chat\nwith {chat.url or here}" + (f", beside {other}" if other else "")
+
+
+def _plan_serve(config: Config) -> str:
+    serve, generation = config.serve, config.generation
+    whose = f"the key in {serve.token_variable}" if serve.token_variable else "no key"
+    most = f" to {serve.max_replicas}" if serve.max_replicas else ""
+    ranks = generation.tensor_parallel_size
+    devices = f"{ranks * generation.num_gpus:g} GPUs" if generation.num_gpus else "the CPU"
+    return (
+        f"# Service\n{config.model.path} in {generation.dtype}, {serve.replicas}{most} replicas "
+        f"({serve.backend}), each on {devices}, at {serve.host}, port "
+        f"{serve.port or 'that is free'}, with {whose}"
+    )
+
+
 def _plan_service(config: Config) -> str:
     serve, model = config.serve, config.reward.model
     whose = f"the token in {serve.token_variable}" if serve.token_variable else "no token"
@@ -55,10 +74,12 @@ def _plan_service(config: Config) -> str:
 
 # Every other stage starts workers and trains.
 _PLANS = {
+    "chat": _plan_chat,
     "compress": _plan_compress,
     "export": _plan_export,
     "evaluate": _plan_evaluation,
     "pipeline": _plan_pipeline,
     "prepare_data": _plan_prepare,
+    "serve": _plan_serve,
     "serve_reward": _plan_service,
 }

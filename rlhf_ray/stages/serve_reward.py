@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -55,12 +56,13 @@ def run(config: Config) -> int:
             timeout_s=config.deadlines.start_s,
         )
 
-        def load() -> RewardScorer:
-            scorer.start_alone()
-            return scorer
+        async def load() -> None:
+            await asyncio.get_running_loop().run_in_executor(executor, scorer.start_alone)
+            service.begin(scorer)
+            _say(f"ready at {address_of(listener)}")
 
         try:
-            serve(service, listener, executor=executor, load=load, report=_say)
+            serve(service.application, listener, work=load)
         finally:
             executor.submit(scorer.close).result()
     _say("ended")

@@ -9,6 +9,7 @@ from rlhf_ray.config.run import Config
 
 # Each has a function `run(config) -> exit status`.
 STAGES: dict[str, str] = {
+    "chat": "rlhf_ray.stages.chat",
     "compress": "rlhf_ray.stages.compress",
     "evaluate": "rlhf_ray.stages.evaluate",
     "export": "rlhf_ray.stages.export",
@@ -19,6 +20,7 @@ STAGES: dict[str, str] = {
     "pretrain": "rlhf_ray.stages.pretrain",
     "reward_model": "rlhf_ray.stages.reward_model",
     "rl": "rlhf_ray.stages.rl",
+    "serve": "rlhf_ray.stages.serve",
     "serve_reward": "rlhf_ray.stages.serve_reward",
     "sft": "rlhf_ray.stages.sft",
 }

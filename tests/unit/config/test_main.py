@@ -12,6 +12,7 @@ from rlhf_ray import main as command
 from rlhf_ray.config.compose import group_choices
 from rlhf_ray.config.errors import RequestError, RunFailed
 from rlhf_ray.config.run import STAGE_NAMES, StageConfig
+from rlhf_ray.config.serve import SERVICE_STAGES
 from rlhf_ray.config.setting import setting_of
 from rlhf_ray.main import main
 from rlhf_ray.stages import plan
@@ -99,16 +100,30 @@ def test_every_stage_can_be_looked_at(stage, capsys, tmp_path, monkeypatch):
         "pipeline.stages.a={stage:pretrain,model.path:m,examples.path:a.jsonl}",
         "evaluation.models.a=a/b",
         *(["reward.model.path=a/b"] if stage == "serve_reward" else []),
+        *(["model.path=a/b", "export.licence=mit"] if stage in ("compress", "export") else []),
     ]
     assert main(["recipe=demo", f"stage={stage}", "dry_run=true", *inputs]) == 0
     out, err = capsys.readouterr()
-    shown = ["learner" in out, "# Sources" in out, "# Stages" in out, "# Service\na/b in" in out]
-    assert ("# Models\na: a/b" in out) == (stage == "evaluate")
+    shown = [
+        "learner" in out,
+        "# Sources" in out,
+        "# Stages" in out,
+        "# Service\n" in out,
+        "# Chat\n" in out,
+        "# Models\na: a/b" in out,
+        "# Forms of a/b" in out,
+        "# Export\na/b" in out,
+    ]
+    others = ("prepare_data", "pipeline", "chat", "evaluate", "compress", "export")
     assert shown == [
-        stage not in ("prepare_data", "pipeline", "serve_reward", "evaluate"),
+        stage not in (*others, *SERVICE_STAGES),
         stage == "prepare_data",
         stage == "pipeline",
-        stage == "serve_reward",
+        stage in SERVICE_STAGES,
+        stage == "chat",
+        stage == "evaluate",
+        stage == "compress",
+        stage == "export",
     ]
     assert err == ""
     assert list(tmp_path.iterdir()) == []

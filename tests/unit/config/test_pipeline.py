@@ -33,6 +33,8 @@ def test_folders_of_earlier_stages_are_filled_in_wherever_they_stand():
         ({"a": ["stage=sft"]}, "must be a mapping that says which stage it is"),
         ({"a": {"num_steps": 3}}, "must be a mapping that says which stage it is"),
         ({"a": {"stage": "pipeline"}}, "a pipeline has no pipelines in it"),
+        ({"a": {"stage": "chat"}}, "stage=chat: it ends only when it is told to"),
+        ({"a": {"stage": "serve"}}, "stage=serve: it ends only when it is told to"),
         ({"a": {"stage": "serve_reward"}}, "it ends only when it is told to"),
         ({"a": {"stage": "sft", "seed": 1}}, "pipeline.stages.a.seed: the pipeline sets it"),
         (

@@ -1036,6 +1036,106 @@ SERVE_CASES = [
         ["reward.model.mean=1", "reward.model.standard_deviation=2"],
     ),
 ]
+CHAT_MODEL = ["stage=serve", "model.path=a/b"]
+SERVE_CASES += [
+    ("no model to serve", ["stage=serve"], [], ["model.path is empty", "`model`"], CHAT_MODEL),
+    (
+        "everybody may ask a language model",
+        CHAT_MODEL,
+        ["serve.host=0.0.0.0"],
+        ["serve.host=0.0.0.0", "serve.token_variable=null"],
+        ["serve.host=0.0.0.0", "serve.token_variable=KEY"],
+    ),
+    (
+        "replicas as they are needed, on one machine",
+        CHAT_MODEL,
+        ["serve.max_replicas=2"],
+        ["serve.max_replicas=2", "serve.backend=ray_serve"],
+        ["serve.max_replicas=2", "serve.backend=ray_serve"],
+    ),
+    (
+        "fewer replicas at the busiest",
+        [*CHAT_MODEL, "serve.backend=ray_serve"],
+        ["serve.replicas=3", "serve.max_replicas=2"],
+        ["serve.max_replicas=2", "less than serve.replicas=3"],
+        ["serve.replicas=2", "serve.max_replicas=2"],
+    ),
+    (
+        "an argument of a server that has a key",
+        CHAT_MODEL,
+        ["generation.extra_engine_args.max_model_len=64"],
+        ["extra_engine_args.max_model_len: is decided by serve.max_model_tokens"],
+        ["serve.max_model_tokens=64", "generation.extra_engine_args.max_logprobs=5"],
+    ),
+    (
+        "all memory for a server",
+        CHAT_MODEL,
+        ["generation.kv_cache_gib=null"],
+        ["generation.kv_cache_gib=null", "generation.num_gpus=0"],
+        ["generation.kv_cache_gib=1"],
+    ),
+    (
+        "a server with parts of GPUs",
+        [*CHAT_MODEL, "generation=gpu"],
+        ["generation.num_gpus=0.5", "generation.tensor_parallel_size=2"],
+        ["generation.num_gpus=0.5", "tensor_parallel_size to 1"],
+        ["generation.num_gpus=0.5"],
+    ),
+    (
+        "a step of a server too small",
+        CHAT_MODEL,
+        ["generation.max_num_batched_tokens=64"],
+        ["generation.max_num_batched_tokens=64", "at least 256"],
+        ["generation.max_num_batched_tokens=256"],
+    ),
+]
+SERVE_CASES += [
+    (
+        "any port of a cluster",
+        [*CHAT_MODEL, "serve.backend=ray_serve"],
+        ["serve.port=0"],
+        ["serve.port=0", "name one, such as 8000"],
+        ["serve.port=8000"],
+    ),
+]
+CHAT = ["stage=chat", "chat.url=http://127.0.0.1:8000/v1"]
+SERVE_CASES += [
+    (
+        "nobody to talk to",
+        ["stage=chat"],
+        [],
+        ["model.path is empty, and chat.url=null", "name the model to talk to"],
+        ["model.path=a/b"],
+    ),
+    (
+        "two to compare with",
+        [*CHAT, "chat.compare_url=http://a/v1"],
+        ["chat.compare_path=a/b"],
+        ["chat.compare_url=http://a/v1, chat.compare_path=a/b", "set one of them to null"],
+        ["chat.compare_path=a/b", "chat.compare_url=null"],
+    ),
+    (
+        "no address to talk to",
+        CHAT,
+        ["chat.url=127.0.0.1:8000"],
+        ["chat.url=127.0.0.1:8000: is not the address"],
+        CHAT,
+    ),
+    (
+        "a password in the address of another model",
+        CHAT,
+        ["chat.compare_url=http://me:secret@a/v1"],
+        ["chat.compare_url: has a user or a password", "chat.token_variable"],
+        ["chat.compare_url=http://a/v1"],
+    ),
+    (
+        "all memory for a model to talk to",
+        ["stage=chat", "model.path=a/b"],
+        ["generation.kv_cache_gib=null"],
+        ["generation.kv_cache_gib=null"],
+        ["generation.kv_cache_gib=1"],
+    ),
+]
 SERVICE = ["reward.url=http://127.0.0.1:8000"]
 CASES += [
     (

@@ -81,6 +81,14 @@ def test_a_model_that_reinforcement_learning_lacks(overrides: list[str], maker: 
     assert f"{key}=FOLDER/model" in message
 
 
+@pytest.mark.parametrize("stage", ["serve", "chat"])
+def test_a_model_to_serve(stage: str) -> None:
+    unread = ["recipe=demo_ppo", "critic.path=outputs/y/model"]
+    check_models(load_config([*unread, f"stage={stage}", "model.path=owner/name"]))
+    with pytest.raises(RequestError, match=r"outputs/x/model.*stage=sft makes one"):
+        check_models(load_config([*unread, f"stage={stage}", "model.path=outputs/x/model"]))
+
+
 def test_a_model_that_nobody_reads_is_not_asked_for() -> None:
     unread = ["critic.path=outputs/x/model", "reference.path=outputs/x/model"]
     check_models(load_config(["recipe=demo", "algorithm.kl_coefficient=0", *unread]))

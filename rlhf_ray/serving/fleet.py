@@ -1,0 +1,94 @@
+"""All replicas of a model: who is asked next, and what the whole can do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Sequence
+
+from rlhf_ray.config.errors import RequestError, RunFailed
+from rlhf_ray.serving.openai_errors import Refused
+from rlhf_ray.serving.replica import Replica, ReplicaState, Report
+
+
+class Fleet:
+    """Replicas that share the requests.
+
+    Args:
+        max_in_flight: requests at a time, over all replicas.
+        report: takes lines for people.
+    """
+
+    def __init__(self, replicas: Sequence[Replica], *, max_in_flight: int, report: Report) -> None:
+        self.replicas = tuple(replicas)
+        self._max_in_flight = max_in_flight
+        self._report = report
+
+    @property
+    def num_ready(self) -> int:
+        return sum(replica.state is ReplicaState.READY for replica in self.replicas)
+
+    @property
+    def in_flight(self) -> int:
+        return sum(replica.in_flight for replica in self.replicas)
+
+    @property
+    def state(self) -> ReplicaState:
+        """Ready where one replica is, failed where all have."""
+        states = {replica.state for replica in self.replicas}
+        for state in (ReplicaState.READY, ReplicaState.STARTING):
+            if state in states:
+                return state
+        return ReplicaState.FAILED
+
+    def next_replica(self, *, besides: Collection[Replica] = ()) -> Replica:
+        """The ready replica with the fewest requests.
+
+        Args:
+            besides: those that have just turned out not to be there.
+
+        Raises:
+            Refused: 503, there is none, or there are too many requests.
+        """
+        ready = [r for r in self.replicas if r.state is ReplicaState.READY and r not in besides]
+        if not ready:
+            raise Refused(503, "the engine is being started; come again")
+        if self.in_flight >= self._max_in_flight:
+            raise Refused(
+                503, f"{self.in_flight} requests are under way, which is the most; come again"
+            )
+        return min(ready, key=lambda replica: replica.in_flight)
+
+    async def supervise(self, when_ready: Callable[[], None]) -> None:
+        """Keep the replicas running until cancelled; those that are given up are told of.
+
+        Args:
+            when_ready: called once, when all are ready for the first time.
+
+        Raises:
+            RequestError, RunFailed: of a replica that never got ready, or of the last one.
+        """
+        tasks = {asyncio.create_task(r.supervise()): r for r in self.replicas}
+        told = False
+        try:
+            while True:
+                if not told and self.num_ready == len(self.replicas):
+                    told = True
+                    when_ready()
+                done, _ = await asyncio.wait(
+                    tasks, timeout=None if told else 0.05, return_when=asyncio.FIRST_COMPLETED
+                )
+                for task in done:
+                    tasks.pop(task)
+                    self._lost(task, is_last=not tasks, is_early=not told)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _lost(self, task: asyncio.Task[None], *, is_last: bool, is_early: bool) -> None:
+        try:
+            task.result()
+        except (RequestError, RunFailed) as error:
+            if is_last or is_early:
+                raise
+            self._report(f"{error}; the others go on")

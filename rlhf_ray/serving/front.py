@@ -1,0 +1,165 @@
+"""The endpoint that clients see: who may ask, what, and which replica answers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from rlhf_ray.config.bearer_token import BearerToken
+from rlhf_ray.serving.fleet import Fleet
+from rlhf_ray.serving.front_metrics import CONTENT_TYPE, FrontMetrics
+from rlhf_ray.serving.openai_errors import RETRY_AFTER_S, Refused, as_openai_error
+from rlhf_ray.serving.relay import CLIENT_GONE, Relayed
+from rlhf_ray.serving.replica import ReplicaState
+
+# What a replica is asked, by path.
+ASKED_PATHS = ("/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize")
+# A client that does not send its request in this time holds a connection for nothing.
+_BODY_S = 60.0
+
+
+class Front:
+    """Answers requests.
+
+    Args:
+        fleet: who generates.
+        model_name: what requests call the model.
+        token: what requests must bring; None asks for nothing.
+    """
+
+    def __init__(
+        self,
+        *,
+        fleet: Fleet,
+        model_name: str,
+        token: BearerToken | None,
+        max_request_bytes: int,
+    ) -> None:
+        self._fleet = fleet
+        self._model_name = model_name
+        self._token = token
+        self._max_bytes = max_request_bytes
+        self._metrics = FrontMetrics(fleet)
+
+    def application(self, lifespan: Callable[[Starlette], Any] | None = None) -> Starlette:
+        """What a server runs."""
+        handlers: dict[Any, Any] = dict.fromkeys(
+            (Refused, HTTPException, 500, json.JSONDecodeError), as_openai_error
+        )
+        return Starlette(
+            routes=[
+                Route("/health", self._health, methods=["GET"]),
+                Route("/metrics", self._show_metrics, methods=["GET"]),
+                Route("/v1/models", self._models, methods=["GET"]),
+                Route("/v1/models/{name:path}", self._model, methods=["GET"]),
+                *(Route(path, self._ask, methods=["POST"]) for path in ASKED_PATHS),
+            ],
+            exception_handlers=handlers,
+            lifespan=lifespan,
+        )
+
+    async def _health(self, _: Request) -> Response:
+        """For whoever starts and watches services: no key, and no more than the state."""
+        state, fleet = self._fleet.state, self._fleet
+        is_ready = state is ReplicaState.READY
+        facts = {"status": "ok" if is_ready else str(state), "replicas_ready": fleet.num_ready}
+        reply = JSONResponse(facts, status_code=200 if is_ready else 503)
+        if not is_ready:
+            reply.headers["Retry-After"] = str(RETRY_AFTER_S)
+        return reply
+
+    async def _show_metrics(self, request: Request) -> Response:
+        self._check_key(request)
+        return Response(await self._metrics.text(), media_type=CONTENT_TYPE)
+
+    async def _models(self, request: Request) -> Response:
+        self._check_key(request)
+        return Relayed(self._fleet, "/v1/models", None, self._counter(request))
+
+    async def _model(self, request: Request) -> Response:
+        self._check_key(request)
+        self._check_model(request.path_params["name"])
+        facts = {"id": self._model_name, "object": "model", "created": 0, "owned_by": "rlhf_ray"}
+        return JSONResponse(facts)
+
+    async def _ask(self, request: Request) -> Response:
+        count = self._counter(request)
+        try:
+            self._check_key(request)
+            body = await self._body(request)
+            fields = read_fields(body)
+            self._check_model(fields.get("model") or self._model_name)
+        except Refused as refused:
+            count(refused.status)
+            raise
+        except ClientDisconnect:
+            count(CLIENT_GONE)
+            return Response(status_code=400)  # Nobody is there to read it.
+        return Relayed(self._fleet, request.url.path, body, count)
+
+    def _counter(self, request: Request) -> Callable[[int], None]:
+        began = time.monotonic()
+        path = request.url.path
+
+        def count(status: int) -> None:
+            self._metrics.count(path, status, time.monotonic() - began)
+
+        return count
+
+    def _check_key(self, request: Request) -> None:
+        given = request.headers.get("Authorization", "")
+        if self._token is not None and not self._token.admits(given):
+            raise Refused(401, "the API key is missing or wrong")
+
+    def _check_model(self, name: Any) -> None:
+        if name != self._model_name:
+            raise Refused(
+                404, f"the model {name!r} is not served here; there is {self._model_name!r}"
+            )
+
+    async def _body(self, request: Request) -> bytes:
+        """The whole body; what comes after the limit is not kept."""
+        body = bytearray()
+        try:
+            async with asyncio.timeout(_BODY_S):
+                async for piece in request.stream():
+                    body += piece
+                    if len(body) > self._max_bytes:
+                        raise Refused(
+                            413,
+                            f"the request is longer than serve.max_request_bytes="
+                            f"{self._max_bytes:,}",
+                        )
+        except TimeoutError:
+            raise Refused(408, f"the request did not come within {_BODY_S:g} s") from None
+        return bytes(body)
+
+
+def read_fields(body: bytes) -> dict[str, Any]:
+    """The JSON object in a body.
+
+    Raises:
+        Refused: 400, there is none, or it has what JSON or a tokenizer cannot have.
+    """
+    try:
+        fields = json.loads(body, parse_constant=_no_number)
+        # JSON can have halves of characters, which no tokenizer takes.
+        json.dumps(fields, ensure_ascii=False).encode("utf-8")
+    except (ValueError, RecursionError) as error:
+        raise Refused(400, f"the body is not JSON that can be read: {error}") from error
+    if not isinstance(fields, dict):
+        raise Refused(400, "the body is JSON but not an object with the fields of a request")
+    return fields
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number of JSON")
