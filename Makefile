@@ -12,7 +12,7 @@ SMOLLM2 := outputs/models/smollm2-135m
 SHELL_SCRIPTS := $(wildcard launch/*.sh) launch/slurm.sbatch .ci/run
 DOCKERFILES := docker/Dockerfile docker/Dockerfile.cpu
 
-.PHONY: help setup demo demo-ppo pipeline pipeline-smollm2 smollm2 test test-slow test-gpu mutation lint bench agreement docs clean
+.PHONY: help setup demo demo-ppo pipeline product pipeline-smollm2 smollm2 test test-slow test-gpu mutation lint bench agreement docs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -31,6 +31,11 @@ demo-ppo: ## the same task with PPO and a critic
 pipeline: ## data, pre-training, SFT, reward model, DPO and PPO on a tiny model, one after the other
 	$(SETUP) data
 	@$(PYTHON) -m rlhf_ray.main recipe=pipeline_demo output_dir=outputs/pipeline_demo $(ARGS)
+
+product: ## after `make pipeline`: its policy evaluated, compressed, exported, served and asked
+	$(SETUP) data
+	@launch/setup_compress.sh
+	@$(PYTHON) launch/product.py $(ARGS)
 
 pipeline-smollm2: ## fetch SmolLM2-135M, then the same stages on it
 	$(SETUP) data smollm2
