@@ -170,6 +170,15 @@ def _part_names(config: Config) -> list[str]:
     return [*(f.name for f in functions), *(scorer.name for scorer in scorers)]
 
 
+def _harness(config: Config) -> Iterator[str]:
+    evaluation, template = config.evaluation, config.model.chat_template
+    if evaluation.lm_eval_tasks and evaluation.lm_eval_chat and template is not None:
+        yield (
+            f"model.chat_template={template}: lm-evaluation-harness knows the template of a "
+            f"model's tokenizer alone; set it to null, or evaluation.lm_eval_chat to false"
+        )
+
+
 def _whole_demonstrations(config: Config) -> Iterator[str]:
     tokens, longest = config.generation.max_num_batched_tokens, config.examples.max_tokens
     if config.examples.eval_path is not None and tokens <= longest:
@@ -276,6 +285,12 @@ EVALUATION_RULES: tuple[Rule, ...] = (
         "`examples.max_tokens` where demonstrations are given in `examples.eval_path`.",
         keys=("generation.max_num_batched_tokens", "examples.max_tokens", "examples.eval_path"),
         problems=_whole_demonstrations,
+        stages=_ALONE,
+    ),
+    Rule(
+        about="`stage=evaluate`: `evaluation.lm_eval_chat` needs `model.chat_template` null.",
+        keys=("evaluation.lm_eval_tasks", "evaluation.lm_eval_chat", "model.chat_template"),
+        problems=_harness,
         stages=_ALONE,
     ),
     Rule(

@@ -1298,6 +1298,13 @@ CASES += [
         ["examples.max_tokens=4095"],
     ),
     (
+        "a template that the harness does not know",
+        [*EVALUATE, "evaluation.lm_eval_tasks=[sums]", "model.chat_template=a.jinja"],
+        ["evaluation.lm_eval_chat=true"],
+        ["model.chat_template=a.jinja", "evaluation.lm_eval_chat to false"],
+        ["evaluation.lm_eval_chat=true", "model.chat_template=null"],
+    ),
+    (
         "greedy answers in two places",
         [*WHILE_TRAINING, "algorithm=remax", "samples_per_prompt=2"],
         ["evaluation.samples=3"],

@@ -7,7 +7,6 @@ import json
 import math
 
 import pytest
-import torch
 
 from rlhf_ray.evaluation.answers import ExamineSettings, examine, examine_groups
 from rlhf_ray.evaluation.files import sample_rows, write_report, write_samples
@@ -59,6 +58,7 @@ def model(name: str, *rewards: list[float], **kwargs) -> ModelAnswers:
         prompts=answers_of(*rewards, **kwargs),
         failures=(),
         likelihood=None,
+        standard_tasks={},
     )
 
 
@@ -205,3 +205,15 @@ def test_the_files_and_the_table(tmp_path):
     assert [row["prompt_id"] for row in rows] == ["e0-r0", "e0-r1"]
     assert rows[0]["answers"]["o|ther"]["sampled"][1]["reward"] == 1.0
     assert rows[1]["answers"]["o|ther"] is None
+
+
+def test_standard_tasks_are_rows_of_the_table():
+    metrics = {"acc": {"mean": 0.5, "standard_error": 0.125}}
+    task = {"sums": {"num_samples": 16, "num_fewshot": 0, "metrics": metrics}}
+    base = model("base", [0.0, 0.0, 0.0])
+    other = dataclasses.replace(model("other", [0.0, 0.0, 0.0]), standard_tasks=task)
+    report = report_of(base, other)
+    assert report["models"]["base"]["lm_eval"] == {}
+    assert report["models"]["other"]["lm_eval"] == task
+    (row,) = [line for line in side_by_side(report).splitlines() if "lm-eval sums: acc" in line]
+    assert [cell.strip() for cell in row.split("|")[2:4]] == ["-", "0.5 ± 0.12"]
