@@ -1278,10 +1278,10 @@ CASES += [
     ),
     (
         "a divergence from a policy that is away",
-        [*WHILE_TRAINING, "evaluation.samples=2", "evaluation.kl=k3", "training.lora.r=4"],
-        ["placement=colocated"],
+        [*WHILE_TRAINING, "evaluation.samples=2", "evaluation.kl=k3", "placement=colocated"],
+        ["training.lora.r=4"],
         ["evaluation.kl=k3", "without its adapter"],
-        ["placement=colocated", "reference.source=own"],
+        ["training.lora.r=4", "reference.source=own"],
     ),
     (
         "the best of what is not measured",
