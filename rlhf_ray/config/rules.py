@@ -8,6 +8,7 @@ from rlhf_ray.config.rule import Rule
 from rlhf_ray.config.rules_adapted import ADAPTED_RULES
 from rlhf_ray.config.rules_algorithm import ALGORITHM_RULES
 from rlhf_ray.config.rules_batch import BATCH_RULES
+from rlhf_ray.config.rules_evaluated_training import EVALUATED_TRAINING_RULES
 from rlhf_ray.config.rules_evaluation import EVALUATION_RULES
 from rlhf_ray.config.rules_examples import EXAMPLES_RULES
 from rlhf_ray.config.rules_fit import FIT_RULES
@@ -43,6 +44,7 @@ ALL_RULES: tuple[Rule, ...] = (
     + REWARD_MODEL_RULES
     + PREFERENCE_RULES
     + EVALUATION_RULES
+    + EVALUATED_TRAINING_RULES
     + PIPELINE_RULES
 )
 
