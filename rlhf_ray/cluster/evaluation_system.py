@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from ray.util.placement_group import PlacementGroup
 
+from rlhf_ray.cluster.calls import Call
 from rlhf_ray.cluster.groups import Builders, Generators, References
+from rlhf_ray.cluster.harness_actor import Harness
 from rlhf_ray.cluster.launched import launched_in, reserved_for
 from rlhf_ray.cluster.resources import ResourcePlan
 from rlhf_ray.cluster.scorers import Rewards
-from rlhf_ray.cluster.supervisor import Supervisor
+from rlhf_ray.cluster.supervisor import Member, Supervisor
 from rlhf_ray.cluster.system import blueprint_of, scorer_pools, start_of
 from rlhf_ray.config.run import Config
+from rlhf_ray.evaluation.harness_tasks import HarnessTasks
 
 _ENGINES = "generator"
+_HARNESS = "lm_eval"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,3 +76,38 @@ def started_engines(
         for member in scoring.supervisor.members:
             supervisor.add(member)
         yield Generators(by_role[_ENGINES]), supervisor
+
+
+def run_harness(
+    config: Config, plan: ResourcePlan, scoring: ScoringSystem, tasks: HarnessTasks
+) -> dict[str, Any]:
+    """Standard tasks on `config.model`, by an engine of the harness's own in place of ours.
+
+    Returns:
+        see `harness_tasks.task_results`.
+
+    Raises:
+        RunFailed: it did not start, failed, or was not done in time.
+    """
+    engines = next(role for role in plan.roles if role.role == _ENGINES)
+    role = replace(engines, role=_HARNESS, num_actors=1, bundle_indices=engines.bundle_indices[:1])
+    settings = {
+        "generation": config.generation,
+        "model": config.model,
+        "tasks": tasks,
+        "seed": config.seed,
+    }
+
+    def blueprint(_role: str, _rank: int) -> tuple[type, dict[str, Any]]:
+        return Harness, settings
+
+    def start(by_role: dict[str, list[Member]], _supervisor: Supervisor) -> list[Call]:
+        (member,) = by_role[_HARNESS]
+        return [Call(member=member.name, signal=member.handle.start.remote(), payload=None)]
+
+    with launched_in(scoring.group, config, [role], blueprint=blueprint, start=start) as started:
+        by_role, supervisor = started
+        (member,) = by_role[_HARNESS]
+        call = Call(member=member.name, signal=member.handle.run.remote(), payload=None)
+        timeout_s = config.deadlines.evaluate_s
+        return supervisor.results([call], phase="evaluate", timeout_s=timeout_s)[0]

@@ -59,6 +59,29 @@ class EvaluationConfig:
     ngram: int = setting(
         4, "Length of the n-grams whose repetition counts.", unit="tokens", minimum=1
     )
+    lm_eval_tasks: list[str] = setting(
+        [],
+        "stage=evaluate: tasks of lm-evaluation-harness, or groups of them, which its own vLLM "
+        "backend runs on every model. Needs the extra lm-eval.",
+    )
+    lm_eval_path: str | None = setting(
+        None, "Folder with YAML files of further tasks, as the harness reads them."
+    )
+    lm_eval_limit: int | None = setting(
+        None, "Questions of each of these tasks; null for all.", minimum=1
+    )
+    lm_eval_shots: int | None = setting(
+        None, "Examples before each question; null as the task says.", minimum=0
+    )
+    lm_eval_chat: bool = setting(
+        False, "Put a question as a message of the user, in the model's chat template."
+    )
+    lm_eval_max_tokens: int | None = setting(
+        None,
+        "Longest question and answer together; null for what the model reads.",
+        unit="tokens",
+        minimum=2,
+    )
     every: int = setting(
         0,
         "stage=rl: steps between two evaluations, the last step always being one; 0 for none.",

@@ -89,6 +89,7 @@ def _make_paths_absolute(config: Config) -> None:
     config.examples.eval_path = _optional(config.examples.eval_path)
     evaluation = config.evaluation
     evaluation.path = _optional(evaluation.path)
+    evaluation.lm_eval_path = _optional(evaluation.lm_eval_path)
     evaluation.models = {n: _absolute_if_found(path) for n, path in evaluation.models.items()}
     config.critic.path = _optional(config.critic.path)
     config.reference.path = _optional(config.reference.path)

@@ -9,6 +9,7 @@ from rlhf_ray.config.rules_adapted import ADAPTED_RULES
 from rlhf_ray.config.rules_algorithm import ALGORITHM_RULES
 from rlhf_ray.config.rules_batch import BATCH_RULES
 from rlhf_ray.config.rules_compress import COMPRESS_RULES
+from rlhf_ray.config.rules_evaluated_training import EVALUATED_TRAINING_RULES
 from rlhf_ray.config.rules_evaluation import EVALUATION_RULES
 from rlhf_ray.config.rules_examples import EXAMPLES_RULES
 from rlhf_ray.config.rules_export import EXPORT_RULES
@@ -49,6 +50,7 @@ ALL_RULES: tuple[Rule, ...] = (
     + EVALUATION_RULES
     + COMPRESS_RULES
     + EXPORT_RULES
+    + EVALUATED_TRAINING_RULES
     + PIPELINE_RULES
 )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 
 from rlhf_ray.config.errors import RequestError
@@ -57,20 +56,6 @@ def _judge(config: Config) -> Iterator[str]:
         )
 
 
-def _held_out(config: Config) -> Iterator[str]:
-    evaluation, data = config.evaluation, config.data
-    if evaluation.every == 0:
-        return
-    same_path = evaluation.path in (None, data.path)
-    same_split = evaluation.split in (None, data.split)
-    if same_path and same_split:
-        yield (
-            f"evaluation.every={evaluation.every}: the held-out prompts would be those that are "
-            f"trained on (data.path={data.path}); name others in evaluation.path, or in "
-            f"evaluation.split"
-        )
-
-
 def _answers(config: Config) -> Iterator[str]:
     evaluation = config.evaluation
     if not _runs(config):
@@ -92,7 +77,7 @@ def _answers(config: Config) -> Iterator[str]:
 def _parts(config: Config) -> Iterator[str]:
     if not _runs(config):
         return
-    parts = _part_names(config)
+    parts = part_names(config)
     if not parts:
         return
     names = ["reward", *parts]
@@ -132,35 +117,7 @@ def _kl(config: Config) -> Iterator[str]:
         )
 
 
-def _best(config: Config) -> Iterator[str]:
-    evaluation = config.evaluation
-    if evaluation.every == 0 or not evaluation.keep_best or evaluation.best_metric is None:
-        return
-    names = _metric_names(config)
-    if evaluation.best_metric not in names:
-        close = difflib.get_close_matches(evaluation.best_metric, names, n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        yield (
-            f"evaluation.best_metric={evaluation.best_metric}: is not measured; {hint}There are "
-            f"{', '.join(names)}"
-        )
-
-
-def _metric_names(config: Config) -> list[str]:
-    """What every evaluation of a policy in training measures."""
-    evaluation = config.evaluation
-    names = []
-    for mode, is_on in (("greedy", evaluation.greedy), ("sampled", evaluation.samples > 0)):
-        own = ["reward/mean", "success_share", "response/length_mean"]
-        own += ["response/truncated_fraction", "repeated_share", "distinct_1", "distinct_2"]
-        own += [f"reward/{name}" for name in _part_names(config)]
-        if mode == "sampled":
-            own += [f"pass_at_{k}" for k in evaluation.pass_at_k]
-        names += [f"evaluation/{mode}/{name}" for name in own] if is_on else []
-    return [*names, *(["evaluation/kl/reference"] if evaluation.kl != "none" else [])]
-
-
-def _part_names(config: Config) -> list[str]:
+def part_names(config: Config) -> list[str]:
     """Of the reward; none where it is not understood, of which another rule speaks."""
     scorers = config.reward.scorers
     try:
@@ -168,6 +125,15 @@ def _part_names(config: Config) -> list[str]:
     except RequestError:
         return []
     return [*(f.name for f in functions), *(scorer.name for scorer in scorers)]
+
+
+def _harness(config: Config) -> Iterator[str]:
+    evaluation, template = config.evaluation, config.model.chat_template
+    if evaluation.lm_eval_tasks and evaluation.lm_eval_chat and template is not None:
+        yield (
+            f"model.chat_template={template}: lm-evaluation-harness knows the template of a "
+            f"model's tokenizer alone; set it to null, or evaluation.lm_eval_chat to false"
+        )
 
 
 def _whole_demonstrations(config: Config) -> Iterator[str]:
@@ -180,20 +146,9 @@ def _whole_demonstrations(config: Config) -> Iterator[str]:
         )
 
 
-def _greedy_baseline(config: Config) -> Iterator[str]:
-    evaluation = config.evaluation
-    has_greedy = evaluation.every > 0 and config.algorithm.num_greedy > 0
-    if has_greedy and evaluation.samples > config.samples_per_prompt:
-        yield (
-            f"evaluation.samples={evaluation.samples}: with algorithm.advantage="
-            f"{config.algorithm.advantage} an engine's answers from samples_per_prompt="
-            f"{config.samples_per_prompt} on are greedy; lower it to at most that"
-        )
-
-
-_PART_KEYS = ("reward.model.name", "reward.http.name", "reward.judge.name")
-_SAMPLES = ("evaluation.samples", "evaluation.every")
-_REWARDS = ("reward.functions", *SCORER_SWITCHES)
+PART_KEYS = ("reward.model.name", "reward.http.name", "reward.judge.name")
+SAMPLES = ("evaluation.samples", "evaluation.every")
+REWARDS = ("reward.functions", *SCORER_SWITCHES)
 
 EVALUATION_RULES: tuple[Rule, ...] = (
     Rule(
@@ -206,7 +161,7 @@ EVALUATION_RULES: tuple[Rule, ...] = (
     Rule(
         about="`stage=evaluate`: `data.path` or `evaluation.path` is not empty, and there is a "
         "reward.",
-        keys=("data.path", "evaluation.path", *_REWARDS),
+        keys=("data.path", "evaluation.path", *REWARDS),
         problems=_inputs,
         stages=_ALONE,
     ),
@@ -217,15 +172,9 @@ EVALUATION_RULES: tuple[Rule, ...] = (
         stages=_ALONE,
     ),
     Rule(
-        about="`evaluation.every` needs held-out prompts: `evaluation.path` or "
-        "`evaluation.split` other than those of `data`.",
-        keys=("evaluation.every", "evaluation.path", "evaluation.split", "data.path", "data.split"),
-        problems=_held_out,
-    ),
-    Rule(
         about="An evaluation has answers: `evaluation.greedy` or `evaluation.samples`; every k of "
         "`evaluation.pass_at_k` is from 1 to `evaluation.samples`.",
-        keys=("evaluation.greedy", "evaluation.pass_at_k", *_SAMPLES),
+        keys=("evaluation.greedy", "evaluation.pass_at_k", *SAMPLES),
         problems=_answers,
         stages=(*RL_STAGES, *_ALONE),
     ),
@@ -236,8 +185,8 @@ EVALUATION_RULES: tuple[Rule, ...] = (
             "evaluation.win_by",
             "evaluation.success_by",
             "evaluation.every",
-            *_PART_KEYS,
-            *_REWARDS,
+            *PART_KEYS,
+            *REWARDS,
         ),
         problems=_parts,
         stages=(*RL_STAGES, *_ALONE),
@@ -252,24 +201,10 @@ EVALUATION_RULES: tuple[Rule, ...] = (
             "algorithm.kl_coefficient",
             "training.lora.r",
             "placement.strategy",
-            *_SAMPLES,
+            *SAMPLES,
         ),
         problems=_kl,
         stages=(*RL_STAGES, *_ALONE),
-    ),
-    Rule(
-        about="`evaluation.best_metric` is one that every evaluation measures.",
-        keys=(
-            "evaluation.best_metric",
-            "evaluation.keep_best",
-            "evaluation.greedy",
-            "evaluation.kl",
-            "evaluation.pass_at_k",
-            *_PART_KEYS,
-            *_SAMPLES,
-            *_REWARDS,
-        ),
-        problems=_best,
     ),
     Rule(
         about="`stage=evaluate`: `generation.max_num_batched_tokens` is above "
@@ -279,9 +214,9 @@ EVALUATION_RULES: tuple[Rule, ...] = (
         stages=_ALONE,
     ),
     Rule(
-        about="`evaluation.samples` is at most `samples_per_prompt` where the algorithm samples "
-        "greedy answers itself (remax).",
-        keys=("algorithm.advantage", "samples_per_prompt", *_SAMPLES),
-        problems=_greedy_baseline,
+        about="`stage=evaluate`: `evaluation.lm_eval_chat` needs `model.chat_template` null.",
+        keys=("evaluation.lm_eval_tasks", "evaluation.lm_eval_chat", "model.chat_template"),
+        problems=_harness,
+        stages=_ALONE,
     ),
 )

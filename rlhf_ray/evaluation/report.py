@@ -56,6 +56,7 @@ class ModelAnswers:
 
     Attributes:
         failures: of prompts without a result, in words, one for each prompt.
+        standard_tasks: see `harness_tasks.task_results`.
     """
 
     name: str
@@ -63,6 +64,7 @@ class ModelAnswers:
     prompts: tuple[PromptAnswers, ...]
     failures: tuple[str, ...]
     likelihood: Likelihood | None
+    standard_tasks: Mapping[str, Any]
 
 
 def describe_models(
@@ -178,6 +180,7 @@ def _describe_model(
         **modes,
         "kl": describe_kl(model.prompts),
         "perplexity": _describe_likelihood(model.likelihood),
+        "lm_eval": dict(model.standard_tasks),
     }
 
 

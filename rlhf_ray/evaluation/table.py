@@ -38,6 +38,15 @@ def _rows(
             yield f"{mode}: {title}", [_shown(_at(m, path)) for m in modes]
     for title, path in _OF_MODELS:
         yield title, [_shown(_at(column, path)) for column in columns]
+    standard = {
+        (task, name): None
+        for column in columns
+        for task, found in column["lm_eval"].items()
+        for name in found["metrics"]
+    }
+    for task, name in standard:
+        path = ("lm_eval", task, "metrics", name)
+        yield f"lm-eval {task}: {name}", [_shown(_at(column, path)) for column in columns]
     yield "prompts without a result", [str(c["failed_prompts"]) for c in columns]
 
 

@@ -9,7 +9,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from rlhf_ray.cluster.evaluation_system import ScoringSystem, started_engines, started_scoring
+from rlhf_ray.cluster.evaluation_system import (
+    ScoringSystem,
+    run_harness,
+    started_engines,
+    started_scoring,
+)
 from rlhf_ray.cluster.resources import ResourcePlan, describe, plan_resources
 from rlhf_ray.cluster.runtime import connected
 from rlhf_ray.config.load import to_yaml
@@ -18,13 +23,19 @@ from rlhf_ray.driver.collector import AnswerCollector
 from rlhf_ray.driver.likelihood import measure_likelihood
 from rlhf_ray.driver.scorers import NoScores
 from rlhf_ray.evaluation.files import write_report, write_samples
+from rlhf_ray.evaluation.harness_tasks import check_tasks
 from rlhf_ray.evaluation.report import ModelAnswers, describe_models
 from rlhf_ray.evaluation.table import side_by_side
 from rlhf_ray.observe.progress import duration, make_progress
 from rlhf_ray.observe.quiet import quiet_driver
 from rlhf_ray.rewards.load import with_absolute_paths
 from rlhf_ray.stages.evaluation_inputs import Candidate, read_candidates
-from rlhf_ray.stages.evaluation_settings import collect_settings, held_out_data, report_settings
+from rlhf_ray.stages.evaluation_settings import (
+    collect_settings,
+    harness_tasks,
+    held_out_data,
+    report_settings,
+)
 from rlhf_ray.stages.inputs import check_models
 from rlhf_ray.stages.rl_http_reward import check_service
 
@@ -41,6 +52,7 @@ def run(config: Config) -> int:
     """
     output = Path(config.output_dir)
     check_models(config)
+    check_tasks(harness_tasks(config))
     config = dataclasses.replace(config, reward=with_absolute_paths(config.reward))
     output.mkdir(parents=True, exist_ok=True)
     (output / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
@@ -92,12 +104,15 @@ def _evaluate(
                 at_once=config.generation.num_engines * config.generation.max_num_seqs,
                 timeout_s=config.deadlines.evaluate_s,
             )
+    tasks = harness_tasks(config)
+    standard = run_harness(own, plan, scoring, tasks) if tasks.names else {}
     return ModelAnswers(
         name=candidate.name,
         path=config.evaluation.models[candidate.name],
         prompts=collected.prompts,
         failures=collected.failures,
         likelihood=likelihood,
+        standard_tasks=standard,
     )
 
 

@@ -8,6 +8,7 @@ from rlhf_ray.config.data import DataConfig
 from rlhf_ray.config.run import Config
 from rlhf_ray.driver.collector import CollectSettings
 from rlhf_ray.evaluation.answers import ExamineSettings
+from rlhf_ray.evaluation.harness_tasks import HarnessTasks
 from rlhf_ray.evaluation.report import ReportSettings
 
 
@@ -46,6 +47,19 @@ def collect_settings(config: Config, *, measures_kl: bool, with_text: bool) -> C
             ngram=evaluation.ngram,
             with_text=with_text,
         ),
+    )
+
+
+def harness_tasks(config: Config) -> HarnessTasks:
+    """What lm-evaluation-harness is asked for."""
+    evaluation = config.evaluation
+    return HarnessTasks(
+        names=tuple(evaluation.lm_eval_tasks),
+        folder=evaluation.lm_eval_path,
+        limit=evaluation.lm_eval_limit,
+        shots=evaluation.lm_eval_shots,
+        uses_chat_template=evaluation.lm_eval_chat,
+        max_tokens=evaluation.lm_eval_max_tokens,
     )
 
 

@@ -1378,10 +1378,10 @@ CASES += [
     ),
     (
         "a divergence from a policy that is away",
-        [*WHILE_TRAINING, "evaluation.samples=2", "evaluation.kl=k3", "training.lora.r=4"],
-        ["placement=colocated"],
+        [*WHILE_TRAINING, "evaluation.samples=2", "evaluation.kl=k3", "placement=colocated"],
+        ["training.lora.r=4"],
         ["evaluation.kl=k3", "without its adapter"],
-        ["placement=colocated", "reference.source=own"],
+        ["training.lora.r=4", "reference.source=own"],
     ),
     (
         "the best of what is not measured",
@@ -1396,6 +1396,13 @@ CASES += [
         ["examples.max_tokens=4096"],
         ["generation.max_num_batched_tokens=4096", "at least 4097"],
         ["examples.max_tokens=4095"],
+    ),
+    (
+        "a template that the harness does not know",
+        [*EVALUATE, "evaluation.lm_eval_tasks=[sums]", "model.chat_template=a.jinja"],
+        ["evaluation.lm_eval_chat=true"],
+        ["model.chat_template=a.jinja", "evaluation.lm_eval_chat to false"],
+        ["evaluation.lm_eval_chat=true", "model.chat_template=null"],
     ),
     (
         "greedy answers in two places",

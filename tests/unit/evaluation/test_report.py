@@ -58,6 +58,7 @@ def model(name: str, *rewards: list[float], **kwargs) -> ModelAnswers:
         prompts=answers_of(*rewards, **kwargs),
         failures=(),
         likelihood=None,
+        standard_tasks={},
     )
 
 
@@ -191,6 +192,16 @@ def test_the_files_and_the_table(tmp_path):
     write_report(tmp_path, report, table)
     write_samples(tmp_path, [base, other])
     assert json.loads((tmp_path / "evaluation.json").read_text()) == report
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["baseline"] == "base"
+    assert summary["models"]["base"]["win_rate"] is None
+    assert summary["models"]["o|ther"] == {
+        "reward": 0.5,
+        "win_rate": 0.5,
+        "success_share": 0.0,
+        "kl": pytest.approx(0.0),
+        "perplexity": None,
+    }
     lines = table.splitlines()
     assert len({len(line) for line in lines}) == 1
     assert "base (baseline)" in lines[0]
@@ -204,3 +215,15 @@ def test_the_files_and_the_table(tmp_path):
     assert [row["prompt_id"] for row in rows] == ["e0-r0", "e0-r1"]
     assert rows[0]["answers"]["o|ther"]["sampled"][1]["reward"] == 1.0
     assert rows[1]["answers"]["o|ther"] is None
+
+
+def test_standard_tasks_are_rows_of_the_table():
+    metrics = {"acc": {"mean": 0.5, "standard_error": 0.125}}
+    task = {"sums": {"num_samples": 16, "num_fewshot": 0, "metrics": metrics}}
+    base = model("base", [0.0, 0.0, 0.0])
+    other = dataclasses.replace(model("other", [0.0, 0.0, 0.0]), standard_tasks=task)
+    report = report_of(base, other)
+    assert report["models"]["base"]["lm_eval"] == {}
+    assert report["models"]["other"]["lm_eval"] == task
+    (row,) = [line for line in side_by_side(report).splitlines() if "lm-eval sums: acc" in line]
+    assert [cell.strip() for cell in row.split("|")[2:4]] == ["-", "0.5 ± 0.12"]

