@@ -210,6 +210,8 @@ class TestDeaths:
             text = " ".join(["slow"] * 500)
             waiting = [pool.submit(endpoint.ask, text, stream=s) for s in (False, False, True)]
             wait_until(lambda: endpoint.fleet.in_flight == 3, 10)
+            wait_until(lambda: "spoken" in endpoint.notes.read_text(), 10)
+            time.sleep(0.3)  # And has come.
             (pid,) = endpoint.pids()
             os.kill(pid, number)
             results = [future.result(timeout=20) for future in waiting]
