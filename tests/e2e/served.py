@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,22 @@ LONG: dict[str, Any] = {
     "temperature": 0,
     "extra_body": {"ignore_eos": True},
 }
+
+
+class Facts:
+    """The file in which a service says where it is."""
+
+    def __init__(self, output: Path) -> None:
+        self._file = output / "serve.json"
+
+    def wait(self, log: Callable[[], str], timeout_s: float = 240) -> dict[str, Any]:
+        """Its content, as soon as it is there; `log` is shown where it never is."""
+        deadline = time.monotonic() + timeout_s
+        while not self._file.exists():
+            shown = log()
+            assert time.monotonic() < deadline, shown
+            time.sleep(0.2)
+        return json.loads(self._file.read_text())
 
 
 class Served:
@@ -46,15 +63,14 @@ class Served:
                 cwd=REPOSITORY,
             )
 
-    def facts(self, timeout_s: float = 240) -> dict[str, Any]:
+    def facts(self) -> dict[str, Any]:
         """What serve.json says, as soon as it is there."""
-        file = self.output / "serve.json"
-        deadline = time.monotonic() + timeout_s
-        while not file.exists():
+
+        def log() -> str:
             assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < deadline, self.log.read_text()
-            time.sleep(0.1)
-        return json.loads(file.read_text())
+            return self.log.read_text()
+
+        return Facts(self.output).wait(log)
 
     def family(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)

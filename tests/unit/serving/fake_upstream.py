@@ -79,7 +79,9 @@ class Upstream:
             return web.json_response({"id": "c", "choices": [choice], "model": "m"})
         reply = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await reply.prepare(request)
-        for word in words:
+        for index, word in enumerate(words):
+            if index == 1:
+                self.note(f"spoken {text}")
             await self._step()
             chunk = {"id": "c", "choices": [{"index": 0, "delta": {"content": word + " "}}]}
             event = f"data: {json.dumps(chunk)}\n\n".encode()

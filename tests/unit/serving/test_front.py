@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from rlhf_ray.config.errors import RequestError, RunFailed
+from rlhf_ray.serving import front
 from rlhf_ray.serving.front import read_fields
 from rlhf_ray.serving.front_metrics import merged
 from rlhf_ray.serving.openai_errors import Refused
@@ -92,6 +93,11 @@ class TestStatuses:
         status, content = shared.ask("x" * 5000)
         assert status == 413
         assert "serve.max_request_bytes=4,000" in content["error"]["message"]
+
+    def test_a_request_that_never_comes(self, shared, monkeypatch):
+        monkeypatch.setattr(front, "_BODY_S", 0.3)
+        with open_stream(shared, "hello", missing=10) as connection:
+            assert connection.recv(4096).startswith(b"HTTP/1.1 408 ")
 
     def test_what_the_engine_refuses_comes_through(self, shared):
         status, content = shared.ask("too long")
@@ -204,6 +210,8 @@ class TestDeaths:
             text = " ".join(["slow"] * 500)
             waiting = [pool.submit(endpoint.ask, text, stream=s) for s in (False, False, True)]
             wait_until(lambda: endpoint.fleet.in_flight == 3, 10)
+            wait_until(lambda: "spoken" in endpoint.notes.read_text(), 10)
+            time.sleep(0.3)  # And has come.
             (pid,) = endpoint.pids()
             os.kill(pid, number)
             results = [future.result(timeout=20) for future in waiting]
@@ -239,9 +247,17 @@ class TestDeaths:
     def test_another_replica_answers(self, make_endpoint):
         endpoint = make_endpoint(num_replicas=2).wait_until_ready()
         os.kill(endpoint.pids()[0], signal.SIGKILL)
+        wait_until(lambda: endpoint.fleet.num_ready == 1, 10)
         answers = [endpoint.ask(f"hello {index}")[0] for index in range(30)]
         assert answers == [200] * 30
         assert endpoint.send("GET", "/health")[0] == 200
+
+    def test_a_replica_that_cannot_be_reached(self, make_endpoint, tmp_path):
+        """A request that nobody has got yet goes to another one."""
+        endpoint = make_endpoint(num_replicas=2, watched=watch(every_s=60)).wait_until_ready()
+        (tmp_path / "0.sock").unlink()
+        assert [endpoint.ask(f"hello {index}")[0] for index in range(10)] == [200] * 10
+        wait_until(lambda: endpoint.fleet.replicas[0].restarts == 1, 10)
 
     def test_too_often(self, make_endpoint):
         endpoint = make_endpoint(watched=watch(max_restarts=1)).wait_until_ready()
@@ -307,7 +323,9 @@ def assert_comes_back(endpoint: Endpoint) -> None:
     assert endpoint.ask("hello again")[1]["choices"][0]["message"]["content"] == "hello again"
 
 
-def open_stream(endpoint: Endpoint, text: str, *, stream: bool = True) -> socket.socket:
+def open_stream(
+    endpoint: Endpoint, text: str, *, stream: bool = True, missing: int = 0
+) -> socket.socket:
     """A connection that has sent a request; closing it is how a client goes away."""
     body = json.dumps(
         {"model": "m", "stream": stream, "messages": [{"role": "user", "content": text}]}
@@ -316,6 +334,6 @@ def open_stream(endpoint: Endpoint, text: str, *, stream: bool = True) -> socket
     connection = socket.create_connection((host, int(port)), timeout=20)
     connection.sendall(
         f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: {KEY.header}\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n{body}".encode()
+        f"Content-Length: {len(body) + missing}\r\n\r\n{body}".encode()
     )
     return connection
