@@ -30,7 +30,8 @@ class PipelineConfig:
     report: dict[str, str] = setting(
         {},
         "Figures of summary.json by name: STAGE:PATH, where PATH leads to the figure in the "
-        "summary.json of that stage, as in 'ppo:parts_last.helpful'.",
+        "summary.json of that stage (evaluation.json, compression.json), as in "
+        "'ppo:parts_last.helpful'.",
     )
 
 

@@ -8,35 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlhf_ray.evaluation.answers import MODES, Answer
+from rlhf_ray.evaluation.answers import Answer
 from rlhf_ray.evaluation.report import ModelAnswers
 
 
 def write_report(output: Path, report: Mapping[str, Any], table: str) -> None:
-    """Write evaluation.json, summary.json and table.md, each complete or not at all."""
-    summary = json.dumps(summary_of(report), indent=2, allow_nan=False) + "\n"
-    _write_whole(output / "summary.json", summary)
+    """Write evaluation.json and table.md, each complete or not at all."""
     _write_whole(output / "evaluation.json", json.dumps(report, indent=2, allow_nan=False) + "\n")
     _write_whole(output / "table.md", table + "\n")
-
-
-def summary_of(report: Mapping[str, Any]) -> dict[str, Any]:
-    """The few figures of every model that a pipeline may report.
-
-    Rewards, wins and successes are of the greedy answers, of the sampled ones without any.
-    """
-    models = {}
-    for name, described in report["models"].items():
-        mode = next((described[mode] for mode in MODES if described[mode]), None) or {}
-        kl, perplexity = described["kl"] or {}, described["perplexity"] or {}
-        models[name] = {
-            "reward": _mean_of(mode.get("reward")),
-            "win_rate": _mean_of(mode.get("win_rate")),
-            "success_share": _mean_of(mode.get("success_share")),
-            "kl": kl.get("per_token"),
-            "perplexity": perplexity.get("value"),
-        }
-    return {"baseline": report["baseline"], "models": models}
 
 
 def write_samples(output: Path, models: Sequence[ModelAnswers]) -> None:
@@ -75,10 +54,6 @@ def _plain(answer: Answer) -> dict[str, Any]:
         "repeated_share": answer.repeated,
         "kl": answer.kl,
     }
-
-
-def _mean_of(found: Mapping[str, Any] | None) -> float | None:
-    return None if found is None else found["mean"]
 
 
 def _write_whole(path: Path, text: str) -> None:
