@@ -57,7 +57,9 @@ def test_a_chat(terminal, fake_server):
     terminal.type("left and right\n")
     terminal.expect("left and right")
     terminal.expect("you> ")
-    both = [line for line in fake_server.notes.read_text().splitlines() if "left" in line]
+    both = [
+        line for line in fake_server.notes.read_text().splitlines() if line.startswith("begun left")
+    ]
     assert both == ["begun left and right"] * 2
 
     terminal.type("die\n")
