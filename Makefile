@@ -52,7 +52,7 @@ test: ## every test that takes seconds
 	@$(PYTHON) -m pytest -m "not slow and not gpu" $(ARGS)
 
 test-slow: ## the tests that take minutes
-	$(SETUP) dev smollm2
+	$(SETUP) dev smollm2 serve lm-eval
 	@$(PYTHON) -m pytest -m "slow and not gpu" $(ARGS)
 
 mutation: ## breaks the algorithms in small ways: do the tests notice? outputs/mutation.json

@@ -11,7 +11,7 @@ import pytest
 from rlhf_ray.models.builtin import resolve_model_path
 from tests.e2e.run_command import REPOSITORY
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(900), pytest.mark.slow]
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(900), pytest.mark.nightly]
 
 METHODS = ["int8", "int4", "int8_activations", "magnitude", "magnitude_2_4", "wanda", "wanda_2_4"]
 

@@ -11,7 +11,7 @@ from rlhf_ray.evaluation.harness_tasks import HarnessTasks, check_tasks
 from rlhf_ray.testing.tiny import tiny_that_says
 
 pytest.importorskip("lm_eval")
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(900), pytest.mark.slow]
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(900), pytest.mark.nightly]
 
 TASKS = {
     "sums_generated": """
