@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from tests.stack.training.adapted_scenarios import ADAPTED
@@ -146,8 +147,20 @@ SCENARIOS: dict[int, dict[str, Scenario]] = {
 }
 
 # By the name of the fixture that has them: each is a set of processes of its own.
+# The same two updates on either device.
+ON_GPU = {
+    scenario_name: scenario
+    for dtype in ("float32", "bfloat16")
+    for scenario_name, scenario in (
+        _stages(dtype, two_steps, (0, 1, 2, 3), dtype=dtype, num_gpus=1)
+        | {f"resume_{dtype}": partial(resume, name=dtype, zero_stage=2, dtype=dtype, num_gpus=1)}
+    ).items()
+}
+
 TABLES = {
     "seen": SCENARIOS,
+    "on_cpu": {1: _stages("float32", two_steps, (0, 1, 2, 3))},
+    "on_gpu": {1: ON_GPU},
     "followed": FOLLOWING,
     "compared": {size: COMPARED[size] | ADAPTED[size] for size in COMPARED},
 }
