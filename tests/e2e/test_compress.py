@@ -29,7 +29,7 @@ def compress_python(tmp_path_factory):
 
 
 def test_forms_of_a_model(make_run, compress_python, tmp_path):
-    shown = [{"prompt": f"{a} + 4 =", "answer": str(a + 4)} for a in range(1, 30)]
+    shown = [{"prompt": f"What is {a}+4?", "answer": str(a + 4)} for a in range(10)]
     demonstrations = tmp_path / "demonstrations.jsonl"
     demonstrations.write_text("".join(json.dumps(row) + "\n" for row in shown))
     run = make_run(
@@ -55,12 +55,13 @@ def test_forms_of_a_model(make_run, compress_python, tmp_path):
         assert forms[name]["zero_share"] == pytest.approx(0.5, abs=0.01)
     assert forms["int8"]["zero_share"] < 0.1
 
-    # Eight bits hardly change anything; what half of the weights is missing from does.
+    # Fewer bits hardly change what it says; what half of the weights is missing from does.
     perplexity = {name: form["perplexity"] for name, form in forms.items()}
-    assert perplexity["int8"] == pytest.approx(perplexity["original"], rel=0.02)
-    assert perplexity["int4"] > perplexity["int8"]
-    assert perplexity["magnitude"] > 1.05 * perplexity["original"]
-    assert perplexity["wanda"] < perplexity["wanda_2_4"]
+    assert 1 < perplexity["original"] < 3
+    for name in METHODS[:3]:
+        assert perplexity[name] == pytest.approx(perplexity["original"], rel=0.03)
+    for name in ("magnitude_2_4", "wanda", "wanda_2_4"):
+        assert perplexity[name] > 1.05 * perplexity["original"]
 
     assert original["runs_here"]
     assert original["win_rate"] is None
