@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from openai import AsyncOpenAI, OpenAI
 
 from rlhf_ray.serving.load import LoadReport, measure
 from rlhf_ray.tasks.customer_service import requests
+from rlhf_ray.whole_file import write_whole
 
 OUTPUT = Path("outputs/product")
 COMMAND = (sys.executable, "-m", "rlhf_ray.main")
@@ -54,9 +54,7 @@ def main() -> int:
         return status
     file = OUTPUT / "summary.json"
     summary = json.loads(file.read_text(encoding="utf-8")) | found
-    partial = file.with_name(file.name + ".partial")
-    partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, file)
+    write_whole(file, json.dumps(summary, indent=2) + "\n")
     for name, value in found.items():
         print(f"{name.replace('_', ' ')}: {value}")
     print(f"Result: {file}")

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rlhf_ray.evaluation.answers import Answer
 from rlhf_ray.evaluation.report import ModelAnswers
+from rlhf_ray.whole_file import write_whole
 
 
 def write_report(output: Path, report: Mapping[str, Any], table: str) -> None:
     """Write evaluation.json and table.md, each complete or not at all."""
-    _write_whole(output / "evaluation.json", json.dumps(report, indent=2, allow_nan=False) + "\n")
-    _write_whole(output / "table.md", table + "\n")
+    write_whole(output / "evaluation.json", json.dumps(report, indent=2, allow_nan=False) + "\n")
+    write_whole(output / "table.md", table + "\n")
 
 
 def write_samples(output: Path, models: Sequence[ModelAnswers]) -> None:
     """Write samples.jsonl: one object for each prompt, with the answers of all models."""
     lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in sample_rows(models))
-    _write_whole(output / "samples.jsonl", "".join(f"{line}\n" for line in lines))
+    write_whole(output / "samples.jsonl", "".join(f"{line}\n" for line in lines))
 
 
 def sample_rows(models: Sequence[ModelAnswers]) -> Iterator[dict[str, Any]]:
@@ -54,10 +54,3 @@ def _plain(answer: Answer) -> dict[str, Any]:
         "repeated_share": answer.repeated,
         "kl": answer.kl,
     }
-
-
-def _write_whole(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    # A lone surrogate in a text becomes its escape, which is JSON again.
-    partial.write_text(text, encoding="utf-8", errors="backslashreplace")
-    os.replace(partial, path)

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rlhf_ray.observe.progress import duration
+from rlhf_ray.whole_file import write_whole
 
 FIRST_STEPS = 3
 LAST_STEPS = 10
@@ -130,8 +131,8 @@ def write_summary(output_dir: Path, summary: RunSummary) -> None:
 def write_files(output_dir: Path, values: Mapping[str, Any], table: str) -> None:
     """Write summary.json with the values and summary.txt with the table."""
     text = json.dumps(values, indent=2, allow_nan=False)
-    (output_dir / "summary.json").write_text(text + "\n", encoding="utf-8")
-    (output_dir / "summary.txt").write_text(table + "\n", encoding="utf-8")
+    write_whole(output_dir / "summary.json", text + "\n")
+    write_whole(output_dir / "summary.txt", table + "\n")
 
 
 def _rows(summary: RunSummary) -> list[tuple[str, str]]:

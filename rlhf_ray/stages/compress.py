@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from rlhf_ray.models.loading import load_tokenizer
 from rlhf_ray.stages import evaluate
 from rlhf_ray.stages.evaluation_inputs import load_eval_demonstrations
 from rlhf_ray.stages.inputs import check_models
+from rlhf_ray.whole_file import write_whole
 
 # Answered all at once when the speed is measured.
 _PROMPTS_OF_SPEED = 32
@@ -64,8 +64,8 @@ def run(config: Config) -> int:
     ]
     report = describe(forms, _evaluate(config, [form for form in forms if form.runs]))
     shown = table(report)
-    _write(output / "compression.json", json.dumps(report, indent=2, allow_nan=False) + "\n")
-    _write(output / "table.md", shown + "\n")
+    write_whole(output / "compression.json", json.dumps(report, indent=2, allow_nan=False) + "\n")
+    write_whole(output / "table.md", shown + "\n")
     print(f"\n{shown}\n\nResult: {output / 'compression.json'}", flush=True)
     return 0
 
@@ -134,12 +134,6 @@ def _evaluate(config: Config, forms: Sequence[Form]) -> dict[str, Any] | None:
     evaluation = _of_evaluation(config, models)
     evaluate.run(evaluation)
     return json.loads((Path(evaluation.output_dir) / "evaluation.json").read_text(encoding="utf-8"))
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def _say(line: str) -> None:

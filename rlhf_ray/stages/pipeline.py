@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from rlhf_ray.config.run import Config
 from rlhf_ray.observe.progress import duration
 from rlhf_ray.observe.report import plain_table, write_files
 from rlhf_ray.stages.table import import_stage
+from rlhf_ray.whole_file import write_whole
 
 _RECORD = "progress.json"
 # Where a stage leaves its numbers.
@@ -171,10 +171,7 @@ class _Record:
 
     def _write(self, step: _Step, entry: dict[str, Any]) -> None:
         self._stages[step.name] = entry
-        text = json.dumps({"stages": self._stages}, indent=2)
-        partial = self._path.with_name(self._path.name + ".partial")
-        partial.write_text(text + "\n", encoding="utf-8")
-        os.replace(partial, self._path)
+        write_whole(self._path, json.dumps({"stages": self._stages}, indent=2) + "\n")
 
 
 def _report(config: Config, steps: tuple[_Step, ...], seconds: Mapping[str, float]) -> str:
