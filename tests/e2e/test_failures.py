@@ -47,6 +47,7 @@ def test_a_killed_reward_worker(make_run):
     assert "failed: reward_0 died (phase " in text
 
 
+@pytest.mark.slow
 def test_a_stopped_learner(make_run):
     text = fail(make_run, "ray::Learner", signal.SIGSTOP, "deadlines.update_s=8").text
     assert "failed: learner_0 did not answer in" in text

@@ -1,4 +1,4 @@
-"""lm-evaluation-harness on tasks that the test writes; needs the extra lm-eval."""
+"""lm-evaluation-harness on tasks that the test writes; `make test-slow` installs the extra."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from rlhf_ray.config.errors import RequestError
 from rlhf_ray.evaluation.harness_tasks import HarnessTasks, check_tasks
 from rlhf_ray.testing.tiny import tiny_that_says
 
-pytest.importorskip("lm_eval")
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(900), pytest.mark.nightly]
 
 TASKS = {
