@@ -14,7 +14,7 @@ _SHOWN_CHARACTERS = 2000
 
 
 def run_child(command: Sequence[str], *, log: Path, what: str, timeout_s: float) -> None:
-    """Run it to its end; it and its own children are ended with the caller.
+    """Run it to its end; an error or Ctrl-C here ends it and its own children.
 
     Args:
         log: takes what it prints.

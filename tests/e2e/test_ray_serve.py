@@ -1,10 +1,9 @@
-"""The same model on a Ray cluster, behind Ray Serve."""
+"""The same model on a Ray cluster, behind Ray Serve; `make test-slow` installs the extra."""
 
 from __future__ import annotations
 
 import signal
 import socket
-from importlib.util import find_spec
 
 import openai
 import psutil
@@ -22,7 +21,6 @@ from tests.e2e.served import (
     user,
 )
 
-HAS_RAY_SERVE = find_spec("grpc_reflection") is not None
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(900), pytest.mark.nightly]
 
 
@@ -47,14 +45,6 @@ def start(tmp_path, monkeypatch):
         served.end()
 
 
-@pytest.mark.skipif(HAS_RAY_SERVE, reason="Ray Serve is installed")
-def test_without_the_extra(start):
-    served = start()
-    assert served.process.wait(timeout=60) == 2
-    assert "install rlhf_ray with its extra serve" in served.log.read_text()
-
-
-@pytest.mark.skipif(not HAS_RAY_SERVE, reason="needs rlhf_ray[serve]")
 def test_on_a_cluster(start):
     served = start()
     url = served.facts()["url"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import sys
 
 import pytest
 
@@ -57,7 +57,7 @@ def test_nothing_is_needed_where_nothing_is_asked_for():
     check_tasks(tasks())
 
 
-@pytest.mark.skipif(importlib.util.find_spec("lm_eval") is not None, reason="it is installed")
-def test_an_environment_without_the_harness():
+def test_an_environment_without_the_harness(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(RequestError, match=r"install rlhf_ray\[lm-eval\]"):
         check_tasks(tasks("gsm8k"))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
+import ray
 
+from rlhf_ray.cluster.ray_serve import check_ray_serve
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.load import load_config
 from rlhf_ray.config.run import Config
@@ -77,3 +80,10 @@ def test_what_is_told(tmp_path, capsys):
         "ready at http://127.0.0.1:9/v1 with model b; ask it: python -m rlhf_ray.main stage=chat "
         "chat.url=http://127.0.0.1:9/v1 chat.token_variable=KEY"
     )
+
+
+def test_ray_serve_is_not_installed(monkeypatch):
+    monkeypatch.delattr(ray, "serve", raising=False)
+    monkeypatch.setitem(sys.modules, "ray.serve", None)
+    with pytest.raises(RequestError, match="install rlhf_ray with its extra serve"):
+        check_ray_serve()
