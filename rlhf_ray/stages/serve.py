@@ -41,6 +41,7 @@ def run(config: Config) -> int:
     config = with_model(config)
     output = Path(config.output_dir)
     output.mkdir(parents=True, exist_ok=True)
+    (output / READY_FILE).unlink(missing_ok=True)  # A service that was killed has left its own.
     (output / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
     start = _serve_on_cluster if config.serve.backend == "ray_serve" else _serve_here
     start(config, name, token, output)

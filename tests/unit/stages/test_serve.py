@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
 from pathlib import Path
 
@@ -80,6 +81,18 @@ def test_what_is_told(tmp_path, capsys):
         "ready at http://127.0.0.1:9/v1 with model b; ask it: python -m rlhf_ray.main stage=chat "
         "chat.url=http://127.0.0.1:9/v1 chat.token_variable=KEY"
     )
+
+
+def test_the_word_of_a_killed_service_is_taken_back(tmp_path):
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "serve.json").write_text("{}")
+    model = model_folder(tmp_path / "m")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(RequestError, match=str(port)):
+            run(config_of(model, f"serve.port={port}", f"output_dir={output}"))
+    assert not (output / "serve.json").exists()
 
 
 def test_ray_serve_is_not_installed(monkeypatch):
