@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from rlhf_ray.rewards.protocol import RewardSample
 
-HEROES = ("fox", "bear", "girl", "boy", "king", "owl", "mouse", "sailor")
+HEROES = ("fox", "bear", "girl", "boy", "king", "hen", "mouse", "sailor")
 THINGS = ("drum", "map", "lamp", "boat", "key", "kite", "ring", "bell")
 BEGINNINGS = ("Once there was a {hero}.", "Long ago there lived a {hero}.", "A {hero} woke up.")
 MIDDLES = (
