@@ -11,8 +11,8 @@ from rlhf_ray.config.compose import group_choices
 from rlhf_ray.config.schema import all_keys, group_names
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
-NAMES = [page.name for page in PAGES]
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
+NAMES = [str(page.relative_to(REPOSITORY)) for page in PAGES]
 LINK = re.compile(r"\]\(([^)#]+)(?:#[^)]*)?\)")
 TARGET = re.compile(r"\bmake ([a-z][a-z0-9-]*)")
 RECIPE = re.compile(r"\brecipe=([a-z0-9_]+)")
