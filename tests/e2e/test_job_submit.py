@@ -92,6 +92,7 @@ def nothing() -> None:
     """No need to look at anything meanwhile."""
 
 
+@pytest.mark.slow
 def test_a_run_and_its_gauges(head, tiny_model, tmp_path):
     """`ray job submit` by hand; meanwhile the gauges are at the node's Prometheus endpoint."""
     output = tmp_path / "run"

@@ -23,7 +23,8 @@ from rlhf_ray.publish.gate import check, compare, make_probe
 from rlhf_ray.records import Prompt, RolloutGroup
 
 MAX_SEQUENCE_TOKENS = 1000
-REQUEST_TIMEOUT_S = 6.0
+# Far beyond what the longest request takes on a busy machine.
+REQUEST_TIMEOUT_S = 60.0
 GREEDY_FROM = 1000
 # The tiny models have 0.3 MB: five buckets or so.
 BUCKET_BYTES = 64 * 1024
@@ -96,6 +97,18 @@ class StartedEngine:
             yield
         finally:
             self.settings.__dict__.update(before)
+
+    @contextmanager
+    def time_limit(self, seconds: float) -> Iterator[None]:
+        """Another time limit of requests for a while."""
+        told = (self.engine, self.engine._requests)
+        try:
+            for part in told:
+                part._timeout_s = seconds
+            yield
+        finally:
+            for part in told:
+                part._timeout_s = REQUEST_TIMEOUT_S
 
     def generate(self, *prompts: Prompt, num_samples: int = 4) -> list[RolloutGroup]:
         """A group for each prompt, all started in one step; fails if a sample did."""
