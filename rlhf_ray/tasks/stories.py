@@ -34,7 +34,7 @@ def requests() -> Iterator[dict[str, str]]:
 
 
 def held_out_requests() -> Iterator[dict[str, str]]:
-    """Requests for heroes and things that are together in no other row."""
+    """Requests for pairs of hero and thing that no other row asks for."""
     return (_row(*pair) for pair in _PAIRS[::_HELD_OUT_EVERY])
 
 

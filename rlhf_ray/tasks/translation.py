@@ -1,8 +1,8 @@
 """Translation: short English sentences into German, with its cases and its word order.
 
 Rows are named by import path, as in `data.path=rlhf_ray.tasks.translation:sentences`; the same rows
-every time. Some sentences are in no training row: a policy that knows sentences by heart fails
-there.
+every time. Some sentences are asked for in no training row: a policy that knows sentences by heart
+fails there.
 """
 
 from __future__ import annotations

@@ -68,12 +68,13 @@ def test_forms_of_a_model(make_run, compress_python, tmp_path):
     for name in ("int8_activations", *METHODS[3:]):
         assert forms[name]["runs_here"], forms[name]["engine_error"]
         assert forms[name]["tokens_per_s"] > 0
-        assert 0 <= forms[name]["win_rate"]["mean"] <= 1
     # Eight bits answer as the original does. It is often wrong: a pruned form may be better.
-    assert forms["int8_activations"]["reward"] == pytest.approx(original["reward"], abs=0.05)
+    reward = {name: form["reward"]["mean"] for name, form in forms.items() if form["runs_here"]}
+    assert reward["int8_activations"] == pytest.approx(reward["original"], abs=0.05)
     assert forms["int8_activations"]["win_rate"]["mean"] == pytest.approx(0.5, abs=0.05)
     for name in METHODS[4:]:
-        assert forms[name]["reward"] != original["reward"]
+        wins = forms[name]["win_rate"]["mean"] - 0.5
+        assert wins * (reward[name] - reward["original"]) > 0, "the two say opposite things"
     for name in ("int8", "int4"):
         # It depends on the machine; then the report says why.
         assert forms[name]["runs_here"] != bool(forms[name]["engine_error"])
