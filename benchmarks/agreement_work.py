@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from rlhf_ray.data.order import RowOrder
+from rlhf_ray.data.prompts.order import RowOrder
 from rlhf_ray.models.quiet import without_progress_bars
 from rlhf_ray.testing.tiny import tiny_random
 

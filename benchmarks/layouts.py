@@ -17,12 +17,12 @@ import torch
 
 from benchmarks.raw_train import forward_and_backward
 from benchmarks.work import arguments, work_config, write_result
-from rlhf_ray.config.training import RoleConfig
-from rlhf_ray.kept_tokens import whole_vocabulary
+from rlhf_ray.batching.row_layout import RowLayout, row_layout
+from rlhf_ray.config.groups.training import RoleConfig
 from rlhf_ray.models.builtin import resolve_model_path
 from rlhf_ray.models.loading import load_policy
 from rlhf_ray.records import Experience
-from rlhf_ray.training.row_layout import RowLayout, row_layout
+from rlhf_ray.records.kept_tokens import whole_vocabulary
 
 LAYOUTS = ("padded", "packed")
 

@@ -14,12 +14,12 @@ import torch
 from torch.nn import functional
 
 from benchmarks.work import arguments, rollout_group, work_config, work_prompts, write_result
+from rlhf_ray.batching.packing import decoder_inputs
+from rlhf_ray.batching.rank_plan import RankPlan
+from rlhf_ray.batching.row_layout import RowLayout, row_layout
+from rlhf_ray.experience.build import build_experience
 from rlhf_ray.models.loading import load_policy
 from rlhf_ray.records import Coefficients, Experience
-from rlhf_ray.training.experience import build_experience
-from rlhf_ray.training.packing import decoder_inputs
-from rlhf_ray.training.rank_plan import RankPlan
-from rlhf_ray.training.row_layout import RowLayout, row_layout
 
 
 def main() -> None:

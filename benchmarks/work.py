@@ -14,11 +14,11 @@ import torch
 
 from rlhf_ray.config.load import load_config
 from rlhf_ray.config.run import Config
-from rlhf_ray.data.prompts import load_prompts
-from rlhf_ray.data.stream import PromptStream
-from rlhf_ray.kept_tokens import whole_vocabulary
+from rlhf_ray.data.prompts.load import load_prompts
+from rlhf_ray.data.prompts.stream import PromptStream
 from rlhf_ray.models.loading import load_tokenizer
 from rlhf_ray.records import Prompt, RolloutGroup
+from rlhf_ray.records.kept_tokens import whole_vocabulary
 
 NUM_PROMPTS = 8
 SAMPLES_PER_PROMPT = 4

@@ -18,9 +18,9 @@ from typing import Any
 
 from openai import AsyncOpenAI, OpenAI
 
+from rlhf_ray.atomic_file import write_whole
 from rlhf_ray.serving.load import LoadReport, measure
 from rlhf_ray.tasks.customer_service import requests
-from rlhf_ray.whole_file import write_whole
 
 OUTPUT = Path("outputs/product")
 COMMAND = (sys.executable, "-m", "rlhf_ray.main")

@@ -6,9 +6,9 @@ from collections.abc import Generator, Sequence
 from contextlib import closing
 from typing import Protocol
 
+from rlhf_ray.chat.endpoint import Speaker, TooLong
 from rlhf_ray.chat.history import History
-from rlhf_ray.chat.speaker import Speaker, TooLong
-from rlhf_ray.chat.together import Piece, pieces_of
+from rlhf_ray.chat.side_by_side import Piece, pieces_of
 
 HELP = """\
 /reset    forget what was said

@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from rlhf_ray.chat.together import Piece
+from rlhf_ray.chat.side_by_side import Piece
 
 _REFRESHES_PER_SECOND = 8
 _STOPPED = " (stopped)"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rlhf_ray.cluster.actors import ADAPTER, AVERAGE
-from rlhf_ray.cluster.calls import Call
+from rlhf_ray.calls import Call
 from rlhf_ray.cluster.groups import Learners
+from rlhf_ray.cluster.roles.base import ADAPTER, AVERAGE
 
 
 class PolicyWithoutAdapter:

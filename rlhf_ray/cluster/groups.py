@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rlhf_ray.cluster.actors import POLICY
-from rlhf_ray.cluster.calls import Call, MemberName
-from rlhf_ray.cluster.scatter import balance
-from rlhf_ray.cluster.supervisor import Member
+from rlhf_ray.batching.balance import balance
+from rlhf_ray.calls import Call, MemberName
+from rlhf_ray.cluster.roles.base import POLICY
+from rlhf_ray.cluster.runtime.supervisor import Member
 from rlhf_ray.records import Coefficients, Prompt
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from ray.util.placement_group import PlacementGroup
 
-from rlhf_ray.cluster.calls import Call
-from rlhf_ray.cluster.launch import Launcher
-from rlhf_ray.cluster.resources import ResourcePlan, RolePlan
-from rlhf_ray.cluster.runtime import reserved
-from rlhf_ray.cluster.supervisor import Member, Supervisor
+from rlhf_ray.calls import Call
+from rlhf_ray.cluster.resource_plan import ResourcePlan, RolePlan
+from rlhf_ray.cluster.runtime.launch import Launcher
+from rlhf_ray.cluster.runtime.session import reserved
+from rlhf_ray.cluster.runtime.supervisor import Member, Supervisor
 from rlhf_ray.config.run import Config
 
 # The actor class of a role's rank, and what its worker is built from: its own part only.

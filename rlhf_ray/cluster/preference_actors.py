@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rlhf_ray.cluster.actors import Fitted
+from rlhf_ray.cluster.roles.base import Fitted
 
 
 class _Compared(Fitted):
@@ -19,7 +19,7 @@ class PreferenceLearner(_Compared):
 
     def __init__(self, settings: dict[str, Any]) -> None:
         super().__init__()
-        from rlhf_ray.training.preference_learner import PreferenceLearner as Worker
+        from rlhf_ray.training.roles.preference_trainer import PreferenceLearner as Worker
 
         self._worker = Worker(**settings)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rlhf_ray.cluster.actors import Address
-from rlhf_ray.cluster.process import ActorProcess
+from rlhf_ray.cluster.roles.base import Address
+from rlhf_ray.cluster.runtime.process import ActorProcess
 from rlhf_ray.records import GroupSummary, RolloutGroup
 from rlhf_ray.rewards.scorer import scored_by, scored_by_async
 
@@ -29,7 +29,7 @@ class RewardModel(Scorer):
 
     def __init__(self, settings: dict[str, Any]) -> None:
         super().__init__()
-        from rlhf_ray.training.reward_scorer import RewardScorer
+        from rlhf_ray.training.roles.reward_scorer import RewardScorer
 
         self._worker = RewardScorer(**settings)
 

@@ -11,7 +11,7 @@ from typing import Any
 from rlhf_ray.compression.child import run_child
 from rlhf_ray.config.compress import CompressConfig
 from rlhf_ray.config.errors import RunFailed
-from rlhf_ray.supervised import LabelledTokens
+from rlhf_ray.records.supervised import LabelledTokens
 
 _SCRIPT = Path(__file__).with_name("apply.py")
 

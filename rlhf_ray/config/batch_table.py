@@ -6,7 +6,7 @@ from rlhf_ray.config.batch_row import BatchRow
 from rlhf_ray.config.batch_row import ceil as _ceil
 from rlhf_ray.config.batch_row import row as _row
 from rlhf_ray.config.batch_table_fit import fit_rows
-from rlhf_ray.config.rule import model_roles, trained_roles
+from rlhf_ray.config.rules.rule import model_roles, trained_roles
 from rlhf_ray.config.run import Config
 
 

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass, field
 
 from rlhf_ray.config.errors import RequestError
-from rlhf_ray.config.reward import RewardConfig
+from rlhf_ray.config.groups.reward import RewardConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from rlhf_ray.config.compose import (
 )
 from rlhf_ray.config.convert import Conversion, show_problems
 from rlhf_ray.config.errors import ConfigError
-from rlhf_ray.config.rules import cross_field_problems
+from rlhf_ray.config.rules.table import cross_field_problems
 from rlhf_ray.config.run import Config
 
 __all__ = ["conf_dir", "group_choices", "load_config", "load_values", "read_config", "to_yaml"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rlhf_ray.config.groups.training import RoleConfig
 from rlhf_ray.config.setting import setting
-from rlhf_ray.config.training import RoleConfig
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rlhf_ray.config.compress import METHODS
-from rlhf_ray.config.rule import Rule
+from rlhf_ray.config.rules.rule import Rule
 from rlhf_ray.config.run import Config
 
 _COMPRESS = ("compress",)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from rlhf_ray.config.rule import RL_STAGES, Rule
+from rlhf_ray.config.rules.rule import RL_STAGES, Rule
 from rlhf_ray.config.run import Config
 
 # A contradiction between these keys is one in any stage: none of them depends on another group.

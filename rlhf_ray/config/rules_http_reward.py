@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rlhf_ray.config.addresses import address_problems
-from rlhf_ray.config.rule import SCORING_STAGES, Rule
+from rlhf_ray.config.groups.deploy import SERVICE_STAGES
+from rlhf_ray.config.rules.rule import SCORING_STAGES, Rule
 from rlhf_ray.config.run import Config
-from rlhf_ray.config.serve import SERVICE_STAGES
 
 _SERVE = ("serve_reward",)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rlhf_ray.config.rule import SCORING_STAGES, Rule
+from rlhf_ray.config.rules.rule import SCORING_STAGES, Rule
 from rlhf_ray.config.run import Config
 
 

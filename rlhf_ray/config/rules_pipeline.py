@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rlhf_ray.config.errors import RequestError
-from rlhf_ray.config.pipeline import read_report, read_stages
-from rlhf_ray.config.rule import Rule
+from rlhf_ray.config.groups.pipeline import read_report, read_stages
+from rlhf_ray.config.rules.rule import Rule
 from rlhf_ray.config.run import Config
 
 

@@ -4,33 +4,33 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from rlhf_ray.config.algorithm import AlgorithmConfig
 from rlhf_ray.config.chat import ChatConfig
 from rlhf_ray.config.compress import CompressConfig
-from rlhf_ray.config.data import DataConfig
-from rlhf_ray.config.evaluation import EvaluationConfig
 from rlhf_ray.config.examples import ExamplesConfig
 from rlhf_ray.config.export import ExportConfig
-from rlhf_ray.config.fit import FIT_STAGES, FitConfig
-from rlhf_ray.config.generation import GenerationConfig
-from rlhf_ray.config.model import ModelConfig
-from rlhf_ray.config.pipeline import PipelineConfig
-from rlhf_ray.config.preference import PreferenceConfig
-from rlhf_ray.config.prepare import PrepareConfig
-from rlhf_ray.config.reward import RewardConfig
-from rlhf_ray.config.reward_model import RewardModelConfig
-from rlhf_ray.config.run_groups import (
+from rlhf_ray.config.groups.algorithm import AlgorithmConfig
+from rlhf_ray.config.groups.data import DataConfig
+from rlhf_ray.config.groups.deploy import ServeConfig
+from rlhf_ray.config.groups.evaluation import EvaluationConfig
+from rlhf_ray.config.groups.fit import FIT_STAGES, FitConfig
+from rlhf_ray.config.groups.generation import GenerationConfig
+from rlhf_ray.config.groups.model import ModelConfig
+from rlhf_ray.config.groups.pipeline import PipelineConfig
+from rlhf_ray.config.groups.prepare import PrepareConfig
+from rlhf_ray.config.groups.reward import RewardConfig
+from rlhf_ray.config.groups.runtime import (
     CheckpointConfig,
     DeadlineConfig,
     ObserveConfig,
     PlacementConfig,
     PublishConfig,
 )
-from rlhf_ray.config.sampling import SamplingConfig
-from rlhf_ray.config.serve import ServeConfig
+from rlhf_ray.config.groups.sampling import SamplingConfig
+from rlhf_ray.config.groups.training import CriticConfig, ReferenceConfig, TrainingConfig
+from rlhf_ray.config.preference import PreferenceConfig
+from rlhf_ray.config.reward_model import RewardModelConfig
 from rlhf_ray.config.setting import setting
 from rlhf_ray.config.texts import TextsConfig
-from rlhf_ray.config.training import CriticConfig, ReferenceConfig, TrainingConfig
 
 # In the order in which they are used; `pipeline` runs several, `plan` prints what `rl` would be.
 STAGE_NAMES = (

@@ -7,7 +7,7 @@ import decimal
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rlhf_ray.config.data import DataConfig
+from rlhf_ray.config.groups.data import DataConfig
 from rlhf_ray.config.source import SourceConfig
 from rlhf_ray.data.errors import DataError, among
 from rlhf_ray.data.rows import Row, shown

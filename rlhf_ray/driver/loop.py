@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from rlhf_ray.cluster.calls import Watch
-from rlhf_ray.driver.adaptive import Adaptive, advance, observe
-from rlhf_ray.driver.batch import Batch
+from rlhf_ray.calls import Watch
 from rlhf_ray.driver.clock import StepClock
-from rlhf_ray.driver.evaluator import Evaluator
-from rlhf_ray.driver.pipeline import RolloutPipeline
-from rlhf_ray.driver.refresher import Refresher
-from rlhf_ray.driver.scorers import Scorers
-from rlhf_ray.driver.step_metrics import batch_metrics, coefficient_metrics
-from rlhf_ray.driver.trainer import Trainer
-from rlhf_ray.driver.turns import Turns
+from rlhf_ray.driver.evaluation.evaluator import Evaluator
+from rlhf_ray.driver.rollouts.batch import Batch
+from rlhf_ray.driver.rollouts.pipeline import RolloutPipeline
+from rlhf_ray.driver.updates.controllers import Adaptive, advance, observe
+from rlhf_ray.driver.updates.device_sharing import Turns
+from rlhf_ray.driver.updates.reference_update import Refresher
+from rlhf_ray.driver.updates.scorers import Scorers
+from rlhf_ray.driver.updates.step_metrics import batch_metrics, coefficient_metrics
+from rlhf_ray.driver.updates.trainer import Trainer
 from rlhf_ray.publish.publisher import Publisher
 
 

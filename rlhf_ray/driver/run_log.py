@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from rlhf_ray.cluster.calls import Call, Watch
-from rlhf_ray.driver.batch import Batch
+from rlhf_ray.calls import Call, Watch
+from rlhf_ray.driver.rollouts.batch import Batch
 from rlhf_ray.observe.metrics import MetricsWriter
 from rlhf_ray.observe.progress import Progress
 from rlhf_ray.observe.rollout_log import rollout_path

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rlhf_ray.atomic_file import write_whole
 from rlhf_ray.evaluation.answers import Answer
 from rlhf_ray.evaluation.report import ModelAnswers
-from rlhf_ray.whole_file import write_whole
 
 
 def write_report(output: Path, report: Mapping[str, Any], table: str) -> None:

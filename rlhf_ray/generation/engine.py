@@ -9,9 +9,9 @@ from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rlhf_ray.config.errors import RunFailed
-from rlhf_ray.config.generation import GenerationConfig
-from rlhf_ray.config.lora import LoraConfig
-from rlhf_ray.config.model import ModelConfig
+from rlhf_ray.config.groups.generation import GenerationConfig
+from rlhf_ray.config.groups.lora import LoraConfig
+from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.generation.completions import CompletionOutcome, CompletionRequest, complete
 from rlhf_ray.generation.engine_arguments import engine_arguments, make_vllm_config
 from rlhf_ray.generation.environment import engine_environment
@@ -85,9 +85,9 @@ class GenerationEngine:
         check_vllm()
         from transformers import AutoTokenizer
 
-        from rlhf_ray.generation.adapter_sender import AdapterSender
-        from rlhf_ray.generation.bucket_sender import BucketSender
         from rlhf_ray.generation.requests import EngineRequests
+        from rlhf_ray.generation.weights.adapter_sender import AdapterSender
+        from rlhf_ray.generation.weights.bucket_sender import BucketSender
 
         arguments = engine_arguments(
             self._generation,

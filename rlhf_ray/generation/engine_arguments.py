@@ -8,9 +8,9 @@ from collections.abc import Collection
 from typing import Any
 
 from rlhf_ray.config.errors import RequestError
-from rlhf_ray.config.generation import LARGEST_TOP_K, GenerationConfig
-from rlhf_ray.config.lora import LoraConfig
-from rlhf_ray.config.model import ModelConfig
+from rlhf_ray.config.groups.generation import LARGEST_TOP_K, GenerationConfig
+from rlhf_ray.config.groups.lora import LoraConfig
+from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.generation.sampling import num_returned
 
 _GIB = 1024**3

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlhf_ray.config.generation import GenerationConfig
+from rlhf_ray.config.groups.generation import GenerationConfig
 
 
 def engine_environment(

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rlhf_ray.config.generation import GenerationConfig
-from rlhf_ray.config.model import ModelConfig
+from rlhf_ray.config.groups.generation import GenerationConfig
+from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.evaluation.harness_tasks import HarnessTasks, import_task_manager, task_results
 from rlhf_ray.generation.engine_arguments import engine_arguments
 from rlhf_ray.generation.environment import engine_environment

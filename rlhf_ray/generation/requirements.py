@@ -15,7 +15,7 @@ from typing import Any
 from rlhf_ray.config.errors import RequestError
 
 PLUGIN_GROUP = "vllm.general_plugins"
-PLUGIN = "rlhf_ray.generation.receiver:register"
+PLUGIN = "rlhf_ray.generation.weights.receiver:register"
 # module:object or module:class.attribute, and the parameters or fields it must have.
 NEEDS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (

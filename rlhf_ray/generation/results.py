@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from rlhf_ray.generation.text_ends import text_ends
-from rlhf_ray.kept_tokens import NO_TOKEN, join_kept, whole_vocabulary
 from rlhf_ray.records import Prompt, RolloutGroup, SampleFailure
+from rlhf_ray.records.kept_tokens import NO_TOKEN, join_kept, whole_vocabulary
 
 # Probability that a set of kept tokens may lack, from rounding log-probabilities to float32.
 _MISSING_MASS = 1e-3
@@ -31,7 +31,7 @@ class FinishedSample:
             and those that make up a stop string.
         logprobs [R]: of these tokens, under the sampling distribution.
         kept_token_ids [R, K] int32: what could have been sampled in their place; see
-            `rlhf_ray/kept_tokens.py`.
+            `records/kept_tokens.py`.
         versions [R]: which publish sampled each.
         text: decoded, without special tokens and without the stop string.
         finish_reason: "stop" or "length".

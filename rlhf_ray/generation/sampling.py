@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from rlhf_ray.config.generation import GenerationConfig
+from rlhf_ray.config.groups.generation import GenerationConfig
 
 # vLLM 0.32 raises lower temperatures to this without an error, and refuses higher ones: the
 # learner would then divide by another number than the engine did.

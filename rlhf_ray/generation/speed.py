@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlhf_ray.config.generation import GenerationConfig
-from rlhf_ray.config.model import ModelConfig
+from rlhf_ray.config.groups.generation import GenerationConfig
+from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.generation.engine_arguments import engine_arguments
 from rlhf_ray.generation.environment import engine_environment
 

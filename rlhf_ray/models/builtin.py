@@ -33,14 +33,14 @@ class BuiltinModel:
 
 def _make_arithmetic(folder: Path, seed: int, report: Report) -> None:
     # Here, so that the table can be read without loading torch.
-    from rlhf_ray.models import tiny_arithmetic
+    from rlhf_ray.models.tiny import arithmetic as tiny_arithmetic
 
     tiny_arithmetic.make(folder, seed, report)
 
 
 def _untrained(task: str, about: str) -> BuiltinModel:
     def make(folder: Path, seed: int, report: Report) -> None:
-        from rlhf_ray.models import tiny_untrained
+        from rlhf_ray.models.tiny import untrained as tiny_untrained
 
         tiny_untrained.make(task, folder, seed, report)
 

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from rlhf_ray.config.errors import RequestError
-from rlhf_ray.config.model import ModelConfig
+from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.models.location import check_location, explained, read_chat_template
 from rlhf_ray.models.quiet import without_progress_bars
 

@@ -9,7 +9,7 @@ from peft import PeftConfig, PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from rlhf_ray.config.errors import RequestError
-from rlhf_ray.config.model import ModelConfig
+from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.models.location import check_location, explained
 from rlhf_ray.models.quiet import without_progress_bars
 

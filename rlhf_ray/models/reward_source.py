@@ -7,7 +7,7 @@ from dataclasses import replace
 from transformers import AutoConfig
 
 from rlhf_ray.config.errors import RequestError
-from rlhf_ray.config.model import ModelConfig
+from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.config.model_reward import ModelRewardConfig
 from rlhf_ray.models.location import check_location, explained
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from rlhf_ray.config.run_groups import ObserveConfig
+from rlhf_ray.config.groups.runtime import ObserveConfig
 
 if TYPE_CHECKING:
     from ray.util.metrics import Gauge

@@ -16,8 +16,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from rlhf_ray.atomic_file import write_whole
 from rlhf_ray.observe.progress import duration
-from rlhf_ray.whole_file import write_whole
 
 FIRST_STEPS = 3
 LAST_STEPS = 10

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from rlhf_ray.cluster.calls import Call, Watch
+from rlhf_ray.calls import Call, Watch
 
 
 class BucketSource(Protocol):

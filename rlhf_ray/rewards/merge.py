@@ -8,8 +8,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from rlhf_ray.kept_tokens import join_kept
 from rlhf_ray.records import RolloutGroup, SampleFailure
+from rlhf_ray.records.kept_tokens import join_kept
 from rlhf_ray.rewards.answers import Answer, outcome
 from rlhf_ray.rewards.steps import with_steps
 

@@ -22,7 +22,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from rlhf_ray.config.errors import RequestError
-from rlhf_ray.config.reward import RewardFunctionConfig
+from rlhf_ray.config.groups.reward import RewardFunctionConfig
 from rlhf_ray.records import FailureKind
 from rlhf_ray.rewards.answers import Answer, from_message
 from rlhf_ray.rewards.protocol import RewardSample

@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from rlhf_ray.config.reward import ScorerPart
+from rlhf_ray.config.groups.reward import ScorerPart
 from rlhf_ray.records import FailureKind, GroupSummary, RolloutGroup, SampleFailure
 from rlhf_ray.rewards.merge import drop_failed
 from rlhf_ray.rewards.process import ItemFailure

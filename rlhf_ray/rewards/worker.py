@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from rlhf_ray.config.reward import RewardConfig
+from rlhf_ray.config.groups.reward import RewardConfig
+from rlhf_ray.config.reward_entries import read_functions
 from rlhf_ray.records import FailureKind, GroupSummary, RolloutGroup, SampleFailure
 from rlhf_ray.rewards.answers import Answer, outcome, step_values
-from rlhf_ray.rewards.entries import read_functions
 from rlhf_ray.rewards.merge import drop_failed, merge_parts, with_rewards
 from rlhf_ray.rewards.process import Item, ItemFailure, RewardProcess
 from rlhf_ray.rewards.protocol import RewardSample

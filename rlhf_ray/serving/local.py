@@ -15,7 +15,7 @@ from pathlib import Path
 from rlhf_ray.config.bearer_token import BearerToken
 from rlhf_ray.config.run import Config
 from rlhf_ray.generation.engine_arguments import server_arguments
-from rlhf_ray.generation.openai_server import server_command, server_environment
+from rlhf_ray.generation.server.openai_server import server_command, server_environment
 from rlhf_ray.serving.child import ServerCommand
 from rlhf_ray.serving.fleet import Fleet
 from rlhf_ray.serving.front import Front

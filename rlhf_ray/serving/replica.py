@@ -14,7 +14,7 @@ from pathlib import Path
 import aiohttp
 
 from rlhf_ray.config.errors import RequestError, RunFailed
-from rlhf_ray.config.serve import ServeConfig
+from rlhf_ray.config.groups.deploy import ServeConfig
 from rlhf_ray.serving.child import HEALTHY, Child, ServerCommand, how_it_ended, num_engine_steps
 
 _POLL_S = 0.2

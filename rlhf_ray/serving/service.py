@@ -24,7 +24,7 @@ _START_WAIT_S = 2
 
 
 class TextScorer(Protocol):
-    """See `training.reward_scorer.RewardScorer`."""
+    """See `training.roles.reward_scorer.RewardScorer`."""
 
     def score_texts(
         self, messages: Sequence[Message], answers: Sequence[str], finish_reasons: Sequence[str]

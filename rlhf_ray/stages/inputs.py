@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from rlhf_ray.config.errors import RequestError
+from rlhf_ray.config.groups.deploy import SERVER_STAGES
 from rlhf_ray.config.run import Config
-from rlhf_ray.config.serve import SERVER_STAGES
 
 _FILE_ENDINGS = (".jsonl", ".json", ".csv", ".parquet", ".txt")
 _COMMAND = "python -m rlhf_ray.main"

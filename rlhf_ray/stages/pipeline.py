@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlhf_ray.atomic_file import write_whole
 from rlhf_ray.config.errors import ConfigError, RequestError, RunFailed
+from rlhf_ray.config.groups.pipeline import PipelineStage, read_report, read_stages
 from rlhf_ray.config.load import load_values, to_yaml
-from rlhf_ray.config.pipeline import PipelineStage, read_report, read_stages
 from rlhf_ray.config.run import Config
 from rlhf_ray.observe.progress import duration
 from rlhf_ray.observe.report import plain_table, write_files
 from rlhf_ray.stages.table import import_stage
-from rlhf_ray.whole_file import write_whole
 
 _RECORD = "progress.json"
 # Where a stage leaves its numbers.
@@ -126,7 +126,7 @@ def _run_step(step: _Step, record: _Record) -> None:
 def _one_cluster(config: Config) -> Iterator[None]:
     """One local cluster for all stages, if any of them has workers."""
     # Seconds of import, after the configuration of every stage was found right.
-    from rlhf_ray.cluster.runtime import connected
+    from rlhf_ray.cluster.runtime.session import connected
 
     with connected(dashboard=config.observe.dashboard):
         yield

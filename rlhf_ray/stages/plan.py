@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlhf_ray.cluster.resources import describe, plan_resources
+from rlhf_ray.cluster.resource_plan import describe, plan_resources
 from rlhf_ray.config.batch_table import batch_table, render_rows
 from rlhf_ray.config.load import to_yaml
 from rlhf_ray.config.run import Config

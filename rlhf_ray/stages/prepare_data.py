@@ -7,16 +7,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from rlhf_ray.config.groups.prepare_sources import PreparedSource, read_source, read_split
 from rlhf_ray.config.load import to_yaml
-from rlhf_ray.config.prepare_sources import PreparedSource, read_source, read_split
 from rlhf_ray.config.run import Config
-from rlhf_ray.data.prepare.cleaning import make_cleaning
-from rlhf_ray.data.prepare.lengths import CountTokens
+from rlhf_ray.data.prepare.cleaning.cleaner import make_cleaning
+from rlhf_ray.data.prepare.cleaning.lengths import CountTokens
+from rlhf_ray.data.prepare.conversion.reading import check_rows, check_source
 from rlhf_ray.data.prepare.prepare import Preparation
-from rlhf_ray.data.prepare.reading import check_rows, check_source
 from rlhf_ray.data.prepare.report import report_of, report_tables
 from rlhf_ray.data.prepare.work_folder import check_output, work_folder
-from rlhf_ray.data.prepared import REPORT
+from rlhf_ray.data.sources.prepared import REPORT
 
 _SCRATCH = "scratch.sqlite"
 

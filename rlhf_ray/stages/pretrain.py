@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from rlhf_ray.cluster.actors import Imitator
+from rlhf_ray.cluster.roles.base import Imitator
 from rlhf_ray.config.run import Config
 from rlhf_ray.data.examples import load_texts
-from rlhf_ray.stages.fit import FitStage, run_fit
-from rlhf_ray.training.supervised import spread_samples
+from rlhf_ray.objectives.text import spread_samples
+from rlhf_ray.stages.fit.run import FitStage, run_fit
 
 
 def run(config: Config) -> int:

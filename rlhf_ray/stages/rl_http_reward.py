@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from rlhf_ray.config.bearer_token import service_token
 from rlhf_ray.config.errors import RequestError
-from rlhf_ray.config.reward import RewardConfig
+from rlhf_ray.config.groups.reward import RewardConfig
 from rlhf_ray.rewards.http_client import CallFailed
 from rlhf_ray.rewards.http_scorer import ask_health
 

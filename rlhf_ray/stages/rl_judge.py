@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 from transformers import AutoConfig
 
-from rlhf_ray.cluster.judge_settings import judge_source
+from rlhf_ray.cluster.roles.judge import judge_source
 from rlhf_ray.config.errors import RequestError
-from rlhf_ray.config.model import ModelConfig
+from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.config.run import Config
 from rlhf_ray.data.errors import DataError
-from rlhf_ray.data.prompts import PromptSet
+from rlhf_ray.data.prompts.load import PromptSet
 from rlhf_ray.models.context import context_of
 from rlhf_ray.models.loading import load_tokenizer
 from rlhf_ray.models.location import check_location, explained

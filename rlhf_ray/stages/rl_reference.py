@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from rlhf_ray.cluster.adapter_roles import PolicyWithoutAdapter
-from rlhf_ray.cluster.system import System
+from rlhf_ray.cluster.systems.rl import System
 from rlhf_ray.config.run import Config
-from rlhf_ray.driver.refresher import NoRefresh, ReferenceRefresher, RefreshSettings
-from rlhf_ray.driver.scorers import NoScores, ScoringRole
+from rlhf_ray.driver.updates.reference_update import NoRefresh, ReferenceRefresher, RefreshSettings
+from rlhf_ray.driver.updates.scorers import NoScores, ScoringRole
 
 
 def reference_role(config: Config, system: System) -> ScoringRole:

@@ -6,10 +6,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from rlhf_ray.cluster.calls import Call
-from rlhf_ray.cluster.system import System
+from rlhf_ray.calls import Call
+from rlhf_ray.cluster.systems.rl import System
 from rlhf_ray.config.run import Config
-from rlhf_ray.stages.adapted import split_off_adapter
+from rlhf_ray.stages.trained_part import split_off_adapter
 
 
 def save_models(config: Config, system: System) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from rlhf_ray.batching.rank_plan import rank_plan
 from rlhf_ray.config.run import Config
-from rlhf_ray.data.texts import load_texts
-from rlhf_ray.driver.texts import NoTexts, TextMixture, TextSource
-from rlhf_ray.training.rank_plan import rank_plan
+from rlhf_ray.data.ptx_texts import load_texts
+from rlhf_ray.driver.updates.texts import NoTexts, TextMixture, TextSource
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -9,20 +9,20 @@ from rlhf_ray.config.run import Config
 
 # Each has a function `run(config) -> exit status`.
 STAGES: dict[str, str] = {
-    "chat": "rlhf_ray.stages.chat",
-    "compress": "rlhf_ray.stages.compress",
-    "evaluate": "rlhf_ray.stages.evaluate",
-    "export": "rlhf_ray.stages.export",
+    "chat": "rlhf_ray.stages.deploy.chat",
+    "compress": "rlhf_ray.stages.deploy.compress",
+    "evaluate": "rlhf_ray.stages.evaluate.run",
+    "export": "rlhf_ray.stages.deploy.export",
     "pipeline": "rlhf_ray.stages.pipeline",
     "plan": "rlhf_ray.stages.plan",
-    "preference": "rlhf_ray.stages.preference",
+    "preference": "rlhf_ray.stages.fit.preference",
     "prepare_data": "rlhf_ray.stages.prepare_data",
     "pretrain": "rlhf_ray.stages.pretrain",
-    "reward_model": "rlhf_ray.stages.reward_model",
-    "rl": "rlhf_ray.stages.rl",
-    "serve": "rlhf_ray.stages.serve",
-    "serve_reward": "rlhf_ray.stages.serve_reward",
-    "sft": "rlhf_ray.stages.sft",
+    "reward_model": "rlhf_ray.stages.fit.reward_model",
+    "rl": "rlhf_ray.stages.rl.run",
+    "serve": "rlhf_ray.stages.deploy.serve",
+    "serve_reward": "rlhf_ray.stages.deploy.serve_reward",
+    "sft": "rlhf_ray.stages.fit.sft",
 }
 
 

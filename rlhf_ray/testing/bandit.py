@@ -10,22 +10,25 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from rlhf_ray.batching.rank_plan import RankPlan
 from rlhf_ray.config.run import Config
-from rlhf_ray.driver.adaptive import start_adaptive
-from rlhf_ray.driver.evaluator import NoEvaluation
-from rlhf_ray.driver.failure_budget import FailureBudget
+from rlhf_ray.driver.evaluation.evaluator import NoEvaluation
 from rlhf_ray.driver.loop import Loop, LoopState, train
-from rlhf_ray.driver.pipeline import Batch, PipelineSettings, RolloutPipeline
-from rlhf_ray.driver.refresher import (
+from rlhf_ray.driver.rollouts.failure_budget import FailureBudget
+from rlhf_ray.driver.rollouts.pipeline import Batch, PipelineSettings, RolloutPipeline
+from rlhf_ray.driver.updates.controllers import start_adaptive
+from rlhf_ray.driver.updates.device_sharing import OwnDevices
+from rlhf_ray.driver.updates.reference_update import (
     NoRefresh,
     ReferenceRefresher,
     Refresher,
     RefreshSettings,
 )
-from rlhf_ray.driver.scorers import NoScores, Scorers
-from rlhf_ray.driver.texts import NoTexts
-from rlhf_ray.driver.trainer import NoCritic, Trainer, TrainerSettings
-from rlhf_ray.driver.turns import OwnDevices
+from rlhf_ray.driver.updates.scorers import NoScores, Scorers
+from rlhf_ray.driver.updates.texts import NoTexts
+from rlhf_ray.driver.updates.trainer import NoCritic, Trainer, TrainerSettings
+from rlhf_ray.experience.builder import ExperienceBuilder
+from rlhf_ray.experience.reward_shaping import NO_CONTROL
 from rlhf_ray.publish.gate import Probe
 from rlhf_ray.publish.publisher import Publisher, PublishSettings
 from rlhf_ray.testing.bandit_reference import BanditReference
@@ -41,9 +44,6 @@ from rlhf_ray.testing.bandit_workers import (
     BanditPrompts,
 )
 from rlhf_ray.testing.fakes import InProcessWatch
-from rlhf_ray.training.builder import ExperienceBuilder
-from rlhf_ray.training.rank_plan import RankPlan
-from rlhf_ray.training.sample_control import NO_CONTROL
 
 _TIMEOUT_S = 60.0
 _PLAN = RankPlan(num_ranks=1, max_tokens_per_micro_batch=64)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from rlhf_ray.algorithms.moving_reference import moving_average
-from rlhf_ray.cluster.calls import Call
+from rlhf_ray.algorithms.ema import moving_average
+from rlhf_ray.calls import Call
 from rlhf_ray.records import RolloutGroup
 from rlhf_ray.testing.bandit_workers import VOCABULARY, Table, score_groups
 from rlhf_ray.testing.fakes import done

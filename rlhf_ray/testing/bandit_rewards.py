@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from rlhf_ray.cluster.calls import Call, MemberName
+from rlhf_ray.calls import Call, MemberName
 from rlhf_ray.records import RolloutGroup
 from rlhf_ray.testing.bandit_workers import FIRST_PROMPT_TOKEN, RIGHT
 from rlhf_ray.testing.fakes import done

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from rlhf_ray.algorithms.ragged import count_by_segment, segment_ids
-from rlhf_ray.cluster.calls import Call, MemberName
-from rlhf_ray.config.algorithm import AlgorithmConfig
-from rlhf_ray.kept_tokens import whole_vocabulary
+from rlhf_ray.batching.layout import MicroBatch, lay_out
+from rlhf_ray.calls import Call, MemberName
+from rlhf_ray.config.groups.algorithm import AlgorithmConfig
+from rlhf_ray.experience.builder import ExperienceBuilder
+from rlhf_ray.objectives.policy import Objective, Predicted, policy_objective, value_objective
 from rlhf_ray.records import (
     Coefficients,
     Experience,
@@ -22,10 +24,8 @@ from rlhf_ray.records import (
     RolloutGroup,
     TokenValues,
 )
+from rlhf_ray.records.kept_tokens import whole_vocabulary
 from rlhf_ray.testing.fakes import done
-from rlhf_ray.training.builder import ExperienceBuilder
-from rlhf_ray.training.layout import MicroBatch, lay_out
-from rlhf_ray.training.objective import Objective, Predicted, policy_objective, value_objective
 
 # The right first and second token of every prompt.
 RIGHT = ((1, 2), (3, 1), (2, 4))

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from rlhf_ray.cluster.calls import Call, MemberName
-from rlhf_ray.kept_tokens import whole_vocabulary
+from rlhf_ray.calls import Call, MemberName
 from rlhf_ray.records import FailureKind, GroupSummary, Prompt, RolloutGroup, SampleFailure
+from rlhf_ray.records.kept_tokens import whole_vocabulary
 
 # Of a whole sample, or of each of its two tokens.
 FakeReward = float | tuple[float, float]

@@ -13,8 +13,8 @@ import torch
 from transformers import LlamaForSequenceClassification
 
 from rlhf_ray.models.reward_normalization import RewardNormalization, write_normalization
-from rlhf_ray.models.tiny_llama import TinySizes, new_tiny_llama, save_folder
-from rlhf_ray.models.tiny_tokenizer import ASSISTANT, EOS, token_id, train_tokenizer
+from rlhf_ray.models.tiny.llama import TinySizes, new_tiny_llama, save_folder
+from rlhf_ray.models.tiny.tokenizer import ASSISTANT, EOS, token_id, train_tokenizer
 
 TINY = TinySizes(hidden=64, intermediate=128, num_layers=2)
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from rlhf_ray.config.training import TrainingConfig
-from rlhf_ray.training.engine import StepResult, TrainEngine
-from rlhf_ray.training.ranks import training_device
-from rlhf_ray.training.weight_average import WeightAverage
+from rlhf_ray.config.groups.training import TrainingConfig
+from rlhf_ray.training.engine.deepspeed_engine import StepResult, TrainEngine
+from rlhf_ray.training.engine.ranks import training_device
+from rlhf_ray.training.weights.ema_policy import WeightAverage
 
 
 class AveragedEngine(TrainEngine):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rlhf_ray.preferences import ComparedSamples, FeedbackSamples
-from rlhf_ray.training.feedback import feedback_objective, log_ratio_objective
-from rlhf_ray.training.layout import MicroBatch
-from rlhf_ray.training.objective import Objective
-from rlhf_ray.training.preference_learner import ComparedRole
+from rlhf_ray.batching.layout import MicroBatch
+from rlhf_ray.objectives.feedback import feedback_objective, log_ratio_objective
+from rlhf_ray.objectives.policy import Objective
+from rlhf_ray.records.preferences import ComparedSamples, FeedbackSamples
+from rlhf_ray.training.roles.preference_trainer import ComparedRole
 from rlhf_ray.training.train_step import Part, run_evaluation, run_update
 
 _LOG_RATIO = "log_ratio"

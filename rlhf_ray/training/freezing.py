@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from rlhf_ray.config.errors import RequestError
-from rlhf_ray.config.training import CriticConfig, TrainingConfig
+from rlhf_ray.config.groups.training import CriticConfig, TrainingConfig
 
 _MAX_NAMES = 5
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlhf_ray.training.engine import FrozenEngine, stop_process
+from rlhf_ray.training.engine.deepspeed_engine import FrozenEngine, stop_process
 
 
 class FrozenRole:

@@ -7,8 +7,8 @@ from functools import partial
 
 import torch
 
-from rlhf_ray.training.fused_head import LigerOrChunks, liger
-from rlhf_ray.training.head_logprobs import Head, HeadKernel, chunked
+from rlhf_ray.training.forward.fused_head import LigerOrChunks, liger
+from rlhf_ray.training.forward.head_logprobs import Head, HeadKernel, chunked
 
 
 def _auto(head: Head) -> HeadKernel:

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import torch
 
-from rlhf_ray.config.training import RoleConfig
-from rlhf_ray.training.checkpoint import (
+from rlhf_ray.config.groups.training import RoleConfig
+from rlhf_ray.training.engine.checkpoint import (
     CheckpointFacts,
     read_facts,
     read_parts,
     write_facts,
     write_parts,
 )
-from rlhf_ray.training.moving_weights import MovingWeights
-from rlhf_ray.training.ranks import rank, world_size
+from rlhf_ray.training.engine.ranks import rank, world_size
+from rlhf_ray.training.weights.ema_reference import MovingWeights
 
 
 def save_moving(folder: Path, weights: MovingWeights, role: RoleConfig) -> None:

@@ -10,11 +10,11 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from rlhf_ray.training.engine import TrainEngine
-from rlhf_ray.training.layout import MicroBatch
-from rlhf_ray.training.objective import Objective
-from rlhf_ray.training.ranks import reduce_over_ranks, training_device
-from rlhf_ray.training.row_layout import RowLayout
+from rlhf_ray.batching.layout import MicroBatch
+from rlhf_ray.batching.row_layout import RowLayout
+from rlhf_ray.objectives.policy import Objective
+from rlhf_ray.training.engine.deepspeed_engine import TrainEngine
+from rlhf_ray.training.engine.ranks import reduce_over_ranks, training_device
 
 
 class RaggedSamples(Protocol):

@@ -21,8 +21,8 @@ from benchmarks.agreement_work import (
     trl_row,
 )
 from rlhf_ray.config.load import load_config
-from rlhf_ray.data.order import RowOrder
-from rlhf_ray.driver.fit_steps import FitSteps
+from rlhf_ray.data.prompts.order import RowOrder
+from rlhf_ray.driver.fit.steps import FitSteps
 
 LOSSES = [2.0 - 0.05 * step for step in range(NUM_STEPS)]
 

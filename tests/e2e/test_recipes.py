@@ -78,10 +78,10 @@ def test_the_hybrid_engine_learns_the_same(tmp_path):
 
 async def answers_of(model: Path) -> list[float]:
     """Whether a fresh engine on the saved model answers each of twenty sums, greedily enough."""
-    from rlhf_ray.config.data import DataConfig
-    from rlhf_ray.config.generation import GenerationConfig
-    from rlhf_ray.config.model import ModelConfig
-    from rlhf_ray.data.prompts import load_prompts
+    from rlhf_ray.config.groups.data import DataConfig
+    from rlhf_ray.config.groups.generation import GenerationConfig
+    from rlhf_ray.config.groups.model import ModelConfig
+    from rlhf_ray.data.prompts.load import load_prompts
     from rlhf_ray.generation.engine import GenerationEngine
     from rlhf_ray.models.loading import load_tokenizer
 

@@ -10,7 +10,7 @@ import signal
 
 import pytest
 
-from rlhf_ray.algorithms.task_rewards import merge_moments, reward_moments, reward_scale
+from rlhf_ray.algorithms.rewards.task_rewards import merge_moments, reward_moments, reward_scale
 from tests.e2e.run_command import without_times
 
 pytestmark = pytest.mark.stack

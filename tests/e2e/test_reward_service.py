@@ -15,7 +15,7 @@ import torch
 from transformers import AutoTokenizer, LlamaForSequenceClassification
 
 from rlhf_ray.models.reward_normalization import RewardNormalization
-from rlhf_ray.models.tiny_tokenizer import EOS
+from rlhf_ray.models.tiny.tokenizer import EOS
 from rlhf_ray.testing.tiny import tiny_reward_model
 from tests.e2e.run_command import REPOSITORY
 

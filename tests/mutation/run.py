@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=multiprocessing.cpu_count())
     parser.add_argument("--output", type=Path, default=REPOSITORY / "outputs" / "mutation.json")
     options = parser.parse_args()
-    files = [file for file in PACKAGE.glob("*.py") if file.name not in NOT_MUTATED]
+    files = [file for file in PACKAGE.rglob("*.py") if file.name not in NOT_MUTATED]
     drawn = mutants(files, number=options.number, seed=options.seed)
     with ThreadPoolExecutor(max_workers=options.workers) as pool:
         verdicts = list(pool.map(verdict, drawn))
@@ -61,9 +61,11 @@ def verdict(mutant: Mutant) -> str:
         overlay = Path(folder)
         target = overlay / "rlhf_ray"
         # Links to everything, but for the one file that is wrong.
-        _link(REPOSITORY / "rlhf_ray", target, but=("algorithms",))
-        _link(PACKAGE, target / "algorithms", but=(mutant.file.name,))
-        (target / "algorithms" / mutant.file.name).write_text(mutant.source)
+        wrong = mutant.file.relative_to(PACKAGE.parent)
+        for parent in reversed(wrong.parents):
+            child = wrong.relative_to(parent).parts[0]
+            _link(PACKAGE.parent / parent, target / parent, but=(child,))
+        (target / wrong).write_text(mutant.source)
         for name in ("conf", "tests", "pyproject.toml"):
             (overlay / name).symlink_to(REPOSITORY / name)
         for who, arguments in (

@@ -10,18 +10,18 @@ import pytest
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
-from rlhf_ray.cluster import actors
-from rlhf_ray.cluster.calls import Call
+from rlhf_ray.calls import Call
 from rlhf_ray.cluster.groups import Learners, References
-from rlhf_ray.cluster.launch import Launcher
-from rlhf_ray.cluster.resources import RolePlan
-from rlhf_ray.cluster.supervisor import Member, Supervisor
-from rlhf_ray.config.algorithm import AlgorithmConfig
+from rlhf_ray.cluster.resource_plan import RolePlan
+from rlhf_ray.cluster.roles import base as actors
+from rlhf_ray.cluster.runtime.launch import Launcher
+from rlhf_ray.cluster.runtime.supervisor import Member, Supervisor
 from rlhf_ray.config.errors import RunFailed
-from rlhf_ray.config.model import ModelConfig
-from rlhf_ray.config.training import ReferenceConfig, TrainingConfig
-from rlhf_ray.driver.refresher import ReferenceRefresher, RefreshSettings
-from rlhf_ray.models.tiny_llama import TinySizes
+from rlhf_ray.config.groups.algorithm import AlgorithmConfig
+from rlhf_ray.config.groups.model import ModelConfig
+from rlhf_ray.config.groups.training import ReferenceConfig, TrainingConfig
+from rlhf_ray.driver.updates.reference_update import ReferenceRefresher, RefreshSettings
+from rlhf_ray.models.tiny.llama import TinySizes
 from rlhf_ray.testing.fakes import make_group, make_prompt
 from rlhf_ray.testing.tiny import tiny_random
 

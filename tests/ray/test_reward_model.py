@@ -13,19 +13,19 @@ import torch
 from ray.util.placement_group import placement_group, remove_placement_group
 from transformers import AutoModelForSequenceClassification
 
-from rlhf_ray.cluster import actors
-from rlhf_ray.cluster.launch import Launcher
 from rlhf_ray.cluster.launched import start_ranks
-from rlhf_ray.cluster.resources import RolePlan
+from rlhf_ray.cluster.resource_plan import RolePlan
+from rlhf_ray.cluster.roles import base as actors
+from rlhf_ray.cluster.roles.rewards import OneOfRanks, Replicas, Rewards
+from rlhf_ray.cluster.runtime.launch import Launcher
+from rlhf_ray.cluster.runtime.supervisor import Supervisor
 from rlhf_ray.cluster.scorer_actors import RewardModel
-from rlhf_ray.cluster.scorers import OneOfRanks, Replicas, Rewards
-from rlhf_ray.cluster.supervisor import Supervisor
-from rlhf_ray.config.algorithm import AlgorithmConfig
-from rlhf_ray.config.model import ModelConfig
+from rlhf_ray.config.groups.algorithm import AlgorithmConfig
+from rlhf_ray.config.groups.model import ModelConfig
+from rlhf_ray.config.groups.reward import RewardConfig
+from rlhf_ray.config.groups.training import CriticConfig
 from rlhf_ray.config.model_reward import ModelRewardConfig
-from rlhf_ray.config.reward import RewardConfig
-from rlhf_ray.config.training import CriticConfig
-from rlhf_ray.models.tiny_llama import TinySizes
+from rlhf_ray.models.tiny.llama import TinySizes
 from rlhf_ray.records import GroupSummary, RolloutGroup
 from rlhf_ray.testing.fakes import make_group, make_prompt
 from rlhf_ray.testing.tiny import tiny_reward_model

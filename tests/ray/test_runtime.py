@@ -7,8 +7,8 @@ import time
 import pytest
 import ray
 
-from rlhf_ray.cluster.resources import ResourcePlan, RolePlan
-from rlhf_ray.cluster.runtime import reserved
+from rlhf_ray.cluster.resource_plan import ResourcePlan, RolePlan
+from rlhf_ray.cluster.runtime.session import reserved
 from rlhf_ray.config.errors import RequestError
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import ray
 
-from rlhf_ray.cluster.calls import Call
-from rlhf_ray.cluster.scorers import OneOfRanks, Replicas, Rewards
+from rlhf_ray.calls import Call
+from rlhf_ray.cluster.roles.rewards import OneOfRanks, Replicas, Rewards
 from rlhf_ray.config.errors import RunFailed
 from tests.ray.troupe import Troupe
 

@@ -9,15 +9,15 @@ import pytest
 import ray
 import torch
 
-from rlhf_ray.cluster.actors import Reward
-from rlhf_ray.cluster.builder_actor import Builder
-from rlhf_ray.config.algorithm import AlgorithmConfig
-from rlhf_ray.config.reward import RewardConfig
+from rlhf_ray.cluster.roles.base import Reward
+from rlhf_ray.cluster.roles.builder import Builder
+from rlhf_ray.config.groups.algorithm import AlgorithmConfig
+from rlhf_ray.config.groups.reward import RewardConfig
+from rlhf_ray.experience.build import RankPlan
+from rlhf_ray.experience.reward_shaping import NO_CONTROL
 from rlhf_ray.observe.rollout_log import rollout_path
 from rlhf_ray.records import Coefficients
 from rlhf_ray.testing.fakes import make_group, make_prompt
-from rlhf_ray.training.experience import RankPlan
-from rlhf_ray.training.sample_control import NO_CONTROL
 
 USER_REWARD = '''
 from rlhf_ray.rewards import StepRewards

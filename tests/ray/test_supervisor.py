@@ -8,7 +8,7 @@ import psutil
 import pytest
 import ray
 
-from rlhf_ray.cluster.calls import Call
+from rlhf_ray.calls import Call
 from rlhf_ray.config.errors import RunFailed
 from tests.ray.troupe import NUM_PUPPETS, Troupe
 

@@ -6,10 +6,10 @@ import pytest
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
-from rlhf_ray.cluster.calls import Call
-from rlhf_ray.cluster.launch import Launcher
-from rlhf_ray.cluster.resources import RolePlan
-from rlhf_ray.cluster.supervisor import Supervisor
+from rlhf_ray.calls import Call
+from rlhf_ray.cluster.resource_plan import RolePlan
+from rlhf_ray.cluster.runtime.launch import Launcher
+from rlhf_ray.cluster.runtime.supervisor import Supervisor
 from rlhf_ray.config.errors import RunFailed
 from tests.ray.workers import Puppet
 

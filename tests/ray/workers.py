@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from rlhf_ray.cluster.process import ActorProcess
+from rlhf_ray.cluster.runtime.process import ActorProcess
 
 
 class Puppet(ActorProcess):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_ray.cluster.resources import missing, plan_resources
+from rlhf_ray.cluster.resource_plan import missing, plan_resources
 from rlhf_ray.config.compose import group_choices
 from rlhf_ray.config.load import load_config
 from rlhf_ray.main import main
@@ -29,8 +29,8 @@ MAX_LOOP_LINES = 120
 # Where each heavy library may be imported: folders and files below rlhf_ray/.
 HOMES = {
     "vllm": ("generation/",),
-    "deepspeed": ("training/engine.py",),
-    "peft": ("training/adapter.py", "training/adapter_folder.py", "models/merged.py"),
+    "deepspeed": ("training/engine/deepspeed_engine.py",),
+    "peft": ("training/weights/lora.py", "training/weights/lora_folder.py", "models/merged.py"),
     "ray": ("cluster/", "observe/"),
 }
 
@@ -51,7 +51,7 @@ LIGHT = {
     "rlhf_ray.algorithms": ("ray", "vllm", "deepspeed"),
     "rlhf_ray.rewards": ("ray", "vllm", "deepspeed"),
     "rlhf_ray.driver": ("ray", "vllm", "deepspeed"),
-    "rlhf_ray.driver.fit_state": ("ray", "vllm", "deepspeed"),
+    "rlhf_ray.driver.fit.checkpoints": ("ray", "vllm", "deepspeed"),
 }
 
 BLOCKS = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.With, ast.AsyncWith, ast.Try, ast.Match)

@@ -10,7 +10,7 @@ import torch
 from rlhf_ray.data.cells import BadCell
 from rlhf_ray.data.examples.labels import label_texts
 from rlhf_ray.data.examples.spans import MarkedText, mark_answers, mark_plain, special_texts
-from rlhf_ray.supervised import LabelledTokens, num_scored_tokens
+from rlhf_ray.records.supervised import LabelledTokens, num_scored_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -18,7 +18,7 @@ from rlhf_ray.data.examples.chats import (
 from rlhf_ray.data.examples.load import Draft, load_examples
 from rlhf_ray.data.examples.sets import ExampleSet
 from rlhf_ray.data.rows import Row
-from rlhf_ray.supervised import LabelledTokens
+from rlhf_ray.records.supervised import LabelledTokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -10,7 +10,7 @@ from rlhf_ray.data.examples.chats import answer_cell, asked_by, mark_answer, pro
 from rlhf_ray.data.examples.load import Draft, load_examples
 from rlhf_ray.data.examples.sets import ExampleSet
 from rlhf_ray.data.rows import Row, shown
-from rlhf_ray.preferences import Feedback
+from rlhf_ray.records.preferences import Feedback
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -10,7 +10,7 @@ import torch
 
 from rlhf_ray.data.cells import BadCell
 from rlhf_ray.data.examples.spans import MarkedText
-from rlhf_ray.supervised import LabelledTokens
+from rlhf_ray.records.supervised import LabelledTokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -10,7 +10,7 @@ from rlhf_ray.data.errors import DataError
 from rlhf_ray.data.examples.sets import T
 from rlhf_ray.data.rejects import INVALID, Rejects
 from rlhf_ray.data.rows import Row
-from rlhf_ray.supervised import LabelledTokens
+from rlhf_ray.records.supervised import LabelledTokens
 
 TOO_LONG = "too long"
 NOTHING_LEFT = "cut down to nothing to learn"

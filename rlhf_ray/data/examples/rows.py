@@ -14,7 +14,7 @@ from rlhf_ray.data.errors import DataError, among
 from rlhf_ray.data.examples.split import is_held_out
 from rlhf_ray.data.rejects import Rejects, good_rows
 from rlhf_ray.data.rows import Row
-from rlhf_ray.data.sources import read_rows
+from rlhf_ray.data.sources.read import read_rows
 
 
 @dataclass

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from rlhf_ray.data.rejects import Skipped, skipped_lines
-from rlhf_ray.preferences import Feedback, Ranking
-from rlhf_ray.supervised import LabelledTokens
+from rlhf_ray.records.preferences import Feedback, Ranking
+from rlhf_ray.records.supervised import LabelledTokens
 
 T = TypeVar("T", LabelledTokens, Ranking, Feedback)
 

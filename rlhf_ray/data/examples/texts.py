@@ -21,7 +21,7 @@ from rlhf_ray.data.examples.split import content_key
 from rlhf_ray.data.rejects import INVALID
 from rlhf_ray.data.rows import Row
 from rlhf_ray.data.seeds import stable_seed
-from rlhf_ray.supervised import LabelledTokens
+from rlhf_ray.records.supervised import LabelledTokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

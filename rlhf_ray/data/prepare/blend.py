@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rlhf_ray.config.prepare_sources import PreparedSource
+from rlhf_ray.config.groups.prepare_sources import PreparedSource
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

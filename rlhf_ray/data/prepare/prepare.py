@@ -8,23 +8,23 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rlhf_ray.config.prepare import PrepareConfig
-from rlhf_ray.config.prepare_sources import PreparedSource
+from rlhf_ray.config.groups.prepare import PrepareConfig
+from rlhf_ray.config.groups.prepare_sources import PreparedSource
 from rlhf_ray.data.errors import DataError
 from rlhf_ray.data.prepare.blend import Draw, blend
-from rlhf_ray.data.prepare.chats import BrokenChat
-from rlhf_ray.data.prepare.cleaning import Cleaning
-from rlhf_ray.data.prepare.contents import Content, Removal, Sample, removal_of
-from rlhf_ray.data.prepare.convert import convert, pairs_of
-from rlhf_ray.data.prepare.lengths import longest
-from rlhf_ray.data.prepare.mapping import BROKEN_CHAT
+from rlhf_ray.data.prepare.cleaning.cleaner import Cleaning
+from rlhf_ray.data.prepare.cleaning.lengths import longest
+from rlhf_ray.data.prepare.cleaning.steps import Step, apply_steps
+from rlhf_ray.data.prepare.conversion.chats import BrokenChat
+from rlhf_ray.data.prepare.conversion.contents import Content, Removal, Sample, removal_of
+from rlhf_ray.data.prepare.conversion.convert import convert, pairs_of
+from rlhf_ray.data.prepare.conversion.mapping import BROKEN_CHAT
+from rlhf_ray.data.prepare.conversion.reading import read_samples
+from rlhf_ray.data.prepare.counts import DatasetTally, SourceTally
 from rlhf_ray.data.prepare.output import JsonLines
-from rlhf_ray.data.prepare.reading import read_samples
 from rlhf_ray.data.prepare.splitting import EVAL_PART, TRAIN_PART, Route, Router, routes_of
-from rlhf_ray.data.prepare.steps import Step, apply_steps
 from rlhf_ray.data.prepare.store import Store
-from rlhf_ray.data.prepare.tally import DatasetTally, SourceTally
-from rlhf_ray.data.prepared import EVAL, TRAIN
+from rlhf_ray.data.sources.prepared import EVAL, TRAIN
 
 REMOVED = "removed.jsonl"
 BAD_ANSWER = "bad answer"

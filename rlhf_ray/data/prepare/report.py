@@ -12,8 +12,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from rlhf_ray.config.prepare import PrepareConfig
-from rlhf_ray.config.prepare_sources import PreparedSource
+from rlhf_ray.config.groups.prepare import PrepareConfig
+from rlhf_ray.config.groups.prepare_sources import PreparedSource
 from rlhf_ray.data.prepare.blend import Draw
 from rlhf_ray.data.prepare.prepare import Outcome
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rlhf_ray.config.prepare_sources import STAGE_KINDS, PreparedSource
-from rlhf_ray.data.prepare.contents import Content
+from rlhf_ray.config.groups.prepare_sources import STAGE_KINDS, PreparedSource
+from rlhf_ray.data.prepare.conversion.contents import Content
 from rlhf_ray.data.prepare.store import number_of
 
 TRAIN_PART, EVAL_PART = "train", "eval"

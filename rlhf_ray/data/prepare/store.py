@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from rlhf_ray.data.prepare.contents import Sample
+from rlhf_ray.data.prepare.conversion.contents import Sample
 
 _CACHE_KIB = 32 * 1024
 # Signatures to compare a sample with; more would share a band by chance.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.data.errors import among
-from rlhf_ray.data.prepared import REPORT
+from rlhf_ray.data.sources.prepared import REPORT
 
 _LOCK = "lock"
 # What a failed run leaves where its output would be.

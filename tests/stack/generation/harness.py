@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from rlhf_ray.config.generation import GenerationConfig
-from rlhf_ray.config.lora import LoraConfig
-from rlhf_ray.config.model import ModelConfig
+from rlhf_ray.config.groups.generation import GenerationConfig
+from rlhf_ray.config.groups.lora import LoraConfig
+from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.generation.engine import GenerationEngine
 from rlhf_ray.publish.bucket import pack_buckets
 from rlhf_ray.publish.gate import check, compare, make_probe

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rlhf_ray.publish.gate import FidelityError
-from rlhf_ray.training.adapter import add_adapter
+from rlhf_ray.training.weights.lora import add_adapter
 from tests.stack.generation.harness import (
     LORA,
     load_model,

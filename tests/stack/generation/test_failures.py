@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from rlhf_ray.config.errors import RequestError, RunFailed
-from rlhf_ray.config.model import ModelConfig
+from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.generation import requirements
 from rlhf_ray.generation.engine import GenerationEngine
 from rlhf_ray.generation.errors import EngineLost
@@ -241,7 +241,7 @@ def test_what_this_vllm_lacks_is_said_by_name(monkeypatch):
         ("vllm.no_such_module:anything", ()),
     )
     monkeypatch.setattr(requirements, "NEEDS", needs)
-    monkeypatch.setattr(requirements, "PLUGIN", "rlhf_ray.generation.receiver:other")
+    monkeypatch.setattr(requirements, "PLUGIN", "rlhf_ray.generation.weights.receiver:other")
     with pytest.raises(RequestError) as caught:
         requirements.check_vllm()
     message = str(caught.value)
@@ -249,5 +249,5 @@ def test_what_this_vllm_lacks_is_said_by_name(monkeypatch):
     assert "(mode)" not in message
     assert "AsyncLLM.rewind in vllm.v1.engine.async_llm" in message
     assert "module vllm.no_such_module" in message
-    assert "entry point rlhf_ray.generation.receiver:other" in message
+    assert "entry point rlhf_ray.generation.weights.receiver:other" in message
     assert "0.32" in message

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rlhf_ray.kept_tokens import join_kept, whole_vocabulary
+from rlhf_ray.batching.layout import MicroBatch, lay_out
 from rlhf_ray.records import RolloutGroup
-from rlhf_ray.training.forward import PolicyForward
-from rlhf_ray.training.layout import MicroBatch, lay_out
+from rlhf_ray.records.kept_tokens import join_kept, whole_vocabulary
+from rlhf_ray.training.forward.modules import PolicyForward
 from tests.stack.generation.harness import StartedEngine, make_prompt, token_logits
 
 pytestmark = pytest.mark.stack

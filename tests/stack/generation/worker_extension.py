@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from rlhf_ray.generation import receiver
+from rlhf_ray.generation.weights import receiver
 
 _mend_tied_head = receiver._mend_tied_head
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from rlhf_ray.config.lora import LoraConfig
+from rlhf_ray.config.groups.lora import LoraConfig
 from tests.stack.training.rank import Rank, record_gradients, weights_of
 from tests.stack.training.ranking_scenarios import MAX_TOKENS, own_rankings
 from tests.stack.training.samples import groups_of

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlhf_ray.training.learner import Learner
+from rlhf_ray.training.roles.learner import Learner
 from tests.stack.training.rank import Rank, weights_of
 
 DECAY = 0.75

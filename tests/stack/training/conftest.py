@@ -16,7 +16,7 @@ import pytest
 import torch
 from transformers import LlamaForSequenceClassification
 
-from rlhf_ray.models.tiny_llama import TinySizes
+from rlhf_ray.models.tiny.llama import TinySizes
 from rlhf_ray.testing.tiny import tiny_random
 from tests.stack.training.samples import VOCABULARY, make_samples
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from rlhf_ray.supervised import LabelledTokens, SupervisedSamples
-from rlhf_ray.training.rank_plan import RankPlan
-from rlhf_ray.training.supervised import spread_samples
+from rlhf_ray.batching.rank_plan import RankPlan
+from rlhf_ray.objectives.text import spread_samples
+from rlhf_ray.records.supervised import LabelledTokens, SupervisedSamples
 from tests.stack.training.rank import Rank, record_gradients, record_rows, weights_of
 from tests.stack.training.samples import LENGTHS
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlhf_ray.batching.rank_plan import RankPlan
+from rlhf_ray.objectives.text import spread_samples
 from rlhf_ray.records import Coefficients
-from rlhf_ray.supervised import LabelledTokens
-from rlhf_ray.training.rank_plan import RankPlan
-from rlhf_ray.training.supervised import spread_samples
+from rlhf_ray.records.supervised import LabelledTokens
 from tests.stack.training.rank import GRPO, Rank, record_gradients, record_rows
 from tests.stack.training.samples import KL_COEFFICIENT, VOCABULARY
 

@@ -12,16 +12,16 @@ import torch
 from deepspeed.utils import safe_get_full_grad
 from torch import Tensor
 
-from rlhf_ray.config.algorithm import AlgorithmConfig
-from rlhf_ray.config.model import ModelConfig
-from rlhf_ray.config.training import CriticConfig, ReferenceConfig, TrainingConfig
+from rlhf_ray.config.groups.algorithm import AlgorithmConfig
+from rlhf_ray.config.groups.model import ModelConfig
+from rlhf_ray.config.groups.training import CriticConfig, ReferenceConfig, TrainingConfig
 from rlhf_ray.records import Coefficients
-from rlhf_ray.training import head_logprobs
-from rlhf_ray.training.critic import Critic
-from rlhf_ray.training.imitator import Imitator
-from rlhf_ray.training.learner import Learner
-from rlhf_ray.training.reference import Reference
-from rlhf_ray.training.reward_trainer import RewardTrainer
+from rlhf_ray.training.forward import head_logprobs
+from rlhf_ray.training.roles.critic import Critic
+from rlhf_ray.training.roles.learner import Learner
+from rlhf_ray.training.roles.reference import Reference
+from rlhf_ray.training.roles.reward_model_trainer import RewardTrainer
+from rlhf_ray.training.roles.sft_trainer import Imitator
 from tests.stack.training.samples import (
     KL_COEFFICIENT,
     MAX_RESPONSE_TOKENS,

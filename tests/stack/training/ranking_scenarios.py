@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from rlhf_ray.preferences import ComparedSamples, Ranking
-from rlhf_ray.supervised import LabelledTokens
-from rlhf_ray.training.rank_plan import RankPlan
-from rlhf_ray.training.rankings import spread_rankings
+from rlhf_ray.batching.rank_plan import RankPlan
+from rlhf_ray.objectives.rankings import spread_rankings
+from rlhf_ray.records.preferences import ComparedSamples, Ranking
+from rlhf_ray.records.supervised import LabelledTokens
 from tests.stack.training.rank import Rank, record_gradients, record_rows, weights_of
 from tests.stack.training.samples import VOCABULARY
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rlhf_ray.kept_tokens import whole_vocabulary
 from rlhf_ray.records import Experience, Prompt, RolloutGroup
+from rlhf_ray.records.kept_tokens import whole_vocabulary
 
 VOCABULARY = 260
 LENGTHS = (5, 7, 9, 4, 12)

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from rlhf_ray.config.algorithm import AlgorithmConfig
+from rlhf_ray.config.groups.algorithm import AlgorithmConfig
 from rlhf_ray.records import Coefficients
-from rlhf_ray.training.learner import Learner
+from rlhf_ray.training.roles.learner import Learner
 from tests.stack.training.rank import (
     GRPO,
     Rank,

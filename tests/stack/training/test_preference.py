@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from rlhf_ray.supervised import LabelledTokens
+from rlhf_ray.records.supervised import LabelledTokens
 from tests.stack.training.conftest import Seen
 from tests.stack.training.preference_scenarios import (
     BETA,

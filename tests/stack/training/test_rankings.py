@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from rlhf_ray.config.model import ModelConfig
+from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.models.loading import load_scalar_head
 from rlhf_ray.models.reward_normalization import read_normalization
 from tests.stack.training.conftest import Seen

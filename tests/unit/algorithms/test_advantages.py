@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhf_ray.algorithms.gae import gae
-from rlhf_ray.algorithms.group_advantages import group_advantages
-from rlhf_ray.algorithms.whitening import whiten
+from rlhf_ray.algorithms.advantages.gae import gae
+from rlhf_ray.algorithms.advantages.group_advantages import group_advantages
+from rlhf_ray.algorithms.advantages.whitening import whiten
 from tests.unit.algorithms import ground_truth
 
 F64 = torch.float64

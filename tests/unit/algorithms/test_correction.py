@@ -9,7 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhf_ray.algorithms.correction import Correction, correct_gap, effective_sample_size
+from rlhf_ray.algorithms.policy_losses.correction import (
+    Correction,
+    correct_gap,
+    effective_sample_size,
+)
 from tests.unit.algorithms import ground_truth
 from tests.unit.algorithms.ragged_cases import F64, flat_mask, poisoned, sampled, samples, sizes
 

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rlhf_ray.algorithms.group_advantages import group_advantages
-from rlhf_ray.algorithms.maxrl import maxrl_advantages
-from rlhf_ray.algorithms.moving_baseline import baseline_advantages
-from rlhf_ray.algorithms.opo import opo_advantages
-from rlhf_ray.algorithms.remax import remax_advantages
-from rlhf_ray.algorithms.rloo import rloo_advantages
+from rlhf_ray.algorithms.advantages.group_advantages import group_advantages
+from rlhf_ray.algorithms.advantages.maxrl import maxrl_advantages
+from rlhf_ray.algorithms.advantages.moving_baseline import baseline_advantages
+from rlhf_ray.algorithms.advantages.opo import opo_advantages
+from rlhf_ray.algorithms.advantages.remax import remax_advantages
+from rlhf_ray.algorithms.advantages.rloo import rloo_advantages
 from tests.unit.algorithms import ground_truth
 from tests.unit.algorithms.ragged_cases import F64, flat, groups, sizes
 

@@ -10,7 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rlhf_ray.algorithms.kto_loss import KtoLoss, kto_loss, log_ratio_share, mismatched_answers
+from rlhf_ray.algorithms.preferences.kto_loss import (
+    KtoLoss,
+    kto_loss,
+    log_ratio_share,
+    mismatched_answers,
+)
 from rlhf_ray.algorithms.reduce import masked_mean
 from tests.unit.algorithms import preference_ground_truth as truth
 from tests.unit.algorithms.pair_cases import F64, assert_close, columns, cuts, every, poisoned

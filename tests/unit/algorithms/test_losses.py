@@ -8,8 +8,8 @@ import math
 import pytest
 import torch
 
-from rlhf_ray.algorithms.policy_loss import PolicyLoss, policy_loss
-from rlhf_ray.algorithms.ratio import probability_ratio
+from rlhf_ray.algorithms.policy_losses.policy_loss import PolicyLoss, policy_loss
+from rlhf_ray.algorithms.policy_losses.ratio import probability_ratio
 from rlhf_ray.algorithms.reduce import masked_mean
 from rlhf_ray.algorithms.value_loss import value_loss
 from tests.unit.algorithms import ground_truth

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhf_ray.algorithms.overlong import overlong_penalties, without_truncated
-from rlhf_ray.algorithms.task_weights import weigh_advantages
+from rlhf_ray.algorithms.rewards.overlong import overlong_penalties, without_truncated
+from rlhf_ray.algorithms.rewards.task_weights import weigh_advantages
 
 F64 = torch.float64
 LENGTHS = torch.tensor([3, 2, 1])

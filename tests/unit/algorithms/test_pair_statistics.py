@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhf_ray.algorithms.pair_statistics import (
+from rlhf_ray.algorithms.preferences.pair_statistics import (
     calibration_bins,
     correct_pairs,
     expected_calibration_error,

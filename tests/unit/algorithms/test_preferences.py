@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rlhf_ray.algorithms.preference_loss import PreferenceLoss, preference_loss
+from rlhf_ray.algorithms.preferences.preference_loss import PreferenceLoss, preference_loss
 from rlhf_ray.algorithms.reduce import masked_mean
 from tests.unit.algorithms import preference_ground_truth as truth
 from tests.unit.algorithms.pair_cases import F64, assert_close, columns, cuts, every, poisoned

@@ -9,6 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rlhf_ray.algorithms.advantages.moving_baseline import (
+    start_moving_baseline,
+    update_moving_baseline,
+)
 from rlhf_ray.algorithms.entropy_controller import (
     EntropyController,
     entropy_coefficient,
@@ -17,7 +21,6 @@ from rlhf_ray.algorithms.entropy_controller import (
 )
 from rlhf_ray.algorithms.kl import full_kl, token_kl
 from rlhf_ray.algorithms.kl_controller import scheduled_kl_controller, update_kl_controller
-from rlhf_ray.algorithms.moving_baseline import start_moving_baseline, update_moving_baseline
 from rlhf_ray.algorithms.reduce import reduce_tokens
 from rlhf_ray.algorithms.value_loss import value_loss
 from tests.unit.algorithms import ground_truth

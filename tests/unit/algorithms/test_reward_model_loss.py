@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rlhf_ray.algorithms.ranked_pairs import pair_share, ranked_pairs
-from rlhf_ray.algorithms.reward_model_loss import reward_model_loss
+from rlhf_ray.algorithms.preferences.ranked_pairs import pair_share, ranked_pairs
+from rlhf_ray.algorithms.preferences.reward_model_loss import reward_model_loss
 from tests.unit.algorithms import preference_ground_truth as truth
 from tests.unit.algorithms.pair_cases import F64, assert_close, columns, cuts, every, poisoned
 

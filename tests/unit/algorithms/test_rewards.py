@@ -15,7 +15,7 @@ from rlhf_ray.algorithms.ragged import (
     spread_over_tokens,
     sum_by_segment,
 )
-from rlhf_ray.algorithms.rewards import (
+from rlhf_ray.algorithms.rewards.token_rewards import (
     clip_rewards,
     sample_rewards,
     step_token_rewards,

@@ -11,18 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rlhf_ray.algorithms.cispo import cispo_loss
-from rlhf_ray.algorithms.covariance import (
+from rlhf_ray.algorithms.policy_losses.cispo import cispo_loss
+from rlhf_ray.algorithms.policy_losses.covariance import (
     clip_cov_tokens,
     kl_cov_tokens,
     token_covariance,
     with_kl_penalty,
     without_gradient,
 )
-from rlhf_ray.algorithms.gmpo import gmpo_loss
-from rlhf_ray.algorithms.policy_loss import PolicyLoss, policy_loss, unclipped_loss
-from rlhf_ray.algorithms.ratio import Ratio, probability_ratio
-from rlhf_ray.algorithms.sapo import sapo_loss
+from rlhf_ray.algorithms.policy_losses.gmpo import gmpo_loss
+from rlhf_ray.algorithms.policy_losses.policy_loss import PolicyLoss, policy_loss, unclipped_loss
+from rlhf_ray.algorithms.policy_losses.ratio import Ratio, probability_ratio
+from rlhf_ray.algorithms.policy_losses.sapo import sapo_loss
 from tests.unit.algorithms import ground_truth
 from tests.unit.algorithms.ragged_cases import (
     F64,

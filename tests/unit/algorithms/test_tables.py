@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from rlhf_ray.config.algorithm import AlgorithmConfig
+from rlhf_ray.config.groups.algorithm import AlgorithmConfig
 from rlhf_ray.config.load import conf_dir
 from rlhf_ray.config.setting import setting_of
-from rlhf_ray.training.estimators import OF_SAMPLES, OF_TOKENS
-from rlhf_ray.training.surrogates import SURROGATES
+from rlhf_ray.experience.advantages import OF_SAMPLES, OF_TOKENS
+from rlhf_ray.objectives.policy_losses import SURROGATES
 
 FILES = {path.stem: path for path in sorted((conf_dir() / "algorithm").glob("*.yaml"))}
 HERE = Path(__file__).parent

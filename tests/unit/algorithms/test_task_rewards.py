@@ -8,7 +8,7 @@ import random
 import pytest
 import torch
 
-from rlhf_ray.algorithms.task_rewards import (
+from rlhf_ray.algorithms.rewards.task_rewards import (
     RewardMoments,
     RewardScale,
     merge_moments,

@@ -9,11 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhf_ray.algorithms.gae import gae
-from rlhf_ray.algorithms.process import process_advantages
-from rlhf_ray.algorithms.returns import returns_to_go
-from rlhf_ray.algorithms.rewards import discount_by_position
-from rlhf_ray.algorithms.whitening import whiten, whiten_by_task
+from rlhf_ray.algorithms.advantages.gae import gae
+from rlhf_ray.algorithms.advantages.process_rewards import process_advantages
+from rlhf_ray.algorithms.advantages.returns import returns_to_go
+from rlhf_ray.algorithms.advantages.whitening import whiten, whiten_by_task
+from rlhf_ray.algorithms.rewards.token_rewards import discount_by_position
 from tests.unit.algorithms import ground_truth
 from tests.unit.algorithms.ragged_cases import F64, flat, flat_mask, poisoned, samples, sizes
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from rlhf_ray.chat.endpoint import SpeakerFailed, TooLong
 from rlhf_ray.chat.history import History
 from rlhf_ray.chat.loop import HELP, Chat
-from rlhf_ray.chat.speaker import SpeakerFailed, TooLong
-from rlhf_ray.chat.together import Piece
+from rlhf_ray.chat.side_by_side import Piece
 
 
 class FakeSpeaker:

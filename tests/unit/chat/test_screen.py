@@ -9,9 +9,9 @@ from collections.abc import Generator, Iterator
 import pytest
 from rich.console import Console
 
+from rlhf_ray.chat.endpoint import SpeakerFailed
 from rlhf_ray.chat.screen import TerminalScreen, printable
-from rlhf_ray.chat.speaker import SpeakerFailed
-from rlhf_ray.chat.together import Piece, pieces_of
+from rlhf_ray.chat.side_by_side import Piece, pieces_of
 
 
 def pieces(*found: tuple[int, str], interrupted: bool = False) -> Generator[Piece, None, None]:

@@ -12,7 +12,7 @@ import torch
 from rlhf_ray.compression.request import compress
 from rlhf_ray.config.compress import CompressConfig
 from rlhf_ray.config.errors import RunFailed
-from rlhf_ray.supervised import LabelledTokens
+from rlhf_ray.records.supervised import LabelledTokens
 
 ANSWER = {
     "original": {"perplexity": 2.0},

@@ -11,8 +11,8 @@ import yaml
 from rlhf_ray import main as command
 from rlhf_ray.config.compose import group_choices
 from rlhf_ray.config.errors import RequestError, RunFailed
+from rlhf_ray.config.groups.deploy import SERVICE_STAGES
 from rlhf_ray.config.run import STAGE_NAMES, StageConfig
-from rlhf_ray.config.serve import SERVICE_STAGES
 from rlhf_ray.config.setting import setting_of
 from rlhf_ray.main import main
 from rlhf_ray.stages import plan

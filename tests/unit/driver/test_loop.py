@@ -8,20 +8,20 @@ from typing import Any
 
 import pytest
 
-from rlhf_ray.algorithms.task_rewards import RewardScale
-from rlhf_ray.cluster.calls import Call
-from rlhf_ray.config.algorithm import AlgorithmConfig
+from rlhf_ray.algorithms.rewards.task_rewards import RewardScale
+from rlhf_ray.calls import Call
 from rlhf_ray.config.errors import RunFailed
-from rlhf_ray.driver.adaptive import start_adaptive
-from rlhf_ray.driver.evaluator import NoEvaluation
-from rlhf_ray.driver.failure_budget import FailureBudget
+from rlhf_ray.config.groups.algorithm import AlgorithmConfig
+from rlhf_ray.driver.evaluation.evaluator import NoEvaluation
 from rlhf_ray.driver.loop import Loop, LoopState, train
-from rlhf_ray.driver.pipeline import Batch, PipelineSettings, RolloutPipeline
-from rlhf_ray.driver.refresher import NoRefresh, ReferenceRefresher, RefreshSettings
-from rlhf_ray.driver.scorers import NoScores, Scorers
-from rlhf_ray.driver.texts import NoTexts
-from rlhf_ray.driver.trainer import NoCritic, Trainer, TrainerSettings
-from rlhf_ray.driver.turns import OwnDevices, SharedDevices, Turns
+from rlhf_ray.driver.rollouts.failure_budget import FailureBudget
+from rlhf_ray.driver.rollouts.pipeline import Batch, PipelineSettings, RolloutPipeline
+from rlhf_ray.driver.updates.controllers import start_adaptive
+from rlhf_ray.driver.updates.device_sharing import OwnDevices, SharedDevices, Turns
+from rlhf_ray.driver.updates.reference_update import NoRefresh, ReferenceRefresher, RefreshSettings
+from rlhf_ray.driver.updates.scorers import NoScores, Scorers
+from rlhf_ray.driver.updates.texts import NoTexts
+from rlhf_ray.driver.updates.trainer import NoCritic, Trainer, TrainerSettings
 from rlhf_ray.publish.gate import FidelityError, Probe
 from rlhf_ray.publish.publisher import Publisher, PublishSettings
 from rlhf_ray.records import Coefficients

@@ -11,11 +11,11 @@ import pytest
 
 from rlhf_ray.config.errors import RequestError, RunFailed
 from rlhf_ray.driver.checkpoints import Checkpoints, read_state
-from rlhf_ray.driver.failure_budget import FailureBudget
-from rlhf_ray.driver.pipeline import Batch
-from rlhf_ray.driver.prompt_queue import plain_prompts, prompts_from_plain
-from rlhf_ray.driver.run_state import check_identity
-from rlhf_ray.driver.step_metrics import batch_metrics
+from rlhf_ray.driver.rollouts.failure_budget import FailureBudget
+from rlhf_ray.driver.rollouts.pipeline import Batch
+from rlhf_ray.driver.rollouts.prompt_queue import plain_prompts, prompts_from_plain
+from rlhf_ray.driver.run_checkpoints import check_identity
+from rlhf_ray.driver.updates.step_metrics import batch_metrics
 from rlhf_ray.records import FailureKind, SampleFailure
 from rlhf_ray.testing.fakes import make_group, make_prompt
 

@@ -9,9 +9,9 @@ import sys
 import numpy as np
 import pytest
 
-from rlhf_ray.config.generation import GenerationConfig
+from rlhf_ray.config.groups.generation import GenerationConfig
 from rlhf_ray.generation.environment import engine_environment
-from rlhf_ray.generation.segments import SharedSegment, open_segment
+from rlhf_ray.generation.weights.segments import SharedSegment, open_segment
 
 
 def environment(**settings):
@@ -62,7 +62,7 @@ def test_compilation_is_off_only_in_eager_mode():
 
 READER = """
 import sys
-from rlhf_ray.generation.segments import open_segment
+from rlhf_ray.generation.weights.segments import open_segment
 array = open_segment(sys.argv[1], int(sys.argv[2]))
 print(int(array.sum()))
 array[0] = 9

@@ -17,8 +17,8 @@ from rlhf_ray.generation.results import (
     make_group,
     response_text,
 )
-from rlhf_ray.kept_tokens import whole_vocabulary
 from rlhf_ray.records import FailureKind, Prompt, SampleFailure
+from rlhf_ray.records.kept_tokens import whole_vocabulary
 
 PROMPT = Prompt(
     prompt_id="e0-r1",

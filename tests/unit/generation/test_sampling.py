@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rlhf_ray.config.generation import GenerationConfig
+from rlhf_ray.config.groups.generation import GenerationConfig
 from rlhf_ray.generation.sampling import num_returned, sample_seed, sampling_arguments
 
 

@@ -9,7 +9,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from rlhf_ray.generation.results import response_text
 from rlhf_ray.generation.text_ends import text_ends
-from rlhf_ray.models.tiny_tokenizer import EOS, USER, token_id, train_tokenizer
+from rlhf_ray.models.tiny.tokenizer import EOS, USER, token_id, train_tokenizer
 
 TOKENIZER = train_tokenizer(["the answer is here", "€ 5 the € 7"], vocab_size=300)
 LENGTH = len(TOKENIZER)

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from rlhf_ray.config.errors import RequestError
-from rlhf_ray.config.model import ModelConfig
+from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.models.loading import (
     load_policy,
     load_scalar_head,

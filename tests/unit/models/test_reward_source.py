@@ -8,7 +8,7 @@ import pytest
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from rlhf_ray.config.errors import RequestError
-from rlhf_ray.config.model import ModelConfig
+from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.config.model_reward import ModelRewardConfig
 from rlhf_ray.models.reward_normalization import (
     FILE_NAME,
@@ -17,7 +17,7 @@ from rlhf_ray.models.reward_normalization import (
     write_normalization,
 )
 from rlhf_ray.models.reward_source import check_reward_model, reward_model_source
-from rlhf_ray.models.tiny_tokenizer import train_tokenizer
+from rlhf_ray.models.tiny.tokenizer import train_tokenizer
 from rlhf_ray.models.tokenizer_match import tokenizer_differences
 from rlhf_ray.testing.tiny import tiny_random, tiny_reward_model
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_ray.config.run_groups import ObserveConfig
+from rlhf_ray.config.groups.runtime import ObserveConfig
 from rlhf_ray.observe.metrics import (
     CombinedWriter,
     JsonlWriter,

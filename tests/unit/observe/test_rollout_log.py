@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlhf_ray.kept_tokens import whole_vocabulary
 from rlhf_ray.observe.rollout_log import rollout_path, rollout_rows, write_rollouts
 from rlhf_ray.records import Prompt, RolloutGroup
+from rlhf_ray.records.kept_tokens import whole_vocabulary
 
 
 def scored_group(responses: tuple[str, str] = ("hé", "no\nline\u2028")) -> RolloutGroup:

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlhf_ray.config.reward import RewardConfig
-from rlhf_ray.kept_tokens import join_kept, whole_vocabulary
+from rlhf_ray.config.groups.reward import RewardConfig
 from rlhf_ray.records import Prompt, RolloutGroup
+from rlhf_ray.records.kept_tokens import join_kept, whole_vocabulary
 from rlhf_ray.rewards.worker import RewardWorker
 
 USER_REWARDS = Path(__file__).parent / "user_rewards.py"

@@ -15,8 +15,8 @@ import torch
 
 from rlhf_ray.config.bearer_token import BearerToken, read_token
 from rlhf_ray.config.errors import RequestError
+from rlhf_ray.config.groups.reward import RewardConfig
 from rlhf_ray.config.http_reward import HttpRewardConfig
-from rlhf_ray.config.reward import RewardConfig
 from rlhf_ray.records import FailureKind, RolloutGroup
 from rlhf_ray.rewards.http_scorer import HttpScorer
 from rlhf_ray.rewards.scorer import scored_by_async

@@ -12,7 +12,7 @@ import torch
 
 from rlhf_ray.config.judge import RUBRIC, JudgeConfig
 from rlhf_ray.generation.completions import Completion, CompletionFailure, CompletionRequest
-from rlhf_ray.models.tiny_tokenizer import ASSISTANT, EOS, USER, train_tokenizer
+from rlhf_ray.models.tiny.tokenizer import ASSISTANT, EOS, USER, train_tokenizer
 from rlhf_ray.records import FailureKind, Prompt, RolloutGroup
 from rlhf_ray.rewards.judge import JudgeScorer
 from rlhf_ray.rewards.rubric import NoScore, Rubric, mean_score, read_score

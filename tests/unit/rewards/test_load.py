@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from rlhf_ray.config.errors import RequestError
-from rlhf_ray.config.reward import RewardConfig
+from rlhf_ray.config.groups.reward import RewardConfig
+from rlhf_ray.config.reward_entries import read_functions
 from rlhf_ray.rewards import RewardSample
-from rlhf_ray.rewards.entries import read_functions
 from rlhf_ray.rewards.load import check_functions, load_reward, with_absolute_paths
 
 SAMPLE = RewardSample(
@@ -79,7 +79,7 @@ def test_wrong_entries_are_refused(functions: list, message: str) -> None:
         ("{file}x.py:letters", "pyx.py does not exist, did you mean 'user_rewards.py'"),
         ("no_such_package.rewards:f", "there is no module 'no_such_package' in this environment"),
         ("rlhf_ray.rewards.no_such:f", "there is no module 'rlhf_ray.rewards.no_such'"),
-        ("rlhf_ray.rewards.entries:read_function", "did you mean 'read_functions'"),
+        ("rlhf_ray.config.reward_entries:read_function", "did you mean 'read_functions'"),
         ({"path": "{file}:letters", "arguments": {"skale": 2}}, "no argument 'skale', did you mean "
          "'scale'; its arguments are: scale"),
         ("{file}:Prefix", "needs the argument 'text'"),

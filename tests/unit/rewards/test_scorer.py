@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from rlhf_ray.config.reward import RewardConfig, ScorerPart
+from rlhf_ray.config.groups.reward import RewardConfig, ScorerPart
 from rlhf_ray.records import FailureKind, RolloutGroup
 from rlhf_ray.rewards.process import ItemFailure
 from rlhf_ray.rewards.scorer import Outcome, scored_by

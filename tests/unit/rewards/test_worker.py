@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from rlhf_ray.config.errors import RequestError
-from rlhf_ray.config.reward import RewardConfig
+from rlhf_ray.config.groups.reward import RewardConfig
 from rlhf_ray.records import FailureKind
 from rlhf_ray.rewards.worker import RewardWorker
 from tests.unit.rewards.conftest import build_step_group as step_group
@@ -267,7 +267,7 @@ def test_the_child_dies_with_its_parent_even_in_a_function_that_holds_the_interp
         "import sys\n"
         f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "from conftest import build_group\n"
-        "from rlhf_ray.config.reward import RewardConfig\n"
+        "from rlhf_ray.config.groups.reward import RewardConfig\n"
         "from rlhf_ray.rewards.worker import RewardWorker\n"
         f"worker = RewardWorker(RewardConfig(functions=['{user_rewards}:process_id', "
         f"'{user_rewards}:by_response'], timeout_s=120))\n"

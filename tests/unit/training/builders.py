@@ -7,11 +7,11 @@ import random
 import torch
 from torch import Tensor
 
-from rlhf_ray.config.algorithm import AlgorithmConfig
-from rlhf_ray.kept_tokens import whole_vocabulary
+from rlhf_ray.batching.rank_plan import RankPlan
+from rlhf_ray.config.groups.algorithm import AlgorithmConfig
+from rlhf_ray.experience.build import ExperienceBatch, build_experience
 from rlhf_ray.records import Coefficients, Experience, Prompt, RolloutGroup, TokenValues
-from rlhf_ray.training.experience import ExperienceBatch, build_experience
-from rlhf_ray.training.rank_plan import RankPlan
+from rlhf_ray.records.kept_tokens import whole_vocabulary
 
 VOCABULARY = 11
 ONE_RANK = RankPlan(num_ranks=1, max_tokens_per_micro_batch=10_000)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from rlhf_ray.data.prepare.conversion.mapping import Layout
 from rlhf_ray.data.prepare.layouts.alpaca import ALPACA
 from rlhf_ray.data.prepare.layouts.gsm8k import GSM8K
 from rlhf_ray.data.prepare.layouts.hh_rlhf import HH_RLHF
 from rlhf_ray.data.prepare.layouts.openassistant import OPENASSISTANT
 from rlhf_ray.data.prepare.layouts.sharegpt import SHAREGPT
 from rlhf_ray.data.prepare.layouts.ultrafeedback import ULTRAFEEDBACK
-from rlhf_ray.data.prepare.mapping import Layout
 
 LAYOUTS: dict[str, Layout] = {
     "alpaca": ALPACA,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from rlhf_ray.data.prepare.contents import Content, Demonstration, Message
-from rlhf_ray.data.prepare.mapping import Layout, by_row, text_in
+from rlhf_ray.data.prepare.conversion.contents import Content, Demonstration, Message
+from rlhf_ray.data.prepare.conversion.mapping import Layout, by_row, text_in
 from rlhf_ray.data.rows import Row
 
 

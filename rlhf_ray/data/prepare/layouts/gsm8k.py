@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 from rlhf_ray.data.cells import BadCell
-from rlhf_ray.data.prepare.chats import user_message
-from rlhf_ray.data.prepare.contents import Content, Demonstration, Message, PromptOnly
-from rlhf_ray.data.prepare.mapping import Layout, by_row, text_in
+from rlhf_ray.data.prepare.conversion.chats import user_message
+from rlhf_ray.data.prepare.conversion.contents import Content, Demonstration, Message, PromptOnly
+from rlhf_ray.data.prepare.conversion.mapping import Layout, by_row, text_in
 from rlhf_ray.data.rows import Row, shown
 
 # What the authors' own calculator was fed with: no part of an answer for people.

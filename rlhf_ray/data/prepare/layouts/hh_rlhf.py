@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 
-from rlhf_ray.data.prepare.chats import BrokenChat, role_named, split_answer
-from rlhf_ray.data.prepare.contents import Content, Message, Messages, Preference
-from rlhf_ray.data.prepare.mapping import Layout, by_row, text_in
+from rlhf_ray.data.prepare.conversion.chats import BrokenChat, role_named, split_answer
+from rlhf_ray.data.prepare.conversion.contents import Content, Message, Messages, Preference
+from rlhf_ray.data.prepare.conversion.mapping import Layout, by_row, text_in
 from rlhf_ray.data.rows import Row
 
 _TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):[ \t]?")

@@ -14,15 +14,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rlhf_ray.data.cells import BadCell
-from rlhf_ray.data.prepare.chats import BrokenChat, role_named
-from rlhf_ray.data.prepare.contents import (
+from rlhf_ray.data.prepare.conversion.chats import BrokenChat, role_named
+from rlhf_ray.data.prepare.conversion.contents import (
     Content,
     Demonstration,
     Message,
     Messages,
     PromptOnly,
 )
-from rlhf_ray.data.prepare.mapping import (
+from rlhf_ray.data.prepare.conversion.mapping import (
     BROKEN_CHAT,
     BROKEN_ROW,
     Layout,
@@ -33,7 +33,7 @@ from rlhf_ray.data.prepare.mapping import (
     broken_row,
     unusable,
 )
-from rlhf_ray.data.prepare.ranked import preference_of_ranking, preference_of_scores
+from rlhf_ray.data.prepare.conversion.ranked import preference_of_ranking, preference_of_scores
 from rlhf_ray.data.rows import BrokenRow, Row, shown
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from rlhf_ray.data.cells import BadCell
-from rlhf_ray.data.prepare.chats import read_messages
-from rlhf_ray.data.prepare.contents import Content, Demonstration, Message
-from rlhf_ray.data.prepare.mapping import Layout, by_row
+from rlhf_ray.data.prepare.conversion.chats import read_messages
+from rlhf_ray.data.prepare.conversion.contents import Content, Demonstration, Message
+from rlhf_ray.data.prepare.conversion.mapping import Layout, by_row
 from rlhf_ray.data.rows import Row
 
 _COLUMNS = ("conversations", "items", "conversation")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from rlhf_ray.data.prepare.chats import BrokenChat
-from rlhf_ray.data.prepare.columns import split_chat
-from rlhf_ray.data.prepare.contents import Content, Preference
-from rlhf_ray.data.prepare.mapping import Layout, by_row, number_in
+from rlhf_ray.data.prepare.conversion.chats import BrokenChat
+from rlhf_ray.data.prepare.conversion.columns import split_chat
+from rlhf_ray.data.prepare.conversion.contents import Content, Preference
+from rlhf_ray.data.prepare.conversion.mapping import Layout, by_row, number_in
 from rlhf_ray.data.rows import Row
 
 

@@ -11,7 +11,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from rlhf_ray.config.examples import ExamplesConfig
-from rlhf_ray.models.tiny_tokenizer import train_tokenizer
+from rlhf_ray.models.tiny.tokenizer import train_tokenizer
 
 # Each is what templates of real models do, in a few words; <eos> ends a turn.
 _FOR = "{% for m in messages %}"

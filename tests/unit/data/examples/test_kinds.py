@@ -13,7 +13,7 @@ from rlhf_ray.data.examples import (
     load_rankings,
     load_texts,
 )
-from rlhf_ray.models.tiny_tokenizer import train_tokenizer
+from rlhf_ray.models.tiny.tokenizer import train_tokenizer
 
 USER = {"role": "user", "content": "Hi"}
 SAYS = {"role": "assistant", "content": "Hello."}

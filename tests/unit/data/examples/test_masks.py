@@ -11,8 +11,8 @@ from transformers import PreTrainedTokenizerFast
 from rlhf_ray.data.cells import BadCell
 from rlhf_ray.data.examples.labels import label_texts
 from rlhf_ray.data.examples.spans import MarkedText, mark_answers, mark_plain
-from rlhf_ray.models.tiny_tokenizer import train_tokenizer
-from rlhf_ray.supervised import LabelledTokens
+from rlhf_ray.models.tiny.tokenizer import train_tokenizer
+from rlhf_ray.records.supervised import LabelledTokens
 
 NAMES = ("tiny", "chatml", "inst", "words", "marked", "marked_open", "thoughts")
 CHAT = [

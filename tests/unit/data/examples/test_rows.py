@@ -162,7 +162,7 @@ class TestBadRows:
             load(ROWS, max_tokens=2, on_long="skip")
 
     def test_an_answer_without_an_end_is_counted(self, source) -> None:
-        from rlhf_ray.models.tiny_tokenizer import train_tokenizer
+        from rlhf_ray.models.tiny.tokenizer import train_tokenizer
 
         tokenizer = train_tokenizer(["a b"])
         tokenizer.chat_template = "{% for m in messages %}[{{ m.content }}]{% endfor %}"

@@ -9,7 +9,7 @@ from typing import Any
 
 from rlhf_ray.config.compose import parse_overrides
 from rlhf_ray.config.convert import Conversion
-from rlhf_ray.config.rules import cross_field_problems
+from rlhf_ray.config.rules.table import cross_field_problems
 from rlhf_ray.stages import prepare_data
 
 

@@ -8,10 +8,10 @@ import pytest
 
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.data.prepare import libraries
-from rlhf_ray.data.prepare.contents import Sample, Text
-from rlhf_ray.data.prepare.duplicates import NearDuplicates, band_rows
-from rlhf_ray.data.prepare.language import Language
-from rlhf_ray.data.prepare.personal_data import Finder, masked
+from rlhf_ray.data.prepare.cleaning.duplicates import NearDuplicates, band_rows
+from rlhf_ray.data.prepare.cleaning.language import Language
+from rlhf_ray.data.prepare.cleaning.personal_data import Finder, masked
+from rlhf_ray.data.prepare.conversion.contents import Sample, Text
 from rlhf_ray.data.prepare.store import Store
 from tests.unit.data.prepare.helpers import Result, assistant, source, user, write_lines
 

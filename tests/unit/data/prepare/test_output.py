@@ -17,9 +17,9 @@ import pytest
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.data.errors import DataError
 from rlhf_ray.data.prepare import prepare as preparing
-from rlhf_ray.data.prepare.tally import Lengths
+from rlhf_ray.data.prepare.counts import Lengths
 from rlhf_ray.data.prepare.work_folder import work_folder
-from rlhf_ray.data.prepared import prepared_file
+from rlhf_ray.data.sources.prepared import prepared_file
 from tests.unit.data.prepare.helpers import Result, prepare, source, write_lines
 
 ROWS = [{"prompt": f"question {number}", "answer": str(number)} for number in range(20)]

@@ -6,10 +6,10 @@ from collections import Counter
 
 import pytest
 
-from rlhf_ray.config.data import DataConfig
-from rlhf_ray.config.prepare_sources import PreparedSource
+from rlhf_ray.config.groups.data import DataConfig
+from rlhf_ray.config.groups.prepare_sources import PreparedSource
 from rlhf_ray.data.prepare.blend import blend
-from rlhf_ray.data.prompts import load_prompts
+from rlhf_ray.data.prompts.load import load_prompts
 from tests.unit.data.prepare.helpers import Result, assistant, source, user, write_lines
 
 SPLIT = "prepare.split=[2,4,4]"

@@ -1,0 +1,1 @@
+"""Advantage estimators, one idea per file."""

@@ -1,0 +1,105 @@
+"""Tokens whose update would cost the most entropy, and what to do with them (Clip-Cov, KL-Cov)."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from rlhf_ray.algorithms.checks import assert_no_gradient, assert_token_tensors
+from rlhf_ray.algorithms.policy_losses.policy_loss import PolicyLoss
+from rlhf_ray.algorithms.policy_losses.ratio import Ratio
+
+
+def token_covariance(logprobs: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:
+    """Each token's part of the covariance of log-probability and advantage.
+
+        c_t = (log policy(token) - mean) * (A_t - mean)   means over all tokens of the mask
+
+    Cui et al. 2025, The Entropy Mechanism of Reinforcement Learning for Reasoning Language
+    Models, arXiv:2505.22617, equation 10: the entropy falls by their sum.
+
+    Conventions: over the whole batch of an optimiser step and the policy that sampled it, so
+    that neither ranks nor micro-batches change who is chosen.
+
+    Args:
+        logprobs [N], advantages [N]: constants; mask [N] bool.
+
+    Returns:
+        [N] float64, 0 off the mask.
+    """
+    assert_token_tensors(mask, logprobs=logprobs, advantages=advantages)
+    assert_no_gradient(logprobs=logprobs, advantages=advantages)
+    covariance = torch.zeros_like(logprobs, dtype=torch.float64)
+    if bool(mask.any()):
+        chosen, signal = logprobs[mask].double(), advantages[mask].double()
+        covariance[mask] = (chosen - chosen.mean()) * (signal - signal.mean())
+    return covariance
+
+
+def clip_cov_tokens(
+    covariance: Tensor, mask: Tensor, *, share: float, low: float, high: float, seed: int
+) -> Tensor:
+    """A few tokens drawn at random from those with a covariance in (low, high): [N] bool.
+
+    Equation 12 of arXiv:2505.22617: `share` of all tokens of the mask, at least one, as far as
+    there are candidates.
+
+    Args:
+        covariance [N], mask [N] bool; seed: decides which.
+    """
+    assert_token_tensors(mask, covariance=covariance)
+    candidates = (mask & (covariance > low) & (covariance < high)).nonzero()[:, 0]
+    # In the order of their covariance, so that the order of the samples decides nothing.
+    candidates = candidates[covariance[candidates].argsort(stable=True)]
+    wanted = max(int(share * int(mask.sum())), 1)
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(candidates.shape[0], generator=generator)
+    chosen = torch.zeros_like(mask)
+    chosen[candidates[order[:wanted].to(candidates.device)]] = True
+    return chosen
+
+
+def kl_cov_tokens(covariance: Tensor, mask: Tensor, *, share: float) -> Tensor:
+    """The tokens with the largest covariance: `share` of all, at least one. [N] bool.
+
+    Equation 14 of arXiv:2505.22617. Of equal ones the first are taken.
+
+    Args:
+        covariance [N], mask [N] bool.
+    """
+    assert_token_tensors(mask, covariance=covariance)
+    places = mask.nonzero()[:, 0]
+    wanted = max(int(share * places.shape[0]), 1)
+    order = covariance[places].argsort(descending=True, stable=True)
+    chosen = torch.zeros_like(mask)
+    chosen[places[order[:wanted]]] = True
+    return chosen
+
+
+def without_gradient(loss: PolicyLoss, chosen: Tensor) -> PolicyLoss:
+    """Clip-Cov: the chosen tokens add nothing, to the loss as to the gradient.
+
+    Equation 13 of arXiv:2505.22617.
+    """
+    assert_token_tensors(chosen, per_token=loss.per_token)
+    return dataclasses.replace(
+        loss,
+        per_token=torch.where(chosen, 0.0, loss.per_token),
+        clipped=loss.clipped | chosen,
+    )
+
+
+def with_kl_penalty(
+    loss: PolicyLoss, ratio: Ratio, chosen: Tensor, *, coefficient: float
+) -> PolicyLoss:
+    """KL-Cov: the chosen tokens are held to the old policy.
+
+        loss = loss + coefficient * |log policy(token) - log old(token)|   on the chosen ones
+
+    Equation 15 of arXiv:2505.22617.
+    """
+    assert_token_tensors(chosen, per_token=loss.per_token, log_ratio=ratio.log_ratio)
+    penalty = coefficient * torch.where(chosen, ratio.log_ratio, 0.0).abs()
+    return dataclasses.replace(loss, per_token=loss.per_token + penalty)

@@ -1,0 +1,1 @@
+"""Losses on preferences and reward-model losses, one idea per file."""

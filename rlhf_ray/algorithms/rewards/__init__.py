@@ -1,0 +1,1 @@
+"""Rewards per token and per task."""

@@ -1,0 +1,1 @@
+"""Layout of samples in rows and micro-batches, and their balance over ranks."""

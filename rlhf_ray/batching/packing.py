@@ -1,0 +1,144 @@
+"""Several samples in a row, and their common prompt once.
+
+A tree is a prompt and the rest of each sample that begins with it:
+
+    row        p0 p1 p2 | a3 a4 | b3 b4 b5 | q0 q1 | ...
+    position    0  1  2    3  4    3  4  5    0  1
+
+A token attends to what precedes it in its own branch and to its tree's prompt, to nothing else.
+That is all that it would see in a row of its own, and its position is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlhf_ray.batching.layout import MicroBatch, Packing, Targets, micro_batch
+from rlhf_ray.batching.layout_cost import Rows, SampleShape
+
+
+def sample_shapes(token_ids: Tensor, targets: Targets) -> list[SampleShape]:
+    """Shapes of all R samples of `targets`; prompts are compared token by token."""
+    num_samples = targets.starts.shape[0]
+    never = torch.iinfo(torch.int64).max
+    first = torch.full((num_samples,), never, device=token_ids.device)
+    first = first.scatter_reduce(0, targets.sample, targets.column, "amin")
+    last = torch.zeros_like(first).scatter_reduce(0, targets.sample, targets.column, "amax")
+    on_host = token_ids.cpu().numpy()
+    families: dict[bytes, int] = {}
+    shapes = []
+    for start, prompt, needed in zip(
+        targets.starts.tolist(), first.tolist(), last.tolist(), strict=True
+    ):
+        prompt = min(prompt, needed)
+        key = on_host[start : start + prompt].tobytes()
+        family = families.setdefault(key, len(families))
+        shapes.append(SampleShape(needed=needed, prompt=prompt, family=family))
+    return shapes
+
+
+def lay_out_packed(
+    token_ids: Tensor, targets: Targets, shapes: Sequence[SampleShape], rows: Rows
+) -> MicroBatch:
+    """Lay the trees of `rows` out; at least one token is predicted."""
+    device = token_ids.device
+    starts = targets.starts.tolist()
+    pieces = _Pieces()
+    prompt_at, branch_at = [0] * len(shapes), [0] * len(shapes)
+    number = 0
+    for row, trees in enumerate(rows.trees):
+        place = row * rows.width
+        for tree in trees:
+            prompt = shapes[tree[0]].prompt
+            pieces.add(place, starts[tree[0]], prompt, 0, number, 0)
+            after = place + prompt
+            for branch, sample in enumerate(tree, start=1):
+                prompt_at[sample], branch_at[sample] = place, after
+                length = shapes[sample].needed - prompt
+                pieces.add(after, starts[sample] + prompt, length, prompt, number, branch)
+                after += length
+            place, number = after, number + 1
+    source, position_ids, trees, branches = pieces.spread((len(rows.trees), rows.width), device)
+
+    before = targets.column - 1
+    prompts = torch.tensor([shape.prompt for shape in shapes], device=device)[targets.sample]
+    in_prompt = torch.tensor(prompt_at, device=device)[targets.sample] + before
+    in_branch = torch.tensor(branch_at, device=device)[targets.sample] + before - prompts
+    return micro_batch(
+        token_ids,
+        targets,
+        input_ids=torch.where(trees >= 0, token_ids[source], 0),
+        packing=Packing(position_ids=position_ids, visible=_visible(trees, branches)),
+        hidden_index=torch.where(before < prompts, in_prompt, in_branch),
+    )
+
+
+def decoder_inputs(decoder: Any, input_ids: Tensor, packing: Packing | None) -> dict[str, Tensor]:
+    """What a decoder of transformers takes for the rows of a `MicroBatch`.
+
+    transformers 5 hands a mask of four dimensions to the attention as it is. Ours is added to
+    the scores (0 or minus infinity), which sdpa and eager attention both do.
+    """
+    if packing is None:
+        return {"input_ids": input_ids}
+    mask = torch.zeros(packing.visible.shape, dtype=decoder.dtype, device=input_ids.device)
+    mask.masked_fill_(~packing.visible, float("-inf"))
+    return {
+        "input_ids": input_ids,
+        "position_ids": packing.position_ids,
+        "attention_mask": mask[:, None],
+    }
+
+
+@dataclass(kw_only=True, slots=True)
+class _Pieces:
+    """Runs of neighbouring tokens of one sample: where they go, and what they are there."""
+
+    runs: list[tuple[int, int, int, int, int, int]] = field(default_factory=list)
+
+    def add(
+        self, place: int, source: int, length: int, position: int, tree: int, branch: int
+    ) -> None:
+        self.runs.append((place, source, length, position, tree, branch))
+
+    def spread(
+        self, shape: tuple[int, int], device: torch.device
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Source, position, tree (-1 on padding) and branch (0 in the prompt) of each place."""
+        place, source, length, position, tree, branch = torch.tensor(
+            self.runs, device=device
+        ).unbind(1)
+        piece = torch.arange(length.shape[0], device=device).repeat_interleave(length)
+        begin = length.cumsum(0) - length
+        offset = torch.arange(piece.shape[0], device=device) - begin[piece]
+        places = place[piece] + offset
+
+        def placed(values: Tensor, elsewhere: int) -> Tensor:
+            flat = torch.full((shape[0] * shape[1],), elsewhere, device=device)
+            flat[places] = values
+            return flat.view(shape)
+
+        return (
+            placed(source[piece] + offset, 0),
+            placed(position[piece] + offset, 0),
+            placed(tree[piece], -1),
+            placed(branch[piece], 0),
+        )
+
+
+def _visible(trees: Tensor, branches: Tensor) -> Tensor:
+    """Who sees whom, [B, T, T], from tree and branch [B, T] of each place.
+
+    Padding sees padding before it: a token that sees nothing has no attention weights.
+    """
+    width = trees.shape[1]
+    same_tree = trees[:, :, None] == trees[:, None, :]
+    same_branch = branches[:, :, None] == branches[:, None, :]
+    in_prompt = branches[:, None, :] == 0
+    before = torch.ones(width, width, dtype=torch.bool, device=trees.device).tril()
+    return same_tree & (same_branch | in_prompt) & before

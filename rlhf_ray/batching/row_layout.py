@@ -1,0 +1,188 @@
+"""The layouts that a role's model can take, and the choice among them for every micro-batch."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlhf_ray.batching.layout import (
+    MicroBatch,
+    find_targets,
+    lay_out,
+    lay_out_nothing,
+    lay_out_padded,
+    with_kept,
+)
+from rlhf_ray.batching.layout_cost import PairCosts, choose_rows, pair_costs
+from rlhf_ray.batching.micro_batches import plan_micro_batches
+from rlhf_ray.batching.packing import decoder_inputs, lay_out_packed, sample_shapes
+from rlhf_ray.config.groups.training import RoleConfig
+from rlhf_ray.records.kept_tokens import whole_vocabulary
+
+_logger = logging.getLogger(__name__)
+
+# By the setting `layout`.
+_KINDS = {
+    "padded": ("padded",),
+    "auto": ("padded", "packed", "shared"),
+    "packed": ("packed", "shared"),
+}
+
+_NO_COSTS = PairCosts(causal=0.0, masked=0.0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RowLayout:
+    """How a role puts the samples of a micro-batch into rows.
+
+    Attributes:
+        setting: "padded", "packed" or "auto"; what the role's model can do.
+        costs: of attention in that model.
+        max_tokens: of one forward pass: rows x longest row; see `plan_micro_batches`.
+    """
+
+    setting: str
+    costs: PairCosts
+    max_tokens: int
+
+    def lay_out(
+        self,
+        token_ids: Tensor,
+        lengths: Tensor,
+        loss_mask: Tensor,
+        kept_token_ids: Tensor,
+        rows: Sequence[int],
+    ) -> MicroBatch:
+        """The samples `rows` in the cheapest layout; arguments and errors as of `layout.lay_out`.
+
+        The layouts differ in `input_ids`, `packing` and `hidden_index` alone.
+        """
+        if self.setting == "padded":
+            return lay_out(token_ids, lengths, loss_mask, kept_token_ids, rows)
+        return with_kept(self._laid_out(token_ids, lengths, loss_mask, rows), kept_token_ids)
+
+    def _laid_out(
+        self, token_ids: Tensor, lengths: Tensor, loss_mask: Tensor, rows: Sequence[int]
+    ) -> MicroBatch:
+        targets = find_targets(lengths, loss_mask, rows)
+        if targets.sample.numel() == 0:
+            return lay_out_nothing(token_ids.device)
+        shapes = sample_shapes(token_ids, targets)
+        chosen = choose_rows(
+            shapes, self.costs, kinds=_KINDS[self.setting], max_tokens=self.max_tokens
+        )
+        if chosen.kind == "padded":
+            return lay_out_padded(token_ids, targets)
+        return lay_out_packed(token_ids, targets, shapes, chosen)
+
+    def plan(self, token_ids: Tensor, lengths: Tensor, loss_mask: Tensor) -> list[list[int]]:
+        """Micro-batches of all samples, on one rank; see `plan_micro_batches`."""
+        targets = find_targets(lengths, loss_mask, range(lengths.shape[0]))
+        (plan,) = plan_micro_batches(
+            lengths.tolist(),
+            1,
+            self.max_tokens,
+            layout=self.setting,
+            shapes=sample_shapes(token_ids, targets),
+        )
+        return plan
+
+
+def row_layout(decoder: Any, role: RoleConfig, attention: str) -> RowLayout:
+    """The layouts of a role: what it asks for, as far as its model can.
+
+    Asks a model that is not sharded yet, with a few tokens.
+
+    Args:
+        decoder: of transformers; `role.layout` "auto" keeps to padded rows, with a warning, where
+            it can have no others.
+        attention: the implementation that it was loaded with.
+
+    Raises:
+        ValueError: `role.layout` is "packed" and the decoder cannot.
+    """
+    obstacle = "" if role.layout == "padded" else _obstacle(decoder, attention)
+    if obstacle and role.layout == "packed":
+        raise ValueError(
+            f"layout=packed: {type(decoder).__name__} cannot have several samples in a row: "
+            f"{obstacle}; use layout=auto or layout=padded"
+        )
+    if obstacle:
+        _logger.warning(
+            "%s runs on padded rows, one sample each: %s", type(decoder).__name__, obstacle
+        )
+    max_tokens = role.max_tokens_per_micro_batch
+    if obstacle or role.layout == "padded":
+        return RowLayout(setting="padded", costs=_NO_COSTS, max_tokens=max_tokens)
+    config = decoder.config.get_text_config()
+    embeddings = decoder.get_input_embeddings().weight
+    costs = pair_costs(
+        hidden_size=config.hidden_size,
+        num_layers=config.num_hidden_layers,
+        num_parameters=sum(p.numel() for p in decoder.parameters() if p is not embeddings),
+    )
+    return RowLayout(setting=role.layout, costs=costs, max_tokens=max_tokens)
+
+
+def _obstacle(decoder: Any, attention: str) -> str:
+    """Why this decoder cannot have several samples in a row; empty if it can."""
+    if attention not in ("sdpa", "eager"):
+        return f"model.attention={attention} takes no mask of its own for every pair of tokens"
+    # A mask that is handed over replaces the model's own, also a window that matters only to
+    # samples longer than any test.
+    config = decoder.config.get_text_config().to_dict()
+    special = {kind for kind in config.get("layer_types") or () if kind != "full_attention"}
+    if special:
+        return f"it has layers of {', '.join(sorted(special))}"
+    for name in ("sliding_window", "attention_chunk_size"):
+        if config.get(name) is not None and "layer_types" not in config:
+            return f"its attention is limited by {name}={config[name]}"
+    known = inspect.signature(decoder.forward).parameters
+    missing = [name for name in ("position_ids", "attention_mask") if name not in known]
+    if missing:
+        return f"its forward pass has no {' and no '.join(missing)}"
+    return _difference(decoder)
+
+
+@torch.no_grad()
+def _difference(decoder: Any) -> str:
+    """What goes wrong when a few samples are packed; empty if nothing does."""
+    weight = decoder.get_input_embeddings().weight
+    device, vocabulary = weight.device, weight.shape[0]
+    # Two samples with the same prompt, one of them with a hole in its mask, and another one.
+    samples = ([5, 6, 7, 8, 9, 10], [5, 6, 7, 11, 12], [13, 14, 15, 16])
+    masks = ([0, 0, 0, 1, 0, 1], [0, 0, 0, 1, 1], [0, 1, 1, 1])
+    token_ids = torch.tensor([token % vocabulary for tokens in samples for token in tokens])
+    mask = torch.tensor([bool(keep) for keeps in masks for keep in keeps])
+    lengths = torch.tensor([len(tokens) for tokens in samples])
+
+    def hidden(layout: str) -> Tensor:
+        rows = RowLayout(setting=layout, costs=_NO_COSTS, max_tokens=1 << 30)
+        batch = rows.lay_out(
+            token_ids.to(device),
+            lengths.to(device),
+            mask.to(device),
+            whole_vocabulary(token_ids.shape[0]).to(device),
+            (0, 1, 2),
+        )
+        inputs = decoder_inputs(decoder, batch.input_ids, batch.packing)
+        states = decoder(**inputs, use_cache=False).last_hidden_state
+        return states.flatten(0, 1)[batch.hidden_index].double()
+
+    expected = hidden("padded")
+    try:
+        found = hidden("packed")
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        return f"given a mask, it fails ({type(error).__name__}: {error})"
+    difference = float((found - expected).abs().max())
+    # Rounding alone may differ.
+    bound = min(1000 * torch.finfo(decoder.dtype).eps, 0.05) * float(expected.abs().max())
+    if difference <= bound:
+        return ""
+    return f"its hidden states are then off by {difference:.3g} (at most {bound:.3g} is rounding)"

@@ -1,0 +1,54 @@
+"""What is made of scored groups, as a Ray actor: experience, files, an evaluation's numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rlhf_ray.cluster.runtime.process import ActorProcess
+from rlhf_ray.records import Coefficients, RolloutGroup
+
+
+class Builder(ActorProcess):
+    """Turns scored groups into experience, measures them, and writes them down."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        super().__init__()
+        from rlhf_ray.experience.builder import ExperienceBuilder
+
+        self._worker = ExperienceBuilder(**settings)
+
+    def start(self) -> None:
+        """Nothing to do: the answer says that the process is there."""
+
+    def build(
+        self, step: int, coefficients: Coefficients, counts: dict[str, int], *parts: Any
+    ) -> tuple[Any, ...]:
+        """Metrics, then the experience of every learner rank, then of every critic rank.
+
+        Args:
+            counts: how many of `parts` are groups, and how many are per-token values by which
+                role, in this order: groups, reference, values, old.
+        """
+        remaining = iter(parts)
+        taken = {name: [next(remaining) for _ in range(n)] for name, n in counts.items()}
+        batch = self._worker.build(step=step, coefficients=coefficients, **taken)
+        return (batch.metrics, *batch.learner, *batch.critic)
+
+    def write_rollouts(self, path: Path, *groups: RolloutGroup) -> None:
+        self._worker.write_rollouts(path, groups)
+
+    def examine(self, settings: Any, num_groups: int, *parts: Any) -> Sequence[Any]:
+        """See `evaluation.answers.examine_groups`.
+
+        Args:
+            parts: so many groups, then what each rank of the reference computed for them.
+        """
+        from rlhf_ray.evaluation.answers import examine_groups
+
+        reference = [values for rank in parts[num_groups:] for values in rank]
+        return examine_groups(parts[:num_groups], reference, settings)
+
+    def close(self) -> None:
+        """Nothing to do."""

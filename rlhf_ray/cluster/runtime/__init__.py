@@ -1,0 +1,1 @@
+"""Ray sessions, actor processes, supervision, diagnosis."""

@@ -1,0 +1,1 @@
+"""One dataclass module per group of the configuration."""

@@ -1,0 +1,1 @@
+"""Rules between keys, one module per group, and the table of them."""

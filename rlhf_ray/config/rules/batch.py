@@ -1,0 +1,144 @@
+"""Rules of the batch: from prompts to optimiser steps and micro-batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rlhf_ray.config.groups.algorithm import GROUP_ADVANTAGES
+from rlhf_ray.config.rules.rule import ROLE_KEYS, SCORING_STAGES, Rule, model_roles, trained_roles
+from rlhf_ray.config.run import Config
+
+
+def _sample_fits_micro_batch(config: Config) -> Iterator[str]:
+    longest = config.max_sequence_tokens
+    for group, role in model_roles(config):
+        if role.max_tokens_per_micro_batch < longest:
+            yield (
+                f"{group}.max_tokens_per_micro_batch={role.max_tokens_per_micro_batch}: the "
+                f"longest sample has {longest} tokens (data.max_prompt_tokens="
+                f"{config.data.max_prompt_tokens} + generation.max_response_tokens="
+                f"{config.generation.max_response_tokens}); raise it to at least {longest}, or "
+                f"shorten prompts or responses"
+            )
+
+
+def _mini_batches_have_samples(config: Config) -> Iterator[str]:
+    samples, parts = config.samples_per_step, config.algorithm.num_mini_batches
+    if parts > samples:
+        yield (
+            f"algorithm.num_mini_batches={parts}: a step has only {_samples(config)}; lower it to "
+            f"at most {samples}, or raise prompts_per_step or samples_per_prompt"
+        )
+
+
+def _ranks_have_samples(config: Config) -> Iterator[str]:
+    parts = config.algorithm.num_mini_batches
+    smallest = config.samples_per_step // parts
+    for group, role in trained_roles(config):
+        # Without any sample the rule before this one speaks.
+        if 0 < smallest < role.num_ranks:
+            yield (
+                f"{group}.num_ranks={role.num_ranks}: an optimiser step has only {smallest} "
+                f"samples ({_samples(config)}, algorithm.num_mini_batches={parts}), so some ranks "
+                f"would never have work; use at most {smallest} ranks, or raise prompts_per_step "
+                f"or samples_per_prompt"
+            )
+    ranks = config.reference.num_ranks
+    if config.starts_reference and ranks > config.samples_per_step:
+        yield (
+            f"reference.num_ranks={ranks}: a step has only {_samples(config)}, so some ranks would "
+            f"never have work; use at most {config.samples_per_step}"
+        )
+
+
+def _engines_have_prompts(config: Config) -> Iterator[str]:
+    engines, batches = config.generation.num_engines, config.max_staleness + 1
+    prompts = config.prompts_per_step * batches
+    if engines > prompts:
+        yield (
+            f"generation.num_engines={engines}: at most {prompts} prompts are in flight "
+            f"(prompts_per_step={config.prompts_per_step} x {batches} batches), so some engines "
+            f"would never have work; use at most {prompts} engines, or raise prompts_per_step"
+        )
+
+
+def _group_has_a_baseline(config: Config) -> Iterator[str]:
+    advantage = config.algorithm.advantage
+    if advantage in GROUP_ADVANTAGES and config.samples_per_prompt < 2:
+        yield (
+            f"samples_per_prompt={config.samples_per_prompt}: algorithm.advantage={advantage} "
+            f"compares the samples of a prompt with each other and needs at least 2; raise it, or "
+            f"use algorithm=ppo, which has a critic"
+        )
+
+
+def _critic_warmup_needs_critic(config: Config) -> Iterator[str]:
+    steps = config.algorithm.critic_warmup_steps
+    if steps and not config.needs_critic:
+        yield (
+            f"algorithm.critic_warmup_steps={steps}: algorithm.advantage="
+            f"{config.algorithm.advantage} has no critic; set it to 0, or use algorithm=ppo"
+        )
+
+
+def _samples(config: Config) -> str:
+    return (
+        f"{config.samples_per_step} samples (prompts_per_step={config.prompts_per_step} x "
+        f"samples_per_prompt={config.samples_per_prompt})"
+    )
+
+
+_SIZES = ("prompts_per_step", "samples_per_prompt")
+_MINI_BATCHES = "algorithm.num_mini_batches"
+
+BATCH_RULES: tuple[Rule, ...] = (
+    Rule(
+        about="`max_tokens_per_micro_batch` of every role that runs is at least "
+        "`data.max_prompt_tokens` + `generation.max_response_tokens`: a sample is never split.",
+        keys=(
+            "training.max_tokens_per_micro_batch",
+            "critic.max_tokens_per_micro_batch",
+            "reference.max_tokens_per_micro_batch",
+            "reward.model.max_tokens_per_micro_batch",
+            "data.max_prompt_tokens",
+            "generation.max_response_tokens",
+            *ROLE_KEYS,
+        ),
+        problems=_sample_fits_micro_batch,
+        stages=SCORING_STAGES,
+    ),
+    Rule(
+        about="`algorithm.num_mini_batches` is at most `prompts_per_step` x `samples_per_prompt`.",
+        keys=(_MINI_BATCHES, *_SIZES),
+        problems=_mini_batches_have_samples,
+    ),
+    Rule(
+        about="Every rank of learner and critic has a sample in every optimiser step, every rank "
+        "of the reference one in every step.",
+        keys=(
+            "training.num_ranks",
+            "critic.num_ranks",
+            "reference.num_ranks",
+            _MINI_BATCHES,
+            *_SIZES,
+            *ROLE_KEYS,
+        ),
+        problems=_ranks_have_samples,
+    ),
+    Rule(
+        about="`generation.num_engines` is at most `prompts_per_step` x (`max_staleness` + 1).",
+        keys=("generation.num_engines", "prompts_per_step", "max_staleness"),
+        problems=_engines_have_prompts,
+    ),
+    Rule(
+        about=f"`algorithm.advantage` of {', '.join(GROUP_ADVANTAGES)} needs "
+        "`samples_per_prompt` of at least 2.",
+        keys=("algorithm.advantage", "samples_per_prompt"),
+        problems=_group_has_a_baseline,
+    ),
+    Rule(
+        about="`algorithm.critic_warmup_steps` needs `algorithm.advantage=gae`.",
+        keys=("algorithm.critic_warmup_steps", "algorithm.advantage"),
+        problems=_critic_warmup_needs_critic,
+    ),
+)

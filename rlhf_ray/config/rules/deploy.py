@@ -1,0 +1,123 @@
+"""Rules of a language model that is served, and of a chat with one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rlhf_ray.config.addresses import address_problems
+from rlhf_ray.config.groups.deploy import SERVER_STAGES
+from rlhf_ray.config.rules.generation import OWNED_ARGUMENTS
+from rlhf_ray.config.rules.rule import Rule
+from rlhf_ray.config.run import Config
+
+_SERVE = ("serve",)
+_CHAT = ("chat",)
+# What the engines of a run need and a server leaves to its owner.
+_FREE = ("enable_lora", "max_loras", "max_lora_rank", "lora_target_modules", "max_logprobs")
+
+
+def _model(config: Config) -> Iterator[str]:
+    if not config.model.path:
+        yield (
+            "model.path is empty: name the model to serve, such as the folder `model` that a "
+            "training stage has written, or a hub name"
+        )
+
+
+def _replicas(config: Config) -> Iterator[str]:
+    serve = config.serve
+    if serve.max_replicas is None:
+        return
+    if serve.backend == "local":
+        yield (
+            f"serve.max_replicas={serve.max_replicas}: only Ray Serve starts replicas as they are "
+            f"needed; set serve.backend=ray_serve, or max_replicas=null and serve.replicas to the "
+            f"number that you want"
+        )
+    elif serve.max_replicas < serve.replicas:
+        yield (
+            f"serve.max_replicas={serve.max_replicas}: is less than serve.replicas="
+            f"{serve.replicas}, with which it begins; raise the one or lower the other"
+        )
+
+
+def _chat_partners(config: Config) -> Iterator[str]:
+    chat = config.chat
+    if chat.url is None and not config.model.path:
+        yield (
+            "model.path is empty, and chat.url=null: name the model to talk to, or the endpoint "
+            "where one is served, as in chat.url=http://127.0.0.1:8000/v1"
+        )
+    if chat.compare_url is not None and chat.compare_path is not None:
+        yield (
+            f"chat.compare_url={chat.compare_url}, chat.compare_path={chat.compare_path}: there "
+            f"is one model to compare with; set one of them to null"
+        )
+
+
+def _chat_addresses(config: Config) -> Iterator[str]:
+    for key, url in (
+        ("chat.url", config.chat.url),
+        ("chat.compare_url", config.chat.compare_url),
+    ):
+        if url is not None:
+            yield from address_problems(key, url, token_key="chat.token_variable")
+
+
+def _arguments(config: Config) -> Iterator[str]:
+    owners = OWNED_ARGUMENTS | {"max_model_len": "serve.max_model_tokens"}
+    for name in config.generation.extra_engine_args:
+        owner = owners.get(name)
+        if owner is not None and name not in _FREE:
+            yield f"generation.extra_engine_args.{name}: is decided by {owner}; set that"
+
+
+def _port(config: Config) -> Iterator[str]:
+    if config.serve.backend == "ray_serve" and config.serve.port == 0:
+        yield (
+            "serve.port=0: Ray Serve's proxies take no free port by themselves; name one, such as "
+            "8000"
+        )
+
+
+SERVE_RULES: tuple[Rule, ...] = (
+    Rule(
+        about="`model.path` is set.",
+        keys=("model.path",),
+        problems=_model,
+        stages=_SERVE,
+    ),
+    Rule(
+        about="`serve.max_replicas` needs `serve.backend=ray_serve`, and is at least "
+        "`serve.replicas`.",
+        keys=("serve.backend", "serve.replicas", "serve.max_replicas"),
+        problems=_replicas,
+        stages=_SERVE,
+    ),
+    Rule(
+        about="`generation.extra_engine_args` names no argument that another key decides.",
+        keys=("generation.extra_engine_args",),
+        problems=_arguments,
+        stages=SERVER_STAGES,
+    ),
+    Rule(
+        about="`serve.port` is not 0 with `serve.backend=ray_serve`.",
+        keys=("serve.backend", "serve.port"),
+        problems=_port,
+        stages=_SERVE,
+    ),
+    Rule(
+        about="`chat.url` or `model.path` is set; not both of `chat.compare_url` and "
+        "`chat.compare_path` are.",
+        keys=("model.path", "chat.url", "chat.compare_url", "chat.compare_path"),
+        problems=_chat_partners,
+        stages=_CHAT,
+    ),
+    Rule(
+        about="`chat.url` and `chat.compare_url` are addresses without user, password, query and "
+        "fragment.",
+        keys=("chat.url", "chat.compare_url"),
+        problems=_chat_addresses,
+        stages=_CHAT,
+    ),
+)

@@ -1,0 +1,222 @@
+"""Rules of evaluation: by itself, and while a policy is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rlhf_ray.config.errors import RequestError
+from rlhf_ray.config.reward_entries import read_functions
+from rlhf_ray.config.rules.rule import RL_STAGES, SCORER_SWITCHES, Rule
+from rlhf_ray.config.run import Config
+
+_ALONE = ("evaluate",)
+
+
+def _runs(config: Config) -> bool:
+    return config.stage.name == "evaluate" or config.evaluation.every > 0
+
+
+def _models(config: Config) -> Iterator[str]:
+    evaluation = config.evaluation
+    models = evaluation.models
+    if not models:
+        yield (
+            "evaluation.models is empty: name what is evaluated, as in "
+            "evaluation.models.sft=outputs/sft/model evaluation.models.rl=outputs/rl/model"
+        )
+        return
+    for name, path in models.items():
+        if not path.strip():
+            yield f"evaluation.models.{name} is empty: name a folder or a hub model"
+    if evaluation.baseline is not None and evaluation.baseline not in models:
+        yield (
+            f"evaluation.baseline={evaluation.baseline}: is none of evaluation.models; there are "
+            f"{', '.join(models)}"
+        )
+
+
+def _inputs(config: Config) -> Iterator[str]:
+    if not (config.data.path or config.evaluation.path):
+        yield (
+            "data.path is empty: name the held-out prompts, a file, a folder, a hub data set or "
+            "package.module:iterable"
+        )
+    if not (config.reward.functions or config.reward.scorers):
+        yield (
+            "reward.functions is empty: answers are scored as in stage=rl; name at least one "
+            "function, or reward.model.path, reward.url or reward.judge.model"
+        )
+
+
+def _judge(config: Config) -> Iterator[str]:
+    if config.reward.judge.is_policy:
+        yield (
+            "reward.judge.model=policy: every model would judge itself; name the folder of one "
+            "judge for all of them"
+        )
+
+
+def _answers(config: Config) -> Iterator[str]:
+    evaluation = config.evaluation
+    if not _runs(config):
+        return
+    if evaluation.answers_per_prompt == 0:
+        yield (
+            "evaluation.samples=0: with evaluation.greedy=false there is no answer to evaluate; "
+            "set the one above 0 or the other to true"
+        )
+    for k in evaluation.pass_at_k:
+        if not 1 <= k <= evaluation.samples:
+            yield (
+                f"evaluation.pass_at_k={evaluation.pass_at_k}: {k} of evaluation.samples="
+                f"{evaluation.samples} sampled answers cannot be chosen; raise samples to at "
+                f"least {max(k, 1)}, or leave {k} out"
+            )
+
+
+def _parts(config: Config) -> Iterator[str]:
+    if not _runs(config):
+        return
+    parts = part_names(config)
+    if not parts:
+        return
+    names = ["reward", *parts]
+    for key in ("win_by", "success_by"):
+        value = vars(config.evaluation)[key]
+        if value not in names:
+            yield (
+                f"evaluation.{key}={value}: is no part of the reward; there are {', '.join(names)}"
+            )
+
+
+def _kl(config: Config) -> Iterator[str]:
+    evaluation = config.evaluation
+    if evaluation.kl == "none" or not _runs(config):
+        return
+    if evaluation.samples == 0:
+        yield (
+            f"evaluation.kl={evaluation.kl}: is measured on sampled answers, and "
+            f"evaluation.samples=0; raise that, or set kl to none"
+        )
+    if not config.needs_reference:
+        yield (
+            f"evaluation.kl={evaluation.kl}: the run has no reference (algorithm.kl_coefficient="
+            f"{config.algorithm.kl_coefficient}); set evaluation.kl to none, or the coefficient "
+            f"above 0"
+        )
+    if config.reference_is_policy and config.placement.strategy == "colocated":
+        yield (
+            f"evaluation.kl={evaluation.kl}: the reference is the policy without its adapter, "
+            f"which has no device while the engines answer (placement=colocated); choose "
+            f"reference.source=own, or set evaluation.kl to none"
+        )
+    if config.is_evaluation and config.reference.path is None:
+        yield (
+            f"evaluation.kl={evaluation.kl}: reference.path is null; name the model that the "
+            f"divergence is from, or set evaluation.kl to none"
+        )
+
+
+def part_names(config: Config) -> list[str]:
+    """Of the reward; none where it is not understood, of which another rule speaks."""
+    scorers = config.reward.scorers
+    try:
+        functions = read_functions(config.reward.functions, scorers)
+    except RequestError:
+        return []
+    return [*(f.name for f in functions), *(scorer.name for scorer in scorers)]
+
+
+def _harness(config: Config) -> Iterator[str]:
+    evaluation, template = config.evaluation, config.model.chat_template
+    if evaluation.lm_eval_tasks and evaluation.lm_eval_chat and template is not None:
+        yield (
+            f"model.chat_template={template}: lm-evaluation-harness knows the template of a "
+            f"model's tokenizer alone; set it to null, or evaluation.lm_eval_chat to false"
+        )
+
+
+def _whole_demonstrations(config: Config) -> Iterator[str]:
+    tokens, longest = config.generation.max_num_batched_tokens, config.examples.max_tokens
+    if config.examples.eval_path is not None and tokens <= longest:
+        yield (
+            f"generation.max_num_batched_tokens={tokens}: the engine scores whole demonstrations "
+            f"of up to examples.max_tokens={longest}; raise it to at least {longest + 1}, or lower "
+            f"examples.max_tokens"
+        )
+
+
+PART_KEYS = ("reward.model.name", "reward.http.name", "reward.judge.name")
+SAMPLES = ("evaluation.samples", "evaluation.every")
+REWARDS = ("reward.functions", *SCORER_SWITCHES)
+
+EVALUATION_RULES: tuple[Rule, ...] = (
+    Rule(
+        about="`stage=evaluate`: `evaluation.models` has at least one model, and "
+        "`evaluation.baseline` is one of them.",
+        keys=("evaluation.models", "evaluation.baseline"),
+        problems=_models,
+        stages=_ALONE,
+    ),
+    Rule(
+        about="`stage=evaluate`: `data.path` or `evaluation.path` is not empty, and there is a "
+        "reward.",
+        keys=("data.path", "evaluation.path", *REWARDS),
+        problems=_inputs,
+        stages=_ALONE,
+    ),
+    Rule(
+        about="`stage=evaluate`: `reward.judge.model` is not `policy`.",
+        keys=("reward.judge.model",),
+        problems=_judge,
+        stages=_ALONE,
+    ),
+    Rule(
+        about="An evaluation has answers: `evaluation.greedy` or `evaluation.samples`; every k of "
+        "`evaluation.pass_at_k` is from 1 to `evaluation.samples`.",
+        keys=("evaluation.greedy", "evaluation.pass_at_k", *SAMPLES),
+        problems=_answers,
+        stages=(*RL_STAGES, *_ALONE),
+    ),
+    Rule(
+        about="`evaluation.win_by` and `evaluation.success_by` are `reward` or the name of a part "
+        "of it.",
+        keys=(
+            "evaluation.win_by",
+            "evaluation.success_by",
+            "evaluation.every",
+            *PART_KEYS,
+            *REWARDS,
+        ),
+        problems=_parts,
+        stages=(*RL_STAGES, *_ALONE),
+    ),
+    Rule(
+        about="`evaluation.kl` needs `evaluation.samples` and a reference: `reference.path` in "
+        "`stage=evaluate`, one that runs beside the policy in `stage=rl`.",
+        keys=(
+            "evaluation.kl",
+            "reference.path",
+            "reference.source",
+            "algorithm.kl_coefficient",
+            "training.lora.r",
+            "placement.strategy",
+            *SAMPLES,
+        ),
+        problems=_kl,
+        stages=(*RL_STAGES, *_ALONE),
+    ),
+    Rule(
+        about="`stage=evaluate`: `generation.max_num_batched_tokens` is above "
+        "`examples.max_tokens` where demonstrations are given in `examples.eval_path`.",
+        keys=("generation.max_num_batched_tokens", "examples.max_tokens", "examples.eval_path"),
+        problems=_whole_demonstrations,
+        stages=_ALONE,
+    ),
+    Rule(
+        about="`stage=evaluate`: `evaluation.lm_eval_chat` needs `model.chat_template` null.",
+        keys=("evaluation.lm_eval_tasks", "evaluation.lm_eval_chat", "model.chat_template"),
+        problems=_harness,
+        stages=_ALONE,
+    ),
+)

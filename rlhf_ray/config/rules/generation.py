@@ -1,0 +1,173 @@
+"""Rules of the engines: what they can hold, what they sample, what they run on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rlhf_ray.config.groups.deploy import SERVER_STAGES
+from rlhf_ray.config.groups.generation import LARGEST_TOP_K
+from rlhf_ray.config.rules.rule import SCORING_STAGES, Rule
+from rlhf_ray.config.run import Config
+
+# Engine arguments that the configuration has a key for, or that the adapter itself decides.
+OWNED_ARGUMENTS: dict[str, str] = {
+    "enable_lora": "publish.lora",
+    "max_loras": "publish.lora",
+    "max_lora_rank": "training.lora.r",
+    "lora_target_modules": "training.lora.target_modules",
+    "model": "model.path",
+    "tokenizer": "model.tokenizer_path",
+    "trust_remote_code": "model.trust_remote_code",
+    "dtype": "generation.dtype",
+    "tensor_parallel_size": "generation.tensor_parallel_size",
+    "max_num_seqs": "generation.max_num_seqs",
+    "max_num_batched_tokens": "generation.max_num_batched_tokens",
+    "max_model_len": "data.max_prompt_tokens and generation.max_response_tokens",
+    "enforce_eager": "generation.enforce_eager",
+    "enable_prefix_caching": "generation.enable_prefix_caching",
+    "gpu_memory_utilization": "generation.gpu_memory_utilization",
+    "kv_cache_memory_bytes": "generation.kv_cache_gib",
+    "max_logprobs": "generation.top_k",
+    "seed": "seed",
+}
+
+
+def _engine_holds_a_sample(config: Config) -> Iterator[str]:
+    tokens, longest = config.generation.max_num_batched_tokens, config.max_sequence_tokens
+    if tokens < longest:
+        yield (
+            f"generation.max_num_batched_tokens={tokens}: the longest sample has {longest} tokens "
+            f"(data.max_prompt_tokens={config.data.max_prompt_tokens} + "
+            f"generation.max_response_tokens={config.generation.max_response_tokens}), and the "
+            f"fidelity probe scores whole samples; raise it to at least {longest}"
+        )
+
+
+def _engine_step_holds_its_sequences(config: Config) -> Iterator[str]:
+    tokens, sequences = config.generation.max_num_batched_tokens, config.generation.max_num_seqs
+    if tokens < sequences:
+        yield (
+            f"generation.max_num_batched_tokens={tokens}: one engine step gives each of "
+            f"generation.max_num_seqs={sequences} sequences a token; raise the one to at least "
+            f"{sequences} or lower the other"
+        )
+
+
+def _sets_of_kept_tokens(config: Config) -> Iterator[str]:
+    if _nobody_scores(config):
+        return
+    generation = config.generation
+    narrowed = {"top_p": (generation.top_p, 1.0), "min_p": (generation.min_p, 0.0)}
+    for name, (value, off) in narrowed.items():
+        if value != off and generation.top_k == 0:
+            yield (
+                f"generation.{name}={value}: the learner normalises over the tokens that the "
+                f"engine sampled from, and without a limit that may be the whole vocabulary for "
+                f"every token; set generation.top_k to a number from 1 to {LARGEST_TOP_K} too, or "
+                f"{name} to {off:g}"
+            )
+
+
+def _least_length(config: Config) -> Iterator[str]:
+    least = config.generation.min_response_tokens
+    if least and not _nobody_scores(config):
+        yield (
+            f"generation.min_response_tokens={least}: the engine would sample from all tokens but "
+            f"one, the end of text, and the learner's log-probabilities are those of all of them, "
+            f"so that every probability ratio would be wrong; set it to 0"
+        )
+
+
+def _nobody_scores(config: Config) -> bool:
+    """No role computes log-probabilities of what is sampled."""
+    return config.is_evaluation and not config.needs_reference
+
+
+def _stop_strings(config: Config) -> Iterator[str]:
+    if "" in config.generation.stop:
+        yield (
+            f"generation.stop={config.generation.stop}: an empty string would end every response "
+            f"at once; remove it"
+        )
+
+
+def _cpu_cache(config: Config) -> Iterator[str]:
+    if config.generation.num_gpus == 0 and config.generation.kv_cache_gib is None:
+        yield (
+            "generation.kv_cache_gib=null: without a GPU (generation.num_gpus=0) the engine would "
+            "take a share of all memory of the machine; set it, for instance to 1"
+        )
+
+
+def _whole_gpus(config: Config) -> Iterator[str]:
+    gpus, ranks = config.generation.num_gpus, config.generation.tensor_parallel_size
+    if 0 < gpus < 1 and ranks > 1:
+        yield (
+            f"generation.num_gpus={gpus}: each of generation.tensor_parallel_size={ranks} ranks "
+            f"needs a whole GPU; set it to 1, or tensor_parallel_size to 1"
+        )
+
+
+def _engine_arguments(config: Config) -> Iterator[str]:
+    for name in config.generation.extra_engine_args:
+        owner = OWNED_ARGUMENTS.get(name.replace("-", "_"))
+        if owner is not None:
+            yield f"generation.extra_engine_args.{name}: is decided by {owner}; set that"
+
+
+# The stages that start the engines of `generation`.
+_ENGINE_STAGES = (*SCORING_STAGES, *SERVER_STAGES)
+_LENGTHS = ("data.max_prompt_tokens", "generation.max_response_tokens")
+
+GENERATION_RULES: tuple[Rule, ...] = (
+    Rule(
+        about="`generation.max_num_batched_tokens` is at least `data.max_prompt_tokens` + "
+        "`generation.max_response_tokens`.",
+        keys=("generation.max_num_batched_tokens", *_LENGTHS),
+        problems=_engine_holds_a_sample,
+        stages=SCORING_STAGES,
+    ),
+    Rule(
+        about="`generation.max_num_batched_tokens` is at least `generation.max_num_seqs`.",
+        keys=("generation.max_num_batched_tokens", "generation.max_num_seqs"),
+        problems=_engine_step_holds_its_sequences,
+        stages=_ENGINE_STAGES,
+    ),
+    Rule(
+        about="`generation.top_p` below 1 and `generation.min_p` above 0 need "
+        f"`generation.top_k` from 1 to {LARGEST_TOP_K}.",
+        keys=("generation.top_p", "generation.min_p", "generation.top_k"),
+        problems=_sets_of_kept_tokens,
+        stages=SCORING_STAGES,
+    ),
+    Rule(
+        about="`generation.min_response_tokens` is 0: the learner knows nothing of it.",
+        keys=("generation.min_response_tokens",),
+        problems=_least_length,
+        stages=SCORING_STAGES,
+    ),
+    Rule(
+        about="`generation.stop` has no empty string.",
+        keys=("generation.stop",),
+        problems=_stop_strings,
+        stages=SCORING_STAGES,
+    ),
+    Rule(
+        about="`generation.kv_cache_gib` is set where `generation.num_gpus` is 0.",
+        keys=("generation.num_gpus", "generation.kv_cache_gib"),
+        problems=_cpu_cache,
+        stages=_ENGINE_STAGES,
+    ),
+    Rule(
+        about="A part of a GPU per engine rank needs `generation.tensor_parallel_size` 1.",
+        keys=("generation.num_gpus", "generation.tensor_parallel_size"),
+        problems=_whole_gpus,
+        stages=_ENGINE_STAGES,
+    ),
+    Rule(
+        about="`generation.extra_engine_args` names no argument that another key decides.",
+        keys=("generation.extra_engine_args",),
+        problems=_engine_arguments,
+        stages=SCORING_STAGES,
+    ),
+)

@@ -1,0 +1,137 @@
+"""Rules of training a part of a model: adapters, and weights that are frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rlhf_ray.config.rules.rule import TRAINING_STAGES, Rule, trained_roles
+from rlhf_ray.config.run import Config
+
+# The largest rank that vLLM knows.
+_LARGEST_RANK = 512
+
+
+def _adapters(config: Config) -> Iterator[str]:
+    for group, role in trained_roles(config):
+        if not role.lora.is_on:
+            continue
+        if not role.lora.target_modules:
+            yield (
+                f"{group}.lora.target_modules=[]: no layer would get an adapter; name the ends of "
+                f"layers' names, as in [q_proj,v_proj], or take [all-linear]"
+            )
+        if role.freeze or role.freeze_layers:
+            yield (
+                f"{group}.lora.r={role.lora.r}: everything but the adapter is frozen, so that "
+                f"{group}.freeze={role.freeze} and {group}.freeze_layers={role.freeze_layers} "
+                f"have no effect; set them to [] and 0, or {group}.lora.r to 0"
+            )
+
+
+def _averaged_adapter(config: Config) -> Iterator[str]:
+    training = config.training
+    if training.lora.is_on and training.ema_decay is not None:
+        yield (
+            f"training.ema_decay={training.ema_decay:g}: with training.lora.r={training.lora.r} "
+            f"two factors are trained, and the product of their averages is not the average of "
+            f"the weights; set training.ema_decay to null, or training.lora.r to 0"
+        )
+
+
+def _random_weights(config: Config) -> Iterator[str]:
+    training = config.training
+    if not config.model.random_weights or training.trains_all:
+        return
+    key, off = ("lora.r", "0") if training.lora.is_on else ("freeze", "[]")
+    if training.freeze_layers:
+        key, off = "freeze_layers", "0"
+    yield (
+        f"model.random_weights=true: training.{key} would leave random weights as they are; set "
+        f"training.{key} to {off}, or model.random_weights to false"
+    )
+
+
+def _published_adapter(config: Config) -> Iterator[str]:
+    if config.publish.lora != "adapter":
+        return
+    r = config.training.lora.r
+    if r == 0:
+        yield (
+            "publish.lora=adapter: training.lora.r=0 trains no adapter that could be published; "
+            "set training.lora.r, for instance to 16, or publish.lora to merged"
+        )
+    elif r > _LARGEST_RANK:
+        yield (
+            f"publish.lora=adapter: vLLM knows adapters up to a rank of {_LARGEST_RANK}, and "
+            f"training.lora.r={r}; lower it, or set publish.lora to merged"
+        )
+
+
+def _moving_reference(config: Config) -> Iterator[str]:
+    every = config.algorithm.reference_every
+    if every > 0 and config.reference_is_policy:
+        yield (
+            f"algorithm.reference_every={every}: the reference is the policy without its adapter "
+            f"(training.lora.r={config.training.lora.r}), whose weights never move; set "
+            f"reference.source to own, or algorithm.reference_every to 0"
+        )
+
+
+def _shared_gpus(config: Config) -> Iterator[str]:
+    is_shared = config.placement.strategy == "colocated" and config.training.num_gpus > 0
+    if is_shared and not config.training.trains_all:
+        yield (
+            "placement=colocated: DeepSpeed gives a GPU free of trained weights alone, and "
+            f"training.lora.r={config.training.lora.r}, training.freeze={config.training.freeze} "
+            f"and training.freeze_layers={config.training.freeze_layers} freeze others; use "
+            f"placement=disaggregated, or train all weights"
+        )
+
+
+_PARTS = ("lora.r", "lora.target_modules", "freeze", "freeze_layers")
+_OWN = tuple(f"training.{part}" for part in _PARTS)
+
+ADAPTED_RULES: tuple[Rule, ...] = (
+    Rule(
+        about="With `lora.r` above 0, `lora.target_modules` is not empty, and `freeze` and "
+        "`freeze_layers` are: everything but the adapter is frozen already.",
+        keys=(*_OWN, *(f"critic.{part}" for part in _PARTS), "algorithm.advantage"),
+        problems=_adapters,
+        stages=TRAINING_STAGES,
+    ),
+    Rule(
+        about="`training.ema_decay` is null with `training.lora.r` above 0.",
+        keys=("training.ema_decay", "training.lora.r"),
+        problems=_averaged_adapter,
+        stages=TRAINING_STAGES,
+    ),
+    Rule(
+        about="`model.random_weights` needs all weights trained: no `training.lora.r`, "
+        "`training.freeze` or `training.freeze_layers`.",
+        keys=("model.random_weights", *_OWN),
+        problems=_random_weights,
+        stages=("pretrain",),
+    ),
+    Rule(
+        about="`publish.lora=adapter` needs `training.lora.r` from 1 to 512.",
+        keys=("publish.lora", "training.lora.r"),
+        problems=_published_adapter,
+    ),
+    Rule(
+        about="`algorithm.reference_every` above 0 needs a reference of its own: with "
+        "`training.lora.r` above 0, `reference.source=own` or a `reference.path`.",
+        keys=(
+            "algorithm.reference_every",
+            "algorithm.kl_coefficient",
+            "training.lora.r",
+            "reference.source",
+            "reference.path",
+        ),
+        problems=_moving_reference,
+    ),
+    Rule(
+        about="`placement=colocated` on GPUs needs all weights trained.",
+        keys=("placement.strategy", "training.num_gpus", *_OWN),
+        problems=_shared_gpus,
+    ),
+)

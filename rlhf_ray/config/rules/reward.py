@@ -1,0 +1,144 @@
+"""Rules of a language model that judges responses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from rlhf_ray.config.rules.rule import SCORING_STAGES, Rule
+from rlhf_ray.config.run import Config
+
+
+def _rubric(config: Config) -> Iterator[str]:
+    judge = config.reward.judge
+    if judge.model is None:
+        return
+    if "{response}" not in judge.asked:
+        yield (
+            "reward.judge.rubric: has no {response}, so that the judge would not see what it "
+            "judges; put it where the response is to stand"
+        )
+    if "{answer}" in judge.asked and config.data.answer_column is None:
+        yield (
+            "reward.judge.rubric: has {answer}, and data.answer_column=null; name the column with "
+            "the reference answer, or remove {answer}"
+        )
+
+
+def _pattern(config: Config) -> Iterator[str]:
+    judge = config.reward.judge
+    if judge.model is None:
+        return
+    try:
+        groups = re.compile(judge.pattern).groups
+    except re.error as error:
+        yield (
+            f"reward.judge.pattern={judge.pattern}: is not a regular expression ({error}); mend "
+            f"it, and put it in quotes on the command line"
+        )
+        return
+    if not groups:
+        yield (
+            f"reward.judge.pattern={judge.pattern}: has no group; put the score in brackets, as in "
+            f"Score: ([0-9]+)"
+        )
+
+
+def _range(config: Config) -> Iterator[str]:
+    judge = config.reward.judge
+    if judge.model is not None and judge.min_score >= judge.max_score:
+        yield (
+            f"reward.judge.min_score={judge.min_score:g}: must be less than "
+            f"reward.judge.max_score={judge.max_score:g}"
+        )
+
+
+def _samples(config: Config) -> Iterator[str]:
+    judge = config.reward.judge
+    if judge.model is not None and judge.num_samples > 1 and judge.temperature == 0:
+        yield (
+            f"reward.judge.num_samples={judge.num_samples}: with reward.judge.temperature=0 all "
+            f"judgements are the same; set the one to 1, or the other above 0"
+        )
+
+
+def _deadline(config: Config) -> Iterator[str]:
+    judge, generate_s = config.reward.judge, config.deadlines.generate_s
+    if judge.model is not None and judge.timeout_s > generate_s:
+        yield (
+            f"reward.judge.timeout_s={judge.timeout_s}: is more than the whole batch has "
+            f"(deadlines.generate_s={generate_s}); lower the one or raise the other"
+        )
+
+
+def _devices(config: Config) -> Iterator[str]:
+    judge = config.reward.judge
+    if judge.is_policy and config.placement.strategy == "colocated":
+        yield (
+            "reward.judge.model=policy: with placement=colocated the engines sleep while the "
+            "learner computes, and a judgement may still be due; choose placement=disaggregated, "
+            "or a judge of its own"
+        )
+    if not judge.has_engines:
+        return
+    if judge.num_gpus == 0 and judge.kv_cache_gib is None:
+        yield (
+            "reward.judge.kv_cache_gib=null: without a GPU (reward.judge.num_gpus=0) the engine "
+            "would take a share of all memory of the machine; set it, for instance to 1"
+        )
+    if 0 < judge.num_gpus < 1 and judge.tensor_parallel_size > 1:
+        yield (
+            f"reward.judge.num_gpus={judge.num_gpus}: each of reward.judge.tensor_parallel_size="
+            f"{judge.tensor_parallel_size} ranks needs a whole GPU; set it to 1, or "
+            f"tensor_parallel_size to 1"
+        )
+
+
+_SWITCH = "reward.judge.model"
+
+JUDGE_RULES: tuple[Rule, ...] = (
+    Rule(
+        about="`reward.judge.rubric` has `{response}`; with `{answer}` it needs "
+        "`data.answer_column`.",
+        keys=(_SWITCH, "reward.judge.rubric", "data.answer_column"),
+        problems=_rubric,
+        stages=SCORING_STAGES,
+    ),
+    Rule(
+        about="`reward.judge.pattern` is a regular expression with a group.",
+        keys=(_SWITCH, "reward.judge.pattern"),
+        problems=_pattern,
+        stages=SCORING_STAGES,
+    ),
+    Rule(
+        about="`reward.judge.min_score` is less than `reward.judge.max_score`.",
+        keys=(_SWITCH, "reward.judge.min_score", "reward.judge.max_score"),
+        problems=_range,
+        stages=SCORING_STAGES,
+    ),
+    Rule(
+        about="`reward.judge.num_samples` above 1 needs `reward.judge.temperature` above 0.",
+        keys=(_SWITCH, "reward.judge.num_samples", "reward.judge.temperature"),
+        problems=_samples,
+        stages=SCORING_STAGES,
+    ),
+    Rule(
+        about="`reward.judge.timeout_s` is at most `deadlines.generate_s`.",
+        keys=(_SWITCH, "reward.judge.timeout_s", "deadlines.generate_s"),
+        problems=_deadline,
+        stages=SCORING_STAGES,
+    ),
+    Rule(
+        about="`reward.judge.model=policy` needs `placement=disaggregated`; a judge of its own "
+        "`reward.judge.kv_cache_gib` without a GPU, and whole GPUs for several ranks.",
+        keys=(
+            _SWITCH,
+            "reward.judge.num_gpus",
+            "reward.judge.kv_cache_gib",
+            "reward.judge.tensor_parallel_size",
+            "placement.strategy",
+        ),
+        problems=_devices,
+        stages=SCORING_STAGES,
+    ),
+)

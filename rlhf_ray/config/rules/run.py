@@ -1,0 +1,113 @@
+"""Rules of the run as a whole: what it needs, rewards, folders, deadlines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rlhf_ray.config.reward_entries import read_functions
+from rlhf_ray.config.rules.rule import SCORER_SWITCHES, SCORING_STAGES, Rule
+from rlhf_ray.config.run import STAGE_NAMES, Config
+
+# Built-in rewards that compare with the reference answer.
+_COMPARE_WITH_ANSWER = ("exact_match", "arithmetic")
+
+
+def _required(config: Config) -> Iterator[str]:
+    if not config.model.path:
+        yield (
+            "model.path is empty: name a folder, a hub model or builtin:arithmetic, or start from "
+            "a recipe, as in recipe=demo"
+        )
+    if not config.data.path:
+        yield (
+            "data.path is empty: name a file, a folder, a hub data set or package.module:iterable, "
+            "or start from a recipe, as in recipe=demo"
+        )
+    if not (config.reward.functions or config.reward.scorers):
+        yield (
+            "reward.functions is empty: name at least one, as in reward.functions=[exact_match] or "
+            "reward.functions=[path/file.py:function], a reward model in reward.model.path, the "
+            "address of a service in reward.url or a judge in reward.judge.model"
+        )
+
+
+def _reward_functions(config: Config) -> Iterator[str]:
+    scorers = config.reward.scorers
+    if not (config.reward.functions or scorers):
+        return  # The rule before this one speaks.
+    try:
+        functions = read_functions(config.reward.functions, scorers)
+    except ValueError as error:
+        yield str(error)
+        return
+    compared = [f.path for f in functions if f.path in _COMPARE_WITH_ANSWER]
+    if compared and config.data.answer_column is None:
+        yield (
+            f"data.answer_column=null: the reward {compared[0]} compares with the reference "
+            f"answer; name the column that has it"
+        )
+
+
+def _folders(config: Config) -> Iterator[str]:
+    for key, value in (("output_dir", config.output_dir), ("resume", config.resume)):
+        if not value.strip():
+            yield f"{key} is empty: name a folder" + (
+                ", or auto or never" if key == "resume" else ""
+            )
+        elif "://" in value:
+            yield f"{key}={value}: is not a folder; name one that every node can reach"
+
+
+def _deadlines(config: Config) -> Iterator[str]:
+    deadlines = config.deadlines
+    if deadlines.request_s > deadlines.generate_s:
+        yield (
+            f"deadlines.request_s={deadlines.request_s}: a request must end before the batch's "
+            f"deadlines.generate_s={deadlines.generate_s}, or it could never be retried; lower the "
+            f"one or raise the other"
+        )
+    if config.reward.timeout_s > deadlines.generate_s:
+        yield (
+            f"reward.timeout_s={config.reward.timeout_s}: is more than the whole batch has "
+            f"(deadlines.generate_s={deadlines.generate_s}); lower the one or raise the other"
+        )
+
+
+RUN_RULES: tuple[Rule, ...] = (
+    Rule(
+        about="`model.path` and `data.path` are not empty, nor is `reward.functions` without "
+        "`reward.model.path`, `reward.url` or `reward.judge.model`.",
+        keys=("model.path", "data.path", "reward.functions", *SCORER_SWITCHES),
+        problems=_required,
+    ),
+    Rule(
+        about="Entries of `reward.functions` are well-formed; all parts of the reward have "
+        "different names, and one of them a weight other than 0; built-in rewards that compare "
+        "with an answer need `data.answer_column`.",
+        keys=(
+            "reward.functions",
+            *SCORER_SWITCHES,
+            "reward.model.name",
+            "reward.model.weight",
+            "reward.http.name",
+            "reward.http.weight",
+            "reward.judge.name",
+            "reward.judge.weight",
+            "data.answer_column",
+        ),
+        problems=_reward_functions,
+        stages=SCORING_STAGES,
+    ),
+    Rule(
+        about="`output_dir` and `resume` are folders, not addresses of a store.",
+        keys=("output_dir", "resume"),
+        problems=_folders,
+        stages=STAGE_NAMES,
+    ),
+    Rule(
+        about="`deadlines.request_s` and `reward.timeout_s` are at most `deadlines.generate_s`.",
+        keys=("deadlines.request_s", "deadlines.generate_s", "reward.timeout_s"),
+        problems=_deadlines,
+        stages=SCORING_STAGES,
+    ),
+)

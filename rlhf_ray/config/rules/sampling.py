@@ -1,0 +1,161 @@
+"""Rules of sampling control: what each part of it needs of the others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from rlhf_ray.config.rules.rule import Rule
+from rlhf_ray.config.run import Config
+
+
+def _groups_can_vary(config: Config) -> Iterator[str]:
+    sampling = config.sampling
+    wanted = {
+        "sampling.dynamic=true": sampling.dynamic,
+        f"sampling.replay_groups_per_step={sampling.replay_groups_per_step}": (
+            sampling.replay_groups_per_step > 0
+        ),
+    }
+    for setting, is_on in wanted.items():
+        if is_on and config.samples_per_prompt < 2:
+            yield (
+                f"{setting}: looks for groups whose rewards differ, and "
+                f"samples_per_prompt={config.samples_per_prompt} makes groups of one; raise "
+                f"samples_per_prompt to at least 2, or switch it off"
+            )
+
+
+def _resume_is_exact(config: Config) -> Iterator[str]:
+    sampling = config.sampling
+    is_promised = config.max_staleness == 0 and config.checkpoint.every_steps > 0
+    if not (is_promised and sampling.exact_resume):
+        return
+    reasons = {
+        f"sampling.oversample={sampling.oversample:g}": (
+            sampling.oversample > 1 and "which groups finish first is never the same twice"
+        ),
+        f"sampling.replay_groups_per_step={sampling.replay_groups_per_step}": (
+            sampling.replay_groups_per_step > 0 and "the groups to replay are not in a checkpoint"
+        ),
+    }
+    for setting, reason in reasons.items():
+        if reason:
+            yield (
+                f"{setting}: {reason}, so that a run resumed from its checkpoint would differ from "
+                f"an uninterrupted one, which max_staleness=0 with checkpoint.every_steps="
+                f"{config.checkpoint.every_steps} otherwise promises; accept that with "
+                f"sampling.exact_resume=false, or switch it off"
+            )
+
+
+def _overlong_buffer(config: Config) -> Iterator[str]:
+    buffer, longest = config.sampling.overlong_buffer_tokens, config.generation.max_response_tokens
+    if buffer >= longest:
+        yield (
+            f"sampling.overlong_buffer_tokens={buffer}: is not shorter than "
+            f"generation.max_response_tokens={longest}, so that every response would be punished; "
+            f"lower it to at most {longest - 1}, or 0 for off"
+        )
+
+
+def _overlong_parts(config: Config) -> Iterator[str]:
+    sampling = config.sampling
+    if sampling.overlong_filter and config.generation.ignore_eos:
+        yield (
+            "sampling.overlong_filter=true: with generation.ignore_eos=true every response is cut "
+            "off at the limit, so that nothing would be trained on; set one of them to false"
+        )
+
+
+def _task_weights(config: Config) -> Iterator[str]:
+    for name, weight in config.sampling.task_weights.items():
+        if not math.isfinite(weight) or weight < 0:
+            yield (
+                f"sampling.task_weights.{name}={weight}: a weight multiplies advantages, and must "
+                f"be a finite number of at least 0; 0 leaves the task out of the gradient"
+            )
+    weights = config.sampling.task_weights
+    if weights and config.data.source_column is None:
+        yield (
+            f"sampling.task_weights={weights}: without data.source_column all prompts are of one "
+            f"task; name the column that has the task, or remove the weights"
+        )
+
+
+def _replay_is_off_policy(config: Config) -> Iterator[str]:
+    sampling, steps = config.sampling, config.optimizer_steps_per_batch
+    groups = sampling.replay_groups_per_step
+    if groups == 0:
+        return
+    if steps > 1:
+        yield (
+            f"sampling.replay_groups_per_step={groups}: the old log-probabilities of a replayed "
+            f"group are those of the engine that sampled it, and {steps} optimiser steps per batch "
+            f"(algorithm.num_epochs={config.algorithm.num_epochs} x algorithm.num_mini_batches="
+            f"{config.algorithm.num_mini_batches}) take the learner's; set both to 1, or replay 0 "
+            f"groups"
+        )
+    if sampling.replay_max_staleness <= config.max_staleness:
+        yield (
+            f"sampling.replay_max_staleness={sampling.replay_max_staleness}: with max_staleness="
+            f"{config.max_staleness} a group may be too old for replay when it has been trained "
+            f"on; raise it to at least {config.max_staleness + 1}"
+        )
+    if sampling.replay_capacity < groups:
+        yield (
+            f"sampling.replay_capacity={sampling.replay_capacity}: is less than "
+            f"sampling.replay_groups_per_step={groups}; raise the one or lower the other"
+        )
+
+
+SAMPLING_RULES: tuple[Rule, ...] = (
+    Rule(
+        about="`sampling.dynamic` and `sampling.replay_groups_per_step` need `samples_per_prompt` "
+        "of at least 2.",
+        keys=("sampling.dynamic", "sampling.replay_groups_per_step", "samples_per_prompt"),
+        problems=_groups_can_vary,
+    ),
+    Rule(
+        about="`sampling.oversample` above 1 and `sampling.replay_groups_per_step` above 0 need "
+        "`sampling.exact_resume=false` where exact resume is promised: `max_staleness` 0 with "
+        "`checkpoint.every_steps` above 0.",
+        keys=(
+            "sampling.oversample",
+            "sampling.replay_groups_per_step",
+            "sampling.exact_resume",
+            "max_staleness",
+            "checkpoint.every_steps",
+        ),
+        problems=_resume_is_exact,
+    ),
+    Rule(
+        about="`sampling.overlong_buffer_tokens` is less than `generation.max_response_tokens`.",
+        keys=("sampling.overlong_buffer_tokens", "generation.max_response_tokens"),
+        problems=_overlong_buffer,
+    ),
+    Rule(
+        about="`sampling.overlong_filter` needs `generation.ignore_eos` false.",
+        keys=("sampling.overlong_filter", "generation.ignore_eos"),
+        problems=_overlong_parts,
+    ),
+    Rule(
+        about="`sampling.task_weights` are finite, at least 0, and need `data.source_column`.",
+        keys=("sampling.task_weights", "data.source_column"),
+        problems=_task_weights,
+    ),
+    Rule(
+        about="`sampling.replay_groups_per_step` needs one optimiser step per batch, "
+        "`sampling.replay_max_staleness` above `max_staleness`, and at most "
+        "`sampling.replay_capacity` groups.",
+        keys=(
+            "sampling.replay_groups_per_step",
+            "sampling.replay_max_staleness",
+            "sampling.replay_capacity",
+            "max_staleness",
+            "algorithm.num_epochs",
+            "algorithm.num_mini_batches",
+        ),
+        problems=_replay_is_off_policy,
+    ),
+)

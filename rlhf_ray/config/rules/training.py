@@ -1,0 +1,217 @@
+"""Rules of the DeepSpeed roles and of who shares a GPU with whom."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rlhf_ray.config.rules.rule import (
+    ROLE_KEYS,
+    SCORING_STAGES,
+    TRAINING_STAGES,
+    Rule,
+    model_roles,
+    trained_roles,
+)
+from rlhf_ray.config.run import Config
+
+
+def _offload(config: Config) -> Iterator[str]:
+    for group, role in model_roles(config):
+        if role.offload_parameters and role.zero_stage != 3:
+            yield (
+                f"{group}.offload_parameters=true: only {group}.zero_stage=3 has parameters to "
+                f"offload, not {role.zero_stage}; set zero_stage to 3, or offload_parameters to "
+                f"false"
+            )
+    for group, role in trained_roles(config):
+        if role.offload_optimizer and role.zero_stage == 0:
+            yield (
+                f"{group}.offload_optimizer=true: {group}.zero_stage=0 has no optimizer states to "
+                f"offload; set zero_stage to 1, 2 or 3, or offload_optimizer to false"
+            )
+
+
+def _averaged_critic(config: Config) -> Iterator[str]:
+    decay = config.critic.ema_decay
+    if config.needs_critic and decay is not None:
+        yield (
+            f"critic.ema_decay={decay:g}: only the policy is averaged, because a critic is no "
+            f"result of a run; set it to null, and training.ema_decay for the policy"
+        )
+
+
+def _reference_stage(config: Config) -> Iterator[str]:
+    stage = config.reference.zero_stage
+    if config.starts_reference and stage in (1, 2):
+        yield (
+            f"reference.zero_stage={stage}: a frozen model has neither optimizer states nor "
+            f"gradients to shard; use 0, or 3 to shard its parameters"
+        )
+
+
+def _gpu_per_rank(config: Config) -> Iterator[str]:
+    for group, role in model_roles(config):
+        if group == "reward.model" and role.zero_stage == 0:
+            continue  # Its ranks know nothing of each other.
+        if 0 < role.num_gpus < 1 and role.num_ranks > 1:
+            yield (
+                f"{group}.num_gpus={role.num_gpus}: NCCL lets no two of {group}.num_ranks="
+                f"{role.num_ranks} ranks share a GPU; set it to 1, or num_ranks to 1"
+            )
+
+
+def _flash_attention(config: Config) -> Iterator[str]:
+    if config.model.attention != "flash_attention_2":
+        return
+    for group, role in model_roles(config):
+        if role.num_gpus == 0 or role.dtype == "float32":
+            yield (
+                f"model.attention=flash_attention_2: needs a GPU and bfloat16, but "
+                f"{group}.num_gpus={role.num_gpus} and {group}.dtype={role.dtype}; use "
+                f"model.attention=sdpa, or change those"
+            )
+
+
+def _head_kernel(config: Config) -> Iterator[str]:
+    if config.model.head_kernel != "liger":
+        return
+    for group, role in model_roles(config):
+        has_words = group not in ("critic", "reward.model")
+        if has_words and (role.num_gpus == 0 or role.zero_stage == 3):
+            yield (
+                f"model.head_kernel=liger: needs a GPU and the whole weight of the head, but "
+                f"{group}.num_gpus={role.num_gpus} and {group}.zero_stage={role.zero_stage}; use "
+                f"model.head_kernel=chunked, or change those"
+            )
+    if config.generation.top_k and not config.is_fit:
+        yield (
+            f"model.head_kernel=liger: normalises over the whole vocabulary, but "
+            f"generation.top_k={config.generation.top_k} leaves a part of it; use "
+            f"model.head_kernel=chunked, or set generation.top_k to 0"
+        )
+
+
+def _packed_rows(config: Config) -> Iterator[str]:
+    if config.model.attention != "flash_attention_2":
+        return
+    for group, role in model_roles(config):
+        if role.layout == "packed":
+            yield (
+                f"{group}.layout=packed: model.attention=flash_attention_2 takes no mask of its "
+                f"own for every pair of tokens; use {group}.layout=auto, which then pads, or "
+                f"model.attention=sdpa"
+            )
+
+
+def _colocated(config: Config) -> Iterator[str]:
+    if config.placement.strategy != "colocated":
+        return
+    if config.max_staleness > 0:
+        yield (
+            f"max_staleness={config.max_staleness}: with placement=colocated engine and learner "
+            f"take turns, so nothing overlaps; set it to 0, or use placement=disaggregated"
+        )
+    generation, training = config.generation, config.training
+    if generation.num_gpus != training.num_gpus:
+        yield (
+            f"generation.num_gpus={generation.num_gpus}: with placement=colocated an engine rank "
+            f"takes the GPU of a learner rank, which has training.num_gpus={training.num_gpus}; "
+            f"set both to 1, or both to 0"
+        )
+    elif 0 < generation.num_gpus < 1:
+        yield (
+            f"generation.num_gpus={generation.num_gpus}: with placement=colocated learner ranks "
+            f"hold whole GPUs; set generation.num_gpus and training.num_gpus to 1"
+        )
+    elif generation.num_gpus == 1:
+        yield from _colocated_on_gpus(config)
+
+
+def _colocated_on_gpus(config: Config) -> Iterator[str]:
+    engines, width = config.generation.num_engines, config.generation.tensor_parallel_size
+    if engines * width != config.training.num_ranks:
+        yield (
+            f"training.num_ranks={config.training.num_ranks}: with placement=colocated every GPU "
+            f"has one engine rank and one learner rank; set it to {engines * width} "
+            f"(generation.num_engines={engines} x generation.tensor_parallel_size={width}), or "
+            f"change those"
+        )
+    if config.training.zero_stage < 2:
+        yield (
+            f"training.zero_stage={config.training.zero_stage}: with placement=colocated the "
+            f"learner frees its GPU while engines generate, which DeepSpeed can at stage 2 or 3; "
+            f"use one of them"
+        )
+
+
+def _roles(*names: str) -> tuple[str, ...]:
+    groups = ("training", "critic", "reference", "reward.model")
+    own = tuple(f"{group}.{name}" for group in groups for name in names)
+    return (*own, *ROLE_KEYS)
+
+
+TRAINING_RULES: tuple[Rule, ...] = (
+    Rule(
+        about="`offload_parameters` needs `zero_stage` 3, `offload_optimizer` 1, 2 or 3.",
+        keys=(
+            *_roles("offload_parameters", "zero_stage"),
+            "training.offload_optimizer",
+            "critic.offload_optimizer",
+        ),
+        problems=_offload,
+        stages=(*TRAINING_STAGES, "evaluate"),
+    ),
+    Rule(
+        about="`critic.ema_decay` is null: the policy alone is averaged.",
+        keys=("critic.ema_decay", "algorithm.advantage"),
+        problems=_averaged_critic,
+    ),
+    Rule(
+        about="`reference.zero_stage` is 0 or 3: a frozen model has nothing else to shard.",
+        keys=("reference.zero_stage", "algorithm.kl_coefficient"),
+        problems=_reference_stage,
+        stages=SCORING_STAGES,
+    ),
+    Rule(
+        about="A part of a GPU per rank needs `num_ranks` 1; of a reward model that is whole on "
+        "every rank, several may share one.",
+        keys=(*_roles("num_gpus", "num_ranks"), "reward.model.zero_stage"),
+        problems=_gpu_per_rank,
+        stages=(*TRAINING_STAGES, "evaluate"),
+    ),
+    Rule(
+        about="`model.attention=flash_attention_2` needs every role on GPUs, in bfloat16.",
+        keys=("model.attention", *_roles("num_gpus", "dtype")),
+        problems=_flash_attention,
+        stages=(*TRAINING_STAGES, "evaluate"),
+    ),
+    Rule(
+        about="`model.head_kernel=liger` needs learner and reference on GPUs with a ZeRO stage "
+        "below 3, and `generation.top_k` 0.",
+        keys=("model.head_kernel", "generation.top_k", *_roles("num_gpus", "zero_stage")),
+        problems=_head_kernel,
+        stages=(*TRAINING_STAGES, "evaluate"),
+    ),
+    Rule(
+        about="`layout=packed` needs `model.attention` sdpa or eager.",
+        keys=("model.attention", *_roles("layout")),
+        problems=_packed_rows,
+        stages=(*TRAINING_STAGES, "evaluate"),
+    ),
+    Rule(
+        about="`placement=colocated` needs `max_staleness` 0 and the same `num_gpus` for engine "
+        "and learner; on GPUs also `generation.num_engines` x `generation.tensor_parallel_size` = "
+        "`training.num_ranks` and `training.zero_stage` 2 or 3.",
+        keys=(
+            "placement.strategy",
+            "max_staleness",
+            "generation.num_engines",
+            "generation.tensor_parallel_size",
+            "generation.num_gpus",
+            "training.num_gpus",
+            "training.num_ranks",
+            "training.zero_stage",
+        ),
+        problems=_colocated,
+    ),
+)

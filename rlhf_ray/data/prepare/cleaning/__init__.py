@@ -1,0 +1,1 @@
+"""Steps that drop or change samples of the data stage."""

@@ -1,0 +1,49 @@
+"""Samples that are too short or too long, in characters or tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rlhf_ray.data.prepare.conversion.contents import Removal, Sample, removal_of
+
+TOO_SHORT, TOO_LONG = "too short", "too long"
+CountTokens = Callable[[str], int]
+
+
+class Characters:
+    """Bounds on the characters of the longest sequence that a model would read at once."""
+
+    def __init__(self, *, least: int | None, most: int | None) -> None:
+        self._least = least
+        self._most = most
+
+    def apply(self, sample: Sample) -> Sample | Removal:
+        count = longest(sample)
+        if self._least is not None and count < self._least:
+            return removal_of(
+                sample, TOO_SHORT, f"{count} characters; prepare.min_characters={self._least}"
+            )
+        if self._most is not None and count > self._most:
+            return removal_of(
+                sample, TOO_LONG, f"{count} characters; prepare.max_characters={self._most}"
+            )
+        return sample
+
+
+class Tokens:
+    """An upper bound on the tokens of the longest sequence."""
+
+    def __init__(self, count_tokens: CountTokens, *, most: int) -> None:
+        self._count_tokens = count_tokens
+        self._most = most
+
+    def apply(self, sample: Sample) -> Sample | Removal:
+        count = max(self._count_tokens(text) for text in sample.content.sequences())
+        if count > self._most:
+            return removal_of(sample, TOO_LONG, f"{count} tokens; prepare.max_tokens={self._most}")
+        return sample
+
+
+def longest(sample: Sample) -> int:
+    """Characters of the longest sequence."""
+    return max(len(text) for text in sample.content.sequences())

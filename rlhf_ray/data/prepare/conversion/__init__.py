@@ -1,0 +1,1 @@
+"""From rows of a source to samples of a layout."""

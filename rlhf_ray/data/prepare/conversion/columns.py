@@ -1,0 +1,183 @@
+"""Rows without a ready layout: one column for each part of a sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rlhf_ray.config.groups.prepare_sources import PreparedSource
+from rlhf_ray.data.cells import BadCell
+from rlhf_ray.data.prepare.conversion.chats import (
+    BrokenChat,
+    read_messages,
+    split_answer,
+    user_message,
+)
+from rlhf_ray.data.prepare.conversion.contents import (
+    Content,
+    Demonstration,
+    Feedback,
+    Message,
+    Messages,
+    Preference,
+    PromptOnly,
+    Text,
+)
+from rlhf_ray.data.prepare.conversion.mapping import Layout, by_row, number_in, text_in
+from rlhf_ray.data.prepare.conversion.ranked import preference_of_ranking, preference_of_scores
+from rlhf_ray.data.rows import Row, shown
+
+_GOOD = {"true", "1", "yes", "good", "up"}
+_BAD = {"false", "0", "no", "bad", "down"}
+
+
+def columns_layout(source: PreparedSource) -> Layout:
+    """The mapping that `columns` of a source describes; a column is called as its part is."""
+    column = _Columns(source.columns)
+    read = _READERS[source.kind]
+    # What is named on purpose must be there; of what is not, so much as the kind cannot do without.
+    needs = [(name,) for name in source.columns.values()]
+    needs += [tuple(column(part) for part in group) for group in _NEEDS[source.kind]]
+    return Layout(needs=tuple(needs), apply=by_row(lambda row, _: read(row, column)))
+
+
+class _Columns:
+    """The column of a part: as configured, or called like the part."""
+
+    def __init__(self, names: Mapping[str, str]) -> None:
+        self._names = names
+
+    def __call__(self, part: str) -> str:
+        return self._names.get(part, part)
+
+
+def _text(row: Row, column: _Columns) -> Content:
+    return Text(text=text_in(row, column("text")))
+
+
+def _prompt(row: Row, column: _Columns) -> Content:
+    return PromptOnly(
+        prompt=_prompt_messages(row, column("prompt")), answer=_optional(row, column("answer"))
+    )
+
+
+def _demonstration(row: Row, column: _Columns) -> Content:
+    if column("messages") in row.cells:
+        name = column("messages")
+        return Demonstration(messages=read_messages(row.cells[name], name))
+    answer = Message(role="assistant", content=text_in(row, column("answer")))
+    return Demonstration(messages=(*_prompt_messages(row, column("prompt")), answer))
+
+
+def _preference(row: Row, column: _Columns) -> Content:
+    if column("ranking") in row.cells and row.cells[column("ranking")] is not None:
+        answers = _texts(row, column("ranking"))
+        return preference_of_ranking(_prompt_messages(row, column("prompt")), answers)
+    if column("answers") in row.cells:
+        answers = _texts(row, column("answers"))
+        prompt = _prompt_messages(row, column("prompt"))
+        return preference_of_scores(prompt, answers, _list(row, column("scores")))
+    chosen, rejected = row.cells.get(column("chosen")), row.cells.get(column("rejected"))
+    if isinstance(chosen, list) and isinstance(rejected, list):
+        return preference_of_chats(row, column, chosen, rejected)
+    return Preference(
+        prompt=_prompt_messages(row, column("prompt")),
+        chosen=text_in(row, column("chosen")),
+        rejected=text_in(row, column("rejected")),
+        margin=_margin(row, column),
+    )
+
+
+def preference_of_chats(row: Row, column: _Columns, chosen: Any, rejected: Any) -> Preference:
+    """Both sides are chats that end with the answer; they share what comes before it."""
+    prompt, good = split_chat(chosen, column("chosen"), row.cells.get(column("prompt")))
+    other, bad = split_chat(rejected, column("rejected"), row.cells.get(column("prompt")))
+    if prompt != other:
+        raise BrokenChat("chosen and rejected answer different prompts")
+    return Preference(prompt=prompt, chosen=good, rejected=bad, margin=_margin(row, column))
+
+
+def split_chat(value: Any, column: str, prompt: Any) -> tuple[Messages, str]:
+    """Prompt and answer of a chat; one that has the answer alone takes `prompt` before it.
+
+    Raises:
+        BadCell: it is no chat.
+        BrokenChat: it has no answer, or no prompt.
+    """
+    messages = read_messages(value, column)
+    if len(messages) == 1 and messages[0].role == "assistant" and prompt:
+        before = (
+            user_message(prompt) if isinstance(prompt, str) else read_messages(prompt, "prompt")
+        )
+        return before, messages[0].content
+    return split_answer(messages)
+
+
+def _feedback(row: Row, column: _Columns) -> Content:
+    return Feedback(
+        prompt=_prompt_messages(row, column("prompt")),
+        answer=text_in(row, column("answer")),
+        good=_good(row, column("good")),
+    )
+
+
+def _good(row: Row, column: str) -> bool:
+    value = row.cells.get(column)
+    word = str(value).strip().lower() if isinstance(value, bool | int | str) else ""
+    if word not in _GOOD | _BAD:
+        raise BadCell(
+            f"column {column!r} must be true or false (or 1, 0, good, bad); it is {shown(value)}"
+        )
+    return word in _GOOD
+
+
+def _prompt_messages(row: Row, column: str) -> Messages:
+    if isinstance(row.cells.get(column), list):
+        return read_messages(row.cells[column], column)
+    return user_message(text_in(row, column))
+
+
+def _margin(row: Row, column: _Columns) -> float | None:
+    better, worse = (number_in(row, column(name)) for name in ("chosen_score", "rejected_score"))
+    given = number_in(row, column("margin"))
+    if given is None and better is not None and worse is not None:
+        return better - worse
+    return given
+
+
+def _optional(row: Row, column: str) -> str | None:
+    return None if row.cells.get(column) in (None, "") else text_in(row, column)
+
+
+def _list(row: Row, column: str) -> list[Any]:
+    value = row.cells.get(column)
+    if not isinstance(value, list):
+        raise BadCell(f"column {column!r} must be a list; it is {shown(value)}")
+    return value
+
+
+def _texts(row: Row, column: str) -> tuple[str, ...]:
+    values = _list(row, column)
+    if not all(isinstance(value, str) for value in values):
+        raise BadCell(f"column {column!r} must be a list of texts; it is {shown(values)}")
+    return tuple(values)
+
+
+_READERS: dict[str, Callable[[Row, _Columns], Content]] = {
+    "text": _text,
+    "prompt": _prompt,
+    "demonstration": _demonstration,
+    "preference": _preference,
+    "feedback": _feedback,
+}
+# Of each group one column is enough.
+_NEEDS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "text": (("text",),),
+    "prompt": (("prompt",),),
+    "demonstration": (("messages", "prompt"), ("messages", "answer")),
+    "preference": (
+        ("chosen", "ranking", "answers"),
+        ("rejected", "ranking", "scores"),
+    ),
+    "feedback": (("prompt",), ("answer",), ("good",)),
+}

@@ -1,0 +1,84 @@
+"""One kind of sample from another: a preference also is a demonstration and a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rlhf_ray.data.prepare.conversion.chats import split_answer
+from rlhf_ray.data.prepare.conversion.contents import (
+    Content,
+    Demonstration,
+    Feedback,
+    Message,
+    Preference,
+    PromptOnly,
+)
+
+Conversion = Callable[..., tuple[Content, ...]]
+
+
+def convert(content: Content, kind: str) -> tuple[Content, ...]:
+    """`content` as samples of another kind: one, several, or none where it has nothing to give.
+
+    Raises:
+        BrokenChat: the chat does not end as the other kind needs it.
+    """
+    if content.kind == kind:
+        return (content,)
+    return CONVERSIONS[content.kind, kind](content)
+
+
+def pairs_of(content: Content) -> tuple[Content, ...]:
+    """A ranking as one preference for each of its pairs; anything else as it is."""
+    if not isinstance(content, Preference) or content.ranking is None:
+        return (content,)
+    assert content.ranking_pairs is not None, "a ranking comes with its pairs"
+    return tuple(
+        Preference(
+            prompt=content.prompt,
+            chosen=content.ranking[better],
+            rejected=content.ranking[worse],
+        )
+        for better, worse in content.ranking_pairs
+    )
+
+
+def _demonstration_of_preference(content: Preference) -> tuple[Content, ...]:
+    answer = Message(role="assistant", content=content.chosen)
+    return (Demonstration(messages=(*content.prompt, answer)),)
+
+
+def _demonstration_of_feedback(content: Feedback) -> tuple[Content, ...]:
+    """A bad answer is nothing to imitate."""
+    if not content.good:
+        return ()
+    answer = Message(role="assistant", content=content.answer)
+    return (Demonstration(messages=(*content.prompt, answer)),)
+
+
+def _prompt_of_demonstration(content: Demonstration) -> tuple[Content, ...]:
+    prompt, answer = split_answer(content.messages)
+    reference = answer if content.reference is None else content.reference
+    return (PromptOnly(prompt=prompt, answer=reference),)
+
+
+def _prompt_only(content: Preference | Feedback) -> tuple[Content, ...]:
+    return (PromptOnly(prompt=content.prompt, answer=None),)
+
+
+def _feedback_of_preference(content: Preference) -> tuple[Content, ...]:
+    return (
+        Feedback(prompt=content.prompt, answer=content.chosen, good=True),
+        Feedback(prompt=content.prompt, answer=content.rejected, good=False),
+    )
+
+
+# `config.prepare_sources.BECOMES` says the same without importing this; a test compares the two.
+CONVERSIONS: dict[tuple[str, str], Conversion] = {
+    ("preference", "demonstration"): _demonstration_of_preference,
+    ("preference", "prompt"): _prompt_only,
+    ("preference", "feedback"): _feedback_of_preference,
+    ("demonstration", "prompt"): _prompt_of_demonstration,
+    ("feedback", "demonstration"): _demonstration_of_feedback,
+    ("feedback", "prompt"): _prompt_only,
+}

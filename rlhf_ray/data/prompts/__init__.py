@@ -1,0 +1,1 @@
+"""Prompts: loading, order, curriculum, the resumable stream."""

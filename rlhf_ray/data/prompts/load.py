@@ -1,0 +1,188 @@
+"""From rows to prompts: mapped, rendered, tokenised, counted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rlhf_ray.config.groups.data import DataConfig
+from rlhf_ray.data.cells import BadCell, check_columns, other_columns, text_cell
+from rlhf_ray.data.errors import DataError
+from rlhf_ray.data.messages import Message, check_system_prompt, render, uses_template
+from rlhf_ray.data.rejects import INVALID, Rejects, Skipped, good_rows, skipped_lines
+from rlhf_ray.data.rows import Row
+from rlhf_ray.data.seeds import stable_seed
+from rlhf_ray.data.sources.read import read_rows, source_name
+from rlhf_ray.records import Prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+TOO_LONG = "prompt too long"
+_TOKENISED_AT_ONCE = 1024
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PromptSet:
+    """All prompts of a run.
+
+    Attributes:
+        prompts: in the order of the source. They are templates: `prompt_id` is the row's own
+            ("r7", or "r" and its id), `stream_index` 0; a stream gives each its place.
+        skipped: rows that are left out, by reason.
+        left_out_columns: columns that hold no plain values, so that no reward sees them.
+        fingerprint: of ids, tokens and answers, in order; other data has another.
+    """
+
+    prompts: tuple[Prompt, ...]
+    skipped: tuple[Skipped, ...]
+    left_out_columns: tuple[str, ...]
+    fingerprint: str
+
+    def describe(self) -> str:
+        """Lines for people: how many prompts, how long, and what is left out."""
+        lengths = [len(prompt.token_ids) for prompt in self.prompts]
+        lines = [
+            f"{len(lengths)} prompts of {min(lengths)} to {max(lengths)} tokens "
+            f"({sum(lengths) / len(lengths):.0f} on average)"
+        ]
+        lines += skipped_lines(self.skipped)
+        if self.left_out_columns:
+            names = ", ".join(self.left_out_columns)
+            lines.append(f"columns without plain values are left out: {names}")
+        return "\n".join(lines)
+
+
+def load_prompts(data: DataConfig, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> PromptSet:
+    """Read, render and tokenise the whole source.
+
+    Args:
+        seed: of the run; every prompt's own seed comes from it.
+
+    Raises:
+        DataError: the source cannot be read, a mapped column is nowhere, no prompt is left, or
+            a row is wrong and the configuration says that this ends the run.
+    """
+    check_system_prompt(data, tokenizer)
+    rejects = Rejects(data)
+    rows = list(good_rows(read_rows(data), rejects))
+    if not rows:
+        raise DataError(f"{data.path} has no rows{rejects.words()}")
+    columns = {
+        "prompt_column": data.prompt_column,
+        "answer_column": data.answer_column,
+        "source_column": data.source_column,
+        "id_column": data.id_column,
+    }
+    check_columns(data, columns, rows)
+    rendered = _unique(_rendered(rows, data, tokenizer, rejects), rejects)
+    prompts: list[Prompt] = []
+    left_out: set[str] = set()
+    for item, token_ids in _tokenised(list(rendered), data, tokenizer):
+        if len(token_ids) > data.max_prompt_tokens:
+            _count_long(rejects, data, item.row, len(token_ids))
+            continue
+        columns, others = other_columns(data, item.row)
+        left_out |= others
+        prompts.append(
+            Prompt(
+                prompt_id=item.prompt_id,
+                stream_index=0,
+                text=item.text,
+                token_ids=tuple(token_ids),
+                answer=item.answer,
+                source=item.source,
+                seed=stable_seed(seed, item.prompt_id),
+                columns=columns,
+                messages=item.messages,
+            )
+        )
+    if not prompts:
+        raise DataError(f"no prompt of {data.path} is left{rejects.words()}")
+    return PromptSet(
+        prompts=tuple(prompts),
+        skipped=rejects.skipped(),
+        left_out_columns=tuple(sorted(left_out)),
+        fingerprint=_fingerprint(prompts),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Rendered:
+    """A row whose cells are checked."""
+
+    row: Row
+    prompt_id: str
+    messages: tuple[Message, ...]
+    text: str
+    answer: str | None
+    source: str
+
+
+def _count_long(rejects: Rejects, data: DataConfig, row: Row, num_tokens: int) -> None:
+    limit = data.max_prompt_tokens
+    message = f"{row.where}: the prompt has {num_tokens} tokens"
+    if data.on_long_prompt == "error":
+        raise DataError(
+            f"{message}, and data.max_prompt_tokens is {limit}. Raise it, or leave such rows "
+            "out with data.on_long_prompt=skip"
+        )
+    rejects.count(TOO_LONG, f"{message}, limit {limit}")
+
+
+def _rendered(
+    rows: Sequence[Row], data: DataConfig, tokenizer: PreTrainedTokenizerBase, rejects: Rejects
+) -> Iterator[_Rendered]:
+    default_source = source_name(data)
+    for row in rows:
+        try:
+            identity = text_cell(row, data.id_column) if data.id_column else str(row.number)
+            messages, text = render(row, data, tokenizer)
+            yield _Rendered(
+                row=row,
+                prompt_id=f"r{identity}",
+                messages=tuple(messages),
+                text=text,
+                answer=text_cell(row, data.answer_column) if data.answer_column else None,
+                source=text_cell(row, data.source_column) if data.source_column else default_source,
+            )
+        except BadCell as error:
+            rejects.bad_row(INVALID, row.where, str(error))
+
+
+def _unique(items: Iterable[_Rendered], rejects: Rejects) -> Iterator[_Rendered]:
+    """Two rows with one id would be one prompt to everything downstream."""
+    first: dict[str, Row] = {}
+    for item in items:
+        other = first.setdefault(item.prompt_id, item.row)
+        if other is item.row:
+            yield item
+        else:
+            problem = f"has the id {item.prompt_id[1:]!r} of {other.where}"
+            rejects.bad_row(INVALID, item.row.where, problem)
+
+
+def _tokenised(
+    items: Sequence[_Rendered], data: DataConfig, tokenizer: PreTrainedTokenizerBase
+) -> Iterator[tuple[_Rendered, list[int]]]:
+    """Many texts at once, which is what tokenizers are fast at.
+
+    A template writes its own special tokens; plain text gets those that the tokenizer adds to
+    the beginning of a text.
+    """
+    add_special_tokens = not uses_template(data, tokenizer)
+    for start in range(0, len(items), _TOKENISED_AT_ONCE):
+        chunk = items[start : start + _TOKENISED_AT_ONCE]
+        encoded = tokenizer([item.text for item in chunk], add_special_tokens=add_special_tokens)
+        yield from zip(chunk, encoded["input_ids"], strict=True)
+
+
+def _fingerprint(prompts: Sequence[Prompt]) -> str:
+    digest = hashlib.sha256()
+    for prompt in prompts:
+        content = [prompt.prompt_id, prompt.token_ids, prompt.answer, prompt.source]
+        digest.update(json.dumps(content).encode())
+    return digest.hexdigest()[:16]

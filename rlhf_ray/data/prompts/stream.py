@@ -1,0 +1,70 @@
+"""Prompts in their order, each with an id and a seed of its own in every epoch."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from rlhf_ray.data.errors import DataError
+from rlhf_ray.data.prompts.load import PromptSet
+from rlhf_ray.data.prompts.order import RowOrder
+from rlhf_ray.data.seeds import stable_seed
+from rlhf_ray.records import GroupSummary, Prompt
+
+
+class PromptStream:
+    """Prompts one after the other, epoch after epoch; see `RowOrder`.
+
+    Args:
+        shuffle: every epoch in an order of its own; the order of the source otherwise.
+    """
+
+    def __init__(self, prompts: PromptSet, *, seed: int, shuffle: bool) -> None:
+        self._prompts = prompts.prompts
+        self._seed = seed
+        self._order = RowOrder(
+            "prompts",
+            num_rows=len(prompts.prompts),
+            fingerprint=prompts.fingerprint,
+            seed=seed,
+            shuffle=shuffle,
+        )
+
+    @property
+    def epoch(self) -> int:
+        """Epoch of the next prompt, from 0."""
+        return self._order.epoch
+
+    def next(self) -> Prompt:
+        """The next prompt, with an id and a seed of its own in this epoch."""
+        place = self._order.next()
+        template = self._prompts[place.row]
+        prompt_id = f"e{place.epoch}-{template.prompt_id}"
+        return dataclasses.replace(
+            template,
+            prompt_id=prompt_id,
+            stream_index=place.index,
+            seed=stable_seed(self._seed, prompt_id),
+        )
+
+    def record(self, outcome: GroupSummary) -> None:
+        """Nothing: this order does not depend on how prompts went. See `curriculum`."""
+        del outcome
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream stands, and in which data; plain values."""
+        return self._order.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on after the last prompt that was handed out before `state_dict` was called.
+
+        Raises:
+            DataError: the state is of other data, another seed or another order, or of a
+                curriculum.
+        """
+        if "success_rates" in state:
+            raise DataError(
+                "the checkpoint is of a run with a curriculum. Resume with "
+                "sampling.curriculum=true, or start anew with resume=never"
+            )
+        self._order.load_state_dict(state)

@@ -1,0 +1,127 @@
+"""From rows to texts that are learnt: tokenised, and brought to a length that fits."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rlhf_ray.config.texts import TextsConfig
+from rlhf_ray.data.cells import BadCell, check_columns, text_cell
+from rlhf_ray.data.errors import DataError
+from rlhf_ray.data.rejects import INVALID, Rejects, Skipped, good_rows, skipped_lines
+from rlhf_ray.data.rows import Row
+from rlhf_ray.data.sources.read import read_rows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+TOO_SHORT = "text of one token"
+_TOKENISED_AT_ONCE = 1024
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextSet:
+    """All texts of a run.
+
+    Attributes:
+        token_ids: of each text, or piece of one, in the order of the source; at least 2 of each.
+        num_rows: rows that they come from.
+        num_cut: rows of more than `texts.max_tokens`.
+        skipped: rows that are left out, by reason.
+        fingerprint: of all tokens, in order; other texts have another.
+    """
+
+    token_ids: tuple[tuple[int, ...], ...]
+    num_rows: int
+    num_cut: int
+    skipped: tuple[Skipped, ...]
+    fingerprint: str
+
+    def describe(self) -> str:
+        """Lines for people: how many texts, how long, and what is left out."""
+        lengths = [len(tokens) for tokens in self.token_ids]
+        lines = [
+            f"{len(lengths)} texts of {min(lengths)} to {max(lengths)} tokens "
+            f"({sum(lengths) / len(lengths):.0f} on average) from {self.num_rows} rows, "
+            f"{self.num_cut} of them longer than texts.max_tokens"
+        ]
+        return "\n".join([*lines, *skipped_lines(self.skipped)])
+
+
+def load_texts(texts: TextsConfig, tokenizer: PreTrainedTokenizerBase) -> TextSet:
+    """Read and tokenise the whole source.
+
+    A text gets the special tokens that the tokenizer itself adds to plain text, and no chat
+    template. A text of more than `max_tokens` is split into pieces of that many tokens, the last
+    one shorter, or keeps its beginning alone, as configured. A last piece of one token is left
+    out: nothing precedes it that it could be predicted from.
+
+    Raises:
+        DataError: the source cannot be read, the column is nowhere, no text is left, or a row is
+            wrong and the configuration says that this ends the run.
+    """
+    rejects = Rejects(texts)
+    rows = list(good_rows(read_rows(texts), rejects))
+    if not rows:
+        raise DataError(f"{texts.path} has no rows{rejects.words()}")
+    check_columns(texts, {"text_column": texts.text_column}, rows)
+    pieces: list[tuple[int, ...]] = []
+    num_rows = num_cut = 0
+    for row, token_ids in _tokenised(list(_filled(rows, texts, rejects)), tokenizer):
+        if len(token_ids) < 2:
+            rejects.count(TOO_SHORT, f"{row.where}: nothing in it can be predicted")
+            continue
+        num_rows += 1
+        num_cut += len(token_ids) > texts.max_tokens
+        pieces += _pieces(token_ids, texts)
+    if not pieces:
+        raise DataError(f"no text of {texts.path} is left{rejects.words()}")
+    return TextSet(
+        token_ids=tuple(pieces),
+        num_rows=num_rows,
+        num_cut=num_cut,
+        skipped=rejects.skipped(),
+        fingerprint=_fingerprint(pieces),
+    )
+
+
+def _filled(rows: Iterable[Row], texts: TextsConfig, rejects: Rejects) -> Iterator[tuple[Row, str]]:
+    """Rows with their text, where they have one."""
+    for row in rows:
+        try:
+            text = text_cell(row, texts.text_column)
+            if not text.strip():
+                raise BadCell(f"column {texts.text_column!r} is empty")
+        except BadCell as error:
+            rejects.bad_row(INVALID, row.where, str(error))
+        else:
+            yield row, text
+
+
+def _tokenised(
+    items: Sequence[tuple[Row, str]], tokenizer: PreTrainedTokenizerBase
+) -> Iterator[tuple[Row, list[int]]]:
+    """Many texts at once, which is what tokenizers are fast at."""
+    for start in range(0, len(items), _TOKENISED_AT_ONCE):
+        chunk = items[start : start + _TOKENISED_AT_ONCE]
+        encoded = tokenizer([text for _, text in chunk])["input_ids"]
+        yield from zip([row for row, _ in chunk], encoded, strict=True)
+
+
+def _pieces(token_ids: Sequence[int], texts: TextsConfig) -> Iterator[tuple[int, ...]]:
+    longest = texts.max_tokens
+    end = len(token_ids) if texts.on_long_text == "split" else longest
+    for start in range(0, min(end, len(token_ids)), longest):
+        piece = tuple(token_ids[start : start + longest])
+        if len(piece) > 1:
+            yield piece
+
+
+def _fingerprint(pieces: Sequence[tuple[int, ...]]) -> str:
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(json.dumps(piece).encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""Sources of rows: files, data sets, Python, built-in."""

@@ -1,0 +1,126 @@
+"""Where rows come from: the one place that decides how a source's `path` is read.
+
+Nothing here imports torch, transformers or `datasets` before it has to.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+from rlhf_ray.config.source import SourceConfig
+from rlhf_ray.data.errors import DataError, among
+from rlhf_ray.data.rows import BrokenRow, Row
+from rlhf_ray.data.sources.dataset_library import is_hub_name, is_saved_folder, read_hub, read_saved
+from rlhf_ray.data.sources.files import read_csv, read_json, read_jsonl, read_parquet
+from rlhf_ray.data.sources.prepared import prepared_hint, refuse_prepared_folder
+from rlhf_ray.data.sources.python_source import is_import_path, read_python
+
+_FILE_FORMATS = ("jsonl", "json", "csv", "parquet")
+_SUFFIXES = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".csv": "csv",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+}
+
+
+def read_rows(source: SourceConfig) -> Iterator[Row | BrokenRow]:
+    """Rows of the configured source, in its own order, `limit` of them at most.
+
+    Raises:
+        DataError: the source is missing or cannot be read at all.
+    """
+    kind = source_format(source)
+    if kind in _FILE_FORMATS:
+        path = Path(source.path).expanduser()
+        check_file(path, source.key("path"))
+        rows = _file_readers(source)[kind](path)
+    elif kind == "saved":
+        rows = read_saved(source)
+    elif kind == "hub":
+        rows = read_hub(source)
+    else:
+        rows = read_python(source)
+    return itertools.islice(rows, source.limit)
+
+
+def source_format(source: SourceConfig) -> str:
+    """How the path is read: the source's `format`, or what the path looks like where it is auto.
+
+    Raises:
+        DataError: the path is empty, or nothing that is known.
+    """
+    key = source.key("path")
+    if not source.path:
+        raise DataError(
+            f"{key} is not set; give a file, a folder, a hub name, or package.module:iterable"
+        )
+    if source.format != "auto":
+        return source.format
+    path = Path(source.path).expanduser()
+    if path.is_dir():
+        refuse_prepared_folder(path, key)
+        return "saved" if is_saved_folder(path) else "hub"
+    if path.suffix.lower() in _SUFFIXES:
+        return _SUFFIXES[path.suffix.lower()]
+    if path.is_file():
+        raise DataError(
+            f"{key} is {source.path!r}: the suffix {path.suffix!r} does not tell how to read it; "
+            f"set {source.key('format')} to one of {', '.join(_FILE_FORMATS)}"
+        )
+    if is_import_path(source.path):
+        return "python"
+    # A hub that cannot be reached is asked for half a minute: not for what is a mistyped path.
+    owner, slash, _ = source.path.partition("/")
+    if slash and is_hub_name(source.path) and not Path(owner).is_dir():
+        return "hub"
+    raise DataError(
+        f"{key} is {source.path!r}: no such file or folder, and neither a hub name (owner/name) "
+        f"nor an import path (package.module:name). {source.key('format')}=hub asks the hub for it "
+        "all the same"
+    )
+
+
+def source_name(source: SourceConfig) -> str:
+    """What rows are called that do not name their task themselves."""
+    if source_format(source) == "python":
+        return source.path.partition(":")[2]
+    return Path(source.path).stem
+
+
+def _file_readers(source: SourceConfig) -> dict[str, Callable[[Path], Iterator[Row | BrokenRow]]]:
+    """A reader for each of the file formats."""
+    return {
+        "jsonl": read_jsonl,
+        "json": partial(read_json, format_key=source.key("format")),
+        "csv": read_csv,
+        "parquet": read_parquet,
+    }
+
+
+def check_file(path: Path, key: str) -> None:
+    """Refuse a path that is no file.
+
+    Args:
+        key: dotted name of the setting that has it.
+
+    Raises:
+        DataError: it names what there is instead.
+    """
+    if path.is_file():
+        return
+    if path.is_dir():
+        raise DataError(f"{key} is {str(path)!r}, a folder; name a file in it")
+    if not path.parent.is_dir():
+        raise DataError(
+            f"{key} is {str(path)!r}: there is no folder {str(path.parent)!r}{prepared_hint(path)}"
+        )
+    names = [child.name for child in path.parent.iterdir() if child.suffix in _SUFFIXES]
+    raise DataError(
+        f"{key} is {str(path)!r}: no such file; {among(path.name, names)}{prepared_hint(path)}"
+    )

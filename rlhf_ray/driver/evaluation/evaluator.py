@@ -1,0 +1,226 @@
+"""Held-out prompts while a policy is trained: when they are answered, and which step was best."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from rlhf_ray.driver.best_models import BestModels
+from rlhf_ray.driver.evaluation.collector import Collected
+from rlhf_ray.evaluation.report import ReportSettings, flat_metrics
+from rlhf_ray.records import Prompt
+
+PREFIX = "evaluation"
+AVERAGE_PREFIX = f"{PREFIX}/ema"
+
+
+class PromptCollector(Protocol):
+    """See `collector.AnswerCollector`."""
+
+    def collect(self, prompts: Sequence[Prompt]) -> Collected: ...
+
+
+class Evaluator(Protocol):
+    """What the loop asks after every publish, and what a checkpoint keeps of it."""
+
+    def is_due(self, step: int) -> bool:
+        """Whether there is an evaluation after so many steps."""
+        ...
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Metrics of the policy as the engines have it now."""
+        ...
+
+    def pin(self) -> None:
+        """A checkpoint was written that knows `state_dict`."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any], run_folder: Path) -> None: ...
+
+
+class NoEvaluation:
+    """Held-out prompts are not looked at."""
+
+    def is_due(self, step: int) -> bool:
+        del step
+        return False
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        del step
+        return {}
+
+    def pin(self) -> None: ...
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any], run_folder: Path) -> None:
+        del state, run_folder
+
+
+class BestPolicy:
+    """The model of the best evaluation so far, in `best/step_000050`, and a note of it.
+
+    Args:
+        metric: the one that is compared; a value that is not a number is never the best.
+        models: keeps the folders.
+    """
+
+    def __init__(
+        self, output_dir: Path, models: BestModels, *, metric: str, lowest_is_best: bool
+    ) -> None:
+        self._note = output_dir / "best.json"
+        self._models = models
+        self._metric = metric
+        self._sign = -1.0 if lowest_is_best else 1.0
+        self._step = 0
+        self._value = math.nan
+
+    def start_anew(self) -> None:
+        """Forget what an earlier run left."""
+        self._models.start_anew()
+        self._note.unlink(missing_ok=True)
+
+    def consider(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
+        """Keep the model as it is now if it is better than all before; the best step and value."""
+        value = metrics[self._metric]
+        if math.isfinite(value) and (self._step == 0 or self._is_better(value)):
+            self._models.keep(step)
+            self._step, self._value = step, value
+            self._write_note()
+        if self._step == 0:
+            return {}
+        return {f"{PREFIX}/best_step": float(self._step), f"{PREFIX}/best_value": self._value}
+
+    def pin(self) -> None:
+        """See `Evaluator.pin`."""
+        if self._step:
+            self._models.pin(self._step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values; empty before the first evaluation."""
+        if self._step == 0:
+            return {}
+        return {"step": self._step, "value": self._value, "metric": self._metric}
+
+    def load_state_dict(self, state: dict[str, Any], run_folder: Path) -> None:
+        """Go on from a checkpoint. With another metric all that was before does not count.
+
+        Raises:
+            RequestError: the best model of then is gone.
+        """
+        if state and state["metric"] == self._metric:
+            self._step, self._value = state["step"], state["value"]
+        self._models.resume(self._step, run_folder)
+        if self._step:
+            self._write_note()
+        else:
+            self._note.unlink(missing_ok=True)
+
+    def _is_better(self, value: float) -> bool:
+        return self._sign * value > self._sign * self._value
+
+    def _write_note(self) -> None:
+        note = {
+            "step": self._step,
+            "metric": self._metric,
+            "value": self._value,
+            "folder": str(self._models.folder(self._step)),
+        }
+        self._note.write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
+
+
+class NoBest:
+    """No model is kept."""
+
+    def start_anew(self) -> None: ...
+
+    def consider(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
+        del step, metrics
+        return {}
+
+    def pin(self) -> None: ...
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any], run_folder: Path) -> None:
+        del state, run_folder
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluatorSettings:
+    """When held-out prompts are answered.
+
+    Attributes:
+        every: steps between two evaluations; the last step is always one.
+    """
+
+    every: int
+    num_steps: int
+    report: ReportSettings
+
+
+class HeldOutEvaluator:
+    """The `Evaluator` of a run that has held-out prompts.
+
+    Args:
+        best: which evaluation was best.
+        average: puts the average of the policy onto the engines, to be evaluated after the last
+            step; None where there is none.
+        keep: writes down the scored groups of a step, under a name.
+    """
+
+    def __init__(
+        self,
+        *,
+        collector: PromptCollector,
+        prompts: Sequence[Prompt],
+        best: BestPolicy | NoBest,
+        average: Callable[[int], None] | None,
+        keep: Callable[[str, Sequence[Any]], None],
+        settings: EvaluatorSettings,
+    ) -> None:
+        self._collector = collector
+        self._prompts = prompts
+        self._best = best
+        self._average = average
+        self._keep = keep
+        self._settings = settings
+
+    def is_due(self, step: int) -> bool:
+        settings = self._settings
+        return step % settings.every == 0 or step == settings.num_steps
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Of the policy; after the last step also of its average, which the engines then keep.
+
+        Raises:
+            RunFailed: a worker failed or was late, or too many prompts failed.
+        """
+        metrics = self._measured(f"step_{step:06}", PREFIX)
+        metrics |= self._best.consider(step, metrics)
+        if step == self._settings.num_steps and self._average is not None:
+            self._average(step)
+            metrics |= self._measured(f"step_{step:06}_ema", AVERAGE_PREFIX)
+        return metrics
+
+    def pin(self) -> None:
+        self._best.pin()
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._best.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any], run_folder: Path) -> None:
+        self._best.load_state_dict(state, run_folder)
+
+    def _measured(self, name: str, prefix: str) -> dict[str, float]:
+        collected = self._collector.collect(self._prompts)
+        self._keep(name, collected.groups)
+        metrics = flat_metrics(collected.prompts, self._settings.report, prefix=prefix)
+        return metrics | {f"{prefix}/failed_prompts": float(len(collected.failures))}

@@ -1,0 +1,59 @@
+"""How likely an engine's model finds given demonstrations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+from rlhf_ray.batching.balance import balance
+from rlhf_ray.calls import Call, Watch
+from rlhf_ray.evaluation.report import Likelihood
+from rlhf_ray.records.supervised import LabelledTokens
+
+
+class SequenceScorers(Protocol):
+    """See `cluster.groups.Generators`."""
+
+    @property
+    def names(self) -> Sequence[object]: ...
+    def score_shares(self, shares: Sequence[list[tuple[int, ...]]]) -> list[Call]: ...
+
+
+def measure_likelihood(
+    engines: SequenceScorers,
+    watch: Watch,
+    examples: Sequence[LabelledTokens],
+    *,
+    at_once: int,
+    timeout_s: float,
+) -> Likelihood:
+    """Negative log-probability of the tokens that a demonstration is learnt from, at temperature 1.
+
+    Args:
+        at_once: sequences that all engines together score at a time.
+        timeout_s: for so many of them.
+
+    Raises:
+        RunFailed: an engine failed or was late.
+    """
+    total, num_tokens = 0.0, 0
+    for start in range(0, len(examples), at_once):
+        piece = examples[start : start + at_once]
+        shares = balance([example.token_ids.shape[0] for example in piece], len(engines.names))
+        sequences = [[tuple(piece[i].token_ids.tolist()) for i in share] for share in shares]
+        scored = watch.results(
+            engines.score_shares(sequences), phase="evaluate", timeout_s=timeout_s
+        )
+        for share, rows in zip(shares, scored, strict=True):
+            for i, logprobs in zip(share, rows, strict=True):
+                learnt = _learnt(piece[i], logprobs)
+                total -= math.fsum(learnt)
+                num_tokens += len(learnt)
+    return Likelihood(num_examples=len(examples), num_tokens=num_tokens, total_nats=total)
+
+
+def _learnt(example: LabelledTokens, logprobs: Sequence[float]) -> list[float]:
+    """Of the tokens under the mask; `logprobs` begin with the second token."""
+    mask = example.loss_mask.tolist()[1:]
+    return [value for value, is_learnt in zip(logprobs, mask, strict=True) if is_learnt]

@@ -1,0 +1,1 @@
+"""The loop of the stages that learn from examples, and its parts."""

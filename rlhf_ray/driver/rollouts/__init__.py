@@ -1,0 +1,1 @@
+"""Rollouts: prompts, requests in flight, batches, failures."""

@@ -1,0 +1,133 @@
+"""A batch that is not complete yet: which groups are in it, and which are still wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rlhf_ray.config.groups.sampling import SamplingConfig
+from rlhf_ray.records import GroupSummary, Prompt, SampleFailure
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scored:
+    """A group that has come back."""
+
+    prompt: Prompt
+    group: Any
+    summary: GroupSummary
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chosen:
+    """What a complete batch consists of, both in the order of the prompt stream.
+
+    Attributes:
+        kept: the groups to train on.
+        spare: groups that came back and are not needed.
+        settled: outcomes of prompts that are done: kept ones, and those without variance.
+    """
+
+    kept: tuple[Scored, ...]
+    spare: tuple[Scored, ...]
+    settled: tuple[GroupSummary, ...]
+
+
+class Filling:
+    """Collects the groups of one batch.
+
+    Args:
+        size: groups that the batch needs.
+        prompts: those that it starts with: `size`, or more where it is over-sampled.
+        urgent: stream indices of prompts that have to be in it.
+    """
+
+    def __init__(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        size: int,
+        sampling: SamplingConfig,
+        urgent: Sequence[int] = (),
+    ) -> None:
+        self.prompts = list(prompts)
+        self.failures: list[SampleFailure] = []
+        self.num_dropped = 0
+        self._size = size
+        self._sampling = sampling
+        self._urgent = frozenset(urgent)
+        # In the order in which they came back.
+        self._good: list[Scored] = []
+        self._uniform: list[Scored] = []
+        self._num_replaced = 0
+
+    def add(self, scored: Scored) -> None:
+        """Take a group in; one without variance only as a stopgap, with dynamic sampling."""
+        is_stopgap = self._sampling.dynamic and not has_variance(scored.summary)
+        (self._uniform if is_stopgap else self._good).append(scored)
+
+    def drop(self, prompt: Prompt, failures: Sequence[SampleFailure], instead: Prompt) -> None:
+        """A group with a failed sample is no group: another prompt takes its place."""
+        self.num_dropped += 1
+        self.failures.extend(failures)
+        self.prompts = [p for p in self.prompts if p is not prompt] + [instead]
+
+    def num_to_replace(self, num_under_way: int) -> int:
+        """How many prompts to start in place of groups without variance, now.
+
+        Args:
+            num_under_way: groups of this batch that may still come.
+        """
+        lacking = self._size - len(self._good) - num_under_way
+        allowed = self._sampling.max_replacements_per_step - self._num_replaced
+        return max(0, min(lacking, allowed))
+
+    def replace(self, prompts: Sequence[Prompt]) -> None:
+        """These were started in place of the oldest groups without variance that had no
+        replacement yet."""
+        gone = {id(s.prompt) for s in self._uniform[self._num_replaced :][: len(prompts)]}
+        self._num_replaced += len(prompts)
+        self.prompts = [p for p in self.prompts if id(p) not in gone] + list(prompts)
+
+    def is_complete(self, under_way: Sequence[Prompt]) -> bool:
+        """Whether the batch can be handed out while these prompts of it are under way."""
+        is_full = len(self._good) >= self._size
+        is_awaited = any(prompt.stream_index in self._urgent for prompt in under_way)
+        return not under_way or (is_full and not is_awaited)
+
+    def choose(self) -> Chosen:
+        """The first to come back, urgent ones before others; groups without variance last."""
+        good = sorted(self._good, key=lambda s: s.prompt.stream_index not in self._urgent)
+        kept = good[: self._size]
+        kept += sorted(self._uniform, key=_place)[: self._size - len(kept)]
+        done = {id(scored) for scored in [*kept, *self._uniform]}
+        spare = [scored for scored in self._good if id(scored) not in done]
+        settled = [scored for scored in [*self._good, *self._uniform] if id(scored) in done]
+        return Chosen(
+            kept=tuple(sorted(kept, key=_place)),
+            spare=tuple(sorted(spare, key=_place)),
+            settled=tuple(scored.summary for scored in sorted(settled, key=_place)),
+        )
+
+    def metrics(self, kept: Sequence[Scored]) -> dict[str, float]:
+        """Of dynamic sampling; none without it."""
+        if not self._sampling.dynamic:
+            return {}
+        num_scored = len(self._good) + len(self._uniform)
+        return {
+            "sampling/replaced_groups": float(self._num_replaced),
+            "sampling/zero_variance_fraction": len(self._uniform) / num_scored,
+            "sampling/zero_variance_kept": float(
+                sum(not has_variance(scored.summary) for scored in kept)
+            ),
+        }
+
+
+def has_variance(summary: GroupSummary) -> bool:
+    """Whether the samples (or steps) of a group were rewarded differently, by equality."""
+    return len(set(summary.compared)) > 1
+
+
+def _place(scored: Scored) -> int:
+    return scored.prompt.stream_index

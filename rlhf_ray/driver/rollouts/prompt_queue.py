@@ -1,0 +1,81 @@
+"""The prompts to sample next: those that were cancelled, then the stream's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rlhf_ray.driver.roles import PromptSource
+from rlhf_ray.records import GroupSummary, Prompt
+
+
+class PromptQueue:
+    """A stream to which prompts can be given back.
+
+    Args:
+        max_cancellations: a prompt that was given back so often is urgent.
+    """
+
+    def __init__(self, source: PromptSource, *, max_cancellations: int) -> None:
+        self._source = source
+        self._max_cancellations = max_cancellations
+        self._returned: list[Prompt] = []
+        self._times_returned: dict[int, int] = {}
+
+    def take(self, count: int) -> list[Prompt]:
+        """The next prompts: those that were given back first, in the order of the stream."""
+        again, self._returned = self._returned[:count], self._returned[count:]
+        return again + [self._source.next() for _ in range(count - len(again))]
+
+    def give_back(self, prompts: Iterable[Prompt]) -> None:
+        """Prompts that nothing came of: they are the next to be taken."""
+        for prompt in prompts:
+            self._returned.append(prompt)
+            times = self._times_returned.get(prompt.stream_index, 0)
+            self._times_returned[prompt.stream_index] = times + 1
+        self._returned.sort(key=lambda prompt: prompt.stream_index)
+
+    def is_urgent(self, prompt: Prompt) -> bool:
+        """Whether it was given back so often that the next batch has to wait for it."""
+        return self._times_returned.get(prompt.stream_index, 0) >= self._max_cancellations
+
+    def settle(self, outcomes: Sequence[GroupSummary]) -> None:
+        """These prompts are done: let the stream learn how it went, in its own order."""
+        for outcome in sorted(outcomes, key=lambda summary: summary.stream_index):
+            self._times_returned.pop(outcome.stream_index, None)
+            self._source.record(outcome)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Position of the stream, and what was given back; plain values."""
+        return {
+            "prompts": self._source.state_dict(),
+            "returned": plain_prompts(self._returned),
+            "times_returned": [list(item) for item in self._times_returned.items()],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._source.load_state_dict(state["prompts"])
+        # A checkpoint from before there was over-sampling has neither.
+        self._returned = prompts_from_plain(state.get("returned", []))
+        self._times_returned = dict(state.get("times_returned", []))
+
+
+def plain_prompts(prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
+    """Prompts as values that JSON can hold."""
+    return [asdict(prompt) for prompt in prompts]
+
+
+def prompts_from_plain(plain: Sequence[dict[str, Any]]) -> list[Prompt]:
+    """What `plain_prompts` made, as prompts again."""
+    return [
+        Prompt(
+            **{
+                **prompt,
+                "token_ids": tuple(prompt["token_ids"]),
+                # A checkpoint from before there were scorers has none.
+                "messages": tuple(prompt.get("messages", ())),
+            }
+        )
+        for prompt in plain
+    ]

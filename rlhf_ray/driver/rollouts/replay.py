@@ -1,0 +1,76 @@
+"""Recent groups with differing rewards, to be trained on once more."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from rlhf_ray.config.groups.sampling import SamplingConfig
+from rlhf_ray.records import GroupSummary
+
+
+class ReplayBuffer:
+    """References to groups, at most `replay_capacity`; the oldest goes first.
+
+    Value is the variance of a group's rewards (of its steps, where those are trained on): the size
+    of the signal that a group baseline gets out of it. A group is replayed at most once, so that
+    the batch is never dominated by a few. The references keep the groups in the object store.
+
+    It is not part of a checkpoint, because the groups are not: a resumed run starts with none.
+    """
+
+    def __init__(self, sampling: SamplingConfig) -> None:
+        self._num_groups = sampling.replay_groups_per_step
+        self._capacity = sampling.replay_capacity
+        self._max_staleness = sampling.replay_max_staleness
+        self._groups: list[tuple[Any, GroupSummary]] = []
+
+    def take(self, version: int) -> list[tuple[Any, GroupSummary]]:
+        """The groups to replay now, the most valuable ones, newest first among equals.
+
+        Args:
+            version: of the newest weights; what is too old for them is forgotten.
+        """
+        self._groups = [
+            item for item in self._groups if version - item[1].oldest_version <= self._max_staleness
+        ]
+        by_value = sorted(
+            self._groups, key=lambda item: (-_variance(item[1].compared), -item[1].stream_index)
+        )
+        taken = by_value[: self._num_groups]
+        ids = {summary.prompt_id for _, summary in taken}
+        self._groups = [item for item in self._groups if item[1].prompt_id not in ids]
+        return taken
+
+    def put(self, groups: Sequence[tuple[Any, GroupSummary]]) -> None:
+        """Remember what was sampled for this step, as far as its rewards differ."""
+        if not self._num_groups:
+            return
+        self._groups += [
+            (group, summary)
+            for group, summary in groups
+            if _variance(summary.compared) > 0 and summary.oldest_version >= 0
+        ]
+        self._groups = self._groups[-self._capacity :]
+
+    def metrics(
+        self, taken: Sequence[tuple[Any, GroupSummary]], *, version: int
+    ) -> dict[str, float]:
+        """Of one step's replay; none where it is off."""
+        if not self._num_groups:
+            return {}
+        ages = [version - summary.oldest_version for _, summary in taken]
+        return {
+            "sampling/replayed_groups": float(len(taken)),
+            "sampling/replay_staleness_max": float(max(ages, default=0)),
+            "sampling/replay_size": float(len(self._groups)),
+        }
+
+
+def _variance(rewards: Sequence[float]) -> float:
+    """Of all of them, biased; exactly 0 where they are equal."""
+    if len(set(rewards)) < 2:
+        return 0.0
+    mean = math.fsum(rewards) / len(rewards)
+    return math.fsum((reward - mean) ** 2 for reward in rewards) / len(rewards)

@@ -1,0 +1,1 @@
+"""Updates: scoring, the trainer, controllers, device sharing."""

@@ -1,0 +1,1 @@
+"""Experience from scored rollouts: shaped rewards, advantages, off-policy correction."""

@@ -1,0 +1,78 @@
+"""The gap between engine and learner on a batch: its size, and the correction for it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from rlhf_ray.algorithms.kl import token_kl
+from rlhf_ray.algorithms.policy_losses.correction import correct_gap, effective_sample_size
+from rlhf_ray.config.groups.algorithm import AlgorithmConfig
+from rlhf_ray.experience.rollout_batch import RolloutBatch
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CorrectedBatch:
+    """A batch with what the correction made of it.
+
+    Attributes:
+        batch: with a smaller loss mask, where tokens were rejected.
+        weights [N] float32: factors of the tokens' losses; 0 off the mask.
+        metrics: flat metric names to numbers.
+    """
+
+    batch: RolloutBatch
+    weights: Tensor
+    metrics: dict[str, float]
+
+
+def uncorrected(batch: RolloutBatch) -> CorrectedBatch:
+    """Every token counts 1."""
+    return CorrectedBatch(batch=batch, weights=batch.loss_mask.float(), metrics={})
+
+
+def corrected(batch: RolloutBatch, algorithm: AlgorithmConfig) -> CorrectedBatch:
+    """The configured correction; `batch.old_logprobs` are the learner's."""
+    mask = batch.loss_mask
+    correction = correct_gap(
+        batch.old_logprobs,
+        batch.generator_logprobs,
+        batch.lengths,
+        mask,
+        weight=algorithm.correction_weight,
+        cap=algorithm.correction_cap,
+        keep=algorithm.correction_filter,
+        low=algorithm.correction_low,
+        high=algorithm.correction_high,
+    )
+    left_out = (mask & ~correction.kept)[mask].double()
+    weights = correction.weights[mask]
+    metrics = {
+        "correction/effective_sample_size": effective_sample_size(correction.weights, mask),
+        "correction/filtered_fraction": _mean(left_out),
+        "correction/truncated_fraction": _mean(correction.truncated[mask].double()),
+        "correction/weight_mean": _mean(weights),
+        "correction/weight_max": float(weights.max()) if weights.numel() else 0.0,
+    }
+    if algorithm.correction_reject:
+        batch = dataclasses.replace(batch, loss_mask=correction.kept)
+    return CorrectedBatch(batch=batch, weights=correction.weights.float(), metrics=metrics)
+
+
+def gap_metrics(batch: RolloutBatch) -> dict[str, float]:
+    """How far engine and learner are apart on the sampled tokens."""
+    mask = batch.loss_mask
+    gap = (batch.old_logprobs - batch.generator_logprobs)[mask].abs().double()
+    divergence = token_kl(batch.generator_logprobs, batch.old_logprobs, mask, estimator="k3")
+    return {
+        "rollout/logprob_gap_mean": _mean(gap),
+        "rollout/logprob_gap_max": float(gap.max()) if gap.numel() else 0.0,
+        # KL(engine || learner), from tokens of the engine.
+        "rollout/kl_generator": _mean(divergence[mask].double()),
+    }
+
+
+def _mean(values: Tensor) -> float:
+    return float(values.mean()) if values.numel() else 0.0

@@ -1,0 +1,1 @@
+"""vLLM's OpenAI server in a process that ends with its parent."""

@@ -1,0 +1,93 @@
+"""vLLM's OpenAI server as a child process that does not outlive who started it.
+
+    python -m rlhf_ray.generation.server.openai_server ARGUMENTS.json
+
+Its standard input is a pipe that nobody writes to: it ends when the process at the other end does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rlhf_ray.config.errors import RequestError
+from rlhf_ray.config.groups.generation import GenerationConfig
+from rlhf_ray.generation.engine_arguments import refuse_unknown
+from rlhf_ray.generation.environment import engine_environment
+from rlhf_ray.generation.requirements import check_vllm
+from rlhf_ray.generation.server.parent_watch import end_group_with_stdin
+
+EXIT_WRONG_REQUEST = 2
+# Before a message about the request, in what the process writes.
+REFUSAL = "refused: "
+
+
+def server_command(arguments: Path) -> list[str]:
+    """The command that serves with the arguments in a file, see `server_arguments`."""
+    return [sys.executable, "-m", "rlhf_ray.generation.server.openai_server", str(arguments)]
+
+
+def server_environment(
+    generation: GenerationConfig, *, replica: int, scratch: Path, visible_gpus: str | None
+) -> dict[str, str]:
+    """Variables of one server, on top of those of this process.
+
+    Args:
+        scratch: folder for the sockets between its processes.
+        visible_gpus: `CUDA_VISIBLE_DEVICES` of this process; each replica takes its own of them.
+    """
+    variables = engine_environment(
+        generation, engine_index=replica, cpu_ids=sorted(os.sched_getaffinity(0))
+    )
+    variables["VLLM_RPC_BASE_PATH"] = str(scratch)
+    ranks = generation.tensor_parallel_size
+    if generation.num_gpus > 0:
+        first = int(replica * ranks * generation.num_gpus)
+        wanted = range(first, first + ranks)
+        names = visible_gpus.split(",") if visible_gpus else None
+        if names is not None and wanted[-1] >= len(names):
+            raise RequestError(
+                f"serve.replicas: replica {replica} needs {ranks} GPUs more than this machine "
+                f"shows (CUDA_VISIBLE_DEVICES={visible_gpus}); lower serve.replicas or "
+                f"generation.num_gpus"
+            )
+        variables["CUDA_VISIBLE_DEVICES"] = ",".join(
+            names[gpu] if names is not None else str(gpu) for gpu in wanted
+        )
+    return variables
+
+
+def main() -> int:
+    """Serve until SIGTERM; returns the exit status."""
+    end_group_with_stdin()
+    arguments = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    try:
+        check_vllm()
+        _serve(arguments)
+    except RequestError as error:
+        print(f"{REFUSAL}{error}", file=sys.stderr, flush=True)
+        return EXIT_WRONG_REQUEST
+    return 0
+
+
+def _serve(arguments: Mapping[str, Any]) -> None:
+    import uvloop
+    from vllm.entrypoints.launchers.api_server.entry import run_server
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    namespace = make_arg_parser(FlexibleArgumentParser()).parse_args([])
+    assert namespace is not None, "it has no subcommands"
+    refuse_unknown(arguments, list(vars(namespace)))
+    for name, value in arguments.items():
+        setattr(namespace, name, value)
+    validate_parsed_serve_args(namespace)
+    uvloop.run(run_server(namespace))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,145 @@
+"""The engine's side of a publish, inside a vLLM worker process.
+
+vLLM loads it through the entry point `vllm.general_plugins` and drives it through its own
+weight-transfer protocol: start, update for every bucket, finish. The bytes come through shared
+memory (`segments.py`), so that one copy serves all ranks of the engine.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
+from vllm.model_executor.layers.vocab_parallel_embedding import (
+    ParallelLMHead,
+    VocabParallelEmbedding,
+)
+from vllm.model_executor.model_loader.reload import (
+    finalize_layerwise_reload,
+    initialize_layerwise_reload,
+)
+from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
+
+from rlhf_ray.generation.server.parent_watch import end_with_parent
+from rlhf_ray.generation.weights.segments import open_segment
+from rlhf_ray.publish.bucket import unpack_flat
+
+BACKEND = "object_store"
+
+
+@dataclass
+class ReceiverInit(WeightTransferInitInfo):
+    """Nothing has to be agreed on: every update names its segment."""
+
+
+@dataclass
+class BucketInfo(WeightTransferUpdateInfo):
+    """A bucket in a shared segment: where it is, and the fields of `WeightBucket`."""
+
+    segment_path: str
+    segment_bytes: int
+    names: list[str]
+    dtypes: list[str]
+    shapes: list[list[int]]
+
+
+class ObjectStoreReceiver(WeightTransferEngine[ReceiverInit, BucketInfo]):
+    """Loads buckets into a running model, also where its layers were repacked for the CPU."""
+
+    init_info_cls = ReceiverInit
+    update_info_cls = BucketInfo
+    supports_draft_weight_update = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # At every reload vLLM 0.32 warns of each layer without weights of its own (rotary
+        # embeddings, tied heads). What did not arrive is found by the fidelity gate.
+        logging.getLogger(finalize_layerwise_reload.__module__).setLevel(logging.ERROR)
+        self._segments: dict[str, np.ndarray] = {}
+
+    def init_transfer_engine(self, init_info: ReceiverInit) -> None:
+        """Nothing to connect to."""
+
+    def start_weight_update(self) -> None:
+        """Give every layer its loading form back: linear layers were repacked and emptied."""
+        initialize_layerwise_reload(self.model)
+
+    def receive_weights(self, update_info: BucketInfo) -> None:
+        """Load one bucket. The segment may be overwritten as soon as this returns."""
+        flat = torch.from_numpy(self._segment(update_info))
+        shapes = tuple(tuple(shape) for shape in update_info.shapes)
+        weights = unpack_flat(flat, update_info.names, update_info.dtypes, shapes)
+        model: Any = self.model
+        model.load_weights(weights)
+        _detach_waiting_layers(self.model, flat)
+
+    def finish_weight_update(self) -> None:
+        """Repack what is not repacked yet; the model computes with the new weights then."""
+        finalize_layerwise_reload(self.model, self.model_config)
+        _mend_tied_head(self.model, self.device)
+
+    def shutdown(self) -> None:
+        self._segments.clear()
+
+    def _segment(self, update_info: BucketInfo) -> np.ndarray:
+        known = self._segments.get(update_info.segment_path)
+        if known is None or known.shape[0] != update_info.segment_bytes:
+            known = open_segment(update_info.segment_path, update_info.segment_bytes)
+            self._segments[update_info.segment_path] = known
+        return known
+
+
+def _detach_waiting_layers(model: nn.Module, flat: torch.Tensor) -> None:
+    """Copy what the layerwise reload still holds of the segment `flat`.
+
+    vLLM 0.32 keeps the tensors of a layer (the three of a fused q, k, v, for example) until all
+    of them have come, and only then copies them. A layer whose tensors are spread over two
+    buckets would see the first one's bytes overwritten by the second.
+    """
+    storage = flat.untyped_storage().data_ptr()
+    for layer in model.modules():
+        for _, bound in get_layerwise_info(layer).loaded_weights:
+            for name, value in bound.arguments.items():
+                if (
+                    isinstance(value, torch.Tensor)
+                    and not value.is_meta
+                    and value.untyped_storage().data_ptr() == storage
+                ):
+                    bound.arguments[name] = value.clone()
+
+
+def _mend_tied_head(model: nn.Module, device: torch.device) -> None:
+    """Pack a tied `lm_head` again from the embedding that it shares.
+
+    vLLM 0.32.0 on CPU, any model with tied embeddings: no weight is loaded for the head in a
+    layerwise reload, so that it keeps the packed copy of the OLD embedding, without an error.
+    Can go when `finalize_layerwise_reload` repacks tied heads; the fidelity gate's test, which
+    leaves this out, will then fail.
+    """
+    if device.type != "cpu":
+        return
+    layers = [layer for layer in model.modules() if isinstance(layer, VocabParallelEmbedding)]
+    embeddings = {id(layer.weight) for layer in layers if not isinstance(layer, ParallelLMHead)}
+    for layer in layers:
+        if isinstance(layer, ParallelLMHead) and id(layer.weight) in embeddings:
+            dispatch_cpu_unquantized_gemm(layer, remove_weight=False)
+
+
+def register() -> None:
+    """Make the backend known to vLLM; called in every vLLM process, maybe more than once."""
+    # vLLM 0.32 leaves its engine process behind, for good, when the process that started it is
+    # killed: that is how Ray ends an actor that does not end by itself.
+    end_with_parent()
+    if BACKEND not in WeightTransferEngineFactory._registry:
+        WeightTransferEngineFactory.register_engine(BACKEND, ObjectStoreReceiver)

@@ -1,0 +1,1 @@
+"""The tiny models made on the spot."""

@@ -1,0 +1,129 @@
+"""Learning from comparisons: what every rank takes of a step, and sums over each answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from rlhf_ray.batching.layout import MicroBatch
+from rlhf_ray.batching.micro_batches import plan_micro_batches
+from rlhf_ray.batching.rank_plan import RankPlan, consecutive_rows
+from rlhf_ray.records.kept_tokens import whole_vocabulary
+from rlhf_ray.records.preferences import ComparedSamples
+from rlhf_ray.records.supervised import LabelledTokens
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Family:
+    """The answers to one prompt that a loss looks at together.
+
+    Attributes:
+        answers [K]: one or more, each with a token on its loss mask.
+        ranks [K]: 0 is the best.
+        margin: 0.0 where none is known.
+        reference_logprobs [K]: of each answer as a whole; 0.0 where nothing is compared with it.
+    """
+
+    answers: tuple[LabelledTokens, ...]
+    ranks: tuple[int, ...]
+    margin: float
+    reference_logprobs: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        counts = {len(self.answers), len(self.ranks), len(self.reference_logprobs)}
+        assert counts == {len(self.answers)}, f"a family with {sorted(counts)} answers and numbers"
+        assert self.answers, "a family without an answer"
+
+
+def spread_families(families: Sequence[Family], plan: RankPlan) -> list[ComparedSamples]:
+    """The families of one optimiser step, per rank; a family stays in one forward pass.
+
+    Raises:
+        ValueError: a family alone is over the budget of a forward pass.
+    """
+    per_rank = _plan(families, plan)
+    spread = []
+    for micro_batches in per_rank:
+        mine = [number for numbers in micro_batches for number in numbers]
+        answers = [answer for number in mine for answer in families[number].answers]
+        counts = [sum(len(families[n].answers) for n in numbers) for numbers in micro_batches]
+        sizes = torch.tensor([len(families[number].answers) for number in mine], dtype=torch.int64)
+        token_ids = [answer.token_ids for answer in answers]
+        num_tokens = sum(len(ids) for ids in token_ids)
+        margins = torch.tensor([families[number].margin for number in mine], dtype=torch.float64)
+        spread.append(
+            ComparedSamples(
+                token_ids=_joined(token_ids, torch.int64),
+                lengths=torch.tensor([len(ids) for ids in token_ids], dtype=torch.int64),
+                loss_mask=_joined([answer.loss_mask for answer in answers], torch.bool),
+                kept_token_ids=whole_vocabulary(num_tokens),
+                micro_batches=consecutive_rows(counts),
+                prompts=torch.repeat_interleave(torch.tensor(mine, dtype=torch.int64), sizes),
+                ranks=_numbers([families[n].ranks for n in mine], torch.int64),
+                margins=torch.repeat_interleave(margins, sizes),
+                reference_logprobs=_numbers(
+                    [families[n].reference_logprobs for n in mine], torch.float64
+                ),
+                num_prompts=len(families),
+            )
+        )
+    return spread
+
+
+def _plan(families: Sequence[Family], plan: RankPlan) -> list[list[list[int]]]:
+    """Per rank, per micro-batch, the numbers of its families.
+
+    A family counts as rows of its longest answer, as many as the largest family has: never less
+    than what a forward pass makes of it, in whichever layout.
+    """
+    longest = [max(len(answer.token_ids) for answer in family.answers) for family in families]
+    largest = max((len(family.answers) for family in families), default=1)
+    rows = plan.max_tokens_per_micro_batch // largest
+    if longest and max(longest) > rows:
+        raise ValueError(
+            f"{largest} answers of {max(longest)} tokens are one forward pass, but "
+            f"max_tokens_per_micro_batch is {plan.max_tokens_per_micro_batch}: raise it to at "
+            f"least {largest * max(longest)}, or shorten the samples"
+        )
+    return plan_micro_batches(longest, plan.num_ranks, rows)
+
+
+class AnswerSums(NamedTuple):
+    """Something of a micro-batch's predicted tokens, summed over each of its R answers.
+
+    Attributes:
+        sums [R]: with the gradient of what was summed.
+        counts [R] int64: predicted tokens.
+        samples [R] int64: which of the S samples they are, in order.
+    """
+
+    sums: Tensor
+    counts: Tensor
+    samples: Tensor
+
+
+def sum_over_answers(values: Tensor, samples: ComparedSamples, batch: MicroBatch) -> AnswerSums:
+    """Sums over the tokens of every answer in a micro-batch.
+
+    Args:
+        values [M]: of `batch.num_targets` predicted tokens.
+        samples: on the device of the batch.
+    """
+    of_token = torch.repeat_interleave(samples.lengths)[batch.token_index]
+    present, place, counts = torch.unique_consecutive(
+        of_token, return_inverse=True, return_counts=True
+    )
+    zeros = torch.zeros(present.shape[0], dtype=values.dtype, device=values.device)
+    return AnswerSums(sums=zeros.index_add(0, place, values), counts=counts, samples=present)
+
+
+def _joined(parts: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    return torch.cat(list(parts)) if parts else torch.zeros(0, dtype=dtype)
+
+
+def _numbers(rows: Sequence[Sequence[float]], dtype: torch.dtype) -> Tensor:
+    return torch.tensor([number for row in rows for number in row], dtype=dtype)

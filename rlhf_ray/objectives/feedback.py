@@ -1,0 +1,166 @@
+"""Learning from feedback (KTO): mismatched answers, what every rank takes, the loss of a part."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rlhf_ray.algorithms.preferences.kto_loss import kto_loss, log_ratio_share
+from rlhf_ray.algorithms.preferences.pair_statistics import correct_pairs
+from rlhf_ray.algorithms.reduce import masked_mean
+from rlhf_ray.batching.layout import MicroBatch
+from rlhf_ray.batching.rank_plan import RankPlan
+from rlhf_ray.config.preference import PreferenceConfig
+from rlhf_ray.objectives.families import AnswerSums, Family, spread_families, sum_over_answers
+from rlhf_ray.objectives.policy import Objective
+from rlhf_ray.records.preferences import ComparedSamples, Feedback, FeedbackSamples
+from rlhf_ray.records.supervised import LabelledTokens
+
+GOOD, BAD = 0, 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judged:
+    """An answer that is good or bad, and the answer to another prompt after its prompt."""
+
+    answer: Family
+    mismatched: Family
+
+
+def mismatched_pairs(feedback: Sequence[Feedback], *, max_tokens: int) -> list[LabelledTokens]:
+    """Every prompt with the answer of the nearest row before it that has another prompt.
+
+    The first row is preceded by the last. What is longer than `max_tokens` is cut at its end; a
+    token of the answer always stays.
+
+    Raises:
+        ValueError: all prompts are the same.
+    """
+    prompts = [prompt_of(row) for row in feedback]
+    found: list[LabelledTokens] = []
+    last = _last_other(prompts)
+    for number, row in enumerate(feedback):
+        if number and prompts[number - 1] != prompts[number]:
+            last = number - 1
+        other = feedback[last].sample
+        found.append(_joined(row.sample, len(prompts[number]), other, len(prompts[last])))
+    return [
+        LabelledTokens(
+            token_ids=pair.token_ids[:max_tokens].clone(),
+            loss_mask=pair.loss_mask[:max_tokens].clone(),
+        )
+        for pair in found
+    ]
+
+
+def _last_other(prompts: Sequence[tuple[int, ...]]) -> int:
+    """The last row that has another prompt than the first."""
+    others = [number for number, prompt in enumerate(prompts) if prompt != prompts[0]]
+    if not others:
+        raise ValueError("all prompts are the same")
+    return others[-1]
+
+
+def prompt_of(feedback: Feedback) -> tuple[int, ...]:
+    """The tokens before the answer."""
+    first = int(feedback.sample.loss_mask.nonzero()[0])
+    return tuple(feedback.sample.token_ids[:first].tolist())
+
+
+def _joined(
+    one: LabelledTokens, num_prompt: int, other: LabelledTokens, num_other: int
+) -> LabelledTokens:
+    """The prompt of one and the answer of the other."""
+    return LabelledTokens(
+        token_ids=torch.cat([one.token_ids[:num_prompt], other.token_ids[num_other:]]),
+        loss_mask=torch.cat([one.loss_mask[:num_prompt], other.loss_mask[num_other:]]),
+    )
+
+
+def spread_feedback(rows: Sequence[Judged], plan: RankPlan) -> list[FeedbackSamples]:
+    """The rows of one optimiser step, per rank.
+
+    Raises:
+        ValueError: a sample alone is over the budget of a forward pass.
+    """
+    num_good = sum(row.answer.ranks == (GOOD,) for row in rows)
+    judged = spread_families([row.answer for row in rows], plan)
+    mismatched = spread_families([row.mismatched for row in rows], plan)
+    return [
+        FeedbackSamples(
+            judged=own, mismatched=other, num_good=num_good, num_bad=len(rows) - num_good
+        )
+        for own, other in zip(judged, mismatched, strict=True)
+    ]
+
+
+def log_ratio_objective(
+    logprobs: Tensor, samples: ComparedSamples, batch: MicroBatch, *, name: str
+) -> Objective:
+    """The share of the mean log ratio of the mismatched answers, as a metric; nothing to learn.
+
+    Args:
+        logprobs [M]: of the predicted tokens.
+    """
+    answers = sum_over_answers(logprobs.detach().double(), samples, batch)
+    share = log_ratio_share(
+        answers.sums,
+        samples.reference_logprobs[answers.samples],
+        _all(answers),
+        samples.num_prompts,
+    )
+    value = torch.tensor(share, dtype=torch.float64, device=logprobs.device)
+    return Objective(loss=value, sums={name: value}, maxima={})
+
+
+def feedback_objective(
+    logprobs: Tensor,
+    samples: FeedbackSamples,
+    on_device: ComparedSamples,
+    batch: MicroBatch,
+    *,
+    mean_log_ratio: float,
+    preference: PreferenceConfig,
+    phase: str,
+) -> Objective:
+    """The share of the mean loss over all answers of the step; see `kto_loss`.
+
+    Args:
+        logprobs [M] with gradient: of the predicted tokens.
+        on_device: `samples.judged`, there.
+        mean_log_ratio: of the mismatched answers of all ranks, under the weights as they are.
+        phase: what the metrics' names begin with, "train" or "eval".
+    """
+    answers = sum_over_answers(logprobs.double(), on_device, batch)
+    mask, is_good = _all(answers), on_device.ranks[answers.samples] == GOOD
+    loss = kto_loss(
+        answers.sums,
+        on_device.reference_logprobs[answers.samples],
+        is_good,
+        mask,
+        mean_log_ratio=mean_log_ratio,
+        beta=preference.beta,
+        desirable_weight=preference.desirable_weight,
+        undesirable_weight=preference.undesirable_weight,
+    )
+    share = masked_mean(loss.per_answer, mask, on_device.num_prompts)
+    above = loss.rewards - preference.beta * loss.reference_point
+    # Good answers belong above the reference point, bad ones below.
+    is_right = correct_pairs(torch.where(is_good, above, -above), mask)
+    good = masked_mean(loss.rewards, is_good, samples.num_good)
+    bad = masked_mean(loss.rewards, ~is_good, samples.num_bad)
+    sums = {
+        f"{phase}/loss": share.detach(),
+        f"{phase}/accuracy": masked_mean(is_right, mask, on_device.num_prompts),
+        f"{phase}/reward_margin": good - bad,
+        f"{phase}/chosen_reward": good,
+        f"{phase}/rejected_reward": bad,
+    }
+    return Objective(loss=share, sums=sums, maxima={})
+
+
+def _all(answers: AnswerSums) -> Tensor:
+    return torch.ones_like(answers.samples, dtype=torch.bool)

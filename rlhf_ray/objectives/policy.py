@@ -1,0 +1,177 @@
+"""From one micro-batch's forward pass to its share of the loss and of the metrics.
+
+Pure functions of the predicted tokens of a micro-batch. Loss and metrics are shares: their sum
+over micro-batches and ranks is that of the whole optimiser step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rlhf_ray.algorithms.kl import full_kl, token_kl
+from rlhf_ray.algorithms.reduce import masked_mean, reduce_tokens
+from rlhf_ray.algorithms.value_loss import value_loss
+from rlhf_ray.config.groups.algorithm import AlgorithmConfig
+from rlhf_ray.objectives.policy_losses import PredictedTokens, surrogate
+from rlhf_ray.records import Coefficients, Experience
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Objective:
+    """One micro-batch's share of an optimiser step.
+
+    Attributes:
+        loss: scalar with gradient.
+        sums: metric name to this micro-batch's share of its mean over tokens.
+        maxima: metric name to this micro-batch's maximum.
+    """
+
+    loss: Tensor
+    sums: dict[str, Tensor]
+    maxima: dict[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Predicted:
+    """What the policy says of the M predicted tokens of a micro-batch.
+
+    Attributes:
+        logprobs [M], with gradient.
+        entropy [M], with gradient where it has a bonus.
+        kept_logprobs [M, K], with gradient: of all tokens that could be sampled, -inf where there
+            is none; None where the loss needs the sampled tokens alone.
+    """
+
+    logprobs: Tensor
+    entropy: Tensor
+    kept_logprobs: Tensor | None = None
+
+
+def policy_objective(
+    predicted: Predicted,
+    experience: Experience,
+    token_index: Tensor,
+    *,
+    algorithm: AlgorithmConfig,
+    coefficients: Coefficients,
+    constant_length: int,
+    compare_with_generator: bool,
+) -> Objective:
+    """The surrogate, and what the algorithm adds to it: KL, entropy, likelihood of good tokens.
+
+    Args:
+        token_index [M]: where those are in `experience`; a sequence's tokens side by side.
+        coefficients: `kl` is the weight of the penalty in the loss.
+        constant_length: tokens of the longest answer, for the reduction of that name.
+        compare_with_generator: measure the gap to the engine's log-probabilities. Means nothing
+            after the weights have changed.
+    """
+    logprobs, entropy = predicted.logprobs, predicted.entropy
+    tokens = _predicted(logprobs, experience, token_index)
+    mask, current, old = tokens.mask, logprobs.detach(), tokens.old_logprobs
+    policy = surrogate(tokens, algorithm)
+
+    def share(values: Tensor) -> Tensor:
+        return masked_mean(values, mask, experience.num_loss_tokens)
+
+    def reduced(values: Tensor) -> Tensor:
+        reduction = algorithm.reduction
+        return _reduced(values, tokens, experience, reduction, constant_length)
+
+    loss = reduced(policy.per_token * experience.weights[token_index])
+    sums = {
+        "policy/loss": loss.detach(),
+        "policy/entropy": share(entropy.detach()),
+        "policy/clip_fraction": share(policy.clipped),
+        "policy/log_ratio_clamped_fraction": share(policy.clamped),
+        # KL(old || current), from tokens of the old policy.
+        "policy/kl_old": share(token_kl(old, current, mask, estimator="k3")),
+    }
+    if coefficients.kl > 0:
+        kl = _kl(predicted, experience, token_index, algorithm)
+        penalty = coefficients.kl * reduced(kl)
+        loss = loss + penalty
+        sums["kl/loss"] = penalty.detach()
+    if coefficients.entropy > 0:
+        loss = loss - coefficients.entropy * reduced(entropy)
+    if algorithm.positive_coefficient > 0:
+        likelihood = masked_mean(-logprobs, tokens.advantages > 0, experience.num_positive_tokens)
+        loss = loss + algorithm.positive_coefficient * likelihood
+        sums["policy/positive_loss"] = likelihood.detach()
+    maxima = {}
+    if compare_with_generator:
+        gap = (current - experience.generator_logprobs[token_index]).abs()
+        sums["rollout/logprob_gap_mean"] = share(gap)
+        maxima["rollout/logprob_gap_max"] = gap.max() if gap.numel() else gap.sum()
+    return Objective(loss=loss, sums=sums, maxima=maxima)
+
+
+def _reduced(
+    values: Tensor,
+    tokens: PredictedTokens,
+    experience: Experience,
+    reduction: str,
+    constant_length: int,
+) -> Tensor:
+    return reduce_tokens(
+        values,
+        tokens.lengths,
+        tokens.mask,
+        reduction=reduction,
+        num_tokens=experience.num_loss_tokens,
+        num_sequences=experience.num_sequences,
+        constant_length=constant_length,
+    )
+
+
+def _kl(
+    predicted: Predicted, experience: Experience, token_index: Tensor, algorithm: AlgorithmConfig
+) -> Tensor:
+    """The divergence from the reference at every predicted token [M]."""
+    mask = torch.ones_like(predicted.logprobs, dtype=torch.bool)
+    if algorithm.kl_estimator == "full":
+        assert predicted.kept_logprobs is not None, "whole distributions were not asked for"
+        reference = experience.reference_kept_logprobs[token_index]
+        return full_kl(predicted.kept_logprobs, reference, mask)
+    return token_kl(
+        predicted.logprobs,
+        experience.reference_logprobs[token_index],
+        mask,
+        estimator=algorithm.kl_estimator,
+        gradient=algorithm.kl_gradient,
+    )
+
+
+def _predicted(logprobs: Tensor, experience: Experience, token_index: Tensor) -> PredictedTokens:
+    sequence = torch.repeat_interleave(experience.lengths)[token_index]
+    is_current = experience.old_is_current
+    return PredictedTokens(
+        logprobs=logprobs,
+        old_logprobs=logprobs.detach() if is_current else experience.old_logprobs[token_index],
+        advantages=experience.advantages[token_index],
+        lengths=torch.unique_consecutive(sequence, return_counts=True)[1],
+        mask=torch.ones_like(logprobs, dtype=torch.bool),
+        chosen=experience.chosen[token_index],
+    )
+
+
+def value_objective(
+    values: Tensor, experience: Experience, token_index: Tensor, *, algorithm: AlgorithmConfig
+) -> Objective:
+    """Clipped error of the values [M] of this micro-batch's predicted tokens."""
+    mask = torch.ones_like(values, dtype=torch.bool)
+    per_token = value_loss(
+        values,
+        experience.values[token_index],
+        experience.returns[token_index],
+        mask,
+        clip=algorithm.value_clip,
+        huber_delta=algorithm.value_huber_delta,
+    )
+    loss = masked_mean(per_token.per_token, mask, experience.num_loss_tokens)
+    clipped = masked_mean(per_token.clipped, mask, experience.num_loss_tokens)
+    sums = {"value/loss": loss.detach(), "value/clip_fraction": clipped}
+    return Objective(loss=loss, sums=sums, maxima={})

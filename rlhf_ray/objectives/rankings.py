@@ -1,0 +1,165 @@
+"""Learning from rankings: where an answer's score is read, and the loss on the scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from rlhf_ray.algorithms.preferences.pair_statistics import (
+    calibration_bins,
+    expected_calibration_error,
+)
+from rlhf_ray.algorithms.preferences.ranked_pairs import pair_share, ranked_pairs
+from rlhf_ray.algorithms.preferences.reward_model_loss import reward_model_loss
+from rlhf_ray.batching.layout import MicroBatch
+from rlhf_ray.batching.rank_plan import RankPlan
+from rlhf_ray.objectives.families import Family, spread_families, sum_over_answers
+from rlhf_ray.objectives.policy import Objective
+from rlhf_ray.records.preferences import ComparedSamples, Ranking
+from rlhf_ray.records.supervised import LabelledTokens, num_scored_tokens
+
+# Guo et al. 2017, arXiv:1706.04599, have 15 bins over [0, 1]; confidence is at least 1/2 here.
+_NUM_BINS = 10
+_BIN_FIELDS = ("pairs", "confidence", "outcome")
+_BIN_PREFIX = "calibration/"
+# Whichever: a value is that of what precedes the token.
+_MADE_UP = 0
+
+
+def spread_rankings(
+    rankings: Sequence[Ranking], plan: RankPlan, *, use_margins: bool
+) -> list[ComparedSamples]:
+    """The rankings of one optimiser step, per rank; a ranking stays in one forward pass.
+
+    The score of an answer is the value at its last token. So every answer gets a made-up token
+    behind it, which alone is predicted: it is never part of a forward pass, and every layout
+    reads what is predicted from the token before it.
+
+    Args:
+        use_margins: false takes every margin for unknown.
+
+    Raises:
+        ValueError: a ranking alone is over the budget of a forward pass.
+    """
+    largest = max((len(ranking.answers) for ranking in rankings), default=1)
+    for ranking in rankings:
+        check_fits(ranking, largest, plan.max_tokens_per_micro_batch)
+    families = [
+        Family(
+            answers=tuple(_scored(answer) for answer in ranking.answers),
+            ranks=tuple(range(len(ranking.answers))),
+            margin=(ranking.margin or 0.0) if use_margins else 0.0,
+            reference_logprobs=(0.0,) * len(ranking.answers),
+        )
+        for ranking in rankings
+    ]
+    # The made-up tokens are planned, but never computed.
+    budget = plan.max_tokens_per_micro_batch + largest
+    return spread_families(families, replace(plan, max_tokens_per_micro_batch=budget))
+
+
+def check_fits(ranking: Ranking, largest: int, budget: int) -> None:
+    """Refuse a ranking that no forward pass can hold.
+
+    Args:
+        largest: answers of the largest ranking: all count as having so many.
+        budget: tokens of a forward pass.
+
+    Raises:
+        ValueError: says which budget would do.
+    """
+    longest = max(num_scored_tokens(answer) for answer in ranking.answers)
+    if largest * longest > budget:
+        raise ValueError(
+            f"all answers to a prompt are scored in one forward pass: {largest} answers of "
+            f"{longest} tokens, but training.max_tokens_per_micro_batch is {budget}; raise it to "
+            f"at least {largest * longest}, or lower examples.max_tokens"
+        )
+
+
+def _scored(answer: LabelledTokens) -> LabelledTokens:
+    """Prompt and answer with a made-up token behind, the only predicted one."""
+    own = answer.token_ids[: num_scored_tokens(answer)]
+    mask = torch.zeros(own.shape[0] + 1, dtype=torch.bool)
+    mask[-1] = True
+    return LabelledTokens(token_ids=torch.cat([own, own.new_tensor([_MADE_UP])]), loss_mask=mask)
+
+
+class Scores(NamedTuple):
+    """The answers of a micro-batch.
+
+    Attributes:
+        values [R]: their scores, with the gradient of the forward pass.
+        samples [R] int64: which of the step's samples on this rank they are.
+        num_tokens: of prompts and answers together, without the made-up ones.
+    """
+
+    values: Tensor
+    samples: Tensor
+    num_tokens: Tensor
+
+
+def scores_of(values: Tensor, samples: ComparedSamples, batch: MicroBatch) -> Scores:
+    """The one value of every answer.
+
+    Args:
+        values [M]: of the batch's predicted tokens, one per answer.
+    """
+    scores = sum_over_answers(values, samples, batch)
+    lengths = samples.lengths[scores.samples]
+    return Scores(
+        values=scores.sums, samples=scores.samples, num_tokens=(lengths - scores.counts).sum()
+    )
+
+
+def ranking_objective(
+    scores: Scores, samples: ComparedSamples, *, centring_coefficient: float, name: str
+) -> Objective:
+    """The share of the mean over rankings of the loss of their pairs; see `reward_model_loss`.
+
+    Args:
+        name: group of the metrics: loss, accuracy and margin are means over rankings;
+            `mean_calibration_error` makes one number of the bins, which count pairs.
+    """
+    of_answer = samples.prompts[scores.samples]
+    lengths = torch.unique_consecutive(of_answer, return_counts=True)[1]
+    present = torch.ones_like(of_answer, dtype=torch.bool)
+    pairs = ranked_pairs(samples.ranks[scores.samples], lengths, present)
+    mask = torch.ones_like(pairs.chosen, dtype=torch.bool)
+    loss = reward_model_loss(
+        scores.values[pairs.chosen],
+        scores.values[pairs.rejected],
+        samples.margins[scores.samples][pairs.chosen],
+        mask,
+        centering=centring_coefficient,
+    )
+
+    def share(values: Tensor) -> Tensor:
+        return pair_share(values, pairs.weights, mask, samples.num_prompts)
+
+    total = share(loss.per_pair)
+    sums = {
+        f"{name}/loss": total.detach(),
+        f"{name}/accuracy": share(loss.correct),
+        f"{name}/margin": share(loss.difference),
+        f"{name}/tokens": scores.num_tokens,
+    }
+    bins = calibration_bins(loss.difference, mask, num_bins=_NUM_BINS)
+    for row in range(_NUM_BINS):
+        for column, field in enumerate(_BIN_FIELDS):
+            sums[f"{_BIN_PREFIX}{row}/{field}"] = bins[row, column]
+    return Objective(loss=total, sums=sums, maxima={})
+
+
+def mean_calibration_error(metrics: dict[str, float]) -> tuple[dict[str, float], float]:
+    """The metrics without the bins, and what the bins of all ranks and micro-batches say."""
+    rows = [
+        [metrics[f"{_BIN_PREFIX}{row}/{field}"] for field in _BIN_FIELDS]
+        for row in range(_NUM_BINS)
+    ]
+    others = {key: value for key, value in metrics.items() if not key.startswith(_BIN_PREFIX)}
+    return others, expected_calibration_error(torch.tensor(rows, dtype=torch.float64))

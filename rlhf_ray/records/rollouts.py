@@ -1,0 +1,278 @@
+"""The records that travel between workers: prompts, groups of samples, experience.
+
+Per-token data is ragged: flat `[N]` tensors beside `lengths [G]`, prompt and
+response together, every entry aligned with the token it describes.
+`logprobs[i]` is the log-probability of `token_ids[i]` given what precedes it,
+0.0 where that is undefined or not sampled. No padding travels.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlhf_ray.algorithms.rewards.task_rewards import RewardScale
+from rlhf_ray.group_summary import GroupSummary
+from rlhf_ray.records.checks import (
+    check_count,
+    check_kept,
+    check_lengths,
+    check_micro_batches,
+    check_shape,
+    check_steps,
+)
+
+
+class FailureKind(enum.StrEnum):
+    """What went wrong with one sample. A failure is never a reward."""
+
+    GENERATION_ERROR = "generation_error"
+    GENERATION_TIMEOUT = "generation_timeout"
+    GENERATION_ABORTED = "generation_aborted"
+    REWARD_ERROR = "reward_error"
+    REWARD_TIMEOUT = "reward_timeout"
+    REWARD_NOT_FINITE = "reward_not_finite"
+    REWARD_WORKER_LOST = "reward_worker_lost"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SampleFailure:
+    """Why one sample of a group has no reward."""
+
+    prompt_id: str
+    sample_index: int
+    kind: FailureKind
+    message: str
+
+    def __str__(self) -> str:
+        return f"prompt {self.prompt_id}, sample {self.sample_index}: {self.kind}: {self.message}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prompt:
+    """One prompt, tokenised once.
+
+    Attributes:
+        prompt_id: unique within a run: epoch and row.
+        stream_index: position in the prompt stream; orders a batch.
+        text: the prompt as the engine sees it (chat template applied), for logs and rewards.
+        token_ids: the same as token ids.
+        answer: reference answer for rewards, or None.
+        source: name of the task.
+        seed: seed of this prompt's samples, from run seed and prompt id.
+        columns: the row's other columns, for rewards.
+        messages: the prompt as a chat, the system message included; a plain text is one message of
+            the user. For what scores with a tokenizer or template of its own.
+    """
+
+    prompt_id: str
+    stream_index: int
+    text: str
+    token_ids: tuple[int, ...]
+    answer: str | None
+    source: str
+    seed: int
+    columns: dict[str, Any]
+    messages: tuple[dict[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RolloutGroup:
+    """All samples of one prompt: the unit of work.
+
+    Attributes:
+        sample_indices [G]: which of the prompt's samples these are; failed ones are absent.
+        token_ids [N] int64: prompt and response of each sample, one after the other.
+        lengths [G] int64: tokens per sample; sums to N.
+        loss_mask [N] bool: True on sampled tokens.
+        generator_logprobs [N] float32: by the engine, under the sampling distribution
+            (temperature, top-p, top-k, min-p); 0.0 off the mask.
+        kept_token_ids [N, K] int32: the tokens that the sampling distribution left, -1 where
+            there is no more and off the mask; K = 0 where it left the whole vocabulary.
+        weight_versions [N] int64: which publish sampled the token; -1 off the mask.
+        responses [G]: decoded responses, for rewards and logs only.
+        finish_reasons [G]: "stop" or "length".
+        rewards [G] float64: weighted sum of the parts; empty before scoring.
+        reward_parts: name to [G] float64, unweighted.
+        failures: samples of this prompt that have no result.
+        text_ends [N] int32: characters of the response up to the token's end; 0 off the mask.
+        step_rewards [N] float64, step_ends [N] bool: reward of every step of the answer, on the
+            step's last token; 0.0 and False elsewhere. All three are [0] in a run that does not
+            train on steps, and these two before scoring.
+    """
+
+    prompt: Prompt
+    sample_indices: tuple[int, ...]
+    token_ids: Tensor
+    lengths: Tensor
+    loss_mask: Tensor
+    generator_logprobs: Tensor
+    kept_token_ids: Tensor
+    weight_versions: Tensor
+    responses: tuple[str, ...]
+    finish_reasons: tuple[str, ...]
+    rewards: Tensor
+    reward_parts: dict[str, Tensor]
+    failures: tuple[SampleFailure, ...]
+    text_ends: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int32))
+    step_rewards: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
+    step_ends: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
+
+    def __post_init__(self) -> None:
+        num_tokens, num_samples = self.token_ids.shape[0], self.lengths.shape[0]
+        for name in ("loss_mask", "generator_logprobs", "weight_versions"):
+            check_shape(name, getattr(self, name), (num_tokens,))
+        check_steps(self.text_ends, self.step_rewards, self.step_ends, num_tokens)
+        check_kept(self.kept_token_ids, num_tokens)
+        for name in ("sample_indices", "responses", "finish_reasons"):
+            check_count(name, getattr(self, name), num_samples)
+        check_lengths(self.lengths, num_tokens)
+        if self.is_scored:
+            for name, part in self.reward_parts.items():
+                check_shape(f"reward_parts[{name}]", part, (num_samples,))
+        elif self.rewards.shape[0]:
+            raise ValueError(f"{self.rewards.shape[0]} rewards for {num_samples} samples")
+
+    @property
+    def num_samples(self) -> int:
+        return self.lengths.shape[0]
+
+    @property
+    def is_scored(self) -> bool:
+        return self.rewards.shape[0] == self.num_samples
+
+    @property
+    def has_steps(self) -> bool:
+        return self.step_ends.shape[0] > 0
+
+    def rewards_of_steps(self) -> tuple[tuple[float, ...], ...]:
+        """Of every sample; nothing where steps are not rewarded."""
+        if not self.has_steps:
+            return ()
+        lengths = self.lengths.tolist()
+        pieces = zip(self.step_rewards.split(lengths), self.step_ends.split(lengths), strict=True)
+        return tuple(tuple(rewards[ends].tolist()) for rewards, ends in pieces)
+
+    def summary(self) -> GroupSummary:
+        """The scalars that the driver may see."""
+        mask = self.loss_mask
+        versions = self.weight_versions[mask]
+        per_sample = mask.split(self.lengths.tolist())
+        return GroupSummary(
+            prompt_id=self.prompt.prompt_id,
+            stream_index=self.prompt.stream_index,
+            source=self.prompt.source,
+            sample_lengths=tuple(self.lengths.tolist()),
+            response_lengths=tuple(int(part.sum()) for part in per_sample),
+            finish_reasons=self.finish_reasons,
+            rewards=tuple(self.rewards.tolist()),
+            reward_parts={name: tuple(part.tolist()) for name, part in self.reward_parts.items()},
+            oldest_version=int(versions.min()) if versions.numel() else -1,
+            newest_version=int(versions.max()) if versions.numel() else -1,
+            failures=self.failures,
+            step_rewards=self.rewards_of_steps(),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenValues:
+    """A per-token quantity of one group, computed by a scoring role.
+
+    Attributes:
+        values [N] float32: aligned with the group's tokens: a log-probability or a value
+            estimate on sampled tokens, 0.0 elsewhere.
+        after [G] float32: value of the state after each sample's last token, 0.0 where the
+            answer is over; [0] where nobody asked for it.
+        kept_logprobs [N, K] float32: log-probabilities of all kept tokens of the group, -inf where
+            there is none and off the mask; [0, 0] where nobody asked for them.
+    """
+
+    prompt_id: str
+    values: Tensor
+    after: Tensor = field(default_factory=lambda: torch.zeros(0))
+    kept_logprobs: Tensor = field(default_factory=lambda: torch.zeros(0, 0))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Coefficients:
+    """What controllers have set for one step.
+
+    Attributes:
+        kl: weight of the KL penalty.
+        entropy: weight of the entropy bonus.
+        reward_baseline: moving mean of the rewards of earlier batches.
+        reward_scales: by task, to normalise its rewards; empty where they stay as scored.
+    """
+
+    kl: float = 0.0
+    entropy: float = 0.0
+    reward_baseline: float = 0.0
+    reward_scales: Mapping[str, RewardScale] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Experience:
+    """What one optimiser step consumes on one rank.
+
+    Attributes:
+        token_ids [N] int64, lengths [S] int64, loss_mask [N] bool: ragged samples.
+        advantages, old_logprobs, generator_logprobs, reference_logprobs, returns,
+            values [N] float32: 0.0 off the mask, and where the algorithm has no use for them.
+        weights [N] float32: factor of every token's policy loss, 1 without a correction of the
+            gap between engine and learner; 0.0 off the mask.
+        chosen [N] bool: tokens that a covariance-based surrogate treats apart.
+        kept_token_ids [N, K] int32: as in `RolloutGroup`.
+        micro_batches: rows of `lengths` that go through one forward pass; the number of
+            micro-batches is the same on every rank, so some may be empty.
+        num_loss_tokens: GLOBAL count of masked tokens over all ranks of this step.
+        num_sequences: GLOBAL count of samples with at least one masked token.
+        num_positive_tokens: GLOBAL count of masked tokens with an advantage above 0.
+        reference_kept_logprobs [N, K] float32: of all kept tokens, under the reference, -inf
+            where there is none; [N, 0] where the penalty needs the sampled tokens alone.
+        old_is_current: the policy has not changed since `old_logprobs` were due, so the loss
+            takes the current log-probabilities, detached, in their place.
+    """
+
+    token_ids: Tensor
+    lengths: Tensor
+    loss_mask: Tensor
+    advantages: Tensor
+    old_logprobs: Tensor
+    generator_logprobs: Tensor
+    kept_token_ids: Tensor
+    reference_logprobs: Tensor
+    returns: Tensor
+    values: Tensor
+    weights: Tensor
+    chosen: Tensor
+    micro_batches: tuple[tuple[int, ...], ...]
+    num_loss_tokens: int
+    num_sequences: int
+    num_positive_tokens: int
+    reference_kept_logprobs: Tensor
+    old_is_current: bool
+
+    def __post_init__(self) -> None:
+        num_tokens = self.token_ids.shape[0]
+        for name in (
+            "loss_mask",
+            "advantages",
+            "old_logprobs",
+            "generator_logprobs",
+            "reference_logprobs",
+            "returns",
+            "values",
+            "weights",
+            "chosen",
+        ):
+            check_shape(name, getattr(self, name), (num_tokens,))
+        check_kept(self.kept_token_ids, num_tokens)
+        width = self.reference_kept_logprobs.shape[-1]
+        check_shape("reference_kept_logprobs", self.reference_kept_logprobs, (num_tokens, width))
+        check_lengths(self.lengths, num_tokens)
+        check_micro_batches(self.micro_batches, self.lengths.shape[0])

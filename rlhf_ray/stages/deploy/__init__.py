@@ -1,0 +1,1 @@
+"""Compress, export, serve and chat."""

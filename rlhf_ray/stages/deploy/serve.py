@@ -1,0 +1,153 @@
+"""stage=serve: a language model behind an OpenAI-compatible endpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import threading
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+from rlhf_ray.config.bearer_token import BearerToken, read_token
+from rlhf_ray.config.errors import RequestError
+from rlhf_ray.config.load import to_yaml
+from rlhf_ray.config.run import Config
+from rlhf_ray.models.builtin import resolve_model_path
+from rlhf_ray.models.location import check_location, read_chat_template
+from rlhf_ray.serving.local import local_fleet, make_front, model_name, scratch_folder
+from rlhf_ray.serving.server import address_of, listen, serve
+from rlhf_ray.stages.inputs import check_models
+
+# What a program reads to find the service; it is there from when it is ready to its end.
+READY_FILE = "serve.json"
+LOGS = "logs"
+
+
+def run(config: Config) -> int:
+    """Serve `model.path` until SIGTERM.
+
+    Returns:
+        the exit status, 0.
+
+    Raises:
+        RequestError: model, key or port are wrong; nothing has been loaded then.
+        RunFailed: the model did not start, or its servers were given up.
+    """
+    token = read_token("serve.token_variable", config.serve.token_variable)
+    name = model_name(config)
+    config = with_model(config)
+    output = Path(config.output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / READY_FILE).unlink(missing_ok=True)  # A service that was killed has left its own.
+    (output / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+    start = _serve_on_cluster if config.serve.backend == "ray_serve" else _serve_here
+    start(config, name, token, output)
+    _say("ended")
+    return 0
+
+
+def with_model(config: Config) -> Config:
+    """The same with the folder of the model, which has been looked at.
+
+    Raises:
+        RequestError: there is no such model, or it does not generate.
+    """
+    check_models(config)
+    path = resolve_model_path(config.model.path, seed=config.seed, report=_say)
+    check_location(path, "model.path", needs_config=True)
+    _check_generates(path)
+    if config.model.chat_template is not None:
+        read_chat_template(config.model.chat_template)
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, path=path))
+
+
+def _serve_here(config: Config, name: str, token: BearerToken | None, output: Path) -> None:
+    settings = config.serve
+    with ExitStack() as stack:
+        listener = stack.enter_context(closing(listen(settings.host, settings.port)))
+        fleet = local_fleet(
+            config,
+            name,
+            scratch=stack.enter_context(scratch_folder()),
+            logs=output / LOGS,
+            num_replicas=settings.replicas,
+            report=_say,
+        )
+        front = make_front(config, name, fleet, token)
+        url = f"{address_of(listener)}/v1"
+        stack.callback((output / READY_FILE).unlink, missing_ok=True)
+        _say(f"loading {config.model.path} for {url}; logs are in {output / LOGS}")
+
+        def when_ready() -> None:
+            tell_ready(config, name, url, output)
+
+        serve(
+            front.application,
+            listener,
+            work=lambda: fleet.supervise(when_ready),
+            drain_s=config.deadlines.stop_s,
+        )
+
+
+def _serve_on_cluster(config: Config, name: str, token: BearerToken | None, output: Path) -> None:
+    # Here: seconds of import that only a cluster needs.
+    from rlhf_ray.cluster.ray_serve import check_ray_serve, deployed
+    from rlhf_ray.cluster.runtime.session import connected
+
+    check_ray_serve()
+    with ExitStack() as stack:
+        stack.enter_context(connected(dashboard=config.observe.dashboard))
+        _say(f"loading {config.model.path} on the cluster")
+        logs = (output / LOGS).absolute()
+        url, check = stack.enter_context(deployed(config, name, token, logs=logs))
+        stack.callback((output / READY_FILE).unlink, missing_ok=True)
+        tell_ready(config, name, f"{url}/v1", output)
+        end = threading.Event()
+        # `connected` raises at SIGTERM; here it is the orderly end.
+        before = signal.signal(signal.SIGTERM, lambda *_: end.set())
+        stack.callback(signal.signal, signal.SIGTERM, before)
+        while not end.wait(config.serve.health_every_s):
+            check()
+
+
+def tell_ready(config: Config, name: str, url: str, output: Path) -> None:
+    """Say where the model answers, to people and in a file to programs."""
+    variable = config.serve.token_variable
+    facts: dict[str, Any] = {
+        "url": url,
+        "model": name,
+        "model_path": config.model.path,
+        "token_variable": variable,
+        "pid": os.getpid(),
+    }
+    written = output / f".{READY_FILE}"
+    written.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    written.replace(output / READY_FILE)
+    key = f" chat.token_variable={variable}" if variable else ""
+    _say(
+        f"ready at {url} with model {name}; ask it: "
+        f"python -m rlhf_ray.main stage=chat chat.url={url}{key}"
+    )
+
+
+def _check_generates(path: str) -> None:
+    """Refuse a folder whose model scores texts and writes none."""
+    file = Path(path) / "config.json"
+    if not file.is_file():
+        return  # A hub name: vLLM reads it.
+    try:
+        kinds = json.loads(file.read_text(encoding="utf-8")).get("architectures") or []
+    except (ValueError, AttributeError) as error:
+        raise RequestError(f"model.path is {path!r}: cannot read {file}: {error}") from error
+    if any(kind.endswith("ForSequenceClassification") for kind in kinds):
+        raise RequestError(
+            f"model.path is {path!r}, a reward model ({', '.join(kinds)}), which writes nothing; "
+            f"stage=serve_reward reward.model.path={path} serves it"
+        )
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)

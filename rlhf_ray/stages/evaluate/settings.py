@@ -1,0 +1,79 @@
+"""What the parts of an evaluation are told, by itself and while a policy is trained."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from rlhf_ray.config.groups.data import DataConfig
+from rlhf_ray.config.run import Config
+from rlhf_ray.driver.evaluation.collector import CollectSettings
+from rlhf_ray.evaluation.answers import ExamineSettings
+from rlhf_ray.evaluation.harness_tasks import HarnessTasks
+from rlhf_ray.evaluation.report import ReportSettings
+
+
+def held_out_data(config: Config) -> DataConfig:
+    """Where the held-out prompts come from; what is not said is as for prompts that are trained on.
+
+    A limit of the latter is none of the former.
+    """
+    evaluation, data = config.evaluation, config.data
+    return dataclasses.replace(
+        data,
+        path=evaluation.path or data.path,
+        split=evaluation.split or data.split,
+        limit=evaluation.limit if has_own_prompts(config) else evaluation.limit or data.limit,
+    )
+
+
+def has_own_prompts(config: Config) -> bool:
+    """The held-out prompts are others than those of `data`."""
+    return config.evaluation.path is not None or config.evaluation.split is not None
+
+
+def collect_settings(config: Config, *, measures_kl: bool, with_text: bool) -> CollectSettings:
+    """How prompts are answered."""
+    evaluation, generation = config.evaluation, config.generation
+    slots = generation.num_engines * generation.max_num_seqs
+    return CollectSettings(
+        samples=evaluation.samples,
+        greedy=evaluation.greedy,
+        prompts_at_once=max(1, slots // max(1, evaluation.answers_per_prompt)),
+        max_failure_rate=config.reward.max_failure_rate,
+        timeout_s=config.deadlines.evaluate_s,
+        examine=ExamineSettings(
+            greedy_from=config.greedy_from,
+            kl_estimator=evaluation.kl if measures_kl else "none",
+            ngram=evaluation.ngram,
+            with_text=with_text,
+        ),
+    )
+
+
+def harness_tasks(config: Config) -> HarnessTasks:
+    """What lm-evaluation-harness is asked for."""
+    evaluation = config.evaluation
+    return HarnessTasks(
+        names=tuple(evaluation.lm_eval_tasks),
+        folder=evaluation.lm_eval_path,
+        limit=evaluation.lm_eval_limit,
+        shots=evaluation.lm_eval_shots,
+        uses_chat_template=evaluation.lm_eval_chat,
+        max_tokens=evaluation.lm_eval_max_tokens,
+    )
+
+
+def report_settings(config: Config) -> ReportSettings:
+    """What is reported of the answers."""
+    evaluation = config.evaluation
+    return ReportSettings(
+        pass_at_k=tuple(sorted(set(evaluation.pass_at_k))),
+        success_by=evaluation.success_by,
+        success_reward=evaluation.success_reward,
+        win_by=evaluation.win_by,
+        confidence=evaluation.confidence,
+        num_resamples=evaluation.num_resamples,
+        kl=evaluation.kl,
+        ngram=evaluation.ngram,
+        seed=config.seed,
+    )

@@ -1,0 +1,52 @@
+"""Reward modelling: which of several answers is better, learnt from preferences."""
+
+from __future__ import annotations
+
+from rlhf_ray.cluster.roles.base import RewardTrainer
+from rlhf_ray.config.errors import RequestError
+from rlhf_ray.config.examples import ExamplesConfig
+from rlhf_ray.config.run import Config
+from rlhf_ray.data.examples import ExampleSet, load_rankings
+from rlhf_ray.objectives.rankings import check_fits, spread_rankings
+from rlhf_ray.records.preferences import Ranking
+from rlhf_ray.stages.fit.run import FitStage, run_fit
+
+
+def run(config: Config) -> int:
+    """See `run_fit`."""
+    use_margins = config.reward_model.use_margins
+    budget = config.training.max_tokens_per_micro_batch
+
+    def load(examples: ExamplesConfig, tokenizer, *, seed: int) -> ExampleSet[Ranking]:
+        loaded = load_rankings(examples, tokenizer, seed=seed)
+        check_budget(loaded, budget)
+        return loaded
+
+    return run_fit(
+        config,
+        FitStage(
+            load=load,
+            spread=lambda rows, plan: spread_rankings(rows, plan, use_margins=use_margins),
+            actor_class=RewardTrainer,
+            settings=lambda config: {
+                "centring_coefficient": config.reward_model.centring_coefficient
+            },
+        ),
+    )
+
+
+def check_budget(rankings: ExampleSet[Ranking], budget: int) -> None:
+    """Refuse a ranking that no forward pass can hold, before any worker starts.
+
+    Any ranking may share a step with the largest one, so all are held to it.
+
+    Raises:
+        RequestError: says which budget would do.
+    """
+    for side in (rankings.train, rankings.held_out):
+        largest = max((len(ranking.answers) for ranking in side), default=0)
+        for ranking in side:
+            try:
+                check_fits(ranking, largest, budget)
+            except ValueError as error:
+                raise RequestError(str(error)) from error

@@ -1,0 +1,22 @@
+"""Supervised fine-tuning: the answers of demonstrations are predicted."""
+
+from __future__ import annotations
+
+from rlhf_ray.cluster.roles.base import Imitator
+from rlhf_ray.config.run import Config
+from rlhf_ray.data.examples import load_demonstrations
+from rlhf_ray.objectives.text import spread_samples
+from rlhf_ray.stages.fit.run import FitStage, run_fit
+
+
+def run(config: Config) -> int:
+    """See `run_fit`."""
+    return run_fit(
+        config,
+        FitStage(
+            load=load_demonstrations,
+            spread=spread_samples,
+            actor_class=Imitator,
+            settings=lambda _: {},
+        ),
+    )

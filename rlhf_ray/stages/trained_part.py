@@ -1,0 +1,69 @@
+"""A part of a model is trained: whether the model has that part, and where its result goes."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+from rlhf_ray.config.rules.rule import trained_roles
+from rlhf_ray.config.run import Config
+from rlhf_ray.models.loading import empty_policy, empty_scalar_head
+from rlhf_ray.training.weights.lora import lora_layers
+from rlhf_ray.training.weights.lora_folder import FOLDER
+from rlhf_ray.training.weights.trainable import choose_of_policy, choose_of_scalar
+
+
+def check_trained(config: Config) -> None:
+    """Refuse settings that name layers or weights that the model does not have.
+
+    Looks at the model's configuration, not at its weights; at nothing where all is trained.
+
+    Raises:
+        RequestError: says which setting, and what there is.
+    """
+    for group, role in trained_roles(config):
+        if role.trains_all:
+            continue
+        if group == "critic":
+            path = config.critic.path or config.model.path
+            model = dataclasses.replace(config.model, path=path)
+            choose_of_scalar(empty_scalar_head(model), role, seed=config.seed)
+        elif config.stage.name == "reward_model":
+            choose_of_scalar(empty_scalar_head(config.model), role, seed=config.seed)
+        else:
+            choose_of_policy(empty_policy(config.model), role, seed=config.seed)
+
+
+def with_named_layers(config: Config) -> Config:
+    """With the ends of the layers' names in the place of `all-linear`, where engines need them.
+
+    Raises:
+        RequestError: the model does not have what is named.
+    """
+    if not config.publishes_adapter:
+        return config
+    model = empty_policy(config.model)
+    choose_of_policy(model, config.training, seed=config.seed)
+    names = sorted({name.rpartition(".")[2] for name in lora_layers(model)})
+    lora = dataclasses.replace(config.training.lora, target_modules=names)
+    return dataclasses.replace(config, training=dataclasses.replace(config.training, lora=lora))
+
+
+def trained_identity(config: Config) -> dict[str, Any]:
+    """What is trained, for a checkpoint; null where it is everything."""
+    found: dict[str, Any] = {}
+    for group, role in (("training", config.training), ("critic", config.critic)):
+        found[f"{group}.lora"] = dataclasses.asdict(role.lora) if role.lora.is_on else None
+        found[f"{group}.freeze"] = role.freeze or None
+        found[f"{group}.freeze_layers"] = role.freeze_layers or None
+    return found
+
+
+def split_off_adapter(output: Path) -> None:
+    """Move the adapter that lies in model/ beside it; nothing where none was trained."""
+    written = output / "model" / FOLDER
+    if written.is_dir():
+        shutil.rmtree(output / FOLDER, ignore_errors=True)
+        written.rename(output / FOLDER)

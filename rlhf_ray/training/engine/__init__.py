@@ -1,0 +1,1 @@
+"""The DeepSpeed engine: its configuration, its schedule, its ranks, its checkpoints."""

@@ -1,0 +1,291 @@
+"""The only file that calls DeepSpeed: process group, trained and frozen engines."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import deepspeed.comm
+import numpy as np
+import torch
+from deepspeed.accelerator import set_accelerator
+from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
+from deepspeed.ops.adam import DeepSpeedCPUAdam
+from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
+from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
+from torch import Tensor, nn
+
+from rlhf_ray.config.groups.training import RoleConfig, TrainingConfig
+from rlhf_ray.training.engine.deepspeed_config import frozen_config, trained_config
+from rlhf_ray.training.engine.host_memory import keep_freed_memory
+from rlhf_ray.training.engine.ranks import training_device, world_size
+from rlhf_ray.training.engine.schedule import learning_rate
+from rlhf_ray.training.weights.shards import is_partitioned, whole_shape
+
+_TAG = "engine"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepResult:
+    """What one optimiser step did; the norm is that of the whole gradient, before clipping."""
+
+    grad_norm: float
+    learning_rate: float
+
+
+def start_process(
+    rank: int,
+    world_size: int,
+    master_addr: str,
+    master_port: int,
+    *,
+    timeout_s: float,
+    cpu_threads: int,
+    seed: int,
+    on_gpu: bool,
+) -> None:
+    """Make this process a rank of its role: device, environment, process group, threads, seed.
+
+    Comes before an engine is built. gloo on CPUs; NCCL on GPUs, the first visible one each.
+
+    Args:
+        master_addr, master_port: where the role's rank 0 listens.
+        timeout_s: after so long, a collective operation that waits for a lost rank fails.
+        on_gpu: train on the GPU; without it on the CPU, also where a GPU is visible.
+
+    Raises:
+        ValueError: a GPU is asked for, and torch sees none.
+    """
+    _choose_device(on_gpu)
+    os.environ.update(
+        RANK=str(rank),
+        WORLD_SIZE=str(world_size),
+        LOCAL_RANK="0",
+        # Without it DeepSpeed takes the number of NUMA nodes for the number of ranks here.
+        LOCAL_SIZE="1",
+        MASTER_ADDR=master_addr,
+        MASTER_PORT=str(master_port),
+    )
+    torch.set_num_threads(cpu_threads)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    _skip_shared_memory_op()
+    deepspeed.init_distributed(
+        dist_backend="nccl" if torch.cuda.is_available() else "gloo",
+        auto_mpi_discovery=False,
+        timeout=timedelta(seconds=timeout_s),
+        verbose=False,
+    )
+
+
+def _choose_device(on_gpu: bool) -> None:
+    """Before torch or DeepSpeed has touched a device: make them agree on one."""
+    if on_gpu and not torch.cuda.is_available():
+        raise ValueError(
+            f"num_gpus is above 0, but torch {torch.__version__} sees no GPU (CUDA_VISIBLE_DEVICES="
+            f"{os.environ.get('CUDA_VISIBLE_DEVICES')}): num_gpus=0 runs this role on the CPU"
+        )
+    if not on_gpu:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        set_accelerator(CPU_Accelerator())
+        keep_freed_memory()
+
+
+def _skip_shared_memory_op() -> None:
+    """Keep DeepSpeed from compiling an operator that nothing here uses.
+
+    deepspeed 0.19.8, comm/torch.py: `TorchBackend` builds `deepspeed_shm_comm` on a CPU, in 100 s.
+    Only tensor-parallel inference calls it. Can go when the operator is built on demand.
+    """
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def stop_process() -> None:
+    """Leave the process group."""
+    if torch.distributed.is_initialized():
+        deepspeed.comm.destroy_process_group()
+
+
+class TrainEngine:
+    """A module with an optimizer, sharded by ZeRO.
+
+    The loss of a micro-batch must be a SUM over its tokens divided by a GLOBAL count, so that
+    the sum over micro-batches and ranks is the loss of the step.
+
+    Args:
+        module: its `forward` takes and returns tensors.
+        total_steps: optimiser steps of the whole run, for the learning rate.
+    """
+
+    def __init__(self, module: nn.Module, settings: TrainingConfig, *, total_steps: int) -> None:
+        self._settings = settings
+        self._total_steps = total_steps
+        self._step = 0
+        on_cuda = torch.cuda.is_available()
+        self._engine: Any = deepspeed.initialize(
+            model=module,
+            optimizer=_build_optimizer(module, settings, on_cuda=on_cuda),
+            config=trained_config(settings, on_cuda=on_cuda),
+            dist_init_required=False,
+        )[0]
+        self._is_plain = not self._engine.zero_optimization()
+        if self._is_plain and world_size() == 1:
+            # There is nothing to sum, but stage 0 would still copy all gradients to one buffer
+            # and back.
+            self._engine.enable_backward_allreduce = False
+
+    @property
+    def module(self) -> Any:
+        return self._engine.module
+
+    @property
+    def optimizer_step(self) -> int:
+        """Optimiser steps taken since the start of the run, also over a resume."""
+        return self._step
+
+    def forward(self, *inputs: Any) -> Any:
+        return self._engine(*inputs)
+
+    def backward(self, loss: Tensor, *, is_last: bool) -> None:
+        """Accumulate the gradient of one micro-batch; `is_last` of this optimiser step."""
+        self._engine.set_gradient_accumulation_boundary(is_last)
+        # DeepSpeed averages gradients over ranks; the losses of ours are to be summed.
+        self._engine.backward(loss * world_size(), scale_wrt_gas=False)
+
+    def step(self) -> StepResult:
+        """Clip, update the weights, clear the gradient.
+
+        Raises:
+            RuntimeError: the gradient is not finite.
+        """
+        rate = learning_rate(self._step, settings=self._settings, total_steps=self._total_steps)
+        for group in self._engine.basic_optimizer.param_groups:
+            group["lr"] = rate
+        # At stage 0 DeepSpeed does not tell the norm, but the gradient is whole.
+        norm = self._clip_plain_gradient() if self._is_plain else None
+        self._engine.step()
+        norm = float(self._engine.get_global_grad_norm()) if norm is None else norm
+        # DeepSpeed's ZeRO optimizers write -1 in the place of NaN and infinity.
+        if not 0 <= norm < float("inf"):
+            raise RuntimeError(
+                f"the gradient of optimiser step {self._step} is not finite: lower the learning "
+                f"rate, or look for NaN in the rewards and advantages"
+            )
+        self._step += 1
+        return StepResult(grad_norm=norm, learning_rate=rate)
+
+    def _clip_plain_gradient(self) -> float:
+        """What DeepSpeed does at the other stages; returns the norm before clipping."""
+        parameters = list(self._engine.module.parameters())
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        limit = self._settings.gradient_clip_norm
+        if 0 < limit < float(norm):
+            torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+        return float(norm)
+
+    def gathered(self, tensors: Sequence[Tensor]) -> Any:
+        """Context in which parameters are whole on every rank; all ranks enter it together."""
+        return _gathered(tensors)
+
+    def save(self, folder: Path) -> None:
+        """Write weights and optimizer states; every rank calls it with the same folder."""
+        self._engine.save_checkpoint(str(folder), tag=_TAG, save_latest=False)
+
+    def load(self, folder: Path, *, optimizer_step: int) -> None:
+        """Read what `save` wrote, on as many ranks as wrote it."""
+        found, _ = self._engine.load_checkpoint(str(folder), tag=_TAG)
+        if found is None:
+            raise ValueError(f"{folder} holds no DeepSpeed checkpoint; it may be incomplete")
+        self._step = optimizer_step
+
+    def offload_states(self) -> None:
+        """Give the GPU to others: weights, gradients and optimizer states to host memory.
+
+        Does nothing on a CPU.
+        """
+        if not torch.cuda.is_available():
+            return
+        movable = (DeepSpeedZeroOptimizer, DeepSpeedZeroOptimizer_Stage3)
+        if not isinstance(self._engine.optimizer, movable):
+            raise ValueError(
+                f"placement.strategy=colocated cannot free a GPU at zero_stage="
+                f"{self._settings.zero_stage} in {self._settings.dtype}: use zero_stage 2 or 3"
+            )
+        self._engine.offload_states()
+        torch.cuda.empty_cache()
+
+    def reload_states(self) -> None:
+        """Undo `offload_states`."""
+        if torch.cuda.is_available():
+            self._engine.reload_states()
+
+    def close(self) -> None:
+        self._engine.destroy()
+
+
+class FrozenEngine:
+    """A module that is only read: whole on every rank, or sharded at ZeRO stage 3."""
+
+    def __init__(self, module: nn.Module, settings: RoleConfig) -> None:
+        module.requires_grad_(False)
+        on_cuda = torch.cuda.is_available()
+        if settings.zero_stage == 3:
+            config = frozen_config(settings, on_cuda=on_cuda)
+            self._engine: Any = deepspeed.initialize(
+                model=module, config=config, dist_init_required=False
+            )[0]
+        else:
+            dtype = torch.bfloat16 if settings.dtype == "bfloat16" else torch.float32
+            for parameter in module.parameters():
+                # Parameters only: the frequencies of rotary embeddings stay in float32.
+                parameter.data = parameter.data.to(dtype)
+            self._engine = module.to(training_device())
+
+    def forward(self, *inputs: Any) -> Any:
+        return self._engine(*inputs)
+
+    def close(self) -> None:
+        if isinstance(self._engine, deepspeed.DeepSpeedEngine):
+            self._engine.destroy()
+
+
+def _build_optimizer(
+    module: nn.Module, settings: TrainingConfig, *, on_cuda: bool
+) -> torch.optim.Optimizer:
+    """AdamW with weight decay on matrices only: none on biases, norms and other vectors.
+
+    Frozen parameters are none of its business: they have no gradient and no state.
+    """
+    trained = [p for p in module.parameters() if p.requires_grad]
+    matrices = [p for p in trained if len(whole_shape(p)) > 1]
+    vectors = [p for p in trained if len(whole_shape(p)) <= 1]
+    groups = [
+        {"params": matrices, "weight_decay": settings.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    common = {
+        "lr": settings.learning_rate,
+        "betas": (settings.adam_beta1, settings.adam_beta2),
+        "eps": settings.adam_epsilon,
+    }
+    groups = [group for group in groups if group["params"]]
+    if on_cuda and settings.offload_optimizer:
+        return DeepSpeedCPUAdam(groups, adamw_mode=True, **common)
+    # One kernel instead of a dozen; on a GPU DeepSpeed's sharded states are left to torch's choice.
+    return torch.optim.AdamW(groups, **common, fused=None if on_cuda else True)
+
+
+@contextmanager
+def _gathered(tensors: Sequence[Tensor]) -> Iterator[None]:
+    sharded = [tensor for tensor in tensors if is_partitioned(tensor)]
+    with deepspeed.zero.GatheredParameters(sharded, enabled=bool(sharded)):
+        yield

@@ -1,0 +1,1 @@
+"""Forward passes: modules, heads, log-probabilities of tokens."""

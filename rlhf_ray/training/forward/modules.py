@@ -1,0 +1,171 @@
+"""The two forward passes of training: log-probabilities of a policy, values of a critic.
+
+Each is one module whose `forward` runs everything, because ZeRO-3 gathers parameters in hooks
+of the modules that are called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from rlhf_ray.batching.layout import Packing
+from rlhf_ray.batching.packing import decoder_inputs
+from rlhf_ray.models.loading import ScalarHeadModel
+from rlhf_ray.training.forward.head_logprobs import Head, HeadInputs
+from rlhf_ray.training.head_kernels import head_kernel
+
+# What models do to their logits after the head, by the configuration field that says so.
+_LOGIT_SCALINGS: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "final_logit_softcapping": lambda logits, cap: torch.tanh(logits / cap) * cap,  # Gemma
+    "logits_scaling": lambda logits, scale: logits / scale,  # Granite
+    "logit_scale": lambda logits, scale: logits * scale,  # Cohere
+}
+
+
+class PolicyForward(nn.Module):
+    """Log-probabilities of chosen tokens under a causal language model.
+
+    Args:
+        kernel: what computes them from hidden states; see `head_kernels`.
+
+    Raises:
+        ValueError: the kernel does not know such a model, or is not installed.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, kernel: str = "chunked") -> None:
+        super().__init__()
+        self.model = model
+        fields = model.config.to_dict()
+        scalings = [
+            (scale, float(fields[name]))
+            for name, scale in _LOGIT_SCALINGS.items()
+            if fields.get(name) is not None
+        ]
+
+        def scale_logits(logits: Tensor) -> Tensor:
+            for scale, factor in scalings:
+                logits = scale(logits, factor)
+            return logits
+
+        module: Any = model.get_output_embeddings()
+        self._head = Head(
+            module=module,
+            scale=scale_logits,
+            is_scaled=bool(scalings),
+            vocab_size=model.config.get_text_config().vocab_size,
+        )
+        self._compute = head_kernel(kernel, self._head)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        hidden_index: Tensor,
+        targets: Tensor,
+        temperature: float,
+        kept_token_ids: Tensor,
+        packing: Packing | None = None,
+        entropy_gradient: bool = False,
+        of_all_kept: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """The head runs on the hidden states that predict a target, and on no others.
+
+        All ranks together, because they agree on a number of chunks.
+
+        Args:
+            input_ids [B, T], hidden_index [M], targets [M], kept_token_ids [M, K], packing:
+                see `MicroBatch`.
+            entropy_gradient: the entropy gets a gradient too, for a loss that contains it.
+            of_all_kept: log-probabilities [M, K] of all kept tokens, instead of the targets'.
+
+        Returns:
+            logprobs [M], with gradient, and entropy [M]; both of the softmax of
+            logits / temperature over the kept tokens.
+        """
+        hidden = _hidden_states(self.model.get_decoder(), input_ids, hidden_index, packing)
+        return self._compute(
+            HeadInputs(
+                hidden=hidden,
+                targets=targets,
+                kept_token_ids=kept_token_ids,
+                temperature=temperature,
+                entropy_gradient=entropy_gradient,
+                of_all_kept=of_all_kept,
+            )
+        )
+
+    @torch.no_grad()
+    def check_head(self) -> None:
+        """Refuse a model that does more to its logits than this module knows of.
+
+        Raises:
+            ValueError: the model's own forward pass gives other logits.
+        """
+        embedding: Any = self.model.get_input_embeddings()
+        device = embedding.weight.device
+        tokens = torch.arange(1, 9, device=device)[None] % embedding.weight.shape[0]
+        expected = self.model(input_ids=tokens, use_cache=False).logits[0].float()
+        positions = torch.arange(8, device=device)
+        hidden = _hidden_states(self.model.get_decoder(), tokens, positions, None)
+        found = self._head.logits(hidden).float()
+        difference = float((found - expected).abs().max())
+        # Only rounding may differ: the head sees another shape.
+        bound = 0.02 * float(expected.abs().max()) + 1e-6
+        if not difference <= bound:
+            raise ValueError(
+                f"{type(self.model).__name__} does something to its logits that this project does "
+                f"not know of: they differ by {difference:.3g} from decoder and head alone. "
+                f"Known fields of its configuration: {', '.join(_LOGIT_SCALINGS)}"
+            )
+
+
+class ValueForward(nn.Module):
+    """Values of chosen tokens under a backbone with a scalar head.
+
+    The value of a token is that of the state in which it was sampled: what the head says at the
+    token before it.
+    """
+
+    model: ScalarHeadModel
+
+    def __init__(self, model: ScalarHeadModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, input_ids: Tensor, hidden_index: Tensor, packing: Packing | None = None
+    ) -> Tensor:
+        """Values [M] in float32 at `hidden_index` [M]; see `MicroBatch`."""
+        hidden = _hidden_states(self.model.backbone, input_ids, hidden_index, packing)
+        values = self.model.head(hidden)[:, 0]
+        return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def _hidden_states(
+    decoder: Any, input_ids: Tensor, hidden_index: Tensor, packing: Packing | None
+) -> Tensor:
+    """Last hidden states [M, H] at flattened positions [M] of rows [B, T]."""
+    inputs = decoder_inputs(decoder, input_ids, packing)
+    hidden = decoder(**inputs, use_cache=False).last_hidden_state
+    return hidden.flatten(0, 1)[hidden_index]
+
+
+def disable_dropout(module: nn.Module) -> None:
+    """Make the forward pass a function of weights and tokens alone, also with a gradient.
+
+    A probability ratio between two passes with different dropout masks is noise, so the whole
+    model is in evaluation mode. Layers that recompute their activations in the backward pass do
+    so only in training mode: they alone get it, without the dropout of their own.
+    """
+    module.eval()
+    for layer in module.modules():
+        attributes = vars(layer)
+        if attributes.get("gradient_checkpointing") is True:
+            layer.training = True
+            for name, value in attributes.items():
+                if "drop" in name and isinstance(value, float):
+                    setattr(layer, name, 0.0)

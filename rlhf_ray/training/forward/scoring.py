@@ -1,0 +1,165 @@
+"""A number for every predicted token, without gradient: log-probabilities or values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from rlhf_ray.batching.layout import MicroBatch
+from rlhf_ray.batching.row_layout import RowLayout
+from rlhf_ray.records import RolloutGroup, TokenValues
+from rlhf_ray.records.kept_tokens import NO_TOKEN, join_kept, whole_vocabulary
+from rlhf_ray.training.engine.ranks import largest_over_ranks, training_device
+from rlhf_ray.training.forward.token_logprobs import of_targets
+
+# A micro-batch to one number per entry of its `targets` [M], or a row of them [M, K].
+Predict = Callable[[MicroBatch], Tensor]
+
+
+def score_groups(
+    predict: Predict, groups: Sequence[RolloutGroup], *, layout: RowLayout
+) -> list[TokenValues]:
+    """Score the sampled tokens of this rank's groups.
+
+    Every rank calls it, with groups of its own, also with none: a forward pass may be a
+    collective operation, so that the ranks with fewer micro-batches run empty ones.
+    """
+    samples = _joined(groups)
+    values = score_tokens(predict, *samples, layout=layout)
+    return [
+        # A clone: the part alone is sent to other processes, not the storage of them all.
+        TokenValues(prompt_id=group.prompt.prompt_id, values=part.clone())
+        for group, part in zip(groups, _by_group(values, groups), strict=True)
+    ]
+
+
+def score_distributions(
+    predict: Predict, groups: Sequence[RolloutGroup], *, layout: RowLayout
+) -> list[TokenValues]:
+    """As `score_groups`, with the log-probabilities of all kept tokens beside the sampled ones'.
+
+    Args:
+        predict: to rows [M, K], of all kept tokens.
+    """
+    samples = _joined(groups)
+    token_ids, _, mask, kept = samples
+    rows = score_tokens(predict, *samples, layout=layout)
+    if not groups:
+        return []
+    rows = torch.where(mask[:, None], rows, float("-inf"))
+    sampled = torch.where(mask, of_targets(rows, token_ids, kept), 0.0)
+    return [
+        TokenValues(
+            prompt_id=group.prompt.prompt_id, values=values.clone(), kept_logprobs=all_kept.clone()
+        )
+        for group, values, all_kept in zip(
+            groups, _by_group(sampled, groups), _by_group(rows, groups), strict=True
+        )
+    ]
+
+
+def _joined(groups: Sequence[RolloutGroup]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Token ids, lengths, masks and kept tokens of all groups, as `score_tokens` takes them."""
+    if not groups:
+        none = torch.zeros(0, dtype=torch.int64)
+        return none, none, torch.zeros(0, dtype=torch.bool), whole_vocabulary(0)
+    return (
+        torch.cat([group.token_ids for group in groups]),
+        torch.cat([group.lengths for group in groups]),
+        torch.cat([group.loss_mask for group in groups]),
+        join_kept([group.kept_token_ids for group in groups]),
+    )
+
+
+def _by_group(values: Tensor, groups: Sequence[RolloutGroup]) -> tuple[Tensor, ...]:
+    return values.split([group.token_ids.shape[0] for group in groups]) if groups else ()
+
+
+def score_states(
+    predict: Predict, groups: Sequence[RolloutGroup], *, layout: RowLayout
+) -> list[TokenValues]:
+    """As `score_groups`, with the value of the state after each answer that was cut off.
+
+    That state is scored as if one more token had been sampled; which one does not matter, because
+    a value is that of what precedes the token.
+    """
+    longer = replace(layout, max_tokens=layout.max_tokens + 1)
+    scored = score_groups(predict, [_with_one_more(group) for group in groups], layout=longer)
+    return [_split_off(group, values) for group, values in zip(groups, scored, strict=True)]
+
+
+def _with_one_more(group: RolloutGroup) -> RolloutGroup:
+    """The group with a made-up token behind every answer that was cut off."""
+    cut = _is_cut_off(group)
+    places = group.lengths.cumsum(0)[cut]
+    parts = {
+        name: _insert(getattr(group, name), places, made_up)
+        for name, made_up in (
+            ("token_ids", 0),
+            ("loss_mask", True),
+            ("generator_logprobs", 0.0),
+            ("weight_versions", 0),
+            ("kept_token_ids", NO_TOKEN),
+        )
+    }
+    return replace(group, **parts, lengths=group.lengths + cut.long())
+
+
+def _split_off(group: RolloutGroup, scored: TokenValues) -> TokenValues:
+    cut = _is_cut_off(group)
+    last = ((group.lengths + cut.long()).cumsum(0) - 1)[cut]
+    is_own = torch.ones(scored.values.shape[0], dtype=torch.bool)
+    is_own[last] = False
+    after = torch.zeros(group.num_samples)
+    after[cut] = scored.values[last]
+    return TokenValues(prompt_id=scored.prompt_id, values=scored.values[is_own], after=after)
+
+
+def _is_cut_off(group: RolloutGroup) -> Tensor:
+    return torch.tensor([reason == "length" for reason in group.finish_reasons], dtype=torch.bool)
+
+
+def _insert(values: Tensor, places: Tensor, made_up: float) -> Tensor:
+    """The values [N, ...] with `made_up` before each place [P], which may be the end."""
+    parts = values.tensor_split(places.tolist())
+    extra = values.new_full((1, *values.shape[1:]), made_up)
+    joined = [piece for part in parts[:-1] for piece in (part, extra)]
+    return torch.cat([*joined, parts[-1]])
+
+
+@torch.no_grad()
+def score_tokens(
+    predict: Predict,
+    token_ids: Tensor,
+    lengths: Tensor,
+    mask: Tensor,
+    kept_token_ids: Tensor,
+    *,
+    layout: RowLayout,
+) -> Tensor:
+    """Score the masked tokens of ragged samples; every rank calls it.
+
+    Args:
+        token_ids [N] int64, lengths [S] int64, mask [N] bool, kept_token_ids [N, K] int32.
+
+    Returns:
+        [N] float32 on the CPU, 0.0 off the mask; [N, K] where `predict` gives rows.
+    """
+    device = training_device()
+    plan = layout.plan(token_ids, lengths, mask)
+    most = largest_over_ranks(len(plan), device)
+    plan += [[] for _ in range(most - len(plan))]
+    token_ids, lengths, mask = token_ids.to(device), lengths.to(device), mask.to(device)
+    kept_token_ids = kept_token_ids.to(device)
+    values = torch.zeros(0, device=device)
+    for number, rows in enumerate(plan):
+        batch = layout.lay_out(token_ids, lengths, mask, kept_token_ids, rows)
+        predicted = predict(batch)
+        if number == 0:
+            shape = (token_ids.shape[0], *predicted.shape[1:])
+            values = torch.zeros(shape, dtype=torch.float32, device=device)
+        values[batch.token_index] = predicted[: batch.num_targets].float()
+    return values.cpu()

@@ -1,0 +1,1 @@
+"""The roles that hold a model on DeepSpeed ranks, as plain classes."""

@@ -1,0 +1,122 @@
+"""What all trained roles have in common: their start, an engine, its checkpoint, their end."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+import torch
+
+from rlhf_ray.config.groups.model import ModelConfig
+from rlhf_ray.config.groups.training import TrainingConfig
+from rlhf_ray.training.engine.checkpoint import (
+    CheckpointFacts,
+    read_facts,
+    read_random_states,
+    write_facts,
+    write_random_states,
+)
+from rlhf_ray.training.engine.deepspeed_engine import TrainEngine, start_process, stop_process
+from rlhf_ray.training.engine.ranks import rank, world_size
+
+
+class TrainedRole(ABC):
+    """A role with an optimizer, on one rank. Subclasses say in `_build` what is trained.
+
+    Args:
+        model: where weights and tokenizer come from.
+        total_optimizer_steps: of the whole run, for the learning rate.
+        timeout_s: how long a collective operation waits for the other ranks.
+    """
+
+    def __init__(
+        self,
+        *,
+        training: TrainingConfig,
+        model: ModelConfig,
+        total_optimizer_steps: int,
+        seed: int,
+        timeout_s: float,
+    ) -> None:
+        self._settings = training
+        self._model_settings = model
+        self._total_optimizer_steps = total_optimizer_steps
+        self._seed = seed
+        self._timeout_s = timeout_s
+        self._started: TrainEngine | None = None
+
+    def start(self, rank: int, world_size: int, master_addr: str, master_port: int) -> None:
+        """Join the other ranks, load the model, build the engine; all ranks together.
+
+        Raises:
+            ValueError: the model cannot be loaded, or is of a kind that this role cannot train.
+        """
+        start_process(
+            rank,
+            world_size,
+            master_addr,
+            master_port,
+            timeout_s=self._timeout_s,
+            cpu_threads=self._settings.cpu_threads,
+            seed=self._seed,
+            on_gpu=self._settings.num_gpus > 0,
+        )
+        self._started = self._build()
+
+    @abstractmethod
+    def _build(self) -> TrainEngine:
+        """Load the model, and give it an optimizer."""
+
+    @property
+    def _engine(self) -> TrainEngine:
+        assert self._started is not None, "call start() first"
+        return self._started
+
+    def save_checkpoint(self, folder: Path) -> None:
+        """Write everything that training goes on from; every rank calls it.
+
+        The folder is complete when all ranks have returned. Ranks on several nodes need a
+        folder that they share.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        self._engine.save(folder)
+        write_random_states(folder, rank())
+        if rank() == 0:
+            facts = CheckpointFacts(
+                world_size=world_size(),
+                zero_stage=self._settings.zero_stage,
+                dtype=self._settings.dtype,
+                optimizer_step=self._engine.optimizer_step,
+            )
+            write_facts(folder, facts)
+        torch.distributed.barrier()
+
+    def load_checkpoint(self, folder: Path) -> None:
+        """Go on from what `save_checkpoint` wrote; every rank calls it.
+
+        Raises:
+            ValueError: it is incomplete, or of another number of ranks, ZeRO stage or dtype.
+        """
+        facts = read_facts(
+            folder,
+            world_size=world_size(),
+            zero_stage=self._settings.zero_stage,
+            dtype=self._settings.dtype,
+        )
+        self._engine.load(folder, optimizer_step=facts.optimizer_step)
+        read_random_states(folder, rank())
+
+    def offload_states(self) -> None:
+        """Free the GPU for a role that shares it; nothing on a CPU."""
+        self._engine.offload_states()
+
+    def reload_states(self) -> None:
+        """Take the GPU back."""
+        self._engine.reload_states()
+
+    def close(self) -> None:
+        """Leave the process group; the role is of no use afterwards."""
+        if self._started is not None:
+            self._started.close()
+            self._started = None
+            stop_process()

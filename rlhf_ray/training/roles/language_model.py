@@ -1,0 +1,104 @@
+"""What every role that trains a language model has in common: model, engine, weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rlhf_ray.batching.layout import MicroBatch
+from rlhf_ray.batching.row_layout import row_layout
+from rlhf_ray.models.loading import load_policy, load_tokenizer, new_policy
+from rlhf_ray.records.kept_tokens import whole_vocabulary
+from rlhf_ray.training.averaged_engine import make_engine
+from rlhf_ray.training.engine.deepspeed_engine import TrainEngine
+from rlhf_ray.training.forward.modules import PolicyForward, disable_dropout
+from rlhf_ray.training.forward.scoring import score_tokens
+from rlhf_ray.training.roles.base import TrainedRole
+from rlhf_ray.training.weights import named as weights
+from rlhf_ray.training.weights.lora_folder import FOLDER as ADAPTER
+from rlhf_ray.training.weights.lora_folder import write_adapter
+from rlhf_ray.training.weights.trainable import choose_of_policy
+
+
+class PolicyRole(TrainedRole):
+    """A causal language model in training, on one rank; subclasses say what it learns from."""
+
+    def _build(self) -> TrainEngine:
+        self._tokenizer = load_tokenizer(self._model_settings)
+        if self._model_settings.random_weights:
+            self._model = new_policy(
+                self._model_settings, dtype=self._settings.dtype, seed=self._seed
+            )
+        else:
+            self._model = load_policy(self._model_settings, dtype=self._settings.dtype)
+        self._adapter = choose_of_policy(self._model, self._settings, seed=self._seed)
+        if self._settings.gradient_checkpointing:
+            self._model.gradient_checkpointing_enable({"use_reentrant": False})
+        module = PolicyForward(self._model, kernel=self._model_settings.head_kernel)
+        disable_dropout(module)
+        module.check_head()
+        attention = self._model_settings.attention
+        self._layout = row_layout(self._model.get_decoder(), self._settings, attention)
+        return make_engine(module, self._settings, total_steps=self._total_optimizer_steps)
+
+    def score_sequences(self, sequences: Sequence[tuple[int, ...]]) -> list[list[float]]:
+        """Log-probabilities, at temperature 1, of every token but the first of each sequence.
+
+        Over the whole vocabulary, whatever is sampled from. All ranks together, with the same
+        sequences; the result is the same on all of them.
+        """
+        token_ids = torch.tensor([token for tokens in sequences for token in tokens])
+        lengths = torch.tensor([len(tokens) for tokens in sequences])
+        mask = torch.ones_like(token_ids, dtype=torch.bool)
+        mask[lengths.cumsum(0) - lengths] = False
+        longest = int(lengths.max())
+        values = score_tokens(
+            self._predict_at(1.0),
+            token_ids,
+            lengths,
+            mask,
+            whole_vocabulary(token_ids.shape[0]),
+            layout=replace(self._layout, max_tokens=max(self._layout.max_tokens, longest)),
+        )
+        return [part[1:].tolist() for part in values.split(lengths.tolist())]
+
+    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Weights by their Hugging Face names, in a fixed order; see `weights.named_weights`."""
+        return weights.named_weights(self._engine, self._model)
+
+    def save_model(self, folder: Path) -> None:
+        """Write the policy in Hugging Face format, with its tokenizer; all ranks together.
+
+        An adapter is merged into it, and also written by itself, to a folder in this one.
+        """
+        weights.save_model(self._engine, self._model, self._tokenizer, folder)
+        if self._adapter is not None:
+            path = self._model_settings.path
+            write_adapter(self._engine, self._adapter, folder / ADAPTER, base=path)
+
+    def _forward(
+        self,
+        batch: MicroBatch,
+        temperature: float,
+        *,
+        entropy_gradient: bool = False,
+        of_all_kept: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and entropies of the targets; see `PolicyForward`."""
+        return self._engine.forward(
+            batch.input_ids,
+            batch.hidden_index,
+            batch.targets,
+            temperature,
+            batch.kept_token_ids,
+            batch.packing,
+            entropy_gradient,
+            of_all_kept,
+        )
+
+    def _predict_at(self, temperature: float):
+        return lambda batch: self._forward(batch, temperature)[0]

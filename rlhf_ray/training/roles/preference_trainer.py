@@ -1,0 +1,95 @@
+"""The policy in preference training, on one rank: DPO and its kin."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rlhf_ray.algorithms.ragged import sum_by_segment
+from rlhf_ray.batching.layout import MicroBatch
+from rlhf_ray.config.preference import PreferenceConfig
+from rlhf_ray.objectives.pairs import pair_objective
+from rlhf_ray.objectives.policy import Objective
+from rlhf_ray.records.preferences import ComparedSamples
+from rlhf_ray.training.engine.ranks import reduce_over_ranks, training_device
+from rlhf_ray.training.forward.scoring import score_tokens
+from rlhf_ray.training.roles.language_model import PolicyRole
+from rlhf_ray.training.train_step import Part, UpdateResult, run_evaluation, run_update
+
+
+class ComparedRole(PolicyRole):
+    """A policy that is compared with the model that it starts from.
+
+    Before the first step the policy is that model: `score_answers` gives the reference's
+    log-probabilities then, without a second model.
+
+    Args:
+        preference: the loss.
+        role: what `PolicyRole` takes.
+    """
+
+    def __init__(self, *, preference: PreferenceConfig, **role: Any) -> None:
+        super().__init__(**role)
+        self._preference = preference
+
+    def score_answers(self, samples: ComparedSamples) -> list[float]:
+        """Log-probability, under the policy as it is now, of every answer as a whole.
+
+        At temperature 1 over the whole vocabulary. All ranks together, with samples of their own.
+
+        Returns:
+            [S] in nats.
+        """
+        values = score_tokens(
+            self._predict_at(1.0),
+            samples.token_ids,
+            samples.lengths,
+            samples.loss_mask,
+            samples.kept_token_ids,
+            layout=self._layout,
+        )
+        return sum_by_segment(values, samples.lengths, samples.loss_mask).tolist()
+
+    def _metrics(self, result: UpdateResult, samples: ComparedSamples) -> dict[str, float]:
+        """Of an optimiser step on these samples; all ranks together."""
+        own = samples.loss_mask.sum().to(training_device())
+        return {
+            **result.means,
+            "train/grad_norm": result.grad_norm,
+            "train/learning_rate": result.learning_rate,
+            "tokens/trained": float(reduce_over_ranks(own)),
+        }
+
+
+class PreferenceLearner(ComparedRole):
+    """Learns from rankings. One object per rank; all methods are called on all ranks together."""
+
+    def update(self, steps: Sequence[ComparedSamples]) -> dict[str, float]:
+        """One optimiser step, on the only entry.
+
+        Returns:
+            Metrics over all ranks: means over the rankings.
+
+        Raises:
+            RuntimeError: the gradient is not finite.
+        """
+        (samples,) = steps
+        result = run_update(self._engine, [[self._part(samples, "train")]], self._layout)
+        return self._metrics(result, samples)
+
+    def evaluate(self, samples: ComparedSamples) -> dict[str, float]:
+        """The same means under the policy as it is; learns nothing."""
+        return run_evaluation(self._part(samples, "eval"), self._layout)
+
+    def _part(self, samples: ComparedSamples, phase: str) -> Part[ComparedSamples]:
+        def compute(samples: ComparedSamples, batch: MicroBatch) -> Objective:
+            logprobs, _ = self._forward(batch, 1.0)
+            return pair_objective(
+                logprobs[: batch.num_targets],
+                samples,
+                batch,
+                preference=self._preference,
+                phase=phase,
+            )
+
+        return Part(samples=samples, compute=compute)

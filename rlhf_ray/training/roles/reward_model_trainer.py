@@ -1,0 +1,201 @@
+"""The reward model in training: scores of whole answers, learnt from rankings, on one rank."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rlhf_ray.batching.layout import MicroBatch
+from rlhf_ray.config.groups.model import ModelConfig
+from rlhf_ray.config.groups.training import TrainingConfig
+from rlhf_ray.models.loading import load_tokenizer
+from rlhf_ray.models.reward_folder import classifier_names, new_classifier
+from rlhf_ray.models.reward_normalization import normalization_of, write_normalization
+from rlhf_ray.objectives.policy import Objective
+from rlhf_ray.objectives.rankings import (
+    Scores,
+    mean_calibration_error,
+    ranking_objective,
+    scores_of,
+)
+from rlhf_ray.records.preferences import ComparedSamples
+from rlhf_ray.training.engine.ranks import rank
+from rlhf_ray.training.roles.scalar_model import ScalarRole
+from rlhf_ray.training.train_step import Part, run_evaluation, run_update
+from rlhf_ray.training.weights import named as weights
+from rlhf_ray.training.weights.lora import Adapter
+from rlhf_ray.training.weights.lora_folder import FOLDER as ADAPTER
+from rlhf_ray.training.weights.lora_folder import write_adapter
+
+# Rankings of the latest steps on whose answers a saved model's scores are measured.
+_NUM_MEASURED = 256
+
+
+class RewardTrainer(ScalarRole):
+    """Learns from rankings which answers are better.
+
+    One object per rank. All methods are called on all ranks together.
+
+    Args:
+        centring_coefficient: see `reward_model_loss`.
+    """
+
+    def __init__(
+        self,
+        *,
+        training: TrainingConfig,
+        model: ModelConfig,
+        total_optimizer_steps: int,
+        seed: int,
+        timeout_s: float,
+        centring_coefficient: float,
+    ) -> None:
+        super().__init__(
+            training=training,
+            model=model,
+            total_optimizer_steps=total_optimizer_steps,
+            seed=seed,
+            timeout_s=timeout_s,
+        )
+        self._centring_coefficient = centring_coefficient
+        self._latest: deque[ComparedSamples] = deque()
+
+    def start(self, rank: int, world_size: int, master_addr: str, master_port: int) -> None:
+        """See `TrainedRole.start`.
+
+        Raises:
+            RequestError: there is no sequence classifier of the model's kind to save it as.
+        """
+        self._tokenizer = load_tokenizer(self._model_settings)
+        super().start(rank, world_size, master_addr, master_port)
+        names = weights.weight_shapes(self._model)
+        self._classifier = new_classifier(self._model, names, self._tokenizer)
+        if self._classifier.config.pad_token_id is not None:
+            padding = self._classifier.config.pad_token_id
+            self._tokenizer.pad_token = self._tokenizer.convert_ids_to_tokens(padding)
+        # A made-up token behind an answer is planned, but never computed.
+        self._layout = replace(self._layout, max_tokens=self._layout.max_tokens + 1)
+
+    def update(self, steps: Sequence[ComparedSamples]) -> dict[str, float]:
+        """One optimiser step for each entry; every rank has as many.
+
+        Returns:
+            Metrics over all ranks: means over the rankings, then over optimiser steps.
+
+        Raises:
+            RuntimeError: the gradient is not finite.
+        """
+        parts = [[self._part(samples, "train")] for samples in steps]
+        result = run_update(self._engine, parts, self._layout)
+        for samples in steps:
+            self._remember(samples)
+        metrics, _ = mean_calibration_error(result.means)
+        tokens = metrics.pop("train/tokens")
+        return {
+            **metrics,
+            "train/grad_norm": result.grad_norm,
+            "train/learning_rate": result.learning_rate,
+            "tokens/trained": tokens * len(steps),
+        }
+
+    def evaluate(self, samples: ComparedSamples) -> dict[str, float]:
+        """Loss, accuracy, margin and calibration on the rankings of all ranks; learns nothing."""
+        means = run_evaluation(self._part(samples, "eval"), self._layout)
+        metrics, error = mean_calibration_error(means)
+        del metrics["eval/tokens"]
+        return {**metrics, "eval/calibration_error": error}
+
+    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Weights by their names in a sequence classifier; see `weights.named_weights`."""
+        names = classifier_names(self._classifier)
+        for name, tensor in weights.named_weights(self._engine, self._model):
+            yield names(name), tensor
+
+    def save_model(self, folder: Path) -> None:
+        """Write a sequence classifier, tokenizer and normalisation; all ranks together."""
+        weights.write_model(self.named_weights(), self._classifier, self._tokenizer, folder)
+        if self._adapter is not None:
+            self._write_adapter(self._adapter, folder / ADAPTER)
+        moments = self._moments()
+        if rank() == 0:
+            write_normalization(folder, normalization_of(*moments))
+        torch.distributed.barrier()
+
+    def save_checkpoint(self, folder: Path) -> None:
+        """See `TrainedRole.save_checkpoint`; a resumed run measures on the same answers."""
+        super().save_checkpoint(folder)
+        torch.save([_fields(samples) for samples in self._latest], folder / _latest_name())
+        torch.distributed.barrier()
+
+    def load_checkpoint(self, folder: Path) -> None:
+        super().load_checkpoint(folder)
+        saved = torch.load(folder / _latest_name(), weights_only=True)
+        self._latest = deque(ComparedSamples(**fields) for fields in saved)
+
+    def _write_adapter(self, adapter: Adapter, folder: Path) -> None:
+        names = classifier_names(self._classifier)
+        head = self._model.head.weight
+        with self._engine.gathered([head]):
+            write_adapter(
+                self._engine,
+                adapter,
+                folder,
+                base=self._model_settings.path,
+                names=names,
+                head=[(names("head.weight"), head)],
+            )
+
+    def _part(self, samples: ComparedSamples, name: str) -> Part[ComparedSamples]:
+        def compute(samples: ComparedSamples, batch: MicroBatch) -> Objective:
+            return ranking_objective(
+                self._scores(samples, batch),
+                samples,
+                centring_coefficient=self._centring_coefficient,
+                name=name,
+            )
+
+        return Part(samples=samples, compute=compute)
+
+    def _scores(self, samples: ComparedSamples, batch: MicroBatch) -> Scores:
+        return scores_of(self._forward(batch)[: batch.num_targets], samples, batch)
+
+    def _remember(self, samples: ComparedSamples) -> None:
+        """By global counts, so that it is the same rankings on any number of ranks."""
+        self._latest.append(samples)
+        num_later = sum(step.num_prompts for step in self._latest) - self._latest[0].num_prompts
+        while num_later >= _NUM_MEASURED:
+            self._latest.popleft()
+            num_later -= self._latest[0].num_prompts
+
+    def _moments(self) -> tuple[float, float, float]:
+        """Number, sum and sum of squares of the scores of the latest answers of all ranks."""
+
+        def compute(samples: ComparedSamples, batch: MicroBatch) -> Objective:
+            values = self._scores(samples, batch).values.double()
+            sums = {
+                "0": values.new_tensor(float(values.numel())),
+                "1": values.sum(),
+                "2": values.square().sum(),
+            }
+            return Objective(loss=values.sum(), sums=sums, maxima={})
+
+        found = [
+            run_evaluation(Part(samples=samples, compute=compute), self._layout)
+            for samples in self._latest
+        ]
+        count, total, squares = (sum(moments[key] for moments in found) for key in "012")
+        return float(count), float(total), float(squares)
+
+
+def _latest_name() -> str:
+    return f"latest_answers_{rank()}.pt"
+
+
+def _fields(samples: ComparedSamples) -> dict[str, object]:
+    return {field.name: getattr(samples, field.name) for field in dataclasses.fields(samples)}

@@ -1,0 +1,105 @@
+"""The reward model at work: scores groups for reinforcement learning, on one rank."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from rlhf_ray.batching.layout import MicroBatch
+from rlhf_ray.batching.row_layout import row_layout
+from rlhf_ray.config.groups.model import ModelConfig
+from rlhf_ray.config.groups.reward import ScorerPart
+from rlhf_ray.config.model_reward import ModelRewardConfig
+from rlhf_ray.data.messages import Message
+from rlhf_ray.models.loading import load_scalar_head, load_tokenizer
+from rlhf_ray.models.reward_source import reward_model_source
+from rlhf_ray.records import RolloutGroup
+from rlhf_ray.rewards.scorer import Outcome
+from rlhf_ray.training.engine.deepspeed_engine import FrozenEngine, start_process
+from rlhf_ray.training.engine.ranks import reduce_over_ranks, training_device
+from rlhf_ray.training.forward.modules import ValueForward, disable_dropout
+from rlhf_ray.training.frozen_role import FrozenRole
+from rlhf_ray.training.roles.answer_scores import AnswerScores, Share, limits_of
+
+
+class RewardScorer(FrozenRole):
+    """A `GroupScorer` with a model that nobody trains.
+
+    At ZeRO stage 0 every rank is a whole model and a group of its own. At stage 3 all ranks hold
+    one model together: they score every group together, a share of its samples each.
+
+    Args:
+        reward_model: as `stages.rl_reward_model` completes it: with mean and standard deviation
+            where scores are normalised, and `foreign_tokens` "text" only where the tokenizer is
+            another than the policy's.
+        model: how models are loaded; where from says `reward_model`.
+        timeout_s: how long a collective operation waits for the other ranks.
+    """
+
+    def __init__(
+        self, *, reward_model: ModelRewardConfig, model: ModelConfig, seed: int, timeout_s: float
+    ) -> None:
+        self._settings = reward_model
+        self._model_settings = reward_model_source(reward_model, model)
+        self._seed = seed
+        self._timeout_s = timeout_s
+
+    def start(self, rank: int, world_size: int, master_addr: str, master_port: int) -> None:
+        """Join the other ranks of this model, load it."""
+        settings = self._settings
+        start_process(
+            rank,
+            world_size,
+            master_addr,
+            master_port,
+            timeout_s=self._timeout_s,
+            cpu_threads=settings.cpu_threads,
+            seed=self._seed,
+            on_gpu=settings.num_gpus > 0,
+        )
+        model = load_scalar_head(self._model_settings, dtype=settings.dtype)
+        limits = limits_of(model)
+        module = ValueForward(model)
+        disable_dropout(module)
+        layout = row_layout(model.backbone, settings, self._model_settings.attention)
+        is_foreign = settings.foreign_tokens == "text"
+        self._started = FrozenEngine(module, settings)
+        self._scores = AnswerScores(
+            settings,
+            predict=self._predict,
+            layout=layout,
+            limits=limits,
+            tokenizer=load_tokenizer(self._model_settings) if is_foreign else None,
+            share=Share(rank=rank, num_ranks=world_size, gather=_sum_over_ranks),
+        )
+
+    def start_alone(self) -> None:
+        """As the only rank, on this machine."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.start(0, 1, "127.0.0.1", port)
+
+    @property
+    def part(self) -> ScorerPart:
+        return self._scores.part
+
+    def score(self, group: RolloutGroup) -> Sequence[Outcome]:
+        """See `AnswerScores.score`."""
+        return self._scores.score(group)
+
+    def score_texts(
+        self, messages: Sequence[Message], answers: Sequence[str], finish_reasons: Sequence[str]
+    ) -> Sequence[Outcome]:
+        """See `AnswerScores.score_texts`; `foreign_tokens` is "text" then."""
+        return self._scores.score_texts(messages, answers, finish_reasons)
+
+    def _predict(self, batch: MicroBatch) -> Tensor:
+        assert self._started is not None, "call start() first"
+        return self._started.forward(batch.input_ids, batch.hidden_index, batch.packing)
+
+
+def _sum_over_ranks(values: Tensor) -> Tensor:
+    return reduce_over_ranks(values.to(training_device())).cpu()

@@ -1,0 +1,1 @@
+"""Named weights of a sharded model: gathered, adapted, averaged, frozen."""

@@ -1,0 +1,67 @@
+"""Adapters by the names that peft and vLLM know: one weight after the other, or as a folder."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import torch
+from peft import TaskType
+from safetensors.torch import save_file
+from torch import Tensor
+
+from rlhf_ray.training.engine.deepspeed_engine import TrainEngine
+from rlhf_ray.training.engine.ranks import rank
+from rlhf_ray.training.weights.lora import Adapter
+
+# Beside a model's own files until the run's result is taken apart.
+FOLDER = "adapter"
+# What peft puts before the names of a model's weights.
+_PREFIX = "base_model.model."
+
+
+def scaled_weights(engine: TrainEngine, adapter: Adapter) -> Iterator[tuple[str, Tensor]]:
+    """Whole weights of an adapter whose output is multiplied by nothing, in a fixed order.
+
+    Every rank must iterate to the end, in step with the others; a tensor is valid until the next
+    one is asked for.
+    """
+    for name, weight, scale in adapter.factors():
+        with engine.gathered([weight]):
+            yield _PREFIX + name, weight.detach() * scale
+
+
+def write_adapter(
+    engine: TrainEngine,
+    adapter: Adapter,
+    folder: Path,
+    *,
+    base: str,
+    names: Callable[[str], str] = str,
+    head: Iterable[tuple[str, Tensor]] = (),
+) -> None:
+    """Write what `peft.PeftModel.from_pretrained` reads; rank 0 writes, every rank calls it.
+
+    Args:
+        base: path or name of the model that the adapter is for.
+        names: from the names of the trained model's weights to those of that model's.
+        head: name and whole weight of a scalar head that was trained beside the adapter, which
+            makes the model a classifier.
+    """
+    state = {}
+    for name, weight, _ in adapter.factors():
+        with engine.gathered([weight]):
+            state[_PREFIX + names(name)] = weight.detach().to("cpu", copy=True)
+    config = copy.deepcopy(adapter.config)
+    config.target_modules = sorted(adapter.config.target_modules or ())
+    config.base_model_name_or_path, config.inference_mode = base, True
+    for name, weight in head:
+        state[_PREFIX + name] = weight.detach().to("cpu", copy=True)
+        config.task_type = TaskType.SEQ_CLS
+        config.modules_to_save = [name.rpartition(".")[0]]
+    if rank() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        config.save_pretrained(str(folder))
+    torch.distributed.barrier()

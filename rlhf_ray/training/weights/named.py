@@ -1,0 +1,124 @@
+"""A model's weights by their Hugging Face names, one bounded group at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rlhf_ray.training.engine.deepspeed_engine import TrainEngine
+from rlhf_ray.training.engine.ranks import rank
+from rlhf_ray.training.weights.lora import BASE, is_factor, lora_layers, merged
+from rlhf_ray.training.weights.shards import num_elements, whole_shape
+
+# Elements that are gathered from ZeRO-3 shards at once, if no single tensor is larger.
+_GATHERED_ELEMENTS = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Weight:
+    """A weight as the world outside knows it.
+
+    Attributes:
+        name: its Hugging Face name.
+        tensor: what the model has of it.
+        layer: where it is the weight of a layer with an adapter, that layer.
+    """
+
+    name: str
+    tensor: Tensor
+    layer: Any
+
+    def parts(self) -> list[Tensor]:
+        """What has to be whole for `value`."""
+        if self.layer is None:
+            return [self.tensor]
+        return [self.tensor, *self.layer.lora_A.parameters(), *self.layer.lora_B.parameters()]
+
+    def value(self) -> Tensor:
+        """With the adapter in it."""
+        return self.tensor if self.layer is None else merged(self.layer)
+
+
+def named_weights(engine: TrainEngine, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and saved buffers of `model`, whole, in the order of its state dict.
+
+    An adapter is merged into the weights of its layers: the names are those of a model without.
+    Of tensors that share storage by design (a tied `lm_head`), the first is yielded. Every rank
+    must iterate to the end, in step with the others: sharded parameters are gathered on the way.
+    A tensor is valid until the next one is asked for; copy what is to be kept.
+    """
+    for group in _groups(model):
+        with engine.gathered([part for weight in group for part in weight.parts()]):
+            for weight in group:
+                with torch.no_grad():
+                    value = weight.value().detach()
+                yield weight.name, value
+
+
+def save_model(engine: TrainEngine, model: Any, tokenizer: Any, folder: Path) -> None:
+    """Write safetensors, configuration and tokenizer; rank 0 writes, every rank calls it."""
+    write_model(named_weights(engine, model), model, tokenizer, folder)
+
+
+def write_model(
+    named: Iterable[tuple[str, Tensor]], model: Any, tokenizer: Any, folder: Path
+) -> None:
+    """The same of weights that come one by one, on every rank alike."""
+    state = {}
+    for name, tensor in named:
+        if rank() == 0:
+            state[name] = tensor.to("cpu", copy=True)
+    if rank() == 0:
+        model.save_pretrained(folder, state_dict=state, safe_serialization=True)
+        tokenizer.save_pretrained(folder)
+    torch.distributed.barrier()
+
+
+def distinct_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and saved buffers by name, in the order of the state dict, each tensor once."""
+    seen: set[int] = set()
+    distinct: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            distinct[name] = tensor
+    return distinct
+
+
+def exported_weights(model: nn.Module) -> list[Weight]:
+    """What is to be known of a model outside, in the order of its state dict, each tensor once."""
+    layers = lora_layers(model)
+    weights = []
+    for name, tensor in distinct_tensors(model).items():
+        owner, _, last = name.rpartition(".")
+        if owner.endswith(BASE):
+            owner = owner.removesuffix(BASE)
+            layer = layers[owner] if last == "weight" else None
+            weights.append(Weight(name=f"{owner}.{last}", tensor=tensor, layer=layer))
+        elif not is_factor(name):
+            weights.append(Weight(name=name, tensor=tensor, layer=None))
+    return weights
+
+
+def weight_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """What `named_weights` gives away: names and shapes of the whole tensors."""
+    return {weight.name: whole_shape(weight.tensor) for weight in exported_weights(model)}
+
+
+def _groups(model: nn.Module) -> list[list[Weight]]:
+    """Consecutive tensors of at most `_GATHERED_ELEMENTS` together, each tensor once."""
+    groups: list[list[Weight]] = [[]]
+    size = 0
+    for weight in exported_weights(model):
+        elements = sum(num_elements(part) for part in weight.parts())
+        if groups[-1] and size + elements > _GATHERED_ELEMENTS:
+            groups.append([])
+            size = 0
+        groups[-1].append(weight)
+        size += elements
+    return groups

@@ -1,0 +1,145 @@
+"""Answers to held-out prompts, and the likelihood of demonstrations, by engines of this process."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from rlhf_ray.calls import MemberName
+from rlhf_ray.config.errors import RunFailed
+from rlhf_ray.driver.evaluation.collector import AnswerCollector, CollectSettings
+from rlhf_ray.driver.evaluation.likelihood import measure_likelihood
+from rlhf_ray.driver.updates.scorers import NoScores
+from rlhf_ray.evaluation.answers import ExamineSettings, examine_groups
+from rlhf_ray.records import TokenValues
+from rlhf_ray.records.supervised import LabelledTokens
+from rlhf_ray.testing.fakes import FakeGenerators, FakeRewards, InProcessWatch, done, make_prompt
+
+SETTINGS = CollectSettings(
+    samples=2,
+    greedy=True,
+    prompts_at_once=3,
+    max_failure_rate=0.5,
+    timeout_s=60.0,
+    # As in a run whose groups have eight samples.
+    examine=ExamineSettings(greedy_from=8, kl_estimator="k1", ngram=1, with_text=True),
+)
+PROMPTS = [dataclasses.replace(make_prompt(i), stream_index=0) for i in range(7)]
+
+
+class Examiner:
+    """As the builder, in this process."""
+
+    def examine(self, groups, reference, settings):
+        values = [v for rank in reference for v in rank]
+        return done("builder", 0, signal=examine_groups(groups, values, settings))
+
+
+class Reference:
+    """Two ranks; all tokens are a nat less likely than for the engine."""
+
+    def score(self, groups, num_tokens):
+        assert num_tokens == [int(group.lengths.sum()) for group in groups]
+        scored = [
+            TokenValues(
+                prompt_id=group.prompt.prompt_id,
+                values=torch.where(group.loss_mask, group.generator_logprobs - 1, 0.0),
+            )
+            for group in groups
+        ]
+        return [done("reference", rank, payload=scored[rank::2]) for rank in range(2)]
+
+
+def collector(engines=None, rewards=None, reference=None, settings=SETTINGS, seed=0):
+    return AnswerCollector(
+        generators=engines or FakeGenerators(2),
+        rewards=rewards or FakeRewards(),
+        reference=reference or NoScores(),
+        examiner=Examiner(),
+        watch=InProcessWatch(seed),
+        settings=settings,
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_answers_are_in_the_order_of_the_prompts(seed):
+    engines = FakeGenerators(2)
+    found = collector(engines, seed=seed).collect(PROMPTS)
+    assert [prompt.prompt_id for prompt in found.prompts] == [p.prompt_id for p in PROMPTS]
+    assert [group.prompt.prompt_id for group in found.groups] == [p.prompt_id for p in PROMPTS]
+    assert {indices for _, _, indices in engines.requests} == {(0, 1, 8)}
+    first = found.prompts[0]
+    assert [answer.reward for answer in first.answers["sampled"]] == [0.0, 1.0]
+    assert [answer.reward for answer in first.answers["greedy"]] == [8.0]
+    assert first.answers["sampled"][0].kl is None
+
+
+def test_prompts_start_in_waves():
+    engines = FakeGenerators(2)
+    collector(engines).collect(PROMPTS)
+    # Of three, three and one, over two engines, each with three answers.
+    assert engines.released == [[6, 3], [6, 3], [3, 0]]
+
+
+def test_a_reference_on_several_ranks():
+    found = collector(reference=Reference()).collect(PROMPTS)
+    kls = [answer.kl for prompt in found.prompts for answer in prompt.answers["sampled"]]
+    assert kls == [pytest.approx(2.0)] * 14
+
+
+def test_greedy_answers_alone_and_sampled_ones_alone():
+    greedy = dataclasses.replace(SETTINGS, samples=0)
+    assert set(collector(settings=greedy).collect(PROMPTS).prompts[0].answers) == {"greedy"}
+    sampled = dataclasses.replace(SETTINGS, greedy=False)
+    assert set(collector(settings=sampled).collect(PROMPTS).prompts[0].answers) == {"sampled"}
+
+
+def test_a_prompt_with_a_failed_answer_has_no_result():
+    rewards = FakeRewards(
+        score=lambda prompt, index: None if (prompt.text, index) == ("prompt 4", 8) else 1.0
+    )
+    found = collector(rewards=rewards).collect(PROMPTS)
+    assert len(found.prompts) == 6
+    assert "e0-r4" not in [prompt.prompt_id for prompt in found.prompts]
+    assert found.failures == ("prompt e0-r4, sample 8: reward_error: fake reward failure",)
+
+
+def test_too_many_failures_end_it():
+    rewards = FakeRewards(score=lambda prompt, index: None)
+    strict = dataclasses.replace(SETTINGS, max_failure_rate=0.02)
+    with pytest.raises(RunFailed, match="fake reward failure"):
+        collector(rewards=rewards, settings=strict).collect(PROMPTS)
+
+
+class Scorers:
+    """Engines for which the log-probability of a token is minus its id."""
+
+    names = tuple(MemberName(role="generator", rank=i) for i in range(2))
+
+    def __init__(self):
+        self.sizes = []
+
+    def score_shares(self, shares):
+        self.sizes.append([len(share) for share in shares])
+        return [
+            done("generator", i, signal=[[-float(t) for t in tokens[1:]] for tokens in share])
+            for i, share in enumerate(shares)
+        ]
+
+
+def test_the_likelihood_is_of_the_tokens_that_are_learnt():
+    examples = [
+        LabelledTokens(
+            token_ids=torch.tensor([9, i, 5, 7]),
+            loss_mask=torch.tensor([False, False, True, i % 2 == 0]),
+        )
+        for i in range(5)
+    ]
+    engines = Scorers()
+    found = measure_likelihood(engines, InProcessWatch(), examples, at_once=4, timeout_s=1.0)
+    assert found.num_examples == 5
+    # The 5 of every example, the 7 of three.
+    assert (found.num_tokens, found.total_nats) == (8, pytest.approx(5 * 5 + 3 * 7))
+    assert engines.sizes == [[2, 2], [1, 0]]

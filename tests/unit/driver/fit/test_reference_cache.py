@@ -1,0 +1,118 @@
+"""Log-probabilities of the starting policy: asked for once, kept, and told from others'."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rlhf_ray.batching.rank_plan import RankPlan
+from rlhf_ray.calls import Call
+from rlhf_ray.driver.fit.reference_cache import FILE_NAME, AnswerScorer, ReferenceCache
+from rlhf_ray.models.fingerprint import model_facts
+from rlhf_ray.objectives.families import Family, spread_families
+from rlhf_ray.records.preferences import ComparedSamples
+from rlhf_ray.records.supervised import LabelledTokens
+from rlhf_ray.testing.fakes import InProcessWatch, done
+
+
+def family(*tokens: int) -> Family:
+    """An answer of one token each."""
+    mask = torch.tensor([False, True])
+    return Family(
+        answers=tuple(
+            LabelledTokens(token_ids=torch.tensor([1, token]), loss_mask=mask) for token in tokens
+        ),
+        ranks=tuple(range(len(tokens))),
+        margin=0.0,
+        reference_logprobs=(0.0,) * len(tokens),
+    )
+
+
+SETS = {"train": [family(3, 4), family(5, 6, 7), family(8, 9)], "held_out": [family(10, 11)]}
+
+
+class FakeRanks:
+    """The log-probability of an answer is its token, negative, by ten."""
+
+    def __init__(self) -> None:
+        self.num_calls = 0
+
+    def score_answers(self, samples: Sequence[ComparedSamples]) -> list[Call]:
+        self.num_calls += 1
+        return [
+            done("learner", rank, [-token / 10 for token in own.token_ids[1::2].tolist()])
+            for rank, own in enumerate(samples)
+        ]
+
+
+def scorer(ranks: FakeRanks) -> AnswerScorer:
+    plan = RankPlan(num_ranks=2, max_tokens_per_micro_batch=6)
+    return AnswerScorer(
+        ranks, InProcessWatch(), lambda some: spread_families(some, plan), timeout_s=1.0
+    )
+
+
+def numbers(found: dict[str, tuple[Family, ...]]) -> dict[str, list[tuple[float, ...]]]:
+    return {name: [own.reference_logprobs for own in part] for name, part in found.items()}
+
+
+EXPECTED = {"train": [(-0.3, -0.4), (-0.5, -0.6, -0.7), (-0.8, -0.9)], "held_out": [(-1.0, -1.1)]}
+
+
+def referenced(folder: Path, facts: Any, ranks: FakeRanks) -> tuple[dict[str, Any], list[str]]:
+    said: list[str] = []
+    found = ReferenceCache(folder, facts).referenced(SETS, scorer(ranks), said.append)
+    return numbers(found), said
+
+
+def test_numbers_come_back_to_their_answers(tmp_path: Path) -> None:
+    found, said = referenced(tmp_path, {"rows": "a"}, FakeRanks())
+    assert found == EXPECTED
+    assert said == ["log-probabilities of 9 answers under the starting policy"]
+
+
+def test_they_are_asked_for_once(tmp_path: Path) -> None:
+    referenced(tmp_path, {"rows": "a"}, FakeRanks())
+    ranks = FakeRanks()
+    found, said = referenced(tmp_path, {"rows": "a"}, ranks)
+    assert ranks.num_calls == 0
+    assert found == EXPECTED
+    assert str(tmp_path / FILE_NAME) in said[0]
+
+
+@pytest.mark.parametrize("facts", [{"rows": "b"}, {"rows": "a", "dtype": "bfloat16"}])
+def test_other_data_or_another_model_is_a_miss(tmp_path: Path, facts: dict[str, str]) -> None:
+    referenced(tmp_path, {"rows": "a"}, FakeRanks())
+    file = tmp_path / FILE_NAME
+    saved = json.loads(file.read_text())
+    saved["sets"]["train"][0] = [-99.0, -99.0]
+    file.write_text(json.dumps(saved))
+    assert referenced(tmp_path, {"rows": "a"}, FakeRanks())[0]["train"][0] == (-99.0, -99.0)
+    ranks = FakeRanks()
+    assert referenced(tmp_path, facts, ranks)[0] == EXPECTED
+    assert ranks.num_calls == 2
+    # And the file is of these from now on.
+    assert referenced(tmp_path, facts, ranks)[0] == EXPECTED
+    assert ranks.num_calls == 2
+
+
+def test_a_write_that_was_cut_off_is_a_miss(tmp_path: Path) -> None:
+    (tmp_path / f"{FILE_NAME}.partial").write_text('{"finger')
+    assert referenced(tmp_path, {"rows": "a"}, FakeRanks())[0] == EXPECTED
+    assert not (tmp_path / f"{FILE_NAME}.partial").exists()
+
+
+def test_a_model_folder_that_was_written_anew_is_another_model(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "model.safetensors").write_text("weights")
+    before = model_facts(str(folder))
+    assert model_facts(str(folder)) == before
+    (folder / "model.safetensors").write_text("more weights")
+    assert model_facts(str(folder)) != before
+    assert model_facts("owner/name") == ["owner/name"]

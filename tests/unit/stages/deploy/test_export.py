@@ -1,0 +1,117 @@
+"""stage=export: the folder is a model like any other, and says where it comes from."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from rlhf_ray.config.errors import RequestError
+from rlhf_ray.config.load import load_config, to_yaml
+from rlhf_ray.stages.deploy.export import run
+from rlhf_ray.testing.tiny import tiny_random
+
+TOKEN_IDS = torch.tensor([[5, 6, 7, 8, 9]])
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """What a run leaves: its configuration, its summary and the model."""
+    folder = tmp_path / "run"
+    tiny_random(folder / "model")
+    config = load_config(["recipe=demo", "model.path=some/base", "num_steps=7"])
+    (folder / "config.yaml").write_text(to_yaml(config))
+    (folder / "summary.json").write_text(json.dumps({"reward_last": 0.875, "nested": {"a": 1}}))
+    return folder
+
+
+def export(tmp_path, *overrides):
+    output = tmp_path / "exported"
+    common = ["recipe=demo", "stage=export", f"output_dir={output}", "export.licence=mit"]
+    assert run(load_config([*common, *overrides])) == 0
+    return output / "model"
+
+
+def logits_of(folder, **options):
+    with torch.no_grad():
+        return AutoModelForCausalLM.from_pretrained(folder, **options)(TOKEN_IDS).logits
+
+
+def test_weights_tokenizer_and_generation(trained, tmp_path):
+    found = export(tmp_path, f"model.path={trained / 'model'}", "generation.temperature=0.6")
+    torch.testing.assert_close(logits_of(found), logits_of(trained / "model"))
+    before, after = (AutoTokenizer.from_pretrained(f) for f in (trained / "model", found))
+    assert after.chat_template == before.chat_template
+    assert after("What is this?").input_ids == before("What is this?").input_ids
+    generation = GenerationConfig.from_pretrained(found)
+    assert generation.temperature == 0.6
+    assert generation.do_sample
+    assert generation.eos_token_id == before.eos_token_id
+    assert not (found.parent / "model.partial").exists()
+
+
+def test_the_card(trained, tmp_path):
+    evaluation = tmp_path / "evaluation"
+    evaluation.mkdir()
+    (evaluation / "table.md").write_text(
+        "| | sft | rl |\n| :- | -: | -: |\n| reward | 0.5 | 0.9 |\n"
+    )
+    found = export(
+        tmp_path,
+        f"model.path={trained / 'model'}",
+        f"export.evaluation_dir={evaluation}",
+        "export.name=Sums",
+        "export.language=[en]",
+    )
+    card = ModelCard.load(found / "README.md")
+    data = card.data.to_dict()
+    assert (data["license"], data["base_model"], data["language"]) == ("mit", "some/base", ["en"])
+    for text in (
+        "# Sums",
+        "Trained from: some/base",
+        "- num_steps: 7",
+        "- reward: exact_match",
+        "- reward_last: 0.875",
+        "| reward | 0.5 | 0.9 |",
+        "training_config.yaml",
+    ):
+        assert text in card.text
+    assert (found / "training_config.yaml").read_text() == (trained / "config.yaml").read_text()
+    # Where things lay on the machine is nobody's business.
+    assert str(tmp_path) not in card.text
+
+
+def test_an_adapter_is_merged(trained, tmp_path):
+    base = trained / "model"
+    torch.manual_seed(0)
+    adapted = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(base),
+        LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False),
+    )
+    adapted.save_pretrained(tmp_path / "adapter")
+    found = export(tmp_path, f"model.path={tmp_path / 'adapter'}")
+    with torch.no_grad():
+        whole = PeftModel.from_pretrained(
+            AutoModelForCausalLM.from_pretrained(base), tmp_path / "adapter"
+        )
+        expected = whole(TOKEN_IDS).logits
+    torch.testing.assert_close(logits_of(found), expected, rtol=1e-4, atol=1e-5)
+    assert float((logits_of(base) - expected).abs().max()) > 1e-3
+    assert AutoTokenizer.from_pretrained(found).chat_template
+    assert not (found / "adapter_config.json").exists()
+
+
+def test_another_number_format(trained, tmp_path):
+    found = export(tmp_path, f"model.path={trained / 'model'}", "export.dtype=bfloat16")
+    assert AutoModelForCausalLM.from_pretrained(found, dtype="auto").dtype == torch.bfloat16
+    assert "in bfloat16" in (found / "README.md").read_text()
+
+
+def test_a_missing_evaluation_says_how_it_is_made(trained, tmp_path):
+    with pytest.raises(RequestError, match="stage=evaluate"):
+        export(tmp_path, f"model.path={trained / 'model'}", f"export.evaluation_dir={tmp_path}/no")
+    assert not (tmp_path / "exported").exists()

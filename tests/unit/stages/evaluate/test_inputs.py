@@ -1,0 +1,121 @@
+"""What an evaluation reads before any worker starts."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from rlhf_ray.config.errors import RequestError
+from rlhf_ray.config.load import load_config
+from rlhf_ray.stages.evaluate.inputs import read_candidates
+from rlhf_ray.stages.evaluate.settings import collect_settings, held_out_data
+from rlhf_ray.testing.tiny import tiny_random, tiny_reward_model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    tiny_random(folder / "one")
+    tiny_random(folder / "two", seed=1)
+    tiny_random(folder / "small", vocab_size=270)
+    tiny_reward_model(folder / "judge")
+    return folder
+
+
+def load(folder, *overrides, models=("one", "two")):
+    rows = [{"prompt": "What is " + "1+" * n + "1?", "answer": str(n + 1)} for n in (0, 1, 12)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    named = [f"evaluation.models.{name}={folder / name}" for name in models]
+    overrides = ("data.max_prompt_tokens=200", *overrides)
+    return load_config(
+        ["recipe=demo", "stage=evaluate", f"data.path={folder / 'rows.jsonl'}", *named, *overrides]
+    )
+
+
+def test_every_model_has_prompts_of_its_own_rendering(folder):
+    said: list[str] = []
+    config, candidates = read_candidates(
+        load(folder, "evaluation.baseline=two"), report=said.append
+    )
+    assert [candidate.name for candidate in candidates] == ["one", "two"]
+    assert config.model.path == str(folder / "two")
+    assert [len(candidate.prompts.prompts) for candidate in candidates] == [3, 3]
+    assert candidates[0].prompts == candidates[1].prompts
+    assert candidates[0].demonstrations == ()
+    assert said == [candidates[0].prompts.describe()]
+
+
+def test_prompts_that_one_model_lacks_are_left_out_for_all(folder):
+    """The smaller vocabulary takes more tokens for a prompt."""
+    _, found = read_candidates(load(folder, models=("one", "small")), report=print)
+    longest = {c.name: len(c.prompts.prompts[-1].token_ids) for c in found}
+    assert longest["one"] < longest["small"]
+    limit = f"data.max_prompt_tokens={longest['one']}"
+    said: list[str] = []
+    _, found = read_candidates(load(folder, limit, models=("one", "small")), report=said.append)
+    assert [[p.prompt_id for p in c.prompts.prompts] for c in found] == [["r0", "r1"]] * 2
+    assert said[-1] == "one: 1 prompts are left out that another model lacks"
+    limit = "data.max_prompt_tokens=2"
+    with pytest.raises(RequestError, match="no prompt of"):
+        read_candidates(load(folder, limit, models=("one", "small")), report=print)
+
+
+def test_demonstrations_are_those_of_the_file(folder):
+    path = folder / "demonstrations.jsonl"
+    path.write_text(json.dumps({"prompt": "What is 1+1?", "answer": "2"}) + "\n")
+    settings = (f"examples.eval_path={path}", "examples.path=never_read.jsonl")
+    _, (one, two) = read_candidates(load(folder, *settings), report=print)
+    assert len(one.demonstrations) == len(two.demonstrations) == 1
+    assert one.demonstrations[0].loss_mask.sum() == 2
+
+
+KL = ("evaluation.kl=k1", "evaluation.samples=1")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "models", "message"),
+    [
+        (("evaluation.models.no=FOLDER/rows.jsonl",), ("one",), r"models\.no.*a file"),
+        (("evaluation.models.no=FOLDER",), ("one",), r"models\.no.*without config\.json"),
+        ((*KL, "reference.path=FOLDER/one"), ("one", "small"), r"models\.small.*vocabulary"),
+        ((*KL, "reference.path=FOLDER/rows.jsonl"), ("one",), r"reference\.path.*a file"),
+        (
+            ("reward.model.path=FOLDER/judge", "reward.model.normalize=false"),
+            ("one", "small"),
+            r"models\.small.*tokenizer of the reward model",
+        ),
+    ],
+)
+def test_what_cannot_be_evaluated(folder, overrides, models, message):
+    overrides = [override.replace("FOLDER", str(folder)) for override in overrides]
+    with pytest.raises(RequestError, match=message):
+        read_candidates(load(folder, *overrides, models=models), report=print)
+
+
+def test_a_reward_model_reads_texts_where_one_model_is_foreign_to_it(folder):
+    settings = (
+        f"reward.model.path={folder / 'judge'}",
+        "reward.model.normalize=false",
+        "reward.model.foreign_tokens=text",
+    )
+    said: list[str] = []
+    for models, expected in ((("small", "one"), "text"), (("one", "two"), "refuse")):
+        config, _ = read_candidates(load(folder, *settings, models=models), report=said.append)
+        assert config.reward.model.foreign_tokens == expected
+
+
+def test_held_out_prompts_have_a_limit_of_their_own(folder):
+    own = load(folder, "data.limit=2", "evaluation.path=x.jsonl", "evaluation.limit=5")
+    assert (held_out_data(own).path, held_out_data(own).limit) == ("x.jsonl", 5)
+    assert held_out_data(load(folder, "data.limit=2")).limit == 2
+    assert held_out_data(load(folder, "data.limit=2", "evaluation.limit=1")).limit == 1
+    split = load(folder, "data.limit=2", "evaluation.split=test")
+    assert (held_out_data(split).split, held_out_data(split).limit) == ("test", None)
+
+
+def test_as_many_prompts_at_once_as_the_engines_hold(folder):
+    settings = ("generation.max_num_seqs=10", "generation.num_engines=2", "evaluation.samples=3")
+    found = collect_settings(load(folder, *settings), measures_kl=True, with_text=True)
+    assert (found.prompts_at_once, found.examine.greedy_from) == (5, 3)
+    assert found.examine.kl_estimator == "none"

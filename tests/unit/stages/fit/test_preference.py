@@ -1,0 +1,47 @@
+"""What preference training refuses before a worker starts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlhf_ray.config.errors import RequestError
+from rlhf_ray.config.examples import ExamplesConfig
+from rlhf_ray.models.tiny.tokenizer import train_tokenizer
+from rlhf_ray.stages.fit.preference import load_comparable_feedback, rankings_within
+
+TOKENIZER = train_tokenizer(("What is it?",), vocab_size=320)
+
+
+def examples(folder: Path, *rows: dict[str, Any]) -> ExamplesConfig:
+    path = folder / "rows.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return ExamplesConfig(path=str(path), eval_share=0.0)
+
+
+def test_a_ranking_that_no_forward_pass_holds(tmp_path: Path) -> None:
+    config = examples(
+        tmp_path,
+        {"prompt": "a?", "ranking": ["1", "2", "3"]},
+        {"prompt": "b?", "ranking": ["1", "a long answer"]},
+    )
+    rankings = rankings_within(1000)(config, TOKENIZER, seed=0).train
+    longest = max(len(answer.token_ids) for row in rankings for answer in row.answers)
+    rankings_within(3 * longest)(config, TOKENIZER, seed=0)
+    budget = 3 * longest - 1
+    with pytest.raises(RequestError, match=f"={budget}: .*3 times {longest} .*{3 * longest}"):
+        rankings_within(budget)(config, TOKENIZER, seed=0)
+
+
+def test_feedback_on_one_prompt_is_compared_with_nothing(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": prompt, "answer": answer, "good": answer == "1"}
+        for prompt in ("a?", "b?")
+        for answer in ("1", "2")
+    ]
+    load_comparable_feedback(examples(tmp_path, *rows), TOKENIZER, seed=0)
+    with pytest.raises(RequestError, match=r"learnt from has one prompt.*examples\.eval_share"):
+        load_comparable_feedback(examples(tmp_path, *rows[:2]), TOKENIZER, seed=0)

@@ -1,0 +1,53 @@
+"""What the configuration of sampling control makes of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from rlhf_ray.config.errors import RequestError
+from rlhf_ray.config.load import load_config
+from rlhf_ray.data.prompts.curriculum import CurriculumStream
+from rlhf_ray.data.prompts.load import PromptSet
+from rlhf_ray.data.prompts.stream import PromptStream
+from rlhf_ray.stages.rl.parts import check_tasks, make_stream
+from rlhf_ray.testing.fakes import make_prompt
+
+WEIGHTS = ["recipe=demo", "data.source_column=task"]
+
+
+def make_set(*tasks: str) -> PromptSet:
+    prompts = tuple(
+        dataclasses.replace(make_prompt(row), prompt_id=f"r{row}", source=task)
+        for row, task in enumerate(tasks)
+    )
+    return PromptSet(prompts=prompts, skipped=(), left_out_columns=(), fingerprint="f")
+
+
+def test_a_curriculum_is_made_where_it_is_asked_for():
+    prompts = make_set("a", "a")
+    assert isinstance(make_stream(load_config(["recipe=demo"]), prompts), PromptStream)
+    asked = load_config(["recipe=demo", "sampling=curriculum"])
+    assert isinstance(make_stream(asked, prompts), CurriculumStream)
+
+
+def test_a_weight_is_for_a_task_that_there_is():
+    prompts = make_set("sums", "words", "sums")
+    check_tasks(load_config([*WEIGHTS, "sampling.task_weights={sums:2,words:0}"]), prompts)
+    with pytest.raises(RequestError, match=r"word: no prompt .*did you mean words\? There are: s"):
+        check_tasks(load_config([*WEIGHTS, "sampling.task_weights={sums:2,word:1}"]), prompts)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([], True),
+        (["sampling.dynamic=true", "sampling.oversample=2"], True),
+        (["sampling.replay_groups_per_step=1"], False),
+        (["max_staleness=1"], False),
+        (["algorithm.num_epochs=2"], False),
+    ],
+)
+def test_replayed_groups_are_not_on_policy(overrides, expected):
+    assert load_config(["recipe=demo", *overrides]).old_is_current is expected
