@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rlhf_ray.config.groups.generation import GenerationConfig
+from rlhf_ray.config.groups.reward import JudgeConfig
 from rlhf_ray.config.groups.training import RoleConfig
-from rlhf_ray.config.judge import JudgeConfig
 from rlhf_ray.config.run import Config
 
 # The builder turns groups into experience: tensors of a few megabytes, on no GPU.

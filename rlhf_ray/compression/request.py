@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_ray.compression.child import run_child
-from rlhf_ray.config.compress import CompressConfig
 from rlhf_ray.config.errors import RunFailed
+from rlhf_ray.config.groups.deploy import CompressConfig
 from rlhf_ray.records.supervised import LabelledTokens
 
 _SCRIPT = Path(__file__).with_name("apply.py")

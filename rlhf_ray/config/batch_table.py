@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-from rlhf_ray.config.batch_row import BatchRow
-from rlhf_ray.config.batch_row import ceil as _ceil
-from rlhf_ray.config.batch_row import row as _row
-from rlhf_ray.config.batch_table_fit import fit_rows
+from typing import NamedTuple
+
 from rlhf_ray.config.rules.rule import model_roles, trained_roles
 from rlhf_ray.config.run import Config
+
+
+class BatchRow(NamedTuple):
+    """What it is, its value, and how it is computed from the keys."""
+
+    name: str
+    value: str
+    computed_from: str
+
+
+def row(name: str, value: int, computed_from: str) -> BatchRow:
+    return BatchRow(name, f"{value:,}", computed_from)
+
+
+def ceil(whole: int, parts: int) -> int:
+    """The quotient, rounded up."""
+    return -(-whole // parts)
 
 
 def batch_table(config: Config) -> list[BatchRow]:
@@ -33,22 +48,22 @@ def _rollout_rows(config: Config) -> list[BatchRow]:
     prompts = started * batches
     slots = generation.num_engines * generation.max_num_seqs
     return [
-        _row("prompts per step", config.prompts_per_step, "prompts_per_step"),
+        row("prompts per step", config.prompts_per_step, "prompts_per_step"),
         *_oversampled_rows(config, started),
-        _row("samples per prompt", config.samples_per_prompt, "samples_per_prompt"),
-        _row(
+        row("samples per prompt", config.samples_per_prompt, "samples_per_prompt"),
+        row(
             "samples per step",
             config.samples_per_step,
             "prompts_per_step x samples_per_prompt",
         ),
-        _row("batches in flight", batches, "max_staleness + 1"),
-        _row("prompts per engine", _ceil(prompts, generation.num_engines), "in flight, at most"),
-        _row(
+        row("batches in flight", batches, "max_staleness + 1"),
+        row("prompts per engine", ceil(prompts, generation.num_engines), "in flight, at most"),
+        row(
             "samples generated at once",
             min(slots, prompts * config.samples_per_prompt),
             f"at most generation.num_engines x max_num_seqs = {slots:,}",
         ),
-        _row(
+        row(
             "longest sample",
             config.max_sequence_tokens,
             "data.max_prompt_tokens + generation.max_response_tokens, in tokens",
@@ -59,25 +74,25 @@ def _rollout_rows(config: Config) -> list[BatchRow]:
 def _oversampled_rows(config: Config, started: int) -> list[BatchRow]:
     if started == config.prompts_per_step:
         return []
-    return [_row("prompts started per step", started, "prompts_per_step x sampling.oversample")]
+    return [row("prompts started per step", started, "prompts_per_step x sampling.oversample")]
 
 
 def _update_rows(config: Config) -> list[BatchRow]:
     parts = config.algorithm.num_mini_batches
     return [
-        _row(
+        row(
             "optimiser steps per step",
             config.optimizer_steps_per_batch,
             "algorithm.num_epochs x algorithm.num_mini_batches",
         ),
-        _row(
+        row(
             "samples per optimiser step",
-            _ceil(config.samples_per_step, parts),
+            ceil(config.samples_per_step, parts),
             "samples per step / algorithm.num_mini_batches, at most",
         ),
-        _row(
+        row(
             "tokens per optimiser step",
-            _ceil(config.samples_per_step, parts) * config.max_sequence_tokens,
+            ceil(config.samples_per_step, parts) * config.max_sequence_tokens,
             "samples per optimiser step x longest sample, at most",
         ),
         *_text_rows(config),
@@ -89,8 +104,8 @@ def _text_rows(config: Config) -> list[BatchRow]:
         return []
     texts = config.texts
     return [
-        _row("texts per optimiser step", texts.texts_per_step, "texts.texts_per_step"),
-        _row(
+        row("texts per optimiser step", texts.texts_per_step, "texts.texts_per_step"),
+        row(
             "tokens of texts per optimiser step",
             texts.texts_per_step * texts.max_tokens,
             f"texts per optimiser step x texts.max_tokens = {texts.max_tokens:,}, at most",
@@ -107,18 +122,18 @@ def _role_rows(config: Config) -> list[BatchRow]:
             continue
         parts = config.algorithm.num_mini_batches if group in trained else 1
         name = "learner" if group == "training" else group
-        samples = _ceil(_ceil(config.samples_per_step, parts), role.num_ranks)
+        samples = ceil(ceil(config.samples_per_step, parts), role.num_ranks)
         fitting = role.max_tokens_per_micro_batch // config.max_sequence_tokens
         work = "optimiser step" if group in trained else "step"
         rows += [
-            _row(
+            row(
                 f"{name}: samples per rank",
                 samples,
                 f"per {work}, over {group}.num_ranks = {role.num_ranks}, about",
             ),
-            _row(
+            row(
                 f"{name}: micro-batches per rank",
-                _ceil(samples, fitting),
+                ceil(samples, fitting),
                 f"per {work}, at most; {group}.max_tokens_per_micro_batch = "
                 f"{role.max_tokens_per_micro_batch:,} holds {fitting:,} of full length",
             ),
@@ -131,11 +146,11 @@ def _reward_model_row(config: Config) -> BatchRow:
     model = config.reward.model
     samples = config.samples_per_prompt + config.algorithm.num_greedy
     if model.zero_stage == 3:
-        samples = _ceil(samples, model.num_ranks)
+        samples = ceil(samples, model.num_ranks)
     fitting = model.max_tokens_per_micro_batch // config.max_sequence_tokens
-    return _row(
+    return row(
         "reward model: micro-batches per rank",
-        _ceil(samples, fitting),
+        ceil(samples, fitting),
         f"per group, at most; reward.model.max_tokens_per_micro_batch = "
         f"{model.max_tokens_per_micro_batch:,} holds {fitting:,} of full length",
     )
@@ -143,15 +158,63 @@ def _reward_model_row(config: Config) -> BatchRow:
 
 def _run_rows(config: Config) -> list[BatchRow]:
     return [
-        _row("steps", config.num_steps, "num_steps"),
-        _row(
+        row("steps", config.num_steps, "num_steps"),
+        row(
             "optimiser steps in all",
             config.total_optimizer_steps,
             f"steps x optimiser steps per step; the first {config.training.warmup_steps} warm up",
         ),
-        _row(
+        row(
             "samples in all",
             config.num_steps * config.samples_per_step,
             "steps x samples per step",
         ),
     ]
+
+
+# Stages whose samples are several answers to one prompt: what they are called, and how many
+# answers there are at least.
+_COMPARED = {"reward_model": ("rankings", 2), "preference": ("rankings", 2)}
+
+
+_ALONE = ("samples", 1)
+
+
+def fit_rows(config: Config) -> list[BatchRow]:
+    """Sizes from samples to micro-batches, top to bottom."""
+    fit, training, longest = config.fit, config.training, config.examples.max_tokens
+    per_rank = ceil(fit.samples_per_step, training.num_ranks)
+    noun, answers = _sample(config)
+    fitting = training.max_tokens_per_micro_batch // (answers * longest)
+    per_one, pairs = (" x 2 answers", ", of pairs") if answers > 1 else ("", "")
+    rows = [
+        row(f"{noun} per optimiser step", fit.samples_per_step, "fit.samples_per_step"),
+        row("longest sample", longest, "examples.max_tokens, in tokens"),
+        row(
+            "tokens per optimiser step",
+            fit.samples_per_step * answers * longest,
+            f"{noun} per optimiser step{per_one} x longest sample, at most{pairs}",
+        ),
+        row(
+            f"learner: {noun} per rank",
+            per_rank,
+            f"per optimiser step, over training.num_ranks = {training.num_ranks}, about",
+        ),
+        row(
+            "learner: micro-batches per rank",
+            ceil(per_rank, fitting),
+            f"per optimiser step, at most; training.max_tokens_per_micro_batch = "
+            f"{training.max_tokens_per_micro_batch:,} holds {fitting:,} of full length{pairs}",
+        ),
+        row("epochs", fit.num_epochs, "fit.num_epochs"),
+    ]
+    if fit.max_steps is not None:
+        rows.append(row("optimiser steps in all", fit.max_steps, "fit.max_steps, at most"))
+    return rows
+
+
+def _sample(config: Config) -> tuple[str, int]:
+    """What a sample is called, and of how many answers it is."""
+    if config.stage.name == "preference" and config.preference.is_of_feedback:
+        return _ALONE
+    return _COMPARED.get(config.stage.name, _ALONE)

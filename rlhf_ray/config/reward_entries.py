@@ -12,7 +12,15 @@ from typing import Any
 
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.reward import RewardFunctionConfig, ScorerPart
-from rlhf_ray.rewards.builtin import BUILTIN_TARGETS
+
+BUILTIN_TARGETS: dict[str, str] = {
+    "arithmetic": "rlhf_ray.rewards.builtin.arithmetic:Arithmetic",
+    "exact_match": "rlhf_ray.rewards.builtin.exact_match:ExactMatch",
+    "length": "rlhf_ray.rewards.builtin.length:Length",
+    "lines": "rlhf_ray.rewards.builtin.lines:Lines",
+    "regular_expression": "rlhf_ray.rewards.builtin.regular_expression:RegularExpression",
+}
+
 
 _KEYS = ("path", "name", "weight", "arguments")
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")

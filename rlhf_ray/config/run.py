@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from rlhf_ray.config.chat import ChatConfig
-from rlhf_ray.config.compress import CompressConfig
-from rlhf_ray.config.examples import ExamplesConfig
-from rlhf_ray.config.export import ExportConfig
 from rlhf_ray.config.groups.algorithm import AlgorithmConfig
-from rlhf_ray.config.groups.data import DataConfig
-from rlhf_ray.config.groups.deploy import ServeConfig
+from rlhf_ray.config.groups.data import DataConfig, ExamplesConfig, TextsConfig
+from rlhf_ray.config.groups.deploy import ChatConfig, CompressConfig, ExportConfig, ServeConfig
 from rlhf_ray.config.groups.evaluation import EvaluationConfig
-from rlhf_ray.config.groups.fit import FIT_STAGES, FitConfig
+from rlhf_ray.config.groups.fit import FIT_STAGES, FitConfig, PreferenceConfig, RewardModelConfig
 from rlhf_ray.config.groups.generation import GenerationConfig
 from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.config.groups.pipeline import PipelineConfig
@@ -27,10 +23,7 @@ from rlhf_ray.config.groups.runtime import (
 )
 from rlhf_ray.config.groups.sampling import SamplingConfig
 from rlhf_ray.config.groups.training import CriticConfig, ReferenceConfig, TrainingConfig
-from rlhf_ray.config.preference import PreferenceConfig
-from rlhf_ray.config.reward_model import RewardModelConfig
 from rlhf_ray.config.setting import setting
-from rlhf_ray.config.texts import TextsConfig
 
 # In the order in which they are used; `pipeline` runs several, `plan` prints what `rl` would be.
 STAGE_NAMES = (

@@ -7,11 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from jinja2 import TemplateError, TemplateSyntaxError
 
-from rlhf_ray.config.examples import ExamplesConfig
-from rlhf_ray.config.groups.data import DataConfig
-from rlhf_ray.data.cells import BadCell, cell
-from rlhf_ray.data.errors import DataError
-from rlhf_ray.data.rows import Row, shown
+from rlhf_ray.config.groups.data import DataConfig, ExamplesConfig
+from rlhf_ray.data.rows import BadCell, DataError, Row, cell, shown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -8,11 +8,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rlhf_ray.config.texts import TextsConfig
-from rlhf_ray.data.cells import BadCell, check_columns, text_cell
-from rlhf_ray.data.errors import DataError
+from rlhf_ray.config.groups.data import TextsConfig
 from rlhf_ray.data.rejects import INVALID, Rejects, Skipped, good_rows, skipped_lines
-from rlhf_ray.data.rows import Row
+from rlhf_ray.data.rows import BadCell, DataError, Row, check_columns, text_cell
 from rlhf_ray.data.sources.read import read_rows
 
 if TYPE_CHECKING:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from rlhf_ray.config.source import SourceConfig
-from rlhf_ray.data.errors import DataError
-from rlhf_ray.data.rows import BrokenRow, Row
+from rlhf_ray.config.groups.data import SourceConfig
+from rlhf_ray.data.rows import BrokenRow, DataError, Row
 
 BROKEN, INVALID = "broken row", "invalid row"
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from rlhf_ray.calls import Watch
-from rlhf_ray.driver.clock import StepClock
 from rlhf_ray.driver.evaluation.evaluator import Evaluator
 from rlhf_ray.driver.rollouts.batch import Batch
 from rlhf_ray.driver.rollouts.pipeline import RolloutPipeline
+from rlhf_ray.driver.run_log import StepClock
 from rlhf_ray.driver.updates.controllers import Adaptive, advance, observe
 from rlhf_ray.driver.updates.device_sharing import Turns
 from rlhf_ray.driver.updates.reference_update import Refresher

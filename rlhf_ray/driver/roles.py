@@ -19,7 +19,7 @@ class PromptSource(Protocol):
 
 
 class GeneratorPool(Protocol):
-    """See `cluster.groups.Generators`."""
+    """See `cluster.roles.generator.Generators`."""
 
     @property
     def names(self) -> Sequence[Any]: ...

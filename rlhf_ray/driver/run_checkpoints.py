@@ -17,7 +17,7 @@ from rlhf_ray.driver.updates.texts import TextSource
 
 
 class StatefulRole(Protocol):
-    """See `cluster.groups.TrainedRanks`."""
+    """See `cluster.roles.base.TrainedRanks`."""
 
     def save_checkpoint(self, folder: Path) -> list[Call]: ...
     def load_checkpoint(self, folder: Path) -> list[Call]: ...

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,7 +16,7 @@ from rlhf_ray.observe.rollout_log import rollout_path
 
 
 class RolloutWriter(Protocol):
-    """See `cluster.groups.Builders`."""
+    """See `cluster.roles.builder.Builders`."""
 
     def write_rollouts(self, path: Path, groups: Sequence[Any]) -> Call: ...
 
@@ -93,3 +95,29 @@ class FitLog:
         self._metrics.write(step, metrics)
         if step:
             self._progress.step_done(step, metrics)
+
+
+class PhaseObserver(Protocol):
+    """What is told which phase begins."""
+
+    def phase(self, name: str) -> None: ...
+
+
+class StepClock:
+    """Times the phases of one step, and announces them. The step begins where it is made."""
+
+    def __init__(self, observer: PhaseObserver) -> None:
+        self._observer = observer
+        self._started = time.monotonic()
+        self._seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        self._observer.phase(phase)
+        started = time.monotonic()
+        yield
+        self._seconds[f"time/{phase}_s"] = time.monotonic() - started
+
+    def seconds(self) -> dict[str, float]:
+        """`time/PHASE_s` of every phase, and `time/step_s` so far."""
+        return self._seconds | {"time/step_s": time.monotonic() - self._started}

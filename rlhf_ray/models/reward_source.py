@@ -8,7 +8,7 @@ from transformers import AutoConfig
 
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.model import ModelConfig
-from rlhf_ray.config.model_reward import ModelRewardConfig
+from rlhf_ray.config.groups.reward import ModelRewardConfig
 from rlhf_ray.models.location import check_location, explained
 
 KEY = "reward.model.path"

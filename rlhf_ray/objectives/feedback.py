@@ -13,7 +13,7 @@ from rlhf_ray.algorithms.preferences.pair_statistics import correct_pairs
 from rlhf_ray.algorithms.reduce import masked_mean
 from rlhf_ray.batching.layout import MicroBatch
 from rlhf_ray.batching.rank_plan import RankPlan
-from rlhf_ray.config.preference import PreferenceConfig
+from rlhf_ray.config.groups.fit import PreferenceConfig
 from rlhf_ray.objectives.families import AnswerSums, Family, spread_families, sum_over_answers
 from rlhf_ray.objectives.policy import Objective
 from rlhf_ray.records.preferences import ComparedSamples, Feedback, FeedbackSamples

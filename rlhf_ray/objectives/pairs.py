@@ -9,7 +9,7 @@ from rlhf_ray.algorithms.preferences.preference_loss import preference_loss
 from rlhf_ray.algorithms.preferences.ranked_pairs import RankedPairs, pair_share, ranked_pairs
 from rlhf_ray.algorithms.reduce import masked_mean
 from rlhf_ray.batching.layout import MicroBatch
-from rlhf_ray.config.preference import PreferenceConfig
+from rlhf_ray.config.groups.fit import PreferenceConfig
 from rlhf_ray.objectives.families import AnswerSums, sum_over_answers
 from rlhf_ray.objectives.policy import Objective
 from rlhf_ray.records.preferences import ComparedSamples

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlhf_ray.observe.progress import duration
+from rlhf_ray.observe.facts import duration
 from rlhf_ray.observe.report import plain_table, write_files
 
 _EVAL = "eval/"

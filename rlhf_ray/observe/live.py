@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from rlhf_ray.observe.progress import ROLLOUT_FACTS, Facts, StepFacts, duration
+from rlhf_ray.observe.facts import ROLLOUT_FACTS, Facts, StepFacts, duration
 
 _REFRESHES_PER_SECOND = 4
 

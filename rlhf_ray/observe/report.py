@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rlhf_ray.atomic_file import write_whole
-from rlhf_ray.observe.progress import duration
+from rlhf_ray.observe.facts import duration
 
 FIRST_STEPS = 3
 LAST_STEPS = 10

@@ -12,13 +12,13 @@ from rlhf_ray.publish.transfer import BucketReceivers, BucketSource, TransferSet
 
 
 class WeightSource(BucketSource, Protocol):
-    """See `cluster.groups.Learners`."""
+    """See `cluster.roles.learner.Learners`."""
 
     def score_sequences(self, sequences: list[tuple[int, ...]]) -> list[Call]: ...
 
 
 class WeightReceivers(BucketReceivers, Protocol):
-    """See `cluster.groups.Generators`."""
+    """See `cluster.roles.generator.Generators`."""
 
     def finish_update(self, version: int) -> list[Call]: ...
     def weight_version(self) -> list[Call]: ...

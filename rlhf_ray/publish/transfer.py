@@ -10,13 +10,13 @@ from rlhf_ray.calls import Call, Watch
 
 
 class BucketSource(Protocol):
-    """See `cluster.groups.Learners`."""
+    """See `cluster.roles.learner.Learners`."""
 
     def weight_buckets(self, bucket_bytes: int) -> tuple[Call, list[Call]]: ...
 
 
 class BucketReceivers(Protocol):
-    """See `cluster.groups.Generators` and `cluster.groups.References`."""
+    """See `cluster.roles.generator.Generators` and `cluster.roles.reference.References`."""
 
     def begin_update(self) -> list[Call]: ...
     def load_bucket(self, bucket: Any) -> list[Call]: ...

@@ -1,3 +1,33 @@
-"""The records that travel between workers."""
+"""The records that travel between workers, grouped by what learns from them."""
 
-from rlhf_ray.records.rollouts import *  # noqa: F403
+from __future__ import annotations
+
+from rlhf_ray.records.experience import Coefficients, Experience
+from rlhf_ray.records.preferences import ComparedSamples, Feedback, FeedbackSamples, Ranking
+from rlhf_ray.records.rollouts import (
+    FailureKind,
+    GroupSummary,
+    Prompt,
+    RolloutGroup,
+    SampleFailure,
+    TokenValues,
+)
+from rlhf_ray.records.supervised import LabelledTokens, SupervisedSamples, num_scored_tokens
+
+__all__ = [
+    "Coefficients",
+    "ComparedSamples",
+    "Experience",
+    "FailureKind",
+    "Feedback",
+    "FeedbackSamples",
+    "GroupSummary",
+    "LabelledTokens",
+    "Prompt",
+    "Ranking",
+    "RolloutGroup",
+    "SampleFailure",
+    "SupervisedSamples",
+    "TokenValues",
+    "num_scored_tokens",
+]

@@ -1,4 +1,4 @@
-"""The records that travel between workers: prompts, groups of samples, experience.
+"""Records of rollouts: prompts, groups of samples, what the driver sees of a group.
 
 Per-token data is ragged: flat `[N]` tensors beside `lengths [G]`, prompt and
 response together, every entry aligned with the token it describes.
@@ -8,21 +8,18 @@ response together, every entry aligned with the token it describes.
 
 from __future__ import annotations
 
+import dataclasses
 import enum
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rlhf_ray.algorithms.rewards.task_rewards import RewardScale
-from rlhf_ray.group_summary import GroupSummary
 from rlhf_ray.records.checks import (
     check_count,
     check_kept,
     check_lengths,
-    check_micro_batches,
     check_shape,
     check_steps,
 )
@@ -199,80 +196,37 @@ class TokenValues:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Coefficients:
-    """What controllers have set for one step.
+class GroupSummary:
+    """What the driver sees of a scored group: per-sample scalars, no per-token data.
 
-    Attributes:
-        kl: weight of the KL penalty.
-        entropy: weight of the entropy bonus.
-        reward_baseline: moving mean of the rewards of earlier batches.
-        reward_scales: by task, to normalise its rewards; empty where they stay as scored.
+    `step_rewards` has the steps of every sample; nothing in a run that does not train on steps.
     """
 
-    kl: float = 0.0
-    entropy: float = 0.0
-    reward_baseline: float = 0.0
-    reward_scales: Mapping[str, RewardScale] = field(default_factory=dict)
+    prompt_id: str
+    stream_index: int
+    source: str
+    sample_lengths: tuple[int, ...]
+    response_lengths: tuple[int, ...]
+    finish_reasons: tuple[str, ...]
+    rewards: tuple[float, ...]
+    reward_parts: dict[str, tuple[float, ...]]
+    oldest_version: int
+    newest_version: int
+    failures: tuple[SampleFailure, ...]
+    step_rewards: tuple[tuple[float, ...], ...] = ()
 
+    @property
+    def compared(self) -> tuple[float, ...]:
+        """What a baseline of the group compares: the rewards of all steps, or of the samples."""
+        return tuple(r for steps in self.step_rewards for r in steps) or self.rewards
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Experience:
-    """What one optimiser step consumes on one rank.
-
-    Attributes:
-        token_ids [N] int64, lengths [S] int64, loss_mask [N] bool: ragged samples.
-        advantages, old_logprobs, generator_logprobs, reference_logprobs, returns,
-            values [N] float32: 0.0 off the mask, and where the algorithm has no use for them.
-        weights [N] float32: factor of every token's policy loss, 1 without a correction of the
-            gap between engine and learner; 0.0 off the mask.
-        chosen [N] bool: tokens that a covariance-based surrogate treats apart.
-        kept_token_ids [N, K] int32: as in `RolloutGroup`.
-        micro_batches: rows of `lengths` that go through one forward pass; the number of
-            micro-batches is the same on every rank, so some may be empty.
-        num_loss_tokens: GLOBAL count of masked tokens over all ranks of this step.
-        num_sequences: GLOBAL count of samples with at least one masked token.
-        num_positive_tokens: GLOBAL count of masked tokens with an advantage above 0.
-        reference_kept_logprobs [N, K] float32: of all kept tokens, under the reference, -inf
-            where there is none; [N, 0] where the penalty needs the sampled tokens alone.
-        old_is_current: the policy has not changed since `old_logprobs` were due, so the loss
-            takes the current log-probabilities, detached, in their place.
-    """
-
-    token_ids: Tensor
-    lengths: Tensor
-    loss_mask: Tensor
-    advantages: Tensor
-    old_logprobs: Tensor
-    generator_logprobs: Tensor
-    kept_token_ids: Tensor
-    reference_logprobs: Tensor
-    returns: Tensor
-    values: Tensor
-    weights: Tensor
-    chosen: Tensor
-    micro_batches: tuple[tuple[int, ...], ...]
-    num_loss_tokens: int
-    num_sequences: int
-    num_positive_tokens: int
-    reference_kept_logprobs: Tensor
-    old_is_current: bool
-
-    def __post_init__(self) -> None:
-        num_tokens = self.token_ids.shape[0]
-        for name in (
-            "loss_mask",
-            "advantages",
-            "old_logprobs",
-            "generator_logprobs",
-            "reference_logprobs",
-            "returns",
-            "values",
-            "weights",
-            "chosen",
-        ):
-            check_shape(name, getattr(self, name), (num_tokens,))
-        check_kept(self.kept_token_ids, num_tokens)
-        width = self.reference_kept_logprobs.shape[-1]
-        check_shape("reference_kept_logprobs", self.reference_kept_logprobs, (num_tokens, width))
-        check_lengths(self.lengths, num_tokens)
-        check_micro_batches(self.micro_batches, self.lengths.shape[0])
+    def of_first(self, num_samples: int) -> GroupSummary:
+        """The same, with the rewards and responses of the first samples alone."""
+        return dataclasses.replace(
+            self,
+            response_lengths=self.response_lengths[:num_samples],
+            finish_reasons=self.finish_reasons[:num_samples],
+            rewards=self.rewards[:num_samples],
+            reward_parts={name: part[:num_samples] for name, part in self.reward_parts.items()},
+            step_rewards=self.step_rewards[:num_samples],
+        )

@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 
 from rlhf_ray.config.bearer_token import BearerToken
-from rlhf_ray.config.http_reward import HttpRewardConfig
+from rlhf_ray.config.groups.reward import HttpRewardConfig
 from rlhf_ray.records import FailureKind
 from rlhf_ray.rewards.http_messages import shown
 

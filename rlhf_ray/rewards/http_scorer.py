@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlhf_ray.config.bearer_token import BearerToken
-from rlhf_ray.config.groups.reward import ScorerPart
-from rlhf_ray.config.http_reward import HttpRewardConfig
+from rlhf_ray.config.groups.reward import HttpRewardConfig, ScorerPart
 from rlhf_ray.records import FailureKind, RolloutGroup
 from rlhf_ray.rewards.http_client import CallFailed, HttpClient
 from rlhf_ray.rewards.http_messages import BadReply, read_reply, request_of

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from rlhf_ray.config.groups.reward import ScorerPart
-from rlhf_ray.config.judge import JudgeConfig
-from rlhf_ray.data.seeds import stable_seed
+from rlhf_ray.config.groups.reward import JudgeConfig, ScorerPart
+from rlhf_ray.data.prompts.order import stable_seed
 from rlhf_ray.generation.completions import (
     CompletionFailure,
     CompletionOutcome,

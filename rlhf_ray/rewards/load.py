@@ -17,8 +17,13 @@ from typing import Any, cast
 
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.reward import RewardConfig, RewardFunctionConfig, ScorerPart
-from rlhf_ray.config.reward_entries import FunctionTarget, nearest, parse_target, read_functions
-from rlhf_ray.rewards.builtin import BUILTIN_TARGETS
+from rlhf_ray.config.reward_entries import (
+    BUILTIN_TARGETS,
+    FunctionTarget,
+    nearest,
+    parse_target,
+    read_functions,
+)
 from rlhf_ray.rewards.protocol import Reward
 from rlhf_ray.rewards.signatures import Definition, ModuleNames, Signature, read_names
 

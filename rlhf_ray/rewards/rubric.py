@@ -7,10 +7,10 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rlhf_ray.config.judge import JudgeConfig
-from rlhf_ray.data.cells import BadCell
+from rlhf_ray.config.groups.reward import JudgeConfig
 from rlhf_ray.data.examples.spans import special_texts
 from rlhf_ray.data.messages import apply_template
+from rlhf_ray.data.rows import BadCell
 from rlhf_ray.records import Prompt
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """What scores a whole group after the reward functions, and adds its part to the reward.
 
 A reward worker merges the parts of a group and runs the functions; then the group goes from one
-scorer to the next. Each is a plain class in an actor of its own kind (`cluster/scorer_actors.py`)
+scorer to the next. Each is a plain class in an actor of its own kind (`cluster/roles/rewards.py`)
 and follows `GroupScorer`; what becomes of its outcomes is the same for all, and stands here.
 """
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from rlhf_ray.data.cells import BadCell
 from rlhf_ray.data.messages import Message, check_messages
+from rlhf_ray.data.rows import BadCell
 
 
 class BadRequest(ValueError):  # noqa: N818 - it reads as a sentence

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from transformers import AutoConfig
+
+from rlhf_ray.cluster.roles.judge import judge_source
+from rlhf_ray.config.bearer_token import service_token
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.model import ModelConfig
-from rlhf_ray.config.model_reward import ModelRewardConfig
+from rlhf_ray.config.groups.reward import ModelRewardConfig, RewardConfig
 from rlhf_ray.config.run import Config
-from rlhf_ray.data.cells import BadCell
-from rlhf_ray.data.errors import DataError
 from rlhf_ray.data.examples.answered import encode_answers
 from rlhf_ray.data.prompts.load import PromptSet
+from rlhf_ray.data.rows import BadCell, DataError
+from rlhf_ray.models.context import context_of
 from rlhf_ray.models.loading import load_tokenizer
+from rlhf_ray.models.location import check_location, explained
 from rlhf_ray.models.reward_normalization import FILE_NAME, find_normalization
 from rlhf_ray.models.reward_source import check_reward_model, reward_model_source
 from rlhf_ray.models.tokenizer_match import tokenizer_differences
+from rlhf_ray.rewards.http_client import CallFailed
+from rlhf_ray.rewards.http_scorer import ask_health
+from rlhf_ray.rewards.rubric import NoScore, Rubric
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Prompts that are rendered on trial with the reward model's template.
+# Prompts rendered on trial, with the reward model's template or the judge's rubric.
 _NUM_TRIED = 64
 
 
@@ -117,3 +126,75 @@ def _try_prompts(tokenizer: PreTrainedTokenizerBase, prompts: PromptSet) -> None
                 f"reward.model.foreign_tokens=text: prompt {prompt.prompt_id} cannot be rendered "
                 f"for the reward model: {row}"
             ) from row
+
+
+# What a service may say of itself, beside its status.
+_SAID = ("model", "fingerprint")
+
+
+def check_service(reward: RewardConfig, *, report: Callable[[str], None]) -> None:
+    """Refuse a service that does not answer; nothing without `reward.url`.
+
+    One that is starting is waited for, as long as `reward.http` allows.
+
+    Args:
+        report: takes lines for people.
+
+    Raises:
+        RequestError: what it answered, or why it did not.
+    """
+    if reward.url is None:
+        return
+    try:
+        said = asyncio.run(ask_health(reward.url, reward.http, service_token(reward)))
+    except CallFailed as failed:
+        hint = (
+            "; the token is wrong, or reward.http.token_variable names none"
+            if failed.status in (401, 403)
+            else "; start the service before the run, or mend reward.url"
+        )
+        raise RequestError(f"reward.url={reward.url}: {failed}{hint}") from failed
+    words = ", ".join(f"{name} {said[name]}" for name in _SAID if name in said)
+    report(f"the service at {reward.url} answers{': ' + words if words else ''}")
+
+
+def check_judge(config: Config, prompts: PromptSet, *, report: Callable[[str], None]) -> None:
+    """Refuse a judge that cannot be loaded, or not be asked; nothing where there is none.
+
+    Args:
+        report: takes lines for people.
+
+    Raises:
+        RequestError: what is wrong with it.
+    """
+    judge = config.reward.judge
+    if judge.model is None:
+        return
+    source = judge_source(judge, config.model)
+    if judge.has_engines:
+        check_location(source.path, "reward.judge.model", needs_config=True)
+    _check_context(config, source)
+    rubric = Rubric(judge, load_tokenizer(source))
+    longest = 0
+    for prompt in prompts.prompts[:_NUM_TRIED]:
+        try:
+            longest = max(longest, len(rubric.question(prompt, "")))
+        except (NoScore, DataError) as error:
+            raise RequestError(f"reward.judge: prompt {prompt.prompt_id}: {error}") from error
+    report(
+        f"the judge is {judge.model}; a question to it has {longest} tokens and the response, of "
+        f"at most {judge.max_prompt_tokens}"
+    )
+
+
+def _check_context(config: Config, source: ModelConfig) -> None:
+    judge = config.reward.judge
+    with explained(source.path, "reward.judge.model", "a language model"):
+        read = AutoConfig.from_pretrained(source.path, trust_remote_code=source.trust_remote_code)
+    context = context_of(read)
+    if context is not None and judge.max_sequence_tokens > context:
+        raise RequestError(
+            f"reward.judge.max_prompt_tokens={judge.max_prompt_tokens} and "
+            f"reward.judge.max_judgement_tokens={judge.max_judgement_tokens}: {source.path} reads "
+            f"at most {context} tokens; lower them"
+        )

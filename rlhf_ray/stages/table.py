@@ -17,7 +17,7 @@ STAGES: dict[str, str] = {
     "plan": "rlhf_ray.stages.plan",
     "preference": "rlhf_ray.stages.fit.preference",
     "prepare_data": "rlhf_ray.stages.prepare_data",
-    "pretrain": "rlhf_ray.stages.pretrain",
+    "pretrain": "rlhf_ray.stages.fit.pretrain",
     "reward_model": "rlhf_ray.stages.fit.reward_model",
     "rl": "rlhf_ray.stages.rl.run",
     "serve": "rlhf_ray.stages.deploy.serve",

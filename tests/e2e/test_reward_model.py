@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlhf_ray.config.examples import ExamplesConfig
+from rlhf_ray.config.groups.data import ExamplesConfig
 from rlhf_ray.data.examples import load_rankings
 from rlhf_ray.models.reward_normalization import read_normalization
 

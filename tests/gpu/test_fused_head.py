@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rlhf_ray.training.forward.fused_head import LigerOrChunks, liger
 from rlhf_ray.training.forward.head_logprobs import Head, HeadInputs, HeadKernel, chunked
-from rlhf_ray.training.head_kernels import head_kernel
+from rlhf_ray.training.forward.modules import head_kernel
 
 ROWS, HIDDEN, VOCABULARY = 512, 1024, 32_064
 

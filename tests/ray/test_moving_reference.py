@@ -11,9 +11,9 @@ import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from rlhf_ray.calls import Call
-from rlhf_ray.cluster.groups import Learners, References
 from rlhf_ray.cluster.resource_plan import RolePlan
-from rlhf_ray.cluster.roles import base as actors
+from rlhf_ray.cluster.roles.learner import Learner, Learners
+from rlhf_ray.cluster.roles.reference import Reference, References
 from rlhf_ray.cluster.runtime.launch import Launcher
 from rlhf_ray.cluster.runtime.supervisor import Member, Supervisor
 from rlhf_ray.config.errors import RunFailed
@@ -41,8 +41,8 @@ class Roles:
         self._group = placement_group([{"CPU": 0.3}] * (1 + NUM_REFERENCES))
         ray.get(self._group.ready(), timeout=60)
         self._launcher = Launcher(self._group, self.supervisor, timeout_s=120, stop_s=5)
-        self._create("learner", actors.Learner, (0,), _learner_settings(folder))
-        self._create("reference", actors.Reference, (1, 2), _reference_settings(folder))
+        self._create("learner", Learner, (0,), _learner_settings(folder))
+        self._create("reference", Reference, (1, 2), _reference_settings(folder))
         members = self._launcher.members()
         self._start(members[:1])
         self._start(members[1:])

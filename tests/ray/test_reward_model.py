@@ -13,18 +13,15 @@ import torch
 from ray.util.placement_group import placement_group, remove_placement_group
 from transformers import AutoModelForSequenceClassification
 
-from rlhf_ray.cluster.launched import start_ranks
 from rlhf_ray.cluster.resource_plan import RolePlan
-from rlhf_ray.cluster.roles import base as actors
-from rlhf_ray.cluster.roles.rewards import OneOfRanks, Replicas, Rewards
-from rlhf_ray.cluster.runtime.launch import Launcher
+from rlhf_ray.cluster.roles.critic import Critic
+from rlhf_ray.cluster.roles.rewards import OneOfRanks, Replicas, Reward, RewardModel, Rewards
+from rlhf_ray.cluster.runtime.launch import Launcher, start_ranks
 from rlhf_ray.cluster.runtime.supervisor import Supervisor
-from rlhf_ray.cluster.scorer_actors import RewardModel
 from rlhf_ray.config.groups.algorithm import AlgorithmConfig
 from rlhf_ray.config.groups.model import ModelConfig
-from rlhf_ray.config.groups.reward import RewardConfig
+from rlhf_ray.config.groups.reward import ModelRewardConfig, RewardConfig
 from rlhf_ray.config.groups.training import CriticConfig
-from rlhf_ray.config.model_reward import ModelRewardConfig
 from rlhf_ray.models.tiny.llama import TinySizes
 from rlhf_ray.records import GroupSummary, RolloutGroup
 from rlhf_ray.testing.fakes import make_group, make_prompt
@@ -56,10 +53,10 @@ class Roles:
         sharded = replace(whole, zero_stage=3, num_ranks=2)
         functions = RewardConfig(functions=[{"path": "length", "arguments": {"target": 1}}])
         functions.model = whole
-        self._create("reward", actors.Reward, {"reward": functions})
+        self._create("reward", Reward, {"reward": functions})
         self._create("reward_model", RewardModel, {**common, "reward_model": whole})
         self._create("sharded", RewardModel, {**common, "reward_model": sharded})
-        self._create("critic", actors.Critic, {**common, **_critic_settings()})
+        self._create("critic", Critic, {**common, **_critic_settings()})
         members = self._launcher.members()
         by_role = {role: [m for m in members if m.name.role == role] for role in RANKS}
         ray.get(by_role["reward"][0].handle.start.remote(), timeout=60)

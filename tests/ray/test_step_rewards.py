@@ -9,8 +9,8 @@ import pytest
 import ray
 import torch
 
-from rlhf_ray.cluster.roles.base import Reward
 from rlhf_ray.cluster.roles.builder import Builder
+from rlhf_ray.cluster.roles.rewards import Reward
 from rlhf_ray.config.groups.algorithm import AlgorithmConfig
 from rlhf_ray.config.groups.reward import RewardConfig
 from rlhf_ray.experience.build import RankPlan

@@ -7,108 +7,20 @@ result second, so that the driver can learn of an error without fetching the res
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from rlhf_ray.batching.balance import balance
+from rlhf_ray.calls import Call
 from rlhf_ray.cluster.runtime.process import ActorProcess
+from rlhf_ray.cluster.runtime.supervisor import Member
 from rlhf_ray.records import (
-    Coefficients,
-    Experience,
-    GroupSummary,
-    Prompt,
     RolloutGroup,
-    SampleFailure,
 )
-from rlhf_ray.records.supervised import SupervisedSamples
 
 # Ranks of one role, in order, and where rank 0 listens.
 Address = tuple[str, int]
-# What a learner can give away: its weights, the adapter that it trains, its moving average.
-POLICY, ADAPTER, AVERAGE = "policy", "adapter", "average"
-
-
-class Generator(ActorProcess):
-    """One vLLM engine."""
-
-    def __init__(self, settings: dict[str, Any]) -> None:
-        super().__init__()
-        self._settings = settings
-
-    async def start(self, gpu_ids: tuple[str, ...]) -> None:
-        """Load the model; on these GPUs where it shares them with other actors."""
-        if gpu_ids:
-            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpu_ids)
-        from rlhf_ray.generation.engine import GenerationEngine
-
-        self._engine = GenerationEngine(**self._settings)
-        await self._engine.start()
-
-    async def generate(
-        self, prompt: Prompt, sample_indices: tuple[int, ...]
-    ) -> tuple[tuple[SampleFailure, ...], RolloutGroup]:
-        group, failures = await self._engine.generate(prompt, sample_indices)
-        return failures, group
-
-    async def abort(self, prompt_ids: tuple[str, ...]) -> None:
-        await self._engine.abort(prompt_ids)
-
-    async def hold(self) -> None:
-        await self._engine.hold()
-
-    async def release(self, num_requests: int) -> None:
-        await self._engine.release(num_requests)
-
-    async def complete(self, asked: Sequence[Any], timeout_s: float) -> Sequence[Any]:
-        return await self._engine.complete(asked, timeout_s=timeout_s)
-
-    async def score_sequences(self, sequences: list[tuple[int, ...]]) -> list[list[float]]:
-        return await self._engine.score_sequences(sequences)
-
-    async def begin_update(self) -> None:
-        await self._engine.begin_update()
-
-    async def load_bucket(self, bucket: Any) -> None:
-        await self._engine.load_bucket(bucket)
-
-    async def finish_update(self, version: int) -> int:
-        await self._engine.finish_update(version)
-        return await self._engine.weight_version()
-
-    async def weight_version(self) -> int:
-        return await self._engine.weight_version()
-
-    async def sleep(self) -> None:
-        await self._engine.sleep()
-
-    async def wake_up(self) -> None:
-        await self._engine.wake_up()
-
-    async def close(self) -> None:
-        await self._engine.close()
-
-
-class Reward(ActorProcess):
-    """One reward worker."""
-
-    def __init__(self, settings: dict[str, Any]) -> None:
-        super().__init__()
-        from rlhf_ray.rewards.worker import RewardWorker
-
-        self._worker = RewardWorker(**settings)
-
-    def start(self) -> None:
-        self._worker.start()
-
-    def score(self, *parts: RolloutGroup) -> tuple[GroupSummary, RolloutGroup]:
-        group, summary = self._worker.score(*parts)
-        return summary, group
-
-    def close(self) -> None:
-        self._worker.close()
 
 
 class _Ranked(ActorProcess):
@@ -146,124 +58,55 @@ class _Trained(_Saved):
         self._worker.reload_states()
 
 
-class Fitted(_Trained):
-    """What the roles that learn from examples have in common."""
-
-    def update(self, steps: Sequence[Any]) -> dict[str, float]:
-        return self._worker.update(steps)
-
-    def evaluate(self, samples: Any) -> dict[str, float]:
-        return self._worker.evaluate(samples)
-
-    def save_model(self, folder: Path) -> None:
-        self._worker.save_model(folder)
+def _call(member: Member, refs: Any) -> Call:
+    """Of a method that returns one value, or a signal and a payload."""
+    signal, payload = refs if isinstance(refs, list) else (refs, None)
+    return Call(member=member.name, signal=signal, payload=payload)
 
 
-class Imitator(Fitted):
-    """One rank of a language model that learns from texts or demonstrations."""
+class Ranks:
+    """All ranks of a DeepSpeed role."""
 
-    def __init__(self, settings: dict[str, Any]) -> None:
-        super().__init__()
-        from rlhf_ray.training.roles.sft_trainer import Imitator as Worker
+    def __init__(self, members: Sequence[Member]) -> None:
+        self._members = tuple(members)
 
-        self._worker = Worker(**settings)
+    def score(self, groups: Sequence[Any], num_tokens: Sequence[int]) -> list[Call]:
+        """Per-token values of scattered groups.
 
+        Args:
+            groups: references; num_tokens: of each, to balance the ranks.
 
-class RewardTrainer(Fitted):
-    """One rank of a reward model that learns from rankings."""
+        Returns:
+            a call per rank, with a reference to its `list[TokenValues]` as payload.
+        """
+        return self._scattered([m.handle.score for m in self._members], groups, num_tokens)
 
-    def __init__(self, settings: dict[str, Any]) -> None:
-        super().__init__()
-        from rlhf_ray.training.roles.reward_model_trainer import RewardTrainer as Worker
-
-        self._worker = Worker(**settings)
-
-
-class Learner(_Trained):
-    """One rank of the policy in training."""
-
-    def __init__(self, settings: dict[str, Any]) -> None:
-        super().__init__()
-        from rlhf_ray.training.roles.learner import Learner as Worker
-
-        self._worker = Worker(**settings)
-        self._buffer = np.empty(0, dtype=np.uint8)
-
-    def score_sequences(self, sequences: list[tuple[int, ...]]) -> list[list[float]]:
-        return self._worker.score_sequences(sequences)
-
-    def score_reference(self, *groups: RolloutGroup) -> tuple[None, Any]:
-        return None, self._worker.score_reference(groups)
-
-    def update(
-        self,
-        experiences: Sequence[Experience],
-        texts: Sequence[SupervisedSamples],
-        coefficients: Coefficients,
-    ) -> dict[str, float]:
-        return self._worker.update(experiences, texts=texts, coefficients=coefficients)
-
-    def weight_buckets(self, bucket_bytes: int, what: str) -> Iterator[Any]:
-        """A stream of signals and buckets; the rank that is asked gives the weights away."""
-        from rlhf_ray.publish.bucket import pack_buckets
-
-        if self._buffer.shape[0] != bucket_bytes:
-            self._buffer = np.empty(bucket_bytes, dtype=np.uint8)
-        # One buffer for all buckets: Ray has copied an item into its store when `yield` returns.
-        for bucket in pack_buckets(self._given(what), bucket_bytes, self._buffer):
-            yield None
-            yield bucket
-
-    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
-        return self._worker.weight_shapes()
-
-    def join_gathering(self, what: str) -> None:
-        """Take part in the gathering of sharded weights for the rank that gives them away."""
-        for _ in self._given(what):
-            pass
-
-    def _given(self, what: str) -> Iterator[Any]:
-        if what == ADAPTER:
-            return self._worker.adapter_weights()
-        return self._worker.average_weights() if what == AVERAGE else self._worker.named_weights()
-
-    def save_model(self, folder: Path) -> None:
-        self._worker.save_model(folder)
-
-    def save_average(self, folder: Path) -> None:
-        self._worker.save_average(folder)
+    def _scattered(
+        self, methods: Sequence[Any], groups: Sequence[Any], num_tokens: Sequence[int]
+    ) -> list[Call]:
+        """A rank's method with its share of the groups, for every rank."""
+        shares = balance(num_tokens, len(self._members))
+        return [
+            _call(member, method.options(num_returns=2).remote(*(groups[i] for i in share)))
+            for member, method, share in zip(self._members, methods, shares, strict=True)
+        ]
 
 
-class Critic(_Trained):
-    """One rank of the critic."""
+class SavedRanks(Ranks):
+    """All ranks of a role that a checkpoint has a folder of."""
 
-    def __init__(self, settings: dict[str, Any]) -> None:
-        super().__init__()
-        from rlhf_ray.training.roles.critic import Critic as Worker
+    def save_checkpoint(self, folder: Path) -> list[Call]:
+        return [_call(m, m.handle.save_checkpoint.remote(folder)) for m in self._members]
 
-        self._worker = Worker(**settings)
-
-    def update(self, experiences: Sequence[Experience]) -> dict[str, float]:
-        return self._worker.update(experiences)
+    def load_checkpoint(self, folder: Path) -> list[Call]:
+        return [_call(m, m.handle.load_checkpoint.remote(folder)) for m in self._members]
 
 
-class Reference(_Saved):
-    """One rank of the reference."""
+class TrainedRanks(SavedRanks):
+    """All ranks of a role with an optimizer."""
 
-    def __init__(self, settings: dict[str, Any]) -> None:
-        super().__init__()
-        from rlhf_ray.training.roles.reference import Reference as Worker
+    def offload_states(self) -> list[Call]:
+        return [_call(m, m.handle.offload_states.remote()) for m in self._members]
 
-        self._worker = Worker(**settings)
-
-    def check_weights(self, shapes: dict[str, tuple[int, ...]]) -> None:
-        self._worker.check_weights(shapes)
-
-    def begin_update(self) -> None:
-        self._worker.begin_update()
-
-    def load_bucket(self, bucket: Any) -> None:
-        self._worker.load_bucket(bucket)
-
-    def finish_update(self) -> None:
-        self._worker.finish_update()
+    def reload_states(self) -> list[Call]:
+        return [_call(m, m.handle.reload_states.remote()) for m in self._members]

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rlhf_ray.calls import Call
+from rlhf_ray.cluster.roles.base import _call
 from rlhf_ray.cluster.runtime.process import ActorProcess
+from rlhf_ray.cluster.runtime.supervisor import Member
 from rlhf_ray.records import Coefficients, RolloutGroup
 
 
@@ -52,3 +55,49 @@ class Builder(ActorProcess):
 
     def close(self) -> None:
         """Nothing to do."""
+
+
+class Builders:
+    """The one worker that turns groups into experience."""
+
+    def __init__(self, member: Member, *, num_learners: int, num_critics: int) -> None:
+        self._member = member
+        self._num_learners = num_learners
+        self._num_critics = num_critics
+
+    def build(
+        self,
+        *,
+        step: int,
+        coefficients: Coefficients,
+        groups: Sequence[Any],
+        reference: Sequence[Any],
+        values: Sequence[Any],
+        old: Sequence[Any],
+    ) -> Call:
+        """Signal: metrics. Payload: `(learner, critic)`, a reference per rank of each."""
+        counts = {
+            "groups": len(groups),
+            "reference": len(reference),
+            "values": len(values),
+            "old": len(old),
+        }
+        num_returns = 1 + self._num_learners + self._num_critics
+        method = self._member.handle.build.options(num_returns=num_returns)
+        refs = method.remote(step, coefficients, counts, *groups, *reference, *values, *old)
+        metrics, *experiences = refs
+        learner = tuple(experiences[: self._num_learners])
+        critic = tuple(experiences[self._num_learners :])
+        return Call(member=self._member.name, signal=metrics, payload=(learner, critic))
+
+    def examine(self, groups: Sequence[Any], reference: Sequence[Any], settings: Any) -> Call:
+        """Signal: what `evaluation.answers.examine_groups` makes of scored groups.
+
+        Args:
+            reference: payloads of `Ranks.score` for the same groups; none without a reference.
+        """
+        method = self._member.handle.examine
+        return _call(self._member, method.remote(settings, len(groups), *groups, *reference))
+
+    def write_rollouts(self, path: Path, groups: Sequence[Any]) -> Call:
+        return _call(self._member, self._member.handle.write_rollouts.remote(path, *groups))

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from rlhf_ray.config.groups.model import ModelConfig
-from rlhf_ray.config.judge import JudgeConfig
+from rlhf_ray.config.groups.reward import JudgeConfig
 from rlhf_ray.config.run import Config
 
 

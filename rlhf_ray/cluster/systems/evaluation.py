@@ -10,11 +10,13 @@ from typing import Any
 from ray.util.placement_group import PlacementGroup
 
 from rlhf_ray.calls import Call
-from rlhf_ray.cluster.groups import Builders, Generators, References
-from rlhf_ray.cluster.launched import launched_in, reserved_for
 from rlhf_ray.cluster.resource_plan import ResourcePlan
+from rlhf_ray.cluster.roles.builder import Builders
+from rlhf_ray.cluster.roles.generator import Generators
 from rlhf_ray.cluster.roles.harness import Harness
+from rlhf_ray.cluster.roles.reference import References
 from rlhf_ray.cluster.roles.rewards import Rewards
+from rlhf_ray.cluster.runtime.launch import launched_in, reserved_for
 from rlhf_ray.cluster.runtime.supervisor import Member, Supervisor
 from rlhf_ray.cluster.systems.rl import blueprint_of, scorer_pools, start_of
 from rlhf_ray.config.run import Config

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rlhf_ray.calls import Call
-from rlhf_ray.cluster.groups import FittedRanks
-from rlhf_ray.cluster.launched import collective_timeout_s, launched, start_ranks
 from rlhf_ray.cluster.resource_plan import ResourcePlan
+from rlhf_ray.cluster.roles.fit import FittedRanks
+from rlhf_ray.cluster.runtime.launch import collective_timeout_s, launched, start_ranks
 from rlhf_ray.cluster.runtime.supervisor import Member, Supervisor
 from rlhf_ray.config.run import Config
 

@@ -9,31 +9,35 @@ from typing import Any
 
 from rlhf_ray.batching.rank_plan import rank_plan
 from rlhf_ray.calls import Call
-from rlhf_ray.cluster.groups import (
-    Builders,
-    Critics,
-    Generators,
-    Learners,
-    References,
+from rlhf_ray.cluster.resource_plan import ResourcePlan
+from rlhf_ray.cluster.roles.builder import Builder, Builders
+from rlhf_ray.cluster.roles.critic import Critic, Critics
+from rlhf_ray.cluster.roles.generator import Generator, Generators
+from rlhf_ray.cluster.roles.judge import (
+    judge_engine_settings,
+    judge_settings,
+    longest_of_engines,
 )
-from rlhf_ray.cluster.launched import (
+from rlhf_ray.cluster.roles.learner import Learner, Learners
+from rlhf_ray.cluster.roles.reference import Reference, References
+from rlhf_ray.cluster.roles.rewards import (
+    HttpReward,
+    Judge,
+    OneOfRanks,
+    Replicas,
+    Reward,
+    RewardModel,
+    Rewards,
+    ScorerPool,
+)
+from rlhf_ray.cluster.runtime.launch import (
     Blueprint,
     Start,
     collective_timeout_s,
     launched,
     start_ranks,
 )
-from rlhf_ray.cluster.resource_plan import ResourcePlan
-from rlhf_ray.cluster.roles import base as actors
-from rlhf_ray.cluster.roles.builder import Builder
-from rlhf_ray.cluster.roles.judge import (
-    judge_engine_settings,
-    judge_settings,
-    longest_of_engines,
-)
-from rlhf_ray.cluster.roles.rewards import OneOfRanks, Replicas, Rewards, ScorerPool
 from rlhf_ray.cluster.runtime.supervisor import Member, Supervisor
-from rlhf_ray.cluster.scorer_actors import HttpReward, Judge, RewardModel
 from rlhf_ray.config.bearer_token import service_token
 from rlhf_ray.config.run import Config
 from rlhf_ray.experience.reward_shaping import SampleControl
@@ -98,14 +102,14 @@ def _blueprint(role: str, config: Config) -> tuple[type, dict[str, Any]]:
     }
     sampled = {"temperature": config.generation.temperature}
     blueprints: dict[str, tuple[type, dict[str, Any]]] = {
-        "generator": (actors.Generator, _generator_settings(config)),
-        "reward": (actors.Reward, {"reward": config.reward}),
+        "generator": (Generator, _generator_settings(config)),
+        "reward": (Reward, {"reward": config.reward}),
         "reward_model": (RewardModel, {**ranked, "reward_model": config.reward.model}),
         "http_reward": (HttpReward, _http_settings(config)),
-        "judge": (actors.Generator, judge_engine_settings(config)),
+        "judge": (Generator, judge_engine_settings(config)),
         "judge_scorer": (Judge, judge_settings(config)),
         "learner": (
-            actors.Learner,
+            Learner,
             {
                 **ranked,
                 **sampled,
@@ -116,7 +120,7 @@ def _blueprint(role: str, config: Config) -> tuple[type, dict[str, Any]]:
             },
         ),
         "critic": (
-            actors.Critic,
+            Critic,
             {
                 **ranked,
                 "critic": config.critic,
@@ -124,7 +128,7 @@ def _blueprint(role: str, config: Config) -> tuple[type, dict[str, Any]]:
                 "total_optimizer_steps": config.total_optimizer_steps,
             },
         ),
-        "reference": (actors.Reference, {**ranked, **sampled, **_reference_settings(config)}),
+        "reference": (Reference, {**ranked, **sampled, **_reference_settings(config)}),
         "builder": (
             Builder,
             {

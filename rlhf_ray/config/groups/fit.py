@@ -53,3 +53,68 @@ class FitConfig:
         "The result is the model of the last evaluation that was an improvement; false takes "
         "that of the last step. Without held-out rows there is only the last one.",
     )
+
+
+@dataclass
+class RewardModelConfig:
+    """The loss of `stage=reward_model`."""
+
+    use_margins: bool = setting(
+        True,
+        "The scores of two answers are to differ by the margin of their row, where it has one "
+        "(examples.margin_column); false takes no margin into account.",
+    )
+    centring_coefficient: float = setting(
+        0.0,
+        "Weight of the squared sum of the two scores of a pair, which draws scores to 0; 0 for "
+        "none, 0.01 is usual.",
+        minimum=0,
+    )
+
+
+PAIR_LOSSES = ("sigmoid", "robust", "ipo", "hinge")
+
+
+# Those that know of flipped labels.
+SMOOTHED_LOSSES = ("sigmoid", "robust")
+
+
+FEEDBACK_LOSS = "kto"
+
+
+@dataclass
+class PreferenceConfig:
+    """Preference training: DPO and its kin on rankings, KTO on feedback."""
+
+    loss: str = setting(
+        "sigmoid",
+        "sigmoid (DPO), robust, ipo and hinge learn from rankings, kto from feedback.",
+        choices=(*PAIR_LOSSES, FEEDBACK_LOSS),
+    )
+    beta: float = setting(
+        0.1,
+        "How strongly the policy is held to the model that it starts from; larger is closer. Of "
+        "ipo: tau.",
+        above=0,
+    )
+    label_smoothing: float = setting(
+        0.0,
+        "Probability that a label is flipped, for sigmoid (conservative DPO) and robust.",
+        minimum=0,
+        below=0.5,
+    )
+    divide_by_length: bool = setting(
+        False, "Divide the log ratio of every answer by its number of tokens; of rankings."
+    )
+    desirable_weight: float = setting(1.0, "Weight of good answers, for kto.", minimum=0)
+    undesirable_weight: float = setting(1.0, "Weight of bad answers, for kto.", minimum=0)
+    sft_coefficient: float = setting(
+        0.0,
+        "Weight of the best answers' negative log-likelihood per token in the loss; of rankings.",
+        minimum=0,
+    )
+
+    @property
+    def is_of_feedback(self) -> bool:
+        """It learns from single answers that are good or bad."""
+        return self.loss == FEEDBACK_LOSS

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rlhf_ray.config.addresses import address_problems
-from rlhf_ray.config.groups.deploy import SERVER_STAGES
+from rlhf_ray.config.groups.deploy import METHODS, SERVER_STAGES
 from rlhf_ray.config.rules.generation import OWNED_ARGUMENTS
 from rlhf_ray.config.rules.rule import Rule
 from rlhf_ray.config.run import Config
@@ -119,5 +119,58 @@ SERVE_RULES: tuple[Rule, ...] = (
         keys=("chat.url", "chat.compare_url"),
         problems=_chat_addresses,
         stages=_CHAT,
+    ),
+)
+
+
+_COMPRESS = ("compress",)
+
+
+def _methods(config: Config) -> Iterator[str]:
+    methods = config.compress.methods
+    if not methods:
+        yield f"compress.methods=[]: name at least one of {', '.join(METHODS)}"
+    for method in dict.fromkeys(methods):
+        if method not in METHODS:
+            yield f"compress.methods: {method!r} is none of {', '.join(METHODS)}"
+        elif methods.count(method) > 1:
+            yield f"compress.methods: {method} is there more than once"
+
+
+def _prompts(config: Config) -> Iterator[str]:
+    if not config.data.path:
+        yield "data.path is empty: the methods look at prompts that the model was trained on"
+
+
+COMPRESS_RULES: tuple[Rule, ...] = (
+    Rule(
+        about=f"`compress.methods` has at least one of {', '.join(METHODS)}, each once.",
+        keys=("compress.methods",),
+        problems=_methods,
+        stages=_COMPRESS,
+    ),
+    Rule(
+        about="`stage=compress`: `data.path` is not empty.",
+        keys=("data.path",),
+        problems=_prompts,
+        stages=_COMPRESS,
+    ),
+)
+
+
+def _licence(config: Config) -> Iterator[str]:
+    if not config.export.licence:
+        yield (
+            "export.licence=null: say who may use the weights, by the hub's identifier, such as "
+            "export.licence=apache-2.0; that of the base model mostly binds its descendants"
+        )
+
+
+EXPORT_RULES: tuple[Rule, ...] = (
+    Rule(
+        about="`stage=export`: `export.licence` is set.",
+        keys=("export.licence",),
+        problems=_licence,
+        stages=("export",),
     ),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rlhf_ray.config.preference import FEEDBACK_LOSS, SMOOTHED_LOSSES
+from rlhf_ray.config.groups.fit import FEEDBACK_LOSS, SMOOTHED_LOSSES
 from rlhf_ray.config.rules.rule import Rule
 from rlhf_ray.config.run import Config
 

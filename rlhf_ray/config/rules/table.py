@@ -6,27 +6,19 @@ from collections.abc import Collection
 
 from rlhf_ray.config.rules.algorithm import ALGORITHM_RULES
 from rlhf_ray.config.rules.batch import BATCH_RULES
-from rlhf_ray.config.rules.deploy import SERVE_RULES
+from rlhf_ray.config.rules.deploy import COMPRESS_RULES, EXPORT_RULES, SERVE_RULES
 from rlhf_ray.config.rules.evaluation import EVALUATION_RULES
 from rlhf_ray.config.rules.evaluation_in_training import EVALUATED_TRAINING_RULES
-from rlhf_ray.config.rules.fit import FIT_RULES
+from rlhf_ray.config.rules.fit import EXAMPLES_RULES, FIT_RULES, REWARD_MODEL_RULES
 from rlhf_ray.config.rules.generation import GENERATION_RULES
 from rlhf_ray.config.rules.lora import ADAPTED_RULES
 from rlhf_ray.config.rules.preference import PREFERENCE_RULES
 from rlhf_ray.config.rules.prepare import PREPARE_RULES
-from rlhf_ray.config.rules.reward import JUDGE_RULES
+from rlhf_ray.config.rules.reward import HTTP_REWARD_RULES, JUDGE_RULES, MODEL_REWARD_RULES
 from rlhf_ray.config.rules.rule import Rule
-from rlhf_ray.config.rules.run import RUN_RULES
-from rlhf_ray.config.rules.sampling import SAMPLING_RULES
+from rlhf_ray.config.rules.run import PIPELINE_RULES, RUN_RULES
+from rlhf_ray.config.rules.sampling import SAMPLING_RULES, TEXT_RULES
 from rlhf_ray.config.rules.training import TRAINING_RULES
-from rlhf_ray.config.rules_compress import COMPRESS_RULES
-from rlhf_ray.config.rules_examples import EXAMPLES_RULES
-from rlhf_ray.config.rules_export import EXPORT_RULES
-from rlhf_ray.config.rules_http_reward import HTTP_REWARD_RULES
-from rlhf_ray.config.rules_model_reward import MODEL_REWARD_RULES
-from rlhf_ray.config.rules_pipeline import PIPELINE_RULES
-from rlhf_ray.config.rules_reward_model import REWARD_MODEL_RULES
-from rlhf_ray.config.rules_texts import TEXT_RULES
 from rlhf_ray.config.run import Config
 
 ALL_RULES: tuple[Rule, ...] = (

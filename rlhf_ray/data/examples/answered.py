@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rlhf_ray.data.cells import BadCell
 from rlhf_ray.data.examples.labels import label_texts
 from rlhf_ray.data.examples.spans import MarkedText, mark_answers, mark_plain, special_texts
+from rlhf_ray.data.rows import BadCell
 from rlhf_ray.records.supervised import LabelledTokens, num_scored_tokens
 
 if TYPE_CHECKING:

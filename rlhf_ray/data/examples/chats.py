@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rlhf_ray.config.examples import ExamplesConfig
-from rlhf_ray.data.cells import BadCell, cell
-from rlhf_ray.data.errors import DataError
+from rlhf_ray.config.groups.data import ExamplesConfig
 from rlhf_ray.data.examples.spans import MarkedText, mark_answers, mark_plain
 from rlhf_ray.data.messages import (
     Message,
@@ -17,7 +15,7 @@ from rlhf_ray.data.messages import (
     uses_template,
     with_system,
 )
-from rlhf_ray.data.rows import Row, shown
+from rlhf_ray.data.rows import BadCell, DataError, Row, cell, shown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

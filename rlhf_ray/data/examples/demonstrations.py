@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rlhf_ray.config.examples import ExamplesConfig
+from rlhf_ray.config.groups.data import ExamplesConfig
 from rlhf_ray.data.examples.chats import (
     answer_cell,
     asked,

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rlhf_ray.config.examples import ExamplesConfig
-from rlhf_ray.data.cells import BadCell, cell
+from rlhf_ray.config.groups.data import ExamplesConfig
 from rlhf_ray.data.examples.chats import answer_cell, asked_by, mark_answer, prompt_cell
 from rlhf_ray.data.examples.load import Draft, load_examples
 from rlhf_ray.data.examples.sets import ExampleSet
-from rlhf_ray.data.rows import Row, shown
+from rlhf_ray.data.rows import BadCell, Row, cell, shown
 from rlhf_ray.records.preferences import Feedback
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from rlhf_ray.data.cells import BadCell
 from rlhf_ray.data.examples.spans import MarkedText
+from rlhf_ray.data.rows import BadCell
 from rlhf_ray.records.supervised import LabelledTokens
 
 if TYPE_CHECKING:

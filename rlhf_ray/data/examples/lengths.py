@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from rlhf_ray.config.examples import ExamplesConfig
-from rlhf_ray.data.errors import DataError
+from rlhf_ray.config.groups.data import ExamplesConfig
 from rlhf_ray.data.examples.sets import T
 from rlhf_ray.data.rejects import INVALID, Rejects
-from rlhf_ray.data.rows import Row
+from rlhf_ray.data.rows import DataError, Row
 from rlhf_ray.records.supervised import LabelledTokens
 
 TOO_LONG = "too long"

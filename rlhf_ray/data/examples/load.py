@@ -7,9 +7,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic
 
-from rlhf_ray.config.examples import ExamplesConfig
-from rlhf_ray.data.cells import BadCell
-from rlhf_ray.data.errors import DataError
+from rlhf_ray.config.groups.data import ExamplesConfig
 from rlhf_ray.data.examples.labels import label_texts
 from rlhf_ray.data.examples.lengths import Lengths
 from rlhf_ray.data.examples.rows import Source, identity, read_sources
@@ -18,7 +16,7 @@ from rlhf_ray.data.examples.spans import MarkedText, special_texts
 from rlhf_ray.data.examples.split import content_key
 from rlhf_ray.data.messages import check_system_prompt
 from rlhf_ray.data.rejects import INVALID, Rejects, Skipped
-from rlhf_ray.data.rows import Row
+from rlhf_ray.data.rows import BadCell, DataError, Row
 from rlhf_ray.records.supervised import LabelledTokens
 
 if TYPE_CHECKING:

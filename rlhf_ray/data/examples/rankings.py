@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from rlhf_ray.config.examples import ExamplesConfig
-from rlhf_ray.data.cells import BadCell
+from rlhf_ray.config.groups.data import ExamplesConfig
 from rlhf_ray.data.examples.chats import (
     answer_cell,
     answer_text,
@@ -17,7 +16,7 @@ from rlhf_ray.data.examples.chats import (
 )
 from rlhf_ray.data.examples.load import Draft, load_examples
 from rlhf_ray.data.examples.sets import ExampleSet
-from rlhf_ray.data.rows import Row, shown
+from rlhf_ray.data.rows import BadCell, Row, shown
 from rlhf_ray.records.preferences import Ranking
 
 if TYPE_CHECKING:

@@ -7,13 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from rlhf_ray.config.examples import ExamplesConfig
-from rlhf_ray.config.source import SourceConfig
-from rlhf_ray.data.cells import check_columns, text_cell
-from rlhf_ray.data.errors import DataError, among
+from rlhf_ray.config.groups.data import ExamplesConfig, SourceConfig
 from rlhf_ray.data.examples.split import is_held_out
 from rlhf_ray.data.rejects import Rejects, good_rows
-from rlhf_ray.data.rows import Row
+from rlhf_ray.data.rows import DataError, Row, among, check_columns, text_cell
 from rlhf_ray.data.sources.read import read_rows
 
 

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rlhf_ray.data.cells import BadCell
 from rlhf_ray.data.messages import (
     Message,
     apply_template,
     apply_template_with_marks,
     has_text,
 )
+from rlhf_ray.data.rows import BadCell
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from rlhf_ray.data.seeds import stable_seed
+from rlhf_ray.data.prompts.order import stable_seed
 
 _SEEDS = 2**62
 

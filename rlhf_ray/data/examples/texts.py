@@ -9,18 +9,16 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from rlhf_ray.config.examples import ExamplesConfig
-from rlhf_ray.data.cells import BadCell
-from rlhf_ray.data.errors import DataError
+from rlhf_ray.config.groups.data import ExamplesConfig
 from rlhf_ray.data.examples.chats import answer_cell
 from rlhf_ray.data.examples.lengths import Lengths
 from rlhf_ray.data.examples.load import Sides, finished_set
 from rlhf_ray.data.examples.rows import Source, identity, read_sources
 from rlhf_ray.data.examples.sets import ExampleSet
 from rlhf_ray.data.examples.split import content_key
+from rlhf_ray.data.prompts.order import stable_seed
 from rlhf_ray.data.rejects import INVALID
-from rlhf_ray.data.rows import Row
-from rlhf_ray.data.seeds import stable_seed
+from rlhf_ray.data.rows import BadCell, DataError, Row
 from rlhf_ray.records.supervised import LabelledTokens
 
 if TYPE_CHECKING:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from rlhf_ray.config.groups.prepare import PrepareConfig
 from rlhf_ray.config.groups.prepare_sources import PreparedSource
-from rlhf_ray.data.errors import DataError
 from rlhf_ray.data.prepare.blend import Draw, blend
 from rlhf_ray.data.prepare.cleaning.cleaner import Cleaning
 from rlhf_ray.data.prepare.cleaning.lengths import longest
@@ -24,6 +23,7 @@ from rlhf_ray.data.prepare.counts import DatasetTally, SourceTally
 from rlhf_ray.data.prepare.output import JsonLines
 from rlhf_ray.data.prepare.splitting import EVAL_PART, TRAIN_PART, Route, Router, routes_of
 from rlhf_ray.data.prepare.store import Store
+from rlhf_ray.data.rows import DataError
 from rlhf_ray.data.sources.prepared import EVAL, TRAIN
 
 REMOVED = "removed.jsonl"

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rlhf_ray.config.errors import RequestError
-from rlhf_ray.data.errors import among
+from rlhf_ray.data.rows import among
 from rlhf_ray.data.sources.prepared import REPORT
 
 _LOCK = "lock"

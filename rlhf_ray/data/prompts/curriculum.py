@@ -6,9 +6,9 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
-from rlhf_ray.data.errors import DataError
+from rlhf_ray.data.prompts.order import stable_seed
 from rlhf_ray.data.prompts.stream import PromptStream
-from rlhf_ray.data.seeds import stable_seed
+from rlhf_ray.data.rows import DataError
 from rlhf_ray.records import GroupSummary, Prompt
 
 

@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rlhf_ray.config.groups.data import DataConfig
-from rlhf_ray.data.cells import BadCell, check_columns, other_columns, text_cell
-from rlhf_ray.data.errors import DataError
 from rlhf_ray.data.messages import Message, check_system_prompt, render, uses_template
+from rlhf_ray.data.prompts.order import stable_seed
 from rlhf_ray.data.rejects import INVALID, Rejects, Skipped, good_rows, skipped_lines
-from rlhf_ray.data.rows import Row
-from rlhf_ray.data.seeds import stable_seed
+from rlhf_ray.data.rows import BadCell, DataError, Row, check_columns, other_columns, text_cell
 from rlhf_ray.data.sources.read import read_rows, source_name
 from rlhf_ray.records import Prompt
 

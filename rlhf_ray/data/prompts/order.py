@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from dataclasses import dataclass
 from typing import Any
 
-from rlhf_ray.data.errors import DataError
-from rlhf_ray.data.seeds import stable_seed
+from rlhf_ray.data.rows import DataError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,3 +111,16 @@ class RowOrder:
         if self._kind == "prompts":
             return stable_seed(self._seed, "order", epoch)
         return stable_seed(self._seed, "order", self._kind, epoch)
+
+
+_BYTES = 8
+
+
+def stable_seed(*parts: int | str) -> int:
+    """A number from 0 to 2^62 - 1 that depends on the parts and their order.
+
+    Python's own `hash` differs between processes. Two bits are free, so that a caller may add a
+    small number without leaving a signed 64-bit integer.
+    """
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=_BYTES)
+    return int.from_bytes(digest.digest(), "big") >> 2

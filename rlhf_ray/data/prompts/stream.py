@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from rlhf_ray.data.errors import DataError
 from rlhf_ray.data.prompts.load import PromptSet
-from rlhf_ray.data.prompts.order import RowOrder
-from rlhf_ray.data.seeds import stable_seed
+from rlhf_ray.data.prompts.order import RowOrder, stable_seed
+from rlhf_ray.data.rows import DataError
 from rlhf_ray.records import GroupSummary, Prompt
 
 

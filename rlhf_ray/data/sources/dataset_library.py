@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from rlhf_ray.config.source import SourceConfig
-from rlhf_ray.data.errors import DataError, among
-from rlhf_ray.data.rows import BrokenRow, Row, row_from
+from rlhf_ray.config.groups.data import SourceConfig
+from rlhf_ray.data.rows import BrokenRow, DataError, Row, among, row_from
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[\w.-]+)?")
 

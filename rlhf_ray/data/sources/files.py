@@ -7,8 +7,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from rlhf_ray.data.errors import DataError
-from rlhf_ray.data.rows import BrokenRow, Row, row_from, shown
+from rlhf_ray.data.rows import BrokenRow, DataError, Row, row_from, shown
 
 _MAX_CELL_CHARACTERS = 2**27
 _PARQUET_BATCH_ROWS = 1024

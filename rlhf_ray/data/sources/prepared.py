@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.prepare_sources import KINDS, STAGE_KINDS
-from rlhf_ray.data.errors import DataError
+from rlhf_ray.data.rows import DataError
 
 TRAIN, EVAL, REPORT = "train.jsonl", "eval.jsonl", "report.json"
 

@@ -7,9 +7,8 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from rlhf_ray.config.source import SourceConfig
-from rlhf_ray.data.errors import DataError, among
-from rlhf_ray.data.rows import BrokenRow, Row, row_from, shown
+from rlhf_ray.config.groups.data import SourceConfig
+from rlhf_ray.data.rows import BrokenRow, DataError, Row, among, row_from, shown
 
 _IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 

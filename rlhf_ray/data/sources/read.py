@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from rlhf_ray.config.source import SourceConfig
-from rlhf_ray.data.errors import DataError, among
-from rlhf_ray.data.rows import BrokenRow, Row
+from rlhf_ray.config.groups.data import SourceConfig
+from rlhf_ray.data.rows import BrokenRow, DataError, Row, among
 from rlhf_ray.data.sources.dataset_library import is_hub_name, is_saved_folder, read_hub, read_saved
 from rlhf_ray.data.sources.files import read_csv, read_json, read_jsonl, read_parquet
 from rlhf_ray.data.sources.prepared import prepared_hint, refuse_prepared_folder

@@ -19,7 +19,7 @@ _PHASE = "evaluate"
 
 
 class Examiner(Protocol):
-    """See `cluster.groups.Builders`."""
+    """See `cluster.roles.builder.Builders`."""
 
     def examine(
         self, groups: Sequence[Any], reference: Sequence[Any], settings: ExamineSettings

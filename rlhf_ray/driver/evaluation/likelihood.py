@@ -13,7 +13,7 @@ from rlhf_ray.records.supervised import LabelledTokens
 
 
 class SequenceScorers(Protocol):
-    """See `cluster.groups.Generators`."""
+    """See `cluster.roles.generator.Generators`."""
 
     @property
     def names(self) -> Sequence[object]: ...

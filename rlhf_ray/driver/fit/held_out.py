@@ -14,7 +14,7 @@ LOSS = "eval/loss"
 
 
 class EvaluatedRole(Protocol):
-    """See `cluster.groups.FittedRanks`."""
+    """See `cluster.roles.fit.FittedRanks`."""
 
     def evaluate(self, samples: Sequence[Any]) -> list[Call]: ...
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from rlhf_ray.calls import Call, Watch
-from rlhf_ray.driver.clock import StepClock
 from rlhf_ray.driver.fit.held_out import LOSS, HeldOut, Improvement, NoHeldOut
 from rlhf_ray.driver.fit.steps import FitSteps
+from rlhf_ray.driver.run_log import StepClock
 
 
 class TrainedRole(Protocol):
-    """See `cluster.groups.FittedRanks`."""
+    """See `cluster.roles.fit.FittedRanks`."""
 
     def update(self, samples: Sequence[Any]) -> list[Call]: ...
 

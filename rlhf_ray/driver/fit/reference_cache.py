@@ -23,7 +23,7 @@ Score = Callable[[Families], list[tuple[float, ...]]]
 
 
 class ScoringRole(Protocol):
-    """See `cluster.groups.FittedRanks`."""
+    """See `cluster.roles.fit.FittedRanks`."""
 
     def score_answers(self, samples: Sequence[Any]) -> list[Call]: ...
 

@@ -34,14 +34,14 @@ class OwnDevices:
 
 
 class SleepingRole(Protocol):
-    """See `cluster.groups.Generators`."""
+    """See `cluster.roles.generator.Generators`."""
 
     def sleep(self) -> list[Call]: ...
     def wake_up(self) -> list[Call]: ...
 
 
 class OffloadingRole(Protocol):
-    """See `cluster.groups.TrainedRanks`."""
+    """See `cluster.roles.base.TrainedRanks`."""
 
     def offload_states(self) -> list[Call]: ...
     def reload_states(self) -> list[Call]: ...

@@ -20,13 +20,13 @@ class Refresher(Protocol):
 
 
 class FollowedRole(BucketSource, Protocol):
-    """See `cluster.groups.Learners`."""
+    """See `cluster.roles.learner.Learners`."""
 
     def weight_shapes(self) -> Call: ...
 
 
 class FollowingRole(BucketReceivers, Protocol):
-    """See `cluster.groups.References`."""
+    """See `cluster.roles.reference.References`."""
 
     def check_weights(self, shapes: Shapes) -> list[Call]: ...
     def finish_update(self) -> list[Call]: ...

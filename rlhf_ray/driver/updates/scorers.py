@@ -11,7 +11,7 @@ from rlhf_ray.driver.rollouts.batch import Batch
 
 
 class ScoringRole(Protocol):
-    """See `cluster.groups.Ranks`."""
+    """See `cluster.roles.base.Ranks`."""
 
     def score(self, groups: Sequence[Any], num_tokens: Sequence[int]) -> list[Call]: ...
 

@@ -14,7 +14,7 @@ from rlhf_ray.records import Coefficients
 
 
 class ExperienceSource(Protocol):
-    """See `cluster.groups.Builders`."""
+    """See `cluster.roles.builder.Builders`."""
 
     def build(
         self,
@@ -29,7 +29,7 @@ class ExperienceSource(Protocol):
 
 
 class PolicyRole(Protocol):
-    """See `cluster.groups.Learners`."""
+    """See `cluster.roles.learner.Learners`."""
 
     def update(
         self, experiences: Sequence[Any], *, texts: Sequence[Any], coefficients: Coefficients
@@ -37,7 +37,7 @@ class PolicyRole(Protocol):
 
 
 class ValueRole(Protocol):
-    """See `cluster.groups.Critics`."""
+    """See `cluster.roles.critic.Critics`."""
 
     def update(self, experiences: Sequence[Any]) -> list[Call]: ...
 

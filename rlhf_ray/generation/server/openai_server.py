@@ -18,8 +18,8 @@ from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.generation import GenerationConfig
 from rlhf_ray.generation.engine_arguments import refuse_unknown
 from rlhf_ray.generation.environment import engine_environment
+from rlhf_ray.generation.parent_watch import end_group_with_stdin
 from rlhf_ray.generation.requirements import check_vllm
-from rlhf_ray.generation.server.parent_watch import end_group_with_stdin
 
 EXIT_WRONG_REQUEST = 2
 # Before a message about the request, in what the process writes.

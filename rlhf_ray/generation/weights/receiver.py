@@ -31,7 +31,7 @@ from vllm.model_executor.model_loader.reload import (
 )
 from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
 
-from rlhf_ray.generation.server.parent_watch import end_with_parent
+from rlhf_ray.generation.parent_watch import end_with_parent
 from rlhf_ray.generation.weights.segments import open_segment
 from rlhf_ray.publish.bucket import unpack_flat
 

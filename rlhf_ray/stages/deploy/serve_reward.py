@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from rlhf_ray.config.bearer_token import read_token
-from rlhf_ray.config.model_reward import ModelRewardConfig
+from rlhf_ray.config.groups.reward import ModelRewardConfig
 from rlhf_ray.config.run import Config
 from rlhf_ray.models.fingerprint import model_facts
 from rlhf_ray.models.loading import load_tokenizer

@@ -18,8 +18,7 @@ from rlhf_ray.models.loading import load_tokenizer
 from rlhf_ray.models.location import check_location
 from rlhf_ray.records.supervised import LabelledTokens
 from rlhf_ray.stages.evaluate.settings import held_out_data
-from rlhf_ray.stages.reward_checks import with_reward_model
-from rlhf_ray.stages.rl_judge import check_judge
+from rlhf_ray.stages.reward_checks import check_judge, with_reward_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -26,7 +26,8 @@ from rlhf_ray.evaluation.files import write_report, write_samples
 from rlhf_ray.evaluation.harness_tasks import check_tasks
 from rlhf_ray.evaluation.report import ModelAnswers, describe_models
 from rlhf_ray.evaluation.table import side_by_side
-from rlhf_ray.observe.progress import duration, make_progress
+from rlhf_ray.observe.facts import duration
+from rlhf_ray.observe.progress import make_progress
 from rlhf_ray.observe.quiet import quiet_driver
 from rlhf_ray.rewards.load import with_absolute_paths
 from rlhf_ray.stages.evaluate.inputs import Candidate, read_candidates
@@ -37,7 +38,7 @@ from rlhf_ray.stages.evaluate.settings import (
     report_settings,
 )
 from rlhf_ray.stages.inputs import check_models
-from rlhf_ray.stages.rl_http_reward import check_service
+from rlhf_ray.stages.reward_checks import check_service
 
 
 def run(config: Config) -> int:

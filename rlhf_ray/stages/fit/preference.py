@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_ray.batching.rank_plan import rank_plan
-from rlhf_ray.cluster.preference_actors import FeedbackLearner, PreferenceLearner
+from rlhf_ray.cluster.roles.fit import FeedbackLearner, PreferenceLearner
 from rlhf_ray.cluster.systems.fit import FitSystem
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.run import Config

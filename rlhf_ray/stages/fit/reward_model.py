@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from rlhf_ray.cluster.roles.base import RewardTrainer
+from rlhf_ray.cluster.roles.fit import RewardTrainer
 from rlhf_ray.config.errors import RequestError
-from rlhf_ray.config.examples import ExamplesConfig
+from rlhf_ray.config.groups.data import ExamplesConfig
 from rlhf_ray.config.run import Config
 from rlhf_ray.data.examples import ExampleSet, load_rankings
 from rlhf_ray.objectives.rankings import check_fits, spread_rankings

@@ -28,9 +28,10 @@ from rlhf_ray.driver.run_checkpoints import checkpoint_to_resume
 from rlhf_ray.driver.run_log import FitLog
 from rlhf_ray.models.builtin import resolve_model_path
 from rlhf_ray.models.loading import load_tokenizer
+from rlhf_ray.observe.facts import FIT_FACTS
 from rlhf_ray.observe.fit_report import fit_table, summarize_fit, write_fit_summary
 from rlhf_ray.observe.metrics import make_writer, read_metrics
-from rlhf_ray.observe.progress import FIT_FACTS, Progress, make_progress
+from rlhf_ray.observe.progress import Progress, make_progress
 from rlhf_ray.observe.quiet import quiet_driver
 from rlhf_ray.records.preferences import Feedback, Ranking
 from rlhf_ray.records.supervised import LabelledTokens

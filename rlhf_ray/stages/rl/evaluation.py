@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhf_ray.cluster.adapter_roles import AverageAlone
+from rlhf_ray.cluster.roles.learner import AverageAlone
 from rlhf_ray.cluster.systems.rl import System
 from rlhf_ray.config.run import Config
 from rlhf_ray.data.prompts.load import PromptSet, load_prompts
@@ -25,7 +25,7 @@ from rlhf_ray.driver.updates.scorers import NoScores
 from rlhf_ray.publish.transfer import TransferSettings, transfer
 from rlhf_ray.records import Prompt
 from rlhf_ray.stages.evaluate.settings import collect_settings, held_out_data, report_settings
-from rlhf_ray.stages.rl_reference import reference_role
+from rlhf_ray.stages.rl.parts import reference_role
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -4,70 +4,45 @@ from __future__ import annotations
 
 import dataclasses
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlhf_ray.cluster.adapter_roles import AdapterAlone
 from rlhf_ray.cluster.resource_plan import describe, plan_resources
 from rlhf_ray.cluster.runtime.session import connected
 from rlhf_ray.cluster.systems.rl import System, started_system
 from rlhf_ray.config.batch_table import batch_table, render_rows
 from rlhf_ray.config.load import to_yaml
 from rlhf_ray.config.run import Config
-from rlhf_ray.data.prompts.load import PromptSet, load_prompts
-from rlhf_ray.driver.checkpoints import Checkpoints
-from rlhf_ray.driver.evaluation.evaluator import Evaluator
+from rlhf_ray.data.prompts.load import load_prompts
 from rlhf_ray.driver.loop import Loop, LoopState, train
-from rlhf_ray.driver.run_checkpoints import RunCheckpoints, StatefulRole, checkpoint_to_resume
-from rlhf_ray.driver.run_log import NoRollouts, RolloutFiles, RunLog
+from rlhf_ray.driver.run_checkpoints import checkpoint_to_resume
+from rlhf_ray.driver.run_log import RunLog
 from rlhf_ray.driver.updates.controllers import start_adaptive
-from rlhf_ray.driver.updates.device_sharing import OwnDevices, SharedDevices, Turns
-from rlhf_ray.driver.updates.scorers import NoScores, Scorers
-from rlhf_ray.driver.updates.texts import TextSource
-from rlhf_ray.driver.updates.trainer import NoCritic, Trainer, TrainerSettings
 from rlhf_ray.models.builtin import resolve_model_path
 from rlhf_ray.models.loading import load_tokenizer
 from rlhf_ray.observe.metrics import make_writer, read_metrics
 from rlhf_ray.observe.progress import Progress, make_progress
 from rlhf_ray.observe.quiet import quiet_driver
 from rlhf_ray.observe.report import summarize, summary_table, write_summary
-from rlhf_ray.publish.gate import default_tolerance, make_probe
-from rlhf_ray.publish.publisher import Publisher, PublishSettings
-from rlhf_ray.records import Prompt
 from rlhf_ray.rewards.load import with_absolute_paths
 from rlhf_ray.stages.inputs import check_models
-from rlhf_ray.stages.reward_checks import with_reward_model
+from rlhf_ray.stages.reward_checks import check_judge, check_service, with_reward_model
 from rlhf_ray.stages.rl.evaluation import load_held_out, make_evaluator
-from rlhf_ray.stages.rl.parts import check_tasks, make_pipeline
-from rlhf_ray.stages.rl_http_reward import check_service
-from rlhf_ray.stages.rl_judge import check_judge
-from rlhf_ray.stages.rl_reference import make_refresher, reference_role
-from rlhf_ray.stages.rl_result import save_models
-from rlhf_ray.stages.rl_texts import make_texts
+from rlhf_ray.stages.rl.inputs import _Inputs
+from rlhf_ray.stages.rl.parts import (
+    _publisher,
+    _rollouts,
+    _saver,
+    _scorers,
+    _trainer,
+    _turns,
+    check_tasks,
+    make_pipeline,
+    make_refresher,
+    make_texts,
+    save_models,
+)
 from rlhf_ray.stages.trained_part import check_trained, trained_identity, with_named_layers
-
-_PROBE_TOKENS = 24
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Inputs:
-    """What was read and checked before any worker started.
-
-    Attributes:
-        vocabulary: number of token ids.
-        texts: what the policy learns beside its samples.
-        identity: settings without which a resumed run is not the same run.
-        resume_from: checkpoint folder, or None.
-        held_out: prompts that are answered while the policy is trained; may be empty.
-    """
-
-    prompts: PromptSet
-    vocabulary: int
-    texts: TextSource
-    identity: dict[str, Any]
-    resume_from: Path | None
-    held_out: tuple[Prompt, ...]
 
 
 def run(config: Config) -> int:
@@ -175,88 +150,6 @@ def _report(output: Path) -> str:
     return summary_table(summary)
 
 
-def _publisher(config: Config, system: System, inputs: _Inputs) -> Publisher:
-    num_sequences = config.publish.num_probe_sequences
-    probe = make_probe(
-        [prompt.token_ids for prompt in inputs.prompts.prompts[:num_sequences]],
-        num_sequences=num_sequences,
-        num_tokens=min(_PROBE_TOKENS, config.max_sequence_tokens - 1),
-        vocab_size=inputs.vocabulary,
-        seed=config.seed,
-    )
-    tolerance = config.publish.probe_tolerance
-    if tolerance is None:
-        tolerance = default_tolerance(config.generation.dtype, config.training.dtype)
-    return Publisher(
-        source=AdapterAlone(system.learner) if config.publishes_adapter else system.learner,
-        receivers=system.generators,
-        watch=system.supervisor,
-        probe=probe,
-        settings=PublishSettings(
-            bucket_bytes=config.publish.bucket_bytes,
-            probe_every=config.publish.probe_every,
-            probe_tolerance=tolerance,
-            timeout_s=config.deadlines.publish_s,
-        ),
-    )
-
-
-def _turns(config: Config, system: System) -> Turns:
-    if config.placement.strategy == "disaggregated":
-        return OwnDevices()
-    return SharedDevices(
-        engines=system.generators,
-        trained=(system.learner,),
-        watch=system.supervisor,
-        timeout_s=config.deadlines.publish_s,
-    )
-
-
-def _scorers(config: Config, system: System) -> Scorers:
-    return Scorers(
-        reference=reference_role(config, system),
-        critic=system.critic or NoScores(),
-        old=system.learner if config.learner_scores_old else NoScores(),
-        untrained=system.learner,
-        num_untrained_steps=config.algorithm.critic_warmup_steps,
-        watch=system.supervisor,
-        timeout_s=config.deadlines.reference_s,
-    )
-
-
-def _trainer(config: Config, system: System, texts: TextSource) -> Trainer:
-    return Trainer(
-        builder=system.builder,
-        learner=system.learner,
-        critic=system.critic or NoCritic(),
-        texts=texts,
-        watch=system.supervisor,
-        settings=TrainerSettings(
-            build_timeout_s=config.deadlines.reference_s,
-            update_timeout_s=config.deadlines.update_s,
-            critic_warmup_steps=config.algorithm.critic_warmup_steps,
-        ),
-    )
-
-
-def _saver(config: Config, system: System, inputs: _Inputs, evaluator: Evaluator) -> RunCheckpoints:
-    roles: dict[str, StatefulRole] = {"learner": system.learner}
-    if system.critic:
-        roles["critic"] = system.critic
-    if system.reference and config.algorithm.reference_every > 0:
-        roles["reference"] = system.reference
-    return RunCheckpoints(
-        checkpoints=Checkpoints(Path(config.output_dir), keep_last=config.checkpoint.keep_last),
-        roles=roles,
-        texts=inputs.texts,
-        evaluator=evaluator,
-        watch=system.supervisor,
-        every_steps=config.checkpoint.every_steps,
-        timeout_s=config.deadlines.checkpoint_s,
-        identity=inputs.identity,
-    )
-
-
 def _identity(config: Config) -> dict[str, Any]:
     """Settings without which a resumed run is not the same run."""
     return {
@@ -278,14 +171,3 @@ def _identity(config: Config) -> dict[str, Any]:
 
 def _unless_none(choice: str) -> str | None:
     return None if choice == "none" else choice
-
-
-def _rollouts(config: Config, system: System) -> RolloutFiles | NoRollouts:
-    if not config.observe.rollouts:
-        return NoRollouts()
-    return RolloutFiles(
-        system.builder,
-        system.supervisor,
-        Path(config.output_dir),
-        timeout_s=config.deadlines.checkpoint_s,
-    )

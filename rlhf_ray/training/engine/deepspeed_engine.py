@@ -27,7 +27,7 @@ from rlhf_ray.training.engine.deepspeed_config import frozen_config, trained_con
 from rlhf_ray.training.engine.host_memory import keep_freed_memory
 from rlhf_ray.training.engine.ranks import training_device, world_size
 from rlhf_ray.training.engine.schedule import learning_rate
-from rlhf_ray.training.weights.shards import is_partitioned, whole_shape
+from rlhf_ray.training.engine.shards import is_partitioned, whole_shape
 
 _TAG = "engine"
 

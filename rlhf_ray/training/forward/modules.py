@@ -7,6 +7,7 @@ of the modules that are called.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,8 +17,8 @@ from transformers import PreTrainedModel
 from rlhf_ray.batching.layout import Packing
 from rlhf_ray.batching.packing import decoder_inputs
 from rlhf_ray.models.loading import ScalarHeadModel
-from rlhf_ray.training.forward.head_logprobs import Head, HeadInputs
-from rlhf_ray.training.head_kernels import head_kernel
+from rlhf_ray.training.forward.fused_head import LigerOrChunks, liger
+from rlhf_ray.training.forward.head_logprobs import Head, HeadInputs, HeadKernel, chunked
 
 # What models do to their logits after the head, by the configuration field that says so.
 _LOGIT_SCALINGS: dict[str, Callable[[Tensor, float], Tensor]] = {
@@ -169,3 +170,23 @@ def disable_dropout(module: nn.Module) -> None:
             for name, value in attributes.items():
                 if "drop" in name and isinstance(value, float):
                     setattr(layer, name, 0.0)
+
+
+def _auto(head: Head) -> HeadKernel:
+    return LigerOrChunks(head) if torch.cuda.is_available() else partial(chunked, head)
+
+
+_KERNELS: dict[str, Callable[[Head], HeadKernel]] = {
+    "auto": _auto,
+    "chunked": lambda head: partial(chunked, head),
+    "liger": liger,
+}
+
+
+def head_kernel(name: str, head: Head) -> HeadKernel:
+    """The implementation of this name for this head.
+
+    Raises:
+        ValueError: it cannot do what this head needs, or is not installed.
+    """
+    return _KERNELS[name](head)

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from rlhf_ray.batching.row_layout import RowLayout
-from rlhf_ray.config.groups.reward import ScorerPart
-from rlhf_ray.config.model_reward import ModelRewardConfig
+from rlhf_ray.config.groups.reward import ModelRewardConfig, ScorerPart
 from rlhf_ray.data.examples.answered import encode_answers
 from rlhf_ray.data.messages import Message
 from rlhf_ray.models.context import context_of

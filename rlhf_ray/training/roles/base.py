@@ -16,7 +16,12 @@ from rlhf_ray.training.engine.checkpoint import (
     write_facts,
     write_random_states,
 )
-from rlhf_ray.training.engine.deepspeed_engine import TrainEngine, start_process, stop_process
+from rlhf_ray.training.engine.deepspeed_engine import (
+    FrozenEngine,
+    TrainEngine,
+    start_process,
+    stop_process,
+)
 from rlhf_ray.training.engine.ranks import rank, world_size
 
 
@@ -113,6 +118,19 @@ class TrainedRole(ABC):
     def reload_states(self) -> None:
         """Take the GPU back."""
         self._engine.reload_states()
+
+    def close(self) -> None:
+        """Leave the process group; the role is of no use afterwards."""
+        if self._started is not None:
+            self._started.close()
+            self._started = None
+            stop_process()
+
+
+class FrozenRole:
+    """One rank of a model that only computes; subclasses say what, and start the engine."""
+
+    _started: FrozenEngine | None = None
 
     def close(self) -> None:
         """Leave the process group; the role is of no use afterwards."""

@@ -13,12 +13,12 @@ from rlhf_ray.batching.layout import MicroBatch
 from rlhf_ray.batching.row_layout import row_layout
 from rlhf_ray.models.loading import load_policy, load_tokenizer, new_policy
 from rlhf_ray.records.kept_tokens import whole_vocabulary
-from rlhf_ray.training.averaged_engine import make_engine
 from rlhf_ray.training.engine.deepspeed_engine import TrainEngine
 from rlhf_ray.training.forward.modules import PolicyForward, disable_dropout
 from rlhf_ray.training.forward.scoring import score_tokens
 from rlhf_ray.training.roles.base import TrainedRole
 from rlhf_ray.training.weights import named as weights
+from rlhf_ray.training.weights.ema_policy import make_engine
 from rlhf_ray.training.weights.lora_folder import FOLDER as ADAPTER
 from rlhf_ray.training.weights.lora_folder import write_adapter
 from rlhf_ray.training.weights.trainable import choose_of_policy

@@ -18,12 +18,12 @@ from rlhf_ray.objectives.policy import Objective, Predicted, policy_objective
 from rlhf_ray.objectives.text import text_objective
 from rlhf_ray.records import Coefficients, Experience, RolloutGroup, TokenValues
 from rlhf_ray.records.supervised import SupervisedSamples
-from rlhf_ray.training.averaged_engine import AveragedEngine
 from rlhf_ray.training.forward.scoring import score_distributions, score_groups
 from rlhf_ray.training.forward.token_logprobs import of_targets
 from rlhf_ray.training.roles.language_model import PolicyRole
 from rlhf_ray.training.train_step import Part, run_update
 from rlhf_ray.training.weights import named as weights
+from rlhf_ray.training.weights.ema_policy import AveragedEngine
 from rlhf_ray.training.weights.lora_folder import scaled_weights
 
 

@@ -7,10 +7,11 @@ from typing import Any
 
 from rlhf_ray.algorithms.ragged import sum_by_segment
 from rlhf_ray.batching.layout import MicroBatch
-from rlhf_ray.config.preference import PreferenceConfig
+from rlhf_ray.config.groups.fit import PreferenceConfig
+from rlhf_ray.objectives.feedback import feedback_objective, log_ratio_objective
 from rlhf_ray.objectives.pairs import pair_objective
 from rlhf_ray.objectives.policy import Objective
-from rlhf_ray.records.preferences import ComparedSamples
+from rlhf_ray.records.preferences import ComparedSamples, FeedbackSamples
 from rlhf_ray.training.engine.ranks import reduce_over_ranks, training_device
 from rlhf_ray.training.forward.scoring import score_tokens
 from rlhf_ray.training.roles.language_model import PolicyRole
@@ -93,3 +94,58 @@ class PreferenceLearner(ComparedRole):
             )
 
         return Part(samples=samples, compute=compute)
+
+
+_LOG_RATIO = "log_ratio"
+
+
+class FeedbackLearner(ComparedRole):
+    """Learns from answers that are good or bad. All methods are called on all ranks together."""
+
+    def update(self, steps: Sequence[FeedbackSamples]) -> dict[str, float]:
+        """One optimiser step, on the only entry.
+
+        Returns:
+            Metrics over all ranks: means over the answers.
+
+        Raises:
+            RuntimeError: the gradient is not finite.
+        """
+        (samples,) = steps
+        mean = self._mean_log_ratio(samples)
+        part = self._part(samples, mean, "train")
+        result = run_update(self._engine, [[part]], self._layout)
+        return {**self._metrics(result, samples.judged), "train/reference_point": max(mean, 0.0)}
+
+    def evaluate(self, samples: FeedbackSamples) -> dict[str, float]:
+        """The same means under the policy as it is; learns nothing."""
+        mean = self._mean_log_ratio(samples)
+        metrics = run_evaluation(self._part(samples, mean, "eval"), self._layout)
+        return {**metrics, "eval/reference_point": max(mean, 0.0)}
+
+    def _mean_log_ratio(self, samples: FeedbackSamples) -> float:
+        """Of the mismatched answers of all ranks; a forward pass without gradient."""
+
+        def compute(samples: ComparedSamples, batch: MicroBatch) -> Objective:
+            logprobs, _ = self._forward(batch, 1.0)
+            return log_ratio_objective(
+                logprobs[: batch.num_targets], samples, batch, name=_LOG_RATIO
+            )
+
+        part = Part(samples=samples.mismatched, compute=compute)
+        return run_evaluation(part, self._layout)[_LOG_RATIO]
+
+    def _part(self, samples: FeedbackSamples, mean: float, phase: str) -> Part[ComparedSamples]:
+        def compute(on_device: ComparedSamples, batch: MicroBatch) -> Objective:
+            logprobs, _ = self._forward(batch, 1.0)
+            return feedback_objective(
+                logprobs[: batch.num_targets],
+                samples,
+                on_device,
+                batch,
+                mean_log_ratio=mean,
+                preference=self._preference,
+                phase=phase,
+            )
+
+        return Part(samples=samples.judged, compute=compute)

@@ -18,9 +18,8 @@ from rlhf_ray.records import RolloutGroup, TokenValues
 from rlhf_ray.training.engine.deepspeed_engine import FrozenEngine, start_process
 from rlhf_ray.training.forward.modules import PolicyForward, disable_dropout
 from rlhf_ray.training.forward.scoring import score_distributions, score_groups
-from rlhf_ray.training.frozen_role import FrozenRole
-from rlhf_ray.training.moving_checkpoint import load_moving, save_moving
-from rlhf_ray.training.weights.ema_reference import MovingWeights, Shapes
+from rlhf_ray.training.roles.base import FrozenRole
+from rlhf_ray.training.weights.ema_reference import MovingWeights, Shapes, load_moving, save_moving
 
 
 class Reference(FrozenRole):

@@ -10,8 +10,7 @@ from torch import Tensor
 from rlhf_ray.batching.layout import MicroBatch
 from rlhf_ray.batching.row_layout import row_layout
 from rlhf_ray.config.groups.model import ModelConfig
-from rlhf_ray.config.groups.reward import ScorerPart
-from rlhf_ray.config.model_reward import ModelRewardConfig
+from rlhf_ray.config.groups.reward import ModelRewardConfig, ScorerPart
 from rlhf_ray.data.messages import Message
 from rlhf_ray.models.loading import load_scalar_head, load_tokenizer
 from rlhf_ray.models.reward_source import reward_model_source
@@ -20,8 +19,8 @@ from rlhf_ray.rewards.scorer import Outcome
 from rlhf_ray.training.engine.deepspeed_engine import FrozenEngine, start_process
 from rlhf_ray.training.engine.ranks import reduce_over_ranks, training_device
 from rlhf_ray.training.forward.modules import ValueForward, disable_dropout
-from rlhf_ray.training.frozen_role import FrozenRole
 from rlhf_ray.training.roles.answer_scores import AnswerScores, Share, limits_of
+from rlhf_ray.training.roles.base import FrozenRole
 
 
 class RewardScorer(FrozenRole):

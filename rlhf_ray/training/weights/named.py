@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from rlhf_ray.training.engine.deepspeed_engine import TrainEngine
 from rlhf_ray.training.engine.ranks import rank
+from rlhf_ray.training.engine.shards import num_elements, whole_shape
 from rlhf_ray.training.weights.lora import BASE, is_factor, lora_layers, merged
-from rlhf_ray.training.weights.shards import num_elements, whole_shape
 
 # Elements that are gathered from ZeRO-3 shards at once, if no single tensor is larger.
 _GATHERED_ELEMENTS = 64 * 1024 * 1024

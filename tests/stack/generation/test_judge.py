@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from rlhf_ray.config.judge import JudgeConfig
+from rlhf_ray.config.groups.reward import JudgeConfig
 from rlhf_ray.generation.completions import Completion, CompletionFailure, CompletionRequest
 from rlhf_ray.records import FailureKind
 from rlhf_ray.rewards.judge import JudgeScorer

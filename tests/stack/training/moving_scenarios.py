@@ -11,8 +11,8 @@ import deepspeed
 from torch import Tensor
 
 from rlhf_ray.publish.bucket import WeightBucket, pack_buckets, unpack
+from rlhf_ray.training.engine.shards import is_partitioned
 from rlhf_ray.training.roles.reference import Reference
-from rlhf_ray.training.weights.shards import is_partitioned
 from tests.stack.training.rank import Rank
 from tests.stack.training.samples import VOCABULARY, groups_of
 

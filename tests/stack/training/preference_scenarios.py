@@ -9,14 +9,13 @@ from typing import Any
 import torch
 
 from rlhf_ray.batching.rank_plan import RankPlan
+from rlhf_ray.config.groups.fit import PreferenceConfig
 from rlhf_ray.config.groups.training import TrainingConfig
-from rlhf_ray.config.preference import PreferenceConfig
 from rlhf_ray.objectives.families import Family, spread_families
 from rlhf_ray.objectives.feedback import BAD, GOOD, Judged, mismatched_pairs, spread_feedback
 from rlhf_ray.records.preferences import ComparedSamples, Feedback
 from rlhf_ray.records.supervised import LabelledTokens
-from rlhf_ray.training.feedback_learner import FeedbackLearner
-from rlhf_ray.training.roles.preference_trainer import PreferenceLearner
+from rlhf_ray.training.roles.preference_trainer import FeedbackLearner, PreferenceLearner
 from tests.stack.training.rank import LEARNER, TOTAL_OPTIMIZER_STEPS, Rank, record_gradients
 from tests.stack.training.samples import LENGTHS
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from rlhf_ray.compression.request import compress
-from rlhf_ray.config.compress import CompressConfig
 from rlhf_ray.config.errors import RunFailed
+from rlhf_ray.config.groups.deploy import CompressConfig
 from rlhf_ray.records.supervised import LabelledTokens
 
 ANSWER = {

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from rlhf_ray.config.texts import TextsConfig
-from rlhf_ray.data.errors import DataError
+from rlhf_ray.config.groups.data import TextsConfig
 from rlhf_ray.data.ptx_texts import TOO_SHORT, TextSet, load_texts
 from rlhf_ray.data.rejects import BROKEN, INVALID
+from rlhf_ray.data.rows import DataError
 
 
 class ByteTokenizer:

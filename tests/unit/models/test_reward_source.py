@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.model import ModelConfig
-from rlhf_ray.config.model_reward import ModelRewardConfig
+from rlhf_ray.config.groups.reward import ModelRewardConfig
 from rlhf_ray.models.reward_normalization import (
     FILE_NAME,
     RewardNormalization,

@@ -9,7 +9,7 @@ import torch
 
 from rlhf_ray.batching.layout import lay_out
 from rlhf_ray.batching.rank_plan import RankPlan
-from rlhf_ray.config.preference import PreferenceConfig
+from rlhf_ray.config.groups.fit import PreferenceConfig
 from rlhf_ray.objectives.families import Family
 from rlhf_ray.objectives.feedback import (
     BAD,

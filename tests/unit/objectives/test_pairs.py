@@ -10,7 +10,7 @@ import torch
 
 from rlhf_ray.batching.layout import MicroBatch, lay_out
 from rlhf_ray.batching.rank_plan import RankPlan
-from rlhf_ray.config.preference import PreferenceConfig
+from rlhf_ray.config.groups.fit import PreferenceConfig
 from rlhf_ray.objectives.families import Family, spread_families
 from rlhf_ray.objectives.pairs import pair_objective
 from rlhf_ray.objectives.policy import Objective

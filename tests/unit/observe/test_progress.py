@@ -11,14 +11,9 @@ import sys
 
 import pytest
 
+from rlhf_ray.observe.facts import FIT_FACTS, duration
 from rlhf_ray.observe.live import LiveProgress
-from rlhf_ray.observe.progress import (
-    FIT_FACTS,
-    OffProgress,
-    PlainProgress,
-    duration,
-    make_progress,
-)
+from rlhf_ray.observe.progress import OffProgress, PlainProgress, make_progress
 
 METRICS = {
     "reward/mean": 0.4321,

@@ -15,12 +15,11 @@ import torch
 
 from rlhf_ray.config.bearer_token import BearerToken, read_token
 from rlhf_ray.config.errors import RequestError
-from rlhf_ray.config.groups.reward import RewardConfig
-from rlhf_ray.config.http_reward import HttpRewardConfig
+from rlhf_ray.config.groups.reward import HttpRewardConfig, RewardConfig
 from rlhf_ray.records import FailureKind, RolloutGroup
 from rlhf_ray.rewards.http_scorer import HttpScorer
 from rlhf_ray.rewards.scorer import scored_by_async
-from rlhf_ray.stages.rl_http_reward import check_service
+from rlhf_ray.stages.reward_checks import check_service
 from tests.unit.rewards.conftest import build_group
 from tests.unit.rewards.fake_service import HANG_UP, FakeService, Reply
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from rlhf_ray.config.judge import RUBRIC, JudgeConfig
+from rlhf_ray.config.groups.reward import RUBRIC, JudgeConfig
 from rlhf_ray.generation.completions import Completion, CompletionFailure, CompletionRequest
 from rlhf_ray.models.tiny.tokenizer import ASSISTANT, EOS, USER, train_tokenizer
 from rlhf_ray.records import FailureKind, Prompt, RolloutGroup

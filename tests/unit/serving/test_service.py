@@ -18,7 +18,7 @@ import uvicorn
 
 from rlhf_ray.config.bearer_token import BearerToken
 from rlhf_ray.config.errors import RequestError
-from rlhf_ray.config.http_reward import HttpRewardConfig
+from rlhf_ray.config.groups.reward import HttpRewardConfig
 from rlhf_ray.records import FailureKind
 from rlhf_ray.rewards.http_scorer import HttpScorer, ask_health
 from rlhf_ray.rewards.process import ItemFailure

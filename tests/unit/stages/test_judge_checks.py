@@ -15,7 +15,7 @@ from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.load import load_config
 from rlhf_ray.config.run import Config
 from rlhf_ray.data.prompts.load import PromptSet
-from rlhf_ray.stages.rl_judge import check_judge
+from rlhf_ray.stages.reward_checks import check_judge
 from rlhf_ray.testing.tiny import tiny_random
 from tests.unit.rewards.conftest import build_group
 

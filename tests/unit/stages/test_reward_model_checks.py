@@ -11,8 +11,8 @@ from transformers import AutoTokenizer
 
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.data import DataConfig
+from rlhf_ray.config.groups.reward import ModelRewardConfig
 from rlhf_ray.config.load import read_config
-from rlhf_ray.config.model_reward import ModelRewardConfig
 from rlhf_ray.data.prompts.load import load_prompts
 from rlhf_ray.models.reward_normalization import RewardNormalization
 from rlhf_ray.models.tiny.tokenizer import train_tokenizer

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rlhf_ray.config.errors import RequestError
-from rlhf_ray.data.errors import among
 from rlhf_ray.data.prepare.conversion.contents import Removal, Sample, removal_of
 from rlhf_ray.data.prepare.libraries import library
+from rlhf_ray.data.rows import among
 
 WRONG_LANGUAGE = "wrong language"
 # The library's class for numbers, markup and the like.

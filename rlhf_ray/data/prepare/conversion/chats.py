@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from rlhf_ray.data.cells import BadCell
 from rlhf_ray.data.prepare.conversion.contents import Message, Messages
-from rlhf_ray.data.rows import shown
+from rlhf_ray.data.rows import BadCell, shown
 
 _ROLES = {
     "system": "system",

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rlhf_ray.config.groups.prepare_sources import PreparedSource
-from rlhf_ray.data.cells import BadCell
 from rlhf_ray.data.prepare.conversion.chats import (
     BrokenChat,
     read_messages,
@@ -25,7 +24,7 @@ from rlhf_ray.data.prepare.conversion.contents import (
 )
 from rlhf_ray.data.prepare.conversion.mapping import Layout, by_row, number_in, text_in
 from rlhf_ray.data.prepare.conversion.ranked import preference_of_ranking, preference_of_scores
-from rlhf_ray.data.rows import Row, shown
+from rlhf_ray.data.rows import BadCell, Row, shown
 
 _GOOD = {"true", "1", "yes", "good", "up"}
 _BAD = {"false", "0", "no", "bad", "down"}

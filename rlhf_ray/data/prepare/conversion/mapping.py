@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from rlhf_ray.data.cells import BadCell
 from rlhf_ray.data.prepare.conversion.chats import BrokenChat
 from rlhf_ray.data.prepare.conversion.contents import Content
-from rlhf_ray.data.rows import BrokenRow, Row, shown
+from rlhf_ray.data.rows import BadCell, BrokenRow, Row, shown
 
 BROKEN_ROW = "broken row"
 BROKEN_CHAT = "broken conversation"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rlhf_ray.data.cells import BadCell
 from rlhf_ray.data.prepare.conversion.chats import BrokenChat
 from rlhf_ray.data.prepare.conversion.contents import Messages, Preference
 from rlhf_ray.data.prepare.conversion.mapping import as_number
+from rlhf_ray.data.rows import BadCell
 
 
 def preference_of_ranking(prompt: Messages, answers: Sequence[str]) -> Preference:

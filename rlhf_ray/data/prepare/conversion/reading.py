@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rlhf_ray.config.groups.prepare_sources import PreparedSource
-from rlhf_ray.data.cells import BadCell
-from rlhf_ray.data.errors import DataError, among
 from rlhf_ray.data.prepare.conversion.columns import columns_layout
 from rlhf_ray.data.prepare.conversion.contents import Content, Removal, Sample
 from rlhf_ray.data.prepare.conversion.mapping import (
@@ -24,7 +22,7 @@ from rlhf_ray.data.prepare.conversion.mapping import (
 )
 from rlhf_ray.data.prepare.conversion.plain_text import TEXT_SUFFIXES, read_text
 from rlhf_ray.data.prepare.layouts import LAYOUTS
-from rlhf_ray.data.rows import BrokenRow, Row
+from rlhf_ray.data.rows import BadCell, BrokenRow, DataError, Row, among
 from rlhf_ray.data.sources.read import check_file, read_rows, source_format
 
 # Columns are known from so many rows: JSON lines need not all have the same.

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 
-from rlhf_ray.data.cells import BadCell
 from rlhf_ray.data.prepare.conversion.chats import user_message
 from rlhf_ray.data.prepare.conversion.contents import Content, Demonstration, Message, PromptOnly
 from rlhf_ray.data.prepare.conversion.mapping import Layout, by_row, text_in
-from rlhf_ray.data.rows import Row, shown
+from rlhf_ray.data.rows import BadCell, Row, shown
 
 # What the authors' own calculator was fed with: no part of an answer for people.
 _CALCULATION = re.compile(r"<<[^<>]*>>")

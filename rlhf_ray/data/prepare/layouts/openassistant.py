@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from rlhf_ray.data.cells import BadCell
 from rlhf_ray.data.prepare.conversion.chats import BrokenChat, role_named
 from rlhf_ray.data.prepare.conversion.contents import (
     Content,
@@ -34,7 +33,7 @@ from rlhf_ray.data.prepare.conversion.mapping import (
     unusable,
 )
 from rlhf_ray.data.prepare.conversion.ranked import preference_of_ranking, preference_of_scores
-from rlhf_ray.data.rows import BrokenRow, Row, shown
+from rlhf_ray.data.rows import BadCell, BrokenRow, Row, shown
 
 
 @dataclass(slots=True, kw_only=True)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from rlhf_ray.data.cells import BadCell
 from rlhf_ray.data.prepare.conversion.chats import read_messages
 from rlhf_ray.data.prepare.conversion.contents import Content, Demonstration, Message
 from rlhf_ray.data.prepare.conversion.mapping import Layout, by_row
-from rlhf_ray.data.rows import Row
+from rlhf_ray.data.rows import BadCell, Row
 
 _COLUMNS = ("conversations", "items", "conversation")
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from rlhf_ray.config.examples import ExamplesConfig
+from rlhf_ray.config.groups.data import ExamplesConfig
 from rlhf_ray.models.tiny.tokenizer import train_tokenizer
 
 # Each is what templates of real models do, in a few words; <eos> ends a turn.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from rlhf_ray.data.cells import BadCell
 from rlhf_ray.data.examples import load_rankings
 from rlhf_ray.data.examples.answered import encode_answers
+from rlhf_ray.data.rows import BadCell
 from rlhf_ray.records.supervised import LabelledTokens, num_scored_tokens
 from tests.unit.data.examples.conftest import WRITTEN, tokenizer_with
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from rlhf_ray.data.errors import DataError
 from rlhf_ray.data.examples import (
     load_demonstrations,
     load_feedback,
     load_rankings,
     load_texts,
 )
+from rlhf_ray.data.rows import DataError
 from rlhf_ray.models.tiny.tokenizer import train_tokenizer
 
 USER = {"role": "user", "content": "Hi"}

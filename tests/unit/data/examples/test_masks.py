@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from rlhf_ray.data.cells import BadCell
 from rlhf_ray.data.examples.labels import label_texts
 from rlhf_ray.data.examples.spans import MarkedText, mark_answers, mark_plain
+from rlhf_ray.data.rows import BadCell
 from rlhf_ray.models.tiny.tokenizer import train_tokenizer
 from rlhf_ray.records.supervised import LabelledTokens
 

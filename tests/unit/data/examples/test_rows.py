@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhf_ray.data.errors import DataError
 from rlhf_ray.data.examples import load_demonstrations, load_rankings
 from rlhf_ray.data.examples.split import content_key, is_held_out
+from rlhf_ray.data.rows import DataError
 
 ROWS = [{"prompt": f"question {i}?", "answer": f"answer {i}"} for i in range(40)]
 PAIR = {"prompt": "q", "chosen": "a", "rejected": "b"}

@@ -15,10 +15,10 @@ import pyarrow.parquet
 import pytest
 
 from rlhf_ray.config.errors import RequestError
-from rlhf_ray.data.errors import DataError
 from rlhf_ray.data.prepare import prepare as preparing
 from rlhf_ray.data.prepare.counts import Lengths
 from rlhf_ray.data.prepare.work_folder import work_folder
+from rlhf_ray.data.rows import DataError
 from rlhf_ray.data.sources.prepared import prepared_file
 from tests.unit.data.prepare.helpers import Result, prepare, source, write_lines
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhf_ray.data.errors import DataError
 from rlhf_ray.data.prompts.curriculum import CurriculumSettings, CurriculumStream, success_weight
 from rlhf_ray.data.prompts.stream import PromptStream
+from rlhf_ray.data.rows import DataError
 from rlhf_ray.records import GroupSummary, Prompt
 from tests.unit.data.prompts.test_stream import make_set
 

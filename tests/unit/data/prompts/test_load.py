@@ -15,8 +15,8 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.data import DataConfig
-from rlhf_ray.data.errors import DataError
 from rlhf_ray.data.prompts.load import PromptSet, Skipped, load_prompts
+from rlhf_ray.data.rows import DataError
 from rlhf_ray.records import Prompt
 
 USER = {"role": "user", "content": "Sum of 1 and 2?"}

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from rlhf_ray.data.errors import DataError
 from rlhf_ray.data.prompts.order import RowOrder
+from rlhf_ray.data.rows import DataError
 
 
 def make_order(kind: str = "texts", **settings: Any) -> RowOrder:

@@ -7,10 +7,10 @@ import json
 
 import pytest
 
-from rlhf_ray.data.errors import DataError
 from rlhf_ray.data.prompts.load import PromptSet
+from rlhf_ray.data.prompts.order import stable_seed
 from rlhf_ray.data.prompts.stream import PromptStream
-from rlhf_ray.data.seeds import stable_seed
+from rlhf_ray.data.rows import DataError
 from rlhf_ray.records import Prompt
 
 

@@ -14,10 +14,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from rlhf_ray.config.groups.data import DataConfig
-from rlhf_ray.config.texts import TextsConfig
-from rlhf_ray.data.errors import DataError
-from rlhf_ray.data.rows import BrokenRow, Row
+from rlhf_ray.config.groups.data import DataConfig, TextsConfig
+from rlhf_ray.data.rows import BrokenRow, DataError, Row
 from rlhf_ray.data.sources.read import read_rows, source_format, source_name
 
 CELLS: list[dict[str, Any]] = [

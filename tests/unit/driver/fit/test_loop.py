@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from rlhf_ray.config.errors import RequestError
-from rlhf_ray.data.errors import DataError
 from rlhf_ray.data.prompts.order import RowOrder
+from rlhf_ray.data.rows import DataError
 from rlhf_ray.driver.best_models import BestModels, LastModel
 from rlhf_ray.driver.checkpoints import Checkpoints
 from rlhf_ray.driver.fit.checkpoints import FitCheckpoints

@@ -15,8 +15,8 @@ from rlhf_ray.batching.rank_plan import RankPlan
 from rlhf_ray.calls import Call
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.algorithm import AlgorithmConfig
-from rlhf_ray.data.errors import DataError
 from rlhf_ray.data.ptx_texts import TextSet
+from rlhf_ray.data.rows import DataError
 from rlhf_ray.driver.checkpoints import Checkpoints, read_state
 from rlhf_ray.driver.evaluation.evaluator import NoEvaluation
 from rlhf_ray.driver.loop import LoopState

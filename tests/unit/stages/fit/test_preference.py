@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rlhf_ray.config.errors import RequestError
-from rlhf_ray.config.examples import ExamplesConfig
+from rlhf_ray.config.groups.data import ExamplesConfig
 from rlhf_ray.models.tiny.tokenizer import train_tokenizer
 from rlhf_ray.stages.fit.preference import load_comparable_feedback, rankings_within
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rlhf_ray.training.forward import fused_head as module
 from rlhf_ray.training.forward.fused_head import LigerOrChunks
 from rlhf_ray.training.forward.head_logprobs import Head
-from rlhf_ray.training.head_kernels import head_kernel
+from rlhf_ray.training.forward.modules import head_kernel
 from tests.unit.training.forward.test_head_logprobs import (
     HIDDEN,
     TEMPERATURE,

@@ -11,8 +11,7 @@ from transformers.models.gemma2 import Gemma2Config, Gemma2ForCausalLM
 from rlhf_ray.records.kept_tokens import whole_vocabulary
 from rlhf_ray.training.forward import head_logprobs as module
 from rlhf_ray.training.forward.head_logprobs import Head, HeadInputs
-from rlhf_ray.training.forward.modules import PolicyForward
-from rlhf_ray.training.head_kernels import head_kernel
+from rlhf_ray.training.forward.modules import PolicyForward, head_kernel
 
 VOCABULARY, HIDDEN = 17, 6
 TEMPERATURE = 0.7

@@ -15,9 +15,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from rlhf_ray.batching.rank_plan import RankPlan
 from rlhf_ray.batching.row_layout import row_layout
-from rlhf_ray.config.examples import ExamplesConfig
+from rlhf_ray.config.groups.data import ExamplesConfig
 from rlhf_ray.config.groups.model import ModelConfig
-from rlhf_ray.config.model_reward import ModelRewardConfig
+from rlhf_ray.config.groups.reward import ModelRewardConfig
 from rlhf_ray.data.examples import load_rankings
 from rlhf_ray.data.examples.answered import encode_answers
 from rlhf_ray.models.loading import load_scalar_head

@@ -22,9 +22,9 @@ from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.lora import LoraConfig
 from rlhf_ray.config.groups.training import CriticConfig, TrainingConfig
 from rlhf_ray.models.loading import ScalarHeadModel
-from rlhf_ray.training.weights.named import named_weights, weight_shapes
 from rlhf_ray.training.weights.lora import Adapter
 from rlhf_ray.training.weights.lora_folder import scaled_weights
+from rlhf_ray.training.weights.named import named_weights, weight_shapes
 from rlhf_ray.training.weights.trainable import choose_of_policy, choose_of_scalar
 
 TOKENS = torch.tensor([[3, 7, 1, 12, 5]])

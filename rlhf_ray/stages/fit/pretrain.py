@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlhf_ray.cluster.roles.base import Imitator
+from rlhf_ray.cluster.roles.fit import Imitator
 from rlhf_ray.config.run import Config
 from rlhf_ray.data.examples import load_texts
 from rlhf_ray.objectives.text import spread_samples

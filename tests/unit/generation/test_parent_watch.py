@@ -12,7 +12,7 @@ import psutil
 
 CHILD = """
 import subprocess, time
-from rlhf_ray.generation.server.parent_watch import end_group_with_stdin
+from rlhf_ray.generation.parent_watch import end_group_with_stdin
 end_group_with_stdin()
 grandchild = subprocess.Popen(["sleep", "600"])
 print(grandchild.pid, flush=True)

@@ -1,0 +1,33 @@
+"""The critic: actor and facade."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rlhf_ray.calls import Call
+from rlhf_ray.cluster.roles.base import TrainedRanks, _call, _Trained
+from rlhf_ray.records import Experience
+
+
+class Critics(TrainedRanks):
+    """All ranks of the critic."""
+
+    def update(self, experiences: Sequence[Any]) -> list[Call]:
+        return [
+            _call(member, member.handle.update.remote(experience))
+            for member, experience in zip(self._members, experiences, strict=True)
+        ]
+
+
+class Critic(_Trained):
+    """One rank of the critic."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        super().__init__()
+        from rlhf_ray.training.roles.critic import Critic as Worker
+
+        self._worker = Worker(**settings)
+
+    def update(self, experiences: Sequence[Experience]) -> dict[str, float]:
+        return self._worker.update(experiences)
