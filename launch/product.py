@@ -18,7 +18,7 @@ from typing import Any
 
 from openai import AsyncOpenAI, OpenAI
 
-from rlhf_ray.atomic_file import write_whole
+from rlhf_ray.atomic_file import write_atomically
 from rlhf_ray.serving.load import LoadReport, measure
 from rlhf_ray.tasks.customer_service import requests
 
@@ -54,7 +54,7 @@ def main() -> int:
         return status
     file = OUTPUT / "summary.json"
     summary = json.loads(file.read_text(encoding="utf-8")) | found
-    write_whole(file, json.dumps(summary, indent=2) + "\n")
+    write_atomically(file, json.dumps(summary, indent=2) + "\n")
     for name, value in found.items():
         print(f"{name.replace('_', ' ')}: {value}")
     print(f"Result: {file}")

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str) -> None:
     """Write the text in UTF-8 beside `path` and put it in its place; a kill leaves the old file.
 
     A lone surrogate becomes its escape, which JSON reads back.

@@ -23,7 +23,7 @@ class Call:
     """One method call on one worker, under way.
 
     Attributes:
-        signal: what is waited for and fetched; the value of `Watch.results`.
+        signal: what is waited for and fetched; the value of `CallWaiter.results`.
         payload: reference to a large result that is passed on and never fetched here.
         before: the call whose payload this one takes, where it was made before that was done. A
             failure of that one is this one's too.
@@ -35,7 +35,7 @@ class Call:
     before: Call | None = None
 
 
-class Watch(Protocol):
+class CallWaiter(Protocol):
     """Waits for calls. Every wait has a deadline; every failure names role, rank, phase, step.
 
     All methods raise `RunFailed` when a worker dies, fails, or is too late.

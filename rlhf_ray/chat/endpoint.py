@@ -23,7 +23,7 @@ class TooLong(SpeakerFailed):
     """The chat does not fit into what the model can read."""
 
 
-class Speaker(Protocol):
+class ChatEndpoint(Protocol):
     """Somebody who answers.
 
     Attributes:
@@ -45,7 +45,7 @@ class Speaker(Protocol):
 
 
 class EndpointSpeaker:
-    """See `Speaker`.
+    """See `ChatEndpoint`.
 
     Args:
         settings: of every request, such as temperature.

@@ -6,7 +6,7 @@ from collections.abc import Generator, Sequence
 from contextlib import closing
 from typing import Protocol
 
-from rlhf_ray.chat.endpoint import Speaker, TooLong
+from rlhf_ray.chat.endpoint import ChatEndpoint, TooLong
 from rlhf_ray.chat.history import History
 from rlhf_ray.chat.side_by_side import Piece, pieces_of
 
@@ -53,7 +53,7 @@ class Chat:
     def __init__(
         self,
         screen: Screen,
-        speakers: Sequence[Speaker],
+        speakers: Sequence[ChatEndpoint],
         history: History,
         *,
         compares: bool = False,
@@ -125,7 +125,7 @@ class Chat:
         if answers[0]:
             self._history.add(text, answers[0])
 
-    def _beginning(self, asked: Sequence[Speaker], text: str) -> Generator[Piece, None, None]:
+    def _beginning(self, asked: Sequence[ChatEndpoint], text: str) -> Generator[Piece, None, None]:
         """Pieces of answers to as much of the chat as fits.
 
         Raises:
@@ -147,7 +147,7 @@ class Chat:
             )
         return _all_of(first, pieces)
 
-    def _pieces(self, asked: Sequence[Speaker], text: str) -> Generator[Piece, None, None]:
+    def _pieces(self, asked: Sequence[ChatEndpoint], text: str) -> Generator[Piece, None, None]:
         messages = self._history.messages(text)
         return pieces_of([lambda speaker=speaker: speaker.answer(messages) for speaker in asked])
 

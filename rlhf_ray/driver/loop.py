@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from rlhf_ray.calls import Watch
+from rlhf_ray.calls import CallWaiter
 from rlhf_ray.driver.evaluation.evaluator import Evaluator
 from rlhf_ray.driver.rollouts.batch import Batch
 from rlhf_ray.driver.rollouts.pipeline import RolloutPipeline
 from rlhf_ray.driver.run_log import StepClock
-from rlhf_ray.driver.updates.controllers import Adaptive, advance, observe
-from rlhf_ray.driver.updates.device_sharing import Turns
-from rlhf_ray.driver.updates.reference_update import Refresher
+from rlhf_ray.driver.updates.controllers import Controllers, advance, observe
+from rlhf_ray.driver.updates.device_sharing import DeviceSharing
+from rlhf_ray.driver.updates.reference_update import ReferenceUpdater
 from rlhf_ray.driver.updates.scorers import Scorers
 from rlhf_ray.driver.updates.step_metrics import batch_metrics, coefficient_metrics
 from rlhf_ray.driver.updates.trainer import Trainer
@@ -27,7 +27,7 @@ class Observer(Protocol):
 
 
 class StateSaver(Protocol):
-    """Writes checkpoints when they are due. See `run_state.RunCheckpoints`."""
+    """Writes checkpoints when they are due. See `driver.run_checkpoints.RunCheckpoints`."""
 
     def save_if_due(self, state: LoopState, pipeline: RolloutPipeline) -> None: ...
 
@@ -37,7 +37,7 @@ class LoopState:
     """What the loop itself remembers. `step` steps are done; weights are of version `step`."""
 
     step: int
-    adaptive: Adaptive
+    controllers: Controllers
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,10 +48,10 @@ class Loop:
     scorers: Scorers
     trainer: Trainer
     publisher: Publisher
-    refresher: Refresher
-    turns: Turns
+    reference_updater: ReferenceUpdater
+    turns: DeviceSharing
     evaluator: Evaluator
-    watch: Watch
+    watch: CallWaiter
     observer: Observer
     saver: StateSaver
 
@@ -69,23 +69,23 @@ def train(loop: Loop, state: LoopState, *, num_steps: int) -> None:
 
         with clock("generate"):
             batch = loop.pipeline.next_batch(step)
-            state.adaptive = observe(state.adaptive, batch)
+            state.controllers = observe(state.controllers, batch)
         with clock("reference"):
             loop.turns.begin_training()
             scores = loop.scorers.score(batch, step)
         with clock("update"):
-            coefficients = state.adaptive.coefficients
+            coefficients = state.controllers.coefficients
             updated = loop.trainer.update(batch, scores, step=step, coefficients=coefficients)
         with clock("publish"):
             loop.turns.begin_publishing()
             published = loop.publisher.publish(step + 1)
-            published |= loop.refresher.refresh_if_due(step + 1)
+            published |= loop.reference_updater.update_if_due(step + 1)
             loop.turns.begin_generating()
 
         metrics = batch_metrics(batch, version=step) | updated | published
         metrics |= coefficient_metrics(coefficients)
         num_samples = sum(len(summary.rewards) for summary in batch.summaries)
-        state.adaptive = advance(state.adaptive, metrics, num_samples=num_samples)
+        state.controllers = advance(state.controllers, metrics, num_samples=num_samples)
         state.step += 1
         if loop.evaluator.is_due(state.step):
             with clock("evaluate"):

@@ -30,7 +30,7 @@ class GeneratorPool(Protocol):
 
 
 class RewardPool(Protocol):
-    """See `cluster.groups.Rewards`."""
+    """See `cluster.roles.rewards.RewardGroup`."""
 
     @property
     def names(self) -> Sequence[Any]: ...

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from rlhf_ray.calls import Call, Watch
+from rlhf_ray.calls import Call, CallWaiter
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.driver.checkpoints import Checkpoints, read_state
 from rlhf_ray.driver.evaluation.evaluator import Evaluator
 from rlhf_ray.driver.loop import LoopState
 from rlhf_ray.driver.rollouts.pipeline import RolloutPipeline
-from rlhf_ray.driver.updates.controllers import load_adaptive, save_adaptive
+from rlhf_ray.driver.updates.controllers import load_controllers, save_controllers
 from rlhf_ray.driver.updates.texts import TextSource
 
 
@@ -41,7 +41,7 @@ class RunCheckpoints:
         roles: dict[str, StatefulRole],
         texts: TextSource,
         evaluator: Evaluator,
-        watch: Watch,
+        watch: CallWaiter,
         every_steps: int,
         timeout_s: float,
         identity: dict[str, Any],
@@ -69,7 +69,7 @@ class RunCheckpoints:
         saved = {
             "step": state.step,
             "identity": self._identity,
-            "adaptive": save_adaptive(state.adaptive),
+            "adaptive": save_controllers(state.controllers),
             "pipeline": pipeline.state_dict(),
             "texts": self._texts.state_dict(),
             "evaluation": self._evaluator.state_dict(),
@@ -97,7 +97,7 @@ class RunCheckpoints:
         self._texts.load_state_dict(saved.get("texts", {}))
         # Likewise. The folder is checkpoints/step_000050 in that of its run.
         self._evaluator.load_state_dict(saved.get("evaluation", {}), folder.parent.parent)
-        return LoopState(step=saved["step"], adaptive=load_adaptive(saved["adaptive"]))
+        return LoopState(step=saved["step"], controllers=load_controllers(saved["adaptive"]))
 
     def _wait(self, calls: Sequence[Call]) -> None:
         self._watch.results(calls, phase="checkpoint", timeout_s=self._timeout_s)

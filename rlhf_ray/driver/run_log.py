@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from rlhf_ray.calls import Call, Watch
+from rlhf_ray.calls import Call, CallWaiter
 from rlhf_ray.driver.rollouts.batch import Batch
 from rlhf_ray.observe.metrics import MetricsWriter
 from rlhf_ray.observe.progress import Progress
@@ -33,7 +33,7 @@ class RolloutFiles:
     """Writes every batch in the background; a file is waited for when the next one is due."""
 
     def __init__(
-        self, writer: RolloutWriter, watch: Watch, output_dir: Path, *, timeout_s: float
+        self, writer: RolloutWriter, watch: CallWaiter, output_dir: Path, *, timeout_s: float
     ) -> None:
         self._writer = writer
         self._watch = watch

@@ -19,7 +19,7 @@ MODES = (GREEDY, SAMPLED)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ExamineSettings:
+class MeasureSettings:
     """What is measured of an answer.
 
     Attributes:
@@ -81,10 +81,10 @@ class PromptAnswers:
     distinct: dict[str, tuple[float | None, ...]]
 
 
-def examine_groups(
+def measure_answers(
     groups: Sequence[RolloutGroup],
     reference: Sequence[TokenValues],
-    settings: ExamineSettings,
+    settings: MeasureSettings,
 ) -> list[PromptAnswers]:
     """What every group is worth.
 
@@ -94,11 +94,11 @@ def examine_groups(
             empty where there is none.
     """
     by_prompt = {values.prompt_id: values.values for values in reference}
-    return [examine(group, by_prompt.get(group.prompt.prompt_id), settings) for group in groups]
+    return [measure(group, by_prompt.get(group.prompt.prompt_id), settings) for group in groups]
 
 
-def examine(
-    group: RolloutGroup, reference_logprobs: Tensor | None, settings: ExamineSettings
+def measure(
+    group: RolloutGroup, reference_logprobs: Tensor | None, settings: MeasureSettings
 ) -> PromptAnswers:
     """Measure one scored group.
 

@@ -7,21 +7,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlhf_ray.atomic_file import write_whole
+from rlhf_ray.atomic_file import write_atomically
 from rlhf_ray.evaluation.answers import Answer
 from rlhf_ray.evaluation.report import ModelAnswers
 
 
 def write_report(output: Path, report: Mapping[str, Any], table: str) -> None:
     """Write evaluation.json and table.md, each complete or not at all."""
-    write_whole(output / "evaluation.json", json.dumps(report, indent=2, allow_nan=False) + "\n")
-    write_whole(output / "table.md", table + "\n")
+    write_atomically(
+        output / "evaluation.json", json.dumps(report, indent=2, allow_nan=False) + "\n"
+    )
+    write_atomically(output / "table.md", table + "\n")
 
 
 def write_samples(output: Path, models: Sequence[ModelAnswers]) -> None:
     """Write samples.jsonl: one object for each prompt, with the answers of all models."""
     lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in sample_rows(models))
-    write_whole(output / "samples.jsonl", "".join(f"{line}\n" for line in lines))
+    write_atomically(output / "samples.jsonl", "".join(f"{line}\n" for line in lines))
 
 
 def sample_rows(models: Sequence[ModelAnswers]) -> Iterator[dict[str, Any]]:

@@ -47,9 +47,9 @@ class Advantages:
 
 
 # A row of the first table: rewards per sample [S] to advantages per sample [S].
-_OfSamples = Callable[[Tensor, RolloutBatch, AlgorithmConfig, Coefficients], Tensor]
+_SampleEstimator = Callable[[Tensor, RolloutBatch, AlgorithmConfig, Coefficients], Tensor]
 # A row of the second: rewards per token [N] to advantages [N] and returns [N].
-_OfTokens = Callable[[Tensor, RolloutBatch, AlgorithmConfig], tuple[Tensor, Tensor]]
+_TokenEstimator = Callable[[Tensor, RolloutBatch, AlgorithmConfig], tuple[Tensor, Tensor]]
 
 
 def _group(
@@ -124,7 +124,7 @@ def _process(_: Tensor, batch: RolloutBatch, algorithm: AlgorithmConfig) -> tupl
     return torch.where(batch.loss_mask, advantages, 0.0), torch.zeros_like(advantages)
 
 
-OF_SAMPLES: dict[str, _OfSamples] = {
+SAMPLE_ADVANTAGES: dict[str, _SampleEstimator] = {
     "group": _group,
     "rloo": _rloo,
     "opo": _opo,
@@ -132,7 +132,11 @@ OF_SAMPLES: dict[str, _OfSamples] = {
     "baseline": _baseline,
     "remax": _remax,
 }
-OF_TOKENS: dict[str, _OfTokens] = {"returns": _returns, "gae": _gae, "process": _process}
+TOKEN_ADVANTAGES: dict[str, _TokenEstimator] = {
+    "returns": _returns,
+    "gae": _gae,
+    "process": _process,
+}
 
 
 def estimate_advantages(
@@ -144,7 +148,7 @@ def estimate_advantages(
     describe advantages before whitening: afterwards mean and deviation are 0 and 1.
     """
     kl = _penalty(batch, algorithm, coefficients)
-    if algorithm.advantage in OF_SAMPLES:
+    if algorithm.advantage in SAMPLE_ADVANTAGES:
         rewards = sample_rewards(
             batch.rewards,
             kl,
@@ -153,12 +157,12 @@ def estimate_advantages(
             kl_coefficient=coefficients.kl,
             reward_clip=algorithm.reward_clip,
         )
-        per_sample = OF_SAMPLES[algorithm.advantage](rewards, batch, algorithm, coefficients)
+        per_sample = SAMPLE_ADVANTAGES[algorithm.advantage](rewards, batch, algorithm, coefficients)
         advantages = spread_over_tokens(per_sample, batch.lengths, batch.loss_mask)
         returns = torch.zeros_like(advantages)
     else:
         rewards = _token_rewards(batch, kl, algorithm, coefficients)
-        advantages, returns = OF_TOKENS[algorithm.advantage](rewards, batch, algorithm)
+        advantages, returns = TOKEN_ADVANTAGES[algorithm.advantage](rewards, batch, algorithm)
     metrics = _advantage_metrics(batch, advantages)
     if algorithm.rewards_steps:
         metrics |= _step_metrics(batch)

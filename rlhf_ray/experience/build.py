@@ -26,7 +26,7 @@ from rlhf_ray.experience.off_policy_correction import (
     gap_metrics,
     uncorrected,
 )
-from rlhf_ray.experience.reward_shaping import NO_CONTROL, SampleControl, shape_groups, weigh_tasks
+from rlhf_ray.experience.reward_shaping import NO_CONTROL, RewardShaping, shape_groups, weigh_tasks
 from rlhf_ray.experience.rollout_batch import RolloutBatch, flatten_groups
 from rlhf_ray.records import Coefficients, Experience, RolloutGroup, TokenValues
 
@@ -60,7 +60,7 @@ def build_experience(
     critic: RankPlan | None,
     seed: int,
     step: int,
-    control: SampleControl = NO_CONTROL,
+    control: RewardShaping = NO_CONTROL,
 ) -> ExperienceBatch:
     """Turn scored groups into the experience of every rank of learner and critic.
 

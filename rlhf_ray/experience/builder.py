@@ -8,7 +8,7 @@ from pathlib import Path
 from rlhf_ray.batching.rank_plan import RankPlan
 from rlhf_ray.config.groups.algorithm import AlgorithmConfig
 from rlhf_ray.experience.build import ExperienceBatch, build_experience
-from rlhf_ray.experience.reward_shaping import SampleControl
+from rlhf_ray.experience.reward_shaping import RewardShaping
 from rlhf_ray.observe.rollout_log import write_rollouts
 from rlhf_ray.records import Coefficients, RolloutGroup, TokenValues
 
@@ -31,7 +31,7 @@ class ExperienceBuilder:
         critic: RankPlan | None,
         old_is_current: bool,
         seed: int,
-        control: SampleControl,
+        control: RewardShaping,
     ) -> None:
         self._algorithm = algorithm
         self._learner = learner

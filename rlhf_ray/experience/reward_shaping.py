@@ -23,7 +23,7 @@ from rlhf_ray.records import RolloutGroup
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SampleControl:
+class RewardShaping:
     """See the keys of the same names in `config.sampling`; by default nothing is done.
 
     Attributes:
@@ -37,12 +37,12 @@ class SampleControl:
     task_weights: Mapping[str, float] = field(default_factory=dict)
 
 
-NO_CONTROL = SampleControl()
+NO_CONTROL = RewardShaping()
 
 
 def shape_groups(
     groups: Sequence[RolloutGroup],
-    control: SampleControl,
+    control: RewardShaping,
     scales: Mapping[str, RewardScale] | None = None,
 ) -> tuple[list[RolloutGroup], dict[str, float]]:
     """Scored groups with rewards on their scales, over-long responses punished, truncated masked.
@@ -72,7 +72,7 @@ def shape_groups(
     return shaped, metrics
 
 
-def weigh_tasks(estimated: Advantages, batch: RolloutBatch, control: SampleControl) -> Advantages:
+def weigh_tasks(estimated: Advantages, batch: RolloutBatch, control: RewardShaping) -> Advantages:
     """Advantages times the weight of their sample's task; returns and metrics stay."""
     if not control.task_weights:
         return estimated
@@ -105,7 +105,7 @@ def _scaled(
     return scaled, metrics
 
 
-def _penalties(group: RolloutGroup, control: SampleControl) -> Tensor:
+def _penalties(group: RolloutGroup, control: RewardShaping) -> Tensor:
     return overlong_penalties(
         count_by_segment(group.loss_mask, group.lengths),
         max_tokens=control.max_response_tokens,

@@ -14,9 +14,14 @@ from rlhf_ray.algorithms.reduce import masked_mean
 from rlhf_ray.batching.layout import MicroBatch
 from rlhf_ray.batching.rank_plan import RankPlan
 from rlhf_ray.config.groups.fit import PreferenceConfig
-from rlhf_ray.objectives.families import AnswerSums, Family, spread_families, sum_over_answers
 from rlhf_ray.objectives.policy import Objective
-from rlhf_ray.records.preferences import ComparedSamples, Feedback, FeedbackSamples
+from rlhf_ray.objectives.preference_batches import (
+    AnswerSums,
+    PreferenceGroup,
+    spread_preference_groups,
+    sum_over_answers,
+)
+from rlhf_ray.records.preferences import Feedback, FeedbackSamples, PreferenceSamples
 from rlhf_ray.records.supervised import LabelledTokens
 
 GOOD, BAD = 0, 1
@@ -26,8 +31,8 @@ GOOD, BAD = 0, 1
 class Judged:
     """An answer that is good or bad, and the answer to another prompt after its prompt."""
 
-    answer: Family
-    mismatched: Family
+    answer: PreferenceGroup
+    mismatched: PreferenceGroup
 
 
 def mismatched_pairs(feedback: Sequence[Feedback], *, max_tokens: int) -> list[LabelledTokens]:
@@ -87,8 +92,8 @@ def spread_feedback(rows: Sequence[Judged], plan: RankPlan) -> list[FeedbackSamp
         ValueError: a sample alone is over the budget of a forward pass.
     """
     num_good = sum(row.answer.ranks == (GOOD,) for row in rows)
-    judged = spread_families([row.answer for row in rows], plan)
-    mismatched = spread_families([row.mismatched for row in rows], plan)
+    judged = spread_preference_groups([row.answer for row in rows], plan)
+    mismatched = spread_preference_groups([row.mismatched for row in rows], plan)
     return [
         FeedbackSamples(
             judged=own, mismatched=other, num_good=num_good, num_bad=len(rows) - num_good
@@ -98,7 +103,7 @@ def spread_feedback(rows: Sequence[Judged], plan: RankPlan) -> list[FeedbackSamp
 
 
 def log_ratio_objective(
-    logprobs: Tensor, samples: ComparedSamples, batch: MicroBatch, *, name: str
+    logprobs: Tensor, samples: PreferenceSamples, batch: MicroBatch, *, name: str
 ) -> Objective:
     """The share of the mean log ratio of the mismatched answers, as a metric; nothing to learn.
 
@@ -119,7 +124,7 @@ def log_ratio_objective(
 def feedback_objective(
     logprobs: Tensor,
     samples: FeedbackSamples,
-    on_device: ComparedSamples,
+    on_device: PreferenceSamples,
     batch: MicroBatch,
     *,
     mean_log_ratio: float,

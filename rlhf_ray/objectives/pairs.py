@@ -10,14 +10,14 @@ from rlhf_ray.algorithms.preferences.ranked_pairs import RankedPairs, pair_share
 from rlhf_ray.algorithms.reduce import masked_mean
 from rlhf_ray.batching.layout import MicroBatch
 from rlhf_ray.config.groups.fit import PreferenceConfig
-from rlhf_ray.objectives.families import AnswerSums, sum_over_answers
 from rlhf_ray.objectives.policy import Objective
-from rlhf_ray.records.preferences import ComparedSamples
+from rlhf_ray.objectives.preference_batches import AnswerSums, sum_over_answers
+from rlhf_ray.records.preferences import PreferenceSamples
 
 
 def pair_objective(
     logprobs: Tensor,
-    samples: ComparedSamples,
+    samples: PreferenceSamples,
     batch: MicroBatch,
     *,
     preference: PreferenceConfig,
@@ -71,7 +71,7 @@ def pair_objective(
     return Objective(loss=total, sums={f"{phase}/loss": total.detach(), **sums}, maxima={})
 
 
-def _pairs(answers: AnswerSums, samples: ComparedSamples) -> RankedPairs:
+def _pairs(answers: AnswerSums, samples: PreferenceSamples) -> RankedPairs:
     """Of all rankings in the micro-batch; their answers are side by side."""
     prompts = samples.prompts[answers.samples]
     _, sizes = torch.unique_consecutive(prompts, return_counts=True)

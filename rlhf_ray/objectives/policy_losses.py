@@ -35,7 +35,7 @@ class PredictedTokens:
     chosen: Tensor
 
 
-_Surrogate = Callable[[PredictedTokens, Ratio, AlgorithmConfig], PolicyLoss]
+_PolicyLoss = Callable[[PredictedTokens, Ratio, AlgorithmConfig], PolicyLoss]
 
 
 def _clip(tokens: PredictedTokens, ratio: Ratio, algorithm: AlgorithmConfig) -> PolicyLoss:
@@ -98,7 +98,7 @@ def _kl_cov(tokens: PredictedTokens, ratio: Ratio, algorithm: AlgorithmConfig) -
     )
 
 
-SURROGATES: dict[str, _Surrogate] = {
+POLICY_LOSSES: dict[str, _PolicyLoss] = {
     "clip": _clip,
     "unclipped": _unclipped,
     "cispo": _cispo,
@@ -119,4 +119,4 @@ def surrogate(tokens: PredictedTokens, algorithm: AlgorithmConfig) -> PolicyLoss
         level=algorithm.ratio_level,
         log_ratio_clamp=algorithm.log_ratio_clamp,
     )
-    return SURROGATES[algorithm.policy_loss](tokens, ratio, algorithm)
+    return POLICY_LOSSES[algorithm.policy_loss](tokens, ratio, algorithm)

@@ -17,9 +17,13 @@ from rlhf_ray.algorithms.preferences.ranked_pairs import pair_share, ranked_pair
 from rlhf_ray.algorithms.preferences.reward_model_loss import reward_model_loss
 from rlhf_ray.batching.layout import MicroBatch
 from rlhf_ray.batching.rank_plan import RankPlan
-from rlhf_ray.objectives.families import Family, spread_families, sum_over_answers
 from rlhf_ray.objectives.policy import Objective
-from rlhf_ray.records.preferences import ComparedSamples, Ranking
+from rlhf_ray.objectives.preference_batches import (
+    PreferenceGroup,
+    spread_preference_groups,
+    sum_over_answers,
+)
+from rlhf_ray.records.preferences import PreferenceSamples, Ranking
 from rlhf_ray.records.supervised import LabelledTokens, num_scored_tokens
 
 # Guo et al. 2017, arXiv:1706.04599, have 15 bins over [0, 1]; confidence is at least 1/2 here.
@@ -32,7 +36,7 @@ _MADE_UP = 0
 
 def spread_rankings(
     rankings: Sequence[Ranking], plan: RankPlan, *, use_margins: bool
-) -> list[ComparedSamples]:
+) -> list[PreferenceSamples]:
     """The rankings of one optimiser step, per rank; a ranking stays in one forward pass.
 
     The score of an answer is the value at its last token. So every answer gets a made-up token
@@ -48,8 +52,8 @@ def spread_rankings(
     largest = max((len(ranking.answers) for ranking in rankings), default=1)
     for ranking in rankings:
         check_fits(ranking, largest, plan.max_tokens_per_micro_batch)
-    families = [
-        Family(
+    preference_groups = [
+        PreferenceGroup(
             answers=tuple(_scored(answer) for answer in ranking.answers),
             ranks=tuple(range(len(ranking.answers))),
             margin=(ranking.margin or 0.0) if use_margins else 0.0,
@@ -59,7 +63,9 @@ def spread_rankings(
     ]
     # The made-up tokens are planned, but never computed.
     budget = plan.max_tokens_per_micro_batch + largest
-    return spread_families(families, replace(plan, max_tokens_per_micro_batch=budget))
+    return spread_preference_groups(
+        preference_groups, replace(plan, max_tokens_per_micro_batch=budget)
+    )
 
 
 def check_fits(ranking: Ranking, largest: int, budget: int) -> None:
@@ -89,7 +95,7 @@ def _scored(answer: LabelledTokens) -> LabelledTokens:
     return LabelledTokens(token_ids=torch.cat([own, own.new_tensor([_MADE_UP])]), loss_mask=mask)
 
 
-class Scores(NamedTuple):
+class RankingScores(NamedTuple):
     """The answers of a micro-batch.
 
     Attributes:
@@ -103,7 +109,7 @@ class Scores(NamedTuple):
     num_tokens: Tensor
 
 
-def scores_of(values: Tensor, samples: ComparedSamples, batch: MicroBatch) -> Scores:
+def scores_of(values: Tensor, samples: PreferenceSamples, batch: MicroBatch) -> RankingScores:
     """The one value of every answer.
 
     Args:
@@ -111,13 +117,13 @@ def scores_of(values: Tensor, samples: ComparedSamples, batch: MicroBatch) -> Sc
     """
     scores = sum_over_answers(values, samples, batch)
     lengths = samples.lengths[scores.samples]
-    return Scores(
+    return RankingScores(
         values=scores.sums, samples=scores.samples, num_tokens=(lengths - scores.counts).sum()
     )
 
 
 def ranking_objective(
-    scores: Scores, samples: ComparedSamples, *, centring_coefficient: float, name: str
+    scores: RankingScores, samples: PreferenceSamples, *, centring_coefficient: float, name: str
 ) -> Objective:
     """The share of the mean over rankings of the loss of their pairs; see `reward_model_loss`.
 

@@ -16,7 +16,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from rlhf_ray.atomic_file import write_whole
+from rlhf_ray.atomic_file import write_atomically
 from rlhf_ray.observe.facts import duration
 
 FIRST_STEPS = 3
@@ -131,8 +131,8 @@ def write_summary(output_dir: Path, summary: RunSummary) -> None:
 def write_files(output_dir: Path, values: Mapping[str, Any], table: str) -> None:
     """Write summary.json with the values and summary.txt with the table."""
     text = json.dumps(values, indent=2, allow_nan=False)
-    write_whole(output_dir / "summary.json", text + "\n")
-    write_whole(output_dir / "summary.txt", table + "\n")
+    write_atomically(output_dir / "summary.json", text + "\n")
+    write_atomically(output_dir / "summary.txt", table + "\n")
 
 
 def _rows(summary: RunSummary) -> list[tuple[str, str]]:

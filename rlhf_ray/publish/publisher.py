@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from rlhf_ray.calls import Call, Watch
+from rlhf_ray.calls import Call, CallWaiter
 from rlhf_ray.publish.gate import Probe, check, compare
 from rlhf_ray.publish.transfer import BucketReceivers, BucketSource, TransferSettings, transfer
 
@@ -43,7 +43,7 @@ class Publisher:
         *,
         source: WeightSource,
         receivers: WeightReceivers,
-        watch: Watch,
+        watch: CallWaiter,
         probe: Probe,
         settings: PublishSettings,
     ) -> None:

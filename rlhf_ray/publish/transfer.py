@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from rlhf_ray.calls import Call, Watch
+from rlhf_ray.calls import Call, CallWaiter
 
 
 class BucketSource(Protocol):
@@ -38,7 +38,7 @@ class TransferSettings:
 
 
 def transfer(
-    source: BucketSource, receivers: BucketReceivers, watch: Watch, settings: TransferSettings
+    source: BucketSource, receivers: BucketReceivers, watch: CallWaiter, settings: TransferSettings
 ) -> None:
     """Give all weights of the source to every receiver; both ends have them all afterwards.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rlhf_ray.records.experience import Coefficients, Experience
-from rlhf_ray.records.preferences import ComparedSamples, Feedback, FeedbackSamples, Ranking
+from rlhf_ray.records.preferences import Feedback, FeedbackSamples, PreferenceSamples, Ranking
 from rlhf_ray.records.rollouts import (
     FailureKind,
     GroupSummary,
@@ -16,13 +16,13 @@ from rlhf_ray.records.supervised import LabelledTokens, SupervisedSamples, num_s
 
 __all__ = [
     "Coefficients",
-    "ComparedSamples",
     "Experience",
     "FailureKind",
     "Feedback",
     "FeedbackSamples",
     "GroupSummary",
     "LabelledTokens",
+    "PreferenceSamples",
     "Prompt",
     "Ranking",
     "RolloutGroup",

@@ -59,7 +59,7 @@ def _check_has_answer(sample: LabelledTokens) -> None:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ComparedSamples:
+class PreferenceSamples:
     """What one optimiser step learns from comparisons on one rank.
 
     Attributes:
@@ -96,7 +96,7 @@ class FeedbackSamples:
         num_good, num_bad: GLOBAL counts over all ranks of this step.
     """
 
-    judged: ComparedSamples
-    mismatched: ComparedSamples
+    judged: PreferenceSamples
+    mismatched: PreferenceSamples
     num_good: int
     num_bad: int

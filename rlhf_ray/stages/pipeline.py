@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlhf_ray.atomic_file import write_whole
+from rlhf_ray.atomic_file import write_atomically
 from rlhf_ray.config.errors import ConfigError, RequestError, RunFailed
 from rlhf_ray.config.groups.pipeline import PipelineStage, read_report, read_stages
 from rlhf_ray.config.load import load_values, to_yaml
@@ -171,7 +171,7 @@ class _Record:
 
     def _write(self, step: _Step, entry: dict[str, Any]) -> None:
         self._stages[step.name] = entry
-        write_whole(self._path, json.dumps({"stages": self._stages}, indent=2) + "\n")
+        write_atomically(self._path, json.dumps({"stages": self._stages}, indent=2) + "\n")
 
 
 def _report(config: Config, steps: tuple[_Step, ...], seconds: Mapping[str, float]) -> str:

@@ -74,7 +74,7 @@ _NUM_OTHER_PREFERENCES = 300
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
+class Reply:
     """What an answer is made of: the tones of its two parts, and the item that it names."""
 
     opener_tone: str
@@ -129,7 +129,7 @@ def vocabulary() -> Iterator[str]:
             yield part.format(item=item)
 
 
-def read_answer(text: str) -> Answer | None:
+def read_answer(text: str) -> Reply | None:
     """What `text` is made of, or None where it is no answer of this task."""
     for opener_tone, openers in OPENERS.items():
         for opener in openers:
@@ -139,7 +139,7 @@ def read_answer(text: str) -> Answer | None:
             found = _read_sentence(rest.strip())
             if found is not None:
                 sentence_tone, item = found
-                return Answer(opener_tone=opener_tone, sentence_tone=sentence_tone, item=item)
+                return Reply(opener_tone=opener_tone, sentence_tone=sentence_tone, item=item)
     return None
 
 
@@ -155,7 +155,7 @@ def is_well_formed(sample: RewardSample) -> float:
     return float(_complete_answer(sample) is not None)
 
 
-def _complete_answer(sample: RewardSample) -> Answer | None:
+def _complete_answer(sample: RewardSample) -> Reply | None:
     answer = read_answer(sample.response)
     is_complete = sample.finish_reason == "stop"
     return answer if is_complete and answer and answer.item == sample.answer else None

@@ -16,13 +16,13 @@ from rlhf_ray.driver.evaluation.evaluator import NoEvaluation
 from rlhf_ray.driver.loop import Loop, LoopState, train
 from rlhf_ray.driver.rollouts.failure_budget import FailureBudget
 from rlhf_ray.driver.rollouts.pipeline import Batch, PipelineSettings, RolloutPipeline
-from rlhf_ray.driver.updates.controllers import start_adaptive
-from rlhf_ray.driver.updates.device_sharing import OwnDevices
+from rlhf_ray.driver.updates.controllers import start_controllers
+from rlhf_ray.driver.updates.device_sharing import DedicatedDevices
 from rlhf_ray.driver.updates.reference_update import (
-    NoRefresh,
-    ReferenceRefresher,
-    Refresher,
-    RefreshSettings,
+    NoReferenceUpdate,
+    PeriodicReferenceUpdater,
+    ReferenceUpdater,
+    ReferenceUpdateSettings,
 )
 from rlhf_ray.driver.updates.scorers import NoScores, Scorers
 from rlhf_ray.driver.updates.texts import NoTexts
@@ -78,14 +78,18 @@ def solve(config: Config, *, seed: int) -> float:
                 bucket_bytes=1, probe_every=1, probe_tolerance=1e-9, timeout_s=_TIMEOUT_S
             ),
         ),
-        refresher=_refresher(algorithm.reference_every, policy, reference, watch),
-        turns=OwnDevices(),
+        reference_updater=_reference_updater(algorithm.reference_every, policy, reference, watch),
+        turns=DedicatedDevices(),
         evaluator=NoEvaluation(),
         watch=watch,
         observer=_Nobody(),
         saver=_Nobody(),
     )
-    train(loop, LoopState(step=0, adaptive=start_adaptive(algorithm)), num_steps=config.num_steps)
+    train(
+        loop,
+        LoopState(step=0, controllers=start_controllers(algorithm)),
+        num_steps=config.num_steps,
+    )
     return expected_reward(policy.table.weights)
 
 
@@ -150,16 +154,18 @@ def _trainer(
     )
 
 
-def _refresher(
+def _reference_updater(
     every_steps: int, policy: BanditPolicy, reference: BanditReference, watch: InProcessWatch
-) -> Refresher:
+) -> ReferenceUpdater:
     if every_steps == 0:
-        return NoRefresh()
-    return ReferenceRefresher(
+        return NoReferenceUpdate()
+    return PeriodicReferenceUpdater(
         policy=policy,
         reference=reference,
         watch=watch,
-        settings=RefreshSettings(every_steps=every_steps, bucket_bytes=1, timeout_s=_TIMEOUT_S),
+        settings=ReferenceUpdateSettings(
+            every_steps=every_steps, bucket_bytes=1, timeout_s=_TIMEOUT_S
+        ),
     )
 
 

@@ -21,7 +21,7 @@ FakeReward = float | tuple[float, float]
 
 
 class InProcessWatch:
-    """A `Watch` over calls that hold their results.
+    """A `CallWaiter` over calls that hold their results.
 
     Args:
         seed: calls that are done at the same time are handed out in an order drawn from it;

@@ -12,15 +12,18 @@ from ray.util.placement_group import placement_group, remove_placement_group
 
 from rlhf_ray.calls import Call
 from rlhf_ray.cluster.resource_plan import RolePlan
-from rlhf_ray.cluster.roles.learner import Learner, Learners
-from rlhf_ray.cluster.roles.reference import Reference, References
+from rlhf_ray.cluster.roles.learner import LearnerActor, LearnerGroup
+from rlhf_ray.cluster.roles.reference import ReferenceActor, ReferenceGroup
 from rlhf_ray.cluster.runtime.launch import Launcher
 from rlhf_ray.cluster.runtime.supervisor import Member, Supervisor
 from rlhf_ray.config.errors import RunFailed
 from rlhf_ray.config.groups.algorithm import AlgorithmConfig
 from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.config.groups.training import ReferenceConfig, TrainingConfig
-from rlhf_ray.driver.updates.reference_update import ReferenceRefresher, RefreshSettings
+from rlhf_ray.driver.updates.reference_update import (
+    PeriodicReferenceUpdater,
+    ReferenceUpdateSettings,
+)
 from rlhf_ray.models.tiny.llama import TinySizes
 from rlhf_ray.testing.fakes import make_group, make_prompt
 from rlhf_ray.testing.tiny import tiny_random
@@ -41,12 +44,12 @@ class Roles:
         self._group = placement_group([{"CPU": 0.3}] * (1 + NUM_REFERENCES))
         ray.get(self._group.ready(), timeout=60)
         self._launcher = Launcher(self._group, self.supervisor, timeout_s=120, stop_s=5)
-        self._create("learner", Learner, (0,), _learner_settings(folder))
-        self._create("reference", Reference, (1, 2), _reference_settings(folder))
+        self._create("learner", LearnerActor, (0,), _learner_settings(folder))
+        self._create("reference", ReferenceActor, (1, 2), _reference_settings(folder))
         members = self._launcher.members()
         self._start(members[:1])
         self._start(members[1:])
-        self.learner, self.reference = Learners(members[:1]), References(members[1:])
+        self.learner, self.reference = LearnerGroup(members[:1]), ReferenceGroup(members[1:])
         self.first = members[0].handle
 
     def _create(self, role: str, actor: type, bundles: tuple[int, ...], settings: Any) -> None:
@@ -65,16 +68,16 @@ class Roles:
         ]
         self.supervisor.results(calls, phase="start", timeout_s=120)
 
-    def refresher(self, **settings: Any) -> ReferenceRefresher:
+    def reference_updater(self, **settings: Any) -> PeriodicReferenceUpdater:
         defaults = {"every_steps": 2, "bucket_bytes": 4096, "timeout_s": 60.0}
-        return ReferenceRefresher(
+        return PeriodicReferenceUpdater(
             policy=self.learner,
             reference=self.reference,
             watch=self.supervisor,
-            settings=RefreshSettings(**(defaults | settings)),
+            settings=ReferenceUpdateSettings(**(defaults | settings)),
         )
 
-    def scores(self, role: Learners | References) -> list[float]:
+    def scores(self, role: LearnerGroup | ReferenceGroup) -> list[float]:
         groups = [make_group(make_prompt(i), (0, 1), version=0) for i in range(2)]
         calls = role.score([ray.put(group) for group in groups], [8, 8])
         self.supervisor.results(calls, phase="reference", timeout_s=60)
@@ -123,20 +126,20 @@ def roles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Roles]:
 
 
 def test_the_reference_becomes_the_policy_when_it_is_due(roles: Roles):
-    refresher = roles.refresher()
-    refresher.check()
+    reference_updater = roles.reference_updater()
+    reference_updater.check()
     expected = roles.scores(roles.learner)
     apart = max(abs(a - b) for a, b in zip(roles.scores(roles.reference), expected, strict=True))
     assert apart > 1e-2, "they start from different weights"
-    assert refresher.refresh_if_due(1) == {"reference/version": 0.0}
+    assert reference_updater.update_if_due(1) == {"reference/version": 0.0}
     still = max(abs(a - b) for a, b in zip(roles.scores(roles.reference), expected, strict=True))
     assert still == apart
-    assert refresher.refresh_if_due(2) == {"reference/version": 2.0}
+    assert reference_updater.update_if_due(2) == {"reference/version": 2.0}
     assert roles.scores(roles.reference) == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_weight_that_is_missing_is_reported_with_role_phase_and_step(roles: Roles):
-    class Forgetful(Learners):
+    class Forgetful(LearnerGroup):
         """Gives away no weights at all."""
 
         def weight_buckets(self, bucket_bytes: int) -> tuple[Call, list[Call]]:
@@ -144,14 +147,14 @@ def test_a_weight_that_is_missing_is_reported_with_role_phase_and_step(roles: Ro
             return Call(member=call.member, signal=_nothing(), payload=None), others
 
     roles.supervisor.begin_step(4)
-    refresher = ReferenceRefresher(
+    reference_updater = PeriodicReferenceUpdater(
         policy=Forgetful(roles.learner._members),
         reference=roles.reference,
         watch=roles.supervisor,
-        settings=RefreshSettings(every_steps=1, bucket_bytes=4096, timeout_s=60.0),
+        settings=ReferenceUpdateSettings(every_steps=1, bucket_bytes=4096, timeout_s=60.0),
     )
     with pytest.raises(RunFailed) as caught:
-        refresher.refresh_if_due(4)
+        reference_updater.update_if_due(4)
     headline = str(caught.value).splitlines()[0]
     assert "failed (phase refresh, step 4): ValueError: the policy did not send" in headline
     assert headline.startswith("reference_")

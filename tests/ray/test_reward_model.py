@@ -14,8 +14,14 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from transformers import AutoModelForSequenceClassification
 
 from rlhf_ray.cluster.resource_plan import RolePlan
-from rlhf_ray.cluster.roles.critic import Critic
-from rlhf_ray.cluster.roles.rewards import OneOfRanks, Replicas, Reward, RewardModel, Rewards
+from rlhf_ray.cluster.roles.critic import CriticActor
+from rlhf_ray.cluster.roles.rewards import (
+    OneOfRanks,
+    Replicas,
+    RewardActor,
+    RewardGroup,
+    RewardModelActor,
+)
 from rlhf_ray.cluster.runtime.launch import Launcher, start_ranks
 from rlhf_ray.cluster.runtime.supervisor import Supervisor
 from rlhf_ray.config.groups.algorithm import AlgorithmConfig
@@ -53,10 +59,10 @@ class Roles:
         sharded = replace(whole, zero_stage=3, num_ranks=2)
         functions = RewardConfig(functions=[{"path": "length", "arguments": {"target": 1}}])
         functions.model = whole
-        self._create("reward", Reward, {"reward": functions})
-        self._create("reward_model", RewardModel, {**common, "reward_model": whole})
-        self._create("sharded", RewardModel, {**common, "reward_model": sharded})
-        self._create("critic", Critic, {**common, **_critic_settings()})
+        self._create("reward", RewardActor, {"reward": functions})
+        self._create("reward_model", RewardModelActor, {**common, "reward_model": whole})
+        self._create("sharded", RewardModelActor, {**common, "reward_model": sharded})
+        self._create("critic", CriticActor, {**common, **_critic_settings()})
         members = self._launcher.members()
         by_role = {role: [m for m in members if m.name.role == role] for role in RANKS}
         ray.get(by_role["reward"][0].handle.start.remote(), timeout=60)
@@ -66,8 +72,8 @@ class Roles:
             for call in start_ranks(by_role[role], self.supervisor, timeout_s=60)
         ]
         self.supervisor.results(calls, phase="start", timeout_s=180)
-        self.whole = Rewards(by_role["reward"], [Replicas(by_role["reward_model"])])
-        self.sharded = Rewards(by_role["reward"], [OneOfRanks(by_role["sharded"])])
+        self.whole = RewardGroup(by_role["reward"], [Replicas(by_role["reward_model"])])
+        self.sharded = RewardGroup(by_role["reward"], [OneOfRanks(by_role["sharded"])])
         self.critic = by_role["critic"][0].handle
 
     def _create(self, role: str, actor: type, settings: Any) -> None:
@@ -84,7 +90,7 @@ class Roles:
             self._launcher.create(plan, rank, actor, settings)
 
     def score(
-        self, rewards: Rewards, parts: Sequence[RolloutGroup]
+        self, rewards: RewardGroup, parts: Sequence[RolloutGroup]
     ) -> tuple[GroupSummary, RolloutGroup]:
         call = rewards.score(0, [ray.put(part) for part in parts])
         (summary,) = self.supervisor.results([call], phase="score", timeout_s=60)

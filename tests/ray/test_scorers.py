@@ -6,7 +6,7 @@ import pytest
 import ray
 
 from rlhf_ray.calls import Call
-from rlhf_ray.cluster.roles.rewards import OneOfRanks, Replicas, Rewards
+from rlhf_ray.cluster.roles.rewards import OneOfRanks, Replicas, RewardGroup
 from rlhf_ray.config.errors import RunFailed
 from tests.ray.troupe import Troupe
 
@@ -19,7 +19,7 @@ def given(troupe: Troupe, group) -> Call:
 
 
 def test_a_group_goes_from_one_scorer_to_the_next(troupe):
-    rewards = Rewards(troupe.members[:1], [Replicas(troupe.members[1:])])
+    rewards = RewardGroup(troupe.members[:1], [Replicas(troupe.members[1:])])
     call = rewards.score(0, [ray.put("a"), ray.put("b")])
     assert troupe.wait(call) == ["scored by 1"]
     assert ray.get(call.payload, timeout=TIMEOUT_S) == ["a", "b", 0, 1]
@@ -40,7 +40,7 @@ def test_the_least_loaded_scorer_gets_the_next_group(troupe):
 
 
 def test_the_worker_that_failed_first_is_named(troupe):
-    rewards = Rewards(troupe.members[:1], [Replicas(troupe.members[1:])])
+    rewards = RewardGroup(troupe.members[:1], [Replicas(troupe.members[1:])])
     with pytest.raises(RunFailed, match=r"^puppet_0 failed .*ValueError: no such group"):
         troupe.wait(rewards.score(0, [ray.put("bad")]))
     before = given(troupe, ["bad"])
@@ -50,7 +50,7 @@ def test_the_worker_that_failed_first_is_named(troupe):
 
 def test_the_worker_that_others_wait_for_is_named(troupe):
     troupe.members[0].handle.answer.remote("busy", 30)
-    rewards = Rewards(troupe.members[:1], [Replicas(troupe.members[1:])])
+    rewards = RewardGroup(troupe.members[:1], [Replicas(troupe.members[1:])])
     assert troupe.failure(rewards.score(0, [ray.put("a")]), timeout_s=1).startswith(
         "puppet_0 did not answer in 1 s"
     )

@@ -9,8 +9,8 @@ import pytest
 import ray
 import torch
 
-from rlhf_ray.cluster.roles.builder import Builder
-from rlhf_ray.cluster.roles.rewards import Reward
+from rlhf_ray.cluster.roles.builder import BuilderActor
+from rlhf_ray.cluster.roles.rewards import RewardActor
 from rlhf_ray.config.groups.algorithm import AlgorithmConfig
 from rlhf_ray.config.groups.reward import RewardConfig
 from rlhf_ray.experience.build import RankPlan
@@ -45,8 +45,8 @@ def actors(tmp_path: Path):
         "control": NO_CONTROL,
     }
     handles = [
-        ray.remote(Reward).options(num_cpus=0.1).remote({"reward": reward}),
-        ray.remote(Builder).options(num_cpus=0.1).remote(settings),
+        ray.remote(RewardActor).options(num_cpus=0.1).remote({"reward": reward}),
+        ray.remote(BuilderActor).options(num_cpus=0.1).remote(settings),
     ]
     ray.get([handle.start.remote() for handle in handles], timeout=TIMEOUT_S)
     yield handles

@@ -23,7 +23,7 @@ from rlhf_ray.records import (
 Address = tuple[str, int]
 
 
-class _Ranked(ActorProcess):
+class RankActor(ActorProcess):
     """What the DeepSpeed roles have in common."""
 
     _worker: Any
@@ -38,7 +38,7 @@ class _Ranked(ActorProcess):
         self._worker.close()
 
 
-class _Saved(_Ranked):
+class CheckpointedActor(RankActor):
     """What the roles with a folder in a checkpoint have in common."""
 
     def save_checkpoint(self, folder: Path) -> None:
@@ -48,7 +48,7 @@ class _Saved(_Ranked):
         self._worker.load_checkpoint(folder)
 
 
-class _Trained(_Saved):
+class TrainedActor(CheckpointedActor):
     """What learner and critic have in common."""
 
     def offload_states(self) -> None:
@@ -58,13 +58,13 @@ class _Trained(_Saved):
         self._worker.reload_states()
 
 
-def _call(member: Member, refs: Any) -> Call:
+def call_of(member: Member, refs: Any) -> Call:
     """Of a method that returns one value, or a signal and a payload."""
     signal, payload = refs if isinstance(refs, list) else (refs, None)
     return Call(member=member.name, signal=signal, payload=payload)
 
 
-class Ranks:
+class RankGroup:
     """All ranks of a DeepSpeed role."""
 
     def __init__(self, members: Sequence[Member]) -> None:
@@ -87,26 +87,26 @@ class Ranks:
         """A rank's method with its share of the groups, for every rank."""
         shares = balance(num_tokens, len(self._members))
         return [
-            _call(member, method.options(num_returns=2).remote(*(groups[i] for i in share)))
+            call_of(member, method.options(num_returns=2).remote(*(groups[i] for i in share)))
             for member, method, share in zip(self._members, methods, shares, strict=True)
         ]
 
 
-class SavedRanks(Ranks):
+class CheckpointedGroup(RankGroup):
     """All ranks of a role that a checkpoint has a folder of."""
 
     def save_checkpoint(self, folder: Path) -> list[Call]:
-        return [_call(m, m.handle.save_checkpoint.remote(folder)) for m in self._members]
+        return [call_of(m, m.handle.save_checkpoint.remote(folder)) for m in self._members]
 
     def load_checkpoint(self, folder: Path) -> list[Call]:
-        return [_call(m, m.handle.load_checkpoint.remote(folder)) for m in self._members]
+        return [call_of(m, m.handle.load_checkpoint.remote(folder)) for m in self._members]
 
 
-class TrainedRanks(SavedRanks):
+class TrainedGroup(CheckpointedGroup):
     """All ranks of a role with an optimizer."""
 
     def offload_states(self) -> list[Call]:
-        return [_call(m, m.handle.offload_states.remote()) for m in self._members]
+        return [call_of(m, m.handle.offload_states.remote()) for m in self._members]
 
     def reload_states(self) -> list[Call]:
-        return [_call(m, m.handle.reload_states.remote()) for m in self._members]
+        return [call_of(m, m.handle.reload_states.remote()) for m in self._members]

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_ray.calls import Call
-from rlhf_ray.cluster.roles.base import _call
+from rlhf_ray.cluster.roles.base import call_of
 from rlhf_ray.cluster.runtime.process import ActorProcess
 from rlhf_ray.cluster.runtime.supervisor import Member
 from rlhf_ray.records import Coefficients, RolloutGroup
 
 
-class Builder(ActorProcess):
+class BuilderActor(ActorProcess):
     """Turns scored groups into experience, measures them, and writes them down."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
@@ -42,22 +42,22 @@ class Builder(ActorProcess):
     def write_rollouts(self, path: Path, *groups: RolloutGroup) -> None:
         self._worker.write_rollouts(path, groups)
 
-    def examine(self, settings: Any, num_groups: int, *parts: Any) -> Sequence[Any]:
-        """See `evaluation.answers.examine_groups`.
+    def measure(self, settings: Any, num_groups: int, *parts: Any) -> Sequence[Any]:
+        """See `evaluation.answers.measure_answers`.
 
         Args:
             parts: so many groups, then what each rank of the reference computed for them.
         """
-        from rlhf_ray.evaluation.answers import examine_groups
+        from rlhf_ray.evaluation.answers import measure_answers
 
         reference = [values for rank in parts[num_groups:] for values in rank]
-        return examine_groups(parts[:num_groups], reference, settings)
+        return measure_answers(parts[:num_groups], reference, settings)
 
     def close(self) -> None:
         """Nothing to do."""
 
 
-class Builders:
+class BuilderGroup:
     """The one worker that turns groups into experience."""
 
     def __init__(self, member: Member, *, num_learners: int, num_critics: int) -> None:
@@ -90,14 +90,14 @@ class Builders:
         critic = tuple(experiences[self._num_learners :])
         return Call(member=self._member.name, signal=metrics, payload=(learner, critic))
 
-    def examine(self, groups: Sequence[Any], reference: Sequence[Any], settings: Any) -> Call:
-        """Signal: what `evaluation.answers.examine_groups` makes of scored groups.
+    def measure(self, groups: Sequence[Any], reference: Sequence[Any], settings: Any) -> Call:
+        """Signal: what `evaluation.answers.measure_answers` makes of scored groups.
 
         Args:
-            reference: payloads of `Ranks.score` for the same groups; none without a reference.
+            reference: payloads of `RankGroup.score` for the same groups; none without a reference.
         """
-        method = self._member.handle.examine
-        return _call(self._member, method.remote(settings, len(groups), *groups, *reference))
+        method = self._member.handle.measure
+        return call_of(self._member, method.remote(settings, len(groups), *groups, *reference))
 
     def write_rollouts(self, path: Path, groups: Sequence[Any]) -> Call:
-        return _call(self._member, self._member.handle.write_rollouts.remote(path, *groups))
+        return call_of(self._member, self._member.handle.write_rollouts.remote(path, *groups))

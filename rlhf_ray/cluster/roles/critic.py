@@ -6,21 +6,21 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlhf_ray.calls import Call
-from rlhf_ray.cluster.roles.base import TrainedRanks, _call, _Trained
+from rlhf_ray.cluster.roles.base import TrainedActor, TrainedGroup, call_of
 from rlhf_ray.records import Experience
 
 
-class Critics(TrainedRanks):
+class CriticGroup(TrainedGroup):
     """All ranks of the critic."""
 
     def update(self, experiences: Sequence[Any]) -> list[Call]:
         return [
-            _call(member, member.handle.update.remote(experience))
+            call_of(member, member.handle.update.remote(experience))
             for member, experience in zip(self._members, experiences, strict=True)
         ]
 
 
-class Critic(_Trained):
+class CriticActor(TrainedActor):
     """One rank of the critic."""
 
     def __init__(self, settings: dict[str, Any]) -> None:

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlhf_ray.calls import Call, MemberName
-from rlhf_ray.cluster.roles.base import _call
+from rlhf_ray.cluster.roles.base import call_of
 from rlhf_ray.cluster.runtime.process import ActorProcess
 from rlhf_ray.cluster.runtime.supervisor import Member
 from rlhf_ray.records import Prompt, RolloutGroup, SampleFailure
 
 
-class Generators:
+class GeneratorGroup:
     """All engines. A request names the engine that serves it."""
 
     def __init__(self, members: Sequence[Member]) -> None:
@@ -27,16 +27,16 @@ class Generators:
         """Signal: the samples that failed. Payload: the group of the others."""
         member = self._members[engine]
         method = member.handle.generate.options(num_returns=2)
-        return _call(member, method.remote(prompt, sample_indices))
+        return call_of(member, method.remote(prompt, sample_indices))
 
     def abort(self, engine: int, prompt_ids: Sequence[str]) -> Call:
         """End what this engine samples for these prompts: their `generate` ends with failures."""
         member = self._members[engine]
-        return _call(member, member.handle.abort.remote(tuple(prompt_ids)))
+        return call_of(member, member.handle.abort.remote(tuple(prompt_ids)))
 
     def hold(self) -> list[Call]:
         """From here on requests are taken but not started."""
-        return [_call(m, m.handle.hold.remote()) for m in self._members]
+        return [call_of(m, m.handle.hold.remote()) for m in self._members]
 
     def release(self, num_requests: Sequence[int]) -> list[Call]:
         """Start all that was held back, together: so many requests on each engine.
@@ -45,42 +45,42 @@ class Generators:
         called in: wait for `hold` before the requests, and say here how many there are.
         """
         return [
-            _call(member, member.handle.release.remote(number))
+            call_of(member, member.handle.release.remote(number))
             for member, number in zip(self._members, num_requests, strict=True)
         ]
 
     def begin_update(self) -> list[Call]:
-        return [_call(m, m.handle.begin_update.remote()) for m in self._members]
+        return [call_of(m, m.handle.begin_update.remote()) for m in self._members]
 
     def load_bucket(self, bucket: Any) -> list[Call]:
-        """`bucket`: a reference, as `Learners.weight_buckets` gives them."""
-        return [_call(m, m.handle.load_bucket.remote(bucket)) for m in self._members]
+        """`bucket`: a reference, as `LearnerGroup.weight_buckets` gives them."""
+        return [call_of(m, m.handle.load_bucket.remote(bucket)) for m in self._members]
 
     def finish_update(self, version: int) -> list[Call]:
         """Signal: the version that the engine reports afterwards."""
-        return [_call(m, m.handle.finish_update.remote(version)) for m in self._members]
+        return [call_of(m, m.handle.finish_update.remote(version)) for m in self._members]
 
     def weight_version(self) -> list[Call]:
-        return [_call(m, m.handle.weight_version.remote()) for m in self._members]
+        return [call_of(m, m.handle.weight_version.remote()) for m in self._members]
 
     def score_sequences(self, sequences: list[tuple[int, ...]]) -> list[Call]:
-        return [_call(m, m.handle.score_sequences.remote(sequences)) for m in self._members]
+        return [call_of(m, m.handle.score_sequences.remote(sequences)) for m in self._members]
 
     def score_shares(self, shares: Sequence[list[tuple[int, ...]]]) -> list[Call]:
         """As `score_sequences`, of sequences of its own for each engine."""
         return [
-            _call(member, member.handle.score_sequences.remote(share))
+            call_of(member, member.handle.score_sequences.remote(share))
             for member, share in zip(self._members, shares, strict=True)
         ]
 
     def sleep(self) -> list[Call]:
-        return [_call(m, m.handle.sleep.remote()) for m in self._members]
+        return [call_of(m, m.handle.sleep.remote()) for m in self._members]
 
     def wake_up(self) -> list[Call]:
-        return [_call(m, m.handle.wake_up.remote()) for m in self._members]
+        return [call_of(m, m.handle.wake_up.remote()) for m in self._members]
 
 
-class Generator(ActorProcess):
+class GeneratorActor(ActorProcess):
     """One vLLM engine."""
 
     def __init__(self, settings: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from rlhf_ray.cluster.runtime.process import ActorProcess
 
 
-class Harness(ActorProcess):
+class HarnessActor(ActorProcess):
     """See `generation.harness.TaskHarness`."""
 
     def __init__(self, settings: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rlhf_ray.calls import Call
-from rlhf_ray.cluster.roles.base import TrainedRanks, _call, _Trained
+from rlhf_ray.cluster.roles.base import TrainedActor, TrainedGroup, call_of
 from rlhf_ray.records import Coefficients, Experience, RolloutGroup
 from rlhf_ray.records.supervised import SupervisedSamples
 
@@ -17,7 +17,7 @@ from rlhf_ray.records.supervised import SupervisedSamples
 POLICY, ADAPTER, AVERAGE = "policy", "adapter", "average"
 
 
-class Learners(TrainedRanks):
+class LearnerGroup(TrainedGroup):
     """All ranks of the learner."""
 
     def score_reference(self, groups: Sequence[Any], num_tokens: Sequence[int]) -> list[Call]:
@@ -39,12 +39,12 @@ class Learners(TrainedRanks):
             calls with metrics as signal, the same on every rank.
         """
         return [
-            _call(member, member.handle.update.remote(experience, mine, coefficients))
+            call_of(member, member.handle.update.remote(experience, mine, coefficients))
             for member, experience, mine in zip(self._members, experiences, texts, strict=True)
         ]
 
     def score_sequences(self, sequences: list[tuple[int, ...]]) -> list[Call]:
-        return [_call(m, m.handle.score_sequences.remote(sequences)) for m in self._members]
+        return [call_of(m, m.handle.score_sequences.remote(sequences)) for m in self._members]
 
     def weight_buckets(self, bucket_bytes: int, *, what: str = POLICY) -> tuple[Call, list[Call]]:
         """A stream of bucket references from rank 0; and the other ranks' part in it.
@@ -57,22 +57,22 @@ class Learners(TrainedRanks):
         stream = first.handle.weight_buckets.options(
             num_returns="streaming", _generator_backpressure_num_objects=4
         ).remote(bucket_bytes, what)
-        others = [_call(m, m.handle.join_gathering.remote(what)) for m in self._members[1:]]
+        others = [call_of(m, m.handle.join_gathering.remote(what)) for m in self._members[1:]]
         return Call(member=first.name, signal=stream, payload=None), others
 
     def weight_shapes(self) -> Call:
         """Signal: names and shapes of what `weight_buckets` gives away, in that order."""
         first = self._members[0]
-        return _call(first, first.handle.weight_shapes.remote())
+        return call_of(first, first.handle.weight_shapes.remote())
 
     def save_model(self, folder: Path) -> list[Call]:
-        return [_call(m, m.handle.save_model.remote(folder)) for m in self._members]
+        return [call_of(m, m.handle.save_model.remote(folder)) for m in self._members]
 
     def save_average(self, folder: Path) -> list[Call]:
-        return [_call(m, m.handle.save_average.remote(folder)) for m in self._members]
+        return [call_of(m, m.handle.save_average.remote(folder)) for m in self._members]
 
 
-class Learner(_Trained):
+class LearnerActor(TrainedActor):
     """One rank of the policy in training."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
@@ -130,22 +130,22 @@ class Learner(_Trained):
 class PolicyWithoutAdapter:
     """The reference: what the policy's ranks compute with their adapter switched off."""
 
-    def __init__(self, learners: Learners) -> None:
+    def __init__(self, learners: LearnerGroup) -> None:
         self._learners = learners
 
     def score(self, groups: Sequence[Any], num_tokens: Sequence[int]) -> list[Call]:
-        """See `groups.Ranks.score`."""
+        """See `groups.RankGroup.score`."""
         return self._learners.score_reference(groups, num_tokens)
 
 
 class AdapterAlone:
     """A source of weights that gives the adapter away, and keeps what never changes."""
 
-    def __init__(self, learners: Learners) -> None:
+    def __init__(self, learners: LearnerGroup) -> None:
         self._learners = learners
 
     def weight_buckets(self, bucket_bytes: int) -> tuple[Call, list[Call]]:
-        """See `groups.Learners.weight_buckets`."""
+        """See `groups.LearnerGroup.weight_buckets`."""
         return self._learners.weight_buckets(bucket_bytes, what=ADAPTER)
 
     def score_sequences(self, sequences: list[tuple[int, ...]]) -> list[Call]:
@@ -155,9 +155,9 @@ class AdapterAlone:
 class AverageAlone:
     """A source of weights that gives the moving average away (`training.ema_decay`)."""
 
-    def __init__(self, learners: Learners) -> None:
+    def __init__(self, learners: LearnerGroup) -> None:
         self._learners = learners
 
     def weight_buckets(self, bucket_bytes: int) -> tuple[Call, list[Call]]:
-        """See `groups.Learners.weight_buckets`."""
+        """See `groups.LearnerGroup.weight_buckets`."""
         return self._learners.weight_buckets(bucket_bytes, what=AVERAGE)

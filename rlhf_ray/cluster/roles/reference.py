@@ -5,28 +5,28 @@ from __future__ import annotations
 from typing import Any
 
 from rlhf_ray.calls import Call
-from rlhf_ray.cluster.roles.base import SavedRanks, _call, _Saved
+from rlhf_ray.cluster.roles.base import CheckpointedActor, CheckpointedGroup, call_of
 
 
-class References(SavedRanks):
+class ReferenceGroup(CheckpointedGroup):
     """All ranks of the reference. It takes weights as engines do, where it follows the policy."""
 
     def check_weights(self, shapes: dict[str, tuple[int, ...]]) -> list[Call]:
         """Fails where the reference could not take weights of these names and shapes."""
-        return [_call(m, m.handle.check_weights.remote(shapes)) for m in self._members]
+        return [call_of(m, m.handle.check_weights.remote(shapes)) for m in self._members]
 
     def begin_update(self) -> list[Call]:
-        return [_call(m, m.handle.begin_update.remote()) for m in self._members]
+        return [call_of(m, m.handle.begin_update.remote()) for m in self._members]
 
     def load_bucket(self, bucket: Any) -> list[Call]:
-        """`bucket`: a reference, as `Learners.weight_buckets` gives them."""
-        return [_call(m, m.handle.load_bucket.remote(bucket)) for m in self._members]
+        """`bucket`: a reference, as `LearnerGroup.weight_buckets` gives them."""
+        return [call_of(m, m.handle.load_bucket.remote(bucket)) for m in self._members]
 
     def finish_update(self) -> list[Call]:
-        return [_call(m, m.handle.finish_update.remote()) for m in self._members]
+        return [call_of(m, m.handle.finish_update.remote()) for m in self._members]
 
 
-class Reference(_Saved):
+class ReferenceActor(CheckpointedActor):
     """One rank of the reference."""
 
     def __init__(self, settings: dict[str, Any]) -> None:

@@ -27,7 +27,7 @@ class ScorerPool(Protocol):
         ...
 
 
-class Rewards:
+class RewardGroup:
     """All reward workers, and what scores after them. A request names the worker that serves it.
 
     Args:
@@ -92,7 +92,7 @@ def _unfinished(signals: list[Any]) -> list[Any]:
     return ray.wait(signals, num_returns=len(signals), timeout=0, fetch_local=False)[1]
 
 
-class Scorer(ActorProcess):
+class ScorerActor(ActorProcess):
     """What all of them have in common; subclasses make `_worker`, a `GroupScorer`."""
 
     _worker: Any
@@ -105,7 +105,7 @@ class Scorer(ActorProcess):
         self._worker.close()
 
 
-class RewardModel(Scorer):
+class RewardModelActor(ScorerActor):
     """One rank of a reward model."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
@@ -122,7 +122,7 @@ class RewardModel(Scorer):
         scored_by(self._worker, group)
 
 
-class AsyncScorer(ActorProcess):
+class AsyncScorerActor(ActorProcess):
     """What those have in common that wait for others; `_worker` is an `AsyncGroupScorer`."""
 
     _worker: Any
@@ -135,7 +135,7 @@ class AsyncScorer(ActorProcess):
         await self._worker.close()
 
 
-class HttpReward(AsyncScorer):
+class HttpRewardActor(AsyncScorerActor):
     """Asks the service at `reward.url`."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
@@ -148,7 +148,7 @@ class HttpReward(AsyncScorer):
         """Nothing to do: the answer says that the process is there."""
 
 
-class Judge(AsyncScorer):
+class JudgeActor(AsyncScorerActor):
     """Asks engines for judgements: those of the judge, or those of the run."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
@@ -156,7 +156,7 @@ class Judge(AsyncScorer):
         self._settings = settings
 
     async def start(self, engines: Sequence[Any]) -> None:
-        """`engines`: handles of `Generator` actors."""
+        """`engines`: handles of `GeneratorActor` actors."""
         from rlhf_ray.models.loading import load_tokenizer
         from rlhf_ray.rewards.judge import JudgeScorer
 
@@ -179,7 +179,7 @@ class _RemoteEngine:
         return await self._handle.complete.remote(asked, timeout_s)
 
 
-class Reward(ActorProcess):
+class RewardActor(ActorProcess):
     """One reward worker."""
 
     def __init__(self, settings: dict[str, Any]) -> None:

@@ -90,9 +90,13 @@ class Launcher:
             Call(member=name, signal=handle.process_family.remote(), payload=None)
             for name, handle in self._handles.items()
         ]
-        families = self._supervisor.results(calls, phase="start", timeout_s=self._timeout_s)
-        for member, family in zip(self._supervisor.members, families, strict=True):
-            self._processes[member.info.node_id].extend(family)
+        preference_groups = self._supervisor.results(
+            calls, phase="start", timeout_s=self._timeout_s
+        )
+        for member, preference_group in zip(
+            self._supervisor.members, preference_groups, strict=True
+        ):
+            self._processes[member.info.node_id].extend(preference_group)
 
     def close(self, *, orderly: bool) -> None:
         """End every actor; in order only if nothing failed. What is left then is killed."""

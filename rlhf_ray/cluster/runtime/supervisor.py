@@ -33,7 +33,7 @@ class Member:
 
 
 class Supervisor:
-    """The `Watch` over Ray actors."""
+    """The `CallWaiter` over Ray actors."""
 
     def __init__(self) -> None:
         self._members: dict[MemberName, Member] = {}

@@ -11,11 +11,11 @@ from ray.util.placement_group import PlacementGroup
 
 from rlhf_ray.calls import Call
 from rlhf_ray.cluster.resource_plan import ResourcePlan
-from rlhf_ray.cluster.roles.builder import Builders
-from rlhf_ray.cluster.roles.generator import Generators
-from rlhf_ray.cluster.roles.harness import Harness
-from rlhf_ray.cluster.roles.reference import References
-from rlhf_ray.cluster.roles.rewards import Rewards
+from rlhf_ray.cluster.roles.builder import BuilderGroup
+from rlhf_ray.cluster.roles.generator import GeneratorGroup
+from rlhf_ray.cluster.roles.harness import HarnessActor
+from rlhf_ray.cluster.roles.reference import ReferenceGroup
+from rlhf_ray.cluster.roles.rewards import RewardGroup
 from rlhf_ray.cluster.runtime.launch import launched_in, reserved_for
 from rlhf_ray.cluster.runtime.supervisor import Member, Supervisor
 from rlhf_ray.cluster.systems.rl import blueprint_of, scorer_pools, start_of
@@ -31,9 +31,9 @@ class ScoringSystem:
     """What stays for the whole of an evaluation. `reference` is None where not needed."""
 
     supervisor: Supervisor
-    rewards: Rewards
-    reference: References | None
-    builder: Builders
+    rewards: RewardGroup
+    reference: ReferenceGroup | None
+    builder: BuilderGroup
     group: PlacementGroup
 
 
@@ -55,9 +55,9 @@ def started_scoring(config: Config, plan: ResourcePlan) -> Iterator[ScoringSyste
         reference = by_role.get("reference", [])
         yield ScoringSystem(
             supervisor=supervisor,
-            rewards=Rewards(by_role["reward"], scorer_pools(by_role, config)),
-            reference=References(reference) if reference else None,
-            builder=Builders(by_role["builder"][0], num_learners=0, num_critics=0),
+            rewards=RewardGroup(by_role["reward"], scorer_pools(by_role, config)),
+            reference=ReferenceGroup(reference) if reference else None,
+            builder=BuilderGroup(by_role["builder"][0], num_learners=0, num_critics=0),
             group=group,
         )
 
@@ -65,7 +65,7 @@ def started_scoring(config: Config, plan: ResourcePlan) -> Iterator[ScoringSyste
 @contextmanager
 def started_engines(
     config: Config, plan: ResourcePlan, scoring: ScoringSystem
-) -> Iterator[tuple[Generators, Supervisor]]:
+) -> Iterator[tuple[GeneratorGroup, Supervisor]]:
     """The engines of `config.model`, and who watches over them and over what scores.
 
     Raises:
@@ -77,7 +77,7 @@ def started_engines(
     ) as (by_role, supervisor):
         for member in scoring.supervisor.members:
             supervisor.add(member)
-        yield Generators(by_role[_ENGINES]), supervisor
+        yield GeneratorGroup(by_role[_ENGINES]), supervisor
 
 
 def run_harness(
@@ -101,7 +101,7 @@ def run_harness(
     }
 
     def blueprint(_role: str, _rank: int) -> tuple[type, dict[str, Any]]:
-        return Harness, settings
+        return HarnessActor, settings
 
     def start(by_role: dict[str, list[Member]], _supervisor: Supervisor) -> list[Call]:
         (member,) = by_role[_HARNESS]

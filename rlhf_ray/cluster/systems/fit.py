@@ -9,7 +9,7 @@ from typing import Any
 
 from rlhf_ray.calls import Call
 from rlhf_ray.cluster.resource_plan import ResourcePlan
-from rlhf_ray.cluster.roles.fit import FittedRanks
+from rlhf_ray.cluster.roles.fit import OfflineGroup
 from rlhf_ray.cluster.runtime.launch import collective_timeout_s, launched, start_ranks
 from rlhf_ray.cluster.runtime.supervisor import Member, Supervisor
 from rlhf_ray.config.run import Config
@@ -20,7 +20,7 @@ class FitSystem:
     """The workers of such a stage, started."""
 
     supervisor: Supervisor
-    ranks: FittedRanks
+    ranks: OfflineGroup
 
 
 @contextmanager
@@ -36,8 +36,8 @@ def started_fit(
 
     Args:
         config: with paths that every node can read.
-        actor_class: of `actors`: what the ranks are.
-        settings: what its worker takes beyond that of `training.roles.language_model.PolicyRole`.
+        actor_class: of `cluster.roles.fit`: what the ranks are.
+        settings: what its worker takes beyond the settings of `LanguageModelRole`.
         total_optimizer_steps: of the whole run.
 
     Raises:
@@ -60,4 +60,4 @@ def started_fit(
         return actor_class, worker
 
     with launched(config, plan, blueprint=blueprint, start=start) as (by_role, supervisor):
-        yield FitSystem(supervisor=supervisor, ranks=FittedRanks(by_role["learner"]))
+        yield FitSystem(supervisor=supervisor, ranks=OfflineGroup(by_role["learner"]))

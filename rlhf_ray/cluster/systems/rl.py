@@ -10,24 +10,24 @@ from typing import Any
 from rlhf_ray.batching.rank_plan import rank_plan
 from rlhf_ray.calls import Call
 from rlhf_ray.cluster.resource_plan import ResourcePlan
-from rlhf_ray.cluster.roles.builder import Builder, Builders
-from rlhf_ray.cluster.roles.critic import Critic, Critics
-from rlhf_ray.cluster.roles.generator import Generator, Generators
+from rlhf_ray.cluster.roles.builder import BuilderActor, BuilderGroup
+from rlhf_ray.cluster.roles.critic import CriticActor, CriticGroup
+from rlhf_ray.cluster.roles.generator import GeneratorActor, GeneratorGroup
 from rlhf_ray.cluster.roles.judge import (
     judge_engine_settings,
     judge_settings,
     longest_of_engines,
 )
-from rlhf_ray.cluster.roles.learner import Learner, Learners
-from rlhf_ray.cluster.roles.reference import Reference, References
+from rlhf_ray.cluster.roles.learner import LearnerActor, LearnerGroup
+from rlhf_ray.cluster.roles.reference import ReferenceActor, ReferenceGroup
 from rlhf_ray.cluster.roles.rewards import (
-    HttpReward,
-    Judge,
+    HttpRewardActor,
+    JudgeActor,
     OneOfRanks,
     Replicas,
-    Reward,
-    RewardModel,
-    Rewards,
+    RewardActor,
+    RewardGroup,
+    RewardModelActor,
     ScorerPool,
 )
 from rlhf_ray.cluster.runtime.launch import (
@@ -40,7 +40,7 @@ from rlhf_ray.cluster.runtime.launch import (
 from rlhf_ray.cluster.runtime.supervisor import Member, Supervisor
 from rlhf_ray.config.bearer_token import service_token
 from rlhf_ray.config.run import Config
-from rlhf_ray.experience.reward_shaping import SampleControl
+from rlhf_ray.experience.reward_shaping import RewardShaping
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,12 +48,12 @@ class System:
     """The roles of a run, started. `critic` and `reference` are None where not needed."""
 
     supervisor: Supervisor
-    generators: Generators
-    rewards: Rewards
-    learner: Learners
-    critic: Critics | None
-    reference: References | None
-    builder: Builders
+    generators: GeneratorGroup
+    rewards: RewardGroup
+    learner: LearnerGroup
+    critic: CriticGroup | None
+    reference: ReferenceGroup | None
+    builder: BuilderGroup
 
 
 @contextmanager
@@ -102,14 +102,14 @@ def _blueprint(role: str, config: Config) -> tuple[type, dict[str, Any]]:
     }
     sampled = {"temperature": config.generation.temperature}
     blueprints: dict[str, tuple[type, dict[str, Any]]] = {
-        "generator": (Generator, _generator_settings(config)),
-        "reward": (Reward, {"reward": config.reward}),
-        "reward_model": (RewardModel, {**ranked, "reward_model": config.reward.model}),
-        "http_reward": (HttpReward, _http_settings(config)),
-        "judge": (Generator, judge_engine_settings(config)),
-        "judge_scorer": (Judge, judge_settings(config)),
+        "generator": (GeneratorActor, _generator_settings(config)),
+        "reward": (RewardActor, {"reward": config.reward}),
+        "reward_model": (RewardModelActor, {**ranked, "reward_model": config.reward.model}),
+        "http_reward": (HttpRewardActor, _http_settings(config)),
+        "judge": (GeneratorActor, judge_engine_settings(config)),
+        "judge_scorer": (JudgeActor, judge_settings(config)),
         "learner": (
-            Learner,
+            LearnerActor,
             {
                 **ranked,
                 **sampled,
@@ -120,7 +120,7 @@ def _blueprint(role: str, config: Config) -> tuple[type, dict[str, Any]]:
             },
         ),
         "critic": (
-            Critic,
+            CriticActor,
             {
                 **ranked,
                 "critic": config.critic,
@@ -128,9 +128,9 @@ def _blueprint(role: str, config: Config) -> tuple[type, dict[str, Any]]:
                 "total_optimizer_steps": config.total_optimizer_steps,
             },
         ),
-        "reference": (Reference, {**ranked, **sampled, **_reference_settings(config)}),
+        "reference": (ReferenceActor, {**ranked, **sampled, **_reference_settings(config)}),
         "builder": (
-            Builder,
+            BuilderActor,
             {
                 "algorithm": config.algorithm,
                 "learner": rank_plan(config.training),
@@ -170,9 +170,9 @@ def _reference_settings(config: Config) -> dict[str, Any]:
     }
 
 
-def _sample_control(config: Config) -> SampleControl:
+def _sample_control(config: Config) -> RewardShaping:
     sampling = config.sampling
-    return SampleControl(
+    return RewardShaping(
         max_response_tokens=config.generation.max_response_tokens,
         overlong_buffer_tokens=sampling.overlong_buffer_tokens,
         overlong_penalty=sampling.overlong_penalty,
@@ -246,12 +246,12 @@ def _facades(by_role: dict[str, list[Member]], supervisor: Supervisor, config: C
     critic, reference = by_role.get("critic", []), by_role.get("reference", [])
     return System(
         supervisor=supervisor,
-        generators=Generators(by_role["generator"]),
-        rewards=Rewards(by_role["reward"], scorer_pools(by_role, config)),
-        learner=Learners(by_role["learner"]),
-        critic=Critics(critic) if critic else None,
-        reference=References(reference) if reference else None,
-        builder=Builders(
+        generators=GeneratorGroup(by_role["generator"]),
+        rewards=RewardGroup(by_role["reward"], scorer_pools(by_role, config)),
+        learner=LearnerGroup(by_role["learner"]),
+        critic=CriticGroup(critic) if critic else None,
+        reference=ReferenceGroup(reference) if reference else None,
+        builder=BuilderGroup(
             by_role["builder"][0], num_learners=len(by_role["learner"]), num_critics=len(critic)
         ),
     )

@@ -27,7 +27,7 @@ class SourceTally:
 
 
 @dataclass(slots=True)
-class Lengths:
+class LengthCounts:
     """Lengths in characters, summed up."""
 
     count: int = 0
@@ -71,5 +71,5 @@ class DatasetTally:
     """
 
     kind: str
-    lengths: Lengths = field(default_factory=Lengths)
+    lengths: LengthCounts = field(default_factory=LengthCounts)
     tasks: Counter[str] = field(default_factory=Counter)

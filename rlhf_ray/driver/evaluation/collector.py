@@ -7,22 +7,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from rlhf_ray.calls import Call, Watch
+from rlhf_ray.calls import Call, CallWaiter
 from rlhf_ray.driver.roles import GeneratorPool, RewardPool
 from rlhf_ray.driver.rollouts.failure_budget import FailureBudget
-from rlhf_ray.driver.rollouts.flights import Flights, Landing
+from rlhf_ray.driver.rollouts.flights import InFlight, ScoredPrompt
 from rlhf_ray.driver.updates.scorers import ScoringRole
-from rlhf_ray.evaluation.answers import ExamineSettings, PromptAnswers
+from rlhf_ray.evaluation.answers import MeasureSettings, PromptAnswers
 from rlhf_ray.records import Prompt
 
 _PHASE = "evaluate"
 
 
-class Examiner(Protocol):
+class AnswerMeter(Protocol):
     """See `cluster.roles.builder.Builders`."""
 
-    def examine(
-        self, groups: Sequence[Any], reference: Sequence[Any], settings: ExamineSettings
+    def measure(
+        self, groups: Sequence[Any], reference: Sequence[Any], settings: MeasureSettings
     ) -> Call: ...
 
 
@@ -44,7 +44,7 @@ class CollectSettings:
     prompts_at_once: int
     max_failure_rate: float
     timeout_s: float
-    examine: ExamineSettings
+    measure: MeasureSettings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,14 +76,14 @@ class AnswerCollector:
         generators: GeneratorPool,
         rewards: RewardPool,
         reference: ScoringRole,
-        examiner: Examiner,
-        watch: Watch,
+        meter: AnswerMeter,
+        watch: CallWaiter,
         settings: CollectSettings,
     ) -> None:
         self._generators = generators
         self._rewards = rewards
         self._reference = reference
-        self._examiner = examiner
+        self._meter = meter
         self._watch = watch
         self._settings = settings
 
@@ -111,23 +111,23 @@ class AnswerCollector:
             groups += [landing.group for landing in good]
         return Collected(prompts=tuple(found), groups=tuple(groups), failures=tuple(failures))
 
-    def _answered(self, prompts: Sequence[Prompt], deadline: float) -> list[Landing]:
+    def _answered(self, prompts: Sequence[Prompt], deadline: float) -> list[ScoredPrompt]:
         settings = self._settings
-        flights = Flights(
+        flights = InFlight(
             generators=self._generators,
             rewards=self._rewards,
             watch=self._watch,
             samples_per_prompt=settings.samples,
-            greedy=(settings.examine.greedy_from,) if settings.greedy else (),
+            greedy=(settings.measure.greedy_from,) if settings.greedy else (),
             timeout_s=settings.timeout_s,
         )
         flights.start(0, prompts)
-        landings: list[Landing] = []
+        landings: list[ScoredPrompt] = []
         while len(landings) < len(prompts):
             landings += flights.wait(_PHASE, _left_s(deadline))
         return sorted(landings, key=lambda landing: landing.prompt.stream_index)
 
-    def _examined(self, landings: Sequence[Landing], deadline: float) -> list[PromptAnswers]:
+    def _examined(self, landings: Sequence[ScoredPrompt], deadline: float) -> list[PromptAnswers]:
         if not landings:
             return []
         groups = [landing.group for landing in landings]
@@ -135,7 +135,7 @@ class AnswerCollector:
         scored = self._reference.score(groups, num_tokens)
         self._watch.results(scored, phase=_PHASE, timeout_s=_left_s(deadline))
         reference = [call.payload for call in scored]
-        examined = self._examiner.examine(groups, reference, self._settings.examine)
+        examined = self._meter.measure(groups, reference, self._settings.measure)
         return self._watch.results([examined], phase=_PHASE, timeout_s=_left_s(deadline))[0]
 
 

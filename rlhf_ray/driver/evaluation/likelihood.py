@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from rlhf_ray.batching.balance import balance
-from rlhf_ray.calls import Call, Watch
+from rlhf_ray.calls import Call, CallWaiter
 from rlhf_ray.evaluation.report import Likelihood
 from rlhf_ray.records.supervised import LabelledTokens
 
@@ -22,7 +22,7 @@ class SequenceScorers(Protocol):
 
 def measure_likelihood(
     engines: SequenceScorers,
-    watch: Watch,
+    watch: CallWaiter,
     examples: Sequence[LabelledTokens],
     *,
     at_once: int,

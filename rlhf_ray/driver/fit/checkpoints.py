@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rlhf_ray.calls import Call, Watch
+from rlhf_ray.calls import Call, CallWaiter
 from rlhf_ray.driver.best_models import BestModels, LastModel
 from rlhf_ray.driver.checkpoints import Checkpoints, read_state
 from rlhf_ray.driver.fit.held_out import load_improvement, save_improvement
@@ -32,7 +32,7 @@ class FitCheckpoints:
         role: StatefulRole,
         steps: FitSteps[Any],
         models: BestModels | LastModel,
-        watch: Watch,
+        watch: CallWaiter,
         every_steps: int,
         timeout_s: float,
         identity: dict[str, Any],

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from rlhf_ray.calls import Call, Watch
+from rlhf_ray.calls import Call, CallWaiter
 
 # What is compared; every worker reports it, smaller is better.
 LOSS = "eval/loss"
@@ -30,7 +30,7 @@ class HeldOut:
     def __init__(
         self,
         role: EvaluatedRole,
-        watch: Watch,
+        watch: CallWaiter,
         per_rank: Sequence[Any],
         *,
         every: int,

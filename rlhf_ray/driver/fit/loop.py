@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from rlhf_ray.calls import Call, Watch
+from rlhf_ray.calls import Call, CallWaiter
 from rlhf_ray.driver.fit.held_out import LOSS, HeldOut, Improvement, NoHeldOut
 from rlhf_ray.driver.fit.steps import FitSteps
 from rlhf_ray.driver.run_log import StepClock
@@ -68,7 +68,7 @@ class FitLoop:
     role: TrainedRole
     held_out: HeldOut | NoHeldOut
     models: ModelKeeper
-    watch: Watch
+    watch: CallWaiter
     observer: FitObserver
     saver: FitSaver
     settings: FitSettings

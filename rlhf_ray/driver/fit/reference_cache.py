@@ -9,15 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from rlhf_ray.calls import Call, Watch
-from rlhf_ray.objectives.families import Family
-from rlhf_ray.records.preferences import ComparedSamples
+from rlhf_ray.calls import Call, CallWaiter
+from rlhf_ray.objectives.preference_batches import PreferenceGroup
+from rlhf_ray.records.preferences import PreferenceSamples
 
 FILE_NAME = "reference_logprobs.json"
 # What is sent to the ranks at a time: a pass of some minutes at most, with a deadline of its own.
 _FAMILIES_AT_ONCE = 2048
 
-Families = Sequence[Family]
+Families = Sequence[PreferenceGroup]
 # From families to the log-probabilities of their answers.
 Score = Callable[[Families], list[tuple[float, ...]]]
 
@@ -39,8 +39,8 @@ class AnswerScorer:
     def __init__(
         self,
         role: ScoringRole,
-        watch: Watch,
-        spread: Callable[[Families], Sequence[ComparedSamples]],
+        watch: CallWaiter,
+        spread: Callable[[Families], Sequence[PreferenceSamples]],
         *,
         timeout_s: float,
     ) -> None:
@@ -49,22 +49,22 @@ class AnswerScorer:
         self._spread = spread
         self._timeout_s = timeout_s
 
-    def __call__(self, families: Families) -> list[tuple[float, ...]]:
+    def __call__(self, preference_groups: Families) -> list[tuple[float, ...]]:
         """Per family, in nats, those of its answers.
 
         Raises:
             RunFailed: a worker failed or was late.
         """
         found: list[tuple[float, ...]] = []
-        for start in range(0, len(families), _FAMILIES_AT_ONCE):
-            found += self._some(families[start : start + _FAMILIES_AT_ONCE])
+        for start in range(0, len(preference_groups), _FAMILIES_AT_ONCE):
+            found += self._some(preference_groups[start : start + _FAMILIES_AT_ONCE])
         return found
 
-    def _some(self, families: Families) -> list[tuple[float, ...]]:
-        per_rank = self._spread(families)
+    def _some(self, preference_groups: Families) -> list[tuple[float, ...]]:
+        per_rank = self._spread(preference_groups)
         calls = self._role.score_answers(per_rank)
         results = self._watch.results(calls, phase="reference", timeout_s=self._timeout_s)
-        gathered: list[list[float]] = [[] for _ in families]
+        gathered: list[list[float]] = [[] for _ in preference_groups]
         for samples, scores in zip(per_rank, results, strict=True):
             # A family is on one rank, its answers in order.
             for number, score in zip(samples.prompts.tolist(), scores, strict=True):
@@ -85,7 +85,7 @@ class ReferenceCache:
 
     def referenced(
         self, sets: Mapping[str, Families], score: Score, report: Callable[[str], None]
-    ) -> dict[str, tuple[Family, ...]]:
+    ) -> dict[str, tuple[PreferenceGroup, ...]]:
         """The same families with their `reference_logprobs`, from the file or from `score`.
 
         The ranks must hold the weights that the policy starts from.
@@ -95,18 +95,20 @@ class ReferenceCache:
         """
         known = self._read()
         if known is None:
-            num_answers = sum(len(family.answers) for own in sets.values() for family in own)
+            num_answers = sum(
+                len(preference_group.answers) for own in sets.values() for preference_group in own
+            )
             report(f"log-probabilities of {num_answers} answers under the starting policy")
-            known = {name: score(families) for name, families in sets.items()}
+            known = {name: score(preference_groups) for name, preference_groups in sets.items()}
             self._write(known)
         else:
             report(f"log-probabilities under the starting policy are those of {self._path}")
         return {
             name: tuple(
-                replace(family, reference_logprobs=tuple(numbers))
-                for family, numbers in zip(families, known[name], strict=True)
+                replace(preference_group, reference_logprobs=tuple(numbers))
+                for preference_group, numbers in zip(preference_groups, known[name], strict=True)
             )
-            for name, families in sets.items()
+            for name, preference_groups in sets.items()
         }
 
     def _read(self) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ from rlhf_ray.records import GroupSummary, Prompt, SampleFailure
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Scored:
+class ScoredGroup:
     """A group that has come back."""
 
     prompt: Prompt
@@ -20,7 +20,7 @@ class Scored:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Chosen:
+class Selection:
     """What a complete batch consists of, both in the order of the prompt stream.
 
     Attributes:
@@ -29,12 +29,12 @@ class Chosen:
         settled: outcomes of prompts that are done: kept ones, and those without variance.
     """
 
-    kept: tuple[Scored, ...]
-    spare: tuple[Scored, ...]
+    kept: tuple[ScoredGroup, ...]
+    spare: tuple[ScoredGroup, ...]
     settled: tuple[GroupSummary, ...]
 
 
-class Filling:
+class BatchBuilder:
     """Collects the groups of one batch.
 
     Args:
@@ -58,11 +58,11 @@ class Filling:
         self._sampling = sampling
         self._urgent = frozenset(urgent)
         # In the order in which they came back.
-        self._good: list[Scored] = []
-        self._uniform: list[Scored] = []
+        self._good: list[ScoredGroup] = []
+        self._uniform: list[ScoredGroup] = []
         self._num_replaced = 0
 
-    def add(self, scored: Scored) -> None:
+    def add(self, scored: ScoredGroup) -> None:
         """Take a group in; one without variance only as a stopgap, with dynamic sampling."""
         is_stopgap = self._sampling.dynamic and not has_variance(scored.summary)
         (self._uniform if is_stopgap else self._good).append(scored)
@@ -96,7 +96,7 @@ class Filling:
         is_awaited = any(prompt.stream_index in self._urgent for prompt in under_way)
         return not under_way or (is_full and not is_awaited)
 
-    def choose(self) -> Chosen:
+    def choose(self) -> Selection:
         """The first to come back, urgent ones before others; groups without variance last."""
         good = sorted(self._good, key=lambda s: s.prompt.stream_index not in self._urgent)
         kept = good[: self._size]
@@ -104,13 +104,13 @@ class Filling:
         done = {id(scored) for scored in [*kept, *self._uniform]}
         spare = [scored for scored in self._good if id(scored) not in done]
         settled = [scored for scored in [*self._good, *self._uniform] if id(scored) in done]
-        return Chosen(
+        return Selection(
             kept=tuple(sorted(kept, key=_place)),
             spare=tuple(sorted(spare, key=_place)),
             settled=tuple(scored.summary for scored in sorted(settled, key=_place)),
         )
 
-    def metrics(self, kept: Sequence[Scored]) -> dict[str, float]:
+    def metrics(self, kept: Sequence[ScoredGroup]) -> dict[str, float]:
         """Of dynamic sampling; none without it."""
         if not self._sampling.dynamic:
             return {}
@@ -129,5 +129,5 @@ def has_variance(summary: GroupSummary) -> bool:
     return len(set(summary.compared)) > 1
 
 
-def _place(scored: Scored) -> int:
+def _place(scored: ScoredGroup) -> int:
     return scored.prompt.stream_index

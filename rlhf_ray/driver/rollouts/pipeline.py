@@ -14,14 +14,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rlhf_ray.calls import Watch
+from rlhf_ray.calls import CallWaiter
 from rlhf_ray.config.errors import RunFailed
 from rlhf_ray.config.groups.sampling import SamplingConfig
 from rlhf_ray.driver.roles import GeneratorPool, PromptSource, RewardPool
 from rlhf_ray.driver.rollouts.batch import Batch
-from rlhf_ray.driver.rollouts.batch_builder import Chosen, Filling, Scored
+from rlhf_ray.driver.rollouts.batch_builder import BatchBuilder, ScoredGroup, Selection
 from rlhf_ray.driver.rollouts.failure_budget import FailureBudget
-from rlhf_ray.driver.rollouts.flights import Flights, Landing
+from rlhf_ray.driver.rollouts.flights import InFlight, ScoredPrompt
 from rlhf_ray.driver.rollouts.prompt_queue import PromptQueue, plain_prompts, prompts_from_plain
 from rlhf_ray.driver.rollouts.replay import ReplayBuffer
 from rlhf_ray.records import GroupSummary, Prompt
@@ -59,12 +59,12 @@ class RolloutPipeline:
         prompts: PromptSource,
         generators: GeneratorPool,
         rewards: RewardPool,
-        watch: Watch,
+        watch: CallWaiter,
         failure_budget: FailureBudget,
         settings: PipelineSettings,
     ) -> None:
         self._queue = PromptQueue(prompts, max_cancellations=settings.sampling.max_cancellations)
-        self._flights = Flights(
+        self._flights = InFlight(
             generators=generators,
             rewards=rewards,
             watch=watch,
@@ -75,7 +75,7 @@ class RolloutPipeline:
         self._budget = failure_budget
         self._settings = settings
         self._replay = ReplayBuffer(settings.sampling)
-        self._batches: dict[int, Filling] = {}
+        self._batches: dict[int, BatchBuilder] = {}
         self._restored: list[list[Prompt]] = []
         self._next_batch = 0
 
@@ -132,7 +132,7 @@ class RolloutPipeline:
         restored = self._restored.pop(0) if self._restored else []
         wanted = settings.sampling.prompts_to_start(settings.prompts_per_step)
         prompts = restored + self._queue.take(max(0, wanted - len(restored)))
-        self._batches[index] = Filling(
+        self._batches[index] = BatchBuilder(
             prompts,
             size=settings.prompts_per_step,
             sampling=settings.sampling,
@@ -140,7 +140,7 @@ class RolloutPipeline:
         )
         self._flights.start(index, prompts)
 
-    def _take_in(self, landing: Landing) -> None:
+    def _take_in(self, landing: ScoredPrompt) -> None:
         filling = self._batches[landing.batch]
         self._budget.record(landing.summary.failures)
         if landing.summary.failures:
@@ -148,11 +148,13 @@ class RolloutPipeline:
             filling.drop(landing.prompt, landing.summary.failures, instead)
             self._flights.send(landing.batch, instead)
         else:
-            filling.add(Scored(prompt=landing.prompt, group=landing.group, summary=landing.summary))
+            filling.add(
+                ScoredGroup(prompt=landing.prompt, group=landing.group, summary=landing.summary)
+            )
         if self._settings.sampling.dynamic:
             self._replace_uniform(landing.batch, filling)
 
-    def _replace_uniform(self, batch: int, filling: Filling) -> None:
+    def _replace_uniform(self, batch: int, filling: BatchBuilder) -> None:
         """Dynamic sampling: new prompts in place of groups without variance, where allowed."""
         num_under_way = len(self._flights.prompts_of(batch))
         if num_under_way and self._settings.is_reproducible:
@@ -163,7 +165,9 @@ class RolloutPipeline:
             filling.replace(prompts)
             self._flights.start(batch, prompts)
 
-    def _hand_out(self, filling: Filling, step: int, generate_s: float, score_s: float) -> Batch:
+    def _hand_out(
+        self, filling: BatchBuilder, step: int, generate_s: float, score_s: float
+    ) -> Batch:
         cancelled = self._flights.cancel(step)
         chosen = filling.choose()
         self._queue.give_back([*cancelled, *(scored.prompt for scored in chosen.spare)])
@@ -188,7 +192,7 @@ class RolloutPipeline:
         )
 
     def _oversampling_metrics(
-        self, chosen: Chosen, cancelled: Sequence[Prompt]
+        self, chosen: Selection, cancelled: Sequence[Prompt]
     ) -> dict[str, float]:
         if self._settings.sampling.oversample == 1:
             return {}

@@ -38,7 +38,7 @@ from rlhf_ray.records import Coefficients
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Adaptive:
+class Controllers:
     """The controllers' states; a new one after every step. `scales` move with every batch."""
 
     kl: KLController
@@ -57,9 +57,9 @@ class Adaptive:
         )
 
 
-def start_adaptive(algorithm: AlgorithmConfig) -> Adaptive:
+def start_controllers(algorithm: AlgorithmConfig) -> Controllers:
     """Before the first step."""
-    return Adaptive(
+    return Controllers(
         kl=_kl_controller(algorithm),
         entropy=_entropy_controller(algorithm),
         baseline=start_moving_baseline(algorithm.baseline_decay),
@@ -67,12 +67,12 @@ def start_adaptive(algorithm: AlgorithmConfig) -> Adaptive:
     )
 
 
-def observe(state: Adaptive, batch: Batch) -> Adaptive:
+def observe(state: Controllers, batch: Batch) -> Controllers:
     """Before a step on this batch."""
     return dataclasses.replace(state, scales=observe_rewards(state.scales, batch))
 
 
-def advance(state: Adaptive, metrics: dict[str, float], *, num_samples: int) -> Adaptive:
+def advance(state: Controllers, metrics: dict[str, float], *, num_samples: int) -> Controllers:
     """After a step with these metrics on so many samples.
 
     Steps without a policy update (critic warm-up) have no entropy, runs without a reference no
@@ -91,7 +91,7 @@ def advance(state: Adaptive, metrics: dict[str, float], *, num_samples: int) -> 
     )
 
 
-def save_adaptive(state: Adaptive) -> dict[str, Any]:
+def save_controllers(state: Controllers) -> dict[str, Any]:
     """As JSON can hold it, which has no infinity."""
     controllers = {"kl": state.kl, "entropy": state.entropy, "baseline": state.baseline}
     saved: dict[str, Any] = {
@@ -101,15 +101,15 @@ def save_adaptive(state: Adaptive) -> dict[str, Any]:
     return saved | {"scales": save_reward_scales(state.scales)}
 
 
-def load_adaptive(saved: dict[str, Any]) -> Adaptive:
-    """What `save_adaptive` made."""
+def load_controllers(saved: dict[str, Any]) -> Controllers:
+    """What `save_controllers` made."""
     parts = {
         part: {name: _from_json(value) for name, value in saved[part].items()}
         for part in ("kl", "entropy", "baseline")
     }
     # Absent in a checkpoint of a release that normalised nothing.
     scales = saved.get("scales", {"mode": "none", "moments": {}})
-    return Adaptive(
+    return Controllers(
         kl=KLController(**parts["kl"]),
         entropy=EntropyController(**parts["entropy"]),
         baseline=MovingBaseline(**parts["baseline"]),

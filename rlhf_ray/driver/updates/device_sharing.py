@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from rlhf_ray.calls import Call, Watch
+from rlhf_ray.calls import Call, CallWaiter
 
 
-class Turns(Protocol):
+class DeviceSharing(Protocol):
     """Called by the loop in this order, every step."""
 
     def begin_training(self) -> None:
@@ -23,7 +23,7 @@ class Turns(Protocol):
         ...
 
 
-class OwnDevices:
+class DedicatedDevices:
     """Every role has devices of its own: there is nothing to hand over."""
 
     def begin_training(self) -> None: ...
@@ -47,7 +47,7 @@ class OffloadingRole(Protocol):
     def reload_states(self) -> list[Call]: ...
 
 
-class SharedDevices:
+class ColocatedDevices:
     """The hybrid engine: engines sleep while the trained roles compute, and the other way round.
 
     Without a GPU sleeping and offloading do nothing, and the order is the same.
@@ -58,7 +58,7 @@ class SharedDevices:
         *,
         engines: SleepingRole,
         trained: tuple[OffloadingRole, ...],
-        watch: Watch,
+        watch: CallWaiter,
         timeout_s: float,
     ) -> None:
         self._engines = engines

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from rlhf_ray.calls import Call, Watch
+from rlhf_ray.calls import Call, CallWaiter
 from rlhf_ray.publish.transfer import BucketReceivers, BucketSource, TransferSettings, transfer
 
 Shapes = dict[str, tuple[int, ...]]
 
 
-class Refresher(Protocol):
+class ReferenceUpdater(Protocol):
     """Called by the loop after every publish."""
 
-    def refresh_if_due(self, step: int) -> dict[str, float]:
+    def update_if_due(self, step: int) -> dict[str, float]:
         """Move the reference where it is due after `step` steps; metrics."""
         ...
 
@@ -32,18 +32,18 @@ class FollowingRole(BucketReceivers, Protocol):
     def finish_update(self) -> list[Call]: ...
 
 
-class NoRefresh:
+class NoReferenceUpdate:
     """There is no reference, or it stays where it is."""
 
     def check(self) -> None: ...
 
-    def refresh_if_due(self, step: int) -> dict[str, float]:
+    def update_if_due(self, step: int) -> dict[str, float]:
         del step
         return {}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RefreshSettings:
+class ReferenceUpdateSettings:
     """Steps between two refreshes, and how the weights travel."""
 
     every_steps: int
@@ -51,7 +51,7 @@ class RefreshSettings:
     timeout_s: float
 
 
-class ReferenceRefresher:
+class PeriodicReferenceUpdater:
     """Gives the policy's weights to the reference, which takes its moving average of them.
 
     It has no state: which step the reference is of follows from the number of steps alone.
@@ -62,8 +62,8 @@ class ReferenceRefresher:
         *,
         policy: FollowedRole,
         reference: FollowingRole,
-        watch: Watch,
-        settings: RefreshSettings,
+        watch: CallWaiter,
+        settings: ReferenceUpdateSettings,
     ) -> None:
         self._policy = policy
         self._reference = reference
@@ -82,7 +82,7 @@ class ReferenceRefresher:
         (shapes,) = self._wait([self._policy.weight_shapes()])
         self._wait(self._reference.check_weights(shapes))
 
-    def refresh_if_due(self, step: int) -> dict[str, float]:
+    def update_if_due(self, step: int) -> dict[str, float]:
         """Move the reference after every `every_steps` steps.
 
         Returns:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from rlhf_ray.calls import Call, Watch
+from rlhf_ray.calls import Call, CallWaiter
 from rlhf_ray.driver.rollouts.batch import Batch
 
 
@@ -25,7 +25,7 @@ class NoScores:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Scores:
+class BatchScores:
     """References to `list[TokenValues]`, one per rank of each role that was asked."""
 
     reference: tuple[Any, ...]
@@ -51,7 +51,7 @@ class Scorers:
         old: ScoringRole,
         untrained: ScoringRole,
         num_untrained_steps: int,
-        watch: Watch,
+        watch: CallWaiter,
         timeout_s: float,
     ) -> None:
         self._reference = reference
@@ -62,7 +62,7 @@ class Scorers:
         self._watch = watch
         self._timeout_s = timeout_s
 
-    def score(self, batch: Batch, step: int) -> Scores:
+    def score(self, batch: Batch, step: int) -> BatchScores:
         """Per-token values of all groups of a batch."""
         num_tokens = [sum(summary.sample_lengths) for summary in batch.summaries]
         old = self._untrained if step < self._num_untrained_steps else self._old
@@ -71,4 +71,4 @@ class Scorers:
         everything = [call for part in calls for call in part]
         self._watch.results(everything, phase="reference", timeout_s=self._timeout_s)
         reference, values, old = (tuple(call.payload for call in part) for part in calls)
-        return Scores(reference=reference, values=values, old=old)
+        return BatchScores(reference=reference, values=values, old=old)

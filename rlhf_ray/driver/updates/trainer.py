@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from rlhf_ray.calls import Call, Watch
+from rlhf_ray.calls import Call, CallWaiter
 from rlhf_ray.driver.rollouts.batch import Batch
-from rlhf_ray.driver.updates.scorers import Scores
+from rlhf_ray.driver.updates.scorers import BatchScores
 from rlhf_ray.driver.updates.texts import TextSource
 from rlhf_ray.records import Coefficients
 
@@ -73,7 +73,7 @@ class Trainer:
         learner: PolicyRole,
         critic: ValueRole,
         texts: TextSource,
-        watch: Watch,
+        watch: CallWaiter,
         settings: TrainerSettings,
     ) -> None:
         self._builder = builder
@@ -84,7 +84,7 @@ class Trainer:
         self._settings = settings
 
     def update(
-        self, batch: Batch, scores: Scores, *, step: int, coefficients: Coefficients
+        self, batch: Batch, scores: BatchScores, *, step: int, coefficients: Coefficients
     ) -> dict[str, float]:
         """Train on a batch; metrics of the experience, the policy and the values.
 

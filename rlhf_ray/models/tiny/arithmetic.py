@@ -14,7 +14,7 @@ from rlhf_ray.data.builtin import arithmetic
 from rlhf_ray.models.folder import Report
 from rlhf_ray.models.tiny.llama import TinySizes, new_tiny_llama, save_folder
 from rlhf_ray.models.tiny.tokenizer import train_tokenizer
-from rlhf_ray.models.tiny.warmup import Phase, Row, WarmupSettings, warm_up
+from rlhf_ray.models.tiny.warmup import Phase, WarmupRow, WarmupSettings, warm_up
 
 _SETTINGS = WarmupSettings(batch_size=128, num_threads=2)
 _FIRST_STEPS, _FIRST_WARMUP, _FIRST_FLAT, _FIRST_RATE = 280, 20, 168, 3e-3
@@ -44,7 +44,7 @@ def make(folder: Path, seed: int, report: Report) -> None:
     save_folder(folder, model, tokenizer)
 
 
-def rows(*, share_right: float) -> tuple[Row, ...]:
+def rows(*, share_right: float) -> tuple[WarmupRow, ...]:
     """All answers to all sums, each sum as likely as any other.
 
     The rest of the answers: 45 % name the nearest ten, 45 % do not know, 10 % are one off.
@@ -54,7 +54,7 @@ def rows(*, share_right: float) -> tuple[Row, ...]:
         right = int(fact["answer"])
         others = 1 - share_right
         result += [
-            Row(question=fact["prompt"], answer=answer, weight=weight)
+            WarmupRow(question=fact["prompt"], answer=answer, weight=weight)
             for answer, weight in (
                 (str(right), share_right),
                 (f"About {(right + 5) // 10 * 10}.", 0.45 * others),

@@ -22,7 +22,7 @@ _REPORT_EVERY_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
+class WarmupRow:
     """A question, one possible answer, and how often the answer is given (not normalised)."""
 
     question: str
@@ -37,7 +37,7 @@ class Phase:
     `learning_rate` gives the rate of step 0, 1, ... `num_steps` - 1 of this phase.
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[WarmupRow, ...]
     num_steps: int
     learning_rate: Callable[[int], float]
 
@@ -108,7 +108,7 @@ def batch_loss(model: LlamaForCausalLM, prefix: Tensor, tokens: Tensor, labels: 
 class EncodedRows:
     """Rows as padded tensors, drawn with replacement by their weights."""
 
-    def __init__(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast) -> None:
+    def __init__(self, rows: Sequence[WarmupRow], tokenizer: PreTrainedTokenizerFast) -> None:
         encoded = [encode_row(row.question, row.answer, tokenizer) for row in rows]
         # One prompt token stays in every row: it predicts the first token of the answer.
         shared = min(

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rlhf_ray.atomic_file import write_whole
+from rlhf_ray.atomic_file import write_atomically
 from rlhf_ray.compression.child import run_child
 from rlhf_ray.compression.report import ORIGINAL, Form, describe, table
 from rlhf_ray.compression.request import Compressed, compress
@@ -64,8 +64,10 @@ def run(config: Config) -> int:
     ]
     report = describe(forms, _evaluate(config, [form for form in forms if form.runs]))
     shown = table(report)
-    write_whole(output / "compression.json", json.dumps(report, indent=2, allow_nan=False) + "\n")
-    write_whole(output / "table.md", shown + "\n")
+    write_atomically(
+        output / "compression.json", json.dumps(report, indent=2, allow_nan=False) + "\n"
+    )
+    write_atomically(output / "table.md", shown + "\n")
     print(f"\n{shown}\n\nResult: {output / 'compression.json'}", flush=True)
     return 0
 

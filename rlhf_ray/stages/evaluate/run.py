@@ -91,7 +91,7 @@ def _evaluate(
             generators=engines,
             rewards=scoring.rewards,
             reference=scoring.reference or NoScores(),
-            examiner=scoring.builder,
+            meter=scoring.builder,
             watch=watch,
             settings=collect_settings(config, measures_kl=True, with_text=True),
         )

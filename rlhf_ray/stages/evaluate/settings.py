@@ -7,7 +7,7 @@ import dataclasses
 from rlhf_ray.config.groups.data import DataConfig
 from rlhf_ray.config.run import Config
 from rlhf_ray.driver.evaluation.collector import CollectSettings
-from rlhf_ray.evaluation.answers import ExamineSettings
+from rlhf_ray.evaluation.answers import MeasureSettings
 from rlhf_ray.evaluation.harness_tasks import HarnessTasks
 from rlhf_ray.evaluation.report import ReportSettings
 
@@ -41,7 +41,7 @@ def collect_settings(config: Config, *, measures_kl: bool, with_text: bool) -> C
         prompts_at_once=max(1, slots // max(1, evaluation.answers_per_prompt)),
         max_failure_rate=config.reward.max_failure_rate,
         timeout_s=config.deadlines.evaluate_s,
-        examine=ExamineSettings(
+        measure=MeasureSettings(
             greedy_from=config.greedy_from,
             kl_estimator=evaluation.kl if measures_kl else "none",
             ngram=evaluation.ngram,

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_ray.batching.rank_plan import rank_plan
-from rlhf_ray.cluster.roles.fit import FeedbackLearner, PreferenceLearner
+from rlhf_ray.cluster.roles.fit import FeedbackTrainerActor, PreferenceTrainerActor
 from rlhf_ray.cluster.systems.fit import FitSystem
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.run import Config
 from rlhf_ray.data.examples import ExampleSet, load_feedback, load_rankings
 from rlhf_ray.driver.fit.reference_cache import AnswerScorer, ReferenceCache
 from rlhf_ray.models.fingerprint import model_facts
-from rlhf_ray.objectives.families import Family, spread_families
 from rlhf_ray.objectives.feedback import (
     BAD,
     GOOD,
@@ -24,6 +23,7 @@ from rlhf_ray.objectives.feedback import (
     prompt_of,
     spread_feedback,
 )
+from rlhf_ray.objectives.preference_batches import PreferenceGroup, spread_preference_groups
 from rlhf_ray.observe.progress import Progress
 from rlhf_ray.records.preferences import Feedback, Ranking
 from rlhf_ray.records.supervised import LabelledTokens
@@ -41,8 +41,8 @@ def _of_rankings(config: Config) -> FitStage[Ranking]:
     return FitStage(
         load=rankings_within(config.training.max_tokens_per_micro_batch),
         prepare=_with_references,
-        spread=spread_families,
-        actor_class=PreferenceLearner,
+        spread=spread_preference_groups,
+        actor_class=PreferenceTrainerActor,
         settings=_settings,
     )
 
@@ -74,18 +74,18 @@ def _with_references(
     config: Config, examples: ExampleSet[Ranking], system: FitSystem, progress: Progress
 ) -> ExampleSet[Any]:
     """The rankings as families that know what the starting policy says of them."""
-    families = {
-        "train": [_family(ranking) for ranking in examples.train],
-        "held_out": [_family(ranking) for ranking in examples.held_out],
+    preference_groups = {
+        "train": [_preference_group(ranking) for ranking in examples.train],
+        "held_out": [_preference_group(ranking) for ranking in examples.held_out],
     }
     return dataclasses.replace(
-        examples, **_referenced(config, examples.fingerprint, families, system, progress)
+        examples, **_referenced(config, examples.fingerprint, preference_groups, system, progress)
     )
 
 
-def _family(ranking: Ranking) -> Family:
+def _preference_group(ranking: Ranking) -> PreferenceGroup:
     size = len(ranking.answers)
-    return Family(
+    return PreferenceGroup(
         answers=ranking.answers,
         ranks=tuple(range(size)),
         margin=ranking.margin or 0.0,
@@ -96,10 +96,10 @@ def _family(ranking: Ranking) -> Family:
 def _referenced(
     config: Config,
     rows: str,
-    families: dict[str, list[Family]],
+    preference_groups: dict[str, list[PreferenceGroup]],
     system: FitSystem,
     progress: Progress,
-) -> dict[str, tuple[Family, ...]]:
+) -> dict[str, tuple[PreferenceGroup, ...]]:
     """Args: rows: fingerprint of what the families are made of."""
     plan = rank_plan(config.training)
     facts = {
@@ -111,12 +111,12 @@ def _referenced(
     score = AnswerScorer(
         system.ranks,
         system.supervisor,
-        lambda some: spread_families(some, plan),
+        lambda some: spread_preference_groups(some, plan),
         timeout_s=config.deadlines.reference_s,
     )
     progress.phase("reference")
     cache = ReferenceCache(Path(config.output_dir), facts)
-    return cache.referenced(families, score, progress.message)
+    return cache.referenced(preference_groups, score, progress.message)
 
 
 def load_comparable_feedback(*inputs: Any, **named: Any) -> ExampleSet[Feedback]:
@@ -137,12 +137,12 @@ def _with_mismatched(
 ) -> ExampleSet[Any]:
     """The feedback with mismatched answers, and what the starting policy says of both."""
     sides = {"train": examples.train, "held_out": examples.held_out}
-    families: dict[str, list[Family]] = {}
+    preference_groups: dict[str, list[PreferenceGroup]] = {}
     for side, rows in sides.items():
-        families[side] = [_alone(row.sample, GOOD if row.is_good else BAD) for row in rows]
+        preference_groups[side] = [_alone(row.sample, GOOD if row.is_good else BAD) for row in rows]
         pairs = mismatched_pairs(rows, max_tokens=config.examples.max_tokens) if rows else []
-        families[f"{side}_mismatched"] = [_alone(pair, GOOD) for pair in pairs]
-    found = _referenced(config, examples.fingerprint, families, system, progress)
+        preference_groups[f"{side}_mismatched"] = [_alone(pair, GOOD) for pair in pairs]
+    found = _referenced(config, examples.fingerprint, preference_groups, system, progress)
     judged = {
         side: tuple(
             Judged(answer=answer, mismatched=mismatched)
@@ -153,14 +153,14 @@ def _with_mismatched(
     return dataclasses.replace(examples, **judged)
 
 
-def _alone(sample: LabelledTokens, rank: int) -> Family:
-    return Family(answers=(sample,), ranks=(rank,), margin=0.0, reference_logprobs=(0.0,))
+def _alone(sample: LabelledTokens, rank: int) -> PreferenceGroup:
+    return PreferenceGroup(answers=(sample,), ranks=(rank,), margin=0.0, reference_logprobs=(0.0,))
 
 
 _OF_FEEDBACK: FitStage[Feedback] = FitStage(
     load=load_comparable_feedback,
     prepare=_with_mismatched,
     spread=spread_feedback,
-    actor_class=FeedbackLearner,
+    actor_class=FeedbackTrainerActor,
     settings=_settings,
 )

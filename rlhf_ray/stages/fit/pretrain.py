@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlhf_ray.cluster.roles.fit import Imitator
+from rlhf_ray.cluster.roles.fit import SftActor
 from rlhf_ray.config.run import Config
 from rlhf_ray.data.examples import load_texts
 from rlhf_ray.objectives.text import spread_samples
@@ -14,6 +14,6 @@ def run(config: Config) -> int:
     return run_fit(
         config,
         FitStage(
-            load=load_texts, spread=spread_samples, actor_class=Imitator, settings=lambda _: {}
+            load=load_texts, spread=spread_samples, actor_class=SftActor, settings=lambda _: {}
         ),
     )

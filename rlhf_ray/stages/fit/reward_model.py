@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlhf_ray.cluster.roles.fit import RewardTrainer
+from rlhf_ray.cluster.roles.fit import RewardModelTrainerActor
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.data import ExamplesConfig
 from rlhf_ray.config.run import Config
@@ -27,7 +27,7 @@ def run(config: Config) -> int:
         FitStage(
             load=load,
             spread=lambda rows, plan: spread_rankings(rows, plan, use_margins=use_margins),
-            actor_class=RewardTrainer,
+            actor_class=RewardModelTrainerActor,
             settings=lambda config: {
                 "centring_coefficient": config.reward_model.centring_coefficient
             },

@@ -55,7 +55,7 @@ class FitStage(Generic[T]):
         prepare: the rows that are spread, once the ranks hold the weights that they start from
             and before they go on from a checkpoint; as many as were read, in the same order.
         spread: the rows of one step, or all held-out ones, to the samples of every rank.
-        actor_class: of `cluster.actors`: what the ranks are.
+        actor_class: of `cluster.roles.fit`: what the ranks are.
         settings: what its worker takes beyond model, training, steps, seed and deadline.
     """
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlhf_ray.cluster.roles.fit import Imitator
+from rlhf_ray.cluster.roles.fit import SftActor
 from rlhf_ray.config.run import Config
 from rlhf_ray.data.examples import load_demonstrations
 from rlhf_ray.objectives.text import spread_samples
@@ -16,7 +16,7 @@ def run(config: Config) -> int:
         FitStage(
             load=load_demonstrations,
             spread=spread_samples,
-            actor_class=Imitator,
+            actor_class=SftActor,
             settings=lambda _: {},
         ),
     )

@@ -20,7 +20,7 @@ from rlhf_ray.driver.evaluation.evaluator import (
     NoBest,
     NoEvaluation,
 )
-from rlhf_ray.driver.updates.device_sharing import Turns
+from rlhf_ray.driver.updates.device_sharing import DeviceSharing
 from rlhf_ray.driver.updates.scorers import NoScores
 from rlhf_ray.publish.transfer import TransferSettings, transfer
 from rlhf_ray.records import Prompt
@@ -62,7 +62,7 @@ def make_evaluator(
     config: Config,
     system: System,
     prompts: Sequence[Prompt],
-    turns: Turns,
+    turns: DeviceSharing,
     *,
     is_resumed: bool,
 ) -> Evaluator:
@@ -80,7 +80,7 @@ def make_evaluator(
         generators=system.generators,
         rewards=system.rewards,
         reference=reference_role(config, system) if measures_kl else NoScores(),
-        examiner=system.builder,
+        meter=system.builder,
         watch=system.supervisor,
         settings=collect_settings(config, measures_kl=measures_kl, with_text=False),
     )
@@ -100,7 +100,7 @@ def make_evaluator(
     )
 
 
-def _best(config: Config, system: System, turns: Turns) -> BestPolicy | NoBest:
+def _best(config: Config, system: System, turns: DeviceSharing) -> BestPolicy | NoBest:
     evaluation = config.evaluation
     if not evaluation.keep_best:
         return NoBest()
@@ -126,7 +126,7 @@ def _best(config: Config, system: System, turns: Turns) -> BestPolicy | NoBest:
     )
 
 
-def _average(config: Config, system: System, turns: Turns) -> Callable[[int], None]:
+def _average(config: Config, system: System, turns: DeviceSharing) -> Callable[[int], None]:
     """Puts the average onto the engines. No probe: nothing but an engine computes with it."""
     timeout_s = config.deadlines.publish_s
 

@@ -17,8 +17,12 @@ from rlhf_ray.driver.checkpoints import Checkpoints
 from rlhf_ray.driver.evaluation.evaluator import Evaluator
 from rlhf_ray.driver.run_checkpoints import RunCheckpoints, StatefulRole
 from rlhf_ray.driver.run_log import NoRollouts, RolloutFiles
-from rlhf_ray.driver.updates.device_sharing import OwnDevices, SharedDevices, Turns
-from rlhf_ray.driver.updates.reference_update import NoRefresh, ReferenceRefresher, RefreshSettings
+from rlhf_ray.driver.updates.device_sharing import ColocatedDevices, DedicatedDevices, DeviceSharing
+from rlhf_ray.driver.updates.reference_update import (
+    NoReferenceUpdate,
+    PeriodicReferenceUpdater,
+    ReferenceUpdateSettings,
+)
 from rlhf_ray.driver.updates.scorers import NoScores, Scorers, ScoringRole
 from rlhf_ray.driver.updates.texts import NoTexts, TextMixture, TextSource
 from rlhf_ray.driver.updates.trainer import NoCritic, Trainer, TrainerSettings
@@ -150,10 +154,10 @@ def _publisher(config: Config, system: System, inputs: _Inputs) -> Publisher:
     )
 
 
-def _turns(config: Config, system: System) -> Turns:
+def _turns(config: Config, system: System) -> DeviceSharing:
     if config.placement.strategy == "disaggregated":
-        return OwnDevices()
-    return SharedDevices(
+        return DedicatedDevices()
+    return ColocatedDevices(
         engines=system.generators,
         trained=(system.learner,),
         watch=system.supervisor,
@@ -243,16 +247,18 @@ def reference_role(config: Config, system: System) -> ScoringRole:
     return system.reference or NoScores()
 
 
-def make_refresher(config: Config, system: System) -> ReferenceRefresher | NoRefresh:
+def make_reference_updater(
+    config: Config, system: System
+) -> PeriodicReferenceUpdater | NoReferenceUpdate:
     """What moves the reference of a started system."""
     every_steps = config.algorithm.reference_every
     if every_steps == 0 or system.reference is None:
-        return NoRefresh()
-    return ReferenceRefresher(
+        return NoReferenceUpdate()
+    return PeriodicReferenceUpdater(
         policy=system.learner,
         reference=system.reference,
         watch=system.supervisor,
-        settings=RefreshSettings(
+        settings=ReferenceUpdateSettings(
             every_steps=every_steps,
             bucket_bytes=config.publish.bucket_bytes,
             timeout_s=config.deadlines.publish_s,

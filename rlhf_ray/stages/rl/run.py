@@ -17,7 +17,7 @@ from rlhf_ray.data.prompts.load import load_prompts
 from rlhf_ray.driver.loop import Loop, LoopState, train
 from rlhf_ray.driver.run_checkpoints import checkpoint_to_resume
 from rlhf_ray.driver.run_log import RunLog
-from rlhf_ray.driver.updates.controllers import start_adaptive
+from rlhf_ray.driver.updates.controllers import start_controllers
 from rlhf_ray.models.builtin import resolve_model_path
 from rlhf_ray.models.loading import load_tokenizer
 from rlhf_ray.observe.metrics import make_writer, read_metrics
@@ -38,7 +38,7 @@ from rlhf_ray.stages.rl.parts import (
     _turns,
     check_tasks,
     make_pipeline,
-    make_refresher,
+    make_reference_updater,
     make_texts,
     save_models,
 )
@@ -105,10 +105,10 @@ def _train(config: Config, system: System, inputs: _Inputs, progress: Progress) 
         config, system, inputs.held_out, turns, is_resumed=inputs.resume_from is not None
     )
     saver = _saver(config, system, inputs, evaluator)
-    refresher = make_refresher(config, system)
-    refresher.check()
+    reference_updater = make_reference_updater(config, system)
+    reference_updater.check()
 
-    state = LoopState(step=0, adaptive=start_adaptive(config.algorithm))
+    state = LoopState(step=0, controllers=start_controllers(config.algorithm))
     progress.phase("publish")
     if inputs.resume_from:
         state = saver.load(inputs.resume_from, pipeline)
@@ -129,7 +129,7 @@ def _train(config: Config, system: System, inputs: _Inputs, progress: Progress) 
             scorers=_scorers(config, system),
             trainer=_trainer(config, system, inputs.texts),
             publisher=publisher,
-            refresher=refresher,
+            reference_updater=reference_updater,
             turns=turns,
             evaluator=evaluator,
             watch=system.supervisor,

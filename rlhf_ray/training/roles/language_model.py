@@ -24,7 +24,7 @@ from rlhf_ray.training.weights.lora_folder import write_adapter
 from rlhf_ray.training.weights.trainable import choose_of_policy
 
 
-class PolicyRole(TrainedRole):
+class LanguageModelRole(TrainedRole):
     """A causal language model in training, on one rank; subclasses say what it learns from."""
 
     def _build(self) -> TrainEngine:

@@ -20,14 +20,14 @@ from rlhf_ray.records import Coefficients, Experience, RolloutGroup, TokenValues
 from rlhf_ray.records.supervised import SupervisedSamples
 from rlhf_ray.training.forward.scoring import score_distributions, score_groups
 from rlhf_ray.training.forward.token_logprobs import of_targets
-from rlhf_ray.training.roles.language_model import PolicyRole
+from rlhf_ray.training.roles.language_model import LanguageModelRole
 from rlhf_ray.training.train_step import Part, run_update
 from rlhf_ray.training.weights import named as weights
 from rlhf_ray.training.weights.ema_policy import AveragedEngine
 from rlhf_ray.training.weights.lora_folder import scaled_weights
 
 
-class Learner(PolicyRole):
+class Learner(LanguageModelRole):
     """Trains the policy, scores with it, and gives its weights away.
 
     One object per rank. Methods that say so are called on all ranks together.

@@ -11,14 +11,14 @@ from rlhf_ray.config.groups.fit import PreferenceConfig
 from rlhf_ray.objectives.feedback import feedback_objective, log_ratio_objective
 from rlhf_ray.objectives.pairs import pair_objective
 from rlhf_ray.objectives.policy import Objective
-from rlhf_ray.records.preferences import ComparedSamples, FeedbackSamples
+from rlhf_ray.records.preferences import FeedbackSamples, PreferenceSamples
 from rlhf_ray.training.engine.ranks import reduce_over_ranks, training_device
 from rlhf_ray.training.forward.scoring import score_tokens
-from rlhf_ray.training.roles.language_model import PolicyRole
+from rlhf_ray.training.roles.language_model import LanguageModelRole
 from rlhf_ray.training.train_step import Part, UpdateResult, run_evaluation, run_update
 
 
-class ComparedRole(PolicyRole):
+class ComparedRole(LanguageModelRole):
     """A policy that is compared with the model that it starts from.
 
     Before the first step the policy is that model: `score_answers` gives the reference's
@@ -26,14 +26,14 @@ class ComparedRole(PolicyRole):
 
     Args:
         preference: the loss.
-        role: what `PolicyRole` takes.
+        role: what `LanguageModelRole` takes.
     """
 
     def __init__(self, *, preference: PreferenceConfig, **role: Any) -> None:
         super().__init__(**role)
         self._preference = preference
 
-    def score_answers(self, samples: ComparedSamples) -> list[float]:
+    def score_answers(self, samples: PreferenceSamples) -> list[float]:
         """Log-probability, under the policy as it is now, of every answer as a whole.
 
         At temperature 1 over the whole vocabulary. All ranks together, with samples of their own.
@@ -51,7 +51,7 @@ class ComparedRole(PolicyRole):
         )
         return sum_by_segment(values, samples.lengths, samples.loss_mask).tolist()
 
-    def _metrics(self, result: UpdateResult, samples: ComparedSamples) -> dict[str, float]:
+    def _metrics(self, result: UpdateResult, samples: PreferenceSamples) -> dict[str, float]:
         """Of an optimiser step on these samples; all ranks together."""
         own = samples.loss_mask.sum().to(training_device())
         return {
@@ -62,10 +62,10 @@ class ComparedRole(PolicyRole):
         }
 
 
-class PreferenceLearner(ComparedRole):
+class PreferenceTrainer(ComparedRole):
     """Learns from rankings. One object per rank; all methods are called on all ranks together."""
 
-    def update(self, steps: Sequence[ComparedSamples]) -> dict[str, float]:
+    def update(self, steps: Sequence[PreferenceSamples]) -> dict[str, float]:
         """One optimiser step, on the only entry.
 
         Returns:
@@ -78,12 +78,12 @@ class PreferenceLearner(ComparedRole):
         result = run_update(self._engine, [[self._part(samples, "train")]], self._layout)
         return self._metrics(result, samples)
 
-    def evaluate(self, samples: ComparedSamples) -> dict[str, float]:
+    def evaluate(self, samples: PreferenceSamples) -> dict[str, float]:
         """The same means under the policy as it is; learns nothing."""
         return run_evaluation(self._part(samples, "eval"), self._layout)
 
-    def _part(self, samples: ComparedSamples, phase: str) -> Part[ComparedSamples]:
-        def compute(samples: ComparedSamples, batch: MicroBatch) -> Objective:
+    def _part(self, samples: PreferenceSamples, phase: str) -> Part[PreferenceSamples]:
+        def compute(samples: PreferenceSamples, batch: MicroBatch) -> Objective:
             logprobs, _ = self._forward(batch, 1.0)
             return pair_objective(
                 logprobs[: batch.num_targets],
@@ -99,7 +99,7 @@ class PreferenceLearner(ComparedRole):
 _LOG_RATIO = "log_ratio"
 
 
-class FeedbackLearner(ComparedRole):
+class FeedbackTrainer(ComparedRole):
     """Learns from answers that are good or bad. All methods are called on all ranks together."""
 
     def update(self, steps: Sequence[FeedbackSamples]) -> dict[str, float]:
@@ -126,7 +126,7 @@ class FeedbackLearner(ComparedRole):
     def _mean_log_ratio(self, samples: FeedbackSamples) -> float:
         """Of the mismatched answers of all ranks; a forward pass without gradient."""
 
-        def compute(samples: ComparedSamples, batch: MicroBatch) -> Objective:
+        def compute(samples: PreferenceSamples, batch: MicroBatch) -> Objective:
             logprobs, _ = self._forward(batch, 1.0)
             return log_ratio_objective(
                 logprobs[: batch.num_targets], samples, batch, name=_LOG_RATIO
@@ -135,8 +135,8 @@ class FeedbackLearner(ComparedRole):
         part = Part(samples=samples.mismatched, compute=compute)
         return run_evaluation(part, self._layout)[_LOG_RATIO]
 
-    def _part(self, samples: FeedbackSamples, mean: float, phase: str) -> Part[ComparedSamples]:
-        def compute(on_device: ComparedSamples, batch: MicroBatch) -> Objective:
+    def _part(self, samples: FeedbackSamples, mean: float, phase: str) -> Part[PreferenceSamples]:
+        def compute(on_device: PreferenceSamples, batch: MicroBatch) -> Objective:
             logprobs, _ = self._forward(batch, 1.0)
             return feedback_objective(
                 logprobs[: batch.num_targets],

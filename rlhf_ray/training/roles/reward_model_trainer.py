@@ -19,12 +19,12 @@ from rlhf_ray.models.reward_folder import classifier_names, new_classifier
 from rlhf_ray.models.reward_normalization import normalization_of, write_normalization
 from rlhf_ray.objectives.policy import Objective
 from rlhf_ray.objectives.rankings import (
-    Scores,
+    RankingScores,
     mean_calibration_error,
     ranking_objective,
     scores_of,
 )
-from rlhf_ray.records.preferences import ComparedSamples
+from rlhf_ray.records.preferences import PreferenceSamples
 from rlhf_ray.training.engine.ranks import rank
 from rlhf_ray.training.roles.scalar_model import ScalarRole
 from rlhf_ray.training.train_step import Part, run_evaluation, run_update
@@ -37,7 +37,7 @@ from rlhf_ray.training.weights.lora_folder import write_adapter
 _NUM_MEASURED = 256
 
 
-class RewardTrainer(ScalarRole):
+class RewardModelTrainer(ScalarRole):
     """Learns from rankings which answers are better.
 
     One object per rank. All methods are called on all ranks together.
@@ -64,7 +64,7 @@ class RewardTrainer(ScalarRole):
             timeout_s=timeout_s,
         )
         self._centring_coefficient = centring_coefficient
-        self._latest: deque[ComparedSamples] = deque()
+        self._latest: deque[PreferenceSamples] = deque()
 
     def start(self, rank: int, world_size: int, master_addr: str, master_port: int) -> None:
         """See `TrainedRole.start`.
@@ -82,7 +82,7 @@ class RewardTrainer(ScalarRole):
         # A made-up token behind an answer is planned, but never computed.
         self._layout = replace(self._layout, max_tokens=self._layout.max_tokens + 1)
 
-    def update(self, steps: Sequence[ComparedSamples]) -> dict[str, float]:
+    def update(self, steps: Sequence[PreferenceSamples]) -> dict[str, float]:
         """One optimiser step for each entry; every rank has as many.
 
         Returns:
@@ -104,7 +104,7 @@ class RewardTrainer(ScalarRole):
             "tokens/trained": tokens * len(steps),
         }
 
-    def evaluate(self, samples: ComparedSamples) -> dict[str, float]:
+    def evaluate(self, samples: PreferenceSamples) -> dict[str, float]:
         """Loss, accuracy, margin and calibration on the rankings of all ranks; learns nothing."""
         means = run_evaluation(self._part(samples, "eval"), self._layout)
         metrics, error = mean_calibration_error(means)
@@ -136,7 +136,7 @@ class RewardTrainer(ScalarRole):
     def load_checkpoint(self, folder: Path) -> None:
         super().load_checkpoint(folder)
         saved = torch.load(folder / _latest_name(), weights_only=True)
-        self._latest = deque(ComparedSamples(**fields) for fields in saved)
+        self._latest = deque(PreferenceSamples(**fields) for fields in saved)
 
     def _write_adapter(self, adapter: Adapter, folder: Path) -> None:
         names = classifier_names(self._classifier)
@@ -151,8 +151,8 @@ class RewardTrainer(ScalarRole):
                 head=[(names("head.weight"), head)],
             )
 
-    def _part(self, samples: ComparedSamples, name: str) -> Part[ComparedSamples]:
-        def compute(samples: ComparedSamples, batch: MicroBatch) -> Objective:
+    def _part(self, samples: PreferenceSamples, name: str) -> Part[PreferenceSamples]:
+        def compute(samples: PreferenceSamples, batch: MicroBatch) -> Objective:
             return ranking_objective(
                 self._scores(samples, batch),
                 samples,
@@ -162,10 +162,10 @@ class RewardTrainer(ScalarRole):
 
         return Part(samples=samples, compute=compute)
 
-    def _scores(self, samples: ComparedSamples, batch: MicroBatch) -> Scores:
+    def _scores(self, samples: PreferenceSamples, batch: MicroBatch) -> RankingScores:
         return scores_of(self._forward(batch)[: batch.num_targets], samples, batch)
 
-    def _remember(self, samples: ComparedSamples) -> None:
+    def _remember(self, samples: PreferenceSamples) -> None:
         """By global counts, so that it is the same rankings on any number of ranks."""
         self._latest.append(samples)
         num_later = sum(step.num_prompts for step in self._latest) - self._latest[0].num_prompts
@@ -176,7 +176,7 @@ class RewardTrainer(ScalarRole):
     def _moments(self) -> tuple[float, float, float]:
         """Number, sum and sum of squares of the scores of the latest answers of all ranks."""
 
-        def compute(samples: ComparedSamples, batch: MicroBatch) -> Objective:
+        def compute(samples: PreferenceSamples, batch: MicroBatch) -> Objective:
             values = self._scores(samples, batch).values.double()
             sums = {
                 "0": values.new_tensor(float(values.numel())),
@@ -197,5 +197,5 @@ def _latest_name() -> str:
     return f"latest_answers_{rank()}.pt"
 
 
-def _fields(samples: ComparedSamples) -> dict[str, object]:
+def _fields(samples: PreferenceSamples) -> dict[str, object]:
     return {field.name: getattr(samples, field.name) for field in dataclasses.fields(samples)}

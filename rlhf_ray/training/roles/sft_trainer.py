@@ -8,11 +8,11 @@ from rlhf_ray.batching.layout import MicroBatch
 from rlhf_ray.objectives.policy import Objective
 from rlhf_ray.objectives.text import perplexity, text_objective
 from rlhf_ray.records.supervised import SupervisedSamples
-from rlhf_ray.training.roles.language_model import PolicyRole
+from rlhf_ray.training.roles.language_model import LanguageModelRole
 from rlhf_ray.training.train_step import Part, run_evaluation, run_update
 
 
-class Imitator(PolicyRole):
+class SftTrainer(LanguageModelRole):
     """Pre-training and supervised fine-tuning: one loss, cross-entropy of the labelled tokens.
 
     One object per rank. All methods are called on all ranks together.

@@ -11,11 +11,11 @@ import torch
 from rlhf_ray.batching.rank_plan import RankPlan
 from rlhf_ray.config.groups.fit import PreferenceConfig
 from rlhf_ray.config.groups.training import TrainingConfig
-from rlhf_ray.objectives.families import Family, spread_families
 from rlhf_ray.objectives.feedback import BAD, GOOD, Judged, mismatched_pairs, spread_feedback
-from rlhf_ray.records.preferences import ComparedSamples, Feedback
+from rlhf_ray.objectives.preference_batches import PreferenceGroup, spread_preference_groups
+from rlhf_ray.records.preferences import Feedback, PreferenceSamples
 from rlhf_ray.records.supervised import LabelledTokens
-from rlhf_ray.training.roles.preference_trainer import FeedbackLearner, PreferenceLearner
+from rlhf_ray.training.roles.preference_trainer import FeedbackTrainer, PreferenceTrainer
 from tests.stack.training.rank import LEARNER, TOTAL_OPTIMIZER_STEPS, Rank, record_gradients
 from tests.stack.training.samples import LENGTHS
 
@@ -47,9 +47,9 @@ def mismatched_of(answers: list[LabelledTokens]) -> list[LabelledTokens]:
     return mismatched_pairs(rows, max_tokens=max(LENGTHS))
 
 
-def _family(answers: list[LabelledTokens], ranks: tuple[int, ...]) -> Family:
+def _preference_group(answers: list[LabelledTokens], ranks: tuple[int, ...]) -> PreferenceGroup:
     none = (0.0,) * len(answers)
-    return Family(answers=tuple(answers), ranks=ranks, margin=0.0, reference_logprobs=none)
+    return PreferenceGroup(answers=tuple(answers), ranks=ranks, margin=0.0, reference_logprobs=none)
 
 
 def _plan(here: Rank) -> RankPlan:
@@ -69,12 +69,12 @@ def _role(here: Rank, role: type, preference: PreferenceConfig, **settings: Any)
     )
 
 
-def _scored(role: Any, samples: ComparedSamples) -> ComparedSamples:
+def _scored(role: Any, samples: PreferenceSamples) -> PreferenceSamples:
     scores = torch.tensor(role.score_answers(samples), dtype=torch.float64)
     return replace(samples, reference_logprobs=scores)
 
 
-def _shifted(samples: ComparedSamples) -> ComparedSamples:
+def _shifted(samples: PreferenceSamples) -> PreferenceSamples:
     """Compared with another reference than the policy itself."""
     parts = samples.token_ids.split(samples.lengths.tolist())
     shifts = torch.tensor([shift(part) for part in parts], dtype=torch.float64)
@@ -99,10 +99,12 @@ def _learnt(role: Any, own: Any, shifted: Callable[[Any], Any]) -> dict[str, Any
 def prefer(here: Rank, **settings: Any) -> dict[str, Any]:
     """Score, evaluate against the policy itself, learn against another reference."""
     answers = answers_of(here.data)
-    families = [_family([answers[i] for i in own], tuple(range(len(own)))) for own in RANKINGS]
-    samples = spread_families(families, _plan(here))[here.rank]
+    preference_groups = [
+        _preference_group([answers[i] for i in own], tuple(range(len(own)))) for own in RANKINGS
+    ]
+    samples = spread_preference_groups(preference_groups, _plan(here))[here.rank]
     with _role(
-        here, PreferenceLearner, DPO, max_tokens_per_micro_batch=MAX_TOKENS, **settings
+        here, PreferenceTrainer, DPO, max_tokens_per_micro_batch=MAX_TOKENS, **settings
     ) as role:
         own = _scored(role, samples)
         learnt = _learnt(role, own, _shifted)
@@ -114,14 +116,14 @@ def judge(here: Rank, **settings: Any) -> dict[str, Any]:
     answers = answers_of(here.data)
     rows = [
         Judged(
-            answer=_family([own], (GOOD if is_good else BAD,)),
-            mismatched=_family([other], (GOOD,)),
+            answer=_preference_group([own], (GOOD if is_good else BAD,)),
+            mismatched=_preference_group([other], (GOOD,)),
         )
         for own, other, is_good in zip(answers, mismatched_of(answers), IS_GOOD, strict=True)
     ]
     samples = spread_feedback(rows, _plan(here))[here.rank]
     with _role(
-        here, FeedbackLearner, KTO, max_tokens_per_micro_batch=MAX_TOKENS, **settings
+        here, FeedbackTrainer, KTO, max_tokens_per_micro_batch=MAX_TOKENS, **settings
     ) as role:
         own = replace(
             samples,

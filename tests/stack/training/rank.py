@@ -20,8 +20,8 @@ from rlhf_ray.training.forward import head_logprobs
 from rlhf_ray.training.roles.critic import Critic
 from rlhf_ray.training.roles.learner import Learner
 from rlhf_ray.training.roles.reference import Reference
-from rlhf_ray.training.roles.reward_model_trainer import RewardTrainer
-from rlhf_ray.training.roles.sft_trainer import Imitator
+from rlhf_ray.training.roles.reward_model_trainer import RewardModelTrainer
+from rlhf_ray.training.roles.sft_trainer import SftTrainer
 from tests.stack.training.samples import (
     KL_COEFFICIENT,
     MAX_RESPONSE_TOKENS,
@@ -88,7 +88,7 @@ class Rank:
     def imitator(self, *, random_weights: bool = False, **settings: Any) -> Any:
         """Random weights are those of seed 1."""
         return self._started(
-            Imitator(
+            SftTrainer(
                 training=TrainingConfig(**self._role_settings(LEARNER | settings)),
                 model=replace(self.model, random_weights=random_weights),
                 total_optimizer_steps=TOTAL_OPTIMIZER_STEPS,
@@ -118,7 +118,7 @@ class Rank:
     def reward_trainer(self, *, path: str = "reward_model", **settings: Any) -> Any:
         """Starts from the reward model, whose head is not zero."""
         return self._started(
-            RewardTrainer(
+            RewardModelTrainer(
                 training=TrainingConfig(**self._role_settings(LEARNER | settings)),
                 model=ModelConfig(
                     path=str(self.folder / path), tokenizer_path=str(self.folder / "policy")

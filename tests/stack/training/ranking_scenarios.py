@@ -10,7 +10,7 @@ import torch
 
 from rlhf_ray.batching.rank_plan import RankPlan
 from rlhf_ray.objectives.rankings import spread_rankings
-from rlhf_ray.records.preferences import ComparedSamples, Ranking
+from rlhf_ray.records.preferences import PreferenceSamples, Ranking
 from rlhf_ray.records.supervised import LabelledTokens
 from tests.stack.training.rank import Rank, record_gradients, record_rows, weights_of
 from tests.stack.training.samples import VOCABULARY
@@ -37,7 +37,7 @@ def rankings() -> list[Ranking]:
     return made
 
 
-def own_rankings(here: Rank, layout: str) -> ComparedSamples:
+def own_rankings(here: Rank, layout: str) -> PreferenceSamples:
     """This rank's part, as a stage spreads them."""
     plan = RankPlan(num_ranks=here.world_size, max_tokens_per_micro_batch=MAX_TOKENS, layout=layout)
     return spread_rankings(rankings(), plan, use_margins=True)[here.rank]

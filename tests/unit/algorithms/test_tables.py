@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 from rlhf_ray.config.groups.algorithm import AlgorithmConfig
 from rlhf_ray.config.load import conf_dir
 from rlhf_ray.config.setting import setting_of
-from rlhf_ray.experience.advantages import OF_SAMPLES, OF_TOKENS
-from rlhf_ray.objectives.policy_losses import SURROGATES
+from rlhf_ray.experience.advantages import SAMPLE_ADVANTAGES, TOKEN_ADVANTAGES
+from rlhf_ray.objectives.policy_losses import POLICY_LOSSES
 
 FILES = {path.stem: path for path in sorted((conf_dir() / "algorithm").glob("*.yaml"))}
 HERE = Path(__file__).parent
@@ -67,8 +67,8 @@ def settings_of(path: Path) -> dict[str, object]:
 
 
 def test_the_tables_are_what_the_configuration_offers():
-    assert set(choices("advantage")) == {*OF_SAMPLES, *OF_TOKENS}
-    assert set(choices("policy_loss")) == set(SURROGATES)
+    assert set(choices("advantage")) == {*SAMPLE_ADVANTAGES, *TOKEN_ADVANTAGES}
+    assert set(choices("policy_loss")) == set(POLICY_LOSSES)
 
 
 @pytest.mark.parametrize("field", GROUND_TRUTH)

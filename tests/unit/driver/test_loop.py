@@ -16,9 +16,13 @@ from rlhf_ray.driver.evaluation.evaluator import NoEvaluation
 from rlhf_ray.driver.loop import Loop, LoopState, train
 from rlhf_ray.driver.rollouts.failure_budget import FailureBudget
 from rlhf_ray.driver.rollouts.pipeline import Batch, PipelineSettings, RolloutPipeline
-from rlhf_ray.driver.updates.controllers import start_adaptive
-from rlhf_ray.driver.updates.device_sharing import OwnDevices, SharedDevices, Turns
-from rlhf_ray.driver.updates.reference_update import NoRefresh, ReferenceRefresher, RefreshSettings
+from rlhf_ray.driver.updates.controllers import start_controllers
+from rlhf_ray.driver.updates.device_sharing import ColocatedDevices, DedicatedDevices, DeviceSharing
+from rlhf_ray.driver.updates.reference_update import (
+    NoReferenceUpdate,
+    PeriodicReferenceUpdater,
+    ReferenceUpdateSettings,
+)
 from rlhf_ray.driver.updates.scorers import NoScores, Scorers
 from rlhf_ray.driver.updates.texts import NoTexts
 from rlhf_ray.driver.updates.trainer import NoCritic, Trainer, TrainerSettings
@@ -187,19 +191,19 @@ class World:
         self.watch = InProcessWatch()
         self.engines, self.policy = Receivers(self.log), Policy(self.log)
         self.notes, self.saver = Notes(), Saver()
-        self.refresher: ReferenceRefresher | NoRefresh = NoRefresh()
+        self.reference_updater: PeriodicReferenceUpdater | NoReferenceUpdate = NoReferenceUpdate()
         if reference_every:
-            self.refresher = ReferenceRefresher(
+            self.reference_updater = PeriodicReferenceUpdater(
                 policy=self.policy,
                 reference=Following(self.log),
                 watch=self.watch,
-                settings=RefreshSettings(
+                settings=ReferenceUpdateSettings(
                     every_steps=reference_every, bucket_bytes=1, timeout_s=1.0
                 ),
             )
-        turns: Turns = OwnDevices()
+        turns: DeviceSharing = DedicatedDevices()
         if colocated:
-            turns = SharedDevices(
+            turns = ColocatedDevices(
                 engines=self.engines, trained=(self.policy,), watch=self.watch, timeout_s=1.0
             )
         self.loop = Loop(
@@ -247,7 +251,7 @@ class World:
                     bucket_bytes=1, probe_every=1, probe_tolerance=1e-3, timeout_s=1.0
                 ),
             ),
-            refresher=self.refresher,
+            reference_updater=self.reference_updater,
             turns=turns,
             evaluator=Held(self.log, evaluates_every) if evaluates_every else NoEvaluation(),
             watch=self.watch,
@@ -257,7 +261,7 @@ class World:
 
     def train(self, **algorithm: Any) -> LoopState:
         settings = AlgorithmConfig(kl_coefficient=0.1, **algorithm)
-        state = LoopState(step=0, adaptive=start_adaptive(settings))
+        state = LoopState(step=0, controllers=start_controllers(settings))
         train(self.loop, state, num_steps=self._num_steps)
         return state
 
@@ -318,7 +322,7 @@ def test_the_reference_moves_after_every_so_many_steps():
 def test_a_resumed_run_moves_the_reference_when_the_other_one_would_have():
     world = World(num_steps=4, reference_every=3)
     world.engines.version = 2
-    state = LoopState(step=2, adaptive=start_adaptive(AlgorithmConfig()))
+    state = LoopState(step=2, controllers=start_controllers(AlgorithmConfig()))
     train(world.loop, state, num_steps=4)
     versions = [metrics["reference/version"] for _, metrics in world.notes.steps]
     assert versions == [3.0, 3.0]
@@ -332,7 +336,7 @@ def test_a_reference_that_stays_has_no_version():
 
 def test_the_weights_of_both_are_compared_before_the_first_step():
     world = World(reference_every=1)
-    world.refresher.check()
+    world.reference_updater.check()
     assert world.log == ["check {'w': (3,)}"]
 
 
@@ -366,7 +370,7 @@ def test_the_coefficient_follows_the_controller():
     # 12 nats against 6: the error is clipped to 0.2, and 2 samples of 10 move it by 4 %.
     expected = [0.1, 0.104, 0.104 * 1.04]
     assert world.policy.coefficients == pytest.approx(expected)
-    assert state.adaptive.kl.coefficient == pytest.approx(expected[-1] * 1.04)
+    assert state.controllers.kl.coefficient == pytest.approx(expected[-1] * 1.04)
 
 
 def test_rewards_are_scaled_by_what_is_known_with_their_own_batch():

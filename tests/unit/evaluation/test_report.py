@@ -8,7 +8,7 @@ import math
 
 import pytest
 
-from rlhf_ray.evaluation.answers import ExamineSettings, examine, examine_groups
+from rlhf_ray.evaluation.answers import MeasureSettings, measure, measure_answers
 from rlhf_ray.evaluation.files import sample_rows, write_report, write_samples
 from rlhf_ray.evaluation.report import (
     Likelihood,
@@ -21,7 +21,7 @@ from rlhf_ray.evaluation.table import side_by_side
 from rlhf_ray.records import TokenValues
 from rlhf_ray.testing.fakes import make_group, make_prompt
 
-EXAMINE = ExamineSettings(greedy_from=2, kl_estimator="k1", ngram=1, with_text=True)
+EXAMINE = MeasureSettings(greedy_from=2, kl_estimator="k1", ngram=1, with_text=True)
 REPORT = ReportSettings(
     pass_at_k=(1, 2),
     success_by="reward",
@@ -48,7 +48,7 @@ def answers_of(*rewards: list[float], reference: float | None = None, settings=E
         if reference is not None
     ]
     # In another order than the groups: they belong together by their prompts.
-    return tuple(examine_groups(groups, values[::-1], settings))
+    return tuple(measure_answers(groups, values[::-1], settings))
 
 
 def model(name: str, *rewards: list[float], **kwargs) -> ModelAnswers:
@@ -93,7 +93,7 @@ def test_repetition_is_of_sampled_tokens():
     tokens = repeating.token_ids.clone()
     tokens[2:4] = 7
     repeating = dataclasses.replace(repeating, token_ids=tokens)
-    first, second = examine(repeating, None, EXAMINE).answers["sampled"]
+    first, second = measure(repeating, None, EXAMINE).answers["sampled"]
     # The prompt's own tokens, 1 and 2, are no part of it.
     assert (first.repeated, second.repeated) == (pytest.approx(0.5), 0.0)
 

@@ -10,7 +10,7 @@ import torch
 
 from rlhf_ray.config.groups.algorithm import AlgorithmConfig
 from rlhf_ray.experience.build import ExperienceBatch, build_experience
-from rlhf_ray.experience.reward_shaping import NO_CONTROL, SampleControl, shape_groups
+from rlhf_ray.experience.reward_shaping import NO_CONTROL, RewardShaping, shape_groups
 from rlhf_ray.records import Coefficients, RolloutGroup
 from rlhf_ray.records.files import load_records, save_records
 from tests.unit.algorithms import ground_truth
@@ -37,7 +37,7 @@ def one_group() -> RolloutGroup:
 def build(
     groups: list[RolloutGroup],
     algorithm: AlgorithmConfig = PROCESS,
-    control: SampleControl = NO_CONTROL,
+    control: RewardShaping = NO_CONTROL,
 ) -> ExperienceBatch:
     return build_experience(
         groups,
@@ -134,7 +134,7 @@ def test_a_group_that_lost_all_samples_is_left_out():
 
 class TestSampleControl:
     def test_long_answers_are_punished_in_a_step_at_their_end(self):
-        control = SampleControl(
+        control = RewardShaping(
             max_response_tokens=3, overlong_buffer_tokens=1, overlong_penalty=1.0
         )
         (shaped,), _ = shape_groups([one_group()], control)
@@ -150,14 +150,14 @@ class TestSampleControl:
 
     def test_filtered_answers_stay_in_the_baseline_without_a_gradient(self):
         group = dataclasses.replace(one_group(), finish_reasons=("stop", "length"))
-        batch = build([group], MEAN_ONLY, SampleControl(overlong_filter=True))
+        batch = build([group], MEAN_ONLY, RewardShaping(overlong_filter=True))
         # Against the mean of 1, 2 and 3, not of 1 and 2.
         assert advantages(batch) == {(1, 2, 2, 2): [0.0, -1.0, -1.0, 0.0], (1, 3, 3): [0.0] * 3}
         assert only(batch).num_loss_tokens == 3
 
     def test_weights_of_tasks_multiply_them(self):
         weighed = advantages(
-            build([one_group()], MEAN_ONLY, SampleControl(task_weights={"test": 3.0}))
+            build([one_group()], MEAN_ONLY, RewardShaping(task_weights={"test": 3.0}))
         )
         assert weighed[1, 3, 3] == [0.0, 3.0, 0.0]
 

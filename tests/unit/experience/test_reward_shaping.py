@@ -11,7 +11,7 @@ import torch
 from rlhf_ray.algorithms.rewards.task_rewards import RewardScale
 from rlhf_ray.config.groups.algorithm import AlgorithmConfig
 from rlhf_ray.experience.build import ExperienceBatch, build_experience
-from rlhf_ray.experience.reward_shaping import NO_CONTROL, SampleControl, shape_groups
+from rlhf_ray.experience.reward_shaping import NO_CONTROL, RewardShaping, shape_groups
 from rlhf_ray.records import Coefficients, Experience, RolloutGroup, TokenValues
 from tests.unit.training.builders import ONE_RANK, F, T, by_tokens, make_group, only
 
@@ -35,7 +35,7 @@ def groups() -> list[RolloutGroup]:
 
 
 def build(
-    control: SampleControl,
+    control: RewardShaping,
     algorithm: AlgorithmConfig = MEAN_ONLY,
     scales: Mapping[str, RewardScale] | None = None,
     values: Sequence[TokenValues] | None = None,
@@ -72,7 +72,7 @@ def test_nothing_is_done_by_default():
 
 
 def test_long_responses_lose_reward():
-    control = SampleControl(max_response_tokens=4, overlong_buffer_tokens=3, overlong_penalty=3.0)
+    control = RewardShaping(max_response_tokens=4, overlong_buffer_tokens=3, overlong_penalty=3.0)
     batch = build(control)
     # 2 tokens are 1 into the buffer, 4 are 3: rewards 1, 0 - 1, 2 - 3, about their mean -1/3.
     expected = {2: 4 / 3, 3: -2 / 3, 4: -2 / 3, 6: 0.5, 7: -0.5}
@@ -82,7 +82,7 @@ def test_long_responses_lose_reward():
 
 def test_the_groups_that_came_in_stay_as_scored():
     before = groups()
-    control = SampleControl(
+    control = RewardShaping(
         max_response_tokens=4, overlong_buffer_tokens=3, overlong_penalty=3.0, overlong_filter=True
     )
     shape_groups(before, control)
@@ -91,7 +91,7 @@ def test_the_groups_that_came_in_stay_as_scored():
 
 
 def test_truncated_responses_get_no_gradient_and_stay_in_the_baseline():
-    batch = build(SampleControl(overlong_filter=True))
+    batch = build(RewardShaping(overlong_filter=True))
     experience = only(batch)
     # The baseline of the first group is still (1 + 0 + 2) / 3.
     assert advantages(experience) == {2: 0.0, 3: -1.0, 4: 0.0, 6: 0.5, 7: -0.5}
@@ -107,7 +107,7 @@ def test_a_batch_of_truncated_responses_has_a_count_of_nothing():
         dataclasses.replace(group, finish_reasons=("length",) * group.num_samples)
         for group in groups()
     ]
-    shaped, metrics = shape_groups(cut, SampleControl(overlong_filter=True))
+    shaped, metrics = shape_groups(cut, RewardShaping(overlong_filter=True))
     assert not any(bool(group.loss_mask.any()) for group in shaped)
     assert metrics == {"sampling/overlong_filtered_fraction": 1.0}
 
@@ -116,7 +116,7 @@ def test_a_batch_of_truncated_responses_has_a_count_of_nothing():
 def test_weights_multiply_the_advantages_of_their_task(whiten):
     algorithm = AlgorithmConfig(normalize_by_std=False, whiten_advantages=whiten)
     plain = advantages(only(build(NO_CONTROL, algorithm)))
-    weighed = advantages(only(build(SampleControl(task_weights={"words": 3.0}), algorithm)))
+    weighed = advantages(only(build(RewardShaping(task_weights={"words": 3.0}), algorithm)))
     factors = {2: 1.0, 3: 1.0, 4: 1.0, 6: 3.0, 7: 3.0}
     expected = {token: plain[token] * factors[token] for token in plain}
     assert weighed == pytest.approx(expected)
@@ -124,7 +124,7 @@ def test_weights_multiply_the_advantages_of_their_task(whiten):
 
 def test_weights_change_no_count():
     plain, weighed = (
-        only(build(SampleControl(task_weights=weights))) for weights in ({}, {"words": 0.0})
+        only(build(RewardShaping(task_weights=weights))) for weights in ({}, {"words": 0.0})
     )
     assert weighed.num_loss_tokens == plain.num_loss_tokens
     assert weighed.num_sequences == plain.num_sequences
@@ -162,7 +162,7 @@ def test_a_group_baseline_takes_the_shift_out_and_keeps_the_scale():
 
 
 def test_penalties_are_in_units_of_normalised_rewards():
-    control = SampleControl(max_response_tokens=4, overlong_buffer_tokens=3, overlong_penalty=3.0)
+    control = RewardShaping(max_response_tokens=4, overlong_buffer_tokens=3, overlong_penalty=3.0)
     found = advantages(only(build(control, MEAN_ONLY, SCALES)))
     # 0, -0.5 - 1 and 0.5 - 3 about their mean -4/3.
     assert found == pytest.approx({2: 4 / 3, 3: -1 / 6, 4: -7 / 6, 6: 0.025, 7: -0.025})

@@ -10,7 +10,6 @@ import torch
 from rlhf_ray.batching.layout import lay_out
 from rlhf_ray.batching.rank_plan import RankPlan
 from rlhf_ray.config.groups.fit import PreferenceConfig
-from rlhf_ray.objectives.families import Family
 from rlhf_ray.objectives.feedback import (
     BAD,
     GOOD,
@@ -20,6 +19,7 @@ from rlhf_ray.objectives.feedback import (
     mismatched_pairs,
     spread_feedback,
 )
+from rlhf_ray.objectives.preference_batches import PreferenceGroup
 from rlhf_ray.records.preferences import Feedback
 from rlhf_ray.records.supervised import LabelledTokens
 
@@ -63,8 +63,8 @@ def test_one_prompt_cannot_be_mismatched() -> None:
         mismatched_pairs([feedback((1,), (10,)), feedback((1,), (11,))], max_tokens=4)
 
 
-def alone(tokens: tuple[int, ...], rank: int, reference: float) -> Family:
-    return Family(
+def alone(tokens: tuple[int, ...], rank: int, reference: float) -> PreferenceGroup:
+    return PreferenceGroup(
         answers=(sample((1,), tokens),), ranks=(rank,), margin=0.0, reference_logprobs=(reference,)
     )
 

@@ -11,10 +11,10 @@ import torch
 from rlhf_ray.batching.layout import MicroBatch, lay_out
 from rlhf_ray.batching.rank_plan import RankPlan
 from rlhf_ray.config.groups.fit import PreferenceConfig
-from rlhf_ray.objectives.families import Family, spread_families
 from rlhf_ray.objectives.pairs import pair_objective
 from rlhf_ray.objectives.policy import Objective
-from rlhf_ray.records.preferences import ComparedSamples
+from rlhf_ray.objectives.preference_batches import PreferenceGroup, spread_preference_groups
+from rlhf_ray.records.preferences import PreferenceSamples
 from rlhf_ray.records.supervised import LabelledTokens
 
 
@@ -24,8 +24,8 @@ def answer(*predicted: int) -> LabelledTokens:
     return LabelledTokens(token_ids=torch.tensor([1, 2, *predicted]), loss_mask=mask)
 
 
-def family(*answers: tuple[int, ...], reference: tuple[float, ...]) -> Family:
-    return Family(
+def preference_group(*answers: tuple[int, ...], reference: tuple[float, ...]) -> PreferenceGroup:
+    return PreferenceGroup(
         answers=tuple(answer(*tokens) for tokens in answers),
         ranks=tuple(range(len(answers))),
         margin=0.0,
@@ -34,12 +34,14 @@ def family(*answers: tuple[int, ...], reference: tuple[float, ...]) -> Family:
 
 
 # A predicted token t has the log-probability -t / 10.
-PAIR = family((10, 20), (30,), reference=(-2.5, -4.0))
-OTHER_PAIR = family((40,), (10, 10, 10), reference=(-4.0, -2.0))
-TRIPLE = family((10,), (20,), (40,), reference=(0.0, 0.0, 0.0))
+PAIR = preference_group((10, 20), (30,), reference=(-2.5, -4.0))
+OTHER_PAIR = preference_group((40,), (10, 10, 10), reference=(-4.0, -2.0))
+TRIPLE = preference_group((10,), (20,), (40,), reference=(0.0, 0.0, 0.0))
 
 
-def batches(families: list[Family], num_ranks: int) -> list[tuple[ComparedSamples, MicroBatch]]:
+def batches(
+    preference_groups: list[PreferenceGroup], num_ranks: int
+) -> list[tuple[PreferenceSamples, MicroBatch]]:
     plan = RankPlan(num_ranks=num_ranks, max_tokens_per_micro_batch=1000)
     return [
         (
@@ -48,12 +50,14 @@ def batches(families: list[Family], num_ranks: int) -> list[tuple[ComparedSample
                 samples.token_ids, samples.lengths, samples.loss_mask, samples.kept_token_ids, rows
             ),
         )
-        for samples in spread_families(families, plan)
+        for samples in spread_preference_groups(preference_groups, plan)
         for rows in samples.micro_batches
     ]
 
 
-def parts(families: list[Family], num_ranks: int = 1, **settings: Any) -> list[Objective]:
+def parts(
+    preference_groups: list[PreferenceGroup], num_ranks: int = 1, **settings: Any
+) -> list[Objective]:
     return [
         pair_objective(
             -batch.targets[: batch.num_targets].float() / 10,
@@ -62,7 +66,7 @@ def parts(families: list[Family], num_ranks: int = 1, **settings: Any) -> list[O
             preference=PreferenceConfig(**settings),
             phase="train",
         )
-        for samples, batch in batches(families, num_ranks)
+        for samples, batch in batches(preference_groups, num_ranks)
     ]
 
 

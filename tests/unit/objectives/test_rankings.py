@@ -22,7 +22,7 @@ from rlhf_ray.objectives.rankings import (
     scores_of,
     spread_rankings,
 )
-from rlhf_ray.records.preferences import ComparedSamples, Ranking
+from rlhf_ray.records.preferences import PreferenceSamples, Ranking
 from rlhf_ray.records.supervised import LabelledTokens
 from rlhf_ray.testing.tiny import tiny_random
 from rlhf_ray.training.forward.modules import ValueForward
@@ -50,7 +50,7 @@ def plan(num_ranks: int = 1, budget: int = 1000, layout: str = "padded") -> Rank
     return RankPlan(num_ranks=num_ranks, max_tokens_per_micro_batch=budget, layout=layout)
 
 
-def scored(samples: ComparedSamples) -> list[list[int]]:
+def scored(samples: PreferenceSamples) -> list[list[int]]:
     """The tokens before the predicted one, sample by sample."""
     parts = samples.token_ids.split(samples.lengths.tolist())
     masks = samples.loss_mask.split(samples.lengths.tolist())
@@ -98,7 +98,7 @@ class Model:
         self.forward = ValueForward(self.model)
 
     @torch.no_grad()
-    def scores(self, samples: ComparedSamples, layout: str) -> dict[tuple[int, ...], float]:
+    def scores(self, samples: PreferenceSamples, layout: str) -> dict[tuple[int, ...], float]:
         settings = TrainingConfig(layout=layout, max_tokens_per_micro_batch=1000)
         rows = row_layout(self.model.backbone, settings, "sdpa")
         own = scored(samples)
@@ -148,7 +148,7 @@ def test_an_answer_that_is_cut_is_scored_where_it_is_cut(tiny: Path) -> None:
     assert found[whole[:4]] == pytest.approx(float(model.plain(whole)[3]), abs=1e-9)
 
 
-def objective(scores: dict[tuple[int, ...], float], samples: ComparedSamples, centring: float):
+def objective(scores: dict[tuple[int, ...], float], samples: PreferenceSamples, centring: float):
     """The sums and the loss over all micro-batches, from given scores."""
     own = scored(samples)
     rows = row_layout(None, TrainingConfig(layout="padded"), "sdpa")

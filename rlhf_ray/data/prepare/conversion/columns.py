@@ -15,7 +15,7 @@ from rlhf_ray.data.prepare.conversion.chats import (
 from rlhf_ray.data.prepare.conversion.contents import (
     Content,
     Demonstration,
-    Feedback,
+    FeedbackContent,
     Message,
     Messages,
     Preference,
@@ -113,7 +113,7 @@ def split_chat(value: Any, column: str, prompt: Any) -> tuple[Messages, str]:
 
 
 def _feedback(row: Row, column: _Columns) -> Content:
-    return Feedback(
+    return FeedbackContent(
         prompt=_prompt_messages(row, column("prompt")),
         answer=text_in(row, column("answer")),
         good=_good(row, column("good")),

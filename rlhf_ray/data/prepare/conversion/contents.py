@@ -154,7 +154,7 @@ class Preference:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Feedback:
+class FeedbackContent:
     """One answer that somebody called good or bad, without another one beside it."""
 
     kind: ClassVar[str] = "feedback"
@@ -171,7 +171,7 @@ class Feedback:
     def sequences(self) -> tuple[str, ...]:
         return (f"{joined(self.prompt)}\n{self.answer}",)
 
-    def mapped(self, change: Transform) -> Feedback:
+    def mapped(self, change: Transform) -> FeedbackContent:
         return dataclasses.replace(
             self, prompt=mapped_messages(self.prompt, change), answer=change(self.answer)
         )
@@ -187,7 +187,7 @@ class Feedback:
 # All of them have: `opening` (the text that says which question or document it is), `texts`
 # (everything that is cleaned), `sequences` (what a model reads at once; lengths are of these),
 # `mapped` (the same with every text changed) and `to_json` (the canonical fields).
-Content = Text | PromptOnly | Demonstration | Preference | Feedback
+Content = Text | PromptOnly | Demonstration | Preference | FeedbackContent
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

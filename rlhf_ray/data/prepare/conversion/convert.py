@@ -8,7 +8,7 @@ from rlhf_ray.data.prepare.conversion.chats import split_answer
 from rlhf_ray.data.prepare.conversion.contents import (
     Content,
     Demonstration,
-    Feedback,
+    FeedbackContent,
     Message,
     Preference,
     PromptOnly,
@@ -48,7 +48,7 @@ def _demonstration_of_preference(content: Preference) -> tuple[Content, ...]:
     return (Demonstration(messages=(*content.prompt, answer)),)
 
 
-def _demonstration_of_feedback(content: Feedback) -> tuple[Content, ...]:
+def _demonstration_of_feedback(content: FeedbackContent) -> tuple[Content, ...]:
     """A bad answer is nothing to imitate."""
     if not content.good:
         return ()
@@ -62,14 +62,14 @@ def _prompt_of_demonstration(content: Demonstration) -> tuple[Content, ...]:
     return (PromptOnly(prompt=prompt, answer=reference),)
 
 
-def _prompt_only(content: Preference | Feedback) -> tuple[Content, ...]:
+def _prompt_only(content: Preference | FeedbackContent) -> tuple[Content, ...]:
     return (PromptOnly(prompt=content.prompt, answer=None),)
 
 
 def _feedback_of_preference(content: Preference) -> tuple[Content, ...]:
     return (
-        Feedback(prompt=content.prompt, answer=content.chosen, good=True),
-        Feedback(prompt=content.prompt, answer=content.rejected, good=False),
+        FeedbackContent(prompt=content.prompt, answer=content.chosen, good=True),
+        FeedbackContent(prompt=content.prompt, answer=content.rejected, good=False),
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from rlhf_ray.data.prepare.conversion.chats import order_problem
 from rlhf_ray.data.prepare.conversion.contents import (
     Demonstration,
-    Feedback,
+    FeedbackContent,
     Messages,
     Preference,
     PromptOnly,
@@ -52,7 +52,7 @@ def _chat_of(sample: Sample) -> tuple[Messages, bool]:
     match sample.content:
         case Demonstration() as content:
             return content.messages, True
-        case PromptOnly() | Preference() | Feedback() as content:
+        case PromptOnly() | Preference() | FeedbackContent() as content:
             return content.prompt, False
         case _:
             return (), False

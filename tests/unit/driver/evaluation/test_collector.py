@@ -12,7 +12,7 @@ from rlhf_ray.config.errors import RunFailed
 from rlhf_ray.driver.evaluation.collector import AnswerCollector, CollectSettings
 from rlhf_ray.driver.evaluation.likelihood import measure_likelihood
 from rlhf_ray.driver.updates.scorers import NoScores
-from rlhf_ray.evaluation.answers import ExamineSettings, examine_groups
+from rlhf_ray.evaluation.answers import MeasureSettings, measure_answers
 from rlhf_ray.records import TokenValues
 from rlhf_ray.records.supervised import LabelledTokens
 from rlhf_ray.testing.fakes import FakeGenerators, FakeRewards, InProcessWatch, done, make_prompt
@@ -24,17 +24,17 @@ SETTINGS = CollectSettings(
     max_failure_rate=0.5,
     timeout_s=60.0,
     # As in a run whose groups have eight samples.
-    examine=ExamineSettings(greedy_from=8, kl_estimator="k1", ngram=1, with_text=True),
+    measure=MeasureSettings(greedy_from=8, kl_estimator="k1", ngram=1, with_text=True),
 )
 PROMPTS = [dataclasses.replace(make_prompt(i), stream_index=0) for i in range(7)]
 
 
-class Examiner:
+class AnswerMeter:
     """As the builder, in this process."""
 
-    def examine(self, groups, reference, settings):
+    def measure(self, groups, reference, settings):
         values = [v for rank in reference for v in rank]
-        return done("builder", 0, signal=examine_groups(groups, values, settings))
+        return done("builder", 0, signal=measure_answers(groups, values, settings))
 
 
 class Reference:
@@ -57,7 +57,7 @@ def collector(engines=None, rewards=None, reference=None, settings=SETTINGS, see
         generators=engines or FakeGenerators(2),
         rewards=rewards or FakeRewards(),
         reference=reference or NoScores(),
-        examiner=Examiner(),
+        meter=AnswerMeter(),
         watch=InProcessWatch(seed),
         settings=settings,
     )

@@ -155,7 +155,7 @@ def test_the_average_is_evaluated_after_the_last_step_alone(tmp_path):
 
 
 def commit(world: World, step: int):
-    """A checkpoint as `run_state.RunCheckpoints` writes it; its folder."""
+    """A checkpoint as `driver.run_checkpoints.RunCheckpoints` writes it; its folder."""
     checkpoints = Checkpoints(world.output, keep_last=2)
     folder = checkpoints.begin(step)
     checkpoints.commit(folder, {"evaluation": world.evaluator.state_dict()})

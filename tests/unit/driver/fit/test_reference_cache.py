@@ -14,16 +14,16 @@ from rlhf_ray.batching.rank_plan import RankPlan
 from rlhf_ray.calls import Call
 from rlhf_ray.driver.fit.reference_cache import FILE_NAME, AnswerScorer, ReferenceCache
 from rlhf_ray.models.fingerprint import model_facts
-from rlhf_ray.objectives.families import Family, spread_families
-from rlhf_ray.records.preferences import ComparedSamples
+from rlhf_ray.objectives.preference_batches import PreferenceGroup, spread_preference_groups
+from rlhf_ray.records.preferences import PreferenceSamples
 from rlhf_ray.records.supervised import LabelledTokens
 from rlhf_ray.testing.fakes import InProcessWatch, done
 
 
-def family(*tokens: int) -> Family:
+def preference_group(*tokens: int) -> PreferenceGroup:
     """An answer of one token each."""
     mask = torch.tensor([False, True])
-    return Family(
+    return PreferenceGroup(
         answers=tuple(
             LabelledTokens(token_ids=torch.tensor([1, token]), loss_mask=mask) for token in tokens
         ),
@@ -33,7 +33,10 @@ def family(*tokens: int) -> Family:
     )
 
 
-SETS = {"train": [family(3, 4), family(5, 6, 7), family(8, 9)], "held_out": [family(10, 11)]}
+SETS = {
+    "train": [preference_group(3, 4), preference_group(5, 6, 7), preference_group(8, 9)],
+    "held_out": [preference_group(10, 11)],
+}
 
 
 class FakeRanks:
@@ -42,7 +45,7 @@ class FakeRanks:
     def __init__(self) -> None:
         self.num_calls = 0
 
-    def score_answers(self, samples: Sequence[ComparedSamples]) -> list[Call]:
+    def score_answers(self, samples: Sequence[PreferenceSamples]) -> list[Call]:
         self.num_calls += 1
         return [
             done("learner", rank, [-token / 10 for token in own.token_ids[1::2].tolist()])
@@ -53,11 +56,11 @@ class FakeRanks:
 def scorer(ranks: FakeRanks) -> AnswerScorer:
     plan = RankPlan(num_ranks=2, max_tokens_per_micro_batch=6)
     return AnswerScorer(
-        ranks, InProcessWatch(), lambda some: spread_families(some, plan), timeout_s=1.0
+        ranks, InProcessWatch(), lambda some: spread_preference_groups(some, plan), timeout_s=1.0
     )
 
 
-def numbers(found: dict[str, tuple[Family, ...]]) -> dict[str, list[tuple[float, ...]]]:
+def numbers(found: dict[str, tuple[PreferenceGroup, ...]]) -> dict[str, list[tuple[float, ...]]]:
     return {name: [own.reference_logprobs for own in part] for name, part in found.items()}
 
 

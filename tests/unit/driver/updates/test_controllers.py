@@ -10,12 +10,12 @@ import pytest
 from rlhf_ray.config.groups.algorithm import AlgorithmConfig
 from rlhf_ray.driver.rollouts.batch import Batch
 from rlhf_ray.driver.updates.controllers import (
-    Adaptive,
+    Controllers,
     advance,
-    load_adaptive,
+    load_controllers,
     observe,
-    save_adaptive,
-    start_adaptive,
+    save_controllers,
+    start_controllers,
 )
 from rlhf_ray.records import Coefficients, GroupSummary
 
@@ -59,7 +59,7 @@ def batch(*, replayed: int = 0, **rewards: list[float]) -> Batch:
     )
 
 
-def step_on(state: Adaptive, batch: Batch) -> Adaptive:
+def step_on(state: Controllers, batch: Batch) -> Controllers:
     return advance(observe(state, batch), METRICS, num_samples=500)
 
 
@@ -68,30 +68,30 @@ METRICS = {"kl/reference": 9.0, "policy/entropy": 0.5, "reward/mean": 2.0}
 
 @pytest.mark.parametrize("algorithm", SETTINGS.values(), ids=SETTINGS)
 def test_goes_on_from_a_checkpoint_as_if_nothing_had_been(algorithm):
-    state = step_on(start_adaptive(algorithm), batch(sums=[0.1, 0.7], words=[3.0, 90.0]))
-    restored = load_adaptive(json.loads(json.dumps(save_adaptive(state), allow_nan=False)))
+    state = step_on(start_controllers(algorithm), batch(sums=[0.1, 0.7], words=[3.0, 90.0]))
+    restored = load_controllers(json.loads(json.dumps(save_controllers(state), allow_nan=False)))
     assert restored == state
     following = batch(words=[7.3], sums=[1 / 3])
     assert step_on(restored, following) == step_on(state, following)
 
 
 def test_a_checkpoint_of_a_release_that_normalised_nothing():
-    saved = save_adaptive(start_adaptive(SETTINGS["fixed"]))
+    saved = save_controllers(start_controllers(SETTINGS["fixed"]))
     del saved["scales"]
-    assert load_adaptive(saved) == start_adaptive(SETTINGS["fixed"])
+    assert load_controllers(saved) == start_controllers(SETTINGS["fixed"])
 
 
 def test_what_is_in_force():
-    assert start_adaptive(SETTINGS["fixed"]).coefficients == Coefficients(kl=0.1, entropy=0.02)
-    scheduled = advance(start_adaptive(SETTINGS["scheduled"]), METRICS, num_samples=1)
+    assert start_controllers(SETTINGS["fixed"]).coefficients == Coefficients(kl=0.1, entropy=0.02)
+    scheduled = advance(start_controllers(SETTINGS["scheduled"]), METRICS, num_samples=1)
     assert scheduled.coefficients == Coefficients(kl=0.2, entropy=0.0, reward_baseline=2.0)
-    entropy = start_adaptive(SETTINGS["entropy"])
+    entropy = start_controllers(SETTINGS["entropy"])
     assert entropy.coefficients.entropy == 0.0
     assert advance(entropy, METRICS, num_samples=1).coefficients.entropy == 0.25
 
 
 def test_a_step_without_a_policy_update_leaves_the_entropy_controller():
-    state = start_adaptive(SETTINGS["entropy"])
+    state = start_controllers(SETTINGS["entropy"])
     moved = advance(state, {"reward/mean": 1.0}, num_samples=1)
     assert moved.entropy == state.entropy
     assert math.isinf(moved.entropy.observed)
@@ -100,7 +100,7 @@ def test_a_step_without_a_policy_update_leaves_the_entropy_controller():
 
 def scales_of(mode: str, *batches: Batch) -> dict[str, tuple[float, float]]:
     """Mean and deviation in force on the last batch, by task."""
-    state = start_adaptive(AlgorithmConfig(reward_normalization=mode))
+    state = start_controllers(AlgorithmConfig(reward_normalization=mode))
     for one in batches:
         state = step_on(state, one)
     scales = state.coefficients.reward_scales

@@ -21,7 +21,7 @@ from rlhf_ray.driver.checkpoints import Checkpoints, read_state
 from rlhf_ray.driver.evaluation.evaluator import NoEvaluation
 from rlhf_ray.driver.loop import LoopState
 from rlhf_ray.driver.run_checkpoints import RunCheckpoints
-from rlhf_ray.driver.updates.controllers import start_adaptive
+from rlhf_ray.driver.updates.controllers import start_controllers
 from rlhf_ray.driver.updates.texts import NoTexts, TextMixture, TextSource
 from rlhf_ray.driver.updates.trainer import NoCritic, Trainer, TrainerSettings
 from rlhf_ray.records import Coefficients
@@ -165,7 +165,7 @@ class World:
             timeout_s=1.0,
             identity={"seed": 3, "texts.path": path},
         )
-        self.state = LoopState(step=0, adaptive=start_adaptive(AlgorithmConfig()))
+        self.state = LoopState(step=0, controllers=start_controllers(AlgorithmConfig()))
         self.pipeline: Any = Pipeline()
 
     def train(self, num_steps: int) -> None:

@@ -117,5 +117,5 @@ def test_held_out_prompts_have_a_limit_of_their_own(folder):
 def test_as_many_prompts_at_once_as_the_engines_hold(folder):
     settings = ("generation.max_num_seqs=10", "generation.num_engines=2", "evaluation.samples=3")
     found = collect_settings(load(folder, *settings), measures_kl=True, with_text=True)
-    assert (found.prompts_at_once, found.examine.greedy_from) == (5, 3)
-    assert found.examine.kl_estimator == "none"
+    assert (found.prompts_at_once, found.measure.greedy_from) == (5, 3)
+    assert found.measure.kl_estimator == "none"

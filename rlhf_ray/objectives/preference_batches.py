@@ -13,12 +13,12 @@ from rlhf_ray.batching.layout import MicroBatch
 from rlhf_ray.batching.micro_batches import plan_micro_batches
 from rlhf_ray.batching.rank_plan import RankPlan, consecutive_rows
 from rlhf_ray.records.kept_tokens import whole_vocabulary
-from rlhf_ray.records.preferences import ComparedSamples
+from rlhf_ray.records.preferences import PreferenceSamples
 from rlhf_ray.records.supervised import LabelledTokens
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Family:
+class PreferenceGroup:
     """The answers to one prompt that a loss looks at together.
 
     Attributes:
@@ -39,49 +39,62 @@ class Family:
         assert self.answers, "a family without an answer"
 
 
-def spread_families(families: Sequence[Family], plan: RankPlan) -> list[ComparedSamples]:
+def spread_preference_groups(
+    preference_groups: Sequence[PreferenceGroup], plan: RankPlan
+) -> list[PreferenceSamples]:
     """The families of one optimiser step, per rank; a family stays in one forward pass.
 
     Raises:
         ValueError: a family alone is over the budget of a forward pass.
     """
-    per_rank = _plan(families, plan)
+    per_rank = _plan(preference_groups, plan)
     spread = []
     for micro_batches in per_rank:
         mine = [number for numbers in micro_batches for number in numbers]
-        answers = [answer for number in mine for answer in families[number].answers]
-        counts = [sum(len(families[n].answers) for n in numbers) for numbers in micro_batches]
-        sizes = torch.tensor([len(families[number].answers) for number in mine], dtype=torch.int64)
+        answers = [answer for number in mine for answer in preference_groups[number].answers]
+        counts = [
+            sum(len(preference_groups[n].answers) for n in numbers) for numbers in micro_batches
+        ]
+        sizes = torch.tensor(
+            [len(preference_groups[number].answers) for number in mine], dtype=torch.int64
+        )
         token_ids = [answer.token_ids for answer in answers]
         num_tokens = sum(len(ids) for ids in token_ids)
-        margins = torch.tensor([families[number].margin for number in mine], dtype=torch.float64)
+        margins = torch.tensor(
+            [preference_groups[number].margin for number in mine], dtype=torch.float64
+        )
         spread.append(
-            ComparedSamples(
+            PreferenceSamples(
                 token_ids=_joined(token_ids, torch.int64),
                 lengths=torch.tensor([len(ids) for ids in token_ids], dtype=torch.int64),
                 loss_mask=_joined([answer.loss_mask for answer in answers], torch.bool),
                 kept_token_ids=whole_vocabulary(num_tokens),
                 micro_batches=consecutive_rows(counts),
                 prompts=torch.repeat_interleave(torch.tensor(mine, dtype=torch.int64), sizes),
-                ranks=_numbers([families[n].ranks for n in mine], torch.int64),
+                ranks=_numbers([preference_groups[n].ranks for n in mine], torch.int64),
                 margins=torch.repeat_interleave(margins, sizes),
                 reference_logprobs=_numbers(
-                    [families[n].reference_logprobs for n in mine], torch.float64
+                    [preference_groups[n].reference_logprobs for n in mine], torch.float64
                 ),
-                num_prompts=len(families),
+                num_prompts=len(preference_groups),
             )
         )
     return spread
 
 
-def _plan(families: Sequence[Family], plan: RankPlan) -> list[list[list[int]]]:
+def _plan(preference_groups: Sequence[PreferenceGroup], plan: RankPlan) -> list[list[list[int]]]:
     """Per rank, per micro-batch, the numbers of its families.
 
     A family counts as rows of its longest answer, as many as the largest family has: never less
     than what a forward pass makes of it, in whichever layout.
     """
-    longest = [max(len(answer.token_ids) for answer in family.answers) for family in families]
-    largest = max((len(family.answers) for family in families), default=1)
+    longest = [
+        max(len(answer.token_ids) for answer in preference_group.answers)
+        for preference_group in preference_groups
+    ]
+    largest = max(
+        (len(preference_group.answers) for preference_group in preference_groups), default=1
+    )
     rows = plan.max_tokens_per_micro_batch // largest
     if longest and max(longest) > rows:
         raise ValueError(
@@ -106,7 +119,7 @@ class AnswerSums(NamedTuple):
     samples: Tensor
 
 
-def sum_over_answers(values: Tensor, samples: ComparedSamples, batch: MicroBatch) -> AnswerSums:
+def sum_over_answers(values: Tensor, samples: PreferenceSamples, batch: MicroBatch) -> AnswerSums:
     """Sums over the tokens of every answer in a micro-batch.
 
     Args:
