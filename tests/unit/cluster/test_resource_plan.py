@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from rlhf_ray.cluster.resource_plan import describe, missing, plan_resources
+from rlhf_ray.cluster.resource_plan import describe, missing
 from rlhf_ray.config.load import load_config
+from rlhf_ray.stages.stage import resource_plan
 
 GPU_NODE = {"CPU": 64.0, "GPU": 8.0, "memory": 1e12}
 COLOCATED = [
@@ -19,7 +20,7 @@ COLOCATED = [
 
 
 def _plan(*overrides):
-    return plan_resources(load_config(overrides))
+    return resource_plan(load_config(overrides))
 
 
 def _role(plan, name):
