@@ -23,7 +23,7 @@ from rlhf_ray.objectives.feedback import (
 from rlhf_ray.objectives.preference_batches import PreferenceGroup, spread_preference_groups
 from rlhf_ray.records.preferences import Feedback, Ranking
 from rlhf_ray.records.supervised import LabelledTokens
-from rlhf_ray.stages.fit.run import FitInputs, FitStage
+from rlhf_ray.stages.fit.inputs import FitInputs, FitStage
 from rlhf_ray.stages.output import RunOutput
 
 

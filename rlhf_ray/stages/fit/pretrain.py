@@ -10,7 +10,8 @@ def _run(config: Config) -> int:
     from rlhf_ray.cluster.roles.fit import SftActor
     from rlhf_ray.data.examples import load_texts
     from rlhf_ray.objectives.text import spread_samples
-    from rlhf_ray.stages.fit.run import FitStage, run_fit
+    from rlhf_ray.stages.fit.inputs import FitStage
+    from rlhf_ray.stages.fit.run import run_fit
 
     return run_fit(config, FitStage(load=load_texts, spread=spread_samples, actor_class=SftActor))
 

@@ -18,7 +18,8 @@ def _run(config: Config) -> int:
     from rlhf_ray.cluster.roles.fit import RewardModelTrainerActor
     from rlhf_ray.data.examples import load_rankings
     from rlhf_ray.objectives.rankings import spread_rankings
-    from rlhf_ray.stages.fit.run import FitStage, run_fit
+    from rlhf_ray.stages.fit.inputs import FitStage
+    from rlhf_ray.stages.fit.run import run_fit
 
     use_margins = config.reward_model.use_margins
     budget = config.training.max_tokens_per_micro_batch
