@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rlhf_ray.config.groups.algorithm import AlgorithmConfig
 from rlhf_ray.config.groups.data import DataConfig, ExamplesConfig, TextsConfig
@@ -195,6 +195,33 @@ class Config:
     def max_sequence_tokens(self) -> int:
         """Longest prompt and longest response together."""
         return self.data.max_prompt_tokens + self.generation.max_response_tokens
+
+    @property
+    def max_engine_tokens(self) -> int:
+        """Longest sequence of the run's engines, which may also judge answers or score texts."""
+        judge = self.reward.judge
+        longest = self.max_sequence_tokens
+        if self.is_evaluation and self.examples.eval_path is not None:
+            # A text that is scored must be shorter than the longest sequence of the engine.
+            return max(longest, self.examples.max_tokens + 1)
+        return max(longest, judge.max_sequence_tokens) if judge.is_policy else longest
+
+    @property
+    def model_of_ranks(self) -> ModelConfig:
+        """The model settings of DeepSpeed roles, with the kernel of the head decided."""
+        return replace(self.model, head_kernel=self.head_kernel)
+
+    @property
+    def collective_timeout_s(self) -> float:
+        """How long a collective operation waits for the other ranks.
+
+        It is a little less than the driver waits, so that the ranks say which operation it was.
+        """
+        deadlines = self.deadlines
+        longest = [deadlines.update_s, deadlines.start_s]
+        if self.is_fit or self.is_evaluation:
+            longest.append(deadlines.evaluate_s)
+        return 0.9 * max(longest)
 
     @property
     def greedy_from(self) -> int:

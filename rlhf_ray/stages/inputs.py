@@ -76,13 +76,12 @@ def _models(config: Config) -> list[tuple[str, str | None, str]]:
     return models
 
 
-def check_warmup(config: Config, num_steps: int) -> None:
+def check_warmup(warmup: int, num_steps: int) -> None:
     """Refuse a warm-up that is as long as the run: the peak learning rate would not be reached.
 
     Raises:
         RequestError: says how many steps there are.
     """
-    warmup = config.training.warmup_steps
     if warmup >= num_steps and warmup:
         raise RequestError(
             f"training.warmup_steps={warmup}: the whole run has only {num_steps} optimiser steps, "

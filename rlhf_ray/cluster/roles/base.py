@@ -1,8 +1,8 @@
 """The base of every role: what it asks of the cluster, how its actors start, how they are called.
 
 A role is one file of this folder. It holds, in this order: the settings of its worker, the role
-itself (`Role`: resources, actor class, settings per rank, start), the actor, and the group, the view
-that the driver has of the role.
+itself (`Role`: resources, actor class, settings per rank, start), the actor, and the group, which
+the driver calls.
 
 Actors import their worker in their own process only, take object references as plain arguments (Ray
 resolves those and no nested ones), and return a small signal first and a large result second, so

@@ -40,7 +40,10 @@ def run(config: Config) -> int:
         RequestError: the inputs are wrong; nothing has been made then.
         RunFailed: it failed while running; a method that fails is a line of the report.
     """
-    _check(config)
+    if problems := cross_field_problems(_of_evaluation(config, {ORIGINAL: config.model.path})):
+        raise ConfigError(show_problems(problems))
+    check_models(config)
+    _check_python(config.compress.python)
     output = Path(config.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     (output / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
@@ -72,15 +75,12 @@ def run(config: Config) -> int:
     return 0
 
 
-def _check(config: Config) -> None:
-    if problems := cross_field_problems(_of_evaluation(config, {ORIGINAL: config.model.path})):
-        raise ConfigError(show_problems(problems))
-    check_models(config)
-    if not Path(config.compress.python).is_file():
+def _check_python(python: str) -> None:
+    if not Path(python).is_file():
         raise RequestError(
-            f"compress.python is {config.compress.python!r}: there is no such file. It is the "
-            f"Python of the environment with LLM Compressor, which launch/setup_compress.sh makes "
-            f"in .venv-compress"
+            f"compress.python is {python!r}: there is no such file. It is the Python of the "
+            f"environment with LLM Compressor, which launch/setup_compress.sh makes in "
+            f".venv-compress"
         )
 
 

@@ -93,6 +93,14 @@ def rl_settings(config: Config) -> RlSettings:
         deadlines=config.deadlines,
         observe=config.observe,
         evaluation=config.evaluation,
-        collect=collect_settings(config, measures_kl=measures_kl, with_text=False),
+        collect=collect_settings(
+            config.evaluation,
+            config.generation,
+            greedy_from=config.greedy_from,
+            max_failure_rate=config.reward.max_failure_rate,
+            timeout_s=config.deadlines.evaluate_s,
+            measures_kl=measures_kl,
+            with_text=False,
+        ),
         report=report_settings(config.evaluation, seed=config.seed),
     )
