@@ -193,8 +193,8 @@ def test_a_bundle_is_never_split_over_nodes():
     (sentence,) = missing(plan, [{"CPU": 32.0, "GPU": 4.0}] * 2)
     assert sentence == (
         "generator: 1 of 1 bundles with 8 GPUs and 1 CPUs on one node cannot be placed; the "
-        "cluster has 8 GPUs and 64 CPUs free on 2 nodes, at most 4 GPUs and 32 CPUs on one, and the "
-        f"whole run needs 8 GPUs and {plan.totals['CPU']:g} CPUs"
+        "cluster has 8 GPUs and 64 CPUs free on 2 nodes, at most 4 GPUs and 32 CPUs on one, and "
+        f"the whole run needs 8 GPUs and {plan.totals['CPU']:g} CPUs"
     )
 
 
