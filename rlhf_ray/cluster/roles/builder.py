@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_ray.calls import Call
-from rlhf_ray.cluster.roles.base import Resources, Role, call_of, start_actors
+from rlhf_ray.cluster.resource_plan import Resources
+from rlhf_ray.cluster.roles.base import Role, call_of, start_actors
 from rlhf_ray.cluster.runtime.process import ActorProcess
 
 if TYPE_CHECKING:
