@@ -128,7 +128,19 @@ def read_inputs(config: Config, *, report: Report) -> EvaluationInputs:
         reward=config.reward,
         baseline_model=baseline.model,
         roles=run_roles(config),
-        candidates=tuple(_with_engines(config, candidate) for candidate in candidates),
+        candidates=tuple(
+            _with_engines(
+                candidate,
+                run_roles(dataclasses.replace(config, model=candidate.model)),
+                HarnessSettings(
+                    generation=config.generation,
+                    model=candidate.model,
+                    tasks=harness_tasks(evaluation),
+                    seed=seed,
+                ),
+            )
+            for candidate in candidates
+        ),
         baseline=evaluation.baseline_name,
         collect=collect_settings(
             evaluation,
@@ -180,20 +192,15 @@ def _model(model: ModelConfig, name: str, path: str, seed: int, report: Report) 
     return dataclasses.replace(model, path=path)
 
 
-def _with_engines(config: Config, read: _Read) -> Candidate:
-    engines = run_roles(dataclasses.replace(config, model=read.model)).named("generator")
-    harness = HarnessSettings(
-        generation=config.generation,
-        model=read.model,
-        tasks=harness_tasks(config.evaluation),
-        seed=config.seed,
-    )
+def _with_engines(read: _Read, roles: RunRoles, harness: HarnessSettings) -> Candidate:
+    engines = roles.named("generator")
+    has_tasks = bool(harness.tasks.names)
     return Candidate(
         name=read.name,
         prompts=read.prompts,
         demonstrations=read.demonstrations,
         engines=engines,
-        harness=harness_role(harness, engines.resources) if harness.tasks.names else None,
+        harness=harness_role(harness, engines.resources) if has_tasks else None,
     )
 
 
