@@ -106,11 +106,9 @@ def read_inputs(config: Config, *, report: Report) -> EvaluationInputs:
     """
     evaluation, seed = config.evaluation, config.seed
     source = held_out_data(evaluation, config.data)
-    reference_path, reference = config.reference.path, None
-    if reference_path is not None:
-        reference_path = resolve_model_path(reference_path, seed=seed, report=report)
-        if config.needs_reference:
-            reference = _reference(dataclasses.replace(config.model, path=reference_path))
+    reference_path, reference = _reference(
+        config.model, config.reference.path, seed, is_read=config.needs_reference, report=report
+    )
     candidates = _same_rows(_read_all(config, source, reference, report), report)
     baseline = next(c for c in candidates if c.name == evaluation.baseline_name)
     contexts = [
@@ -254,10 +252,17 @@ def _resolved_reward(
     return (read_as_text or rewards)[0]
 
 
-def _reference(model: ModelConfig) -> PreTrainedTokenizerBase:
-    """The tokenizer of the reference, whose divergence is measured."""
-    check_location(model.path, "reference.path", needs_config=True)
-    return load_tokenizer(model)
+def _reference(
+    model: ModelConfig, path: str | None, seed: int, *, is_read: bool, report: Report
+) -> tuple[str | None, PreTrainedTokenizerBase | None]:
+    """The folder of the reference, and its tokenizer where a divergence is measured (`is_read`)."""
+    if path is None:
+        return None, None
+    path = resolve_model_path(path, seed=seed, report=report)
+    if not is_read:
+        return path, None
+    check_location(path, "reference.path", needs_config=True)
+    return path, load_tokenizer(dataclasses.replace(model, path=path))
 
 
 def _check_reference(candidate: _Read, reference: PreTrainedTokenizerBase | None) -> None:
