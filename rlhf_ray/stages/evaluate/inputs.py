@@ -150,13 +150,13 @@ def read_inputs(config: Config, *, report: Report) -> EvaluationInputs:
             with_text=True,
         ),
         report=report_settings(evaluation, seed=seed),
-        prompts_facts={
-            "path": source.path,
-            "split": source.split,
-            "num_prompts": len(candidates[0].prompts.prompts),
-        },
+        prompts_facts=_prompts_facts(source, candidates[0].prompts),
         sampling_facts=sampling_facts(evaluation, config.generation),
     )
+
+
+def _prompts_facts(source: DataConfig, prompts: PromptSet) -> dict[str, Any]:
+    return {"path": source.path, "split": source.split, "num_prompts": len(prompts.prompts)}
 
 
 def _read_all(
