@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from rlhf_ray.config.compose import (
     Request,
     compose_tree,
     conf_dir,
-    group_choices,
     parse_overrides,
     sort_values,
 )
@@ -20,8 +20,9 @@ from rlhf_ray.config.convert import Conversion, show_problems
 from rlhf_ray.config.errors import ConfigError
 from rlhf_ray.config.rules.table import cross_field_problems
 from rlhf_ray.config.run import Config
+from rlhf_ray.config.schema import path_keys
 
-__all__ = ["conf_dir", "group_choices", "load_config", "load_values", "read_config", "to_yaml"]
+__all__ = ["conf_dir", "load_config", "load_values", "read_config", "to_yaml"]
 
 
 def load_config(overrides: Sequence[str]) -> Config:
@@ -81,22 +82,17 @@ def _make_paths_absolute(config: Config) -> None:
     config.output_dir = _absolute(config.output_dir)
     if config.resume not in ("auto", "never"):
         config.resume = _absolute(config.resume)
-    config.model.path = _absolute_if_found(config.model.path)
-    config.model.tokenizer_path = _optional(config.model.tokenizer_path)
-    config.model.chat_template = _optional(config.model.chat_template)
-    config.data.path = _absolute_if_found(config.data.path)
-    config.examples.path = _absolute_if_found(config.examples.path)
-    config.examples.eval_path = _optional(config.examples.eval_path)
-    evaluation = config.evaluation
-    evaluation.path = _optional(evaluation.path)
-    evaluation.lm_eval_path = _optional(evaluation.lm_eval_path)
-    evaluation.models = {n: _absolute_if_found(path) for n, path in evaluation.models.items()}
-    config.critic.path = _optional(config.critic.path)
-    config.reference.path = _optional(config.reference.path)
-    config.reward.model.path = _optional(config.reward.model.path)
-    if config.reward.judge.has_engines:
-        config.reward.judge.model = _optional(config.reward.judge.model)
-    config.reward.model.tokenizer_path = _optional(config.reward.model.tokenizer_path)
+    for key in path_keys():
+        group, _, name = key.name.rpartition(".")
+        values = vars(attrgetter(group)(config))
+        values[name] = _located(values[name], key.setting.keywords)
+
+
+def _located(value: Any, keywords: Collection[str]) -> Any:
+    """A path, or a mapping of names to paths, with absolute paths."""
+    if isinstance(value, dict):
+        return {name: _located(path, keywords) for name, path in value.items()}
+    return value if value is None or value in keywords else _absolute_if_found(value)
 
 
 def _absolute(folder: str) -> str:
@@ -109,7 +105,3 @@ def _absolute_if_found(path: str) -> str:
     """A hub name, an import path or a file that is not there stays as it is."""
     local = Path(path).expanduser()
     return str(local.absolute()) if path and local.exists() else path
-
-
-def _optional(path: str | None) -> str | None:
-    return None if path is None else _absolute_if_found(path)

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_ray.config.compose import group_choices
-from rlhf_ray.config.rules.rule import RL_STAGES, Rule
+from rlhf_ray.config.rules.rule import Rule
 from rlhf_ray.config.rules.table import ALL_RULES
-from rlhf_ray.config.run import STAGE_NAMES
 from rlhf_ray.config.schema import Key, all_groups, all_keys
+from rlhf_ray.config.stages import RL_STAGES, STAGE_NAMES
 
 _INTRODUCTION = """\
 # Configuration

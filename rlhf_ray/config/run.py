@@ -8,7 +8,7 @@ from rlhf_ray.config.groups.algorithm import AlgorithmConfig
 from rlhf_ray.config.groups.data import DataConfig, ExamplesConfig, TextsConfig
 from rlhf_ray.config.groups.deploy import ChatConfig, CompressConfig, ExportConfig, ServeConfig
 from rlhf_ray.config.groups.evaluation import EvaluationConfig
-from rlhf_ray.config.groups.fit import FIT_STAGES, FitConfig, PreferenceConfig, RewardModelConfig
+from rlhf_ray.config.groups.fit import FitConfig, PreferenceConfig, RewardModelConfig
 from rlhf_ray.config.groups.generation import GenerationConfig
 from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.config.groups.pipeline import PipelineConfig
@@ -24,21 +24,7 @@ from rlhf_ray.config.groups.runtime import (
 from rlhf_ray.config.groups.sampling import SamplingConfig
 from rlhf_ray.config.groups.training import CriticConfig, ReferenceConfig, TrainingConfig
 from rlhf_ray.config.setting import setting
-
-# In the order in which they are used; `pipeline` runs several, `plan` prints what `rl` would be.
-STAGE_NAMES = (
-    "prepare_data",
-    *FIT_STAGES,
-    "rl",
-    "evaluate",
-    "compress",
-    "export",
-    "serve_reward",
-    "serve",
-    "chat",
-    "pipeline",
-    "plan",
-)
+from rlhf_ray.config.stages import EVALUATION_STAGES, FIT_STAGES, STAGE_NAMES
 
 
 @dataclass
@@ -113,7 +99,7 @@ class Config:
     @property
     def is_evaluation(self) -> bool:
         """The stage evaluates models, and trains none."""
-        return self.stage.name == "evaluate"
+        return self.stage.name in EVALUATION_STAGES
 
     @property
     def needs_reference(self) -> bool:

@@ -40,10 +40,6 @@ class Key:
         """Whether it takes names of the user's choice: `key.name=value`."""
         return typing.get_origin(self.type) is dict
 
-    @property
-    def is_optional(self) -> bool:
-        return type(None) in typing.get_args(self.type)
-
     def type_words(self) -> str:
         """The type for people: "whole number or null"."""
         return _type_words(self.type)
@@ -52,6 +48,12 @@ class Key:
 def all_keys() -> dict[str, Key]:
     """Every key that takes a value, by its dotted name, in the order of the dataclasses."""
     return {key.name: key for key in _walk(Config(), "")}
+
+
+@functools.cache
+def path_keys() -> tuple[Key, ...]:
+    """Keys whose value may name a local file or folder."""
+    return tuple(key for key in all_keys().values() if key.setting.is_path)
 
 
 @functools.cache

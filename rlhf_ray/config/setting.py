@@ -16,10 +16,14 @@ _METADATA_KEY = "rlhf_ray"
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Setting:
-    """What the schema knows about one field beyond its type and default.
+    """Help, unit and rule of one field; type and default are the dataclass's.
 
     Bounds are inclusive (`minimum`, `maximum`) or exclusive (`above`, `below`);
     an unset optional value (`None`) passes every bound.
+
+    Attributes:
+        is_path: the value may name a local file or folder, which is made absolute if it exists.
+        keywords: values with a meaning of their own, never taken for a path.
     """
 
     help: str
@@ -29,6 +33,8 @@ class Setting:
     maximum: float | None = None
     above: float | None = None
     below: float | None = None
+    is_path: bool = False
+    keywords: tuple[str, ...] = ()
 
     def violation(self, value: Any) -> str | None:
         """Why `value` breaks the rule, in words that end with the way out, or None."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from rlhf_ray.config.errors import RequestError
-from rlhf_ray.config.groups.deploy import SERVER_STAGES
 from rlhf_ray.config.run import Config
+from rlhf_ray.config.stages import ONE_MODEL_STAGES
 
 _FILE_ENDINGS = (".jsonl", ".json", ".csv", ".parquet", ".txt")
 _COMMAND = "python -m rlhf_ray.main"
@@ -60,7 +60,7 @@ def _models(config: Config) -> list[tuple[str, str | None, str]]:
     """Keys of the models that are read, their values, and the stage that makes such a model."""
     if config.is_fit:
         return [("model.path", config.model.path, "pretrain")]
-    if config.stage.name in (*SERVER_STAGES, "compress", "export"):
+    if config.stage.name in ONE_MODEL_STAGES:
         return [("model.path", config.model.path, "sft")]
     models: list[tuple[str, str | None, str]] = (
         [(f"evaluation.models.{n}", path, "rl") for n, path in config.evaluation.models.items()]

@@ -22,6 +22,7 @@ class SourceConfig:
         "",
         "A file (.jsonl, .json, .csv, .parquet), a folder written by "
         "datasets.save_to_disk, a hub name (NAME or NAME:SUBSET), or package.module:iterable.",
+        is_path=True,
     )
     format: str = setting(
         "auto",
@@ -84,7 +85,9 @@ class ExamplesConfig(SourceConfig):
     group: ClassVar[str] = "examples"
 
     eval_path: str | None = setting(
-        None, "Source of the held-out rows, named as `path` is; a share of `path` where it is null."
+        None,
+        "Source of the held-out rows, named as `path` is; a share of `path` where it is null.",
+        is_path=True,
     )
     eval_split: str | None = setting(
         None,

@@ -8,10 +8,6 @@ from rlhf_ray.config.setting import setting
 
 # Where only processes of the same machine can ask.
 LOCAL_HOSTS = ("127.0.0.1", "::1", "localhost")
-# The stages that answer over HTTP until they are told to end.
-SERVICE_STAGES = ("serve_reward", "serve")
-# The stages that start vLLM's server.
-SERVER_STAGES = ("serve", "chat")
 
 
 @dataclass

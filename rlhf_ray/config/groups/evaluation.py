@@ -15,6 +15,7 @@ class EvaluationConfig:
         {},
         "stage=evaluate: the models, by the names that they have in the report; each a folder, a "
         "hub name or builtin:NAME.",
+        is_path=True,
     )
     baseline: str | None = setting(
         None, "Name of the model that the others are compared with; null takes the first."
@@ -23,6 +24,7 @@ class EvaluationConfig:
         None,
         "Source of the held-out prompts, read with the columns of `data`; null: those of "
         "data.path, in stage=evaluate alone.",
+        is_path=True,
     )
     split: str | None = setting(
         None,
@@ -65,7 +67,7 @@ class EvaluationConfig:
         "backend runs on every model. Needs the extra lm-eval.",
     )
     lm_eval_path: str | None = setting(
-        None, "Folder with YAML files of further tasks, as the harness reads them."
+        None, "Folder with YAML files of further tasks, as the harness reads them.", is_path=True
     )
     lm_eval_limit: int | None = setting(
         None, "Questions of each of these tasks; null for all.", minimum=1

@@ -6,9 +6,6 @@ from dataclasses import dataclass
 
 from rlhf_ray.config.setting import setting
 
-# The stages that learn from examples; only the ranks of `training` run in them.
-FIT_STAGES = ("pretrain", "sft", "reward_model", "preference")
-
 
 @dataclass
 class FitConfig:

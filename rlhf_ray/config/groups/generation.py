@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from rlhf_ray.config.setting import setting
@@ -12,14 +12,36 @@ LARGEST_TOP_K = 1024
 
 
 @dataclass
-class GenerationConfig:
-    """Engines, sampling parameters and their resources."""
+class EngineConfig:
+    """Settings of vLLM engines that the run's engines and a judge's engines share."""
 
     num_engines: int = setting(1, "vLLM engines, one Ray actor each.", minimum=1)
     tensor_parallel_size: int = setting(1, "Ranks of one engine.", minimum=1)
     dtype: str = setting(
         "bfloat16", "Number format of the engine's weights.", choices=("float32", "bfloat16")
     )
+    max_num_seqs: int = setting(256, "Sequences that one engine runs at once.", minimum=1)
+    gpu_memory_utilization: float = setting(
+        0.6, "Share of a GPU's memory that an engine may use.", above=0, maximum=1
+    )
+    kv_cache_gib: float | None = setting(
+        None, "Key-value cache of one engine; required without a GPU.", unit="GiB", above=0
+    )
+    num_cpus: float = setting(0.5, "Ray CPUs per engine.", unit="CPUs", minimum=0)
+    num_gpus: float = setting(
+        0.0, "Ray GPUs per engine rank; 0 runs on the CPU.", unit="GPUs", minimum=0, maximum=1
+    )
+    cpu_threads: int = setting(2, "Threads of a CPU engine rank.", minimum=1)
+
+    def engine_values(self) -> dict[str, Any]:
+        """The values of these settings by name, without those that a subclass adds."""
+        return {field.name: vars(self)[field.name] for field in fields(EngineConfig)}
+
+
+@dataclass
+class GenerationConfig(EngineConfig):
+    """Engines, sampling parameters and their resources."""
+
     max_response_tokens: int = setting(512, "Longest response.", unit="tokens", minimum=1)
     min_response_tokens: int = setting(
         0, "End of text is not sampled before so many tokens.", unit="tokens", minimum=0
@@ -43,7 +65,6 @@ class GenerationConfig:
     )
     stop: list[str] = setting([], "Strings that end a response.")
     ignore_eos: bool = setting(False, "Sample past the end of text, to the limit.")
-    max_num_seqs: int = setting(256, "Sequences that one engine runs at once.", minimum=1)
     max_num_batched_tokens: int = setting(
         8192, "Tokens that one engine step processes at most.", unit="tokens", minimum=16
     )
@@ -51,17 +72,6 @@ class GenerationConfig:
     enable_prefix_caching: bool = setting(
         True, "The samples of a group share the prompt's key-value cache."
     )
-    gpu_memory_utilization: float = setting(
-        0.6, "Share of a GPU's memory that an engine may use.", above=0, maximum=1
-    )
-    kv_cache_gib: float | None = setting(
-        None, "Key-value cache of one engine; required without a GPU.", unit="GiB", above=0
-    )
-    num_cpus: float = setting(0.5, "Ray CPUs per engine.", unit="CPUs", minimum=0)
-    num_gpus: float = setting(
-        0.0, "Ray GPUs per engine rank; 0 runs on the CPU.", unit="GPUs", minimum=0, maximum=1
-    )
-    cpu_threads: int = setting(2, "Threads of a CPU engine rank.", minimum=1)
     extra_engine_args: dict[str, Any] = setting(
         {}, "Further vLLM engine arguments by name, passed as they are."
     )

@@ -15,12 +15,13 @@ class ModelConfig:
         "",
         "A folder in Hugging Face format, a hub name, or builtin:NAME for a tiny model "
         "that the run makes and warms up itself.",
+        is_path=True,
     )
     tokenizer_path: str | None = setting(
-        None, "Folder or hub name of the tokenizer; the model's own otherwise."
+        None, "Folder or hub name of the tokenizer; the model's own otherwise.", is_path=True
     )
     chat_template: str | None = setting(
-        None, "File with a Jinja chat template that replaces the model's own."
+        None, "File with a Jinja chat template that replaces the model's own.", is_path=True
     )
     random_weights: bool = setting(
         False,

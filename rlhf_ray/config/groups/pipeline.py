@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_ray.config.errors import RequestError
-from rlhf_ray.config.groups.deploy import SERVICE_STAGES
 from rlhf_ray.config.setting import setting
+from rlhf_ray.config.stages import ENDLESS_STAGES
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 _FOLDER = re.compile(r"\{([^{}]*)\}")
@@ -75,7 +75,7 @@ def read_stages(pipeline: PipelineConfig, output_dir: str) -> tuple[PipelineStag
             )
         if values["stage"] == "pipeline":
             raise RequestError(f"{where}.stage=pipeline: a pipeline has no pipelines in it")
-        if values["stage"] in (*SERVICE_STAGES, "chat"):
+        if values["stage"] in ENDLESS_STAGES:
             raise RequestError(
                 f"{where}.stage={values['stage']}: it ends only when it is told to, so that no "
                 f"stage would follow; start it beside the pipeline"

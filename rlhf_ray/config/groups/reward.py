@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
+from rlhf_ray.config.groups.generation import EngineConfig
 from rlhf_ray.config.groups.training import RoleConfig
 from rlhf_ray.config.setting import setting
 
@@ -21,11 +23,46 @@ class RewardFunctionConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScorerPart:
-    """A part of the reward that is no function's: its keys' group, its name and weight."""
+    """A part of the reward that no function computes.
+
+    Attributes:
+        group: the keys that configure the part.
+        name: the metric is reward/<name>.
+        weight: factor of the part in the reward.
+    """
 
     group: str
     name: str
     weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class RewardKind:
+    """A kind of reward next to the functions.
+
+    Attributes:
+        name: field of `RewardConfig` with the settings, among them `name` and `weight`.
+        switch: key below `reward` that starts the kind when it is not null.
+    """
+
+    name: str
+    switch: str
+
+    @property
+    def group(self) -> str:
+        return f"reward.{self.name}"
+
+
+# In the order in which they score a group.
+REWARD_KINDS = (
+    RewardKind("model", switch="model.path"),
+    RewardKind("http", switch="url"),
+    RewardKind("judge", switch="judge.model"),
+)
+# Keys that say what scores next to the functions.
+SCORER_SWITCHES = tuple(f"reward.{kind.switch}" for kind in REWARD_KINDS)
+SCORER_NAMES = tuple(f"{kind.group}.name" for kind in REWARD_KINDS)
+SCORER_WEIGHTS = tuple(f"{kind.group}.weight" for kind in REWARD_KINDS)
 
 
 # Instead of a model of its own: the run's engines judge what they have said themselves.
@@ -57,9 +94,10 @@ class ModelRewardConfig(RoleConfig):
         None,
         "Folder or hub name of a sequence classifier with one label, such as stage=reward_model "
         "writes; null for none.",
+        is_path=True,
     )
     tokenizer_path: str | None = setting(
-        None, "Folder or hub name of its tokenizer; the reward model's own otherwise."
+        None, "Folder or hub name of its tokenizer; the reward model's own otherwise.", is_path=True
     )
     name: str = setting("model", "Name of the part: the metric is reward/<name>.")
     weight: float = setting(1.0, "Factor of the part in the reward.")
@@ -122,13 +160,15 @@ class HttpRewardConfig:
 
 
 @dataclass
-class JudgeConfig:
+class JudgeConfig(EngineConfig):
     """Which model judges, what it is asked, and how its score is read. Off without `model`."""
 
     model: str | None = setting(
         None,
         "Folder or hub name of the judge, which gets engines of its own; policy: the run's "
         "engines judge, with the weights of the moment; null for no judge.",
+        is_path=True,
+        keywords=(POLICY,),
     )
     name: str = setting("judge", "Name of the part: the metric is reward/<name>.")
     weight: float = setting(1.0, "Factor of the part in the reward.")
@@ -161,23 +201,12 @@ class JudgeConfig:
     timeout_s: float = setting(
         120.0, "Time limit for one judgement, from when an engine has it.", unit="seconds", above=0
     )
+    # Engine settings whose default or meaning differs from the run's engines.
     num_engines: int = setting(1, "vLLM engines of a judge of its own.", minimum=1)
-    tensor_parallel_size: int = setting(1, "Ranks of one engine.", minimum=1)
-    dtype: str = setting(
-        "bfloat16", "Number format of the weights.", choices=("float32", "bfloat16")
-    )
     max_num_seqs: int = setting(64, "Judgements that one engine runs at once.", minimum=1)
     gpu_memory_utilization: float = setting(
         0.85, "Share of a GPU's memory that an engine may use.", above=0, maximum=1
     )
-    kv_cache_gib: float | None = setting(
-        None, "Key-value cache of one engine; required without a GPU.", unit="GiB", above=0
-    )
-    num_cpus: float = setting(0.5, "Ray CPUs per engine.", unit="CPUs", minimum=0)
-    num_gpus: float = setting(
-        0.0, "Ray GPUs per engine rank; 0 runs on the CPU.", unit="GPUs", minimum=0, maximum=1
-    )
-    cpu_threads: int = setting(2, "Threads of a CPU engine rank.", minimum=1)
 
     @property
     def is_policy(self) -> bool:
@@ -237,14 +266,10 @@ class RewardConfig:
 
     @property
     def scorers(self) -> tuple[ScorerPart, ...]:
-        """What scores a group after the functions, in this order."""
-        switches = (
-            (self.model.path, "reward.model", self.model),
-            (self.url, "reward.http", self.http),
-            (self.judge.model, "reward.judge", self.judge),
-        )
+        """The parts of the reward that are scored after the functions, in this order."""
         return tuple(
-            ScorerPart(group=group, name=part.name, weight=part.weight)
-            for switch, group, part in switches
-            if switch is not None
+            ScorerPart(group=kind.group, name=part.name, weight=part.weight)
+            for kind in REWARD_KINDS
+            if attrgetter(kind.switch)(self) is not None
+            for part in (attrgetter(kind.name)(self),)
         )

@@ -99,7 +99,9 @@ class CriticConfig(TrainingConfig):
     """The critic: a learner of values. Started only when the algorithm needs one."""
 
     path: str | None = setting(
-        None, "Weights to start from: a causal or a scalar-head model; the policy's otherwise."
+        None,
+        "Weights to start from: a causal or a scalar-head model; the policy's otherwise.",
+        is_path=True,
     )
 
 
@@ -114,5 +116,5 @@ class ReferenceConfig(RoleConfig):
         choices=("auto", "own"),
     )
     path: str | None = setting(
-        None, "Weights of the reference; the policy's starting weights otherwise."
+        None, "Weights of the reference; the policy's starting weights otherwise.", is_path=True
     )

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rlhf_ray.config.groups.algorithm import GROUP_ADVANTAGES
-from rlhf_ray.config.rules.rule import ROLE_KEYS, SCORING_STAGES, Rule, model_roles, trained_roles
+from rlhf_ray.config.rules.rule import ROLE_KEYS, Rule, model_roles, trained_roles
 from rlhf_ray.config.run import Config
+from rlhf_ray.config.stages import SCORING_STAGES
 
 
 def _sample_fits_micro_batch(config: Config) -> Iterator[str]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rlhf_ray.config.addresses import address_problems
-from rlhf_ray.config.groups.deploy import METHODS, SERVER_STAGES
+from rlhf_ray.config.groups.deploy import METHODS
 from rlhf_ray.config.rules.generation import OWNED_ARGUMENTS
 from rlhf_ray.config.rules.rule import Rule
 from rlhf_ray.config.run import Config
+from rlhf_ray.config.stages import SERVER_STAGES, SERVICE_STAGES
 
 _SERVE = ("serve",)
 _CHAT = ("chat",)
@@ -80,7 +81,7 @@ def _port(config: Config) -> Iterator[str]:
         )
 
 
-SERVE_RULES: tuple[Rule, ...] = (
+_SERVE_RULES: tuple[Rule, ...] = (
     Rule(
         about="`model.path` is set.",
         keys=("model.path",),
@@ -142,7 +143,7 @@ def _prompts(config: Config) -> Iterator[str]:
         yield "data.path is empty: the methods look at prompts that the model was trained on"
 
 
-COMPRESS_RULES: tuple[Rule, ...] = (
+_COMPRESS_RULES: tuple[Rule, ...] = (
     Rule(
         about=f"`compress.methods` has at least one of {', '.join(METHODS)}, each once.",
         keys=("compress.methods",),
@@ -166,7 +167,7 @@ def _licence(config: Config) -> Iterator[str]:
         )
 
 
-EXPORT_RULES: tuple[Rule, ...] = (
+_EXPORT_RULES: tuple[Rule, ...] = (
     Rule(
         about="`stage=export`: `export.licence` is set.",
         keys=("export.licence",),
@@ -174,3 +175,48 @@ EXPORT_RULES: tuple[Rule, ...] = (
         stages=("export",),
     ),
 )
+
+
+def _served_model(config: Config) -> Iterator[str]:
+    model = config.reward.model
+    if model.path is None:
+        yield (
+            "reward.model.path=null: name the reward model to serve, such as the folder that "
+            "stage=reward_model has written"
+        )
+    if model.num_ranks != 1 or model.zero_stage != 0:
+        yield (
+            f"reward.model.num_ranks={model.num_ranks}, reward.model.zero_stage="
+            f"{model.zero_stage}: one process serves the whole model; set them to 1 and 0, and "
+            f"start several services for more"
+        )
+
+
+def _token(config: Config) -> Iterator[str]:
+    serve = config.serve
+    if serve.token_variable is None and not serve.is_local:
+        yield (
+            f"serve.host={serve.host}: other machines could ask, and serve.token_variable=null "
+            f"lets everybody; name an environment variable that holds a token, or set host to "
+            f"127.0.0.1"
+        )
+
+
+_SERVICE_RULES: tuple[Rule, ...] = (
+    Rule(
+        about="`reward.model.path` is set; `reward.model.num_ranks` is 1 and "
+        "`reward.model.zero_stage` 0.",
+        keys=("reward.model.path", "reward.model.num_ranks", "reward.model.zero_stage"),
+        problems=_served_model,
+        stages=("serve_reward",),
+    ),
+    Rule(
+        about="`serve.token_variable` is set where `serve.host` is not an address of the machine "
+        "itself.",
+        keys=("serve.host", "serve.token_variable"),
+        problems=_token,
+        stages=SERVICE_STAGES,
+    ),
+)
+
+DEPLOY_RULES: tuple[Rule, ...] = _SERVICE_RULES + _SERVE_RULES + _COMPRESS_RULES + _EXPORT_RULES

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rlhf_ray.config.errors import RequestError
+from rlhf_ray.config.groups.reward import SCORER_NAMES, SCORER_SWITCHES
 from rlhf_ray.config.reward_entries import read_functions
-from rlhf_ray.config.rules.rule import RL_STAGES, SCORER_SWITCHES, Rule
+from rlhf_ray.config.rules.rule import Rule
 from rlhf_ray.config.run import Config
-
-_ALONE = ("evaluate",)
+from rlhf_ray.config.stages import EVALUATION_STAGES, SCORING_STAGES
 
 
 def _runs(config: Config) -> bool:
-    return config.stage.name == "evaluate" or config.evaluation.every > 0
+    return config.is_evaluation or config.evaluation.every > 0
 
 
 def _models(config: Config) -> Iterator[str]:
@@ -45,14 +45,6 @@ def _inputs(config: Config) -> Iterator[str]:
         yield (
             "reward.functions is empty: answers are scored as in stage=rl; name at least one "
             "function, or reward.model.path, reward.url or reward.judge.model"
-        )
-
-
-def _judge(config: Config) -> Iterator[str]:
-    if config.reward.judge.is_policy:
-        yield (
-            "reward.judge.model=policy: every model would judge itself; name the folder of one "
-            "judge for all of them"
         )
 
 
@@ -146,7 +138,6 @@ def _whole_demonstrations(config: Config) -> Iterator[str]:
         )
 
 
-PART_KEYS = ("reward.model.name", "reward.http.name", "reward.judge.name")
 SAMPLES = ("evaluation.samples", "evaluation.every")
 REWARDS = ("reward.functions", *SCORER_SWITCHES)
 
@@ -156,27 +147,21 @@ EVALUATION_RULES: tuple[Rule, ...] = (
         "`evaluation.baseline` is one of them.",
         keys=("evaluation.models", "evaluation.baseline"),
         problems=_models,
-        stages=_ALONE,
+        stages=EVALUATION_STAGES,
     ),
     Rule(
         about="`stage=evaluate`: `data.path` or `evaluation.path` is not empty, and there is a "
         "reward.",
         keys=("data.path", "evaluation.path", *REWARDS),
         problems=_inputs,
-        stages=_ALONE,
-    ),
-    Rule(
-        about="`stage=evaluate`: `reward.judge.model` is not `policy`.",
-        keys=("reward.judge.model",),
-        problems=_judge,
-        stages=_ALONE,
+        stages=EVALUATION_STAGES,
     ),
     Rule(
         about="An evaluation has answers: `evaluation.greedy` or `evaluation.samples`; every k of "
         "`evaluation.pass_at_k` is from 1 to `evaluation.samples`.",
         keys=("evaluation.greedy", "evaluation.pass_at_k", *SAMPLES),
         problems=_answers,
-        stages=(*RL_STAGES, *_ALONE),
+        stages=SCORING_STAGES,
     ),
     Rule(
         about="`evaluation.win_by` and `evaluation.success_by` are `reward` or the name of a part "
@@ -185,11 +170,11 @@ EVALUATION_RULES: tuple[Rule, ...] = (
             "evaluation.win_by",
             "evaluation.success_by",
             "evaluation.every",
-            *PART_KEYS,
+            *SCORER_NAMES,
             *REWARDS,
         ),
         problems=_parts,
-        stages=(*RL_STAGES, *_ALONE),
+        stages=SCORING_STAGES,
     ),
     Rule(
         about="`evaluation.kl` needs `evaluation.samples` and a reference: `reference.path` in "
@@ -204,19 +189,19 @@ EVALUATION_RULES: tuple[Rule, ...] = (
             *SAMPLES,
         ),
         problems=_kl,
-        stages=(*RL_STAGES, *_ALONE),
+        stages=SCORING_STAGES,
     ),
     Rule(
         about="`stage=evaluate`: `generation.max_num_batched_tokens` is above "
         "`examples.max_tokens` where demonstrations are given in `examples.eval_path`.",
         keys=("generation.max_num_batched_tokens", "examples.max_tokens", "examples.eval_path"),
         problems=_whole_demonstrations,
-        stages=_ALONE,
+        stages=EVALUATION_STAGES,
     ),
     Rule(
         about="`stage=evaluate`: `evaluation.lm_eval_chat` needs `model.chat_template` null.",
         keys=("evaluation.lm_eval_tasks", "evaluation.lm_eval_chat", "model.chat_template"),
         problems=_harness,
-        stages=_ALONE,
+        stages=EVALUATION_STAGES,
     ),
 )

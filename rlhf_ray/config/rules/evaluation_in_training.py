@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 
-from rlhf_ray.config.rules.evaluation import PART_KEYS, REWARDS, SAMPLES, part_names
+from rlhf_ray.config.groups.reward import SCORER_NAMES
+from rlhf_ray.config.rules.evaluation import REWARDS, SAMPLES, part_names
 from rlhf_ray.config.rules.rule import Rule
 from rlhf_ray.config.run import Config
 
@@ -63,7 +64,7 @@ def _greedy_baseline(config: Config) -> Iterator[str]:
         )
 
 
-EVALUATED_TRAINING_RULES: tuple[Rule, ...] = (
+EVALUATION_IN_TRAINING_RULES: tuple[Rule, ...] = (
     Rule(
         about="`evaluation.every` needs held-out prompts: `evaluation.path` or "
         "`evaluation.split` other than those of `data`.",
@@ -78,7 +79,7 @@ EVALUATED_TRAINING_RULES: tuple[Rule, ...] = (
             "evaluation.greedy",
             "evaluation.kl",
             "evaluation.pass_at_k",
-            *PART_KEYS,
+            *SCORER_NAMES,
             *SAMPLES,
             *REWARDS,
         ),

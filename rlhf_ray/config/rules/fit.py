@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from rlhf_ray.config.groups.fit import FIT_STAGES
-from rlhf_ray.config.rules.rule import RL_STAGES, TRAINING_STAGES, Rule
+from rlhf_ray.config.rules.rule import Rule
 from rlhf_ray.config.run import Config
+from rlhf_ray.config.stages import FIT_STAGES, TRAINING_STAGES
 
 
 def _required(config: Config) -> Iterator[str]:
@@ -68,7 +68,7 @@ def _patience(config: Config) -> Iterator[str]:
         )
 
 
-FIT_RULES: tuple[Rule, ...] = (
+_LEARNING_RULES: tuple[Rule, ...] = (
     Rule(
         about="Stages that learn from examples: `model.path` and `examples.path` are not empty.",
         keys=("stage.name", "model.path", "examples.path"),
@@ -124,7 +124,7 @@ def _nothing_averaged(config: Config) -> Iterator[str]:
         )
 
 
-REWARD_MODEL_RULES: tuple[Rule, ...] = (
+_REWARD_MODEL_RULES: tuple[Rule, ...] = (
     Rule(
         about="`training.max_tokens_per_micro_batch` is at least twice `examples.max_tokens`: the "
         "answers to a prompt are never apart.",
@@ -139,10 +139,6 @@ REWARD_MODEL_RULES: tuple[Rule, ...] = (
         stages=("reward_model",),
     ),
 )
-
-
-# A contradiction between these keys is one in any stage: none of them depends on another group.
-_STAGES = (*RL_STAGES, "pretrain", "sft", "reward_model", "preference")
 
 
 def _one_way_of_holding_out(config: Config) -> Iterator[str]:
@@ -181,13 +177,13 @@ def _columns_differ(config: Config) -> Iterator[str]:
             )
 
 
-EXAMPLES_RULES: tuple[Rule, ...] = (
+_EXAMPLES_RULES: tuple[Rule, ...] = (
     Rule(
         about="`examples.eval_share` is null or 0 where `examples.eval_path` or "
         "`examples.eval_split` is set.",
         keys=("examples.eval_share", "examples.eval_path", "examples.eval_split"),
         problems=_one_way_of_holding_out,
-        stages=_STAGES,
+        stages=TRAINING_STAGES,
     ),
     Rule(
         about="`examples.eval_path` and `examples.eval_split` name other rows than "
@@ -199,7 +195,7 @@ EXAMPLES_RULES: tuple[Rule, ...] = (
             "examples.split",
         ),
         problems=_held_out_rows_are_others,
-        stages=_STAGES,
+        stages=TRAINING_STAGES,
     ),
     Rule(
         about="Columns of prompt, answer, chosen and rejected answer differ.",
@@ -210,6 +206,8 @@ EXAMPLES_RULES: tuple[Rule, ...] = (
             "examples.rejected_column",
         ),
         problems=_columns_differ,
-        stages=_STAGES,
+        stages=TRAINING_STAGES,
     ),
 )
+
+FIT_RULES: tuple[Rule, ...] = _EXAMPLES_RULES + _LEARNING_RULES + _REWARD_MODEL_RULES

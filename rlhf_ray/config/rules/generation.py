@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rlhf_ray.config.groups.deploy import SERVER_STAGES
-from rlhf_ray.config.groups.generation import LARGEST_TOP_K
-from rlhf_ray.config.rules.rule import SCORING_STAGES, Rule
+from rlhf_ray.config.groups.generation import LARGEST_TOP_K, EngineConfig
+from rlhf_ray.config.rules.rule import Rule
 from rlhf_ray.config.run import Config
+from rlhf_ray.config.stages import SCORING_STAGES, SERVER_STAGES
 
 # Engine arguments that the configuration has a key for, or that the adapter itself decides.
 OWNED_ARGUMENTS: dict[str, str] = {
@@ -92,19 +92,29 @@ def _stop_strings(config: Config) -> Iterator[str]:
 
 
 def _cpu_cache(config: Config) -> Iterator[str]:
-    if config.generation.num_gpus == 0 and config.generation.kv_cache_gib is None:
-        yield (
-            "generation.kv_cache_gib=null: without a GPU (generation.num_gpus=0) the engine would "
-            "take a share of all memory of the machine; set it, for instance to 1"
-        )
+    yield from cache_problems("generation", config.generation)
 
 
 def _whole_gpus(config: Config) -> Iterator[str]:
-    gpus, ranks = config.generation.num_gpus, config.generation.tensor_parallel_size
+    yield from gpu_problems("generation", config.generation)
+
+
+def cache_problems(group: str, engine: EngineConfig) -> Iterator[str]:
+    """The rule of `kv_cache_gib`, for the engines that `group` configures."""
+    if engine.num_gpus == 0 and engine.kv_cache_gib is None:
+        yield (
+            f"{group}.kv_cache_gib=null: without a GPU ({group}.num_gpus=0) the engine would take "
+            f"a share of the machine's whole memory; set it, for instance to 1"
+        )
+
+
+def gpu_problems(group: str, engine: EngineConfig) -> Iterator[str]:
+    """The rule of `num_gpus`, for the engines that `group` configures."""
+    gpus, ranks = engine.num_gpus, engine.tensor_parallel_size
     if 0 < gpus < 1 and ranks > 1:
         yield (
-            f"generation.num_gpus={gpus}: each of generation.tensor_parallel_size={ranks} ranks "
-            f"needs a whole GPU; set it to 1, or tensor_parallel_size to 1"
+            f"{group}.num_gpus={gpus}: each of {group}.tensor_parallel_size={ranks} ranks needs a "
+            f"whole GPU; set it to 1, or tensor_parallel_size to 1"
         )
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rlhf_ray.config.rules.rule import TRAINING_STAGES, Rule, trained_roles
+from rlhf_ray.config.rules.rule import Rule, trained_roles
 from rlhf_ray.config.run import Config
+from rlhf_ray.config.stages import TRAINING_STAGES
 
 # The largest rank that vLLM knows.
 _LARGEST_RANK = 512
@@ -91,7 +92,7 @@ def _shared_gpus(config: Config) -> Iterator[str]:
 _PARTS = ("lora.r", "lora.target_modules", "freeze", "freeze_layers")
 _OWN = tuple(f"training.{part}" for part in _PARTS)
 
-ADAPTED_RULES: tuple[Rule, ...] = (
+LORA_RULES: tuple[Rule, ...] = (
     Rule(
         about="With `lora.r` above 0, `lora.target_modules` is not empty, and `freeze` and "
         "`freeze_layers` are: everything but the adapter is frozen already.",

@@ -15,8 +15,7 @@ from rlhf_ray.config.groups.prepare_sources import (
 )
 from rlhf_ray.config.rules.rule import Rule
 from rlhf_ray.config.run import Config
-
-_STAGE = ("prepare_data",)
+from rlhf_ray.config.stages import DATA_STAGES
 
 
 def _sources(config: Config) -> Iterator[str]:
@@ -115,21 +114,21 @@ PREPARE_RULES: tuple[Rule, ...] = (
         "are well-formed.",
         keys=("prepare.sources", "prepare.evaluation_sets"),
         problems=_sources,
-        stages=_STAGE,
+        stages=DATA_STAGES,
     ),
     Rule(
         about="All entries of `prepare.sources` have a `weight`, or none; "
         "`prepare.total_samples` needs weights.",
         keys=("prepare.sources", "prepare.total_samples"),
         problems=_weights,
-        stages=_STAGE,
+        stages=DATA_STAGES,
     ),
     Rule(
         about="`prepare.split` has a share for each of sft, reward_model and rl, and every source "
         "can become what these read.",
         keys=("prepare.split", "prepare.sources"),
         problems=_split,
-        stages=_STAGE,
+        stages=DATA_STAGES,
     ),
     Rule(
         about="`prepare.min_characters` is at most `prepare.max_characters`; `prepare.max_tokens` "
@@ -141,12 +140,12 @@ PREPARE_RULES: tuple[Rule, ...] = (
             "model.path",
         ),
         problems=_lengths,
-        stages=_STAGE,
+        stages=DATA_STAGES,
     ),
     Rule(
         about="`resume` is `auto` or `never`: the data stage starts anew.",
         keys=("resume",),
         problems=_starts_anew,
-        stages=_STAGE,
+        stages=DATA_STAGES,
     ),
 )

@@ -6,9 +6,91 @@ import re
 from collections.abc import Iterator
 
 from rlhf_ray.config.addresses import address_problems
-from rlhf_ray.config.groups.deploy import SERVICE_STAGES
-from rlhf_ray.config.rules.rule import SCORING_STAGES, Rule
+from rlhf_ray.config.rules.generation import cache_problems, gpu_problems
+from rlhf_ray.config.rules.rule import Rule
 from rlhf_ray.config.run import Config
+from rlhf_ray.config.stages import EVALUATION_STAGES, SCORING_STAGES
+
+
+def _moments(config: Config) -> Iterator[str]:
+    model = config.reward.model
+    if not config.needs_reward_model:
+        return
+    given = {"mean": model.mean, "standard_deviation": model.standard_deviation}
+    named = [f"reward.model.{name}={value:g}" for name, value in given.items() if value is not None]
+    if named and not model.normalize:
+        yield (
+            f"reward.model.normalize=false: the scores are taken as they are, but {named[0]}; set "
+            f"normalize to true, or mean and standard_deviation to null"
+        )
+    elif len(named) == 1:
+        yield (
+            f"{named[0]}: normalising takes both mean and standard_deviation; set the other one "
+            f"too, or this one to null"
+        )
+
+
+def _stage(config: Config) -> Iterator[str]:
+    stage = config.reward.model.zero_stage
+    if config.needs_reward_model and stage in (1, 2):
+        yield (
+            f"reward.model.zero_stage={stage}: a frozen model has neither optimizer states nor "
+            f"gradients to shard; use 0, which makes every rank a whole model, or 3 to shard its "
+            f"parameters over the ranks"
+        )
+
+
+_MODEL_RULES: tuple[Rule, ...] = (
+    Rule(
+        about="`reward.model.mean` and `reward.model.standard_deviation` are given together, and "
+        "only with `reward.model.normalize`.",
+        keys=(
+            "reward.model.path",
+            "reward.model.normalize",
+            "reward.model.mean",
+            "reward.model.standard_deviation",
+        ),
+        problems=_moments,
+        stages=(*SCORING_STAGES, "serve_reward"),
+    ),
+    Rule(
+        about="`reward.model.zero_stage` is 0, a whole model on every rank, or 3.",
+        keys=("reward.model.path", "reward.model.zero_stage"),
+        problems=_stage,
+        stages=SCORING_STAGES,
+    ),
+)
+
+
+def _address(config: Config) -> Iterator[str]:
+    url = config.reward.url
+    if url is not None:
+        yield from address_problems("reward.url", url, token_key="reward.http.token_variable")
+
+
+def _service_deadline(config: Config) -> Iterator[str]:
+    http, generate_s = config.reward.http, config.deadlines.generate_s
+    if config.reward.url is not None and http.deadline_s > generate_s:
+        yield (
+            f"reward.http.deadline_s={http.deadline_s}: is more than the whole batch has "
+            f"(deadlines.generate_s={generate_s}); lower the one or raise the other"
+        )
+
+
+_HTTP_RULES: tuple[Rule, ...] = (
+    Rule(
+        about="`reward.url` is an address without user, password, query and fragment.",
+        keys=("reward.url",),
+        problems=_address,
+        stages=SCORING_STAGES,
+    ),
+    Rule(
+        about="`reward.http.deadline_s` is at most `deadlines.generate_s`.",
+        keys=("reward.url", "reward.http.deadline_s", "deadlines.generate_s"),
+        problems=_service_deadline,
+        stages=SCORING_STAGES,
+    ),
+)
 
 
 def _rubric(config: Config) -> Iterator[str]:
@@ -83,22 +165,21 @@ def _devices(config: Config) -> Iterator[str]:
         )
     if not judge.has_engines:
         return
-    if judge.num_gpus == 0 and judge.kv_cache_gib is None:
+    yield from cache_problems("reward.judge", judge)
+    yield from gpu_problems("reward.judge", judge)
+
+
+def _self_judgement(config: Config) -> Iterator[str]:
+    if config.reward.judge.is_policy:
         yield (
-            "reward.judge.kv_cache_gib=null: without a GPU (reward.judge.num_gpus=0) the engine "
-            "would take a share of all memory of the machine; set it, for instance to 1"
-        )
-    if 0 < judge.num_gpus < 1 and judge.tensor_parallel_size > 1:
-        yield (
-            f"reward.judge.num_gpus={judge.num_gpus}: each of reward.judge.tensor_parallel_size="
-            f"{judge.tensor_parallel_size} ranks needs a whole GPU; set it to 1, or "
-            f"tensor_parallel_size to 1"
+            "reward.judge.model=policy: every model would judge itself; name the folder of one "
+            "judge for all of them"
         )
 
 
 _SWITCH = "reward.judge.model"
 
-JUDGE_RULES: tuple[Rule, ...] = (
+_JUDGE_RULES: tuple[Rule, ...] = (
     Rule(
         about="`reward.judge.rubric` has `{response}`; with `{answer}` it needs "
         "`data.answer_column`.",
@@ -143,127 +224,12 @@ JUDGE_RULES: tuple[Rule, ...] = (
         problems=_devices,
         stages=SCORING_STAGES,
     ),
-)
-
-
-def _moments(config: Config) -> Iterator[str]:
-    model = config.reward.model
-    if not config.needs_reward_model:
-        return
-    given = {"mean": model.mean, "standard_deviation": model.standard_deviation}
-    named = [f"reward.model.{name}={value:g}" for name, value in given.items() if value is not None]
-    if named and not model.normalize:
-        yield (
-            f"reward.model.normalize=false: the scores are taken as they are, but {named[0]}; set "
-            f"normalize to true, or mean and standard_deviation to null"
-        )
-    elif len(named) == 1:
-        yield (
-            f"{named[0]}: normalising takes both mean and standard_deviation; set the other one "
-            f"too, or this one to null"
-        )
-
-
-def _stage(config: Config) -> Iterator[str]:
-    stage = config.reward.model.zero_stage
-    if config.needs_reward_model and stage in (1, 2):
-        yield (
-            f"reward.model.zero_stage={stage}: a frozen model has neither optimizer states nor "
-            f"gradients to shard; use 0, which makes every rank a whole model, or 3 to shard its "
-            f"parameters over the ranks"
-        )
-
-
-MODEL_REWARD_RULES: tuple[Rule, ...] = (
     Rule(
-        about="`reward.model.mean` and `reward.model.standard_deviation` are given together, and "
-        "only with `reward.model.normalize`.",
-        keys=(
-            "reward.model.path",
-            "reward.model.normalize",
-            "reward.model.mean",
-            "reward.model.standard_deviation",
-        ),
-        problems=_moments,
-        stages=(*SCORING_STAGES, "serve_reward"),
-    ),
-    Rule(
-        about="`reward.model.zero_stage` is 0, a whole model on every rank, or 3.",
-        keys=("reward.model.path", "reward.model.zero_stage"),
-        problems=_stage,
-        stages=SCORING_STAGES,
+        about="`stage=evaluate`: `reward.judge.model` is not `policy`.",
+        keys=(_SWITCH,),
+        problems=_self_judgement,
+        stages=EVALUATION_STAGES,
     ),
 )
 
-
-_SERVE = ("serve_reward",)
-
-
-def _address(config: Config) -> Iterator[str]:
-    url = config.reward.url
-    if url is not None:
-        yield from address_problems("reward.url", url, token_key="reward.http.token_variable")
-
-
-def _service_deadline(config: Config) -> Iterator[str]:
-    http, generate_s = config.reward.http, config.deadlines.generate_s
-    if config.reward.url is not None and http.deadline_s > generate_s:
-        yield (
-            f"reward.http.deadline_s={http.deadline_s}: is more than the whole batch has "
-            f"(deadlines.generate_s={generate_s}); lower the one or raise the other"
-        )
-
-
-def _served_model(config: Config) -> Iterator[str]:
-    model = config.reward.model
-    if model.path is None:
-        yield (
-            "reward.model.path=null: name the reward model to serve, such as the folder that "
-            "stage=reward_model has written"
-        )
-    if model.num_ranks != 1 or model.zero_stage != 0:
-        yield (
-            f"reward.model.num_ranks={model.num_ranks}, reward.model.zero_stage="
-            f"{model.zero_stage}: one process serves the whole model; set them to 1 and 0, and "
-            f"start several services for more"
-        )
-
-
-def _token(config: Config) -> Iterator[str]:
-    serve = config.serve
-    if serve.token_variable is None and not serve.is_local:
-        yield (
-            f"serve.host={serve.host}: other machines could ask, and serve.token_variable=null "
-            f"lets everybody; name an environment variable that holds a token, or set host to "
-            f"127.0.0.1"
-        )
-
-
-HTTP_REWARD_RULES: tuple[Rule, ...] = (
-    Rule(
-        about="`reward.url` is an address without user, password, query and fragment.",
-        keys=("reward.url",),
-        problems=_address,
-        stages=SCORING_STAGES,
-    ),
-    Rule(
-        about="`reward.http.deadline_s` is at most `deadlines.generate_s`.",
-        keys=("reward.url", "reward.http.deadline_s", "deadlines.generate_s"),
-        problems=_service_deadline,
-        stages=SCORING_STAGES,
-    ),
-    Rule(
-        about="`reward.model.path` is set; `reward.model.num_ranks` is 1 and "
-        "`reward.model.zero_stage` 0.",
-        keys=("reward.model.path", "reward.model.num_ranks", "reward.model.zero_stage"),
-        problems=_served_model,
-        stages=_SERVE,
-    ),
-    Rule(
-        about="`serve.token_variable` is set where `serve.host` is not an address of the machine "
-        "itself.",
-        keys=("serve.host", "serve.token_variable"),
-        problems=_token,
-        stages=SERVICE_STAGES,
-    ),
-)
+REWARD_RULES: tuple[Rule, ...] = _MODEL_RULES + _HTTP_RULES + _JUDGE_RULES

@@ -5,18 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from rlhf_ray.config.groups.fit import FIT_STAGES
 from rlhf_ray.config.groups.training import RoleConfig, TrainingConfig
 from rlhf_ray.config.run import Config
+from rlhf_ray.config.stages import RL_STAGES
 
-# The stages that a rule holds for, where it does not say so: `plan` shows a run of `rl`.
-RL_STAGES = ("rl", "plan")
-# For a rule about what reinforcement learning shares with learning from examples.
-TRAINING_STAGES = (*RL_STAGES, *FIT_STAGES)
-# For a rule about what reinforcement learning shares with evaluating models.
-SCORING_STAGES = (*RL_STAGES, "evaluate")
-# The keys that say what scores besides the reward functions.
-SCORER_SWITCHES = ("reward.model.path", "reward.url", "reward.judge.model")
 # The keys that say which roles a run starts.
 ROLE_KEYS = ("algorithm.advantage", "algorithm.kl_coefficient", "reward.model.path")
 

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.pipeline import read_report, read_stages
+from rlhf_ray.config.groups.reward import SCORER_NAMES, SCORER_SWITCHES, SCORER_WEIGHTS
 from rlhf_ray.config.reward_entries import read_functions
-from rlhf_ray.config.rules.rule import SCORER_SWITCHES, SCORING_STAGES, Rule
-from rlhf_ray.config.run import STAGE_NAMES, Config
+from rlhf_ray.config.rules.rule import Rule
+from rlhf_ray.config.run import Config
+from rlhf_ray.config.stages import SCORING_STAGES, STAGE_NAMES
 
 # Built-in rewards that compare with the reference answer.
 _COMPARE_WITH_ANSWER = ("exact_match", "arithmetic")
@@ -75,7 +77,7 @@ def _deadlines(config: Config) -> Iterator[str]:
         )
 
 
-RUN_RULES: tuple[Rule, ...] = (
+_TRAINING_RUN_RULES: tuple[Rule, ...] = (
     Rule(
         about="`model.path` and `data.path` are not empty, nor is `reward.functions` without "
         "`reward.model.path`, `reward.url` or `reward.judge.model`.",
@@ -89,12 +91,8 @@ RUN_RULES: tuple[Rule, ...] = (
         keys=(
             "reward.functions",
             *SCORER_SWITCHES,
-            "reward.model.name",
-            "reward.model.weight",
-            "reward.http.name",
-            "reward.http.weight",
-            "reward.judge.name",
-            "reward.judge.weight",
+            *SCORER_NAMES,
+            *SCORER_WEIGHTS,
             "data.answer_column",
         ),
         problems=_reward_functions,
@@ -137,7 +135,7 @@ def _resume(config: Config) -> Iterator[str]:
         )
 
 
-PIPELINE_RULES: tuple[Rule, ...] = (
+_PIPELINE_RULES: tuple[Rule, ...] = (
     Rule(
         about="`pipeline.stages` is not empty, its entries name their stage and no folder of a "
         "later one, and `pipeline.report` names stages that are there.",
@@ -152,3 +150,5 @@ PIPELINE_RULES: tuple[Rule, ...] = (
         stages=("pipeline",),
     ),
 )
+
+RUN_RULES: tuple[Rule, ...] = _TRAINING_RUN_RULES + _PIPELINE_RULES

@@ -109,7 +109,7 @@ def _replay_is_off_policy(config: Config) -> Iterator[str]:
         )
 
 
-SAMPLING_RULES: tuple[Rule, ...] = (
+_CONTROL_RULES: tuple[Rule, ...] = (
     Rule(
         about="`sampling.dynamic` and `sampling.replay_groups_per_step` need `samples_per_prompt` "
         "of at least 2.",
@@ -199,7 +199,7 @@ def _ranks_have_texts(config: Config) -> Iterator[str]:
 _WEIGHT = "algorithm.ptx_coefficient"
 
 
-TEXT_RULES: tuple[Rule, ...] = (
+_TEXT_RULES: tuple[Rule, ...] = (
     Rule(
         about="`algorithm.ptx_coefficient` above 0 needs `texts.path`, and `texts.path` needs it.",
         keys=(_WEIGHT, "texts.path"),
@@ -216,3 +216,5 @@ TEXT_RULES: tuple[Rule, ...] = (
         problems=_ranks_have_texts,
     ),
 )
+
+SAMPLING_RULES: tuple[Rule, ...] = _CONTROL_RULES + _TEXT_RULES

@@ -4,15 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rlhf_ray.config.rules.rule import (
-    ROLE_KEYS,
-    SCORING_STAGES,
-    TRAINING_STAGES,
-    Rule,
-    model_roles,
-    trained_roles,
-)
+from rlhf_ray.config.rules.rule import ROLE_KEYS, Rule, model_roles, trained_roles
 from rlhf_ray.config.run import Config
+from rlhf_ray.config.stages import DEEPSPEED_STAGES, SCORING_STAGES
 
 
 def _offload(config: Config) -> Iterator[str]:
@@ -159,7 +153,7 @@ TRAINING_RULES: tuple[Rule, ...] = (
             "critic.offload_optimizer",
         ),
         problems=_offload,
-        stages=(*TRAINING_STAGES, "evaluate"),
+        stages=DEEPSPEED_STAGES,
     ),
     Rule(
         about="`critic.ema_decay` is null: the policy alone is averaged.",
@@ -177,26 +171,26 @@ TRAINING_RULES: tuple[Rule, ...] = (
         "every rank, several may share one.",
         keys=(*_roles("num_gpus", "num_ranks"), "reward.model.zero_stage"),
         problems=_gpu_per_rank,
-        stages=(*TRAINING_STAGES, "evaluate"),
+        stages=DEEPSPEED_STAGES,
     ),
     Rule(
         about="`model.attention=flash_attention_2` needs every role on GPUs, in bfloat16.",
         keys=("model.attention", *_roles("num_gpus", "dtype")),
         problems=_flash_attention,
-        stages=(*TRAINING_STAGES, "evaluate"),
+        stages=DEEPSPEED_STAGES,
     ),
     Rule(
         about="`model.head_kernel=liger` needs learner and reference on GPUs with a ZeRO stage "
         "below 3, and `generation.top_k` 0.",
         keys=("model.head_kernel", "generation.top_k", *_roles("num_gpus", "zero_stage")),
         problems=_head_kernel,
-        stages=(*TRAINING_STAGES, "evaluate"),
+        stages=DEEPSPEED_STAGES,
     ),
     Rule(
         about="`layout=packed` needs `model.attention` sdpa or eager.",
         keys=("model.attention", *_roles("layout")),
         problems=_packed_rows,
-        stages=(*TRAINING_STAGES, "evaluate"),
+        stages=DEEPSPEED_STAGES,
     ),
     Rule(
         about="`placement=colocated` needs `max_staleness` 0 and the same `num_gpus` for engine "

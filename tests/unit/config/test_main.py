@@ -11,12 +11,12 @@ import yaml
 from rlhf_ray import main as command
 from rlhf_ray.config.compose import group_choices
 from rlhf_ray.config.errors import RequestError, RunFailed
-from rlhf_ray.config.groups.deploy import SERVICE_STAGES
-from rlhf_ray.config.run import STAGE_NAMES, StageConfig
+from rlhf_ray.config.run import StageConfig
 from rlhf_ray.config.setting import setting_of
+from rlhf_ray.config.stages import SERVICE_STAGES, STAGE_NAMES, STAGES
 from rlhf_ray.main import main
 from rlhf_ray.stages import plan
-from rlhf_ray.stages.table import STAGES, import_stage
+from rlhf_ray.stages.table import import_stage
 
 
 @pytest.fixture
@@ -162,7 +162,9 @@ def test_every_stage_can_be_chosen_in_every_way():
 
 def test_every_stage_has_its_module():
     package = Path(command.__file__).parent.parent
-    files = {name: package / (module.replace(".", "/") + ".py") for name, module in STAGES.items()}
+    files = {
+        name: package / (entry.module.replace(".", "/") + ".py") for name, entry in STAGES.items()
+    }
     assert [name for name, file in files.items() if not file.exists()] == []
 
 

@@ -14,6 +14,7 @@ from rlhf_ray.config.schema import all_keys
 GPU = ["generation=gpu", "training=gpu"]
 COLOCATED_GPU = ["placement=colocated", *GPU]
 PREPARE = ["stage=prepare_data", "prepare.sources.a={path:a.jsonl,kind:preference}"]
+SERVE = ["stage=serve_reward", "reward.model.path=a/b"]
 CHAT_MODEL = ["stage=serve", "model.path=a/b"]
 SERVICE = ["reward.url=http://127.0.0.1:8000"]
 EVALUATE = ["stage=evaluate", "evaluation.models.sft=a/b"]

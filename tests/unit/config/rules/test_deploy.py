@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.unit.config.rules.cases import (
     CHAT_MODEL,
+    SERVE,
     check_broken_values,
     check_rule,
     check_rule_of_a_stage,
@@ -52,7 +53,35 @@ CASES = [
 ]
 
 STAGE_CASES = [
+    (
+        "nothing to serve",
+        ["stage=serve_reward"],
+        [],
+        ["reward.model.path=null", "stage=reward_model has written"],
+        SERVE,
+    ),
+    (
+        "a served model on ranks",
+        SERVE,
+        ["reward.model.num_ranks=2"],
+        ["reward.model.num_ranks=2", "set them to 1 and 0"],
+        ["reward.model.num_ranks=1"],
+    ),
+    (
+        "everybody may ask",
+        SERVE,
+        ["serve.host=0.0.0.0"],
+        ["serve.host=0.0.0.0", "serve.token_variable=null"],
+        ["serve.host=0.0.0.0", "serve.token_variable=TOKEN"],
+    ),
     ("no model to serve", ["stage=serve"], [], ["model.path is empty", "`model`"], CHAT_MODEL),
+    (
+        "everybody may ask a language model",
+        CHAT_MODEL,
+        ["serve.host=0.0.0.0"],
+        ["serve.host=0.0.0.0", "serve.token_variable=null"],
+        ["serve.host=0.0.0.0", "serve.token_variable=KEY"],
+    ),
     (
         "replicas as they are needed, on one machine",
         CHAT_MODEL,

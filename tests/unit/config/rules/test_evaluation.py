@@ -51,13 +51,6 @@ CASES = [
         ["reward.functions=[length]"],
     ),
     (
-        "models that judge themselves",
-        EVALUATE,
-        ["reward.judge.model=policy"],
-        ["reward.judge.model=policy", "judge itself"],
-        ["reward.judge.model=a/b", "reward.judge.kv_cache_gib=1"],
-    ),
-    (
         "no answers",
         EVALUATE,
         ["evaluation.greedy=false"],

@@ -1,10 +1,11 @@
-"""Rules of the reward."""
+"""Rules of the reward model, the reward service and the judge."""
 
 from __future__ import annotations
 
 from rlhf_ray.config.load import load_config
 from tests.unit.config.rules.cases import (
-    CHAT_MODEL,
+    EVALUATE,
+    SERVE,
     SERVICE,
     check_broken_values,
     check_rule,
@@ -12,7 +13,6 @@ from tests.unit.config.rules.cases import (
     each,
 )
 
-SERVE = ["stage=serve_reward", "reward.model.path=a/b"]
 OWN_JUDGE = ["reward.judge.model=a/b"]
 
 CASES = [
@@ -142,43 +142,22 @@ CASES = [
         ["reward.judge.num_gpus=0.5", "reward.judge.tensor_parallel_size=2"],
         ["reward.judge.num_gpus=1", "reward.judge.tensor_parallel_size=2"],
     ),
+    (
+        "models that judge themselves",
+        EVALUATE,
+        ["reward.judge.model=policy"],
+        ["reward.judge.model=policy", "judge itself"],
+        ["reward.judge.model=a/b", "reward.judge.kv_cache_gib=1"],
+    ),
 ]
 
 STAGE_CASES = [
-    (
-        "nothing to serve",
-        ["stage=serve_reward"],
-        [],
-        ["reward.model.path=null", "stage=reward_model has written"],
-        SERVE,
-    ),
-    (
-        "a served model on ranks",
-        SERVE,
-        ["reward.model.num_ranks=2"],
-        ["reward.model.num_ranks=2", "set them to 1 and 0"],
-        ["reward.model.num_ranks=1"],
-    ),
-    (
-        "everybody may ask",
-        SERVE,
-        ["serve.host=0.0.0.0"],
-        ["serve.host=0.0.0.0", "serve.token_variable=null"],
-        ["serve.host=0.0.0.0", "serve.token_variable=TOKEN"],
-    ),
     (
         "half of a normalisation that is served",
         SERVE,
         ["reward.model.mean=1"],
         ["reward.model.mean=1", "standard_deviation"],
         ["reward.model.mean=1", "reward.model.standard_deviation=2"],
-    ),
-    (
-        "everybody may ask a language model",
-        CHAT_MODEL,
-        ["serve.host=0.0.0.0"],
-        ["serve.host=0.0.0.0", "serve.token_variable=null"],
-        ["serve.host=0.0.0.0", "serve.token_variable=KEY"],
     ),
 ]
 
