@@ -1,4 +1,4 @@
-"""From a command line to a `Config`: compose, convert, check. The only way in."""
+"""From a command line to a `Config`: compose, convert, check. The only entry point."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ __all__ = ["conf_dir", "load_config", "load_values", "read_config", "to_yaml"]
 
 
 def load_config(overrides: Sequence[str]) -> Config:
-    """The configuration that `overrides` ask for, fit to be run.
+    """Load a complete configuration that can be run.
 
     Args:
         overrides: `group=choice` and `key=value`, in Hydra's grammar; the last one wins.
 
     Raises:
-        ConfigError: anything is wrong with it; the message lists every problem.
+        ConfigError: the configuration is wrong; the message lists every problem.
     """
     return _load(*parse_overrides(overrides), is_complete=True)
 
 
 def load_values(values: Mapping[str, Any]) -> Config:
-    """As `load_config`, of choices and values as a mapping: `{"stage": "sft", "seed": 1}`.
+    """Like `load_config`, for choices and values in a mapping: `{"stage": "sft", "seed": 1}`.
 
     Names of keys may have dots, and values of groups may be mappings.
     """
@@ -46,15 +46,15 @@ def load_values(values: Mapping[str, Any]) -> Config:
 
 
 def read_config(overrides: Sequence[str]) -> Config:
-    """As `load_config`, without the rules that span several keys or ask for a value.
+    """Like `load_config`, without the rules between keys and for required values.
 
-    For looking at a configuration that is not complete yet.
+    For displaying a configuration that is not complete yet.
     """
     return _load(*parse_overrides(overrides), is_complete=False)
 
 
 def to_yaml(config: Config) -> str:
-    """The configuration as YAML that reads back to an equal one."""
+    """Convert to YAML that reads back to an equal configuration."""
     return OmegaConf.to_yaml(OmegaConf.structured(config))
 
 
@@ -68,7 +68,7 @@ def _load(request: Request, request_problems: list[str], *, is_complete: bool) -
         conversion.set_value(name, value)
     config = conversion.finish()
     problems = request_problems + conversion.problems
-    # A rule that reads a value which was not understood would only add noise.
+    # A rule that reads a refused value would only add noise.
     if is_complete and not (request_problems or conversion.unknown):
         problems += cross_field_problems(config, without=conversion.broken)
     if problems:
@@ -78,7 +78,7 @@ def _load(request: Request, request_problems: list[str], *, is_complete: bool) -
 
 
 def _make_paths_absolute(config: Config) -> None:
-    """Workers run in folders of their own: what is found from here is named from the root."""
+    """Make paths absolute, because workers run in other folders."""
     config.output_dir = _absolute(config.output_dir)
     if config.resume not in ("auto", "never"):
         config.resume = _absolute(config.resume)
@@ -89,19 +89,19 @@ def _make_paths_absolute(config: Config) -> None:
 
 
 def _located(value: Any, keywords: Collection[str]) -> Any:
-    """A path, or a mapping of names to paths, with absolute paths."""
+    """Make a path, or all paths of a mapping, absolute."""
     if isinstance(value, dict):
         return {name: _located(path, keywords) for name, path in value.items()}
     return value if value is None or value in keywords else _absolute_if_found(value)
 
 
 def _absolute(folder: str) -> str:
-    """What is no folder stays as it is, for the rules to refuse and for messages to show."""
+    """Make a folder absolute; other values stay, for the rules to refuse and messages to show."""
     is_folder = folder.strip() and "://" not in folder
     return str(Path(folder).expanduser().absolute()) if is_folder else folder
 
 
 def _absolute_if_found(path: str) -> str:
-    """A hub name, an import path or a file that is not there stays as it is."""
+    """Make an existing path absolute; hub names, import paths and missing files stay."""
     local = Path(path).expanduser()
     return str(local.absolute()) if path and local.exists() else path

@@ -1,4 +1,4 @@
-"""The vLLM engines and how they sample."""
+"""The vLLM engines and their sampling."""
 
 from __future__ import annotations
 
@@ -44,12 +44,15 @@ class GenerationConfig(EngineConfig):
 
     max_response_tokens: int = setting(512, "Longest response.", unit="tokens", minimum=1)
     min_response_tokens: int = setting(
-        0, "End of text is not sampled before so many tokens.", unit="tokens", minimum=0
+        0, "Least length: end of text is not sampled before.", unit="tokens", minimum=0
     )
-    # Outside of these vLLM changes the temperature or refuses it.
+    # Outside of these bounds vLLM changes the temperature or refuses it.
     temperature: float = setting(1.0, "Sampling temperature.", minimum=0.01, maximum=2.0)
     top_p: float = setting(
-        1.0, "Nucleus: smallest set with this mass; 1 is off. Needs top_k.", above=0, maximum=1
+        1.0,
+        "Nucleus sampling: probability mass to keep; 1 is off. Needs top_k.",
+        above=0,
+        maximum=1,
     )
     top_k: int = setting(
         0,
@@ -59,19 +62,19 @@ class GenerationConfig(EngineConfig):
     )
     min_p: float = setting(
         0.0,
-        "Drop tokens below this share of the most likely one; 0 is off. Needs top_k.",
+        "Drop tokens below this share of the top probability; 0 is off. Needs top_k.",
         minimum=0,
         maximum=1,
     )
     stop: list[str] = setting([], "Strings that end a response.")
-    ignore_eos: bool = setting(False, "Sample past the end of text, to the limit.")
+    ignore_eos: bool = setting(False, "Sample past the end of text, to max_response_tokens.")
     max_num_batched_tokens: int = setting(
-        8192, "Tokens that one engine step processes at most.", unit="tokens", minimum=16
+        8192, "Most tokens in one engine step.", unit="tokens", minimum=16
     )
-    enforce_eager: bool = setting(True, "No graph capture or compilation; starts fast.")
+    enforce_eager: bool = setting(True, "No graph capture or compilation: a fast start.")
     enable_prefix_caching: bool = setting(
-        True, "The samples of a group share the prompt's key-value cache."
+        True, "Share the prompt's key-value cache between the samples of a group."
     )
     extra_engine_args: dict[str, Any] = setting(
-        {}, "Further vLLM engine arguments by name, passed as they are."
+        {}, "Further vLLM engine arguments by name, passed on unchanged."
     )

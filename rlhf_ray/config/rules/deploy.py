@@ -1,4 +1,4 @@
-"""Rules of a language model that is served, and of a chat with one."""
+"""Rules of deployment: services, chat, compression, export."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from rlhf_ray.config.stages import SERVER_STAGES, SERVICE_STAGES
 
 _SERVE = ("serve",)
 _CHAT = ("chat",)
-# What the engines of a run need and a server leaves to its owner.
+# Engine arguments that a run sets itself, and that are free for a server.
 _FREE = ("enable_lora", "max_loras", "max_lora_rank", "lora_target_modules", "max_logprobs")
 
 
 def _model(config: Config) -> Iterator[str]:
     if not config.model.path:
         yield (
-            "model.path is empty: name the model to serve, such as the folder `model` that a "
-            "training stage has written, or a hub name"
+            "model.path is empty: name the model to serve, such as the folder `model` of a "
+            "training stage, or a hub name"
         )
 
 
@@ -31,14 +31,14 @@ def _replicas(config: Config) -> Iterator[str]:
         return
     if serve.backend == "local":
         yield (
-            f"serve.max_replicas={serve.max_replicas}: only Ray Serve starts replicas as they are "
-            f"needed; set serve.backend=ray_serve, or max_replicas=null and serve.replicas to the "
-            f"number that you want"
+            f"serve.max_replicas={serve.max_replicas}: only Ray Serve scales replicas with the "
+            f"load; set serve.backend=ray_serve, or max_replicas=null and serve.replicas to a "
+            f"fixed number"
         )
     elif serve.max_replicas < serve.replicas:
         yield (
             f"serve.max_replicas={serve.max_replicas}: is less than serve.replicas="
-            f"{serve.replicas}, with which it begins; raise the one or lower the other"
+            f"{serve.replicas}, the number at the start; raise max_replicas or lower replicas"
         )
 
 
@@ -46,13 +46,13 @@ def _chat_partners(config: Config) -> Iterator[str]:
     chat = config.chat
     if chat.url is None and not config.model.path:
         yield (
-            "model.path is empty, and chat.url=null: name the model to talk to, or the endpoint "
-            "where one is served, as in chat.url=http://127.0.0.1:8000/v1"
+            "model.path is empty, and chat.url=null: name the model to talk to, or an endpoint, "
+            "as in chat.url=http://127.0.0.1:8000/v1"
         )
     if chat.compare_url is not None and chat.compare_path is not None:
         yield (
-            f"chat.compare_url={chat.compare_url}, chat.compare_path={chat.compare_path}: there "
-            f"is one model to compare with; set one of them to null"
+            f"chat.compare_url={chat.compare_url}, chat.compare_path={chat.compare_path}: only "
+            f"one model can be compared; set one of them to null"
         )
 
 
@@ -70,14 +70,13 @@ def _arguments(config: Config) -> Iterator[str]:
     for name in config.generation.extra_engine_args:
         owner = owners.get(name)
         if owner is not None and name not in _FREE:
-            yield f"generation.extra_engine_args.{name}: is decided by {owner}; set that"
+            yield f"generation.extra_engine_args.{name}: is set by {owner}; change that key instead"
 
 
 def _port(config: Config) -> Iterator[str]:
     if config.serve.backend == "ray_serve" and config.serve.port == 0:
         yield (
-            "serve.port=0: Ray Serve's proxies take no free port by themselves; name one, such as "
-            "8000"
+            "serve.port=0: Ray Serve's proxies cannot choose a free port; name one, such as 8000"
         )
 
 
@@ -96,7 +95,7 @@ _SERVE_RULES: tuple[Rule, ...] = (
         stages=_SERVE,
     ),
     Rule(
-        about="`generation.extra_engine_args` names no argument that another key decides.",
+        about="`generation.extra_engine_args` has no argument that another key sets.",
         keys=("generation.extra_engine_args",),
         problems=_arguments,
         stages=SERVER_STAGES,
@@ -108,14 +107,14 @@ _SERVE_RULES: tuple[Rule, ...] = (
         stages=_SERVE,
     ),
     Rule(
-        about="`chat.url` or `model.path` is set; not both of `chat.compare_url` and "
-        "`chat.compare_path` are.",
+        about="`chat.url` or `model.path` is set; at most one of `chat.compare_url` and "
+        "`chat.compare_path` is set.",
         keys=("model.path", "chat.url", "chat.compare_url", "chat.compare_path"),
         problems=_chat_partners,
         stages=_CHAT,
     ),
     Rule(
-        about="`chat.url` and `chat.compare_url` are addresses without user, password, query and "
+        about="`chat.url` and `chat.compare_url` are addresses without user, password, query or "
         "fragment.",
         keys=("chat.url", "chat.compare_url"),
         problems=_chat_addresses,
@@ -133,14 +132,17 @@ def _methods(config: Config) -> Iterator[str]:
         yield f"compress.methods=[]: name at least one of {', '.join(METHODS)}"
     for method in dict.fromkeys(methods):
         if method not in METHODS:
-            yield f"compress.methods: {method!r} is none of {', '.join(METHODS)}"
+            yield f"compress.methods: {method!r} is unknown; choose from {', '.join(METHODS)}"
         elif methods.count(method) > 1:
-            yield f"compress.methods: {method} is there more than once"
+            yield f"compress.methods: {method} is listed more than once; remove the repetition"
 
 
 def _prompts(config: Config) -> Iterator[str]:
     if not config.data.path:
-        yield "data.path is empty: the methods look at prompts that the model was trained on"
+        yield (
+            "data.path is empty: name the prompts to calibrate on, such as those of the training "
+            "run"
+        )
 
 
 _COMPRESS_RULES: tuple[Rule, ...] = (
@@ -162,8 +164,8 @@ _COMPRESS_RULES: tuple[Rule, ...] = (
 def _licence(config: Config) -> Iterator[str]:
     if not config.export.licence:
         yield (
-            "export.licence=null: say who may use the weights, by the hub's identifier, such as "
-            "export.licence=apache-2.0; that of the base model mostly binds its descendants"
+            "export.licence=null: name the licence of the weights by its hub identifier, as in "
+            "export.licence=apache-2.0; the licence of the base model usually binds them"
         )
 
 
@@ -188,7 +190,7 @@ def _served_model(config: Config) -> Iterator[str]:
         yield (
             f"reward.model.num_ranks={model.num_ranks}, reward.model.zero_stage="
             f"{model.zero_stage}: one process serves the whole model; set them to 1 and 0, and "
-            f"start several services for more"
+            f"start several services for more throughput"
         )
 
 
@@ -196,8 +198,8 @@ def _token(config: Config) -> Iterator[str]:
     serve = config.serve
     if serve.token_variable is None and not serve.is_local:
         yield (
-            f"serve.host={serve.host}: other machines could ask, and serve.token_variable=null "
-            f"lets everybody; name an environment variable that holds a token, or set host to "
+            f"serve.host={serve.host}: other machines can connect, and serve.token_variable=null "
+            f"requires no token; name an environment variable with a token, or set host to "
             f"127.0.0.1"
         )
 
@@ -211,8 +213,7 @@ _SERVICE_RULES: tuple[Rule, ...] = (
         stages=("serve_reward",),
     ),
     Rule(
-        about="`serve.token_variable` is set where `serve.host` is not an address of the machine "
-        "itself.",
+        about="`serve.token_variable` is set unless `serve.host` is an address of this machine.",
         keys=("serve.host", "serve.token_variable"),
         problems=_token,
         stages=SERVICE_STAGES,

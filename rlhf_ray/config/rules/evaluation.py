@@ -1,4 +1,4 @@
-"""Rules of evaluation: by itself, and while a policy is trained."""
+"""Rules of evaluation: as a stage, and during training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _models(config: Config) -> Iterator[str]:
     models = evaluation.models
     if not models:
         yield (
-            "evaluation.models is empty: name what is evaluated, as in "
+            "evaluation.models is empty: name the models to evaluate, as in "
             "evaluation.models.sft=outputs/sft/model evaluation.models.rl=outputs/rl/model"
         )
         return
@@ -30,8 +30,8 @@ def _models(config: Config) -> Iterator[str]:
             yield f"evaluation.models.{name} is empty: name a folder or a hub model"
     if evaluation.baseline is not None and evaluation.baseline not in models:
         yield (
-            f"evaluation.baseline={evaluation.baseline}: is none of evaluation.models; there are "
-            f"{', '.join(models)}"
+            f"evaluation.baseline={evaluation.baseline}: is not in evaluation.models; choose one "
+            f"of {', '.join(models)}"
         )
 
 
@@ -44,7 +44,7 @@ def _inputs(config: Config) -> Iterator[str]:
     if not (config.reward.functions or config.reward.scorers):
         yield (
             "reward.functions is empty: answers are scored as in stage=rl; name at least one "
-            "function, or reward.model.path, reward.url or reward.judge.model"
+            f"function, or set {' or '.join(SCORER_SWITCHES)}"
         )
 
 
@@ -55,14 +55,14 @@ def _answers(config: Config) -> Iterator[str]:
     if evaluation.answers_per_prompt == 0:
         yield (
             "evaluation.samples=0: with evaluation.greedy=false there is no answer to evaluate; "
-            "set the one above 0 or the other to true"
+            "set samples above 0 or greedy to true"
         )
     for k in evaluation.pass_at_k:
         if not 1 <= k <= evaluation.samples:
             yield (
-                f"evaluation.pass_at_k={evaluation.pass_at_k}: {k} of evaluation.samples="
-                f"{evaluation.samples} sampled answers cannot be chosen; raise samples to at "
-                f"least {max(k, 1)}, or leave {k} out"
+                f"evaluation.pass_at_k={evaluation.pass_at_k}: k={k} needs a number of "
+                f"sampled answers from 1 to evaluation.samples={evaluation.samples}; raise samples "
+                f"to at least {max(k, 1)}, or remove {k}"
             )
 
 
@@ -77,7 +77,8 @@ def _parts(config: Config) -> Iterator[str]:
         value = vars(config.evaluation)[key]
         if value not in names:
             yield (
-                f"evaluation.{key}={value}: is no part of the reward; there are {', '.join(names)}"
+                f"evaluation.{key}={value}: is not a part of the reward; choose one of "
+                f"{', '.join(names)}"
             )
 
 
@@ -87,8 +88,8 @@ def _kl(config: Config) -> Iterator[str]:
         return
     if evaluation.samples == 0:
         yield (
-            f"evaluation.kl={evaluation.kl}: is measured on sampled answers, and "
-            f"evaluation.samples=0; raise that, or set kl to none"
+            f"evaluation.kl={evaluation.kl}: is measured on sampled answers, but "
+            f"evaluation.samples=0; raise samples, or set kl to none"
         )
     if not config.needs_reference:
         yield (
@@ -99,18 +100,18 @@ def _kl(config: Config) -> Iterator[str]:
     if config.reference_is_policy and config.placement.strategy == "colocated":
         yield (
             f"evaluation.kl={evaluation.kl}: the reference is the policy without its adapter, "
-            f"which has no device while the engines answer (placement=colocated); choose "
+            f"which has no device while the engines answer (placement=colocated); set "
             f"reference.source=own, or set evaluation.kl to none"
         )
     if config.is_evaluation and config.reference.path is None:
         yield (
             f"evaluation.kl={evaluation.kl}: reference.path is null; name the model that the "
-            f"divergence is from, or set evaluation.kl to none"
+            f"divergence refers to, or set evaluation.kl to none"
         )
 
 
 def part_names(config: Config) -> list[str]:
-    """Of the reward; none where it is not understood, of which another rule speaks."""
+    """Names of the reward's parts; empty if the reward is invalid (another rule reports it)."""
     scorers = config.reward.scorers
     try:
         functions = read_functions(config.reward.functions, scorers)
@@ -123,8 +124,8 @@ def _harness(config: Config) -> Iterator[str]:
     evaluation, template = config.evaluation, config.model.chat_template
     if evaluation.lm_eval_tasks and evaluation.lm_eval_chat and template is not None:
         yield (
-            f"model.chat_template={template}: lm-evaluation-harness knows the template of a "
-            f"model's tokenizer alone; set it to null, or evaluation.lm_eval_chat to false"
+            f"model.chat_template={template}: lm-evaluation-harness only supports the template of "
+            f"a model's tokenizer; set it to null, or evaluation.lm_eval_chat to false"
         )
 
 
@@ -150,14 +151,13 @@ EVALUATION_RULES: tuple[Rule, ...] = (
         stages=EVALUATION_STAGES,
     ),
     Rule(
-        about="`stage=evaluate`: `data.path` or `evaluation.path` is not empty, and there is a "
-        "reward.",
+        about="`stage=evaluate`: `data.path` or `evaluation.path` is set, and there is a reward.",
         keys=("data.path", "evaluation.path", *REWARDS),
         problems=_inputs,
         stages=EVALUATION_STAGES,
     ),
     Rule(
-        about="An evaluation has answers: `evaluation.greedy` or `evaluation.samples`; every k of "
+        about="An evaluation needs `evaluation.greedy` or `evaluation.samples`; every k in "
         "`evaluation.pass_at_k` is from 1 to `evaluation.samples`.",
         keys=("evaluation.greedy", "evaluation.pass_at_k", *SAMPLES),
         problems=_answers,
@@ -178,7 +178,7 @@ EVALUATION_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         about="`evaluation.kl` needs `evaluation.samples` and a reference: `reference.path` in "
-        "`stage=evaluate`, one that runs beside the policy in `stage=rl`.",
+        "`stage=evaluate`, a reference with its own device in `stage=rl`.",
         keys=(
             "evaluation.kl",
             "reference.path",
@@ -193,7 +193,7 @@ EVALUATION_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         about="`stage=evaluate`: `generation.max_num_batched_tokens` is above "
-        "`examples.max_tokens` where demonstrations are given in `examples.eval_path`.",
+        "`examples.max_tokens` if `examples.eval_path` names demonstrations.",
         keys=("generation.max_num_batched_tokens", "examples.max_tokens", "examples.eval_path"),
         problems=_whole_demonstrations,
         stages=EVALUATION_STAGES,

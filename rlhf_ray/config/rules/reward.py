@@ -1,4 +1,4 @@
-"""Rules of a language model that judges responses."""
+"""Rules of the reward model, the reward service and the judge."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def _moments(config: Config) -> Iterator[str]:
     named = [f"reward.model.{name}={value:g}" for name, value in given.items() if value is not None]
     if named and not model.normalize:
         yield (
-            f"reward.model.normalize=false: the scores are taken as they are, but {named[0]}; set "
+            f"reward.model.normalize=false: the scores are not normalised, but {named[0]}; set "
             f"normalize to true, or mean and standard_deviation to null"
         )
     elif len(named) == 1:
         yield (
-            f"{named[0]}: normalising takes both mean and standard_deviation; set the other one "
-            f"too, or this one to null"
+            f"{named[0]}: normalisation needs both mean and standard_deviation; set both, or set "
+            f"this one to null"
         )
 
 
@@ -35,7 +35,7 @@ def _stage(config: Config) -> Iterator[str]:
     if config.needs_reward_model and stage in (1, 2):
         yield (
             f"reward.model.zero_stage={stage}: a frozen model has neither optimizer states nor "
-            f"gradients to shard; use 0, which makes every rank a whole model, or 3 to shard its "
+            f"gradients to shard; use 0, a whole model on every rank, or 3 to shard its "
             f"parameters over the ranks"
         )
 
@@ -72,14 +72,14 @@ def _service_deadline(config: Config) -> Iterator[str]:
     http, generate_s = config.reward.http, config.deadlines.generate_s
     if config.reward.url is not None and http.deadline_s > generate_s:
         yield (
-            f"reward.http.deadline_s={http.deadline_s}: is more than the whole batch has "
-            f"(deadlines.generate_s={generate_s}); lower the one or raise the other"
+            f"reward.http.deadline_s={http.deadline_s}: is more than the time for a whole "
+            f"batch (deadlines.generate_s={generate_s}); lower deadline_s or raise generate_s"
         )
 
 
 _HTTP_RULES: tuple[Rule, ...] = (
     Rule(
-        about="`reward.url` is an address without user, password, query and fragment.",
+        about="`reward.url` is an address without user, password, query or fragment.",
         keys=("reward.url",),
         problems=_address,
         stages=SCORING_STAGES,
@@ -99,12 +99,12 @@ def _rubric(config: Config) -> Iterator[str]:
         return
     if "{response}" not in judge.asked:
         yield (
-            "reward.judge.rubric: has no {response}, so that the judge would not see what it "
-            "judges; put it where the response is to stand"
+            "reward.judge.rubric: has no {response}, so the judge would not see the response; "
+            "add {response} where the response belongs"
         )
     if "{answer}" in judge.asked and config.data.answer_column is None:
         yield (
-            "reward.judge.rubric: has {answer}, and data.answer_column=null; name the column with "
+            "reward.judge.rubric: has {answer}, but data.answer_column=null; name the column with "
             "the reference answer, or remove {answer}"
         )
 
@@ -117,14 +117,14 @@ def _pattern(config: Config) -> Iterator[str]:
         groups = re.compile(judge.pattern).groups
     except re.error as error:
         yield (
-            f"reward.judge.pattern={judge.pattern}: is not a regular expression ({error}); mend "
+            f"reward.judge.pattern={judge.pattern}: is not a regular expression ({error}); fix "
             f"it, and put it in quotes on the command line"
         )
         return
     if not groups:
         yield (
-            f"reward.judge.pattern={judge.pattern}: has no group; put the score in brackets, as in "
-            f"Score: ([0-9]+)"
+            f"reward.judge.pattern={judge.pattern}: has no group; put the score in parentheses, as "
+            f"in Score: ([0-9]+)"
         )
 
 
@@ -133,7 +133,7 @@ def _range(config: Config) -> Iterator[str]:
     if judge.model is not None and judge.min_score >= judge.max_score:
         yield (
             f"reward.judge.min_score={judge.min_score:g}: must be less than "
-            f"reward.judge.max_score={judge.max_score:g}"
+            f"reward.judge.max_score={judge.max_score:g}; lower min_score or raise max_score"
         )
 
 
@@ -142,7 +142,7 @@ def _samples(config: Config) -> Iterator[str]:
     if judge.model is not None and judge.num_samples > 1 and judge.temperature == 0:
         yield (
             f"reward.judge.num_samples={judge.num_samples}: with reward.judge.temperature=0 all "
-            f"judgements are the same; set the one to 1, or the other above 0"
+            f"judgements are the same; set num_samples to 1, or temperature above 0"
         )
 
 
@@ -150,8 +150,8 @@ def _deadline(config: Config) -> Iterator[str]:
     judge, generate_s = config.reward.judge, config.deadlines.generate_s
     if judge.model is not None and judge.timeout_s > generate_s:
         yield (
-            f"reward.judge.timeout_s={judge.timeout_s}: is more than the whole batch has "
-            f"(deadlines.generate_s={generate_s}); lower the one or raise the other"
+            f"reward.judge.timeout_s={judge.timeout_s}: is more than the time for a whole "
+            f"batch (deadlines.generate_s={generate_s}); lower timeout_s or raise generate_s"
         )
 
 
@@ -160,8 +160,8 @@ def _devices(config: Config) -> Iterator[str]:
     if judge.is_policy and config.placement.strategy == "colocated":
         yield (
             "reward.judge.model=policy: with placement=colocated the engines sleep while the "
-            "learner computes, and a judgement may still be due; choose placement=disaggregated, "
-            "or a judge of its own"
+            "learner computes, when judgements may still be pending; use placement=disaggregated, "
+            "or a separate judge"
         )
     if not judge.has_engines:
         return
@@ -173,7 +173,7 @@ def _self_judgement(config: Config) -> Iterator[str]:
     if config.reward.judge.is_policy:
         yield (
             "reward.judge.model=policy: every model would judge itself; name the folder of one "
-            "judge for all of them"
+            "judge for all models"
         )
 
 
@@ -181,8 +181,7 @@ _SWITCH = "reward.judge.model"
 
 _JUDGE_RULES: tuple[Rule, ...] = (
     Rule(
-        about="`reward.judge.rubric` has `{response}`; with `{answer}` it needs "
-        "`data.answer_column`.",
+        about="`reward.judge.rubric` has `{response}`; `{answer}` needs `data.answer_column`.",
         keys=(_SWITCH, "reward.judge.rubric", "data.answer_column"),
         problems=_rubric,
         stages=SCORING_STAGES,
@@ -212,7 +211,7 @@ _JUDGE_RULES: tuple[Rule, ...] = (
         stages=SCORING_STAGES,
     ),
     Rule(
-        about="`reward.judge.model=policy` needs `placement=disaggregated`; a judge of its own "
+        about="`reward.judge.model=policy` needs `placement=disaggregated`; a separate judge needs "
         "`reward.judge.kv_cache_gib` without a GPU, and whole GPUs for several ranks.",
         keys=(
             _SWITCH,

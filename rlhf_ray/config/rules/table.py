@@ -1,4 +1,4 @@
-"""Cross-field rules: all of them, and what a configuration breaks."""
+"""The table of all rules, and the check of a configuration against it."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ ALL_RULES: tuple[Rule, ...] = (
 
 
 def cross_field_problems(config: Config, *, without: Collection[str] = ()) -> list[str]:
-    """Sentences for every rule of its stage that `config` breaks.
+    """Check the rules of the stage; returns a sentence for every violation.
 
     Args:
-        without: keys whose value is not to be trusted; rules that read them are left out.
+        without: keys with a refused value; rules that read them are skipped.
     """
     return [
         problem

@@ -1,4 +1,4 @@
-"""The command: statuses, streams, and where a traceback goes."""
+"""The command: exit statuses, streams, and the file of a traceback."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rlhf_ray.stages.table import import_stage
 
 @pytest.fixture
 def stage(monkeypatch):
-    """Puts a function in the place of the rl stage's."""
+    """Replace the function of the rl stage."""
 
     def replace(run):
         monkeypatch.setattr(command, "import_stage", lambda name: {"rl": run}[name])
@@ -44,9 +44,9 @@ def test_the_stage_gets_the_configuration_and_gives_the_status(stage):
 
 
 def test_a_refused_request_is_one_message(stage, capsys):
-    stage(_raise(RequestError("row 3 of x.jsonl is broken: mend it")))
+    stage(_raise(RequestError("row 3 of x.jsonl is broken: fix it")))
     assert main(["recipe=demo"]) == 2
-    assert capsys.readouterr().err == "rlhf_ray: row 3 of x.jsonl is broken: mend it\n"
+    assert capsys.readouterr().err == "rlhf_ray: row 3 of x.jsonl is broken: fix it\n"
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_plan_prints_and_starts_nothing(way, capsys, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("stage", STAGE_NAMES)
-def test_every_stage_can_be_looked_at(stage, capsys, tmp_path, monkeypatch):
+def test_every_stage_has_a_plan(stage, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     inputs = [
         "examples.path=a.jsonl",

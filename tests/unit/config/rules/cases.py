@@ -61,7 +61,8 @@ def check_rule_of_a_stage(case):
     with pytest.raises(ConfigError) as caught:
         load_config([*case.base, *case.breaking])
     message = str(caught.value)
-    assert [fragment for fragment in case.fragments if fragment not in message] == []
+    missing = [fragment for fragment in case.fragments if fragment not in message]
+    assert missing == [], f"{missing} not in: {message}"
     assert "\n" not in message, "one problem, one line"
     load_config([*case.base, *case.repair])
 

@@ -157,7 +157,7 @@ CASES = [
             (
                 "undone",
                 [],
-                ["normalize_by_std=true", "none or false"],
+                ["normalize_by_std=true", "the first to none or the second to false"],
                 ["algorithm.reward_normalization=batch", "algorithm.normalize_by_std=false"],
             ),
             (

@@ -33,21 +33,21 @@ CASES = [
         "an unknown method",
         COMPRESS,
         ["compress.methods=[int8,int3]"],
-        ["compress.methods: 'int3' is none of", "int4"],
+        ["compress.methods: 'int3' is unknown; choose from", "int4"],
         ["compress.methods=[int8,int4]"],
     ),
     (
         "a method twice",
         COMPRESS,
         ["compress.methods=[int8,int8]"],
-        ["compress.methods: int8 is there more than once"],
+        ["compress.methods: int8 is listed more than once"],
         ["compress.methods=[int8]"],
     ),
     (
         "nothing to calibrate on",
         COMPRESS,
         ["data.path="],
-        ["data.path is empty", "trained on"],
+        ["data.path is empty", "those of the training run"],
         ["data.path=rows.jsonl"],
     ),
 ]
@@ -68,7 +68,7 @@ STAGE_CASES = [
         ["reward.model.num_ranks=1"],
     ),
     (
-        "everybody may ask",
+        "an open address without a token",
         SERVE,
         ["serve.host=0.0.0.0"],
         ["serve.host=0.0.0.0", "serve.token_variable=null"],
@@ -76,7 +76,7 @@ STAGE_CASES = [
     ),
     ("no model to serve", ["stage=serve"], [], ["model.path is empty", "`model`"], CHAT_MODEL),
     (
-        "everybody may ask a language model",
+        "an open address of a language model without a token",
         CHAT_MODEL,
         ["serve.host=0.0.0.0"],
         ["serve.host=0.0.0.0", "serve.token_variable=null"],
@@ -100,7 +100,7 @@ STAGE_CASES = [
         "an argument of a server that has a key",
         CHAT_MODEL,
         ["generation.extra_engine_args.max_model_len=64"],
-        ["extra_engine_args.max_model_len: is decided by serve.max_model_tokens"],
+        ["extra_engine_args.max_model_len: is set by serve.max_model_tokens"],
         ["serve.max_model_tokens=64", "generation.extra_engine_args.max_logprobs=5"],
     ),
     (
@@ -111,7 +111,7 @@ STAGE_CASES = [
         ["serve.port=8000"],
     ),
     (
-        "nobody to talk to",
+        "no model to chat with",
         ["stage=chat"],
         [],
         ["model.path is empty, and chat.url=null", "name the model to talk to"],

@@ -33,7 +33,7 @@ CASES = [
         "a baseline that is not there",
         EVALUATE,
         ["evaluation.baseline=base"],
-        ["evaluation.baseline=base", "there are sft"],
+        ["evaluation.baseline=base", "choose one of sft"],
         ["evaluation.baseline=sft"],
     ),
     (
@@ -75,7 +75,7 @@ CASES = [
         "no choice at all",
         [*EVALUATE, "evaluation.samples=4"],
         ["evaluation.pass_at_k=[0]"],
-        ["0 of evaluation.samples=4", "leave 0 out"],
+        ["evaluation.pass_at_k=[0]: k=0", "evaluation.samples=4", "remove 0"],
         ["evaluation.pass_at_k=[1]"],
     ),
     (

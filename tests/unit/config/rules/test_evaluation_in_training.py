@@ -40,6 +40,6 @@ def test_broken_values_are_not_checked(case):
     check_broken_values(case)
 
 
-def test_what_is_evaluated_while_training_is_of_no_concern_without_it():
+def test_rules_are_skipped_without_evaluation_in_training():
     load_config(["recipe=demo", "evaluation.pass_at_k=[9]", "evaluation.win_by=nothing"])
     load_config(["recipe=demo", "evaluation.greedy=false", "evaluation.kl=k3"])

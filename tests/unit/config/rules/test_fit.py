@@ -123,7 +123,7 @@ def test_broken_values_are_not_checked(case):
     check_broken_values(case)
 
 
-def test_only_the_trained_ranks_run_where_examples_are_learnt_from():
+def test_rules_of_idle_roles_are_skipped_when_learning_from_examples():
     idle = ["algorithm=ppo", "critic.max_tokens_per_micro_batch=1", "reference.zero_stage=2"]
     load_config(["recipe=demo", *FIT, *idle, "data.path=", "reward.functions=[]"])
     with pytest.raises(ConfigError, match=r"training\.offload_optimizer=true"):

@@ -87,7 +87,7 @@ CASES = [
         ["reward.judge.rubric='{response}'", "data.answer_column=null"],
     ),
     (
-        "a pattern that is none",
+        "an invalid pattern",
         OWN_JUDGE,
         ["reward.judge.pattern='([0-9]'"],
         ["reward.judge.pattern=([0-9]: is not a regular expression"],

@@ -116,7 +116,7 @@ STAGE_CASES = [
         "a checkpoint of a pipeline",
         PIPELINE,
         ["resume=some/folder"],
-        ["some/folder: a pipeline goes on where it stopped", "auto or never"],
+        ["some/folder: a pipeline continues where it stopped", "auto or never"],
         ["resume=never"],
     ),
 ]

@@ -1,4 +1,4 @@
-"""The table of all rules: every rule has a case, holds for its stages alone, reads known keys."""
+"""The table of all rules: every rule has a case, holds only for its stages, reads known keys."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_every_rule_has_a_case():
     assert {rule.about for rule in ALL_RULES} - covered == set()
 
 
-def test_a_rule_holds_for_its_stages_alone():
+def test_a_rule_holds_only_for_its_stages():
     """The data stage needs no model; training does not care about sources."""
     load_config(PREPARE)
     assert load_config([*PREPARE, "samples_per_prompt=1"]).samples_per_prompt == 1
