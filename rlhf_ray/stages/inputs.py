@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from rlhf_ray.config.errors import RequestError
-from rlhf_ray.config.groups.deploy import SERVER_STAGES
 from rlhf_ray.config.run import Config
+from rlhf_ray.config.stages import ONE_MODEL_STAGES
 
 _FILE_ENDINGS = (".jsonl", ".json", ".csv", ".parquet", ".txt")
 _COMMAND = "python -m rlhf_ray.main"
@@ -46,7 +46,7 @@ def check_models(config: Config) -> None:
         RequestError: names what is missing, and the command that makes it.
     """
     # The stages that serve or rewrite one model read no other.
-    is_alone = config.is_fit or config.stage.name in (*SERVER_STAGES, "compress", "export")
+    is_alone = config.is_fit or config.stage.name in ONE_MODEL_STAGES
     evaluated = config.evaluation.models if config.is_evaluation else {}
     maker = "pretrain" if config.is_fit else "sft"
     # Key, value, the stage that makes such a model, and whether the run reads it.
