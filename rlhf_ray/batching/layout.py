@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rlhf_ray.records.kept_tokens import NO_TOKEN, whole_vocabulary
+from rlhf_ray.records.support import NO_TOKEN
 
 
 class Packing(NamedTuple):
@@ -41,11 +41,11 @@ class MicroBatch:
         hidden_index [M] int64: where in the flattened [B * T] the token before each predicted
             one is: its hidden state predicts it.
         targets [M] int64: the predicted tokens.
-        kept_token_ids [M, K] int32: for each of them the tokens that could have been sampled, -1
-            where there is no more; K = 0 for the whole vocabulary.
+        support_token_ids [M, K] int32: support of their sampling distributions, filled up with
+            -1; None for the whole vocabulary.
         token_index [M] int64: where they are among the ragged [N] tokens.
         num_targets: M, or 0 where nothing is predicted. Then there is one meaningless entry in
-            `hidden_index`, `targets` and `kept_token_ids`, so that the model still runs: every
+            `hidden_index`, `targets` and `support_token_ids`, so that the model still runs: every
             forward and backward pass is a collective operation.
     """
 
@@ -53,7 +53,7 @@ class MicroBatch:
     packing: Packing | None
     hidden_index: Tensor
     targets: Tensor
-    kept_token_ids: Tensor
+    support_token_ids: Tensor | None
     token_index: Tensor
     num_targets: int
 
@@ -84,14 +84,14 @@ def lay_out(
     token_ids: Tensor,
     lengths: Tensor,
     loss_mask: Tensor,
-    kept_token_ids: Tensor,
+    support_token_ids: Tensor | None,
     rows: Sequence[int],
 ) -> MicroBatch:
     """Lay out the samples `rows` of ragged data, one sample a row.
 
     Args:
         token_ids [N] int64, lengths [S] int64, loss_mask [N] bool (True on predicted tokens),
-            kept_token_ids [N, K] int32.
+            support_token_ids [N, K] int32, or None for the whole vocabulary.
         rows: samples of this micro-batch; may be empty.
 
     Raises:
@@ -99,8 +99,8 @@ def lay_out(
     """
     targets = find_targets(lengths, loss_mask, rows)
     if targets.sample.numel() == 0:
-        return with_kept(lay_out_nothing(token_ids.device), kept_token_ids)
-    return with_kept(lay_out_padded(token_ids, targets), kept_token_ids)
+        return with_support(lay_out_nothing(token_ids.device), support_token_ids)
+    return with_support(lay_out_padded(token_ids, targets), support_token_ids)
 
 
 def find_targets(lengths: Tensor, loss_mask: Tensor, rows: Sequence[int]) -> Targets:
@@ -129,7 +129,7 @@ def lay_out_nothing(device: torch.device) -> MicroBatch:
         packing=None,
         hidden_index=zero,
         targets=zero,
-        kept_token_ids=whole_vocabulary(1).to(device),
+        support_token_ids=None,
         token_index=torch.zeros(0, dtype=torch.int64, device=device),
         num_targets=0,
     )
@@ -163,22 +163,24 @@ def micro_batch(
         packing=packing,
         hidden_index=hidden_index,
         targets=token_ids[token_index],
-        kept_token_ids=whole_vocabulary(token_index.numel()).to(token_index.device),
+        support_token_ids=None,
         token_index=token_index,
         num_targets=token_index.numel(),
     )
 
 
-def with_kept(batch: MicroBatch, kept_token_ids: Tensor) -> MicroBatch:
-    """The micro-batch with the kept tokens of its targets, from those of all tokens [N, K]."""
+def with_support(batch: MicroBatch, support_token_ids: Tensor | None) -> MicroBatch:
+    """Add the support of the targets, taken from the support of all tokens [N, K]."""
+    if support_token_ids is None:
+        return batch
     if batch.num_targets:
-        return replace(batch, kept_token_ids=kept_token_ids[batch.token_index])
-    return replace(batch, kept_token_ids=_kept_of_nothing(kept_token_ids))
+        return replace(batch, support_token_ids=support_token_ids[batch.token_index])
+    return replace(batch, support_token_ids=_support_of_nothing(support_token_ids))
 
 
-def _kept_of_nothing(kept_token_ids: Tensor) -> Tensor:
+def _support_of_nothing(support_token_ids: Tensor) -> Tensor:
     """One row in which the meaningless target 0 could be sampled: no NaN may come of it."""
-    row = kept_token_ids.new_full((1, kept_token_ids.shape[1]), NO_TOKEN)
+    row = support_token_ids.new_full((1, support_token_ids.shape[1]), NO_TOKEN)
     row[:, :1] = 0
     return row
 

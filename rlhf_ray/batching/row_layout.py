@@ -17,13 +17,12 @@ from rlhf_ray.batching.layout import (
     lay_out,
     lay_out_nothing,
     lay_out_padded,
-    with_kept,
+    with_support,
 )
 from rlhf_ray.batching.layout_cost import PairCosts, choose_rows, pair_costs
 from rlhf_ray.batching.micro_batches import plan_micro_batches
 from rlhf_ray.batching.packing import decoder_inputs, lay_out_packed, sample_shapes
 from rlhf_ray.config.groups.training import RoleConfig
-from rlhf_ray.records.kept_tokens import whole_vocabulary
 
 _logger = logging.getLogger(__name__)
 
@@ -56,7 +55,7 @@ class RowLayout:
         token_ids: Tensor,
         lengths: Tensor,
         loss_mask: Tensor,
-        kept_token_ids: Tensor,
+        support_token_ids: Tensor | None,
         rows: Sequence[int],
     ) -> MicroBatch:
         """The samples `rows` in the cheapest layout; arguments and errors as of `layout.lay_out`.
@@ -64,8 +63,8 @@ class RowLayout:
         The layouts differ in `input_ids`, `packing` and `hidden_index` alone.
         """
         if self.setting == "padded":
-            return lay_out(token_ids, lengths, loss_mask, kept_token_ids, rows)
-        return with_kept(self._laid_out(token_ids, lengths, loss_mask, rows), kept_token_ids)
+            return lay_out(token_ids, lengths, loss_mask, support_token_ids, rows)
+        return with_support(self._laid_out(token_ids, lengths, loss_mask, rows), support_token_ids)
 
     def _laid_out(
         self, token_ids: Tensor, lengths: Tensor, loss_mask: Tensor, rows: Sequence[int]
@@ -168,7 +167,7 @@ def _difference(decoder: Any) -> str:
             token_ids.to(device),
             lengths.to(device),
             mask.to(device),
-            whole_vocabulary(token_ids.shape[0]).to(device),
+            None,
             (0, 1, 2),
         )
         inputs = decoder_inputs(decoder, batch.input_ids, batch.packing)

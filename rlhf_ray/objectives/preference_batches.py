@@ -12,7 +12,6 @@ from torch import Tensor
 from rlhf_ray.batching.layout import MicroBatch
 from rlhf_ray.batching.micro_batches import plan_micro_batches
 from rlhf_ray.batching.rank_plan import RankPlan, consecutive_rows
-from rlhf_ray.records.kept_tokens import whole_vocabulary
 from rlhf_ray.records.preferences import PreferenceSamples
 from rlhf_ray.records.supervised import LabelledTokens
 
@@ -59,7 +58,6 @@ def spread_preference_groups(
             [len(preference_groups[number].answers) for number in mine], dtype=torch.int64
         )
         token_ids = [answer.token_ids for answer in answers]
-        num_tokens = sum(len(ids) for ids in token_ids)
         margins = torch.tensor(
             [preference_groups[number].margin for number in mine], dtype=torch.float64
         )
@@ -68,7 +66,6 @@ def spread_preference_groups(
                 token_ids=_joined(token_ids, torch.int64),
                 lengths=torch.tensor([len(ids) for ids in token_ids], dtype=torch.int64),
                 loss_mask=_joined([answer.loss_mask for answer in answers], torch.bool),
-                kept_token_ids=whole_vocabulary(num_tokens),
                 micro_batches=consecutive_rows(counts),
                 prompts=torch.repeat_interleave(torch.tensor(mine, dtype=torch.int64), sizes),
                 ranks=_numbers([preference_groups[n].ranks for n in mine], torch.int64),

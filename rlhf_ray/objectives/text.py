@@ -11,7 +11,6 @@ from torch import Tensor
 from rlhf_ray.algorithms.reduce import masked_mean
 from rlhf_ray.batching.rank_plan import RankPlan, consecutive_rows, plan_rows
 from rlhf_ray.objectives.policy import Objective
-from rlhf_ray.records.kept_tokens import whole_vocabulary
 from rlhf_ray.records.supervised import LabelledTokens, SupervisedSamples
 
 
@@ -34,7 +33,6 @@ def spread_samples(samples: Sequence[LabelledTokens], plan: RankPlan) -> list[Su
                 token_ids=token_ids,
                 lengths=lengths[torch.tensor(mine, dtype=torch.int64)],
                 loss_mask=mask,
-                kept_token_ids=whole_vocabulary(token_ids.shape[0]),
                 micro_batches=consecutive_rows([len(rows) for rows in micro_batches]),
                 num_loss_tokens=sum(num_masked),
                 num_sequences=sum(number > 0 for number in num_masked),

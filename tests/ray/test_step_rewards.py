@@ -11,12 +11,12 @@ import torch
 
 from rlhf_ray.cluster.roles.builder import BuilderActor
 from rlhf_ray.cluster.roles.rewards import RewardActor
-from rlhf_ray.config.groups.algorithm import AlgorithmConfig
+from rlhf_ray.config.groups.algorithm import AlgorithmConfig, OldLogprobsFrom
 from rlhf_ray.config.groups.reward import RewardConfig
 from rlhf_ray.experience.build import RankPlan
-from rlhf_ray.experience.reward_shaping import NO_CONTROL
+from rlhf_ray.experience.reward_shaping import NO_SHAPING
 from rlhf_ray.observe.rollout_log import rollout_path
-from rlhf_ray.records import Coefficients
+from rlhf_ray.records import Coefficients, GroupSteps
 from rlhf_ray.testing.fakes import make_group, make_prompt
 
 USER_REWARD = '''
@@ -40,9 +40,9 @@ def actors(tmp_path: Path):
         "algorithm": AlgorithmConfig(advantage="process", normalize_by_std=False),
         "learner": RankPlan(num_ranks=1, max_tokens_per_micro_batch=100),
         "critic": None,
-        "old_is_current": True,
+        "old_logprobs_from": OldLogprobsFrom.LEARNER_IN_UPDATE,
         "seed": 0,
-        "control": NO_CONTROL,
+        "shaping": NO_SHAPING,
     }
     handles = [
         ray.remote(RewardActor).options(num_cpus=0.1).remote({"reward": reward}),
@@ -59,7 +59,8 @@ def unscored(*responses: str, indices: tuple[int, ...]):
     """Samples of two tokens behind the prompt's two, a character each."""
     group = make_group(make_prompt(0), indices, version=0)
     ends = torch.tensor([0, 0, 1, 2] * len(responses), dtype=torch.int32)
-    return ray.put(replace(group, responses=responses, text_ends=ends))
+    steps = GroupSteps(text_ends=ends, rewards=ends.double() * 0, ends=ends < 0)
+    return ray.put(replace(group, responses=responses, steps=steps))
 
 
 def test_steps_travel_to_the_builder(actors, tmp_path):

@@ -29,7 +29,7 @@ class Correction:
     truncated: Tensor
 
 
-def correct_gap(
+def importance_correction(
     learner_logprobs: Tensor,
     generator_logprobs: Tensor,
     lengths: Tensor,

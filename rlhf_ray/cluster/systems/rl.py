@@ -135,9 +135,9 @@ def _blueprint(role: str, config: Config) -> tuple[type, dict[str, Any]]:
                 "algorithm": config.algorithm,
                 "learner": rank_plan(config.training),
                 "critic": rank_plan(config.critic) if config.needs_critic else None,
-                "old_is_current": config.old_is_current,
+                "old_logprobs_from": config.old_logprobs_from,
                 "seed": config.seed,
-                "control": _sample_control(config),
+                "shaping": _reward_shaping(config),
             },
         ),
     }
@@ -166,11 +166,11 @@ def _reference_settings(config: Config) -> dict[str, Any]:
     return {
         "reference": config.reference,
         "decay": algorithm.reference_decay,
-        "of_all_kept": algorithm.kl_estimator == "full",
+        "over_support": algorithm.kl_estimator == "full",
     }
 
 
-def _sample_control(config: Config) -> RewardShaping:
+def _reward_shaping(config: Config) -> RewardShaping:
     sampling = config.sampling
     return RewardShaping(
         max_response_tokens=config.generation.max_response_tokens,

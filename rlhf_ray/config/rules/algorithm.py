@@ -150,7 +150,7 @@ def _correction(config: Config) -> Iterator[str]:
             "algorithm.correction_reject=true: algorithm.correction_filter=none leaves nothing "
             "out; choose a filter, or set it to false"
         )
-    if algorithm.corrects_gap and algorithm.old_policy == "generator":
+    if algorithm.has_importance_correction and algorithm.old_policy == "generator":
         yield (
             "algorithm.old_policy=generator: the ratio is against the engine already, so that a "
             "correction would count its gap to the learner twice; use old_policy=learner, or "

@@ -11,6 +11,7 @@ from rlhf_ray.batching.rank_plan import rank_plan
 from rlhf_ray.calls import Call
 from rlhf_ray.cluster.roles.learner import AdapterAlone, PolicyWithoutAdapter
 from rlhf_ray.cluster.systems.rl import System
+from rlhf_ray.config.groups.algorithm import OldLogprobsFrom
 from rlhf_ray.config.run import Config
 from rlhf_ray.data.ptx_texts import load_texts
 from rlhf_ray.driver.checkpoints import Checkpoints
@@ -166,10 +167,11 @@ def _turns(config: Config, system: System) -> DeviceSharing:
 
 
 def _scorers(config: Config, system: System) -> Scorers:
+    scores_old = config.old_logprobs_from is OldLogprobsFrom.LEARNER_BEFORE_UPDATE
     return Scorers(
         reference=reference_role(config, system),
         critic=system.critic or NoScores(),
-        old=system.learner if config.learner_scores_old else NoScores(),
+        old=system.learner if scores_old else NoScores(),
         untrained=system.learner,
         num_untrained_steps=config.algorithm.critic_warmup_steps,
         watch=system.supervisor,

@@ -113,7 +113,7 @@ def logprobs_and_gradients(model: Any, batch: MicroBatch) -> tuple[Tensor, dict[
         batch.hidden_index,
         batch.targets,
         0.7,
-        batch.kept_token_ids,
+        batch.support_token_ids,
         batch.packing,
     )
     (weights_like(logprobs) * logprobs).sum().backward()
@@ -193,7 +193,7 @@ def test_without_the_mask_it_would_not_be_equal():
                 batch.hidden_index,
                 batch.targets,
                 0.7,
-                batch.kept_token_ids,
+                batch.support_token_ids,
                 packing,
             )
         assert float((found - expected).abs().max()) > 1e-2
@@ -215,7 +215,7 @@ class TestChoice:
     def test_kept_tokens_follow_their_targets(self, setting):
         batch = self.rows(setting).lay_out(*data(), kept(), ROWS)
         expected = torch.stack([batch.targets, batch.targets + 1], dim=1).int()
-        assert torch.equal(batch.kept_token_ids, expected)
+        assert torch.equal(batch.support_token_ids, expected)
 
     def test_auto_takes_the_cheapest(self):
         batch = self.rows("auto").lay_out(*data(), kept(), ROWS)

@@ -108,7 +108,7 @@ class Model:
                 samples.token_ids,
                 samples.lengths,
                 samples.loss_mask,
-                samples.kept_token_ids,
+                samples.support_token_ids,
                 numbers,
             )
             values = self.forward(batch.input_ids, batch.hidden_index, batch.packing)
@@ -155,7 +155,11 @@ def objective(scores: dict[tuple[int, ...], float], samples: PreferenceSamples, 
     total, sums = 0.0, {}
     for numbers in samples.micro_batches:
         batch = rows.lay_out(
-            samples.token_ids, samples.lengths, samples.loss_mask, samples.kept_token_ids, numbers
+            samples.token_ids,
+            samples.lengths,
+            samples.loss_mask,
+            samples.support_token_ids,
+            numbers,
         )
         values = torch.tensor([scores[tuple(own[n])] for n in numbers], requires_grad=True)
         part = ranking_objective(
