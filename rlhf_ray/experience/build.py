@@ -22,9 +22,8 @@ from rlhf_ray.config.groups.algorithm import AlgorithmConfig, OldLogprobsFrom
 from rlhf_ray.experience.advantages import Advantages, estimate_advantages
 from rlhf_ray.experience.off_policy_correction import (
     CorrectedBatch,
-    corrected,
+    correct,
     learner_generator_metrics,
-    uncorrected,
 )
 from rlhf_ray.experience.reward_shaping import NO_SHAPING, RewardShaping, shape_rewards, weigh_tasks
 from rlhf_ray.experience.rollout_batch import RolloutBatch, flatten_groups
@@ -62,14 +61,12 @@ def build_experience(
     step: int,
     shaping: RewardShaping = NO_SHAPING,
 ) -> ExperienceBatch:
-    """Turn scored groups into the experience of every rank of learner and critic.
+    """Turn scored groups, in any order, into the experience of every rank of learner and critic.
 
     Advantages are computed here, once, for the whole batch, and loss counts are global: the
-    number of ranks and micro-batches changes neither loss nor gradient. Groups may arrive in
-    any order; they are taken in the order of the prompt stream.
+    number of ranks and micro-batches changes neither loss nor gradient.
 
     Args:
-        groups: scored.
         reference, values, old: per group, by the reference, the critic and the learner
             (log-probabilities at the start of this step); None if the role was not asked.
             Without the learner's, the old log-probabilities are the generator's.
@@ -87,39 +84,27 @@ def build_experience(
     batch = flatten_groups(groups, algorithm.num_greedy, reference, values, old)
     estimated = estimate_advantages(batch, algorithm=algorithm, coefficients=coefficients)
     estimated = weigh_tasks(estimated, batch, shaping)
-    # After the advantages: tokens that the correction rejects leave the loss, but the rewards of
-    # their samples stay in the baselines.
-    has_correction = algorithm.has_importance_correction
-    weighed = corrected(batch, algorithm) if has_correction else uncorrected(batch)
+    # After the advantages: samples of rejected tokens stay in the baselines.
+    weighed = correct(batch, algorithm)
     steps = _split_steps(batch, algorithm, seed=seed, step=step)
-    in_update = old_logprobs_from is OldLogprobsFrom.LEARNER_IN_UPDATE
-    assert len(steps) == 1 or not in_update, (
+    assert len(steps) == 1 or old_logprobs_from is not OldLogprobsFrom.LEARNER_IN_UPDATE, (
         "from the second optimiser step on, the current policy is not the old one"
     )
-    # Over the whole optimiser step and before the split over ranks: the covariance compares every
-    # token with the mean over all of them, so a rank alone would select other tokens.
-    selected = [
-        _select_by_covariance(
-            weighed.batch, estimated, rows, algorithm, seed=_seed("chosen", seed, step, number)
-        )
-        for number, rows in enumerate(steps)
-    ]
+    seeds = [_seed("chosen", seed, step, number) for number in range(len(steps))]
+    selected = _select_by_covariance(weighed.batch, estimated, steps, algorithm, seeds)
 
     def planned(plan: RankPlan) -> tuple[tuple[Experience, ...], ...]:
         per_step = [
             _build_step(weighed, estimated, tokens, rows, plan, old_logprobs_from)
             for rows, tokens in zip(steps, selected, strict=True)
         ]
-        # Planned step by step, but a rank gets all of its steps at once.
         return tuple(zip(*per_step, strict=True))
 
+    metrics = estimated.metrics | weighed.metrics
     return ExperienceBatch(
         learner=planned(learner),
         critic=() if critic is None else planned(critic),
-        metrics=estimated.metrics
-        | shaping_metrics
-        | weighed.metrics
-        | _distances(batch, reference, old),
+        metrics=metrics | shaping_metrics | _distances(batch, reference, old),
     )
 
 
@@ -163,12 +148,28 @@ def _seed(purpose: str, seed: int, step: int, number: int) -> int:
 def _select_by_covariance(
     batch: RolloutBatch,
     estimated: Advantages,
+    steps: Sequence[Sequence[int]],
+    algorithm: AlgorithmConfig,
+    seeds: Sequence[int],
+) -> list[Tensor]:
+    """Tokens [N] of every optimiser step that a covariance-based policy loss treats apart.
+
+    Selected over the whole step, before the split over ranks: the covariance compares every token
+    with the mean over all of them, so that a rank alone would select other tokens.
+    """
+    return [
+        _selected_of_step(batch, estimated, samples, algorithm, seed)
+        for samples, seed in zip(steps, seeds, strict=True)
+    ]
+
+
+def _selected_of_step(
+    batch: RolloutBatch,
+    estimated: Advantages,
     samples: Sequence[int],
     algorithm: AlgorithmConfig,
-    *,
     seed: int,
 ) -> Tensor:
-    """Tokens [N] of one optimiser step that a covariance-based policy loss treats apart."""
     belongs = torch.zeros(batch.lengths.shape[0], dtype=torch.bool)
     belongs[torch.tensor(samples)] = True
     mask = batch.loss_mask & torch.repeat_interleave(belongs, batch.lengths)

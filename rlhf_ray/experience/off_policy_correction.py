@@ -31,14 +31,14 @@ class CorrectedBatch:
     metrics: dict[str, float]
 
 
-def uncorrected(batch: RolloutBatch) -> CorrectedBatch:
-    """Leave the batch without a correction: every weight is 1."""
-    return CorrectedBatch(batch=batch, importance_weights=batch.loss_mask.float(), metrics={})
+def correct(batch: RolloutBatch, algorithm: AlgorithmConfig) -> CorrectedBatch:
+    """Apply the configured correction, for which `batch.old_logprobs` must be the learner's.
 
-
-def corrected(batch: RolloutBatch, algorithm: AlgorithmConfig) -> CorrectedBatch:
-    """Apply the configured correction; `batch.old_logprobs` are the learner's."""
+    Without one every weight is 1.
+    """
     mask = batch.loss_mask
+    if not algorithm.has_importance_correction:
+        return CorrectedBatch(batch=batch, importance_weights=mask.float(), metrics={})
     correction = importance_correction(
         batch.old_logprobs,
         batch.generator_logprobs,

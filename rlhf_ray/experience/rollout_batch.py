@@ -101,10 +101,8 @@ def flatten_groups(
     generator = torch.cat([group.generator_logprobs for group in ordered]).float()
     generator = torch.where(mask, generator, 0.0)
     unused = torch.zeros_like(generator)
-    support = join_supports(
-        [group.support_token_ids for group in ordered],
-        [group.token_ids.shape[0] for group in ordered],
-    )
+    sizes = [group.token_ids.shape[0] for group in ordered]
+    support = join_supports([group.support_token_ids for group in ordered], sizes)
     return RolloutBatch(
         token_ids=torch.cat([group.token_ids for group in ordered]),
         lengths=lengths,

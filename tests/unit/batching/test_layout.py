@@ -64,7 +64,7 @@ def test_no_samples_at_all():
     assert batch.support_token_ids is None
 
 
-def test_kept_tokens_go_with_the_targets():
+def test_supports_go_with_the_targets():
     token_ids, lengths, mask, _ = ragged([F, F, T], [F, T, T])
     kept = torch.stack([token_ids, -torch.ones_like(token_ids)], dim=1).int()
     batch = lay_out(token_ids, lengths, mask, kept, [1, 0])

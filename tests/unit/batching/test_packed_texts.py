@@ -1,4 +1,4 @@
-"""Several texts in one row: the loss is that of rows of their own, and neighbours are strangers."""
+"""Several texts in one row: the loss is that of separate rows; neighbours do not attend."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must not change the experience, and how it is cut into optimiser steps."""
+"""Invariance of the experience, and its cut into optimiser steps."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def micro_batch_loss(
     algorithm: AlgorithmConfig,
     role: int,
 ) -> torch.Tensor:
-    """Of a policy that gives every token one probability, whatever came before it."""
+    """Loss of a policy or critic that treats a token the same everywhere."""
     predicted = index[experience.loss_mask[index]]
     tokens = experience.token_ids[predicted]
     if role == 1:
@@ -277,9 +277,7 @@ class TestOptimizerSteps:
 
 class TestRefusals:
     def test_several_steps_need_old_logprobs(self):
-        with pytest.raises(
-            AssertionError, match="from the second optimiser step on"
-        ):
+        with pytest.raises(AssertionError, match="from the second optimiser step on"):
             build(two_groups(), AlgorithmConfig(num_epochs=2))
 
     def test_gae_needs_values(self):

@@ -184,7 +184,7 @@ def test_steps_are_saved_with_their_group(tmp_path):
 
 
 def test_returns_of_steps_on_their_tokens():
-    """Of what is still to come at each token: 1 and 2 of the first answer, 3 of the second."""
+    """Later steps at each token, discounted: 1 and 2 of the first answer, 3 of the second."""
     algorithm = AlgorithmConfig(advantage="returns", reward_level="step", gamma=0.5)
     found = advantages(build([one_group()], algorithm))
     assert found == {(1, 2, 2, 2): [0.0, 1.0, 2.0, 2.0], (1, 3, 3): [0.0, 3.0, 0.0]}

@@ -57,7 +57,7 @@ def build(
 
 
 def advantages(experience: Experience) -> dict[int, float]:
-    """Of the last token of every sample, by that token."""
+    """Advantages of the last token of every sample, by that token."""
     return {
         tokens[-1]: values[-1] for tokens, values in by_tokens(experience, "advantages").items()
     }
