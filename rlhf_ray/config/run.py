@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from rlhf_ray.config.groups.algorithm import AlgorithmConfig
+from rlhf_ray.config.groups.algorithm import AlgorithmConfig, OldLogprobsFrom
 from rlhf_ray.config.groups.data import DataConfig, ExamplesConfig, TextsConfig
 from rlhf_ray.config.groups.deploy import ChatConfig, CompressConfig, ExportConfig, ServeConfig
 from rlhf_ray.config.groups.evaluation import EvaluationConfig
@@ -156,28 +156,18 @@ class Config:
         return self.algorithm.ptx_coefficient > 0
 
     @property
-    def uses_learner_as_old(self) -> bool:
-        """The ratio is against the learner at the start of the step, not against the engine."""
+    def old_logprobs_from(self) -> OldLogprobsFrom:
+        """Source of the old log-probabilities of the ratio; see `algorithm.old_policy`."""
         algorithm = self.algorithm
-        if algorithm.old_policy == "auto":
-            is_fresh = self.max_staleness == 0 and self.sampling.replay_groups_per_step == 0
-            return is_fresh or algorithm.corrects_gap
-        return algorithm.old_policy == "learner"
-
-    @property
-    def old_is_current(self) -> bool:
-        """The loss takes the log-probabilities of the training pass, detached, as the old ones.
-
-        With one optimiser step they are those of the start of the step; a correction has to
-        know them before it.
-        """
-        one_step = self.optimizer_steps_per_batch == 1
-        return one_step and self.uses_learner_as_old and not self.algorithm.corrects_gap
-
-    @property
-    def learner_scores_old(self) -> bool:
-        """The learner computes log-probabilities of a batch before it is trained on."""
-        return self.uses_learner_as_old and not self.old_is_current
+        is_fresh = self.max_staleness == 0 and self.sampling.replay_groups_per_step == 0
+        auto = "learner" if is_fresh or algorithm.has_importance_correction else "generator"
+        if (auto if algorithm.old_policy == "auto" else algorithm.old_policy) == "generator":
+            return OldLogprobsFrom.GENERATOR
+        # With one optimiser step the training pass itself has the log-probabilities of the start
+        # of the step. A correction needs them before the update.
+        if self.optimizer_steps_per_batch == 1 and not algorithm.has_importance_correction:
+            return OldLogprobsFrom.LEARNER_IN_UPDATE
+        return OldLogprobsFrom.LEARNER_BEFORE_UPDATE
 
     @property
     def max_sequence_tokens(self) -> int:

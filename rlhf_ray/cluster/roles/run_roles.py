@@ -54,7 +54,7 @@ def run_roles(config: Config) -> RunRoles:
         sampling=config.sampling,
         learner=config.training,
         critic=config.critic if config.needs_critic else None,
-        old_is_current=config.old_is_current,
+        old_logprobs_from=config.old_logprobs_from,
         max_response_tokens=config.generation.max_response_tokens,
         seed=config.seed,
     )
@@ -116,7 +116,7 @@ def _rank_roles(config: Config, *, engines_of: str | None) -> list[Role]:
             seed=config.seed,
             timeout_s=timeout_s,
             decay=algorithm.reference_decay,
-            of_all_kept=algorithm.kl_estimator == "full",
+            over_support=algorithm.kl_estimator == "full",
         )
         roles.append(reference_role(reference))
     return roles

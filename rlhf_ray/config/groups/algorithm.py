@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 
 from rlhf_ray.config.setting import setting
 
 # Estimators whose baseline comes from the other samples of the same prompt.
 GROUP_ADVANTAGES = ("group", "rloo", "opo", "maxrl", "process")
+
+
+class OldLogprobsFrom(enum.StrEnum):
+    """Source of the old log-probabilities, against which the probability ratio is taken.
+
+    LEARNER_BEFORE_UPDATE: the learner scores the batch in a forward pass before the update.
+    LEARNER_IN_UPDATE: the only optimiser step of the batch takes its own log-probabilities,
+    detached; the learner scores nothing beforehand.
+    """
+
+    GENERATOR = "generator"
+    LEARNER_BEFORE_UPDATE = "learner_before_update"
+    LEARNER_IN_UPDATE = "learner_in_update"
 
 
 @dataclass
@@ -243,10 +257,6 @@ class AlgorithmConfig:
         return self.advantage == "process" or self.reward_level == "step"
 
     @property
-    def corrects_gap(self) -> bool:
-        """Whether weights or a filter correct for the difference between engine and learner."""
+    def has_importance_correction(self) -> bool:
+        """Whether importance weights or a filter correct for sampling by the engine."""
         return self.correction_weight != "none" or self.correction_filter != "none"
-
-    @property
-    def has_entropy_bonus(self) -> bool:
-        return self.entropy_coefficient > 0 or self.entropy_target is not None

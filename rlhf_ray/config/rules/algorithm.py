@@ -152,7 +152,7 @@ def _correction(config: Config) -> Iterator[str]:
             "algorithm.correction_reject=true: algorithm.correction_filter=none filters "
             "nothing; choose a filter, or set it to false"
         )
-    if algorithm.corrects_gap and algorithm.old_policy == "generator":
+    if algorithm.has_importance_correction and algorithm.old_policy == "generator":
         yield (
             "algorithm.old_policy=generator: the ratio is taken against the engine already, so a "
             "correction would count the difference twice; use old_policy=learner, or "

@@ -53,7 +53,7 @@ def _engine_step_holds_its_sequences(config: Config) -> Iterator[str]:
         )
 
 
-def _sets_of_kept_tokens(config: Config) -> Iterator[str]:
+def _support_of_sampling(config: Config) -> Iterator[str]:
     if _is_unscored(config):
         return
     generation = config.generation
@@ -147,7 +147,7 @@ GENERATION_RULES: tuple[Rule, ...] = (
         about="`generation.top_p` below 1 and `generation.min_p` above 0 need "
         f"`generation.top_k` from 1 to {LARGEST_TOP_K}.",
         keys=("generation.top_p", "generation.min_p", "generation.top_k"),
-        problems=_sets_of_kept_tokens,
+        problems=_support_of_sampling,
         stages=SCORING_STAGES,
     ),
     Rule(
