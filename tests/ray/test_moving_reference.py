@@ -25,6 +25,7 @@ from rlhf_ray.driver.updates.reference_update import (
     ReferenceUpdateSettings,
 )
 from rlhf_ray.models.tiny.llama import TinySizes
+from rlhf_ray.publish.transports import weight_transport
 from rlhf_ray.testing.fakes import make_group, make_prompt
 from rlhf_ray.testing.tiny import tiny_random
 
@@ -73,7 +74,8 @@ class Roles:
         return PeriodicReferenceUpdater(
             policy=self.learner,
             reference=self.reference,
-            watch=self.supervisor,
+            transport=weight_transport("object_store"),
+            waiter=self.supervisor,
             settings=ReferenceUpdateSettings(**(defaults | settings)),
         )
 

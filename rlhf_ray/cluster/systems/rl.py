@@ -41,6 +41,7 @@ from rlhf_ray.cluster.runtime.supervisor import Member, Supervisor
 from rlhf_ray.config.bearer_token import service_token
 from rlhf_ray.config.run import Config
 from rlhf_ray.experience.reward_shaping import RewardShaping
+from rlhf_ray.publish.transports import engine_backend
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -153,6 +154,7 @@ def _generator_settings(config: Config) -> dict[str, Any]:
         "request_timeout_s": config.deadlines.request_s,
         "with_text_ends": config.algorithm.rewards_steps,
         "lora": config.training.lora if config.publishes_adapter else None,
+        "weight_backend": engine_backend(config.publish.transport),
     }
 
 

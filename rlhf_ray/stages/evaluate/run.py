@@ -91,8 +91,8 @@ def _evaluate(
             generators=engines,
             rewards=scoring.rewards,
             reference=scoring.reference or NoScores(),
-            meter=scoring.builder,
-            watch=watch,
+            builder=scoring.builder,
+            waiter=watch,
             settings=collect_settings(config, measures_kl=True, with_text=True),
         )
         collected = collector.collect(candidate.prompts.prompts)

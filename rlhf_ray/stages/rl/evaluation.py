@@ -22,7 +22,8 @@ from rlhf_ray.driver.evaluation.evaluator import (
 )
 from rlhf_ray.driver.updates.device_sharing import DeviceSharing
 from rlhf_ray.driver.updates.scorers import NoScores
-from rlhf_ray.publish.transfer import TransferSettings, transfer
+from rlhf_ray.publish.base import TransferSettings
+from rlhf_ray.publish.transports import weight_transport
 from rlhf_ray.records import Prompt
 from rlhf_ray.stages.evaluate.settings import collect_settings, held_out_data, report_settings
 from rlhf_ray.stages.rl.parts import reference_role
@@ -80,16 +81,16 @@ def make_evaluator(
         generators=system.generators,
         rewards=system.rewards,
         reference=reference_role(config, system) if measures_kl else NoScores(),
-        meter=system.builder,
-        watch=system.supervisor,
+        builder=system.builder,
+        waiter=system.supervisor,
         settings=collect_settings(config, measures_kl=measures_kl, with_text=False),
     )
     best = _best(config, system, turns)
     if not is_resumed:
-        best.start_anew()
+        best.clear()
     averages = config.training.ema_decay is not None
     return HeldOutEvaluator(
-        collector=collector,
+        collect=collector.collect,
         prompts=prompts,
         best=best,
         average=_average(config, system, turns) if averages else None,
@@ -133,7 +134,7 @@ def _average(config: Config, system: System, turns: DeviceSharing) -> Callable[[
     def publish(version: int) -> None:
         turns.begin_training()
         turns.begin_publishing()
-        transfer(
+        weight_transport(config.publish.transport).send(
             AverageAlone(system.learner),
             system.generators,
             system.supervisor,

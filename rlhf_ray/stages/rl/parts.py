@@ -13,9 +13,10 @@ from rlhf_ray.cluster.roles.learner import AdapterAlone, PolicyWithoutAdapter
 from rlhf_ray.cluster.systems.rl import System
 from rlhf_ray.config.run import Config
 from rlhf_ray.data.ptx_texts import load_texts
-from rlhf_ray.driver.checkpoints import Checkpoints
+from rlhf_ray.driver.checkpoints import Checkpoints, StepCheckpoints
 from rlhf_ray.driver.evaluation.evaluator import Evaluator
-from rlhf_ray.driver.run_checkpoints import RunCheckpoints, StatefulRole
+from rlhf_ray.driver.roles import Checkpointed, TokenScorer
+from rlhf_ray.driver.run_checkpoints import RunCheckpoints
 from rlhf_ray.driver.run_log import NoRollouts, RolloutFiles
 from rlhf_ray.driver.updates.device_sharing import ColocatedDevices, DedicatedDevices, DeviceSharing
 from rlhf_ray.driver.updates.reference_update import (
@@ -23,11 +24,12 @@ from rlhf_ray.driver.updates.reference_update import (
     PeriodicReferenceUpdater,
     ReferenceUpdateSettings,
 )
-from rlhf_ray.driver.updates.scorers import NoScores, Scorers, ScoringRole
+from rlhf_ray.driver.updates.scorers import NoScores, Scorers
 from rlhf_ray.driver.updates.texts import NoTexts, TextMixture, TextSource
 from rlhf_ray.driver.updates.trainer import NoCritic, Trainer, TrainerSettings
 from rlhf_ray.publish.gate import default_tolerance, make_probe
 from rlhf_ray.publish.publisher import Publisher, PublishSettings
+from rlhf_ray.publish.transports import weight_transport
 from rlhf_ray.stages.rl.inputs import _Inputs
 from rlhf_ray.stages.trained_part import split_off_adapter
 
@@ -52,7 +54,7 @@ def make_pipeline(config: Config, system: System, prompts: PromptSet) -> Rollout
         prompts=make_stream(config, prompts),
         generators=system.generators,
         rewards=system.rewards,
-        watch=system.supervisor,
+        waiter=system.supervisor,
         failure_budget=FailureBudget(config.reward.max_failure_rate),
         settings=PipelineSettings(
             num_steps=config.num_steps,
@@ -143,7 +145,8 @@ def _publisher(config: Config, system: System, inputs: _Inputs) -> Publisher:
     return Publisher(
         source=AdapterAlone(system.learner) if config.publishes_adapter else system.learner,
         receivers=system.generators,
-        watch=system.supervisor,
+        transport=weight_transport(config.publish.transport),
+        waiter=system.supervisor,
         probe=probe,
         settings=PublishSettings(
             bucket_bytes=config.publish.bucket_bytes,
@@ -160,7 +163,7 @@ def _turns(config: Config, system: System) -> DeviceSharing:
     return ColocatedDevices(
         engines=system.generators,
         trained=(system.learner,),
-        watch=system.supervisor,
+        waiter=system.supervisor,
         timeout_s=config.deadlines.publish_s,
     )
 
@@ -172,7 +175,7 @@ def _scorers(config: Config, system: System) -> Scorers:
         old=system.learner if config.learner_scores_old else NoScores(),
         untrained=system.learner,
         num_untrained_steps=config.algorithm.critic_warmup_steps,
-        watch=system.supervisor,
+        waiter=system.supervisor,
         timeout_s=config.deadlines.reference_s,
     )
 
@@ -183,7 +186,7 @@ def _trainer(config: Config, system: System, texts: TextSource) -> Trainer:
         learner=system.learner,
         critic=system.critic or NoCritic(),
         texts=texts,
-        watch=system.supervisor,
+        waiter=system.supervisor,
         settings=TrainerSettings(
             build_timeout_s=config.deadlines.reference_s,
             update_timeout_s=config.deadlines.update_s,
@@ -193,21 +196,20 @@ def _trainer(config: Config, system: System, texts: TextSource) -> Trainer:
 
 
 def _saver(config: Config, system: System, inputs: _Inputs, evaluator: Evaluator) -> RunCheckpoints:
-    roles: dict[str, StatefulRole] = {"learner": system.learner}
+    roles: dict[str, Checkpointed] = {"learner": system.learner}
     if system.critic:
         roles["critic"] = system.critic
     if system.reference and config.algorithm.reference_every > 0:
         roles["reference"] = system.reference
-    return RunCheckpoints(
-        checkpoints=Checkpoints(Path(config.output_dir), keep_last=config.checkpoint.keep_last),
+    checkpoints = StepCheckpoints(
+        Checkpoints(Path(config.output_dir), keep_last=config.checkpoint.keep_last),
         roles=roles,
-        texts=inputs.texts,
-        evaluator=evaluator,
-        watch=system.supervisor,
+        waiter=system.supervisor,
         every_steps=config.checkpoint.every_steps,
         timeout_s=config.deadlines.checkpoint_s,
         identity=inputs.identity,
     )
+    return RunCheckpoints(checkpoints, texts=inputs.texts, evaluator=evaluator)
 
 
 def _rollouts(config: Config, system: System) -> RolloutFiles | NoRollouts:
@@ -240,7 +242,7 @@ def _save(config: Config, system: System, name: str, write: Callable[[Path], lis
     partial.rename(final)
 
 
-def reference_role(config: Config, system: System) -> ScoringRole:
+def reference_role(config: Config, system: System) -> TokenScorer:
     """Who scores a batch as the reference."""
     if config.reference_is_policy:
         return PolicyWithoutAdapter(system.learner)
@@ -257,7 +259,8 @@ def make_reference_updater(
     return PeriodicReferenceUpdater(
         policy=system.learner,
         reference=system.reference,
-        watch=system.supervisor,
+        transport=weight_transport(config.publish.transport),
+        waiter=system.supervisor,
         settings=ReferenceUpdateSettings(
             every_steps=every_steps,
             bucket_bytes=config.publish.bucket_bytes,

@@ -14,10 +14,11 @@ from rlhf_ray.config.batch_table import batch_table, render_rows
 from rlhf_ray.config.load import to_yaml
 from rlhf_ray.config.run import Config
 from rlhf_ray.data.prompts.load import load_prompts
-from rlhf_ray.driver.loop import Loop, LoopState, train
-from rlhf_ray.driver.run_checkpoints import checkpoint_to_resume
+from rlhf_ray.driver.checkpoints import checkpoint_to_resume
+from rlhf_ray.driver.loop import Loop, train
+from rlhf_ray.driver.run_checkpoints import LoopState
 from rlhf_ray.driver.run_log import RunLog
-from rlhf_ray.driver.updates.controllers import start_controllers
+from rlhf_ray.driver.updates.controllers import Controllers
 from rlhf_ray.models.builtin import resolve_model_path
 from rlhf_ray.models.loading import load_tokenizer
 from rlhf_ray.observe.metrics import make_writer, read_metrics
@@ -108,7 +109,7 @@ def _train(config: Config, system: System, inputs: _Inputs, progress: Progress) 
     reference_updater = make_reference_updater(config, system)
     reference_updater.check()
 
-    state = LoopState(step=0, controllers=start_controllers(config.algorithm))
+    state = LoopState(step=0, controllers=Controllers.start(config.algorithm))
     progress.phase("publish")
     if inputs.resume_from:
         state = saver.load(inputs.resume_from, pipeline)
@@ -130,11 +131,11 @@ def _train(config: Config, system: System, inputs: _Inputs, progress: Progress) 
             trainer=_trainer(config, system, inputs.texts),
             publisher=publisher,
             reference_updater=reference_updater,
-            turns=turns,
+            devices=turns,
             evaluator=evaluator,
-            watch=system.supervisor,
-            observer=RunLog(metrics=metrics, progress=progress, rollouts=rollouts),
-            saver=saver,
+            waiter=system.supervisor,
+            log=RunLog(metrics=metrics, progress=progress, rollouts=rollouts),
+            checkpoints=saver,
         )
         train(loop, state, num_steps=config.num_steps)
         rollouts.flush()
