@@ -19,7 +19,7 @@ _PHASE = "evaluate"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CollectSettings:
-    """How prompts are answered.
+    """Settings of an evaluation: samples, waves, deadline.
 
     Attributes:
         samples: number of sampled answers to each prompt.

@@ -130,7 +130,7 @@ class NoBest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluatorSettings:
-    """When to evaluate, and what to report.
+    """The interval of evaluations, and the contents of their reports.
 
     Attributes:
         every: steps between two evaluations; there is always one after the last step.

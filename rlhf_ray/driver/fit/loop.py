@@ -16,7 +16,7 @@ from rlhf_ray.driver.run_log import FitLog, StepClock
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FitSettings:
-    """When the loop stops before its last step, and the deadline of a step.
+    """Settings of early stopping, and the deadline of a step.
 
     Attributes:
         patience: evaluations in a row without an improvement that end the run; 0 never stops

@@ -73,13 +73,13 @@ class BatchBuilder:
         self.failures.extend(failures)
         self.prompts = [p for p in self.prompts if p is not prompt] + [instead]
 
-    def num_to_replace(self, num_under_way: int) -> int:
+    def num_to_replace(self, num_in_flight: int) -> int:
         """Number of prompts to start now in place of groups without variance.
 
         Args:
-            num_under_way: groups of this batch that are still sampled or scored.
+            num_in_flight: groups of this batch that are still sampled or scored.
         """
-        lacking = self._size - len(self._good) - num_under_way
+        lacking = self._size - len(self._good) - num_in_flight
         allowed = self._sampling.max_replacements_per_step - self._num_replaced
         return max(0, min(lacking, allowed))
 
@@ -93,11 +93,11 @@ class BatchBuilder:
         self._num_replaced += len(prompts)
         self.prompts = [p for p in self.prompts if id(p) not in gone] + list(prompts)
 
-    def is_complete(self, under_way: Sequence[Prompt]) -> bool:
-        """Whether the batch can be handed out although the prompts `under_way` are not done."""
+    def is_complete(self, in_flight: Sequence[Prompt]) -> bool:
+        """Whether the batch can be handed out although the prompts `in_flight` are not done."""
         is_full = len(self._good) >= self._size
-        is_awaited = any(prompt.stream_index in self._urgent for prompt in under_way)
-        return not under_way or (is_full and not is_awaited)
+        is_awaited = any(prompt.stream_index in self._urgent for prompt in in_flight)
+        return not in_flight or (is_full and not is_awaited)
 
     def select(self) -> Selection:
         """Select the groups scored first; urgent ones come before, those without variance last."""

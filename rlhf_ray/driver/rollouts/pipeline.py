@@ -159,12 +159,12 @@ class RolloutPipeline:
 
     def _replace_uniform(self, batch: int, builder: BatchBuilder) -> None:
         """Dynamic sampling: start new prompts in place of groups without variance, if allowed."""
-        num_under_way = len(self._in_flight.prompts_of(batch))
-        if num_under_way and self._settings.is_reproducible:
+        num_in_flight = len(self._in_flight.prompts_of(batch))
+        if num_in_flight and self._settings.is_reproducible:
             # Replace in rounds, when the whole batch is scored: the order in which groups come
             # back must not decide which requests share an engine step.
             return
-        prompts = self._queue.take(builder.num_to_replace(num_under_way))
+        prompts = self._queue.take(builder.num_to_replace(num_in_flight))
         if prompts:
             builder.replace(prompts)
             self._in_flight.start(batch, prompts)

@@ -1,4 +1,4 @@
-"""The publisher over fakes: what moves, what is proven, and that the transport can be exchanged."""
+"""The publisher over fakes: transfer, proof, and another transport in place of the first."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_the_object_store_passes_bucket_by_bucket():
     assert metrics == {"publish/version": 3.0, "publish/probe_gap_max": 0.0}
 
 
-def test_another_transport_moves_the_weights_and_is_proven_alike():
+def test_another_transport_moves_the_weights_and_is_probed_too():
     engines, transport = FakeGenerators(2), DirectTransport()
     metrics = publisher(transport, engines, Learner()).publish(3)
     assert engines.events == ["begin_update", "load a+b+c", "finish_update"]

@@ -43,7 +43,7 @@ def ids(batch: Batch) -> list[str]:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_batches_are_in_prompt_order_however_groups_return(seed):
+def test_batches_are_in_prompt_order_for_any_completion_order(seed):
     pipeline = make_pipeline(
         generators=FakeGenerators(3), rewards=FakeRewards(2), seed=seed, max_staleness=1
     )

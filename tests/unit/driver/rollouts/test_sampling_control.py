@@ -239,7 +239,7 @@ class TestOversampling:
         assert set(range(40)) <= set(seen), "no prompt waits for long"
         assert sorted(prompts.recorded) == sorted(f"e0-r{index}" for index in seen)
 
-    def test_a_failing_group_is_replaced_here_too(self):
+    def test_a_failing_group_is_replaced_with_oversampling_too(self):
         def score(prompt: Prompt, sample: int) -> float | None:
             return None if prompt.stream_index in (0, 3) else float(sample)
 
