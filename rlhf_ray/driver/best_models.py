@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
+from rlhf_ray.atomic_file import atomic_folder
 from rlhf_ray.config.errors import RequestError
 
 # Writes the model of the ranks to a folder, and waits for it.
@@ -53,13 +54,15 @@ class BestModels:
                     f"cannot go on; take another checkpoint, or start anew with resume=never"
                 )
             if there != self.folder(best_step):
-                _write_whole(self.folder(best_step), lambda new: shutil.copytree(there, new))
+                with atomic_folder(self.folder(best_step)) as partial:
+                    shutil.copytree(there, partial)
             self._pinned.append(best_step)
         self._remove_all_but(best_step)
 
     def keep(self, step: int) -> None:
         """The model as it is now is the best so far."""
-        _write_whole(self.folder(step), self._save)
+        with atomic_folder(self.folder(step)) as partial:
+            self._save(partial)
         self._remove_all_but(step, *self._pinned)
 
     def pin(self, best_step: int) -> None:
@@ -69,13 +72,14 @@ class BestModels:
     def finish(self, best_step: int, result: Path) -> None:
         """Make the best model the result; the last one where nothing was evaluated."""
         best = self.folder(best_step)
-        if not best_step:
-            _write_whole(result, self._save)
-        elif best_step in self._pinned:
-            # A checkpoint needs it too.
-            _write_whole(result, lambda folder: shutil.copytree(best, folder))
-        else:
-            _write_whole(result, best.rename)
+        with atomic_folder(result) as partial:
+            if not best_step:
+                self._save(partial)
+            elif best_step in self._pinned:
+                # A checkpoint needs it too.
+                shutil.copytree(best, partial)
+            else:
+                best.rename(partial)
 
     def folder(self, step: int) -> Path:
         """Where the model of this step is, if it is kept."""
@@ -104,18 +108,9 @@ class LastModel:
 
     def finish(self, best_step: int, result: Path) -> None:
         del best_step
-        _write_whole(result, self._save)
+        with atomic_folder(result) as partial:
+            self._save(partial)
 
 
 def _name(step: int) -> str:
     return f"step_{step:06d}"
-
-
-def _write_whole(folder: Path, save: SaveModel) -> None:
-    """Write beside the place and move there whole."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    save(partial)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)

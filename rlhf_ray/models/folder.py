@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import fcntl
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from rlhf_ray.atomic_file import atomic_folder
 from rlhf_ray.config.errors import RequestError
 
 MARKER = "COMPLETE"
@@ -51,16 +50,10 @@ def make_once(
         if _is_complete(folder, recipe):
             return
         _refuse_foreign(folder)
-        temporary = folder.parent / f".{folder.name}.making"
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        try:
-            make(temporary)
-            (temporary / MARKER).write_text(recipe + "\n")
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(temporary, folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        with atomic_folder(folder) as partial:
+            partial.mkdir()
+            make(partial)
+            (partial / MARKER).write_text(recipe + "\n")
 
 
 def _is_complete(folder: Path, recipe: str) -> bool:

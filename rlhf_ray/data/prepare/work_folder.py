@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from rlhf_ray.atomic_file import partial_path
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.data.rows import among
 from rlhf_ray.data.sources.prepared import REPORT
@@ -44,7 +45,7 @@ def work_folder(output: Path) -> Iterator[Path]:
     Raises:
         RequestError: another run is writing the same result.
     """
-    work = output.with_name(output.name + ".partial")
+    work = partial_path(output)
     previous = output.with_name(output.name + ".previous")
     work.mkdir(parents=True, exist_ok=True)
     with (work / _LOCK).open("w") as lock:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from rlhf_ray.atomic_file import write_atomically
 from rlhf_ray.calls import Call, CallWaiter
 from rlhf_ray.objectives.preference_batches import PreferenceGroup
 from rlhf_ray.records.preferences import PreferenceSamples
@@ -119,9 +120,5 @@ class ReferenceCache:
         return saved["sets"] if saved["fingerprint"] == self._fingerprint else None
 
     def _write(self, sets: Mapping[str, list[tuple[float, ...]]]) -> None:
-        """Whole or not at all. Python writes a float so that the same one is read."""
-        partial = self._path.with_name(self._path.name + ".partial")
-        partial.write_text(
-            json.dumps({"fingerprint": self._fingerprint, "sets": sets}), encoding="utf-8"
-        )
-        partial.replace(self._path)
+        """Write the file. Python writes a float so that the same one is read."""
+        write_atomically(self._path, json.dumps({"fingerprint": self._fingerprint, "sets": sets}))
