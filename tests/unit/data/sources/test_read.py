@@ -222,6 +222,13 @@ class TestPython:
         with pytest.raises(DataError, match=message):
             read(path)
 
+    def test_a_path_of_an_earlier_release_names_the_new_one(self) -> None:
+        old, new = (f"rlhf_ray.{folder}.sentiment:requests" for folder in ("tasks", "recipes"))
+        with pytest.raises(DataError) as caught:
+            read(old)
+        assert str(caught.value) == (f"data.path is {old!r}, which has moved; set it to {new!r}")
+        assert read(new)
+
     def test_name_without_module(self) -> None:
         with pytest.raises(DataError, match=r"is named package\.module:name"):
             read("ROWS", format="python")
