@@ -9,7 +9,7 @@ from typing import Any
 
 from rlhf_ray.config.groups.data import SourceConfig
 from rlhf_ray.config.moved_paths import moved_path
-from rlhf_ray.data.rows import BrokenRow, DataError, Row, among, row_from, shown
+from rlhf_ray.data.rows import BrokenRow, DataError, Row, known_names, row_from, shown
 
 _IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
@@ -20,10 +20,10 @@ def is_import_path(path: str) -> bool:
 
 
 def read_python(source: SourceConfig) -> Iterator[Row | BrokenRow]:
-    """Rows of the iterable that `package.module:name` names.
+    """Read the rows of the iterable `package.module:name`.
 
-    A callable is called without arguments. The rows are dictionaries; an iterable without an
-    end needs the source's `limit`.
+    A callable is called without arguments. The rows are dictionaries; an endless iterable needs
+    the source's `limit`.
 
     Raises:
         DataError: the name cannot be imported, is not an iterable, or its own code raises.
@@ -60,10 +60,15 @@ def _iterable(path: str, key: str) -> Iterable[Any]:
     found = vars(module)
     if name not in found:
         public = [other for other in found if not other.startswith("_")]
-        raise DataError(f"{key} is {path!r}: {module_name} has no {name!r}; {among(name, public)}")
+        raise DataError(
+            f"{key} is {path!r}: {module_name} has no {name!r}; {known_names(name, public)}"
+        )
     value = found[name]
     if callable(value):
         value = value()
     if not isinstance(value, Iterable) or isinstance(value, str | bytes | dict):
-        raise DataError(f"{path} must give an iterable of dictionaries; it gives {shown(value)}")
+        raise DataError(
+            f"{key} is {path!r}, which must give an iterable of dictionaries; "
+            f"it gives {shown(value)}"
+        )
     return value

@@ -1,4 +1,4 @@
-"""Every kind of source, whole and broken."""
+"""Every kind of source, valid and broken."""
 
 from __future__ import annotations
 
@@ -248,7 +248,7 @@ class TestPath:
             ("owner/name:subset", "hub"),
         ],
     )
-    def test_kind_by_what_the_path_looks_like(self, path: str, kind: str) -> None:
+    def test_kind_by_the_form_of_the_path(self, path: str, kind: str) -> None:
         assert source_format(DataConfig(path=path)) == kind
 
     def test_kind_as_configured(self, tmp_path: Path) -> None:
