@@ -12,6 +12,7 @@ from typing import Any
 
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.reward import RewardFunctionConfig, ScorerPart
+from rlhf_ray.config.moved_paths import moved_path
 
 BUILTIN_TARGETS: dict[str, str] = {
     "arithmetic": "rlhf_ray.rewards.builtin.arithmetic:Arithmetic",
@@ -98,9 +99,12 @@ def parse_target(path: str) -> FunctionTarget:
     """Split the `path` of an entry.
 
     Raises:
-        RequestError: the path is neither a built-in nor of a known form.
+        RequestError: the path is neither a built-in nor of a known form, or is the path of an
+            earlier release.
     """
     path = BUILTIN_TARGETS.get(path, path)
+    if new := moved_path(path):
+        raise RequestError(f"{path!r} has moved; write {new!r}")
     location, colon, attribute = path.rpartition(":")
     if not colon:
         near = nearest(path, BUILTIN_TARGETS)

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
+from rlhf_ray.atomic_file import atomic_folder
 from rlhf_ray.config.errors import RequestError
 
 # Writes the model of the ranks to a folder, and waits until it is written.
@@ -53,13 +54,15 @@ class BestModels:
                     f"cannot go on: resume another checkpoint, or start again with resume=never"
                 )
             if there != self.folder(best_step):
-                _write_atomically(self.folder(best_step), lambda new: shutil.copytree(there, new))
+                with atomic_folder(self.folder(best_step)) as partial:
+                    shutil.copytree(there, partial)
             self._pinned.append(best_step)
         self._remove_all_but(best_step)
 
     def keep(self, step: int) -> None:
         """Write the current model as the best so far; remove models that are no longer needed."""
-        _write_atomically(self.folder(step), self._save)
+        with atomic_folder(self.folder(step)) as partial:
+            self._save(partial)
         self._remove_all_but(step, *self._pinned)
 
     def pin(self, best_step: int) -> None:
@@ -69,13 +72,14 @@ class BestModels:
     def finish(self, best_step: int, result: Path) -> None:
         """Move the best model to `result`; write the last model if nothing was evaluated."""
         best = self.folder(best_step)
-        if not best_step:
-            _write_atomically(result, self._save)
-        elif best_step in self._pinned:
-            # Copy and not move: a run that resumes from that checkpoint needs the model too.
-            _write_atomically(result, lambda folder: shutil.copytree(best, folder))
-        else:
-            _write_atomically(result, best.rename)
+        with atomic_folder(result) as partial:
+            if not best_step:
+                self._save(partial)
+            elif best_step in self._pinned:
+                # Copy and not move: a run that resumes from that checkpoint needs the model too.
+                shutil.copytree(best, partial)
+            else:
+                best.rename(partial)
 
     def folder(self, step: int) -> Path:
         """Folder of the model of this step, if it is kept."""
@@ -104,18 +108,9 @@ class LastModel:
 
     def finish(self, best_step: int, result: Path) -> None:
         del best_step
-        _write_atomically(result, self._save)
+        with atomic_folder(result) as partial:
+            self._save(partial)
 
 
 def _name(step: int) -> str:
     return f"step_{step:06d}"
-
-
-def _write_atomically(folder: Path, save: SaveModel) -> None:
-    """Write to a neighbouring folder, then move it into place."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    save(partial)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)

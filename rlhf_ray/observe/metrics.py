@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -12,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
+from rlhf_ray.atomic_file import write_atomically
 from rlhf_ray.config.groups.runtime import ObserveConfig
 
 if TYPE_CHECKING:
@@ -198,6 +198,4 @@ def _keep_steps(path: Path, last_step: int | None) -> None:
         for row in _complete_rows(path)
         if last_step is None or row["step"] <= last_step
     ]
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(kept), encoding="utf-8")
-    os.replace(partial, path)
+    write_atomically(path, "".join(kept))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 
+from rlhf_ray.atomic_file import atomic_file
 from rlhf_ray.records import RolloutGroup
 
 
@@ -31,12 +31,9 @@ def rollout_rows(groups: Sequence[RolloutGroup]) -> list[dict[str, Any]]:
 def write_rollouts(path: Path, groups: Sequence[RolloutGroup]) -> None:
     """Write the samples to a file, which appears complete or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    # A lone surrogate in a text becomes its escape, which is JSON again.
-    with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
+    with atomic_file(path) as file:
         for row in rollout_rows(groups):
             file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
-    os.replace(partial, path)
 
 
 def _group_rows(group: RolloutGroup) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rlhf_ray.atomic_file import write_atomically
 from rlhf_ray.calls import CallWaiter
 from rlhf_ray.driver.roles import OfflineRole
 from rlhf_ray.objectives.preference_batches import PreferenceGroup
@@ -116,9 +117,5 @@ class ReferenceCache:
         return saved["sets"] if saved["fingerprint"] == self._fingerprint else None
 
     def _write(self, sets: Mapping[str, list[tuple[float, ...]]]) -> None:
-        """Write atomically. JSON in Python keeps every bit of a float."""
-        partial = self._path.with_name(self._path.name + ".partial")
-        partial.write_text(
-            json.dumps({"fingerprint": self._fingerprint, "sets": sets}), encoding="utf-8"
-        )
-        partial.replace(self._path)
+        """Write the file. JSON in Python keeps every bit of a float."""
+        write_atomically(self._path, json.dumps({"fingerprint": self._fingerprint, "sets": sets}))

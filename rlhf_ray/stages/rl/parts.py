@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from rlhf_ray.atomic_file import atomic_folder
 from rlhf_ray.calls import Call
 from rlhf_ray.cluster.roles.learner import AdapterWeights, PolicyWithoutAdapter
 from rlhf_ray.cluster.systems.rl import System
@@ -198,11 +198,8 @@ def save_models(settings: RlSettings, system: System) -> None:
 def _save(
     settings: RlSettings, system: System, name: str, write: Callable[[Path], list[Call]]
 ) -> None:
-    """Write a folder next to its place and move it there whole."""
-    final = settings.output / name
-    partial = final.with_name(f"{name}.partial")
-    system.supervisor.results(
-        write(partial), phase="checkpoint", timeout_s=settings.deadlines.checkpoint_s
-    )
-    shutil.rmtree(final, ignore_errors=True)
-    partial.rename(final)
+    """Write a folder of the output atomically."""
+    with atomic_folder(settings.output / name) as partial:
+        system.supervisor.results(
+            write(partial), phase="checkpoint", timeout_s=settings.deadlines.checkpoint_s
+        )

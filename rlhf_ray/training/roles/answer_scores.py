@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rlhf_ray.batching.row_layout import RowLayout
 from rlhf_ray.config.groups.reward import ModelRewardConfig, ScorerPart
-from rlhf_ray.data.examples.answered import encode_answers
+from rlhf_ray.data.examples.answer_encoding import encode_answers
 from rlhf_ray.data.messages import Message
 from rlhf_ray.models.context import context_of
 from rlhf_ray.models.loading import ScalarHeadModel

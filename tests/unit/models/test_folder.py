@@ -119,7 +119,7 @@ def test_waiting_has_a_deadline(tmp_path: Path) -> None:
     assert not (tmp_path / "model").exists()
 
 
-def test_what_others_put_there_is_not_replaced(tmp_path: Path) -> None:
+def test_a_foreign_folder_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "thesis.tex").write_text("precious")
     with pytest.raises(RequestError, match="was not made by this command"):
@@ -127,6 +127,6 @@ def test_what_others_put_there_is_not_replaced(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "model") == ["thesis.tex"]
 
 
-def test_an_empty_folder_is_nobodys(tmp_path: Path) -> None:
+def test_an_empty_folder_is_used(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     assert len(make(tmp_path / "model")) == 1

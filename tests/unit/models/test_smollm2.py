@@ -55,7 +55,7 @@ def test_index_that_never_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert time.monotonic() - started < 20
 
 
-def test_folder_of_somebody_else_is_refused_at_once(tmp_path: Path) -> None:
+def test_a_foreign_folder_is_refused_at_once(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     started = time.monotonic()
     command = [sys.executable, "-m", "rlhf_ray.models.smollm2", str(tmp_path)]

@@ -65,6 +65,14 @@ WRONG_ENTRIES = [
 ]  # fmt: skip
 
 
+def test_a_path_of_an_earlier_release_names_the_new_one() -> None:
+    old, new = (f"rlhf_ray.{folder}.sentiment:has_the_mood" for folder in ("tasks", "recipes"))
+    with pytest.raises(RequestError) as caught:
+        check_functions([old])
+    assert str(caught.value) == f"reward.functions[0]: {old!r} has moved; write {new!r}"
+    check_functions([new])
+
+
 @pytest.mark.parametrize(("functions", "message"), WRONG_ENTRIES)
 def test_wrong_entries_are_refused(functions: list, message: str) -> None:
     with pytest.raises(RequestError, match=message):

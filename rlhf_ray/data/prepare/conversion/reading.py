@@ -1,4 +1,4 @@
-"""A source as a stream of samples; never more than some rows of it are in memory."""
+"""Reading a source as a stream of samples, with only some rows in memory."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from rlhf_ray.data.prepare.conversion.mapping import (
 )
 from rlhf_ray.data.prepare.conversion.plain_text import TEXT_SUFFIXES, read_text
 from rlhf_ray.data.prepare.layouts import LAYOUTS
-from rlhf_ray.data.rows import BadCell, BrokenRow, DataError, Row, among
+from rlhf_ray.data.rows import BadCell, BrokenRow, DataError, Row, known_names
 from rlhf_ray.data.sources.read import check_file, read_rows, source_format
 
-# Columns are known from so many rows: JSON lines need not all have the same.
+# Columns are collected from this many rows: JSON lines need not all have the same columns.
 _PEEKED_ROWS = 100
 _ID_CHARACTERS = 16
 
 
 def check_source(source: PreparedSource) -> None:
-    """Refuse a source that is not there, without reading it.
+    """Refuse a source that does not exist, without reading it.
 
     Raises:
-        DataError: the message names the key, the path, and what there is instead.
+        DataError: the file is missing or its format unknown; names the key and similar files.
     """
     try:
         if _is_text(source) or source_format(source.data()) in ("jsonl", "json", "csv", "parquet"):
@@ -44,7 +44,7 @@ def check_source(source: PreparedSource) -> None:
 
 
 def read_samples(source: PreparedSource) -> Iterator[Sample | Removal]:
-    """Samples of a source in its order, and removals of the rows that give none.
+    """Read the samples of a source in its order, and removals for rows without a sample.
 
     Raises:
         DataError: the source cannot be read, or lacks a column.
@@ -61,19 +61,18 @@ def read_samples(source: PreparedSource) -> Iterator[Sample | Removal]:
 
 
 def check_rows(source: PreparedSource, *, on_bad_row: str) -> int:
-    """Read and map every row once, and keep nothing; returns how many samples there are.
+    """Read and map every row once, keep none, and count the samples.
 
     Raises:
-        DataError: as `read_samples`; also for the first row of a wrong form, if `on_bad_row` is
-            error.
+        DataError: as `read_samples`; also for the first broken row if `on_bad_row` is error.
     """
     count = 0
     for item in read_samples(source):
         if isinstance(item, Removal):
             if on_bad_row == "error" and item.reason == BROKEN_ROW:
                 raise DataError(
-                    f"{source.key}: {item.where}: {item.detail}. prepare.on_bad_row=skip leaves "
-                    "such rows out and counts them"
+                    f"{source.key}: {item.where}: {item.detail}. Correct the row, or set "
+                    "prepare.on_bad_row=skip, which leaves such rows out and counts them"
                 )
         else:
             count += 1
@@ -81,7 +80,7 @@ def check_rows(source: PreparedSource, *, on_bad_row: str) -> int:
 
 
 def digest(content: Content) -> str:
-    """The same for equal contents, on every machine."""
+    """Hash of a content, the same on every machine."""
     text = json.dumps([content.kind, content.to_json()], ensure_ascii=False, sort_keys=True)
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
@@ -108,7 +107,7 @@ def _sample(source: PreparedSource, outcome: Mapped | Unusable) -> Sample | Remo
 
 
 def _identity(source: PreparedSource, mapped: Mapped) -> str:
-    """The id that the source gives, or one made of the content: rows may come and go before it."""
+    """The source's id, or a hash of the content, which does not depend on other rows."""
     if "id" in source.columns:
         return f"{text_in(mapped.row, source.columns['id'])}{mapped.suffix}"
     return digest(mapped.content)[:_ID_CHARACTERS]
@@ -133,7 +132,7 @@ def _is_text(source: PreparedSource) -> bool:
 
 def _check_columns(source: PreparedSource, layout: Layout, first: list[Row | BrokenRow]) -> None:
     if not first:
-        raise DataError(f"{source.key}: {source.path} has no rows")
+        raise DataError(f"{source.key}: {source.path} has no rows; name a source with rows")
     rows = [row for row in first if isinstance(row, Row)]
     known = {name for row in rows for name in row.cells}
     named = tuple((source.columns[part],) for part in ("id", "task") if part in source.columns)
@@ -142,13 +141,18 @@ def _check_columns(source: PreparedSource, layout: Layout, first: list[Row | Bro
             asks = f"layout={source.layout}" if source.layout else f"kind={source.kind}"
             raise DataError(
                 f"{source.key}: {asks} reads the column {' or '.join(map(repr, group))}, and "
-                f"{source.path} has none in its first rows; {among(group[0], known)}"
-                + ("" if source.layout else f". {source.key}.columns says how columns are called")
+                f"{source.path} has no such column in its first {len(rows)} rows; "
+                f"{known_names(group[0], known)}"
+                + (
+                    ""
+                    if source.layout
+                    else f". Set {source.key}.columns to the names of your columns"
+                )
             )
 
 
 def _in_terms_of(source: PreparedSource, error: DataError) -> DataError:
-    """The readers speak of `data.path`; here it is the path of a source."""
+    """Replace the keys of the readers' messages, such as `data.path`, by those of the source."""
     names = {"split": "dataset_split"}
     text = re.sub(
         r"\bdata\.(path|format|split|limit)\b",

@@ -1,4 +1,4 @@
-"""Small files in the layouts of well-known sets, and what they become."""
+"""Conversion of small files in the layouts of well-known data sets."""
 
 from __future__ import annotations
 
@@ -54,7 +54,11 @@ class TestHhRlhf:
         [
             ("\n\nHuman: a\n\nAssistant: b", "\n\nHuman: x\n\nAssistant: b", "differ before"),
             ("\n\nHuman: a", "\n\nHuman: a", "ends with a message of the user"),
-            ("nobody speaks", "\n\nHuman: a\n\nAssistant: b", "does not begin with"),
+            (
+                "nobody speaks",
+                "\n\nHuman: a\n\nAssistant: b",
+                "must begin with Human: or Assistant:; it begins with 'nobody speaks'",
+            ),
             ("\n\nAssistant: b", "\n\nAssistant: c", "no prompt"),
         ],
     )

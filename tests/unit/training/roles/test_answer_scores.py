@@ -19,7 +19,7 @@ from rlhf_ray.config.groups.data import ExamplesConfig
 from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.config.groups.reward import ModelRewardConfig
 from rlhf_ray.data.examples import load_rankings
-from rlhf_ray.data.examples.answered import encode_answers
+from rlhf_ray.data.examples.answer_encoding import encode_answers
 from rlhf_ray.models.loading import load_scalar_head
 from rlhf_ray.models.tiny.llama import TinySizes
 from rlhf_ray.objectives.rankings import ranking_objective, scores_of, spread_rankings

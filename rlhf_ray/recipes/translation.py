@@ -1,8 +1,8 @@
 """Translation: short English sentences into German, with its cases and its word order.
 
-Rows are named by import path, as in `data.path=rlhf_ray.tasks.translation:sentences`; the same rows
-every time. Some sentences are asked for in no training row: a policy that knows sentences by heart
-fails there.
+A configuration names rows by import path: `data.path=rlhf_ray.recipes.translation:sentences`. The
+rows are the same every time. Some sentences are in no training row: a policy that only memorises
+sentences fails on them.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ OBJECTS = (
     ("the door", "die Tür"),
     ("the garden", "den Garten"),
 )
-# English, German; what stands first sends the subject behind the verb.
+# English, German; an adverb in front puts the subject behind the verb.
 ADVERBS = (("", ""), ("today", "heute"))
 
-# Prime to the sizes of the lists, so that every word is among the sentences held out.
+# Coprime to the sizes of the lists, so that the held-out sentences have every word.
 _HELD_OUT_EVERY = 7
 _RIGHT_SHARE = 0.45
 _NUM_DEMONSTRATIONS = 8_000
@@ -56,12 +56,12 @@ def sentences() -> Iterator[dict[str, str]]:
 
 
 def held_out_sentences() -> Iterator[dict[str, str]]:
-    """The others, in the same form."""
+    """Sentences to evaluate on, in the same form."""
     return (_row(number) for number in range(0, len(_ALL), _HELD_OUT_EVERY))
 
 
 def demonstrations() -> Iterator[dict[str, str]]:
-    """Sentences with translations, less than a half of them right; one mistake in the others."""
+    """Sentences with translations, 45 % of them right; one mistake in each of the others."""
     dice = random.Random(2)
     rows = list(sentences())
     for _ in range(_NUM_DEMONSTRATIONS):
@@ -77,13 +77,13 @@ def vocabulary() -> Iterator[str]:
 
 
 def is_right(sample: RewardSample) -> float:
-    """Reward function: 1.0 if the translation is right to the letter, and ended."""
+    """Reward function: 1.0 for a finished translation that is right to the letter."""
     is_complete = sample.finish_reason == "stop"
     return float(is_complete and sample.response.strip() == sample.answer)
 
 
 def share_of_words(sample: RewardSample) -> float:
-    """Reward function: the share of words that are right, each in its place."""
+    """Reward function: the share of words that are right, each at its position."""
     assert sample.answer is not None
     found, right = _words(sample.response), _words(sample.answer)
     hits = sum(a == b for a, b in zip(found, right, strict=False))
@@ -95,7 +95,7 @@ def _words(text: str) -> list[str]:
 
 
 def _row(number: int) -> dict[str, str]:
-    # Sentences that follow each other have nothing to do with each other.
+    # A stride of 151 spreads similar sentences over the whole list.
     subject, verb, thing, adverb = _ALL[number * 151 % len(_ALL)]
     english = f"{adverb[0]} {subject[0]} {verb[0]} {thing[0]}"
     order = (adverb[1], verb[1], subject[1]) if adverb[1] else (subject[1], verb[1])
@@ -109,7 +109,7 @@ def _sentence(words: str) -> str:
 
 
 def _with_a_mistake(dice: random.Random, german: str) -> str:
-    """A wrong article, a wrong noun or verb, or two words in the wrong order."""
+    """Put in a wrong article, a wrong noun or verb, or swap two words."""
     words = _words(german)
     place = dice.randrange(len(words))
     word = words[place]
@@ -124,7 +124,7 @@ def _with_a_mistake(dice: random.Random, german: str) -> str:
 
 
 def _like(word: str) -> list[str]:
-    """Words of the same kind."""
+    """Words of the same class: verbs, nouns or adverbs."""
     verbs = [german for _, german in VERBS]
     if word in verbs:
         return verbs

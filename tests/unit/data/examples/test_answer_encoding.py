@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rlhf_ray.data.examples import load_rankings
-from rlhf_ray.data.examples.answered import encode_answers
+from rlhf_ray.data.examples.answer_encoding import encode_answers
 from rlhf_ray.data.rows import BadCell
 from rlhf_ray.records.supervised import LabelledTokens, num_scored_tokens
 from tests.unit.data.examples.conftest import WRITTEN, tokenizer_with
@@ -85,7 +85,7 @@ def test_without_a_template_the_text_is_plain():
     assert "has no chat template" in str(refused)
 
 
-def test_what_a_template_refuses_is_said_of_each_answer():
+def test_each_answer_that_the_template_refuses_is_reported():
     tokenizer = tokenizer_with("tiny")
     tokenizer.chat_template = (
         "{% for m in messages %}{% if 'bad' in m.content %}{{ raise_exception('no bad words') }}"

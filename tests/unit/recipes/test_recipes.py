@@ -1,4 +1,4 @@
-"""Rows and rewards of the tasks behind the ready recipes."""
+"""Rows and rewards of the recipes sentiment, stories and translation."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from statistics import fmean
 import pytest
 
 from rlhf_ray.models.builtin import BUILTIN_MODELS
+from rlhf_ray.recipes import sentiment, stories, translation
 from rlhf_ray.rewards.protocol import RewardSample
-from rlhf_ray.tasks import sentiment, stories, translation
 
 
 def sample(
@@ -34,7 +34,7 @@ def sample(
         (stories.requests, stories.held_out_requests),
     ],
 )
-def test_held_out_prompts_are_others(rows, held_out):
+def test_held_out_prompts_differ_from_training_prompts(rows, held_out):
     prompts = {row["prompt"] for row in rows()}
     others = {row["prompt"] for row in held_out()}
     assert len(prompts) > 2 * len(others) > 20
@@ -43,7 +43,7 @@ def test_held_out_prompts_are_others(rows, held_out):
 
 
 @pytest.mark.parametrize("task", ["translation", "sentiment", "stories"])
-def test_there_is_a_model_for_the_task(task):
+def test_every_recipe_has_a_builtin_model(task):
     assert task in BUILTIN_MODELS
 
 
@@ -64,7 +64,7 @@ class TestTranslation:
         assert german["The cat finds the door."] == "Die Katze findet die Tür."
         assert german["Today the man sees the apple."] == "Heute sieht der Mann den Apfel."
 
-    def test_less_than_a_half_of_the_demonstrations_is_right(self):
+    def test_45_percent_of_the_demonstrations_are_right(self):
         right = {row["prompt"]: row["answer"] for row in translation.sentences()}
         rows = list(translation.demonstrations())
         share = fmean(right[row["prompt"]] == row["answer"] for row in rows)
@@ -83,7 +83,7 @@ class TestTranslation:
 
 
 class TestSentiment:
-    def test_every_line_has_its_mood_alone(self):
+    def test_every_line_has_only_its_own_mood(self):
         for mood, lines in sentiment.LINES.items():
             for line in lines:
                 found = sample(line.format(topic="sea"), answer=mood, topic="sea")
@@ -106,13 +106,13 @@ class TestSentiment:
             ("", "stop"),
         ],
     )
-    def test_nothing_for_what_misses_the_point(self, response, finish_reason):
+    def test_zero_without_mood_words_or_topic_or_end(self, response, finish_reason):
         found = sample(response, answer="happy", topic="sea", finish_reason=finish_reason)
         assert sentiment.has_the_mood(found) == 0.0
 
 
 class TestStories:
-    def test_less_than_a_half_of_the_demonstrations_is_good(self):
+    def test_40_percent_of_the_demonstrations_are_good(self):
         told = {row["prompt"]: row for row in stories.requests()}
         scores = [
             stories.is_perfect(
@@ -139,7 +139,7 @@ class TestStories:
     def test_virtues(self, response, virtues):
         assert stories.is_good(sample(response, hero="fox", thing="drum")) == virtues / 4
 
-    def test_what_was_cut_off_is_not_good(self):
+    def test_a_story_that_was_cut_off_is_not_good(self):
         good = "A fox woke up. A friend came with a drum. And that was the end."
         found = sample(good, hero="fox", thing="drum", finish_reason="length")
         assert stories.is_good(found) == 0.0

@@ -1,4 +1,4 @@
-"""Samples that are no samples: empty texts, broken chats, two answers that are one."""
+"""Check of a sample's content: empty texts, broken chats, equal answers."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ EMPTY = "empty"
 IDENTICAL = "identical answers"
 
 
-class Shape:
-    """Removes what is empty, out of order, or a choice between equal answers."""
+class ContentCheck:
+    """Removes samples with empty texts, roles out of order, or a choice between equal answers."""
 
     def apply(self, sample: Sample) -> Sample | Removal:
         for reason, detail in self._problems(sample):

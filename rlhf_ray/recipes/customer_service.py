@@ -1,8 +1,8 @@
 """Customer service: answers to requests about an order, in a helpful, a neutral or a rude tone.
 
 An answer is an opener and a sentence that names the item. A tiny model learns all three tones from
-demonstrations; preferences say which of them people want. Rows are named by import path, as in
-`examples.path=rlhf_ray.tasks.customer_service:demonstrations`; the same rows every time.
+demonstrations; preferences say which tone people want. A configuration names rows by import path:
+`examples.path=rlhf_ray.recipes.customer_service:demonstrations`. The rows are the same every time.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ITEMS = (
     "sofa",
     "tablet",
 )
-# What nobody asks about in training: a reward model that only knows items by heart fails there.
+# No training row has these items: a reward model that only memorises items fails on them.
 OTHER_ITEMS = ("bicycle", "clock", "guitar", "heater")
 
 HELPFUL, NEUTRAL, RUDE = "helpful", "neutral", "rude"
@@ -61,7 +61,7 @@ SENTENCES = {
         "Stop asking about your {item}.",
     ),
 }
-# How often a demonstration has each tone, and how good people find it.
+# Share of the demonstrations in each tone, and how highly people rank the tone.
 _SHARES = {HELPFUL: 0.45, NEUTRAL: 0.25, RUDE: 0.30}
 _RANKS = {HELPFUL: 2, NEUTRAL: 1, RUDE: 0}
 _MIXED_SHARE = 0.25
@@ -75,7 +75,7 @@ _NUM_OTHER_PREFERENCES = 300
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reply:
-    """What an answer is made of: the tones of its two parts, and the item that it names."""
+    """An answer taken apart: the tones of its two parts, and the item that it names."""
 
     opener_tone: str
     sentence_tone: str
@@ -83,7 +83,7 @@ class Reply:
 
     @property
     def rank(self) -> int:
-        """The more, the better people find it: 0 to 4."""
+        """How highly people rank the answer, from 0 to 4 (best)."""
         return _RANKS[self.opener_tone] + _RANKS[self.sentence_tone]
 
 
@@ -95,7 +95,7 @@ def requests() -> Iterator[dict[str, str]]:
 
 
 def texts() -> Iterator[dict[str, str]]:
-    """Sentences of both sides in no order, as `text`: what the language looks like."""
+    """Sentences of both sides in random order, as `text`, for pre-training."""
     dice = random.Random(1)
     for _ in range(_NUM_TEXTS):
         item, tone = dice.choice(ITEMS), dice.choice(tuple(_RANKS))
@@ -118,7 +118,7 @@ def preferences() -> Iterator[dict[str, str]]:
 
 
 def other_preferences() -> Iterator[dict[str, str]]:
-    """The same about items that are nowhere else, all labels right."""
+    """Preferences about items that no other rows have, with every label right."""
     return _preferences(random.Random(4), _NUM_OTHER_PREFERENCES, OTHER_ITEMS, flipped=0.0)
 
 
@@ -130,7 +130,7 @@ def vocabulary() -> Iterator[str]:
 
 
 def read_answer(text: str) -> Reply | None:
-    """What `text` is made of, or None where it is no answer of this task."""
+    """Take an answer apart; None where `text` is not an answer of this task."""
     for opener_tone, openers in OPENERS.items():
         for opener in openers:
             rest = text.strip().removeprefix(opener)
@@ -151,7 +151,7 @@ def is_helpful(sample: RewardSample) -> float:
 
 
 def is_well_formed(sample: RewardSample) -> float:
-    """Reward function: 1.0 if it is an answer of any tone about the right item, and ended."""
+    """Reward function: 1.0 for a finished answer of any tone about the right item."""
     return float(_complete_answer(sample) is not None)
 
 
@@ -193,7 +193,7 @@ def _preferences(
 
 
 def _unequal_tones(dice: random.Random) -> tuple[tuple[str, str], tuple[str, str]]:
-    """Tones of opener and sentence of a better and of a worse answer."""
+    """Tones (opener, sentence) of a better and a worse answer."""
     is_mixed = dice.random() < _MIXED_SHARE
     tones = tuple(_RANKS)
     while True:

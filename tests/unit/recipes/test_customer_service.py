@@ -1,4 +1,4 @@
-"""The rows of the task, and what counts as a good answer to them."""
+"""Rows and rewards of the customer service recipe."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections import Counter
 
 import pytest
 
+from rlhf_ray.recipes import customer_service as task
 from rlhf_ray.rewards.protocol import RewardSample
-from rlhf_ray.tasks import customer_service as task
 
 GOOD = "I am happy to help. Let me send you a new lamp today."
 
@@ -37,7 +37,7 @@ def test_every_demonstration_answers_its_request():
     assert shares == pytest.approx({"helpful": 0.45, "neutral": 0.25, "rude": 0.30}, abs=0.02)
 
 
-def test_the_better_answer_is_chosen_but_for_the_wrong_labels():
+def test_the_better_answer_is_chosen_except_for_flipped_labels():
     def share_of_wrong(rows) -> float:
         ranks = [
             [answer.rank for answer in map(task.read_answer, (row["chosen"], row["rejected"]))]
@@ -82,11 +82,11 @@ def test_the_rows_are_the_same_every_time():
         ("", 0, 0),
     ],
 )
-def test_what_a_good_answer_is(response, helpful, well_formed):
+def test_rewards(response, helpful, well_formed):
     assert task.is_helpful(sample(response)) == helpful
     assert task.is_well_formed(sample(response)) == well_formed
 
 
-def test_an_answer_that_was_cut_off_is_none():
+def test_an_answer_that_was_cut_off_scores_zero():
     assert task.is_helpful(sample(GOOD, finish_reason="length")) == 0
     assert task.is_well_formed(sample(GOOD, finish_reason="length")) == 0

@@ -1,7 +1,7 @@
-"""Text generation: a story of three sentences about somebody and something.
+"""Text generation: a story of three sentences about a hero and a thing.
 
-A good story names both, does not repeat itself, and comes to an end. Rows are named by import path,
-as in `data.path=rlhf_ray.tasks.stories:requests`; the same rows every time.
+A good story names both, does not repeat itself, and comes to an end. A configuration names rows by
+import path: `data.path=rlhf_ray.recipes.stories:requests`. The rows are the same every time.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def held_out_requests() -> Iterator[dict[str, str]]:
 
 
 def demonstrations() -> Iterator[dict[str, str]]:
-    """Requests with stories; most have a fault: no end, a repetition, or something else in it."""
+    """Requests with stories; 60 % have a fault: no end, a repetition, another hero or thing."""
     dice = random.Random(2)
     rows = list(requests())
     for _ in range(_NUM_DEMONSTRATIONS):
@@ -58,8 +58,8 @@ def vocabulary() -> Iterator[str]:
 def is_good(sample: RewardSample) -> float:
     """Reward function: the share of four virtues, 1.0 for a good story.
 
-    It names the hero, it names the thing, no sentence comes twice, and it ends as stories do. What
-    was cut off has none of them.
+    The story names the hero, names the thing, repeats no sentence, and ends with one of `ENDINGS`.
+    A story that was cut off scores 0.
     """
     if sample.finish_reason != "stop":
         return 0.0

@@ -1,4 +1,4 @@
-"""Samples that were there before: equal ones, and nearly equal ones."""
+"""Deduplication: removal of equal samples and of nearly equal samples."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from rlhf_ray.data.prepare.cleaning.words import words_of
 from rlhf_ray.data.prepare.conversion.contents import Removal, Sample, removal_of
 from rlhf_ray.data.prepare.conversion.reading import digest
 from rlhf_ray.data.prepare.libraries import library
-from rlhf_ray.data.prepare.store import Store
+from rlhf_ray.data.prepare.store import SampleStore
 
 DUPLICATE, NEAR_DUPLICATE = "duplicate", "near duplicate"
 _NUM_PERMUTATIONS = 128
 _SHINGLE_WORDS = 3
-# Pairs just at the threshold that no band finds; those above it are found more surely.
+# Share of pairs exactly at the threshold that no band may find; more similar pairs are found
+# with a higher probability.
 _MAX_MISSED = 0.05
 
 
-class Duplicates:
-    """Removes a sample of a data set that is equal to an earlier one in all its texts."""
+class ExactDeduplication:
+    """Removes a sample whose texts all equal those of an earlier sample of the data set."""
 
-    def __init__(self, store: Store, *, dataset: str) -> None:
+    def __init__(self, store: SampleStore, *, dataset: str) -> None:
         self._store = store
         self._dataset = dataset
 
@@ -31,8 +32,8 @@ class Duplicates:
         return sample if first is None else removal_of(sample, DUPLICATE, f"of {first}")
 
 
-class NearDuplicates:
-    """Removes a sample of a data set that shares most of its word groups with an earlier one.
+class NearDeduplication:
+    """Removes a sample that shares most of its word groups with an earlier one of the data set.
 
     MinHash (Broder 1997) over groups of three words, with rensa: the share of equal entries of
     two signatures estimates the Jaccard similarity of the groups, with a standard error of at
@@ -40,10 +41,10 @@ class NearDuplicates:
     Datasets, ch. 3.4), and the estimate decides.
 
     Args:
-        similarity: from which on two samples are nearly equal.
+        similarity: least Jaccard similarity of nearly equal samples.
     """
 
-    def __init__(self, store: Store, *, dataset: str, similarity: float) -> None:
+    def __init__(self, store: SampleStore, *, dataset: str, similarity: float) -> None:
         self._store = store
         self._dataset = dataset
         self._similarity = similarity
@@ -74,7 +75,7 @@ class NearDuplicates:
         return array("I", hasher.digest())
 
     def _bands(self, signature: array[int]) -> list[int]:
-        """A number for each band: samples that share it agree in all rows of the band."""
+        """A number for each band; samples with the same number agree in all rows of the band."""
         bands = []
         for start in range(0, _NUM_PERMUTATIONS - self._rows + 1, self._rows):
             rows = signature[start : start + self._rows].tobytes()
@@ -85,7 +86,7 @@ class NearDuplicates:
 
 
 def band_rows(similarity: float) -> int:
-    """Rows of a band: as many as find all but few pairs of this similarity.
+    """Rows per band: the most that still find all but 5 % of the pairs of this similarity.
 
     A pair of similarity s shares one of b bands of r rows with probability 1 - (1 - s^r)^b.
     """

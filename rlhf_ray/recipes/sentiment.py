@@ -1,7 +1,7 @@
-"""Sentiment-controlled writing: a line about a topic, in the mood that is asked for.
+"""Sentiment-controlled writing: a line about a topic, in the mood that the prompt asks for.
 
-Rows are named by import path, as in `data.path=rlhf_ray.tasks.sentiment:requests`; the same rows
-every time.
+A configuration names rows by import path: `data.path=rlhf_ray.recipes.sentiment:requests`. The rows
+are the same every time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TOPICS = (
     "station",
     "island",
 )
-# Demonstrated, and asked about in no step of reinforcement learning.
+# In the demonstrations, but in no prompt of reinforcement learning.
 OTHER_TOPICS = ("village", "station", "island")
 
 LINES = {
@@ -43,7 +43,7 @@ LINES = {
         "I miss the {topic}, it hurts to think of it.",
     ),
 }
-# What tells the mood of a line.
+# Words that show the mood of a line.
 WORDS = {
     HAPPY: frozenset({"love", "joy", "bright", "lovely", "smile", "laughed", "danced"}),
     SAD: frozenset({"cried", "alone", "grey", "cold", "empty", "tears", "miss", "hurts"}),
@@ -59,12 +59,12 @@ def requests() -> Iterator[dict[str, str]]:
 
 
 def held_out_requests() -> Iterator[dict[str, str]]:
-    """The same about the other topics."""
+    """Requests about `OTHER_TOPICS`, in the same form."""
     return _requests(OTHER_TOPICS)
 
 
 def demonstrations() -> Iterator[dict[str, str]]:
-    """Requests with lines, little more than a half of which have the mood that was asked for."""
+    """Requests with lines, 55 % of them in the mood that the request asks for."""
     dice = random.Random(2)
     rows = list(_requests(TOPICS))
     for _ in range(_NUM_DEMONSTRATIONS):
@@ -83,13 +83,13 @@ def vocabulary() -> Iterator[str]:
 
 
 def has_the_mood(sample: RewardSample) -> float:
-    """Reward function: how clearly the line has the mood that was asked for, from -1 to 1.
+    """Reward function: how clearly the line has the mood of the request, from -1 to 1.
 
-    Words of that mood less words of the other over both; 0 where there are none, where the topic
-    is not named, or where the text was cut off.
+    (right - wrong) / (right + wrong) with the words of the requested and of the other mood. 0 for a
+    line with no such words, without the topic, or cut off.
     """
     asked = sample.answer
-    assert asked in WORDS, f"answer is {asked!r}; it must be {HAPPY} or {SAD}"
+    assert asked in WORDS, f"answer is {asked!r}; it must be {HAPPY!r} or {SAD!r}"
     words = _words(sample.response)
     if sample.finish_reason != "stop" or sample.columns["topic"] not in words:
         return 0.0
@@ -99,7 +99,7 @@ def has_the_mood(sample: RewardSample) -> float:
 
 
 def is_well_formed(sample: RewardSample) -> float:
-    """Reward function: 1.0 if it is a line as the demonstrations have them, about the topic."""
+    """Reward function: 1.0 for a finished line about the topic, word for word as demonstrated."""
     lines = (line.format(topic=sample.columns["topic"]) for mood in LINES for line in LINES[mood])
     return float(sample.finish_reason == "stop" and sample.response.strip() in lines)
 

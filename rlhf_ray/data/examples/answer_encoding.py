@@ -1,4 +1,4 @@
-"""A prompt and a sampled answer as another model knows them: its template, its tokens."""
+"""Encoding of a prompt and its answers with another model's template and tokenizer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Message = dict[str, Any]
-# Stands for an answer that says nothing, which no template can be asked to find.
+# Placeholder for an empty answer, whose place in the rendered text could not be found.
 _SOMETHING = "x"
 
 
@@ -26,16 +26,16 @@ def encode_answers(
     finished: Sequence[bool],
     tokenizer: PreTrainedTokenizerBase,
 ) -> list[LabelledTokens | BadCell]:
-    """Tokens of the prompt and each answer to it, up to the end of the answer, which is masked.
+    """Encode the prompt with each answer, up to the end of the answer; the loss mask is the answer.
 
-    A finished answer ends with what ends a turn, the same tokens that a reward model is trained
-    on; one that was cut off ends with its text.
+    A finished answer ends with the token that ends a turn, as in the training of a reward model. An
+    answer that was cut off ends with its text.
 
     Args:
         messages: the prompt as a chat that ends where the answer begins.
 
     Returns:
-        for each answer its tokens, or why it cannot be rendered.
+        the tokens of each answer, or the reason why it cannot be rendered.
     """
     marked: list[MarkedText | BadCell] = []
     for answer, is_finished in zip(answers, finished, strict=True):
@@ -61,13 +61,16 @@ def encode_answers(
 def _answered(
     messages: Sequence[Message], answer: str, tokenizer: PreTrainedTokenizerBase
 ) -> MarkedText:
-    """The conversation with the answer, which alone is marked.
+    """Render the conversation with only the answer marked.
 
     Raises:
-        BadCell: there is no template for a chat of several messages, or it refuses them.
+        BadCell: a chat of several messages has no template, or the template refuses it.
     """
     if not messages:
-        raise BadCell("the prompt has no messages; it is of a checkpoint of an older release")
+        raise BadCell(
+            "the prompt has no messages: it comes from a checkpoint of an older release; start "
+            "again with resume=never"
+        )
     if tokenizer.chat_template is None:
         if len(messages) > 1 or messages[0]["role"] != "user":
             raise BadCell(
@@ -88,7 +91,7 @@ def _answered(
 
 
 def _without_end(text: MarkedText, tokenizer: PreTrainedTokenizerBase) -> MarkedText:
-    """The conversation up to the end of the answer, without the token that ends its turn."""
+    """Cut the conversation at the end of the answer, before the token that ends its turn."""
     start, stop = text.answers[-1]
     own = text.text[start:stop]
     end = next((token for token in special_texts(tokenizer) if own.endswith(token)), "")
@@ -103,7 +106,7 @@ def _up_to_the_end(row: LabelledTokens) -> LabelledTokens:
 
 
 def _prompt_alone(text: MarkedText, tokenizer: PreTrainedTokenizerBase) -> LabelledTokens:
-    """Of an answer that was cut off before it said anything."""
+    """Tokens of the prompt with an answer that was cut off before its first character."""
     ids = tokenizer(text.text, add_special_tokens=text.adds_specials)["input_ids"]
     token_ids = torch.tensor(ids, dtype=torch.int64)
     return LabelledTokens(token_ids=token_ids, loss_mask=torch.zeros_like(token_ids) > 0)
