@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlhf_ray.compression.child import run_child
+from rlhf_ray.compression.run_command import run_command
 from rlhf_ray.config.errors import RunFailed
 from rlhf_ray.config.groups.deploy import CompressConfig
 from rlhf_ray.records.supervised import LabelledTokens
@@ -74,7 +74,7 @@ def compress(
     files = output / "request.json", output / "result.json"
     files[0].write_text(json.dumps(request), encoding="utf-8")
     files[1].unlink(missing_ok=True)
-    run_child(
+    run_command(
         [settings.python, "-P", str(_SCRIPT), *map(str, files)],
         log=output / "logs" / "compress.log",
         what="compressing",

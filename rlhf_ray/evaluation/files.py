@@ -9,7 +9,7 @@ from typing import Any
 
 from rlhf_ray.atomic_file import write_atomically
 from rlhf_ray.evaluation.answers import Answer
-from rlhf_ray.evaluation.report import ModelAnswers
+from rlhf_ray.evaluation.evaluation_report import ModelAnswers
 
 
 def write_report(output: Path, report: Mapping[str, Any], table: str) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf_ray.observe.facts import duration
-from rlhf_ray.observe.report import plain_table, write_files
+from rlhf_ray.observe.run_report import plain_table, write_files
 
 _EVAL = "eval/"
 _PERPLEXITY = "eval/perplexity"

@@ -13,9 +13,8 @@ from rlhf_ray.generation.completions import (
     CompletionRequest,
 )
 from rlhf_ray.records import FailureKind, RolloutGroup
-from rlhf_ray.rewards.process import ItemFailure
+from rlhf_ray.rewards.outcomes import ItemFailure, Outcome
 from rlhf_ray.rewards.rubric import NoScore, Rubric, mean_score
-from rlhf_ray.rewards.scorer import Outcome
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -18,7 +18,7 @@ from torch import Tensor
 from rlhf_ray.config.groups.reward import ScorerPart
 from rlhf_ray.records import FailureKind, GroupSummary, RolloutGroup, SampleFailure
 from rlhf_ray.rewards.merge import drop_failed
-from rlhf_ray.rewards.process import ItemFailure
+from rlhf_ray.rewards.outcomes import ItemFailure
 
 # Of one sample: its score, or why it has none.
 Outcome = float | ItemFailure

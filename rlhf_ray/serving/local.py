@@ -1,4 +1,4 @@
-"""vLLM's servers on this machine, and the endpoint in front of them."""
+"""vLLM servers on this machine, and the endpoint in front of them."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from rlhf_ray.config.bearer_token import BearerToken
 from rlhf_ray.config.run import Config
 from rlhf_ray.generation.engine_arguments import server_arguments
 from rlhf_ray.generation.server.openai_server import server_command, server_environment
-from rlhf_ray.serving.child import ServerCommand
 from rlhf_ray.serving.fleet import Fleet
 from rlhf_ray.serving.front import Front
-from rlhf_ray.serving.replica import Replica, Report, Watch
+from rlhf_ray.serving.replica import Replica, ReplicaLimits, Report
 from rlhf_ray.serving.server import address_of, listen, serving
+from rlhf_ray.serving.server_process import ServerCommand
 
 MODEL_FOLDER = "model"
 _POLL_S = 0.1
 
 
 def model_name(config: Config) -> str:
-    """What requests call the model."""
+    """Name of the model in requests."""
     if config.serve.model_name:
         return config.serve.model_name
     path = config.model.path
@@ -39,7 +39,7 @@ def model_name(config: Config) -> str:
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """A folder for sockets, which nobody else may enter; their names must be short."""
+    """A private temporary folder for sockets. The path is short: Unix sockets allow 107 bytes."""
     folder = Path(tempfile.mkdtemp(prefix="rlhf_ray_"))
     try:
         yield folder
@@ -57,21 +57,22 @@ def local_fleet(
     report: Report,
     first_index: int = 0,
 ) -> Fleet:
-    """Replicas that are not started yet.
+    """Make the replicas, without starting them.
 
     Args:
-        name: of the model, for requests.
-        scratch: a folder that nobody else may enter.
-        logs: folder of what the servers write.
-        first_index: of the replicas; each index has CPUs or GPUs, and a log, of its own.
+        name: name of the model in requests.
+        scratch: private folder for sockets and arguments.
+        logs: folder for the servers' logs.
+        first_index: index of the first replica. Each index has its own CPUs or GPUs and its own
+            log.
 
     Raises:
         RequestError: there are fewer GPUs than the replicas need.
     """
     logs.mkdir(parents=True, exist_ok=True)
-    watch = Watch.of(config.serve, start_s=config.deadlines.start_s)
+    limits = ReplicaLimits.of(config.serve, start_s=config.deadlines.start_s)
     replicas = [
-        Replica(index, _command(config, name, index, scratch, logs), watch, report)
+        Replica(index, _command(config, name, index, scratch, logs), limits, report)
         for index in range(first_index, first_index + num_replicas)
     ]
     return Fleet(replicas, max_in_flight=config.serve.max_requests_under_way, report=report)
@@ -115,13 +116,13 @@ def _command(config: Config, name: str, index: int, scratch: Path, logs: Path) -
 def private_endpoint(
     config: Config, name: str, *, index: int, logs: Path, report: Report
 ) -> Iterator[tuple[str, BearerToken]]:
-    """One server of `model.path` for this process alone, ready to be asked.
+    """Start one server of `model.path` for this process only, and wait until it is ready.
 
     Args:
         index: see `local_fleet`.
 
     Yields:
-        URL and key.
+        URL and key of the endpoint.
 
     Raises:
         RequestError, RunFailed: it did not start.

@@ -24,8 +24,8 @@ from rlhf_ray.models.location import check_location, explained
 from rlhf_ray.models.reward_normalization import FILE_NAME, find_normalization
 from rlhf_ray.models.reward_source import check_reward_model, reward_model_source
 from rlhf_ray.models.tokenizer_match import tokenizer_differences
-from rlhf_ray.rewards.http_client import CallFailed
-from rlhf_ray.rewards.http_scorer import ask_health
+from rlhf_ray.rewards.http.client import CallFailed
+from rlhf_ray.rewards.http.scorer import ask_health
 from rlhf_ray.rewards.rubric import NoScore, Rubric
 
 if TYPE_CHECKING:

@@ -140,7 +140,7 @@ class HttpRewardActor(AsyncScorerActor):
 
     def __init__(self, settings: dict[str, Any]) -> None:
         super().__init__()
-        from rlhf_ray.rewards.http_scorer import HttpScorer
+        from rlhf_ray.rewards.http.scorer import HttpScorer
 
         self._worker = HttpScorer(**settings)
 

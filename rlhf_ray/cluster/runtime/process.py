@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import ray
 
-from rlhf_ray.observe.quiet import quiet_worker
+from rlhf_ray.observe.output_capture import quiet_worker
 
 # A process by id and time of creation, so that a reused id is not mistaken for it.
 ProcessKey = tuple[int, float]

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from rlhf_ray.batching.balance import balance
 from rlhf_ray.calls import Call, CallWaiter
-from rlhf_ray.evaluation.report import Likelihood
+from rlhf_ray.evaluation.evaluation_report import Likelihood
 from rlhf_ray.records.supervised import LabelledTokens
 
 

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhf_ray.chat.endpoint import EndpointSpeaker, SpeakerFailed, first_model
+from rlhf_ray.chat.endpoint import ChatEndpoint, EndpointFailed, first_model
 from rlhf_ray.chat.history import History
 from rlhf_ray.chat.loop import HELP, Chat
 from rlhf_ray.chat.screen import TerminalScreen
@@ -59,18 +59,18 @@ def _at(
     url: str,
     model: str | None,
     token: BearerToken | None,
-) -> EndpointSpeaker:
+) -> ChatEndpoint:
     client = stack.enter_context(_client(config, url, token))
     try:
         found = first_model(client)
-    except SpeakerFailed as error:
+    except EndpointFailed as error:
         raise RequestError(f"{key}={url}: {error}") from error
     return _speaker(config, client, model or found)
 
 
 def _here(
     config: Config, stack: ExitStack, index: int, report: Callable[[str], None]
-) -> EndpointSpeaker:
+) -> ChatEndpoint:
     name = model_name(config)
     config = with_model(config)
     report(f"loading {config.model.path}")
@@ -89,14 +89,14 @@ def _client(config: Config, url: str, token: BearerToken | None) -> AbstractCont
     return OpenAI(base_url=url, api_key=secret, timeout=config.chat.timeout_s, max_retries=0)
 
 
-def _speaker(config: Config, client: Any, model: str) -> EndpointSpeaker:
+def _speaker(config: Config, client: Any, model: str) -> ChatEndpoint:
     chat = config.chat
     settings = {
         "max_tokens": chat.max_tokens,
         "temperature": chat.temperature,
         "top_p": chat.top_p,
     }
-    return EndpointSpeaker(client, model=model, name=model, settings=settings)
+    return ChatEndpoint(client, model=model, name=model, settings=settings)
 
 
 def _with_path(config: Config, path: str) -> Config:
@@ -106,7 +106,7 @@ def _with_path(config: Config, path: str) -> Config:
     return dataclasses.replace(config, model=model, serve=serve)
 
 
-def _tell_apart(speakers: list[EndpointSpeaker]) -> None:
+def _tell_apart(speakers: list[ChatEndpoint]) -> None:
     """Two models of one name are told apart by a number."""
     if len({speaker.name for speaker in speakers}) < len(speakers):
         for number, speaker in enumerate(speakers, start=1):

@@ -22,13 +22,13 @@ from rlhf_ray.config.run import Config
 from rlhf_ray.driver.evaluation.collector import AnswerCollector
 from rlhf_ray.driver.evaluation.likelihood import measure_likelihood
 from rlhf_ray.driver.updates.scorers import NoScores
+from rlhf_ray.evaluation.evaluation_report import ModelAnswers, describe_models
 from rlhf_ray.evaluation.files import write_report, write_samples
 from rlhf_ray.evaluation.harness_tasks import check_tasks
-from rlhf_ray.evaluation.report import ModelAnswers, describe_models
 from rlhf_ray.evaluation.table import side_by_side
 from rlhf_ray.observe.facts import duration
+from rlhf_ray.observe.output_capture import quiet_driver
 from rlhf_ray.observe.progress import make_progress
-from rlhf_ray.observe.quiet import quiet_driver
 from rlhf_ray.rewards.load import with_absolute_paths
 from rlhf_ray.stages.evaluate.inputs import Candidate, read_candidates
 from rlhf_ray.stages.evaluate.settings import (

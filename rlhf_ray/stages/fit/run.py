@@ -31,8 +31,8 @@ from rlhf_ray.models.loading import load_tokenizer
 from rlhf_ray.observe.facts import FIT_FACTS
 from rlhf_ray.observe.fit_report import fit_table, summarize_fit, write_fit_summary
 from rlhf_ray.observe.metrics import make_writer, read_metrics
+from rlhf_ray.observe.output_capture import quiet_driver
 from rlhf_ray.observe.progress import Progress, make_progress
-from rlhf_ray.observe.quiet import quiet_driver
 from rlhf_ray.records.preferences import Feedback, Ranking
 from rlhf_ray.records.supervised import LabelledTokens
 from rlhf_ray.stages.inputs import check_inputs, check_warmup

@@ -21,9 +21,9 @@ from rlhf_ray.driver.updates.controllers import start_controllers
 from rlhf_ray.models.builtin import resolve_model_path
 from rlhf_ray.models.loading import load_tokenizer
 from rlhf_ray.observe.metrics import make_writer, read_metrics
+from rlhf_ray.observe.output_capture import quiet_driver
 from rlhf_ray.observe.progress import Progress, make_progress
-from rlhf_ray.observe.quiet import quiet_driver
-from rlhf_ray.observe.report import summarize, summary_table, write_summary
+from rlhf_ray.observe.run_report import summarize, summary_table, write_summary
 from rlhf_ray.rewards.load import with_absolute_paths
 from rlhf_ray.stages.inputs import check_models
 from rlhf_ray.stages.reward_checks import check_judge, check_service, with_reward_model

@@ -17,7 +17,7 @@ from rlhf_ray.config.bearer_token import BearerToken, read_token
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.reward import HttpRewardConfig, RewardConfig
 from rlhf_ray.records import FailureKind, RolloutGroup
-from rlhf_ray.rewards.http_scorer import HttpScorer
+from rlhf_ray.rewards.http.scorer import HttpScorer
 from rlhf_ray.rewards.scorer import scored_by_async
 from rlhf_ray.stages.reward_checks import check_service
 from tests.unit.rewards.conftest import build_group

@@ -10,8 +10,8 @@ import torch
 
 from rlhf_ray.config.groups.reward import RewardConfig, ScorerPart
 from rlhf_ray.records import FailureKind, RolloutGroup
-from rlhf_ray.rewards.process import ItemFailure
-from rlhf_ray.rewards.scorer import Outcome, scored_by
+from rlhf_ray.rewards.outcomes import ItemFailure, Outcome
+from rlhf_ray.rewards.scorer import scored_by
 from rlhf_ray.rewards.worker import RewardWorker
 from tests.unit.rewards.conftest import build_group, build_step_group
 

@@ -19,7 +19,7 @@ from rlhf_ray.serving import front
 from rlhf_ray.serving.front import read_fields
 from rlhf_ray.serving.front_metrics import merged
 from rlhf_ray.serving.openai_errors import Refused
-from tests.unit.serving.endpoint import KEY, Endpoint, wait_until, watch
+from tests.unit.serving.endpoint import KEY, Endpoint, limits, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ class TestStatuses:
     def test_another_model(self, shared):
         status, content = shared.ask("hello", model="other")
         assert status == 404
-        assert content["error"]["message"] == "the model 'other' is not served here; there is 'm'"
+        assert content["error"]["message"] == "the model 'other' is not served here; ask for 'm'"
         assert content["error"]["type"] == "NotFoundError"
         assert shared.send("GET", "/v1/models/other")[0] == 404
         assert shared.send("GET", "/v1/models/m")[1]["id"] == "m"
@@ -226,7 +226,7 @@ class TestDeaths:
         assert 'replica_restarts{replica="0"} 1.0' in endpoint.send("GET", "/metrics")[1]
 
     def test_an_engine_that_fails_is_looked_at_at_once(self, make_endpoint):
-        endpoint = make_endpoint(watched=watch(every_s=60)).wait_until_ready()
+        endpoint = make_endpoint(given=limits(every_s=60)).wait_until_ready()
         status, content = endpoint.ask("break")
         assert status == 502
         assert content["error"]["message"] == "the engine failed: engine is dead"
@@ -235,14 +235,14 @@ class TestDeaths:
 
     def test_an_engine_without_progress(self, make_endpoint):
         """It says that it is well, and does nothing."""
-        endpoint = make_endpoint(watched=watch(stall_s=1.0)).wait_until_ready()
+        endpoint = make_endpoint(given=limits(stall_s=1.0)).wait_until_ready()
         time.sleep(1.5)
         assert endpoint.reports[-1] == "all ready", "idle is not stalled"
         assert endpoint.ask(" ".join(["slow"] * 150))[0] == 200
         assert endpoint.reports[-1] == "all ready", "slow is not stalled"
         assert endpoint.ask("stall")[0] == 502
         assert_comes_back(endpoint)
-        assert any("made no step for 1 s with requests under way" in r for r in endpoint.reports)
+        assert any("made no step for 1 s with requests in flight" in r for r in endpoint.reports)
 
     def test_another_replica_answers(self, make_endpoint):
         endpoint = make_endpoint(num_replicas=2).wait_until_ready()
@@ -254,13 +254,13 @@ class TestDeaths:
 
     def test_a_replica_that_cannot_be_reached(self, make_endpoint, tmp_path):
         """A request that nobody has got yet goes to another one."""
-        endpoint = make_endpoint(num_replicas=2, watched=watch(every_s=60)).wait_until_ready()
+        endpoint = make_endpoint(num_replicas=2, given=limits(every_s=60)).wait_until_ready()
         (tmp_path / "0.sock").unlink()
         assert [endpoint.ask(f"hello {index}")[0] for index in range(10)] == [200] * 10
         wait_until(lambda: endpoint.fleet.replicas[0].restarts == 1, 10)
 
     def test_too_often(self, make_endpoint):
-        endpoint = make_endpoint(watched=watch(max_restarts=1)).wait_until_ready()
+        endpoint = make_endpoint(given=limits(max_restarts=1)).wait_until_ready()
         for _ in range(2):
             wait_until(lambda: endpoint.fleet.num_ready == 1, 20)
             endpoint.ask("die", stream=True)
@@ -287,7 +287,7 @@ class TestDeaths:
 
     def test_a_start_that_takes_too_long(self, make_endpoint):
         sleeper = [sys.executable, "-c", "import time; time.sleep(60)"]
-        endpoint = make_endpoint(command=sleeper, watched=watch(start_s=1.0))
+        endpoint = make_endpoint(command=sleeper, given=limits(start_s=1.0))
         wait_until(lambda: endpoint.pids() != [None], 20)
         status, content = endpoint.ask("hello")
         assert (status, content["error"]["type"]) == (503, "ServiceUnavailableError")
@@ -303,7 +303,7 @@ def test_there_is_a_limit_to_what_is_under_way(make_endpoint):
         slow = [pool.submit(endpoint.ask, " ".join(["slow"] * 100)) for _ in range(2)]
         wait_until(lambda: endpoint.fleet.in_flight == 2, 10)
         status, content = endpoint.ask("hello")
-        assert (status, "2 requests are under way" in content["error"]["message"]) == (503, True)
+        assert (status, "2 requests are in flight" in content["error"]["message"]) == (503, True)
         assert [future.result()[0] for future in slow] == [200, 200]
     assert endpoint.ask("hello")[0] == 200
 

@@ -20,8 +20,8 @@ from rlhf_ray.config.bearer_token import BearerToken
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.reward import HttpRewardConfig
 from rlhf_ray.records import FailureKind
-from rlhf_ray.rewards.http_scorer import HttpScorer, ask_health
-from rlhf_ray.rewards.process import ItemFailure
+from rlhf_ray.rewards.http.scorer import HttpScorer, ask_health
+from rlhf_ray.rewards.outcomes import ItemFailure
 from rlhf_ray.serving.server import address_of, listen
 from rlhf_ray.serving.service import ScoreService
 from tests.unit.rewards.conftest import build_group

@@ -9,14 +9,14 @@ import math
 import pytest
 
 from rlhf_ray.evaluation.answers import MeasureSettings, measure, measure_answers
-from rlhf_ray.evaluation.files import sample_rows, write_report, write_samples
-from rlhf_ray.evaluation.report import (
+from rlhf_ray.evaluation.evaluation_report import (
     Likelihood,
     ModelAnswers,
     ReportSettings,
     describe_models,
     flat_metrics,
 )
+from rlhf_ray.evaluation.files import sample_rows, write_report, write_samples
 from rlhf_ray.evaluation.table import side_by_side
 from rlhf_ray.records import TokenValues
 from rlhf_ray.testing.fakes import make_group, make_prompt

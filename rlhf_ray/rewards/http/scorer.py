@@ -10,10 +10,9 @@ from typing import Any
 from rlhf_ray.config.bearer_token import BearerToken
 from rlhf_ray.config.groups.reward import HttpRewardConfig, ScorerPart
 from rlhf_ray.records import FailureKind, RolloutGroup
-from rlhf_ray.rewards.http_client import CallFailed, HttpClient
-from rlhf_ray.rewards.http_messages import BadReply, read_reply, request_of
-from rlhf_ray.rewards.process import ItemFailure
-from rlhf_ray.rewards.scorer import Outcome
+from rlhf_ray.rewards.http.client import CallFailed, HttpClient
+from rlhf_ray.rewards.http.messages import BadReply, read_reply, request_of
+from rlhf_ray.rewards.outcomes import ItemFailure, Outcome
 
 
 class HttpScorer:

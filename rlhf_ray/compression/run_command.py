@@ -13,7 +13,7 @@ from rlhf_ray.config.errors import RunFailed
 _SHOWN_CHARACTERS = 2000
 
 
-def run_child(command: Sequence[str], *, log: Path, what: str, timeout_s: float) -> None:
+def run_command(command: Sequence[str], *, log: Path, what: str, timeout_s: float) -> None:
     """Run it to its end; an error or Ctrl-C here ends it and its own children.
 
     Args:

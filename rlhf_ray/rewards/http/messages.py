@@ -9,8 +9,7 @@ import json
 from typing import Any
 
 from rlhf_ray.records import FailureKind, RolloutGroup
-from rlhf_ray.rewards.process import ItemFailure
-from rlhf_ray.rewards.scorer import Outcome
+from rlhf_ray.rewards.outcomes import ItemFailure, Outcome
 
 _MAX_SHOWN_CHARACTERS = 300
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_ray.compression.report import Form, describe, table, weight_bytes
+from rlhf_ray.compression.compression_report import Form, describe, table, weight_bytes
 from rlhf_ray.compression.request import Compressed
 from rlhf_ray.generation.speed import Speed
 

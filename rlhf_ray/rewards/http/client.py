@@ -15,7 +15,7 @@ import aiohttp
 from rlhf_ray.config.bearer_token import BearerToken
 from rlhf_ray.config.groups.reward import HttpRewardConfig
 from rlhf_ray.records import FailureKind
-from rlhf_ray.rewards.http_messages import shown
+from rlhf_ray.rewards.http.messages import shown
 
 _LONGEST_WAIT_S = 30.0
 _MAX_REPLY_BYTES = 16 * 1024 * 1024

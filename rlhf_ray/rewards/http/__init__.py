@@ -1,0 +1,1 @@
+"""Scores of a service over HTTP as a part of the reward."""
