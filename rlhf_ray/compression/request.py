@@ -1,4 +1,4 @@
-"""What `apply.py` is asked for and answers; the two share JSON files and no imports."""
+"""Call of `apply.py`: its request and its result, which are JSON files."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ _SCRIPT = Path(__file__).with_name("apply.py")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Compressed:
-    """What one method has made of a model.
+    """A compressed model, or the failure of its method.
 
     Attributes:
-        path: of the folder; None where the method failed.
-        perplexity: on the demonstrations; None without any.
-        zero_share: of the weights of the layers that it changes.
-        error: why it failed; empty where it did not.
+        name: name of the method.
+        path: folder of the model; None if the method failed.
+        perplexity: perplexity on the demonstrations; None without any.
+        zero_share: share of zeros among the weights of the layers that the method changes.
+        seconds: time that the method took.
+        error: why the method failed; empty if it did not.
     """
 
     name: str
@@ -47,15 +49,15 @@ def compress(
     """Apply every method, each to a fresh copy of the model.
 
     Args:
-        calibration: prompts as token ids, which the methods look at.
-        demonstrations: what the perplexity is measured on.
-        output: takes a folder for each method, and the log.
+        calibration: prompts as token ids, for methods that calibrate on data.
+        demonstrations: texts on which the perplexity is measured.
+        output: folder for a subfolder per method and for the log.
 
     Returns:
-        the perplexity of the model itself, and what each method gave, in order.
+        The perplexity of the model itself, and the result of each method, in order.
 
     Raises:
-        RunFailed: the child process failed; a method that fails is a result.
+        RunFailed: the child process failed; the failure of a single method is a result.
     """
     request = {
         "model": model,

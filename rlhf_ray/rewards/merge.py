@@ -1,4 +1,4 @@
-"""Pure functions on groups that wait for their rewards: put parts together, take samples out."""
+"""Pure functions on groups before and during scoring: merge parts, drop samples, add rewards."""
 
 from __future__ import annotations
 
@@ -26,14 +26,16 @@ _TOKEN_FIELDS = (
 
 
 def merge_parts(*parts: RolloutGroup) -> RolloutGroup:
-    """One group from parts of it that came from several engines, in order of sample index.
+    """Merge the parts of one group, which several engines sampled, in order of sample index.
 
-    A failure whose sample is in another part (a retry that went well) is left out.
+    A failure is left out if another part has the sample: the retry succeeded.
 
     Raises:
-        ValueError: no part, parts of different prompts, parts with rewards, or a sample twice.
+        ValueError: there is no part, the parts belong to different prompts or have rewards already,
+            or a sample is there twice.
     """
     _check_parts(parts)
+    # (sample index, number of the part, position in the part), sorted by sample index.
     samples = sorted(
         (index, number, position)
         for number, part in enumerate(parts)
@@ -45,6 +47,8 @@ def merge_parts(*parts: RolloutGroup) -> RolloutGroup:
             f"prompt {parts[0].prompt.prompt_id} has a sample more than once: {indices}"
         )
     fields = _token_fields(*parts)
+    # Token fields are flat, [N] over all samples of a part. They are cut into one row per sample,
+    # and the rows are joined again in the new order.
     rows = {name: [_rows(part, name) for part in parts] for name in fields}
     first = parts[0]
     return replace(
@@ -67,7 +71,7 @@ def merge_parts(*parts: RolloutGroup) -> RolloutGroup:
 
 
 def drop_failed(group: RolloutGroup, failures: Sequence[SampleFailure]) -> RolloutGroup:
-    """The group without the samples that these failures name, and with the failures appended."""
+    """Drop the samples that these failures name, and append the failures to the group."""
     if not failures:
         return group
     failed = {failure.sample_index for failure in failures}
@@ -91,9 +95,13 @@ def drop_failed(group: RolloutGroup, failures: Sequence[SampleFailure]) -> Rollo
 def with_rewards(
     group: RolloutGroup, parts: Mapping[str, Sequence[Answer]], weights: Mapping[str, float]
 ) -> RolloutGroup:
-    """The group with its rewards: the weighted sum of the parts, [G] float64 each.
+    """The group with its rewards, [G] float64: the weighted sum of the parts.
 
-    In a run that trains on steps (the group has `text_ends`) also those of the steps.
+    In a run that trains on steps (the group has `text_ends`) the rewards of the steps are set too.
+
+    Args:
+        parts: for each function its answers, one per sample.
+        weights: weight of each function.
     """
     tensors = {
         name: torch.tensor([outcome(answer) for answer in answers], dtype=torch.float64)
@@ -130,7 +138,7 @@ def _rows(group: RolloutGroup, name: str) -> tuple[Tensor, ...]:
 
 
 def _concatenate(like: Tensor, rows: list[Tensor]) -> Tensor:
-    """The rows one after the other; an empty tensor of the same kind if there are none."""
+    """Concatenate the rows; without rows, an empty tensor of the same kind as `like`."""
     if not rows:
         return like[:0]
     # Parts may have kept different numbers of tokens.

@@ -14,10 +14,10 @@ from rlhf_ray.evaluation.evaluation_report import (
     ModelAnswers,
     ReportSettings,
     describe_models,
-    flat_metrics,
 )
 from rlhf_ray.evaluation.files import sample_rows, write_report, write_samples
 from rlhf_ray.evaluation.table import side_by_side
+from rlhf_ray.evaluation.training_metrics import flat_metrics
 from rlhf_ray.records import TokenValues
 from rlhf_ray.testing.fakes import make_group, make_prompt
 
