@@ -9,7 +9,7 @@ MEASURES = ("match", "full", "fraction")
 
 
 class RegularExpression:
-    """How far the response follows a regular expression of Python's `re`.
+    """Match of the response with a regular expression of Python's `re`: 0.0 to 1.0.
 
     A pattern that backtracks without end is stopped by `reward.timeout_s`, as any
     other function is.

@@ -78,7 +78,7 @@ def contents(messages: Sequence[Any]) -> list[str]:
     return [message["content"] for message in messages]
 
 
-def test_what_was_said_is_remembered_until_it_is_reset():
+def test_turns_are_remembered_until_the_reset():
     endpoint = FakeEndpoint("a")
     screen = FakeScreen("one", "  ", "two", "/reset", "three", "/quit", "never")
     chat(screen, endpoint, system="be brief")
@@ -143,7 +143,7 @@ def test_ctrl_c_stops_an_answer_and_keeps_what_was_said():
     assert endpoint.num_closed == 2, "the server is told to stop"
 
 
-def test_what_does_not_fit_is_left_out_from_the_oldest_on():
+def test_the_oldest_turns_are_dropped_if_the_chat_is_too_long():
     endpoint = FakeEndpoint("a", longest=4)
     screen = FakeScreen("one", "two", "three")
     chat(screen, endpoint, system="s")
@@ -152,7 +152,7 @@ def test_what_does_not_fit_is_left_out_from_the_oldest_on():
     assert screen.shown[-1] == (("a",), ["a: three"])
 
 
-def test_what_does_not_fit_one_of_two_is_left_out_for_both():
+def test_turns_too_long_for_one_of_two_models_are_dropped_for_both():
     screen = FakeScreen("/compare", "one", "two")
     chat(screen, FakeEndpoint("a"), FakeEndpoint("b", longest=1))
     assert [texts for _, texts in screen.shown] == [["a: one", "b: one"], ["a: two", "b: two"]]

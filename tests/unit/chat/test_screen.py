@@ -1,4 +1,4 @@
-"""What is seen of answers: on a terminal, elsewhere, and of what a model should not say."""
+"""Display of answers: on a terminal, elsewhere, and with control characters."""
 
 from __future__ import annotations
 

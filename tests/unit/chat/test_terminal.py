@@ -1,4 +1,4 @@
-"""The real command in a real terminal, with a fake of an OpenAI-compatible server."""
+"""The real command in a real terminal, with a fake OpenAI-compatible server."""
 
 from __future__ import annotations
 

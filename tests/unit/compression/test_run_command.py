@@ -1,4 +1,4 @@
-"""Children end with a message, in time, and with their own children."""
+"""Commands end in time, with a message, and together with their children."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From groups to evaluation.json, table and samples, by hand-made cases."""
+"""evaluation.json, table and samples from hand-made groups."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def report_of(*models: ModelAnswers, settings: ReportSettings = REPORT):
     return describe_models(models, baseline=models[0].name, settings=settings)
 
 
-def test_an_examined_group_has_its_answers_by_mode():
+def test_a_measured_group_has_its_answers_by_mode():
     (prompt,) = answers_of([1.0, 0.0, 0.5], reference=-0.75)
     assert [a.reward for a in prompt.answers["sampled"]] == [1.0, 0.0]
     assert [a.text for a in prompt.answers["greedy"]] == ["sample 2"]

@@ -1,4 +1,4 @@
-"""Noise goes to the file, the run's own words to the screen: in a real process each."""
+"""Library output goes to the file, the run's messages to the screen; each in a real process."""
 
 from __future__ import annotations
 

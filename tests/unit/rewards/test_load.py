@@ -1,4 +1,4 @@
-"""Entries of `reward.functions`: how they are read, found without an import, and loaded."""
+"""Entries of `reward.functions`: reading, search without an import, loading."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_the_check_runs_no_user_code(tmp_path: Path) -> None:
         "def f(sample, **options): ...\n",
     ],
 )
-def test_the_check_lets_through_what_the_source_does_not_tell(source: str, tmp_path: Path) -> None:
+def test_the_check_accepts_what_the_source_does_not_show(source: str, tmp_path: Path) -> None:
     (tmp_path / "r.py").write_text(source)
     check_functions([{"path": f"{tmp_path}/r.py:f", "arguments": {"anything": 1}}])
 

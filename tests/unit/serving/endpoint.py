@@ -1,4 +1,4 @@
-"""An endpoint in a thread, in front of fakes of vLLM's server that are real processes."""
+"""An endpoint in a thread, in front of fake vLLM servers that are real processes."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ class Endpoint:
 
 
 def _events(reply: http.client.HTTPResponse) -> list[str]:
-    """Its lines; `(broken off)` behind those of a body that did not come to its end."""
+    """Lines of a body; `(broken off)` follows if the body did not come to its end."""
     try:
         content, end = reply.read(), []
     except http.client.IncompleteRead as error:

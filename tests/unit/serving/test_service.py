@@ -32,7 +32,7 @@ GOOD = {"messages": CHAT, "responses": ["abc", "abcd"]}
 
 
 class Lengths:
-    """Scores are lengths; of an empty response there is none, and one brings it down."""
+    """Scores are lengths. An empty response has no score; the response "crash" raises."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[Any, ...]] = []
@@ -104,7 +104,7 @@ def started(starting: Started) -> Started:
 
 
 class TestBefore:
-    """Comes first: later tests have the model."""
+    """Runs first: in later tests the model is loaded."""
 
     @pytest.mark.parametrize("path", ["/health", "/score"])
     def test_starting(self, starting, path):
@@ -136,7 +136,7 @@ class TestReplies:
 
 
 class TestRefusals:
-    """Each is followed by a good request: the service goes on."""
+    """Bad requests, each followed by a good one: the service goes on."""
 
     @pytest.fixture(autouse=True)
     def goes_on(self, started):
