@@ -19,7 +19,7 @@ from rlhf_ray.config.compose import group_choices
 from rlhf_ray.config.errors import RequestError, RunFailed
 from rlhf_ray.config.load import load_config, read_config, to_yaml
 from rlhf_ray.config.run import Config
-from rlhf_ray.stages.table import import_stage
+from rlhf_ray.stages.table import load_stage
 
 EXIT_FAILED = 1
 EXIT_WRONG_REQUEST = 2
@@ -58,7 +58,7 @@ def _carry_out(options: argparse.Namespace) -> int:
 def _run_stage(config: Config) -> int:
     name = "plan" if config.dry_run else config.stage.name
     try:
-        return import_stage(name)(config)
+        return load_stage(name).run(config)
     except RequestError:
         raise
     except RunFailed as error:

@@ -1,4 +1,4 @@
-"""What a run asks of the cluster, as plain data: which actor, how many, in which bundle.
+"""The resource plan: which actors, how many, in which bundle.
 
 A bundle is a piece of one node that Ray reserves as a whole. Nothing here imports Ray, so that a
 plan costs nothing and is tested without a cluster.
@@ -10,15 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rlhf_ray.config.groups.generation import GenerationConfig
-from rlhf_ray.config.groups.reward import JudgeConfig
-from rlhf_ray.config.groups.training import RoleConfig
-from rlhf_ray.config.run import Config
-
-# The builder turns groups into experience: tensors of a few megabytes, on no GPU.
-BUILDER_CPUS = 0.1
-# What asks a judge's engines waits for them nearly all the time.
-JUDGE_CPUS = 0.05
+from rlhf_ray.cluster.roles.base import Resources
 
 Bundle = dict[str, float]
 
@@ -28,8 +20,7 @@ class RolePlan:
     """The actors of one role.
 
     Attributes:
-        role: generator, learner, critic, reference, reward_model, http_reward, judge
-            (its engines), judge_scorer, reward or builder.
+        role: name of the role; see `cluster.roles`.
         num_cpus, num_gpus: what each actor asks of its bundle. An engine that shares the GPUs of
             learner ranks asks for none and takes those of its bundle.
         bundle_indices: the bundle of each actor, in the order of their ranks.
@@ -65,114 +56,60 @@ class ResourcePlan:
             name: round(sum(bundle[name] for bundle in self.bundles), 4) for name in ("CPU", "GPU")
         }
 
+    def role(self, name: str) -> RolePlan:
+        """The plan of one role, which is part of it."""
+        return next(role for role in self.roles if role.role == name)
+
     def roles_in(self, bundle_index: int) -> list[str]:
         """Roles that have an actor in a bundle."""
         return [role.role for role in self.roles if bundle_index in role.bundle_indices]
 
 
-class _Planner:
-    """Collects roles and bundles in the order in which they are added."""
+def plan_resources(roles: Sequence[Resources], *, spread: bool) -> ResourcePlan:
+    """The bundles that roles live in; a function of what they ask for alone.
 
-    def __init__(self) -> None:
-        self.roles: list[RolePlan] = []
-        self.bundles: list[Bundle] = []
+    Every actor has its own bundle, except where a role shares the bundles of an earlier one.
 
-    def add_apart(self, role: str, count: int, *, cpus: float, gpus: float) -> None:
-        """Actors with a bundle of their own each."""
-        first = len(self.bundles)
-        self.bundles += [{"CPU": cpus, "GPU": gpus} for _ in range(count)]
-        self._add_role(role, cpus, gpus, range(first, first + count))
-
-    def add_together(self, config: Config) -> None:
-        """Engines and learner ranks: an engine and its share of the ranks in one bundle.
-
-        On GPUs the rules of the configuration give each engine as many ranks as it has GPUs.
-        """
-        generation, training = config.generation, config.training
-        engines, ranks = generation.num_engines, training.num_ranks
-        bundle_of_rank = [rank * engines // ranks for rank in range(ranks)]
-        ranks_in = Counter(bundle_of_rank)
-        self.bundles += [
-            {
-                "CPU": generation.num_cpus + ranks_in[engine] * training.num_cpus,
-                "GPU": ranks_in[engine] * training.num_gpus,
-            }
-            for engine in range(engines)
-        ]
-        self._add_role("generator", generation.num_cpus, 0.0, range(engines))
-        self._add_role("learner", training.num_cpus, training.num_gpus, bundle_of_rank)
-
-    def _add_role(self, role: str, cpus: float, gpus: float, bundles: Sequence[int]) -> None:
-        self.roles.append(
-            RolePlan(
-                role=role,
-                num_actors=len(bundles),
-                num_cpus=cpus,
-                num_gpus=gpus,
-                bundle_indices=tuple(bundles),
-            )
+    Args:
+        spread: put bundles on different nodes where possible.
+    """
+    bundles: list[Bundle] = []
+    planned: dict[str, RolePlan] = {}
+    for role in roles:
+        if role.shares_bundles_of is None:
+            indices = tuple(range(len(bundles), len(bundles) + role.num_actors))
+            bundles += [{"CPU": role.num_cpus, "GPU": role.num_gpus} for _ in indices]
+        else:
+            indices = _join(role, planned[role.shares_bundles_of], bundles)
+        planned[role.role] = RolePlan(
+            role=role.role,
+            num_actors=role.num_actors,
+            num_cpus=role.num_cpus,
+            num_gpus=role.num_gpus,
+            bundle_indices=indices,
         )
-
-
-def plan_resources(config: Config) -> ResourcePlan:
-    """The actors of a run and the bundles they live in; a function of the configuration alone."""
-    planner = _Planner()
-    if config.is_fit:
-        _add_ranks(planner, "learner", config.training)
-        return _planned(planner, config)
-    if config.is_evaluation:
-        _add_engines(planner, config.generation)
-    elif config.placement.strategy == "colocated":
-        planner.add_together(config)
-    else:
-        _add_engines(planner, config.generation)
-        _add_ranks(planner, "learner", config.training)
-    if config.needs_critic:
-        _add_ranks(planner, "critic", config.critic)
-    if config.starts_reference:
-        _add_ranks(planner, "reference", config.reference)
-    reward = config.reward
-    if config.needs_reward_model:
-        _add_ranks(planner, "reward_model", reward.model)
-    if reward.url is not None:
-        planner.add_apart("http_reward", 1, cpus=reward.http.num_cpus, gpus=0.0)
-    _add_judge(planner, reward.judge)
-    planner.add_apart("reward", reward.num_workers, cpus=reward.num_cpus, gpus=0.0)
-    planner.add_apart("builder", 1, cpus=BUILDER_CPUS, gpus=0.0)
-    return _planned(planner, config)
-
-
-def _add_engines(planner: _Planner, generation: GenerationConfig) -> None:
-    planner.add_apart(
-        "generator",
-        generation.num_engines,
-        cpus=generation.num_cpus,
-        gpus=generation.tensor_parallel_size * generation.num_gpus,
-    )
-
-
-def _add_judge(planner: _Planner, judge: JudgeConfig) -> None:
-    if judge.has_engines:
-        planner.add_apart(
-            "judge",
-            judge.num_engines,
-            cpus=judge.num_cpus,
-            gpus=judge.tensor_parallel_size * judge.num_gpus,
-        )
-    if judge.model is not None:
-        planner.add_apart("judge_scorer", 1, cpus=JUDGE_CPUS, gpus=0.0)
-
-
-def _planned(planner: _Planner, config: Config) -> ResourcePlan:
     return ResourcePlan(
-        roles=tuple(planner.roles),
-        bundles=tuple(planner.bundles),
-        strategy="SPREAD" if config.placement.spread else "PACK",
+        roles=tuple(planned.values()),
+        bundles=tuple(bundles),
+        strategy="SPREAD" if spread else "PACK",
     )
 
 
-def _add_ranks(planner: _Planner, role: str, settings: RoleConfig) -> None:
-    planner.add_apart(role, settings.num_ranks, cpus=settings.num_cpus, gpus=settings.num_gpus)
+def _join(role: Resources, host: RolePlan, bundles: list[Bundle]) -> tuple[int, ...]:
+    """Enlarge the bundles of `host` by the actors of `role`; returns the bundle of each actor.
+
+    On GPUs the rules of the configuration give each engine as many ranks as it has GPUs.
+    """
+    indices = tuple(
+        host.bundle_indices[rank * host.num_actors // role.num_actors]
+        for rank in range(role.num_actors)
+    )
+    for index, number in Counter(indices).items():
+        bundles[index] = {
+            "CPU": bundles[index]["CPU"] + number * role.num_cpus,
+            "GPU": bundles[index]["GPU"] + number * role.num_gpus,
+        }
+    return indices
 
 
 def describe(plan: ResourcePlan) -> str:
@@ -208,7 +145,7 @@ def describe(plan: ResourcePlan) -> str:
 
 
 def missing(plan: ResourcePlan, available: Sequence[Mapping[str, float]]) -> list[str]:
-    """What the cluster lacks, one sentence per kind of bundle without a place; empty if it fits.
+    """The bundles that the cluster has no room for, a sentence per kind; empty if all fit.
 
     Bundles are placed largest first on the first node with room, which is how Ray packs them.
 
@@ -238,7 +175,7 @@ def _sentences(
     )
     return [
         f"{roles}: {count} of {wanted[roles, gpus, cpus]} bundles with {gpus:g} GPUs and {cpus:g} "
-        f"CPUs on one node find no place; {_cluster_words(available)}, and the whole run needs "
+        f"CPUs on one node cannot be placed; {_cluster_words(available)}, and the whole run needs "
         f"{plan.totals['GPU']:g} GPUs and {plan.totals['CPU']:g} CPUs"
         for (roles, gpus, cpus), count in sorted(kinds.items())
     ]

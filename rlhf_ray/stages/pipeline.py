@@ -1,4 +1,4 @@
-"""Several stages as one run: each goes on from what an earlier one wrote."""
+"""stage=pipeline: several stages as one run; each goes on from what an earlier one wrote."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from rlhf_ray.config.load import load_values, to_yaml
 from rlhf_ray.config.run import Config
 from rlhf_ray.observe.facts import duration
 from rlhf_ray.observe.run_report import plain_table, write_files
-from rlhf_ray.stages.table import import_stage
+from rlhf_ray.stages.stage import Stage
+from rlhf_ray.stages.table import load_stage
 
 _RECORD = "progress.json"
 # Where a stage leaves its numbers.
@@ -54,7 +55,7 @@ def run(config: Config) -> int:
     output.mkdir(parents=True, exist_ok=True)
     (output / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
     record = _Record(output / _RECORD, is_kept=config.resume == "auto")
-    with _one_cluster(config):
+    with _one_cluster(dashboard=config.observe.dashboard):
         for number, step in enumerate(steps, start=1):
             title = f"{step.name} ({number} of {len(steps)})"
             if record.is_finished(step):
@@ -89,15 +90,15 @@ def read_steps(config: Config) -> tuple[_Step, ...]:
     return tuple(steps)
 
 
-def describe(config: Config) -> str:
-    """Which stages would run, and where each of them would write."""
+def _describe(config: Config) -> str:
+    """The stages in order, and the folder of each."""
     steps = read_steps(config)
     width = max(len(step.name) for step in steps)
     lines = [
         f"{step.name:<{width}}  stage={step.config.stage.name} {step.config.output_dir}"
         for step in steps
     ]
-    return "\n".join(lines)
+    return "# Stages\n" + "\n".join(lines)
 
 
 def _common(config: Config, stage: PipelineStage) -> dict[str, Any]:
@@ -114,7 +115,7 @@ def _run_step(step: _Step, record: _Record) -> None:
     record.start(step)
     started = time.monotonic()
     try:
-        import_stage(step.config.stage.name)(step.config)
+        load_stage(step.config.stage.name).run(step.config)
     except RequestError as error:
         raise RequestError(f"pipeline stage {step.name}: {error}") from error
     except RunFailed as error:
@@ -123,12 +124,12 @@ def _run_step(step: _Step, record: _Record) -> None:
 
 
 @contextmanager
-def _one_cluster(config: Config) -> Iterator[None]:
+def _one_cluster(*, dashboard: bool) -> Iterator[None]:
     """One local cluster for all stages, if any of them has workers."""
     # Seconds of import, after the configuration of every stage was found right.
     from rlhf_ray.cluster.runtime.session import connected
 
-    with connected(dashboard=config.observe.dashboard):
+    with connected(dashboard=dashboard):
         yield
 
 
@@ -201,3 +202,6 @@ def _figure(folder: Path, path: tuple[str, ...]) -> float:
     if not isinstance(value, int | float):
         raise RunFailed(f"{file} has no number at {'.'.join(path)}, which pipeline.report asks for")
     return float(value)
+
+
+STAGE = Stage(name="pipeline", describe=_describe, run=run)

@@ -1,4 +1,4 @@
-"""The data stage: sources in, cleaned and blended sets out. No cluster, no model."""
+"""stage=prepare_data: sources in, cleaned and blended sets out. No cluster, no model."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from rlhf_ray.data.prepare.prepare import Preparation
 from rlhf_ray.data.prepare.report import report_of, report_tables
 from rlhf_ray.data.prepare.work_folder import check_output, work_folder
 from rlhf_ray.data.sources.prepared import REPORT
+from rlhf_ray.stages.stage import Stage
 
 _SCRATCH = "scratch.sqlite"
 
@@ -35,7 +36,7 @@ def run(config: Config) -> int:
         check_source(source)
     for source in evaluation:
         check_rows(source, on_bad_row=prepare.on_bad_row)
-    report = _reporter(config)
+    report = _reporter(config.observe.progress)
     report(f"checking {len(sources)} sources")
     cleaning = make_cleaning(prepare, evaluation, _token_counter(config))
     expected = {
@@ -62,13 +63,13 @@ def run(config: Config) -> int:
     return 0
 
 
-def describe(config: Config) -> str:
-    """What the stage would do, without reading anything."""
+def _describe(config: Config) -> str:
+    """The sources and what becomes of them, without reading anything."""
     lines = [
         f"{source.name}: {source.path}, {source.layout or 'columns'} -> {source.kind}"
         for source in _read_all("prepare.sources", config.prepare.sources)
     ]
-    return "\n".join(lines)
+    return "# Sources\n" + "\n".join(lines)
 
 
 def _read_all(group: str, entries: Mapping[str, Any]) -> tuple[PreparedSource, ...]:
@@ -82,15 +83,20 @@ def _token_counter(config: Config) -> CountTokens | None:
     from rlhf_ray.models.builtin import resolve_model_path
     from rlhf_ray.models.loading import load_tokenizer
 
-    path = resolve_model_path(config.model.path, seed=config.seed, report=_reporter(config))
+    path = resolve_model_path(
+        config.model.path, seed=config.seed, report=_reporter(config.observe.progress)
+    )
     config.model.path = path
     tokenizer = load_tokenizer(config.model)
     return lambda text: len(tokenizer.encode(text, add_special_tokens=False))
 
 
-def _reporter(config: Config) -> Callable[[str], None]:
+def _reporter(progress: str) -> Callable[[str], None]:
     def report(message: str) -> None:
-        if config.observe.progress != "off":
+        if progress != "off":
             print(message, flush=True)
 
     return report
+
+
+STAGE = Stage(name="prepare_data", describe=_describe, run=run)

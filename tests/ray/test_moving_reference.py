@@ -12,8 +12,8 @@ from ray.util.placement_group import placement_group, remove_placement_group
 
 from rlhf_ray.calls import Call
 from rlhf_ray.cluster.resource_plan import RolePlan
-from rlhf_ray.cluster.roles.learner import LearnerActor, LearnerGroup
-from rlhf_ray.cluster.roles.reference import ReferenceActor, ReferenceGroup
+from rlhf_ray.cluster.roles.learner import LearnerActor, LearnerGroup, LearnerSettings
+from rlhf_ray.cluster.roles.reference import ReferenceActor, ReferenceGroup, ReferenceSettings
 from rlhf_ray.cluster.runtime.launch import Launcher
 from rlhf_ray.cluster.runtime.supervisor import Member, Supervisor
 from rlhf_ray.config.errors import RunFailed
@@ -90,29 +90,30 @@ class Roles:
         remove_placement_group(self._group)
 
 
-def _learner_settings(folder: Path) -> dict[str, Any]:
-    return {
-        "training": TrainingConfig(**ROLE),
-        "algorithm": AlgorithmConfig(),
-        "model": ModelConfig(path=str(folder / "policy")),
-        "max_response_tokens": 8,
-        "temperature": 1.0,
-        "total_optimizer_steps": 1,
-        "seed": 0,
-        "timeout_s": 60.0,
-    }
+def _learner_settings(folder: Path) -> LearnerSettings:
+    return LearnerSettings(
+        training=TrainingConfig(**ROLE),
+        algorithm=AlgorithmConfig(),
+        model=ModelConfig(path=str(folder / "policy")),
+        max_response_tokens=8,
+        temperature=1.0,
+        total_optimizer_steps=1,
+        seed=0,
+        timeout_s=60.0,
+    )
 
 
-def _reference_settings(folder: Path) -> dict[str, Any]:
+def _reference_settings(folder: Path) -> ReferenceSettings:
     sharded = ReferenceConfig(**ROLE, num_ranks=NUM_REFERENCES, zero_stage=3)
-    return {
-        "reference": sharded,
-        "model": ModelConfig(path=str(folder / "other")),
-        "temperature": 1.0,
-        "seed": 0,
-        "timeout_s": 60.0,
-        "decay": 0.0,
-    }
+    return ReferenceSettings(
+        reference=sharded,
+        model=ModelConfig(path=str(folder / "other")),
+        temperature=1.0,
+        seed=0,
+        timeout_s=60.0,
+        decay=0.0,
+        of_all_kept=False,
+    )
 
 
 @pytest.fixture(scope="module")

@@ -14,15 +14,16 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from transformers import AutoModelForSequenceClassification
 
 from rlhf_ray.cluster.resource_plan import RolePlan
-from rlhf_ray.cluster.roles.critic import CriticActor
+from rlhf_ray.cluster.roles.base import Starting, start_ranks
+from rlhf_ray.cluster.roles.critic import CriticActor, CriticSettings
+from rlhf_ray.cluster.roles.reward_model import RewardModelActor, RewardModelSettings
 from rlhf_ray.cluster.roles.rewards import (
     OneOfRanks,
     Replicas,
     RewardActor,
     RewardGroup,
-    RewardModelActor,
 )
-from rlhf_ray.cluster.runtime.launch import Launcher, start_ranks
+from rlhf_ray.cluster.runtime.launch import Launcher
 from rlhf_ray.cluster.runtime.supervisor import Supervisor
 from rlhf_ray.config.groups.algorithm import AlgorithmConfig
 from rlhf_ray.config.groups.model import ModelConfig
@@ -59,17 +60,22 @@ class Roles:
         sharded = replace(whole, zero_stage=3, num_ranks=2)
         functions = RewardConfig(functions=[{"path": "length", "arguments": {"target": 1}}])
         functions.model = whole
-        self._create("reward", RewardActor, {"reward": functions})
-        self._create("reward_model", RewardModelActor, {**common, "reward_model": whole})
-        self._create("sharded", RewardModelActor, {**common, "reward_model": sharded})
-        self._create("critic", CriticActor, {**common, **_critic_settings()})
+        self._create("reward", RewardActor, functions)
+        self._create(
+            "reward_model", RewardModelActor, RewardModelSettings(**common, reward_model=whole)
+        )
+        self._create(
+            "sharded", RewardModelActor, RewardModelSettings(**common, reward_model=sharded)
+        )
+        self._create("critic", CriticActor, CriticSettings(**common, **_critic_settings()))
         members = self._launcher.members()
         by_role = {role: [m for m in members if m.name.role == role] for role in RANKS}
         ray.get(by_role["reward"][0].handle.start.remote(), timeout=60)
+        starting = Starting(by_role=by_role, waiter=self.supervisor, timeout_s=60)
         calls = [
             call
             for role in ("reward_model", "sharded", "critic")
-            for call in start_ranks(by_role[role], self.supervisor, timeout_s=60)
+            for call in start_ranks(by_role[role], starting)
         ]
         self.supervisor.results(calls, phase="start", timeout_s=180)
         self.whole = RewardGroup(by_role["reward"], [Replicas(by_role["reward_model"])])

@@ -9,12 +9,12 @@ import pytest
 import ray
 import torch
 
-from rlhf_ray.cluster.roles.builder import BuilderActor
+from rlhf_ray.cluster.roles.builder import BuilderActor, BuilderSettings
 from rlhf_ray.cluster.roles.rewards import RewardActor
 from rlhf_ray.config.groups.algorithm import AlgorithmConfig
 from rlhf_ray.config.groups.reward import RewardConfig
-from rlhf_ray.experience.build import RankPlan
-from rlhf_ray.experience.reward_shaping import NO_CONTROL
+from rlhf_ray.config.groups.sampling import SamplingConfig
+from rlhf_ray.config.groups.training import TrainingConfig
 from rlhf_ray.observe.rollout_log import rollout_path
 from rlhf_ray.records import Coefficients
 from rlhf_ray.testing.fakes import make_group, make_prompt
@@ -36,16 +36,17 @@ def actors(tmp_path: Path):
     """A reward worker and a builder, as a run has them."""
     (tmp_path / "reward.py").write_text(USER_REWARD)
     reward = RewardConfig(functions=[f"{tmp_path}/reward.py:capitals"])
-    settings = {
-        "algorithm": AlgorithmConfig(advantage="process", normalize_by_std=False),
-        "learner": RankPlan(num_ranks=1, max_tokens_per_micro_batch=100),
-        "critic": None,
-        "old_is_current": True,
-        "seed": 0,
-        "control": NO_CONTROL,
-    }
+    settings = BuilderSettings(
+        algorithm=AlgorithmConfig(advantage="process", normalize_by_std=False),
+        sampling=SamplingConfig(),
+        learner=TrainingConfig(max_tokens_per_micro_batch=100),
+        critic=None,
+        old_is_current=True,
+        max_response_tokens=2,
+        seed=0,
+    )
     handles = [
-        ray.remote(RewardActor).options(num_cpus=0.1).remote({"reward": reward}),
+        ray.remote(RewardActor).options(num_cpus=0.1).remote(reward),
         ray.remote(BuilderActor).options(num_cpus=0.1).remote(settings),
     ]
     ray.get([handle.start.remote() for handle in handles], timeout=TIMEOUT_S)

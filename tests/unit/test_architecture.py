@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_ray.cluster.resource_plan import missing, plan_resources
+from rlhf_ray.cluster.resource_plan import missing
 from rlhf_ray.config.compose import group_choices
 from rlhf_ray.config.load import load_config
 from rlhf_ray.main import main
 from rlhf_ray.stages.pipeline import read_steps
+from rlhf_ray.stages.stage import resource_plan
 
 PACKAGE = Path(__file__).parents[2] / "rlhf_ray"
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -152,7 +153,7 @@ def test_every_recipe_composes_validates_and_plans(recipe, capsys):
     runs = [step.config for step in read_steps(config)] if is_pipeline else [config]
     with_workers = [run for run in runs if run.stage.name != "prepare_data"]
     assert with_workers
-    assert [missing(plan_resources(run), nodes) for run in with_workers] == [[]] * len(with_workers)
+    assert [missing(resource_plan(run), nodes) for run in with_workers] == [[]] * len(with_workers)
     assert main([f"recipe={recipe}", "dry_run=true" if is_pipeline else "stage=plan"]) == 0
     assert f"recipe: {recipe}" in capsys.readouterr().out
 

@@ -1,30 +1,126 @@
-"""The roles as Ray actors.
+"""The base of every role: what it asks of the cluster, how its actors start, how they are called.
 
-Each class imports its worker in its own process only, takes object references as plain
-arguments (Ray resolves those and no nested ones), and returns a small signal first and a large
-result second, so that the driver can learn of an error without fetching the result.
+A role is one file of this folder. It holds, in this order: the settings of its worker, the role
+itself (`Role`: resources, actor class, settings per rank, start), the actor, and the group, the view
+that the driver has of the role.
+
+Actors import their worker in their own process only, take object references as plain arguments (Ray
+resolves those and no nested ones), and return a small signal first and a large result second, so
+that the driver learns of an error without fetching the result.
+
+Groups start work and return calls; `runtime.supervisor.Supervisor` waits for them. Scatter and
+gather are written out in each method.
+
+Files of roles import neither Ray nor torch at their top: `stage=plan` reads them within a second.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlhf_ray.batching.balance import balance
-from rlhf_ray.calls import Call
+from rlhf_ray.calls import Call, CallWaiter
 from rlhf_ray.cluster.runtime.process import ActorProcess
-from rlhf_ray.cluster.runtime.supervisor import Member
-from rlhf_ray.records import (
-    RolloutGroup,
-)
 
-# Ranks of one role, in order, and where rank 0 listens.
+if TYPE_CHECKING:
+    from rlhf_ray.cluster.runtime.supervisor import Member
+    from rlhf_ray.config.groups.training import RoleConfig
+    from rlhf_ray.records import RolloutGroup
+
+# Host and port at which rank 0 of a role listens.
 Address = tuple[str, int]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resources:
+    """What a role asks of the cluster.
+
+    Attributes:
+        role: name of the role; its actors are called role_0, role_1, ...
+        num_cpus, num_gpus: of each actor.
+        shares_bundles_of: a role whose bundles these actors share, as many in each (the hybrid
+            engine); None: every actor has its own bundle.
+    """
+
+    role: str
+    num_actors: int
+    num_cpus: float
+    num_gpus: float
+    shares_bundles_of: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Starting:
+    """The state of a start, for roles that need other roles for theirs.
+
+    Attributes:
+        by_role: all actors, by role, in the order of their ranks.
+        timeout_s: of a wait within a start.
+    """
+
+    by_role: Mapping[str, Sequence[Member]]
+    waiter: CallWaiter
+    timeout_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Role:
+    """One role of a run.
+
+    Attributes:
+        settings: from a rank to the settings that its actor is created with.
+        start: begins to start the actors; the caller waits for the calls of all roles together.
+    """
+
+    resources: Resources
+    actor_class: type
+    settings: Callable[[int], object]
+    start: Callable[[Sequence[Member], Starting], list[Call]]
+
+    @property
+    def name(self) -> str:
+        return self.resources.role
+
+
+def rank_resources(
+    role: str, settings: RoleConfig, *, shares_bundles_of: str | None = None
+) -> Resources:
+    """The resources of a DeepSpeed role."""
+    return Resources(
+        role=role,
+        num_actors=settings.num_ranks,
+        num_cpus=settings.num_cpus,
+        num_gpus=settings.num_gpus,
+        shares_bundles_of=shares_bundles_of,
+    )
+
+
+def start_actors(members: Sequence[Member], _: Starting) -> list[Call]:
+    """Begin to start actors that need nothing of each other."""
+    return [call_of(m, m.handle.start.remote()) for m in members]
+
+
+def start_ranks(members: Sequence[Member], starting: Starting) -> list[Call]:
+    """Begin to start the ranks of one model: rank 0 chooses the address at which all meet."""
+    first = call_of(members[0], members[0].handle.reserve_address.remote())
+    (address,) = starting.waiter.results([first], phase="start", timeout_s=starting.timeout_s)
+    return [
+        call_of(member, member.handle.start.remote(rank, len(members), address))
+        for rank, member in enumerate(members)
+    ]
+
+
+def call_of(member: Member, refs: Any) -> Call:
+    """The call of a remote method that returns one value, or a signal and a payload."""
+    signal, payload = refs if isinstance(refs, list) else (refs, None)
+    return Call(member=member.name, signal=signal, payload=payload)
+
+
 class RankActor(ActorProcess):
-    """What the DeepSpeed roles have in common."""
+    """One rank of a DeepSpeed role; subclasses make `_worker`."""
 
     _worker: Any
 
@@ -39,7 +135,7 @@ class RankActor(ActorProcess):
 
 
 class CheckpointedActor(RankActor):
-    """What the roles with a folder in a checkpoint have in common."""
+    """One rank of a role that has a folder in every checkpoint."""
 
     def save_checkpoint(self, folder: Path) -> None:
         self._worker.save_checkpoint(folder)
@@ -49,19 +145,13 @@ class CheckpointedActor(RankActor):
 
 
 class TrainedActor(CheckpointedActor):
-    """What learner and critic have in common."""
+    """One rank of a role with an optimizer."""
 
     def offload_states(self) -> None:
         self._worker.offload_states()
 
     def reload_states(self) -> None:
         self._worker.reload_states()
-
-
-def call_of(member: Member, refs: Any) -> Call:
-    """Of a method that returns one value, or a signal and a payload."""
-    signal, payload = refs if isinstance(refs, list) else (refs, None)
-    return Call(member=member.name, signal=signal, payload=payload)
 
 
 class RankGroup:
@@ -71,10 +161,11 @@ class RankGroup:
         self._members = tuple(members)
 
     def score(self, groups: Sequence[Any], num_tokens: Sequence[int]) -> list[Call]:
-        """Per-token values of scattered groups.
+        """Score groups, scattered over the ranks.
 
         Args:
-            groups: references; num_tokens: of each, to balance the ranks.
+            groups: references.
+            num_tokens: of each group, to balance the ranks.
 
         Returns:
             a call per rank, with a reference to its `list[TokenValues]` as payload.
@@ -84,7 +175,7 @@ class RankGroup:
     def _scattered(
         self, methods: Sequence[Any], groups: Sequence[Any], num_tokens: Sequence[int]
     ) -> list[Call]:
-        """A rank's method with its share of the groups, for every rank."""
+        """Call every rank's method with its share of the groups."""
         shares = balance(num_tokens, len(self._members))
         return [
             call_of(member, method.options(num_returns=2).remote(*(groups[i] for i in share)))
@@ -93,7 +184,7 @@ class RankGroup:
 
 
 class CheckpointedGroup(RankGroup):
-    """All ranks of a role that a checkpoint has a folder of."""
+    """All ranks of a role that has a folder in every checkpoint."""
 
     def save_checkpoint(self, folder: Path) -> list[Call]:
         return [call_of(m, m.handle.save_checkpoint.remote(folder)) for m in self._members]

@@ -1,29 +1,82 @@
-"""What is made of scored groups, as a Ray actor: experience, files, an evaluation's numbers."""
+"""The builder: experience, rollout files and an evaluation's numbers from scored groups."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlhf_ray.calls import Call
-from rlhf_ray.cluster.roles.base import call_of
+from rlhf_ray.cluster.roles.base import Resources, Role, call_of, start_actors
 from rlhf_ray.cluster.runtime.process import ActorProcess
-from rlhf_ray.cluster.runtime.supervisor import Member
-from rlhf_ray.records import Coefficients, RolloutGroup
+
+if TYPE_CHECKING:
+    from rlhf_ray.cluster.runtime.supervisor import Member
+    from rlhf_ray.config.groups.algorithm import AlgorithmConfig
+    from rlhf_ray.config.groups.sampling import SamplingConfig
+    from rlhf_ray.config.groups.training import CriticConfig, TrainingConfig
+    from rlhf_ray.records import Coefficients, RolloutGroup
+
+# The builder turns groups into experience: tensors of a few megabytes, on no GPU.
+_NUM_CPUS = 0.1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BuilderSettings:
+    """Settings of the builder; see `experience.builder.ExperienceBuilder`.
+
+    Attributes:
+        learner, critic: the roles among whose ranks experience is divided; None without a critic.
+        max_response_tokens: of the run, for the penalty of overlong answers.
+    """
+
+    algorithm: AlgorithmConfig
+    sampling: SamplingConfig
+    learner: TrainingConfig
+    critic: CriticConfig | None
+    old_is_current: bool
+    max_response_tokens: int
+    seed: int
+
+
+def builder_role(settings: BuilderSettings) -> Role:
+    """The builder of a run."""
+    return Role(
+        resources=Resources(role="builder", num_actors=1, num_cpus=_NUM_CPUS, num_gpus=0.0),
+        actor_class=BuilderActor,
+        settings=lambda _: settings,
+        start=start_actors,
+    )
 
 
 class BuilderActor(ActorProcess):
     """Turns scored groups into experience, measures them, and writes them down."""
 
-    def __init__(self, settings: dict[str, Any]) -> None:
+    def __init__(self, settings: BuilderSettings) -> None:
         super().__init__()
+        from rlhf_ray.batching.rank_plan import rank_plan
         from rlhf_ray.experience.builder import ExperienceBuilder
+        from rlhf_ray.experience.reward_shaping import RewardShaping
 
-        self._worker = ExperienceBuilder(**settings)
+        sampling, critic = settings.sampling, settings.critic
+        self._worker = ExperienceBuilder(
+            algorithm=settings.algorithm,
+            learner=rank_plan(settings.learner),
+            critic=None if critic is None else rank_plan(critic),
+            old_is_current=settings.old_is_current,
+            seed=settings.seed,
+            control=RewardShaping(
+                max_response_tokens=settings.max_response_tokens,
+                overlong_buffer_tokens=sampling.overlong_buffer_tokens,
+                overlong_penalty=sampling.overlong_penalty,
+                overlong_filter=sampling.overlong_filter,
+                task_weights=sampling.task_weights,
+            ),
+        )
 
     def start(self) -> None:
-        """Nothing to do: the answer says that the process is there."""
+        """Do nothing; the answer says that the process is up."""
 
     def build(
         self, step: int, coefficients: Coefficients, counts: dict[str, int], *parts: Any
@@ -46,7 +99,7 @@ class BuilderActor(ActorProcess):
         """See `evaluation.answers.measure_answers`.
 
         Args:
-            parts: so many groups, then what each rank of the reference computed for them.
+            parts: `num_groups` groups, then each reference rank's values of them.
         """
         from rlhf_ray.evaluation.answers import measure_answers
 
@@ -54,7 +107,7 @@ class BuilderActor(ActorProcess):
         return measure_answers(parts[:num_groups], reference, settings)
 
     def close(self) -> None:
-        """Nothing to do."""
+        """Do nothing: the builder holds nothing between calls."""
 
 
 class BuilderGroup:
@@ -91,7 +144,7 @@ class BuilderGroup:
         return Call(member=self._member.name, signal=metrics, payload=(learner, critic))
 
     def measure(self, groups: Sequence[Any], reference: Sequence[Any], settings: Any) -> Call:
-        """Signal: what `evaluation.answers.measure_answers` makes of scored groups.
+        """Measure scored groups. Signal: the result of `evaluation.answers.measure_answers`.
 
         Args:
             reference: payloads of `RankGroup.score` for the same groups; none without a reference.

@@ -1,17 +1,57 @@
-"""The roles that learn from examples: actors and facade."""
+"""The ranks of a stage that learns from examples: SFT, reward models, preferences."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlhf_ray.calls import Call
-from rlhf_ray.cluster.roles.base import TrainedActor, TrainedGroup, call_of
+from rlhf_ray.cluster.roles.base import (
+    Role,
+    TrainedActor,
+    TrainedGroup,
+    call_of,
+    rank_resources,
+    start_ranks,
+)
+
+if TYPE_CHECKING:
+    from rlhf_ray.config.groups.fit import PreferenceConfig, RewardModelConfig
+    from rlhf_ray.config.groups.model import ModelConfig
+    from rlhf_ray.config.groups.training import TrainingConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OfflineSettings:
+    """Settings of a rank; see `training.roles.base.TrainedRole`.
+
+    Attributes:
+        preference, reward_model: for the stage of that name.
+    """
+
+    training: TrainingConfig
+    model: ModelConfig
+    total_optimizer_steps: int
+    seed: int
+    timeout_s: float
+    preference: PreferenceConfig
+    reward_model: RewardModelConfig
+
+
+def offline_role(settings: OfflineSettings, actor_class: type[OfflineActor]) -> Role:
+    """The ranks of the stage whose actor is `actor_class`."""
+    return Role(
+        resources=rank_resources("learner", settings.training),
+        actor_class=actor_class,
+        settings=lambda _: settings,
+        start=start_ranks,
+    )
 
 
 class OfflineActor(TrainedActor):
-    """What the roles that learn from examples have in common."""
+    """One rank; subclasses make the worker."""
 
     def update(self, steps: Sequence[Any]) -> dict[str, float]:
         return self._worker.update(steps)
@@ -21,6 +61,76 @@ class OfflineActor(TrainedActor):
 
     def save_model(self, folder: Path) -> None:
         self._worker.save_model(folder)
+
+
+class SftActor(OfflineActor):
+    """One rank of a language model that learns from texts or demonstrations."""
+
+    def __init__(self, settings: OfflineSettings) -> None:
+        super().__init__()
+        from rlhf_ray.training.roles.sft_trainer import SftTrainer
+
+        self._worker = SftTrainer(
+            training=settings.training,
+            model=settings.model,
+            total_optimizer_steps=settings.total_optimizer_steps,
+            seed=settings.seed,
+            timeout_s=settings.timeout_s,
+        )
+
+
+class RewardModelTrainerActor(OfflineActor):
+    """One rank of a reward model that learns from rankings."""
+
+    def __init__(self, settings: OfflineSettings) -> None:
+        super().__init__()
+        from rlhf_ray.training.roles.reward_model_trainer import RewardModelTrainer
+
+        self._worker = RewardModelTrainer(
+            training=settings.training,
+            model=settings.model,
+            total_optimizer_steps=settings.total_optimizer_steps,
+            seed=settings.seed,
+            timeout_s=settings.timeout_s,
+            centring_coefficient=settings.reward_model.centring_coefficient,
+        )
+
+
+class PreferenceTrainerActor(OfflineActor):
+    """One rank of a policy that learns from rankings."""
+
+    def __init__(self, settings: OfflineSettings) -> None:
+        super().__init__()
+        from rlhf_ray.training.roles.preference_trainer import PreferenceTrainer
+
+        self._worker = PreferenceTrainer(
+            preference=settings.preference,
+            training=settings.training,
+            model=settings.model,
+            total_optimizer_steps=settings.total_optimizer_steps,
+            seed=settings.seed,
+            timeout_s=settings.timeout_s,
+        )
+
+    def score_answers(self, samples: Any) -> list[float]:
+        return self._worker.score_answers(samples)
+
+
+class FeedbackTrainerActor(OfflineActor):
+    """One rank of a policy that learns from feedback."""
+
+    def __init__(self, settings: OfflineSettings) -> None:
+        super().__init__()
+        from rlhf_ray.training.roles.preference_trainer import FeedbackTrainer
+
+        self._worker = FeedbackTrainer(
+            preference=settings.preference,
+            training=settings.training,
+            model=settings.model,
+            total_optimizer_steps=settings.total_optimizer_steps,
+            seed=settings.seed,
+            timeout_s=settings.timeout_s,
+        )
 
 
 class OfflineGroup(TrainedGroup):
@@ -49,50 +159,3 @@ class OfflineGroup(TrainedGroup):
 
     def save_model(self, folder: Path) -> list[Call]:
         return [call_of(m, m.handle.save_model.remote(folder)) for m in self._members]
-
-
-class ComparedActor(OfflineActor):
-    """What the policies that are compared with their start have in common."""
-
-    def score_answers(self, samples: Any) -> list[float]:
-        return self._worker.score_answers(samples)
-
-
-class PreferenceTrainerActor(ComparedActor):
-    """One rank of a policy that learns from rankings."""
-
-    def __init__(self, settings: dict[str, Any]) -> None:
-        super().__init__()
-        from rlhf_ray.training.roles.preference_trainer import PreferenceTrainer as Worker
-
-        self._worker = Worker(**settings)
-
-
-class FeedbackTrainerActor(ComparedActor):
-    """One rank of a policy that learns from feedback."""
-
-    def __init__(self, settings: dict[str, Any]) -> None:
-        super().__init__()
-        from rlhf_ray.training.roles.preference_trainer import FeedbackTrainer as Worker
-
-        self._worker = Worker(**settings)
-
-
-class SftActor(OfflineActor):
-    """One rank of a language model that learns from texts or demonstrations."""
-
-    def __init__(self, settings: dict[str, Any]) -> None:
-        super().__init__()
-        from rlhf_ray.training.roles.sft_trainer import SftTrainer as Worker
-
-        self._worker = Worker(**settings)
-
-
-class RewardModelTrainerActor(OfflineActor):
-    """One rank of a reward model that learns from rankings."""
-
-    def __init__(self, settings: dict[str, Any]) -> None:
-        super().__init__()
-        from rlhf_ray.training.roles.reward_model_trainer import RewardModelTrainer as Worker
-
-        self._worker = Worker(**settings)

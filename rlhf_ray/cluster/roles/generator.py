@@ -1,16 +1,165 @@
-"""The engines: actor and facade."""
+"""The generator: vLLM engines that sample, score sequences and take new weights."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from rlhf_ray.calls import Call, MemberName
-from rlhf_ray.cluster.roles.base import call_of
+from rlhf_ray.cluster.roles.base import Resources, Role, Starting, call_of
 from rlhf_ray.cluster.runtime.process import ActorProcess
-from rlhf_ray.cluster.runtime.supervisor import Member
-from rlhf_ray.records import Prompt, RolloutGroup, SampleFailure
+
+if TYPE_CHECKING:
+    from rlhf_ray.cluster.runtime.supervisor import Member
+    from rlhf_ray.config.groups.generation import GenerationConfig
+    from rlhf_ray.config.groups.lora import LoraConfig
+    from rlhf_ray.config.groups.model import ModelConfig
+    from rlhf_ray.records import Prompt, RolloutGroup, SampleFailure
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineSettings:
+    """Settings of an engine; see `generation.engine.GenerationEngine`."""
+
+    generation: GenerationConfig
+    model: ModelConfig
+    max_sequence_tokens: int
+    greedy_from: int
+    request_timeout_s: float
+    engine_index: int = 0
+    with_text_ends: bool = False
+    lora: LoraConfig | None = None
+
+
+def generator_role(settings: EngineSettings, *, shares_gpus_of: str | None) -> Role:
+    """The engines of a run.
+
+    Args:
+        shares_gpus_of: the role of the trained ranks that lie in the engines' bundles (the
+            hybrid engine). The engines then ask Ray for no GPU: they use those of the ranks.
+    """
+    return engines_role("generator", settings, first_index=0, shares_gpus_of=shares_gpus_of)
+
+
+def engines_role(
+    name: str, settings: EngineSettings, *, first_index: int, shares_gpus_of: str | None = None
+) -> Role:
+    """Engines under any name; the judge has some, too.
+
+    Args:
+        first_index: index of the first of them among all engines of the run.
+    """
+    generation = settings.generation
+
+    def start(members: Sequence[Member], starting: Starting) -> list[Call]:
+        gpus = _shared_gpus(len(members), starting, shares_gpus_of)
+        return [
+            call_of(member, member.handle.start.remote(own))
+            for member, own in zip(members, gpus, strict=True)
+        ]
+
+    num_gpus = generation.tensor_parallel_size * generation.num_gpus
+    return Role(
+        resources=Resources(
+            role=name,
+            num_actors=generation.num_engines,
+            num_cpus=generation.num_cpus,
+            num_gpus=0.0 if shares_gpus_of else num_gpus,
+        ),
+        actor_class=GeneratorActor,
+        settings=lambda rank: replace(settings, engine_index=first_index + rank),
+        start=start,
+    )
+
+
+def _shared_gpus(
+    num_engines: int, starting: Starting, shares_gpus_of: str | None
+) -> list[tuple[str, ...]]:
+    """GPUs of the trained ranks in each engine's bundle; none where the engines have their own."""
+    if shares_gpus_of is None:
+        return [()] * num_engines
+    ranks = starting.by_role[shares_gpus_of]
+    per_engine = len(ranks) // num_engines
+    return [
+        tuple(
+            gpu
+            for rank in ranks[engine * per_engine : (engine + 1) * per_engine]
+            for gpu in rank.info.gpu_ids
+        )
+        for engine in range(num_engines)
+    ]
+
+
+class GeneratorActor(ActorProcess):
+    """One vLLM engine."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        super().__init__()
+        self._settings = settings
+
+    async def start(self, gpu_ids: tuple[str, ...]) -> None:
+        """Load the model; on these GPUs where it shares them with other actors."""
+        if gpu_ids:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpu_ids)
+        from rlhf_ray.generation.engine import GenerationEngine
+
+        settings = self._settings
+        self._engine = GenerationEngine(
+            generation=settings.generation,
+            model=settings.model,
+            engine_index=settings.engine_index,
+            max_sequence_tokens=settings.max_sequence_tokens,
+            greedy_from=settings.greedy_from,
+            request_timeout_s=settings.request_timeout_s,
+            with_text_ends=settings.with_text_ends,
+            lora=settings.lora,
+        )
+        await self._engine.start()
+
+    async def generate(
+        self, prompt: Prompt, sample_indices: tuple[int, ...]
+    ) -> tuple[tuple[SampleFailure, ...], RolloutGroup]:
+        group, failures = await self._engine.generate(prompt, sample_indices)
+        return failures, group
+
+    async def abort(self, prompt_ids: tuple[str, ...]) -> None:
+        await self._engine.abort(prompt_ids)
+
+    async def hold(self) -> None:
+        await self._engine.hold()
+
+    async def release(self, num_requests: int) -> None:
+        await self._engine.release(num_requests)
+
+    async def complete(self, asked: Sequence[Any], timeout_s: float) -> Sequence[Any]:
+        return await self._engine.complete(asked, timeout_s=timeout_s)
+
+    async def score_sequences(self, sequences: list[tuple[int, ...]]) -> list[list[float]]:
+        return await self._engine.score_sequences(sequences)
+
+    async def begin_update(self) -> None:
+        await self._engine.begin_update()
+
+    async def load_bucket(self, bucket: Any) -> None:
+        await self._engine.load_bucket(bucket)
+
+    async def finish_update(self, version: int) -> int:
+        await self._engine.finish_update(version)
+        return await self._engine.weight_version()
+
+    async def weight_version(self) -> int:
+        return await self._engine.weight_version()
+
+    async def sleep(self) -> None:
+        await self._engine.sleep()
+
+    async def wake_up(self) -> None:
+        await self._engine.wake_up()
+
+    async def close(self) -> None:
+        await self._engine.close()
 
 
 class GeneratorGroup:
@@ -78,63 +227,3 @@ class GeneratorGroup:
 
     def wake_up(self) -> list[Call]:
         return [call_of(m, m.handle.wake_up.remote()) for m in self._members]
-
-
-class GeneratorActor(ActorProcess):
-    """One vLLM engine."""
-
-    def __init__(self, settings: dict[str, Any]) -> None:
-        super().__init__()
-        self._settings = settings
-
-    async def start(self, gpu_ids: tuple[str, ...]) -> None:
-        """Load the model; on these GPUs where it shares them with other actors."""
-        if gpu_ids:
-            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpu_ids)
-        from rlhf_ray.generation.engine import GenerationEngine
-
-        self._engine = GenerationEngine(**self._settings)
-        await self._engine.start()
-
-    async def generate(
-        self, prompt: Prompt, sample_indices: tuple[int, ...]
-    ) -> tuple[tuple[SampleFailure, ...], RolloutGroup]:
-        group, failures = await self._engine.generate(prompt, sample_indices)
-        return failures, group
-
-    async def abort(self, prompt_ids: tuple[str, ...]) -> None:
-        await self._engine.abort(prompt_ids)
-
-    async def hold(self) -> None:
-        await self._engine.hold()
-
-    async def release(self, num_requests: int) -> None:
-        await self._engine.release(num_requests)
-
-    async def complete(self, asked: Sequence[Any], timeout_s: float) -> Sequence[Any]:
-        return await self._engine.complete(asked, timeout_s=timeout_s)
-
-    async def score_sequences(self, sequences: list[tuple[int, ...]]) -> list[list[float]]:
-        return await self._engine.score_sequences(sequences)
-
-    async def begin_update(self) -> None:
-        await self._engine.begin_update()
-
-    async def load_bucket(self, bucket: Any) -> None:
-        await self._engine.load_bucket(bucket)
-
-    async def finish_update(self, version: int) -> int:
-        await self._engine.finish_update(version)
-        return await self._engine.weight_version()
-
-    async def weight_version(self) -> int:
-        return await self._engine.weight_version()
-
-    async def sleep(self) -> None:
-        await self._engine.sleep()
-
-    async def wake_up(self) -> None:
-        await self._engine.wake_up()
-
-    async def close(self) -> None:
-        await self._engine.close()

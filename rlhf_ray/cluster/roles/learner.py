@@ -1,86 +1,77 @@
-"""The learner: actor, facade, and the facades that give parts of it away."""
+"""The learner: the policy in training."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from rlhf_ray.calls import Call
-from rlhf_ray.cluster.roles.base import TrainedActor, TrainedGroup, call_of
-from rlhf_ray.records import Coefficients, Experience, RolloutGroup
-from rlhf_ray.records.supervised import SupervisedSamples
+from rlhf_ray.cluster.roles.base import (
+    Role,
+    TrainedActor,
+    TrainedGroup,
+    call_of,
+    rank_resources,
+    start_ranks,
+)
 
-# What a learner can give away: its weights, the adapter that it trains, its moving average.
+if TYPE_CHECKING:
+    import numpy as np
+
+    from rlhf_ray.config.groups.algorithm import AlgorithmConfig
+    from rlhf_ray.config.groups.model import ModelConfig
+    from rlhf_ray.config.groups.training import TrainingConfig
+    from rlhf_ray.records import Coefficients, Experience, RolloutGroup
+    from rlhf_ray.records.supervised import SupervisedSamples
+
+# What a learner can give away: its weights, the adapter that it trains, its EMA.
 POLICY, ADAPTER, AVERAGE = "policy", "adapter", "average"
 
 
-class LearnerGroup(TrainedGroup):
-    """All ranks of the learner."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LearnerSettings:
+    """Settings of a rank; see `training.roles.learner.Learner`."""
 
-    def score_reference(self, groups: Sequence[Any], num_tokens: Sequence[int]) -> list[Call]:
-        """As `score`, with the adapter switched off."""
-        methods = [m.handle.score_reference for m in self._members]
-        return self._scattered(methods, groups, num_tokens)
+    training: TrainingConfig
+    algorithm: AlgorithmConfig
+    model: ModelConfig
+    max_response_tokens: int
+    temperature: float
+    total_optimizer_steps: int
+    seed: int
+    timeout_s: float
 
-    def update(
-        self, experiences: Sequence[Any], *, texts: Sequence[Any], coefficients: Coefficients
-    ) -> list[Call]:
-        """One update of the policy.
 
-        Args:
-            experiences: a reference per rank.
-            texts: per rank, its texts of every optimiser step, or none. As an argument of their
-                own they travel like any large one: Ray stores them once and passes a reference.
-
-        Returns:
-            calls with metrics as signal, the same on every rank.
-        """
-        return [
-            call_of(member, member.handle.update.remote(experience, mine, coefficients))
-            for member, experience, mine in zip(self._members, experiences, texts, strict=True)
-        ]
-
-    def score_sequences(self, sequences: list[tuple[int, ...]]) -> list[Call]:
-        return [call_of(m, m.handle.score_sequences.remote(sequences)) for m in self._members]
-
-    def weight_buckets(self, bucket_bytes: int, *, what: str = POLICY) -> tuple[Call, list[Call]]:
-        """A stream of bucket references from rank 0; and the other ranks' part in it.
-
-        Args:
-            what: `POLICY`, `ADAPTER` or `AVERAGE` of `actors`.
-        """
-        first = self._members[0]
-        # Two buckets at most exist at a time, one under way and one packed, with their signals.
-        stream = first.handle.weight_buckets.options(
-            num_returns="streaming", _generator_backpressure_num_objects=4
-        ).remote(bucket_bytes, what)
-        others = [call_of(m, m.handle.join_gathering.remote(what)) for m in self._members[1:]]
-        return Call(member=first.name, signal=stream, payload=None), others
-
-    def weight_shapes(self) -> Call:
-        """Signal: names and shapes of what `weight_buckets` gives away, in that order."""
-        first = self._members[0]
-        return call_of(first, first.handle.weight_shapes.remote())
-
-    def save_model(self, folder: Path) -> list[Call]:
-        return [call_of(m, m.handle.save_model.remote(folder)) for m in self._members]
-
-    def save_average(self, folder: Path) -> list[Call]:
-        return [call_of(m, m.handle.save_average.remote(folder)) for m in self._members]
+def learner_role(settings: LearnerSettings, *, shares_bundles_of: str | None) -> Role:
+    """The learner; `shares_bundles_of` names the engines' role in a colocated run."""
+    return Role(
+        resources=rank_resources("learner", settings.training, shares_bundles_of=shares_bundles_of),
+        actor_class=LearnerActor,
+        settings=lambda _: settings,
+        start=start_ranks,
+    )
 
 
 class LearnerActor(TrainedActor):
-    """One rank of the policy in training."""
+    """One rank of the learner."""
 
-    def __init__(self, settings: dict[str, Any]) -> None:
+    def __init__(self, settings: LearnerSettings) -> None:
         super().__init__()
-        from rlhf_ray.training.roles.learner import Learner as Worker
+        from rlhf_ray.training.roles.learner import Learner
 
-        self._worker = Worker(**settings)
-        self._buffer = np.empty(0, dtype=np.uint8)
+        self._worker = Learner(
+            training=settings.training,
+            algorithm=settings.algorithm,
+            model=settings.model,
+            max_response_tokens=settings.max_response_tokens,
+            temperature=settings.temperature,
+            total_optimizer_steps=settings.total_optimizer_steps,
+            seed=settings.seed,
+            timeout_s=settings.timeout_s,
+        )
+        self._buffer: np.ndarray | None = None
 
     def score_sequences(self, sequences: list[tuple[int, ...]]) -> list[list[float]]:
         return self._worker.score_sequences(sequences)
@@ -98,9 +89,11 @@ class LearnerActor(TrainedActor):
 
     def weight_buckets(self, bucket_bytes: int, what: str) -> Iterator[Any]:
         """A stream of signals and buckets; the rank that is asked gives the weights away."""
+        import numpy as np
+
         from rlhf_ray.publish.bucket import pack_buckets
 
-        if self._buffer.shape[0] != bucket_bytes:
+        if self._buffer is None or self._buffer.shape[0] != bucket_bytes:
             self._buffer = np.empty(bucket_bytes, dtype=np.uint8)
         # One buffer for all buckets: Ray has copied an item into its store when `yield` returns.
         for bucket in pack_buckets(self._given(what), bucket_bytes, self._buffer):
@@ -127,37 +120,93 @@ class LearnerActor(TrainedActor):
         self._worker.save_average(folder)
 
 
+class LearnerGroup(TrainedGroup):
+    """All ranks of the learner."""
+
+    def score_reference(self, groups: Sequence[Any], num_tokens: Sequence[int]) -> list[Call]:
+        """Score groups with the adapter switched off; see `RankGroup.score`."""
+        methods = [m.handle.score_reference for m in self._members]
+        return self._scattered(methods, groups, num_tokens)
+
+    def update(
+        self, experiences: Sequence[Any], *, texts: Sequence[Any], coefficients: Coefficients
+    ) -> list[Call]:
+        """One update of the policy.
+
+        Args:
+            experiences: a reference per rank.
+            texts: per rank, its texts of every optimiser step, or none. They are an argument of
+                the call, not part of `coefficients`: Ray stores a large argument once and passes
+                a reference.
+
+        Returns:
+            calls with metrics as signal, the same on every rank.
+        """
+        return [
+            call_of(member, member.handle.update.remote(experience, own, coefficients))
+            for member, experience, own in zip(self._members, experiences, texts, strict=True)
+        ]
+
+    def score_sequences(self, sequences: list[tuple[int, ...]]) -> list[Call]:
+        return [call_of(m, m.handle.score_sequences.remote(sequences)) for m in self._members]
+
+    def weight_buckets(self, bucket_bytes: int, *, what: str = POLICY) -> tuple[Call, list[Call]]:
+        """A stream of bucket references from rank 0; and the other ranks' part in it.
+
+        Args:
+            what: `POLICY`, `ADAPTER` or `AVERAGE`.
+        """
+        first = self._members[0]
+        # Two buckets at most exist at a time, one in flight and one packed, with their signals.
+        stream = first.handle.weight_buckets.options(
+            num_returns="streaming", _generator_backpressure_num_objects=4
+        ).remote(bucket_bytes, what)
+        others = [call_of(m, m.handle.join_gathering.remote(what)) for m in self._members[1:]]
+        return Call(member=first.name, signal=stream, payload=None), others
+
+    def weight_shapes(self) -> Call:
+        """Signal: names and shapes of the weights of `weight_buckets`, in that order."""
+        first = self._members[0]
+        return call_of(first, first.handle.weight_shapes.remote())
+
+    def save_model(self, folder: Path) -> list[Call]:
+        return [call_of(m, m.handle.save_model.remote(folder)) for m in self._members]
+
+    def save_average(self, folder: Path) -> list[Call]:
+        return [call_of(m, m.handle.save_average.remote(folder)) for m in self._members]
+
+
 class PolicyWithoutAdapter:
-    """The reference: what the policy's ranks compute with their adapter switched off."""
+    """The reference of a LoRA run: the policy's ranks with their adapter switched off."""
 
     def __init__(self, learners: LearnerGroup) -> None:
         self._learners = learners
 
     def score(self, groups: Sequence[Any], num_tokens: Sequence[int]) -> list[Call]:
-        """See `groups.RankGroup.score`."""
+        """See `RankGroup.score`."""
         return self._learners.score_reference(groups, num_tokens)
 
 
-class AdapterAlone:
-    """A source of weights that gives the adapter away, and keeps what never changes."""
+class AdapterWeights:
+    """The learner as a source of its adapter's weights alone."""
 
     def __init__(self, learners: LearnerGroup) -> None:
         self._learners = learners
 
     def weight_buckets(self, bucket_bytes: int) -> tuple[Call, list[Call]]:
-        """See `groups.LearnerGroup.weight_buckets`."""
+        """See `LearnerGroup.weight_buckets`."""
         return self._learners.weight_buckets(bucket_bytes, what=ADAPTER)
 
     def score_sequences(self, sequences: list[tuple[int, ...]]) -> list[Call]:
         return self._learners.score_sequences(sequences)
 
 
-class AverageAlone:
-    """A source of weights that gives the moving average away (`training.ema_decay`)."""
+class AverageWeights:
+    """The learner as a source of the policy's EMA (`training.ema_decay`)."""
 
     def __init__(self, learners: LearnerGroup) -> None:
         self._learners = learners
 
     def weight_buckets(self, bucket_bytes: int) -> tuple[Call, list[Call]]:
-        """See `groups.LearnerGroup.weight_buckets`."""
+        """See `LearnerGroup.weight_buckets`."""
         return self._learners.weight_buckets(bucket_bytes, what=AVERAGE)

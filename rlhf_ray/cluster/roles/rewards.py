@@ -1,22 +1,34 @@
-"""Rewards as the driver sees them: functions first, then one scorer after the other.
+"""Reward functions, and the kinds of rewards that score after them.
 
-A group goes from actor to actor by reference. Nothing here waits: every call is made at once, and
-Ray starts it when what it takes is there.
+A group goes from actor to actor by reference: first a reward worker runs the functions, then one
+scorer after the other adds its part (a reward model, a service, a judge). Nothing here waits: every
+call is made at once, and Ray starts it when its arguments are there.
+
+A kind of reward is one file of this folder. It offers a `ScoringKind`, and `scoring_kinds.py` lists
+them in the order in which they score.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
-
-import ray
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rlhf_ray.calls import Call, MemberName
-from rlhf_ray.cluster.roles.base import Address
+from rlhf_ray.cluster.roles.base import Resources, Role, start_actors
 from rlhf_ray.cluster.runtime.process import ActorProcess
-from rlhf_ray.cluster.runtime.supervisor import Member
-from rlhf_ray.records import GroupSummary, RolloutGroup
-from rlhf_ray.rewards.scorer import scored_by, scored_by_async
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from rlhf_ray.cluster.runtime.supervisor import Member
+    from rlhf_ray.config.groups.generation import GenerationConfig
+    from rlhf_ray.config.groups.model import ModelConfig
+    from rlhf_ray.config.groups.reward import RewardConfig
+    from rlhf_ray.data.prompts.load import PromptSet
+    from rlhf_ray.records import GroupSummary, RolloutGroup
+
+Report = Callable[[str], None]
 
 
 class ScorerPool(Protocol):
@@ -27,8 +39,126 @@ class ScorerPool(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoringContext:
+    """The part of a run's configuration that kinds of rewards read.
+
+    Attributes:
+        collective_timeout_s: for ranks that hold one model together.
+    """
+
+    reward: RewardConfig
+    model: ModelConfig
+    generation: GenerationConfig
+    seed: int
+    collective_timeout_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scoring:
+    """One kind of reward in a run: its roles, and the pool that scores with them."""
+
+    roles: tuple[Role, ...]
+    pool: Callable[[Mapping[str, Sequence[Member]]], ScorerPool]
+
+
+def _nothing_to_check(context: ScoringContext, prompts: PromptSet, report: Report) -> None:
+    del context, prompts, report
+
+
+def _nothing_to_resolve(
+    context: ScoringContext,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: PromptSet,
+    report: Report,
+) -> RewardConfig:
+    del tokenizer, prompts, report
+    return context.reward
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoringKind:
+    """A kind of reward.
+
+    Attributes:
+        scoring: its part of a run; None where the configuration does not ask for it.
+        check: refuse with a RequestError, before any worker starts, what cannot work; takes the
+            prompts and a receiver of lines for people.
+        resolve: the reward settings with everything decided that a worker would have to decide;
+            takes the policy's tokenizer, too.
+    """
+
+    scoring: Callable[[ScoringContext], Scoring | None]
+    check: Callable[[ScoringContext, PromptSet, Report], None] = _nothing_to_check
+    resolve: Callable[
+        [ScoringContext, PreTrainedTokenizerBase, PromptSet, Report], RewardConfig
+    ] = _nothing_to_resolve
+
+
+def reward_role(reward: RewardConfig) -> Role:
+    """The workers that run reward functions."""
+    return Role(
+        resources=Resources(
+            role="reward", num_actors=reward.num_workers, num_cpus=reward.num_cpus, num_gpus=0.0
+        ),
+        actor_class=RewardActor,
+        settings=lambda _: reward,
+        start=start_actors,
+    )
+
+
+class RewardActor(ActorProcess):
+    """One reward worker; its settings are the `reward` group."""
+
+    def __init__(self, reward: RewardConfig) -> None:
+        super().__init__()
+        from rlhf_ray.rewards.worker import RewardWorker
+
+        self._worker = RewardWorker(reward)
+
+    def start(self) -> None:
+        self._worker.start()
+
+    def score(self, *parts: RolloutGroup) -> tuple[GroupSummary, RolloutGroup]:
+        group, summary = self._worker.score(*parts)
+        return summary, group
+
+    def close(self) -> None:
+        self._worker.close()
+
+
+class ScorerActor(ActorProcess):
+    """Base of scorers that compute; subclasses make `_worker`, a `GroupScorer`."""
+
+    _worker: Any
+
+    def score(self, group: RolloutGroup) -> tuple[GroupSummary, RolloutGroup]:
+        from rlhf_ray.rewards.scorer import scored_by
+
+        scored, summary = scored_by(self._worker, group)
+        return summary, scored
+
+    def close(self) -> None:
+        self._worker.close()
+
+
+class AsyncScorerActor(ActorProcess):
+    """Base of scorers that wait for others; subclasses make `_worker`, an `AsyncGroupScorer`."""
+
+    _worker: Any
+
+    async def score(self, group: RolloutGroup) -> tuple[GroupSummary, RolloutGroup]:
+        from rlhf_ray.rewards.scorer import scored_by_async
+
+        scored, summary = await scored_by_async(self._worker, group)
+        return summary, scored
+
+    async def close(self) -> None:
+        await self._worker.close()
+
+
 class RewardGroup:
-    """All reward workers, and what scores after them. A request names the worker that serves it.
+    """All reward workers and the scorers after them. A request names the worker that serves it.
 
     Args:
         scorers: in the order in which a group goes through them.
@@ -43,7 +173,14 @@ class RewardGroup:
         return tuple(member.name for member in self._members)
 
     def score(self, worker: int, parts: Sequence[Any]) -> Call:
-        """`parts`: references to groups of one prompt. Signal: summary. Payload: the group."""
+        """Score a group.
+
+        Args:
+            parts: references to groups of one prompt.
+
+        Returns:
+            a call with the summary as signal and the scored group as payload.
+        """
         member = self._members[worker]
         refs = member.handle.score.options(num_returns=2).remote(*parts)
         call = Call(member=member.name, signal=refs[0], payload=refs[1])
@@ -53,7 +190,7 @@ class RewardGroup:
 
 
 class Replicas:
-    """Actors that each score groups on their own; the least loaded one gets the next."""
+    """Actors that each score groups on their own; the least loaded one gets the next group."""
 
     def __init__(self, members: Sequence[Member]) -> None:
         self._members = tuple(members)
@@ -81,119 +218,14 @@ class OneOfRanks:
         signal, group = first.handle.score.options(num_returns=2).remote(before.payload)
         for member in others:
             joined = member.handle.join.remote(before.payload)
-            # Ranks wait for each other.
+            # A rank that fails makes the others wait in vain: its failure is this call's, too.
             before = Call(member=member.name, signal=joined, payload=before.payload, before=before)
         return Call(member=first.name, signal=signal, payload=group, before=before)
 
 
 def _unfinished(signals: list[Any]) -> list[Any]:
+    import ray
+
     if not signals:
         return []
     return ray.wait(signals, num_returns=len(signals), timeout=0, fetch_local=False)[1]
-
-
-class ScorerActor(ActorProcess):
-    """What all of them have in common; subclasses make `_worker`, a `GroupScorer`."""
-
-    _worker: Any
-
-    def score(self, group: RolloutGroup) -> tuple[GroupSummary, RolloutGroup]:
-        scored, summary = scored_by(self._worker, group)
-        return summary, scored
-
-    def close(self) -> None:
-        self._worker.close()
-
-
-class RewardModelActor(ScorerActor):
-    """One rank of a reward model."""
-
-    def __init__(self, settings: dict[str, Any]) -> None:
-        super().__init__()
-        from rlhf_ray.training.roles.reward_scorer import RewardScorer
-
-        self._worker = RewardScorer(**settings)
-
-    def start(self, rank: int, world_size: int, address: Address) -> None:
-        self._worker.start(rank, world_size, *address)
-
-    def join(self, group: RolloutGroup) -> None:
-        """Take part in scoring a group for the rank that is asked for the result."""
-        scored_by(self._worker, group)
-
-
-class AsyncScorerActor(ActorProcess):
-    """What those have in common that wait for others; `_worker` is an `AsyncGroupScorer`."""
-
-    _worker: Any
-
-    async def score(self, group: RolloutGroup) -> tuple[GroupSummary, RolloutGroup]:
-        scored, summary = await scored_by_async(self._worker, group)
-        return summary, scored
-
-    async def close(self) -> None:
-        await self._worker.close()
-
-
-class HttpRewardActor(AsyncScorerActor):
-    """Asks the service at `reward.url`."""
-
-    def __init__(self, settings: dict[str, Any]) -> None:
-        super().__init__()
-        from rlhf_ray.rewards.http.scorer import HttpScorer
-
-        self._worker = HttpScorer(**settings)
-
-    async def start(self) -> None:
-        """Nothing to do: the answer says that the process is there."""
-
-
-class JudgeActor(AsyncScorerActor):
-    """Asks engines for judgements: those of the judge, or those of the run."""
-
-    def __init__(self, settings: dict[str, Any]) -> None:
-        super().__init__()
-        self._settings = settings
-
-    async def start(self, engines: Sequence[Any]) -> None:
-        """`engines`: handles of `GeneratorActor` actors."""
-        from rlhf_ray.models.loading import load_tokenizer
-        from rlhf_ray.rewards.judge import JudgeScorer
-
-        settings = self._settings
-        self._worker = JudgeScorer(
-            judge=settings["judge"],
-            tokenizer=load_tokenizer(settings["source"]),
-            engines=[_RemoteEngine(engine) for engine in engines],
-            seed=settings["seed"],
-        )
-
-
-class _RemoteEngine:
-    """A `JudgeEngine` in another actor."""
-
-    def __init__(self, handle: Any) -> None:
-        self._handle = handle
-
-    async def complete(self, asked: Sequence[Any], *, timeout_s: float) -> Sequence[Any]:
-        return await self._handle.complete.remote(asked, timeout_s)
-
-
-class RewardActor(ActorProcess):
-    """One reward worker."""
-
-    def __init__(self, settings: dict[str, Any]) -> None:
-        super().__init__()
-        from rlhf_ray.rewards.worker import RewardWorker
-
-        self._worker = RewardWorker(**settings)
-
-    def start(self) -> None:
-        self._worker.start()
-
-    def score(self, *parts: RolloutGroup) -> tuple[GroupSummary, RolloutGroup]:
-        group, summary = self._worker.score(*parts)
-        return summary, group
-
-    def close(self) -> None:
-        self._worker.close()

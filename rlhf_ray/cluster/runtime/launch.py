@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -15,11 +15,12 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from rlhf_ray.calls import Call, MemberName
 from rlhf_ray.cluster.resource_plan import ResourcePlan, RolePlan
+from rlhf_ray.cluster.roles.base import Role, Starting
 from rlhf_ray.cluster.runtime.diagnose import kill_processes, on_node
 from rlhf_ray.cluster.runtime.process import ProcessKey
 from rlhf_ray.cluster.runtime.session import reserved
 from rlhf_ray.cluster.runtime.supervisor import Member, Supervisor
-from rlhf_ray.config.run import Config
+from rlhf_ray.config.groups.runtime import DeadlineConfig, PlacementConfig
 
 _KILL_WAIT_S = 5.0
 
@@ -47,9 +48,7 @@ class Launcher:
         self._handles: dict[MemberName, Any] = {}
         self._processes: dict[str, list[ProcessKey]] = {}  # by node
 
-    def create(
-        self, plan: RolePlan, rank: int, actor_class: type, settings: dict[str, Any]
-    ) -> None:
+    def create(self, plan: RolePlan, rank: int, actor_class: type, settings: object) -> None:
         """One actor of a role; it comes up while others are created."""
         name = MemberName(role=plan.role, rank=rank)
         self._handles[name] = (
@@ -85,18 +84,14 @@ class Launcher:
         return members
 
     def remember_processes(self) -> None:
-        """Note the children of every actor too, for `close` when nobody answers any more."""
+        """Note the children of every actor, too, for a `close` that no actor answers."""
         calls = [
             Call(member=name, signal=handle.process_family.remote(), payload=None)
             for name, handle in self._handles.items()
         ]
-        preference_groups = self._supervisor.results(
-            calls, phase="start", timeout_s=self._timeout_s
-        )
-        for member, preference_group in zip(
-            self._supervisor.members, preference_groups, strict=True
-        ):
-            self._processes[member.info.node_id].extend(preference_group)
+        families = self._supervisor.results(calls, phase="start", timeout_s=self._timeout_s)
+        for member, family in zip(self._supervisor.members, families, strict=True):
+            self._processes[member.info.node_id].extend(family)
 
     def close(self, *, orderly: bool) -> None:
         """End every actor; in order only if nothing failed. What is left then is killed."""
@@ -120,91 +115,64 @@ def end_processes(keys: Sequence[ProcessKey]) -> int:
     return kill_processes(keys)
 
 
-# The actor class of a role's rank, and what its worker is built from: its own part only.
-Blueprint = Callable[[str, int], tuple[type, dict[str, Any]]]
-
-
-# Begins to start the actors of all roles, by role; the calls are waited for together.
-Start = Callable[[dict[str, list[Member]], Supervisor], list[Call]]
-
-
 @contextmanager
 def launched(
-    config: Config, plan: ResourcePlan, *, blueprint: Blueprint, start: Start
+    roles: Sequence[Role],
+    plan: ResourcePlan,
+    *,
+    placement: PlacementConfig,
+    deadlines: DeadlineConfig,
 ) -> Iterator[tuple[dict[str, list[Member]], Supervisor]]:
-    """Every actor of the plan, started, by role; all are ended on the way out, whatever happened.
+    """Every actor of the roles, started, by role; all are ended on the way out, whatever happened.
 
     Args:
-        config: with paths that every node can read.
+        roles: with paths in their settings that every node can read.
+        plan: where their actors go.
 
     Raises:
         RequestError: the cluster is too small.
         RunFailed: a role did not start.
     """
     with (
-        reserved_for(config, plan) as group,
-        launched_in(group, config, plan.roles, blueprint=blueprint, start=start) as started,
+        reserved_for(plan, placement=placement, deadlines=deadlines) as group,
+        launched_in(group, roles, plan, deadlines=deadlines) as started,
     ):
         yield started
 
 
-def reserved_for(config: Config, plan: ResourcePlan) -> AbstractContextManager[PlacementGroup]:
-    """The plan's bundles; see `runtime.reserved`."""
-    wait_s, timeout_s = config.placement.wait_s, config.deadlines.start_s
-    return reserved(plan, wait_s=wait_s, timeout_s=timeout_s)
+def reserved_for(
+    plan: ResourcePlan, *, placement: PlacementConfig, deadlines: DeadlineConfig
+) -> AbstractContextManager[PlacementGroup]:
+    """The plan's bundles; see `session.reserved`."""
+    return reserved(plan, wait_s=placement.wait_s, timeout_s=deadlines.start_s)
 
 
 @contextmanager
 def launched_in(
     group: PlacementGroup,
-    config: Config,
-    roles: Sequence[RolePlan],
+    roles: Sequence[Role],
+    plan: ResourcePlan,
     *,
-    blueprint: Blueprint,
-    start: Start,
+    deadlines: DeadlineConfig,
 ) -> Iterator[tuple[dict[str, list[Member]], Supervisor]]:
     """As `launched`, some of a plan's roles in bundles that are reserved already."""
-    deadlines = config.deadlines
     supervisor = Supervisor()
     launcher = Launcher(group, supervisor, timeout_s=deadlines.start_s, stop_s=deadlines.stop_s)
     orderly = False
     try:
         for role in roles:
-            for rank in range(role.num_actors):
-                launcher.create(role, rank, *blueprint(role.role, rank))
+            role_plan = plan.role(role.name)
+            for rank in range(role_plan.num_actors):
+                launcher.create(role_plan, rank, role.actor_class, role.settings(rank))
         by_role: dict[str, list[Member]] = {}
         for member in launcher.members():
             by_role.setdefault(member.name.role, []).append(member)
-        calls = start(by_role, supervisor)
+        # All roles load their models at the same time.
+        starting = Starting(by_role=by_role, waiter=supervisor, timeout_s=deadlines.start_s)
+        calls = [call for role in roles for call in role.start(by_role[role.name], starting)]
         supervisor.results(calls, phase="start", timeout_s=deadlines.start_s)
         launcher.remember_processes()
         yield by_role, supervisor
         orderly = True
     finally:
         launcher.close(orderly=orderly)
-
-
-def start_ranks(ranks: Sequence[Member], supervisor: Supervisor, *, timeout_s: float) -> list[Call]:
-    """Begin to start actors that are the ranks of one model: the first says where it listens."""
-    signal = ranks[0].handle.reserve_address.remote()
-    first = Call(member=ranks[0].name, signal=signal, payload=None)
-    (address,) = supervisor.results([first], phase="start", timeout_s=timeout_s)
-    return [
-        Call(
-            member=member.name,
-            signal=member.handle.start.remote(rank, len(ranks), address),
-            payload=None,
-        )
-        for rank, member in enumerate(ranks)
-    ]
-
-
-def collective_timeout_s(config: Config) -> float:
-    """How long a collective operation waits for the other ranks.
-
-    A little less than the driver does, so that the ranks say which operation it was.
-    """
-    deadlines = config.deadlines
-    longest = [deadlines.update_s, deadlines.start_s]
-    evaluates = config.is_fit or config.is_evaluation
-    return 0.9 * max([*longest, deadlines.evaluate_s] if evaluates else longest)

@@ -1,4 +1,7 @@
-"""What every actor process has besides its role: identity, an address, stacks on request."""
+"""The base of actor processes: identity, an address, stacks on request.
+
+It imports Ray where it is used: files of roles stand on it, and a plan reads them without Ray.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,6 @@ import signal
 import socket
 from dataclasses import dataclass
 from pathlib import Path
-
-import psutil
-import ray
-
-from rlhf_ray.observe.output_capture import quiet_worker
 
 # A process by id and time of creation, so that a reused id is not mistaken for it.
 ProcessKey = tuple[int, float]
@@ -40,10 +38,15 @@ class ActorProcess:
     """Base of every actor class; its constructor comes before any heavy import."""
 
     def __init__(self) -> None:
+        from rlhf_ray.observe.output_capture import quiet_worker
+
         quiet_worker()
 
     def process_info(self) -> ProcessInfo:
         """Identify this process, and let SIGUSR1 write its Python stacks to stderr."""
+        import psutil
+        import ray
+
         # From C, so that it answers also while the interpreter is stuck in a library.
         faulthandler.register(signal.SIGUSR1, all_threads=True)
         context = ray.get_runtime_context()
@@ -58,11 +61,15 @@ class ActorProcess:
 
     def process_family(self) -> tuple[ProcessKey, ...]:
         """This process and all that it has started, for the time when it cannot be asked."""
+        import psutil
+
         me = psutil.Process()
         return tuple((p.pid, p.create_time()) for p in (me, *me.children(recursive=True)))
 
     def reserve_address(self) -> tuple[str, int]:
         """Address of this node and a port that was free a moment ago."""
+        import ray
+
         with socket.socket() as listener:
             listener.bind(("", 0))
             return ray.util.get_node_ip_address(), listener.getsockname()[1]

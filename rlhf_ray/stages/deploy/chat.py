@@ -17,6 +17,7 @@ from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.run import Config
 from rlhf_ray.serving.local import model_name, private_endpoint
 from rlhf_ray.stages.deploy.serve import LOGS, with_model
+from rlhf_ray.stages.stage import Stage
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -111,3 +112,12 @@ def _tell_apart(speakers: list[ChatEndpoint]) -> None:
     if len({speaker.name for speaker in speakers}) < len(speakers):
         for number, speaker in enumerate(speakers, start=1):
             speaker.name = f"{speaker.name} ({number})"
+
+
+def _describe(config: Config) -> str:
+    chat, here = config.chat, f"{config.model.path}, served on this machine"
+    other = chat.compare_url or chat.compare_path
+    return f"# Chat\nwith {chat.url or here}" + (f", beside {other}" if other else "")
+
+
+STAGE = Stage(name="chat", describe=_describe, run=run)

@@ -6,17 +6,17 @@ import dataclasses
 import os
 import shutil
 from pathlib import Path
-
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.run import Config
-from rlhf_ray.models.builtin import resolve_model_path
-from rlhf_ray.models.card import CardFacts, Origin, model_card, read_origin
-from rlhf_ray.models.loading import load_tokenizer
-from rlhf_ray.models.merged import adapter_base, load_merged
-from rlhf_ray.models.quiet import without_progress_bars
 from rlhf_ray.stages.inputs import check_models
+from rlhf_ray.stages.stage import Stage
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+    from rlhf_ray.config.groups.generation import GenerationConfig as EngineConfig
 
 
 def run(config: Config) -> int:
@@ -28,40 +28,56 @@ def run(config: Config) -> int:
     Raises:
         RequestError: the model, its base, or what the card is to say cannot be read.
     """
+    # Seconds of import, which a description of the stage does not need.
+    from rlhf_ray.models.builtin import resolve_model_path
+    from rlhf_ray.models.card import CardFacts, model_card, read_origin
+    from rlhf_ray.models.loading import load_tokenizer
+    from rlhf_ray.models.merged import adapter_base, load_merged
+    from rlhf_ray.models.quiet import without_progress_bars
+
     check_models(config)
+    export = config.export
+    assert export.licence is not None, "a rule asks for it"
+    run_dir = Path(export.run_dir or Path(config.model.path).parent).expanduser()
     path = resolve_model_path(config.model.path, seed=config.seed, report=print)
     model = dataclasses.replace(config.model, path=path)
     base = adapter_base(path)
     has_tokenizer = base is None or (Path(path) / "tokenizer_config.json").is_file()
     # An adapter by itself has the tokenizer of its base.
     tokenizer = load_tokenizer(model if has_tokenizer else dataclasses.replace(model, path=base))
-    origin = read_origin(_run_dir(config))
-    evaluation = _evaluation(config)
-    merged = load_merged(model, dtype=config.export.dtype)
-    merged.generation_config = _generation(config, tokenizer)
-    card = model_card(_facts(config, merged, origin, base, evaluation))
+    origin = read_origin(run_dir)
+    evaluation = _evaluation(export.evaluation_dir)
+    merged = load_merged(model, dtype=export.dtype)
+    merged.generation_config = _generation(config.generation, tokenizer)
+    facts = CardFacts(
+        name=export.name or Path(config.output_dir).name,
+        licence=export.licence,
+        language=export.language,
+        base_model=export.base_model or origin.value("model.path") or base,
+        num_parameters=merged.num_parameters(),
+        dtype=str(merged.dtype).removeprefix("torch."),
+        origin=origin,
+        evaluation=evaluation,
+    )
+    card = model_card(facts)
     target = Path(config.output_dir) / "model"
     partial = target.with_name("model.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     with without_progress_bars():
-        merged.save_pretrained(partial, max_shard_size=f"{config.export.max_shard_gb:g}GB")
+        merged.save_pretrained(partial, max_shard_size=f"{export.max_shard_gb:g}GB")
     tokenizer.save_pretrained(partial)
     card.save(partial / "README.md")
-    _copy_configuration(config, partial)
+    if (run_dir / "config.yaml").is_file():
+        shutil.copy2(run_dir / "config.yaml", partial / "training_config.yaml")
     shutil.rmtree(target, ignore_errors=True)
     os.replace(partial, target)
     print(f"Result: {target}", flush=True)
     return 0
 
 
-def _run_dir(config: Config) -> Path:
-    return Path(config.export.run_dir or Path(config.model.path).parent).expanduser()
-
-
-def _evaluation(config: Config) -> str:
+def _evaluation(folder: str | None) -> str:
     """The table of an evaluation; empty where none is named."""
-    folder = config.export.evaluation_dir
     if folder is None:
         return ""
     try:
@@ -73,9 +89,10 @@ def _evaluation(config: Config) -> str:
         ) from error
 
 
-def _generation(config: Config, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
-    """How the policy was sampled from while it was trained."""
-    generation = config.generation
+def _generation(generation: EngineConfig, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
+    """The sampling settings with which the policy was trained."""
+    from transformers import GenerationConfig
+
     is_sampled = generation.temperature > 0
     sampling = {
         "temperature": generation.temperature,
@@ -93,24 +110,8 @@ def _generation(config: Config, tokenizer: PreTrainedTokenizerBase) -> Generatio
     )
 
 
-def _facts(
-    config: Config, model: PreTrainedModel, origin: Origin, base: str | None, evaluation: str
-) -> CardFacts:
-    export = config.export
-    assert export.licence is not None, "a rule asks for it"
-    return CardFacts(
-        name=export.name or Path(config.output_dir).name,
-        licence=export.licence,
-        language=export.language,
-        base_model=export.base_model or origin.value("model.path") or base,
-        num_parameters=model.num_parameters(),
-        dtype=str(model.dtype).removeprefix("torch."),
-        origin=origin,
-        evaluation=evaluation,
-    )
+def _describe(config: Config) -> str:
+    return f"# Export\n{config.model.path} in {config.export.dtype}, {config.export.licence}"
 
 
-def _copy_configuration(config: Config, folder: Path) -> None:
-    source = _run_dir(config) / "config.yaml"
-    if source.is_file():
-        shutil.copy2(source, folder / "training_config.yaml")
+STAGE = Stage(name="export", describe=_describe, run=run)

@@ -20,6 +20,7 @@ from rlhf_ray.models.location import check_location, read_chat_template
 from rlhf_ray.serving.local import local_fleet, make_front, model_name, scratch_folder
 from rlhf_ray.serving.server import address_of, listen, serve
 from rlhf_ray.stages.inputs import check_models
+from rlhf_ray.stages.stage import Stage
 
 # What a program reads to find the service; it is there from when it is ready to its end.
 READY_FILE = "serve.json"
@@ -151,3 +152,19 @@ def _check_generates(path: str) -> None:
 
 def _say(line: str) -> None:
     print(line, flush=True)
+
+
+def _describe(config: Config) -> str:
+    serve, generation = config.serve, config.generation
+    whose = f"the key in {serve.token_variable}" if serve.token_variable else "no key"
+    most = f" to {serve.max_replicas}" if serve.max_replicas else ""
+    ranks = generation.tensor_parallel_size
+    devices = f"{ranks * generation.num_gpus:g} GPUs" if generation.num_gpus else "the CPU"
+    return (
+        f"# Service\n{config.model.path} in {generation.dtype}, {serve.replicas}{most} replicas "
+        f"({serve.backend}), each on {devices}, at {serve.host}, port "
+        f"{serve.port or 'that is free'}, with {whose}"
+    )
+
+
+STAGE = Stage(name="serve", describe=_describe, run=run)

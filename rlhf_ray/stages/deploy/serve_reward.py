@@ -9,16 +9,12 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
+from rlhf_ray.cluster.roles.reward_model import with_moments
 from rlhf_ray.config.bearer_token import read_token
 from rlhf_ray.config.groups.reward import ModelRewardConfig
 from rlhf_ray.config.run import Config
 from rlhf_ray.models.fingerprint import model_facts
-from rlhf_ray.models.loading import load_tokenizer
-from rlhf_ray.models.reward_source import check_reward_model, reward_model_source
-from rlhf_ray.serving.server import address_of, listen, serve
-from rlhf_ray.serving.service import ScoreService
-from rlhf_ray.stages.reward_checks import with_moments
-from rlhf_ray.training.roles.reward_scorer import RewardScorer
+from rlhf_ray.stages.stage import Stage
 
 
 def run(config: Config) -> int:
@@ -31,6 +27,13 @@ def run(config: Config) -> int:
         RequestError: the model cannot score, the token is missing, or the port is in use;
             nothing has been loaded then.
     """
+    # Seconds of import, which a description of the stage does not need.
+    from rlhf_ray.models.loading import load_tokenizer
+    from rlhf_ray.models.reward_source import check_reward_model, reward_model_source
+    from rlhf_ray.serving.server import address_of, listen, serve
+    from rlhf_ray.serving.service import ScoreService
+    from rlhf_ray.training.roles.reward_scorer import RewardScorer
+
     settings = config.serve
     token = read_token("serve.token_variable", settings.token_variable)
     source = reward_model_source(config.reward.model, config.model)
@@ -83,3 +86,15 @@ def _facts(model: ModelRewardConfig) -> dict[str, Any]:
 
 def _say(line: str) -> None:
     print(line, flush=True)
+
+
+def _describe(config: Config) -> str:
+    serve, model = config.serve, config.reward.model
+    whose = f"the token in {serve.token_variable}" if serve.token_variable else "no token"
+    return (
+        f"# Service\n{model.path} in {model.dtype} on {'a GPU' if model.num_gpus else 'the CPU'}, "
+        f"at {serve.host}, port {serve.port or 'that is free'}, with {whose}"
+    )
+
+
+STAGE = Stage(name="serve_reward", describe=_describe, run=run)

@@ -1,4 +1,4 @@
-"""What an evaluation reads and checks before any worker starts: models, prompts, demonstrations."""
+"""The inputs of an evaluation, read and checked before any worker starts."""
 
 from __future__ import annotations
 
@@ -8,8 +8,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rlhf_ray.cluster.roles.base import Role
+from rlhf_ray.cluster.roles.harness import HarnessSettings, harness_role
+from rlhf_ray.cluster.roles.run_roles import RunRoles, run_roles, scoring_context
+from rlhf_ray.cluster.roles.scoring_kinds import check_scoring, resolve_scoring
 from rlhf_ray.config.errors import RequestError
+from rlhf_ray.config.groups.data import ExamplesConfig
 from rlhf_ray.config.groups.model import ModelConfig
+from rlhf_ray.config.groups.reward import RewardConfig
 from rlhf_ray.config.run import Config
 from rlhf_ray.data.examples import load_demonstrations
 from rlhf_ray.data.prompts.load import PromptSet, load_prompts
@@ -17,8 +23,7 @@ from rlhf_ray.models.builtin import resolve_model_path
 from rlhf_ray.models.loading import load_tokenizer
 from rlhf_ray.models.location import check_location
 from rlhf_ray.records.supervised import LabelledTokens
-from rlhf_ray.stages.evaluate.settings import held_out_data
-from rlhf_ray.stages.reward_checks import check_judge, with_reward_model
+from rlhf_ray.stages.evaluate.settings import harness_tasks, held_out_data
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -31,9 +36,37 @@ class Candidate:
     """One model that is evaluated.
 
     Attributes:
-        prompts: as its tokenizer and template render them; the same rows for every candidate.
-        demonstrations: likewise; empty where none are given.
+        prompts, demonstrations: as the model's tokenizer and template render them; the same rows
+            for every candidate. There may be no demonstrations.
+        engines: the engines of this model.
+        harness: lm-evaluation-harness on this model; None where no standard task is asked for.
     """
+
+    name: str
+    prompts: PromptSet
+    demonstrations: tuple[LabelledTokens, ...]
+    engines: Role
+    harness: Role | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationInputs:
+    """All that an evaluation was asked for, read and checked.
+
+    Attributes:
+        scoring: the configuration of the scorers, whose `model` is the baseline.
+        roles: the roles that score, with the engines of the baseline.
+        candidates: in the order in which they are evaluated.
+    """
+
+    scoring: Config
+    roles: RunRoles
+    candidates: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Read:
+    """A candidate whose engines are not decided yet."""
 
     name: str
     model: ModelConfig
@@ -42,59 +75,75 @@ class Candidate:
     demonstrations: tuple[LabelledTokens, ...]
 
 
-def read_candidates(config: Config, *, report: Report) -> tuple[Config, list[Candidate]]:
-    """Every model of `evaluation.models` with its prompts; and what scores the answers of all.
+def read_inputs(config: Config, *, report: Report) -> EvaluationInputs:
+    """Read every model of `evaluation.models` with its prompts, and what scores all answers.
 
     Args:
         report: takes lines for people.
 
-    Returns:
-        the configuration of what scores, whose `model` is the baseline; the candidates in order.
-
     Raises:
-        RequestError: a model cannot be loaded, or what scores does not understand it.
+        RequestError: a model cannot be loaded, or a scorer cannot be used with it.
         DataError: the prompts or the demonstrations cannot be read.
     """
     reference = _reference(config, report)
-    found = []
+    found: list[_Read] = []
     for name, path in config.evaluation.models.items():
         with _about(name):
             found.append(_read(config, name, path, report))
             _check_reference(found[-1], reference)
     candidates = _same_rows(found, report)
-    config = _scoring_config(config, candidates, report)
     baseline = next(c for c in candidates if c.name == config.evaluation.baseline_name)
-    check_judge(config, baseline.prompts, report=report)
-    path = None if config.reference.path is None else _resolved(config, config.reference.path)
-    return (
-        dataclasses.replace(
-            config,
-            model=baseline.model,
-            reference=dataclasses.replace(config.reference, path=path),
-        ),
-        candidates,
+    path = config.reference.path
+    if path is not None:
+        path = resolve_model_path(path, seed=config.seed)
+    config = dataclasses.replace(
+        config,
+        reward=_resolved_reward(config, candidates, report),
+        model=baseline.model,
+        reference=dataclasses.replace(config.reference, path=path),
+    )
+    check_scoring(scoring_context(config), baseline.prompts, report=report)
+    return EvaluationInputs(
+        scoring=config,
+        roles=run_roles(config),
+        candidates=tuple(_with_engines(config, candidate) for candidate in candidates),
     )
 
 
-def _read(config: Config, name: str, path: str, report: Report) -> Candidate:
+def _read(config: Config, name: str, path: str, report: Report) -> _Read:
     path = resolve_model_path(path, seed=config.seed, report=report)
     check_location(path, f"evaluation.models.{name}", needs_config=True)
     model = dataclasses.replace(config.model, path=path)
     tokenizer = load_tokenizer(model)
-    prompts = load_prompts(held_out_data(config), tokenizer, seed=config.seed)
-    return Candidate(
+    data = held_out_data(config.evaluation, config.data)
+    return _Read(
         name=name,
         model=model,
         tokenizer=tokenizer,
-        prompts=prompts,
-        demonstrations=load_eval_demonstrations(config, tokenizer),
+        prompts=load_prompts(data, tokenizer, seed=config.seed),
+        demonstrations=load_eval_demonstrations(config.examples, tokenizer, seed=config.seed),
+    )
+
+
+def _with_engines(config: Config, read: _Read) -> Candidate:
+    engines = run_roles(dataclasses.replace(config, model=read.model)).named("generator")
+    tasks = harness_tasks(config.evaluation)
+    settings = HarnessSettings(
+        generation=config.generation, model=read.model, tasks=tasks, seed=config.seed
+    )
+    return Candidate(
+        name=read.name,
+        prompts=read.prompts,
+        demonstrations=read.demonstrations,
+        engines=engines,
+        harness=harness_role(settings, engines.resources) if tasks.names else None,
     )
 
 
 def load_eval_demonstrations(
-    config: Config, tokenizer: PreTrainedTokenizerBase
+    examples: ExamplesConfig, tokenizer: PreTrainedTokenizerBase, *, seed: int
 ) -> tuple[LabelledTokens, ...]:
-    examples = config.examples
+    """The demonstrations of `examples.eval_path`; none where it is not set."""
     if examples.eval_path is None:
         return ()
     alone = dataclasses.replace(
@@ -105,10 +154,10 @@ def load_eval_demonstrations(
         eval_split=None,
         eval_share=0.0,
     )
-    return load_demonstrations(alone, tokenizer, seed=config.seed).train
+    return load_demonstrations(alone, tokenizer, seed=seed).train
 
 
-def _same_rows(candidates: Sequence[Candidate], report: Report) -> list[Candidate]:
+def _same_rows(candidates: Sequence[_Read], report: Report) -> list[_Read]:
     """With the prompts that are short enough for all of them."""
     common = set.intersection(*({p.prompt_id for p in c.prompts.prompts} for c in candidates))
     if not common:
@@ -126,17 +175,18 @@ def _same_rows(candidates: Sequence[Candidate], report: Report) -> list[Candidat
     return same
 
 
-def _scoring_config(config: Config, candidates: Sequence[Candidate], report: Report) -> Config:
-    """With a reward model that understands every candidate."""
+def _resolved_reward(config: Config, candidates: Sequence[_Read], report: Report) -> RewardConfig:
+    """The reward settings with scorers that understand every candidate."""
     rewards = []
     for candidate in candidates:
-        own = dataclasses.replace(config, model=candidate.model)
+        context = scoring_context(dataclasses.replace(config, model=candidate.model))
         with _about(candidate.name):
-            own = with_reward_model(own, candidate.tokenizer, candidate.prompts, report=report)
-        rewards.append(own.reward)
-    # It reads the texts of all where it has to read those of one.
+            rewards.append(
+                resolve_scoring(context, candidate.tokenizer, candidate.prompts, report=report)
+            )
+    # A reward model that has to read the texts of one candidate reads those of all.
     read_as_text = [reward for reward in rewards if reward.model.foreign_tokens == "text"]
-    return dataclasses.replace(config, reward=(read_as_text or rewards)[0])
+    return (read_as_text or rewards)[0]
 
 
 def _reference(config: Config, report: Report) -> PreTrainedTokenizerBase | None:
@@ -149,16 +199,12 @@ def _reference(config: Config, report: Report) -> PreTrainedTokenizerBase | None
     return load_tokenizer(dataclasses.replace(config.model, path=path))
 
 
-def _check_reference(candidate: Candidate, reference: PreTrainedTokenizerBase | None) -> None:
+def _check_reference(candidate: _Read, reference: PreTrainedTokenizerBase | None) -> None:
     if reference is not None and candidate.tokenizer.get_vocab() != reference.get_vocab():
         raise RequestError(
             "its vocabulary is not that of reference.path, so that there is no divergence between "
             "them; leave the model out, or set evaluation.kl to none"
         )
-
-
-def _resolved(config: Config, path: str) -> str:
-    return resolve_model_path(path, seed=config.seed)
 
 
 @contextmanager

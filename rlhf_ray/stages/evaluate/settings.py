@@ -1,10 +1,11 @@
-"""What the parts of an evaluation are told, by itself and while a policy is trained."""
+"""The settings of an evaluation, alone and while a policy is trained."""
 
 from __future__ import annotations
 
 import dataclasses
 
 from rlhf_ray.config.groups.data import DataConfig
+from rlhf_ray.config.groups.evaluation import EvaluationConfig
 from rlhf_ray.config.run import Config
 from rlhf_ray.driver.evaluation.collector import CollectSettings
 from rlhf_ray.evaluation.answers import MeasureSettings
@@ -12,23 +13,24 @@ from rlhf_ray.evaluation.evaluation_report import ReportSettings
 from rlhf_ray.evaluation.harness_tasks import HarnessTasks
 
 
-def held_out_data(config: Config) -> DataConfig:
-    """Where the held-out prompts come from; what is not said is as for prompts that are trained on.
+def held_out_data(evaluation: EvaluationConfig, data: DataConfig) -> DataConfig:
+    """The source of the held-out prompts.
 
-    A limit of the latter is none of the former.
+    A setting that `evaluation` leaves out is that of the prompts that are trained on, except that
+    a limit of the training prompts does not limit another source.
     """
-    evaluation, data = config.evaluation, config.data
+    limit = evaluation.limit if has_own_prompts(evaluation) else evaluation.limit or data.limit
     return dataclasses.replace(
         data,
         path=evaluation.path or data.path,
         split=evaluation.split or data.split,
-        limit=evaluation.limit if has_own_prompts(config) else evaluation.limit or data.limit,
+        limit=limit,
     )
 
 
-def has_own_prompts(config: Config) -> bool:
-    """The held-out prompts are others than those of `data`."""
-    return config.evaluation.path is not None or config.evaluation.split is not None
+def has_own_prompts(evaluation: EvaluationConfig) -> bool:
+    """Whether the held-out prompts come from another source than `data`."""
+    return evaluation.path is not None or evaluation.split is not None
 
 
 def collect_settings(config: Config, *, measures_kl: bool, with_text: bool) -> CollectSettings:
@@ -50,9 +52,8 @@ def collect_settings(config: Config, *, measures_kl: bool, with_text: bool) -> C
     )
 
 
-def harness_tasks(config: Config) -> HarnessTasks:
-    """What lm-evaluation-harness is asked for."""
-    evaluation = config.evaluation
+def harness_tasks(evaluation: EvaluationConfig) -> HarnessTasks:
+    """The tasks that lm-evaluation-harness runs."""
     return HarnessTasks(
         names=tuple(evaluation.lm_eval_tasks),
         folder=evaluation.lm_eval_path,
@@ -63,9 +64,8 @@ def harness_tasks(config: Config) -> HarnessTasks:
     )
 
 
-def report_settings(config: Config) -> ReportSettings:
+def report_settings(evaluation: EvaluationConfig, *, seed: int) -> ReportSettings:
     """What is reported of the answers."""
-    evaluation = config.evaluation
     return ReportSettings(
         pass_at_k=tuple(sorted(set(evaluation.pass_at_k))),
         success_by=evaluation.success_by,
@@ -75,5 +75,5 @@ def report_settings(config: Config) -> ReportSettings:
         num_resamples=evaluation.num_resamples,
         kl=evaluation.kl,
         ngram=evaluation.ngram,
-        seed=config.seed,
+        seed=seed,
     )

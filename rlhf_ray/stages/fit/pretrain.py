@@ -1,19 +1,19 @@
-"""Pre-training: every token of raw text is predicted."""
+"""stage=pretrain: every token of raw text is predicted."""
 
 from __future__ import annotations
 
-from rlhf_ray.cluster.roles.fit import SftActor
 from rlhf_ray.config.run import Config
-from rlhf_ray.data.examples import load_texts
-from rlhf_ray.objectives.text import spread_samples
-from rlhf_ray.stages.fit.run import FitStage, run_fit
+from rlhf_ray.stages.stage import Stage, describe_training
 
 
-def run(config: Config) -> int:
-    """See `run_fit`."""
-    return run_fit(
-        config,
-        FitStage(
-            load=load_texts, spread=spread_samples, actor_class=SftActor, settings=lambda _: {}
-        ),
-    )
+def _run(config: Config) -> int:
+    from rlhf_ray.cluster.roles.fit import SftActor
+    from rlhf_ray.data.examples import load_texts
+    from rlhf_ray.objectives.text import spread_samples
+    from rlhf_ray.stages.fit.inputs import FitStage
+    from rlhf_ray.stages.fit.run import run_fit
+
+    return run_fit(config, FitStage(load=load_texts, spread=spread_samples, actor_class=SftActor))
+
+
+STAGE = Stage(name="pretrain", describe=describe_training, run=_run)

@@ -1,19 +1,26 @@
-"""Reward modelling: which of several answers is better, learnt from preferences."""
+"""stage=reward_model: a scalar head learns which answers are better."""
 
 from __future__ import annotations
 
-from rlhf_ray.cluster.roles.fit import RewardModelTrainerActor
+from typing import TYPE_CHECKING
+
 from rlhf_ray.config.errors import RequestError
-from rlhf_ray.config.groups.data import ExamplesConfig
 from rlhf_ray.config.run import Config
-from rlhf_ray.data.examples import ExampleSet, load_rankings
-from rlhf_ray.objectives.rankings import check_fits, spread_rankings
-from rlhf_ray.records.preferences import Ranking
-from rlhf_ray.stages.fit.run import FitStage, run_fit
+from rlhf_ray.stages.stage import Stage, describe_training
+
+if TYPE_CHECKING:
+    from rlhf_ray.config.groups.data import ExamplesConfig
+    from rlhf_ray.data.examples import ExampleSet
+    from rlhf_ray.records.preferences import Ranking
 
 
-def run(config: Config) -> int:
-    """See `run_fit`."""
+def _run(config: Config) -> int:
+    from rlhf_ray.cluster.roles.fit import RewardModelTrainerActor
+    from rlhf_ray.data.examples import load_rankings
+    from rlhf_ray.objectives.rankings import spread_rankings
+    from rlhf_ray.stages.fit.inputs import FitStage
+    from rlhf_ray.stages.fit.run import run_fit
+
     use_margins = config.reward_model.use_margins
     budget = config.training.max_tokens_per_micro_batch
 
@@ -28,9 +35,6 @@ def run(config: Config) -> int:
             load=load,
             spread=lambda rows, plan: spread_rankings(rows, plan, use_margins=use_margins),
             actor_class=RewardModelTrainerActor,
-            settings=lambda config: {
-                "centring_coefficient": config.reward_model.centring_coefficient
-            },
         ),
     )
 
@@ -43,6 +47,8 @@ def check_budget(rankings: ExampleSet[Ranking], budget: int) -> None:
     Raises:
         RequestError: says which budget would do.
     """
+    from rlhf_ray.objectives.rankings import check_fits
+
     for side in (rankings.train, rankings.held_out):
         largest = max((len(ranking.answers) for ranking in side), default=0)
         for ranking in side:
@@ -50,3 +56,6 @@ def check_budget(rankings: ExampleSet[Ranking], budget: int) -> None:
                 check_fits(ranking, largest, budget)
             except ValueError as error:
                 raise RequestError(str(error)) from error
+
+
+STAGE = Stage(name="reward_model", describe=describe_training, run=_run)

@@ -1,31 +1,232 @@
-"""The inputs of a run, read and checked before any worker starts."""
+"""The inputs of a run: read, checked and resolved before any worker starts."""
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rlhf_ray.data.prompts.load import PromptSet
-from rlhf_ray.driver.updates.texts import TextSource
+from rlhf_ray.batching.rank_plan import rank_plan
+from rlhf_ray.cluster.resource_plan import ResourcePlan, describe
+from rlhf_ray.cluster.roles.run_roles import RunRoles, run_roles, scoring_context
+from rlhf_ray.cluster.roles.scoring_kinds import check_scoring, resolve_scoring
+from rlhf_ray.config.batch_table import batch_table, render_rows
+from rlhf_ray.config.errors import RequestError
+from rlhf_ray.config.run import Config
+from rlhf_ray.data.prompts.load import PromptSet, load_prompts
+from rlhf_ray.data.ptx_texts import load_texts
+from rlhf_ray.driver.run_checkpoints import checkpoint_to_resume
+from rlhf_ray.driver.updates.texts import NoTexts, TextMixture, TextSource
+from rlhf_ray.models.builtin import resolve_model_path
+from rlhf_ray.models.loading import load_tokenizer
+from rlhf_ray.observe.progress import Progress
+from rlhf_ray.publish.gate import Probe, make_probe
 from rlhf_ray.records import Prompt
+from rlhf_ray.rewards.load import with_absolute_paths
+from rlhf_ray.stages.evaluate.settings import held_out_data
+from rlhf_ray.stages.inputs import check_models
+from rlhf_ray.stages.rl.settings import RlSettings, rl_settings
+from rlhf_ray.stages.stage import resource_plan
+from rlhf_ray.stages.trained_part import check_trained, trained_identity, with_named_layers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_PROBE_TOKENS = 24
+_MAX_SHOWN = 8
+Report = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Inputs:
-    """What was read and checked before any worker started.
+class RlRequest:
+    """A request that passed the checks that cost nothing.
 
     Attributes:
-        vocabulary: number of token ids.
-        texts: what the policy learns beside its samples.
+        config: with paths of reward functions that every node can read.
         identity: settings without which a resumed run is not the same run.
         resume_from: checkpoint folder, or None.
-        held_out: prompts that are answered while the policy is trained; may be empty.
     """
 
-    prompts: PromptSet
-    vocabulary: int
-    texts: TextSource
+    config: Config
     identity: dict[str, Any]
     resume_from: Path | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RlInputs:
+    """All that a run was asked for, read and checked.
+
+    Attributes:
+        settings: of the parts of the run.
+        roles, plan: the workers, and where they go.
+        texts: pretraining texts that the policy learns in addition to its samples.
+        held_out: prompts that are answered while the policy is trained; may be empty.
+        probe: sequences with which every publish is proven.
+        identity, resume_from: see `RlRequest`.
+    """
+
+    settings: RlSettings
+    roles: RunRoles
+    plan: ResourcePlan
+    prompts: PromptSet
+    texts: TextSource
     held_out: tuple[Prompt, ...]
+    probe: Probe
+    identity: dict[str, Any]
+    resume_from: Path | None
+
+
+def check_request(config: Config) -> RlRequest:
+    """Refuse, without reading models or data, what cannot be run.
+
+    Raises:
+        RequestError: a checkpoint of another run, or a model or reward function that is missing.
+    """
+    identity = _identity(config)
+    resume_from = checkpoint_to_resume(Path(config.output_dir), config.resume, identity)
+    check_models(config)
+    config = dataclasses.replace(config, reward=with_absolute_paths(config.reward))
+    return RlRequest(config=config, identity=identity, resume_from=resume_from)
+
+
+def read_inputs(request: RlRequest, progress: Progress) -> RlInputs:
+    """Read models, prompts, texts and rewards; the order is that of what depends on what.
+
+    1. The model's path: a built-in model is made on the spot.
+    2. The trained layers: names for `all-linear` come from the model.
+    3. Prompts and texts: the tokenizer renders them.
+    4. The reward settings: a reward model is compared with tokenizer and prompts.
+
+    Raises:
+        RequestError: an input is wrong.
+        DataError: rows cannot be read.
+    """
+    config, report = request.config, progress.message
+    plan = resource_plan(config)
+    report(f"{render_rows(batch_table(config))}\n{describe(plan)}")
+    progress.phase("model")
+    path = resolve_model_path(config.model.path, seed=config.seed, report=report)
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, path=path))
+    tokenizer = load_tokenizer(config.model)
+    check_trained(config)
+    config = with_named_layers(config)
+    prompts = load_prompts(config.data, tokenizer, seed=config.seed)
+    texts = _read_texts(config, tokenizer, report=report)
+    held_out = _read_held_out(config, tokenizer, prompts, report=report)
+    check_tasks(config.sampling.task_weights, prompts, column=config.data.source_column)
+    context = scoring_context(config)
+    check_scoring(context, prompts, report=report)
+    reward = resolve_scoring(context, tokenizer, prompts, report=report)
+    config = dataclasses.replace(config, reward=reward)
+    report(prompts.describe())
+    return RlInputs(
+        settings=rl_settings(config),
+        roles=run_roles(config),
+        plan=plan,
+        prompts=prompts,
+        texts=texts,
+        held_out=held_out,
+        probe=make_probe(
+            [prompt.token_ids for prompt in prompts.prompts[: config.publish.num_probe_sequences]],
+            num_sequences=config.publish.num_probe_sequences,
+            num_tokens=min(_PROBE_TOKENS, config.max_sequence_tokens - 1),
+            vocab_size=len(tokenizer),
+            seed=config.seed,
+        ),
+        identity=request.identity,
+        resume_from=request.resume_from,
+    )
+
+
+def _identity(config: Config) -> dict[str, Any]:
+    """Settings that must match when a run is resumed."""
+    return {
+        "seed": config.seed,
+        "model.path": config.model.path,
+        "data.path": config.data.path,
+        # A setting that is off is null, as in a checkpoint of a release that did not have it.
+        "texts.path": config.texts.path or None,
+        "prompts_per_step": config.prompts_per_step,
+        "samples_per_prompt": config.samples_per_prompt,
+        "algorithm.name": config.algorithm.name,
+        "algorithm.advantage": config.algorithm.advantage,
+        "algorithm.reference_every": config.algorithm.reference_every or None,
+        "algorithm.reward_normalization": _unless_none(config.algorithm.reward_normalization),
+        "training.ema_decay": config.training.ema_decay,
+        **trained_identity(config),
+    }
+
+
+def _unless_none(choice: str) -> str | None:
+    return None if choice == "none" else choice
+
+
+def check_tasks(task_weights: dict[str, float], prompts: PromptSet, *, column: str | None) -> None:
+    """Refuse a weight for a task that no prompt belongs to.
+
+    Args:
+        column: the column that names a prompt's task.
+
+    Raises:
+        RequestError: names the task, and the tasks of the prompts.
+    """
+    tasks = sorted({prompt.source for prompt in prompts.prompts})
+    for name in task_weights:
+        if name in tasks:
+            continue
+        close = difflib.get_close_matches(name, tasks, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        shown = ", ".join(tasks[:_MAX_SHOWN]) + (", ..." if len(tasks) > _MAX_SHOWN else "")
+        raise RequestError(
+            f"sampling.task_weights.{name}: no prompt has {name} in data.source_column="
+            f"{column}; {hint}There are: {shown}"
+        )
+
+
+def _read_texts(
+    config: Config, tokenizer: PreTrainedTokenizerBase, *, report: Report
+) -> TextSource:
+    """Texts that every optimiser step of the policy learns in addition to its samples.
+
+    Raises:
+        DataError: the texts cannot be read as configured.
+    """
+    if not config.mixes_texts:
+        return NoTexts(num_ranks=config.training.num_ranks)
+    texts = load_texts(config.texts, tokenizer)
+    report(texts.describe())
+    return TextMixture(
+        texts,
+        seed=config.seed,
+        shuffle=config.texts.shuffle,
+        plan=rank_plan(config.training),
+        texts_per_step=config.texts.texts_per_step,
+        steps_per_update=config.optimizer_steps_per_batch,
+    )
+
+
+def _read_held_out(
+    config: Config, tokenizer: PreTrainedTokenizerBase, trained: PromptSet, *, report: Report
+) -> tuple[Prompt, ...]:
+    """The held-out prompts; none without `evaluation.every`.
+
+    Args:
+        trained: the prompts of the run; prompts that are in both sets are counted.
+
+    Raises:
+        DataError: they cannot be read.
+    """
+    if config.evaluation.every == 0:
+        return ()
+    held_out = load_prompts(
+        held_out_data(config.evaluation, config.data), tokenizer, seed=config.seed
+    )
+    report(f"held out: {held_out.describe()}")
+    known = {prompt.token_ids for prompt in trained.prompts}
+    shared = sum(prompt.token_ids in known for prompt in held_out.prompts)
+    if shared:
+        report(f"{shared} of the held-out prompts are trained on too")
+    return held_out.prompts

@@ -16,7 +16,8 @@ from rlhf_ray.config.run import STAGE_NAMES, StageConfig
 from rlhf_ray.config.setting import setting_of
 from rlhf_ray.main import main
 from rlhf_ray.stages import plan
-from rlhf_ray.stages.table import STAGES, import_stage
+from rlhf_ray.stages.stage import Stage
+from rlhf_ray.stages.table import STAGES, load_stage
 
 
 @pytest.fixture
@@ -24,7 +25,8 @@ def stage(monkeypatch):
     """Puts a function in the place of the rl stage's."""
 
     def replace(run):
-        monkeypatch.setattr(command, "import_stage", lambda name: {"rl": run}[name])
+        stages = {"rl": Stage(name="rl", describe=lambda _: "", run=run)}
+        monkeypatch.setattr(command, "load_stage", lambda name: stages[name])
 
     return replace
 
@@ -166,5 +168,7 @@ def test_every_stage_has_its_module():
     assert [name for name, file in files.items() if not file.exists()] == []
 
 
-def test_import_stage():
-    assert import_stage("plan") is plan.run
+@pytest.mark.parametrize("name", STAGES)
+def test_load_stage(name):
+    assert load_stage(name).name == name
+    assert load_stage("plan") is plan.STAGE

@@ -13,20 +13,35 @@ from email.utils import format_datetime
 import pytest
 import torch
 
+from rlhf_ray.cluster.roles.http_reward import check_service
+from rlhf_ray.cluster.roles.rewards import ScoringContext
 from rlhf_ray.config.bearer_token import BearerToken, read_token
 from rlhf_ray.config.errors import RequestError
+from rlhf_ray.config.groups.generation import GenerationConfig
+from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.config.groups.reward import HttpRewardConfig, RewardConfig
+from rlhf_ray.data.prompts.load import PromptSet
 from rlhf_ray.records import FailureKind, RolloutGroup
 from rlhf_ray.rewards.http.scorer import HttpScorer
 from rlhf_ray.rewards.scorer import scored_by_async
-from rlhf_ray.stages.reward_checks import check_service
 from tests.unit.rewards.conftest import build_group
 from tests.unit.rewards.fake_service import HANG_UP, FakeService, Reply
 
 FAST = HttpRewardConfig(first_wait_s=0.01, connect_s=2, read_s=5, deadline_s=10, max_retries=3)
 GOOD = Reply({"scores": [0.5, -2]})
+PROMPTS = PromptSet(prompts=(), skipped=(), left_out_columns=(), fingerprint="")
 # URL of a port without a listener.
 NOBODY = "http://127.0.0.1:9"
+
+
+def context(reward: RewardConfig) -> ScoringContext:
+    return ScoringContext(
+        reward=reward,
+        model=ModelConfig(),
+        generation=GenerationConfig(),
+        seed=0,
+        collective_timeout_s=1.0,
+    )
 
 
 @pytest.fixture
@@ -229,7 +244,7 @@ class TestCheck:
     def check(self, url: str, **settings) -> list[str]:
         lines: list[str] = []
         http = replace(FAST, max_retries=1, **settings)
-        check_service(RewardConfig(url=url, http=http), report=lines.append)
+        check_service(context(RewardConfig(url=url, http=http)), PROMPTS, lines.append)
         return lines
 
     def test_returns_the_description_of_the_service(self, serve):
@@ -258,7 +273,7 @@ class TestCheck:
             self.check(NOBODY)
 
     def test_nothing_to_check(self):
-        check_service(RewardConfig(), report=pytest.fail)
+        check_service(context(RewardConfig()), PROMPTS, pytest.fail)
 
 
 class TestToken:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from rlhf_ray.cluster.roles.judge import (
-    judge_engine_settings,
-    judge_settings,
-    longest_of_engines,
-)
+from rlhf_ray.cluster.roles.judge import check_judge
+from rlhf_ray.cluster.roles.run_roles import run_roles, scoring_context
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.load import load_config
 from rlhf_ray.config.run import Config
 from rlhf_ray.data.prompts.load import PromptSet
-from rlhf_ray.stages.reward_checks import check_judge
 from rlhf_ray.testing.tiny import tiny_random
 from tests.unit.rewards.conftest import build_group
 
@@ -36,7 +33,7 @@ def config_with(*overrides: str) -> Config:
 
 def check(config: Config, prompts: PromptSet = PROMPTS) -> list[str]:
     lines: list[str] = []
-    check_judge(config, prompts, report=lines.append)
+    check_judge(scoring_context(config), prompts, lines.append)
     return lines
 
 
@@ -76,23 +73,30 @@ def test_a_rubric_with_an_answer_that_a_prompt_lacks(model):
         check(config, replace(PROMPTS, prompts=(prompt,)))
 
 
+def settings_of(config: Config, role: str) -> Any:
+    return run_roles(config).named(role).settings(0)
+
+
 class TestSettings:
     def test_own_engines(self, model):
         judge = [f"reward.judge.model={model}", "reward.judge.num_engines=2"]
         config = config_with(*judge, "generation.extra_engine_args={seed_x: 1}")
-        settings = judge_engine_settings(config)
-        assert settings["model"].path == str(model)
-        assert settings["max_sequence_tokens"] == 700 + 256
-        assert settings["generation"].max_num_seqs == 64
-        assert settings["generation"].extra_engine_args == {}
-        assert settings["request_timeout_s"] == 120
-        assert longest_of_engines(config) == config.max_sequence_tokens
+        settings = settings_of(config, "judge")
+        assert settings.model.path == str(model)
+        assert settings.max_sequence_tokens == 700 + 256
+        assert settings.generation.max_num_seqs == 64
+        assert settings.generation.extra_engine_args == {}
+        assert settings.request_timeout_s == 120
+        assert settings_of(config, "generator").max_sequence_tokens == config.max_sequence_tokens
+        assert settings.engine_index == config.generation.num_engines
 
     def test_the_engines_of_the_run_have_room_for_questions(self):
         config = config_with("reward.judge.model=policy")
-        assert longest_of_engines(config) == 700 + 256
-        assert judge_engine_settings(config) == {}
-        assert judge_settings(config)["source"] == config.model
+        assert settings_of(config, "generator").max_sequence_tokens == 700 + 256
+        assert "judge" not in [role.name for role in run_roles(config).roles]
+        assert settings_of(config, "judge_scorer").source.path == config.model.path
 
     def test_no_judge(self):
-        assert judge_settings(config_with()) == {}
+        names = [role.name for role in run_roles(config_with()).roles]
+        assert "judge" not in names
+        assert "judge_scorer" not in names

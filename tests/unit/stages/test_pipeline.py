@@ -12,6 +12,7 @@ from rlhf_ray.config.errors import ConfigError, RequestError, RunFailed
 from rlhf_ray.config.load import load_config
 from rlhf_ray.stages import pipeline
 from rlhf_ray.stages.plan import run as plan
+from rlhf_ray.stages.stage import Stage
 
 STAGES = {
     "base": {"stage": "pretrain", "model.path": "m", "examples.path": "x"},
@@ -27,7 +28,7 @@ class FakeStages:
         self.calls: list[tuple[str, str, str, int]] = []
         self.fails: dict[str, Exception] = {}
 
-    def import_stage(self, name: str):
+    def load_stage(self, name: str) -> Stage:
         def run(config) -> int:
             folder = Path(config.output_dir)
             self.calls.append((name, config.model.path, config.resume, config.seed))
@@ -38,14 +39,14 @@ class FakeStages:
             (folder / "summary.json").write_text(json.dumps(summary))
             return 0
 
-        return run
+        return Stage(name=name, describe=lambda _: "", run=run)
 
 
 @pytest.fixture
 def stages(monkeypatch) -> FakeStages:
     fakes = FakeStages()
-    monkeypatch.setattr(pipeline, "import_stage", fakes.import_stage)
-    monkeypatch.setattr(pipeline, "_one_cluster", lambda _: nullcontext())
+    monkeypatch.setattr(pipeline, "load_stage", fakes.load_stage)
+    monkeypatch.setattr(pipeline, "_one_cluster", lambda **_: nullcontext())
     return fakes
 
 

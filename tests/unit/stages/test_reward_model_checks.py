@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
+from rlhf_ray.cluster.roles.reward_model import resolve_reward_model
+from rlhf_ray.cluster.roles.run_roles import scoring_context
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.data import DataConfig
 from rlhf_ray.config.groups.reward import ModelRewardConfig
@@ -16,14 +18,13 @@ from rlhf_ray.config.load import read_config
 from rlhf_ray.data.prompts.load import load_prompts
 from rlhf_ray.models.reward_normalization import RewardNormalization
 from rlhf_ray.models.tiny.tokenizer import train_tokenizer
-from rlhf_ray.stages.reward_checks import with_reward_model
 from rlhf_ray.testing.tiny import tiny_random, tiny_reward_model
 
 MOMENTS = RewardNormalization(mean=0.25, standard_deviation=2.0, num_answers=7)
 
 
 class Resolve:
-    """`with_reward_model` over the folders of a policy and a reward model."""
+    """`resolve_reward_model` over the folders of a policy and a reward model."""
 
     def __init__(self, folder: Path) -> None:
         self.policy = tiny_random(folder / "policy")
@@ -40,8 +41,8 @@ class Resolve:
         config.reward.model = ModelRewardConfig(path=path and str(path), **keys)
         tokenizer = AutoTokenizer.from_pretrained(self.policy)
         prompts = load_prompts(DataConfig(path=str(self.rows)), tokenizer, seed=0)
-        found = with_reward_model(config, tokenizer, prompts, report=self.reports.append)
-        return found.reward.model
+        context = scoring_context(config)
+        return resolve_reward_model(context, tokenizer, prompts, self.reports.append).model
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ import pytest
 
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.data.prepare import prepare as preparing
-from rlhf_ray.data.prepare.counts import Lengths
+from rlhf_ray.data.prepare.counts import LengthCounts
 from rlhf_ray.data.prepare.work_folder import work_folder
 from rlhf_ray.data.rows import DataError
 from rlhf_ray.data.sources.prepared import prepared_file
@@ -172,7 +172,7 @@ class TestCounts:
             assert expected in out
 
     def test_lengths(self):
-        lengths = Lengths()
+        lengths = LengthCounts()
         for length in range(1, 1001):
             lengths.add(length)
         told = lengths.to_json()

@@ -17,7 +17,7 @@ from rlhf_ray.models.tiny.warmup import (
     IGNORED,
     EncodedRows,
     Phase,
-    Row,
+    WarmupRow,
     WarmupSettings,
     batch_loss,
     warm_up,
@@ -90,9 +90,9 @@ class TestRandomModel:
 
 class TestWarmUp:
     ROWS = (
-        Row(question="What is 1+1?", answer="2", weight=3.0),
-        Row(question="What is 5+5?", answer="I do not know.", weight=1.0),
-        Row(question="What is 5+5?", answer="10", weight=1.0),
+        WarmupRow(question="What is 1+1?", answer="2", weight=3.0),
+        WarmupRow(question="What is 5+5?", answer="I do not know.", weight=1.0),
+        WarmupRow(question="What is 5+5?", answer="10", weight=1.0),
     )
 
     @pytest.fixture

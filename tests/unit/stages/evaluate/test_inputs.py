@@ -8,7 +8,7 @@ import pytest
 
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.load import load_config
-from rlhf_ray.stages.evaluate.inputs import read_candidates
+from rlhf_ray.stages.evaluate.inputs import read_inputs
 from rlhf_ray.stages.evaluate.settings import collect_settings, held_out_data
 from rlhf_ray.testing.tiny import tiny_random, tiny_reward_model
 
@@ -35,9 +35,8 @@ def load(folder, *overrides, models=("one", "two")):
 
 def test_every_model_has_prompts_of_its_own_rendering(folder):
     said: list[str] = []
-    config, candidates = read_candidates(
-        load(folder, "evaluation.baseline=two"), report=said.append
-    )
+    inputs = read_inputs(load(folder, "evaluation.baseline=two"), report=said.append)
+    config, candidates = inputs.scoring, inputs.candidates
     assert [candidate.name for candidate in candidates] == ["one", "two"]
     assert config.model.path == str(folder / "two")
     assert [len(candidate.prompts.prompts) for candidate in candidates] == [3, 3]
@@ -48,24 +47,24 @@ def test_every_model_has_prompts_of_its_own_rendering(folder):
 
 def test_prompts_that_one_model_lacks_are_left_out_for_all(folder):
     """The smaller vocabulary takes more tokens for a prompt."""
-    _, found = read_candidates(load(folder, models=("one", "small")), report=print)
+    found = read_inputs(load(folder, models=("one", "small")), report=print).candidates
     longest = {c.name: len(c.prompts.prompts[-1].token_ids) for c in found}
     assert longest["one"] < longest["small"]
     limit = f"data.max_prompt_tokens={longest['one']}"
     said: list[str] = []
-    _, found = read_candidates(load(folder, limit, models=("one", "small")), report=said.append)
+    found = read_inputs(load(folder, limit, models=("one", "small")), report=said.append).candidates
     assert [[p.prompt_id for p in c.prompts.prompts] for c in found] == [["r0", "r1"]] * 2
     assert said[-1] == "one: 1 prompts are left out that another model lacks"
     limit = "data.max_prompt_tokens=2"
     with pytest.raises(RequestError, match="no prompt of"):
-        read_candidates(load(folder, limit, models=("one", "small")), report=print)
+        read_inputs(load(folder, limit, models=("one", "small")), report=print)
 
 
 def test_demonstrations_are_those_of_the_file(folder):
     path = folder / "demonstrations.jsonl"
     path.write_text(json.dumps({"prompt": "What is 1+1?", "answer": "2"}) + "\n")
     settings = (f"examples.eval_path={path}", "examples.path=never_read.jsonl")
-    _, (one, two) = read_candidates(load(folder, *settings), report=print)
+    one, two = read_inputs(load(folder, *settings), report=print).candidates
     assert len(one.demonstrations) == len(two.demonstrations) == 1
     assert one.demonstrations[0].loss_mask.sum() == 2
 
@@ -90,7 +89,7 @@ KL = ("evaluation.kl=k1", "evaluation.samples=1")
 def test_what_cannot_be_evaluated(folder, overrides, models, message):
     overrides = [override.replace("FOLDER", str(folder)) for override in overrides]
     with pytest.raises(RequestError, match=message):
-        read_candidates(load(folder, *overrides, models=models), report=print)
+        read_inputs(load(folder, *overrides, models=models), report=print)
 
 
 def test_a_reward_model_reads_texts_where_one_model_is_foreign_to_it(folder):
@@ -101,17 +100,21 @@ def test_a_reward_model_reads_texts_where_one_model_is_foreign_to_it(folder):
     )
     said: list[str] = []
     for models, expected in ((("small", "one"), "text"), (("one", "two"), "refuse")):
-        config, _ = read_candidates(load(folder, *settings, models=models), report=said.append)
-        assert config.reward.model.foreign_tokens == expected
+        inputs = read_inputs(load(folder, *settings, models=models), report=said.append)
+        assert inputs.scoring.reward.model.foreign_tokens == expected
 
 
 def test_held_out_prompts_have_a_limit_of_their_own(folder):
-    own = load(folder, "data.limit=2", "evaluation.path=x.jsonl", "evaluation.limit=5")
-    assert (held_out_data(own).path, held_out_data(own).limit) == ("x.jsonl", 5)
-    assert held_out_data(load(folder, "data.limit=2")).limit == 2
-    assert held_out_data(load(folder, "data.limit=2", "evaluation.limit=1")).limit == 1
-    split = load(folder, "data.limit=2", "evaluation.split=test")
-    assert (held_out_data(split).split, held_out_data(split).limit) == ("test", None)
+    def source(*overrides):
+        config = load(folder, "data.limit=2", *overrides)
+        return held_out_data(config.evaluation, config.data)
+
+    own = source("evaluation.path=x.jsonl", "evaluation.limit=5")
+    assert (own.path, own.limit) == ("x.jsonl", 5)
+    assert source().limit == 2
+    assert source("evaluation.limit=1").limit == 1
+    split = source("evaluation.split=test")
+    assert (split.split, split.limit) == ("test", None)
 
 
 def test_as_many_prompts_at_once_as_the_engines_hold(folder):

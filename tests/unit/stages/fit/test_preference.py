@@ -11,7 +11,7 @@ import pytest
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.data import ExamplesConfig
 from rlhf_ray.models.tiny.tokenizer import train_tokenizer
-from rlhf_ray.stages.fit.preference import load_comparable_feedback, rankings_within
+from rlhf_ray.stages.fit.preference_rows import load_comparable_feedback, rankings_within
 
 TOKENIZER = train_tokenizer(("What is it?",), vocab_size=320)
 

@@ -11,10 +11,17 @@ from rlhf_ray.config.load import load_config
 from rlhf_ray.data.prompts.curriculum import CurriculumStream
 from rlhf_ray.data.prompts.load import PromptSet
 from rlhf_ray.data.prompts.stream import PromptStream
-from rlhf_ray.stages.rl.parts import check_tasks, make_stream
+from rlhf_ray.stages.rl.inputs import check_tasks
+from rlhf_ray.stages.rl.parts import make_stream
+from rlhf_ray.stages.rl.settings import rl_settings
 from rlhf_ray.testing.fakes import make_prompt
 
 WEIGHTS = ["recipe=demo", "data.source_column=task"]
+
+
+def check_weights(overrides: list[str], prompts: PromptSet) -> None:
+    config = load_config(overrides)
+    check_tasks(config.sampling.task_weights, prompts, column=config.data.source_column)
 
 
 def make_set(*tasks: str) -> PromptSet:
@@ -27,16 +34,16 @@ def make_set(*tasks: str) -> PromptSet:
 
 def test_a_curriculum_is_made_where_it_is_asked_for():
     prompts = make_set("a", "a")
-    assert isinstance(make_stream(load_config(["recipe=demo"]), prompts), PromptStream)
+    assert isinstance(make_stream(rl_settings(load_config(["recipe=demo"])), prompts), PromptStream)
     asked = load_config(["recipe=demo", "sampling=curriculum"])
-    assert isinstance(make_stream(asked, prompts), CurriculumStream)
+    assert isinstance(make_stream(rl_settings(asked), prompts), CurriculumStream)
 
 
 def test_a_weight_is_for_a_task_that_there_is():
     prompts = make_set("sums", "words", "sums")
-    check_tasks(load_config([*WEIGHTS, "sampling.task_weights={sums:2,words:0}"]), prompts)
+    check_weights([*WEIGHTS, "sampling.task_weights={sums:2,words:0}"], prompts)
     with pytest.raises(RequestError, match=r"word: no prompt .*did you mean words\? There are: s"):
-        check_tasks(load_config([*WEIGHTS, "sampling.task_weights={sums:2,word:1}"]), prompts)
+        check_weights([*WEIGHTS, "sampling.task_weights={sums:2,word:1}"], prompts)
 
 
 @pytest.mark.parametrize(

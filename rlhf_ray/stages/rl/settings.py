@@ -1,0 +1,98 @@
+"""The settings of the parts of a run, taken from a resolved configuration once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlhf_ray.config.groups.algorithm import AlgorithmConfig
+from rlhf_ray.config.groups.data import DataConfig
+from rlhf_ray.config.groups.evaluation import EvaluationConfig
+from rlhf_ray.config.groups.runtime import (
+    CheckpointConfig,
+    DeadlineConfig,
+    ObserveConfig,
+    PlacementConfig,
+    PublishConfig,
+)
+from rlhf_ray.config.run import Config
+from rlhf_ray.driver.evaluation.collector import CollectSettings
+from rlhf_ray.driver.rollouts.pipeline import PipelineSettings
+from rlhf_ray.evaluation.evaluation_report import ReportSettings
+from rlhf_ray.publish.gate import default_tolerance
+from rlhf_ray.stages.evaluate.settings import collect_settings, report_settings
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RlSettings:
+    """What the parts of a run are told; groups of the configuration where they are read whole.
+
+    Attributes:
+        probe_tolerance: of the fidelity gate, in nats; decided by the dtypes where not configured.
+        scores_old: the learner computes log-probabilities of a batch before it trains on it.
+        reference_is_policy: the policy's ranks are the reference, with their adapter off.
+        collect: how held-out prompts are answered.
+        report: what is reported of the answers.
+    """
+
+    run_name: str
+    output: Path
+    seed: int
+    num_steps: int
+    pipeline: PipelineSettings
+    max_failure_rate: float
+    data: DataConfig
+    algorithm: AlgorithmConfig
+    ema_decay: float | None
+    scores_old: bool
+    reference_is_policy: bool
+    publishes_adapter: bool
+    publish: PublishConfig
+    probe_tolerance: float
+    placement: PlacementConfig
+    checkpoint: CheckpointConfig
+    deadlines: DeadlineConfig
+    observe: ObserveConfig
+    evaluation: EvaluationConfig
+    collect: CollectSettings
+    report: ReportSettings
+
+
+def rl_settings(config: Config) -> RlSettings:
+    """The settings of a run with this resolved configuration."""
+    output = Path(config.output_dir)
+    tolerance = config.publish.probe_tolerance
+    if tolerance is None:
+        tolerance = default_tolerance(config.generation.dtype, config.training.dtype)
+    measures_kl = config.evaluation.kl != "none"
+    return RlSettings(
+        run_name=config.recipe or output.name,
+        output=output,
+        seed=config.seed,
+        num_steps=config.num_steps,
+        pipeline=PipelineSettings(
+            num_steps=config.num_steps,
+            prompts_per_step=config.prompts_per_step,
+            samples_per_prompt=config.samples_per_prompt,
+            num_greedy=config.algorithm.num_greedy,
+            max_staleness=config.max_staleness,
+            generate_timeout_s=config.deadlines.generate_s,
+            sampling=config.sampling,
+        ),
+        max_failure_rate=config.reward.max_failure_rate,
+        data=config.data,
+        algorithm=config.algorithm,
+        ema_decay=config.training.ema_decay,
+        scores_old=config.learner_scores_old,
+        reference_is_policy=config.reference_is_policy,
+        publishes_adapter=config.publishes_adapter,
+        publish=config.publish,
+        probe_tolerance=tolerance,
+        placement=config.placement,
+        checkpoint=config.checkpoint,
+        deadlines=config.deadlines,
+        observe=config.observe,
+        evaluation=config.evaluation,
+        collect=collect_settings(config, measures_kl=measures_kl, with_text=False),
+        report=report_settings(config.evaluation, seed=config.seed),
+    )
