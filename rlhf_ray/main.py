@@ -62,15 +62,15 @@ def _run_stage(config: Config) -> int:
     except RequestError:
         raise
     except RunFailed as error:
-        return _fail(config, str(error))
+        return _fail(config.output_dir, str(error))
     except Exception as error:  # noqa: BLE001 - the one place where every failure ends
-        return _fail(config, f"{type(error).__name__}: {error}")
+        return _fail(config.output_dir, f"{type(error).__name__}: {error}")
 
 
-def _fail(config: Config, message: str) -> int:
+def _fail(output_dir: str, message: str) -> int:
     """Say what failed; the traceback goes to a file, because the message is for people."""
     print(f"rlhf_ray: failed: {message}", file=sys.stderr)
-    log = Path(config.output_dir) / "error.log"
+    log = Path(output_dir) / "error.log"
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text(traceback.format_exc(), encoding="utf-8")

@@ -21,8 +21,7 @@ from starlette.types import Receive, Scope, Send
 
 from rlhf_ray.config.bearer_token import BearerToken
 from rlhf_ray.config.errors import RequestError, RunFailed
-from rlhf_ray.config.run import Config
-from rlhf_ray.serving.local import local_fleet, make_front, scratch_folder
+from rlhf_ray.serving.local import ServedModel, local_fleet, make_front, scratch_folder
 from rlhf_ray.serving.replica import ReplicaState
 
 _POLL_S = 0.5
@@ -36,24 +35,21 @@ class ModelReplica:
         logs: folder of what its server writes, on the replica's node.
     """
 
-    async def __init__(
-        self, config: Config, name: str, token: BearerToken | None, logs: Path
-    ) -> None:
+    async def __init__(self, served: ServedModel, token: BearerToken | None, logs: Path) -> None:
         from ray import serve
 
         replica = serve.get_replica_context().replica_id.unique_id
         # Kept open until the process ends: the server's sockets are in it.
         self._scratch = scratch_folder()
         fleet = local_fleet(
-            config,
-            name,
+            served,
             scratch=self._scratch.__enter__(),
             logs=logs / f"ray_serve_{replica}",
             num_replicas=1,
             report=lambda line: print(line, flush=True),
         )
         self._fleet = fleet
-        self._application = make_front(config, name, fleet, token).application()
+        self._application = make_front(served, fleet, token).application()
         ready = asyncio.Event()
         self._work = asyncio.create_task(fleet.supervise(ready.set))
         is_ready = asyncio.create_task(ready.wait())
@@ -91,7 +87,7 @@ class _Through(Response):
 
 @contextmanager
 def deployed(
-    config: Config, name: str, token: BearerToken | None, *, logs: Path
+    served: ServedModel, token: BearerToken | None, *, logs: Path
 ) -> Iterator[tuple[str, Callable[[], bool]]]:
     """The model on the cluster that this process is connected to, as long as the block runs.
 
@@ -104,15 +100,15 @@ def deployed(
         RunFailed: it is not ready after `deadlines.start_s`.
     """
     serve = _import_serve()
-    settings = config.serve
+    settings = served.serve
     serve.start(http_options={"host": settings.host, "port": settings.port})
     try:
         serve.run_many(
-            [serve.RunTarget(_application(serve, config, name, token, logs), name=_APPLICATION)],
+            [serve.RunTarget(_application(serve, served, token, logs), name=_APPLICATION)],
             wait_for_ingress_deployment_creation=False,
             wait_for_applications_running=False,
         )
-        _wait_until_running(serve, config.deadlines.start_s)
+        _wait_until_running(serve, served.start_s)
         host = socket.gethostname() if settings.host in ("0.0.0.0", "::") else settings.host
         yield f"http://{host}:{settings.port}", lambda: _check(serve)
     finally:
@@ -141,10 +137,8 @@ def _import_serve() -> Any:
     return serve
 
 
-def _application(
-    serve: Any, config: Config, name: str, token: BearerToken | None, logs: Path
-) -> Any:
-    settings, generation = config.serve, config.generation
+def _application(serve: Any, served: ServedModel, token: BearerToken | None, logs: Path) -> Any:
+    settings, generation = served.serve, served.generation
     most = settings.max_replicas or settings.replicas
     deployment = serve.deployment(
         ModelReplica,
@@ -156,13 +150,13 @@ def _application(
             "target_ongoing_requests": settings.requests_per_replica,
         },
         max_ongoing_requests=settings.max_requests_under_way,
-        graceful_shutdown_timeout_s=config.deadlines.stop_s,
+        graceful_shutdown_timeout_s=served.stop_s,
         ray_actor_options={
             "num_cpus": generation.num_cpus,
             "num_gpus": generation.num_gpus * generation.tensor_parallel_size,
         },
     )
-    return deployment.bind(config, name, token, logs)
+    return deployment.bind(served, token, logs)
 
 
 def _wait_until_running(serve: Any, start_s: float) -> None:

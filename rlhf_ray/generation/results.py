@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from rlhf_ray.generation.text_ends import text_ends
-from rlhf_ray.records import Prompt, RolloutGroup, SampleFailure
-from rlhf_ray.records.kept_tokens import NO_TOKEN, join_kept, whole_vocabulary
+from rlhf_ray.records import GroupSteps, Prompt, RolloutGroup, SampleFailure
+from rlhf_ray.records.support import NO_TOKEN, join_supports
 
-# Tolerance for the total probability of the returned tokens, whose log-probabilities were rounded
-# to float32.
+# Tolerance for the total probability of a support, whose log-probabilities were rounded to float32.
 _MISSING_MASS = 1e-3
 
 
@@ -31,23 +30,23 @@ class FinishedSample:
         token_ids [R]: all sampled tokens, including an end-of-text token and the tokens of a stop
             string.
         logprobs [R]: log-probabilities of these tokens under the sampling distribution.
-        kept_token_ids [R, K] int32: what could have been sampled in their place; see
-            `records/kept_tokens.py`.
+        support_token_ids [R, K] int32: support of the sampling distribution, or None for the
+            whole vocabulary; see `records/support.py`.
         versions [R]: weight version that sampled each token.
         text: the response, without special tokens and without the stop string.
         finish_reason: "stop" or "length".
-        text_ends [R]: number of characters of the text after each token; empty if the run does not
+        text_ends [R]: number of characters of the text after each token; None if the run does not
             train on steps.
     """
 
     sample_index: int
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
-    kept_token_ids: Tensor
+    support_token_ids: Tensor | None
     versions: tuple[int, ...]
     text: str
     finish_reason: str
-    text_ends: tuple[int, ...] = ()
+    text_ends: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         num_tokens = len(self.token_ids)
@@ -56,10 +55,11 @@ class FinishedSample:
                 f"sample {self.sample_index} has {num_tokens} tokens, {len(self.logprobs)} "
                 f"log-probabilities and {len(self.versions)} weight versions"
             )
-        if self.kept_token_ids.shape[0] != num_tokens:
+        support = self.support_token_ids
+        if support is not None and support.shape[0] != num_tokens:
             raise ValueError(
-                f"sample {self.sample_index} has {num_tokens} tokens and sets of kept tokens for "
-                f"{self.kept_token_ids.shape[0]}"
+                f"sample {self.sample_index} has {num_tokens} tokens, but a support for "
+                f"{support.shape[0]}"
             )
 
 
@@ -82,8 +82,10 @@ def expand_spans(spans: Sequence[tuple[str, int, int]], num_tokens: int) -> tupl
     return tuple(versions)
 
 
-def kept_by_engine(token_ids: Sequence[int], logprobs: Sequence[float], width: int) -> Tensor:
-    """Tokens that top-k, top-p and min-p left at every position, from vLLM's log-probabilities.
+def support_from_engine(
+    token_ids: Sequence[int], logprobs: Sequence[float], width: int
+) -> Tensor | None:
+    """Support of the sampling distribution at every position, from vLLM's log-probabilities.
 
     Args:
         token_ids, logprobs [R * width]: per position the sampled token, then the `width` - 1
@@ -91,15 +93,15 @@ def kept_by_engine(token_ids: Sequence[int], logprobs: Sequence[float], width: i
             that could not be sampled.
 
     Returns:
-        [R, K] int32, as wide as the largest set, padded with -1 on the right. K = 0 for a width of
-        1, where only the sampled token was requested.
+        [R, K] int32, as wide as the largest set, padded with -1 on the right; None for a width of
+        1, which requests only the sampled token, and for a sample without a token.
 
     Raises:
         IncompleteSets: more tokens tie with the last one of the top k than were requested.
     """
     num_tokens = len(token_ids) // width
     if width == 1 or num_tokens == 0:
-        return whole_vocabulary(num_tokens)
+        return None
     ids = torch.tensor(token_ids, dtype=torch.int32).view(num_tokens, width)
     values = torch.tensor(logprobs, dtype=torch.float64).view(num_tokens, width)[:, 1:]
     kept = torch.where(values > -math.inf, ids[:, 1:], NO_TOKEN)
@@ -148,16 +150,18 @@ def make_group(
     token_ids: list[int] = []
     loss_mask: list[bool] = []
     logprobs: list[float] = []
-    kept: list[Tensor] = [whole_vocabulary(0)]
+    supports: list[Tensor | None] = []
+    sizes: list[int] = []
     versions: list[int] = []
     ends: list[int] = []
     for sample in samples:
         token_ids += [*prompt.token_ids, *sample.token_ids]
         loss_mask += [False] * num_prompt + [True] * len(sample.token_ids)
         logprobs += [0.0] * num_prompt + [*sample.logprobs]
-        kept += [whole_vocabulary(num_prompt), sample.kept_token_ids]
+        supports += [None, sample.support_token_ids]
+        sizes += [num_prompt, len(sample.token_ids)]
         versions += [-1] * num_prompt + [*sample.versions]
-        if sample.text_ends:
+        if sample.text_ends is not None:
             ends += [0] * num_prompt + [*sample.text_ends]
     lengths = [num_prompt + len(sample.token_ids) for sample in samples]
     return RolloutGroup(
@@ -167,14 +171,23 @@ def make_group(
         lengths=torch.tensor(lengths, dtype=torch.int64),
         loss_mask=torch.tensor(loss_mask, dtype=torch.bool),
         generator_logprobs=torch.tensor(logprobs, dtype=torch.float32),
-        kept_token_ids=join_kept(kept),
+        support_token_ids=join_supports(supports, sizes),
         weight_versions=torch.tensor(versions, dtype=torch.int64),
         responses=tuple(sample.text for sample in samples),
         finish_reasons=tuple(sample.finish_reason for sample in samples),
         rewards=torch.zeros(0, dtype=torch.float64),
         reward_parts={},
         failures=tuple(failures),
-        text_ends=torch.tensor(ends, dtype=torch.int32),
+        steps=_unscored_steps(ends) if ends else None,
+    )
+
+
+def _unscored_steps(text_ends: list[int]) -> GroupSteps:
+    num_tokens = len(text_ends)
+    return GroupSteps(
+        text_ends=torch.tensor(text_ends, dtype=torch.int32),
+        rewards=torch.zeros(num_tokens, dtype=torch.float64),
+        ends=torch.zeros(num_tokens, dtype=torch.bool),
     )
 
 
@@ -208,11 +221,11 @@ def finished_sample(
         sample_index=sample_index,
         token_ids=token_ids,
         logprobs=tuple(flat.logprobs[:num_entries:width]),
-        kept_token_ids=kept_by_engine(
+        support_token_ids=support_from_engine(
             flat.token_ids[:num_entries], flat.logprobs[:num_entries], width
         ),
         versions=expand_spans(spans, len(token_ids)),
         text=text,
         finish_reason=completion.finish_reason,
-        text_ends=text_ends(decode, token_ids, text) if with_text_ends else (),
+        text_ends=text_ends(decode, token_ids, text) if with_text_ends else None,
     )

@@ -71,14 +71,17 @@ def _steps(group: RolloutGroup) -> list[list[list[float]]]:
     """Steps of every sample: reward, sampled tokens, characters; [] if the run has no steps."""
     found: list[list[list[float]]] = []
     start = 0
-    for length in group.lengths.tolist() if group.has_steps else ():
+    steps = group.steps
+    if steps is None:
+        return found
+    for length in group.lengths.tolist():
         sampled = group.loss_mask[start : start + length].nonzero()[:, 0] + start
         start += length
-        ends = group.step_ends[sampled].nonzero()[:, 0]
+        ends = steps.ends[sampled].nonzero()[:, 0]
         tokens = torch.diff(ends + 1, prepend=torch.zeros(1, dtype=ends.dtype))
-        texts = group.text_ends[sampled][ends]
+        texts = steps.text_ends[sampled][ends]
         characters = torch.diff(texts, prepend=torch.zeros(1, dtype=texts.dtype))
-        columns = (group.step_rewards[sampled][ends], tokens, characters)
+        columns = (steps.rewards[sampled][ends], tokens, characters)
         found.append([list(step) for step in zip(*(c.tolist() for c in columns), strict=True)])
     return found
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from rlhf_ray.config.groups.reward import ScorerPart
-from rlhf_ray.records import FailureKind, GroupSummary, RolloutGroup, SampleFailure
+from rlhf_ray.records import FailureKind, GroupSteps, GroupSummary, RolloutGroup, SampleFailure
 from rlhf_ray.rewards.merge import drop_failed
 from rlhf_ray.rewards.outcomes import ItemFailure
 
@@ -116,9 +116,10 @@ def with_part(group: RolloutGroup, part: ScorerPart, outcomes: Sequence[Outcome]
         rewards=group.rewards + part.weight * values,
         reward_parts={**group.reward_parts, part.name: values},
     )
-    return (
-        _with_last_step(group, part.weight * values) if group.has_steps and part.weight else group
-    )
+    if group.steps is None or not part.weight:
+        return group
+    steps = _with_last_step(group.steps, group, part.weight * values)
+    return replace(group, steps=steps)
 
 
 def _checked(part: ScorerPart, reward: float, outcome: Outcome) -> Outcome:
@@ -134,8 +135,9 @@ def _checked(part: ScorerPart, reward: float, outcome: Outcome) -> Outcome:
     return ItemFailure(kind=FailureKind.REWARD_NOT_FINITE, message=message)
 
 
-def _with_last_step(group: RolloutGroup, values: Tensor) -> RolloutGroup:
-    rewards, ends = group.step_rewards.clone(), group.step_ends.clone()
+def _with_last_step(steps: GroupSteps, group: RolloutGroup, values: Tensor) -> GroupSteps:
+    """Add one value per sample to the step that ends with the sample's last sampled token."""
+    rewards, ends = steps.rewards.clone(), steps.ends.clone()
     start = 0
     for length, value in zip(group.lengths.tolist(), values, strict=True):
         sampled = group.loss_mask[start : start + length].nonzero()[:, 0] + start
@@ -143,4 +145,4 @@ def _with_last_step(group: RolloutGroup, values: Tensor) -> RolloutGroup:
         if sampled.numel():  # Without a sampled token there is no place for the reward.
             rewards[sampled[-1]] += value
             ends[sampled[-1]] = True
-    return replace(group, step_rewards=rewards, step_ends=ends)
+    return replace(steps, rewards=rewards, ends=ends)

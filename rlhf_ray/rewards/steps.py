@@ -43,10 +43,12 @@ def with_steps(
     function of weight 0 is only logged: its steps are not steps of the sample.
 
     Args:
-        group: a group with `text_ends`.
+        group: a group with `steps`, in which no step is rewarded yet.
         parts: for each function its answers, one per sample.
         weights: weight of each function.
     """
+    steps = group.steps
+    assert steps is not None, "the engine has not said where the text of each token ends"
     rewards = torch.zeros(group.token_ids.shape[0], dtype=torch.float64)
     ends = torch.zeros(group.token_ids.shape[0], dtype=torch.bool)
     start = 0
@@ -55,16 +57,16 @@ def with_steps(
     ):
         sampled = group.loss_mask[start : start + length].nonzero()[:, 0] + start
         start += length
-        texts = group.text_ends[sampled].tolist()
+        texts = steps.text_ends[sampled].tolist()
         for name, answers in parts.items() if texts else ():
             if weights[name] == 0:
                 continue
-            steps = _as_steps(answers[sample], len(response))
-            places = sampled[last_tokens(texts, steps.ends, len(response))]
-            values = torch.tensor(steps.rewards, dtype=torch.float64)
+            own = _as_steps(answers[sample], len(response))
+            places = sampled[last_tokens(texts, own.ends, len(response))]
+            values = torch.tensor(own.rewards, dtype=torch.float64)
             rewards.index_add_(0, places, weights[name] * values)
             ends[places] = True
-    return replace(group, step_rewards=rewards, step_ends=ends)
+    return replace(group, steps=replace(steps, rewards=rewards, ends=ends))
 
 
 def _as_steps(answer: Answer, num_characters: int) -> StepRewards:

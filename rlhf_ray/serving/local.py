@@ -10,10 +10,13 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf_ray.config.bearer_token import BearerToken
-from rlhf_ray.config.run import Config
+from rlhf_ray.config.groups.deploy import ServeConfig
+from rlhf_ray.config.groups.generation import GenerationConfig
+from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.generation.engine_arguments import server_arguments
 from rlhf_ray.generation.server.openai_server import server_command, server_environment
 from rlhf_ray.serving.fleet import Fleet
@@ -26,11 +29,27 @@ MODEL_FOLDER = "model"
 _POLL_S = 0.1
 
 
-def model_name(config: Config) -> str:
-    """Name of the model in requests."""
-    if config.serve.model_name:
-        return config.serve.model_name
-    path = config.model.path
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServedModel:
+    """A language model with the settings of its servers.
+
+    Attributes:
+        name: the name of the model in requests.
+        start_s, stop_s: time limits of the start and of an orderly end.
+    """
+
+    name: str
+    model: ModelConfig
+    generation: GenerationConfig
+    serve: ServeConfig
+    start_s: float
+    stop_s: float
+
+
+def model_name(chosen: str | None, path: str) -> str:
+    """The name of a model in requests: the configured one, or one made of its path."""
+    if chosen:
+        return chosen
     if not Path(path).is_dir():
         return path.removeprefix("builtin:")
     folder = Path(path).resolve()
@@ -48,8 +67,7 @@ def scratch_folder() -> Iterator[Path]:
 
 
 def local_fleet(
-    config: Config,
-    name: str,
+    served: ServedModel,
     *,
     scratch: Path,
     logs: Path,
@@ -60,7 +78,6 @@ def local_fleet(
     """Make the replicas, without starting them.
 
     Args:
-        name: name of the model in requests.
         scratch: private folder for sockets and arguments.
         logs: folder for the servers' logs.
         first_index: index of the first replica. Each index has its own CPUs or GPUs and its own
@@ -70,31 +87,31 @@ def local_fleet(
         RequestError: there are fewer GPUs than the replicas need.
     """
     logs.mkdir(parents=True, exist_ok=True)
-    limits = ReplicaLimits.of(config.serve, start_s=config.deadlines.start_s)
+    limits = ReplicaLimits.of(served.serve, start_s=served.start_s)
     replicas = [
-        Replica(index, _command(config, name, index, scratch, logs), limits, report)
+        Replica(index, _command(served, index, scratch, logs), limits, report)
         for index in range(first_index, first_index + num_replicas)
     ]
-    return Fleet(replicas, max_in_flight=config.serve.max_requests_under_way, report=report)
+    return Fleet(replicas, max_in_flight=served.serve.max_requests_under_way, report=report)
 
 
-def make_front(config: Config, name: str, fleet: Fleet, token: BearerToken | None) -> Front:
+def make_front(served: ServedModel, fleet: Fleet, token: BearerToken | None) -> Front:
     """The endpoint in front of a fleet."""
     return Front(
         fleet=fleet,
-        model_name=name,
+        model_name=served.name,
         token=token,
-        max_request_bytes=config.serve.max_request_bytes,
+        max_request_bytes=served.serve.max_request_bytes,
     )
 
 
-def _command(config: Config, name: str, index: int, scratch: Path, logs: Path) -> ServerCommand:
+def _command(served: ServedModel, index: int, scratch: Path, logs: Path) -> ServerCommand:
     socket = scratch / f"{index}.sock"
     arguments = server_arguments(
-        config.generation,
-        config.model,
-        model_name=name,
-        max_model_tokens=config.serve.max_model_tokens,
+        served.generation,
+        served.model,
+        model_name=served.name,
+        max_model_tokens=served.serve.max_model_tokens,
         socket=str(socket),
     )
     file = scratch / f"{index}.json"
@@ -102,7 +119,7 @@ def _command(config: Config, name: str, index: int, scratch: Path, logs: Path) -
     return ServerCommand(
         command=server_command(file),
         environment=server_environment(
-            config.generation,
+            served.generation,
             replica=index,
             scratch=scratch,
             visible_gpus=os.environ.get("CUDA_VISIBLE_DEVICES"),
@@ -114,9 +131,9 @@ def _command(config: Config, name: str, index: int, scratch: Path, logs: Path) -
 
 @contextmanager
 def private_endpoint(
-    config: Config, name: str, *, index: int, logs: Path, report: Report
+    served: ServedModel, *, index: int, logs: Path, report: Report
 ) -> Iterator[tuple[str, BearerToken]]:
-    """Start one server of `model.path` for this process only, and wait until it is ready.
+    """Start one server of a model for this process only, and wait until it is ready.
 
     Args:
         index: see `local_fleet`.
@@ -131,15 +148,14 @@ def private_endpoint(
     ready = threading.Event()
     with closing(listen("127.0.0.1", 0)) as listener, scratch_folder() as scratch:
         fleet = local_fleet(
-            config,
-            name,
+            served,
             scratch=scratch,
             logs=logs,
             num_replicas=1,
             report=report,
             first_index=index,
         )
-        front = make_front(config, name, fleet, token)
+        front = make_front(served, fleet, token)
         with serving(front.application, listener, work=lambda: fleet.supervise(ready.set)) as check:
             while not ready.wait(_POLL_S):
                 check()

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from rlhf_ray.config.load import to_yaml
-from rlhf_ray.config.run import Config
 from rlhf_ray.observe.facts import ROLLOUT_FACTS, Facts
 from rlhf_ray.observe.output_capture import quiet_driver
 from rlhf_ray.observe.progress import Progress, make_progress
@@ -35,19 +33,20 @@ class RunOutput:
 
 @contextmanager
 def opened_output(
-    config: Config, *, num_steps: int, facts: Facts = ROLLOUT_FACTS
+    folder: Path, configuration: str, *, display: str, num_steps: int, facts: Facts = ROLLOUT_FACTS
 ) -> Iterator[RunOutput]:
     """Make the folder, write config.yaml, take the screen, show progress.
 
     Args:
+        configuration: the text of config.yaml.
+        display: see `observe.progress`.
         num_steps: 0 where the number is not known yet; see `Progress.expect`.
         facts: the numbers that the display shows.
     """
-    folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+    (folder / "config.yaml").write_text(configuration, encoding="utf-8")
     with quiet_driver(folder) as screen:
-        progress = make_progress(config.observe.progress, num_steps, screen, facts)
+        progress = make_progress(display, num_steps, screen, facts)
         try:
             yield RunOutput(folder=folder, screen=screen, progress=progress)
         finally:

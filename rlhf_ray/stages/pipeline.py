@@ -13,7 +13,7 @@ from typing import Any
 
 from rlhf_ray.atomic_file import write_atomically
 from rlhf_ray.config.errors import ConfigError, RequestError, RunFailed
-from rlhf_ray.config.groups.pipeline import PipelineStage, read_report, read_stages
+from rlhf_ray.config.groups.pipeline import PipelineConfig, read_report, read_stages
 from rlhf_ray.config.load import load_values, to_yaml
 from rlhf_ray.config.run import Config
 from rlhf_ray.observe.facts import duration
@@ -64,7 +64,7 @@ def run(config: Config) -> int:
                 print(f"== {title}", flush=True)
                 _run_step(step, record)
     seconds = {step.name: record.seconds_of(step) for step in steps}
-    print(_report(config, steps, seconds), flush=True)
+    print(_report(config.pipeline, Path(config.output_dir), steps, seconds), flush=True)
     return 0
 
 
@@ -77,8 +77,9 @@ def read_steps(config: Config) -> tuple[_Step, ...]:
     steps: list[_Step] = []
     problems: list[str] = []
     key = ""
+    common = {"seed": config.seed, "observe.progress": config.observe.progress}
     for stage in read_stages(config.pipeline, config.output_dir):
-        told = {**_common(config, stage), **stage.values}
+        told = {**common, "output_dir": str(Path(config.output_dir) / stage.name), **stage.values}
         text = json.dumps([key, told], sort_keys=True, default=str)
         key = hashlib.sha256(text.encode()).hexdigest()[:16]
         try:
@@ -99,14 +100,6 @@ def _describe(config: Config) -> str:
         for step in steps
     ]
     return "# Stages\n" + "\n".join(lines)
-
-
-def _common(config: Config, stage: PipelineStage) -> dict[str, Any]:
-    return {
-        "seed": config.seed,
-        "output_dir": str(Path(config.output_dir) / stage.name),
-        "observe.progress": config.observe.progress,
-    }
 
 
 def _run_step(step: _Step, record: _Record) -> None:
@@ -175,11 +168,12 @@ class _Record:
         write_atomically(self._path, json.dumps({"stages": self._stages}, indent=2) + "\n")
 
 
-def _report(config: Config, steps: tuple[_Step, ...], seconds: Mapping[str, float]) -> str:
+def _report(
+    pipeline: PipelineConfig, output: Path, steps: tuple[_Step, ...], seconds: Mapping[str, float]
+) -> str:
     """Write summary.json and summary.txt; returns the table."""
     figures = {
-        figure.name: _figure(Path(config.output_dir) / figure.stage, figure.path)
-        for figure in read_report(config.pipeline)
+        figure.name: _figure(output / figure.stage, figure.path) for figure in read_report(pipeline)
     }
     rows = [(name.replace("_", " "), f"{value:.4g}") for name, value in figures.items()]
     rows += [(f"  {name}", duration(value)) for name, value in seconds.items()]
@@ -188,7 +182,7 @@ def _report(config: Config, steps: tuple[_Step, ...], seconds: Mapping[str, floa
         [*rows, ("time, all stages", duration(total))], result=steps[-1].config.output_dir
     )
     values = {**figures, "seconds": dict(seconds), "total_s": total}
-    write_files(Path(config.output_dir), values, table)
+    write_files(output, values, table)
     return table
 
 

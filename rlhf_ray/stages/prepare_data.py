@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.config.groups.prepare_sources import PreparedSource, read_source, read_split
 from rlhf_ray.config.load import to_yaml
 from rlhf_ray.config.run import Config
@@ -38,7 +40,15 @@ def run(config: Config) -> int:
         check_rows(source, on_bad_row=prepare.on_bad_row)
     report = _reporter(config.observe.progress)
     report(f"checking {len(sources)} sources")
-    cleaning = make_cleaning(prepare, evaluation, _token_counter(config))
+    count_tokens = None
+    if prepare.max_tokens is not None:
+        # Seconds of import that only a limit in tokens needs.
+        from rlhf_ray.models.builtin import resolve_model_path
+
+        path = resolve_model_path(config.model.path, seed=config.seed, report=report)
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, path=path))
+        count_tokens = _token_counter(config.model)
+    cleaning = make_cleaning(prepare, evaluation, count_tokens)
     expected = {
         source.name: check_rows(source, on_bad_row=prepare.on_bad_row) for source in sources
     }
@@ -76,18 +86,10 @@ def _read_all(group: str, entries: Mapping[str, Any]) -> tuple[PreparedSource, .
     return tuple(read_source(name, entry, group=group) for name, entry in entries.items())
 
 
-def _token_counter(config: Config) -> CountTokens | None:
-    if config.prepare.max_tokens is None:
-        return None
-    # Seconds of import that only a limit in tokens needs.
-    from rlhf_ray.models.builtin import resolve_model_path
+def _token_counter(model: ModelConfig) -> CountTokens:
     from rlhf_ray.models.loading import load_tokenizer
 
-    path = resolve_model_path(
-        config.model.path, seed=config.seed, report=_reporter(config.observe.progress)
-    )
-    config.model.path = path
-    tokenizer = load_tokenizer(config.model)
+    tokenizer = load_tokenizer(model)
     return lambda text: len(tokenizer.encode(text, add_special_tokens=False))
 
 

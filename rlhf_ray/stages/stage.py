@@ -6,11 +6,12 @@ nothing heavy at its top: `stage=plan` describes any stage within a second.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from rlhf_ray.cluster.resource_plan import ResourcePlan, describe, plan_resources
-from rlhf_ray.cluster.roles.run_roles import run_resources
+from rlhf_ray.cluster.resource_plan import describe
+from rlhf_ray.cluster.roles.run_roles import resource_plan
 from rlhf_ray.config.batch_table import batch_table, render_rows
 from rlhf_ray.config.run import Config
 
@@ -24,6 +25,7 @@ class Stage:
             nothing.
         run: check the request, run the stage, return the exit status 0. Raises RequestError for a
             wrong request, before any worker starts, and RunFailed for a failure while running.
+            A stage whose imports take seconds names its function by `run_in(module)`.
     """
 
     name: str
@@ -31,9 +33,9 @@ class Stage:
     run: Callable[[Config], int]
 
 
-def resource_plan(config: Config) -> ResourcePlan:
-    """The actors and bundles of a stage that starts workers."""
-    return plan_resources(run_resources(config), spread=config.placement.spread)
+def run_in(module: str) -> Callable[[Config], int]:
+    """The function `run` of a module that is imported when the stage runs."""
+    return lambda config: importlib.import_module(module).run(config)
 
 
 def describe_training(config: Config) -> str:

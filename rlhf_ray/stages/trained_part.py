@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from rlhf_ray.config.groups.training import CriticConfig, TrainingConfig
 from rlhf_ray.config.rules.rule import trained_roles
 from rlhf_ray.config.run import Config
 from rlhf_ray.models.loading import empty_policy, empty_scalar_head
@@ -51,10 +52,10 @@ def with_named_layers(config: Config) -> Config:
     return dataclasses.replace(config, training=dataclasses.replace(config.training, lora=lora))
 
 
-def trained_identity(config: Config) -> dict[str, Any]:
-    """What is trained, for a checkpoint; null where it is everything."""
+def trained_identity(training: TrainingConfig, critic: CriticConfig) -> dict[str, Any]:
+    """The trained part as a checkpoint names it; null where everything is trained."""
     found: dict[str, Any] = {}
-    for group, role in (("training", config.training), ("critic", config.critic)):
+    for group, role in (("training", training), ("critic", critic)):
         found[f"{group}.lora"] = dataclasses.asdict(role.lora) if role.lora.is_on else None
         found[f"{group}.freeze"] = role.freeze or None
         found[f"{group}.freeze_layers"] = role.freeze_layers or None

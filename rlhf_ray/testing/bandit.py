@@ -11,6 +11,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from rlhf_ray.batching.rank_plan import RankPlan
+from rlhf_ray.config.groups.algorithm import OldLogprobsFrom
 from rlhf_ray.config.run import Config
 from rlhf_ray.driver.evaluation.evaluator import NoEvaluation
 from rlhf_ray.driver.loop import Loop, LoopState, train
@@ -28,7 +29,7 @@ from rlhf_ray.driver.updates.scorers import NoScores, Scorers
 from rlhf_ray.driver.updates.texts import NoTexts
 from rlhf_ray.driver.updates.trainer import NoCritic, Trainer, TrainerSettings
 from rlhf_ray.experience.builder import ExperienceBuilder
-from rlhf_ray.experience.reward_shaping import NO_CONTROL
+from rlhf_ray.experience.reward_shaping import NO_SHAPING
 from rlhf_ray.publish.gate import Probe
 from rlhf_ray.publish.publisher import Publisher, PublishSettings
 from rlhf_ray.testing.bandit_reference import BanditReference
@@ -56,13 +57,14 @@ def solve(config: Config, *, seed: int) -> float:
     policy, watch = BanditPolicy(algorithm), InProcessWatch()
     critic = BanditCritic(algorithm) if config.needs_critic else None
     reference = BanditReference(decay=algorithm.reference_decay)
+    scores_old = config.old_logprobs_from is OldLogprobsFrom.LEARNER_BEFORE_UPDATE
     engines = BanditEngines(policy.table.weights, greedy_from=config.samples_per_prompt)
     loop = Loop(
         pipeline=_pipeline(config, engines, watch, seed),
         scorers=Scorers(
             reference=reference if config.needs_reference else NoScores(),
             critic=critic or NoScores(),
-            old=policy if config.learner_scores_old else NoScores(),
+            old=policy if scores_old else NoScores(),
             untrained=policy,
             num_untrained_steps=algorithm.critic_warmup_steps,
             watch=watch,
@@ -136,8 +138,8 @@ def _trainer(
         algorithm=config.algorithm,
         learner=_PLAN,
         critic=_PLAN if critic else None,
-        old_is_current=config.old_is_current,
-        control=NO_CONTROL,
+        old_logprobs_from=config.old_logprobs_from,
+        shaping=NO_SHAPING,
         seed=seed,
     )
     return Trainer(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from rlhf_ray.calls import Call, MemberName
-from rlhf_ray.records import RolloutGroup
+from rlhf_ray.records import GroupSteps, RolloutGroup
 from rlhf_ray.testing.bandit_workers import FIRST_PROMPT_TOKEN, RIGHT
 from rlhf_ray.testing.fakes import done
 
@@ -54,4 +54,7 @@ def _with_steps(group: RolloutGroup, points: list[list[float]]) -> RolloutGroup:
         if length > 2:
             rewards[start + length - 1] = OFFSET + second
         start += length
-    return dataclasses.replace(group, step_rewards=rewards, step_ends=rewards != 0)
+    return dataclasses.replace(
+        group,
+        steps=GroupSteps(text_ends=rewards.int() * 0, rewards=rewards, ends=rewards != 0),
+    )

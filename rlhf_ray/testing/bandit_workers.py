@@ -24,7 +24,6 @@ from rlhf_ray.records import (
     RolloutGroup,
     TokenValues,
 )
-from rlhf_ray.records.kept_tokens import whole_vocabulary
 from rlhf_ray.testing.fakes import done
 
 # The right first and second token of every prompt.
@@ -51,7 +50,7 @@ class Table:
         tokens = (experience.token_ids, experience.lengths, experience.loss_mask)
         rows = states(*tokens)
         for samples in experience.micro_batches:
-            batch = lay_out(*tokens, experience.kept_token_ids, samples)
+            batch = lay_out(*tokens, experience.support_token_ids, samples)
             objective(self.weights[rows[batch.token_index]], batch).loss.backward()
         self._optimizer.step()
 
@@ -124,7 +123,7 @@ class BanditEngines:
             lengths=torch.tensor([len(tokens) for tokens in samples]),
             loss_mask=mask,
             generator_logprobs=torch.zeros(mask.shape[0]),
-            kept_token_ids=whole_vocabulary(mask.shape[0]),
+            support_token_ids=None,
             weight_versions=torch.where(mask, self._version, -1),
             responses=("",) * len(samples),
             finish_reasons=("stop",) * len(samples),

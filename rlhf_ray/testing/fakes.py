@@ -11,10 +11,17 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from rlhf_ray.calls import Call, MemberName
-from rlhf_ray.records import FailureKind, GroupSummary, Prompt, RolloutGroup, SampleFailure
-from rlhf_ray.records.kept_tokens import whole_vocabulary
+from rlhf_ray.records import (
+    FailureKind,
+    GroupSteps,
+    GroupSummary,
+    Prompt,
+    RolloutGroup,
+    SampleFailure,
+)
 
 # Of a whole sample, or of each of its two tokens.
 FakeReward = float | tuple[float, float]
@@ -211,9 +218,6 @@ def make_group(
         [sum(reward) if isinstance(reward, tuple) else reward for reward in rewards or ()],
         dtype=torch.float64,
     )
-    steps = torch.zeros(mask.shape[0] if pairs else 0, dtype=torch.float64)
-    if pairs:
-        steps[mask] = torch.tensor(pairs, dtype=torch.float64).flatten()
     return RolloutGroup(
         prompt=prompt,
         sample_indices=tuple(sample_indices),
@@ -221,13 +225,19 @@ def make_group(
         lengths=torch.full((num_samples,), num_prompt + 2, dtype=torch.int64),
         loss_mask=mask,
         generator_logprobs=torch.where(mask, -0.5, 0.0),
-        kept_token_ids=whole_vocabulary(mask.shape[0]),
+        support_token_ids=None,
         weight_versions=torch.where(mask, version, -1),
         responses=tuple(f"sample {index}" for index in sample_indices),
         finish_reasons=("stop",) * num_samples,
         rewards=scores,
         reward_parts={"fake": scores} if rewards is not None else {},
         failures=failures,
-        step_rewards=steps,
-        step_ends=mask if pairs else torch.zeros(0, dtype=torch.bool),
+        steps=_token_steps(mask, pairs) if pairs else None,
     )
+
+
+def _token_steps(mask: Tensor, pairs: Sequence[tuple[float, float]]) -> GroupSteps:
+    """One step per sampled token, and a character for each."""
+    rewards = torch.zeros(mask.shape[0], dtype=torch.float64)
+    rewards[mask] = torch.tensor(pairs, dtype=torch.float64).flatten()
+    return GroupSteps(text_ends=mask.int(), rewards=rewards, ends=mask)

@@ -112,7 +112,7 @@ def _reference_settings(folder: Path) -> ReferenceSettings:
         seed=0,
         timeout_s=60.0,
         decay=0.0,
-        of_all_kept=False,
+        over_support=False,
     )
 
 

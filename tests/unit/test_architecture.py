@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from rlhf_ray.cluster.resource_plan import missing
+from rlhf_ray.cluster.roles.run_roles import resource_plan
 from rlhf_ray.config.compose import group_choices
 from rlhf_ray.config.load import load_config
 from rlhf_ray.main import main
 from rlhf_ray.stages.pipeline import read_steps
-from rlhf_ray.stages.stage import resource_plan
 
 PACKAGE = Path(__file__).parents[2] / "rlhf_ray"
 FILES = sorted(PACKAGE.rglob("*.py"))

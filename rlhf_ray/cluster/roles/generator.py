@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from rlhf_ray.calls import Call, MemberName
-from rlhf_ray.cluster.roles.base import Resources, Role, Starting, call_of
+from rlhf_ray.cluster.resource_plan import Resources
+from rlhf_ray.cluster.roles.base import Role, Starting, call_of
 from rlhf_ray.cluster.runtime.process import ActorProcess
 
 if TYPE_CHECKING:

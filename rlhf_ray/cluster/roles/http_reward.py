@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rlhf_ray.cluster.roles.base import Resources, Role, start_actors
+from rlhf_ray.cluster.resource_plan import Resources
+from rlhf_ray.cluster.roles.base import Role, start_actors
 from rlhf_ray.cluster.roles.rewards import (
     AsyncScorerActor,
     Replicas,

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from rlhf_ray.calls import Call
-from rlhf_ray.cluster.roles.base import Resources, Role, Starting, call_of
+from rlhf_ray.cluster.resource_plan import Resources
+from rlhf_ray.cluster.roles.base import Role, Starting, call_of
 from rlhf_ray.cluster.roles.generator import EngineSettings, engines_role
 from rlhf_ray.cluster.roles.rewards import (
     AsyncScorerActor,
@@ -90,16 +91,8 @@ def _engine_config(judge: JudgeConfig, generation: GenerationConfig) -> Generati
     longest = judge.max_sequence_tokens
     return replace(
         generation,
-        num_engines=judge.num_engines,
-        num_cpus=judge.num_cpus,
-        tensor_parallel_size=judge.tensor_parallel_size,
-        dtype=judge.dtype,
-        max_num_seqs=judge.max_num_seqs,
+        **judge.engine_values(),
         max_num_batched_tokens=max(generation.max_num_batched_tokens, longest, judge.max_num_seqs),
-        gpu_memory_utilization=judge.gpu_memory_utilization,
-        kv_cache_gib=judge.kv_cache_gib,
-        num_gpus=judge.num_gpus,
-        cpu_threads=judge.cpu_threads,
         extra_engine_args={},
     )
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from rlhf_ray.cluster.roles.base import Resources, Role, rank_resources
+from rlhf_ray.cluster.resource_plan import ResourcePlan, plan_resources
+from rlhf_ray.cluster.roles.base import Role, rank_resources
 from rlhf_ray.cluster.roles.builder import BuilderSettings, builder_role
 from rlhf_ray.cluster.roles.critic import CriticSettings, critic_role
 from rlhf_ray.cluster.roles.generator import EngineSettings, generator_role
@@ -12,8 +13,6 @@ from rlhf_ray.cluster.roles.learner import LearnerSettings, learner_role
 from rlhf_ray.cluster.roles.reference import ReferenceSettings, reference_role
 from rlhf_ray.cluster.roles.rewards import Scoring, ScoringContext, reward_role
 from rlhf_ray.cluster.roles.scoring_kinds import scorings_of
-from rlhf_ray.config.groups.model import ModelConfig
-from rlhf_ray.config.groups.runtime import DeadlineConfig
 from rlhf_ray.config.run import Config
 
 
@@ -29,137 +28,95 @@ class RunRoles:
         return next(role for role in self.roles if role.name == name)
 
 
+def resource_plan(config: Config) -> ResourcePlan:
+    """The actors and bundles of any stage that starts workers."""
+    if config.is_fit:
+        resources = [rank_resources("learner", config.training)]
+    else:
+        resources = [role.resources for role in run_roles(config).roles]
+    return plan_resources(resources, spread=config.placement.spread)
+
+
 def run_roles(config: Config) -> RunRoles:
     """The roles of reinforcement learning or of an evaluation, as its configuration asks for."""
     scorings = scorings_of(scoring_context(config))
-    roles = [_generator(config)]
-    if not config.is_evaluation:
-        roles.append(_learner(config))
-    if config.needs_critic:
-        roles.append(_critic(config))
-    if config.starts_reference:
-        roles.append(_reference(config))
-    roles += [role for scoring in scorings for role in scoring.roles]
-    roles += [reward_role(config.reward), _builder(config)]
-    return RunRoles(roles=tuple(roles), scorings=scorings)
-
-
-def run_resources(config: Config) -> list[Resources]:
-    """What the roles of a run ask of the cluster, whatever its stage."""
-    if config.is_fit:
-        return [rank_resources("learner", config.training)]
-    return [role.resources for role in run_roles(config).roles]
+    engines = EngineSettings(
+        generation=config.generation,
+        model=config.model,
+        max_sequence_tokens=config.max_engine_tokens,
+        greedy_from=config.greedy_from,
+        request_timeout_s=config.deadlines.request_s,
+        with_text_ends=config.algorithm.rewards_steps,
+        lora=config.training.lora if config.publishes_adapter else None,
+    )
+    builder = BuilderSettings(
+        algorithm=config.algorithm,
+        sampling=config.sampling,
+        learner=config.training,
+        critic=config.critic if config.needs_critic else None,
+        old_logprobs_from=config.old_logprobs_from,
+        max_response_tokens=config.generation.max_response_tokens,
+        seed=config.seed,
+    )
+    is_hybrid = config.placement.strategy == "colocated" and not config.is_evaluation
+    roles = (
+        generator_role(engines, shares_gpus_of="learner" if is_hybrid else None),
+        *_rank_roles(config, engines_of="generator" if is_hybrid else None),
+        *(role for scoring in scorings for role in scoring.roles),
+        reward_role(config.reward),
+        builder_role(builder),
+    )
+    return RunRoles(roles=roles, scorings=scorings)
 
 
 def scoring_context(config: Config) -> ScoringContext:
     """The part of a configuration that kinds of rewards read."""
     return ScoringContext(
         reward=config.reward,
-        model=model_of_ranks(config),
+        model=config.model_of_ranks,
         generation=config.generation,
         seed=config.seed,
-        collective_timeout_s=collective_timeout_s(
-            config.deadlines, evaluates=config.is_fit or config.is_evaluation
-        ),
+        collective_timeout_s=config.collective_timeout_s,
     )
 
 
-def model_of_ranks(config: Config) -> ModelConfig:
-    """The model settings of DeepSpeed roles, with the kernel of the head decided."""
-    return replace(config.model, head_kernel=config.head_kernel)
-
-
-def collective_timeout_s(deadlines: DeadlineConfig, *, evaluates: bool) -> float:
-    """How long a collective operation waits for the other ranks.
-
-    It is a little less than the driver waits, so that the ranks say which operation it was.
-
-    Args:
-        evaluates: the ranks evaluate held-out rows, too.
-    """
-    longest = [deadlines.update_s, deadlines.start_s]
-    return 0.9 * max([*longest, deadlines.evaluate_s] if evaluates else longest)
-
-
-def _timeout_s(config: Config) -> float:
-    return collective_timeout_s(config.deadlines, evaluates=config.is_evaluation)
-
-
-def _shares(config: Config) -> bool:
-    return config.placement.strategy == "colocated" and not config.is_evaluation
-
-
-def _generator(config: Config) -> Role:
-    settings = EngineSettings(
-        generation=config.generation,
-        model=config.model,
-        max_sequence_tokens=_longest_of_engines(config),
-        greedy_from=config.greedy_from,
-        request_timeout_s=config.deadlines.request_s,
-        with_text_ends=config.algorithm.rewards_steps,
-        lora=config.training.lora if config.publishes_adapter else None,
-    )
-    return generator_role(settings, shares_gpus_of="learner" if _shares(config) else None)
-
-
-def _longest_of_engines(config: Config) -> int:
-    """Tokens of the longest sequence of the run's engines, which may judge or score texts, too."""
-    judge = config.reward.judge
-    longest = config.max_sequence_tokens
-    if config.is_evaluation and config.examples.eval_path is not None:
-        # A text that is scored must be shorter than the longest sequence of the engine.
-        return max(longest, config.examples.max_tokens + 1)
-    return max(longest, judge.max_sequence_tokens) if judge.is_policy else longest
-
-
-def _learner(config: Config) -> Role:
-    policy_steps = max(1, config.num_steps - config.algorithm.critic_warmup_steps)
-    settings = LearnerSettings(
-        training=config.training,
-        algorithm=config.algorithm,
-        model=model_of_ranks(config),
-        max_response_tokens=config.generation.max_response_tokens,
-        temperature=config.generation.temperature,
-        total_optimizer_steps=policy_steps * config.optimizer_steps_per_batch,
-        seed=config.seed,
-        timeout_s=_timeout_s(config),
-    )
-    return learner_role(settings, shares_bundles_of="generator" if _shares(config) else None)
-
-
-def _critic(config: Config) -> Role:
-    settings = CriticSettings(
-        critic=config.critic,
-        algorithm=config.algorithm,
-        model=model_of_ranks(config),
-        total_optimizer_steps=config.total_optimizer_steps,
-        seed=config.seed,
-        timeout_s=_timeout_s(config),
-    )
-    return critic_role(settings)
-
-
-def _reference(config: Config) -> Role:
-    settings = ReferenceSettings(
-        reference=config.reference,
-        model=model_of_ranks(config),
-        temperature=config.generation.temperature,
-        seed=config.seed,
-        timeout_s=_timeout_s(config),
-        decay=config.algorithm.reference_decay,
-        of_all_kept=config.algorithm.kl_estimator == "full",
-    )
-    return reference_role(settings)
-
-
-def _builder(config: Config) -> Role:
-    settings = BuilderSettings(
-        algorithm=config.algorithm,
-        sampling=config.sampling,
-        learner=config.training,
-        critic=config.critic if config.needs_critic else None,
-        old_is_current=config.old_is_current,
-        max_response_tokens=config.generation.max_response_tokens,
-        seed=config.seed,
-    )
-    return builder_role(settings)
+def _rank_roles(config: Config, *, engines_of: str | None) -> list[Role]:
+    """Learner, critic and reference; `engines_of`: the role whose bundles the learner shares."""
+    algorithm, model = config.algorithm, config.model_of_ranks
+    timeout_s = config.collective_timeout_s
+    roles: list[Role] = []
+    if not config.is_evaluation:
+        policy_steps = max(1, config.num_steps - algorithm.critic_warmup_steps)
+        learner = LearnerSettings(
+            training=config.training,
+            algorithm=algorithm,
+            model=model,
+            max_response_tokens=config.generation.max_response_tokens,
+            temperature=config.generation.temperature,
+            total_optimizer_steps=policy_steps * config.optimizer_steps_per_batch,
+            seed=config.seed,
+            timeout_s=timeout_s,
+        )
+        roles.append(learner_role(learner, shares_bundles_of=engines_of))
+    if config.needs_critic:
+        critic = CriticSettings(
+            critic=config.critic,
+            algorithm=algorithm,
+            model=model,
+            total_optimizer_steps=config.total_optimizer_steps,
+            seed=config.seed,
+            timeout_s=timeout_s,
+        )
+        roles.append(critic_role(critic))
+    if config.starts_reference:
+        reference = ReferenceSettings(
+            reference=config.reference,
+            model=model,
+            temperature=config.generation.temperature,
+            seed=config.seed,
+            timeout_s=timeout_s,
+            decay=algorithm.reference_decay,
+            over_support=algorithm.kl_estimator == "full",
+        )
+        roles.append(reference_role(reference))
+    return roles

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +13,10 @@ from rlhf_ray.chat.loop import HELP, Chat
 from rlhf_ray.chat.screen import TerminalScreen
 from rlhf_ray.config.bearer_token import BearerToken, read_token
 from rlhf_ray.config.errors import RequestError
+from rlhf_ray.config.groups.deploy import ChatConfig
 from rlhf_ray.config.run import Config
-from rlhf_ray.serving.local import model_name, private_endpoint
-from rlhf_ray.stages.deploy.serve import LOGS, with_model
+from rlhf_ray.serving.local import ServedModel, private_endpoint
+from rlhf_ray.stages.deploy.serve import LOGS, served_model
 from rlhf_ray.stages.stage import Stage
 
 if TYPE_CHECKING:
@@ -35,16 +35,28 @@ def run(config: Config) -> int:
     """
     chat, screen = config.chat, TerminalScreen()
     token = read_token("chat.token_variable", chat.token_variable)
+    logs = Path(config.output_dir) / LOGS
     with ExitStack() as stack:
+
+        def here(served: ServedModel, index: int) -> ChatEndpoint:
+            screen.note(f"loading {served.model.path}")
+            endpoint = private_endpoint(served, index=index, logs=logs, report=screen.note)
+            url, own = stack.enter_context(endpoint)
+            return _speaker(chat, stack.enter_context(_client(chat, url, own)), served.name)
+
         if chat.url is not None:
-            speakers = [_at(config, stack, "chat.url", chat.url, chat.model, token)]
+            speakers = [_at(chat, stack, "chat.url", chat.url, chat.model, token)]
         else:
-            speakers = [_here(config, stack, 0, screen.note)]
+            speakers = [here(served_model(config, report=screen.note), 0)]
         if chat.compare_url is not None:
             key, wanted = "chat.compare_url", chat.compare_model
-            speakers.append(_at(config, stack, key, chat.compare_url, wanted, token))
+            speakers.append(_at(chat, stack, key, chat.compare_url, wanted, token))
         elif chat.compare_path is not None:
-            speakers.append(_here(_with_path(config, chat.compare_path), stack, 1, screen.note))
+            # Another model, with its own tokenizer.
+            model = dataclasses.replace(config.model, path=chat.compare_path, tokenizer_path=None)
+            serve = dataclasses.replace(config.serve, model_name=None)
+            other = dataclasses.replace(config, model=model, serve=serve)
+            speakers.append(here(served_model(other, report=screen.note), 1))
         _tell_apart(speakers)
         names = " and ".join(speaker.name for speaker in speakers)
         screen.note(f"talking to {names}\n{HELP}")
@@ -54,57 +66,38 @@ def run(config: Config) -> int:
 
 
 def _at(
-    config: Config,
+    chat: ChatConfig,
     stack: ExitStack,
     key: str,
     url: str,
     model: str | None,
     token: BearerToken | None,
 ) -> ChatEndpoint:
-    client = stack.enter_context(_client(config, url, token))
+    client = stack.enter_context(_client(chat, url, token))
     try:
         found = first_model(client)
     except EndpointFailed as error:
         raise RequestError(f"{key}={url}: {error}") from error
-    return _speaker(config, client, model or found)
+    return _speaker(chat, client, model or found)
 
 
-def _here(
-    config: Config, stack: ExitStack, index: int, report: Callable[[str], None]
-) -> ChatEndpoint:
-    name = model_name(config)
-    config = with_model(config)
-    report(f"loading {config.model.path}")
-    logs = Path(config.output_dir) / LOGS
-    endpoint = private_endpoint(config, name, index=index, logs=logs, report=report)
-    url, token = stack.enter_context(endpoint)
-    client = stack.enter_context(_client(config, url, token))
-    return _speaker(config, client, name)
-
-
-def _client(config: Config, url: str, token: BearerToken | None) -> AbstractContextManager[OpenAI]:
+def _client(
+    chat: ChatConfig, url: str, token: BearerToken | None
+) -> AbstractContextManager[OpenAI]:
     from openai import OpenAI
 
-    # The library insists on a key, also where nobody asks for it.
+    # The library insists on a key, also where the endpoint asks for none.
     secret = token.secret if token else "none"
-    return OpenAI(base_url=url, api_key=secret, timeout=config.chat.timeout_s, max_retries=0)
+    return OpenAI(base_url=url, api_key=secret, timeout=chat.timeout_s, max_retries=0)
 
 
-def _speaker(config: Config, client: Any, model: str) -> ChatEndpoint:
-    chat = config.chat
+def _speaker(chat: ChatConfig, client: Any, model: str) -> ChatEndpoint:
     settings = {
         "max_tokens": chat.max_tokens,
         "temperature": chat.temperature,
         "top_p": chat.top_p,
     }
     return ChatEndpoint(client, model=model, name=model, settings=settings)
-
-
-def _with_path(config: Config, path: str) -> Config:
-    """The same for another model, with its own tokenizer."""
-    model = dataclasses.replace(config.model, path=path, tokenizer_path=None)
-    serve = dataclasses.replace(config.serve, model_name=None)
-    return dataclasses.replace(config, model=model, serve=serve)
 
 
 def _tell_apart(speakers: list[ChatEndpoint]) -> None:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from rlhf_ray.config.run import Config
-from rlhf_ray.stages.stage import Stage
+from rlhf_ray.stages.stage import Stage, run_in
 
 
 def _describe(config: Config) -> str:
     return f"# Forms of {config.model.path}\n{', '.join(config.compress.methods)}"
 
 
-def _run(config: Config) -> int:
-    from rlhf_ray.stages.deploy.compress_run import run
-
-    return run(config)
-
-
-STAGE = Stage(name="compress", describe=_describe, run=_run)
+STAGE = Stage(
+    name="compress", describe=_describe, run=run_in("rlhf_ray.stages.deploy.compress_run")
+)

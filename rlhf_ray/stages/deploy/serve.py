@@ -17,7 +17,14 @@ from rlhf_ray.config.load import to_yaml
 from rlhf_ray.config.run import Config
 from rlhf_ray.models.builtin import resolve_model_path
 from rlhf_ray.models.location import check_location, read_chat_template
-from rlhf_ray.serving.local import local_fleet, make_front, model_name, scratch_folder
+from rlhf_ray.serving.local import (
+    ServedModel,
+    local_fleet,
+    make_front,
+    model_name,
+    scratch_folder,
+)
+from rlhf_ray.serving.replica import Report
 from rlhf_ray.serving.server import address_of, listen, serve
 from rlhf_ray.stages.inputs import check_models
 from rlhf_ray.stages.stage import Stage
@@ -38,89 +45,102 @@ def run(config: Config) -> int:
         RunFailed: the model did not start, or its servers were given up.
     """
     token = read_token("serve.token_variable", config.serve.token_variable)
-    name = model_name(config)
-    config = with_model(config)
+    served = served_model(config, report=_say)
     output = Path(config.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     (output / READY_FILE).unlink(missing_ok=True)  # A service that was killed has left its own.
     (output / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
-    start = _serve_on_cluster if config.serve.backend == "ray_serve" else _serve_here
-    start(config, name, token, output)
+    if config.serve.backend == "ray_serve":
+        _serve_on_cluster(served, token, output, dashboard=config.observe.dashboard)
+    else:
+        _serve_here(served, token, output)
     _say("ended")
     return 0
 
 
-def with_model(config: Config) -> Config:
-    """The same with the folder of the model, which has been looked at.
+def served_model(config: Config, *, report: Report) -> ServedModel:
+    """The model of `model.path`, whose folder was checked, and how it is served.
+
+    Args:
+        report: takes lines for people.
 
     Raises:
         RequestError: there is no such model, or it does not generate.
     """
+    name = model_name(config.serve.model_name, config.model.path)
     check_models(config)
-    path = resolve_model_path(config.model.path, seed=config.seed, report=_say)
+    path = resolve_model_path(config.model.path, seed=config.seed, report=report)
     check_location(path, "model.path", needs_config=True)
     _check_generates(path)
     if config.model.chat_template is not None:
         read_chat_template(config.model.chat_template)
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, path=path))
+    return ServedModel(
+        name=name,
+        model=dataclasses.replace(config.model, path=path),
+        generation=config.generation,
+        serve=config.serve,
+        start_s=config.deadlines.start_s,
+        stop_s=config.deadlines.stop_s,
+    )
 
 
-def _serve_here(config: Config, name: str, token: BearerToken | None, output: Path) -> None:
-    settings = config.serve
+def _serve_here(served: ServedModel, token: BearerToken | None, output: Path) -> None:
+    settings = served.serve
     with ExitStack() as stack:
         listener = stack.enter_context(closing(listen(settings.host, settings.port)))
         fleet = local_fleet(
-            config,
-            name,
+            served,
             scratch=stack.enter_context(scratch_folder()),
             logs=output / LOGS,
             num_replicas=settings.replicas,
             report=_say,
         )
-        front = make_front(config, name, fleet, token)
+        front = make_front(served, fleet, token)
         url = f"{address_of(listener)}/v1"
         stack.callback((output / READY_FILE).unlink, missing_ok=True)
-        _say(f"loading {config.model.path} for {url}; logs are in {output / LOGS}")
+        _say(f"loading {served.model.path} for {url}; logs are in {output / LOGS}")
 
         def when_ready() -> None:
-            tell_ready(config, name, url, output)
+            tell_ready(served, url, output)
 
         serve(
             front.application,
             listener,
             work=lambda: fleet.supervise(when_ready),
-            drain_s=config.deadlines.stop_s,
+            drain_s=served.stop_s,
         )
 
 
-def _serve_on_cluster(config: Config, name: str, token: BearerToken | None, output: Path) -> None:
+def _serve_on_cluster(
+    served: ServedModel, token: BearerToken | None, output: Path, *, dashboard: bool
+) -> None:
     # Here: seconds of import that only a cluster needs.
     from rlhf_ray.cluster.ray_serve import check_ray_serve, deployed
     from rlhf_ray.cluster.runtime.session import connected
 
     check_ray_serve()
     with ExitStack() as stack:
-        stack.enter_context(connected(dashboard=config.observe.dashboard))
-        _say(f"loading {config.model.path} on the cluster")
+        stack.enter_context(connected(dashboard=dashboard))
+        _say(f"loading {served.model.path} on the cluster")
         logs = (output / LOGS).absolute()
-        url, check = stack.enter_context(deployed(config, name, token, logs=logs))
+        url, check = stack.enter_context(deployed(served, token, logs=logs))
         stack.callback((output / READY_FILE).unlink, missing_ok=True)
-        tell_ready(config, name, f"{url}/v1", output)
+        tell_ready(served, f"{url}/v1", output)
         end = threading.Event()
         # `connected` raises at SIGTERM; here it is the orderly end.
         before = signal.signal(signal.SIGTERM, lambda *_: end.set())
         stack.callback(signal.signal, signal.SIGTERM, before)
-        while not end.wait(config.serve.health_every_s):
+        while not end.wait(served.serve.health_every_s):
             check()
 
 
-def tell_ready(config: Config, name: str, url: str, output: Path) -> None:
+def tell_ready(served: ServedModel, url: str, output: Path) -> None:
     """Say where the model answers, to people and in a file to programs."""
-    variable = config.serve.token_variable
+    variable = served.serve.token_variable
     facts: dict[str, Any] = {
         "url": url,
-        "model": name,
-        "model_path": config.model.path,
+        "model": served.name,
+        "model_path": served.model.path,
         "token_variable": variable,
         "pid": os.getpid(),
     }
@@ -129,7 +149,7 @@ def tell_ready(config: Config, name: str, url: str, output: Path) -> None:
     written.replace(output / READY_FILE)
     key = f" chat.token_variable={variable}" if variable else ""
     _say(
-        f"ready at {url} with model {name}; ask it: "
+        f"ready at {url} with model {served.name}; ask it: "
         f"python -m rlhf_ray.main stage=chat chat.url={url}{key}"
     )
 

@@ -6,24 +6,33 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rlhf_ray.cluster.roles.base import Role
 from rlhf_ray.cluster.roles.harness import HarnessSettings, harness_role
+from rlhf_ray.cluster.roles.rewards import ScoringContext
 from rlhf_ray.cluster.roles.run_roles import RunRoles, run_roles, scoring_context
 from rlhf_ray.cluster.roles.scoring_kinds import check_scoring, resolve_scoring
 from rlhf_ray.config.errors import RequestError
-from rlhf_ray.config.groups.data import ExamplesConfig
+from rlhf_ray.config.groups.data import DataConfig, ExamplesConfig
 from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.config.groups.reward import RewardConfig
 from rlhf_ray.config.run import Config
 from rlhf_ray.data.examples import load_demonstrations
 from rlhf_ray.data.prompts.load import PromptSet, load_prompts
+from rlhf_ray.driver.evaluation.collector import CollectSettings
+from rlhf_ray.evaluation.evaluation_report import ReportSettings
 from rlhf_ray.models.builtin import resolve_model_path
 from rlhf_ray.models.loading import load_tokenizer
 from rlhf_ray.models.location import check_location
 from rlhf_ray.records.supervised import LabelledTokens
-from rlhf_ray.stages.evaluate.settings import harness_tasks, held_out_data
+from rlhf_ray.stages.evaluate.settings import (
+    collect_settings,
+    harness_tasks,
+    held_out_data,
+    report_settings,
+    sampling_facts,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -54,14 +63,24 @@ class EvaluationInputs:
     """All that an evaluation was asked for, read and checked.
 
     Attributes:
-        scoring: the configuration of the scorers, whose `model` is the baseline.
+        reward, baseline_model: settings of the scorers; the policy of their tokens is the baseline.
         roles: the roles that score, with the engines of the baseline.
         candidates: in the order in which they are evaluated.
+        baseline: name of the candidate that the others are compared with.
+        collect: how prompts are answered.
+        report: what is reported of the answers.
+        prompts_facts, sampling_facts: for the report.
     """
 
-    scoring: Config
+    reward: RewardConfig
+    baseline_model: ModelConfig
     roles: RunRoles
     candidates: tuple[Candidate, ...]
+    baseline: str
+    collect: CollectSettings
+    report: ReportSettings
+    prompts_facts: dict[str, Any]
+    sampling_facts: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,58 +104,101 @@ def read_inputs(config: Config, *, report: Report) -> EvaluationInputs:
         RequestError: a model cannot be loaded, or a scorer cannot be used with it.
         DataError: the prompts or the demonstrations cannot be read.
     """
-    reference = _reference(config, report)
-    found: list[_Read] = []
-    for name, path in config.evaluation.models.items():
-        with _about(name):
-            found.append(_read(config, name, path, report))
-            _check_reference(found[-1], reference)
-    candidates = _same_rows(found, report)
-    baseline = next(c for c in candidates if c.name == config.evaluation.baseline_name)
-    path = config.reference.path
-    if path is not None:
-        path = resolve_model_path(path, seed=config.seed)
+    evaluation, seed = config.evaluation, config.seed
+    source = held_out_data(evaluation, config.data)
+    reference_path, reference = _reference(
+        config.model, config.reference.path, seed, is_read=config.needs_reference, report=report
+    )
+    candidates = _same_rows(_read_all(config, source, reference, report), report)
+    baseline = next(c for c in candidates if c.name == evaluation.baseline_name)
+    contexts = [
+        scoring_context(dataclasses.replace(config, model=candidate.model))
+        for candidate in candidates
+    ]
     config = dataclasses.replace(
         config,
-        reward=_resolved_reward(config, candidates, report),
+        reward=_resolved_reward(contexts, candidates, report),
         model=baseline.model,
-        reference=dataclasses.replace(config.reference, path=path),
+        reference=dataclasses.replace(config.reference, path=reference_path),
     )
     check_scoring(scoring_context(config), baseline.prompts, report=report)
     return EvaluationInputs(
-        scoring=config,
+        reward=config.reward,
+        baseline_model=baseline.model,
         roles=run_roles(config),
-        candidates=tuple(_with_engines(config, candidate) for candidate in candidates),
+        candidates=tuple(
+            _with_engines(
+                candidate,
+                run_roles(dataclasses.replace(config, model=candidate.model)),
+                HarnessSettings(
+                    generation=config.generation,
+                    model=candidate.model,
+                    tasks=harness_tasks(evaluation),
+                    seed=seed,
+                ),
+            )
+            for candidate in candidates
+        ),
+        baseline=evaluation.baseline_name,
+        collect=collect_settings(
+            evaluation,
+            config.generation,
+            greedy_from=config.greedy_from,
+            max_failure_rate=config.reward.max_failure_rate,
+            timeout_s=config.deadlines.evaluate_s,
+            measures_kl=True,
+            with_text=True,
+        ),
+        report=report_settings(evaluation, seed=seed),
+        prompts_facts=_prompts_facts(source, candidates[0].prompts),
+        sampling_facts=sampling_facts(evaluation, config.generation),
     )
 
 
-def _read(config: Config, name: str, path: str, report: Report) -> _Read:
-    path = resolve_model_path(path, seed=config.seed, report=report)
+def _prompts_facts(source: DataConfig, prompts: PromptSet) -> dict[str, Any]:
+    return {"path": source.path, "split": source.split, "num_prompts": len(prompts.prompts)}
+
+
+def _read_all(
+    config: Config,
+    source: DataConfig,
+    reference: PreTrainedTokenizerBase | None,
+    report: Report,
+) -> list[_Read]:
+    found: list[_Read] = []
+    for name, path in config.evaluation.models.items():
+        with _about(name):
+            model = _model(config.model, name, path, config.seed, report)
+            tokenizer = load_tokenizer(model)
+            read = _Read(
+                name=name,
+                model=model,
+                tokenizer=tokenizer,
+                prompts=load_prompts(source, tokenizer, seed=config.seed),
+                demonstrations=load_eval_demonstrations(
+                    config.examples, tokenizer, seed=config.seed
+                ),
+            )
+            _check_reference(read, reference)
+            found.append(read)
+    return found
+
+
+def _model(model: ModelConfig, name: str, path: str, seed: int, report: Report) -> ModelConfig:
+    path = resolve_model_path(path, seed=seed, report=report)
     check_location(path, f"evaluation.models.{name}", needs_config=True)
-    model = dataclasses.replace(config.model, path=path)
-    tokenizer = load_tokenizer(model)
-    data = held_out_data(config.evaluation, config.data)
-    return _Read(
-        name=name,
-        model=model,
-        tokenizer=tokenizer,
-        prompts=load_prompts(data, tokenizer, seed=config.seed),
-        demonstrations=load_eval_demonstrations(config.examples, tokenizer, seed=config.seed),
-    )
+    return dataclasses.replace(model, path=path)
 
 
-def _with_engines(config: Config, read: _Read) -> Candidate:
-    engines = run_roles(dataclasses.replace(config, model=read.model)).named("generator")
-    tasks = harness_tasks(config.evaluation)
-    settings = HarnessSettings(
-        generation=config.generation, model=read.model, tasks=tasks, seed=config.seed
-    )
+def _with_engines(read: _Read, roles: RunRoles, harness: HarnessSettings) -> Candidate:
+    engines = roles.named("generator")
+    has_tasks = bool(harness.tasks.names)
     return Candidate(
         name=read.name,
         prompts=read.prompts,
         demonstrations=read.demonstrations,
         engines=engines,
-        harness=harness_role(settings, engines.resources) if tasks.names else None,
+        harness=harness_role(harness, engines.resources) if has_tasks else None,
     )
 
 
@@ -175,11 +237,12 @@ def _same_rows(candidates: Sequence[_Read], report: Report) -> list[_Read]:
     return same
 
 
-def _resolved_reward(config: Config, candidates: Sequence[_Read], report: Report) -> RewardConfig:
+def _resolved_reward(
+    contexts: Sequence[ScoringContext], candidates: Sequence[_Read], report: Report
+) -> RewardConfig:
     """The reward settings with scorers that understand every candidate."""
     rewards = []
-    for candidate in candidates:
-        context = scoring_context(dataclasses.replace(config, model=candidate.model))
+    for context, candidate in zip(contexts, candidates, strict=True):
         with _about(candidate.name):
             rewards.append(
                 resolve_scoring(context, candidate.tokenizer, candidate.prompts, report=report)
@@ -189,14 +252,17 @@ def _resolved_reward(config: Config, candidates: Sequence[_Read], report: Report
     return (read_as_text or rewards)[0]
 
 
-def _reference(config: Config, report: Report) -> PreTrainedTokenizerBase | None:
-    """The tokenizer of the reference; None where no divergence is measured."""
-    if not config.needs_reference:
-        return None
-    assert config.reference.path is not None, "a rule asks for it"
-    path = resolve_model_path(config.reference.path, seed=config.seed, report=report)
+def _reference(
+    model: ModelConfig, path: str | None, seed: int, *, is_read: bool, report: Report
+) -> tuple[str | None, PreTrainedTokenizerBase | None]:
+    """The folder of the reference, and its tokenizer where a divergence is measured (`is_read`)."""
+    if path is None:
+        return None, None
+    path = resolve_model_path(path, seed=seed, report=report)
+    if not is_read:
+        return path, None
     check_location(path, "reference.path", needs_config=True)
-    return load_tokenizer(dataclasses.replace(config.model, path=path))
+    return path, load_tokenizer(dataclasses.replace(model, path=path))
 
 
 def _check_reference(candidate: _Read, reference: PreTrainedTokenizerBase | None) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_ray.cluster.resource_plan import describe
+from rlhf_ray.cluster.roles.run_roles import resource_plan
 from rlhf_ray.cluster.runtime.session import connected
 from rlhf_ray.cluster.systems.evaluation import (
     ScoringSystem,
@@ -16,6 +17,7 @@ from rlhf_ray.cluster.systems.evaluation import (
     started_engines,
     started_scoring,
 )
+from rlhf_ray.config.load import to_yaml
 from rlhf_ray.config.run import Config
 from rlhf_ray.driver.evaluation.collector import AnswerCollector, CollectSettings
 from rlhf_ray.driver.evaluation.likelihood import measure_likelihood
@@ -26,16 +28,10 @@ from rlhf_ray.evaluation.harness_tasks import check_tasks
 from rlhf_ray.evaluation.table import side_by_side
 from rlhf_ray.observe.facts import duration
 from rlhf_ray.rewards.load import with_absolute_paths
-from rlhf_ray.stages.evaluate.inputs import Candidate, read_inputs
-from rlhf_ray.stages.evaluate.settings import (
-    collect_settings,
-    harness_tasks,
-    held_out_data,
-    report_settings,
-)
+from rlhf_ray.stages.evaluate.inputs import Candidate, EvaluationInputs, read_inputs
+from rlhf_ray.stages.evaluate.settings import harness_tasks
 from rlhf_ray.stages.inputs import check_models
 from rlhf_ray.stages.output import opened_output
-from rlhf_ray.stages.stage import resource_plan
 
 
 def run(config: Config) -> int:
@@ -51,7 +47,12 @@ def run(config: Config) -> int:
     check_models(config)
     check_tasks(harness_tasks(config.evaluation))
     config = dataclasses.replace(config, reward=with_absolute_paths(config.reward))
-    with opened_output(config, num_steps=len(config.evaluation.models)) as output:
+    with opened_output(
+        Path(config.output_dir),
+        to_yaml(config),
+        display=config.observe.progress,
+        num_steps=len(config.evaluation.models),
+    ) as output:
         progress = output.progress
         plan = resource_plan(config)
         progress.message(describe(plan))
@@ -64,7 +65,7 @@ def run(config: Config) -> int:
                 inputs.roles, plan, placement=config.placement, deadlines=config.deadlines
             ) as scoring,
         ):
-            collect = collect_settings(inputs.scoring, measures_kl=True, with_text=True)
+            collect = inputs.collect
             slots = config.generation.num_engines * config.generation.max_num_seqs
             models: list[ModelAnswers] = []
             for number, candidate in enumerate(inputs.candidates, start=1):
@@ -75,7 +76,7 @@ def run(config: Config) -> int:
                 took = duration(time.monotonic() - started)
                 progress.message(f"{candidate.name}: {len(models[-1].prompts)} prompts in {took}")
             progress.close()
-            table = _write(config, inputs.candidates, models)
+            table = _write(inputs, models, output.folder)
             output.finish(f"\n{table}\n\nResult: {output.folder / 'evaluation.json'}")
     return 0
 
@@ -119,31 +120,13 @@ def _evaluate(
     )
 
 
-def _write(config: Config, candidates: Sequence[Candidate], models: Sequence[ModelAnswers]) -> str:
+def _write(inputs: EvaluationInputs, models: Sequence[ModelAnswers], output: Path) -> str:
     """Write the files; returns the table."""
-    evaluation, generation = config.evaluation, config.generation
     report: dict[str, Any] = describe_models(
-        models,
-        baseline=evaluation.baseline_name,
-        settings=report_settings(evaluation, seed=config.seed),
+        models, baseline=inputs.baseline, settings=inputs.report
     )
-    data = held_out_data(evaluation, config.data)
-    report["prompts"] = {
-        "path": data.path,
-        "split": data.split,
-        "num_prompts": len(candidates[0].prompts.prompts),
-    }
-    report["sampling"] = {
-        "greedy": evaluation.greedy,
-        "samples": evaluation.samples,
-        "temperature": generation.temperature,
-        "top_p": generation.top_p,
-        "top_k": generation.top_k,
-        "min_p": generation.min_p,
-        "max_response_tokens": generation.max_response_tokens,
-    }
+    report |= {"prompts": inputs.prompts_facts, "sampling": inputs.sampling_facts}
     table = side_by_side(report)
-    output = Path(config.output_dir)
     write_samples(output, models)
     write_report(output, report, table)
     return table

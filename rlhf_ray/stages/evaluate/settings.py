@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from rlhf_ray.config.groups.data import DataConfig
 from rlhf_ray.config.groups.evaluation import EvaluationConfig
-from rlhf_ray.config.run import Config
+from rlhf_ray.config.groups.generation import GenerationConfig
 from rlhf_ray.driver.evaluation.collector import CollectSettings
 from rlhf_ray.evaluation.answers import MeasureSettings
 from rlhf_ray.evaluation.evaluation_report import ReportSettings
@@ -33,18 +34,26 @@ def has_own_prompts(evaluation: EvaluationConfig) -> bool:
     return evaluation.path is not None or evaluation.split is not None
 
 
-def collect_settings(config: Config, *, measures_kl: bool, with_text: bool) -> CollectSettings:
+def collect_settings(
+    evaluation: EvaluationConfig,
+    generation: GenerationConfig,
+    *,
+    greedy_from: int,
+    max_failure_rate: float,
+    timeout_s: float,
+    measures_kl: bool,
+    with_text: bool,
+) -> CollectSettings:
     """How prompts are answered."""
-    evaluation, generation = config.evaluation, config.generation
     slots = generation.num_engines * generation.max_num_seqs
     return CollectSettings(
         samples=evaluation.samples,
         greedy=evaluation.greedy,
         prompts_at_once=max(1, slots // max(1, evaluation.answers_per_prompt)),
-        max_failure_rate=config.reward.max_failure_rate,
-        timeout_s=config.deadlines.evaluate_s,
+        max_failure_rate=max_failure_rate,
+        timeout_s=timeout_s,
         measure=MeasureSettings(
-            greedy_from=config.greedy_from,
+            greedy_from=greedy_from,
             kl_estimator=evaluation.kl if measures_kl else "none",
             ngram=evaluation.ngram,
             with_text=with_text,
@@ -77,3 +86,16 @@ def report_settings(evaluation: EvaluationConfig, *, seed: int) -> ReportSetting
         ngram=evaluation.ngram,
         seed=seed,
     )
+
+
+def sampling_facts(evaluation: EvaluationConfig, generation: GenerationConfig) -> dict[str, Any]:
+    """The sampling of an evaluation, for its report."""
+    return {
+        "greedy": evaluation.greedy,
+        "samples": evaluation.samples,
+        "temperature": generation.temperature,
+        "top_p": generation.top_p,
+        "top_k": generation.top_k,
+        "min_p": generation.min_p,
+        "max_response_tokens": generation.max_response_tokens,
+    }

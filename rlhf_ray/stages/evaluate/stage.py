@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from rlhf_ray.cluster.resource_plan import describe
+from rlhf_ray.cluster.roles.run_roles import resource_plan
 from rlhf_ray.config.run import Config
-from rlhf_ray.stages.stage import Stage, resource_plan
+from rlhf_ray.stages.stage import Stage, run_in
 
 
 def _describe(config: Config) -> str:
@@ -12,10 +13,4 @@ def _describe(config: Config) -> str:
     return f"# Models\n{models}\n\n# Placement\n{describe(resource_plan(config))}"
 
 
-def _run(config: Config) -> int:
-    from rlhf_ray.stages.evaluate.run import run
-
-    return run(config)
-
-
-STAGE = Stage(name="evaluate", describe=_describe, run=_run)
+STAGE = Stage(name="evaluate", describe=_describe, run=run_in("rlhf_ray.stages.evaluate.run"))

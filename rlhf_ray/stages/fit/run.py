@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_ray.cluster.resource_plan import describe
+from rlhf_ray.cluster.roles.run_roles import resource_plan
 from rlhf_ray.cluster.runtime.session import connected
 from rlhf_ray.cluster.systems.fit import FitSystem, started_fit
 from rlhf_ray.config.batch_table import batch_table, render_rows
+from rlhf_ray.config.load import to_yaml
 from rlhf_ray.config.run import Config
 from rlhf_ray.data.examples import ExampleSet
 from rlhf_ray.data.prompts.order import RowOrder
@@ -38,7 +40,6 @@ from rlhf_ray.stages.fit.inputs import (
 )
 from rlhf_ray.stages.inputs import check_inputs, check_warmup
 from rlhf_ray.stages.output import opened_output
-from rlhf_ray.stages.stage import resource_plan
 from rlhf_ray.stages.trained_part import check_trained, split_off_adapter
 
 
@@ -55,7 +56,13 @@ def run_fit(config: Config, stage: FitStage[T]) -> int:
     identity = fit_identity(config)
     resume_from = checkpoint_to_resume(Path(config.output_dir), config.resume, identity)
     check_inputs(config)
-    with opened_output(config, num_steps=0, facts=FIT_FACTS) as output:
+    with opened_output(
+        Path(config.output_dir),
+        to_yaml(config),
+        display=config.observe.progress,
+        num_steps=0,
+        facts=FIT_FACTS,
+    ) as output:
         progress = output.progress
         plan = resource_plan(config)
         progress.message(f"{render_rows(batch_table(config))}\n{describe(plan)}")
@@ -67,7 +74,7 @@ def run_fit(config: Config, stage: FitStage[T]) -> int:
         examples = stage.load(config.examples, load_tokenizer(config.model), seed=config.seed)
         num_steps = num_optimizer_steps(config.fit, examples)
         progress.message(f"{examples.describe()}\n{num_steps} optimiser steps")
-        check_warmup(config, num_steps)
+        check_warmup(config.training.warmup_steps, num_steps)
         progress.expect(num_steps)
         progress.phase("start")
         inputs = fit_inputs(config, stage, num_steps, identity=identity, resume_from=resume_from)

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhf_ray.batching.rank_plan import rank_plan
+from rlhf_ray.batching.rank_plan import RankPlan, rank_plan
 from rlhf_ray.cluster.resource_plan import ResourcePlan, describe
-from rlhf_ray.cluster.roles.run_roles import RunRoles, run_roles, scoring_context
+from rlhf_ray.cluster.roles.run_roles import RunRoles, resource_plan, run_roles, scoring_context
 from rlhf_ray.cluster.roles.scoring_kinds import check_scoring, resolve_scoring
 from rlhf_ray.config.batch_table import batch_table, render_rows
 from rlhf_ray.config.errors import RequestError
+from rlhf_ray.config.groups.data import DataConfig, TextsConfig
 from rlhf_ray.config.run import Config
 from rlhf_ray.data.prompts.load import PromptSet, load_prompts
 from rlhf_ray.data.ptx_texts import load_texts
@@ -29,7 +30,6 @@ from rlhf_ray.rewards.load import with_absolute_paths
 from rlhf_ray.stages.evaluate.settings import held_out_data
 from rlhf_ray.stages.inputs import check_models
 from rlhf_ray.stages.rl.settings import RlSettings, rl_settings
-from rlhf_ray.stages.stage import resource_plan
 from rlhf_ray.stages.trained_part import check_trained, trained_identity, with_named_layers
 
 if TYPE_CHECKING:
@@ -85,7 +85,22 @@ def check_request(config: Config) -> RlRequest:
     Raises:
         RequestError: a checkpoint of another run, or a model or reward function that is missing.
     """
-    identity = _identity(config)
+    algorithm = config.algorithm
+    identity = {
+        "seed": config.seed,
+        "model.path": config.model.path,
+        "data.path": config.data.path,
+        # A setting that is off is null, as in a checkpoint of a release that did not have it.
+        "texts.path": config.texts.path or None,
+        "prompts_per_step": config.prompts_per_step,
+        "samples_per_prompt": config.samples_per_prompt,
+        "algorithm.name": algorithm.name,
+        "algorithm.advantage": algorithm.advantage,
+        "algorithm.reference_every": algorithm.reference_every or None,
+        "algorithm.reward_normalization": _unless_none(algorithm.reward_normalization),
+        "training.ema_decay": config.training.ema_decay,
+        **trained_identity(config.training, config.critic),
+    }
     resume_from = checkpoint_to_resume(Path(config.output_dir), config.resume, identity)
     check_models(config)
     config = dataclasses.replace(config, reward=with_absolute_paths(config.reward))
@@ -114,8 +129,17 @@ def read_inputs(request: RlRequest, progress: Progress) -> RlInputs:
     check_trained(config)
     config = with_named_layers(config)
     prompts = load_prompts(config.data, tokenizer, seed=config.seed)
-    texts = _read_texts(config, tokenizer, report=report)
-    held_out = _read_held_out(config, tokenizer, prompts, report=report)
+    texts: TextSource = NoTexts(num_ranks=config.training.num_ranks)
+    if config.mixes_texts:
+        steps = config.optimizer_steps_per_batch
+        plan_of_ranks = rank_plan(config.training)
+        texts = _read_texts(
+            config.texts, tokenizer, config.seed, plan_of_ranks, steps, report=report
+        )
+    held_out: tuple[Prompt, ...] = ()
+    if config.evaluation.every:
+        source = held_out_data(config.evaluation, config.data)
+        held_out = _read_held_out(source, tokenizer, prompts, config.seed, report=report)
     check_tasks(config.sampling.task_weights, prompts, column=config.data.source_column)
     context = scoring_context(config)
     check_scoring(context, prompts, report=report)
@@ -139,25 +163,6 @@ def read_inputs(request: RlRequest, progress: Progress) -> RlInputs:
         identity=request.identity,
         resume_from=request.resume_from,
     )
-
-
-def _identity(config: Config) -> dict[str, Any]:
-    """Settings that must match when a run is resumed."""
-    return {
-        "seed": config.seed,
-        "model.path": config.model.path,
-        "data.path": config.data.path,
-        # A setting that is off is null, as in a checkpoint of a release that did not have it.
-        "texts.path": config.texts.path or None,
-        "prompts_per_step": config.prompts_per_step,
-        "samples_per_prompt": config.samples_per_prompt,
-        "algorithm.name": config.algorithm.name,
-        "algorithm.advantage": config.algorithm.advantage,
-        "algorithm.reference_every": config.algorithm.reference_every or None,
-        "algorithm.reward_normalization": _unless_none(config.algorithm.reward_normalization),
-        "training.ema_decay": config.training.ema_decay,
-        **trained_identity(config),
-    }
 
 
 def _unless_none(choice: str) -> str | None:
@@ -187,31 +192,40 @@ def check_tasks(task_weights: dict[str, float], prompts: PromptSet, *, column: s
 
 
 def _read_texts(
-    config: Config, tokenizer: PreTrainedTokenizerBase, *, report: Report
+    settings: TextsConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    seed: int,
+    plan: RankPlan,
+    steps_per_update: int,
+    *,
+    report: Report,
 ) -> TextSource:
     """Texts that every optimiser step of the policy learns in addition to its samples.
 
     Raises:
         DataError: the texts cannot be read as configured.
     """
-    if not config.mixes_texts:
-        return NoTexts(num_ranks=config.training.num_ranks)
-    texts = load_texts(config.texts, tokenizer)
+    texts = load_texts(settings, tokenizer)
     report(texts.describe())
     return TextMixture(
         texts,
-        seed=config.seed,
-        shuffle=config.texts.shuffle,
-        plan=rank_plan(config.training),
-        texts_per_step=config.texts.texts_per_step,
-        steps_per_update=config.optimizer_steps_per_batch,
+        seed=seed,
+        shuffle=settings.shuffle,
+        plan=plan,
+        texts_per_step=settings.texts_per_step,
+        steps_per_update=steps_per_update,
     )
 
 
 def _read_held_out(
-    config: Config, tokenizer: PreTrainedTokenizerBase, trained: PromptSet, *, report: Report
+    source: DataConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    trained: PromptSet,
+    seed: int,
+    *,
+    report: Report,
 ) -> tuple[Prompt, ...]:
-    """The held-out prompts; none without `evaluation.every`.
+    """The held-out prompts.
 
     Args:
         trained: the prompts of the run; prompts that are in both sets are counted.
@@ -219,11 +233,7 @@ def _read_held_out(
     Raises:
         DataError: they cannot be read.
     """
-    if config.evaluation.every == 0:
-        return ()
-    held_out = load_prompts(
-        held_out_data(config.evaluation, config.data), tokenizer, seed=config.seed
-    )
+    held_out = load_prompts(source, tokenizer, seed=seed)
     report(f"held out: {held_out.describe()}")
     known = {prompt.token_ids for prompt in trained.prompts}
     shared = sum(prompt.token_ids in known for prompt in held_out.prompts)

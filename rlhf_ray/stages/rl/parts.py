@@ -9,6 +9,7 @@ from pathlib import Path
 from rlhf_ray.calls import Call
 from rlhf_ray.cluster.roles.learner import AdapterWeights, PolicyWithoutAdapter
 from rlhf_ray.cluster.systems.rl import System
+from rlhf_ray.config.groups.algorithm import OldLogprobsFrom
 from rlhf_ray.data.prompts.curriculum import CurriculumSettings, CurriculumStream
 from rlhf_ray.data.prompts.load import PromptSet
 from rlhf_ray.data.prompts.stream import PromptStream
@@ -96,10 +97,11 @@ def make_device_sharing(settings: RlSettings, system: System) -> DeviceSharing:
 
 def make_scorers(settings: RlSettings, system: System) -> Scorers:
     """Reference, values and old log-probabilities of a batch."""
+    scores_old = settings.old_logprobs_from is OldLogprobsFrom.LEARNER_BEFORE_UPDATE
     return Scorers(
         reference=reference_role(settings, system),
         critic=system.critic or NoScores(),
-        old=system.learner if settings.scores_old else NoScores(),
+        old=system.learner if scores_old else NoScores(),
         untrained=system.learner,
         num_untrained_steps=settings.algorithm.critic_warmup_steps,
         watch=system.supervisor,

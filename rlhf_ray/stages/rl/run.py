@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rlhf_ray.cluster.runtime.session import connected
 from rlhf_ray.cluster.systems.rl import System, started_system
+from rlhf_ray.config.load import to_yaml
 from rlhf_ray.config.run import Config
 from rlhf_ray.driver.loop import Loop, LoopState, train
 from rlhf_ray.driver.run_log import RunLog
@@ -40,7 +41,12 @@ def run(config: Config) -> int:
         RunFailed: it failed while running.
     """
     request = check_request(config)
-    with opened_output(request.config, num_steps=config.num_steps) as output:
+    with opened_output(
+        Path(config.output_dir),
+        to_yaml(request.config),
+        display=config.observe.progress,
+        num_steps=config.num_steps,
+    ) as output:
         inputs = read_inputs(request, output.progress)
         output.progress.phase("start")
         with (

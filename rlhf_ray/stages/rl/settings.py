@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlhf_ray.config.groups.algorithm import AlgorithmConfig
+from rlhf_ray.config.groups.algorithm import AlgorithmConfig, OldLogprobsFrom
 from rlhf_ray.config.groups.data import DataConfig
 from rlhf_ray.config.groups.evaluation import EvaluationConfig
 from rlhf_ray.config.groups.runtime import (
@@ -29,7 +29,6 @@ class RlSettings:
 
     Attributes:
         probe_tolerance: of the fidelity gate, in nats; decided by the dtypes where not configured.
-        scores_old: the learner computes log-probabilities of a batch before it trains on it.
         reference_is_policy: the policy's ranks are the reference, with their adapter off.
         collect: how held-out prompts are answered.
         report: what is reported of the answers.
@@ -44,7 +43,7 @@ class RlSettings:
     data: DataConfig
     algorithm: AlgorithmConfig
     ema_decay: float | None
-    scores_old: bool
+    old_logprobs_from: OldLogprobsFrom
     reference_is_policy: bool
     publishes_adapter: bool
     publish: PublishConfig
@@ -83,7 +82,7 @@ def rl_settings(config: Config) -> RlSettings:
         data=config.data,
         algorithm=config.algorithm,
         ema_decay=config.training.ema_decay,
-        scores_old=config.learner_scores_old,
+        old_logprobs_from=config.old_logprobs_from,
         reference_is_policy=config.reference_is_policy,
         publishes_adapter=config.publishes_adapter,
         publish=config.publish,
@@ -93,6 +92,14 @@ def rl_settings(config: Config) -> RlSettings:
         deadlines=config.deadlines,
         observe=config.observe,
         evaluation=config.evaluation,
-        collect=collect_settings(config, measures_kl=measures_kl, with_text=False),
+        collect=collect_settings(
+            config.evaluation,
+            config.generation,
+            greedy_from=config.greedy_from,
+            max_failure_rate=config.reward.max_failure_rate,
+            timeout_s=config.deadlines.evaluate_s,
+            measures_kl=measures_kl,
+            with_text=False,
+        ),
         report=report_settings(config.evaluation, seed=config.seed),
     )

@@ -30,7 +30,7 @@ class Reference(FrozenRole):
     Args:
         model: where the weights come from, unless `reference.path` says otherwise.
         temperature: of the sampling; log-probabilities are at it.
-        of_all_kept: score all tokens that could be sampled, for a KL of whole distributions.
+        over_support: score all tokens that could be sampled, for a KL of whole distributions.
         decay: weight of the past where the weights follow the policy's; see `moving_average`.
         timeout_s: how long a collective operation waits for the other ranks.
     """
@@ -43,13 +43,13 @@ class Reference(FrozenRole):
         temperature: float,
         seed: int,
         timeout_s: float,
-        of_all_kept: bool = False,
+        over_support: bool = False,
         decay: float = 0.0,
     ) -> None:
         self._settings = reference
         self._model_settings = replace(model, path=reference.path or model.path)
         self._temperature = temperature
-        self._of_all_kept = of_all_kept
+        self._over_support = over_support
         self._seed = seed
         self._timeout_s = timeout_s
         self._decay = decay
@@ -77,7 +77,7 @@ class Reference(FrozenRole):
 
     def score(self, groups: Sequence[RolloutGroup]) -> list[TokenValues]:
         """Log-probabilities of the sampled tokens of this rank's groups; or of all kept ones."""
-        score = score_distributions if self._of_all_kept else score_groups
+        score = score_distributions if self._over_support else score_groups
         return score(self._predict, groups, layout=self._layout)
 
     def check_weights(self, shapes: Shapes) -> None:
@@ -115,8 +115,8 @@ class Reference(FrozenRole):
             batch.hidden_index,
             batch.targets,
             self._temperature,
-            batch.kept_token_ids,
+            batch.support_token_ids,
             batch.packing,
             False,  # entropies, which nobody asks for, need no gradient
-            self._of_all_kept,
+            self._over_support,
         )[0]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from rlhf_ray.cluster.resource_plan import describe, missing
+from rlhf_ray.cluster.roles.run_roles import resource_plan
 from rlhf_ray.config.load import load_config
-from rlhf_ray.stages.stage import resource_plan
 
 GPU_NODE = {"CPU": 64.0, "GPU": 8.0, "memory": 1e12}
 COLOCATED = [
@@ -193,8 +193,8 @@ def test_a_bundle_is_never_split_over_nodes():
     (sentence,) = missing(plan, [{"CPU": 32.0, "GPU": 4.0}] * 2)
     assert sentence == (
         "generator: 1 of 1 bundles with 8 GPUs and 1 CPUs on one node cannot be placed; the "
-        "cluster has 8 GPUs and 64 CPUs free on 2 nodes, at most 4 GPUs and 32 CPUs on one, and the whole "
-        f"run needs 8 GPUs and {plan.totals['CPU']:g} CPUs"
+        "cluster has 8 GPUs and 64 CPUs free on 2 nodes, at most 4 GPUs and 32 CPUs on one, and "
+        f"the whole run needs 8 GPUs and {plan.totals['CPU']:g} CPUs"
     )
 
 

@@ -23,7 +23,7 @@ def assert_same(left: RolloutGroup, right: RolloutGroup) -> None:
         "lengths",
         "loss_mask",
         "generator_logprobs",
-        "kept_token_ids",
+        "support_token_ids",
         "weight_versions",
     ):
         first, second = getattr(left, name), getattr(right, name)

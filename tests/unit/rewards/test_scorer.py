@@ -104,8 +104,8 @@ def test_in_a_run_of_steps_the_part_is_the_last_step(weight, expected):
     group, _ = worker.score(build_step_group("ab", "c"))
     group, summary = scored_by(Given(3.0, 3.0, weight=weight), group)
     assert all(
-        (group.step_rewards[place].item(), group.step_ends[place].item()) == expected
+        (group.steps.rewards[place].item(), group.steps.ends[place].item()) == expected
         for place in [int(end) - 1 for end in group.lengths.cumsum(0)]
     )
-    assert int(group.step_ends.sum()) == (2 if weight else 0)
+    assert int(group.steps.ends.sum()) == (2 if weight else 0)
     assert summary.step_rewards == (((6.0,), (6.0,)) if weight else ((), ()))

@@ -6,8 +6,13 @@ import pytest
 
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.load import load_config
+from rlhf_ray.config.run import Config
 from rlhf_ray.stages.trained_part import check_trained, split_off_adapter, trained_identity
 from rlhf_ray.testing.tiny import tiny_random
+
+
+def identity_of(config: Config) -> dict[str, object]:
+    return trained_identity(config.training, config.critic)
 
 
 @pytest.fixture(scope="module")
@@ -51,13 +56,13 @@ def test_a_model_that_is_trained_whole_is_not_looked_at():
 
 def test_a_checkpoint_knows_what_is_trained():
     """Null where it is everything, as in a checkpoint of a release that did not know it."""
-    everything = trained_identity(load_config(["recipe=demo"]))
+    everything = identity_of(load_config(["recipe=demo"]))
     assert set(everything.values()) == {None}
-    adapter = trained_identity(load_config(["recipe=demo", "training.lora.r=2"]))
-    other = trained_identity(load_config(["recipe=demo", "training.lora.r=4"]))
+    adapter = identity_of(load_config(["recipe=demo", "training.lora.r=2"]))
+    other = identity_of(load_config(["recipe=demo", "training.lora.r=4"]))
     assert adapter["training.lora"]["r"] == 2
     assert adapter != other
-    frozen = trained_identity(load_config(["recipe=demo", "training.freeze=[a]"]))
+    frozen = identity_of(load_config(["recipe=demo", "training.freeze=[a]"]))
     assert frozen == everything | {"training.freeze": ["a"]}
 
 

@@ -237,4 +237,4 @@ def test_predicted_tokens() -> None:
     assert samples.token_ids.tolist() == [0] * 8
     assert samples.loss_mask.tolist() == [False, True] * 4
     assert samples.token_ids.dtype == torch.int64
-    assert samples.kept_token_ids.shape == (8, 0)
+    assert samples.support_token_ids is None

@@ -14,8 +14,8 @@ from rlhf_ray.cluster.ray_serve import check_ray_serve
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.load import load_config
 from rlhf_ray.config.run import Config
-from rlhf_ray.serving.local import model_name
-from rlhf_ray.stages.deploy.serve import run, tell_ready, with_model
+from rlhf_ray.serving.local import ServedModel, model_name
+from rlhf_ray.stages.deploy.serve import run, served_model, tell_ready
 
 
 def config_of(path: Path | str, *overrides: str) -> Config:
@@ -29,26 +29,31 @@ def model_folder(folder: Path, architecture: str = "LlamaForCausalLM") -> Path:
 
 
 def test_names(tmp_path):
-    assert model_name(config_of(model_folder(tmp_path / "sft" / "model"))) == "sft"
-    assert model_name(config_of(model_folder(tmp_path / "mine"))) == "mine"
-    assert model_name(config_of("owner/name")) == "owner/name"
-    assert model_name(config_of("builtin:arithmetic")) == "arithmetic"
-    assert model_name(config_of("a/b", "serve.model_name=c")) == "c"
+    assert model_name(None, str(model_folder(tmp_path / "sft" / "model"))) == "sft"
+    assert model_name(None, str(model_folder(tmp_path / "mine"))) == "mine"
+    assert model_name(None, "owner/name") == "owner/name"
+    assert model_name(None, "builtin:arithmetic") == "arithmetic"
+    assert model_name("c", "a/b") == "c"
+
+
+def look_at(config: Config) -> ServedModel:
+    return served_model(config, report=pytest.fail)
 
 
 def test_models(tmp_path):
     good = model_folder(tmp_path / "good")
-    assert with_model(config_of(good)).model.path == str(good)
+    assert look_at(config_of(good)).model.path == str(good)
+    assert look_at(config_of(good, "serve.model_name=c")).name == "c"
     reward = model_folder(tmp_path / "reward", "LlamaForSequenceClassification")
     with pytest.raises(RequestError, match=f"stage=serve_reward reward.model.path={reward}"):
-        with_model(config_of(reward))
+        look_at(config_of(reward))
     with pytest.raises(RequestError, match=r"a folder without config\.json; did you mean"):
-        with_model(config_of(tmp_path))
+        look_at(config_of(tmp_path))
     (good / "config.json").write_text("[")
     with pytest.raises(RequestError, match="cannot read"):
-        with_model(config_of(good))
+        look_at(config_of(good))
     with pytest.raises(RequestError, match="no_such_file"):
-        with_model(
+        look_at(
             config_of(
                 model_folder(tmp_path / "other"), f"model.chat_template={tmp_path}/no_such_file"
             )
@@ -71,7 +76,15 @@ def test_a_missing_key_starts_nothing(tmp_path, monkeypatch):
 
 def test_what_is_told(tmp_path, capsys):
     config = config_of("a/b", "serve.token_variable=KEY")
-    tell_ready(config, "b", "http://127.0.0.1:9/v1", tmp_path)
+    served = ServedModel(
+        name="b",
+        model=config.model,
+        generation=config.generation,
+        serve=config.serve,
+        start_s=1.0,
+        stop_s=1.0,
+    )
+    tell_ready(served, "http://127.0.0.1:9/v1", tmp_path)
     facts = json.loads((tmp_path / "serve.json").read_text())
     assert (facts["url"], facts["model"]) == ("http://127.0.0.1:9/v1", "b")
     assert (facts["model_path"], facts["token_variable"]) == ("a/b", "KEY")

@@ -36,9 +36,9 @@ def load(folder, *overrides, models=("one", "two")):
 def test_every_model_has_prompts_of_its_own_rendering(folder):
     said: list[str] = []
     inputs = read_inputs(load(folder, "evaluation.baseline=two"), report=said.append)
-    config, candidates = inputs.scoring, inputs.candidates
+    candidates = inputs.candidates
     assert [candidate.name for candidate in candidates] == ["one", "two"]
-    assert config.model.path == str(folder / "two")
+    assert inputs.baseline_model.path == str(folder / "two")
     assert [len(candidate.prompts.prompts) for candidate in candidates] == [3, 3]
     assert candidates[0].prompts == candidates[1].prompts
     assert candidates[0].demonstrations == ()
@@ -101,7 +101,7 @@ def test_a_reward_model_reads_texts_where_one_model_is_foreign_to_it(folder):
     said: list[str] = []
     for models, expected in ((("small", "one"), "text"), (("one", "two"), "refuse")):
         inputs = read_inputs(load(folder, *settings, models=models), report=said.append)
-        assert inputs.scoring.reward.model.foreign_tokens == expected
+        assert inputs.reward.model.foreign_tokens == expected
 
 
 def test_held_out_prompts_have_a_limit_of_their_own(folder):
@@ -119,6 +119,15 @@ def test_held_out_prompts_have_a_limit_of_their_own(folder):
 
 def test_as_many_prompts_at_once_as_the_engines_hold(folder):
     settings = ("generation.max_num_seqs=10", "generation.num_engines=2", "evaluation.samples=3")
-    found = collect_settings(load(folder, *settings), measures_kl=True, with_text=True)
+    config = load(folder, *settings)
+    found = collect_settings(
+        config.evaluation,
+        config.generation,
+        greedy_from=config.greedy_from,
+        max_failure_rate=0.0,
+        timeout_s=1.0,
+        measures_kl=True,
+        with_text=True,
+    )
     assert (found.prompts_at_once, found.measure.greedy_from) == (5, 3)
     assert found.measure.kl_estimator == "none"

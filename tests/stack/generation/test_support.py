@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from rlhf_ray.batching.layout import MicroBatch, lay_out
 from rlhf_ray.records import RolloutGroup
-from rlhf_ray.records.kept_tokens import join_kept, whole_vocabulary
+from rlhf_ray.records.support import join_supports
 from rlhf_ray.training.forward.modules import PolicyForward
 from tests.stack.generation.harness import StartedEngine, make_prompt, token_logits
 
@@ -44,32 +44,41 @@ def rollouts(engine: StartedEngine, settings: dict[str, Any]) -> list[RolloutGro
         return engine.generate(*PROMPTS)
 
 
-def laid_out(groups: list[RolloutGroup], kept_token_ids: Tensor) -> MicroBatch:
+def joined(groups: list[RolloutGroup]) -> Tensor:
+    support = join_supports(
+        [group.support_token_ids for group in groups],
+        [group.token_ids.shape[0] for group in groups],
+    )
+    assert support is not None
+    return support
+
+
+def laid_out(groups: list[RolloutGroup], support_token_ids: Tensor | None) -> MicroBatch:
     lengths = torch.cat([group.lengths for group in groups])
     return lay_out(
         torch.cat([group.token_ids for group in groups]),
         lengths,
         torch.cat([group.loss_mask for group in groups]),
-        kept_token_ids,
+        support_token_ids,
         range(lengths.shape[0]),
     )
 
 
 def learners_gap(
-    model: PreTrainedModel, groups: list[RolloutGroup], temperature: float, kept: Tensor
+    model: PreTrainedModel, groups: list[RolloutGroup], temperature: float, kept: Tensor | None
 ) -> float:
     """The largest difference between engine and learner on a sampled token."""
     batch = laid_out(groups, kept)
     with torch.no_grad():
         found, _ = PolicyForward(model)(
-            batch.input_ids, batch.hidden_index, batch.targets, temperature, batch.kept_token_ids
+            batch.input_ids, batch.hidden_index, batch.targets, temperature, batch.support_token_ids
         )
     expected = torch.cat([group.generator_logprobs for group in groups])[batch.token_index]
     assert found.shape == expected.shape
     return float((found - expected).abs().max())
 
 
-def kept_by_torch(
+def support_by_torch(
     logits: Tensor, *, temperature: float, top_k: int, top_p: float = 1.0, min_p: float = 0.0
 ) -> Tensor:
     """The filters one after the other, written out; [M, V] bool."""
@@ -97,18 +106,18 @@ def logits_of(model: PreTrainedModel, groups: list[RolloutGroup]) -> Tensor:
     return torch.cat(rows)
 
 
-def as_mask(kept_token_ids: Tensor, vocab_size: int) -> Tensor:
+def as_mask(support_token_ids: Tensor, vocab_size: int) -> Tensor:
     """Sets of token ids [M, K] as [M, V] bool."""
-    places = kept_token_ids.long() % (vocab_size + 1)
-    empty = torch.zeros(kept_token_ids.shape[0], vocab_size + 1, dtype=torch.bool)
+    places = support_token_ids.long() % (vocab_size + 1)
+    empty = torch.zeros(support_token_ids.shape[0], vocab_size + 1, dtype=torch.bool)
     # -1 becomes the column behind the last one.
-    places[kept_token_ids < 0] = vocab_size
+    places[support_token_ids < 0] = vocab_size
     return empty.scatter(1, places, True)[:, :vocab_size]
 
 
 def sampled_sets(groups: list[RolloutGroup]) -> Tensor:
     mask = torch.cat([group.loss_mask for group in groups])
-    kept = join_kept([group.kept_token_ids for group in groups])
+    kept = joined(groups)
     assert bool((kept[~mask] == -1).all())
     return kept[mask]
 
@@ -116,11 +125,10 @@ def sampled_sets(groups: list[RolloutGroup]) -> Tensor:
 def test_the_learners_logprobs_are_the_engines_under_all_filters_together(engine, models):
     groups = rollouts(engine, EVERYTHING)
     assert any(reason == "stop" for group in groups for reason in group.finish_reasons)
-    kept = join_kept([group.kept_token_ids for group in groups])
+    kept = joined(groups)
     assert learners_gap(models["tied0"], groups, 0.7, kept) < 1e-4
     # Over the whole vocabulary it is another distribution: the comparison can fail.
-    whole = whole_vocabulary(kept.shape[0])
-    assert learners_gap(models["tied0"], groups, 0.7, whole) > 0.1
+    assert learners_gap(models["tied0"], groups, 0.7, None) > 0.1
 
 
 @pytest.mark.parametrize("name", NARROWEST)
@@ -132,15 +140,15 @@ def test_the_sets_are_those_of_the_filters(engine, models, name):
             models["tied0"],
             groups,
             NARROWEST[name]["temperature"],
-            join_kept([group.kept_token_ids for group in groups]),
+            joined(groups),
         )
         < 1e-4
     )
     logits = logits_of(models["tied0"], groups)
     settings = {k: v for k, v in NARROWEST[name].items() if k in ("temperature", "top_k")}
     top_p, min_p = NARROWEST[name].get("top_p", 1.0), NARROWEST[name].get("min_p", 0.0)
-    fewest = kept_by_torch(logits, **settings, top_p=top_p - EDGE, min_p=min_p + EDGE)
-    most = kept_by_torch(logits, **settings, top_p=top_p + EDGE, min_p=max(min_p - EDGE, 0.0))
+    fewest = support_by_torch(logits, **settings, top_p=top_p - EDGE, min_p=min_p + EDGE)
+    most = support_by_torch(logits, **settings, top_p=top_p + EDGE, min_p=max(min_p - EDGE, 0.0))
     mask = as_mask(found, logits.shape[1])
     assert bool((mask | ~fewest).all()), "a token that could be sampled is missing"
     assert bool((most | ~mask).all()), "a token that could not be sampled is there"
@@ -154,13 +162,16 @@ def test_the_sets_are_those_of_the_filters(engine, models, name):
 def test_the_sampled_token_is_in_its_set(engine):
     for settings in NARROWEST.values():
         for group in rollouts(engine, settings):
-            tokens, kept = group.token_ids[group.loss_mask], group.kept_token_ids[group.loss_mask]
+            tokens, kept = (
+                group.token_ids[group.loss_mask],
+                group.support_token_ids[group.loss_mask],
+            )
             assert bool((kept == tokens[:, None]).any(dim=1).all())
 
 
 def test_without_filters_there_are_no_sets(engine):
     (group, *_) = rollouts(engine, {"temperature": 0.7})
-    assert group.kept_token_ids.shape == (group.token_ids.shape[0], 0)
+    assert group.support_token_ids.shape == (group.token_ids.shape[0], 0)
 
 
 def test_tokens_that_tie_with_the_last_one_are_all_in_the_set(engine, models):
@@ -175,5 +186,5 @@ def test_tokens_that_tie_with_the_last_one_are_all_in_the_set(engine, models):
     assert set((kept >= 0).sum(dim=1).tolist()) == {6}
     pairs = (kept // 2).sort(dim=1).values
     assert torch.equal(pairs[:, ::2], pairs[:, 1::2])
-    whole = join_kept([group.kept_token_ids for group in groups])
+    whole = joined(groups)
     assert learners_gap(twins, groups, 0.7, whole) < 1e-4
