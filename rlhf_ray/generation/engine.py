@@ -26,6 +26,7 @@ from rlhf_ray.generation.sampling import (
     scoring_arguments,
 )
 from rlhf_ray.publish.bucket import WeightBucket
+from rlhf_ray.publish.object_store import ENGINE_BACKEND
 from rlhf_ray.records import FailureKind, Prompt, RolloutGroup, SampleFailure
 
 if TYPE_CHECKING:
@@ -44,8 +45,9 @@ class GenerationEngine:
         max_sequence_tokens: longest prompt and response together.
         greedy_from: samples of a prompt from this index on are greedy answers.
         request_timeout_s: time limit of one request from the moment vLLM has it.
-        with_text_ends: find where in the response each token ends, for rewards of steps.
-        lora: settings of the adapter, if updates bring adapters only; None for whole weights.
+        with_text_ends: find out which token ends where in the response, for rewards of steps.
+        lora: of the adapter that updates bring, and requests use; None for whole weights.
+        weight_backend: vLLM's name of the weight receiver; see `publish.transports`.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class GenerationEngine:
         request_timeout_s: float,
         with_text_ends: bool = False,
         lora: LoraConfig | None = None,
+        weight_backend: str = ENGINE_BACKEND,
     ) -> None:
         self._generation = generation
         self._model = model
@@ -68,6 +71,7 @@ class GenerationEngine:
         self._timeout_s = request_timeout_s
         self._with_text_ends = with_text_ends
         self._lora = lora
+        self._weight_backend = weight_backend
         self._started = contextlib.ExitStack()
         # The running tasks, one for each response, with their prompt's id: `abort` cancels them.
         self._sampling: dict[asyncio.Task[FinishedSample | SampleFailure], str] = {}
@@ -94,6 +98,7 @@ class GenerationEngine:
             self._model,
             max_sequence_tokens=self._max_sequence_tokens,
             lora=self._lora,
+            weight_backend=self._weight_backend,
         )
         config = make_vllm_config(arguments)
         self._vocab_size = config.model_config.get_vocab_size()

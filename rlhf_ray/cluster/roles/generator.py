@@ -22,13 +22,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineSettings:
-    """Settings of an engine; see `generation.engine.GenerationEngine`."""
+    """Settings of an engine; see `generation.engine.GenerationEngine`.
+
+    Attributes:
+        weight_backend: vLLM's name of the weight receiver; see `publish.transports`.
+    """
 
     generation: GenerationConfig
     model: ModelConfig
     max_sequence_tokens: int
     greedy_from: int
     request_timeout_s: float
+    weight_backend: str
     engine_index: int = 0
     with_text_ends: bool = False
     lora: LoraConfig | None = None
@@ -116,6 +121,7 @@ class GeneratorActor(ActorProcess):
             request_timeout_s=settings.request_timeout_s,
             with_text_ends=settings.with_text_ends,
             lora=settings.lora,
+            weight_backend=settings.weight_backend,
         )
         await self._engine.start()
 

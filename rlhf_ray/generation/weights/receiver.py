@@ -34,8 +34,7 @@ from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
 from rlhf_ray.generation.parent_watch import end_with_parent
 from rlhf_ray.generation.weights.segments import open_segment
 from rlhf_ray.publish.bucket import unpack_flat
-
-BACKEND = "object_store"
+from rlhf_ray.publish.transports import TRANSPORTS
 
 
 @dataclass
@@ -140,9 +139,12 @@ def _mend_tied_head(model: nn.Module, device: torch.device) -> None:
 
 
 def register() -> None:
-    """Register the backend with vLLM; called in every vLLM process, possibly more than once."""
-    # vLLM 0.32 leaves its engine process running for ever if its parent is killed, and Ray kills an
-    # actor that does not end by itself.
+    """Make all receivers known to vLLM; called in every vLLM process, maybe more than once."""
+    # vLLM 0.32 leaves its engine process behind, for good, when the process that started it is
+    # killed: that is how Ray ends an actor that does not end by itself.
     end_with_parent()
-    if BACKEND not in WeightTransferEngineFactory._registry:
-        WeightTransferEngineFactory.register_engine(BACKEND, ObjectStoreReceiver)
+    for entry in TRANSPORTS.values():
+        if entry.engine_backend not in WeightTransferEngineFactory._registry:
+            WeightTransferEngineFactory.register_engine(
+                entry.engine_backend, entry.receiver_module, entry.receiver_class
+            )

@@ -95,8 +95,8 @@ def _evaluate(
             generators=engines,
             rewards=scoring.rewards,
             reference=scoring.reference or NoScores(),
-            meter=scoring.builder,
-            watch=supervisor,
+            builder=scoring.builder,
+            waiter=supervisor,
             settings=collect,
         )
         collected = collector.collect(candidate.prompts.prompts)
