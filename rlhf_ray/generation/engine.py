@@ -45,8 +45,8 @@ class GenerationEngine:
         max_sequence_tokens: longest prompt and response together.
         greedy_from: samples of a prompt from this index on are greedy answers.
         request_timeout_s: time limit of one request from the moment vLLM has it.
-        with_text_ends: find out which token ends where in the response, for rewards of steps.
-        lora: of the adapter that updates bring, and requests use; None for whole weights.
+        with_text_ends: find where in the response each token ends, for rewards of steps.
+        lora: settings of the adapter, if updates bring adapters only; None for whole weights.
         weight_backend: vLLM's name of the weight receiver; see `publish.transports`.
     """
 

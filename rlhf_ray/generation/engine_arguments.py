@@ -32,8 +32,8 @@ def engine_arguments(
     """Arguments of vLLM's `AsyncEngineArgs`; the user's own come last and win.
 
     Args:
-        lora: of the adapter that is published alone, with the names of its layers; None for whole
-            weights.
+        lora: settings of the adapter with the names of its layers, if adapters are published alone;
+            None for whole weights.
         weight_backend: vLLM's name of the weight receiver; see `publish.transports`.
     """
     arguments = _common_arguments(generation, model) | {

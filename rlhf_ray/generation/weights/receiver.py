@@ -139,9 +139,9 @@ def _mend_tied_head(model: nn.Module, device: torch.device) -> None:
 
 
 def register() -> None:
-    """Make all receivers known to vLLM; called in every vLLM process, maybe more than once."""
-    # vLLM 0.32 leaves its engine process behind, for good, when the process that started it is
-    # killed: that is how Ray ends an actor that does not end by itself.
+    """Register all receivers with vLLM; called in every vLLM process, possibly more than once."""
+    # vLLM 0.32 leaves its engine process running for ever if its parent is killed, and Ray kills an
+    # actor that does not end by itself.
     end_with_parent()
     for entry in TRANSPORTS.values():
         if entry.engine_backend not in WeightTransferEngineFactory._registry:
