@@ -1,4 +1,4 @@
-"""From finished samples to a rollout group: pure functions of plain values."""
+"""Conversion of finished samples to a rollout group: pure functions of plain values."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from rlhf_ray.generation.text_ends import text_ends
 from rlhf_ray.records import GroupSteps, Prompt, RolloutGroup, SampleFailure
 from rlhf_ray.records.support import NO_TOKEN, join_supports
 
-# Probability that a support may lack, from rounding log-probabilities to float32.
+# Tolerance for the total probability of a support, whose log-probabilities were rounded to float32.
 _MISSING_MASS = 1e-3
 
 
 class IncompleteSets(ValueError):  # noqa: N818 - it reads as a sentence
-    """The engine has not returned every token that it could have sampled."""
+    """The engine has not returned all tokens that it could have sampled."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,16 +27,16 @@ class FinishedSample:
     """One response as the engine sampled it.
 
     Attributes:
-        token_ids [R]: every sampled token: the end-of-text token where one ended the response,
-            and those that make up a stop string.
-        logprobs [R]: of these tokens, under the sampling distribution.
+        token_ids [R]: all sampled tokens, including an end-of-text token and the tokens of a stop
+            string.
+        logprobs [R]: log-probabilities of these tokens under the sampling distribution.
         support_token_ids [R, K] int32: support of the sampling distribution, or None for the
             whole vocabulary; see `records/support.py`.
-        versions [R]: which publish sampled each.
-        text: decoded, without special tokens and without the stop string.
+        versions [R]: weight version that sampled each token.
+        text: the response, without special tokens and without the stop string.
         finish_reason: "stop" or "length".
-        text_ends [R]: characters of the text that are there after each token; None in a run that
-            does not train on steps.
+        text_ends [R]: number of characters of the text after each token; None if the run does not
+            train on steps.
     """
 
     sample_index: int
@@ -85,7 +85,7 @@ def expand_spans(spans: Sequence[tuple[str, int, int]], num_tokens: int) -> tupl
 def support_from_engine(
     token_ids: Sequence[int], logprobs: Sequence[float], width: int
 ) -> Tensor | None:
-    """The support of the sampling distribution at every position, from what vLLM returns.
+    """Support of the sampling distribution at every position, from vLLM's log-probabilities.
 
     Args:
         token_ids, logprobs [R * width]: per position the sampled token, then the `width` - 1
@@ -93,11 +93,11 @@ def support_from_engine(
             that could not be sampled.
 
     Returns:
-        [R, K] int32, as wide as the largest set, filled up with -1; None for a width of 1, which
-        asks for no support, and for a sample without a token.
+        [R, K] int32, as wide as the largest set, padded with -1 on the right; None for a width of
+        1, which requests only the sampled token, and for a sample without a token.
 
     Raises:
-        IncompleteSets: more tokens tie with the last one of the top k than were asked for.
+        IncompleteSets: more tokens tie with the last one of the top k than were requested.
     """
     num_tokens = len(token_ids) // width
     if width == 1 or num_tokens == 0:
@@ -105,12 +105,14 @@ def support_from_engine(
     ids = torch.tensor(token_ids, dtype=torch.int32).view(num_tokens, width)
     values = torch.tensor(logprobs, dtype=torch.float64).view(num_tokens, width)[:, 1:]
     kept = torch.where(values > -math.inf, ids[:, 1:], NO_TOKEN)
+    # The set is complete if its probabilities sum to 1 and the sampled token is in it. The learner
+    # renormalises over the set, so that a missing token would silently bias every ratio.
     least = float(values.exp().sum(dim=1).min())
     if least < 1 - _MISSING_MASS or not bool((kept == ids[:, :1]).any(dim=1).all()):
         raise IncompleteSets(
             f"the {width - 1} likeliest tokens hold {least:.4g} of the probability, and should "
-            f"hold all of it: too many tie with the last one of generation.top_k; a float32 "
-            f"engine (generation.dtype) has hardly any ties, and a larger top_k asks for more"
+            f"hold all of it: too many tie with the last one of generation.top_k; set "
+            f"generation.dtype=float32, which has hardly any ties, or a larger generation.top_k"
         )
     # Token ids in falling order, so that -1 is on the right.
     kept = kept.sort(dim=1, descending=True).values
@@ -120,18 +122,20 @@ def support_from_engine(
 def response_text(
     decode: Callable[[Sequence[int]], str], token_ids: Sequence[int], stop_string: str | None
 ) -> str:
-    """The response for rewards and logs, without the stop string that ended it.
+    """Text of the response for rewards and logs, without the stop string that ended it.
 
-    vLLM's own text is not used: it decodes behind the prompt, of whose last bytes it may show
-    some (0.32, prompts that end within a character), and only while it looks for stop strings.
+    vLLM's own text is not used: vLLM 0.32 decodes it after the prompt and may include bytes of a
+    prompt that ends within a character, and it decodes only if there are stop strings.
 
     Args:
-        stop_string: completed by the last token; None if something else ended the response.
+        stop_string: the stop string, completed by the last token; None if something else ended the
+            response.
     """
     text = decode(token_ids)
     if stop_string is None:
         return text
-    # An earlier one did not count, because the response was too short for its end.
+    # Search from the last token on: an earlier occurrence, before `min_response_tokens`, did not
+    # end the response.
     earliest = max(len(decode(token_ids[:-1])) - len(stop_string) + 1, 0)
     place = text.find(stop_string, earliest)
     return text if place < 0 else text[:place]
@@ -140,7 +144,7 @@ def response_text(
 def make_group(
     prompt: Prompt, samples: Sequence[FinishedSample], failures: Sequence[SampleFailure]
 ) -> RolloutGroup:
-    """The unscored group of one prompt; samples in the order of their index, maybe none."""
+    """Make the unscored group of one prompt; samples in the order of their index, possibly none."""
     samples = sorted(samples, key=lambda sample: sample.sample_index)
     num_prompt = len(prompt.token_ids)
     token_ids: list[int] = []
@@ -195,20 +199,22 @@ def finished_sample(
     width: int,
     with_text_ends: bool = False,
 ) -> FinishedSample:
-    """What vLLM's `CompletionOutput` says of a sample that finished.
+    """Convert vLLM's `CompletionOutput` of a finished sample.
 
     Args:
-        width: log-probabilities of each position: of the sampled token, and of the likeliest
-            ones behind it.
-        with_text_ends: find out which tokens end where in the text.
+        decode: tokens to text, special tokens left out.
+        width: number of log-probabilities per position: the sampled token, then the likeliest ones.
+        with_text_ends: find where in the text each token ends.
 
     Raises:
-        IncompleteSets: more tokens could have been sampled than the engine told.
+        IncompleteSets: the engine has not returned all tokens that it could have sampled.
     """
     token_ids = tuple(completion.token_ids)
+    # vLLM's flat list: `width` entries for each token, one token after the other.
     flat, num_entries = completion.logprobs, len(token_ids) * width
     spans = [(span.version, span.start, span.end) for span in completion.weight_versions]
-    # None at the end of text and at the limit, a token id at another stop token.
+    # vLLM's stop reason: a stop string, the id of a stop token, or None at the end of text and at
+    # the limit.
     reason = completion.stop_reason
     text = response_text(decode, token_ids, reason if isinstance(reason, str) else None)
     return FinishedSample(

@@ -1,4 +1,4 @@
-"""rollouts/step_000012.jsonl: every sample of a step, for people and scripts to read."""
+"""Log of every sample of a step, such as rollouts/step_000012.jsonl."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def rollout_path(output_dir: Path, step: int) -> Path:
 
 
 def rollout_rows(groups: Sequence[RolloutGroup]) -> list[dict[str, Any]]:
-    """One JSON-plain dict per sample of scored groups.
+    """One dict of plain JSON values per sample of scored groups.
 
     `weight_versions` are spans [[version, number of tokens], ...] over the sampled tokens. In a
-    run that trains on steps `steps` are such spans too: [[reward, tokens, characters], ...].
+    run that trains on steps, `steps` are spans too: [[reward, tokens, characters], ...].
     """
     return [row for group in groups for row in _group_rows(group)]
 
@@ -65,7 +65,7 @@ def _group_rows(group: RolloutGroup) -> list[dict[str, Any]]:
 
 
 def _steps(group: RolloutGroup) -> list[list[list[float]]]:
-    """Of every sample its steps: reward, sampled tokens and characters; [] where none are made."""
+    """Steps of every sample: reward, sampled tokens, characters; [] if the run has no steps."""
     found: list[list[list[float]]] = []
     start = 0
     steps = group.steps
@@ -84,5 +84,5 @@ def _steps(group: RolloutGroup) -> list[list[list[float]]]:
 
 
 def _spans(versions: list[int]) -> list[list[int]]:
-    """Runs of equal versions: [5, 5, 6] is [[5, 2], [6, 1]]."""
+    """Runs of equal versions: [5, 5, 6] gives [[5, 2], [6, 1]]."""
     return [[version, len(list(run))] for version, run in groupby(versions)]

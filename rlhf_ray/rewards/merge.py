@@ -1,4 +1,4 @@
-"""Pure functions on groups that wait for their rewards: put parts together, take samples out."""
+"""Pure functions on groups before and during scoring: merge parts, drop samples, add rewards."""
 
 from __future__ import annotations
 
@@ -24,14 +24,16 @@ _STEP_FIELDS = ("text_ends", "rewards", "ends")
 
 
 def merge_parts(*parts: RolloutGroup) -> RolloutGroup:
-    """One group from parts of it that came from several engines, in order of sample index.
+    """Merge the parts of one group, which several engines sampled, in order of sample index.
 
-    A failure whose sample is in another part (a retry that went well) is left out.
+    A failure is left out if another part has the sample: the retry succeeded.
 
     Raises:
-        ValueError: no part, parts of different prompts, parts with rewards, or a sample twice.
+        ValueError: there is no part, the parts belong to different prompts or have rewards already,
+            or a sample is there twice.
     """
     _check_parts(parts)
+    # (sample index, number of the part, position in the part), sorted by sample index.
     samples = sorted(
         (index, number, position)
         for number, part in enumerate(parts)
@@ -62,7 +64,7 @@ def merge_parts(*parts: RolloutGroup) -> RolloutGroup:
 
 
 def drop_failed(group: RolloutGroup, failures: Sequence[SampleFailure]) -> RolloutGroup:
-    """The group without the samples that these failures name, and with the failures appended."""
+    """Drop the samples that these failures name, and append the failures to the group."""
     if not failures:
         return group
     failed = {failure.sample_index for failure in failures}
@@ -83,9 +85,13 @@ def drop_failed(group: RolloutGroup, failures: Sequence[SampleFailure]) -> Rollo
 def with_rewards(
     group: RolloutGroup, parts: Mapping[str, Sequence[Answer]], weights: Mapping[str, float]
 ) -> RolloutGroup:
-    """The group with its rewards: the weighted sum of the parts, [G] float64 each.
+    """The group with its rewards, [G] float64: the weighted sum of the parts.
 
-    In a run that trains on steps (the group has `steps`) also the rewards of the steps.
+    In a run that trains on steps (the group has `steps`) the rewards of the steps are set too.
+
+    Args:
+        parts: for each function its answers, one per sample.
+        weights: weight of each function.
     """
     tensors = {
         name: torch.tensor([outcome(answer) for answer in answers], dtype=torch.float64)
@@ -112,6 +118,9 @@ def _token_fields(
     groups: Sequence[RolloutGroup], samples: Sequence[tuple[int, int]]
 ) -> dict[str, Any]:
     """Per-token fields of these samples, one after the other.
+
+    The fields of a group are flat, [N] over all its samples. They are cut into one row per sample,
+    and the rows are joined in the new order.
 
     Args:
         samples: number of the group, and place of the sample in it.

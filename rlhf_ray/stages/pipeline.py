@@ -17,7 +17,7 @@ from rlhf_ray.config.groups.pipeline import PipelineConfig, read_report, read_st
 from rlhf_ray.config.load import load_values, to_yaml
 from rlhf_ray.config.run import Config
 from rlhf_ray.observe.facts import duration
-from rlhf_ray.observe.report import plain_table, write_files
+from rlhf_ray.observe.run_report import plain_table, write_files
 from rlhf_ray.stages.stage import Stage
 from rlhf_ray.stages.table import load_stage
 

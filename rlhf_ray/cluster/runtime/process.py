@@ -38,7 +38,7 @@ class ActorProcess:
     """Base of every actor class; its constructor comes before any heavy import."""
 
     def __init__(self) -> None:
-        from rlhf_ray.observe.quiet import quiet_worker
+        from rlhf_ray.observe.output_capture import quiet_worker
 
         quiet_worker()
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from rlhf_ray.driver.best_models import BestModels
 from rlhf_ray.driver.evaluation.collector import Collected
-from rlhf_ray.evaluation.report import ReportSettings, flat_metrics
+from rlhf_ray.evaluation.evaluation_report import ReportSettings
+from rlhf_ray.evaluation.training_metrics import flat_metrics
 from rlhf_ray.records import Prompt
 
 PREFIX = "evaluation"

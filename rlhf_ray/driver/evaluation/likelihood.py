@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rlhf_ray.batching.balance import balance
 from rlhf_ray.calls import CallWaiter
 from rlhf_ray.driver.roles import GeneratorRole
-from rlhf_ray.evaluation.report import Likelihood
+from rlhf_ray.evaluation.evaluation_report import Likelihood
 from rlhf_ray.records.supervised import LabelledTokens
 
 

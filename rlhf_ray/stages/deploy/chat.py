@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhf_ray.chat.endpoint import EndpointSpeaker, SpeakerFailed, first_model
+from rlhf_ray.chat.endpoint import ChatEndpoint, EndpointFailed, first_model
 from rlhf_ray.chat.history import History
 from rlhf_ray.chat.loop import HELP, Chat
 from rlhf_ray.chat.screen import TerminalScreen
@@ -38,7 +38,7 @@ def run(config: Config) -> int:
     logs = Path(config.output_dir) / LOGS
     with ExitStack() as stack:
 
-        def here(served: ServedModel, index: int) -> EndpointSpeaker:
+        def here(served: ServedModel, index: int) -> ChatEndpoint:
             screen.note(f"loading {served.model.path}")
             endpoint = private_endpoint(served, index=index, logs=logs, report=screen.note)
             url, own = stack.enter_context(endpoint)
@@ -72,11 +72,11 @@ def _at(
     url: str,
     model: str | None,
     token: BearerToken | None,
-) -> EndpointSpeaker:
+) -> ChatEndpoint:
     client = stack.enter_context(_client(chat, url, token))
     try:
         found = first_model(client)
-    except SpeakerFailed as error:
+    except EndpointFailed as error:
         raise RequestError(f"{key}={url}: {error}") from error
     return _speaker(chat, client, model or found)
 
@@ -91,16 +91,16 @@ def _client(
     return OpenAI(base_url=url, api_key=secret, timeout=chat.timeout_s, max_retries=0)
 
 
-def _speaker(chat: ChatConfig, client: Any, model: str) -> EndpointSpeaker:
+def _speaker(chat: ChatConfig, client: Any, model: str) -> ChatEndpoint:
     settings = {
         "max_tokens": chat.max_tokens,
         "temperature": chat.temperature,
         "top_p": chat.top_p,
     }
-    return EndpointSpeaker(client, model=model, name=model, settings=settings)
+    return ChatEndpoint(client, model=model, name=model, settings=settings)
 
 
-def _tell_apart(speakers: list[EndpointSpeaker]) -> None:
+def _tell_apart(speakers: list[ChatEndpoint]) -> None:
     """Two models of one name are told apart by a number."""
     if len({speaker.name for speaker in speakers}) < len(speakers):
         for number, speaker in enumerate(speakers, start=1):

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf_ray.atomic_file import write_atomically
-from rlhf_ray.compression.child import run_child
-from rlhf_ray.compression.report import ORIGINAL, Form, describe, table
+from rlhf_ray.compression.compression_report import ORIGINAL, Form, describe, table
 from rlhf_ray.compression.request import Compressed, compress
+from rlhf_ray.compression.run_command import run_command
 from rlhf_ray.config.convert import show_problems
 from rlhf_ray.config.errors import ConfigError, RequestError
 from rlhf_ray.config.groups.generation import GenerationConfig
@@ -142,7 +142,7 @@ class _SpeedTrial:
             max_sequence_tokens=self.max_sequence_tokens,
         )
         files[1].unlink(missing_ok=True)
-        run_child(
+        run_command(
             [sys.executable, "-m", "rlhf_ray.generation.speed", *map(str, files)],
             log=self.output / "logs" / f"engine_{form.name}.log",
             what=f"the engine with {form.name}",

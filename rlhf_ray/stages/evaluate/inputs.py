@@ -21,7 +21,7 @@ from rlhf_ray.config.run import Config
 from rlhf_ray.data.examples import load_demonstrations
 from rlhf_ray.data.prompts.load import PromptSet, load_prompts
 from rlhf_ray.driver.evaluation.collector import CollectSettings
-from rlhf_ray.evaluation.report import ReportSettings
+from rlhf_ray.evaluation.evaluation_report import ReportSettings
 from rlhf_ray.models.builtin import resolve_model_path
 from rlhf_ray.models.loading import load_tokenizer
 from rlhf_ray.models.location import check_location

@@ -14,7 +14,7 @@ from rlhf_ray.driver.run_log import RunLog
 from rlhf_ray.driver.updates.controllers import Controllers
 from rlhf_ray.observe.metrics import make_writer, read_metrics
 from rlhf_ray.observe.progress import Progress
-from rlhf_ray.observe.report import summarize, summary_table, write_summary
+from rlhf_ray.observe.run_report import summarize, summary_table, write_summary
 from rlhf_ray.stages.output import opened_output
 from rlhf_ray.stages.rl.evaluation import make_evaluator
 from rlhf_ray.stages.rl.inputs import RlInputs, check_request, read_inputs

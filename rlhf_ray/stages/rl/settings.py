@@ -18,7 +18,7 @@ from rlhf_ray.config.groups.runtime import (
 from rlhf_ray.config.run import Config
 from rlhf_ray.driver.evaluation.collector import CollectSettings
 from rlhf_ray.driver.rollouts.pipeline import PipelineSettings
-from rlhf_ray.evaluation.report import ReportSettings
+from rlhf_ray.evaluation.evaluation_report import ReportSettings
 from rlhf_ray.publish.gate import default_tolerance
 from rlhf_ray.stages.evaluate.settings import collect_settings, report_settings
 

@@ -19,8 +19,7 @@ from rlhf_ray.models.loading import ScalarHeadModel
 from rlhf_ray.models.reward_normalization import RewardNormalization
 from rlhf_ray.records import FailureKind, RolloutGroup
 from rlhf_ray.records.supervised import LabelledTokens
-from rlhf_ray.rewards.process import ItemFailure
-from rlhf_ray.rewards.scorer import Outcome
+from rlhf_ray.rewards.outcomes import ItemFailure, Outcome
 from rlhf_ray.training.forward.scoring import Predict, score_tokens
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The real command in a real terminal, with a fake of an OpenAI-compatible server."""
+"""The real command in a real terminal, with a fake OpenAI-compatible server."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_chat(terminal, fake_server):
     terminal.expect("you> ")
 
     terminal.type("/compare\n")
-    terminal.expect("m (1) beside m (2)")
+    terminal.expect("m (1) and m (2) side by side")
     terminal.expect("you> ")
     terminal.type("left and right\n")
     terminal.expect("left and right")

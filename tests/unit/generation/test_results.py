@@ -1,4 +1,4 @@
-"""From finished samples to a group."""
+"""Conversion of finished samples to a group."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_supports_are_filled_up_to_the_widest():
 LN_2, NEVER = -math.log(2), -math.inf
 
 
-def test_what_the_engine_could_sample_is_what_has_a_probability():
+def test_the_engine_could_sample_the_tokens_with_a_probability():
     # Per position: the sampled token, then the three likeliest.
     token_ids = [7, 4, 7, 2, 4, 4, 9, 1]
     logprobs = [LN_2, LN_2, LN_2, NEVER, 0.0, 0.0, NEVER, NEVER]

@@ -70,7 +70,7 @@ def test_rows() -> None:
     ]
 
 
-def test_the_file_has_one_line_per_sample_and_no_partial_one_beside_it(tmp_path: Path) -> None:
+def test_the_file_has_one_line_per_sample_and_no_partial_file_remains(tmp_path: Path) -> None:
     path = rollout_path(tmp_path, 12)
     assert path == tmp_path / "rollouts" / "step_000012.jsonl"
     groups = [scored_group(), scored_group(("\udc80", ""))]

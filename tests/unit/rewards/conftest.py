@@ -1,4 +1,4 @@
-"""Unscored groups, and workers that are closed after the test."""
+"""Fixtures: unscored groups, and workers that are closed after the test."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def build_group(
 
 
 def build_step_group(*responses: str, indices: tuple[int, ...] | None = None) -> RolloutGroup:
-    """As `build_group`, with one more token at the end that has no character of its own."""
+    """Make a group as `build_group` does, with a last token that adds no character."""
     group = build_group(*(f"{response}." for response in responses), indices=indices)
     ends = [e for r in responses for e in (0, 0, *range(1, len(r) + 1), len(r))]
     return replace(group, responses=responses, steps=unscored_steps(ends))

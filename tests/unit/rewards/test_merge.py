@@ -1,4 +1,4 @@
-"""Groups put together from parts, and samples taken out, token by token."""
+"""Merge of a group's parts, and removal of samples, token by token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rewards of steps from characters to tokens."""
+"""Rewards of steps: from characters of the text to tokens."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def steps(**rewards_at: float) -> StepRewards:
 
 
 def found(group: RolloutGroup) -> list[list[tuple[int, float]]]:
-    """(place in the sample, reward) of every step."""
+    """(position in the sample, reward) of every step."""
     lengths = group.lengths.tolist()
     pairs = zip(group.steps.ends.split(lengths), group.steps.rewards.split(lengths), strict=True)
     return [[(p, float(r[p])) for p in range(len(e)) if e[p]] for e, r in pairs]

@@ -1,4 +1,4 @@
-"""The reward worker against real child processes: what goes well and all that can go wrong."""
+"""The reward worker with real child processes: rewards, failures, deaths of processes."""
 
 from __future__ import annotations
 
@@ -287,7 +287,7 @@ def test_the_child_dies_with_its_parent_even_in_a_function_that_holds_the_interp
 
 
 def wait_for_end(process: psutil.Process, timeout_s: float = 10.0) -> None:
-    """Wait until a process has gone, or is a zombie that nobody has collected."""
+    """Wait until a process has ended, or is a zombie that has not been reaped."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         try:

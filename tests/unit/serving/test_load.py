@@ -1,4 +1,4 @@
-"""The load generator: percentiles, checks of answers, and that failures are seen."""
+"""The load measurement: percentiles, checks of answers, count of failures."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from rlhf_ray.driver.evaluation.evaluator import (
     NoEvaluation,
 )
 from rlhf_ray.evaluation.answers import Answer, PromptAnswers
-from rlhf_ray.evaluation.report import ReportSettings
+from rlhf_ray.evaluation.evaluation_report import ReportSettings
 from rlhf_ray.testing.fakes import make_prompt
 
 METRIC = "evaluation/greedy/reward/mean"

@@ -24,7 +24,7 @@ from rlhf_ray.models.loading import load_scalar_head
 from rlhf_ray.models.tiny.llama import TinySizes
 from rlhf_ray.objectives.rankings import ranking_objective, scores_of, spread_rankings
 from rlhf_ray.records import FailureKind, Prompt, RolloutGroup
-from rlhf_ray.rewards.process import ItemFailure
+from rlhf_ray.rewards.outcomes import ItemFailure
 from rlhf_ray.testing.tiny import tiny_reward_model
 from rlhf_ray.training.forward.modules import ValueForward, disable_dropout
 from rlhf_ray.training.roles.answer_scores import AnswerScores, Limits, Share, limits_of

@@ -1,4 +1,4 @@
-"""From answers to evaluation.json: one description for each model, of JSON values alone."""
+"""Content of evaluation.json: one description of JSON values for each model."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from rlhf_ray.evaluation.statistics import (
     win_share,
 )
 
-# Raised when a key of evaluation.json is renamed or means something else; new keys may come.
+# Increased when a key of evaluation.json is renamed or changes its meaning; new keys may be added
+# without.
 SCHEMA = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReportSettings:
-    """What is reported; see the keys of the same names in `config.evaluation`."""
+    """Settings of the report; see the keys of the same names in `config.groups.evaluation`."""
 
     pass_at_k: tuple[int, ...]
     success_by: str
@@ -38,11 +39,11 @@ class ReportSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Likelihood:
-    """What a model makes of given demonstrations.
+    """Likelihood of demonstrations under a model.
 
     Attributes:
         total_nats: negative log-probability of all answers together.
-        num_tokens: of the answers.
+        num_tokens: number of tokens of the answers.
     """
 
     num_examples: int
@@ -52,10 +53,10 @@ class Likelihood:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelAnswers:
-    """What one model has said.
+    """All answers and other results of one model.
 
     Attributes:
-        failures: of prompts without a result, in words, one for each prompt.
+        failures: messages, one for each prompt without a result.
         standard_tasks: see `harness_tasks.task_results`.
     """
 
@@ -70,10 +71,10 @@ class ModelAnswers:
 def describe_models(
     models: Sequence[ModelAnswers], *, baseline: str, settings: ReportSettings
 ) -> dict[str, Any]:
-    """The whole of evaluation.json.
+    """Content of evaluation.json.
 
     Args:
-        baseline: name of the model that the others are compared with.
+        baseline: name of the model with which the others are compared.
     """
     by_name = {model.name: model for model in models}
     return {
@@ -99,7 +100,7 @@ def describe_models(
 def describe_mode(
     prompts: Sequence[PromptAnswers], mode: str, settings: ReportSettings
 ) -> dict[str, Any] | None:
-    """What a model's greedy or sampled answers are worth; None where it gave none."""
+    """Measures of a model's greedy or sampled answers; None if it has none."""
     answered = [prompt for prompt in prompts if mode in prompt.answers]
     if not answered:
         return None
@@ -139,7 +140,7 @@ def describe_mode(
 
 
 def describe_kl(prompts: Sequence[PromptAnswers]) -> dict[str, Any] | None:
-    """The divergence from the reference, by sampled answers; None where none was measured."""
+    """KL divergence from the reference on sampled answers; None if it was not measured."""
     groups = [
         measured
         for prompt in prompts
@@ -157,7 +158,7 @@ def describe_kl(prompts: Sequence[PromptAnswers]) -> dict[str, Any] | None:
 
 
 def finite_or_none(value: float) -> float | None:
-    """JSON has neither NaN nor infinity."""
+    """Replace NaN and infinities, which JSON does not have, by None."""
     return value if math.isfinite(value) else None
 
 
@@ -187,7 +188,7 @@ def _describe_model(
 def _wins(
     model: ModelAnswers, baseline: ModelAnswers, mode: str, settings: ReportSettings
 ) -> dict[str, Any]:
-    """Over the prompts that both have answered."""
+    """Win rate against the baseline, over the prompts that both models have answered."""
     theirs = {prompt.prompt_id: prompt.answers.get(mode, ()) for prompt in baseline.prompts}
     shares = [
         win_share(
@@ -237,7 +238,7 @@ def _describe_likelihood(likelihood: Likelihood | None) -> dict[str, Any] | None
 def _over_prompts(
     groups: Sequence[Sequence[Answer]], value: Callable[[Answer], float]
 ) -> dict[str, Any]:
-    """Mean and error over prompts of the mean over each prompt's answers."""
+    """Mean and standard error over prompts, each prompt being the mean over its answers."""
     return _plain(estimate([math.fsum(map(value, group)) / len(group) for group in groups]))
 
 
@@ -256,38 +257,3 @@ def _mean(values: Iterable[float]) -> float | None:
 def _kl_of(answer: Answer) -> float:
     assert answer.kl is not None
     return answer.kl
-
-
-def flat_metrics(
-    prompts: Sequence[PromptAnswers], settings: ReportSettings, *, prefix: str
-) -> dict[str, float]:
-    """The same as metrics of a training step, such as `evaluation/greedy/reward/mean`."""
-    metrics: dict[str, float | None] = {}
-    for mode in MODES:
-        described = describe_mode(prompts, mode, settings)
-        if described is not None:
-            metrics |= _flat_mode(described, f"{prefix}/{mode}")
-    kl = describe_kl(prompts)
-    if kl is not None:
-        metrics[f"{prefix}/kl/reference"] = kl["per_token"]
-    return {name: math.nan if value is None else value for name, value in metrics.items()}
-
-
-def _flat_mode(described: Mapping[str, Any], prefix: str) -> dict[str, float | None]:
-    metrics = {
-        f"{prefix}/reward/mean": described["reward"]["mean"],
-        f"{prefix}/reward/standard_error": described["reward"]["standard_error"],
-        f"{prefix}/success_share": described["success_share"]["mean"],
-        f"{prefix}/response/length_mean": described["length"]["mean"],
-        f"{prefix}/response/truncated_fraction": described["truncated_share"],
-        f"{prefix}/repeated_share": described["repeated_share"],
-    }
-    for name, part in described["reward_parts"].items():
-        metrics[f"{prefix}/reward/{name}"] = part["mean"]
-    for task, reward in described["tasks"].items() if len(described["tasks"]) > 1 else ():
-        metrics[f"{prefix}/reward/mean/{task}"] = reward["mean"]
-    for k, passed in described["pass_at_k"].items():
-        metrics[f"{prefix}/pass_at_{k}"] = passed["mean"]
-    for n, share in described["distinct"].items():
-        metrics[f"{prefix}/distinct_{n}"] = share
-    return metrics

@@ -1,4 +1,4 @@
-"""The report says what was gained, lost, and what does not run."""
+"""The report on compressed models: gains, losses, and forms that do not run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_ray.compression.report import Form, describe, table, weight_bytes
+from rlhf_ray.compression.compression_report import Form, describe, table, weight_bytes
 from rlhf_ray.compression.request import Compressed
 from rlhf_ray.generation.speed import Speed
 
@@ -40,7 +40,7 @@ def report(tmp_path):
     return describe(forms, {"models": models})
 
 
-def test_what_is_described(report):
+def test_description(report):
     forms = report["forms"]
     assert forms["original"]["bytes"] == 4000
     assert forms["wanda"]["win_rate"]["mean"] == 0.45

@@ -1,4 +1,4 @@
-"""What was gained and what was lost: compression.json and the table."""
+"""Report on compressed models: compression.json and the table of sizes, speeds and losses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from rlhf_ray.compression.request import Compressed
 from rlhf_ray.generation.speed import Speed
 from rlhf_ray.observe.markdown import markdown_table
 
-# Raised when a key of compression.json is renamed or means something else; new keys may come.
+# Increased when a key of compression.json is renamed or changes its meaning; new keys may be added
+# without.
 SCHEMA = 1
 ORIGINAL = "original"
 _WEIGHTS = (".safetensors", ".bin")
@@ -21,10 +22,10 @@ _NOTHING = "-"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Form:
-    """A form of the model, or the model itself, and what was measured of it.
+    """A form of the model (compressed, or the original) with its measurements.
 
     Attributes:
-        speed: None where the method failed.
+        speed: None if the method failed.
     """
 
     compressed: Compressed
@@ -32,21 +33,21 @@ class Form:
 
     @property
     def runs(self) -> bool:
-        """The engine of this machine runs it."""
+        """Whether this machine's engine runs the form."""
         return self.speed is not None and self.speed.tokens_per_s is not None
 
 
 def weight_bytes(folder: Path) -> int:
-    """Of the files with the weights."""
+    """Size of the files with the weights."""
     return sum(f.stat().st_size for f in folder.iterdir() if f.name.endswith(_WEIGHTS))
 
 
 def describe(forms: Sequence[Form], evaluation: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The whole of compression.json.
+    """Content of compression.json.
 
     Args:
-        forms: the original first.
-        evaluation: evaluation.json of those that the engine runs; None where nothing scores.
+        forms: all forms, the original first.
+        evaluation: evaluation.json of the forms that the engine runs; None without rewards.
     """
     models = {} if evaluation is None else evaluation["models"]
     return {
@@ -75,7 +76,7 @@ def _describe(form: Form, evaluated: Mapping[str, Any] | None) -> dict[str, Any]
 
 
 def table(report: Mapping[str, Any]) -> str:
-    """A row for each form, and a line for each that failed or does not run here."""
+    """Table with a row for each form, and a line for each form that failed or does not run here."""
     forms = report["forms"]
     whole = forms[ORIGINAL]["bytes"]
     heading = (

@@ -1,4 +1,4 @@
-"""Calls to a service, with time limits and retries."""
+"""HTTP client of a scoring service, with time limits and retries."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ import aiohttp
 from rlhf_ray.config.bearer_token import BearerToken
 from rlhf_ray.config.groups.reward import HttpRewardConfig
 from rlhf_ray.records import FailureKind
-from rlhf_ray.rewards.http_messages import shown
+from rlhf_ray.rewards.http.messages import shown
 
 _LONGEST_WAIT_S = 30.0
 _MAX_REPLY_BYTES = 16 * 1024 * 1024
-# 408 and 425 ask for another try by their definition.
+# Statuses below 500 that mean "try again".
 _TRY_AGAIN = (408, 425, 429)
 
 
 class CallFailed(Exception):  # noqa: N818 - as its neighbours, it reads as a sentence
-    """A call gave nothing, and another try would not help, or is not allowed any more.
+    """A call failed for good: another try would not help, or no tries are left.
 
     Attributes:
-        status: of the last reply; None where there was none.
+        status: HTTP status of the last reply; None without a reply.
     """
 
     def __init__(self, kind: FailureKind, message: str, status: int | None = None) -> None:
@@ -37,10 +37,11 @@ class CallFailed(Exception):  # noqa: N818 - as its neighbours, it reads as a se
 
 
 class _Passing(Exception):  # noqa: N818
-    """What may be over at the next try.
+    """A failure that may be over at the next try.
 
     Attributes:
-        wait_s: how long the service asks to wait, or None.
+        status: HTTP status of the reply; None without a reply.
+        wait_s: time that the service asks to wait, or None.
     """
 
     def __init__(self, message: str, status: int | None, wait_s: float | None = None) -> None:
@@ -53,8 +54,8 @@ class HttpClient:
     """Calls one service. All methods belong to one event loop.
 
     Args:
-        url: the paths of calls are put behind it.
-        token: sent with every call.
+        url: base URL; the paths of calls are appended.
+        token: bearer token sent with every call, or None.
     """
 
     def __init__(self, url: str, settings: HttpRewardConfig, token: BearerToken | None) -> None:
@@ -64,10 +65,10 @@ class HttpClient:
         self._session: aiohttp.ClientSession | None = None
 
     async def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> bytes:
-        """The body of the reply to a call, which is repeated as the settings allow.
+        """Call the service, with retries as the settings allow; returns the body of the reply.
 
         Raises:
-            CallFailed: the service refused it, or the tries or the time were used up.
+            CallFailed: the service refused the call, or the tries or the time were used up.
         """
         settings = self._settings
         deadline = time.monotonic() + settings.deadline_s
@@ -140,14 +141,14 @@ class HttpClient:
             raise CallFailed(
                 FailureKind.REWARD_ERROR,
                 f"{self._url}: {passing}; the service asks to wait {passing.wait_s:g} s, "
-                f"and of reward.http.deadline_s={self._settings.deadline_s:g} are {left_s:.1f} s "
-                f"left",
+                f"and of reward.http.deadline_s={self._settings.deadline_s:g} only {left_s:.1f} s "
+                f"are left",
                 passing.status,
             )
         if passing.wait_s is not None:
             return passing.wait_s
         longest = min(self._settings.first_wait_s * 2**number, _LONGEST_WAIT_S)
-        # Groups that failed together do not come back together.
+        # Jitter, so that calls that failed together do not all retry at the same moment.
         return longest * random.uniform(0.5, 1.0)
 
 
@@ -165,7 +166,7 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
 
 
 def _reason(content: bytes) -> str:
-    """What a service says of an error: the `error` or `detail` of its JSON, or its text."""
+    """The service's message about an error: a field of its JSON, or the text of the reply."""
     try:
         reply = json.loads(content)
     except ValueError:
@@ -177,7 +178,7 @@ def _reason(content: bytes) -> str:
 
 
 def _retry_after_s(value: str | None) -> float | None:
-    """Seconds that the header asks for, as a number or a date; None where it says nothing."""
+    """Seconds in a Retry-After header, which holds a number or a date; None if it is unreadable."""
     if value is None:
         return None
     if value.strip().isdecimal():

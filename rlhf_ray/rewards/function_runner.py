@@ -1,8 +1,10 @@
-"""The process in which reward functions run: `python -m rlhf_ray.rewards.child FD PARENT`.
+"""The child process that runs reward functions: its main program.
 
-Started and killed by `process.py`. It imports neither torch nor Ray, so that it is up in
-a fraction of a second; only a user's function may bring them in. Results travel over a
-socket of their own, so that whatever a function prints goes to the worker's log.
+    python -m rlhf_ray.rewards.function_runner FD PARENT
+
+Started and killed by `function_process.py`. It imports neither torch nor Ray, so that it is up in
+a fraction of a second; only a user's function may import them. Results travel over a separate
+socket, so that whatever a function prints goes to the worker's log.
 
 Messages in, pickled: first the entries, then (samples, items), where an item is
 (position of the sample, position of the function). Messages out, JSON: one for the
@@ -32,13 +34,13 @@ _MAX_MESSAGE_CHARACTERS = 2000
 
 def main() -> None:
     descriptor, parent_pid = int(sys.argv[1]), int(sys.argv[2])
-    # Programs that a function starts must not hold the socket open.
+    # Programs that a function starts must not inherit the socket and hold it open.
     os.set_inheritable(descriptor, False)
     _die_with_parent(parent_pid)
     try:
         _serve(Connection(descriptor))
     except (EOFError, ConnectionError):
-        # The worker is done, or gone.
+        # The worker has closed the connection, or has ended.
         return
 
 
@@ -56,16 +58,17 @@ def _serve(connection: Connection) -> None:
 
 
 def _score(reward: LoadedReward, sample: RewardSample) -> dict[str, Any]:
-    """The message for one item. The named recovery point for errors of reward functions."""
+    """Call one function on one sample. The named recovery point for errors of reward functions."""
     try:
-        # Reading what it returned may run its code too: a sequence or a `repr` of its own.
+        # Inside `try`, because reading the returned value may run user code too: a custom
+        # sequence or `repr`.
         return to_message(reward.function(sample), sample.response)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - becomes a typed failure
         return {"failed": "error", "message": _describe(error)}
 
 
 def _describe(error: BaseException) -> str:
-    """Type, message and the place where it was raised."""
+    """Describe an error: type, message, file, line and function."""
     text = "".join(traceback.format_exception_only(error)).strip()
     frames = traceback.extract_tb(error.__traceback__)
     place = ""
@@ -80,15 +83,16 @@ def _send(connection: Connection, message: dict[str, Any]) -> None:
 
 
 def _die_with_parent(parent_pid: int) -> None:
-    """Have the kernel kill this process when its parent is gone, whatever it is doing.
+    """Have the kernel kill this process when its parent ends, whatever it is doing.
 
-    The end of the socket says the same, but is not read while a function runs.
+    The socket closes then too, but it is not read while a function runs.
     """
     if not sys.platform.startswith("linux"):
         return
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    # A parent that ended before the call above sends no signal.
     if os.getppid() != parent_pid:
         sys.exit("the reward worker ended before its process was up")
 

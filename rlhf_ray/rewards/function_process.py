@@ -1,8 +1,9 @@
-"""Runs reward functions in a process that can be killed.
+"""The child process with the reward functions, as the worker holds it: start, calls, kill.
 
 A thread or an alarm cannot stop code that holds the interpreter (a regular expression
-that backtracks without end), so the functions run in a child process. It is a fresh
-interpreter rather than a fork: the worker has threads, and its torch need not be copied.
+that backtracks without end), so the functions run in a child process, which can be killed. It is
+a fresh interpreter (`function_runner.py`) rather than a fork: the worker has threads, and its
+torch need not be copied.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -25,6 +25,7 @@ from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.reward import RewardFunctionConfig
 from rlhf_ray.records import FailureKind
 from rlhf_ray.rewards.answers import Answer, from_message
+from rlhf_ray.rewards.outcomes import ItemFailure
 from rlhf_ray.rewards.protocol import RewardSample
 
 # Importing a user's module may load torch or a model.
@@ -33,18 +34,11 @@ _CLOSE_TIMEOUT_S = 2.0
 _KILL_TIMEOUT_S = 10.0
 _KINDS = {"error": FailureKind.REWARD_ERROR, "not_finite": FailureKind.REWARD_NOT_FINITE}
 
+# One call: position of the sample, position of the function.
 Item = tuple[int, int]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ItemFailure:
-    """Why one function gave no value for one sample."""
-
-    kind: FailureKind
-    message: str
-
-
-class RewardProcess:
+class FunctionProcess:
     """A child process with the reward functions, started again whenever it is lost.
 
     Args:
@@ -74,17 +68,18 @@ class RewardProcess:
         """
         ours, theirs = socket.socketpair()
         with theirs:
-            # A stopped child must not hold a send, or the rest of a message, for ever.
+            # Without a limit, a child that is stopped (SIGSTOP) would block a send, or the rest
+            # of a message, for ever.
             _set_timeout(ours, max(self._timeout_s, 1.0))
             arguments = (str(theirs.fileno()), str(os.getpid()))
             self._process = subprocess.Popen(
-                # -P: no current folder in front of the path; PYTHONPATH says all.
-                [sys.executable, "-u", "-P", "-m", "rlhf_ray.rewards.child", *arguments],
+                # -P: the current folder must not come first in the path; PYTHONPATH has it all.
+                [sys.executable, "-u", "-P", "-m", "rlhf_ray.rewards.function_runner", *arguments],
                 stdin=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
                 env={**os.environ, "PYTHONPATH": _python_path()},
-                # A session of its own: Ctrl-C ends the run in order, and a kill takes what
-                # the functions have started.
+                # A separate session: Ctrl-C reaches the driver alone, which ends the run in
+                # order, and a kill of the group takes what the functions have started.
                 start_new_session=True,
             )
         self._connection = Connection(ours.detach())
@@ -94,8 +89,8 @@ class RewardProcess:
         except (TimeoutError, BlockingIOError) as error:
             self.kill()
             raise RuntimeError(
-                f"the reward process did not start within {self._start_timeout_s:g} s; do the "
-                "reward functions' modules do long work when they are imported?"
+                f"the reward process did not start within {self._start_timeout_s:g} s; move long "
+                "work in the reward functions' modules out of the import"
             ) from error
         except (EOFError, ConnectionError) as error:
             raise RuntimeError(
@@ -109,7 +104,7 @@ class RewardProcess:
     def run(
         self, samples: Sequence[RewardSample], items: Sequence[Item]
     ) -> list[Answer | ItemFailure]:
-        """Score items (sample, function), in order.
+        """Call function after function, in the order of the items.
 
         Returns:
             A float, `StepRewards` or an `ItemFailure` for each item.
@@ -118,6 +113,8 @@ class RewardProcess:
             RuntimeError: the process was lost and could not be started again.
         """
         outcomes: list[Answer | ItemFailure] = []
+        # An item that ends the process (time limit, crash) has its outcome by then; a new process
+        # goes on with the next one, so that one bad item costs no other.
         while len(outcomes) < len(items):
             if not self._is_running():
                 self.kill()
@@ -126,7 +123,7 @@ class RewardProcess:
         return outcomes
 
     def close(self) -> None:
-        """End the process: it leaves by itself when the connection closes, or is killed."""
+        """Close the connection, at which the process ends by itself; kill it if it does not."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -136,14 +133,18 @@ class RewardProcess:
         self.kill()
 
     def kill(self) -> str:
-        """Kill the process and all it has started; returns how it ended, in words."""
+        """Kill the process and all that it has started.
+
+        Returns:
+            How it ended, in words.
+        """
         if self._connection is not None:
             self._connection.close()
             self._connection = None
         if self._process is None:
             return "it was not running"
-        # The process has not been reaped, so its id, which is its group's, is still its own.
-        # One that is on its way out keeps the status it chose.
+        # The process has not been reaped, so its id, which is also its group's, cannot belong to
+        # another process yet. A process that is ending already keeps its own exit status.
         os.killpg(self._process.pid, signal.SIGKILL)
         status = self._process.wait(_KILL_TIMEOUT_S)
         self._process = None
@@ -152,7 +153,7 @@ class RewardProcess:
         return f"exit status {status}"
 
     def _is_running(self) -> bool:
-        """Whether the process is alive. Does not reap it: see `kill`."""
+        """Whether the process is alive. It is not reaped here: `kill` needs its id."""
         if self._process is None:
             return False
         options = os.WEXITED | os.WNOHANG | os.WNOWAIT
@@ -161,7 +162,7 @@ class RewardProcess:
     def _run_until_lost(
         self, samples: Sequence[RewardSample], items: Sequence[Item]
     ) -> list[Answer | ItemFailure]:
-        """Outcomes of the first items: all of them, or up to the one that ended the process."""
+        """Outcomes of the first items: all, or those up to the item that ended the process."""
         assert self._connection is not None
         outcomes: list[Answer | ItemFailure] = []
         try:
@@ -199,12 +200,12 @@ def _outcome(reply: dict[str, Any]) -> Answer | ItemFailure:
 
 
 def _python_path() -> str:
-    """This process's module search path for a child; "" is the current folder."""
+    """Module search path of this process, for a child; "" is the current folder."""
     return os.pathsep.join(entry or os.getcwd() for entry in sys.path)
 
 
 def _set_timeout(end: socket.socket, timeout_s: float) -> None:
-    """A limit in the kernel for each read and write, which `Connection` does not have."""
+    """Set a time limit in the kernel for each read and write; `Connection` has none."""
     seconds = int(timeout_s)
     value = struct.pack("ll", seconds, int((timeout_s - seconds) * 1e6))
     end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)

@@ -1,4 +1,4 @@
-"""Child processes with a deadline, whose output is a file."""
+"""Run of a command with a time limit and a log file."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from rlhf_ray.config.errors import RunFailed
 _SHOWN_CHARACTERS = 2000
 
 
-def run_child(command: Sequence[str], *, log: Path, what: str, timeout_s: float) -> None:
-    """Run it to its end; an error or Ctrl-C here ends it and its own children.
+def run_command(command: Sequence[str], *, log: Path, what: str, timeout_s: float) -> None:
+    """Run a command to its end; an error or Ctrl-C here ends it together with its children.
 
     Args:
-        log: takes what it prints.
-        what: it does, for messages.
+        log: file for the command's output.
+        what: description of the command, for messages.
 
     Raises:
-        RunFailed: it failed, or took longer than `timeout_s`; with the end of the log.
+        RunFailed: the command failed or took longer than `timeout_s`; shows the end of the log.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
@@ -33,6 +33,7 @@ def run_child(command: Sequence[str], *, log: Path, what: str, timeout_s: float)
         except subprocess.TimeoutExpired as error:
             raise RunFailed(f"{what} took longer than {timeout_s:g} s{_end_of(log)}") from error
         finally:
+            # The command leads its own process group, so that its children are killed too.
             if child.poll() is None:
                 os.killpg(child.pid, signal.SIGKILL)
                 child.wait()

@@ -1,4 +1,4 @@
-"""Children end with a message, in time, and with their own children."""
+"""Commands end in time, with a message, and together with their children."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import time
 
 import pytest
 
-from rlhf_ray.compression.child import run_child
+from rlhf_ray.compression.run_command import run_command
 from rlhf_ray.config.errors import RunFailed
 
 
 def run(code, tmp_path, *, timeout_s=30.0):
     log = tmp_path / "logs" / "child.log"
-    run_child([sys.executable, "-c", code], log=log, what="the child", timeout_s=timeout_s)
+    run_command([sys.executable, "-c", code], log=log, what="the child", timeout_s=timeout_s)
     return log.read_text()
 
 

@@ -1,4 +1,4 @@
-"""The summary at the end of a run, for people (a table) and for scripts (JSON)."""
+"""Summary of an RL run: a table for people, JSON for scripts."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from rlhf_ray.observe.facts import duration
 FIRST_STEPS = 3
 LAST_STEPS = 10
 _TABLE_WIDTH = 100
-# Of `reward/...`, what is not a part of the reward but of the sum.
+# Metrics `reward/...` that are statistics of the whole reward, not parts of it.
 _PART, _NOT_PARTS = "reward/", ("mean", "std", "baseline")
 _PHASES = ("generate", "score", "reference", "update", "publish")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunSummary:
-    """What came out of a run. None where no step had such a metric.
+    """Results of a run. None for a metric that no step had.
 
     Attributes:
-        first_step, last_step: the steps that were summed up.
+        first_step, last_step: range of the summarised steps.
         reward_first: mean reward of the first `FIRST_STEPS` steps.
         reward_last: mean reward of the last `LAST_STEPS` steps.
-        reward_best, reward_best_step: the best step.
-        parts_first, parts_last: means of every part of the reward, over the same steps.
+        reward_best, reward_best_step: largest mean reward of a step, and that step.
+        parts_first, parts_last: mean of every part of the reward over the same steps.
         kl_last: mean KL divergence of an answer to the reference over the last steps, in nats.
         total_s: sum of the steps' times.
         step_s: mean time of a step.
@@ -44,7 +44,7 @@ class RunSummary:
         tokens_per_s: generated tokens per second of a step.
         probe_gap_max: largest log-probability gap of all fidelity probes, in nats.
         failed_groups: groups without a reward.
-        result: where the trained model lies.
+        result: path of the trained model.
     """
 
     num_steps: int
@@ -70,7 +70,7 @@ def summarize(metrics: Sequence[Mapping[str, float]], *, result: Path) -> RunSum
     """Sum up the metrics of all steps, in order, as `read_metrics` returns them.
 
     Args:
-        result: where the trained model lies.
+        result: path of the trained model.
     """
     rewards = [
         (row["reward/mean"], int(row["step"]))
@@ -104,12 +104,12 @@ def summarize(metrics: Sequence[Mapping[str, float]], *, result: Path) -> RunSum
 
 
 def summary_table(summary: RunSummary) -> str:
-    """The summary as a table of plain text and a line with the result; no newline at the end."""
+    """The summary as a plain-text table and a line with the result; no newline at the end."""
     return plain_table(_rows(summary), result=summary.result)
 
 
 def plain_table(rows: Sequence[tuple[str, str]], *, result: str) -> str:
-    """Names and values under each other, and a line with the result; no newline at the end."""
+    """Table of names and values, and a line with the result; no newline at the end."""
     table = Table(box=box.SIMPLE_HEAD, show_header=False, title="Summary", title_justify="left")
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
@@ -119,7 +119,7 @@ def plain_table(rows: Sequence[tuple[str, str]], *, result: str) -> str:
     console = Console(file=stream, width=_TABLE_WIDTH, color_system=None, force_terminal=False)
     console.print(table)
     lines = (line.rstrip() for line in stream.getvalue().splitlines())
-    # Outside the table, where a long path would be folded and could not be copied.
+    # The result stands outside the table, which would fold a long path so that it cannot be copied.
     return "\n".join([*(line for line in lines if line), f"Result: {result}"])
 
 
@@ -156,7 +156,7 @@ def _rows(summary: RunSummary) -> list[tuple[str, str]]:
 
 
 def _parts(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Means of the parts of the reward, by name."""
+    """Mean of every part of the reward, by name."""
     names = dict.fromkeys(name for row in metrics for name in row if name.startswith(_PART))
     means = {name.removeprefix(_PART): _mean(_values(metrics, name)) for name in names}
     return {

@@ -1,4 +1,4 @@
-"""Noise goes to the file, the run's own words to the screen: in a real process each."""
+"""Library output goes to the file, the run's messages to the screen; each in a real process."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rlhf_ray.observe.quiet import driver_log
+from rlhf_ray.observe.output_capture import driver_log
 
 NOISY_DRIVER = """
 import logging, os, pathlib, subprocess, sys, warnings
-from rlhf_ray.observe.quiet import quiet_driver
+from rlhf_ray.observe.output_capture import quiet_driver
 
 early = logging.getLogger("early")
 early.addHandler(logging.StreamHandler(sys.stderr))
@@ -74,7 +74,7 @@ def test_a_second_run_appends(tmp_path: Path) -> None:
 def test_worker_noise_stays_in_its_own_streams() -> None:
     code = (
         "import logging, os, warnings\n"
-        "from rlhf_ray.observe.quiet import quiet_worker\n"
+        "from rlhf_ray.observe.output_capture import quiet_worker\n"
         "quiet_worker()\n"
         "warnings.warn('a warning')\n"
         "logging.getLogger('vllm').info('loaded')\n"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_ray.observe.report import summarize, summary_table, write_summary
+from rlhf_ray.observe.run_report import summarize, summary_table, write_summary
 
 # Rewards .01 to .20, then a drop at the end.
 METRICS = [

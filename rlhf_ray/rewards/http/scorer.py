@@ -1,4 +1,4 @@
-"""A service's scores as a part of the reward."""
+"""Scorer that asks a service over HTTP."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ from typing import Any
 from rlhf_ray.config.bearer_token import BearerToken
 from rlhf_ray.config.groups.reward import HttpRewardConfig, ScorerPart
 from rlhf_ray.records import FailureKind, RolloutGroup
-from rlhf_ray.rewards.http_client import CallFailed, HttpClient
-from rlhf_ray.rewards.http_messages import BadReply, read_reply, request_of
-from rlhf_ray.rewards.process import ItemFailure
-from rlhf_ray.rewards.scorer import Outcome
+from rlhf_ray.rewards.http.client import CallFailed, HttpClient
+from rlhf_ray.rewards.http.messages import BadReply, read_reply, request_of
+from rlhf_ray.rewards.outcomes import ItemFailure, Outcome
 
 
 class HttpScorer:
     """An `AsyncGroupScorer` that asks a service, once for each group.
 
     Args:
-        url: of the service.
-        token: the bearer token that it wants, or None.
+        url: base URL of the service.
+        token: bearer token of the service, or None.
     """
 
     def __init__(self, *, url: str, http: HttpRewardConfig, token: BearerToken | None) -> None:
@@ -35,7 +34,7 @@ class HttpScorer:
         return ScorerPart(group="reward.http", name=settings.name, weight=settings.weight)
 
     async def score(self, group: RolloutGroup) -> Sequence[Outcome]:
-        """See `AsyncGroupScorer.score`. Whatever the service does wrong is the samples' failure."""
+        """See `AsyncGroupScorer.score`. A failed call or a bad reply is the samples' failure."""
         try:
             async with self._turns:
                 body = await self._client.call("POST", "/score", request_of(group))
@@ -52,10 +51,10 @@ class HttpScorer:
 
 
 async def ask_health(url: str, http: HttpRewardConfig, token: BearerToken | None) -> dict[str, Any]:
-    """What a service says of itself; nothing where it is well and says no more.
+    """Ask a service for its description; empty if it is healthy and gives none.
 
     Raises:
-        CallFailed: it does not answer, or not with a status of success.
+        CallFailed: the service does not answer, or answers with an error.
     """
     client = HttpClient(url, http, token)
     try:

@@ -1,4 +1,4 @@
-"""One server process of a replica: started, asked for its health, ended with all it has started."""
+"""Server process of a replica: start, health, metrics, end of its whole process group."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ import aiohttp
 
 HEALTHY = 200
 _TERMINATE_S = 10.0
-# vLLM's count of engine steps, and how one line of its metrics says so.
+# Prefix of the metric line with vLLM's count of engine steps.
 _STEPS = "vllm:iteration_tokens_total_count"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServerCommand:
-    """How the server of a replica is started.
+    """Command line and surroundings of a replica's server.
 
     Attributes:
-        environment: on top of that of this process.
-        socket: Unix socket that it answers at.
-        log: file that its output goes to, behind what is there.
+        environment: variables added to those of this process.
+        socket: Unix socket at which the server answers.
+        log: file to which its output is appended.
     """
 
     command: Sequence[str]
@@ -34,10 +34,11 @@ class ServerCommand:
     log: Path
 
 
-class Child:
-    """A server that runs, at the head of a process group.
+class ServerProcess:
+    """A running server, the leader of its process group.
 
-    Its standard input is a pipe that ends with this process, however that ends.
+    Its standard input is a pipe of this process: it closes when this process ends, however that
+    happens, and the server then ends too.
     """
 
     def __init__(self, process: Process, socket: Path) -> None:
@@ -50,8 +51,8 @@ class Child:
         )
 
     @classmethod
-    async def start(cls, server: ServerCommand) -> Child:
-        """Start it; it is not ready then."""
+    async def start(cls, server: ServerCommand) -> ServerProcess:
+        """Start the server; it is not ready to answer yet."""
         server.socket.unlink(missing_ok=True)
         with server.log.open("ab") as log:
             process = await asyncio.create_subprocess_exec(
@@ -70,19 +71,20 @@ class Child:
 
     @property
     def status(self) -> int | None:
-        """Exit status, negative for a signal; None while it runs."""
+        """Exit status, negative for a signal; None while the server runs."""
         return self._process.returncode
 
     async def ended_within(self, seconds: float) -> bool:
-        """Whether it has ended after so long, or before."""
+        """Wait up to `seconds` for the end of the server; returns whether it has ended."""
         try:
+            # Shielded: a time-out must cancel this wait only, not the process's own.
             await asyncio.wait_for(asyncio.shield(self._process.wait()), seconds)
         except TimeoutError:
             return False
         return True
 
     async def health(self, timeout_s: float) -> int | None:
-        """The status with which it answers for its health; None where it does not in time."""
+        """HTTP status of /health; None if the server does not answer in time."""
         try:
             async with (
                 asyncio.timeout(timeout_s),
@@ -93,7 +95,7 @@ class Child:
             return None
 
     async def metrics(self, timeout_s: float) -> str:
-        """Its metrics in Prometheus' format; empty where it gives none in time."""
+        """Metrics in Prometheus' format; empty if the server gives none in time."""
         try:
             async with (
                 asyncio.timeout(timeout_s),
@@ -104,10 +106,10 @@ class Child:
             return ""
 
     async def end(self, *, orderly: bool) -> None:
-        """End it and whatever it has started.
+        """End the server and everything that it has started.
 
         Args:
-            orderly: let it end itself first; one that does not answer cannot.
+            orderly: ask it to end first; a server that does not answer is killed at once.
         """
         if orderly and self.status is None:
             self._process.terminate()
@@ -117,7 +119,7 @@ class Child:
         await self.session.close()
 
     def kill(self) -> None:
-        """Kill the whole group at once, what is left of it too."""
+        """Kill the process group at once, also what is left of it after the server has ended."""
         try:
             os.killpg(self._process.pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -125,13 +127,13 @@ class Child:
 
 
 def num_engine_steps(metrics: str) -> float | None:
-    """Steps of the engine so far, of metrics in Prometheus' format; None where they do not say."""
+    """Engine steps so far, from metrics in Prometheus' format; None if they are not there."""
     found = [line for line in metrics.splitlines() if line.startswith(_STEPS)]
     return sum(float(line.rpartition(" ")[2]) for line in found) if found else None
 
 
 def how_it_ended(status: int | None, health: int | None = None) -> str:
-    """An exit status in words; of what still runs, what it answers for its health."""
+    """Describe an exit status, or the health of a server that still runs."""
     if status is None and health is None:
         return "does not answer"
     if status is None:

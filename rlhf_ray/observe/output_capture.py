@@ -1,14 +1,14 @@
-"""Keeps what libraries print off the screen, and in files.
+"""Capture of library output in files, off the screen.
 
-vLLM, DeepSpeed, transformers and Ray log through `logging`, `warnings`, plain prints and,
-from C++, straight to the descriptors 1 and 2. Their handlers come into being when they are
-imported and keep the stream of that moment. So nothing is done per library:
+vLLM, DeepSpeed, transformers and Ray log through `logging`, `warnings`, plain prints and, from C++,
+straight to the descriptors 1 and 2. Their handlers are made when they are imported and keep the
+stream of that moment. So the output is captured per process and not per library:
 
-- In a worker they may write: Ray collects the standard output of each of its workers
-  in a file of the session's folder (`worker-*.out` and `.err`), and the driver starts Ray
-  with `log_to_driver=False`. `quiet_worker` only makes that file worth reading.
-- In the driver, `quiet_driver` turns the descriptors 1 and 2 to output_dir/logs/driver.log and
-  hands out the real screen, to which only the run's own words go.
+- In a worker nothing is redirected: Ray collects the output of each worker in a file of the
+  session's folder (`worker-*.out` and `.err`), and the driver starts Ray with
+  `log_to_driver=False`. `quiet_worker` only makes that file readable.
+- In the driver, `quiet_driver` redirects the descriptors 1 and 2 to output_dir/logs/driver.log and
+  yields the real screen for the run's own messages.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TextIO
 
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-# A bar that is redrawn a hundred times a second has no place in a file.
+# Progress bars, redrawn a hundred times a second, would fill the files.
 _NO_BARS = {
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -31,14 +31,14 @@ _NO_BARS = {
 
 
 def driver_log(output_dir: Path) -> Path:
-    """Where the driver's library noise goes."""
+    """File with the library output of the driver."""
     return output_dir / "logs" / "driver.log"
 
 
 def quiet_worker() -> None:
     """Set up this worker process's log: no progress bars, lines with time, level and origin.
 
-    Comes before the heavy imports: the libraries read these variables when they are imported.
+    Call it before the heavy imports: the libraries read these variables when they are imported.
     """
     os.environ.update(_NO_BARS)
     logging.basicConfig(format=_FORMAT, level=logging.INFO, stream=sys.stderr)
@@ -50,8 +50,8 @@ def quiet_driver(output_dir: Path) -> Iterator[TextIO]:
     """Send everything that this process prints to the driver's log while the context lasts.
 
     Yields:
-        The real standard output: pass it to `make_progress`, print the run's own words to it.
-        Errors that leave the context are reported by the caller, on the screen again.
+        The real standard output, for `make_progress` and the run's own messages. After the context
+        the caller can report errors on the screen again.
     """
     log = driver_log(output_dir)
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -64,6 +64,7 @@ def quiet_driver(output_dir: Path) -> Iterator[TextIO]:
     handler.setFormatter(logging.Formatter(_FORMAT))
     try:
         with log.open("a") as file, os.fdopen(os.dup(1), "w", encoding="utf-8") as screen:
+            # Descriptors, not `sys.stdout`: C++ code writes to them directly.
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
             root.addHandler(handler)
@@ -75,6 +76,7 @@ def quiet_driver(output_dir: Path) -> Iterator[TextIO]:
         root.removeHandler(handler)
         root.setLevel(old_level)
         handler.close()
+        # Before the descriptors are restored: buffered output belongs in the log.
         sys.stdout.flush()
         sys.stderr.flush()
         for descriptor, copy in zip((1, 2), kept, strict=True):

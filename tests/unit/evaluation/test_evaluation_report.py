@@ -1,4 +1,4 @@
-"""From groups to evaluation.json, table and samples, by hand-made cases."""
+"""evaluation.json, table and samples from hand-made groups."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import math
 import pytest
 
 from rlhf_ray.evaluation.answers import MeasureSettings, measure, measure_answers
-from rlhf_ray.evaluation.files import sample_rows, write_report, write_samples
-from rlhf_ray.evaluation.report import (
+from rlhf_ray.evaluation.evaluation_report import (
     Likelihood,
     ModelAnswers,
     ReportSettings,
     describe_models,
-    flat_metrics,
 )
+from rlhf_ray.evaluation.files import sample_rows, write_report, write_samples
 from rlhf_ray.evaluation.table import side_by_side
+from rlhf_ray.evaluation.training_metrics import flat_metrics
 from rlhf_ray.records import TokenValues
 from rlhf_ray.testing.fakes import make_group, make_prompt
 
@@ -66,7 +66,7 @@ def report_of(*models: ModelAnswers, settings: ReportSettings = REPORT):
     return describe_models(models, baseline=models[0].name, settings=settings)
 
 
-def test_an_examined_group_has_its_answers_by_mode():
+def test_a_measured_group_has_its_answers_by_mode():
     (prompt,) = answers_of([1.0, 0.0, 0.5], reference=-0.75)
     assert [a.reward for a in prompt.answers["sampled"]] == [1.0, 0.0]
     assert [a.text for a in prompt.answers["greedy"]] == ["sample 2"]

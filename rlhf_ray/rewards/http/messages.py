@@ -1,4 +1,4 @@
-"""What is asked of a service that scores responses, and what its answer means.
+"""Requests to a scoring service, and the reading of its replies.
 
 The protocol is in docs/rewards.md; `serving/requests.py` is its other end.
 """
@@ -9,14 +9,13 @@ import json
 from typing import Any
 
 from rlhf_ray.records import FailureKind, RolloutGroup
-from rlhf_ray.rewards.process import ItemFailure
-from rlhf_ray.rewards.scorer import Outcome
+from rlhf_ray.rewards.outcomes import ItemFailure, Outcome
 
 _MAX_SHOWN_CHARACTERS = 300
 
 
 class BadReply(ValueError):  # noqa: N818 - it reads as a sentence
-    """The reply is none to what was asked."""
+    """The reply does not follow the protocol."""
 
 
 def request_of(group: RolloutGroup) -> dict[str, Any]:
@@ -35,12 +34,12 @@ def request_of(group: RolloutGroup) -> dict[str, Any]:
 
 
 def read_reply(body: bytes, num_responses: int) -> list[Outcome]:
-    """An outcome for every response.
+    """Read an outcome for every response.
 
-    A number that is not finite is one that `scorer.with_part` refuses.
+    NaN and infinities are returned as they are; `rewards.scorer.with_part` refuses them.
 
     Raises:
-        BadReply: it is not JSON, or has not one score for each response.
+        BadReply: the reply is not JSON, or does not have one score for each response.
     """
     try:
         reply = json.loads(body)
@@ -54,13 +53,13 @@ def read_reply(body: bytes, num_responses: int) -> list[Outcome]:
     errors = reply.get("errors", [None] * num_responses)
     if not isinstance(errors, list) or len(errors) != num_responses:
         raise BadReply(
-            f"`errors` of the reply is no list of {num_responses} entries: {shown(body)}"
+            f"`errors` of the reply is not a list of {num_responses} entries: {shown(body)}"
         )
     return [_outcome(score, error) for score, error in zip(scores, errors, strict=True)]
 
 
 def shown(body: bytes) -> str:
-    """The beginning of a body, on one line."""
+    """The beginning of a body on one line, for messages."""
     text = " ".join(body[: 4 * _MAX_SHOWN_CHARACTERS].decode("utf-8", "replace").split())
     return text[:_MAX_SHOWN_CHARACTERS] or "(empty)"
 
@@ -70,7 +69,7 @@ def _outcome(score: Any, error: Any) -> Outcome:
         return _failure(f"the service: {str(error)[:_MAX_SHOWN_CHARACTERS]}")
     if score is None:
         return _failure("the service gave it no score (null)")
-    # In JSON true is no number, but in Python it is.
+    # In Python, but not in JSON, true is a number.
     if isinstance(score, bool) or not isinstance(score, int | float):
         return _failure(f"the score {str(score)[:_MAX_SHOWN_CHARACTERS]!r} is not a number")
     try:
