@@ -7,12 +7,14 @@ VENV := $(or $(RLHF_RAY_VENV),.venv)
 PYTHON := $(VENV)/bin/python
 SETUP := @launch/setup.sh
 ARGS ?=
+# Neighbouring tests stay in one process, which makes what a file shares once.
+PARALLEL := -n logical --maxprocesses 8 --dist worksteal
 
 SMOLLM2 := outputs/models/smollm2-135m
 SHELL_SCRIPTS := $(wildcard launch/*.sh) launch/slurm.sbatch .ci/run
 DOCKERFILES := docker/Dockerfile docker/Dockerfile.cpu
 
-.PHONY: help setup demo demo-ppo pipeline product pipeline-smollm2 smollm2 test test-slow test-gpu mutation lint bench agreement docs clean
+.PHONY: help setup demo demo-ppo pipeline product pipeline-smollm2 smollm2 quick test test-slow test-gpu mutation lint bench agreement docs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -46,6 +48,10 @@ smollm2: ## fetch SmolLM2-135M, then GRPO on it with a rule as the reward
 	$(SETUP) smollm2
 	@$(PYTHON) -m rlhf_ray.models.smollm2 $(SMOLLM2)
 	@$(PYTHON) -m rlhf_ray.main recipe=smollm2_grpo output_dir=outputs/smollm2_grpo $(ARGS)
+
+quick: ## the unit tests that neither train nor wait, in a minute
+	$(SETUP) dev
+	@$(PYTHON) -m pytest tests/unit -m "not unit_slow and not slow and not gpu" $(PARALLEL) $(ARGS)
 
 test: ## every test that takes seconds
 	$(SETUP) dev

@@ -226,6 +226,7 @@ def test_a_child_killed_between_groups_is_started_again(make_worker, make_group,
     assert other.pid != child.pid
 
 
+@pytest.mark.unit_slow
 def test_a_stopped_child_is_replaced_even_if_the_message_does_not_fit(
     make_worker, make_group, user_rewards
 ) -> None:
@@ -248,6 +249,7 @@ def test_the_child_is_light_and_ends_with_close(make_worker, make_group, user_re
     wait_for_end(child)
 
 
+@pytest.mark.unit_slow
 def test_programs_of_a_killed_function_are_killed(make_worker, make_group, user_rewards, tmp_path):
     worker = make_worker(
         {"path": f"{user_rewards}:leaves_program", "arguments": {"folder": str(tmp_path)}},
@@ -259,6 +261,7 @@ def test_programs_of_a_killed_function_are_killed(make_worker, make_group, user_
         wait_for_end(psutil.Process(pid))
 
 
+@pytest.mark.unit_slow
 def test_the_child_dies_with_its_parent_even_in_a_function_that_holds_the_interpreter(
     user_rewards, tmp_path
 ) -> None:
