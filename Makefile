@@ -7,7 +7,7 @@ VENV := $(or $(RLHF_RAY_VENV),.venv)
 PYTHON := $(VENV)/bin/python
 SETUP := @launch/setup.sh
 ARGS ?=
-# Neighbouring tests stay in one process, which makes what a file shares once.
+# Neighbouring tests go to one process, which makes what they share once.
 PARALLEL := -n logical --maxprocesses 8 --dist worksteal
 
 SMOLLM2 := outputs/models/smollm2-135m
@@ -55,7 +55,7 @@ quick: ## the unit tests that neither train nor wait, in a minute
 
 test: ## every test that takes seconds
 	$(SETUP) dev
-	@$(PYTHON) -m pytest -m "not slow and not gpu" $(ARGS)
+	@$(PYTHON) -m tests.parts -m "not slow and not gpu" $(ARGS)
 
 test-slow: ## the tests that take minutes
 	$(SETUP) dev smollm2 serve lm-eval
