@@ -1,12 +1,20 @@
-"""Hooks for all tests: nightly tests are slow ones, and `--part` selects a part of the tests."""
+"""Hooks for all tests: nightly tests are slow ones, and `--part` selects a part of the tests.
+
+The collector of cycles would look at the millions of objects of torch, transformers and others
+again and again, for half a second each time. So it rests while they are imported, and what has been
+imported by then is left out of it.
+"""
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
 
 from tests.parts import PARTS, part_of
+
+gc.disable()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -32,3 +40,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         others = [item for item in items if part_of(item.path) != part]
         config.hook.pytest_deselected(items=others)
         items[:] = [item for item in items if part_of(item.path) == part]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
+    gc.enable()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    # Libraries in C++ count what is left at the end, and report it as a leak.
+    gc.unfreeze()
