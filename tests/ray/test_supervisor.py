@@ -29,12 +29,18 @@ def streamed(troupe: Troupe, values: list, *, fail: bool) -> list:
 
 
 def is_alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def stays_alive(pid: int) -> bool:
+    """Whether it has not ended within some time."""
     deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
-            return False
+    while is_alive(pid) and time.monotonic() < deadline:
         time.sleep(0.1)
-    return True
+    return is_alive(pid)
 
 
 def test_results_come_in_the_order_of_the_calls(shared_troupe):
@@ -134,7 +140,7 @@ def test_a_stopped_worker_is_named_and_ended(troupe):
     assert "stopped (SIGSTOP)" in message
     pid = troupe.members[1].info.pid
     troupe.launcher.close(orderly=False)
-    assert not is_alive(pid)
+    assert not stays_alive(pid)
 
 
 def test_close_ends_what_workers_have_started(troupe):
@@ -142,5 +148,5 @@ def test_close_ends_what_workers_have_started(troupe):
     assert is_alive(child)
     troupe.launcher.remember_processes()
     troupe.launcher.close(orderly=True)
-    assert not is_alive(child)
-    assert not any(is_alive(member.info.pid) for member in troupe.members)
+    assert not stays_alive(child)
+    assert not any(stays_alive(member.info.pid) for member in troupe.members)
