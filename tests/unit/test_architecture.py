@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import collections
 import functools
 import json
 import subprocess
@@ -81,6 +82,10 @@ BLOCKS = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.With, ast.AsyncWith, ast
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
+def _classes(tree: ast.Module) -> list[str]:
+    return [node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+
+
 def _nesting(node: ast.AST) -> int:
     """Deepest chain of blocks below `node`; an `elif` is as deep as its `if`."""
     deepest = 0
@@ -157,6 +162,11 @@ def test_no_circle_among_sibling_folders():
     assert {name: some for name, some in found.items() if some} == KNOWN_CIRCLES
 
 
+def test_no_class_name_is_used_twice():
+    counts = collections.Counter(name for file in FILES for name in _classes(parsed(file)))
+    assert [name for name, count in counts.items() if count > 1] == []
+
+
 @pytest.mark.parametrize("folder", FREE_OF_RAY)
 def test_driver_and_publish_stand_without_the_cluster(folder):
     below = {
@@ -222,6 +232,7 @@ def test_light_modules_load_nothing_heavy(module, heavy):
     assert _heavy_imports(together, heavy)[module] == []
 
 
+@pytest.mark.unit_slow
 @pytest.mark.parametrize("recipe", group_choices()["recipe"])
 def test_every_recipe_composes_validates_and_plans(recipe, capsys):
     config = load_config([f"recipe={recipe}"])
@@ -252,6 +263,11 @@ class TestTheChecksThemselves:
     def test_imports(self):
         tree = ast.parse("def f():\n import ray.util\nfrom vllm.config import x\nfrom . import y\n")
         assert _imported_packages(tree) == {"ray", "vllm"}
+
+    def test_classes(self):
+        """Classes within classes and functions, too."""
+        code = "class A:\n class B:\n  pass\ndef f():\n class A:\n  pass\n"
+        assert sorted(_classes(ast.parse(code))) == ["A", "A", "B"]
 
     def test_imported_modules(self):
         known = {name: Path() for name in ("p", "p.a", "p.a.b", "p.c")}
