@@ -78,12 +78,24 @@ LIGHT = {
     "rlhf_ray.driver.fit.checkpoints": ("ray", "vllm", "deepspeed"),
 }
 
+# Words that open a docstring with a clause: a noun or an imperative verb is to open it.
+CLAUSES = {"What", "Of", "As", "That", "With", "Those", "Likewise"}
+
 BLOCKS = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.With, ast.AsyncWith, ast.Try, ast.Match)
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def _classes(tree: ast.Module) -> list[str]:
     return [node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+
+
+def _clauses(tree: ast.Module) -> Iterator[str]:
+    """First lines of the docstrings that open with a clause."""
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, *FUNCTIONS)):
+            words = (ast.get_docstring(node) or "").split(maxsplit=1)
+            if words and words[0].rstrip(",:") in CLAUSES:
+                yield " ".join(words).splitlines()[0]
 
 
 def _nesting(node: ast.AST) -> int:
@@ -165,6 +177,11 @@ def test_no_circle_among_sibling_folders():
 def test_no_class_name_is_used_twice():
     counts = collections.Counter(name for file in FILES for name in _classes(parsed(file)))
     assert [name for name, count in counts.items() if count > 1] == []
+
+
+def test_docstrings_open_with_a_noun_or_a_verb():
+    found = {name: list(_clauses(parsed(file))) for name, file in zip(NAMES, FILES, strict=True)}
+    assert {name: lines for name, lines in found.items() if lines} == {}
 
 
 @pytest.mark.parametrize("folder", FREE_OF_RAY)
@@ -268,6 +285,11 @@ class TestTheChecksThemselves:
         """Classes within classes and functions, too."""
         code = "class A:\n class B:\n  pass\ndef f():\n class A:\n  pass\n"
         assert sorted(_classes(ast.parse(code))) == ["A", "A", "B"]
+
+    def test_clauses(self):
+        code = '"""What it is."""\nclass A:\n """A thing. What else."""\n'
+        code += ' def f():\n  """As, f.\n  g"""\n  async def g():\n   "Whatever"\n'
+        assert list(_clauses(ast.parse(code))) == ["What it is.", "As, f."]
 
     def test_imported_modules(self):
         known = {name: Path() for name in ("p", "p.a", "p.a.b", "p.c")}
