@@ -36,6 +36,7 @@ def terminal(fake_server, tmp_path, monkeypatch) -> Iterator[Terminal]:
     terminal.close()
 
 
+@pytest.mark.unit_slow
 def test_a_chat(terminal, fake_server):
     terminal.expect("talking to m (1) and m (2)")
     terminal.expect("you> ")
@@ -73,6 +74,7 @@ def test_a_chat(terminal, fake_server):
     assert terminal.process.wait(timeout=20) == 0
 
 
+@pytest.mark.unit_slow
 def test_an_endpoint_that_is_not_there(tmp_path):
     done = subprocess.run(
         [

@@ -26,6 +26,7 @@ def test_a_failure_shows_the_end_of_the_log(tmp_path):
         run("import sys; print('what went wrong'); sys.exit(3)", tmp_path)
 
 
+@pytest.mark.unit_slow
 def test_a_late_child_is_ended_with_its_children(tmp_path):
     mark = tmp_path / "mark"
     grandchild = f"import time; time.sleep(3); open({str(mark)!r}, 'w')"

@@ -46,6 +46,7 @@ def test_no_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("nothing_cached")
+@pytest.mark.unit_slow
 def test_index_that_never_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         use_index(monkeypatch, silent.getsockname()[1])

@@ -159,7 +159,9 @@ class TestScores:
 
 class TestRetries:
     @pytest.mark.parametrize(
-        "trouble", [HANG_UP, Reply({}, 429), Reply({}, 500), Reply({}, 503)], ids=str
+        "trouble",
+        [HANG_UP, Reply({}, 429), Reply({}, 500), Reply({}, 503)],
+        ids=["hang-up", "429", "500", "503"],
     )
     def test_passing_failures_are_retried(self, serve, trouble):
         service = serve(trouble, trouble, GOOD)

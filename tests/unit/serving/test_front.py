@@ -181,6 +181,7 @@ def test_metrics_of_several_replicas_are_one_family():
     ]
 
 
+@pytest.mark.unit_slow
 class TestDeaths:
     def test_in_mid_stream(self, make_endpoint):
         endpoint = make_endpoint().wait_until_ready()
@@ -297,6 +298,7 @@ class TestDeaths:
         assert not psutil.pid_exists(pid)
 
 
+@pytest.mark.unit_slow
 def test_requests_in_flight_are_limited(make_endpoint):
     endpoint = make_endpoint(max_in_flight=2).wait_until_ready()
     with ThreadPoolExecutor(2) as pool:
@@ -308,6 +310,7 @@ def test_requests_in_flight_are_limited(make_endpoint):
     assert endpoint.ask("hello")[0] == 200
 
 
+@pytest.mark.unit_slow
 def test_the_end_leaves_no_process(make_endpoint):
     endpoint = make_endpoint(num_replicas=2).wait_until_ready()
     pids = endpoint.pids()

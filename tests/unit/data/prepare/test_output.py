@@ -265,6 +265,7 @@ def many_rows() -> Iterator[dict[str, str]]:
         yield {"text": f"{number} {math.sqrt(number + 2):.15f} " * 150}
 
 
+@pytest.mark.unit_slow
 def test_memory_does_not_grow_with_the_set(tmp_path):
     def peak(count):
         NUM_ROWS[0] = count
