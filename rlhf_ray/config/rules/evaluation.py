@@ -178,7 +178,7 @@ EVALUATION_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         about="`evaluation.kl` needs `evaluation.samples` and a reference: `reference.path` in "
-        "`stage=evaluate`, a reference with its own device in `stage=rl`.",
+        "`stage=evaluate`, the run's reference in `stage=rl`.",
         keys=(
             "evaluation.kl",
             "reference.path",
