@@ -15,7 +15,7 @@ Bundle = dict[str, float]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resources:
-    """What a role asks of the cluster.
+    """The resources that a role asks the cluster for.
 
     Attributes:
         role: name of the role; its actors are called role_0, role_1, ...

@@ -1,4 +1,4 @@
-"""What a stage goes on from must be there; if not, which stage makes it, and how."""
+"""Checks that the inputs of a stage exist; messages name the stage that makes them."""
 
 from __future__ import annotations
 

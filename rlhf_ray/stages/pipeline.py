@@ -127,7 +127,7 @@ def _one_cluster(*, dashboard: bool) -> Iterator[None]:
 
 
 class _Record:
-    """What was started and finished, in a file that is whole or not there.
+    """The record of started and finished stages, in a file that is written atomically.
 
     Args:
         is_kept: go on from what the file says; begin a new one otherwise.

@@ -1,4 +1,4 @@
-"""A part of a model is trained: whether the model has that part, and where its result goes."""
+"""The trained part of a model: whether the model has it, and where its result goes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def check_trained(config: Config) -> None:
 
 
 def with_named_layers(config: Config) -> Config:
-    """With the ends of the layers' names in the place of `all-linear`, where engines need them.
+    """Replace `all-linear` by the ends of the layers' names, where engines need the names.
 
     Raises:
         RequestError: the model does not have what is named.
@@ -63,7 +63,7 @@ def trained_identity(training: TrainingConfig, critic: CriticConfig) -> dict[str
 
 
 def split_off_adapter(output: Path) -> None:
-    """Move the adapter that lies in model/ beside it; nothing where none was trained."""
+    """Move the adapter out of model/ to its own folder next to it, if one was trained."""
     written = output / "model" / FOLDER
     if written.is_dir():
         shutil.rmtree(output / FOLDER, ignore_errors=True)

@@ -191,11 +191,11 @@ class GeneratorGroup:
         return call_of(member, member.handle.abort.remote(tuple(prompt_ids)))
 
     def hold(self) -> list[Call]:
-        """From here on requests are taken but not started."""
+        """Queue requests from here on instead of starting them."""
         return [call_of(m, m.handle.hold.remote()) for m in self._members]
 
     def release(self, num_requests: Sequence[int]) -> list[Call]:
-        """Start all that was held back, together: so many requests on each engine.
+        """Start all queued requests together; `num_requests`: how many there are on each engine.
 
         Ray may start the methods of an asynchronous actor in another order than they were
         called in: wait for `hold` before the requests, and say here how many there are.
@@ -223,7 +223,7 @@ class GeneratorGroup:
         return [call_of(m, m.handle.score_sequences.remote(sequences)) for m in self._members]
 
     def score_shares(self, shares: Sequence[list[tuple[int, ...]]]) -> list[Call]:
-        """As `score_sequences`, of sequences of its own for each engine."""
+        """Score other sequences on each engine; see `score_sequences`."""
         return [
             call_of(member, member.handle.score_sequences.remote(share))
             for member, share in zip(self._members, shares, strict=True)

@@ -100,7 +100,7 @@ def _engine_config(judge: JudgeConfig, generation: GenerationConfig) -> Generati
 
 
 def judge_source(judge: JudgeConfig, model: ModelConfig) -> ModelConfig:
-    """Where the judge and its tokenizer come from; the judge is loaded as the policy is."""
+    """The source of the judge and its tokenizer; the judge is loaded as the policy is."""
     assert judge.model is not None, "without a model there is no judge"
     if judge.is_policy:
         return model

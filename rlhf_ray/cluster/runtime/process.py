@@ -18,7 +18,7 @@ ProcessKey = tuple[int, float]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProcessInfo:
-    """Where an actor lives, so that it can be examined and ended from outside.
+    """The place of an actor's process, for examining and ending it from outside.
 
     Attributes:
         created: time of the process' creation: a process id may be used again.

@@ -55,7 +55,7 @@ def launched_in(
     *,
     deadlines: DeadlineConfig,
 ) -> Iterator[tuple[dict[str, list[Member]], Supervisor]]:
-    """As `launched`, some of a plan's roles in bundles that are reserved already."""
+    """Start some roles of a plan in bundles that are already reserved; see `launched`."""
     supervisor = Supervisor()
     launcher = Launcher(group, supervisor, timeout_s=deadlines.start_s, stop_s=deadlines.stop_s)
     orderly = False

@@ -110,7 +110,7 @@ def _tell_apart(speakers: list[ChatEndpoint]) -> None:
 def _describe(config: Config) -> str:
     chat, here = config.chat, f"{config.model.path}, served on this machine"
     other = chat.compare_url or chat.compare_path
-    return f"# Chat\nwith {chat.url or here}" + (f", beside {other}" if other else "")
+    return f"# Chat\nwith {chat.url or here}" + (f", next to {other}" if other else "")
 
 
 STAGE = Stage(name="chat", describe=_describe, run=run)

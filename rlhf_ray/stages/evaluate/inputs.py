@@ -220,7 +220,7 @@ def load_eval_demonstrations(
 
 
 def _same_rows(candidates: Sequence[_Read], report: Report) -> list[_Read]:
-    """With the prompts that are short enough for all of them."""
+    """Keep the prompts that are short enough for every candidate."""
     common = set.intersection(*({p.prompt_id for p in c.prompts.prompts} for c in candidates))
     if not common:
         raise RequestError(

@@ -74,7 +74,7 @@ def harness_tasks(evaluation: EvaluationConfig) -> HarnessTasks:
 
 
 def report_settings(evaluation: EvaluationConfig, *, seed: int) -> ReportSettings:
-    """What is reported of the answers."""
+    """The statistics that are reported of the answers."""
     return ReportSettings(
         pass_at_k=tuple(sorted(set(evaluation.pass_at_k))),
         success_by=evaluation.success_by,

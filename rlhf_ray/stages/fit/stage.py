@@ -1,4 +1,4 @@
-"""The run of a stage that learns from examples and needs nothing of its own configuration."""
+"""The run of a stage that learns from examples in the same way under every configuration."""
 
 from __future__ import annotations
 

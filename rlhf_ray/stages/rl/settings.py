@@ -25,7 +25,7 @@ from rlhf_ray.stages.evaluate.settings import collect_settings, report_settings
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RlSettings:
-    """What the parts of a run are told; groups of the configuration where they are read whole.
+    """Settings of the parts of a run; whole groups of the configuration where a part reads them.
 
     Attributes:
         probe_tolerance: of the fidelity gate, in nats; decided by the dtypes where not configured.
