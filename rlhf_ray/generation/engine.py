@@ -36,8 +36,7 @@ if TYPE_CHECKING:
 class GenerationEngine:
     """Samples and scores sequences, and takes new weights while requests run.
 
-    All methods belong to one event loop. vLLM runs in a separate process, and in one more per rank
-    if there are several ranks.
+    All methods belong to one event loop. vLLM runs in other processes, one or more per engine.
 
     Args:
         generation, model: settings; `model.path` is a folder or a hub name.
@@ -111,10 +110,7 @@ class GenerationEngine:
         # one that holds this lock resumes it, so that neither resumes the other's pause.
         self._pause = asyncio.Lock()
         self._requests = EngineRequests(
-            self._llm,
-            pause=self._pause,
-            engine_index=self._index,
-            timeout_s=self._timeout_s,
+            self._llm, pause=self._pause, engine_index=self._index, timeout_s=self._timeout_s
         )
         self._started.callback(self._stop)
         await self._llm.update_weight_version("0")

@@ -14,8 +14,8 @@ from rlhf_ray.config.load import to_yaml
 from rlhf_ray.config.run import Config
 from rlhf_ray.data.prepare.cleaning.lengths import CountTokens
 from rlhf_ray.data.prepare.cleaning.pipeline import make_cleaning
-from rlhf_ray.data.prepare.conversion.reading import check_rows, check_source
 from rlhf_ray.data.prepare.prepare import Preparation
+from rlhf_ray.data.prepare.reading import check_rows, check_source
 from rlhf_ray.data.prepare.report import report_of, report_tables
 from rlhf_ray.data.prepare.work_folder import check_output, work_folder
 from rlhf_ray.data.sources.prepared import REPORT

@@ -51,14 +51,6 @@ HOMES = {
 # Folders that know nothing of Ray's folder: a driver runs on fakes as it does on actors.
 FREE_OF_RAY = ("driver", "publish")
 
-# Circles of sub-folders that are still there: folder to its circles. Only to be made shorter.
-KNOWN_CIRCLES = {
-    # The reader of a source takes its layout from the table, and layouts build on conversion.
-    "rlhf_ray.data.prepare": [
-        ["rlhf_ray.data.prepare.conversion", "rlhf_ray.data.prepare.layouts"]
-    ],
-}
-
 # What must import fast, and what must not come with it.
 LIGHT = {
     "rlhf_ray.config.load": ("torch", "ray", "vllm", "deepspeed", "transformers"),
@@ -172,7 +164,7 @@ def test_no_circle_among_sibling_folders():
     graphs = sibling_graphs(module_graph(PACKAGE), folders)
     assert len(graphs["rlhf_ray"]) > 10
     found = {name: circles(graph) for name, graph in graphs.items()}
-    assert {name: some for name, some in found.items() if some} == KNOWN_CIRCLES
+    assert {name: some for name, some in found.items() if some} == {}
 
 
 def test_no_class_name_is_used_twice():

@@ -19,9 +19,9 @@ from rlhf_ray.data.prepare.conversion.chats import BrokenChat
 from rlhf_ray.data.prepare.conversion.contents import Content, Removal, Sample, removal_of
 from rlhf_ray.data.prepare.conversion.convert import convert, pairs_of
 from rlhf_ray.data.prepare.conversion.mapping import BROKEN_CHAT
-from rlhf_ray.data.prepare.conversion.reading import read_samples
 from rlhf_ray.data.prepare.counts import DatasetCounts, SourceCounts
 from rlhf_ray.data.prepare.output import JsonLines
+from rlhf_ray.data.prepare.reading import read_samples
 from rlhf_ray.data.prepare.splitting import EVAL_PART, TRAIN_PART, Route, Router, routes_of
 from rlhf_ray.data.prepare.store import SampleStore
 from rlhf_ray.data.rows import DataError

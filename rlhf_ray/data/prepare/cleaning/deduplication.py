@@ -7,8 +7,8 @@ from array import array
 
 from rlhf_ray.data.prepare.cleaning.words import words_of
 from rlhf_ray.data.prepare.conversion.contents import Removal, Sample, removal_of
-from rlhf_ray.data.prepare.conversion.reading import digest
 from rlhf_ray.data.prepare.libraries import library
+from rlhf_ray.data.prepare.reading import digest
 from rlhf_ray.data.prepare.store import SampleStore
 
 DUPLICATE, NEAR_DUPLICATE = "duplicate", "near duplicate"

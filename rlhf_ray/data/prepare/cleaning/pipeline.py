@@ -16,8 +16,8 @@ from rlhf_ray.data.prepare.cleaning.personal_data import PersonalDataFilter, Per
 from rlhf_ray.data.prepare.cleaning.steps import Notes, Step
 from rlhf_ray.data.prepare.cleaning.text_normalization import TextNormalization
 from rlhf_ray.data.prepare.conversion.contents import Sample
-from rlhf_ray.data.prepare.conversion.reading import read_samples
 from rlhf_ray.data.prepare.libraries import library
+from rlhf_ray.data.prepare.reading import read_samples
 from rlhf_ray.data.prepare.store import SampleStore
 
 

@@ -16,8 +16,8 @@ from rlhf_ray.config.groups.prepare_sources import (
 )
 from rlhf_ray.data.prepare.conversion.contents import Removal, Sample
 from rlhf_ray.data.prepare.conversion.convert import CONVERSIONS
-from rlhf_ray.data.prepare.conversion.reading import read_samples
 from rlhf_ray.data.prepare.layouts import LAYOUTS
+from rlhf_ray.data.prepare.reading import read_samples
 from tests.unit.data.prepare.helpers import assistant, user, write_lines
 
 
