@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.config.groups.training import CriticConfig, TrainingConfig
 from rlhf_ray.config.rules.rule import trained_roles
 from rlhf_ray.config.run import Config
@@ -37,19 +38,19 @@ def check_trained(config: Config) -> None:
             choose_of_policy(empty_policy(config.model), role, seed=config.seed)
 
 
-def with_named_layers(config: Config) -> Config:
-    """Replace `all-linear` by the ends of the layers' names, where engines need the names.
+def with_named_layers(
+    training: TrainingConfig, model_settings: ModelConfig, *, seed: int
+) -> TrainingConfig:
+    """Replace `all-linear` by the ends of the layers' names, which engines need to know.
 
     Raises:
-        RequestError: the model does not have what is named.
+        RequestError: the model does not have a layer that is named.
     """
-    if not config.publishes_adapter:
-        return config
-    model = empty_policy(config.model)
-    choose_of_policy(model, config.training, seed=config.seed)
+    model = empty_policy(model_settings)
+    choose_of_policy(model, training, seed=seed)
     names = sorted({name.rpartition(".")[2] for name in lora_layers(model)})
-    lora = dataclasses.replace(config.training.lora, target_modules=names)
-    return dataclasses.replace(config, training=dataclasses.replace(config.training, lora=lora))
+    lora = dataclasses.replace(training.lora, target_modules=names)
+    return dataclasses.replace(training, lora=lora)
 
 
 def trained_identity(training: TrainingConfig, critic: CriticConfig) -> dict[str, Any]:

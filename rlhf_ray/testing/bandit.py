@@ -66,8 +66,32 @@ def solve(config: Config, *, seed: int) -> float:
     reference = BanditReference(decay=algorithm.reference_decay)
     scores_old = config.old_logprobs_from is OldLogprobsFrom.LEARNER_BEFORE_UPDATE
     engines = BanditEngines(policy.table.weights, greedy_from=config.samples_per_prompt)
+    rollouts = PipelineSettings(
+        num_steps=config.num_steps,
+        prompts_per_step=config.prompts_per_step,
+        samples_per_prompt=config.samples_per_prompt,
+        num_greedy=algorithm.num_greedy,
+        max_staleness=config.max_staleness,
+        generate_timeout_s=_TIMEOUT_S,
+        sampling=config.sampling,
+    )
+    builder = ExperienceBuilder(
+        algorithm=algorithm,
+        learner=_PLAN,
+        critic=_PLAN if critic else None,
+        old_logprobs_from=config.old_logprobs_from,
+        shaping=NO_SHAPING,
+        seed=seed,
+    )
     loop = Loop(
-        pipeline=_pipeline(config, engines, waiter, seed),
+        pipeline=RolloutPipeline(
+            prompts=BanditPrompts(seed),
+            generators=engines,
+            rewards=BanditRewards(by_step=algorithm.rewards_steps),
+            waiter=waiter,
+            failure_budget=FailureBudget(config.reward.max_failure_rate),
+            settings=rollouts,
+        ),
         scorers=Scorers(
             reference=reference if config.needs_reference else NoScores(),
             critic=critic or NoScores(),
@@ -77,7 +101,7 @@ def solve(config: Config, *, seed: int) -> float:
             waiter=waiter,
             timeout_s=_TIMEOUT_S,
         ),
-        trainer=_trainer(config, policy, critic, waiter, seed),
+        trainer=_trainer(builder, policy, critic, waiter, algorithm.critic_warmup_steps),
         publisher=Publisher(
             source=policy,
             receivers=engines,
@@ -114,42 +138,13 @@ def expected_reward(weights: Tensor) -> float:
     return total / len(RIGHT)
 
 
-def _pipeline(
-    config: Config, engines: BanditEngines, waiter: InProcessWaiter, seed: int
-) -> RolloutPipeline:
-    return RolloutPipeline(
-        prompts=BanditPrompts(seed),
-        generators=engines,
-        rewards=BanditRewards(by_step=config.algorithm.rewards_steps),
-        waiter=waiter,
-        failure_budget=FailureBudget(config.reward.max_failure_rate),
-        settings=PipelineSettings(
-            num_steps=config.num_steps,
-            prompts_per_step=config.prompts_per_step,
-            samples_per_prompt=config.samples_per_prompt,
-            num_greedy=config.algorithm.num_greedy,
-            max_staleness=config.max_staleness,
-            generate_timeout_s=_TIMEOUT_S,
-            sampling=config.sampling,
-        ),
-    )
-
-
 def _trainer(
-    config: Config,
+    builder: ExperienceBuilder,
     policy: BanditPolicy,
     critic: BanditCritic | None,
     waiter: InProcessWaiter,
-    seed: int,
+    critic_warmup_steps: int,
 ) -> Trainer:
-    builder = ExperienceBuilder(
-        algorithm=config.algorithm,
-        learner=_PLAN,
-        critic=_PLAN if critic else None,
-        old_logprobs_from=config.old_logprobs_from,
-        shaping=NO_SHAPING,
-        seed=seed,
-    )
     return Trainer(
         builder=BanditBuilder(builder),
         learner=policy,
@@ -159,7 +154,7 @@ def _trainer(
         settings=TrainerSettings(
             build_timeout_s=_TIMEOUT_S,
             update_timeout_s=_TIMEOUT_S,
-            critic_warmup_steps=config.algorithm.critic_warmup_steps,
+            critic_warmup_steps=critic_warmup_steps,
         ),
     )
 

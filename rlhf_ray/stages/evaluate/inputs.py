@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -109,7 +109,12 @@ def read_inputs(config: Config, *, report: Report) -> EvaluationInputs:
     reference_path, reference = _reference(
         config.model, config.reference.path, seed, is_read=config.needs_reference, report=report
     )
-    candidates = _same_rows(_read_all(config, source, reference, report), report)
+    candidates = _same_rows(
+        _read_all(
+            evaluation.models, config.model, config.examples, source, reference, seed, report
+        ),
+        report,
+    )
     baseline = next(c for c in candidates if c.name == evaluation.baseline_name)
     contexts = [
         scoring_context(dataclasses.replace(config, model=candidate.model))
@@ -160,24 +165,25 @@ def _prompts_facts(source: DataConfig, prompts: PromptSet) -> dict[str, Any]:
 
 
 def _read_all(
-    config: Config,
+    paths: Mapping[str, str],
+    shared: ModelConfig,
+    examples: ExamplesConfig,
     source: DataConfig,
     reference: PreTrainedTokenizerBase | None,
+    seed: int,
     report: Report,
 ) -> list[_Read]:
     found: list[_Read] = []
-    for name, path in config.evaluation.models.items():
+    for name, path in paths.items():
         with _about(name):
-            model = _model(config.model, name, path, config.seed, report)
+            model = _model(shared, name, path, seed, report)
             tokenizer = load_tokenizer(model)
             read = _Read(
                 name=name,
                 model=model,
                 tokenizer=tokenizer,
-                prompts=load_prompts(source, tokenizer, seed=config.seed),
-                demonstrations=load_eval_demonstrations(
-                    config.examples, tokenizer, seed=config.seed
-                ),
+                prompts=load_prompts(source, tokenizer, seed=seed),
+                demonstrations=load_eval_demonstrations(examples, tokenizer, seed=seed),
             )
             _check_reference(read, reference)
             found.append(read)

@@ -127,7 +127,9 @@ def read_inputs(request: RlRequest, progress: Progress) -> RlInputs:
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, path=path))
     tokenizer = load_tokenizer(config.model)
     check_trained(config)
-    config = with_named_layers(config)
+    if config.publishes_adapter:
+        training = with_named_layers(config.training, config.model, seed=config.seed)
+        config = dataclasses.replace(config, training=training)
     prompts = load_prompts(config.data, tokenizer, seed=config.seed)
     texts: TextSource = NoTexts(num_ranks=config.training.num_ranks)
     if config.mixes_texts:
