@@ -14,7 +14,7 @@ from pathlib import Path
 from torch import Tensor
 
 from rlhf_ray.batching.rank_plan import RankPlan
-from rlhf_ray.config.groups.algorithm import OldLogprobsFrom
+from rlhf_ray.config.groups.algorithm import AlgorithmConfig, OldLogprobsFrom
 from rlhf_ray.config.run import Config
 from rlhf_ray.driver.checkpoints import Checkpoints, StepCheckpoints
 from rlhf_ray.driver.evaluation.evaluator import NoEvaluation
@@ -75,13 +75,8 @@ def solve(config: Config, *, seed: int) -> float:
         generate_timeout_s=_TIMEOUT_S,
         sampling=config.sampling,
     )
-    builder = ExperienceBuilder(
-        algorithm=algorithm,
-        learner=_PLAN,
-        critic=_PLAN if critic else None,
-        old_logprobs_from=config.old_logprobs_from,
-        shaping=NO_SHAPING,
-        seed=seed,
+    builder = _builder(
+        algorithm, config.old_logprobs_from, has_critic=critic is not None, seed=seed
     )
     loop = Loop(
         pipeline=RolloutPipeline(
@@ -136,6 +131,19 @@ def expected_reward(weights: Tensor) -> float:
         goes_on = 1 - probabilities[row, END]
         total += float(probabilities[row, first] + goes_on * probabilities[row + 1, second]) / 2
     return total / len(RIGHT)
+
+
+def _builder(
+    algorithm: AlgorithmConfig, old: OldLogprobsFrom, *, has_critic: bool, seed: int
+) -> ExperienceBuilder:
+    return ExperienceBuilder(
+        algorithm=algorithm,
+        learner=_PLAN,
+        critic=_PLAN if has_critic else None,
+        old_logprobs_from=old,
+        shaping=NO_SHAPING,
+        seed=seed,
+    )
 
 
 def _trainer(

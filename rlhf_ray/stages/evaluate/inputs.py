@@ -15,6 +15,8 @@ from rlhf_ray.cluster.roles.run_roles import RunRoles, run_roles, scoring_contex
 from rlhf_ray.cluster.roles.scoring_kinds import check_scoring, resolve_scoring
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.data import DataConfig, ExamplesConfig
+from rlhf_ray.config.groups.evaluation import EvaluationConfig
+from rlhf_ray.config.groups.generation import GenerationConfig
 from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.config.groups.reward import RewardConfig
 from rlhf_ray.config.run import Config
@@ -135,12 +137,7 @@ def read_inputs(config: Config, *, report: Report) -> EvaluationInputs:
             _with_engines(
                 candidate,
                 run_roles(dataclasses.replace(config, model=candidate.model)),
-                HarnessSettings(
-                    generation=config.generation,
-                    model=candidate.model,
-                    tasks=harness_tasks(evaluation),
-                    seed=seed,
-                ),
+                _harness(config.generation, candidate.model, evaluation, seed),
             )
             for candidate in candidates
         ),
@@ -194,6 +191,14 @@ def _model(model: ModelConfig, name: str, path: str, seed: int, report: Report) 
     path = resolve_model_path(path, seed=seed, report=report)
     check_location(path, f"evaluation.models.{name}", needs_config=True)
     return dataclasses.replace(model, path=path)
+
+
+def _harness(
+    generation: GenerationConfig, model: ModelConfig, evaluation: EvaluationConfig, seed: int
+) -> HarnessSettings:
+    return HarnessSettings(
+        generation=generation, model=model, tasks=harness_tasks(evaluation), seed=seed
+    )
 
 
 def _with_engines(read: _Read, roles: RunRoles, harness: HarnessSettings) -> Candidate:
