@@ -55,7 +55,8 @@ def _specials(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> I
             "none" if template is None else f"one of {len(str(template))} characters"
             for template in (one.chat_template, other.chat_template)
         ]
-        yield f"chat templates: {words[0]} and another one, {words[1]}"
+        between = "and" if other.chat_template is None else "and another one,"
+        yield f"chat templates: {words[0]} {between} {words[1]}"
 
 
 def _behaviour(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> Iterator[str]:

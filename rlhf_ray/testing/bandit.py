@@ -75,9 +75,7 @@ def solve(config: Config, *, seed: int) -> float:
         generate_timeout_s=_TIMEOUT_S,
         sampling=config.sampling,
     )
-    builder = _builder(
-        algorithm, config.old_logprobs_from, has_critic=critic is not None, seed=seed
-    )
+    builder = _builder(algorithm, config.old_logprobs_from, critic is not None, seed)
     loop = Loop(
         pipeline=RolloutPipeline(
             prompts=BanditPrompts(seed),
@@ -134,7 +132,7 @@ def expected_reward(weights: Tensor) -> float:
 
 
 def _builder(
-    algorithm: AlgorithmConfig, old: OldLogprobsFrom, *, has_critic: bool, seed: int
+    algorithm: AlgorithmConfig, old: OldLogprobsFrom, has_critic: bool, seed: int
 ) -> ExperienceBuilder:
     return ExperienceBuilder(
         algorithm=algorithm,

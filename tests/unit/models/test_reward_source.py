@@ -102,7 +102,9 @@ def test_differences_are_named(change, words):
 def test_other_vocabularies():
     one, other = tokenizer(vocab_size=270), tokenizer(vocab_size=265)
     vocabularies, _ = tokenizer_differences(one, other)
-    assert vocabularies.startswith("vocabularies of 270 and 265 tokens, 5 of which have not the")
+    assert vocabularies.startswith(
+        "vocabularies of 270 and 265 tokens, 5 of which differ in their id"
+    )
     assert "not there" in vocabularies
 
 

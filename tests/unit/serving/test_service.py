@@ -171,7 +171,7 @@ class TestRefusals:
             ({"messages": [{"role": "user"}], "responses": ["a"]}, "has no 'content'"),
             (
                 {"messages": [{"role": "assistant", "content": "x"}], "responses": ["a"]},
-                "assistant's own message",
+                "ends with a message of the assistant",
             ),
             ({**GOOD, "finish_reasons": ["stop"]}, "1 entries for 2 responses"),
             ({**GOOD, "finish_reasons": ["stop", "why"]}, "'why'"),

@@ -115,8 +115,8 @@ class TestCsv:
     @pytest.mark.parametrize(
         ("text", "message"),
         [
-            ("prompt,prompt\na,b\n", "every column needs a name of its own"),
-            ("prompt,\na,b\n", "every column needs a name of its own"),
+            ("prompt,prompt\na,b\n", "every column needs its own name"),
+            ("prompt,\na,b\n", "every column needs its own name"),
             ('pro"mpt,"a"b\n', "the header, is broken"),
             (b"prompt\n\xff\n", "is not UTF-8"),
         ],
