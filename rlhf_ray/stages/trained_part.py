@@ -13,7 +13,7 @@ from rlhf_ray.config.run import Config
 from rlhf_ray.models.loading import empty_policy, empty_scalar_head
 from rlhf_ray.training.weights.lora import lora_layers
 from rlhf_ray.training.weights.lora_folder import FOLDER
-from rlhf_ray.training.weights.trainable import choose_of_policy, choose_of_scalar
+from rlhf_ray.training.weights.trainable import freeze_or_adapt_policy, freeze_or_adapt_scalar
 
 
 def check_trained(config: Config) -> None:
@@ -30,11 +30,11 @@ def check_trained(config: Config) -> None:
         if group == "critic":
             path = config.critic.path or config.model.path
             model = dataclasses.replace(config.model, path=path)
-            choose_of_scalar(empty_scalar_head(model), role, seed=config.seed)
+            freeze_or_adapt_scalar(empty_scalar_head(model), role, seed=config.seed)
         elif config.stage.name == "reward_model":
-            choose_of_scalar(empty_scalar_head(config.model), role, seed=config.seed)
+            freeze_or_adapt_scalar(empty_scalar_head(config.model), role, seed=config.seed)
         else:
-            choose_of_policy(empty_policy(config.model), role, seed=config.seed)
+            freeze_or_adapt_policy(empty_policy(config.model), role, seed=config.seed)
 
 
 def with_named_layers(config: Config) -> Config:
@@ -46,7 +46,7 @@ def with_named_layers(config: Config) -> Config:
     if not config.publishes_adapter:
         return config
     model = empty_policy(config.model)
-    choose_of_policy(model, config.training, seed=config.seed)
+    freeze_or_adapt_policy(model, config.training, seed=config.seed)
     names = sorted({name.rpartition(".")[2] for name in lora_layers(model)})
     lora = dataclasses.replace(config.training.lora, target_modules=names)
     return dataclasses.replace(config, training=dataclasses.replace(config.training, lora=lora))

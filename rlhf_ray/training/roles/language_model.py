@@ -21,7 +21,7 @@ from rlhf_ray.training.weights import named as weights
 from rlhf_ray.training.weights.ema_policy import make_engine
 from rlhf_ray.training.weights.lora_folder import FOLDER as ADAPTER
 from rlhf_ray.training.weights.lora_folder import write_adapter
-from rlhf_ray.training.weights.trainable import choose_of_policy
+from rlhf_ray.training.weights.trainable import freeze_or_adapt_policy
 
 
 class LanguageModelRole(TrainedRole):
@@ -35,7 +35,7 @@ class LanguageModelRole(TrainedRole):
             )
         else:
             self._model = load_policy(self._model_settings, dtype=self._settings.dtype)
-        self._adapter = choose_of_policy(self._model, self._settings, seed=self._seed)
+        self._adapter = freeze_or_adapt_policy(self._model, self._settings, seed=self._seed)
         if self._settings.gradient_checkpointing:
             self._model.gradient_checkpointing_enable({"use_reentrant": False})
         module = PolicyForward(self._model, kernel=self._model_settings.head_kernel)

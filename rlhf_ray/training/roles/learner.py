@@ -23,7 +23,7 @@ from rlhf_ray.training.forward.token_logprobs import of_targets
 from rlhf_ray.training.roles.language_model import LanguageModelRole
 from rlhf_ray.training.train_step import Part, run_update
 from rlhf_ray.training.weights import named as weights
-from rlhf_ray.training.weights.ema_policy import AveragedEngine
+from rlhf_ray.training.weights.ema_policy import EmaEngine
 from rlhf_ray.training.weights.lora_folder import scaled_weights
 
 
@@ -150,8 +150,8 @@ class Learner(LanguageModelRole):
     def average_weights(self) -> Iterator[tuple[str, Tensor]]:
         """As `named_weights`, of the moving average of the policy (`training.ema_decay`)."""
         engine = self._engine
-        assert isinstance(engine, AveragedEngine), "training.ema_decay is null"
-        return engine.average.named_weights(self._model)
+        assert isinstance(engine, EmaEngine), "training.ema_decay is null"
+        return engine.ema.named_weights(self._model)
 
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of what `named_weights` gives away, in that order."""

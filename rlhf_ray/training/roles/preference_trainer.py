@@ -18,7 +18,7 @@ from rlhf_ray.training.roles.language_model import LanguageModelRole
 from rlhf_ray.training.train_step import Part, UpdateResult, run_evaluation, run_update
 
 
-class ComparedRole(LanguageModelRole):
+class PreferenceRole(LanguageModelRole):
     """A policy that is compared with the model that it starts from.
 
     Before the first step the policy is that model: `score_answers` gives the reference's
@@ -62,7 +62,7 @@ class ComparedRole(LanguageModelRole):
         }
 
 
-class PreferenceTrainer(ComparedRole):
+class PreferenceTrainer(PreferenceRole):
     """Learns from rankings. One object per rank; all methods are called on all ranks together."""
 
     def update(self, steps: Sequence[PreferenceSamples]) -> dict[str, float]:
@@ -99,7 +99,7 @@ class PreferenceTrainer(ComparedRole):
 _LOG_RATIO = "log_ratio"
 
 
-class FeedbackTrainer(ComparedRole):
+class FeedbackTrainer(PreferenceRole):
     """Learns from answers that are good or bad. All methods are called on all ranks together."""
 
     def update(self, steps: Sequence[FeedbackSamples]) -> dict[str, float]:

@@ -19,7 +19,12 @@ from rlhf_ray.training.engine.deepspeed_engine import FrozenEngine, start_proces
 from rlhf_ray.training.forward.modules import PolicyForward, disable_dropout
 from rlhf_ray.training.forward.scoring import score_distributions, score_groups
 from rlhf_ray.training.roles.base import FrozenRole
-from rlhf_ray.training.weights.ema_reference import MovingWeights, Shapes, load_moving, save_moving
+from rlhf_ray.training.weights.ema_reference import (
+    EmaReference,
+    Shapes,
+    load_ema_reference,
+    save_ema_reference,
+)
 
 
 class Reference(FrozenRole):
@@ -73,7 +78,7 @@ class Reference(FrozenRole):
         attention = self._model_settings.attention
         self._layout = row_layout(module.model.get_decoder(), self._settings, attention)
         self._started = FrozenEngine(module, self._settings)
-        self._weights = MovingWeights(policy, decay=self._decay)
+        self._weights = EmaReference(policy, decay=self._decay)
 
     def score(self, groups: Sequence[RolloutGroup]) -> list[TokenValues]:
         """Log-probabilities of the sampled tokens of this rank's groups; or of all kept ones."""
@@ -81,7 +86,7 @@ class Reference(FrozenRole):
         return score(self._predict, groups, layout=self._layout)
 
     def check_weights(self, shapes: Shapes) -> None:
-        """Refuse to follow a policy with such weights; see `MovingWeights.check`."""
+        """Refuse to follow a policy with such weights; see `EmaReference.check`."""
         self._weights.check(shapes)
 
     def begin_update(self) -> None:
@@ -89,7 +94,7 @@ class Reference(FrozenRole):
         self._weights.begin()
 
     def load_bucket(self, bucket: WeightBucket) -> None:
-        """Take in some of the policy's weights; see `MovingWeights.load`."""
+        """Take in some of the policy's weights; see `EmaReference.load`."""
         self._weights.load(bucket)
 
     def finish_update(self) -> None:
@@ -98,7 +103,7 @@ class Reference(FrozenRole):
 
     def save_checkpoint(self, folder: Path) -> None:
         """Write where the weights have moved to; every rank calls it."""
-        save_moving(folder, self._weights, self._settings)
+        save_ema_reference(folder, self._weights, self._settings)
 
     def load_checkpoint(self, folder: Path) -> None:
         """Go on from what `save_checkpoint` wrote; every rank calls it.
@@ -106,7 +111,7 @@ class Reference(FrozenRole):
         Raises:
             ValueError: it is incomplete, or of another number of ranks, ZeRO stage or dtype.
         """
-        load_moving(folder, self._weights, self._settings)
+        load_ema_reference(folder, self._weights, self._settings)
 
     def _predict(self, batch: MicroBatch) -> Tensor:
         assert self._started is not None, "call start() first"

@@ -10,7 +10,7 @@ from rlhf_ray.models.loading import load_scalar_head
 from rlhf_ray.training.engine.deepspeed_engine import TrainEngine
 from rlhf_ray.training.forward.modules import ValueForward, disable_dropout
 from rlhf_ray.training.roles.base import TrainedRole
-from rlhf_ray.training.weights.trainable import choose_of_scalar
+from rlhf_ray.training.weights.trainable import freeze_or_adapt_scalar
 
 
 class ScalarRole(TrainedRole):
@@ -18,7 +18,7 @@ class ScalarRole(TrainedRole):
 
     def _build(self) -> TrainEngine:
         self._model = load_scalar_head(self._model_settings, dtype=self._settings.dtype)
-        self._adapter = choose_of_scalar(self._model, self._settings, seed=self._seed)
+        self._adapter = freeze_or_adapt_scalar(self._model, self._settings, seed=self._seed)
         if self._settings.gradient_checkpointing:
             self._model.backbone.gradient_checkpointing_enable({"use_reentrant": False})
         module = ValueForward(self._model)

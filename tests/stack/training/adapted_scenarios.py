@@ -25,7 +25,7 @@ def frozen(here: Rank, **settings: Any) -> dict[str, Any]:
         gradients = record_gradients(learner)
         before = weights_of(learner)
         metrics = [here.update(learner) for _ in range(2)]
-        average = learner._engine.average.named_weights(learner._model)
+        average = learner._engine.ema.named_weights(learner._model)
         return {
             "before": before,
             "after": weights_of(learner),

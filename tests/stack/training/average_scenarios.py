@@ -29,7 +29,7 @@ def averaged(here: Rank, *, name: str, **settings: Any) -> dict[str, Any]:
             averages.append(_average_of(learner))
             if number == 0:
                 learner.save_checkpoint(folder)
-        parts = {key: part.numel() for key, part in learner._engine.average._parts.items()}
+        parts = {key: part.numel() for key, part in learner._engine.ema._parts.items()}
         weights = weights_of(learner)
         learner.save_average(here.folder / f"saved_{name}_{here.world_size}")
     with here.learner(ema_decay=DECAY, warmup_steps=0, **settings) as learner:
@@ -67,7 +67,7 @@ def average_that_was_not_saved(here: Rank) -> dict[str, str]:
 
 
 def _average_of(learner: Learner) -> dict[str, Tensor]:
-    averages = learner._engine.average.named_weights(learner._model)
+    averages = learner._engine.ema.named_weights(learner._model)
     return {name: tensor.clone() for name, tensor in averages}
 
 
