@@ -1,4 +1,4 @@
-"""What every role that trains a scalar head has in common: model, engine, one number per token."""
+"""Base class of roles that train a model with a scalar head."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rlhf_ray.training.weights.trainable import freeze_or_adapt_scalar
 
 
 class ScalarRole(TrainedRole):
-    """A backbone with a scalar head in training, on one rank; subclasses say what it learns."""
+    """A backbone with a scalar head in training, on one rank; subclasses define its loss."""
 
     def _build(self) -> TrainEngine:
         self._model = load_scalar_head(self._model_settings, dtype=self._settings.dtype)
@@ -28,5 +28,5 @@ class ScalarRole(TrainedRole):
         return TrainEngine(module, self._settings, total_steps=self._total_optimizer_steps)
 
     def _forward(self, batch: MicroBatch) -> Tensor:
-        """Values [M] of the states in which the micro-batch's targets were sampled."""
+        """Values [M] of the states in which the targets of a micro-batch were sampled."""
         return self._engine.forward(batch.input_ids, batch.hidden_index, batch.packing)
