@@ -84,8 +84,8 @@ def run_update(
         sums: dict[str, Tensor] = {}
         last = step[-1]
         for part in step:
-            # Only the last micro-batch of the whole step starts the reduction of gradients over
-            # ranks: after each part it would be repeated, and texts would be a step of their own.
+            # DeepSpeed reduces gradients over ranks at the last micro-batch of a step. That is the
+            # last one of the last part, not of every part.
             final = len(part.samples.micro_batches) - 1 if part is last else -1
             # An iterator: one micro-batch's graph is freed before the next one is built.
             for index, objective in enumerate(_objectives(part, layout)):
