@@ -27,7 +27,7 @@ class RaggedSamples(Protocol):
     @property
     def loss_mask(self) -> Tensor: ...
     @property
-    def kept_token_ids(self) -> Tensor: ...
+    def support_token_ids(self) -> Tensor | None: ...
     @property
     def micro_batches(self) -> tuple[tuple[int, ...], ...]: ...
 
@@ -121,7 +121,7 @@ def _objectives(part: Part[Any], layout: RowLayout) -> Iterator[Objective]:
     samples = _to_device(part.samples)
     for rows in samples.micro_batches:
         batch = layout.lay_out(
-            samples.token_ids, samples.lengths, samples.loss_mask, samples.kept_token_ids, rows
+            samples.token_ids, samples.lengths, samples.loss_mask, samples.support_token_ids, rows
         )
         yield part.compute(samples, batch)
 

@@ -40,7 +40,7 @@ def liger(head: Head) -> HeadKernel:
     ignored_target, tiles_per_cluster, with_entropy = -100, 1, True
 
     def compute(inputs: HeadInputs) -> tuple[Tensor, Tensor]:
-        assert inputs.kept_token_ids.shape[1] == 0, "liger has no sets of kept tokens"
+        assert inputs.support_token_ids is None, "liger knows the whole vocabulary only"
         negative, entropy = function.apply(
             inputs.hidden,
             weight,
@@ -87,11 +87,12 @@ class LigerOrChunks:
     def _choose(self, inputs: HeadInputs) -> HeadKernel:
         in_chunks = partial(chunked, self._head)
         rows = slice(0, _ROWS_COMPARED)
+        support = inputs.support_token_ids
         few = replace(
             inputs,
             hidden=inputs.hidden[rows].detach(),
             targets=inputs.targets[rows],
-            kept_token_ids=inputs.kept_token_ids[rows],
+            support_token_ids=support if support is None else support[rows],
             entropy_gradient=True,
         )
         expected = _with_gradient(in_chunks, few)

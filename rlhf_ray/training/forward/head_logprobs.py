@@ -15,7 +15,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from rlhf_ray.training.engine.ranks import largest_over_ranks
-from rlhf_ray.training.forward.token_logprobs import among_kept, kept_logprobs, token_logprobs
+from rlhf_ray.training.forward.token_logprobs import (
+    support_logprobs,
+    token_logprobs,
+    within_support,
+)
 
 # Logits of one chunk; on a GPU half a gigabyte of bfloat16. Smaller chunks would cost time: each
 # chunk adds a gradient of the size of the head's weight to the sum.
@@ -32,19 +36,18 @@ class HeadInputs:
     Attributes:
         hidden [M, H]: the states that predict the targets.
         targets [M] int64.
-        kept_token_ids [M, K] int32: see `MicroBatch`.
+        support_token_ids [M, K] int32: see `MicroBatch`.
         temperature: divides the logits.
         entropy_gradient: whether the entropy has a gradient too.
-        of_all_kept: log-probabilities [M, K] of all kept tokens are asked for, and not those of
-            the targets; K > 0.
+        over_support: compute log-probabilities [M, K] over the support, instead of the targets'.
     """
 
     hidden: Tensor
     targets: Tensor
-    kept_token_ids: Tensor
+    support_token_ids: Tensor | None
     temperature: float
     entropy_gradient: bool
-    of_all_kept: bool = False
+    over_support: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,11 +92,13 @@ def chunked(head: Head, inputs: HeadInputs) -> tuple[Tensor, Tensor]:
     # smaller chunks, or empty ones.
     num_chunks = largest_over_ranks(wanted, device)
 
-    def compute(hidden: Tensor, targets: Tensor, kept_token_ids: Tensor) -> tuple[Tensor, Tensor]:
-        if inputs.of_all_kept:
+    def compute(
+        hidden: Tensor, targets: Tensor, support_token_ids: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        if inputs.over_support:
             logits = head.logits(hidden)
-            return kept_logprobs(logits, targets, kept_token_ids, inputs.temperature)
-        logits, places = among_kept(head.logits(hidden), targets, kept_token_ids)
+            return support_logprobs(logits, targets, support_token_ids, inputs.temperature)
+        logits, places = within_support(head.logits(hidden), targets, support_token_ids)
         return token_logprobs(
             logits,
             places,
@@ -101,15 +106,17 @@ def chunked(head: Head, inputs: HeadInputs) -> tuple[Tensor, Tensor]:
             entropy_gradient=inputs.entropy_gradient,
         )
 
-    def recomputed(*rows: Tensor) -> tuple[Tensor, Tensor]:
+    def recomputed(*rows: Tensor | None) -> tuple[Tensor, Tensor]:
         # The head draws no random numbers, so the random state need not be saved.
         return checkpoint(compute, *rows, use_reentrant=False, preserve_rng_state=False)
 
     run = recomputed if num_chunks > 1 and torch.is_grad_enabled() else compute
+    support = inputs.support_token_ids
+    supports = [None] * num_chunks if support is None else support.tensor_split(num_chunks)
     chunks = zip(
         inputs.hidden.tensor_split(num_chunks),
         inputs.targets.tensor_split(num_chunks),
-        inputs.kept_token_ids.tensor_split(num_chunks),
+        supports,
         strict=True,
     )
     logprobs, entropies = zip(*(run(*rows) for rows in chunks), strict=True)

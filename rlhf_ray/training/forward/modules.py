@@ -68,34 +68,34 @@ class PolicyForward(nn.Module):
         hidden_index: Tensor,
         targets: Tensor,
         temperature: float,
-        kept_token_ids: Tensor,
+        support_token_ids: Tensor | None,
         packing: Packing | None = None,
         entropy_gradient: bool = False,
-        of_all_kept: bool = False,
+        over_support: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """Run the decoder, and the head on the hidden states that predict a target only.
 
         All ranks call it together, because they agree on a number of chunks.
 
         Args:
-            input_ids [B, T], hidden_index [M], targets [M], kept_token_ids [M, K], packing:
+            input_ids [B, T], hidden_index [M], targets [M], support_token_ids [M, K], packing:
                 see `MicroBatch`.
             entropy_gradient: give the entropy a gradient too, for a loss that contains it.
-            of_all_kept: log-probabilities [M, K] of all kept tokens, instead of the targets'.
+            over_support: log-probabilities [M, K] over the support, instead of the targets'.
 
         Returns:
             logprobs [M], with gradient, and entropy [M]; both of the softmax of
-            logits / temperature over the kept tokens.
+            logits / temperature over the support.
         """
         hidden = _hidden_states(self.model.get_decoder(), input_ids, hidden_index, packing)
         return self._compute(
             HeadInputs(
                 hidden=hidden,
                 targets=targets,
-                kept_token_ids=kept_token_ids,
+                support_token_ids=support_token_ids,
                 temperature=temperature,
                 entropy_gradient=entropy_gradient,
-                of_all_kept=of_all_kept,
+                over_support=over_support,
             )
         )
 

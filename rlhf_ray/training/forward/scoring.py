@@ -11,7 +11,7 @@ from torch import Tensor
 from rlhf_ray.batching.layout import MicroBatch
 from rlhf_ray.batching.row_layout import RowLayout
 from rlhf_ray.records import RolloutGroup, TokenValues
-from rlhf_ray.records.kept_tokens import NO_TOKEN, join_kept, whole_vocabulary
+from rlhf_ray.records.support import NO_TOKEN, join_supports
 from rlhf_ray.training.engine.ranks import largest_over_ranks, training_device
 from rlhf_ray.training.forward.token_logprobs import of_targets
 
@@ -45,32 +45,35 @@ def score_distributions(
         predict: gives rows [M, K], one number per token of the support.
     """
     samples = _joined(groups)
-    token_ids, _, mask, kept = samples
+    token_ids, _, mask, support = samples
     rows = score_tokens(predict, *samples, layout=layout)
     if not groups:
         return []
     rows = torch.where(mask[:, None], rows, float("-inf"))
-    sampled = torch.where(mask, of_targets(rows, token_ids, kept), 0.0)
+    sampled = torch.where(mask, of_targets(rows, token_ids, support), 0.0)
     return [
         TokenValues(
-            prompt_id=group.prompt.prompt_id, values=values.clone(), kept_logprobs=all_kept.clone()
+            prompt_id=group.prompt.prompt_id, values=values.clone(), support_logprobs=over.clone()
         )
-        for group, values, all_kept in zip(
+        for group, values, over in zip(
             groups, _by_group(sampled, groups), _by_group(rows, groups), strict=True
         )
     ]
 
 
-def _joined(groups: Sequence[RolloutGroup]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Join token ids, lengths, masks and kept tokens of all groups for `score_tokens`."""
+def _joined(groups: Sequence[RolloutGroup]) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Join token ids, lengths, masks and supports of all groups for `score_tokens`."""
     if not groups:
         none = torch.zeros(0, dtype=torch.int64)
-        return none, none, torch.zeros(0, dtype=torch.bool), whole_vocabulary(0)
+        return none, none, torch.zeros(0, dtype=torch.bool), None
     return (
         torch.cat([group.token_ids for group in groups]),
         torch.cat([group.lengths for group in groups]),
         torch.cat([group.loss_mask for group in groups]),
-        join_kept([group.kept_token_ids for group in groups]),
+        join_supports(
+            [group.support_token_ids for group in groups],
+            [group.token_ids.shape[0] for group in groups],
+        ),
     )
 
 
@@ -95,6 +98,7 @@ def _with_one_more(group: RolloutGroup) -> RolloutGroup:
     """Append a placeholder token to every truncated answer of a group."""
     cut = _is_cut_off(group)
     places = group.lengths.cumsum(0)[cut]
+    support = group.support_token_ids
     parts = {
         name: _insert(getattr(group, name), places, made_up)
         for name, made_up in (
@@ -102,10 +106,16 @@ def _with_one_more(group: RolloutGroup) -> RolloutGroup:
             ("loss_mask", True),
             ("generator_logprobs", 0.0),
             ("weight_versions", 0),
-            ("kept_token_ids", NO_TOKEN),
         )
     }
-    return replace(group, **parts, lengths=group.lengths + cut.long())
+    return replace(
+        group,
+        **parts,
+        lengths=group.lengths + cut.long(),
+        support_token_ids=None if support is None else _insert(support, places, NO_TOKEN),
+        # Of no use to a value, and without an entry for the made-up tokens.
+        steps=None,
+    )
 
 
 def _split_off(group: RolloutGroup, scored: TokenValues) -> TokenValues:
@@ -136,14 +146,15 @@ def score_tokens(
     token_ids: Tensor,
     lengths: Tensor,
     mask: Tensor,
-    kept_token_ids: Tensor,
+    support_token_ids: Tensor | None,
     *,
     layout: RowLayout,
 ) -> Tensor:
     """Score the masked tokens of ragged samples; all ranks call it.
 
     Args:
-        token_ids [N] int64, lengths [S] int64, mask [N] bool, kept_token_ids [N, K] int32.
+        token_ids [N] int64, lengths [S] int64, mask [N] bool, support_token_ids
+            [N, K] int32, or None for the whole vocabulary.
 
     Returns:
         [N] float32 on the CPU, 0.0 off the mask; [N, K] if `predict` gives rows.
@@ -155,10 +166,11 @@ def score_tokens(
     most = largest_over_ranks(len(plan), device)
     plan += [[] for _ in range(most - len(plan))]
     token_ids, lengths, mask = token_ids.to(device), lengths.to(device), mask.to(device)
-    kept_token_ids = kept_token_ids.to(device)
+    if support_token_ids is not None:
+        support_token_ids = support_token_ids.to(device)
     values = torch.zeros(0, device=device)
     for number, rows in enumerate(plan):
-        batch = layout.lay_out(token_ids, lengths, mask, kept_token_ids, rows)
+        batch = layout.lay_out(token_ids, lengths, mask, support_token_ids, rows)
         predicted = predict(batch)
         if number == 0:
             shape = (token_ids.shape[0], *predicted.shape[1:])

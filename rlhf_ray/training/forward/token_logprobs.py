@@ -119,48 +119,50 @@ def _row_statistics(
     return normalizer, chosen, entropy
 
 
-def among_kept(logits: Tensor, targets: Tensor, kept_token_ids: Tensor) -> tuple[Tensor, Tensor]:
+def within_support(
+    logits: Tensor, targets: Tensor, support_token_ids: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """Logits and targets within the support of the sampling distribution.
 
     Args:
         logits [M, V], targets [M] int64.
-        kept_token_ids [M, K] integer: the tokens that could be sampled, each once, -1 where there
-            is no more. K = 0 is the whole vocabulary.
+        support_token_ids [M, K] integer: the tokens that could be sampled, each once, filled up
+            with -1; None for the whole vocabulary.
 
     Returns:
         logits [M, K], -inf where there is no token, and the places [M] of the targets among them.
-        A row whose target is not among its kept tokens is NaN: such a token had probability 0, so
-        rows have been mixed up.
+        A row whose target is outside its support is NaN: such a token had probability 0, so rows
+        have been mixed up.
     """
-    assert kept_token_ids.dim() == 2, (
-        f"kept tokens must be [M, K], not {list(kept_token_ids.shape)}"
-    )
-    assert kept_token_ids.shape[0] == logits.shape[0], (
-        f"{list(kept_token_ids.shape)} kept tokens for {list(logits.shape)} logits"
-    )
-    if kept_token_ids.shape[1] == 0:
+    if support_token_ids is None:
         return logits, targets
-    kept = logits.gather(1, kept_token_ids.long().clamp(min=0))
-    kept = kept.masked_fill(kept_token_ids < 0, float("-inf"))
-    is_target = kept_token_ids == targets[:, None]
+    assert support_token_ids.dim() == 2, (
+        f"the support must be [M, K], not {list(support_token_ids.shape)}"
+    )
+    assert support_token_ids.shape[0] == logits.shape[0], (
+        f"{list(support_token_ids.shape)} tokens of the support for {list(logits.shape)} logits"
+    )
+    kept = logits.gather(1, support_token_ids.long().clamp(min=0))
+    kept = kept.masked_fill(support_token_ids < 0, float("-inf"))
+    is_target = support_token_ids == targets[:, None]
     kept = kept.masked_fill(~is_target.any(dim=1, keepdim=True), float("nan"))
     return kept, is_target.int().argmax(dim=1)
 
 
-def kept_logprobs(
-    logits: Tensor, targets: Tensor, kept_token_ids: Tensor, temperature: float
+def support_logprobs(
+    logits: Tensor, targets: Tensor, support_token_ids: Tensor | None, temperature: float
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities over the support of the sampling distribution, and its entropy.
 
     The rows are short (K tokens, not V), so plain autograd can afford to keep them.
 
     Args:
-        logits [M, V], targets [M] int64, kept_token_ids [M, K] integer: see `among_kept`; K > 0.
+        logits [M, V], targets [M] int64, support_token_ids [M, K] integer: see `within_support`.
 
     Returns:
         logprobs [M, K] and entropy [M], both with gradient; -inf where there is no token.
     """
-    kept, _ = among_kept(logits, targets, kept_token_ids)
+    kept, _ = within_support(logits, targets, support_token_ids)
     scaled = kept.to(torch.promote_types(kept.dtype, torch.float32)) / temperature
     logprobs = scaled.log_softmax(dim=1)
     weights = logprobs.exp()
@@ -169,10 +171,14 @@ def kept_logprobs(
     return logprobs, -(weights * finite).sum(dim=1)
 
 
-def of_targets(kept_logprobs: Tensor, targets: Tensor, kept_token_ids: Tensor) -> Tensor:
-    """The targets' log-probabilities [M] among those of all kept tokens [M, K]."""
-    place = (kept_token_ids == targets[:, None]).int().argmax(dim=1)
-    return kept_logprobs.gather(1, place[:, None])[:, 0]
+def of_targets(
+    support_logprobs: Tensor, targets: Tensor, support_token_ids: Tensor | None
+) -> Tensor:
+    """The targets' log-probabilities [M] among those over the support [M, K]."""
+    if support_token_ids is None:
+        return support_logprobs.gather(1, targets[:, None])[:, 0]
+    place = (support_token_ids == targets[:, None]).int().argmax(dim=1)
+    return support_logprobs.gather(1, place[:, None])[:, 0]
 
 
 def _shifted(logits: Tensor, shift: Tensor, temperature: float) -> Tensor:

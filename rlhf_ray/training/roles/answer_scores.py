@@ -12,16 +12,14 @@ from torch import Tensor
 
 from rlhf_ray.batching.row_layout import RowLayout
 from rlhf_ray.config.groups.reward import ModelRewardConfig, ScorerPart
-from rlhf_ray.data.examples.answered import encode_answers
+from rlhf_ray.data.examples.answer_encoding import encode_answers
 from rlhf_ray.data.messages import Message
 from rlhf_ray.models.context import context_of
 from rlhf_ray.models.loading import ScalarHeadModel
 from rlhf_ray.models.reward_normalization import RewardNormalization
 from rlhf_ray.records import FailureKind, RolloutGroup
-from rlhf_ray.records.kept_tokens import whole_vocabulary
 from rlhf_ray.records.supervised import LabelledTokens
-from rlhf_ray.rewards.process import ItemFailure
-from rlhf_ray.rewards.scorer import Outcome
+from rlhf_ray.rewards.outcomes import ItemFailure, Outcome
 from rlhf_ray.training.forward.scoring import Predict, score_tokens
 
 if TYPE_CHECKING:
@@ -232,8 +230,7 @@ def _values_at_the_end(
     mask = torch.cat(
         [nothing.bool(), *(part for row in rows for part in (row.loss_mask, predicted))]
     )
-    kept = whole_vocabulary(token_ids.shape[0])
-    values = score_tokens(predict, token_ids, lengths, mask, kept, layout=layout)
+    values = score_tokens(predict, token_ids, lengths, mask, None, layout=layout)
     return values[lengths.cumsum(0) - 1].double()
 
 

@@ -12,7 +12,6 @@ from torch import Tensor
 from rlhf_ray.batching.layout import MicroBatch
 from rlhf_ray.batching.row_layout import row_layout
 from rlhf_ray.models.loading import load_policy, load_tokenizer, new_policy
-from rlhf_ray.records.kept_tokens import whole_vocabulary
 from rlhf_ray.training.engine.deepspeed_engine import TrainEngine
 from rlhf_ray.training.forward.modules import PolicyForward, disable_dropout
 from rlhf_ray.training.forward.scoring import score_tokens
@@ -61,7 +60,7 @@ class LanguageModelRole(TrainedRole):
             token_ids,
             lengths,
             mask,
-            whole_vocabulary(token_ids.shape[0]),
+            None,
             layout=replace(self._layout, max_tokens=max(self._layout.max_tokens, longest)),
         )
         return [part[1:].tolist() for part in values.split(lengths.tolist())]
@@ -86,7 +85,7 @@ class LanguageModelRole(TrainedRole):
         temperature: float,
         *,
         entropy_gradient: bool = False,
-        of_all_kept: bool = False,
+        over_support: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """Log-probabilities and entropies of the targets; see `PolicyForward`."""
         return self._engine.forward(
@@ -94,10 +93,10 @@ class LanguageModelRole(TrainedRole):
             batch.hidden_index,
             batch.targets,
             temperature,
-            batch.kept_token_ids,
+            batch.support_token_ids,
             batch.packing,
             entropy_gradient,
-            of_all_kept,
+            over_support,
         )
 
     def _predict_at(self, temperature: float):

@@ -57,11 +57,11 @@ class Learner(LanguageModelRole):
     def score_reference(self, groups: Sequence[RolloutGroup]) -> list[TokenValues]:
         """Score with the adapter switched off: the starting weights are the reference."""
         assert self._adapter is not None, "training.lora is off"
-        of_all_kept = self._algorithm.kl_estimator == "full"
-        score = score_distributions if of_all_kept else score_groups
+        over_support = self._algorithm.kl_estimator == "full"
+        score = score_distributions if over_support else score_groups
         with self._adapter.off():
             return score(
-                lambda batch: self._forward(batch, self._temperature, of_all_kept=of_all_kept)[0],
+                lambda batch: self._forward(batch, self._temperature, over_support=over_support)[0],
                 groups,
                 layout=self._layout,
             )
@@ -155,12 +155,12 @@ class Learner(LanguageModelRole):
             batch,
             self._temperature,
             entropy_gradient=coefficients.entropy > 0,
-            of_all_kept=whole,
+            over_support=whole,
         )
         count = batch.num_targets
         if not whole:
             return Predicted(logprobs=logprobs[:count], entropy=entropy[:count])
-        sampled = of_targets(logprobs, batch.targets, batch.kept_token_ids)
+        sampled = of_targets(logprobs, batch.targets, batch.support_token_ids)
         return Predicted(
-            logprobs=sampled[:count], entropy=entropy[:count], kept_logprobs=logprobs[:count]
+            logprobs=sampled[:count], entropy=entropy[:count], support_logprobs=logprobs[:count]
         )

@@ -47,7 +47,7 @@ class PreferenceRole(LanguageModelRole):
             samples.token_ids,
             samples.lengths,
             samples.loss_mask,
-            samples.kept_token_ids,
+            samples.support_token_ids,
             layout=self._layout,
         )
         return sum_by_segment(values, samples.lengths, samples.loss_mask).tolist()

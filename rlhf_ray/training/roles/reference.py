@@ -35,7 +35,7 @@ class Reference(FrozenRole):
     Args:
         model: source of the weights, unless `reference.path` is set.
         temperature: sampling temperature of the log-probabilities.
-        of_all_kept: score all tokens that could be sampled, for a KL of whole distributions.
+        over_support: score all tokens that could be sampled, for a KL of whole distributions.
         decay: weight of the past in the EMA; see `moving_average`.
         timeout_s: longest wait of a collective operation for the other ranks.
     """
@@ -48,13 +48,13 @@ class Reference(FrozenRole):
         temperature: float,
         seed: int,
         timeout_s: float,
-        of_all_kept: bool = False,
+        over_support: bool = False,
         decay: float = 0.0,
     ) -> None:
         self._settings = reference
         self._model_settings = replace(model, path=reference.path or model.path)
         self._temperature = temperature
-        self._of_all_kept = of_all_kept
+        self._over_support = over_support
         self._seed = seed
         self._timeout_s = timeout_s
         self._decay = decay
@@ -82,7 +82,7 @@ class Reference(FrozenRole):
 
     def score(self, groups: Sequence[RolloutGroup]) -> list[TokenValues]:
         """Log-probabilities of the sampled tokens of this rank's groups, or over their support."""
-        score = score_distributions if self._of_all_kept else score_groups
+        score = score_distributions if self._over_support else score_groups
         return score(self._predict, groups, layout=self._layout)
 
     def check_weights(self, shapes: Shapes) -> None:
@@ -121,8 +121,8 @@ class Reference(FrozenRole):
             batch.hidden_index,
             batch.targets,
             self._temperature,
-            batch.kept_token_ids,
+            batch.support_token_ids,
             batch.packing,
             False,  # entropies are not used and need no gradient
-            self._of_all_kept,
+            self._over_support,
         )[0]

@@ -15,7 +15,7 @@ from rlhf_ray.data.messages import Message
 from rlhf_ray.models.loading import load_scalar_head, load_tokenizer
 from rlhf_ray.models.reward_source import reward_model_source
 from rlhf_ray.records import RolloutGroup
-from rlhf_ray.rewards.scorer import Outcome
+from rlhf_ray.rewards.outcomes import Outcome
 from rlhf_ray.training.engine.deepspeed_engine import FrozenEngine, start_process
 from rlhf_ray.training.engine.ranks import reduce_over_ranks, training_device
 from rlhf_ray.training.forward.modules import ValueForward, disable_dropout

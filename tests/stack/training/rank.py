@@ -130,7 +130,7 @@ class Rank:
             )
         )
 
-    def reference(self, *, of_all_kept: bool = False, decay: float = 0.0, **settings: Any) -> Any:
+    def reference(self, *, over_support: bool = False, decay: float = 0.0, **settings: Any) -> Any:
         return self._started(
             Reference(
                 reference=ReferenceConfig(**self._role_settings(settings)),
@@ -139,7 +139,7 @@ class Rank:
                 temperature=TEMPERATURE,
                 seed=0,
                 timeout_s=60.0,
-                of_all_kept=of_all_kept,
+                over_support=over_support,
             )
         )
 

@@ -15,9 +15,9 @@ from tests.stack.training.samples import (
     KL_COEFFICIENT,
     LENGTHS,
     TEMPERATURE,
-    kept_sets,
     load_samples,
     reference_rows,
+    support_sets,
 )
 
 pytestmark = pytest.mark.stack
@@ -53,7 +53,7 @@ def test_whole_distributions_give_the_same_on_two_ranks(seen: Seen):
 def test_a_reference_scores_all_tokens_that_could_be_sampled(seen: Seen):
     model = AutoModelForCausalLM.from_pretrained(seen.folder / "policy", dtype=torch.float64)
     data = load_samples(seen.folder)
-    kept = kept_sets(data["token_ids"], data["loss_mask"])
+    kept = support_sets(data["token_ids"], data["loss_mask"])
     rows, sampled = torch.full(kept.shape, -math.inf, dtype=torch.float64), []
     start = 0
     for length in LENGTHS:
@@ -70,16 +70,16 @@ def test_a_reference_scores_all_tokens_that_could_be_sampled(seen: Seen):
                 sampled.append(0.0)
         start += length
     for result in (
-        seen.one["reference_of_all_kept"],
-        seen.two[0]["reference_of_all_kept_zero_3"],
+        seen.one["reference_over_support"],
+        seen.two[0]["reference_over_support_zero_3"],
     ):
         torch.testing.assert_close(
-            torch.cat(result["kept_logprobs"]).double(), rows, rtol=0, atol=1e-5
+            torch.cat(result["support_logprobs"]).double(), rows, rtol=0, atol=1e-5
         )
         torch.testing.assert_close(
             torch.cat(result["values"]).double(), torch.tensor(sampled).double(), rtol=0, atol=1e-5
         )
-    assert seen.two[1]["reference_of_all_kept_zero_3"]["values"] == []
+    assert seen.two[1]["reference_over_support_zero_3"]["values"] == []
 
 
 @pytest.mark.parametrize("scenario", ["policy_gradient", "value_gradient"])
@@ -107,8 +107,8 @@ def plain_policy_loss(
     model = AutoModelForCausalLM.from_pretrained(folder / "policy", dtype=torch.float64)
     data = load_samples(folder)
     if kept:
-        data["kept_token_ids"] = kept_sets(data["token_ids"], data["loss_mask"])
-        data["reference_kept_logprobs"] = reference_rows(data["kept_token_ids"])
+        data["support_token_ids"] = support_sets(data["token_ids"], data["loss_mask"])
+        data["reference_support_logprobs"] = reference_rows(data["support_token_ids"])
     total = torch.zeros((), dtype=torch.float64)
     start = 0
     for length in LENGTHS:
@@ -120,7 +120,7 @@ def plain_policy_loss(
                 continue
             row = logits[position - 1]
             if kept:
-                own = part["kept_token_ids"][position]
+                own = part["support_token_ids"][position]
                 normalizer = row[own[own >= 0].long()].logsumexp(0)
             else:
                 normalizer = row.logsumexp(0)
@@ -131,10 +131,10 @@ def plain_policy_loss(
                 ratio * advantage, ratio.clamp(1 - 0.2, 1 + 0.2) * advantage
             )
             if whole:
-                for place, token in enumerate(part["kept_token_ids"][position].tolist()):
+                for place, token in enumerate(part["support_token_ids"][position].tolist()):
                     if token >= 0:
                         own = row[token] - normalizer
-                        away = own - part["reference_kept_logprobs"][position, place].double()
+                        away = own - part["reference_support_logprobs"][position, place].double()
                         total = total + KL_COEFFICIENT * own.exp() * away
                 continue
             towards = part["reference_logprobs"][position].double() - logprob

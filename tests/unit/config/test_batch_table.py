@@ -121,7 +121,7 @@ def test_rendering_is_aligned():
     assert text.splitlines() == ["a              1  x", "long name  1,000"]
 
 
-def test_texts_beside_the_samples():
+def test_texts_in_addition_to_samples():
     mixed = ["recipe=demo", "texts.path=a.jsonl", "algorithm.ptx_coefficient=0.1"]
     values = _values([*mixed, "texts.texts_per_step=24", "texts.max_tokens=100"])
     assert values["texts per optimiser step"] == "24"

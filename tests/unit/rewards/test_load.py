@@ -1,4 +1,4 @@
-"""Entries of `reward.functions`: how they are read, found without an import, and loaded."""
+"""Entries of `reward.functions`: reading, search without an import, loading."""
 
 from __future__ import annotations
 
@@ -65,6 +65,14 @@ WRONG_ENTRIES = [
 ]  # fmt: skip
 
 
+def test_a_path_of_an_earlier_release_names_the_new_one() -> None:
+    old, new = (f"rlhf_ray.{folder}.sentiment:has_the_mood" for folder in ("tasks", "recipes"))
+    with pytest.raises(RequestError) as caught:
+        check_functions([old])
+    assert str(caught.value) == f"reward.functions[0]: {old!r} has moved; write {new!r}"
+    check_functions([new])
+
+
 @pytest.mark.parametrize(("functions", "message"), WRONG_ENTRIES)
 def test_wrong_entries_are_refused(functions: list, message: str) -> None:
     with pytest.raises(RequestError, match=message):
@@ -127,7 +135,7 @@ def test_the_check_runs_no_user_code(tmp_path: Path) -> None:
         "def f(sample, **options): ...\n",
     ],
 )
-def test_the_check_lets_through_what_the_source_does_not_tell(source: str, tmp_path: Path) -> None:
+def test_the_check_accepts_what_the_source_does_not_show(source: str, tmp_path: Path) -> None:
     (tmp_path / "r.py").write_text(source)
     check_functions([{"path": f"{tmp_path}/r.py:f", "arguments": {"anything": 1}}])
 
@@ -183,7 +191,7 @@ def test_a_file_may_import_its_neighbours(tmp_path: Path) -> None:
 
 def test_neither_reading_nor_the_child_loads_heavy_libraries() -> None:
     code = (
-        "import sys, rlhf_ray.rewards.child, rlhf_ray.rewards.load\n"
+        "import sys, rlhf_ray.rewards.function_runner, rlhf_ray.rewards.load\n"
         "print([name for name in ('torch', 'ray', 'vllm', 'numpy') if name in sys.modules])"
     )
     result = subprocess.run(

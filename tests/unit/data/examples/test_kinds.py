@@ -22,7 +22,7 @@ ROWS = [{"text": f"text number {i}"} for i in range(9)]
 
 
 def parts(sample, tokenizer) -> tuple[str, str]:
-    """What is given, and what is learnt."""
+    """Context and predicted tokens as text."""
     return (
         tokenizer.decode(sample.token_ids[~sample.loss_mask]),
         tokenizer.decode(sample.token_ids[sample.loss_mask]),

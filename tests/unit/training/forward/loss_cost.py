@@ -17,7 +17,6 @@ import time
 import torch
 from torch import Tensor, nn
 
-from rlhf_ray.records.kept_tokens import whole_vocabulary
 from rlhf_ray.training.forward.head_logprobs import Head, HeadInputs, chunked
 
 TOKENS, VOCABULARY, HIDDEN = 4096, 49_152, 576
@@ -39,7 +38,7 @@ def make() -> tuple[Head, HeadInputs]:
     inputs = HeadInputs(
         hidden=torch.randn(TOKENS, HIDDEN, requires_grad=True),
         targets=torch.randint(0, VOCABULARY, (TOKENS,)),
-        kept_token_ids=whole_vocabulary(TOKENS),
+        support_token_ids=None,
         temperature=TEMPERATURE,
         entropy_gradient=False,
     )

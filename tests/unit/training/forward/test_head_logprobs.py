@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.gemma2 import Gemma2Config, Gemma2ForCausalLM
 
-from rlhf_ray.records.kept_tokens import whole_vocabulary
 from rlhf_ray.training.forward import head_logprobs as module
 from rlhf_ray.training.forward.head_logprobs import Head, HeadInputs
 from rlhf_ray.training.forward.modules import PolicyForward, head_kernel
@@ -50,9 +49,9 @@ def make_inputs(
         kept[::2, -1] = -1
     return HeadInputs(
         hidden=hidden.requires_grad_(),
-        # Any of the kept tokens.
+        # Any token of the support.
         targets=order[:, 0],
-        kept_token_ids=kept,
+        support_token_ids=kept if num_kept else None,
         temperature=TEMPERATURE,
         entropy_gradient=entropy,
     )
@@ -61,9 +60,9 @@ def make_inputs(
 def plain(head: Head, inputs: HeadInputs) -> tuple[Tensor, Tensor]:
     """Ground truth: a mask over all logits, one log_softmax."""
     logits = cap(nn.functional.linear(inputs.hidden, head.module.get_parameter("weight")))
-    if inputs.kept_token_ids.shape[1]:
+    if inputs.support_token_ids is not None:
         allowed = torch.zeros(logits.shape[0], VOCABULARY + 1, dtype=torch.bool)
-        allowed.scatter_(1, inputs.kept_token_ids.long() % (VOCABULARY + 1), True)
+        allowed.scatter_(1, inputs.support_token_ids.long() % (VOCABULARY + 1), True)
         logits = logits.masked_fill(~allowed[:, :VOCABULARY], -1e9)
     logprobs = (logits / inputs.temperature).log_softmax(dim=1)
     entropy = -(logprobs.exp() * logprobs).sum(dim=1)
@@ -170,9 +169,7 @@ def test_the_head_of_a_tied_model_gets_both_gradients(monkeypatch):
         logits.log_softmax(1).gather(1, ids[0, 1:, None]).sum().backward()
         expected = {key: p.grad.clone() for key, p in model.named_parameters()}
         model.zero_grad()
-        logprobs, _ = PolicyForward(model)(
-            ids, torch.arange(7), ids[0, 1:], TEMPERATURE, whole_vocabulary(7)
-        )
+        logprobs, _ = PolicyForward(model)(ids, torch.arange(7), ids[0, 1:], TEMPERATURE, None)
         logprobs.sum().backward()
         assert "lm_head.weight" not in expected, name
         for key, parameter in model.named_parameters():

@@ -10,7 +10,6 @@ from transformers.models.gemma2 import Gemma2Config, Gemma2ForCausalLM
 from transformers.models.granite import GraniteConfig, GraniteForCausalLM
 
 from rlhf_ray.batching.layout import lay_out
-from rlhf_ray.records.kept_tokens import whole_vocabulary
 from rlhf_ray.training.forward.modules import PolicyForward, ValueForward, disable_dropout
 
 SIZES = {
@@ -45,12 +44,12 @@ def test_equals_the_models_own_logits(model):
     ids = torch.arange(3, 17)
     lengths = torch.tensor([5, 2, 7])
     mask = torch.tensor([i not in (0, 5, 7) for i in range(14)])
-    batch = lay_out(ids, lengths, mask, whole_vocabulary(14), [2, 0, 1])
+    batch = lay_out(ids, lengths, mask, None, [2, 0, 1])
     forward = PolicyForward(model)
     forward.check_head()
     with torch.no_grad():
         logprobs, entropy = forward(
-            batch.input_ids, batch.hidden_index, batch.targets, 0.7, batch.kept_token_ids
+            batch.input_ids, batch.hidden_index, batch.targets, 0.7, batch.support_token_ids
         )
         expected, expected_entropy = {}, {}
         for start, length in ((0, 5), (5, 2), (7, 7)):
@@ -69,7 +68,7 @@ def test_kept_tokens_and_the_gradient_of_the_entropy_reach_the_head(model):
     kept = torch.stack([ids, (ids + 5) % 23, torch.full_like(ids, -1)], dim=1).int()
     data = ids, torch.tensor([6]), torch.tensor([False] + [True] * 5), kept
     batch = lay_out(*data, [0])
-    inputs = batch.input_ids, batch.hidden_index, batch.targets, 0.7, batch.kept_token_ids
+    inputs = batch.input_ids, batch.hidden_index, batch.targets, 0.7, batch.support_token_ids
     logprobs, entropy = PolicyForward(model)(*inputs, entropy_gradient=True)
     logits = model(ids[None]).logits[0, :-1] / 0.7
     pairs = torch.stack([logits.gather(1, kept[1:, i : i + 1].long())[:, 0] for i in (0, 1)], 1)

@@ -51,7 +51,7 @@ def test_the_state_after_a_truncated_answer(setting):
     assert scored.after.tolist() == [3.0, 0.0, 8.0]
     (plain,) = score_groups(tokens_before, [three_samples()], layout=layout)
     assert torch.equal(scored.values, plain.values)
-    assert plain.after.shape == (0,)
+    assert plain.after is None
 
 
 def test_no_group_at_all():

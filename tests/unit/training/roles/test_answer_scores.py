@@ -19,13 +19,12 @@ from rlhf_ray.config.groups.data import ExamplesConfig
 from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.config.groups.reward import ModelRewardConfig
 from rlhf_ray.data.examples import load_rankings
-from rlhf_ray.data.examples.answered import encode_answers
+from rlhf_ray.data.examples.answer_encoding import encode_answers
 from rlhf_ray.models.loading import load_scalar_head
 from rlhf_ray.models.tiny.llama import TinySizes
 from rlhf_ray.objectives.rankings import ranking_objective, scores_of, spread_rankings
 from rlhf_ray.records import FailureKind, Prompt, RolloutGroup
-from rlhf_ray.records.kept_tokens import whole_vocabulary
-from rlhf_ray.rewards.process import ItemFailure
+from rlhf_ray.rewards.outcomes import ItemFailure
 from rlhf_ray.testing.tiny import tiny_reward_model
 from rlhf_ray.training.forward.modules import ValueForward, disable_dropout
 from rlhf_ray.training.roles.answer_scores import AnswerScores, Limits, Share, limits_of
@@ -67,7 +66,7 @@ def group_of(answers=ANSWERS, reasons=REASONS, texts=TEXTS) -> RolloutGroup:
         lengths=lengths,
         loss_mask=mask,
         generator_logprobs=torch.zeros(num_tokens),
-        kept_token_ids=whole_vocabulary(num_tokens),
+        support_token_ids=None,
         weight_versions=torch.zeros(num_tokens, dtype=torch.int64),
         responses=tuple(texts),
         finish_reasons=tuple(reasons),
@@ -262,7 +261,7 @@ def test_scores_equal_those_of_reward_model_training(loaded, tmp_path):
         samples.token_ids,
         samples.lengths,
         samples.loss_mask,
-        samples.kept_token_ids,
+        samples.support_token_ids,
         samples.micro_batches[0],
     )
     values = loaded.module(batch.input_ids, batch.hidden_index, batch.packing)
