@@ -14,7 +14,7 @@ from rlhf_ray.config.run import Config
 from rlhf_ray.models.loading import empty_policy, empty_scalar_head
 from rlhf_ray.training.weights.lora import lora_layers
 from rlhf_ray.training.weights.lora_folder import FOLDER
-from rlhf_ray.training.weights.trainable import choose_of_policy, choose_of_scalar
+from rlhf_ray.training.weights.trainable import freeze_or_adapt_policy, freeze_or_adapt_scalar
 
 
 def check_trained(config: Config) -> None:
@@ -31,11 +31,11 @@ def check_trained(config: Config) -> None:
         if group == "critic":
             path = config.critic.path or config.model.path
             model = dataclasses.replace(config.model, path=path)
-            choose_of_scalar(empty_scalar_head(model), role, seed=config.seed)
+            freeze_or_adapt_scalar(empty_scalar_head(model), role, seed=config.seed)
         elif config.stage.name == "reward_model":
-            choose_of_scalar(empty_scalar_head(config.model), role, seed=config.seed)
+            freeze_or_adapt_scalar(empty_scalar_head(config.model), role, seed=config.seed)
         else:
-            choose_of_policy(empty_policy(config.model), role, seed=config.seed)
+            freeze_or_adapt_policy(empty_policy(config.model), role, seed=config.seed)
 
 
 def with_named_layers(
@@ -47,7 +47,7 @@ def with_named_layers(
         RequestError: the model does not have a layer that is named.
     """
     model = empty_policy(model_settings)
-    choose_of_policy(model, training, seed=seed)
+    freeze_or_adapt_policy(model, training, seed=seed)
     names = sorted({name.rpartition(".")[2] for name in lora_layers(model)})
     lora = dataclasses.replace(training.lora, target_modules=names)
     return dataclasses.replace(training, lora=lora)

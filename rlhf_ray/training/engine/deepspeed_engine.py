@@ -53,8 +53,7 @@ def start_process(
 ) -> None:
     """Make this process a rank of its role: device, environment, process group, threads, seed.
 
-    Call it before an engine is built. CPUs use gloo. GPUs use NCCL, and every rank takes the first
-    GPU that it sees.
+    Call it before an engine is built. CPUs use gloo; GPUs use NCCL, a rank its first visible GPU.
 
     Args:
         master_addr, master_port: address of the role's rank 0.
@@ -156,17 +155,12 @@ class TrainEngine:
         return self._engine(*inputs)
 
     def backward(self, loss: Tensor, *, is_last: bool) -> None:
-        """Accumulate the gradient of a micro-batch.
-
-        Args:
-            is_last: the micro-batch is the last one of the optimiser step.
-        """
-        # DeepSpeed would count micro-batches to find the last one, but ragged samples give another
-        # number of them in every step. Marking it too early would reduce half a gradient.
+        """Accumulate the gradient of a micro-batch; `is_last` of the optimiser step."""
+        # DeepSpeed would count to find the last one, but ragged samples give every step another
+        # number of micro-batches.
         self._engine.set_gradient_accumulation_boundary(is_last)
-        # DeepSpeed averages gradients over ranks. Our losses have global counts as divisors and
-        # must be summed, so the average over W ranks is multiplied by W. `scale_wrt_gas=False`
-        # keeps DeepSpeed from dividing by a number of micro-batches as well.
+        # DeepSpeed averages gradients over ranks; our losses have global counts as divisors and
+        # must be summed.
         self._engine.backward(loss * world_size(), scale_wrt_gas=False)
 
     def step(self) -> StepResult:
@@ -178,7 +172,7 @@ class TrainEngine:
         rate = learning_rate(self._step, settings=self._settings, total_steps=self._total_steps)
         for group in self._engine.basic_optimizer.param_groups:
             group["lr"] = rate
-        # DeepSpeed does not report the norm at stage 0, but there every rank has the whole gradient.
+        # Stage 0 does not report the norm, but every rank has the whole gradient there.
         norm = self._clip_plain_gradient() if self._is_plain else None
         self._engine.step()
         norm = float(self._engine.get_global_grad_norm()) if norm is None else norm
@@ -273,10 +267,7 @@ class FrozenEngine:
 def _build_optimizer(
     module: nn.Module, settings: TrainingConfig, *, on_cuda: bool
 ) -> torch.optim.Optimizer:
-    """AdamW with weight decay on matrices only: none on biases, norms and other vectors.
-
-    Frozen parameters are left out, so that they have no gradient and no optimizer state.
-    """
+    """AdamW of the trained parameters, with weight decay on matrices only (no bias, no norm)."""
     # By the shape of the whole tensor: a shard of a matrix is a vector, and would get no decay.
     trained = [p for p in module.parameters() if p.requires_grad]
     matrices = [p for p in trained if len(whole_shape(p)) > 1]

@@ -67,8 +67,8 @@ def weight_shard(tensor: Any) -> Shard:
 def optimizer_shard(parameter: Any) -> Shard:
     """This rank's part of a trained parameter as its optimizer holds it, in float32.
 
-    The whole parameter without ZeRO; an empty slice if other ranks hold all of it. With an offloaded
-    optimizer the values may be a copy: only read them.
+    The whole parameter without ZeRO; an empty slice if other ranks hold all of it. With an
+    offloaded optimizer the values may be a copy: only read them.
     """
     shape = whole_shape(parameter)
     if is_partitioned(parameter):

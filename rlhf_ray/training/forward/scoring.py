@@ -1,4 +1,4 @@
-"""A number for every predicted token, without gradient: log-probabilities or values."""
+"""Scores of every predicted token without gradient: log-probabilities or values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rlhf_ray.records.support import NO_TOKEN, join_supports
 from rlhf_ray.training.engine.ranks import largest_over_ranks, training_device
 from rlhf_ray.training.forward.token_logprobs import of_targets
 
-# A micro-batch to one number per entry of its `targets` [M], or a row of them [M, K].
+# Maps a micro-batch to a number per entry of its `targets` [M], or to a row of numbers [M, K].
 Predict = Callable[[MicroBatch], Tensor]
 
 
@@ -24,13 +24,13 @@ def score_groups(
 ) -> list[TokenValues]:
     """Score the sampled tokens of this rank's groups.
 
-    Every rank calls it, with groups of its own, also with none: a forward pass may be a
-    collective operation, so that the ranks with fewer micro-batches run empty ones.
+    All ranks call it, each with its own groups, even a rank without groups. A forward pass may be a
+    collective operation, so ranks with fewer micro-batches run empty ones.
     """
     samples = _joined(groups)
     values = score_tokens(predict, *samples, layout=layout)
     return [
-        # A clone: the part alone is sent to other processes, not the storage of them all.
+        # A clone: pickling a view would send the storage of all groups to another process.
         TokenValues(prompt_id=group.prompt.prompt_id, values=part.clone())
         for group, part in zip(groups, _by_group(values, groups), strict=True)
     ]
@@ -39,10 +39,10 @@ def score_groups(
 def score_distributions(
     predict: Predict, groups: Sequence[RolloutGroup], *, layout: RowLayout
 ) -> list[TokenValues]:
-    """As `score_groups`, and also log-probabilities over the support of the sampling distribution.
+    """Like `score_groups`, and also over the support of the sampling distribution.
 
     Args:
-        predict: to rows [M, K], over the support.
+        predict: gives rows [M, K], one number per token of the support.
     """
     samples = _joined(groups)
     token_ids, _, mask, support = samples
@@ -62,7 +62,7 @@ def score_distributions(
 
 
 def _joined(groups: Sequence[RolloutGroup]) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Token ids, lengths, masks and supports of all groups, as `score_tokens` takes them."""
+    """Join token ids, lengths, masks and supports of all groups for `score_tokens`."""
     if not groups:
         none = torch.zeros(0, dtype=torch.int64)
         return none, none, torch.zeros(0, dtype=torch.bool), None
@@ -84,10 +84,10 @@ def _by_group(values: Tensor, groups: Sequence[RolloutGroup]) -> tuple[Tensor, .
 def score_states(
     predict: Predict, groups: Sequence[RolloutGroup], *, layout: RowLayout
 ) -> list[TokenValues]:
-    """As `score_groups`, with the value of the state after each answer that was cut off.
+    """Like `score_groups`, with the value of the state after each truncated answer.
 
-    That state is scored as if one more token had been sampled; which one does not matter, because
-    a value is that of what precedes the token.
+    This state is scored as if one more token had been sampled. Any token will do, because the value
+    depends only on the tokens before it.
     """
     longer = replace(layout, max_tokens=layout.max_tokens + 1)
     scored = score_groups(predict, [_with_one_more(group) for group in groups], layout=longer)
@@ -95,7 +95,7 @@ def score_states(
 
 
 def _with_one_more(group: RolloutGroup) -> RolloutGroup:
-    """The group with a made-up token behind every answer that was cut off."""
+    """Append a placeholder token to every truncated answer of a group."""
     cut = _is_cut_off(group)
     places = group.lengths.cumsum(0)[cut]
     support = group.support_token_ids
@@ -133,7 +133,7 @@ def _is_cut_off(group: RolloutGroup) -> Tensor:
 
 
 def _insert(values: Tensor, places: Tensor, made_up: float) -> Tensor:
-    """The values [N, ...] with `made_up` before each place [P], which may be the end."""
+    """Insert `made_up` into values [N, ...] before each of the places [P]; N is the end."""
     parts = values.tensor_split(places.tolist())
     extra = values.new_full((1, *values.shape[1:]), made_up)
     joined = [piece for part in parts[:-1] for piece in (part, extra)]
@@ -150,17 +150,19 @@ def score_tokens(
     *,
     layout: RowLayout,
 ) -> Tensor:
-    """Score the masked tokens of ragged samples; every rank calls it.
+    """Score the masked tokens of ragged samples; all ranks call it.
 
     Args:
         token_ids [N] int64, lengths [S] int64, mask [N] bool, support_token_ids
             [N, K] int32, or None for the whole vocabulary.
 
     Returns:
-        [N] float32 on the CPU, 0.0 off the mask; [N, K] where `predict` gives rows.
+        [N] float32 on the CPU, 0.0 off the mask; [N, K] if `predict` gives rows.
     """
     device = training_device()
     plan = layout.plan(token_ids, lengths, mask)
+    # Under ZeRO-3 every forward pass gathers weights from all ranks: ranks with fewer micro-batches
+    # run empty ones, or the others would wait for them.
     most = largest_over_ranks(len(plan), device)
     plan += [[] for _ in range(most - len(plan))]
     token_ids, lengths, mask = token_ids.to(device), lengths.to(device), mask.to(device)

@@ -1,4 +1,4 @@
-"""What every role that trains a language model has in common: model, engine, weights."""
+"""Base class of roles that train a language model."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from rlhf_ray.training.weights import named as weights
 from rlhf_ray.training.weights.ema_policy import make_engine
 from rlhf_ray.training.weights.lora_folder import FOLDER as ADAPTER
 from rlhf_ray.training.weights.lora_folder import write_adapter
-from rlhf_ray.training.weights.trainable import choose_of_policy
+from rlhf_ray.training.weights.trainable import freeze_or_adapt_policy
 
 
 class LanguageModelRole(TrainedRole):
-    """A causal language model in training, on one rank; subclasses say what it learns from."""
+    """A causal language model in training, on one rank; subclasses define its loss."""
 
     def _build(self) -> TrainEngine:
         self._tokenizer = load_tokenizer(self._model_settings)
@@ -34,7 +34,7 @@ class LanguageModelRole(TrainedRole):
             )
         else:
             self._model = load_policy(self._model_settings, dtype=self._settings.dtype)
-        self._adapter = choose_of_policy(self._model, self._settings, seed=self._seed)
+        self._adapter = freeze_or_adapt_policy(self._model, self._settings, seed=self._seed)
         if self._settings.gradient_checkpointing:
             self._model.gradient_checkpointing_enable({"use_reentrant": False})
         module = PolicyForward(self._model, kernel=self._model_settings.head_kernel)
@@ -47,8 +47,8 @@ class LanguageModelRole(TrainedRole):
     def score_sequences(self, sequences: Sequence[tuple[int, ...]]) -> list[list[float]]:
         """Log-probabilities, at temperature 1, of every token but the first of each sequence.
 
-        Over the whole vocabulary, whatever is sampled from. All ranks together, with the same
-        sequences; the result is the same on all of them.
+        Over the whole vocabulary, whatever the support of the sampling distribution. All ranks call
+        it together with the same sequences and get the same result.
         """
         token_ids = torch.tensor([token for tokens in sequences for token in tokens])
         lengths = torch.tensor([len(tokens) for tokens in sequences])
@@ -72,7 +72,7 @@ class LanguageModelRole(TrainedRole):
     def save_model(self, folder: Path) -> None:
         """Write the policy in Hugging Face format, with its tokenizer; all ranks together.
 
-        An adapter is merged into it, and also written by itself, to a folder in this one.
+        An adapter is merged into the model, and also written separately, to a folder inside.
         """
         weights.save_model(self._engine, self._model, self._tokenizer, folder)
         if self._adapter is not None:

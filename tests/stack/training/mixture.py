@@ -1,4 +1,4 @@
-"""Texts beside the five samples: what they are, and what the ranks do with them."""
+"""Pretraining texts in addition to the five samples, and scenarios with them (PPO-ptx)."""
 
 from __future__ import annotations
 

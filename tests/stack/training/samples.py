@@ -1,4 +1,4 @@
-"""Five ragged samples with experience: what every rank of the training tests works on."""
+"""Five ragged samples with experience, the input of every rank of the training tests."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def make_samples() -> dict[str, Tensor]:
         drawn = mean + spread * torch.randn(total, generator=generator)
         return torch.where(mask, drawn, 0.0)
 
-    # About log(1 / VOCABULARY), where an untrained model is: some ratios are clipped, some not.
+    # About log(1 / VOCABULARY), as of an untrained model: some ratios are clipped, some not.
     return {
         "token_ids": torch.randint(0, VOCABULARY, (total,), generator=generator),
         "loss_mask": mask,
@@ -60,7 +60,7 @@ def support_sets(token_ids: Tensor, mask: Tensor) -> Tensor:
 
 
 def reference_rows(support_token_ids: Tensor) -> Tensor:
-    """Log-probabilities [N, K] of a reference with opinions of its own; -inf without a token."""
+    """Log-probabilities [N, K] of a made-up reference; -inf without a token."""
     opinions = torch.sin(support_token_ids.float()) - torch.arange(support_token_ids.shape[1]) / 4
     rows = opinions.masked_fill(support_token_ids < 0, -torch.inf).log_softmax(dim=1)
     return torch.where(support_token_ids < 0, -torch.inf, rows)

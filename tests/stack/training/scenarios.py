@@ -1,4 +1,4 @@
-"""What the processes of the training tests do; the tests look at what they saw.
+"""Scenarios that the processes of the training tests run; the tests check their results.
 
 A scenario takes its `Rank` and returns data that `torch.load(weights_only=True)` accepts.
 """
@@ -76,7 +76,7 @@ def in_chunks(
 
 
 def whole_distributions(here: Rank, **settings: Any) -> dict[str, Any]:
-    """A penalty on the distance of whole distributions."""
+    """A KL penalty between whole distributions."""
     return in_chunks(here, kept=True, algorithm=replace(GRPO, kl_estimator="full"), **settings)
 
 
@@ -164,7 +164,7 @@ def resume(here: Rank, *, name: str, **settings: Any) -> dict[str, Any]:
 
 
 def refused_checkpoints(here: Rank) -> dict[str, Any]:
-    """What another role left behind, and what a kill left behind."""
+    """Messages about the checkpoint of another role and about an incomplete one."""
     folder = here.folder / "checkpoint_of_another"
     with here.learner(zero_stage=2) as learner:
         learner.save_checkpoint(folder)
@@ -219,7 +219,7 @@ def scores(here: Rank, make: Callable[..., Any], **settings: Any) -> dict[str, A
 
 
 def scores_between_updates(here: Rank, **settings: Any) -> dict[str, Any]:
-    """As the driver does it: scores without gradient before and after every update."""
+    """Scores without gradient before and after every update, as in the driver."""
     mine = groups_of(here.data, *([(0, 5)] if here.rank == 0 else []))
     with here.learner(**settings) as learner:
         seen = [learner.score(mine)]

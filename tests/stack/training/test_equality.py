@@ -25,7 +25,7 @@ STAGES = (0, 1, 2, 3)
 
 
 def relative_difference(left: dict[str, Tensor], right: dict[str, Tensor]) -> float:
-    """Norm of the difference over the norm, of all tensors together."""
+    """Norm of the difference divided by the norm, of all tensors together."""
     assert left.keys() == right.keys()
     norm = sum(float(value.double().square().sum()) for value in right.values())
     assert norm > 0, "nothing to compare"
@@ -45,7 +45,7 @@ def test_whole_distributions_give_the_same_on_two_ranks(seen: Seen):
     one, two = seen.one["whole_distributions"], seen.two[0]["whole_distributions_zero_3"]
     assert relative_difference(two["gradient"], one["gradient"]) < 1e-6
     assert_same_metrics(two["metrics"], one["metrics"], rel=2e-6)
-    # The penalty, a twentieth of the loss, is another than that of the sampled tokens.
+    # The penalty, a twentieth of the loss, differs from that of the sampled tokens.
     assert relative_difference(one["gradient"], seen.one["kept_tokens"]["gradient"]) > 1e-3
 
 
@@ -265,7 +265,7 @@ def test_the_on_policy_shortcut_equals_scoring_first(seen: Seen):
 @pytest.mark.parametrize("role", ["learner", "critic"])
 def test_packed_rows_and_shared_prompts_change_nothing(seen: Seen, role):
     padded, packed = (seen.one[f"{layout}_{role}"] for layout in ("padded", "packed"))
-    # Three samples of 4, 6 and 8 needed tokens, of which they share 2; and two alone.
+    # Three samples of 4, 6 and 8 needed tokens, 2 of them shared; and two samples alone.
     assert padded["rows"] == [(3, 8), (1, 3), (1, 11)]
     assert packed["rows"] == [(1, 14), (1, 3), (1, 11)]
     assert relative_difference(packed["gradient"], padded["gradient"]) < 1e-6

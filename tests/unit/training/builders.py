@@ -1,4 +1,4 @@
-"""Scored groups made of numbers, and experience built from them, for tests."""
+"""Builders of scored groups and of experience, for tests."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def random_groups(seed: int, num_groups: int, samples_per_group: int) -> list[Ro
 
 
 def token_values(groups: list[RolloutGroup], seed: int, shift: float = 0.0) -> list[TokenValues]:
-    """A made-up quantity on the sampled tokens of every group."""
+    """Made-up values on the sampled tokens of every group."""
     result = []
     for group in groups:
         generator = torch.Generator().manual_seed(1000 * seed + group.prompt.stream_index)

@@ -17,7 +17,7 @@ TEMPERATURE = 0.7
 
 
 class CountingHead(nn.Linear):
-    """Notes how many rows every call had."""
+    """A head that records the number of rows of every call."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__(HIDDEN, VOCABULARY, bias=False, dtype=dtype)
@@ -49,7 +49,7 @@ def make_inputs(
         kept[::2, -1] = -1
     return HeadInputs(
         hidden=hidden.requires_grad_(),
-        # Within the support, whichever it is.
+        # Any token of the support.
         targets=order[:, 0],
         support_token_ids=kept if num_kept else None,
         temperature=TEMPERATURE,
@@ -104,7 +104,7 @@ def test_no_call_of_the_head_has_more_rows_than_a_chunk():
     logprobs, _ = head_kernel("chunked", head)(make_inputs(19, entropy=False))
     assert linear.rows == [4, 4, 4, 4, 3]
     logprobs.sum().backward()
-    # Again in the backward pass, from the last to the first.
+    # Again in the backward pass, from last to first.
     assert linear.rows[5:] == [3, 4, 4, 4, 4]
 
 
@@ -129,7 +129,7 @@ def test_one_chunk_alone_is_not_computed_again():
 
 @pytest.mark.usefixtures("chunks_of_four_rows")
 def test_a_rank_with_few_rows_calls_the_head_as_often_as_the_others(monkeypatch):
-    """Another rank has rows for three chunks: under ZeRO-3 every call is a collective one."""
+    """Another rank has rows for three chunks: under ZeRO-3 every call is collective."""
     monkeypatch.setattr(module, "largest_over_ranks", lambda number, device: max(number, 3))
     linear, head = make_head()
     inputs = make_inputs(2, entropy=False)
@@ -142,7 +142,7 @@ def test_a_rank_with_few_rows_calls_the_head_as_often_as_the_others(monkeypatch)
 
 
 def test_the_head_of_a_tied_model_gets_both_gradients(monkeypatch):
-    """The embedding is read at one end of the model and at the other in several chunks."""
+    """The embedding is read at both ends of the model, at one of them in several chunks."""
     monkeypatch.setattr(module, "_KEPT_ELEMENTS", {"cpu": 0})
     monkeypatch.setattr(module, "_CHUNK_ELEMENTS", {"cpu": 2 * VOCABULARY})
     sizes = {

@@ -1,4 +1,4 @@
-"""The policy's own forward pass: logits like the model's, on the chosen positions alone."""
+"""The policy's forward pass: the model's logits, at the positions of targets only."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def model(request: pytest.FixtureRequest) -> nn.Module:
 
 
 def test_equals_the_models_own_logits(model):
-    """Right padding, no attention mask, several rows: the same as every sample alone."""
+    """Right padding, no attention mask, several rows: the same as one sample at a time."""
     ids = torch.arange(3, 17)
     lengths = torch.tensor([5, 2, 7])
     mask = torch.tensor([i not in (0, 5, 7) for i in range(14)])
@@ -84,7 +84,7 @@ def test_kept_tokens_and_the_gradient_of_the_entropy_reach_the_head(model):
 
 
 class Scaled(nn.Module):
-    """A head that multiplies its logits without saying so in the configuration."""
+    """A model that multiplies its logits without a field in its configuration."""
 
     def __init__(self, model: LlamaForCausalLM) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class Scaled(nn.Module):
         return output
 
 
-def test_a_head_that_is_not_understood_is_refused():
+def test_an_unknown_scaling_of_logits_is_refused():
     torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(**SIZES)).eval()
     with pytest.raises(ValueError, match="Scaled does something to its logits"):
@@ -114,7 +114,7 @@ def test_a_head_that_is_not_understood_is_refused():
 
 
 def test_a_known_field_alone_is_not_enough():
-    """The factor of the configuration is applied, and a wrong one is seen."""
+    """The factor of the configuration is applied, and a wrong one is detected."""
     torch.manual_seed(0)
     model = GraniteForCausalLM(GraniteConfig(**SIZES, logits_scaling=7.0)).eval()
     model.config.logits_scaling = 6.0

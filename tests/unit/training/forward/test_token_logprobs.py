@@ -1,4 +1,4 @@
-"""Log-probabilities and entropy against plain log_softmax, over the edges of chunks."""
+"""Log-probabilities and entropy against plain log_softmax, across edges of chunks."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_banned_tokens_have_no_weight_and_no_gradient():
     logits.requires_grad_()
     logprobs, entropy = token_logprobs(logits, torch.tensor([2, 1]), 1.0)
     assert logprobs.tolist() == pytest.approx([math.log(0.75), 0.0])
-    # Of 1/4 and 3/4; and of certainty.
+    # Entropy of (1/4, 3/4), and of certainty.
     assert entropy.tolist() == pytest.approx(
         [0.25 * math.log(4) + 0.75 * math.log(4 / 3), 0.0], abs=1e-6
     )
@@ -141,14 +141,14 @@ def test_banned_tokens_have_no_gradient_of_the_entropy():
     leaf.requires_grad_()
     _, entropy = token_logprobs(leaf, torch.tensor([2, 1]), 1.0, entropy_gradient=True)
     entropy.sum().backward()
-    # p (-log p - H) of 1/4 and 3/4.
+    # p (-log p - H) for p = 1/4 and 3/4.
     slope = 0.25 * (math.log(4) - (0.25 * math.log(4) + 0.75 * math.log(4 / 3)))
     assert leaf.grad is not None
     expected = torch.tensor([[slope, 0.0, -slope], [0.0, 0.0, 0.0]])
     torch.testing.assert_close(leaf.grad, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_the_part_that_was_sampled_from():
+def test_logprobs_within_the_support():
     logits = torch.tensor([[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]], requires_grad=True)
     kept = torch.tensor([[2, 0, -1], [3, 1, 2]], dtype=torch.int32)
     found, places = within_support(logits, torch.tensor([0, 2]), kept)
@@ -175,7 +175,7 @@ def test_no_support_is_the_whole_vocabulary():
 
 
 def test_a_target_that_could_not_be_sampled_is_not_a_number():
-    """It must not pass for another token's probability; the row beside it is untouched."""
+    """It must not pass for another token's probability; the next row is untouched."""
     logits = torch.zeros(2, 3)
     kept = torch.tensor([[0, 1], [0, 1]], dtype=torch.int32)
     found, places = within_support(logits, torch.tensor([2, 1]), kept)

@@ -1,4 +1,4 @@
-"""Learning from texts on real ranks: plain torch's cross-entropy, whatever the ranks and rows."""
+"""Supervised fine-tuning on real ranks equals plain torch's cross-entropy."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def plain_cross_entropy(folder: Path) -> tuple[float, dict[str, Tensor]]:
 
 
 def test_loss_and_gradient_are_plain_cross_entropy(seen: Seen):
-    result = seen.one["imitate"]
+    result = seen.one["sft"]
     loss, gradient = plain_cross_entropy(seen.folder)
     assert result["metrics"]["train/loss"] == pytest.approx(loss, rel=1e-5)
     assert relative_difference(result["gradient"], gradient) < 1e-5
@@ -47,12 +47,12 @@ def test_loss_and_gradient_are_plain_cross_entropy(seen: Seen):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_two_uneven_ranks_are_one(seen: Seen, stage):
-    one = seen.one["imitate"]
-    own = [rank[f"imitate_zero_{stage}"]["num_own_tokens"] for rank in seen.two]
+    one = seen.one["sft"]
+    own = [rank[f"sft_zero_{stage}"]["num_own_tokens"] for rank in seen.two]
     assert own[0] != own[1]
     assert sum(own) == one["num_own_tokens"]
     for rank in seen.two:
-        two = rank[f"imitate_zero_{stage}"]
+        two = rank[f"sft_zero_{stage}"]
         assert relative_difference(two["gradient"], one["gradient"]) < 1e-6
         for name in ("before", "metrics", "after"):
             assert_same_metrics(two[name], one[name], rel=2e-6)
@@ -61,20 +61,20 @@ def test_two_uneven_ranks_are_one(seen: Seen, stage):
 @pytest.mark.parametrize("where", ["one rank", "two ranks, ZeRO 3"])
 def test_packing_changes_nothing(seen: Seen, where):
     """Several samples in a row, without attention across them."""
-    padded = seen.one["imitate"]
+    padded = seen.one["sft"]
     if where == "one rank":
-        packed = seen.one["imitate_packed"]
+        packed = seen.one["sft_packed"]
         rows = [sum(shape[0] for shape in result["rows"]) for result in (packed, padded)]
         assert rows[0] < rows[1], "several samples share a row"
     else:
-        packed = seen.two[0]["imitate_packed_zero_3"]
+        packed = seen.two[0]["sft_packed_zero_3"]
     assert relative_difference(packed["gradient"], padded["gradient"]) < 1e-5
     for name in ("before", "metrics", "after"):
         assert_same_metrics(packed[name], padded[name], rel=1e-5)
 
 
 def test_an_evaluation_is_the_loss_and_learns_nothing(seen: Seen):
-    for result in (seen.one["imitate"], *(rank["imitate_zero_3"] for rank in seen.two)):
+    for result in (seen.one["sft"], *(rank["sft_zero_3"] for rank in seen.two)):
         before, after = result["before"], result["after"]
         assert before["eval/loss"] == pytest.approx(result["metrics"]["train/loss"], rel=1e-6)
         assert before["eval/perplexity"] == pytest.approx(math.exp(before["eval/loss"]))
@@ -82,7 +82,7 @@ def test_an_evaluation_is_the_loss_and_learns_nothing(seen: Seen):
 
 
 def test_several_steps_in_one_update(seen: Seen):
-    result = seen.one["imitate_several_steps"]
+    result = seen.one["sft_several_steps"]
     losses = [metrics["train/loss"] for metrics in result["apart"]]
     assert losses[1] < losses[0]
     assert result["together"]["train/loss"] == pytest.approx(sum(losses) / 2, rel=1e-6)
@@ -91,7 +91,7 @@ def test_several_steps_in_one_update(seen: Seen):
 
 
 def test_random_weights_come_from_the_seed_on_every_rank(seen: Seen):
-    """`other_policy` was made with that seed; the folder that is named holds other weights."""
+    """`other_policy` was made with this seed; the folder of the model holds other weights."""
     expected = AutoModelForCausalLM.from_pretrained(seen.folder / "other_policy").state_dict()
     for rank in seen.two:
         for key, value in rank["from_random_weights"]["weights"].items():

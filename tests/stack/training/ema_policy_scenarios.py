@@ -1,4 +1,4 @@
-"""Policies with a moving average of their weights, in real processes. See `scenarios`."""
+"""Scenarios of a policy with an EMA. See `scenarios`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ DECAY = 0.75
 NUM_STEPS = 3
 
 
-def averaged(here: Rank, *, name: str, **settings: Any) -> dict[str, Any]:
+def ema_policy(here: Rank, *, name: str, **settings: Any) -> dict[str, Any]:
     """Some optimiser steps with a checkpoint after the first, and the last ones again from it.
 
-    The optimizer's own float32 weights are noted after every step: what the average is of.
+    The optimizer's float32 weights, of which the EMA is taken, are recorded after every step.
     """
     folder = here.folder / f"checkpoint_{name}_{here.world_size}"
     with here.learner(ema_decay=DECAY, warmup_steps=0, **settings) as learner:
@@ -26,17 +26,17 @@ def averaged(here: Rank, *, name: str, **settings: Any) -> dict[str, Any]:
         for number in range(NUM_STEPS):
             here.update(learner)
             seen.append(_optimizer_weights(learner))
-            averages.append(_average_of(learner))
+            averages.append(_ema_of(learner))
             if number == 0:
                 learner.save_checkpoint(folder)
-        parts = {key: part.numel() for key, part in learner._engine.average._parts.items()}
+        parts = {key: part.numel() for key, part in learner._engine.ema._parts.items()}
         weights = weights_of(learner)
         learner.save_average(here.folder / f"saved_{name}_{here.world_size}")
     with here.learner(ema_decay=DECAY, warmup_steps=0, **settings) as learner:
         learner.load_checkpoint(folder)
         for _ in range(NUM_STEPS - 1):
             here.update(learner)
-        resumed = _average_of(learner)
+        resumed = _ema_of(learner)
     return {
         "seen": seen,
         "averages": averages,
@@ -47,14 +47,14 @@ def averaged(here: Rank, *, name: str, **settings: Any) -> dict[str, Any]:
 
 
 def plain_steps(here: Rank, **settings: Any) -> dict[str, Any]:
-    """The same without an average."""
+    """The same steps without an EMA."""
     with here.learner(warmup_steps=0, **settings) as learner:
         for _ in range(NUM_STEPS):
             here.update(learner)
         return {"weights": weights_of(learner)}
 
 
-def average_that_was_not_saved(here: Rank) -> dict[str, str]:
+def ema_that_was_not_saved(here: Rank) -> dict[str, str]:
     folder = here.folder / f"no_average_{here.world_size}"
     with here.learner() as learner:
         learner.save_checkpoint(folder)
@@ -66,13 +66,13 @@ def average_that_was_not_saved(here: Rank) -> dict[str, str]:
     return {}
 
 
-def _average_of(learner: Learner) -> dict[str, Tensor]:
-    averages = learner._engine.average.named_weights(learner._model)
+def _ema_of(learner: Learner) -> dict[str, Tensor]:
+    averages = learner._engine.ema.named_weights(learner._model)
     return {name: tensor.clone() for name, tensor in averages}
 
 
 def _optimizer_weights(learner: Learner) -> dict[str, Tensor]:
-    """Whole, in float32, as DeepSpeed's own functions for debugging give them."""
+    """Whole float32 weights, from DeepSpeed's functions for debugging."""
     from deepspeed.utils import safe_get_full_fp32_param
 
     found = {}

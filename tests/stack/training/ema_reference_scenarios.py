@@ -1,4 +1,4 @@
-"""References that follow a policy, in real processes. See `scenarios`."""
+"""Scenarios of a reference that follows the policy. See `scenarios`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BUCKET_BYTES = VOCABULARY * 32 * 4 // 3
 NUM_MOVES = 3
 
 
-def moved(here: Rank, *, name: str, decay: float, **reference: Any) -> dict[str, Any]:
+def ema_reference(here: Rank, *, name: str, decay: float, **reference: Any) -> dict[str, Any]:
     """A policy of some updates, and a reference that follows it after each one.
 
     The reference is then saved, and another one goes on from the file.
@@ -32,7 +32,7 @@ def moved(here: Rank, *, name: str, decay: float, **reference: Any) -> dict[str,
     result: dict[str, Any] = {"policy_scores": scores, "scores": [], "weights": []}
     with here.reference(decay=decay, **reference) as role:
         role.check_weights(shapes)
-        # The first pass leaves small parameters whole on every rank: they must not be kept.
+        # The first pass leaves small parameters gathered on every rank; an update must drop them.
         result["first_scores"] = _scores(role, groups)
         for number, buckets in enumerate(policies):
             follow(role, buckets)
@@ -55,7 +55,7 @@ def moved(here: Rank, *, name: str, decay: float, **reference: Any) -> dict[str,
 
 
 def refused_buckets(here: Rank) -> dict[str, str]:
-    """What is wrong with the weights that come is said, and what is left out is found."""
+    """Messages about wrong, repeated and missing weights of an update."""
     (buckets, *_), _, shapes = _policies(here)
     first = buckets[0]
     renamed = replace(first, names=("model.other.weight", *first.names[1:]))
@@ -83,7 +83,7 @@ def refused_buckets(here: Rank) -> dict[str, str]:
 
 
 def other_ranks_checkpoint(here: Rank) -> dict[str, str]:
-    """A file of sharded weights is not read as one of whole ones."""
+    """The message about a checkpoint of sharded weights that is read without sharding."""
     folder = here.folder / f"moved_refused_{here.world_size}"
     with here.reference(zero_stage=3) as role:
         role.save_checkpoint(folder)
@@ -103,7 +103,7 @@ def follow(role: Reference, buckets: list[WeightBucket]) -> None:
 
 
 def whole_weights(role: Reference) -> dict[str, Tensor]:
-    """By name; of sharded parameters every rank gets the whole."""
+    """Weights by name, whole on every rank."""
     weights = {}
     for name, tensor in role._weights._tensors.items():
         sharded = is_partitioned(tensor)

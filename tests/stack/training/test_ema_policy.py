@@ -1,4 +1,4 @@
-"""The moving average of the policy: what it is of, where it is, what becomes of it."""
+"""The EMA of the policy: its values, its shards, its checkpoint and its saved model."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from tests.stack.training.average_scenarios import DECAY
 from tests.stack.training.conftest import Seen
+from tests.stack.training.ema_policy_scenarios import DECAY
 
 pytestmark = pytest.mark.stack
 ONE, TWO = (0, 2, 3), (0, 1, 2, 3)
@@ -25,7 +25,7 @@ def ranks_of(followed: Seen, scenario: str, world_size: int) -> list[dict[str, A
 
 
 def by_hand(weights: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
-    """After every step, in float64; the first weights are those of the start."""
+    """The EMA after every step, in float64; the first weights are the initial ones."""
     now = {name: value.double() for name, value in weights[0].items()}
     averages = []
     for latest in weights[1:]:
@@ -35,7 +35,7 @@ def by_hand(weights: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
 
 
 @pytest.mark.parametrize(("world_size", "stage"), PLACES)
-def test_the_average_follows_every_step(followed: Seen, world_size, stage):
+def test_the_ema_follows_every_step(followed: Seen, world_size, stage):
     for result in ranks_of(followed, f"average_zero_{stage}", world_size):
         expected = by_hand(result["seen"])
         assert len(expected) == 3
@@ -55,7 +55,7 @@ def test_bfloat16_is_averaged_in_float32(followed: Seen, stage):
         truth = by_hand(result["seen"])[-1]
         for name, value in result["averages"][-1].items():
             assert value.dtype == torch.bfloat16
-            # Rounded once, when it is given away.
+            # Rounded once, when it is handed out.
             torch.testing.assert_close(
                 value.double(), truth[name], rtol=2**-8 * (1 + 1e-4), atol=1e-9
             )
@@ -73,7 +73,7 @@ def test_each_rank_holds_its_own_part_alone(followed: Seen, stage):
 
 
 @pytest.mark.parametrize("stage", [0, 3])
-def test_training_with_an_average_is_the_same(followed: Seen, stage):
+def test_training_with_an_ema_is_the_same(followed: Seen, stage):
     for averaged, plain in zip(
         ranks_of(followed, f"average_zero_{stage}", 2),
         ranks_of(followed, f"no_average_zero_{stage}", 2),
@@ -90,14 +90,14 @@ def test_training_with_an_average_is_the_same(followed: Seen, stage):
         *((2, f"average_bfloat16_zero_{stage}") for stage in BFLOAT16),
     ],
 )
-def test_a_resumed_average_equals_the_straight_one(followed: Seen, world_size, scenario):
+def test_a_resumed_ema_equals_the_straight_one(followed: Seen, world_size, scenario):
     for result in ranks_of(followed, scenario, world_size):
         for name, value in result["averages"][-1].items():
             assert torch.equal(result["resumed"][name], value), name
 
 
 @pytest.mark.parametrize(("world_size", "stage"), PLACES)
-def test_the_average_loads_in_transformers(followed: Seen, world_size, stage):
+def test_the_ema_loads_in_transformers(followed: Seen, world_size, stage):
     folder = followed.folder / f"saved_average_zero_{stage}_{world_size}"
     loaded = AutoModelForCausalLM.from_pretrained(folder).state_dict()
     result = ranks_of(followed, f"average_zero_{stage}", world_size)[0]
@@ -109,7 +109,7 @@ def test_the_average_loads_in_transformers(followed: Seen, world_size, stage):
     assert (folder / "tokenizer_config.json").is_file()
 
 
-def test_a_checkpoint_without_an_average_is_refused(followed: Seen):
+def test_a_checkpoint_without_an_ema_is_refused(followed: Seen):
     errors = [
         followed.one["no_average_saved"],
         *(rank["no_average_saved"] for rank in followed.two),

@@ -1,4 +1,4 @@
-"""What the processes of the training tests do with an imitator: learning from texts."""
+"""Scenarios of supervised fine-tuning. See `scenarios`."""
 
 from __future__ import annotations
 
@@ -24,41 +24,41 @@ def texts(here: Rank, layout: str) -> SupervisedSamples:
     return spread_samples(samples, plan)[here.rank]
 
 
-def imitate(here: Rank, *, layout: str = "padded", **settings: Any) -> dict[str, Any]:
+def learn_from_texts(here: Rank, *, layout: str = "padded", **settings: Any) -> dict[str, Any]:
     """Evaluate, learn for a step, evaluate again."""
     samples = texts(here, layout)
-    with here.imitator(layout=layout, **settings) as imitator:
-        gradients = record_gradients(imitator)
-        shapes = record_rows(imitator)
-        before = imitator.evaluate(samples)
-        metrics = imitator.update([samples])
+    with here.sft_trainer(layout=layout, **settings) as trainer:
+        gradients = record_gradients(trainer)
+        shapes = record_rows(trainer)
+        before = trainer.evaluate(samples)
+        metrics = trainer.update([samples])
         return {
             "before": before,
             "metrics": metrics,
-            "after": imitator.evaluate(samples),
+            "after": trainer.evaluate(samples),
             "gradient": gradients[0],
             "rows": shapes,
             "num_own_tokens": int(samples.loss_mask.sum()),
-            "weights": weights_of(imitator),
+            "weights": weights_of(trainer),
         }
 
 
 def several_steps(here: Rank, **settings: Any) -> dict[str, Any]:
     """Two optimiser steps in one update, and one after the other."""
     samples = texts(here, "padded")
-    with here.imitator(**settings) as imitator:
-        together = imitator.update([samples, samples])
-        weights = weights_of(imitator)
-    with here.imitator(**settings) as imitator:
-        apart = [imitator.update([samples]) for _ in range(2)]
+    with here.sft_trainer(**settings) as trainer:
+        together = trainer.update([samples, samples])
+        weights = weights_of(trainer)
+    with here.sft_trainer(**settings) as trainer:
+        apart = [trainer.update([samples]) for _ in range(2)]
         return {
             "together": together,
             "apart": apart,
             "weights": weights,
-            "weights_apart": weights_of(imitator),
+            "weights_apart": weights_of(trainer),
         }
 
 
 def from_random_weights(here: Rank) -> dict[str, Any]:
-    with here.imitator(random_weights=True) as imitator:
-        return {"weights": weights_of(imitator)}
+    with here.sft_trainer(random_weights=True) as trainer:
+        return {"weights": weights_of(trainer)}

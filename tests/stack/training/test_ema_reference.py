@@ -1,4 +1,4 @@
-"""A reference that moves: what it becomes, on whatever ranks and at whatever ZeRO stage."""
+"""A reference that follows the policy: its EMA, on any number of ranks and at any ZeRO stage."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def ranks_of(followed: Seen, scenario: str) -> list[dict[str, Any]]:
 
 
 def by_hand(start: dict[str, Tensor], policies: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
-    """Averages after each policy, in float64, number by number."""
+    """EMA after each policy, in float64, number by number."""
     averages, now = [], {name: value.double() for name, value in start.items()}
     for policy in policies:
         now = {
@@ -51,7 +51,7 @@ def test_the_average_equals_one_by_hand(followed: Seen, stage):
             for name, value in truth.items():
                 torch.testing.assert_close(found[name], value.float(), rtol=1e-6, atol=1e-7)
         last = result["weights"][-1]
-        # It has left the start, and is not the policy.
+        # The EMA is neither the initial weights nor the policy.
         for other in (result["loaded"]["before"], result["policies"][-1]):
             name = "model.embed_tokens.weight"
             assert float((last[name] - other[name]).abs().max()) > 1e-3
@@ -64,7 +64,7 @@ def test_bfloat16_averages_in_float32(followed: Seen, stage):
         for found, truth in zip(result["weights"], expected, strict=True):
             for name, value in truth.items():
                 assert found[name].dtype == torch.bfloat16
-                # The rounding of one number, and not one more for every move.
+                # Rounded once, and not again in every update.
                 torch.testing.assert_close(
                     found[name].double(), value, rtol=2**-8 * (1 + 1e-4), atol=1e-9
                 )
@@ -85,7 +85,7 @@ def test_one_rank_equals_two(followed: Seen, scenario):
         *(f"moved_zero_{stage}" for stage in STAGES),
     ],
 )
-def test_a_loaded_reference_goes_on_as_if_nothing_had_happened(followed: Seen, scenario):
+def test_a_resumed_reference_equals_the_straight_one(followed: Seen, scenario):
     for result in ranks_of(followed, scenario):
         for name, value in result["weights"][0].items():
             assert torch.equal(result["loaded"]["after"][name], value), name
