@@ -17,6 +17,7 @@ from rlhf_ray.generation.engine_arguments import engine_arguments, make_vllm_con
 from rlhf_ray.generation.environment import engine_environment
 from rlhf_ray.generation.errors import RequestFailed, T, answer
 from rlhf_ray.generation.llm import start_llm
+from rlhf_ray.generation.prompt_tasks import PromptTasks
 from rlhf_ray.generation.requirements import check_vllm
 from rlhf_ray.generation.results import FinishedSample, IncompleteSets, finished_sample, make_group
 from rlhf_ray.generation.sampling import (
@@ -72,8 +73,7 @@ class GenerationEngine:
         self._lora = lora
         self._weight_backend = weight_backend
         self._started = contextlib.ExitStack()
-        # The running tasks, one for each response, with their prompt's id: `abort` cancels them.
-        self._sampling: dict[asyncio.Task[FinishedSample | SampleFailure], str] = {}
+        self._sampling: PromptTasks[FinishedSample | SampleFailure] = PromptTasks()
 
     async def start(self) -> None:
         """Check vLLM, start its processes, load the model; the weights are version 0.
@@ -155,16 +155,10 @@ class GenerationEngine:
             )
             for sample_index in sample_indices
         }
-        tasks = [
-            asyncio.create_task(self._sample(prompt, index, submitted))
-            for index, submitted in submissions.items()
-        ]
-        self._sampling |= dict.fromkeys(tasks, prompt.prompt_id)
-        try:
-            outcomes = await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                del self._sampling[task]
+        outcomes = await self._sampling.run(
+            prompt.prompt_id,
+            [self._sample(prompt, index, submitted) for index, submitted in submissions.items()],
+        )
         samples = [outcome for outcome in outcomes if isinstance(outcome, FinishedSample)]
         failures = tuple(outcome for outcome in outcomes if isinstance(outcome, SampleFailure))
         return make_group(prompt, samples, failures), failures
@@ -175,14 +169,7 @@ class GenerationEngine:
         Their `generate` returns with a failure for every sample that had not finished. Prompts that
         are not being sampled are ignored.
         """
-        given_up = set(prompt_ids)
-        tasks = [task for task, prompt_id in self._sampling.items() if prompt_id in given_up]
-        # A task that is cancelled before its first step never runs, so it could return no failure.
-        await asyncio.sleep(0)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await self._sampling.abort(prompt_ids)
 
     async def score_sequences(self, sequences: Sequence[tuple[int, ...]]) -> list[list[float]]:
         """Log-probabilities, at temperature 1, of every token but the first of each sequence.
