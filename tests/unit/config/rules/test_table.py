@@ -30,6 +30,7 @@ def _broken_rules(base, breaking):
     return [rule for rule in rules if list(rule.problems(config))]
 
 
+@pytest.mark.unit_slow
 def test_every_rule_has_a_case():
     broken = [_broken_rules(base, breaking) for base, breaking in _all_cases()]
     covered = {rule.about for rules in broken for rule in rules}
