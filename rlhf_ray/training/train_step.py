@@ -87,7 +87,7 @@ def run_update(
             # DeepSpeed reduces gradients over ranks at the last micro-batch of a step. That is the
             # last one of the last part, not of every part.
             final = len(part.samples.micro_batches) - 1 if part is last else -1
-            # An iterator: one micro-batch's graph is freed before the next one is built.
+            # One micro-batch at a time: a list would hold the graphs of all of them in memory.
             for index, objective in enumerate(_objectives(part, layout)):
                 engine.backward(objective.loss, is_last=index == final)
                 _add(sums, objective.sums)

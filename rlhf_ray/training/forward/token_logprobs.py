@@ -70,7 +70,7 @@ class _TokenLogprobs(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:
-        """Gradient of both outputs; z: scaled logits, p: their softmax, H: the entropy.
+        """Gradient of the logits, with z the scaled logits, p their softmax and H the entropy:
 
         d logprob / d z_j = (1 if j is the target else 0) - p_j
         d H / d z_j       = -p_j * (log p_j + H)
