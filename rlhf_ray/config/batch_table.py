@@ -180,16 +180,16 @@ _SINGLE = ("samples", 1)
 def fit_rows(config: Config) -> list[BatchRow]:
     """Compute the sizes from samples down to micro-batches."""
     fit, training, longest = config.fit, config.training, config.examples.max_tokens
-    per_rank = ceil(fit.samples_per_step, training.num_ranks)
+    per_rank = ceil(fit.batch_size, training.num_ranks)
     noun, answers = _sample(config)
     fitting = training.max_tokens_per_micro_batch // (answers * longest)
     per_one, pairs = (" x 2 answers", ", of pairs") if answers > 1 else ("", "")
     rows = [
-        row(f"{noun} per optimiser step", fit.samples_per_step, "fit.samples_per_step"),
+        row(f"{noun} per optimiser step", fit.batch_size, "fit.batch_size"),
         row("longest sample", longest, "examples.max_tokens, in tokens"),
         row(
             "tokens per optimiser step",
-            fit.samples_per_step * answers * longest,
+            fit.batch_size * answers * longest,
             f"{noun} per optimiser step{per_one} x longest sample, at most{pairs}",
         ),
         row(

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlhf_ray.config.earlier_release import moved_path
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.reward import RewardFunctionConfig, ScorerPart
-from rlhf_ray.config.moved_paths import moved_path
 
 BUILTIN_TARGETS: dict[str, str] = {
     "arithmetic": "rlhf_ray.rewards.builtin.arithmetic:Arithmetic",

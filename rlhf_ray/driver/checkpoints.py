@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_ray.calls import Call, CallWaiter
+from rlhf_ray.config.earlier_release import earlier_key
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.driver.roles import Checkpointed
 
@@ -168,10 +169,12 @@ def check_identity(folder: Path, there: dict[str, Any], here: dict[str, Any]) ->
     Raises:
         RequestError: names every setting that differs.
     """
+    # A checkpoint of an earlier release has the old name of a key that was renamed.
+    saved = {name: there.get(name, there.get(earlier_key(name))) for name in here}
     differing = [
-        f"{name}={there.get(name)!r} there, {value!r} here"
+        f"{name}={saved[name]!r} there, {value!r} here"
         for name, value in here.items()
-        if there.get(name) != value
+        if saved[name] != value
     ]
     if differing:
         raise RequestError(

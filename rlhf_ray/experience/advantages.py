@@ -228,7 +228,7 @@ def _advantage_metrics(batch: RolloutBatch, advantages: Tensor) -> dict[str, flo
     return {
         "advantages/mean": float(trained.mean()) if trained.numel() else 0.0,
         "advantages/std": float(trained.std()) if trained.numel() > 1 else 0.0,
-        "advantages/zero_groups_fraction": float((signal == 0).double().mean()),
+        "advantages/zero_group_fraction": float((signal == 0).double().mean()),
     }
 
 

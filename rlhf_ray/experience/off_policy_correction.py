@@ -75,7 +75,7 @@ def learner_generator_metrics(batch: RolloutBatch) -> dict[str, float]:
         "rollout/logprob_gap_mean": _mean(gap),
         "rollout/logprob_gap_max": float(gap.max()) if gap.numel() else 0.0,
         # KL(engine || learner), from tokens of the engine.
-        "rollout/kl_generator": _mean(divergence[mask].double()),
+        "rollout/kl_learner_generator": _mean(divergence[mask].double()),
     }
 
 

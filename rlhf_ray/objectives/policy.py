@@ -89,7 +89,7 @@ def policy_objective(
         "policy/clip_fraction": share(policy.clipped),
         "policy/log_ratio_clamped_fraction": share(policy.clamped),
         # KL(old || current), from tokens of the old policy.
-        "policy/kl_old": share(token_kl(old, current, mask, estimator="k3")),
+        "policy/approx_kl": share(token_kl(old, current, mask, estimator="k3")),
     }
     if coefficients.kl > 0:
         kl = _kl(predicted, experience, token_index, algorithm)
@@ -98,10 +98,10 @@ def policy_objective(
         sums["kl/loss"] = penalty.detach()
     if coefficients.entropy > 0:
         loss = loss - coefficients.entropy * reduced(entropy)
-    if algorithm.positive_coefficient > 0:
+    if algorithm.nll_coefficient > 0:
         likelihood = masked_mean(-logprobs, tokens.advantages > 0, experience.num_positive_tokens)
-        loss = loss + algorithm.positive_coefficient * likelihood
-        sums["policy/positive_loss"] = likelihood.detach()
+        loss = loss + algorithm.nll_coefficient * likelihood
+        sums["policy/nll_loss"] = likelihood.detach()
     maxima = {}
     if compare_with_generator:
         distance = (current - experience.generator_logprobs[token_index]).abs()

@@ -128,7 +128,7 @@ class AlgorithmConfig:
     )
     num_epochs: int = setting(1, "Passes over one batch of rollouts.", minimum=1)
     num_mini_batches: int = setting(1, "Optimiser steps per pass.", minimum=1)
-    positive_coefficient: float = setting(
+    nll_coefficient: float = setting(
         0.0, "Weight of the language-model loss on tokens with a positive advantage.", minimum=0
     )
     ptx_coefficient: float = setting(

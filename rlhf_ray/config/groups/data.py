@@ -118,7 +118,7 @@ class ExamplesConfig(SourceConfig):
     ranking_column: str = setting(
         "ranking", "Column with a list of answers, best first, instead of chosen and rejected."
     )
-    good_column: str = setting(
+    label_column: str = setting(
         "good", "Column with the label of an answer, good or not: true or false."
     )
     system_prompt: str | None = setting(None, "System message put before every chat that has none.")

@@ -11,7 +11,7 @@ from rlhf_ray.config.setting import setting
 class FitConfig:
     """Learning from examples: steps, and evaluations on held-out rows."""
 
-    samples_per_step: int = setting(
+    batch_size: int = setting(
         16,
         "Samples per optimiser step, over all ranks; with preferences, rankings.",
         unit="samples",

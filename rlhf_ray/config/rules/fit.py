@@ -43,12 +43,12 @@ def _sample_fits_micro_batch(config: Config) -> Iterator[str]:
 
 
 def _ranks_have_samples(config: Config) -> Iterator[str]:
-    ranks, samples = config.training.num_ranks, config.fit.samples_per_step
+    ranks, samples = config.training.num_ranks, config.fit.batch_size
     if ranks > samples:
         yield (
             f"training.num_ranks={ranks}: an optimiser step has only {samples} samples "
-            f"(fit.samples_per_step), so some ranks would be idle; use at most {samples} "
-            f"ranks, or raise fit.samples_per_step"
+            f"(fit.batch_size), so some ranks would be idle; use at most {samples} "
+            f"ranks, or raise fit.batch_size"
         )
 
 
@@ -89,9 +89,8 @@ _LEARNING_RULES: tuple[Rule, ...] = (
         stages=FIT_STAGES,
     ),
     Rule(
-        about="Stages that learn from examples: `training.num_ranks` is at most "
-        "`fit.samples_per_step`.",
-        keys=("training.num_ranks", "fit.samples_per_step"),
+        about="Stages that learn from examples: `training.num_ranks` is at most `fit.batch_size`.",
+        keys=("training.num_ranks", "fit.batch_size"),
         problems=_ranks_have_samples,
         stages=FIT_STAGES,
     ),

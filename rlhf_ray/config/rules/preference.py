@@ -51,10 +51,10 @@ def _only_of_feedback(config: Config) -> Iterator[str]:
 
 
 def _samples_of_a_step(config: Config) -> Iterator[str]:
-    samples = config.fit.samples_per_step
+    samples = config.fit.batch_size
     if config.preference.is_of_feedback and samples < 2:
         yield (
-            f"fit.samples_per_step={samples}: preference.loss={FEEDBACK_LOSS} compares every "
+            f"fit.batch_size={samples}: preference.loss={FEEDBACK_LOSS} compares every "
             f"answer with the mean over the step's samples; raise it to at least 2"
         )
 
@@ -106,8 +106,8 @@ PREFERENCE_RULES: tuple[Rule, ...] = (
         stages=_STAGES,
     ),
     Rule(
-        about="`preference.loss=kto` needs at least 2 `fit.samples_per_step`.",
-        keys=("preference.loss", "fit.samples_per_step"),
+        about="`preference.loss=kto` needs at least 2 `fit.batch_size`.",
+        keys=("preference.loss", "fit.batch_size"),
         problems=_samples_of_a_step,
         stages=_STAGES,
     ),

@@ -34,7 +34,7 @@ def load_feedback(
     def draft(row: Row) -> Draft[Feedback]:
         prompt = prompt_cell(row, examples.prompt_column)
         answer = answer_cell(row, examples.answer_column)
-        is_good = _verdict(row, examples.good_column)
+        is_good = _verdict(row, examples.label_column)
         return Draft(
             question=question_of_prompt(prompt),
             texts=(mark_answer(row, prompt, answer, examples, tokenizer),),
@@ -45,7 +45,7 @@ def load_feedback(
         "feedback",
         examples,
         tokenizer,
-        layouts=(("prompt_column", "answer_column", "good_column"),),
+        layouts=(("prompt_column", "answer_column", "label_column"),),
         draft=draft,
     )
 

@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from rlhf_ray.config.earlier_release import moved_path
 from rlhf_ray.config.groups.data import SourceConfig
-from rlhf_ray.config.moved_paths import moved_path
 from rlhf_ray.data.rows import BrokenRow, DataError, Row, known_names, row_from, shown
 
 _IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")

@@ -170,7 +170,7 @@ def _steps(inputs: FitInputs, stage: FitStage[T], examples: ExampleSet[T]) -> Fi
         examples.train,
         order=order,
         spread=lambda rows: stage.spread(rows, inputs.plan),
-        samples_per_step=inputs.fit.samples_per_step,
+        samples_per_step=inputs.fit.batch_size,
         num_epochs=inputs.fit.num_epochs,
         max_steps=inputs.fit.max_steps,
     )

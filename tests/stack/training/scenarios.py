@@ -87,7 +87,7 @@ def of_sequences(here: Rank, **settings: Any) -> dict[str, Any]:
         reduction="sequence_mean",
         kl_coefficient=KL_COEFFICIENT,
         kl_gradient="unbiased",
-        positive_coefficient=0.2,
+        nll_coefficient=0.2,
     )
     with here.learner(algorithm, **settings) as learner:
         gradients = record_gradients(learner)

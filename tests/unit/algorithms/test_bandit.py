@@ -43,7 +43,7 @@ VARIANTS = {
         "algorithm.entropy_target=0.05",
         "algorithm.entropy_step=0.001",
     ],
-    "good tokens": ["algorithm=grpo", "algorithm.positive_coefficient=0.1"],
+    "good tokens": ["algorithm=grpo", "algorithm.nll_coefficient=0.1"],
     "whitened per task": [
         "algorithm=grpo",
         "algorithm.whiten_advantages=true",

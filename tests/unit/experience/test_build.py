@@ -53,7 +53,7 @@ class TestGroupAdvantages:
                 "advantages/mean": 0.1,
                 # 0.5, 0.5, -0.5, 0, 0 about 0.1, divided by 4.
                 "advantages/std": math.sqrt((2 * 0.16 + 0.36 + 2 * 0.01) / 4),
-                "advantages/zero_groups_fraction": 0.5,
+                "advantages/zero_group_fraction": 0.5,
             }
         )
 

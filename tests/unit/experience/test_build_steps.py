@@ -53,7 +53,7 @@ ALGORITHMS = {
     "everything": AlgorithmConfig(
         kl_gradient="unbiased",
         dual_clip=1.5,
-        positive_coefficient=0.3,
+        nll_coefficient=0.3,
         correction_weight="sequence",
         correction_filter="geometric",
         correction_low=0.9,

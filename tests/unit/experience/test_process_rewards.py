@@ -73,7 +73,7 @@ def test_they_differ_within_one_answer():
     assert advantages(batch) == {(1, 2, 2, 2): [0.0, -1.0, 0.0, 0.0], (1, 3, 3): [0.0, 1.0, 0.0]}
     assert batch.metrics["steps/per_sample"] == 1.5
     assert batch.metrics["steps/reward_mean"] == 2.0
-    assert batch.metrics["advantages/zero_groups_fraction"] == 0.0
+    assert batch.metrics["advantages/zero_group_fraction"] == 0.0
     assert not only(batch).returns.any()
 
 
@@ -114,7 +114,7 @@ def test_equal_totals_may_hide_a_signal_and_equal_steps_have_none():
     equal = with_steps(group, [None, 1.0, 1.0, None, None, 1.0])
     batch = build([equal])
     assert not only(batch).advantages.any()
-    assert batch.metrics["advantages/zero_groups_fraction"] == 1.0
+    assert batch.metrics["advantages/zero_group_fraction"] == 1.0
 
 
 def test_groups_without_steps_and_steps_that_are_not_finite_are_our_own_mistakes():

@@ -96,7 +96,7 @@ def test_policy_loss_and_metrics_by_hand():
             "policy/clip_fraction": 1 / 8,
             "policy/log_ratio_clamped_fraction": 0.0,
             # k3 of old against current: e^0.5 - 1 - 0.5, twice.
-            "policy/kl_old": 2 * (math.exp(0.5) - 1.5) / 8,
+            "policy/approx_kl": 2 * (math.exp(0.5) - 1.5) / 8,
             "rollout/logprob_gap_mean": (0.0 + 1.0 + 0.5) / 8,
         }
     )
@@ -113,7 +113,7 @@ def test_the_shortcut_takes_the_policy_itself_as_the_old_one():
     assert leaf.grad is not None
     assert leaf.grad.tolist() == pytest.approx([-1 / 8, 2 / 8, -3 / 8])
     assert objective.sums["policy/clip_fraction"].item() == 0.0
-    assert objective.sums["policy/kl_old"].item() == 0.0
+    assert objective.sums["policy/approx_kl"].item() == 0.0
 
 
 def test_the_penalty_in_the_loss():

@@ -82,4 +82,4 @@ def test_one_value_of_a_stage_is_set_on_the_command_line():
     config = load_config(["recipe=pipeline_demo", "pipeline.stages.sft.fit.max_steps=5"])
     stages = {stage.name: stage.values for stage in read_stages(config.pipeline, "/out")}
     assert stages["sft"]["fit"]["max_steps"] == 5
-    assert stages["sft"]["fit"]["samples_per_step"] > 1, "the other values stay"
+    assert stages["sft"]["fit"]["batch_size"] > 1, "the other values stay"

@@ -44,8 +44,8 @@ CASES = [
         "ranks without examples",
         FIT,
         ["training.num_ranks=17"],
-        ["training.num_ranks=17", "fit.samples_per_step", "at most 16 ranks"],
-        ["training.num_ranks=17", "fit.samples_per_step=17"],
+        ["training.num_ranks=17", "fit.batch_size", "at most 16 ranks"],
+        ["training.num_ranks=17", "fit.batch_size=17"],
     ),
     (
         "patience without evaluations",

@@ -45,9 +45,9 @@ CASES = [
     (
         "one sample of feedback a step",
         [*PREFERENCE, "preference.loss=kto"],
-        ["fit.samples_per_step=1"],
-        ["fit.samples_per_step=1", "preference.loss=kto", "at least 2"],
-        ["fit.samples_per_step=2"],
+        ["fit.batch_size=1"],
+        ["fit.batch_size=1", "preference.loss=kto", "at least 2"],
+        ["fit.batch_size=2"],
     ),
 ]
 
