@@ -7,12 +7,14 @@ VENV := $(or $(RLHF_RAY_VENV),.venv)
 PYTHON := $(VENV)/bin/python
 SETUP := @launch/setup.sh
 ARGS ?=
+# Neighbouring tests go to one process, which makes what they share once.
+PARALLEL := -n logical --maxprocesses 8 --dist worksteal
 
 SMOLLM2 := outputs/models/smollm2-135m
 SHELL_SCRIPTS := $(wildcard launch/*.sh) launch/slurm.sbatch .ci/run
 DOCKERFILES := docker/Dockerfile docker/Dockerfile.cpu
 
-.PHONY: help setup demo demo-ppo pipeline product pipeline-smollm2 smollm2 test test-slow test-gpu mutation lint bench agreement docs clean
+.PHONY: help setup demo demo-ppo pipeline product pipeline-smollm2 smollm2 quick test test-slow test-gpu mutation lint bench agreement docs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -47,9 +49,13 @@ smollm2: ## fetch SmolLM2-135M, then GRPO on it with a rule as the reward
 	@$(PYTHON) -m rlhf_ray.models.smollm2 $(SMOLLM2)
 	@$(PYTHON) -m rlhf_ray.main recipe=smollm2_grpo output_dir=outputs/smollm2_grpo $(ARGS)
 
+quick: ## the unit tests that neither train nor wait, in a minute
+	$(SETUP) dev
+	@$(PYTHON) -m pytest tests/unit -m "not unit_slow and not slow and not gpu" $(PARALLEL) $(ARGS)
+
 test: ## every test that takes seconds
 	$(SETUP) dev
-	@$(PYTHON) -m pytest -m "not slow and not gpu" $(ARGS)
+	@$(PYTHON) -m tests.parts -m "not slow and not gpu" $(ARGS)
 
 test-slow: ## the tests that take minutes
 	$(SETUP) dev smollm2 serve lm-eval

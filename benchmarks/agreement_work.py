@@ -113,7 +113,7 @@ def overrides(stage: str, model: Path, rows: Path) -> list[str]:
         "examples.eval_share=0",
         f"examples.max_tokens={MAX_SAMPLE_TOKENS}",
         "examples.on_long=error",
-        f"fit.samples_per_step={SAMPLES_PER_STEP}",
+        f"fit.batch_size={SAMPLES_PER_STEP}",
         f"fit.max_steps={NUM_STEPS}",
         "fit.num_epochs=2",
         "training=cpu",

@@ -18,11 +18,11 @@ import torch
 from benchmarks.raw_train import forward_and_backward
 from benchmarks.work import arguments, work_config, write_result
 from rlhf_ray.batching.row_layout import RowLayout, row_layout
+from rlhf_ray.config.groups.algorithm import OldLogprobsFrom
 from rlhf_ray.config.groups.training import RoleConfig
 from rlhf_ray.models.builtin import resolve_model_path
 from rlhf_ray.models.loading import load_policy
 from rlhf_ray.records import Experience
-from rlhf_ray.records.kept_tokens import whole_vocabulary
 
 LAYOUTS = ("padded", "packed")
 
@@ -88,7 +88,7 @@ def rows_of(layout: RowLayout, experience: Experience) -> tuple[int, int, bool]:
         experience.token_ids,
         experience.lengths,
         experience.loss_mask,
-        experience.kept_token_ids,
+        experience.support_token_ids,
         rows,
     )
     return batch.input_ids.shape[0], batch.input_ids.shape[1], batch.packing is not None
@@ -114,15 +114,15 @@ def made_up(work: Work, vocab_size: int) -> Experience:
         reference_logprobs=numbers,
         returns=numbers,
         values=numbers,
-        weights=mask.flatten().float(),
-        chosen=torch.zeros_like(mask.flatten()),
-        kept_token_ids=whole_vocabulary(numbers.shape[0]),
-        reference_kept_logprobs=torch.zeros(numbers.shape[0], 0),
+        importance_weights=mask.flatten().float(),
+        covariance_selected=torch.zeros_like(mask.flatten()),
+        support_token_ids=None,
+        reference_support_logprobs=None,
         micro_batches=(tuple(range(num_samples)),),
         num_loss_tokens=int(mask.sum()),
         num_sequences=num_samples,
         num_positive_tokens=int((numbers > 0).sum()),
-        old_is_current=True,
+        old_logprobs_from=OldLogprobsFrom.LEARNER_IN_UPDATE,
     )
 
 

@@ -17,6 +17,7 @@ from benchmarks.work import arguments, rollout_group, work_config, work_prompts,
 from rlhf_ray.batching.packing import decoder_inputs
 from rlhf_ray.batching.rank_plan import RankPlan
 from rlhf_ray.batching.row_layout import RowLayout, row_layout
+from rlhf_ray.config.groups.algorithm import OldLogprobsFrom
 from rlhf_ray.experience.build import build_experience
 from rlhf_ray.models.loading import load_policy
 from rlhf_ray.records import Coefficients, Experience
@@ -33,7 +34,7 @@ def main() -> None:
         reference=None,
         values=None,
         old=None,
-        old_is_current=True,
+        old_logprobs_from=OldLogprobsFrom.LEARNER_IN_UPDATE,
         algorithm=config.algorithm,
         coefficients=Coefficients(),
         learner=RankPlan(
@@ -63,7 +64,7 @@ def forward_and_backward(model: torch.nn.Module, experience: Experience, layout:
             experience.token_ids,
             experience.lengths,
             experience.loss_mask,
-            experience.kept_token_ids,
+            experience.support_token_ids,
             rows,
         )
         decoder, head = model.get_decoder(), model.get_output_embeddings()

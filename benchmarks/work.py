@@ -18,7 +18,6 @@ from rlhf_ray.data.prompts.load import load_prompts
 from rlhf_ray.data.prompts.stream import PromptStream
 from rlhf_ray.models.loading import load_tokenizer
 from rlhf_ray.records import Prompt, RolloutGroup
-from rlhf_ray.records.kept_tokens import whole_vocabulary
 
 NUM_PROMPTS = 8
 SAMPLES_PER_PROMPT = 4
@@ -64,7 +63,7 @@ def rollout_group(prompt: Prompt, vocab_size: int) -> RolloutGroup:
         lengths=torch.full((SAMPLES_PER_PROMPT,), length),
         loss_mask=mask.flatten(),
         generator_logprobs=torch.where(mask.flatten(), -10.0, 0.0),
-        kept_token_ids=whole_vocabulary(mask.numel()),
+        support_token_ids=None,
         weight_versions=torch.where(mask.flatten(), 0, -1),
         responses=("",) * SAMPLES_PER_PROMPT,
         finish_reasons=("length",) * SAMPLES_PER_PROMPT,

@@ -19,8 +19,8 @@ from typing import Any
 from openai import AsyncOpenAI, OpenAI
 
 from rlhf_ray.atomic_file import write_atomically
+from rlhf_ray.recipes.customer_service import requests
 from rlhf_ray.serving.load import LoadReport, measure
-from rlhf_ray.tasks.customer_service import requests
 
 OUTPUT = Path("outputs/product")
 COMMAND = (sys.executable, "-m", "rlhf_ray.main")

@@ -1,16 +1,61 @@
-"""Files that are whole or not there."""
+"""Atomic writes: whoever reads, or resumes after a kill, finds the old content or the new one.
+
+The new content is written to NAME.partial in the same folder and renamed at the end. A block that
+raises removes the partial content; a killed process leaves it, and the next write replaces it.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write the text in UTF-8 beside `path` and put it in its place; a kill leaves the old file.
+    """Write a whole text file; see `atomic_file` for its encoding."""
+    with atomic_file(path) as file:
+        file.write(text)
 
-    A lone surrogate becomes its escape, which JSON reads back.
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[TextIO]:
+    """Open a text file in UTF-8 that becomes `path` when the block ends without an error.
+
+    A lone surrogate, which UTF-8 cannot encode, becomes its escape, which JSON reads back.
     """
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8", errors="backslashreplace")
-    os.replace(partial, path)
+    partial = partial_path(path)
+    try:
+        with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
+            yield file
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Give the block a path to make a folder at; it becomes `folder` when the block ends well.
+
+    The path does not exist yet, its parent does. An earlier `folder` is removed before the rename:
+    a kill between the two leaves the complete new folder under its partial name.
+    """
+    partial = partial_path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        yield partial
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    # From here on the new folder is complete: an error must not remove it.
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial, folder)
+
+
+def partial_path(path: Path) -> Path:
+    """The place next to `path` where its new content is written."""
+    return path.with_name(f"{path.name}.partial")

@@ -1,4 +1,4 @@
-"""What the driver holds of work that is going on elsewhere. Knows no Ray."""
+"""Calls to workers, as the driver holds them. Knows no Ray."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MemberName:
-    """One worker of a role, as errors and the Ray dashboard name it."""
+    """Name of one worker of a role, in errors and on the Ray dashboard."""
 
     role: str
     rank: int
@@ -23,10 +23,10 @@ class Call:
     """One method call on one worker, under way.
 
     Attributes:
-        signal: what is waited for and fetched; the value of `CallWaiter.results`.
-        payload: reference to a large result that is passed on and never fetched here.
-        before: the call whose payload this one takes, where it was made before that was done. A
-            failure of that one is this one's too.
+        signal: small result that `CallWaiter.results` waits for and fetches.
+        payload: reference to a large result, which is passed on and never fetched here.
+        before: the call whose payload this call takes, if that call was not done yet. Its failure
+            is a failure of this call too.
     """
 
     member: MemberName
@@ -42,17 +42,17 @@ class CallWaiter(Protocol):
     """
 
     def begin_step(self, step: int) -> None:
-        """The step that failures from now on belong to."""
+        """Name `step` in all failures from now on."""
         ...
 
     def results(self, calls: Sequence[Call], *, phase: str, timeout_s: float) -> list[Any]:
-        """The signals' values, in the order of the calls."""
+        """Wait for all calls; return the values of their signals, in the order of the calls."""
         ...
 
     def some_done(self, calls: Sequence[Call], *, phase: str, timeout_s: float) -> list[Call]:
-        """Those of the calls that are done: at least one, as soon as there is one."""
+        """Wait until at least one call is done; return every call that is done then."""
         ...
 
     def stream(self, call: Call, *, phase: str, timeout_s: float) -> Iterator[Any]:
-        """References to what a generator method yields, one by one, not fetched."""
+        """Yield references to the items of a generator method, one by one, not fetched."""
         ...

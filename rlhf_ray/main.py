@@ -2,8 +2,8 @@
 
     python -m rlhf_ray.main recipe=demo output_dir=outputs/demo num_steps=20
 
-Hydra composes (`config/compose.py`), but its decorator is not used: it would print a wrong
-configuration one problem at a time, in terms of its own, and leave folders of its own behind.
+Hydra composes (`config/compose.py`), but its decorator is not used: it prints the
+problems of a configuration one at a time, in Hydra's own terms, and leaves folders behind.
 """
 
 from __future__ import annotations

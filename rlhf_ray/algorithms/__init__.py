@@ -2,7 +2,7 @@
 
 Conventions shared by every function (the table is in docs/algorithms.md):
 
-- Per-token tensors are flat and ragged: `[N]` beside `lengths [S]`, prompt and response of
+- Per-token tensors are flat and ragged: `[N]` with `lengths [S]`, prompt and response of
   every sample one after the other. `mask [N]` is True on the tokens that the policy sampled.
 - Losses on preferences have one entry per pair `[P]` or per answer `[S]`; their mask is False on
   padding.

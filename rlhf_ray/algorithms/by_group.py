@@ -1,4 +1,4 @@
-"""What every estimator with a baseline from the prompt's own samples has in common."""
+"""Loop over groups for estimators with a baseline from the prompt's own samples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Assertions on shapes and dtypes that show what arrived beside what is expected."""
+"""Assertions on shapes and dtypes that show the expected and the found value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a quantity per token to one number, by global counts."""
+"""Reductions of a quantity per token to one number, by global counts."""
 
 from __future__ import annotations
 

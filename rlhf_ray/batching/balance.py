@@ -1,4 +1,4 @@
-"""Which rank works on which groups."""
+"""Balanced assignment of groups to ranks."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 
 def balance(sizes: Sequence[int], num_parts: int) -> list[list[int]]:
-    """Indices of `sizes` in parts of similar sums: the largest first, each to the lightest part.
+    """Split indices of `sizes` into parts of similar sums.
 
-    Every index is in one part; a part may be empty. Within a part indices rise. The same sizes
-    give the same parts.
+    Greedy: the largest first, each to the lightest part. Every index is in one part; a part may
+    be empty. Within a part indices rise. The same sizes give the same parts.
     """
     parts: list[list[int]] = [[] for _ in range(num_parts)]
     loads = [0] * num_parts

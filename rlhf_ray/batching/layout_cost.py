@@ -1,11 +1,15 @@
-"""What it costs to run a micro-batch through the decoder, by how its samples are put into rows.
+"""Cost of a micro-batch in the decoder, by the layout of its samples in rows.
 
 Three layouts give the same numbers:
 
 - padded: one sample a row;
 - packed: several samples in a row, without attention across them;
 - shared: like packed, and samples with the same prompt form a tree: the prompt once, then the
-  rest of each of them, which attends to the prompt and to itself.
+  rest of each sample, which attends to the prompt and to itself.
+
+None is best for all: packing and sharing save tokens in the matrix products of the layers, but a
+row with a mask computes attention between all pairs of its tokens. Long rows of a small model
+lose by it, short answers to a long prompt of a large model win.
 
 Plain functions of counts. The unit of cost is one token through the layers without attention.
 """
@@ -27,11 +31,11 @@ MIN_SAVING = 0.05
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SampleShape:
-    """What the layout has to know of a sample.
+    """Lengths of a sample that a layout depends on.
 
     Attributes:
-        needed: its leading tokens that a prediction needs, which end before the last predicted
-            one; 0 where nothing is predicted.
+        needed: leading tokens that a prediction needs, up to the one before the last predicted
+            token; 0 if nothing is predicted.
         prompt: tokens before the first predicted one; at most `needed`.
         family: equal for samples whose prompts are equal, token by token.
     """
@@ -46,7 +50,7 @@ class PairCosts:
     """Attention of one query to one key, in all layers, in tokens through the layers.
 
     Attributes:
-        causal: where every token attends to all before it; only those pairs are computed.
+        causal: without a mask; only pairs of a token and the tokens before it are computed.
         masked: with a mask; all pairs of a row are computed.
     """
 
@@ -60,8 +64,8 @@ class Rows:
 
     Attributes:
         kind: "padded", "packed" or "shared".
-        trees: per row its trees; a tree is the numbers of samples that share their prompt, one
-            alone unless `kind` is "shared".
+        trees: trees of every row; a tree is the numbers of samples that share their prompt, a
+            single sample unless `kind` is "shared".
         width: tokens of the longest row; all rows are padded to it.
         cost: estimate, in tokens through the layers.
     """
@@ -78,7 +82,7 @@ class Rows:
 
 
 def pair_costs(*, hidden_size: int, num_layers: int, num_parameters: int) -> PairCosts:
-    """Costs of attention beside those of a decoder's matrices.
+    """Costs of attention relative to the matrix products of the layers.
 
     A token takes two floating-point operations per parameter; a pair takes 4 x `hidden_size` in
     every layer (query times key, weight times value).
@@ -99,10 +103,12 @@ def choose_rows(
     Args:
         shapes: of the samples of a micro-batch.
         kinds: the layouts to choose from.
-        max_tokens: rows x longest row of what is chosen, as long as there is a choice.
+        max_tokens: bound of rows x longest row; exceeded only if every layout exceeds it.
     """
     candidates = [rows for kind in kinds for rows in _CANDIDATES[kind](shapes, costs)]
     assert candidates, f"no layout for {len(shapes)} samples among {kinds}"
+    # Memory first: the cheapest layout may have more tokens than fit. The plan of micro-batches
+    # bounds sizes by other estimates, so if nothing fits, the smallest is tried.
     fitting = [rows for rows in candidates if rows.num_tokens <= max_tokens]
     smallest = min(candidates, key=lambda rows: rows.num_tokens)
 
@@ -138,7 +144,11 @@ _CANDIDATES = {"padded": _padded, "packed": _packed, "shared": _shared}
 def _fillings(
     kind: str, trees: list[tuple[int, ...]], shapes: Sequence[SampleShape], costs: PairCosts
 ) -> Iterator[Rows]:
-    """Trees in 1, 2, 4, ... rows and one to each: long rows need less padding, more attention."""
+    """Distribute trees over 1, 2, 4, ... rows, up to one tree per row.
+
+    Long rows need less padding and more attention, since with a mask attention grows with the
+    square of the width. Doubling tries few numbers of rows, and the cost is flat near its minimum.
+    """
     sizes = [_tree_tokens(tree, shapes) for tree in trees]
     num_rows = 1
     while trees:
@@ -161,7 +171,10 @@ def _tree_tokens(tree: Sequence[int], shapes: Sequence[SampleShape]) -> int:
 
 
 def _fill(sizes: Sequence[int], num_rows: int) -> tuple[list[list[int]], int]:
-    """Largest first, each into the row with the least so far; also the size of the largest row."""
+    """Fill rows largest tree first, each into the emptiest row; also return the widest row.
+
+    All rows are padded to the widest one, so even rows waste the least.
+    """
     rows: list[list[int]] = [[] for _ in range(num_rows)]
     loads = [(0, row) for row in range(num_rows)]
     for tree in sorted(range(len(sizes)), key=lambda tree: (-sizes[tree], tree)):

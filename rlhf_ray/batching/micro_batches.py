@@ -1,6 +1,7 @@
-"""Which samples share a forward pass, on which rank, in which optimiser step.
+"""Assignment of samples to micro-batches, ranks and optimiser steps.
 
-Plain functions of lengths and counts: every role plans alike, without asking another.
+Plain functions of lengths and counts. The same counts give the same plan everywhere, so no
+plan has to be sent.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def plan_micro_batches(
 ) -> list[list[list[int]]]:
     """Spread samples over ranks and micro-batches of bounded size.
 
-    What counts as the size depends on `layout`:
+    The size of a micro-batch depends on `layout`:
 
     - "padded": one sample a row, rows x longest row. The samples of a micro-batch are of similar
       length, so that little is padding.
@@ -44,13 +45,11 @@ def plan_micro_batches(
     - The largest micro-batch is as small as that number allows, and the ranks' sizes
       differ by at most the difference between the largest and the smallest micro-batch.
 
-    The result depends on the arguments alone.
-
     Args:
         lengths: tokens per sample.
         num_ranks: ranks that share the work.
         max_tokens: tokens that one forward pass may have.
-        shapes: of the samples; what "padded" does not need.
+        shapes: of the samples; not needed for "padded".
 
     Returns:
         per rank, per micro-batch, the indices of its samples; at least one micro-batch a rank.
@@ -60,16 +59,19 @@ def plan_micro_batches(
     """
     assert num_ranks > 0, f"num_ranks is {num_ranks}"
     _check_budget(lengths, max_tokens)
+    # Neighbours of similar length leave little padding.
     by_length = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
     padded = _PaddedSize(lengths)
     if layout == "padded":
         return _plan(by_length, padded, max_tokens, num_ranks)
     packed = _PackedSize(lengths, shapes)
+    # Samples of a family side by side: a prompt is shared within one micro-batch only.
     first = {shapes[index].family: place for place, index in reversed([*enumerate(by_length)])}
     by_prompt = sorted(by_length, key=lambda index: first[shapes[index].family])
     if layout == "packed":
         return _plan(by_prompt, packed, max_tokens, num_ranks)
     assert layout == "auto", f"layout is {layout!r}"
+    # Both are cut by padded size: a rank that takes padded rows must have the memory for them.
     plans = [_plan(order, padded, max_tokens, num_ranks) for order in (by_length, by_prompt)]
     usual, together = (_computed_tokens(plan, padded, packed, by_prompt) for plan in plans)
     return plans[1] if together < (1 - MIN_SAVING) * usual else plans[0]
@@ -90,6 +92,7 @@ def split_mini_batches(num_samples: int, num_mini_batches: int, seed: int) -> li
             f"samples_per_prompt"
         )
     order = list(range(num_samples))
+    # Without a split a permutation would only reorder sums, and change them by rounding.
     if num_mini_batches == 1:
         return [order]
     random.Random(seed).shuffle(order)
@@ -117,7 +120,7 @@ def _check_budget(lengths: Sequence[int], max_tokens: int) -> None:
 
 
 class _Size(Protocol):
-    """How large a micro-batch is; it grows with every sample."""
+    """Size of a micro-batch; it grows with every sample, so greedy filling needs the fewest."""
 
     def add(self, state: tuple[int, int], index: int) -> tuple[int, int]:
         """The state with one more sample; (0, -1) is that of none."""
@@ -165,8 +168,10 @@ def _total(size: _Size, rows: Sequence[int]) -> int:
 def _plan(
     order: Sequence[int], size: _Size, max_tokens: int, num_ranks: int
 ) -> list[list[list[int]]]:
-    """Cut `order` into micro-batches, as many for every rank."""
+    """Cut `order` into micro-batches, the same number for every rank."""
     fewest = len(_pack(order, size, max_tokens))
+    # Rounded up to a multiple of the ranks. Under ZeRO every pass gathers weights from all ranks,
+    # so a rank with one pass less would leave the others waiting for ever.
     num_slots = max(1, -(-fewest // num_ranks)) * num_ranks
     packed = _pack(order, size, _smallest_budget(order, size, max_tokens, num_slots))
     return _deal(_fill_slots(packed, size, num_slots), size, num_ranks)
@@ -187,10 +192,13 @@ def _pack(order: Sequence[int], size: _Size, budget: int) -> list[list[int]]:
 
 
 def _smallest_budget(order: Sequence[int], size: _Size, max_tokens: int, num_slots: int) -> int:
-    """The smallest budget that still needs at most `num_slots` micro-batches.
+    """Find the smallest budget that still needs at most `num_slots` micro-batches.
 
-    Packing to `max_tokens` would leave the remainder, however small, to the last one.
+    Filled up to `max_tokens`, the first micro-batches would be full and the last one would have
+    the remainder, however small. Its rank would idle, and peak memory would be needlessly high.
     """
+    # A smaller budget never needs fewer micro-batches, so halving the interval finds the bound.
+    # No budget can be below the largest single sample.
     low = max((_total(size, [index]) for index in order), default=0)
     high = max_tokens
     while low < high:
@@ -205,6 +213,8 @@ def _smallest_budget(order: Sequence[int], size: _Size, max_tokens: int, num_slo
 def _fill_slots(packed: list[list[int]], size: _Size, num_slots: int) -> list[list[int]]:
     """Halve the largest micro-batches until there is one per slot; then add empty ones."""
     filled = list(packed)
+    # Even the smallest budget may need fewer micro-batches than there are slots. Halving the
+    # largest ones gives spare slots work: ranks take turns in a pass anyway, empty or not.
     while len(filled) < num_slots:
         several = [slot for slot, rows in enumerate(filled) if len(rows) > 1]
         if not several:
@@ -216,10 +226,10 @@ def _fill_slots(packed: list[list[int]], size: _Size, num_slots: int) -> list[li
 
 
 def _deal(micro_batches: list[list[int]], size: _Size, num_ranks: int) -> list[list[list[int]]]:
-    """Largest first, in rounds of one per rank, the larger to the rank with less so far.
+    """Deal largest first, in rounds of one per rank, the larger to the rank with less so far.
 
-    In rounds, because ranks wait for each other at every micro-batch: those that run at the
-    same time are of similar size.
+    In rounds, because ranks wait for each other at every micro-batch: micro-batches that run at
+    the same time are of similar size.
     """
     sizes = [_total(size, rows) for rows in micro_batches]
     order = sorted(range(len(sizes)), key=lambda slot: -sizes[slot])

@@ -1,12 +1,13 @@
-"""Several samples in a row, and their common prompt once.
+"""Rows of several samples, in which samples with the same prompt share its tokens.
 
 A tree is a prompt and the rest of each sample that begins with it:
 
     row        p0 p1 p2 | a3 a4 | b3 b4 b5 | q0 q1 | ...
     position    0  1  2    3  4    3  4  5    0  1
 
-A token attends to what precedes it in its own branch and to its tree's prompt, to nothing else.
-That is all that it would see in a row of its own, and its position is the same.
+A token attends to the tokens before it in its own branch and to its tree's prompt, to nothing
+else. In its own padded row it would see the same tokens at the same positions, so every layout
+gives the same numbers.
 """
 
 from __future__ import annotations
@@ -29,12 +30,17 @@ def sample_shapes(token_ids: Tensor, targets: Targets) -> list[SampleShape]:
     first = torch.full((num_samples,), never, device=token_ids.device)
     first = first.scatter_reduce(0, targets.sample, targets.column, "amin")
     last = torch.zeros_like(first).scatter_reduce(0, targets.sample, targets.column, "amax")
+    # One copy to the host for all samples: a comparison on the GPU would wait for it at every
+    # prompt. Bytes compare whole prompts, so samples share one only if all of its tokens agree.
     on_host = token_ids.cpu().numpy()
     families: dict[bytes, int] = {}
     shapes = []
     for start, prompt, needed in zip(
         targets.starts.tolist(), first.tolist(), last.tolist(), strict=True
     ):
+        # Tokens before the first predicted one are the prompt; tokens before the last predicted
+        # one are needed, since that one predicts nothing. They differ in order only if nothing
+        # is predicted: then both are 0.
         prompt = min(prompt, needed)
         key = on_host[start : start + prompt].tobytes()
         family = families.setdefault(key, len(families))
@@ -49,22 +55,28 @@ def lay_out_packed(
     device = token_ids.device
     starts = targets.starts.tolist()
     pieces = _Pieces()
+    # Where a sample's prompt and the rest of it start in the flattened rows. They are apart if
+    # other branches of the tree stand between them.
     prompt_at, branch_at = [0] * len(shapes), [0] * len(shapes)
     number = 0
     for row, trees in enumerate(rows.trees):
         place = row * rows.width
         for tree in trees:
             prompt = shapes[tree[0]].prompt
+            # The tokens are those of any sample of the tree; branch 0 is seen by all branches.
             pieces.add(place, starts[tree[0]], prompt, 0, number, 0)
             after = place + prompt
             for branch, sample in enumerate(tree, start=1):
                 prompt_at[sample], branch_at[sample] = place, after
                 length = shapes[sample].needed - prompt
+                # Positions go on after the prompt in every branch, not after the branch before.
                 pieces.add(after, starts[sample] + prompt, length, prompt, number, branch)
                 after += length
             place, number = after, number + 1
     source, position_ids, trees, branches = pieces.spread((len(rows.trees), rows.width), device)
 
+    # A token is predicted by the hidden state of the token before it. For the first token of an
+    # answer that one is in the shared prompt, so several samples read the same hidden state.
     before = targets.column - 1
     prompts = torch.tensor([shape.prompt for shape in shapes], device=device)[targets.sample]
     in_prompt = torch.tensor(prompt_at, device=device)[targets.sample] + before
@@ -79,7 +91,7 @@ def lay_out_packed(
 
 
 def decoder_inputs(decoder: Any, input_ids: Tensor, packing: Packing | None) -> dict[str, Tensor]:
-    """What a decoder of transformers takes for the rows of a `MicroBatch`.
+    """Arguments of a transformers decoder for the rows of a `MicroBatch`.
 
     transformers 5 hands a mask of four dimensions to the attention as it is. Ours is added to
     the scores (0 or minus infinity), which sdpa and eager attention both do.
@@ -97,7 +109,11 @@ def decoder_inputs(decoder: Any, input_ids: Tensor, packing: Packing | None) -> 
 
 @dataclass(kw_only=True, slots=True)
 class _Pieces:
-    """Runs of neighbouring tokens of one sample: where they go, and what they are there."""
+    """Runs of neighbouring tokens of one sample, with their place, position, tree and branch.
+
+    Python handles runs, of which a micro-batch has a few per sample; single tokens, of which it
+    has thousands, are only handled as tensors.
+    """
 
     runs: list[tuple[int, int, int, int, int, int]] = field(default_factory=list)
 
@@ -109,10 +125,11 @@ class _Pieces:
     def spread(
         self, shape: tuple[int, int], device: torch.device
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Source, position, tree (-1 on padding) and branch (0 in the prompt) of each place."""
+        """The source, position, tree (-1 on padding) and branch (0 in the prompt) of each place."""
         place, source, length, position, tree, branch = torch.tensor(
             self.runs, device=device
         ).unbind(1)
+        # Expand runs to tokens: the run of every token, and the token's offset in its run.
         piece = torch.arange(length.shape[0], device=device).repeat_interleave(length)
         begin = length.cumsum(0) - length
         offset = torch.arange(piece.shape[0], device=device) - begin[piece]
@@ -132,9 +149,10 @@ class _Pieces:
 
 
 def _visible(trees: Tensor, branches: Tensor) -> Tensor:
-    """Who sees whom, [B, T, T], from tree and branch [B, T] of each place.
+    """Attention mask [B, T, T] from the tree and branch [B, T] of each place.
 
-    Padding sees padding before it: a token that sees nothing has no attention weights.
+    Padding is one more tree (-1) and sees the padding before it: a row of the mask without any
+    visible token would give NaN attention weights, which reach the gradient.
     """
     width = trees.shape[1]
     same_tree = trees[:, :, None] == trees[:, None, :]

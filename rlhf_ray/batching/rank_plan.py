@@ -1,4 +1,4 @@
-"""How the samples of an optimiser step are spread over the ranks of a role."""
+"""Distribution of the samples of an optimiser step over the ranks of a role."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from rlhf_ray.config.groups.training import RoleConfig
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RankPlan:
-    """Over how many ranks a role spreads its work, and how much one forward pass may hold.
+    """Number of ranks of a role, and size of its forward passes.
 
     Attributes:
-        layout: what a forward pass holds; see `plan_micro_batches`.
+        layout: layout that the size is measured in; see `plan_micro_batches`.
     """
 
     num_ranks: int
@@ -29,7 +29,7 @@ class RankPlan:
 
 
 def rank_plan(settings: RoleConfig) -> RankPlan:
-    """That of a configured role."""
+    """Build the plan from a role's settings."""
     return RankPlan(
         num_ranks=settings.num_ranks,
         max_tokens_per_micro_batch=settings.max_tokens_per_micro_batch,
@@ -40,11 +40,11 @@ def rank_plan(settings: RoleConfig) -> RankPlan:
 def plan_rows(
     token_ids: Tensor, lengths: Tensor, loss_mask: Tensor, samples: Sequence[int], plan: RankPlan
 ) -> list[list[list[int]]]:
-    """Per rank, per micro-batch, places in `samples`; see `plan_micro_batches`.
+    """Plan samples: per rank and micro-batch, places in `samples`; see `plan_micro_batches`.
 
     Args:
         token_ids [N] int64, lengths [S] int64, loss_mask [N] bool: ragged.
-        samples: those of the S that are planned.
+        samples: numbers of the samples to plan.
 
     Raises:
         ValueError: a sample alone is over the budget of a forward pass.
@@ -62,12 +62,12 @@ def plan_rows(
 
 
 def token_positions(spans: Sequence[tuple[int, int]]) -> Tensor:
-    """Positions [M] int64 of all tokens of (start, length) spans, in their order."""
+    """Concatenate the token positions of (start, length) spans, [M] int64."""
     pieces = [torch.arange(start, start + length) for start, length in spans]
     return torch.cat(pieces) if pieces else torch.empty(0, dtype=torch.int64)
 
 
 def consecutive_rows(counts: Sequence[int]) -> tuple[tuple[int, ...], ...]:
-    """Rows 0, 1, 2, ... cut into pieces of these sizes."""
+    """Cut rows 0, 1, 2, ... into pieces of these sizes."""
     rows = iter(range(sum(counts)))
     return tuple(tuple(next(rows) for _ in range(count)) for count in counts)

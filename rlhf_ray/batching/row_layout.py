@@ -1,4 +1,4 @@
-"""The layouts that a role's model can take, and the choice among them for every micro-batch."""
+"""Layouts that a role's model supports, and the choice among them for every micro-batch."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ from rlhf_ray.batching.layout import (
     lay_out,
     lay_out_nothing,
     lay_out_padded,
-    with_kept,
+    with_support,
 )
 from rlhf_ray.batching.layout_cost import PairCosts, choose_rows, pair_costs
 from rlhf_ray.batching.micro_batches import plan_micro_batches
 from rlhf_ray.batching.packing import decoder_inputs, lay_out_packed, sample_shapes
 from rlhf_ray.config.groups.training import RoleConfig
-from rlhf_ray.records.kept_tokens import whole_vocabulary
 
 _logger = logging.getLogger(__name__)
 
@@ -39,12 +38,12 @@ _NO_COSTS = PairCosts(causal=0.0, masked=0.0)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RowLayout:
-    """How a role puts the samples of a micro-batch into rows.
+    """Layout of the samples of a micro-batch in rows, for one role.
 
     Attributes:
-        setting: "padded", "packed" or "auto"; what the role's model can do.
-        costs: of attention in that model.
-        max_tokens: of one forward pass: rows x longest row; see `plan_micro_batches`.
+        setting: "padded", "packed" or "auto", as far as the role's model supports it.
+        costs: costs of attention in that model.
+        max_tokens: bound of rows x longest row of one forward pass; see `plan_micro_batches`.
     """
 
     setting: str
@@ -56,21 +55,23 @@ class RowLayout:
         token_ids: Tensor,
         lengths: Tensor,
         loss_mask: Tensor,
-        kept_token_ids: Tensor,
+        support_token_ids: Tensor | None,
         rows: Sequence[int],
     ) -> MicroBatch:
-        """The samples `rows` in the cheapest layout; arguments and errors as of `layout.lay_out`.
+        """Lay out the samples `rows` in the cheapest way; arguments, errors: see `layout.lay_out`.
 
-        The layouts differ in `input_ids`, `packing` and `hidden_index` alone.
+        The layouts differ in `input_ids`, `packing` and `hidden_index` alone, so a loss sees the
+        same tokens in the same order whichever layout a rank takes.
         """
         if self.setting == "padded":
-            return lay_out(token_ids, lengths, loss_mask, kept_token_ids, rows)
-        return with_kept(self._laid_out(token_ids, lengths, loss_mask, rows), kept_token_ids)
+            return lay_out(token_ids, lengths, loss_mask, support_token_ids, rows)
+        return with_support(self._laid_out(token_ids, lengths, loss_mask, rows), support_token_ids)
 
     def _laid_out(
         self, token_ids: Tensor, lengths: Tensor, loss_mask: Tensor, rows: Sequence[int]
     ) -> MicroBatch:
         targets = find_targets(lengths, loss_mask, rows)
+        # A rank with fewer micro-batches runs empty ones, and they have no shape to choose by.
         if targets.sample.numel() == 0:
             return lay_out_nothing(token_ids.device)
         shapes = sample_shapes(token_ids, targets)
@@ -95,17 +96,18 @@ class RowLayout:
 
 
 def row_layout(decoder: Any, role: RoleConfig, attention: str) -> RowLayout:
-    """The layouts of a role: what it asks for, as far as its model can.
+    """Choose the layouts of a role: the setting, as far as the role's model supports it.
 
-    Asks a model that is not sharded yet, with a few tokens.
+    The model is tried with a few tokens. It must not be sharded yet, because the weights of a
+    sharded model are not there outside of its engine.
 
     Args:
-        decoder: of transformers; `role.layout` "auto" keeps to padded rows, with a warning, where
-            it can have no others.
-        attention: the implementation that it was loaded with.
+        decoder: of transformers; if it supports padded rows only, `role.layout` "auto" uses them
+            and logs a warning.
+        attention: the attention implementation that the decoder was loaded with.
 
     Raises:
-        ValueError: `role.layout` is "packed" and the decoder cannot.
+        ValueError: `role.layout` is "packed" and the decoder does not support it.
     """
     obstacle = "" if role.layout == "padded" else _obstacle(decoder, attention)
     if obstacle and role.layout == "packed":
@@ -131,11 +133,11 @@ def row_layout(decoder: Any, role: RoleConfig, attention: str) -> RowLayout:
 
 
 def _obstacle(decoder: Any, attention: str) -> str:
-    """Why this decoder cannot have several samples in a row; empty if it can."""
+    """The reason why a decoder cannot have several samples in a row; empty if it can."""
     if attention not in ("sdpa", "eager"):
-        return f"model.attention={attention} takes no mask of its own for every pair of tokens"
-    # A mask that is handed over replaces the model's own, also a window that matters only to
-    # samples longer than any test.
+        return f"model.attention={attention} takes no mask for every pair of tokens"
+    # A mask that is handed over replaces the model's own. A sliding window then stops working
+    # unnoticed: the few short samples below would fit into it.
     config = decoder.config.get_text_config().to_dict()
     special = {kind for kind in config.get("layer_types") or () if kind != "full_attention"}
     if special:
@@ -152,10 +154,15 @@ def _obstacle(decoder: Any, attention: str) -> str:
 
 @torch.no_grad()
 def _difference(decoder: Any) -> str:
-    """What goes wrong when a few samples are packed; empty if nothing does."""
+    """Describe how hidden states of packed samples are wrong; empty if they are right.
+
+    Tried and not looked up: an architecture may ignore positions or masks without saying so, and
+    then samples of a row would see each other, which no loss would show.
+    """
     weight = decoder.get_input_embeddings().weight
     device, vocabulary = weight.device, weight.shape[0]
-    # Two samples with the same prompt, one of them with a hole in its mask, and another one.
+    # Two samples with the same prompt, one of them with a hole in its mask, and a third one: this
+    # covers a shared prompt, several trees in a row and a branch that goes on after a gap.
     samples = ([5, 6, 7, 8, 9, 10], [5, 6, 7, 11, 12], [13, 14, 15, 16])
     masks = ([0, 0, 0, 1, 0, 1], [0, 0, 0, 1, 1], [0, 1, 1, 1])
     token_ids = torch.tensor([token % vocabulary for tokens in samples for token in tokens])
@@ -168,7 +175,7 @@ def _difference(decoder: Any) -> str:
             token_ids.to(device),
             lengths.to(device),
             mask.to(device),
-            whole_vocabulary(token_ids.shape[0]).to(device),
+            None,
             (0, 1, 2),
         )
         inputs = decoder_inputs(decoder, batch.input_ids, batch.packing)
@@ -181,7 +188,7 @@ def _difference(decoder: Any) -> str:
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         return f"given a mask, it fails ({type(error).__name__}: {error})"
     difference = float((found - expected).abs().max())
-    # Rounding alone may differ.
+    # Only rounding may differ: kernels add in another order for another shape.
     bound = min(1000 * torch.finfo(decoder.dtype).eps, 0.05) * float(expected.abs().max())
     if difference <= bound:
         return ""

@@ -1,1 +1,1 @@
-"""A chat with one model, or with two side by side, in a terminal."""
+"""Chat in a terminal with one model, or with two side by side."""

@@ -1,53 +1,37 @@
-"""A model behind an OpenAI-compatible endpoint, as somebody who answers."""
+"""Client of one model behind an OpenAI-compatible endpoint, for the chat."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from rlhf_ray.data.messages import Message
 
 if TYPE_CHECKING:
     from openai import OpenAI
 
-# How servers say that prompt and answer together are too long: vLLM in words, OpenAI by a code.
+# Signs in a server's error that prompt and answer together are too long: words of vLLM, OpenAI's
+# code.
 _TOO_LONG = ("maximum context length", "context_length_exceeded")
 
 
-class SpeakerFailed(Exception):  # noqa: N818 - it reads as a sentence
-    """There is no answer, or no rest of it; the message is for people."""
+class EndpointFailed(Exception):  # noqa: N818 - it reads as a sentence
+    """The endpoint gave no answer, or broke off in it; the message is for the user."""
 
 
-class TooLong(SpeakerFailed):
-    """The chat does not fit into what the model can read."""
+class TooLong(EndpointFailed):
+    """The chat is longer than the model's context."""
 
 
-class ChatEndpoint(Protocol):
-    """Somebody who answers.
+class ChatEndpoint:
+    """A model that answers chats.
 
     Attributes:
-        name: for people.
-    """
-
-    name: str
-
-    def answer(self, messages: Sequence[Message]) -> Iterator[str]:
-        """The answer, piece by piece; whoever stops reading closes it.
-
-        The first piece comes as soon as the chat has been accepted, and may be empty.
-
-        Raises:
-            TooLong: before the first piece.
-            SpeakerFailed: at any time.
-        """
-        ...
-
-
-class EndpointSpeaker:
-    """See `ChatEndpoint`.
+        name: label of the model on the screen.
 
     Args:
+        model: name of the model in requests.
         settings: of every request, such as temperature.
     """
 
@@ -58,6 +42,14 @@ class EndpointSpeaker:
         self._settings = settings
 
     def answer(self, messages: Sequence[Message]) -> Iterator[str]:
+        """Yield the answer piece by piece; closing the generator stops the server's answer.
+
+        The first piece comes as soon as the server has accepted the chat, and may be empty.
+
+        Raises:
+            TooLong: the chat does not fit; raised before the first piece.
+            EndpointFailed: the server failed, before or in the answer.
+        """
         with explained(), closing(self._open(list(messages))) as stream:
             for chunk in stream:
                 for choice in chunk.choices:
@@ -71,10 +63,10 @@ class EndpointSpeaker:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Turn what the client raises into words.
+    """Turn the client library's errors into messages for the user.
 
     Raises:
-        SpeakerFailed: with what the server says.
+        EndpointFailed: with the server's own words where it gave any.
     """
     import openai
 
@@ -83,22 +75,22 @@ def explained() -> Iterator[None]:
     except openai.BadRequestError as error:
         if any(words in str(error) for words in _TOO_LONG):
             raise TooLong(error.message) from error
-        raise SpeakerFailed(f"the server refuses: {error.message}") from error
+        raise EndpointFailed(f"the server refuses: {error.message}") from error
     except openai.APITimeoutError as error:
-        raise SpeakerFailed("no word came within chat.timeout_s") from error
+        raise EndpointFailed("no word came within chat.timeout_s") from error
     except openai.APIConnectionError as error:
-        raise SpeakerFailed(f"the server cannot be reached: {error.__cause__ or error}") from error
+        raise EndpointFailed(f"the server cannot be reached: {error.__cause__ or error}") from error
     except openai.APIError as error:
-        raise SpeakerFailed(error.message) from error
+        raise EndpointFailed(error.message) from error
 
 
 def first_model(client: OpenAI) -> str:
-    """The first model that an endpoint lists.
+    """Name of the first model that an endpoint lists.
 
     Raises:
-        SpeakerFailed: it lists none, or does not answer.
+        EndpointFailed: it lists none, or does not answer.
     """
     with explained():
         for model in client.models.list():
             return model.id
-    raise SpeakerFailed("the server lists no model")
+    raise EndpointFailed("the server lists no model")

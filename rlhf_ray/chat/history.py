@@ -1,4 +1,4 @@
-"""What was said so far."""
+"""Turns of a chat so far."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from rlhf_ray.data.messages import Message
 
 
 class History:
-    """Turns of a chat: what the user says, and the answer.
+    """Turns of a chat: pairs of the user's text and the model's answer.
 
     Args:
-        system: is said before everything else, and stays; None says nothing.
+        system: system message in front of all turns, which is never dropped; None for none.
     """
 
     def __init__(self, system: str | None = None) -> None:
@@ -20,7 +20,7 @@ class History:
         return len(self._turns)
 
     def messages(self, text: str) -> list[Message]:
-        """All of it and what the user says now."""
+        """System message, all turns, and the user's new text."""
         messages = list(self._system)
         for asked, answered in self._turns:
             messages.append({"role": "user", "content": asked})
@@ -28,16 +28,16 @@ class History:
         return [*messages, {"role": "user", "content": text}]
 
     def add(self, asked: str, answered: str) -> None:
-        """A turn is over."""
+        """Append a finished turn."""
         self._turns.append((asked, answered))
 
     def forget_oldest(self) -> bool:
-        """Leave the oldest turn out; whether there was one."""
+        """Drop the oldest turn; returns False if there is none."""
         if not self._turns:
             return False
         self._turns.pop(0)
         return True
 
     def clear(self) -> None:
-        """Forget everything but the system's words."""
+        """Drop all turns, but not the system message."""
         self._turns.clear()

@@ -1,13 +1,13 @@
-"""The chat: reads a line, asks, shows the answer as it comes; commands begin with a slash."""
+"""The chat loop: read a line, ask, show the answer as it comes; commands begin with a slash."""
 
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import closing
-from typing import Protocol
 
 from rlhf_ray.chat.endpoint import ChatEndpoint, TooLong
 from rlhf_ray.chat.history import History
+from rlhf_ray.chat.screen import TerminalScreen
 from rlhf_ray.chat.side_by_side import Piece, pieces_of
 
 HELP = """\
@@ -18,48 +18,24 @@ HELP = """\
 Ctrl-C stops an answer. What was said of it stays in the chat."""
 
 
-class Screen(Protocol):
-    """Where the chat is seen, and typed."""
-
-    def read(self) -> str:
-        """The next line of the user.
-
-        Raises:
-            EOFError: there will be none.
-            KeyboardInterrupt: Ctrl-C.
-        """
-        ...
-
-    def note(self, text: str) -> None:
-        """A line of the chat's own."""
-        ...
-
-    def show(self, names: Sequence[str], pieces: Generator[Piece, None, None]) -> list[str]:
-        """Show answers as they come.
-
-        Returns:
-            their texts; what has come of them where Ctrl-C stopped them.
-        """
-        ...
-
-
 class Chat:
     """One conversation.
 
     Args:
-        speakers: the model, and where there is one, another to compare it with.
+        endpoints: the model, and optionally a second one to compare it with.
+        compares: ask both models from the start.
     """
 
     def __init__(
         self,
-        screen: Screen,
-        speakers: Sequence[ChatEndpoint],
+        screen: TerminalScreen,
+        endpoints: Sequence[ChatEndpoint],
         history: History,
         *,
         compares: bool = False,
     ) -> None:
         self._screen = screen
-        self._speakers = tuple(speakers)
+        self._endpoints = tuple(endpoints)
         self._history = history
         self._compares = compares
         self._commands = {
@@ -69,7 +45,7 @@ class Chat:
         }
 
     def run(self) -> None:
-        """Talk until the user ends it."""
+        """Read and answer until the user ends the chat."""
         while True:
             try:
                 line = self._screen.read().strip()
@@ -97,21 +73,21 @@ class Chat:
         self._screen.note("(forgotten)")
 
     def _toggle(self) -> None:
-        if len(self._speakers) < 2:
+        if len(self._endpoints) < 2:
             self._screen.note(
                 "there is one model only; chat.compare_path or chat.compare_url names another"
             )
             return
         self._compares = not self._compares
-        first, second = (speaker.name for speaker in self._speakers)
+        first, second = (endpoint.name for endpoint in self._endpoints)
         self._screen.note(
-            f"({first} beside {second}; the chat goes on with the answers of {first})"
+            f"({first} and {second} side by side; the chat goes on with the answers of {first})"
             if self._compares
             else f"({first} alone)"
         )
 
     def _ask(self, text: str) -> None:
-        asked = self._speakers if self._compares else self._speakers[:1]
+        asked = self._endpoints if self._compares else self._endpoints[:1]
         try:
             pieces = self._beginning(asked, text)
         except TooLong as error:
@@ -121,15 +97,19 @@ class Chat:
             self._screen.note("(stopped)")
             return
         with closing(pieces):
-            answers = self._screen.show([speaker.name for speaker in asked], pieces)
+            answers = self._screen.show([endpoint.name for endpoint in asked], pieces)
+        # The chat goes on with the answers of the first model, so that both see the same history.
         if answers[0]:
             self._history.add(text, answers[0])
 
     def _beginning(self, asked: Sequence[ChatEndpoint], text: str) -> Generator[Piece, None, None]:
-        """Pieces of answers to as much of the chat as fits.
+        """Begin the answers, with as much of the chat as fits.
+
+        Only the server knows how long is too long, so the oldest turn is dropped and the question
+        asked again until the server accepts it.
 
         Raises:
-            TooLong: not even the text alone fits.
+            TooLong: not even the new text alone fits.
         """
         num_forgotten = 0
         while True:
@@ -149,7 +129,7 @@ class Chat:
 
     def _pieces(self, asked: Sequence[ChatEndpoint], text: str) -> Generator[Piece, None, None]:
         messages = self._history.messages(text)
-        return pieces_of([lambda speaker=speaker: speaker.answer(messages) for speaker in asked])
+        return pieces_of([lambda endpoint=one: endpoint.answer(messages) for one in asked])
 
 
 def _first_pieces(
@@ -158,7 +138,7 @@ def _first_pieces(
     """Wait until every answer has begun.
 
     Returns:
-        what has come so far; and whether the chat is too long for one of them.
+        The pieces so far, and the error of a model for which the chat is too long.
     """
     found: list[Piece] = []
     for piece in pieces:

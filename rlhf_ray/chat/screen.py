@@ -1,4 +1,4 @@
-"""The terminal: lines typed with the keys that readline knows, answers as they come."""
+"""The terminal of the chat: reads lines with readline's keys, shows answers as they come."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _STOPPED = " (stopped)"
 
 
 class TerminalScreen:
-    """See `loop.Screen`.
+    """Input and output of the chat.
 
     Args:
-        output: where everything is shown; two answers stand side by side on a terminal, and one
-            after the other elsewhere.
+        output: stream for everything shown. Two answers are shown side by side on a terminal, and
+            one after the other elsewhere.
     """
 
     def __init__(self, output: TextIO = sys.stdout) -> None:
@@ -30,7 +30,13 @@ class TerminalScreen:
         self._console = Console(file=output, highlight=False, markup=False)
 
     def read(self) -> str:
-        # With it, `input` has a history and can be edited; without it, it still works.
+        """Read the user's next line.
+
+        Raises:
+            EOFError: the input has ended.
+            KeyboardInterrupt: Ctrl-C.
+        """
+        # With readline, `input` has a history and can be edited; without it, it still works.
         try:
             import readline  # noqa: F401
         except ImportError:
@@ -38,9 +44,15 @@ class TerminalScreen:
         return input("you> ")
 
     def note(self, text: str) -> None:
+        """Show a line of the chat program itself, dimmed."""
         self._console.print(text, style="dim")
 
     def show(self, names: Sequence[str], pieces: Generator[Piece, None, None]) -> list[str]:
+        """Show answers as they come.
+
+        Returns:
+            The text of each answer; the part that has come if Ctrl-C stopped it.
+        """
         texts = [""] * len(names)
         if len(names) > 1 and self._console.is_terminal:
             self._show_beside(names, pieces, texts)
@@ -51,7 +63,7 @@ class TerminalScreen:
     def _show_below(
         self, names: Sequence[str], pieces: Generator[Piece, None, None], texts: list[str]
     ) -> None:
-        """The first as it comes; the others after it."""
+        """Show the first answer as it comes, and the others after it."""
         end = ""
         self._write(f"{names[0]}> ")
         try:
@@ -69,7 +81,10 @@ class TerminalScreen:
     def _show_beside(
         self, names: Sequence[str], pieces: Generator[Piece, None, None], texts: list[str]
     ) -> None:
-        """All as they come, then once more to stay: what is redrawn ends with the screen."""
+        """Show all answers in a live table, then print it once more.
+
+        A live table is cut at the height of the terminal; the printed one stays and is complete.
+        """
         shown = [""] * len(names)
         with Live(
             console=self._console,
@@ -91,7 +106,7 @@ class TerminalScreen:
 
 
 def printable(text: str) -> str:
-    """The same without control characters: a model must not drive the terminal."""
+    """Replace control characters, so that a model cannot send commands to the terminal."""
     return "".join(char if char in "\n\t" or char.isprintable() else "\ufffd" for char in text)
 
 

@@ -1,4 +1,4 @@
-"""Several answers at once, as their pieces come."""
+"""Answers of several models at once, piece by piece."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
-from rlhf_ray.chat.endpoint import SpeakerFailed
+from rlhf_ray.chat.endpoint import EndpointFailed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Piece:
-    """A part of the answer of one of them.
+    """A piece of one model's answer.
 
     Attributes:
-        index: whose.
-        text: empty where there was only an error.
+        index: position of the model.
+        text: empty if there was only an error.
         error: ends this answer.
     """
 
     index: int
     text: str = ""
-    error: SpeakerFailed | None = None
+    error: EndpointFailed | None = None
 
 
-# A fresh answer; called in the thread that reads it.
+# Begins an answer; called in the thread that reads it.
 Begin = Callable[[], Iterator[str]]
 
 
 def pieces_of(begins: Sequence[Begin]) -> Generator[Piece, None, None]:
-    """The pieces of all answers, in the order in which they come.
+    """Yield the pieces of all answers, in the order in which they arrive.
 
-    One answer is read here, so that Ctrl-C reaches it at once; several are read in threads.
-    Closing the generator ends them all.
+    A single answer is read in this thread, so that Ctrl-C stops it at once; several are read in
+    one thread each. Closing the generator ends them all.
     """
     return _read(0, begins[0]) if len(begins) == 1 else _read_together(begins)
 
@@ -43,7 +43,7 @@ def _read(index: int, begin: Begin) -> Generator[Piece, None, None]:
     try:
         for text in begin():
             yield Piece(index=index, text=text)
-    except SpeakerFailed as error:
+    except EndpointFailed as error:
         yield Piece(index=index, error=error)
 
 

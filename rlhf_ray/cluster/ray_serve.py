@@ -1,6 +1,6 @@
 """A model on the nodes of a Ray cluster, behind Ray Serve's proxies.
 
-Each of Ray Serve's replicas is an endpoint of its own with one vLLM server, as `stage=serve` has it
+Each of Ray Serve's replicas is a separate endpoint with one vLLM server, as `stage=serve` has it
 on one machine: it watches its server, and starts it again. Ray Serve spreads the requests, starts
 replicas as they are needed, and replaces those that have given up.
 """

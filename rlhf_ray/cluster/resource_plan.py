@@ -10,9 +10,25 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rlhf_ray.cluster.roles.base import Resources
-
 Bundle = dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resources:
+    """The resources that a role asks the cluster for.
+
+    Attributes:
+        role: name of the role; its actors are called role_0, role_1, ...
+        num_cpus, num_gpus: of each actor.
+        shares_bundles_of: a role whose bundles these actors share, as many in each (the hybrid
+            engine); None: every actor has its own bundle.
+    """
+
+    role: str
+    num_actors: int
+    num_cpus: float
+    num_gpus: float
+    shares_bundles_of: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,1 +1,1 @@
-"""Smaller forms of a model, and what they cost."""
+"""Compressed forms of a model, and measurements of what they gain and lose."""

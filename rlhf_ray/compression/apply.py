@@ -1,9 +1,9 @@
-"""Compresses a model with LLM Compressor, in an environment of its own.
+"""Program that compresses a model with LLM Compressor, in a separate Python environment.
 
     PYTHON -P apply.py REQUEST RESULT
 
-LLM Compressor and vLLM want different versions of transformers: this file imports nothing of this
-package, and exchanges JSON files with it (`compression.request`).
+LLM Compressor and vLLM need different versions of transformers. So this file imports nothing from
+this package and exchanges JSON files with it (`compression.request`).
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def main() -> None:
         started = time.monotonic()
         try:
             found = _compress(name, request)
-        # What a method raises for a model that it does not know is nobody's to list.
+        # A method may raise any kind of error for a model that it does not support; the error is
+        # the result of this method, and the others go on.
         except Exception as error:  # noqa: BLE001
             found = {"error": f"{type(error).__name__}: {error}"}
         result["methods"][name] = found | {"seconds": round(time.monotonic() - started, 1)}
@@ -73,7 +74,7 @@ def _load(path: str) -> Any:
 
 
 class _Ignored:
-    """Names as LLM Compressor writes them: whole ones, or `re:` and a regular expression."""
+    """Layer names in LLM Compressor's notation: full names, or `re:` and a regular expression."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._matches = importlib.import_module("compressed_tensors.utils.match").match_name
@@ -118,7 +119,7 @@ def _recipe(name: str, linears: dict[str, nn.Linear], request: dict[str, Any]) -
 
 
 def _group_size(linears: dict[str, nn.Linear]) -> int | None:
-    """The largest that divides the rows of all weights; None if none does."""
+    """Largest group size that divides the rows of all weights; None if none does."""
     widths = [m.weight.shape[1] for m in linears.values()]
     return next((s for s in _GROUP_SIZES if all(w % s == 0 for w in widths)), None)
 
@@ -148,6 +149,7 @@ def _prune_by_magnitude(
     sparsifier = pruning.WeightNormSparsifier(
         sparsity_level=1.0, sparse_block_shape=(1, 4), zeros_per_block=2
     )
+    # The sparsifier takes one module with submodules; names of a `ModuleDict` may not have dots.
     holder = nn.ModuleDict({name.replace(".", "/"): module for name, module in linears.items()})
     sparsifier.prepare(holder, [{"tensor_fqn": f"{name}.weight"} for name in holder])
     sparsifier.step()
@@ -169,7 +171,7 @@ def _perplexity(model: Any, rows: list[dict[str, list[int]]]) -> float | None:
 
 
 def _copy_the_rest(source: Path, folder: Path) -> None:
-    """Tokenizer, chat template and what else lies beside the weights."""
+    """Copy the tokenizer, the chat template and all other files that are not weights."""
     for file in source.iterdir():
         if file.is_file() and not file.name.endswith(_WEIGHTS) and file.name != "config.json":
             shutil.copy2(file, folder / file.name)

@@ -1,4 +1,4 @@
-"""What `apply.py` is asked for and answers; the two share JSON files and no imports."""
+"""Call of `apply.py`: its request and its result, which are JSON files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlhf_ray.compression.child import run_child
+from rlhf_ray.compression.run_command import run_command
 from rlhf_ray.config.errors import RunFailed
 from rlhf_ray.config.groups.deploy import CompressConfig
 from rlhf_ray.records.supervised import LabelledTokens
@@ -18,13 +18,15 @@ _SCRIPT = Path(__file__).with_name("apply.py")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Compressed:
-    """What one method has made of a model.
+    """A compressed model, or the failure of its method.
 
     Attributes:
-        path: of the folder; None where the method failed.
-        perplexity: on the demonstrations; None without any.
-        zero_share: of the weights of the layers that it changes.
-        error: why it failed; empty where it did not.
+        name: name of the method.
+        path: folder of the model; None if the method failed.
+        perplexity: perplexity on the demonstrations; None without any.
+        zero_share: share of zeros among the weights of the layers that the method changes.
+        seconds: time that the method took.
+        error: why the method failed; empty if it did not.
     """
 
     name: str
@@ -47,15 +49,15 @@ def compress(
     """Apply every method, each to a fresh copy of the model.
 
     Args:
-        calibration: prompts as token ids, which the methods look at.
-        demonstrations: what the perplexity is measured on.
-        output: takes a folder for each method, and the log.
+        calibration: prompts as token ids, for methods that calibrate on data.
+        demonstrations: texts on which the perplexity is measured.
+        output: folder for a subfolder per method and for the log.
 
     Returns:
-        the perplexity of the model itself, and what each method gave, in order.
+        The perplexity of the model itself, and the result of each method, in order.
 
     Raises:
-        RunFailed: the child process failed; a method that fails is a result.
+        RunFailed: the child process failed; the failure of a single method is a result.
     """
     request = {
         "model": model,
@@ -74,7 +76,7 @@ def compress(
     files = output / "request.json", output / "result.json"
     files[0].write_text(json.dumps(request), encoding="utf-8")
     files[1].unlink(missing_ok=True)
-    run_child(
+    run_command(
         [settings.python, "-P", str(_SCRIPT), *map(str, files)],
         log=output / "logs" / "compress.log",
         what="compressing",

@@ -1,1 +1,1 @@
-"""What a run can be told: dataclasses with rules, and how YAML and the command line become one."""
+"""Configuration: dataclasses with rules, read from YAML files and the command line."""

@@ -1,4 +1,4 @@
-"""Addresses of services."""
+"""Checks of service addresses."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from urllib.parse import SplitResult, urlsplit
 
 
 def address_problems(key: str, url: str, *, token_key: str) -> Iterator[str]:
-    """What is wrong with the address of a service behind which paths are put.
+    """Check the address of a service, to which paths are appended; yields every problem.
 
     Args:
-        key: of the configuration, for the message.
-        token_key: where a token goes instead.
+        key: configuration key of the address, for the message.
+        token_key: configuration key for a token, which does not belong in the address.
     """
     parts = _split(url)
     if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
@@ -20,15 +20,15 @@ def address_problems(key: str, url: str, *, token_key: str) -> Iterator[str]:
             f"https://HOST/PATH"
         )
     elif parts.username is not None or parts.password is not None:
-        # Not shown: it would be in the log, as it would be in config.yaml.
+        # The address is not shown: a password would go to the log, as it would to config.yaml.
         yield (
-            f"{key}: has a user or a password in it, which would be written to config.yaml; "
-            f"put a token into an environment variable and name that in {token_key}"
+            f"{key}: has a user or a password, which would be written to config.yaml; put a "
+            f"token into an environment variable and name the variable in {token_key}"
         )
     elif parts.query or parts.fragment:
         yield (
-            f"{key}={url}: has a query or a fragment, and paths are put behind it; write what "
-            f"comes before them"
+            f"{key}={url}: has a query or a fragment, but paths are appended to it; remove query "
+            f"and fragment"
         )
 
 

@@ -1,4 +1,4 @@
-"""Every size of a batch, computed once and printed, so that nobody does it by hand."""
+"""The batch table: every size of a batch, computed from the configuration and printed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rlhf_ray.config.run import Config
 
 
 class BatchRow(NamedTuple):
-    """What it is, its value, and how it is computed from the keys."""
+    """One size: its name, its value, and its computation from the keys."""
 
     name: str
     value: str
@@ -21,19 +21,19 @@ def row(name: str, value: int, computed_from: str) -> BatchRow:
 
 
 def ceil(whole: int, parts: int) -> int:
-    """The quotient, rounded up."""
+    """Divide and round up."""
     return -(-whole // parts)
 
 
 def batch_table(config: Config) -> list[BatchRow]:
-    """Sizes from prompts or samples to optimiser steps and micro-batches, top to bottom."""
+    """Compute the sizes from prompts or samples down to optimiser steps and micro-batches."""
     if config.is_fit:
         return fit_rows(config)
     return [*_rollout_rows(config), *_update_rows(config), *_role_rows(config), *_run_rows(config)]
 
 
 def render_rows(rows: list[BatchRow]) -> str:
-    """The table as aligned plain text, without a final newline."""
+    """Render the table as aligned plain text, without a final newline."""
     name_width = max(len(row.name) for row in rows)
     value_width = max(len(row.value) for row in rows)
     return "\n".join(
@@ -142,7 +142,7 @@ def _role_rows(config: Config) -> list[BatchRow]:
 
 
 def _reward_model_row(config: Config) -> BatchRow:
-    """It scores groups as they come, each by itself."""
+    """Micro-batches of the reward model, which scores every group separately."""
     model = config.reward.model
     samples = config.samples_per_prompt + config.algorithm.num_greedy
     if model.zero_stage == 3:
@@ -172,27 +172,24 @@ def _run_rows(config: Config) -> list[BatchRow]:
     ]
 
 
-# Stages whose samples are several answers to one prompt: what they are called, and how many
-# answers there are at least.
+# Stages whose samples are several answers to one prompt: name of a sample, least answers.
 _COMPARED = {"reward_model": ("rankings", 2), "preference": ("rankings", 2)}
-
-
-_ALONE = ("samples", 1)
+_SINGLE = ("samples", 1)
 
 
 def fit_rows(config: Config) -> list[BatchRow]:
-    """Sizes from samples to micro-batches, top to bottom."""
+    """Compute the sizes from samples down to micro-batches."""
     fit, training, longest = config.fit, config.training, config.examples.max_tokens
-    per_rank = ceil(fit.samples_per_step, training.num_ranks)
+    per_rank = ceil(fit.batch_size, training.num_ranks)
     noun, answers = _sample(config)
     fitting = training.max_tokens_per_micro_batch // (answers * longest)
     per_one, pairs = (" x 2 answers", ", of pairs") if answers > 1 else ("", "")
     rows = [
-        row(f"{noun} per optimiser step", fit.samples_per_step, "fit.samples_per_step"),
+        row(f"{noun} per optimiser step", fit.batch_size, "fit.batch_size"),
         row("longest sample", longest, "examples.max_tokens, in tokens"),
         row(
             "tokens per optimiser step",
-            fit.samples_per_step * answers * longest,
+            fit.batch_size * answers * longest,
             f"{noun} per optimiser step{per_one} x longest sample, at most{pairs}",
         ),
         row(
@@ -214,7 +211,7 @@ def fit_rows(config: Config) -> list[BatchRow]:
 
 
 def _sample(config: Config) -> tuple[str, int]:
-    """What a sample is called, and of how many answers it is."""
+    """Name of a sample, and its least number of answers."""
     if config.stage.name == "preference" and config.preference.is_of_feedback:
-        return _ALONE
-    return _COMPARED.get(config.stage.name, _ALONE)
+        return _SINGLE
+    return _COMPARED.get(config.stage.name, _SINGLE)

@@ -1,4 +1,4 @@
-"""Bearer tokens: in the environment and in memory, never in a file or a message."""
+"""Bearer tokens, kept in the environment and in memory, never in a file or a message."""
 
 from __future__ import annotations
 
@@ -12,45 +12,44 @@ from rlhf_ray.config.groups.reward import RewardConfig
 
 @dataclass(frozen=True, slots=True)
 class BearerToken:
-    """A token that does not show itself."""
+    """A bearer token, hidden in its repr."""
 
     secret: str = field(repr=False)
 
     @property
     def header(self) -> str:
-        """Value of the header Authorization."""
+        """Value of the Authorization header."""
         return f"Bearer {self.secret}"
 
     def admits(self, header: str) -> bool:
-        """Whether a request with this header may pass; the time it takes does not tell how near
-        it was."""
+        """Whether a request with this header may pass, compared in constant time."""
         return hmac.compare_digest(header.encode(), self.header.encode())
 
 
 def read_token(key: str, variable: str | None) -> BearerToken | None:
-    """The token in the environment variable that `key` names; None where it names none.
+    """Read the token from the environment variable named by `key`; None without a variable.
 
     Raises:
-        RequestError: the variable is not set, or holds what no header can.
+        RequestError: the variable is not set, or its value cannot be sent in a header.
     """
     if variable is None:
         return None
     secret = os.environ.get(variable, "").strip()
     if not secret:
         raise RequestError(
-            f"{key}={variable}: the environment has no such variable, or it is empty; set it to "
-            f"the token where the command is started"
+            f"{key}={variable}: this environment variable is not set, or it is empty; set it to "
+            f"the token before starting the command"
         )
     if not (secret.isascii() and secret.isprintable() and " " not in secret):
         raise RequestError(
-            f"{key}={variable}: the token in it has characters that no header can have; it must "
-            f"be printable ASCII without spaces"
+            f"{key}={variable}: this environment variable has characters that a header cannot "
+            f"carry; use printable ASCII without spaces"
         )
     return BearerToken(secret)
 
 
 def service_token(reward: RewardConfig) -> BearerToken | None:
-    """What the service at `reward.url` wants.
+    """Read the token for the service at `reward.url`; None without a service or a token.
 
     Raises:
         RequestError: `reward.http.token_variable` names a variable that is not set.

@@ -1,7 +1,7 @@
-"""Hydra's part: the chosen YAML files become one tree, the command line becomes values.
+"""Composition with Hydra: chosen YAML files to one tree, the command line to values.
 
-Hydra composes the groups and parses the grammar of overrides. Checking them is ours, in
-`convert.py`: Hydra stops at the first unknown key, and we list every problem at once.
+Hydra composes the groups and parses the grammar of overrides. `convert.py` checks the values,
+because Hydra stops at the first unknown key, while all problems are to be listed at once.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ _PACKAGE_DIR = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """What a command line asks for: files to compose and values to set, in its order."""
+    """Choices of files and values of keys from a command line, in its order."""
 
     choices: tuple[tuple[str, str], ...]
     values: tuple[tuple[str, Any], ...]
 
 
 def conf_dir() -> Path:
-    """The folder of the YAML files: inside the package in a wheel, beside it in a checkout."""
+    """The folder of the YAML files: inside the package in a wheel, next to it in a checkout."""
     inside = _PACKAGE_DIR / "conf"
     return inside if inside.is_dir() else _PACKAGE_DIR.parent / "conf"
 
 
 def group_choices() -> dict[str, list[str]]:
-    """Group name to the names of its files: `{"algorithm": ["grpo", "ppo"], ...}`."""
+    """Names of the files of every group: `{"algorithm": ["grpo", "ppo"], ...}`."""
     return {
         folder.name: sorted(file.stem for file in folder.glob("*.yaml"))
         for folder in sorted(conf_dir().iterdir())
@@ -49,7 +49,7 @@ def group_choices() -> dict[str, list[str]]:
 
 
 def parse_overrides(overrides: Sequence[str]) -> tuple[Request, list[str]]:
-    """Sort `group=choice` from `key=value`; returns the request and the problems in it."""
+    """Separate `group=choice` from `key=value`; returns the request and its problems."""
     parser = OverridesParser.create()
     groups = group_choices()
     choices: list[tuple[str, str]] = []
@@ -77,7 +77,7 @@ def parse_overrides(overrides: Sequence[str]) -> tuple[Request, list[str]]:
 
 
 def sort_values(values: Mapping[str, Any]) -> tuple[Request, list[str]]:
-    """As `parse_overrides`, of choices and values as a mapping."""
+    """Like `parse_overrides`, for choices and values in a mapping."""
     groups = group_choices()
     is_choice = {
         key: key in groups and not isinstance(value, dict) for key, value in values.items()
@@ -96,12 +96,12 @@ def compose_tree(choices: Sequence[tuple[str, str]]) -> dict[str, Any]:
     """Compose `conf/config.yaml` with the chosen groups; interpolations stay as they are.
 
     Raises:
-        ValueError: a file is broken or names a group or choice that does not exist.
+        ValueError: a file is malformed, or names a group or choice that does not exist.
     """
     return copy.deepcopy(_composed(conf_dir(), tuple(choices)))
 
 
-# A pipeline and its stages read the same files over and over.
+# A pipeline and its stages read the same files many times.
 @functools.lru_cache(maxsize=64)
 def _composed(folder: Path, choices: tuple[tuple[str, str], ...]) -> dict[str, Any]:
     try:
@@ -117,7 +117,7 @@ def _composed(folder: Path, choices: tuple[tuple[str, str], ...]) -> dict[str, A
 
 def _not_understood(text: str) -> str:
     if "=" not in text:
-        return f"{text}: is not of the form key=value"
+        return f"{text}: is not of the form key=value; write KEY=VALUE"
     return (
         f"{text}: the value cannot be read; put values with spaces, commas, brackets or = in "
         f"quotes, as in 'key=\"value\"'"
@@ -125,11 +125,11 @@ def _not_understood(text: str) -> str:
 
 
 def _form_problem(text: str, override: Override) -> str | None:
-    """Forms of Hydra's grammar that have no meaning here."""
+    """The problem of an override in a form of Hydra's grammar that is not supported here."""
     if not override.key_or_group:
         return f"{text}: is not of the form key=value"
     if override.type is OverrideType.DEL:
-        return f"{text}: keys cannot be removed; set a value, null where the key allows it"
+        return f"{text}: keys cannot be removed; set a value, or null if the key allows it"
     if override.is_sweep_override():
         return f"{text}: one run takes one value; start one run for each, or write [a,b] for a list"
     if override.package is not None:

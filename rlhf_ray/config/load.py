@@ -1,8 +1,9 @@
-"""From a command line to a `Config`: compose, convert, check. The only way in."""
+"""From a command line to a `Config`: compose, convert, check. The only entry point."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from rlhf_ray.config.compose import (
     Request,
     compose_tree,
     conf_dir,
-    group_choices,
     parse_overrides,
     sort_values,
 )
@@ -20,24 +20,25 @@ from rlhf_ray.config.convert import Conversion, show_problems
 from rlhf_ray.config.errors import ConfigError
 from rlhf_ray.config.rules.table import cross_field_problems
 from rlhf_ray.config.run import Config
+from rlhf_ray.config.schema import path_keys
 
-__all__ = ["conf_dir", "group_choices", "load_config", "load_values", "read_config", "to_yaml"]
+__all__ = ["conf_dir", "load_config", "load_values", "read_config", "to_yaml"]
 
 
 def load_config(overrides: Sequence[str]) -> Config:
-    """The configuration that `overrides` ask for, fit to be run.
+    """Load a complete configuration that can be run.
 
     Args:
         overrides: `group=choice` and `key=value`, in Hydra's grammar; the last one wins.
 
     Raises:
-        ConfigError: anything is wrong with it; the message lists every problem.
+        ConfigError: the configuration is wrong; the message lists every problem.
     """
     return _load(*parse_overrides(overrides), is_complete=True)
 
 
 def load_values(values: Mapping[str, Any]) -> Config:
-    """As `load_config`, of choices and values as a mapping: `{"stage": "sft", "seed": 1}`.
+    """Like `load_config`, for choices and values in a mapping: `{"stage": "sft", "seed": 1}`.
 
     Names of keys may have dots, and values of groups may be mappings.
     """
@@ -45,15 +46,15 @@ def load_values(values: Mapping[str, Any]) -> Config:
 
 
 def read_config(overrides: Sequence[str]) -> Config:
-    """As `load_config`, without the rules that span several keys or ask for a value.
+    """Like `load_config`, without the rules between keys and for required values.
 
-    For looking at a configuration that is not complete yet.
+    For displaying a configuration that is not complete yet.
     """
     return _load(*parse_overrides(overrides), is_complete=False)
 
 
 def to_yaml(config: Config) -> str:
-    """The configuration as YAML that reads back to an equal one."""
+    """Convert to YAML that reads back to an equal configuration."""
     return OmegaConf.to_yaml(OmegaConf.structured(config))
 
 
@@ -67,7 +68,7 @@ def _load(request: Request, request_problems: list[str], *, is_complete: bool) -
         conversion.set_value(name, value)
     config = conversion.finish()
     problems = request_problems + conversion.problems
-    # A rule that reads a value which was not understood would only add noise.
+    # A rule that reads a refused value would only add noise.
     if is_complete and not (request_problems or conversion.unknown):
         problems += cross_field_problems(config, without=conversion.broken)
     if problems:
@@ -77,39 +78,30 @@ def _load(request: Request, request_problems: list[str], *, is_complete: bool) -
 
 
 def _make_paths_absolute(config: Config) -> None:
-    """Workers run in folders of their own: what is found from here is named from the root."""
+    """Make paths absolute, because workers run in other folders."""
     config.output_dir = _absolute(config.output_dir)
     if config.resume not in ("auto", "never"):
         config.resume = _absolute(config.resume)
-    config.model.path = _absolute_if_found(config.model.path)
-    config.model.tokenizer_path = _optional(config.model.tokenizer_path)
-    config.model.chat_template = _optional(config.model.chat_template)
-    config.data.path = _absolute_if_found(config.data.path)
-    config.examples.path = _absolute_if_found(config.examples.path)
-    config.examples.eval_path = _optional(config.examples.eval_path)
-    evaluation = config.evaluation
-    evaluation.path = _optional(evaluation.path)
-    evaluation.lm_eval_path = _optional(evaluation.lm_eval_path)
-    evaluation.models = {n: _absolute_if_found(path) for n, path in evaluation.models.items()}
-    config.critic.path = _optional(config.critic.path)
-    config.reference.path = _optional(config.reference.path)
-    config.reward.model.path = _optional(config.reward.model.path)
-    if config.reward.judge.has_engines:
-        config.reward.judge.model = _optional(config.reward.judge.model)
-    config.reward.model.tokenizer_path = _optional(config.reward.model.tokenizer_path)
+    for key in path_keys():
+        group, _, name = key.name.rpartition(".")
+        values = vars(attrgetter(group)(config))
+        values[name] = _located(values[name], key.setting.keywords)
+
+
+def _located(value: Any, keywords: Collection[str]) -> Any:
+    """Make a path, or all paths of a mapping, absolute."""
+    if isinstance(value, dict):
+        return {name: _located(path, keywords) for name, path in value.items()}
+    return value if value is None or value in keywords else _absolute_if_found(value)
 
 
 def _absolute(folder: str) -> str:
-    """What is no folder stays as it is, for the rules to refuse and for messages to show."""
+    """Make a folder absolute; other values stay, for the rules to refuse and messages to show."""
     is_folder = folder.strip() and "://" not in folder
     return str(Path(folder).expanduser().absolute()) if is_folder else folder
 
 
 def _absolute_if_found(path: str) -> str:
-    """A hub name, an import path or a file that is not there stays as it is."""
+    """Make an existing path absolute; hub names, import paths and missing files stay."""
     local = Path(path).expanduser()
     return str(local.absolute()) if path and local.exists() else path
-
-
-def _optional(path: str | None) -> str | None:
-    return None if path is None else _absolute_if_found(path)

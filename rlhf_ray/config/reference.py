@@ -1,4 +1,4 @@
-"""docs/configuration.md, from the dataclasses, the rules and the files under conf/.
+"""Generation of docs/configuration.md from the dataclasses, the rules and conf/.
 
 python -m rlhf_ray.config.reference docs/configuration.md
 """
@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_ray.config.compose import group_choices
-from rlhf_ray.config.rules.rule import RL_STAGES, Rule
+from rlhf_ray.config.rules.rule import Rule
 from rlhf_ray.config.rules.table import ALL_RULES
-from rlhf_ray.config.run import STAGE_NAMES
 from rlhf_ray.config.schema import Key, all_groups, all_keys
+from rlhf_ray.config.stages import RL_STAGES, STAGE_NAMES
 
 _INTRODUCTION = """\
 # Configuration
@@ -25,13 +25,13 @@ rlhf_ray/config instead. -->
     python -m rlhf_ray.main recipe=NAME output_dir=FOLDER [group=NAME] [key=value] ...
 
 A **group** is a folder under `conf/`; `group=NAME` takes the file `conf/group/NAME.yaml`. A
-**recipe** is a file that chooses groups and sets keys of all of them. The last one to set a key
-wins, in this order: the defaults below, the files of the chosen groups, the recipe, the command
-line. The configuration is closed: an unknown key is refused, with those that were probably meant.
+**recipe** is a file that chooses groups and sets keys of any group. Later settings of a key win, in
+this order: the defaults below, the files of the chosen groups, the recipe, the command line. An
+unknown key is refused, with suggestions.
 
-`--cfg job` prints what results. `stage=plan` also checks it and prints the batch and the placement,
-without starting anything. A wrong configuration ends with exit status 2 and one message that lists
-every problem, before Ray starts.
+`--cfg job` prints the resulting configuration. `stage=plan` also checks it and prints the batch and
+the placement, without starting anything. A wrong configuration ends with exit status 2 and one
+message that lists every problem, before Ray starts.
 
 Values follow Hydra's grammar: `generation.stop=[a,b]` is a list, `key=null` is null, `'key="a, b"'`
 is text with a comma in it, `${key}` stands for another key's value.
@@ -39,7 +39,7 @@ is text with a comma in it, `${key}` stands for another key's value.
 
 
 def reference() -> str:
-    """The whole page."""
+    """Generate the whole page."""
     return "\n".join(_lines())
 
 
@@ -56,7 +56,7 @@ def _lines() -> Iterator[str]:
     for section, keys in sections.items():
         yield from _section(section, keys)
     yield "\n## Rules between keys\n"
-    yield "Of reinforcement learning (stage=rl), where no other stage is named.\n"
+    yield "A rule without stages in parentheses holds for reinforcement learning (stage=rl).\n"
     for rule in ALL_RULES:
         yield f"- {_stages(rule)}{rule.about}"
     yield ""
@@ -84,7 +84,7 @@ def _section(section: str, keys: list[Key]) -> Iterator[str]:
 
 
 def _stages(rule: Rule) -> str:
-    """Which stages a rule holds for, where that is not what the section says."""
+    """Names of the stages that a rule holds for; empty for reinforcement learning."""
     if rule.stages == RL_STAGES:
         return ""
     names = "every stage" if rule.stages == STAGE_NAMES else ", ".join(rule.stages)
@@ -98,7 +98,7 @@ def _default(value: Any) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Write the page to the file that is named; returns the exit status."""
+    """Write the page to the named file; returns the exit status."""
     if len(arguments) != 1:
         print("usage: python -m rlhf_ray.config.reference FILE", file=sys.stderr)
         return 2

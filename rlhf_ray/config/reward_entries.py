@@ -1,4 +1,4 @@
-"""What the entries of `reward.functions` say: names, weights, and where the function is."""
+"""Entries of `reward.functions`: names, weights, arguments, and places of the functions."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlhf_ray.config.earlier_release import moved_path
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.reward import RewardFunctionConfig, ScorerPart
 
@@ -24,7 +25,7 @@ BUILTIN_TARGETS: dict[str, str] = {
 
 _KEYS = ("path", "name", "weight", "arguments")
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
-# A part's name becomes the metric reward/<name>; these are taken by the sum.
+# A part's name becomes the metric reward/<name>; these are metrics of the whole reward.
 _RESERVED_NAMES = ("mean", "std", "baseline")
 _WAYS = (
     f"name a built-in ({', '.join(BUILTIN_TARGETS)}), package.module:function or "
@@ -34,7 +35,7 @@ _WAYS = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FunctionTarget:
-    """Where a function is: a Python file or a module, and the name in it."""
+    """Place of a function: a Python file or a module, and the name in it."""
 
     file: Path | None
     module: str
@@ -47,14 +48,14 @@ class FunctionTarget:
 def read_functions(
     functions: Sequence[Any], scorers: Sequence[ScorerPart] = ()
 ) -> tuple[RewardFunctionConfig, ...]:
-    """The entries of `reward.functions`, each as a full record. Imports nothing.
+    """Read the entries of `reward.functions` as full records. Imports nothing.
 
     Args:
-        scorers: the parts of the reward that are no function's. With one of them there may be
-            no function at all.
+        scorers: parts of the reward that no function computes. With a scorer, the functions
+            may be empty.
 
     Raises:
-        RequestError: an entry cannot be understood, or two parts have the same name.
+        RequestError: an entry is malformed, or two parts have the same name.
     """
     if not functions and not scorers:
         raise RequestError(f"reward.functions is empty; {_WAYS}")
@@ -65,31 +66,30 @@ def read_functions(
         if entry.name in first_with:
             raise RequestError(
                 f"reward.functions[{first_with[entry.name]}] and [{index}] are both named "
-                f"{entry.name!r}; give one of them a `name` of its own"
+                f"{entry.name!r}; give one of them another `name`"
             )
         if entry.name in taken:
             raise RequestError(
                 f"reward.functions[{index}] and {taken[entry.name]} are both named "
-                f"{entry.name!r}; give one of them a `name` of its own"
+                f"{entry.name!r}; give one of them another `name`"
             )
         first_with[entry.name] = index
     if not any(part.weight for part in (*entries, *scorers)):
         raise RequestError(
             "every part of the reward has weight 0, so every reward would be 0; give at least one "
-            "entry of reward.functions, or what else scores, another weight"
+            "entry of reward.functions, or another part of the reward, a different weight"
         )
     return entries
 
 
 def _names_of_scorers(scorers: Sequence[ScorerPart]) -> dict[str, str]:
-    """The group of keys of every scorer, by the name of its part."""
+    """Configuration group of every scorer, by the name of its part."""
     taken: dict[str, str] = {}
     for part in scorers:
         name = _read_name(part.group, part.name)
         if name in taken:
             raise RequestError(
-                f"{taken[name]} and {part.group} are both named {name!r}; give one of them a "
-                f"`name` of its own"
+                f"{taken[name]} and {part.group} are both named {name!r}; give one of them a `name`"
             )
         taken[name] = part.group
     return taken
@@ -99,16 +99,19 @@ def parse_target(path: str) -> FunctionTarget:
     """Split the `path` of an entry.
 
     Raises:
-        RequestError: it is neither a built-in nor of a known form.
+        RequestError: the path is neither a built-in nor of a known form, or is the path of an
+            earlier release.
     """
     path = BUILTIN_TARGETS.get(path, path)
+    if new := moved_path(path):
+        raise RequestError(f"{path!r} has moved; write {new!r}")
     location, colon, attribute = path.rpartition(":")
     if not colon:
         near = nearest(path, BUILTIN_TARGETS)
         raise RequestError(f"there is no built-in reward {path!r}{near}; {_WAYS}")
     if not attribute.isidentifier():
         raise RequestError(
-            f"{path!r} names no function: after the colon stands {attribute!r}; {_WAYS}"
+            f"{path!r} names no function: {attribute!r} after the colon is not a name; {_WAYS}"
         )
     if location.endswith(".py"):
         return FunctionTarget(file=Path(location).expanduser(), module="", attribute=attribute)
@@ -118,7 +121,7 @@ def parse_target(path: str) -> FunctionTarget:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """ ", did you mean 'x'" where a similar name exists, else nothing."""
+    """Suggest the nearest name, as in ", did you mean 'x'"; empty without a similar name."""
     found = difflib.get_close_matches(name, list(names), n=1)
     return f", did you mean {found[0]!r}" if found else ""
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from rlhf_ray.config.groups.algorithm import AlgorithmConfig
+from rlhf_ray.config.groups.algorithm import AlgorithmConfig, OldLogprobsFrom
 from rlhf_ray.config.groups.data import DataConfig, ExamplesConfig, TextsConfig
 from rlhf_ray.config.groups.deploy import ChatConfig, CompressConfig, ExportConfig, ServeConfig
 from rlhf_ray.config.groups.evaluation import EvaluationConfig
-from rlhf_ray.config.groups.fit import FIT_STAGES, FitConfig, PreferenceConfig, RewardModelConfig
+from rlhf_ray.config.groups.fit import FitConfig, PreferenceConfig, RewardModelConfig
 from rlhf_ray.config.groups.generation import GenerationConfig
 from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.config.groups.pipeline import PipelineConfig
@@ -24,35 +24,21 @@ from rlhf_ray.config.groups.runtime import (
 from rlhf_ray.config.groups.sampling import SamplingConfig
 from rlhf_ray.config.groups.training import CriticConfig, ReferenceConfig, TrainingConfig
 from rlhf_ray.config.setting import setting
-
-# In the order in which they are used; `pipeline` runs several, `plan` prints what `rl` would be.
-STAGE_NAMES = (
-    "prepare_data",
-    *FIT_STAGES,
-    "rl",
-    "evaluate",
-    "compress",
-    "export",
-    "serve_reward",
-    "serve",
-    "chat",
-    "pipeline",
-    "plan",
-)
+from rlhf_ray.config.stages import EVALUATION_STAGES, FIT_STAGES, STAGE_NAMES
 
 
 @dataclass
 class StageConfig:
-    """Which part of the pipeline this run is."""
+    """The stage of this run."""
 
     name: str = setting("rl", "Stage to run.", choices=STAGE_NAMES)
 
 
 @dataclass
 class Config:
-    """Everything a run is told. `main.py` converts it once; a worker gets its part only."""
+    """The whole configuration. `main.py` reads it once; a worker gets only its part."""
 
-    recipe: str = setting("run", "Name of the recipe; run where none was chosen.")
+    recipe: str = setting("run", "Name of the recipe; run if no recipe is chosen.")
     seed: int = setting(
         0,
         "Seed of data order, sampling and initial weights.",
@@ -61,18 +47,19 @@ class Config:
     )
     output_dir: str = setting(
         "outputs/${recipe}",
-        "Folder of everything the run writes; a relative one is taken from where the run starts.",
+        "Output folder of the run; a relative path starts at the current folder.",
     )
     resume: str = setting(
-        "auto", "auto: go on from the last committed checkpoint; never; or a checkpoint's folder."
+        "auto",
+        "auto: continue from the last committed checkpoint; never; or a checkpoint's folder.",
     )
-    dry_run: bool = setting(False, "Validate, print what the stage would do and exit 0.")
+    dry_run: bool = setting(False, "Validate, print the plan of the stage and exit 0.")
     num_steps: int = setting(100, "Training steps.", unit="steps", minimum=1)
     prompts_per_step: int = setting(16, "Prompts per step, over all engines.", minimum=1)
-    samples_per_prompt: int = setting(8, "Responses per prompt: the group.", minimum=1)
+    samples_per_prompt: int = setting(8, "Responses per prompt, which form a group.", minimum=1)
     max_staleness: int = setting(
         0,
-        "How many publishes older than the newest weights a trained token may be; 0 is "
+        "Staleness limit: publishes between a trained token's weights and the newest; 0 is "
         "synchronous.",
         unit="versions",
         minimum=0,
@@ -107,13 +94,13 @@ class Config:
 
     @property
     def is_fit(self) -> bool:
-        """The stage learns from examples: the trained ranks are its only workers."""
+        """Whether the stage learns from examples; the trained ranks are its only workers."""
         return self.stage.name in FIT_STAGES
 
     @property
     def is_evaluation(self) -> bool:
-        """The stage evaluates models, and trains none."""
-        return self.stage.name == "evaluate"
+        """Whether the stage evaluates models and trains none."""
+        return self.stage.name in EVALUATION_STAGES
 
     @property
     def needs_reference(self) -> bool:
@@ -125,7 +112,7 @@ class Config:
 
     @property
     def reference_is_policy(self) -> bool:
-        """The policy's ranks are the reference too, with their adapter switched off."""
+        """Whether the policy's ranks are the reference too, with their adapter switched off."""
         reference = self.reference
         own = reference.source == "own" or reference.path is not None
         has_adapter = self.training.lora.is_on and not self.is_evaluation
@@ -133,12 +120,12 @@ class Config:
 
     @property
     def starts_reference(self) -> bool:
-        """The reference is a role of its own."""
+        """Whether the reference is a separate role."""
         return self.needs_reference and not self.reference_is_policy
 
     @property
     def publishes_adapter(self) -> bool:
-        """Engines get the adapter of the policy alone."""
+        """Whether engines get only the adapter of the policy."""
         return self.publish.lora == "adapter" and not self.is_evaluation
 
     @property
@@ -151,9 +138,10 @@ class Config:
 
     @property
     def head_kernel(self) -> str:
-        """`model.head_kernel`; chunked for auto where the fused operator cannot serve the run.
+        """`model.head_kernel`, with auto replaced by chunked if the run rules out the fused kernel.
 
-        It runs on GPUs, reads the head's whole weight and normalises over the whole vocabulary.
+        The fused operator runs on GPUs, reads the head's whole weight and normalises over the
+        whole vocabulary.
         """
         trained = [] if self.is_evaluation else [self.training]
         roles = [*trained, *([self.reference] if self.starts_reference else [])]
@@ -164,36 +152,26 @@ class Config:
 
     @property
     def mixes_texts(self) -> bool:
-        """Every optimiser step of the policy has texts beside its samples."""
+        """Whether every optimiser step of the policy trains on texts in addition to samples."""
         return self.algorithm.ptx_coefficient > 0
 
     @property
-    def uses_learner_as_old(self) -> bool:
-        """The ratio is against the learner at the start of the step, not against the engine."""
+    def old_logprobs_from(self) -> OldLogprobsFrom:
+        """Source of the old log-probabilities of the ratio; see `algorithm.old_policy`."""
         algorithm = self.algorithm
-        if algorithm.old_policy == "auto":
-            is_fresh = self.max_staleness == 0 and self.sampling.replay_groups_per_step == 0
-            return is_fresh or algorithm.corrects_gap
-        return algorithm.old_policy == "learner"
-
-    @property
-    def old_is_current(self) -> bool:
-        """The loss takes the log-probabilities of the training pass, detached, as the old ones.
-
-        With one optimiser step they are those of the start of the step; a correction has to
-        know them before it.
-        """
-        one_step = self.optimizer_steps_per_batch == 1
-        return one_step and self.uses_learner_as_old and not self.algorithm.corrects_gap
-
-    @property
-    def learner_scores_old(self) -> bool:
-        """The learner computes log-probabilities of a batch before it is trained on."""
-        return self.uses_learner_as_old and not self.old_is_current
+        is_fresh = self.max_staleness == 0 and self.sampling.replay_groups_per_step == 0
+        auto = "learner" if is_fresh or algorithm.has_importance_correction else "generator"
+        if (auto if algorithm.old_policy == "auto" else algorithm.old_policy) == "generator":
+            return OldLogprobsFrom.GENERATOR
+        # With one optimiser step the training pass itself has the log-probabilities of the start
+        # of the step. A correction needs them before the update.
+        if self.optimizer_steps_per_batch == 1 and not algorithm.has_importance_correction:
+            return OldLogprobsFrom.LEARNER_IN_UPDATE
+        return OldLogprobsFrom.LEARNER_BEFORE_UPDATE
 
     @property
     def max_sequence_tokens(self) -> int:
-        """Longest prompt and longest response together."""
+        """Longest prompt plus longest response."""
         return self.data.max_prompt_tokens + self.generation.max_response_tokens
 
     @property
@@ -225,7 +203,7 @@ class Config:
 
     @property
     def greedy_from(self) -> int:
-        """Answers from this sample index on are greedy."""
+        """Sample index from which on answers are greedy."""
         if self.is_evaluation:
             return self.evaluation.samples
         evaluated = self.evaluation.samples if self.evaluation.every else 0

@@ -1,4 +1,4 @@
-"""Every key of the configuration, read from the dataclasses."""
+"""The keys of the configuration, read from the dataclasses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 from rlhf_ray.config.run import Config
 from rlhf_ray.config.setting import Setting, setting_of
 
-# Enough for an exchanged letter or a forgotten group, too little for an unrelated word.
+# Accepts a swapped letter or a missing group, refuses an unrelated word.
 _CLOSE_ENOUGH = 0.6
 _MAX_SUGGESTIONS = 3
 
@@ -24,9 +24,9 @@ class Key:
     """One key that takes a value.
 
     Attributes:
-        name: dotted, as on the command line.
-        type: its type, as annotated.
-        default: of a new `Config`.
+        name: dotted name, as on the command line.
+        type: annotated type.
+        default: value in a new `Config`.
         setting: help, unit and rule.
     """
 
@@ -37,45 +37,47 @@ class Key:
 
     @property
     def is_mapping(self) -> bool:
-        """Whether it takes names of the user's choice: `key.name=value`."""
+        """Whether the value maps names of the user's choice: `key.name=value`."""
         return typing.get_origin(self.type) is dict
 
-    @property
-    def is_optional(self) -> bool:
-        return type(None) in typing.get_args(self.type)
-
     def type_words(self) -> str:
-        """The type for people: "whole number or null"."""
+        """The type in words: "whole number or null"."""
         return _type_words(self.type)
 
 
 def all_keys() -> dict[str, Key]:
-    """Every key that takes a value, by its dotted name, in the order of the dataclasses."""
+    """Read every key that takes a value, by dotted name, in the order of the dataclasses."""
     return {key.name: key for key in _walk(Config(), "")}
 
 
 @functools.cache
+def path_keys() -> tuple[Key, ...]:
+    """Keys whose value may name a local file or folder."""
+    return tuple(key for key in all_keys().values() if key.setting.is_path)
+
+
+@functools.cache
 def group_names() -> tuple[str, ...]:
-    """Keys that hold further keys: training, reward, reward.model, ..."""
+    """Names of the groups of keys: training, reward, reward.model, ..."""
     return tuple(all_groups())
 
 
 def all_groups() -> dict[str, Any]:
-    """Every group of keys by its dotted name, with its defaults."""
+    """Read every group of keys, with its defaults, by dotted name."""
     return dict(_groups(Config(), ""))
 
 
 def nearest_keys(name: str) -> list[str]:
-    """Keys that the writer of an unknown one may have meant, the likeliest first."""
+    """Suggest known keys for an unknown name, the most likely first."""
     names = list(all_keys())
     last = name.rpartition(".")[2]
     same_ending = [known for known in names if known.rpartition(".")[2] == last]
-    # The right name in a wrong group, or without one, beats any likeness of letters.
+    # The right name in a wrong group, or without a group, beats any similarity of letters.
     if same_ending and "." not in name:
         return sorted(same_ending, key=lambda known: known.count("."))[:_MAX_SUGGESTIONS]
     if same_ending:
         return difflib.get_close_matches(name, same_ending, _MAX_SUGGESTIONS, 0.0)
-    # The key of a group within a group has letters in common with any name that has a dot.
+    # Deeper keys share letters with many names, so only keys up to the same depth count.
     deepest = max(1, name.count("."))
     likely = [known for known in names if known.count(".") <= deepest]
     return difflib.get_close_matches(name, likely, _MAX_SUGGESTIONS, _CLOSE_ENOUGH)

@@ -1,7 +1,7 @@
-"""One field of the configuration: its default, meaning, unit and rule in one place.
+"""Fields of the configuration: default, help, unit and rule in one place.
 
-Nothing here imports torch or Hydra: the schema must load in milliseconds, so
-that a wrong configuration is refused before anything heavy starts.
+Nothing here imports torch or Hydra: the schema loads in milliseconds, so that a wrong
+configuration is refused before anything heavy starts.
 """
 
 from __future__ import annotations
@@ -16,10 +16,14 @@ _METADATA_KEY = "rlhf_ray"
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Setting:
-    """What the schema knows about one field beyond its type and default.
+    """Help, unit and rule of one field; type and default are the dataclass's.
 
     Bounds are inclusive (`minimum`, `maximum`) or exclusive (`above`, `below`);
     an unset optional value (`None`) passes every bound.
+
+    Attributes:
+        is_path: the value may name a local file or folder, which is made absolute if it exists.
+        keywords: values with a meaning of their own, never taken for a path.
     """
 
     help: str
@@ -29,9 +33,11 @@ class Setting:
     maximum: float | None = None
     above: float | None = None
     below: float | None = None
+    is_path: bool = False
+    keywords: tuple[str, ...] = ()
 
     def violation(self, value: Any) -> str | None:
-        """Why `value` breaks the rule, in words that end with the way out, or None."""
+        """The requirement that `value` violates, in words, or None."""
         if value is None:
             return None
         if isinstance(value, float) and not math.isfinite(value):
@@ -52,7 +58,7 @@ class Setting:
         return f"must be {' and '.join(broken)}" if broken else None
 
     def rule(self) -> str:
-        """The rule in words, empty if every value of the type is fine."""
+        """The rule in words; empty if every value of the type is valid."""
         if self.choices:
             return "one of " + ", ".join(str(choice) for choice in self.choices)
         bounds = (
@@ -65,7 +71,7 @@ class Setting:
 
 
 def setting(default: Any, help: str, **rule: Any) -> Any:
-    """A dataclass field that owns its default, help text, unit and rule.
+    """Define a dataclass field with default, help text, unit and rule.
 
     Mutable defaults (lists, dicts) are copied for every instance.
     """

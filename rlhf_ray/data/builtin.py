@@ -1,6 +1,6 @@
 """Prompt sources without a file, for the built-in recipes.
 
-Used by import path: `data.path=rlhf_ray.data.builtin:arithmetic`.
+A configuration names them by import path: `data.path=rlhf_ray.data.builtin:arithmetic`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Chats: what a list of messages must look like, and how it becomes text."""
+"""Chats: checks of a list of messages, and rendering with a chat template."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Message = dict[str, Any]
 T = TypeVar("T")
 
-# Which role may come after which; None is the beginning.
+# Roles that may follow a role; None is the beginning of a chat.
 _MAY_FOLLOW: dict[str | None, tuple[str, ...]] = {
     None: ("system", "developer", "user"),
     "system": ("user", "developer"),
@@ -30,16 +30,16 @@ _MAY_FOLLOW: dict[str | None, tuple[str, ...]] = {
 def render(
     row: Row, data: DataConfig, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[list[Message], str]:
-    """The prompt of a row as a chat, and as the model sees it, up to where its answer begins.
+    """Read the prompt of a row as a chat and as text that ends where the answer begins.
 
     Raises:
         BadCell: the prompt is neither text nor a chat, is empty, or the template refuses it.
-        DataError: the prompt is a chat and there is no template to render it with.
+        DataError: the prompt is a chat and the tokenizer has no template.
     """
     value = cell(row, data.prompt_column)
     if isinstance(value, str):
         if not value.strip():
-            raise BadCell(f"column {data.prompt_column!r} is empty")
+            raise BadCell(f"column {data.prompt_column!r} is empty; it must be text or a chat")
         text, value = value, [{"role": "user", "content": value}]
         if not uses_template(data, tokenizer):
             return value, text
@@ -51,7 +51,7 @@ def render(
 
 
 def with_system(messages: Sequence[Message], system_prompt: str | None) -> list[Message]:
-    """The chat with the system message in front, where it has none of its own."""
+    """The chat with the system message in front, unless the chat has one already."""
     if system_prompt is None or any(message["role"] == "system" for message in messages):
         return list(messages)
     return [{"role": "system", "content": system_prompt}, *messages]
@@ -65,17 +65,17 @@ def uses_template(data: DataConfig | ExamplesConfig, tokenizer: PreTrainedTokeni
 def check_system_prompt(
     data: DataConfig | ExamplesConfig, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    """Refuse a system prompt that would be left out.
+    """Refuse a system prompt without a chat template that could hold it.
 
     Raises:
-        DataError: there is no chat template to put it into.
+        DataError: prompts do not go through a chat template.
     """
     if data.system_prompt is not None and not uses_template(data, tokenizer):
         raise DataError(f"{data.key('system_prompt')} is set, {no_template(data)}")
 
 
 def no_template(data: DataConfig | ExamplesConfig) -> str:
-    """The end of a sentence that says why a chat cannot be rendered."""
+    """End of a message: why a chat cannot be rendered, and the fix."""
     if not data.apply_chat_template:
         return f"but {data.key('apply_chat_template')} is false; set it to true"
     return (
@@ -85,26 +85,26 @@ def no_template(data: DataConfig | ExamplesConfig) -> str:
 
 
 def check_messages(value: Any, column: str) -> list[Message]:
-    """The messages of a chat that a model can answer.
+    """Check the messages of a prompt.
 
     Raises:
-        BadCell: it is no list of messages with role and text, or ends with the answer.
+        BadCell: the value is not a list of messages with role and text, or ends with an answer.
     """
     messages = _check_list(value, column)
     if messages[-1]["role"] == "assistant":
         raise BadCell(
-            f"the chat in column {column!r} ends with the assistant's own message, so that there "
-            "is nothing to answer"
+            f"the chat in column {column!r} ends with a message of the assistant, so that there "
+            "is nothing to answer; end it with a message of another role"
         )
     return messages
 
 
 def check_conversation(value: Any, column: str) -> list[Message]:
-    """The messages of a chat that shows how to answer, up to its last answer.
+    """Check the messages of a demonstration and return them up to the last answer.
 
     Raises:
-        BadCell: it is no list of messages with role and text, a role is unknown or comes where
-            it cannot, or the assistant says nothing.
+        BadCell: the value is not a list of messages with role and text, a role is unknown or out
+            of order, or no answer has text.
     """
     messages = _check_list(value, column)
     before: str | None = None
@@ -122,12 +122,12 @@ def check_conversation(value: Any, column: str) -> list[Message]:
         before = role
     answers = [i for i, m in enumerate(messages) if m["role"] == "assistant" and has_text(m)]
     if not answers:
-        raise BadCell(f"the assistant says nothing in the chat in column {column!r}")
+        raise BadCell(f"the assistant says nothing in the chat in column {column!r}; add an answer")
     return messages[: answers[-1] + 1]
 
 
 def has_text(message: Message) -> bool:
-    """Whether a message says anything."""
+    """Whether a message has any text but white space."""
     return bool(message["content"].strip())
 
 
@@ -135,7 +135,7 @@ def _check_list(value: Any, column: str) -> list[Message]:
     if not isinstance(value, list):
         raise BadCell(f"column {column!r} must be text or a list of messages; it is {shown(value)}")
     if not value:
-        raise BadCell(f"column {column!r} is a chat without messages")
+        raise BadCell(f"column {column!r} is a chat without messages; it needs at least one")
     for number, message in enumerate(value, start=1):
         _check_message(message, f"message {number} in column {column!r}")
     return value
@@ -150,20 +150,20 @@ def _check_message(message: Any, where: str) -> None:
         if not isinstance(message[name], str):
             raise BadCell(f"{name!r} of {where} must be text; it is {shown(message[name])}")
     if not message["role"]:
-        raise BadCell(f"'role' of {where} is empty")
+        raise BadCell(f"'role' of {where} is empty; name the role, such as 'user'")
 
 
 def apply_template(
     messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, *, add_generation_prompt: bool
 ) -> str:
-    """The chat as text.
+    """Render a chat as text.
 
     Args:
-        add_generation_prompt: end it with what comes before an answer.
+        add_generation_prompt: end the text with the beginning of an assistant's turn.
 
     Raises:
         BadCell: the template refuses the messages.
-        DataError: it is broken.
+        DataError: the template is broken.
     """
     text = _explained(
         lambda: tokenizer.apply_chat_template(
@@ -177,18 +177,18 @@ def apply_template(
 def apply_template_with_marks(
     messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase
 ) -> tuple[str, list[tuple[int, int]]]:
-    """The chat as text, and the first and last-but-one characters that the template marks.
+    """Render a chat as text, with the [start, stop) of the characters that the template marks.
 
-    `tokenizer.apply_chat_template` gives the marks as a mask of tokens alone, and (transformers
-    5.19) no mask at all from a part on whose first character belongs to no token.
+    `tokenizer.apply_chat_template` gives only a mask of tokens. With transformers 5.19 it gives no
+    mask from the first part on whose first character belongs to no token.
 
     Raises:
         BadCell: the template refuses the messages.
-        DataError: it is broken.
+        DataError: the template is broken.
     """
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    # The library's annotations know neither the marks nor names of a template's own.
+    # The library's annotations lack the marks and the variables of a template.
     render: Callable[..., Any] = render_jinja_template
     texts, marks = _explained(
         lambda: render(

@@ -1,4 +1,4 @@
-"""From rows to texts that are learnt: tokenised, and brought to a length that fits."""
+"""Pretraining texts (PPO-ptx): read from rows, tokenised and cut to length."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class TextSet:
     """All texts of a run.
 
     Attributes:
-        token_ids: of each text, or piece of one, in the order of the source; at least 2 of each.
-        num_rows: rows that they come from.
+        token_ids: of each text or piece of a text, in the order of the source; at least 2 each.
+        num_rows: rows that the texts come from.
         num_cut: rows of more than `texts.max_tokens`.
         skipped: rows that are left out, by reason.
-        fingerprint: of all tokens, in order; other texts have another.
+        fingerprint: hash of all tokens, in order.
     """
 
     token_ids: tuple[tuple[int, ...], ...]
@@ -39,7 +39,7 @@ class TextSet:
     fingerprint: str
 
     def describe(self) -> str:
-        """Lines for people: how many texts, how long, and what is left out."""
+        """Lines for the screen: number and lengths of texts, and rows left out."""
         lengths = [len(tokens) for tokens in self.token_ids]
         lines = [
             f"{len(lengths)} texts of {min(lengths)} to {max(lengths)} tokens "
@@ -53,18 +53,18 @@ def load_texts(texts: TextsConfig, tokenizer: PreTrainedTokenizerBase) -> TextSe
     """Read and tokenise the whole source.
 
     A text gets the special tokens that the tokenizer itself adds to plain text, and no chat
-    template. A text of more than `max_tokens` is split into pieces of that many tokens, the last
-    one shorter, or keeps its beginning alone, as configured. A last piece of one token is left
-    out: nothing precedes it that it could be predicted from.
+    template. A text of more than `max_tokens` is split into pieces of that many tokens (the last
+    one may be shorter), or cut after its first piece, as configured. A last piece of one token is
+    left out, because no token precedes it from which it could be predicted.
 
     Raises:
-        DataError: the source cannot be read, the column is nowhere, no text is left, or a row is
-            wrong and the configuration says that this ends the run.
+        DataError: the source cannot be read, no row has the column, no text is left, or a row is
+            unusable and `texts.on_bad_row` is error.
     """
     rejects = Rejects(texts)
     rows = list(good_rows(read_rows(texts), rejects))
     if not rows:
-        raise DataError(f"{texts.path} has no rows{rejects.words()}")
+        raise DataError(f"{texts.key('path')}: {texts.path} has no rows{rejects.summary()}")
     check_columns(texts, {"text_column": texts.text_column}, rows)
     pieces: list[tuple[int, ...]] = []
     num_rows = num_cut = 0
@@ -76,7 +76,7 @@ def load_texts(texts: TextsConfig, tokenizer: PreTrainedTokenizerBase) -> TextSe
         num_cut += len(token_ids) > texts.max_tokens
         pieces += _pieces(token_ids, texts)
     if not pieces:
-        raise DataError(f"no text of {texts.path} is left{rejects.words()}")
+        raise DataError(f"{texts.key('path')}: no text of {texts.path} is left{rejects.summary()}")
     return TextSet(
         token_ids=tuple(pieces),
         num_rows=num_rows,
@@ -87,12 +87,12 @@ def load_texts(texts: TextsConfig, tokenizer: PreTrainedTokenizerBase) -> TextSe
 
 
 def _filled(rows: Iterable[Row], texts: TextsConfig, rejects: Rejects) -> Iterator[tuple[Row, str]]:
-    """Rows with their text, where they have one."""
+    """Yield the rows that have a text, with the text."""
     for row in rows:
         try:
             text = text_cell(row, texts.text_column)
             if not text.strip():
-                raise BadCell(f"column {texts.text_column!r} is empty")
+                raise BadCell(f"column {texts.text_column!r} is empty; it must be text")
         except BadCell as error:
             rejects.bad_row(INVALID, row.where, str(error))
         else:
@@ -102,7 +102,7 @@ def _filled(rows: Iterable[Row], texts: TextsConfig, rejects: Rejects) -> Iterat
 def _tokenised(
     items: Sequence[tuple[Row, str]], tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[tuple[Row, list[int]]]:
-    """Many texts at once, which is what tokenizers are fast at."""
+    """Tokenise in chunks: tokenizers are fast on many texts at once."""
     for start in range(0, len(items), _TOKENISED_AT_ONCE):
         chunk = items[start : start + _TOKENISED_AT_ONCE]
         encoded = tokenizer([text for _, text in chunk])["input_ids"]

@@ -1,4 +1,4 @@
-"""Rows that cannot be used: refused, or left out and counted, as the source is configured."""
+"""Unusable rows: they end the run, or are left out and counted, as configured."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BROKEN, INVALID = "broken row", "invalid row"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Skipped:
-    """How many rows are left out for one reason, and what was wrong with the first of them."""
+    """Number of rows left out for one reason, and the message about the first of them."""
 
     reason: str
     count: int
@@ -29,40 +29,40 @@ class Rejects:
     examples: dict[str, str] = field(default_factory=dict)
 
     def bad_row(self, reason: str, where: str, problem: str) -> None:
-        """Count a row that is wrong.
+        """Count an unusable row.
 
         Raises:
-            DataError: the source's `on_bad_row` says that it ends the run.
+            DataError: `on_bad_row` of the source is error.
         """
         message = f"{where}: {problem}"
         if self.source.on_bad_row == "error":
-            way_out = f"{self.source.key('on_bad_row')}=skip leaves such rows out and counts them"
-            raise DataError(f"{message}. {way_out}")
+            fix = f"{self.source.key('on_bad_row')}=skip leaves such rows out and counts them"
+            raise DataError(f"{message}. Correct the row, or: {fix}")
         self.count(reason, message)
 
     def count(self, reason: str, message: str) -> None:
-        """Count a row that is left out whatever `on_bad_row` says."""
+        """Count a row that is left out with any `on_bad_row`."""
         self.counts[reason] = self.counts.get(reason, 0) + 1
         self.examples.setdefault(reason, message)
 
     def skipped(self) -> tuple[Skipped, ...]:
-        """What was counted, in the order in which the reasons came up."""
+        """Counts by reason, in the order in which the reasons first occurred."""
         return tuple(
             Skipped(reason=reason, count=count, example=self.examples[reason])
             for reason, count in self.counts.items()
         )
 
-    def words(self) -> str:
-        """The end of a sentence that says that nothing is left; empty if nothing was counted."""
+    def summary(self) -> str:
+        """End of a message that nothing is left: counts by reason; empty without counts."""
         parts = [f"{s.count} skipped as {s.reason} (first: {s.example})" for s in self.skipped()]
         return f": {'; '.join(parts)}" if parts else ""
 
 
 def good_rows(rows: Iterable[Row | BrokenRow], rejects: Rejects) -> Iterator[Row]:
-    """The rows that could be read.
+    """Yield the rows that could be parsed.
 
     Raises:
-        DataError: one could not, and the source's `on_bad_row` says that it ends the run.
+        DataError: a row could not be parsed and `on_bad_row` of the source is error.
     """
     for row in rows:
         if isinstance(row, BrokenRow):
@@ -72,5 +72,5 @@ def good_rows(rows: Iterable[Row | BrokenRow], rejects: Rejects) -> Iterator[Row
 
 
 def skipped_lines(skipped: Iterable[Skipped]) -> list[str]:
-    """Lines for people: what is left out."""
+    """Lines for the screen about rows that were left out."""
     return [f"skipped, {s.reason}: {s.count} (first: {s.example})" for s in skipped]

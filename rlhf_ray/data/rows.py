@@ -1,4 +1,4 @@
-"""Rows as they come out of a source, before anybody knows what they mean."""
+"""Rows of a source, before their columns are interpreted, and errors about them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BrokenRow:
-    """A row that is no row; whether that ends the run is the reader's decision."""
+    """A row that could not be parsed; the reader decides whether it ends the run."""
 
     number: int
     where: str
@@ -32,7 +32,7 @@ class BrokenRow:
 
 
 def row_from(value: Any, *, number: int, where: str) -> Row | BrokenRow:
-    """A row if `value` is an object with columns."""
+    """Make a row of `value` if it is an object with columns."""
     if isinstance(value, dict) and all(isinstance(name, str) for name in value):
         return Row(number=number, where=where, cells=value)
     return BrokenRow(
@@ -41,7 +41,7 @@ def row_from(value: Any, *, number: int, where: str) -> Row | BrokenRow:
 
 
 def shown(value: Any, limit: int = 80) -> str:
-    """A value for a message: its type and as much of it as fits."""
+    """Format a value for a message: its type, and the value cut to `limit` characters."""
     text = repr(value)
     if len(text) > limit:
         text = text[:limit] + "..."
@@ -49,34 +49,37 @@ def shown(value: Any, limit: int = 80) -> str:
 
 
 class BadCell(ValueError):  # noqa: N818 - it reads as a sentence where it is raised
-    """A cell of one row cannot be used; the message names the column and shows the value."""
+    """A cell of one row cannot be used; the message names the column and shows the value.
+
+    The caller puts file and line in front and `on_bad_row` behind; see `Rejects.bad_row`.
+    """
 
 
 def check_columns(
     source: SourceConfig, columns: Mapping[str, str | None], rows: Iterable[Row]
 ) -> None:
-    """Refuse a mapping to columns that no row has.
+    """Refuse a configured column that no row has.
 
     Args:
-        columns: key of the source to the column that it names, None where it names none.
+        columns: configured column of each key of the source; None if not configured.
 
     Raises:
-        DataError: with the columns that there are, the nearest name first.
+        DataError: names the key, the column and the existing columns, the nearest name first.
     """
     known = {name for row in rows for name in row.cells}
     for key, column in columns.items():
         if column is not None and column not in known:
             raise DataError(
                 f"{source.key(key)} is {column!r}, and {source.path} has no such column; "
-                f"{among(column, known)}"
+                f"{known_names(column, known)}"
             )
 
 
 def text_cell(row: Row, column: str) -> str:
-    """A cell that is text or a number, as text.
+    """Read a cell that is text or a number, as text.
 
     Raises:
-        BadCell: it is missing, null, or something else.
+        BadCell: the cell is missing, null, or of another type.
     """
     value = cell(row, column)
     if isinstance(value, bool) or not isinstance(value, str | int | float):
@@ -85,21 +88,21 @@ def text_cell(row: Row, column: str) -> str:
 
 
 def cell(row: Row, column: str) -> Any:
-    """The value of a cell.
+    """Read a cell.
 
     Raises:
         BadCell: this row has no such column.
     """
     if column not in row.cells:
-        raise BadCell(f"has no column {column!r}, only {sorted(row.cells)}")
+        raise BadCell(f"the row has no column {column!r}, only {sorted(row.cells)}")
     return row.cells[column]
 
 
-def other_columns(data: DataConfig, row: Row) -> tuple[dict[str, Any], set[str]]:
-    """The columns that nothing is mapped to, as plain JSON values, and the names of the rest.
+def unmapped_columns(data: DataConfig, row: Row) -> tuple[dict[str, Any], set[str]]:
+    """Unmapped columns with plain JSON values, and the names of unmapped columns without.
 
-    Dates and decimal numbers become text. What is no plain value (bytes, images) is left out: it
-    must travel to every reward worker and into every rollout file.
+    Dates and decimal numbers become text. Other values (bytes, images) are left out, because every
+    column goes to every reward worker and into every rollout file.
     """
     mapped = {data.prompt_column, data.answer_column, data.source_column, data.id_column}
     plain: dict[str, Any] = {}
@@ -133,8 +136,8 @@ class DataError(RequestError):
     """Rows cannot be read as configured; the message says where and what to change."""
 
 
-def among(name: str, known: Iterable[str]) -> str:
-    """Words that name what there is instead of `name`, the nearest first."""
+def known_names(name: str, known: Iterable[str]) -> str:
+    """Format the known names for a message about the unknown `name`, the nearest first."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1)
     listed = ", ".join(names[:_MAX_NAMES]) or "none"

@@ -1,1 +1,1 @@
-"""The loop and its parts: everything that one process decides for all workers. Knows no Ray."""
+"""The loop and its parts: all decisions that one process takes for all workers. Knows no Ray."""

@@ -1,7 +1,7 @@
-"""Which model is the result: that of the best evaluation, or that of the last step.
+"""The choice of the resulting model: the model of the best evaluation, or of the last step.
 
-A kept model lies in `best/step_000050`. While a run goes on there are those of the best so far,
-and of the best as of each checkpoint that is kept, because a resumed run may need it.
+A kept model lies in `best/step_000050`. During a run, the folder holds the best model so far, and
+the best model at the time of each kept checkpoint, because a resumed run may need it.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
+from rlhf_ray.atomic_file import atomic_folder
 from rlhf_ray.config.errors import RequestError
 
-# Writes the model of the ranks to a folder, and waits for it.
+# Writes the model of the ranks to a folder, and waits until it is written.
 SaveModel = Callable[[Path], object]
 
 _FOLDER = "best"
@@ -23,7 +24,7 @@ class BestModels:
     """Writes the model at every improvement.
 
     Args:
-        num_checkpoints: that are kept at a time.
+        num_checkpoints: number of checkpoints that the run keeps at a time.
     """
 
     def __init__(self, output_dir: Path, save: SaveModel, *, num_checkpoints: int) -> None:
@@ -31,54 +32,57 @@ class BestModels:
         self._save = save
         self._pinned: deque[int] = deque(maxlen=num_checkpoints)
 
-    def start_anew(self) -> None:
-        """Forget what an earlier run left."""
+    def clear(self) -> None:
+        """Remove the models of an earlier run."""
         self._remove_all_but()
 
     def resume(self, best_step: int, run_folder: Path) -> None:
-        """Go on from a checkpoint, whose best model must be there.
+        """Go on from a checkpoint, whose best model must still exist.
 
         Args:
-            best_step: 0 where nothing was evaluated before it.
-            run_folder: of the run that wrote it, which may be another one.
+            best_step: step of the best evaluation before the checkpoint; 0 if there was none.
+            run_folder: folder of the run that wrote the checkpoint, maybe another run.
 
         Raises:
-            RequestError: it is gone.
+            RequestError: the best model is gone.
         """
         if best_step:
             there = run_folder / _FOLDER / _name(best_step)
             if not there.is_dir():
                 raise RequestError(
                     f"the best model before the checkpoint, {there}, is gone, so that this run "
-                    f"cannot go on; take another checkpoint, or start anew with resume=never"
+                    f"cannot go on: resume another checkpoint, or start again with resume=never"
                 )
             if there != self.folder(best_step):
-                _write_whole(self.folder(best_step), lambda new: shutil.copytree(there, new))
+                with atomic_folder(self.folder(best_step)) as partial:
+                    shutil.copytree(there, partial)
             self._pinned.append(best_step)
         self._remove_all_but(best_step)
 
     def keep(self, step: int) -> None:
-        """The model as it is now is the best so far."""
-        _write_whole(self.folder(step), self._save)
+        """Write the current model as the best so far; remove models that are no longer needed."""
+        with atomic_folder(self.folder(step)) as partial:
+            self._save(partial)
         self._remove_all_but(step, *self._pinned)
 
     def pin(self, best_step: int) -> None:
-        """A checkpoint was written that knows this one as the best."""
+        """Keep the model of `best_step` as long as the checkpoint that was just written."""
         self._pinned.append(best_step)
 
     def finish(self, best_step: int, result: Path) -> None:
-        """Make the best model the result; the last one where nothing was evaluated."""
+        """Move the best model to `result`; write the last model if nothing was evaluated."""
         best = self.folder(best_step)
-        if not best_step:
-            _write_whole(result, self._save)
-        elif best_step in self._pinned:
-            # A checkpoint needs it too.
-            _write_whole(result, lambda folder: shutil.copytree(best, folder))
-        else:
-            _write_whole(result, best.rename)
+        with atomic_folder(result) as partial:
+            if not best_step:
+                self._save(partial)
+            elif best_step in self._pinned:
+                # Copy and not move: a run that resumes from that checkpoint needs the model too.
+                shutil.copytree(best, partial)
+            else:
+                best.rename(partial)
 
     def folder(self, step: int) -> Path:
-        """Where the model of this step is, if it is kept."""
+        """Folder of the model of this step, if it is kept."""
         return self._root / _name(step)
 
     def _remove_all_but(self, *steps: int) -> None:
@@ -89,12 +93,12 @@ class BestModels:
 
 
 class LastModel:
-    """Keeps nothing on the way; the result is the model of the last step."""
+    """Keeps no model during the run; the result is the model of the last step."""
 
     def __init__(self, save: SaveModel) -> None:
         self._save = save
 
-    def start_anew(self) -> None: ...
+    def clear(self) -> None: ...
 
     def resume(self, best_step: int, run_folder: Path) -> None: ...
 
@@ -104,18 +108,9 @@ class LastModel:
 
     def finish(self, best_step: int, result: Path) -> None:
         del best_step
-        _write_whole(result, self._save)
+        with atomic_folder(result) as partial:
+            self._save(partial)
 
 
 def _name(step: int) -> str:
     return f"step_{step:06d}"
-
-
-def _write_whole(folder: Path, save: SaveModel) -> None:
-    """Write beside the place and move there whole."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    save(partial)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)

@@ -1,16 +1,26 @@
-"""What the pipeline asks of prompts, engines and reward workers."""
+"""The roles as the driver calls them: one protocol per role.
+
+The facades of `cluster.roles` implement them over Ray actors, the fakes of `testing` in this
+process. Every method returns at once with a `Call` per worker, unless it says otherwise; a
+`calls.CallWaiter` waits for them. Arguments named `groups`, `experiences` or `bucket` are
+references to large values, which go from worker to worker and never through the driver.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from rlhf_ray.calls import Call
-from rlhf_ray.records import GroupSummary, Prompt
+from rlhf_ray.evaluation.answers import MeasureSettings
+from rlhf_ray.publish.base import WeightReceivers
+from rlhf_ray.publish.publisher import PublishedEngines, PublishedPolicy
+from rlhf_ray.records import Coefficients, GroupSummary, Prompt
 
 
 class PromptSource(Protocol):
-    """An endless, resumable stream of prompts. See `data.stream`, `data.curriculum`."""
+    """An endless, resumable stream of prompts. See `data.prompts`."""
 
     def next(self) -> Prompt: ...
     def record(self, outcome: GroupSummary) -> None: ...
@@ -18,8 +28,23 @@ class PromptSource(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
-class GeneratorPool(Protocol):
-    """See `cluster.roles.generator.Generators`."""
+class TokenScorer(Protocol):
+    """Ranks that compute a number per token: a log-probability or a value."""
+
+    def score(self, groups: Sequence[Any], num_tokens: Sequence[int]) -> list[Call]:
+        """Score groups; `num_tokens` of each balances the ranks. Payload: `list[TokenValues]`."""
+        ...
+
+
+class Checkpointed(Protocol):
+    """A role with a folder in every checkpoint."""
+
+    def save_checkpoint(self, folder: Path) -> list[Call]: ...
+    def load_checkpoint(self, folder: Path) -> list[Call]: ...
+
+
+class GeneratorRole(PublishedEngines, Protocol):
+    """The engines. See `cluster.roles.generator.GeneratorGroup`."""
 
     @property
     def names(self) -> Sequence[Any]: ...
@@ -27,11 +52,68 @@ class GeneratorPool(Protocol):
     def abort(self, engine: int, prompt_ids: Sequence[str]) -> Call: ...
     def hold(self) -> list[Call]: ...
     def release(self, num_requests: Sequence[int]) -> list[Call]: ...
+    def score_shares(self, shares: Sequence[list[tuple[int, ...]]]) -> list[Call]: ...
+    def sleep(self) -> list[Call]: ...
+    def wake_up(self) -> list[Call]: ...
 
 
-class RewardPool(Protocol):
-    """See `cluster.roles.rewards.RewardGroup`."""
+class RewardRole(Protocol):
+    """The reward workers. See `cluster.roles.rewards.RewardGroup`."""
 
     @property
     def names(self) -> Sequence[Any]: ...
     def score(self, worker: int, parts: Sequence[Any]) -> Call: ...
+
+
+class LearnerRole(TokenScorer, Checkpointed, PublishedPolicy, Protocol):
+    """The policy in training. See `cluster.roles.learner.LearnerGroup`."""
+
+    def update(
+        self, experiences: Sequence[Any], *, texts: Sequence[Any], coefficients: Coefficients
+    ) -> list[Call]: ...
+    def weight_shapes(self) -> Call: ...
+    def offload_states(self) -> list[Call]: ...
+    def reload_states(self) -> list[Call]: ...
+
+
+class CriticRole(TokenScorer, Checkpointed, Protocol):
+    """The value model in training. See `cluster.roles.critic.CriticGroup`."""
+
+    def update(self, experiences: Sequence[Any]) -> list[Call]: ...
+
+
+class ReferenceRole(TokenScorer, Checkpointed, WeightReceivers, Protocol):
+    """The frozen policy, which may take weights. See `cluster.roles.reference.ReferenceGroup`."""
+
+    def check_weights(self, shapes: dict[str, tuple[int, ...]]) -> list[Call]: ...
+    def finish_update(self) -> list[Call]: ...
+
+
+class BuilderRole(Protocol):
+    """The worker that turns scored groups into experience. See `cluster.roles.builder`."""
+
+    def build(
+        self,
+        *,
+        step: int,
+        coefficients: Coefficients,
+        groups: Sequence[Any],
+        reference: Sequence[Any],
+        values: Sequence[Any],
+        old: Sequence[Any],
+    ) -> Call: ...
+    def measure(
+        self, groups: Sequence[Any], reference: Sequence[Any], settings: MeasureSettings
+    ) -> Call: ...
+    def write_rollouts(self, path: Path, groups: Sequence[Any]) -> Call: ...
+
+
+class OfflineRole(Checkpointed, Protocol):
+    """The ranks that learn from examples. See `cluster.roles.fit.OfflineGroup`.
+
+    Every method takes one entry of `samples` per rank.
+    """
+
+    def update(self, samples: Sequence[Any]) -> list[Call]: ...
+    def evaluate(self, samples: Sequence[Any]) -> list[Call]: ...
+    def score_answers(self, samples: Sequence[Any]) -> list[Call]: ...

@@ -1,28 +1,22 @@
-"""What a run leaves behind step by step: metrics, rollouts, a line on the screen."""
+"""The records of a run, step by step: metrics, rollout files, progress on the screen."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
 
 from rlhf_ray.calls import Call, CallWaiter
+from rlhf_ray.driver.roles import BuilderRole
 from rlhf_ray.driver.rollouts.batch import Batch
 from rlhf_ray.observe.metrics import MetricsWriter
 from rlhf_ray.observe.progress import Progress
 from rlhf_ray.observe.rollout_log import rollout_path
 
 
-class RolloutWriter(Protocol):
-    """See `cluster.roles.builder.Builders`."""
-
-    def write_rollouts(self, path: Path, groups: Sequence[Any]) -> Call: ...
-
-
 class NoRollouts:
-    """Rollout files are switched off."""
+    """Null object for `observe.rollouts=false`."""
 
     def write(self, step: int, batch: Batch) -> None: ...
 
@@ -30,13 +24,13 @@ class NoRollouts:
 
 
 class RolloutFiles:
-    """Writes every batch in the background; a file is waited for when the next one is due."""
+    """Writes every batch in the background, and waits for a file before it starts the next."""
 
     def __init__(
-        self, writer: RolloutWriter, watch: CallWaiter, output_dir: Path, *, timeout_s: float
+        self, builder: BuilderRole, waiter: CallWaiter, output_dir: Path, *, timeout_s: float
     ) -> None:
-        self._writer = writer
-        self._watch = watch
+        self._builder = builder
+        self._waiter = waiter
         self._output_dir = output_dir
         self._timeout_s = timeout_s
         self._writing: list[Call] = []
@@ -44,20 +38,20 @@ class RolloutFiles:
     def write(self, step: int, batch: Batch) -> None:
         self.flush()
         path = rollout_path(self._output_dir, step)
-        self._writing = [self._writer.write_rollouts(path, batch.fresh_groups)]
+        self._writing = [self._builder.write_rollouts(path, batch.fresh_groups)]
 
     def flush(self) -> None:
         """Wait for the last file.
 
         Raises:
-            RunFailed: it could not be written.
+            RunFailed: the file could not be written.
         """
         writing, self._writing = self._writing, []
-        self._watch.results(writing, phase="build", timeout_s=self._timeout_s)
+        self._waiter.results(writing, phase="build", timeout_s=self._timeout_s)
 
 
 class RunLog:
-    """The `Observer` of the loop."""
+    """Records the steps of an RL run. See `driver.loop`."""
 
     def __init__(
         self,
@@ -74,14 +68,14 @@ class RunLog:
         self._progress.phase(name)
 
     def step_done(self, step: int, batch: Batch, metrics: dict[str, float]) -> None:
-        """Write down one step; `step` counts from 1."""
+        """Record one step; `step` counts from 1."""
         self._metrics.write(step, metrics)
         self._progress.step_done(step, metrics)
         self._rollouts.write(step, batch)
 
 
 class FitLog:
-    """The `FitObserver` of a stage that learns from examples."""
+    """Records the steps of a stage that learns from examples. See `driver.fit.loop`."""
 
     def __init__(self, *, metrics: MetricsWriter, progress: Progress) -> None:
         self._metrics = metrics
@@ -91,29 +85,23 @@ class FitLog:
         self._progress.phase(name)
 
     def step_done(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Write down one step; 0 is what was measured before the first."""
+        """Record one step; step 0 is the evaluation before the first step."""
         self._metrics.write(step, metrics)
         if step:
             self._progress.step_done(step, metrics)
 
 
-class PhaseObserver(Protocol):
-    """What is told which phase begins."""
-
-    def phase(self, name: str) -> None: ...
-
-
 class StepClock:
-    """Times the phases of one step, and announces them. The step begins where it is made."""
+    """Times the phases of one step and announces them to a log. Create it when the step begins."""
 
-    def __init__(self, observer: PhaseObserver) -> None:
-        self._observer = observer
+    def __init__(self, log: RunLog | FitLog) -> None:
+        self._log = log
         self._started = time.monotonic()
         self._seconds: dict[str, float] = {}
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
-        self._observer.phase(phase)
+        self._log.phase(phase)
         started = time.monotonic()
         yield
         self._seconds[f"time/{phase}_s"] = time.monotonic() - started

@@ -1,1 +1,1 @@
-"""What models are worth: measured on held-out prompts, and compared with each other."""
+"""Measurement of models on held-out prompts, and comparison of models with each other."""

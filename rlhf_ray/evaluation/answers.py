@@ -1,4 +1,4 @@
-"""Answers to held-out prompts, reduced to what statistics need: scalars, and the text."""
+"""Measures of answers to held-out prompts: scalars for the statistics, optionally the text."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from rlhf_ray.algorithms.kl import token_kl
 from rlhf_ray.evaluation.statistics import distinct_share, repeated_share
 from rlhf_ray.records import RolloutGroup, TokenValues
 
-# Of these n there is a distinct-n.
+# Values of n for distinct-n.
 DISTINCT_SIZES = (1, 2)
 GREEDY, SAMPLED = "greedy", "sampled"
-# How answers were taken from a model, in the order in which they are shown.
+# Ways of decoding, in the order in which they are shown.
 MODES = (GREEDY, SAMPLED)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MeasureSettings:
-    """What is measured of an answer.
+    """Settings of the measurement of an answer.
 
     Attributes:
         greedy_from: answers from this sample index on are greedy.
-        kl_estimator: k1 or k3; none measures no KL.
-        ngram: length of the n-grams whose repetition counts.
-        with_text: keep prompts and answers as texts.
+        kl_estimator: k1 or k3; none for no KL.
+        ngram: length of the n-grams whose repetition is measured.
+        with_text: keep the texts of prompts and answers.
     """
 
     greedy_from: int
@@ -40,12 +40,12 @@ class Answer:
     """One scored answer.
 
     Attributes:
-        text: empty where nobody asked for it.
-        num_tokens: sampled ones, the end of text among them.
-        is_cut: the limit ended it.
-        parts: of the reward, unweighted.
-        repeated: share of repeated n-grams; None where it is too short for one.
-        kl: sum of the estimator over its tokens, in nats; None where it was not measured.
+        text: empty if texts are not kept.
+        num_tokens: number of sampled tokens, including the end of text.
+        is_cut: the length limit ended the answer.
+        parts: parts of the reward, unweighted.
+        repeated: share of repeated n-grams; None if the answer is too short for an n-gram.
+        kl: sum of the estimator over the answer's tokens, in nats; None if it was not measured.
     """
 
     sample_index: int
@@ -68,8 +68,8 @@ class PromptAnswers:
 
     Attributes:
         source: name of the task.
-        answers: by mode, in the order of sample indices.
-        distinct: by mode, distinct-n of its answers for every n of `DISTINCT_SIZES`; None where
+        answers: answers of each mode, in the order of sample indices.
+        distinct: for each mode, distinct-n of its answers for every n of `DISTINCT_SIZES`; None if
             they are too short.
     """
 
@@ -86,12 +86,12 @@ def measure_answers(
     reference: Sequence[TokenValues],
     settings: MeasureSettings,
 ) -> list[PromptAnswers]:
-    """What every group is worth.
+    """Measure the answers of all groups.
 
     Args:
-        groups: scored.
-        reference: log-probabilities of their sampled tokens under the reference, in any order;
-            empty where there is none.
+        groups: scored groups.
+        reference: log-probabilities of the sampled tokens under the reference, in any order; empty
+            without a reference.
     """
     by_prompt = {values.prompt_id: values.values for values in reference}
     return [measure(group, by_prompt.get(group.prompt.prompt_id), settings) for group in groups]
@@ -100,12 +100,13 @@ def measure_answers(
 def measure(
     group: RolloutGroup, reference_logprobs: Tensor | None, settings: MeasureSettings
 ) -> PromptAnswers:
-    """Measure one scored group.
+    """Measure the answers of one scored group.
 
-    A KL is measured on sampled answers alone: a greedy one is no draw of a distribution.
+    The KL is measured on sampled answers only: a greedy answer is not a sample of the policy.
 
     Args:
-        reference_logprobs [N]: of the sampled tokens; None where there is no reference.
+        reference_logprobs [N]: log-probabilities of the sampled tokens under the reference; None
+            without a reference.
     """
     assert group.is_scored, f"prompt {group.prompt.prompt_id} has no rewards"
     tokens = _sampled_tokens(group)
@@ -147,7 +148,7 @@ def _sampled_tokens(group: RolloutGroup) -> list[list[int]]:
 
 
 def _kl_sums(group: RolloutGroup, reference_logprobs: Tensor | None, estimator: str) -> list[float]:
-    """Of every sample; nothing where no KL is measured."""
+    """KL of every sample; empty if no KL is measured."""
     if reference_logprobs is None or estimator == "none":
         return []
     per_token = token_kl(

@@ -1,4 +1,4 @@
-"""What an evaluation leaves in its output folder."""
+"""Files of an evaluation in its output folder."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 from rlhf_ray.atomic_file import write_atomically
 from rlhf_ray.evaluation.answers import Answer
-from rlhf_ray.evaluation.report import ModelAnswers
+from rlhf_ray.evaluation.evaluation_report import ModelAnswers
 
 
 def write_report(output: Path, report: Mapping[str, Any], table: str) -> None:
-    """Write evaluation.json and table.md, each complete or not at all."""
+    """Write evaluation.json and table.md, each atomically."""
     write_atomically(
         output / "evaluation.json", json.dumps(report, indent=2, allow_nan=False) + "\n"
     )
@@ -27,7 +27,7 @@ def write_samples(output: Path, models: Sequence[ModelAnswers]) -> None:
 
 
 def sample_rows(models: Sequence[ModelAnswers]) -> Iterator[dict[str, Any]]:
-    """In the order of the prompts; of a model that has no result for a prompt there is null."""
+    """Rows in the order of the prompts; null for a model without a result for the prompt."""
     answered = [{prompt.prompt_id: prompt for prompt in model.prompts} for model in models]
     for prompt_id in dict.fromkeys(prompt_id for prompts in answered for prompt_id in prompts):
         of_models = [prompts.get(prompt_id) for prompts in answered]

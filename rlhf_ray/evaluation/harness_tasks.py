@@ -1,4 +1,4 @@
-"""Tasks of lm-evaluation-harness: which there are, and what came of them."""
+"""Tasks of lm-evaluation-harness: settings, checks, results."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _ERROR = "_stderr"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HarnessTasks:
-    """What the harness is asked for.
+    """Settings of the harness.
 
     Attributes:
-        names: of tasks or groups of them.
-        folder: with YAML files of tasks, beside those that come with it; None for no other.
-        limit: questions of each task; None for all.
-        shots: examples before each question; None as the task says.
-        uses_chat_template: put a question as a message of the user.
-        max_tokens: of question and answer; None takes what the model reads.
+        names: names of tasks or task groups.
+        folder: folder with YAML files of more tasks; None for the harness's own only.
+        limit: number of questions per task; None for all.
+        shots: examples before each question; None for the task's default.
+        uses_chat_template: format a question as a user message.
+        max_tokens: limit of question and answer together; None for the model's limit.
     """
 
     names: tuple[str, ...]
@@ -36,10 +36,10 @@ class HarnessTasks:
 
 
 def check_tasks(tasks: HarnessTasks) -> None:
-    """Refuse tasks that there are not, or an environment without the harness.
+    """Refuse unknown tasks, or an environment without the harness.
 
     Raises:
-        RequestError: says which, and what to install or what is near.
+        RequestError: names the unknown task and similar names, or what to install.
     """
     if not tasks.names:
         return
@@ -54,13 +54,16 @@ def check_tasks(tasks: HarnessTasks) -> None:
             near = difflib.get_close_matches(name, known, n=3)
             hint = f"; did you mean {', '.join(near)}?" if near else ""
             raise RequestError(
-                f"evaluation.lm_eval_tasks: there is no task {name!r}{hint} Tasks of your own are "
-                f"YAML files in evaluation.lm_eval_path"
+                f"evaluation.lm_eval_tasks: there is no task {name!r}{hint} Put your own tasks "
+                f"as YAML files in evaluation.lm_eval_path"
             )
 
 
 def import_task_manager(tasks: HarnessTasks) -> Any:
-    """The harness's `TaskManager`; it reads thousands of files only where they are needed."""
+    """Make the harness's `TaskManager`.
+
+    The harness's own tasks are thousands of files, which are read only if they are needed.
+    """
     from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
 
     if tasks.folder is not None:
@@ -71,11 +74,11 @@ def import_task_manager(tasks: HarnessTasks) -> Any:
 
 
 def task_results(found: Mapping[str, Any]) -> dict[str, Any]:
-    """What `simple_evaluate` returned, as it is in evaluation.json.
+    """Convert the return value of `simple_evaluate` to its form in evaluation.json.
 
     Returns:
-        by task `num_samples`, `num_fewshot`, and `metrics`: by name `mean` and `standard_error`,
-        null where there is none. A metric behind a filter is "metric/filter".
+        For each task `num_samples`, `num_fewshot` and `metrics`. Each metric has `mean` and
+        `standard_error`, null if unknown. A metric after a filter is named "metric/filter".
     """
     return {
         task: {
@@ -102,6 +105,6 @@ def _metrics(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _number(value: Any) -> float | None:
-    """The harness has "N/A" where it could not say."""
+    """A finite number, or None; the harness writes "N/A" for an unknown one."""
     is_number = isinstance(value, int | float) and math.isfinite(value)
     return float(value) if is_number else None

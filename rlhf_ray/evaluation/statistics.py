@@ -16,9 +16,9 @@ class Estimate:
     """A mean over prompts.
 
     Attributes:
-        mean: NaN of nothing.
-        standard_error: of the mean; NaN of fewer than two prompts.
-        count: prompts.
+        mean: NaN without prompts.
+        standard_error: standard error of the mean; NaN for fewer than two prompts.
+        count: number of prompts.
     """
 
     mean: float
@@ -28,11 +28,11 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WinRate:
-    """How often a model beats another, a tie being half a win.
+    """Win rate of one model against another; a tie is half a win.
 
     Attributes:
-        low, high: of the confidence interval; NaN of fewer than two prompts.
-        count: prompts that both have answered.
+        low, high: bounds of the confidence interval; NaN for fewer than two prompts.
+        count: number of prompts that both models have answered.
     """
 
     mean: float
@@ -42,11 +42,11 @@ class WinRate:
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Mean and standard error of independent values: one for each prompt.
+    """Mean and standard error of independent values, one for each prompt.
 
-    Answers to one prompt are not independent. Where a prompt has several, give their mean, which
-    is what makes the error that of prompts drawn anew (Miller 2024, Adding Error Bars to Evals,
-    arXiv:2411.00640, section 2.2).
+    Answers to one prompt are not independent. If a prompt has several, pass their mean: the error
+    is then that of drawing new prompts (Miller 2024, Adding Error Bars to Evals, arXiv:2411.00640,
+    section 2.2).
     """
     count = len(values)
     if count == 0:
@@ -59,7 +59,9 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 
 def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
-    """The chance that one of k answers is right, without bias, from n answers, c of them right.
+    """Unbiased estimate of the probability that at least one of k answers is right.
+
+    It is computed from n answers, c of which are right:
 
         1 - C(n - c, k) / C(n, k)
 
@@ -76,10 +78,12 @@ def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
 
 
 def win_share(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """Share of the pairs of answers to one prompt in which ours is rewarded more; ties are half.
+    """Share of the pairs of answers to one prompt in which ours has the higher reward.
+
+    A tie counts as half.
 
     Raises:
-        ValueError: one of them has no answers.
+        ValueError: one of the models has no answers.
     """
     if not ours or not theirs:
         raise ValueError("a win rate needs answers of both models")
@@ -90,16 +94,16 @@ def win_share(ours: Sequence[float], theirs: Sequence[float]) -> float:
 def win_rate(
     shares: Sequence[float], *, confidence: float, num_resamples: int, seed: int
 ) -> WinRate:
-    """Mean of the win shares of prompts, with a percentile interval of the bootstrap over prompts.
+    """Mean win share over prompts, with a percentile interval of the bootstrap over prompts.
 
-    Both models' answers to a prompt are drawn together: the interval is a paired one (Efron and
+    Both models' answers to a prompt are resampled together, so the interval is paired (Efron and
     Tibshirani 1993, An Introduction to the Bootstrap, chapter 13).
 
     Args:
-        shares: of every prompt; see `win_share`.
-        confidence: of the interval, such as 0.95.
-        num_resamples: 0 takes a normal distribution of the mean instead.
-        seed: of the resampling.
+        shares: win share of every prompt; see `win_share`.
+        confidence: level of the interval, such as 0.95.
+        num_resamples: number of bootstrap resamples; 0 assumes a normal distribution of the mean.
+        seed: seed of the resampling.
     """
     found = estimate(shares)
     if found.count < 2:
@@ -118,7 +122,7 @@ def win_rate(
 
 
 def repeated_share(tokens: Sequence[int], n: int) -> float | None:
-    """Share of the n-grams of a text that have been there before; None where it has none.
+    """Share of a text's n-grams that repeat an earlier one; None if the text has no n-grams.
 
     seq-rep-n of Welleck et al. 2019, Neural Text Generation with Unlikelihood Training,
     arXiv:1908.04319: 1 - distinct n-grams / n-grams.
@@ -130,7 +134,7 @@ def repeated_share(tokens: Sequence[int], n: int) -> float | None:
 
 
 def distinct_share(texts: Sequence[Sequence[int]], n: int) -> float | None:
-    """Distinct n-grams of all texts over their n-grams; None where they have none.
+    """Distinct n-grams of all texts divided by all their n-grams; None if there are none.
 
     distinct-n of Li et al. 2016, A Diversity-Promoting Objective Function, arXiv:1510.03055.
     """
@@ -141,7 +145,7 @@ def distinct_share(texts: Sequence[Sequence[int]], n: int) -> float | None:
 
 
 def perplexity(total_nats: float, num_tokens: int) -> float:
-    """exp of the mean negative log-probability; infinite where that overflows, NaN of nothing."""
+    """exp of the mean negative log-probability; infinite on overflow, NaN without tokens."""
     if num_tokens == 0:
         return math.nan
     try:

@@ -1,4 +1,4 @@
-"""The side-by-side table: a row for each measure, a column for each model."""
+"""Table that compares models side by side: a row for each measure, a column for each model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rlhf_ray.evaluation.answers import MODES
 from rlhf_ray.observe.markdown import markdown_table
 
 _NOTHING = "-"
-# What is no matter of greedy or sampled answers.
+# Measures of a model as a whole, not of its greedy or sampled answers.
 _OF_MODELS = (
     ("KL to the reference, nats per token", ("kl", "per_token")),
     ("KL to the reference, nats per answer", ("kl", "per_answer")),
@@ -18,12 +18,12 @@ _OF_MODELS = (
 
 
 def side_by_side(report: Mapping[str, Any]) -> str:
-    """An aligned Markdown table of what `report.describe_models` gives; no newline at the end."""
+    """Aligned Markdown table of the content of evaluation.json; no newline at the end."""
     models = report["models"]
     names = list(models)
     marked = [f"{name} (baseline)" if name == report["baseline"] else name for name in names]
     rows = [("", marked), *_rows(models, names)]
-    # A measure that no model has is no row.
+    # A measure that no model has gets no row.
     rows = [(title, cells) for title, cells in rows if set(cells) != {_NOTHING}]
     return markdown_table([_cells(row) for row in rows])
 
@@ -51,7 +51,7 @@ def _rows(
 
 
 def _measures(modes: Sequence[Mapping[str, Any] | None]) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Titles, and where the numbers are."""
+    """Titles of the rows, and the paths of their values in a mode's description."""
     yield "reward", ("reward",)
     for name in _names(modes, "reward_parts"):
         yield f"reward part {name}", ("reward_parts", name)
@@ -82,7 +82,7 @@ def _at(value: Any, path: Sequence[str]) -> Any:
 
 
 def _shown(value: Any) -> str:
-    """A number, an estimate with its error, or a win rate with its interval."""
+    """Format a number, an estimate with its error, or a win rate with its interval."""
     if value is None:
         return _NOTHING
     if isinstance(value, float):

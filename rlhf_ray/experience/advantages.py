@@ -1,4 +1,4 @@
-"""Advantages of a whole batch: the table of estimators, and what all of them share."""
+"""Advantages of a whole batch: the table of estimators, rewards, whitening and metrics."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from rlhf_ray.algorithms.rewards.token_rewards import (
     token_rewards,
 )
 from rlhf_ray.config.groups.algorithm import AlgorithmConfig
-from rlhf_ray.experience.rollout_batch import RolloutBatch
+from rlhf_ray.experience.rollout_batch import BatchSteps, RolloutBatch
 from rlhf_ray.records import Coefficients
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Advantages:
-    """What the estimator made of a batch.
+    """Advantages and returns of a batch.
 
     Attributes:
         advantages [N] float32: as trained on, whitened where configured.
@@ -78,7 +78,7 @@ def _maxrl(rewards: Tensor, batch: RolloutBatch, *_: object) -> Tensor:
 
 
 def _remax(rewards: Tensor, batch: RolloutBatch, *_: object) -> Tensor:
-    """0 on the greedy answer itself, the last sample of its group."""
+    """ReMax. The greedy answer is the last sample of its group and has an advantage of 0."""
     greedy = rewards[~batch.trained]
     return remax_advantages(rewards, greedy, batch.group_sizes)
 
@@ -104,18 +104,19 @@ def _gae(rewards: Tensor, batch: RolloutBatch, algorithm: AlgorithmConfig) -> tu
         batch.loss_mask,
         gamma=algorithm.gamma,
         gae_lambda=algorithm.gae_lambda,
-        # 0 unless the critic was asked for it.
+        # 0 unless answers that were cut off are bootstrapped.
         bootstrap=batch.after,
     )
 
 
 def _process(_: Tensor, batch: RolloutBatch, algorithm: AlgorithmConfig) -> tuple[Tensor, Tensor]:
-    """The steps of answers that were filtered out stay in the baseline, as rewards do."""
+    """Process supervision. Steps of masked answers stay in the baseline, as rewards do."""
+    steps = _steps_of(batch)
     advantages = process_advantages(
-        batch.step_rewards,
-        batch.step_ends,
+        steps.rewards,
+        steps.ends,
         batch.lengths,
-        batch.loss_mask | batch.step_ends,
+        batch.loss_mask | steps.ends,
         batch.group_sizes,
         normalize_by_std=algorithm.normalize_by_std,
         std_epsilon=algorithm.group_std_epsilon,
@@ -178,11 +179,12 @@ def estimate_advantages(
 def _token_rewards(
     batch: RolloutBatch, kl: Tensor, algorithm: AlgorithmConfig, coefficients: Coefficients
 ) -> Tensor:
-    """The reward of every token [N]: of the outcome, or of the steps."""
+    """The reward of every token [N], from the outcome or from the steps."""
     if algorithm.reward_level == "step":
+        steps = _steps_of(batch)
         return step_token_rewards(
-            batch.step_rewards,
-            batch.step_ends,
+            steps.rewards,
+            steps.ends,
             kl,
             batch.loss_mask,
             kl_coefficient=coefficients.kl,
@@ -197,8 +199,13 @@ def _token_rewards(
     )
 
 
+def _steps_of(batch: RolloutBatch) -> BatchSteps:
+    assert batch.steps is not None, "the algorithm trains on steps, and the batch has none"
+    return batch.steps
+
+
 def _penalty(batch: RolloutBatch, algorithm: AlgorithmConfig, coefficients: Coefficients) -> Tensor:
-    """The KL of every token [N] that is taken off the rewards; 0 where nothing is."""
+    """The KL of every token [N] that the rewards are reduced by; 0 without such a penalty."""
     if algorithm.kl_placement != "reward" or coefficients.kl == 0:
         return torch.zeros_like(batch.old_logprobs)
     kl = token_kl(
@@ -221,13 +228,14 @@ def _advantage_metrics(batch: RolloutBatch, advantages: Tensor) -> dict[str, flo
     return {
         "advantages/mean": float(trained.mean()) if trained.numel() else 0.0,
         "advantages/std": float(trained.std()) if trained.numel() > 1 else 0.0,
-        "advantages/zero_groups_fraction": float((signal == 0).double().mean()),
+        "advantages/zero_group_fraction": float((signal == 0).double().mean()),
     }
 
 
 def _step_metrics(batch: RolloutBatch) -> dict[str, float]:
     """Steps per sample, and the mean reward of a step."""
-    rewards = batch.step_rewards[batch.step_ends]
+    steps = _steps_of(batch)
+    rewards = steps.rewards[steps.ends]
     return {
         "steps/per_sample": rewards.numel() / batch.lengths.shape[0],
         "steps/reward_mean": float(rewards.mean()) if rewards.numel() else 0.0,

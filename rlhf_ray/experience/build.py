@@ -1,4 +1,4 @@
-"""From scored groups to what every rank trains on, optimiser step by optimiser step."""
+"""Experience of every rank and optimiser step, built from scored groups."""
 
 from __future__ import annotations
 
@@ -18,15 +18,14 @@ from rlhf_ray.algorithms.policy_losses.covariance import (
 from rlhf_ray.algorithms.ragged import count_by_segment, sum_by_segment
 from rlhf_ray.batching.micro_batches import split_mini_batches
 from rlhf_ray.batching.rank_plan import RankPlan, consecutive_rows, plan_rows, token_positions
-from rlhf_ray.config.groups.algorithm import AlgorithmConfig
+from rlhf_ray.config.groups.algorithm import AlgorithmConfig, OldLogprobsFrom
 from rlhf_ray.experience.advantages import Advantages, estimate_advantages
 from rlhf_ray.experience.off_policy_correction import (
     CorrectedBatch,
-    corrected,
-    gap_metrics,
-    uncorrected,
+    correct,
+    learner_generator_metrics,
 )
-from rlhf_ray.experience.reward_shaping import NO_CONTROL, RewardShaping, shape_groups, weigh_tasks
+from rlhf_ray.experience.reward_shaping import NO_SHAPING, RewardShaping, shape_rewards, weigh_tasks
 from rlhf_ray.experience.rollout_batch import RolloutBatch, flatten_groups
 from rlhf_ray.records import Coefficients, Experience, RolloutGroup, TokenValues
 
@@ -53,29 +52,27 @@ def build_experience(
     reference: Sequence[TokenValues] | None,
     values: Sequence[TokenValues] | None,
     old: Sequence[TokenValues] | None,
-    old_is_current: bool,
+    old_logprobs_from: OldLogprobsFrom,
     algorithm: AlgorithmConfig,
     coefficients: Coefficients,
     learner: RankPlan,
     critic: RankPlan | None,
     seed: int,
     step: int,
-    control: RewardShaping = NO_CONTROL,
+    shaping: RewardShaping = NO_SHAPING,
 ) -> ExperienceBatch:
-    """Turn scored groups into the experience of every rank of learner and critic.
+    """Turn scored groups, in any order, into the experience of every rank of learner and critic.
 
     Advantages are computed here, once, for the whole batch, and loss counts are global: the
-    number of ranks and micro-batches changes neither loss nor gradient. Groups may arrive in
-    any order; they are taken in the order of the prompt stream.
+    number of ranks and micro-batches changes neither loss nor gradient.
 
     Args:
-        groups: scored.
         reference, values, old: per group, by the reference, the critic and the learner
-            (log-probabilities at the start of this step); None where that role was not asked.
+            (log-probabilities at the start of this step); None if the role was not asked.
             Without the learner's, the old log-probabilities are the generator's.
-        old_is_current: see `Config.old_is_current`.
-        coefficients: those in force.
-        critic: None without a critic. control: over-long responses, weights of tasks.
+        old_logprobs_from: see `Config.old_logprobs_from`.
+        coefficients: the coefficients in force.
+        critic: None without a critic. shaping: over-long responses, weights of tasks.
         seed, step: of the run; they decide which samples share an optimiser step.
 
     Raises:
@@ -83,29 +80,31 @@ def build_experience(
             mini-batches.
     """
     _assert_inputs(groups, algorithm, coefficients, reference=reference, values=values, old=old)
-    groups, shaping = shape_groups(groups, control, coefficients.reward_scales)
+    groups, shaping_metrics = shape_rewards(groups, shaping, coefficients.reward_scales)
     batch = flatten_groups(groups, algorithm.num_greedy, reference, values, old)
     estimated = estimate_advantages(batch, algorithm=algorithm, coefficients=coefficients)
-    estimated = weigh_tasks(estimated, batch, control)
-    weighed = corrected(batch, algorithm) if algorithm.corrects_gap else uncorrected(batch)
+    estimated = weigh_tasks(estimated, batch, shaping)
+    # After the advantages: samples of rejected tokens stay in the baselines.
+    weighed = correct(batch, algorithm)
     steps = _split_steps(batch, algorithm, seed=seed, step=step)
-    assert len(steps) == 1 or not old_is_current, "after an optimiser step the current one is new"
-    chosen = [
-        _choose(weighed.batch, estimated, rows, algorithm, seed=_seed("chosen", seed, step, number))
-        for number, rows in enumerate(steps)
-    ]
+    assert len(steps) == 1 or old_logprobs_from is not OldLogprobsFrom.LEARNER_IN_UPDATE, (
+        "from the second optimiser step on, the current policy is not the old one"
+    )
+    seeds = [_seed("chosen", seed, step, number) for number in range(len(steps))]
+    selected = _select_by_covariance(weighed.batch, estimated, steps, algorithm, seeds)
 
     def planned(plan: RankPlan) -> tuple[tuple[Experience, ...], ...]:
         per_step = [
-            _build_step(weighed, estimated, tokens, rows, plan, old_is_current=old_is_current)
-            for rows, tokens in zip(steps, chosen, strict=True)
+            _build_step(weighed, estimated, tokens, rows, plan, old_logprobs_from)
+            for rows, tokens in zip(steps, selected, strict=True)
         ]
         return tuple(zip(*per_step, strict=True))
 
+    metrics = estimated.metrics | weighed.metrics
     return ExperienceBatch(
         learner=planned(learner),
         critic=() if critic is None else planned(critic),
-        metrics=estimated.metrics | shaping | weighed.metrics | _gaps(batch, reference, old),
+        metrics=metrics | shaping_metrics | _distances(batch, reference, old),
     )
 
 
@@ -118,21 +117,22 @@ def _assert_inputs(
     values: Sequence[TokenValues] | None,
     old: Sequence[TokenValues] | None,
 ) -> None:
-    assert not algorithm.rewards_steps or all(g.has_steps for g in groups if g.num_samples), (
-        "the algorithm trains on steps, and a group has none"
-    )
+    assert not algorithm.rewards_steps or all(
+        group.steps is not None for group in groups if group.num_samples
+    ), "the algorithm trains on steps, and a group has none"
     assert algorithm.advantage != "gae" or values is not None, "GAE needs the critic's values"
     penalised = algorithm.kl_placement == "reward" and coefficients.kl > 0
     assert not penalised or reference is not None, "a KL penalty in the reward needs a reference"
-    assert not algorithm.corrects_gap or old is not None, (
-        "a correction of the gap needs the learner's log-probabilities"
+    assert not algorithm.has_importance_correction or old is not None, (
+        "an importance-sampling correction needs the learner's log-probabilities"
     )
 
 
 def _split_steps(
     batch: RolloutBatch, algorithm: AlgorithmConfig, *, seed: int, step: int
 ) -> list[list[int]]:
-    """The samples of every optimiser step; every epoch has a permutation of its own."""
+    """The samples of every optimiser step; every epoch has its own permutation."""
+    # Greedy answers are a baseline only, so they take no place in a mini-batch.
     trained = batch.trained.nonzero()[:, 0].tolist()
     steps = []
     for epoch in range(algorithm.num_epochs):
@@ -145,15 +145,31 @@ def _seed(purpose: str, seed: int, step: int, number: int) -> int:
     return random.Random(f"{purpose} {seed}, {step}, {number}").getrandbits(63)
 
 
-def _choose(
+def _select_by_covariance(
+    batch: RolloutBatch,
+    estimated: Advantages,
+    steps: Sequence[Sequence[int]],
+    algorithm: AlgorithmConfig,
+    seeds: Sequence[int],
+) -> list[Tensor]:
+    """Tokens [N] of every optimiser step that a covariance-based policy loss treats apart.
+
+    Selected over the whole step, before the split over ranks: the covariance compares every token
+    with the mean over all of them, so that a rank alone would select other tokens.
+    """
+    return [
+        _selected_of_step(batch, estimated, samples, algorithm, seed)
+        for samples, seed in zip(steps, seeds, strict=True)
+    ]
+
+
+def _selected_of_step(
     batch: RolloutBatch,
     estimated: Advantages,
     samples: Sequence[int],
     algorithm: AlgorithmConfig,
-    *,
     seed: int,
 ) -> Tensor:
-    """Tokens [N] of one optimiser step that the surrogate treats apart; none, for most of them."""
     belongs = torch.zeros(batch.lengths.shape[0], dtype=torch.bool)
     belongs[torch.tensor(samples)] = True
     mask = batch.loss_mask & torch.repeat_interleave(belongs, batch.lengths)
@@ -175,21 +191,23 @@ def _choose(
 def _build_step(
     weighed: CorrectedBatch,
     estimated: Advantages,
-    chosen: Tensor,
+    selected: Tensor,
     samples: Sequence[int],
     plan: RankPlan,
-    *,
-    old_is_current: bool,
+    old_logprobs_from: OldLogprobsFrom,
 ) -> list[Experience]:
     """The experience of every rank for one optimiser step."""
     batch = weighed.batch
     lengths = batch.lengths.tolist()
+    # Counted over all ranks and micro-batches of the step, not per rank: with global counts the
+    # plain sum of all shares is the mean, however unevenly tokens are spread.
     sampled = count_by_segment(batch.loss_mask, batch.lengths)[torch.tensor(samples)]
     starts = (batch.lengths.cumsum(0) - batch.lengths).tolist()
     positive = count_by_segment(batch.loss_mask & (estimated.advantages > 0), batch.lengths)
     plans = plan_rows(batch.token_ids, batch.lengths, batch.loss_mask, samples, plan)
     experiences = []
     for micro_batches in plans:
+        # Samples are sorted by micro-batch, so that every micro-batch is a run of neighbours.
         mine = [samples[row] for rows in micro_batches for row in rows]
         tokens = token_positions([(starts[sample], lengths[sample]) for sample in mine])
         experiences.append(
@@ -200,29 +218,33 @@ def _build_step(
                 advantages=estimated.advantages[tokens],
                 old_logprobs=batch.old_logprobs[tokens],
                 generator_logprobs=batch.generator_logprobs[tokens],
-                kept_token_ids=batch.kept_token_ids[tokens],
+                support_token_ids=_rows(batch.support_token_ids, tokens),
                 reference_logprobs=batch.reference_logprobs[tokens],
                 returns=estimated.returns[tokens],
                 values=batch.values[tokens],
-                weights=weighed.weights[tokens],
-                chosen=chosen[tokens],
+                importance_weights=weighed.importance_weights[tokens],
+                covariance_selected=selected[tokens],
                 micro_batches=consecutive_rows([len(rows) for rows in micro_batches]),
                 num_loss_tokens=int(sampled.sum()),
                 num_sequences=int((sampled > 0).sum()),
                 num_positive_tokens=int(positive[torch.tensor(samples)].sum()),
-                reference_kept_logprobs=batch.reference_kept_logprobs[tokens],
-                old_is_current=old_is_current,
+                reference_support_logprobs=_rows(batch.reference_support_logprobs, tokens),
+                old_logprobs_from=old_logprobs_from,
             )
         )
     return experiences
 
 
-def _gaps(
+def _rows(values: Tensor | None, tokens: Tensor) -> Tensor | None:
+    return None if values is None else values[tokens]
+
+
+def _distances(
     batch: RolloutBatch, reference: Sequence[TokenValues] | None, old: Sequence[TokenValues] | None
 ) -> dict[str, float]:
-    """Distances to the roles that were asked."""
+    """Metrics of how far the policy is from the roles that were asked."""
     to_reference = {} if reference is None else _reference_metrics(batch)
-    return to_reference | ({} if old is None else gap_metrics(batch))
+    return to_reference | ({} if old is None else learner_generator_metrics(batch))
 
 
 def _reference_metrics(batch: RolloutBatch) -> dict[str, float]:

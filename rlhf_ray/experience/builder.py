@@ -1,4 +1,4 @@
-"""From what the roles computed for a batch to the experience of every rank."""
+"""The role that builds experience and writes rollout files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlhf_ray.batching.rank_plan import RankPlan
-from rlhf_ray.config.groups.algorithm import AlgorithmConfig
+from rlhf_ray.config.groups.algorithm import AlgorithmConfig, OldLogprobsFrom
 from rlhf_ray.experience.build import ExperienceBatch, build_experience
 from rlhf_ray.experience.reward_shaping import RewardShaping
 from rlhf_ray.observe.rollout_log import write_rollouts
@@ -18,9 +18,9 @@ class ExperienceBuilder:
 
     Args:
         learner, critic: how the ranks of each share the work; None without a critic.
-        old_is_current: see `Config.old_is_current`.
+        old_logprobs_from: see `Config.old_logprobs_from`.
         seed: of the run.
-        control: what is done to samples before and after their advantages.
+        shaping: changes to rewards and masks before the advantages, and task weights after them.
     """
 
     def __init__(
@@ -29,16 +29,16 @@ class ExperienceBuilder:
         algorithm: AlgorithmConfig,
         learner: RankPlan,
         critic: RankPlan | None,
-        old_is_current: bool,
+        old_logprobs_from: OldLogprobsFrom,
         seed: int,
-        control: RewardShaping,
+        shaping: RewardShaping,
     ) -> None:
         self._algorithm = algorithm
         self._learner = learner
         self._critic = critic
-        self._old_is_current = old_is_current
+        self._old_logprobs_from = old_logprobs_from
         self._seed = seed
-        self._control = control
+        self._shaping = shaping
 
     def build(
         self,
@@ -50,20 +50,25 @@ class ExperienceBuilder:
         values: Sequence[Sequence[TokenValues]],
         old: Sequence[Sequence[TokenValues]],
     ) -> ExperienceBatch:
-        """Experience of one batch; per role, what each of its ranks computed (none: not asked)."""
+        """Build the experience of one batch.
+
+        Args:
+            reference, values, old: results of every rank of the reference, the critic and the
+                learner; empty if the role was not asked.
+        """
         return build_experience(
             groups,
             reference=_joined(reference),
             values=_joined(values),
             old=_joined(old),
-            old_is_current=self._old_is_current,
+            old_logprobs_from=self._old_logprobs_from,
             algorithm=self._algorithm,
             coefficients=coefficients,
             learner=self._learner,
             critic=self._critic,
             seed=self._seed,
             step=step,
-            control=self._control,
+            shaping=self._shaping,
         )
 
     def write_rollouts(self, path: Path, groups: Sequence[RolloutGroup]) -> None:

@@ -1,4 +1,4 @@
-"""The gap between engine and learner on a batch: its size, and the correction for it."""
+"""Importance-sampling correction of a batch: the engine sampled it, the learner trains on it."""
 
 from __future__ import annotations
 
@@ -8,35 +8,38 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from rlhf_ray.algorithms.kl import token_kl
-from rlhf_ray.algorithms.policy_losses.correction import correct_gap, effective_sample_size
+from rlhf_ray.algorithms.policy_losses.correction import (
+    effective_sample_size,
+    importance_correction,
+)
 from rlhf_ray.config.groups.algorithm import AlgorithmConfig
 from rlhf_ray.experience.rollout_batch import RolloutBatch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CorrectedBatch:
-    """A batch with what the correction made of it.
+    """A batch after the importance-sampling correction.
 
     Attributes:
-        batch: with a smaller loss mask, where tokens were rejected.
-        weights [N] float32: factors of the tokens' losses; 0 off the mask.
+        batch: with a smaller loss mask if tokens were rejected.
+        importance_weights [N] float32: factors of the tokens' losses; 0 off the mask.
         metrics: flat metric names to numbers.
     """
 
     batch: RolloutBatch
-    weights: Tensor
+    importance_weights: Tensor
     metrics: dict[str, float]
 
 
-def uncorrected(batch: RolloutBatch) -> CorrectedBatch:
-    """Every token counts 1."""
-    return CorrectedBatch(batch=batch, weights=batch.loss_mask.float(), metrics={})
+def correct(batch: RolloutBatch, algorithm: AlgorithmConfig) -> CorrectedBatch:
+    """Apply the configured correction, for which `batch.old_logprobs` must be the learner's.
 
-
-def corrected(batch: RolloutBatch, algorithm: AlgorithmConfig) -> CorrectedBatch:
-    """The configured correction; `batch.old_logprobs` are the learner's."""
+    Without one every weight is 1.
+    """
     mask = batch.loss_mask
-    correction = correct_gap(
+    if not algorithm.has_importance_correction:
+        return CorrectedBatch(batch=batch, importance_weights=mask.float(), metrics={})
+    correction = importance_correction(
         batch.old_logprobs,
         batch.generator_logprobs,
         batch.lengths,
@@ -58,11 +61,13 @@ def corrected(batch: RolloutBatch, algorithm: AlgorithmConfig) -> CorrectedBatch
     }
     if algorithm.correction_reject:
         batch = dataclasses.replace(batch, loss_mask=correction.kept)
-    return CorrectedBatch(batch=batch, weights=correction.weights.float(), metrics=metrics)
+    return CorrectedBatch(
+        batch=batch, importance_weights=correction.weights.float(), metrics=metrics
+    )
 
 
-def gap_metrics(batch: RolloutBatch) -> dict[str, float]:
-    """How far engine and learner are apart on the sampled tokens."""
+def learner_generator_metrics(batch: RolloutBatch) -> dict[str, float]:
+    """Distance between the log-probabilities of learner and engine on the sampled tokens."""
     mask = batch.loss_mask
     gap = (batch.old_logprobs - batch.generator_logprobs)[mask].abs().double()
     divergence = token_kl(batch.generator_logprobs, batch.old_logprobs, mask, estimator="k3")
@@ -70,7 +75,7 @@ def gap_metrics(batch: RolloutBatch) -> dict[str, float]:
         "rollout/logprob_gap_mean": _mean(gap),
         "rollout/logprob_gap_max": float(gap.max()) if gap.numel() else 0.0,
         # KL(engine || learner), from tokens of the engine.
-        "rollout/kl_generator": _mean(divergence[mask].double()),
+        "rollout/kl_learner_generator": _mean(divergence[mask].double()),
     }
 
 

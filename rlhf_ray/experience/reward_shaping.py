@@ -1,4 +1,4 @@
-"""What is done to scored samples before advantages, and to advantages because of their task."""
+"""Reward shaping and masking before the advantages, and task weights after them."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from rlhf_ray.records import RolloutGroup
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RewardShaping:
-    """See the keys of the same names in `config.sampling`; by default nothing is done.
+    """The keys of the same names in `config.groups.sampling`; the defaults change nothing.
 
     Attributes:
-        max_response_tokens: where a response is cut off.
+        max_response_tokens: tokens after which a response is cut off.
     """
 
     max_response_tokens: int = 0
@@ -37,30 +37,30 @@ class RewardShaping:
     task_weights: Mapping[str, float] = field(default_factory=dict)
 
 
-NO_CONTROL = RewardShaping()
+NO_SHAPING = RewardShaping()
 
 
-def shape_groups(
+def shape_rewards(
     groups: Sequence[RolloutGroup],
-    control: RewardShaping,
+    shaping: RewardShaping,
     scales: Mapping[str, RewardScale] | None = None,
 ) -> tuple[list[RolloutGroup], dict[str, float]]:
-    """Scored groups with rewards on their scales, over-long responses punished, truncated masked.
+    """Normalise rewards by task, penalise over-long responses and mask truncated ones.
 
-    The groups that came in are not changed: logs and replay have the rewards as scored.
+    The groups that come in are not changed: logs and replay have the rewards as scored.
 
     Returns:
-        the groups, and metrics of what was done; none where nothing is configured.
+        the groups, and metrics of the changes; no metrics if nothing is configured.
     """
-    # First, so that penalties are in one unit for all tasks.
+    # Normalised first, so that the penalty is in one unit for all tasks.
     shaped, metrics = _scaled(groups, scales or {})
-    if control.overlong_buffer_tokens:
-        penalties = [_penalties(group, control) for group in shaped]
+    if shaping.overlong_buffer_tokens:
+        penalties = [_penalties(group, shaping) for group in shaped]
         shaped = [
             _punished(group, penalty) for group, penalty in zip(shaped, penalties, strict=True)
         ]
         metrics["sampling/overlong_penalty_mean"] = _mean(penalties)
-    if control.overlong_filter:
+    if shaping.overlong_filter:
         truncated = [_truncated(group) for group in shaped]
         shaped = [
             dataclasses.replace(
@@ -72,11 +72,11 @@ def shape_groups(
     return shaped, metrics
 
 
-def weigh_tasks(estimated: Advantages, batch: RolloutBatch, control: RewardShaping) -> Advantages:
-    """Advantages times the weight of their sample's task; returns and metrics stay."""
-    if not control.task_weights:
+def weigh_tasks(estimated: Advantages, batch: RolloutBatch, shaping: RewardShaping) -> Advantages:
+    """Multiply advantages by the weight of their sample's task; returns and metrics stay."""
+    if not shaping.task_weights:
         return estimated
-    weights = torch.tensor([control.task_weights.get(task, 1.0) for task in batch.tasks])
+    weights = torch.tensor([shaping.task_weights.get(task, 1.0) for task in batch.tasks])
     advantages = weigh_advantages(estimated.advantages, weights, batch.lengths, batch.loss_mask)
     return dataclasses.replace(estimated, advantages=advantages)
 
@@ -84,7 +84,7 @@ def weigh_tasks(estimated: Advantages, batch: RolloutBatch, control: RewardShapi
 def _scaled(
     groups: Sequence[RolloutGroup], scales: Mapping[str, RewardScale]
 ) -> tuple[list[RolloutGroup], dict[str, float]]:
-    """Rewards on the scale of their task, as scored where there is none; what became of them."""
+    """Rewards on the scale of their task, or as scored without scales; and their metrics."""
     if not scales:
         return list(groups), {}
     scaled = [
@@ -105,32 +105,31 @@ def _scaled(
     return scaled, metrics
 
 
-def _penalties(group: RolloutGroup, control: RewardShaping) -> Tensor:
+def _penalties(group: RolloutGroup, shaping: RewardShaping) -> Tensor:
     return overlong_penalties(
         count_by_segment(group.loss_mask, group.lengths),
-        max_tokens=control.max_response_tokens,
-        buffer_tokens=control.overlong_buffer_tokens,
-        penalty=control.overlong_penalty,
+        max_tokens=shaping.max_response_tokens,
+        buffer_tokens=shaping.overlong_buffer_tokens,
+        penalty=shaping.overlong_penalty,
     )
 
 
 def _punished(group: RolloutGroup, penalty: Tensor) -> RolloutGroup:
-    """The penalty [G] off every reward; of steps, as a step that ends with the last token.
+    """Subtract the penalty [G] from every reward.
 
-    Where nothing is taken off there is no such step.
+    In a run that trains on steps, a penalty above 0 is one more step that ends with the last token.
     """
     rewards = group.rewards.double() - penalty
-    if not group.has_steps:
+    steps = group.steps
+    if steps is None:
         return dataclasses.replace(group, rewards=rewards)
     per_token = spread_over_tokens(
         penalty, group.lengths, last_masked_tokens(group.lengths, group.loss_mask)
     )
-    return dataclasses.replace(
-        group,
-        rewards=rewards,
-        step_rewards=group.step_rewards - per_token,
-        step_ends=group.step_ends | (per_token != 0),
+    steps = dataclasses.replace(
+        steps, rewards=steps.rewards - per_token, ends=steps.ends | (per_token != 0)
     )
+    return dataclasses.replace(group, rewards=rewards, steps=steps)
 
 
 def _truncated(group: RolloutGroup) -> Tensor:

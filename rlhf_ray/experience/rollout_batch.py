@@ -5,13 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from rlhf_ray.records import RolloutGroup, TokenValues
-from rlhf_ray.records.kept_tokens import join_kept
+from rlhf_ray.records.support import join_supports
+
+
+class BatchSteps(NamedTuple):
+    """Rewards [N] float64 and ends [N] bool of the steps of a batch; see `records.GroupSteps`."""
+
+    rewards: Tensor
+    ends: Tensor
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,16 +32,16 @@ class RolloutBatch:
         group_sizes [G] int64: samples per group, none of them 0.
         tasks [S]: name of each sample's task.
         rewards [S] float64: as scored, not clipped.
-        step_rewards [N] float64, step_ends [N] bool: as in `RolloutGroup`; 0.0 and False everywhere
-            in a run that does not train on steps.
+        steps: rewards [N] and ends [N] of steps; None in a run that does not train on them.
         generator_logprobs [N], old_logprobs [N]: 0.0 off the mask; the old ones are the
-            generator's where the learner computed none.
-        kept_token_ids [N, K] int32: as in `RolloutGroup`.
+            generator's if the learner computed none.
+        support_token_ids [N, K] int32: as in `RolloutGroup`; None for the whole vocabulary.
         reference_logprobs [N]: 0.0 off the mask, and everywhere without a reference.
-        reference_kept_logprobs [N, K]: of all kept tokens, -inf where there is none; [N, 0] where
-            the reference was not asked for them.
+        reference_support_logprobs [N, K]: log-probabilities under the reference over the support,
+            -inf on filled up entries; None unless the KL of whole distributions is on.
         values [N]: the critic's, 0.0 off the mask, and everywhere without a critic.
-        after [S]: its value after each answer; 0.0 where that is over, or nobody asked.
+        after [S]: the critic's value after each answer; 0.0 if the answer ended, or if
+            bootstrapping is off.
     """
 
     token_ids: Tensor
@@ -43,13 +51,12 @@ class RolloutBatch:
     group_sizes: Tensor
     tasks: tuple[str, ...]
     rewards: Tensor
-    step_rewards: Tensor
-    step_ends: Tensor
+    steps: BatchSteps | None
     generator_logprobs: Tensor
-    kept_token_ids: Tensor
+    support_token_ids: Tensor | None
     old_logprobs: Tensor
     reference_logprobs: Tensor
-    reference_kept_logprobs: Tensor
+    reference_support_logprobs: Tensor | None
     values: Tensor
     after: Tensor
 
@@ -61,9 +68,9 @@ def flatten_groups(
     values: Sequence[TokenValues] | None,
     old: Sequence[TokenValues] | None,
 ) -> RolloutBatch:
-    """Groups in any order, and what the roles computed for them, as one flat batch.
+    """Concatenate groups, given in any order, and the results of the roles to one flat batch.
 
-    A group without a sample (all of them failed) has nothing to train on and is left out.
+    A group without a sample (all of them failed) is left out.
 
     Args:
         num_greedy: samples at the end of every group that are greedy answers.
@@ -94,8 +101,8 @@ def flatten_groups(
     generator = torch.cat([group.generator_logprobs for group in ordered]).float()
     generator = torch.where(mask, generator, 0.0)
     unused = torch.zeros_like(generator)
-    step_rewards, step_ends = _steps(ordered)
-    kept = join_kept([group.kept_token_ids for group in ordered])
+    sizes = [group.token_ids.shape[0] for group in ordered]
+    support = join_supports([group.support_token_ids for group in ordered], sizes)
     return RolloutBatch(
         token_ids=torch.cat([group.token_ids for group in ordered]),
         lengths=lengths,
@@ -104,13 +111,12 @@ def flatten_groups(
         group_sizes=torch.tensor([group.num_samples for group in ordered]),
         tasks=tuple(group.prompt.source for group in ordered for _ in range(group.num_samples)),
         rewards=rewards,
-        step_rewards=step_rewards,
-        step_ends=step_ends,
+        steps=_steps(ordered),
         generator_logprobs=generator,
-        kept_token_ids=kept,
+        support_token_ids=support,
         old_logprobs=generator if old is None else joined("learner", old),
         reference_logprobs=unused if reference is None else joined("reference", reference),
-        reference_kept_logprobs=_kept_logprobs(ordered, reference or [], width=kept.shape[1]),
+        reference_support_logprobs=_support_logprobs(ordered, reference or [], support),
         values=unused if values is None else joined("critic", values),
         after=_after(ordered, values or []),
     )
@@ -126,35 +132,40 @@ def _in_order(groups: Sequence[RolloutGroup]) -> list[RolloutGroup]:
     return ordered
 
 
-def _steps(groups: Sequence[RolloutGroup]) -> tuple[Tensor, Tensor]:
-    have = [group.has_steps for group in groups]
-    assert all(have) or not any(have), "some groups have rewards of steps, and some have not"
-    if not all(have):
-        num_tokens = sum(group.token_ids.shape[0] for group in groups)
-        return torch.zeros(num_tokens, dtype=torch.float64), torch.zeros(num_tokens) > 0
-    rewards = torch.cat([group.step_rewards for group in groups])
+def _steps(groups: Sequence[RolloutGroup]) -> BatchSteps | None:
+    steps = [group.steps for group in groups if group.steps is not None]
+    assert len(steps) in (0, len(groups)), "some groups have rewards of steps, and some have not"
+    if not steps:
+        return None
+    rewards = torch.cat([part.rewards for part in steps])
     assert bool(torch.isfinite(rewards).all()), "the reward of a step is not finite"
-    return rewards, torch.cat([group.step_ends for group in groups])
+    return BatchSteps(rewards, torch.cat([part.ends for part in steps]))
 
 
-def _kept_logprobs(
-    groups: Sequence[RolloutGroup], reference: Sequence[TokenValues], *, width: int
-) -> Tensor:
-    """Rows [N, width] beside those of the kept tokens; [N, 0] where nobody asked for them."""
-    by_prompt = {item.prompt_id: item.kept_logprobs for item in reference}
-    if not any(part.numel() for part in by_prompt.values()):
-        return torch.zeros(sum(group.token_ids.shape[0] for group in groups), 0)
-    # A rank of the reference has joined other groups, which may be wider.
-    parts = [by_prompt[group.prompt.prompt_id][:, :width] for group in groups]
-    return torch.cat([pad(part, (0, width - part.shape[1]), value=-math.inf) for part in parts])
+def _support_logprobs(
+    groups: Sequence[RolloutGroup], reference: Sequence[TokenValues], support: Tensor | None
+) -> Tensor | None:
+    """The reference's log-probabilities [N, K] over the support [N, K]; None if not asked for."""
+    by_prompt = {item.prompt_id: item.support_logprobs for item in reference}
+    found = [by_prompt.get(group.prompt.prompt_id) for group in groups]
+    parts = [part for part in found if part is not None]
+    if not parts:
+        return None
+    assert len(parts) == len(groups), "some groups have no log-probabilities over their support"
+    assert support is not None, "log-probabilities over the support, and no support"
+    width = support.shape[1]
+    # Every rank of the reference fills up to the widest of its own groups: cut or fill up to the
+    # width of this batch.
+    rows = [pad(p[:, :width], (0, max(0, width - p.shape[1])), value=-math.inf) for p in parts]
+    return torch.cat(rows)
 
 
 def _after(groups: Sequence[RolloutGroup], values: Sequence[TokenValues]) -> Tensor:
     by_prompt = {item.prompt_id: item.after for item in values}
-    parts = [by_prompt.get(group.prompt.prompt_id, torch.zeros(0)) for group in groups]
+    parts = [by_prompt.get(group.prompt.prompt_id) for group in groups]
     return torch.cat(
         [
-            part if part.numel() else torch.zeros(group.num_samples)
+            torch.zeros(group.num_samples) if part is None else part
             for group, part in zip(groups, parts, strict=True)
         ]
     )

@@ -1,4 +1,4 @@
-"""Texts that an engine continues for somebody else than the learner: no log-probabilities."""
+"""Plain completions of texts, such as a judge's answers: no log-probabilities, no training."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CompletionRequest:
-    """What is to be continued.
+    """A text to continue, as token ids.
 
     Attributes:
-        temperature: 0 takes the likeliest tokens.
+        temperature: 0 for greedy decoding.
     """
 
     token_ids: tuple[int, ...]
@@ -30,14 +30,14 @@ class CompletionRequest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Completion:
-    """How it was continued: the text, without special tokens."""
+    """Continuation of a text, without special tokens."""
 
     text: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CompletionFailure:
-    """Why it was not."""
+    """Reason why a text was not continued."""
 
     kind: FailureKind
     message: str
@@ -53,13 +53,14 @@ async def complete(
     decode: Callable[[Sequence[int]], str],
     timeout_s: float,
 ) -> list[CompletionOutcome]:
-    """An outcome for each request, in order; all of them run at once.
+    """Run all requests at once; returns an outcome for each, in order.
 
-    They start also while the requests of a batch are held: a batch may wait for what comes out of
-    them, and those that it counts are its own alone.
+    They start even while the requests of a batch are held (`EngineRequests.hold`): the batch may
+    wait for a judge's answers, and counts only its own requests.
 
     Args:
-        timeout_s: for each of them.
+        decode: tokens to text, special tokens left out.
+        timeout_s: time limit for each request.
 
     Raises:
         EngineLost: the engine process has ended.
@@ -90,7 +91,7 @@ async def _complete(
 
 
 def _arguments(request: CompletionRequest) -> dict[str, Any]:
-    """Of vLLM's `SamplingParams`."""
+    """Arguments of vLLM's `SamplingParams`."""
     return {
         "n": 1,
         "seed": request.seed,

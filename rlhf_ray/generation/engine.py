@@ -1,4 +1,4 @@
-"""One vLLM engine behind plain methods, without Ray: the facade of everything in this folder."""
+"""One vLLM engine behind plain methods, without Ray: the facade of the files in this folder."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from rlhf_ray.generation.engine_arguments import engine_arguments, make_vllm_con
 from rlhf_ray.generation.environment import engine_environment
 from rlhf_ray.generation.errors import RequestFailed, T, answer
 from rlhf_ray.generation.llm import start_llm
+from rlhf_ray.generation.prompt_tasks import PromptTasks
 from rlhf_ray.generation.requirements import check_vllm
 from rlhf_ray.generation.results import FinishedSample, IncompleteSets, finished_sample, make_group
 from rlhf_ray.generation.sampling import (
@@ -26,6 +27,7 @@ from rlhf_ray.generation.sampling import (
     scoring_arguments,
 )
 from rlhf_ray.publish.bucket import WeightBucket
+from rlhf_ray.publish.object_store import ENGINE_BACKEND
 from rlhf_ray.records import FailureKind, Prompt, RolloutGroup, SampleFailure
 
 if TYPE_CHECKING:
@@ -33,19 +35,19 @@ if TYPE_CHECKING:
 
 
 class GenerationEngine:
-    """Samples, scores, and takes new weights while requests run.
+    """Samples and scores sequences, and takes new weights while requests run.
 
-    All methods belong to one event loop. vLLM runs in a process of its own (one more for every
-    rank, where there are several).
+    All methods belong to one event loop. vLLM runs in other processes, one or more per engine.
 
     Args:
         generation, model: settings; `model.path` is a folder or a hub name.
-        engine_index: which of the run's engines this is, for messages and CPU places.
+        engine_index: position among the run's engines, for messages and the choice of CPUs.
         max_sequence_tokens: longest prompt and response together.
         greedy_from: samples of a prompt from this index on are greedy answers.
         request_timeout_s: time limit of one request from the moment vLLM has it.
-        with_text_ends: find out which token ends where in the response, for rewards of steps.
-        lora: of the adapter that updates bring, and requests use; None for whole weights.
+        with_text_ends: find where in the response each token ends, for rewards of steps.
+        lora: settings of the adapter, if updates bring adapters only; None for whole weights.
+        weight_backend: vLLM's name of the weight receiver; see `publish.transports`.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class GenerationEngine:
         request_timeout_s: float,
         with_text_ends: bool = False,
         lora: LoraConfig | None = None,
+        weight_backend: str = ENGINE_BACKEND,
     ) -> None:
         self._generation = generation
         self._model = model
@@ -68,9 +71,9 @@ class GenerationEngine:
         self._timeout_s = request_timeout_s
         self._with_text_ends = with_text_ends
         self._lora = lora
+        self._weight_backend = weight_backend
         self._started = contextlib.ExitStack()
-        # What samples right now, one task for each response, and for which prompt.
-        self._sampling: dict[asyncio.Task[FinishedSample | SampleFailure], str] = {}
+        self._sampling: PromptTasks[FinishedSample | SampleFailure] = PromptTasks()
 
     async def start(self) -> None:
         """Check vLLM, start its processes, load the model; the weights are version 0.
@@ -94,6 +97,7 @@ class GenerationEngine:
             self._model,
             max_sequence_tokens=self._max_sequence_tokens,
             lora=self._lora,
+            weight_backend=self._weight_backend,
         )
         config = make_vllm_config(arguments)
         self._vocab_size = config.model_config.get_vocab_size()
@@ -102,19 +106,17 @@ class GenerationEngine:
         )
         self._llm = start_llm(config, engine_index=self._index)
         self._sender = AdapterSender(self._llm) if self._lora else BucketSender(self._llm)
-        # Held by whoever has paused the engine: an update, or the start of held requests.
+        # Two tasks pause the engine: an update of the weights, and the start of held requests. The
+        # one that holds this lock resumes it, so that neither resumes the other's pause.
         self._pause = asyncio.Lock()
         self._requests = EngineRequests(
-            self._llm,
-            pause=self._pause,
-            engine_index=self._index,
-            timeout_s=self._timeout_s,
+            self._llm, pause=self._pause, engine_index=self._index, timeout_s=self._timeout_s
         )
         self._started.callback(self._stop)
         await self._llm.update_weight_version("0")
 
     async def close(self) -> None:
-        """End vLLM's processes; nothing where they were not started."""
+        """End vLLM's processes, if they were started."""
         self._started.close()
 
     def _stop(self) -> None:
@@ -124,7 +126,7 @@ class GenerationEngine:
         del self._llm, self._sender, self._requests
 
     async def check(self) -> None:
-        """Raises EngineLost when the engine process has ended."""
+        """Check that the engine process is alive; raises EngineLost if it has ended."""
         await self._answer(self._llm.check_health())
 
     async def generate(
@@ -133,12 +135,13 @@ class GenerationEngine:
         """Sample responses, one request each.
 
         Returns:
-            The group of the samples that finished, and why the others did not; the group's own
-            `failures` are the same.
+            The group of the samples that finished, and the failures of the others, which are also
+            the group's `failures`.
 
         Raises:
             EngineLost: the engine process has ended.
         """
+        # All are submitted before the first await: a `release` that arrives next finds them.
         submissions = {
             sample_index: self._requests.submit(
                 prompt.token_ids,
@@ -152,34 +155,21 @@ class GenerationEngine:
             )
             for sample_index in sample_indices
         }
-        tasks = [
-            asyncio.create_task(self._sample(prompt, index, submitted))
-            for index, submitted in submissions.items()
-        ]
-        self._sampling |= dict.fromkeys(tasks, prompt.prompt_id)
-        try:
-            outcomes = await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                del self._sampling[task]
+        outcomes = await self._sampling.run(
+            prompt.prompt_id,
+            [self._sample(prompt, index, submitted) for index, submitted in submissions.items()],
+        )
         samples = [outcome for outcome in outcomes if isinstance(outcome, FinishedSample)]
         failures = tuple(outcome for outcome in outcomes if isinstance(outcome, SampleFailure))
         return make_group(prompt, samples, failures), failures
 
     async def abort(self, prompt_ids: Sequence[str]) -> None:
-        """End the requests of these prompts, held or running; returns when vLLM has let go of them.
+        """End the requests of these prompts, held or running; returns when vLLM has dropped them.
 
-        Their `generate` returns with a failure for every sample that had not finished. A prompt
-        that is not being sampled is none to end.
+        Their `generate` returns with a failure for every sample that had not finished. Prompts that
+        are not being sampled are ignored.
         """
-        given_up = set(prompt_ids)
-        tasks = [task for task, prompt_id in self._sampling.items() if prompt_id in given_up]
-        # A task that is cancelled before its first step never gets to say what became of it.
-        await asyncio.sleep(0)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await self._sampling.abort(prompt_ids)
 
     async def score_sequences(self, sequences: Sequence[tuple[int, ...]]) -> list[list[float]]:
         """Log-probabilities, at temperature 1, of every token but the first of each sequence.
@@ -199,37 +189,38 @@ class GenerationEngine:
     async def complete(
         self, asked: Sequence[CompletionRequest], *, timeout_s: float
     ) -> list[CompletionOutcome]:
-        """Continue texts for others than the learner; see `completions.complete`."""
+        """Continue texts that are not trained on; see `completions.complete`."""
         return await complete(self._requests, asked, decode=self._decode, timeout_s=timeout_s)
 
     async def hold(self) -> None:
-        """Let requests come, but start none until `release`."""
+        """Collect requests, but start none until `release`."""
         self._requests.hold()
 
     async def release(self, num_requests: int = 0) -> None:
-        """Start all held requests, once there are `num_requests`, in one engine step, in order.
+        """Start all held requests in one engine step, in order, once there are `num_requests`.
 
-        Requests that start as they happen to come give numbers that nobody can reproduce.
+        vLLM's numbers depend on the batch: requests that start in their order of arrival would
+        give results that cannot be reproduced.
         """
         await self._requests.release(num_requests)
 
     async def begin_update(self) -> None:
-        """Pause and prepare for new weights. Running requests wait and go on afterwards.
+        """Pause the engine and prepare for new weights. Running requests wait and then go on.
 
-        Their key-value cache is computed again: a token depends on one version of the weights.
+        Their key-value cache is computed again: each token depends on one version of the weights.
         """
         await self._pause.acquire()
         await self._answer(self._llm.pause_generation(mode="keep", clear_cache=True))
         await self._answer(self._sender.begin())
 
     async def load_bucket(self, bucket: WeightBucket) -> None:
-        """Take over one bucket; its memory may be reused when this returns.
+        """Take one bucket; its memory may be reused when this returns.
 
-        Workers may load it later: an error of theirs shows at the next call."""
+        Workers may load it later, so that their error is raised by the next call."""
         await self._answer(self._sender.send(bucket))
 
     async def finish_update(self, version: int) -> None:
-        """All buckets were sent: use the new weights, call them `version`, go on."""
+        """Use the new weights, all buckets of which were sent, as `version`; resume the engine."""
         await self._answer(self._sender.finish(version))
         self._requests.adapter = self._sender.adapter
         await self._answer(self._llm.resume_generation())
@@ -240,12 +231,12 @@ class GenerationEngine:
         return int(await self._answer(self._llm.get_weight_version()))
 
     async def sleep(self) -> None:
-        """Give the GPU's memory to somebody else, when no request runs; nothing on a CPU."""
+        """Free the GPU's memory for the learner once no request runs; does nothing on a CPU."""
         if self._generation.num_gpus:
             await self._answer(self._llm.sleep(level=1, mode="wait"))
 
     async def wake_up(self) -> None:
-        """Take the GPU's memory back."""
+        """Take the GPU's memory back; does nothing on a CPU."""
         if self._generation.num_gpus:
             await self._answer(self._llm.wake_up())
 
@@ -274,7 +265,8 @@ class GenerationEngine:
         except (RequestFailed, IncompleteSets) as error:
             message = str(error)
         except asyncio.CancelledError:
-            # By `abort`; or with the whole of `generate`, which is then cancelled all the same.
+            # Cancelled by `abort`, which wants a failure. If all of `generate` is cancelled, its
+            # `gather` is too, and this return value is not used.
             kind = FailureKind.GENERATION_ABORTED
             message = f"engine {self._index} was told to give it up"
         except TimeoutError:

@@ -1,4 +1,4 @@
-"""The configuration as vLLM's engine arguments."""
+"""Translation of the configuration into vLLM's engine arguments."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from rlhf_ray.config.groups.generation import LARGEST_TOP_K, GenerationConfig
 from rlhf_ray.config.groups.lora import LoraConfig
 from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.generation.sampling import num_returned
+from rlhf_ray.publish.object_store import ENGINE_BACKEND
 
 _GIB = 1024**3
 
 
-# The ranks that vLLM 0.32 makes room for.
+# The LoRA ranks that vLLM 0.32 accepts as `max_lora_rank`.
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 
@@ -26,12 +27,14 @@ def engine_arguments(
     *,
     max_sequence_tokens: int,
     lora: LoraConfig | None = None,
+    weight_backend: str = ENGINE_BACKEND,
 ) -> dict[str, Any]:
     """Arguments of vLLM's `AsyncEngineArgs`; the user's own come last and win.
 
     Args:
-        lora: of the adapter that is published alone, with the names of its layers; None for whole
-            weights.
+        lora: settings of the adapter with the names of its layers, if adapters are published alone;
+            None for whole weights.
+        weight_backend: vLLM's name of the weight receiver; see `publish.transports`.
     """
     arguments = _common_arguments(generation, model) | {
         "max_model_len": max_sequence_tokens,
@@ -39,7 +42,7 @@ def engine_arguments(
         # Log-probabilities under the distribution that was sampled from.
         "logprobs_mode": "processed_logprobs",
         "max_logprobs": num_returned(LARGEST_TOP_K, vocab_size=2 * LARGEST_TOP_K),
-        "weight_transfer_config": {"backend": "object_store"},
+        "weight_transfer_config": {"backend": weight_backend},
         "disable_log_stats": True,
     }
     if lora is not None:
@@ -47,8 +50,8 @@ def engine_arguments(
             "enable_lora": True,
             "max_loras": 1,
             "max_lora_rank": min(rank for rank in _LORA_RANKS if rank >= lora.r),
-            # Without them the head would get a LoRA layer too, with which vLLM 0.32 on a CPU
-            # cannot score several sequences in one step.
+            # If no targets are named, vLLM gives the head a LoRA layer too, and vLLM 0.32 on a CPU
+            # then cannot score several sequences in one step.
             "lora_target_modules": sorted({n.rpartition(".")[2] for n in lora.target_modules}),
         }
     return arguments | generation.extra_engine_args
@@ -66,7 +69,7 @@ def server_arguments(
     arguments = _common_arguments(generation, model) | {
         "served_model_name": [model_name],
         "uds": socket,
-        # Its counters say whether the engine makes progress.
+        # The counters show whether the engine makes progress (`serving/replica.py`).
         "disable_log_stats": False,
         "disable_uvicorn_access_log": True,
         "uvicorn_log_level": "warning",
@@ -79,14 +82,14 @@ def server_arguments(
 
 
 def _common_arguments(generation: GenerationConfig, model: ModelConfig) -> dict[str, Any]:
-    """What engines of a run and of a server have in common."""
+    """Arguments shared by a run's engines and servers."""
     arguments: dict[str, Any] = {
         "model": model.path,
         "tokenizer": model.tokenizer_path or model.path,
         "trust_remote_code": model.trust_remote_code,
         "dtype": generation.dtype,
         "tensor_parallel_size": generation.tensor_parallel_size,
-        # Not vLLM's own choice, which inside a Ray actor may be Ray.
+        # Set here, because vLLM's default inside a Ray actor may be Ray.
         "distributed_executor_backend": "uni" if generation.tensor_parallel_size == 1 else "mp",
         "max_num_seqs": generation.max_num_seqs,
         "max_num_batched_tokens": generation.max_num_batched_tokens,
@@ -100,12 +103,12 @@ def _common_arguments(generation: GenerationConfig, model: ModelConfig) -> dict[
 
 
 def make_vllm_config(arguments: dict[str, Any]) -> Any:
-    """vLLM's own configuration; reads the model's, starts nothing.
+    """Make vLLM's configuration; reads the model's config files, starts nothing.
 
     Raises:
         RequestError: vLLM does not know an argument, or refuses a value.
     """
-    # Here, because vLLM must not be imported before its environment is set.
+    # Imported here, because vLLM's environment must be set before.
     from vllm.engine.arg_utils import AsyncEngineArgs
 
     refuse_unknown(arguments, [field.name for field in dataclasses.fields(AsyncEngineArgs)])
@@ -116,10 +119,10 @@ def make_vllm_config(arguments: dict[str, Any]) -> Any:
 
 
 def refuse_unknown(arguments: Collection[str], known: list[str]) -> None:
-    """Refuse arguments that vLLM does not have.
+    """Refuse engine arguments that vLLM does not know.
 
     Raises:
-        RequestError: with the nearest names.
+        RequestError: an argument is unknown; names the nearest ones.
     """
     for name in arguments:
         if name not in known:

@@ -11,13 +11,13 @@ def engine_environment(
     """Variables for one engine; to be set before vLLM is imported.
 
     Args:
-        engine_index: engines on one machine take different CPUs, as far as there are enough.
+        engine_index: engines on one machine get different CPUs, as long as there are enough.
         cpu_ids: CPUs that this process may use.
     """
     variables = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
     if generation.enforce_eager:
-        # vLLM compiles a few helpers of its sampler even in eager mode: seconds of a C++
-        # compiler at the first token, and a failure where there is none.
+        # vLLM compiles a few helpers of its sampler even in eager mode: this takes seconds of a C++
+        # compiler at the first token, and fails without a compiler.
         variables["TORCHDYNAMO_DISABLE"] = "1"
     if generation.num_gpus == 0:
         variables |= _cpu_variables(generation, engine_index, cpu_ids)
@@ -30,8 +30,8 @@ def _cpu_variables(
     threads, num_ranks = generation.cpu_threads, generation.tensor_parallel_size
     variables = {"OMP_NUM_THREADS": str(threads)}
     if num_ranks == 1:
-        # One rank runs inside the engine's own process, which vLLM 0.32 allows on a CPU only
-        # with this. It saves a process and its 10 s of imports.
+        # Run the single rank in this process: it saves a process and its 10 s of imports.
+        # vLLM 0.32 allows that on a CPU only with this variable.
         variables["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         return variables
     variables["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1"

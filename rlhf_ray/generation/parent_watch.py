@@ -1,4 +1,4 @@
-"""A process that does not outlive the one that started it."""
+"""End of a process together with its parent, however the parent ended."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import threading
 
 
 def end_with_parent() -> None:
-    """End this process at once when the process that started it has ended, however that was.
+    """End this process as soon as its parent process has ended.
 
-    For children of `multiprocessing`; others have no parent to watch and go on.
+    For children of `multiprocessing`; does nothing in other processes.
     """
     parent = multiprocessing.parent_process()
     if parent is None:
@@ -28,11 +28,11 @@ def end_with_parent() -> None:
 def end_group_with_stdin() -> None:
     """Kill this process and all that it has started when its standard input ends.
 
-    For a process with a group of its own whose standard input is a pipe that nobody writes to:
-    the pipe ends with the process at its other end, however that ended. Others go on.
+    For a process that leads its own group and has a pipe as standard input that is never written
+    to: the pipe closes when the process at its other end ends. Does nothing in other processes.
     """
     if os.getpgrp() != os.getpid():
-        return  # Started by hand: the group is that of a shell.
+        return  # Started by hand: the group belongs to a shell.
 
     def wait() -> None:
         sys.stdin.buffer.read()

@@ -1,4 +1,4 @@
-"""Requests to one vLLM engine: their start, their deadline, and what can go wrong with them."""
+"""Requests to one vLLM engine: order of their start, time limit, failures."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ _ARRIVAL_POLL_S = 0.001
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Submission:
-    """A request that was submitted, and where its vLLM collector turns up when it starts.
+    """A submitted request.
 
     Attributes:
-        order: requests that are held start in this order.
-        arguments: of vLLM's `SamplingParams`.
-        is_held: `release` starts it.
+        order: key by which held requests are sorted before they start.
+        arguments: arguments of vLLM's `SamplingParams`.
+        is_held: `release` starts the request; otherwise `result` does.
+        collector: gets vLLM's output collector when the request starts, or the error of the start.
     """
 
     order: tuple[int, int]
@@ -37,10 +38,10 @@ class Submission:
 
 
 class EngineRequests:
-    """Starts requests and waits for them.
+    """Starts requests and waits for their results.
 
     Args:
-        pause: held by whoever has paused the engine.
+        pause: lock that is held while the engine is paused.
         timeout_s: time limit of one request from the moment the engine has it.
     """
 
@@ -56,10 +57,10 @@ class EngineRequests:
         self._pause = pause
         self._index = engine_index
         self._timeout_s = timeout_s
-        # What requests that start now use beside the model's own weights.
+        # Adapter for requests that start from now on; None without LoRA.
         self.adapter: LoRARequest | None = None
         self._num_requests = 0
-        # While this is a list, requests wait in it; None lets them pass.
+        # The held requests, or None while requests are not held.
         self._held: list[Submission] | None = None
 
     def submit(
@@ -70,10 +71,10 @@ class EngineRequests:
         order: tuple[int, int],
         may_be_held: bool = True,
     ) -> Submission:
-        """Take on one request, at once and without a wait: a `release` that comes next has it.
+        """Register one request without awaiting anything, so that the next `release` includes it.
 
         Args:
-            may_be_held: it waits where requests are held, and is one of those that count.
+            may_be_held: hold and count the request while requests are held; False starts it anyway.
         """
         held = self._held if may_be_held else None
         submission = Submission(
@@ -88,15 +89,16 @@ class EngineRequests:
         return submission
 
     async def result(self, submission: Submission) -> Any:
-        """vLLM's final `RequestOutput`; starts the request if it is not held.
+        """Wait for vLLM's final `RequestOutput`; starts the request if it is not held.
 
         Raises:
             EngineLost: the engine process has ended.
             RequestFailed: vLLM refused the request.
-            TimeoutError: it did not end in time; it was aborted.
+            TimeoutError: the request did not end in time and was aborted.
         """
         if not submission.is_held:
             await self._start(submission)
+        # A held request may wait long for its start; its time limit begins only after that.
         collector = await submission.collector
         finished = False
         try:
@@ -105,12 +107,12 @@ class EngineRequests:
             finished = True
             return output
         finally:
-            # A time-out, or a caller that has gone: let the engine work on something else.
+            # After a time-out, or if the caller was cancelled: free the engine for other requests.
             if not finished and not self._llm.errored:
                 await self._answer(self._llm.abort(collector.request_id, internal=True))
 
     def hold(self) -> None:
-        """Let requests come, but start none until `release`."""
+        """Collect requests, but start none until `release`."""
         if self._held is None:
             self._held = []
 
@@ -118,39 +120,42 @@ class EngineRequests:
         """Start all held requests in one engine step, in their order.
 
         Args:
-            num_requests: how many there must be before they start: calls that were made before
-                this one may arrive after it.
+            num_requests: number of held requests to wait for. Ray may deliver the calls that submit
+                them after the call of `release`, although they were made before it.
 
         Raises:
-            RunFailed: they have not come in time.
+            RunFailed: the requests have not arrived in time.
         """
         deadline = time.monotonic() + self._timeout_s
         while self._held is not None and len(self._held) < num_requests:
             if time.monotonic() > deadline:
                 raise RunFailed(
-                    f"generator {self._index}: {len(self._held)} of {num_requests} requests of a "
-                    f"batch have come within {self._timeout_s:g} s"
+                    f"generator {self._index}: only {len(self._held)} of {num_requests} requests "
+                    f"of a batch have arrived within {self._timeout_s:g} s"
                 )
             await asyncio.sleep(_ARRIVAL_POLL_S)
+        # From here on new requests pass; only those collected so far start together.
         held, self._held = self._held or [], None
         if not held:
             return
         try:
             async with self._pause:
-                # Without what others left in the prefix cache, such as an evaluation: their
-                # numbers may differ in the last bits from those of a run that did not have it.
+                # The engine is paused while requests are added: all of them join the same step.
+                # The prefix cache is cleared, because entries that others left there, such as an
+                # evaluation, change the numbers in the last bits.
                 await self._answer(self._llm.pause_generation(mode="keep", clear_cache=True))
                 for submission in sorted(held, key=lambda submission: submission.order):
                     await self._start(submission)
                 await self._answer(self._llm.resume_generation())
         finally:
-            # Whatever stopped us: nobody may wait for a request that will never start.
+            # If the start failed half-way: a caller must not wait for a request that never starts.
             for submission in held:
                 if not submission.collector.done():
                     submission.collector.set_exception(engine_lost(self._index))
 
     async def _start(self, submission: Submission) -> None:
-        """Hand the request to vLLM. What it says against it is for whoever waits for it."""
+        """Hand the request to vLLM; an error goes to the caller that waits in `result`."""
+        # Given up before its start, by `abort` or because the caller has gone.
         if submission.collector.cancelled():
             return
         self._num_requests += 1
@@ -158,8 +163,8 @@ class EngineRequests:
             collector = await self._answer(
                 self._llm.add_request(
                     f"{self._index}-{self._num_requests}",
-                    # A rendered input, so that vLLM neither tokenises nor hands it to a thread,
-                    # which would change the order of requests.
+                    # Already in the form of a rendered input: vLLM would tokenise any other form
+                    # in a thread, which would change the order of the requests.
                     {
                         **TokensPrompt(prompt_token_ids=list(submission.token_ids)),
                         "type": "token",

@@ -1,7 +1,7 @@
-"""What this package needs of vLLM, checked by name before an engine starts.
+"""Parts of vLLM that this package uses, checked by name before an engine starts.
 
-vLLM's interface for reinforcement learning changes between minor releases. A missing part is
-better reported here, all at once, than as an attribute error in the middle of a run.
+vLLM's interface for reinforcement learning changes between minor releases. All
+missing parts are reported here at once, instead of an attribute error in the middle of a run.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rlhf_ray.config.errors import RequestError
 
 PLUGIN_GROUP = "vllm.general_plugins"
 PLUGIN = "rlhf_ray.generation.weights.receiver:register"
-# module:object or module:class.attribute, and the parameters or fields it must have.
+# module:object or module:class.attribute, and the parameters or fields that it must have.
 NEEDS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
         "vllm.engine.arg_utils:AsyncEngineArgs",
@@ -76,10 +76,10 @@ NEEDS: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 
 def check_vllm() -> None:
-    """See that vLLM and the receiver's plugin are there.
+    """Check that vLLM has the needed parts and that the receiver's plugin is installed.
 
     Raises:
-        RequestError: says what is missing, by name, and what to install.
+        RequestError: names the missing parts and what to install.
     """
     try:
         version = importlib.metadata.version("vllm")

@@ -1,4 +1,4 @@
-"""From finished samples to a rollout group: pure functions of plain values."""
+"""Conversion of finished samples to a rollout group: pure functions of plain values."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from rlhf_ray.generation.text_ends import text_ends
-from rlhf_ray.records import Prompt, RolloutGroup, SampleFailure
-from rlhf_ray.records.kept_tokens import NO_TOKEN, join_kept, whole_vocabulary
+from rlhf_ray.records import GroupSteps, Prompt, RolloutGroup, SampleFailure
+from rlhf_ray.records.support import NO_TOKEN, join_supports
 
-# Probability that a set of kept tokens may lack, from rounding log-probabilities to float32.
+# Tolerance for the total probability of a support, whose log-probabilities were rounded to float32.
 _MISSING_MASS = 1e-3
 
 
 class IncompleteSets(ValueError):  # noqa: N818 - it reads as a sentence
-    """The engine has not returned every token that it could have sampled."""
+    """The engine has not returned all tokens that it could have sampled."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,26 +27,26 @@ class FinishedSample:
     """One response as the engine sampled it.
 
     Attributes:
-        token_ids [R]: every sampled token: the end-of-text token where one ended the response,
-            and those that make up a stop string.
-        logprobs [R]: of these tokens, under the sampling distribution.
-        kept_token_ids [R, K] int32: what could have been sampled in their place; see
-            `records/kept_tokens.py`.
-        versions [R]: which publish sampled each.
-        text: decoded, without special tokens and without the stop string.
+        token_ids [R]: all sampled tokens, including an end-of-text token and the tokens of a stop
+            string.
+        logprobs [R]: log-probabilities of these tokens under the sampling distribution.
+        support_token_ids [R, K] int32: support of the sampling distribution, or None for the
+            whole vocabulary; see `records/support.py`.
+        versions [R]: weight version that sampled each token.
+        text: the response, without special tokens and without the stop string.
         finish_reason: "stop" or "length".
-        text_ends [R]: characters of the text that are there after each token; empty where the run
-            does not train on steps.
+        text_ends [R]: number of characters of the text after each token; None if the run does not
+            train on steps.
     """
 
     sample_index: int
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
-    kept_token_ids: Tensor
+    support_token_ids: Tensor | None
     versions: tuple[int, ...]
     text: str
     finish_reason: str
-    text_ends: tuple[int, ...] = ()
+    text_ends: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         num_tokens = len(self.token_ids)
@@ -55,10 +55,11 @@ class FinishedSample:
                 f"sample {self.sample_index} has {num_tokens} tokens, {len(self.logprobs)} "
                 f"log-probabilities and {len(self.versions)} weight versions"
             )
-        if self.kept_token_ids.shape[0] != num_tokens:
+        support = self.support_token_ids
+        if support is not None and support.shape[0] != num_tokens:
             raise ValueError(
-                f"sample {self.sample_index} has {num_tokens} tokens and sets of kept tokens for "
-                f"{self.kept_token_ids.shape[0]}"
+                f"sample {self.sample_index} has {num_tokens} tokens, but a support for "
+                f"{support.shape[0]}"
             )
 
 
@@ -81,8 +82,10 @@ def expand_spans(spans: Sequence[tuple[str, int, int]], num_tokens: int) -> tupl
     return tuple(versions)
 
 
-def kept_by_engine(token_ids: Sequence[int], logprobs: Sequence[float], width: int) -> Tensor:
-    """The tokens that top-k, top-p and min-p left at every position, from what vLLM returns.
+def support_from_engine(
+    token_ids: Sequence[int], logprobs: Sequence[float], width: int
+) -> Tensor | None:
+    """Support of the sampling distribution at every position, from vLLM's log-probabilities.
 
     Args:
         token_ids, logprobs [R * width]: per position the sampled token, then the `width` - 1
@@ -90,24 +93,26 @@ def kept_by_engine(token_ids: Sequence[int], logprobs: Sequence[float], width: i
             that could not be sampled.
 
     Returns:
-        [R, K] int32, as wide as the largest set, -1 where there is no more. K = 0 for a width of
-        1: nothing was asked for.
+        [R, K] int32, as wide as the largest set, padded with -1 on the right; None for a width of
+        1, which requests only the sampled token, and for a sample without a token.
 
     Raises:
-        IncompleteSets: more tokens tie with the last one of the top k than were asked for.
+        IncompleteSets: more tokens tie with the last one of the top k than were requested.
     """
     num_tokens = len(token_ids) // width
     if width == 1 or num_tokens == 0:
-        return whole_vocabulary(num_tokens)
+        return None
     ids = torch.tensor(token_ids, dtype=torch.int32).view(num_tokens, width)
     values = torch.tensor(logprobs, dtype=torch.float64).view(num_tokens, width)[:, 1:]
     kept = torch.where(values > -math.inf, ids[:, 1:], NO_TOKEN)
+    # The set is complete if its probabilities sum to 1 and the sampled token is in it. The learner
+    # renormalises over the set, so that a missing token would silently bias every ratio.
     least = float(values.exp().sum(dim=1).min())
     if least < 1 - _MISSING_MASS or not bool((kept == ids[:, :1]).any(dim=1).all()):
         raise IncompleteSets(
             f"the {width - 1} likeliest tokens hold {least:.4g} of the probability, and should "
-            f"hold all of it: too many tie with the last one of generation.top_k; a float32 "
-            f"engine (generation.dtype) has hardly any ties, and a larger top_k asks for more"
+            f"hold all of it: too many tie with the last one of generation.top_k; set "
+            f"generation.dtype=float32, which has hardly any ties, or a larger generation.top_k"
         )
     # Token ids in falling order, so that -1 is on the right.
     kept = kept.sort(dim=1, descending=True).values
@@ -117,18 +122,20 @@ def kept_by_engine(token_ids: Sequence[int], logprobs: Sequence[float], width: i
 def response_text(
     decode: Callable[[Sequence[int]], str], token_ids: Sequence[int], stop_string: str | None
 ) -> str:
-    """The response for rewards and logs, without the stop string that ended it.
+    """Text of the response for rewards and logs, without the stop string that ended it.
 
-    vLLM's own text is not used: it decodes behind the prompt, of whose last bytes it may show
-    some (0.32, prompts that end within a character), and only while it looks for stop strings.
+    vLLM's own text is not used: vLLM 0.32 decodes it after the prompt and may include bytes of a
+    prompt that ends within a character, and it decodes only if there are stop strings.
 
     Args:
-        stop_string: completed by the last token; None if something else ended the response.
+        stop_string: the stop string, completed by the last token; None if something else ended the
+            response.
     """
     text = decode(token_ids)
     if stop_string is None:
         return text
-    # An earlier one did not count, because the response was too short for its end.
+    # Search from the last token on: an earlier occurrence, before `min_response_tokens`, did not
+    # end the response.
     earliest = max(len(decode(token_ids[:-1])) - len(stop_string) + 1, 0)
     place = text.find(stop_string, earliest)
     return text if place < 0 else text[:place]
@@ -137,22 +144,24 @@ def response_text(
 def make_group(
     prompt: Prompt, samples: Sequence[FinishedSample], failures: Sequence[SampleFailure]
 ) -> RolloutGroup:
-    """The unscored group of one prompt; samples in the order of their index, maybe none."""
+    """Make the unscored group of one prompt; samples in the order of their index, possibly none."""
     samples = sorted(samples, key=lambda sample: sample.sample_index)
     num_prompt = len(prompt.token_ids)
     token_ids: list[int] = []
     loss_mask: list[bool] = []
     logprobs: list[float] = []
-    kept: list[Tensor] = [whole_vocabulary(0)]
+    supports: list[Tensor | None] = []
+    sizes: list[int] = []
     versions: list[int] = []
     ends: list[int] = []
     for sample in samples:
         token_ids += [*prompt.token_ids, *sample.token_ids]
         loss_mask += [False] * num_prompt + [True] * len(sample.token_ids)
         logprobs += [0.0] * num_prompt + [*sample.logprobs]
-        kept += [whole_vocabulary(num_prompt), sample.kept_token_ids]
+        supports += [None, sample.support_token_ids]
+        sizes += [num_prompt, len(sample.token_ids)]
         versions += [-1] * num_prompt + [*sample.versions]
-        if sample.text_ends:
+        if sample.text_ends is not None:
             ends += [0] * num_prompt + [*sample.text_ends]
     lengths = [num_prompt + len(sample.token_ids) for sample in samples]
     return RolloutGroup(
@@ -162,14 +171,23 @@ def make_group(
         lengths=torch.tensor(lengths, dtype=torch.int64),
         loss_mask=torch.tensor(loss_mask, dtype=torch.bool),
         generator_logprobs=torch.tensor(logprobs, dtype=torch.float32),
-        kept_token_ids=join_kept(kept),
+        support_token_ids=join_supports(supports, sizes),
         weight_versions=torch.tensor(versions, dtype=torch.int64),
         responses=tuple(sample.text for sample in samples),
         finish_reasons=tuple(sample.finish_reason for sample in samples),
         rewards=torch.zeros(0, dtype=torch.float64),
         reward_parts={},
         failures=tuple(failures),
-        text_ends=torch.tensor(ends, dtype=torch.int32),
+        steps=_unscored_steps(ends) if ends else None,
+    )
+
+
+def _unscored_steps(text_ends: list[int]) -> GroupSteps:
+    num_tokens = len(text_ends)
+    return GroupSteps(
+        text_ends=torch.tensor(text_ends, dtype=torch.int32),
+        rewards=torch.zeros(num_tokens, dtype=torch.float64),
+        ends=torch.zeros(num_tokens, dtype=torch.bool),
     )
 
 
@@ -181,31 +199,33 @@ def finished_sample(
     width: int,
     with_text_ends: bool = False,
 ) -> FinishedSample:
-    """What vLLM's `CompletionOutput` says of a sample that finished.
+    """Convert vLLM's `CompletionOutput` of a finished sample.
 
     Args:
-        width: log-probabilities of each position: of the sampled token, and of the likeliest
-            ones behind it.
-        with_text_ends: find out which tokens end where in the text.
+        decode: tokens to text, special tokens left out.
+        width: number of log-probabilities per position: the sampled token, then the likeliest ones.
+        with_text_ends: find where in the text each token ends.
 
     Raises:
-        IncompleteSets: more tokens could have been sampled than the engine told.
+        IncompleteSets: the engine has not returned all tokens that it could have sampled.
     """
     token_ids = tuple(completion.token_ids)
+    # vLLM's flat list: `width` entries for each token, one token after the other.
     flat, num_entries = completion.logprobs, len(token_ids) * width
     spans = [(span.version, span.start, span.end) for span in completion.weight_versions]
-    # None at the end of text and at the limit, a token id at another stop token.
+    # vLLM's stop reason: a stop string, the id of a stop token, or None at the end of text and at
+    # the limit.
     reason = completion.stop_reason
     text = response_text(decode, token_ids, reason if isinstance(reason, str) else None)
     return FinishedSample(
         sample_index=sample_index,
         token_ids=token_ids,
         logprobs=tuple(flat.logprobs[:num_entries:width]),
-        kept_token_ids=kept_by_engine(
+        support_token_ids=support_from_engine(
             flat.token_ids[:num_entries], flat.logprobs[:num_entries], width
         ),
         versions=expand_spans(spans, len(token_ids)),
         text=text,
         finish_reason=completion.finish_reason,
-        text_ends=text_ends(decode, token_ids, text) if with_text_ends else (),
+        text_ends=text_ends(decode, token_ids, text) if with_text_ends else None,
     )

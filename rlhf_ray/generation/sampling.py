@@ -1,4 +1,4 @@
-"""What a sample is drawn with: the configuration as vLLM's sampling parameters, and its seed."""
+"""Sampling parameters of vLLM from the configuration, and the seed of each sample."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 
 from rlhf_ray.config.groups.generation import GenerationConfig
 
-# vLLM 0.32 raises lower temperatures to this without an error, and refuses higher ones: the
-# learner would then divide by another number than the engine did.
+# vLLM 0.32 raises lower temperatures to this one without an error, so that the learner would divide
+# by another temperature than the engine. It refuses temperatures above the highest.
 LOWEST_TEMPERATURE = 0.01
 HIGHEST_TEMPERATURE = 2.0
-# Tokens that tie with the last one of the top k are kept by vLLM 0.32 on a CPU (and left out on a
-# GPU), so that more than k are asked for. In bfloat16 logits between 16 and 32 are multiples of
-# 1/8, and about k tokens lie within a nat of the last one: k / 8 of them tie.
+# vLLM 0.32 on a CPU keeps tokens that tie with the last one of the top k (on a GPU it drops
+# them), so more than k are requested. In bfloat16, logits between 16 and 32 are multiples of 1/8,
+# and about k tokens lie within a nat of the last one: k / 8 of them tie.
 _LEAST_MARGIN = 16
 _MARGIN_SHARE = 4
 
@@ -25,9 +25,9 @@ def sample_seed(prompt_seed: int, sample_index: int) -> int:
 
 
 def num_returned(top_k: int, *, vocab_size: int) -> int:
-    """How many of the likeliest tokens to ask for, to see every one that `top_k` leaves.
+    """Number of the likeliest tokens to request, so that all tokens of the top k are among them.
 
-    0 without a limit: the sampled token alone.
+    0 without a limit (`top_k` = 0): only the sampled token is returned.
     """
     if top_k == 0:
         return 0
@@ -41,17 +41,17 @@ def sampling_arguments(
 
     Log-probabilities of sampled tokens come back under the sampling distribution, because the
     engine runs with `logprobs_mode="processed_logprobs"`: after temperature, top-k, top-p and
-    min-p, normalised over the tokens that these leave. With a `top_k` those of the likeliest
-    tokens come too: the finite ones are what was sampled from. A greedy answer samples from the
-    likeliest token alone.
+    min-p, normalised over the tokens that these leave. With a `top_k`, log-probabilities of the
+    likeliest tokens come back too; the finite ones are the support of the sampling distribution. A
+    greedy answer samples from the likeliest token only.
 
     Raises:
-        ValueError: the temperature is one that vLLM would change.
+        ValueError: vLLM would change or refuse the temperature.
     """
     temperature = generation.temperature
     if not LOWEST_TEMPERATURE <= temperature <= HIGHEST_TEMPERATURE:
         raise ValueError(
-            f"generation.temperature={temperature:g} is outside of what vLLM samples with: "
+            f"generation.temperature={temperature:g} is outside of vLLM's range: "
             f"choose one from {LOWEST_TEMPERATURE:g} to {HIGHEST_TEMPERATURE:g}"
         )
     return {
@@ -65,7 +65,7 @@ def sampling_arguments(
         "min_tokens": generation.min_response_tokens,
         "ignore_eos": generation.ignore_eos,
         "stop": list(generation.stop) or None,
-        # Besides that of the sampled token itself.
+        # In addition to the sampled token.
         "logprobs": num_returned(generation.top_k, vocab_size=vocab_size),
         "flat_logprobs": True,
         # vLLM needs text only to look for stop strings; the response is decoded at the end.
@@ -83,6 +83,6 @@ def scoring_arguments() -> dict[str, Any]:
         "prompt_logprobs": 0,
         "flat_logprobs": True,
         "detokenize": False,
-        # A cached prefix is not computed, so it would not be scored either.
+        # The tokens of a cached prefix are not computed, and would not be scored.
         "skip_reading_prefix_cache": True,
     }

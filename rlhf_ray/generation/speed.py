@@ -1,8 +1,8 @@
-"""Does the engine of this machine run a model, and how fast? A process that says so in a file.
+"""Measurement of whether, and how fast, this machine's engine runs a model: a separate program.
 
     python -m rlhf_ray.generation.speed REQUEST RESULT
 
-An engine that cannot load a model may leave its process unusable, hence one process each.
+A failed load may leave the process unusable, so every model gets a new process.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from rlhf_ray.generation.environment import engine_environment
 
 _ROUNDS = 5
 _SHOWN_CHARACTERS = 300
-# What training needs of an engine, and a model at rest does not.
+# Engine arguments that only training needs.
 _OF_TRAINING = ("weight_transfer_config", "enable_sleep_mode")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Speed:
-    """What an engine did with a model.
+    """Speed of the engine with a model.
 
     Attributes:
-        tokens_per_s: generated, all prompts at once, the median of some rounds; None where the
-            engine does not run the model.
-        error: why not; empty where it does.
+        tokens_per_s: generated tokens per second with all prompts at once, median of several
+            rounds; None if the engine cannot run the model.
+        error: why it cannot; empty if it can.
     """
 
     tokens_per_s: float | None
@@ -51,7 +51,7 @@ def write_request(
     *,
     max_sequence_tokens: int,
 ) -> None:
-    """What the process is asked for; `prompts` as token ids, answered all at once."""
+    """Write the request file; `prompts` as token ids, answered all at once."""
     request = {
         "generation": dataclasses.asdict(generation),
         "model": dataclasses.asdict(model),
@@ -62,7 +62,7 @@ def write_request(
 
 
 def read_result(path: Path) -> Speed:
-    """What the process has written."""
+    """Read the result file."""
     return Speed(**json.loads(path.read_text(encoding="utf-8")))
 
 
@@ -71,7 +71,7 @@ def main() -> None:
     request = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     try:
         speed = Speed(tokens_per_s=_measure(request), error="")
-    # Whatever vLLM raises for a model that it does not run.
+    # vLLM raises any kind of error for a model that it cannot run; the failure is the result.
     except Exception as error:  # noqa: BLE001
         words = " ".join(f"{type(error).__name__}: {error}".split())
         speed = Speed(tokens_per_s=None, error=words[:_SHOWN_CHARACTERS])
@@ -83,7 +83,7 @@ def _measure(request: dict[str, Any]) -> float:
     os.environ |= engine_environment(
         generation, engine_index=0, cpu_ids=sorted(os.sched_getaffinity(0))
     )
-    # In this process, where what goes wrong is raised as itself.
+    # Run the engine in this process, so that its errors are raised here unchanged.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     from vllm import LLM, SamplingParams
 
@@ -97,6 +97,7 @@ def _measure(request: dict[str, Any]) -> float:
         temperature=0, max_tokens=generation.max_response_tokens, ignore_eos=True
     )
     prompts: Any = [{"prompt_token_ids": prompt} for prompt in request["prompts"]]
+    # Warm-up: the first round may compile or allocate.
     llm.generate(prompts, sampling, use_tqdm=False)
     speeds = []
     for _ in range(_ROUNDS):

@@ -1,1 +1,1 @@
-"""Language models and tokenizers: loading, the built-in tiny ones, conversion."""
+"""Language models and tokenizers: loading, built-in models, conversion, reward models, cards."""

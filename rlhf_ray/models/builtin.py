@@ -1,4 +1,4 @@
-"""Models that this project makes itself: `model.path=builtin:NAME`."""
+"""Built-in models, made on first use: `model.path=builtin:NAME`."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from rlhf_ray.config.errors import RequestError
 from rlhf_ray.models.folder import Report, make_once, silent
 from rlhf_ray.models.location import BUILTIN_PREFIX
 
-# One warm-up takes well under a minute; a machine can be ten times slower than ours.
+# A warm-up takes under a minute on 2 cores; this allows for machines that are 15 times slower.
 _LOCK_TIMEOUT_S = 900.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BuiltinModel:
-    """How a built-in model is made.
+    """A built-in model and the function that makes it.
 
     Attributes:
-        about: one line for people.
-        version: of the recipe; another version is another folder in the cache.
+        about: one line for the documentation.
+        version: of the model; every version has its own folder in the cache.
         make: writes the model to a folder, given the seed.
     """
 
@@ -32,7 +32,7 @@ class BuiltinModel:
 
 
 def _make_arithmetic(folder: Path, seed: int, report: Report) -> None:
-    # Here, so that the table can be read without loading torch.
+    # Imported here, so that the table can be read without loading torch.
     from rlhf_ray.models.tiny import arithmetic as tiny_arithmetic
 
     tiny_arithmetic.make(folder, seed, report)
@@ -68,10 +68,10 @@ def is_builtin(path: str) -> bool:
 
 
 def check_builtin(path: str) -> BuiltinModel:
-    """The entry that `path` names.
+    """Look up the built-in model that `path` names.
 
     Raises:
-        RequestError: there is none of that name.
+        RequestError: there is no such model.
     """
     name = path.removeprefix(BUILTIN_PREFIX)
     if name not in BUILTIN_MODELS:
@@ -85,18 +85,18 @@ def check_builtin(path: str) -> BuiltinModel:
 
 
 def resolve_model_path(path: str, *, seed: int, report: Report = silent) -> str:
-    """The folder behind `builtin:NAME`, made when it is not yet in the cache; else `path`.
+    """The folder of `builtin:NAME`, made if it is not in the cache yet; other paths unchanged.
 
-    The cache is under XDG_CACHE_HOME (or ~/.cache); workers on other nodes read the same
-    folder, so that a cluster of several nodes needs it on a file system that they share.
+    The cache is under XDG_CACHE_HOME (or ~/.cache). Workers on other nodes read the same folder, so
+    that a cluster of several nodes needs the cache on a shared file system.
 
     Args:
-        seed: of the initial weights and of the order of the training rows.
-        report: is told what happens, one line at a time.
+        seed: for the initial weights and the order of the training rows.
+        report: receives one line of progress at a time.
 
     Raises:
         RequestError: no such built-in model.
-        TimeoutError: another process makes the same model and does not end.
+        TimeoutError: another process is making the same model and does not finish.
     """
     if not is_builtin(path):
         return path
@@ -119,6 +119,6 @@ def resolve_model_path(path: str, *, seed: int, report: Report = silent) -> str:
 
 
 def models_cache() -> Path:
-    """Where built-in models are kept."""
+    """Folder of the built-in models."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache).absolute() / "rlhf_ray" / "models"

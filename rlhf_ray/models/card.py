@@ -1,4 +1,4 @@
-"""The model card: what a model is, where it comes from, how good it is, and who may use it."""
+"""Model card: origin, recipe, metrics and licence of a model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from rlhf_ray.config.errors import RequestError
 
 _UNKNOWN = "not known"
-# Keys of a run's configuration that say how a model came about, in the order of the card.
+# Keys of a run's configuration that the card shows as the recipe, in this order.
 _RECIPE = (
     "recipe",
     "stage.name",
@@ -36,15 +36,15 @@ class Origin:
     """The run that a model comes from.
 
     Attributes:
-        config: its configuration; empty where none is known.
-        summary: the numbers of its summary.
+        config: configuration of the run; empty if unknown.
+        summary: numbers of summary.json.
     """
 
     config: Mapping[str, Any]
     summary: Mapping[str, Any]
 
     def value(self, key: str) -> Any:
-        """Of a key with dots; None where it is not there."""
+        """Value of a dotted key of the configuration; None if missing."""
         found: Any = self.config
         for name in key.split("."):
             found = found.get(name) if isinstance(found, Mapping) else None
@@ -52,10 +52,10 @@ class Origin:
 
 
 def read_origin(folder: Path) -> Origin:
-    """Configuration and summary of a run, as far as they are there.
+    """Read configuration and summary of a run; missing files give empty values.
 
     Raises:
-        RequestError: one of them cannot be read.
+        RequestError: a file cannot be read.
     """
     return Origin(
         config=_read(folder / "config.yaml", yaml.safe_load),
@@ -69,16 +69,17 @@ def _read(path: Path, parse: Any) -> Mapping[str, Any]:
     try:
         return parse(path.read_text(encoding="utf-8"))
     except (ValueError, yaml.YAMLError) as error:
-        raise RequestError(f"{path} cannot be read: {error}") from error
+        raise RequestError(
+            f"{path} cannot be read: {error}; correct the file, or move it away"
+        ) from error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CardFacts:
-    """What the card says.
+    """Content of the card.
 
     Attributes:
-        base_model: what the model was trained from, or None.
-        num_parameters: of the model.
+        base_model: the model that training started from, or None.
         evaluation: a Markdown table, or empty.
     """
 
@@ -93,13 +94,13 @@ class CardFacts:
 
 
 def model_card(facts: CardFacts) -> ModelCard:
-    """The card with its metadata, in the hub's form."""
+    """Make the card with its metadata, in the form of the Hugging Face hub."""
     base = facts.base_model
     data = ModelCardData(
         model_name=facts.name,
         license=facts.licence,
         language=facts.language or None,
-        # The metadata links to the hub: a folder is no such name.
+        # The metadata links to the hub, so that a local folder must not be named.
         base_model=base if base and _is_hub_name(base) else None,
         library_name="transformers",
         pipeline_tag="text-generation",
@@ -139,7 +140,7 @@ def _rewards(origin: Origin) -> str:
 
 
 def _shown(value: Any) -> str:
-    """A folder by its name alone: where it lies on one machine is nobody's business."""
+    """Show only the name of a folder, without private paths of the machine."""
     if not value:
         return _UNKNOWN
     text = str(value)

@@ -1,4 +1,4 @@
-"""Which weights a path means, without reading them."""
+"""Identity of the weights behind a path, without reading them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from pathlib import Path
 
 
 def model_facts(path: str) -> list[str]:
-    """The path and, of a folder, name, size and time of change of every file in it.
+    """The path and, for a folder, name, size and modification time of every file.
 
-    Equal facts mean equal weights as far as a file system can tell; a hub name stands for itself.
+    Equal facts mean equal weights as far as a file system can tell. A hub name gives only itself.
     """
     folder = Path(path)
     files = sorted(file for file in folder.rglob("*") if file.is_file()) if folder.is_dir() else []

@@ -1,15 +1,14 @@
-"""Folders that are made once, whole or not at all, whichever process asks first."""
+"""Folders that are made once and atomically, by whichever process needs them first."""
 
 from __future__ import annotations
 
 import fcntl
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from rlhf_ray.atomic_file import atomic_folder
 from rlhf_ray.config.errors import RequestError
 
 MARKER = "COMPLETE"
@@ -19,7 +18,7 @@ Report = Callable[[str], None]
 
 
 def silent(_message: str) -> None:
-    """A report that nobody reads."""
+    """Discard a report."""
 
 
 def make_once(
@@ -30,19 +29,19 @@ def make_once(
     timeout_s: float,
     report: Report = silent,
 ) -> None:
-    """See that `folder` holds what `make` writes, calling it only when needed.
+    """Make `folder` by calling `make`, unless it is complete already.
 
-    `make` writes into a temporary folder beside it, which gets the name `folder` when it is
-    complete: a process that is killed leaves nothing that could be taken for the result. Other
-    processes wait for the one that is at work.
+    `make` writes into a partial folder, which is renamed when it is complete: a killed process
+    leaves no folder that could be mistaken for the result. Other processes wait for the process
+    that is making the folder.
 
     Args:
-        recipe: goes into the marker file; a folder made by another recipe is made again.
-        timeout_s: longest wait for another process; what `make` itself takes is its own matter.
+        recipe: content of the marker file; a folder made by another recipe is made again.
+        timeout_s: longest wait for another process; the time of `make` itself is not limited.
 
     Raises:
-        RequestError: `folder` holds something that this function did not make.
-        TimeoutError: another process holds the lock all the time.
+        RequestError: `folder` holds files that this function did not make.
+        TimeoutError: another process held the lock for `timeout_s`.
     """
     if _is_complete(folder, recipe):
         return
@@ -51,16 +50,10 @@ def make_once(
         if _is_complete(folder, recipe):
             return
         _refuse_foreign(folder)
-        temporary = folder.parent / f".{folder.name}.making"
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        try:
-            make(temporary)
-            (temporary / MARKER).write_text(recipe + "\n")
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(temporary, folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        with atomic_folder(folder) as partial:
+            partial.mkdir()
+            make(partial)
+            (partial / MARKER).write_text(recipe + "\n")
 
 
 def _is_complete(folder: Path, recipe: str) -> bool:
@@ -69,7 +62,7 @@ def _is_complete(folder: Path, recipe: str) -> bool:
 
 
 def _refuse_foreign(folder: Path) -> None:
-    """Never replace what somebody else put there."""
+    """Refuse to replace files that another program put there."""
     if not folder.exists():
         return
     is_ours = folder.is_dir() and ((folder / MARKER).is_file() or not any(folder.iterdir()))
@@ -82,7 +75,7 @@ def _refuse_foreign(folder: Path) -> None:
 
 @contextmanager
 def _locked(path: Path, timeout_s: float, report: Report) -> Iterator[None]:
-    """Hold the lock file; the system lets go of it when the process ends, however it ends."""
+    """Hold the lock file; the system releases it when the process ends for any reason."""
     deadline = time.monotonic() + timeout_s
     with path.open("w") as lock:
         waiting = False
@@ -93,8 +86,8 @@ def _locked(path: Path, timeout_s: float, report: Report) -> Iterator[None]:
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise TimeoutError(
-                        f"another process has held {path} for {timeout_s:g} s. See what it is "
-                        f"doing (`fuser {path}`), or end it"
+                        f"another process has held {path} for {timeout_s:g} s. Find it with "
+                        f"`fuser {path}`; wait for it, or end it"
                     ) from None
             if not waiting:
                 report(f"waiting for another process that makes {path.parent}")

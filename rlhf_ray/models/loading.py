@@ -27,14 +27,14 @@ _MAX_NAMES = 5
 
 
 def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
-    """The model's tokenizer, with a chat template and a padding token where it can have them.
+    """Load the model's tokenizer, with the configured chat template and a padding token.
 
-    The end-of-text token pads where the tokenizer has no token for it: padding is masked
-    everywhere, so that any token serves.
+    Without its own padding token, the end-of-text token pads: padding is masked everywhere, so
+    that any token serves.
 
     Raises:
-        RequestError: it cannot be read, has no end-of-text token, or has tokens that the model
-            has no embedding for.
+        RequestError: the tokenizer cannot be read, has no end-of-text token, or has tokens without
+            an embedding in the model.
     """
     path = model.tokenizer_path or model.path
     key = "model.tokenizer_path" if model.tokenizer_path else "model.path"
@@ -55,21 +55,21 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
 
 
 def load_policy(model: ModelConfig, *, dtype: str) -> PreTrainedModel:
-    """A causal language model with all its weights, on the CPU.
+    """Load a causal language model with all its weights, on the CPU.
 
     Args:
         dtype: "float32" or "bfloat16".
 
     Raises:
-        RequestError: it cannot be read, or weights are missing.
+        RequestError: the model cannot be read, or weights are missing.
     """
     return _load_weights(AutoModelForCausalLM, model, dtype, "a causal language model")
 
 
 def new_policy(model: ModelConfig, *, dtype: str, seed: int) -> PreTrainedModel:
-    """A causal language model of that configuration with random weights, on the CPU.
+    """Make a causal language model with random weights, on the CPU.
 
-    The weights depend on configuration, dtype and seed alone, so that every rank has the same.
+    The weights depend only on configuration, dtype and seed, so that all ranks have the same ones.
 
     Args:
         dtype: "float32" or "bfloat16".
@@ -92,7 +92,7 @@ def new_policy(model: ModelConfig, *, dtype: str, seed: int) -> PreTrainedModel:
 
 
 def empty_policy(model: ModelConfig) -> PreTrainedModel:
-    """A causal language model of that configuration without weights: its layers and their names.
+    """Make a causal language model without weights, for its layers and their names.
 
     Raises:
         RequestError: the configuration cannot be read, or is of no such model.
@@ -101,7 +101,7 @@ def empty_policy(model: ModelConfig) -> PreTrainedModel:
 
 
 class ScalarHeadModel(nn.Module):
-    """A language model's backbone and one number per token: a critic or a reward model."""
+    """Backbone of a language model with one score per token: a critic or a reward model."""
 
     def __init__(self, backbone: PreTrainedModel, head: nn.Linear) -> None:
         super().__init__()
@@ -114,18 +114,18 @@ class ScalarHeadModel(nn.Module):
 
 
 def load_scalar_head(model: ModelConfig, *, dtype: str) -> ScalarHeadModel:
-    """A backbone with a scalar head, on the CPU.
+    """Load a backbone with a scalar head, on the CPU.
 
-    A folder of a sequence classifier with one label (a reward model) keeps its head. To any
-    other model comes a head of zeros: a critic then says 0 of every state and the first
-    advantages are the returns themselves. Random weights would add noise of the size of the
-    rewards to them (hidden states have a norm of sqrt(hidden size) after the last layer), which
-    the policy would follow before the critic has learned anything. The head is linear, so that
-    it gets a gradient from the first step on, and the backbone from the second.
+    A sequence classifier with one label (a reward model) keeps its head. Any other model gets a
+    head of zeros, so that a critic predicts 0 for every state and the first advantages are the
+    returns themselves. Random weights would add noise of the size of the rewards (hidden states
+    have a norm of sqrt(hidden size) after the last layer), and the policy would follow that noise
+    before the critic has learned anything. The head is linear, so that it gets a gradient from the
+    first step on, and the backbone from the second.
 
     Raises:
-        RequestError: it cannot be read, weights are missing, or it is a classifier with more
-            than one label.
+        RequestError: the model cannot be read, weights are missing, or it is a classifier with
+            several labels.
     """
     config = _load_config(model)
     if any(name.endswith("ForSequenceClassification") for name in config.architectures or ()):
@@ -139,7 +139,7 @@ def load_scalar_head(model: ModelConfig, *, dtype: str) -> ScalarHeadModel:
 
 
 def empty_scalar_head(model: ModelConfig) -> ScalarHeadModel:
-    """A backbone with a scalar head without weights: its layers and their names.
+    """Make a backbone with a scalar head without weights, for its layers and their names.
 
     Raises:
         RequestError: the configuration cannot be read, or is of no such model.
@@ -158,7 +158,8 @@ def _empty(auto_class: Any, model: ModelConfig, what: str) -> PreTrainedModel:
 def _load_classifier(model: ModelConfig, config: PreTrainedConfig, dtype: str) -> ScalarHeadModel:
     if config.num_labels != 1:
         raise RequestError(
-            f"{model.path} is a classifier with {config.num_labels} labels; a scalar head has 1"
+            f"{model.path} is a classifier with {config.num_labels} labels; a scalar head has 1. "
+            "Name a model with one label, or a language model"
         )
     classifier = _load_weights(
         AutoModelForSequenceClassification, model, dtype, "a sequence classifier"
@@ -169,7 +170,8 @@ def _load_classifier(model: ModelConfig, config: PreTrainedConfig, dtype: str) -
     if len(heads) != 1 or not isinstance(heads[0], nn.Linear):
         raise RequestError(
             f"the head of {type(classifier).__name__} in {model.path} is not a single linear "
-            f"layer but {[type(head).__name__ for head in heads]}; it cannot score every token"
+            f"layer but {[type(head).__name__ for head in heads]}; it cannot score every token. "
+            "Name another model"
         )
     return ScalarHeadModel(backbone, heads[0])
 
@@ -181,7 +183,7 @@ def _load_config(model: ModelConfig) -> PreTrainedConfig:
 
 
 def _load_weights(auto_class: Any, model: ModelConfig, dtype: str, what: str) -> PreTrainedModel:
-    """Load, and refuse what transformers only warns of: weights that it made up."""
+    """Load, and refuse missing weights, which transformers initialises with only a warning."""
     check_location(model.path, "model.path", needs_config=True)
     if dtype not in _DTYPES:
         raise RequestError(f"dtype is {dtype!r}; it must be one of {', '.join(_DTYPES)}")
@@ -207,7 +209,7 @@ def _load_weights(auto_class: Any, model: ModelConfig, dtype: str, what: str) ->
 def _check_vocabulary(
     tokenizer: PreTrainedTokenizerBase, path: str, config: PreTrainedConfig
 ) -> None:
-    """An id without an embedding ends a run in the middle, in words that nobody understands."""
+    """Refuse ids without an embedding, which would end a run later with an obscure error."""
     num_embeddings = config.get_text_config().vocab_size
     largest = max(tokenizer.get_vocab().values(), default=-1)
     if largest >= num_embeddings:
@@ -217,4 +219,6 @@ def _check_vocabulary(
             f"{num_embeddings} embeddings; take the tokenizer that belongs to the model"
         )
     if largest < 0:
-        raise RequestError(f"the tokenizer of {path} has no tokens; its files are incomplete")
+        raise RequestError(
+            f"the tokenizer of {path} has no tokens: its files are incomplete; copy them again"
+        )

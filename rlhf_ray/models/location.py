@@ -1,4 +1,4 @@
-"""What a model's path names, and what is wrong with it, in words."""
+"""Checks of a model's path, and errors about it that users understand."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def check_location(path: str, key: str, *, needs_config: bool) -> None:
     """Refuse a path that can be neither a model folder nor a hub name.
 
     Args:
-        key: the configuration's name for it, for the message.
+        key: dotted name of the setting with the path.
         needs_config: the folder must hold a config.json.
 
     Raises:
-        RequestError: with the path and what is wrong with it.
+        RequestError: names the path, what is wrong with it and the fix.
     """
     if not path:
         raise RequestError(f"{key} is not set; give a folder, a hub name, or {BUILTIN_PREFIX}NAME")
@@ -40,7 +40,9 @@ def check_location(path: str, key: str, *, needs_config: bool) -> None:
             "rlhf_ray.models.builtin.resolve_model_path does so and returns its folder"
         )
     elif not _HUB_NAME.fullmatch(path):
-        raise RequestError(f"{key} is {path!r}: no such folder, and not a hub name (owner/name)")
+        raise RequestError(
+            f"{key} is {path!r}: no such folder, and not a hub name (owner/name); correct the path"
+        )
 
 
 def _check_folder(folder: Path, key: str, *, needs_config: bool) -> None:
@@ -59,7 +61,7 @@ def _check_folder(folder: Path, key: str, *, needs_config: bool) -> None:
 
 @contextmanager
 def explained(path: str, key: str, what: str) -> Iterator[None]:
-    """Turn what transformers raises about somebody's files into a sentence about `key`."""
+    """Turn errors of transformers about the files of a model into a message about `key`."""
     try:
         yield
     except RequestError:
@@ -74,12 +76,14 @@ def read_chat_template(path: str) -> str:
     """The text of a file with a Jinja chat template.
 
     Raises:
-        RequestError: no such file, empty, or not text.
+        RequestError: the file is missing, empty, or not text.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"model.chat_template is {path!r}: cannot be read: {error}") from error
     if not text.strip():
-        raise RequestError(f"model.chat_template is {path!r}: the file is empty")
+        raise RequestError(
+            f"model.chat_template is {path!r}: the file is empty; name a file with a Jinja template"
+        )
     return text

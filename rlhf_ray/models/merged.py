@@ -1,4 +1,4 @@
-"""A whole model, or an adapter with its base, as one model."""
+"""Loading of a whole model, or of an adapter merged into its base."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ ADAPTER_CONFIG = "adapter_config.json"
 
 
 def adapter_base(folder: str) -> str | None:
-    """What the adapter in the folder is for; None where it holds no adapter."""
+    """Path or name of the base model of the adapter in the folder; None without an adapter."""
     if not (Path(folder) / ADAPTER_CONFIG).is_file():
         return None
     return PeftConfig.from_pretrained(folder).base_model_name_or_path
 
 
 def load_merged(model: ModelConfig, *, dtype: str) -> PreTrainedModel:
-    """A causal language model, on the CPU; an adapter is added to the weights of its base.
+    """Load a causal language model on the CPU; merge an adapter into its base.
 
     Args:
-        dtype: "float32", "bfloat16", "float16", or "auto" for that of the files.
+        dtype: "float32", "bfloat16", "float16", or "auto" for the dtype of the files.
 
     Raises:
-        RequestError: it, or the base of the adapter, cannot be read.
+        RequestError: the model, or the base of the adapter, cannot be read.
     """
     base = adapter_base(model.path)
     path, key = (model.path, "model.path") if base is None else (base, "the base of model.path")
@@ -45,5 +45,7 @@ def load_merged(model: ModelConfig, *, dtype: str) -> PreTrainedModel:
     with explained(model.path, "model.path", "an adapter"):
         merged = PeftModel.from_pretrained(whole, model.path).merge_and_unload()
     if not isinstance(merged, PreTrainedModel):
-        raise RequestError(f"model.path is {model.path!r}: its adapter makes no language model")
+        raise RequestError(
+            f"model.path is {model.path!r}: its adapter does not give a language model"
+        )
     return merged

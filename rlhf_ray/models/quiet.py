@@ -1,4 +1,4 @@
-"""Silence where transformers would draw progress bars over somebody's screen."""
+"""Suppression of the progress bars of transformers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def without_progress_bars() -> Iterator[None]:
-    """No bars of transformers inside; afterwards as before."""
+    """Turn the bars off inside the block, and restore the setting afterwards."""
     from transformers.utils import logging
 
     had_bars = logging.is_progress_bar_enabled()

@@ -1,4 +1,4 @@
-"""A scalar head as what transformers calls a sequence classifier with one label."""
+"""Conversion of a scalar-head model to a sequence classifier with one label, for saving."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _BACKBONE, _HEAD = "backbone.", "head."
 def new_classifier(
     model: ScalarHeadModel, weight_names: Collection[str], tokenizer: PreTrainedTokenizerBase
 ) -> PreTrainedModel:
-    """A classifier of the same configuration, without weights: what a folder is written by.
+    """Make a classifier of the same configuration without weights, which can write a folder.
 
     Args:
-        weight_names: of the weights that it will be written with, as `classifier_names` takes them.
+        weight_names: names of the weights to write, as `classifier_names` takes them.
 
     Raises:
-        RequestError: transformers has none of this kind, or one with another head.
+        RequestError: transformers has no such classifier, or its head differs.
     """
     config = copy.deepcopy(model.backbone.config)
     config.num_labels = 1
@@ -55,7 +55,7 @@ def new_classifier(
 
 
 def classifier_names(classifier: PreTrainedModel) -> Callable[[str], str]:
-    """From the names of a `ScalarHeadModel`'s weights to those of the classifier's."""
+    """Translation of the names of a `ScalarHeadModel`'s weights to those of the classifier."""
     backbone = classifier.base_model
     heads = [
         name
@@ -77,11 +77,11 @@ def classifier_names(classifier: PreTrainedModel) -> Callable[[str], str]:
 
 
 def padding_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """A token with which no answer ends: transformers takes the score before the padding.
+    """A padding token that cannot end an answer.
 
-    It looks for the last token that is not padding. Where the end of an answer pads too, it
-    would score the answer without its end. None, where the tokenizer has no other such token:
-    transformers then scores one answer at a time, and refuses more.
+    A sequence classifier of transformers scores the last token that is not padding. If the token
+    that ends an answer also pads, the classifier would score the answer without its end. None if
+    the tokenizer has no other token for it: transformers then only scores one answer at a time.
     """
     candidates = (tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.bos_token_id)
     end = tokenizer.eos_token_id

@@ -1,7 +1,7 @@
-"""Mean and standard deviation of a reward model's scores, stored beside its weights.
+"""Mean and standard deviation of a reward model's scores, stored next to its weights.
 
-A difference of scores says which answer is better; where zero is and how long a unit is, it does
-not say. What follows a reward model, and compares it with other rewards, wants both settled.
+Training fixes only differences of scores, not their zero and scale. A run that adds the scores to
+other rewards needs both.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ FILE_NAME = "reward_normalization.json"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RewardNormalization:
-    """What the scores of training answers look like.
+    """Moments of the scores of training answers.
 
     Attributes:
-        mean, standard_deviation: of the scores; the latter of the population, at least 0.
-        num_answers: that they were measured on.
+        mean, standard_deviation: of the scores; the population's deviation, at least 0.
+        num_answers: number of scores.
     """
 
     mean: float
@@ -33,12 +33,12 @@ class RewardNormalization:
     num_answers: int
 
     def normalized(self, score: float) -> float:
-        """The score with mean 0 and standard deviation 1; only centred where all were equal."""
+        """Scale a score to mean 0 and deviation 1; only centre it if the deviation is 0."""
         return (score - self.mean) / (self.standard_deviation or 1.0)
 
 
 def normalization_of(count: float, total: float, squares: float) -> RewardNormalization:
-    """From the number, the sum and the sum of squares of the scores; (0, 1) of none."""
+    """Compute the moments from count, sum and sum of squares; mean 0 and deviation 1 if empty."""
     if not count:
         return RewardNormalization(mean=0.0, standard_deviation=1.0, num_answers=0)
     mean = total / count
@@ -49,16 +49,16 @@ def normalization_of(count: float, total: float, squares: float) -> RewardNormal
 
 
 def write_normalization(folder: Path, normalization: RewardNormalization) -> None:
-    """Write it beside the model in `folder`."""
+    """Write the file next to the model in `folder`."""
     text = json.dumps(asdict(normalization), indent=2)
     (folder / FILE_NAME).write_text(text + "\n", encoding="utf-8")
 
 
 def find_normalization(path: str) -> RewardNormalization | None:
-    """The file of a model's folder or hub name; None where it has none.
+    """Read the file of a model's folder or hub name; None if the model has no such file.
 
     Raises:
-        RequestError: it is no such file.
+        RequestError: the file cannot be read.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -70,16 +70,16 @@ def find_normalization(path: str) -> RewardNormalization | None:
 
 
 def read_normalization(folder: Path) -> RewardNormalization:
-    """What `write_normalization` wrote.
+    """Read the file that `write_normalization` wrote.
 
     Raises:
-        RequestError: it is not there, or is no such file.
+        RequestError: the file is missing or cannot be read.
     """
     file = folder / FILE_NAME
     try:
         found = RewardNormalization(**json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise RequestError(
-            f"{file} cannot be read ({error}): stage=reward_model writes it beside the model"
+            f"{file} cannot be read ({error}): stage=reward_model writes it next to the model"
         ) from error
     return found

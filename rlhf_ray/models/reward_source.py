@@ -1,4 +1,4 @@
-"""Where a reward model comes from, and what a model must be to be one."""
+"""Settings of a reward model's source, and the check that it is a reward model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KEY = "reward.model.path"
 
 
 def reward_model_source(reward_model: ModelRewardConfig, model: ModelConfig) -> ModelConfig:
-    """Where the reward model and its tokenizer come from; it is loaded as the policy is."""
+    """Settings of the reward model and its tokenizer; the rest as for the policy."""
     assert reward_model.path is not None, "without a path there is no reward model"
     return replace(
         model,
@@ -26,10 +26,10 @@ def reward_model_source(reward_model: ModelRewardConfig, model: ModelConfig) -> 
 
 
 def check_reward_model(source: ModelConfig) -> None:
-    """Refuse what gives no score, by its configuration alone.
+    """Refuse a model that gives no score, by its configuration alone.
 
     Raises:
-        RequestError: it cannot be read, is no sequence classifier, or has several labels.
+        RequestError: the model cannot be read, is not a sequence classifier, or has several labels.
     """
     path = source.path
     check_location(path, KEY, needs_config=True)
@@ -44,5 +44,5 @@ def check_reward_model(source: ModelConfig) -> None:
     if config.num_labels != 1:
         raise RequestError(
             f"{KEY} is {path!r}, a classifier with {config.num_labels} labels; a reward model has "
-            f"one: its score"
+            f"one, its score; name another model"
         )

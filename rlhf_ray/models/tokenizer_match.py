@@ -1,4 +1,4 @@
-"""Whether two tokenizers mean the same by the same token ids, and if not, in what they differ."""
+"""Comparison of two tokenizers: whether the same ids mean the same text."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _MAX_SHOWN = 3
-# Case, digits, spaces, line breaks, accents and what is not ASCII: where tokenizers differ that
-# have the same vocabulary.
+# Case, digits, spaces, line breaks, accents and other scripts: tokenizers with the same vocabulary
+# may differ on them.
 _TEXTS = (
     "What is 12345+67? The answer isn't here.",
     "  Two  spaces,\n\na\ttab and a line break \n",
@@ -22,9 +22,9 @@ _TEXTS = (
 def tokenizer_differences(
     policy: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase
 ) -> list[str]:
-    """In what two tokenizers differ, in words; nothing where ids of one are good for the other.
+    """Describe the differences of two tokenizers; empty if ids of one serve for the other.
 
-    What pads is not compared: nothing that travels is padded.
+    Padding tokens are not compared, because no padding is sent between the models.
     """
     return [*_vocabularies(policy, other), *_specials(policy, other), *_behaviour(policy, other)]
 
@@ -39,7 +39,7 @@ def _vocabularies(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) 
         )
         yield (
             f"vocabularies of {len(ours)} and {len(theirs)} tokens, {len(differing)} of which "
-            f"have not the same id in both ({shown})"
+            f"differ in their id ({shown})"
         )
 
 
@@ -55,7 +55,8 @@ def _specials(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> I
             "none" if template is None else f"one of {len(str(template))} characters"
             for template in (one.chat_template, other.chat_template)
         ]
-        yield f"chat templates: {words[0]}, and {words[1]} that is another"
+        between = "and" if other.chat_template is None else "and another one,"
+        yield f"chat templates: {words[0]} {between} {words[1]}"
 
 
 def _behaviour(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> Iterator[str]:

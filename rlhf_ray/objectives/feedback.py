@@ -1,4 +1,4 @@
-"""Learning from feedback (KTO): mismatched answers, what every rank takes, the loss of a part."""
+"""Learning from feedback (KTO): mismatched pairs, the samples of every rank, the objective."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rlhf_ray.algorithms.preferences.kto_loss import kto_loss, log_ratio_share
+from rlhf_ray.algorithms.preferences.kto_loss import (
+    kto_loss,
+    log_ratio_share,
+    mismatched_answers,
+)
 from rlhf_ray.algorithms.preferences.pair_statistics import correct_pairs
 from rlhf_ray.algorithms.reduce import masked_mean
 from rlhf_ray.batching.layout import MicroBatch
@@ -29,29 +33,28 @@ GOOD, BAD = 0, 1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Judged:
-    """An answer that is good or bad, and the answer to another prompt after its prompt."""
+    """A judged answer, and its prompt with the answer to another prompt."""
 
     answer: PreferenceGroup
     mismatched: PreferenceGroup
 
 
 def mismatched_pairs(feedback: Sequence[Feedback], *, max_tokens: int) -> list[LabelledTokens]:
-    """Every prompt with the answer of the nearest row before it that has another prompt.
+    """Pair every prompt with the answer to another prompt; see `mismatched_answers`.
 
-    The first row is preceded by the last. What is longer than `max_tokens` is cut at its end; a
-    token of the answer always stays.
+    A pair longer than `max_tokens` is cut at its end; at least one token of the answer stays.
 
     Raises:
         ValueError: all prompts are the same.
     """
     prompts = [prompt_of(row) for row in feedback]
-    found: list[LabelledTokens] = []
-    last = _last_other(prompts)
-    for number, row in enumerate(feedback):
-        if number and prompts[number - 1] != prompts[number]:
-            last = number - 1
-        other = feedback[last].sample
-        found.append(_joined(row.sample, len(prompts[number]), other, len(prompts[last])))
+    found = [
+        _joined(row.sample, len(prompts[number]), feedback[other].sample, len(prompts[other]))
+        for number, (row, other) in enumerate(
+            zip(feedback, mismatched_answers(prompts), strict=True)
+        )
+    ]
+    # Copies: a slice would send the storage of the whole sample to other processes.
     return [
         LabelledTokens(
             token_ids=pair.token_ids[:max_tokens].clone(),
@@ -59,14 +62,6 @@ def mismatched_pairs(feedback: Sequence[Feedback], *, max_tokens: int) -> list[L
         )
         for pair in found
     ]
-
-
-def _last_other(prompts: Sequence[tuple[int, ...]]) -> int:
-    """The last row that has another prompt than the first."""
-    others = [number for number, prompt in enumerate(prompts) if prompt != prompts[0]]
-    if not others:
-        raise ValueError("all prompts are the same")
-    return others[-1]
 
 
 def prompt_of(feedback: Feedback) -> tuple[int, ...]:
@@ -86,7 +81,7 @@ def _joined(
 
 
 def spread_feedback(rows: Sequence[Judged], plan: RankPlan) -> list[FeedbackSamples]:
-    """The rows of one optimiser step, per rank.
+    """Spread the rows of one optimiser step over the ranks.
 
     Raises:
         ValueError: a sample alone is over the budget of a forward pass.
@@ -105,7 +100,7 @@ def spread_feedback(rows: Sequence[Judged], plan: RankPlan) -> list[FeedbackSamp
 def log_ratio_objective(
     logprobs: Tensor, samples: PreferenceSamples, batch: MicroBatch, *, name: str
 ) -> Objective:
-    """The share of the mean log ratio of the mismatched answers, as a metric; nothing to learn.
+    """The share of the mean log ratio of the mismatched answers: a metric without a gradient.
 
     Args:
         logprobs [M]: of the predicted tokens.
@@ -135,9 +130,9 @@ def feedback_objective(
 
     Args:
         logprobs [M] with gradient: of the predicted tokens.
-        on_device: `samples.judged`, there.
+        on_device: `samples.judged` on the device of the batch.
         mean_log_ratio: of the mismatched answers of all ranks, under the weights as they are.
-        phase: what the metrics' names begin with, "train" or "eval".
+        phase: first part of the metrics' names, "train" or "eval".
     """
     answers = sum_over_answers(logprobs.double(), on_device, batch)
     mask, is_good = _all(answers), on_device.ranks[answers.samples] == GOOD

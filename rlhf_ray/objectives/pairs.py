@@ -1,4 +1,4 @@
-"""From one micro-batch of compared answers to its share of the preference loss."""
+"""The objective of ranked answers: one micro-batch's share of the preference loss."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def pair_objective(
 
         loss = preference loss of its pairs + sft_coefficient x NLL of its best answer per token
 
-    The second term is that of Pang et al. 2024, Iterative Reasoning Preference Optimization,
-    arXiv:2404.19733, equation 1, with the answer's tokens alone.
+    The second term: Pang et al. 2024, Iterative Reasoning Preference Optimization,
+    arXiv:2404.19733, equation 1, over the answer's tokens only.
 
     Args:
         logprobs [M] with gradient: of the `batch.num_targets` predicted tokens.
-        phase: what the metrics' names begin with, "train" or "eval".
+        phase: first part of the metrics' names, "train" or "eval".
     """
     # Summed in float64: at the first step the log ratios are differences of equal sums.
     answers = sum_over_answers(logprobs.double(), samples, batch)
@@ -72,7 +72,7 @@ def pair_objective(
 
 
 def _pairs(answers: AnswerSums, samples: PreferenceSamples) -> RankedPairs:
-    """Of all rankings in the micro-batch; their answers are side by side."""
+    """Pairs of all rankings in the micro-batch; the answers of a ranking are side by side."""
     prompts = samples.prompts[answers.samples]
     _, sizes = torch.unique_consecutive(prompts, return_counts=True)
     mask = torch.ones_like(prompts, dtype=torch.bool)

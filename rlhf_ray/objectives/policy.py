@@ -1,7 +1,7 @@
-"""From one micro-batch's forward pass to its share of the loss and of the metrics.
+"""Policy and value objectives: one micro-batch's share of the loss and of the metrics.
 
 Pure functions of the predicted tokens of a micro-batch. Loss and metrics are shares: their sum
-over micro-batches and ranks is that of the whole optimiser step.
+over micro-batches and ranks is the loss or metric of the whole optimiser step.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 from rlhf_ray.algorithms.kl import full_kl, token_kl
 from rlhf_ray.algorithms.reduce import masked_mean, reduce_tokens
 from rlhf_ray.algorithms.value_loss import value_loss
-from rlhf_ray.config.groups.algorithm import AlgorithmConfig
+from rlhf_ray.config.groups.algorithm import AlgorithmConfig, OldLogprobsFrom
 from rlhf_ray.objectives.policy_losses import PredictedTokens, surrogate
 from rlhf_ray.records import Coefficients, Experience
 
@@ -36,18 +36,18 @@ class Objective:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Predicted:
-    """What the policy says of the M predicted tokens of a micro-batch.
+    """Log-probabilities and entropies of the M predicted tokens of a micro-batch.
 
     Attributes:
         logprobs [M], with gradient.
-        entropy [M], with gradient where it has a bonus.
-        kept_logprobs [M, K], with gradient: of all tokens that could be sampled, -inf where there
-            is none; None where the loss needs the sampled tokens alone.
+        entropy [M], with gradient if it has a bonus.
+        support_logprobs [M, K], with gradient: over the support of the sampling distribution,
+            -inf on filled up entries; None if the loss needs the sampled tokens alone.
     """
 
     logprobs: Tensor
     entropy: Tensor
-    kept_logprobs: Tensor | None = None
+    support_logprobs: Tensor | None = None
 
 
 def policy_objective(
@@ -60,14 +60,15 @@ def policy_objective(
     constant_length: int,
     compare_with_generator: bool,
 ) -> Objective:
-    """The surrogate, and what the algorithm adds to it: KL, entropy, likelihood of good tokens.
+    """The policy loss, KL penalty, entropy bonus and likelihood of tokens of positive advantage.
 
     Args:
-        token_index [M]: where those are in `experience`; a sequence's tokens side by side.
+        token_index [M]: places of the predicted tokens in `experience`; the tokens of a sequence
+            are side by side.
         coefficients: `kl` is the weight of the penalty in the loss.
         constant_length: tokens of the longest answer, for the reduction of that name.
-        compare_with_generator: measure the gap to the engine's log-probabilities. Means nothing
-            after the weights have changed.
+        compare_with_generator: measure the distance to the engine's log-probabilities. It has no
+            meaning after the weights have changed.
     """
     logprobs, entropy = predicted.logprobs, predicted.entropy
     tokens = _predicted(logprobs, experience, token_index)
@@ -81,14 +82,14 @@ def policy_objective(
         reduction = algorithm.reduction
         return _reduced(values, tokens, experience, reduction, constant_length)
 
-    loss = reduced(policy.per_token * experience.weights[token_index])
+    loss = reduced(policy.per_token * experience.importance_weights[token_index])
     sums = {
         "policy/loss": loss.detach(),
         "policy/entropy": share(entropy.detach()),
         "policy/clip_fraction": share(policy.clipped),
         "policy/log_ratio_clamped_fraction": share(policy.clamped),
         # KL(old || current), from tokens of the old policy.
-        "policy/kl_old": share(token_kl(old, current, mask, estimator="k3")),
+        "policy/approx_kl": share(token_kl(old, current, mask, estimator="k3")),
     }
     if coefficients.kl > 0:
         kl = _kl(predicted, experience, token_index, algorithm)
@@ -97,15 +98,15 @@ def policy_objective(
         sums["kl/loss"] = penalty.detach()
     if coefficients.entropy > 0:
         loss = loss - coefficients.entropy * reduced(entropy)
-    if algorithm.positive_coefficient > 0:
+    if algorithm.nll_coefficient > 0:
         likelihood = masked_mean(-logprobs, tokens.advantages > 0, experience.num_positive_tokens)
-        loss = loss + algorithm.positive_coefficient * likelihood
-        sums["policy/positive_loss"] = likelihood.detach()
+        loss = loss + algorithm.nll_coefficient * likelihood
+        sums["policy/nll_loss"] = likelihood.detach()
     maxima = {}
     if compare_with_generator:
-        gap = (current - experience.generator_logprobs[token_index]).abs()
-        sums["rollout/logprob_gap_mean"] = share(gap)
-        maxima["rollout/logprob_gap_max"] = gap.max() if gap.numel() else gap.sum()
+        distance = (current - experience.generator_logprobs[token_index]).abs()
+        sums["rollout/logprob_gap_mean"] = share(distance)
+        maxima["rollout/logprob_gap_max"] = distance.max() if distance.numel() else distance.sum()
     return Objective(loss=loss, sums=sums, maxima=maxima)
 
 
@@ -130,12 +131,13 @@ def _reduced(
 def _kl(
     predicted: Predicted, experience: Experience, token_index: Tensor, algorithm: AlgorithmConfig
 ) -> Tensor:
-    """The divergence from the reference at every predicted token [M]."""
+    """KL from the reference at every predicted token [M]."""
     mask = torch.ones_like(predicted.logprobs, dtype=torch.bool)
     if algorithm.kl_estimator == "full":
-        assert predicted.kept_logprobs is not None, "whole distributions were not asked for"
-        reference = experience.reference_kept_logprobs[token_index]
-        return full_kl(predicted.kept_logprobs, reference, mask)
+        reference = experience.reference_support_logprobs
+        assert predicted.support_logprobs is not None, "no distributions of the policy"
+        assert reference is not None, "no distributions of the reference"
+        return full_kl(predicted.support_logprobs, reference[token_index], mask)
     return token_kl(
         predicted.logprobs,
         experience.reference_logprobs[token_index],
@@ -147,21 +149,21 @@ def _kl(
 
 def _predicted(logprobs: Tensor, experience: Experience, token_index: Tensor) -> PredictedTokens:
     sequence = torch.repeat_interleave(experience.lengths)[token_index]
-    is_current = experience.old_is_current
+    is_current = experience.old_logprobs_from is OldLogprobsFrom.LEARNER_IN_UPDATE
     return PredictedTokens(
         logprobs=logprobs,
         old_logprobs=logprobs.detach() if is_current else experience.old_logprobs[token_index],
         advantages=experience.advantages[token_index],
         lengths=torch.unique_consecutive(sequence, return_counts=True)[1],
         mask=torch.ones_like(logprobs, dtype=torch.bool),
-        chosen=experience.chosen[token_index],
+        covariance_selected=experience.covariance_selected[token_index],
     )
 
 
 def value_objective(
     values: Tensor, experience: Experience, token_index: Tensor, *, algorithm: AlgorithmConfig
 ) -> Objective:
-    """Clipped error of the values [M] of this micro-batch's predicted tokens."""
+    """The share of the clipped error of the values [M] of the predicted tokens."""
     mask = torch.ones_like(values, dtype=torch.bool)
     per_token = value_loss(
         values,

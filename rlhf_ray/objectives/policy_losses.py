@@ -24,7 +24,7 @@ class PredictedTokens:
         logprobs [M] with gradient; old_logprobs [M], advantages [M]: constants.
         lengths [S] int64: predicted tokens of each sequence, summing to M.
         mask [M] bool.
-        chosen [M] bool: see `Experience`.
+        covariance_selected [M] bool: see `Experience`.
     """
 
     logprobs: Tensor
@@ -32,7 +32,7 @@ class PredictedTokens:
     advantages: Tensor
     lengths: Tensor
     mask: Tensor
-    chosen: Tensor
+    covariance_selected: Tensor
 
 
 _PolicyLoss = Callable[[PredictedTokens, Ratio, AlgorithmConfig], PolicyLoss]
@@ -86,14 +86,14 @@ def _gmpo(tokens: PredictedTokens, ratio: Ratio, algorithm: AlgorithmConfig) -> 
 
 
 def _clip_cov(tokens: PredictedTokens, ratio: Ratio, algorithm: AlgorithmConfig) -> PolicyLoss:
-    return without_gradient(_clip(tokens, ratio, algorithm), tokens.chosen)
+    return without_gradient(_clip(tokens, ratio, algorithm), tokens.covariance_selected)
 
 
 def _kl_cov(tokens: PredictedTokens, ratio: Ratio, algorithm: AlgorithmConfig) -> PolicyLoss:
     return with_kl_penalty(
         _unclipped(tokens, ratio, algorithm),
         ratio,
-        tokens.chosen,
+        tokens.covariance_selected,
         coefficient=algorithm.covariance_kl_coefficient,
     )
 

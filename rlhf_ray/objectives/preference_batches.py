@@ -1,4 +1,4 @@
-"""Learning from comparisons: what every rank takes of a step, and sums over each answer."""
+"""Batches of preference training: samples of every rank, and sums over each answer."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from torch import Tensor
 from rlhf_ray.batching.layout import MicroBatch
 from rlhf_ray.batching.micro_batches import plan_micro_batches
 from rlhf_ray.batching.rank_plan import RankPlan, consecutive_rows
-from rlhf_ray.records.kept_tokens import whole_vocabulary
 from rlhf_ray.records.preferences import PreferenceSamples
 from rlhf_ray.records.supervised import LabelledTokens
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PreferenceGroup:
-    """The answers to one prompt that a loss looks at together.
+    """Answers to one prompt that a loss compares.
 
     Attributes:
         answers [K]: one or more, each with a token on its loss mask.
         ranks [K]: 0 is the best.
-        margin: 0.0 where none is known.
-        reference_logprobs [K]: of each answer as a whole; 0.0 where nothing is compared with it.
+        margin: 0.0 if unknown.
+        reference_logprobs [K]: log-probability of each whole answer under the reference; 0.0 if
+            the loss has no reference.
     """
 
     answers: tuple[LabelledTokens, ...]
@@ -35,17 +35,17 @@ class PreferenceGroup:
 
     def __post_init__(self) -> None:
         counts = {len(self.answers), len(self.ranks), len(self.reference_logprobs)}
-        assert counts == {len(self.answers)}, f"a family with {sorted(counts)} answers and numbers"
-        assert self.answers, "a family without an answer"
+        assert counts == {len(self.answers)}, f"a preference group has {sorted(counts)} entries"
+        assert self.answers, "a preference group without an answer"
 
 
 def spread_preference_groups(
     preference_groups: Sequence[PreferenceGroup], plan: RankPlan
 ) -> list[PreferenceSamples]:
-    """The families of one optimiser step, per rank; a family stays in one forward pass.
+    """Spread the groups of one optimiser step over the ranks; a group stays in one forward pass.
 
     Raises:
-        ValueError: a family alone is over the budget of a forward pass.
+        ValueError: a group alone is over the budget of a forward pass.
     """
     per_rank = _plan(preference_groups, plan)
     spread = []
@@ -59,7 +59,6 @@ def spread_preference_groups(
             [len(preference_groups[number].answers) for number in mine], dtype=torch.int64
         )
         token_ids = [answer.token_ids for answer in answers]
-        num_tokens = sum(len(ids) for ids in token_ids)
         margins = torch.tensor(
             [preference_groups[number].margin for number in mine], dtype=torch.float64
         )
@@ -68,7 +67,6 @@ def spread_preference_groups(
                 token_ids=_joined(token_ids, torch.int64),
                 lengths=torch.tensor([len(ids) for ids in token_ids], dtype=torch.int64),
                 loss_mask=_joined([answer.loss_mask for answer in answers], torch.bool),
-                kept_token_ids=whole_vocabulary(num_tokens),
                 micro_batches=consecutive_rows(counts),
                 prompts=torch.repeat_interleave(torch.tensor(mine, dtype=torch.int64), sizes),
                 ranks=_numbers([preference_groups[n].ranks for n in mine], torch.int64),
@@ -83,10 +81,10 @@ def spread_preference_groups(
 
 
 def _plan(preference_groups: Sequence[PreferenceGroup], plan: RankPlan) -> list[list[list[int]]]:
-    """Per rank, per micro-batch, the numbers of its families.
+    """Plan per rank and micro-batch the numbers of its groups.
 
-    A family counts as rows of its longest answer, as many as the largest family has: never less
-    than what a forward pass makes of it, in whichever layout.
+    A group counts as rows of its longest answer, as many as the largest group has. No layout
+    makes a larger forward pass of it.
     """
     longest = [
         max(len(answer.token_ids) for answer in preference_group.answers)
@@ -106,12 +104,12 @@ def _plan(preference_groups: Sequence[PreferenceGroup], plan: RankPlan) -> list[
 
 
 class AnswerSums(NamedTuple):
-    """Something of a micro-batch's predicted tokens, summed over each of its R answers.
+    """Sums over the predicted tokens of each of the R answers of a micro-batch.
 
     Attributes:
-        sums [R]: with the gradient of what was summed.
-        counts [R] int64: predicted tokens.
-        samples [R] int64: which of the S samples they are, in order.
+        sums [R]: with the gradient of the summed values.
+        counts [R] int64: predicted tokens of each answer.
+        samples [R] int64: number of each answer among the S samples, in order.
     """
 
     sums: Tensor
@@ -120,7 +118,7 @@ class AnswerSums(NamedTuple):
 
 
 def sum_over_answers(values: Tensor, samples: PreferenceSamples, batch: MicroBatch) -> AnswerSums:
-    """Sums over the tokens of every answer in a micro-batch.
+    """Sum values over the tokens of every answer in a micro-batch.
 
     Args:
         values [M]: of `batch.num_targets` predicted tokens.

@@ -1,4 +1,4 @@
-"""Learning from rankings: where an answer's score is read, and the loss on the scores."""
+"""The reward model's objective: the place of an answer's score, and the loss of the scores."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ from rlhf_ray.records.supervised import LabelledTokens, num_scored_tokens
 _NUM_BINS = 10
 _BIN_FIELDS = ("pairs", "confidence", "outcome")
 _BIN_PREFIX = "calibration/"
-# Whichever: a value is that of what precedes the token.
+# Any token id: a value depends only on the tokens before it.
 _MADE_UP = 0
 
 
 def spread_rankings(
     rankings: Sequence[Ranking], plan: RankPlan, *, use_margins: bool
 ) -> list[PreferenceSamples]:
-    """The rankings of one optimiser step, per rank; a ranking stays in one forward pass.
+    """Spread the rankings of one optimiser step over the ranks; each stays in one forward pass.
 
-    The score of an answer is the value at its last token. So every answer gets a made-up token
-    behind it, which alone is predicted: it is never part of a forward pass, and every layout
-    reads what is predicted from the token before it.
+    The score of an answer is the value at its last token, and a layout reads a prediction at the
+    token before the predicted one. So every answer gets a made-up token after it, which is its
+    only predicted token and is never part of a forward pass.
 
     Args:
-        use_margins: false takes every margin for unknown.
+        use_margins: False treats every margin as unknown.
 
     Raises:
         ValueError: a ranking alone is over the budget of a forward pass.
@@ -69,14 +69,14 @@ def spread_rankings(
 
 
 def check_fits(ranking: Ranking, largest: int, budget: int) -> None:
-    """Refuse a ranking that no forward pass can hold.
+    """Refuse a ranking that fits in no forward pass.
 
     Args:
-        largest: answers of the largest ranking: all count as having so many.
+        largest: answers of the largest ranking; all rankings are planned with this number.
         budget: tokens of a forward pass.
 
     Raises:
-        ValueError: says which budget would do.
+        ValueError: names the smallest budget that fits.
     """
     longest = max(num_scored_tokens(answer) for answer in ranking.answers)
     if largest * longest > budget:
@@ -88,7 +88,7 @@ def check_fits(ranking: Ranking, largest: int, budget: int) -> None:
 
 
 def _scored(answer: LabelledTokens) -> LabelledTokens:
-    """Prompt and answer with a made-up token behind, the only predicted one."""
+    """Prompt and answer with a made-up token after them, the only predicted token."""
     own = answer.token_ids[: num_scored_tokens(answer)]
     mask = torch.zeros(own.shape[0] + 1, dtype=torch.bool)
     mask[-1] = True
@@ -96,12 +96,12 @@ def _scored(answer: LabelledTokens) -> LabelledTokens:
 
 
 class RankingScores(NamedTuple):
-    """The answers of a micro-batch.
+    """Scores of the answers of a micro-batch.
 
     Attributes:
-        values [R]: their scores, with the gradient of the forward pass.
-        samples [R] int64: which of the step's samples on this rank they are.
-        num_tokens: of prompts and answers together, without the made-up ones.
+        values [R]: scores, with the gradient of the forward pass.
+        samples [R] int64: numbers of the answers among the step's samples on this rank.
+        num_tokens: tokens of prompts and answers, without the made-up tokens.
     """
 
     values: Tensor
@@ -110,10 +110,10 @@ class RankingScores(NamedTuple):
 
 
 def scores_of(values: Tensor, samples: PreferenceSamples, batch: MicroBatch) -> RankingScores:
-    """The one value of every answer.
+    """Read the score of every answer.
 
     Args:
-        values [M]: of the batch's predicted tokens, one per answer.
+        values [M]: values of the predicted tokens, one per answer.
     """
     scores = sum_over_answers(values, samples, batch)
     lengths = samples.lengths[scores.samples]
@@ -162,7 +162,7 @@ def ranking_objective(
 
 
 def mean_calibration_error(metrics: dict[str, float]) -> tuple[dict[str, float], float]:
-    """The metrics without the bins, and what the bins of all ranks and micro-batches say."""
+    """Split the summed metrics into those without the bins and the calibration error."""
     rows = [
         [metrics[f"{_BIN_PREFIX}{row}/{field}"] for field in _BIN_FIELDS]
         for row in range(_NUM_BINS)

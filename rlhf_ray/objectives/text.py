@@ -1,4 +1,4 @@
-"""Learning from text: what every rank takes of a step's samples, and the loss on them."""
+"""Supervised training: samples of every rank, and the objective of text."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from torch import Tensor
 from rlhf_ray.algorithms.reduce import masked_mean
 from rlhf_ray.batching.rank_plan import RankPlan, consecutive_rows, plan_rows
 from rlhf_ray.objectives.policy import Objective
-from rlhf_ray.records.kept_tokens import whole_vocabulary
 from rlhf_ray.records.supervised import LabelledTokens, SupervisedSamples
 
 
 def spread_samples(samples: Sequence[LabelledTokens], plan: RankPlan) -> list[SupervisedSamples]:
-    """The samples of one optimiser step, per rank.
+    """Spread the samples of one optimiser step over the ranks.
 
     Raises:
         ValueError: a sample alone is over the budget of a forward pass.
@@ -34,7 +33,6 @@ def spread_samples(samples: Sequence[LabelledTokens], plan: RankPlan) -> list[Su
                 token_ids=token_ids,
                 lengths=lengths[torch.tensor(mine, dtype=torch.int64)],
                 loss_mask=mask,
-                kept_token_ids=whole_vocabulary(token_ids.shape[0]),
                 micro_batches=consecutive_rows([len(rows) for rows in micro_batches]),
                 num_loss_tokens=sum(num_masked),
                 num_sequences=sum(number > 0 for number in num_masked),
@@ -51,9 +49,9 @@ def text_objective(
         loss = coefficient x (sum of -logprobs) / num_loss_tokens
 
     Args:
-        logprobs [M] with gradient: of this micro-batch's predicted tokens.
+        logprobs [M] with gradient: log-probabilities of this micro-batch's predicted tokens.
         num_loss_tokens: GLOBAL count over micro-batches and ranks.
-        name: of the metric; it is without the coefficient.
+        name: name of the metric, which is without the coefficient.
     """
     mask = torch.ones_like(logprobs, dtype=torch.bool)
     loss = masked_mean(-logprobs, mask, num_loss_tokens)
@@ -61,7 +59,7 @@ def text_objective(
 
 
 def perplexity(loss: float) -> float:
-    """exp(loss) of a mean negative log-likelihood in nats per token; infinite beyond a float."""
+    """exp(loss) of a mean negative log-likelihood in nats per token; infinity on overflow."""
     try:
         return math.exp(loss)
     except OverflowError:

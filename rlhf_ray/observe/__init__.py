@@ -1,1 +1,1 @@
-"""What the user sees and what a run leaves behind."""
+"""Progress display, metrics, logs and summaries of a run."""

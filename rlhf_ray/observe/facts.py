@@ -1,4 +1,4 @@
-"""The few numbers of a step that the display shows."""
+"""Numbers of a step that the progress display shows."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _AVERAGED_STEPS = 10
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Facts:
-    """Which numbers of a step are worth a look.
+    """Choice of the numbers to show.
 
     Attributes:
-        numbers: what each is called, the metric, and how it is written.
-        tokens: metric that says how many tokens per second there are.
+        numbers: label, metric and number format of each.
+        tokens: metric with the number of tokens of a step.
     """
 
     numbers: tuple[tuple[str, str, str], ...]
@@ -30,7 +30,7 @@ ROLLOUT_FACTS = Facts(
 )
 
 
-# Loss of the step, and that of the held-out rows where they were looked at.
+# Loss of the step, and loss of the held-out rows if the step evaluated them.
 FIT_FACTS = Facts(
     numbers=(("loss", "train/loss", ".3f"), ("held-out", "eval/loss", ".3f")),
     tokens="tokens/trained",
@@ -38,7 +38,7 @@ FIT_FACTS = Facts(
 
 
 class StepFacts:
-    """The few numbers of a step that are worth a look, as text. Unknown ones are a dash."""
+    """The chosen numbers of the last step as text; a dash for an unknown one."""
 
     def __init__(self, num_steps: int, facts: Facts) -> None:
         self.num_steps = num_steps

@@ -1,4 +1,4 @@
-"""The summary at the end of a stage that learns from examples, as a table and as JSON."""
+"""Summary of a stage that trains on examples (SFT, reward model, preferences): table and JSON."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf_ray.observe.facts import duration
-from rlhf_ray.observe.report import plain_table, write_files
+from rlhf_ray.observe.run_report import plain_table, write_files
 
 _EVAL = "eval/"
 _PERPLEXITY = "eval/perplexity"
@@ -17,23 +17,23 @@ _PERPLEXITY = "eval/perplexity"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FitSummary:
-    """What came out of such a stage. None where nothing of the kind was measured.
+    """Results of the stage. None for a number that was not measured.
 
     Attributes:
-        stage: its name.
-        num_steps: optimiser steps that were taken, also before a resume.
-        planned_steps: that there would have been without stopping early.
-        epochs: how often the samples were gone through.
-        stopped_early: the held-out loss no longer fell.
-        loss_first, loss_last: of the first and of the last step, in nats.
-        perplexity_before, perplexity_after: of the held-out rows, before the first step and of
-            the model that is the result.
-        eval_before, eval_after: every metric of theirs, without `eval/`.
-        best_step: step whose model is the result; None where it is the last one.
-        trained_tokens: tokens that were predicted and learnt from.
-        tokens_per_s: of those, per second of the steps without evaluations.
+        stage: name of the stage.
+        num_steps: optimiser steps taken, including those before a resume.
+        planned_steps: optimiser steps of a run without early stopping.
+        epochs: number of passes over the samples.
+        stopped_early: the run ended because the held-out loss no longer fell.
+        loss_first, loss_last: loss of the first and of the last step, in nats.
+        perplexity_before, perplexity_after: perplexity of the held-out rows, before the first step
+            and for the resulting model.
+        eval_before, eval_after: all held-out metrics at these two times, without `eval/`.
+        best_step: step of the resulting model; None if it is the last one.
+        trained_tokens: number of predicted tokens in the loss.
+        tokens_per_s: trained tokens per second of update time, without evaluations.
         total_s: sum of the steps' times.
-        result: where the trained model lies.
+        result: path of the trained model.
     """
 
     stage: str
@@ -65,8 +65,8 @@ def summarize_fit(
     """Sum up the metrics of all steps, in order, as `read_metrics` returns them.
 
     Args:
-        best_step: step whose model is the result; None for the last one.
-        result: where it lies.
+        best_step: step of the resulting model; None for the last one.
+        result: path of the trained model.
     """
     before = _eval_metrics([row for row in metrics if row["step"] == 0])
     steps = [row for row in metrics if row["step"] > 0]
@@ -96,7 +96,7 @@ def summarize_fit(
 
 
 def fit_table(summary: FitSummary) -> str:
-    """The summary as a table of plain text and a line with the result; no newline at the end."""
+    """The summary as a plain-text table and a line with the result; no newline at the end."""
     return plain_table(_rows(summary), result=summary.result)
 
 

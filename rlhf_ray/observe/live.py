@@ -1,4 +1,4 @@
-"""The display for a terminal: three lines that are drawn over and over."""
+"""Progress display on a terminal: three lines that are redrawn in place."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _REFRESHES_PER_SECOND = 4
 
 
 class LiveProgress:
-    """Bar, numbers and the current phase with its running time; messages scroll above."""
+    """Shows a bar, numbers and the current phase with its time; messages scroll above them."""
 
     def __init__(self, num_steps: int, stream: TextIO, facts: Facts = ROLLOUT_FACTS) -> None:
         self._facts = StepFacts(num_steps, facts)
@@ -30,7 +30,7 @@ class LiveProgress:
             get_renderable=self._render,
             console=console,
             refresh_per_second=_REFRESHES_PER_SECOND,
-            # What libraries print has gone to a file (see quiet.py); it must not come back.
+            # Library output goes to a file (`output_capture.py`); rich must not bring it back.
             redirect_stdout=False,
             redirect_stderr=False,
         )
@@ -54,7 +54,7 @@ class LiveProgress:
 
     def _render(self) -> RenderableType:
         facts, now = self._facts, time.monotonic()
-        # A grid that shrinks: on a narrow terminal the bar gives way first.
+        # A grid shrinks on a narrow terminal; the bar, which has the only ratio, shrinks first.
         bar = Table.grid(expand=True, padding=(0, 1))
         bar.add_column(no_wrap=True, overflow="ellipsis")
         bar.add_column(ratio=1)
@@ -71,5 +71,5 @@ class LiveProgress:
 
 
 def _line(text: str, style: str = "") -> Text:
-    """One line whatever the width: cut, never wrapped."""
+    """A line that is cut at the terminal's width, never wrapped."""
     return Text(text, style=style, no_wrap=True, overflow="ellipsis")

@@ -1,4 +1,4 @@
-"""Tables that read well as plain text and as Markdown."""
+"""Tables that are readable both as plain text and as Markdown."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from collections.abc import Sequence
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """Aligned, the first column to the left, the first row as heading; no newline at the end."""
+    """Aligned table; the first row is the heading, the first column is left-aligned.
+
+    No newline at the end.
+    """
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     rule = [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])]
     lines = [_line(row, widths) for row in rows]

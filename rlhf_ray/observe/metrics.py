@@ -1,17 +1,16 @@
-"""Where a step's metrics go: a file of JSON lines, TensorBoard, Ray's metrics endpoint."""
+"""Writers of a step's metrics: JSON lines, TensorBoard, Ray's metrics endpoint."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
+from rlhf_ray.atomic_file import write_atomically
 from rlhf_ray.config.groups.runtime import ObserveConfig
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ class MetricsWriter(Protocol):
         ...
 
     def close(self) -> None:
-        """Flush and let go of files. Safe to call twice."""
+        """Flush and close files. Safe to call twice."""
         ...
 
 
@@ -38,8 +37,8 @@ class JsonlWriter:
     A value that is not finite is written as null: NaN is not JSON.
 
     Args:
-        last_step: the step that the run goes on from; lines of later steps, which a run that
-            was killed had written, are removed. 0 starts an empty file; None only appends.
+        last_step: step after which the run continues. Lines of later steps, which a killed run
+            had written, are removed. 0 starts an empty file; None only appends.
     """
 
     def __init__(self, path: Path, *, last_step: int | None) -> None:
@@ -58,10 +57,10 @@ class JsonlWriter:
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The complete lines of a metrics.jsonl; null comes back as NaN.
+    """Read the complete lines of a metrics.jsonl; null becomes NaN.
 
     Raises:
-        ValueError: a line other than a half-written last one is not a step's metrics.
+        ValueError: a line that is not a half-written last one is not a step's metrics.
     """
     return [
         {name: math.nan if value is None else value for name, value in row.items()}
@@ -70,10 +69,10 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
 
 
 class TensorBoardWriter:
-    """TensorBoard event files. A resumed run hides the steps after `last_step` of the old one."""
+    """TensorBoard event files. A resumed run hides the old run's steps after `last_step`."""
 
     def __init__(self, folder: Path, *, last_step: int | None) -> None:
-        # Imported here: it takes a second, and only who asks for it needs it.
+        # Imported here: it takes a second, and TensorBoard is optional.
         from torch.utils.tensorboard import SummaryWriter
 
         purge_step = None if last_step is None else last_step + 1
@@ -91,7 +90,7 @@ class TensorBoardWriter:
 class GaugeWriter:
     """Ray gauges, which appear at the Prometheus endpoint of the driver's node.
 
-    `reward/mean` becomes rlhf_ray_reward_mean with the tag `run`; Ray puts `ray_` before it.
+    `reward/mean` becomes rlhf_ray_reward_mean with the tag `run`; Ray adds the prefix `ray_`.
     """
 
     def __init__(self, run: str) -> None:
@@ -111,6 +110,7 @@ class GaugeWriter:
     def _make_gauge(self, name: str) -> Gauge:
         from ray.util.metrics import Gauge
 
+        # Two metrics may have the same valid name, such as a/b and a_b.
         unique = gauge_name(name)
         while unique in self._taken:
             unique += "_"
@@ -119,7 +119,7 @@ class GaugeWriter:
 
 
 class CombinedWriter:
-    """Passes every step to several writers, and closes all of them even if one fails."""
+    """Passes every step to several writers, and closes all even if one fails."""
 
     def __init__(self, writers: Sequence[MetricsWriter]) -> None:
         self._writers = tuple(writers)
@@ -127,12 +127,7 @@ class CombinedWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -140,6 +135,7 @@ class CombinedWriter:
             writer.write(step, metrics)
 
     def close(self) -> None:
+        # The stack calls every `close`, also after one has raised.
         with ExitStack() as stack:
             for writer in self._writers:
                 stack.callback(writer.close)
@@ -148,10 +144,10 @@ class CombinedWriter:
 def make_writer(
     observe: ObserveConfig, output_dir: Path, *, run: str, last_step: int | None
 ) -> CombinedWriter:
-    """The writers that the configuration asks for.
+    """Make the configured writers.
 
     Args:
-        run: name of the run, the tag of its gauges.
+        run: name of the run, used as the tag of its gauges.
         last_step: see `JsonlWriter`.
     """
     writers: list[MetricsWriter] = [JsonlWriter(output_dir / "metrics.jsonl", last_step=last_step)]
@@ -163,7 +159,7 @@ def make_writer(
 
 
 def gauge_name(metric: str) -> str:
-    """A valid Prometheus name: letters, digits and underscores, no digit in front."""
+    """Valid Prometheus name of a metric: letters, digits and underscores, after a prefix."""
     return _GAUGE_PREFIX + re.sub(r"[^A-Za-z0-9_]", "_", metric)
 
 
@@ -172,7 +168,7 @@ def _finite_or_none(value: float) -> float | None:
 
 
 def _complete_rows(path: Path) -> list[dict[str, Any]]:
-    """Every line of the file as an object; a half-written last line is left out."""
+    """Parse every line of the file; a half-written last line is left out."""
     lines = path.read_text(encoding="utf-8").split("\n")
     rows = []
     for number, line in enumerate(lines, start=1):
@@ -186,7 +182,7 @@ def _complete_rows(path: Path) -> list[dict[str, Any]]:
         elif not is_last:
             raise ValueError(
                 f"{path}, line {number}, holds no metrics of a step: {line!r}; move the file away, "
-                "or take the line out"
+                "or remove the line"
             )
     return rows
 
@@ -198,6 +194,4 @@ def _keep_steps(path: Path, last_step: int | None) -> None:
         for row in _complete_rows(path)
         if last_step is None or row["step"] <= last_step
     ]
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(kept), encoding="utf-8")
-    os.replace(partial, path)
+    write_atomically(path, "".join(kept))

@@ -1,4 +1,4 @@
-"""What the person who started the run sees while it runs."""
+"""Progress displays of a run."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from rlhf_ray.observe.facts import ROLLOUT_FACTS, Facts, StepFacts, duration
 
 
 class Progress(Protocol):
-    """Shows how far the run is. Every method returns at once and none of them fails."""
+    """Shows the progress of a run. Every method returns at once, and none raises."""
 
     def expect(self, num_steps: int) -> None:
-        """There will be so many steps, which was not known at the start."""
+        """Set the number of steps, if it was not known at the start."""
         ...
 
     def phase(self, name: str) -> None:
@@ -22,7 +22,7 @@ class Progress(Protocol):
         ...
 
     def message(self, text: str) -> None:
-        """A sentence or table that stays on the screen."""
+        """Show a sentence or table that stays on the screen."""
         ...
 
     def step_done(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -30,16 +30,16 @@ class Progress(Protocol):
         ...
 
     def close(self) -> None:
-        """Leave the screen in order. Safe to call twice."""
+        """End the display and restore the screen. Safe to call twice."""
         ...
 
 
 def make_progress(
     mode: str, num_steps: int, stream: TextIO, facts: Facts = ROLLOUT_FACTS
 ) -> Progress:
-    """The display for `observe.progress`: auto, live, plain or off.
+    """Make the display for `observe.progress`: auto, live, plain or off.
 
-    auto is live on a terminal that can move its cursor, plain elsewhere.
+    auto means live on a terminal that can move its cursor, and plain otherwise.
     """
     if mode == "auto":
         can_move = stream.isatty() and os.environ.get("TERM", "") not in ("", "dumb")

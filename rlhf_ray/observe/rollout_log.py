@@ -1,9 +1,8 @@
-"""rollouts/step_000012.jsonl: every sample of a step, for people and scripts to read."""
+"""Log of every sample of a step, such as rollouts/step_000012.jsonl."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 
+from rlhf_ray.atomic_file import atomic_file
 from rlhf_ray.records import RolloutGroup
 
 
@@ -20,10 +20,10 @@ def rollout_path(output_dir: Path, step: int) -> Path:
 
 
 def rollout_rows(groups: Sequence[RolloutGroup]) -> list[dict[str, Any]]:
-    """One JSON-plain dict per sample of scored groups.
+    """One dict of plain JSON values per sample of scored groups.
 
     `weight_versions` are spans [[version, number of tokens], ...] over the sampled tokens. In a
-    run that trains on steps `steps` are such spans too: [[reward, tokens, characters], ...].
+    run that trains on steps, `steps` are spans too: [[reward, tokens, characters], ...].
     """
     return [row for group in groups for row in _group_rows(group)]
 
@@ -31,12 +31,9 @@ def rollout_rows(groups: Sequence[RolloutGroup]) -> list[dict[str, Any]]:
 def write_rollouts(path: Path, groups: Sequence[RolloutGroup]) -> None:
     """Write the samples to a file, which appears complete or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    # A lone surrogate in a text becomes its escape, which is JSON again.
-    with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
+    with atomic_file(path) as file:
         for row in rollout_rows(groups):
             file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
-    os.replace(partial, path)
 
 
 def _group_rows(group: RolloutGroup) -> list[dict[str, Any]]:
@@ -68,21 +65,24 @@ def _group_rows(group: RolloutGroup) -> list[dict[str, Any]]:
 
 
 def _steps(group: RolloutGroup) -> list[list[list[float]]]:
-    """Of every sample its steps: reward, sampled tokens and characters; [] where none are made."""
+    """Steps of every sample: reward, sampled tokens, characters; [] if the run has no steps."""
     found: list[list[list[float]]] = []
     start = 0
-    for length in group.lengths.tolist() if group.has_steps else ():
+    steps = group.steps
+    if steps is None:
+        return found
+    for length in group.lengths.tolist():
         sampled = group.loss_mask[start : start + length].nonzero()[:, 0] + start
         start += length
-        ends = group.step_ends[sampled].nonzero()[:, 0]
+        ends = steps.ends[sampled].nonzero()[:, 0]
         tokens = torch.diff(ends + 1, prepend=torch.zeros(1, dtype=ends.dtype))
-        texts = group.text_ends[sampled][ends]
+        texts = steps.text_ends[sampled][ends]
         characters = torch.diff(texts, prepend=torch.zeros(1, dtype=texts.dtype))
-        columns = (group.step_rewards[sampled][ends], tokens, characters)
+        columns = (steps.rewards[sampled][ends], tokens, characters)
         found.append([list(step) for step in zip(*(c.tolist() for c in columns), strict=True)])
     return found
 
 
 def _spans(versions: list[int]) -> list[list[int]]:
-    """Runs of equal versions: [5, 5, 6] is [[5, 2], [6, 1]]."""
+    """Runs of equal versions: [5, 5, 6] gives [[5, 2], [6, 1]]."""
     return [[version, len(list(run))] for version, run in groupby(versions)]

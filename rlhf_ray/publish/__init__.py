@@ -1,1 +1,1 @@
-"""Weights on their way from the learner to the engines, and the proof that they arrived."""
+"""Weights from the learner to the engines, and the proof that they arrived."""

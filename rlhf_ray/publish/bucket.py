@@ -1,4 +1,4 @@
-"""Weights on their way: many tensors packed into one flat buffer of bounded size."""
+"""Weight buckets: many tensors packed into one flat buffer of bounded size."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ ALIGNMENT_BYTES = 64
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WeightBucket:
-    """Some of a model's weights, one behind the other in one buffer.
+    """Some weights of a model, one after the other in one buffer.
 
-    `data` is a numpy array and not a tensor, because numpy arrays are what passes through the
-    Ray object store without a copy: the receiver sees the store's memory, read-only.
+    `data` is a numpy array and not a tensor, because Ray's object store passes numpy arrays
+    without a copy: the receiver sees the store's memory, read-only.
 
     Attributes:
         names [T]: Hugging Face names.
@@ -51,7 +51,7 @@ class WeightBucket:
 
 
 def offsets(dtypes: Iterable[str], shapes: Iterable[tuple[int, ...]]) -> Iterator[tuple[int, int]]:
-    """Where each tensor lies in the buffer: (first byte, number of bytes)."""
+    """Place of each tensor in the buffer: (first byte, number of bytes)."""
     start = 0
     for dtype, shape in zip(dtypes, shapes, strict=True):
         size = math.prod(shape) * torch_dtype(dtype).itemsize
@@ -66,14 +66,14 @@ def pack_buckets(
 ) -> Iterator[WeightBucket]:
     """Copy tensors, each once, into buckets of at most `bucket_bytes`.
 
-    A tensor is never split; one that is larger than `bucket_bytes` gets a bucket of its own
-    size. Tensors are copied as they come, so that the source may free each before the next.
+    A tensor is never split; a tensor larger than `bucket_bytes` gets a bucket of its size. Each
+    tensor is copied before the next is asked for, so that the source may free it.
 
     Args:
         named_weights: names and tensors, on any device, of any layout.
-        buffer: flat uint8 memory of at least `bucket_bytes` that every bucket uses in turn:
-            a bucket is then valid only until the next one is asked for. Memory that was used
-            before is several times as fast to fill. New memory for each bucket otherwise.
+        buffer: flat uint8 memory of at least `bucket_bytes` that all buckets use in turn: a
+            bucket is then valid only until the next is asked for. Memory that was used before
+            is several times as fast to fill. None allocates new memory for each bucket.
 
     Raises:
         ValueError: `buffer` is too small.
@@ -91,9 +91,9 @@ def pack_buckets(
 
 
 def unpack(bucket: WeightBucket) -> Iterator[tuple[str, Tensor]]:
-    """Names and tensors of a bucket; the tensors are views of its buffer, so do not write."""
+    """Names and tensors of a bucket. The tensors are views of its buffer: do not write to them."""
     with warnings.catch_warnings():
-        # Memory of the object store is read-only, which torch cannot express and warns about.
+        # Memory of the object store is read-only. Torch has no read-only tensors and warns.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         flat = torch.from_numpy(bucket.data)
     yield from unpack_flat(flat, bucket.names, bucket.dtypes, bucket.shapes)
@@ -105,7 +105,7 @@ def unpack_flat(
     dtypes: Iterable[str],
     shapes: Iterable[tuple[int, ...]],
 ) -> Iterator[tuple[str, Tensor]]:
-    """The same from the parts of a bucket: `flat` [bytes] uint8 and what describes it."""
+    """Names and tensors from the parts of a bucket; `flat` [bytes] uint8 is its data."""
     dtypes, shapes = tuple(dtypes), tuple(shapes)
     places = offsets(dtypes, shapes)
     for name, dtype, shape, (start, size) in zip(names, dtypes, shapes, places, strict=True):
@@ -113,7 +113,11 @@ def unpack_flat(
 
 
 def torch_dtype(name: str) -> torch.dtype:
-    """The dtype that prints as `torch.NAME`."""
+    """The dtype that prints as `torch.NAME`.
+
+    Raises:
+        ValueError: torch has no such dtype.
+    """
     dtype = torch.__dict__.get(name)
     if not isinstance(dtype, torch.dtype):
         raise ValueError(f"{name!r} is not the name of a torch dtype")
@@ -121,7 +125,7 @@ def torch_dtype(name: str) -> torch.dtype:
 
 
 class _OpenBucket:
-    """A bucket that is being filled."""
+    """A bucket that still takes tensors."""
 
     def __init__(self, bucket_bytes: int, buffer: np.ndarray | None) -> None:
         self._capacity = bucket_bytes
@@ -132,15 +136,19 @@ class _OpenBucket:
         self._shapes: list[tuple[int, ...]] = []
 
     def has_room(self, num_bytes: int) -> bool:
+        # An empty bucket takes a tensor of any size: a tensor is never split.
         return not self.names or _aligned(self._used) + num_bytes <= self._capacity
 
     def add(self, name: str, tensor: Tensor) -> None:
         start = _aligned(self._used)
         end = start + tensor.nbytes
         if self._buffer is None or end > self._buffer.shape[0]:
-            # Only the first tensor of a bucket can be larger than the bucket.
+            # New memory: no buffer was lent, or the first tensor is larger than a bucket.
+            # Only the first can be, because `has_room` refuses later ones.
             assert not self.names, f"{name} does not fit, but has_room said so"
             self._buffer = np.empty(max(self._capacity, end), dtype=np.uint8)
+        # View the bytes as the tensor's dtype and shape: `copy_` then copies from any device and
+        # makes transposed weights contiguous, in one pass and without a temporary.
         target = torch.from_numpy(self._buffer[start:end]).view(tensor.dtype).view(tensor.shape)
         target.copy_(tensor.detach())
         self.names.append(name)

@@ -1,8 +1,9 @@
-"""The fidelity gate: what an engine computes must be what the learner computes.
+"""The fidelity gate: an engine must compute the same log-probabilities as the learner.
 
-A fixed probe is scored by every engine and by the learner after a publish. Weights can be
-corrupted silently on the way (vLLM 0.32 on CPU keeps the old packed `lm_head` of a model with
-tied embeddings, for one), and no checksum of bytes would notice; log-probabilities do.
+After a publish, every engine and the learner score a fixed probe. Weights can be corrupted
+silently on their way into the engine: vLLM 0.32 on a CPU, for example, keeps the old packed
+`lm_head` of a model with tied embeddings. A checksum of the bytes would not notice;
+log-probabilities do.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ _LOW_PRECISION_TOLERANCE = 0.5
 
 
 class FidelityError(RunFailed):
-    """An engine does not compute what the learner computes, or has another version."""
+    """An engine's log-probabilities or weight version differ from the learner's."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Probe:
-    """Token sequences that are scored after every publish; the same for the whole run."""
+    """The token sequences of the probe, the same for the whole run."""
 
     sequences: tuple[tuple[int, ...], ...]
 
@@ -45,20 +46,21 @@ def make_probe(
     vocab_size: int,
     seed: int,
 ) -> Probe:
-    """Half of the sequences start with a prompt, all go on with random tokens.
+    """Make sequences of random tokens, every other one behind a prompt.
 
-    Random tokens reach rows of the embedding that prompts never use; a prompt reaches the
-    values that matter in practice.
+    Random tokens reach rows of the embedding that prompts never use; prompts reach the values
+    that matter in practice.
 
     Args:
         prompts: token ids of some prompts; may be empty.
         num_tokens: length of every sequence; the engine needs room for one more.
-        vocab_size: ids below it are drawn.
+        vocab_size: random ids are drawn below it.
     """
     generator = random.Random(f"probe-{seed}")
     sequences = []
     for number in range(num_sequences):
         start: tuple[int, ...] = ()
+        # At most half of a sequence is prompt, so that every sequence has random tokens.
         if prompts and number % 2 == 0:
             start = tuple(prompts[number // 2 % len(prompts)])[: num_tokens // 2]
         rest = (generator.randrange(vocab_size) for _ in range(num_tokens - len(start)))
@@ -67,7 +69,7 @@ def make_probe(
 
 
 def default_tolerance(engine_dtype: str, learner_dtype: str) -> float:
-    """Largest gap to let through, in nats, where the configuration names none."""
+    """The largest allowed gap, in nats, if the configuration sets none."""
     is_exact = engine_dtype == "float32" and learner_dtype == "float32"
     return _FLOAT32_TOLERANCE if is_exact else _LOW_PRECISION_TOLERANCE
 
@@ -78,7 +80,7 @@ def compare(
     """Largest absolute difference of two sets of log-probabilities, in nats; NaN if any is NaN.
 
     Raises:
-        ValueError: the two do not have the same lengths, or hold no number at all.
+        ValueError: the two sets differ in their lengths, or are empty.
     """
     engine_lengths = [len(row) for row in engine_logprobs]
     learner_lengths = [len(row) for row in learner_logprobs]
@@ -92,7 +94,7 @@ def compare(
         for engine_row, learner_row in zip(engine_logprobs, learner_logprobs, strict=True)
         for engine, learner in zip(engine_row, learner_row, strict=True)
     ]
-    # max() would let a NaN through or not, depending on where it stands.
+    # max() alone would return NaN or not, depending on its position.
     return math.nan if any(math.isnan(gap) for gap in gaps) else max(gaps)
 
 
@@ -103,12 +105,12 @@ def check(
     gaps: Sequence[float],
     tolerance: float,
 ) -> None:
-    """Let the run go on only if every engine holds the expected weights.
+    """Check that every engine holds the expected weights.
 
     Args:
-        versions [E]: what each engine reports.
+        versions [E]: weight version that each engine reports.
         gaps [E]: `compare` of each engine with the learner.
-        tolerance: largest gap to let through, in nats.
+        tolerance: largest allowed gap, in nats.
 
     Raises:
         FidelityError: names every engine that is wrong, by how much, and what to try.
@@ -119,7 +121,7 @@ def check(
             problems.append(
                 f"engine {engine} reports weights of version {version}, not {expected_version}"
             )
-        # A comparison with NaN is False: ask for what must hold.
+        # Not `gap > tolerance`: a comparison with NaN is False, and NaN must not pass.
         if not gap <= tolerance:
             problems.append(
                 f"engine {engine} differs from the learner by {gap:.3g} nats on the probe, "

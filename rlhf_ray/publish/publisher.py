@@ -1,4 +1,4 @@
-"""New weights for the engines, bucket by bucket, and the proof that they arrived."""
+"""New weights for the engines, and the proof that they arrived."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from rlhf_ray.calls import Call, CallWaiter
+from rlhf_ray.publish.base import TransferSettings, WeightReceivers, WeightSource, WeightTransport
 from rlhf_ray.publish.gate import Probe, check, compare
-from rlhf_ray.publish.transfer import BucketReceivers, BucketSource, TransferSettings, transfer
 
 
-class WeightSource(BucketSource, Protocol):
-    """See `cluster.roles.learner.Learners`."""
+class PublishedPolicy(WeightSource, Protocol):
+    """A source of weights that can score the probe with them."""
 
     def score_sequences(self, sequences: list[tuple[int, ...]]) -> list[Call]: ...
 
 
-class WeightReceivers(BucketReceivers, Protocol):
-    """See `cluster.roles.generator.Generators`."""
+class PublishedEngines(WeightReceivers, Protocol):
+    """Engines that name the version of their weights and can score the probe."""
 
     def finish_update(self, version: int) -> list[Call]: ...
     def weight_version(self) -> list[Call]: ...
@@ -27,7 +27,7 @@ class WeightReceivers(BucketReceivers, Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PublishSettings:
-    """See `config.run.PublishConfig`; the tolerance is a number here."""
+    """See `config.groups.runtime.PublishConfig`; the tolerance is a number here."""
 
     bucket_bytes: int
     probe_every: int
@@ -41,15 +41,17 @@ class Publisher:
     def __init__(
         self,
         *,
-        source: WeightSource,
-        receivers: WeightReceivers,
-        watch: CallWaiter,
+        source: PublishedPolicy,
+        receivers: PublishedEngines,
+        transport: WeightTransport,
+        waiter: CallWaiter,
         probe: Probe,
         settings: PublishSettings,
     ) -> None:
         self._source = source
         self._receivers = receivers
-        self._watch = watch
+        self._transport = transport
+        self._waiter = waiter
         self._probe = probe
         self._settings = settings
         self._transfer = TransferSettings(
@@ -57,13 +59,13 @@ class Publisher:
         )
 
     def publish(self, version: int) -> dict[str, float]:
-        """Move the weights, then prove them where this version is due.
+        """Move the weights; prove them if a probe of this version is due.
 
         Raises:
             FidelityError: an engine does not compute what the learner computes.
             RunFailed: a worker failed or was late.
         """
-        transfer(self._source, self._receivers, self._watch, self._transfer)
+        self._transport.send(self._source, self._receivers, self._waiter, self._transfer)
         self._wait(self._receivers.finish_update(version))
         metrics = {"publish/version": float(version)}
         if version % self._settings.probe_every == 0:
@@ -71,14 +73,14 @@ class Publisher:
         return metrics
 
     def prove(self, version: int) -> dict[str, float]:
-        """The gate: every engine reports `version` and scores the probe as the learner does.
+        """Check that every engine reports `version` and scores the probe as the learner does.
 
         Raises:
-            FidelityError: an engine does not; says which one, and by how much.
+            FidelityError: names the engines that do not, and by how much they differ.
         """
         sequences = list(self._probe.sequences)
-        # One after the other: side by side on a machine whose cores they share, the threads of
-        # each spin while those of the other compute, and both take twice as long.
+        # One role after the other: on shared cores, the threads of one role spin while those of
+        # the other compute, and scoring both at once takes twice as long.
         scored = self._wait(self._receivers.score_sequences(sequences))
         learner = self._wait(self._source.score_sequences(sequences))[0]
         versions = self._wait(self._receivers.weight_version())
@@ -92,4 +94,4 @@ class Publisher:
         return {"publish/probe_gap_max": max(gaps)}
 
     def _wait(self, calls: Sequence[Call]) -> list[Any]:
-        return self._watch.results(calls, phase="publish", timeout_s=self._settings.timeout_s)
+        return self._waiter.results(calls, phase="publish", timeout_s=self._settings.timeout_s)

@@ -1,4 +1,4 @@
-"""The records that travel between workers, grouped by what learns from them."""
+"""Records that travel between workers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from rlhf_ray.records.experience import Coefficients, Experience
 from rlhf_ray.records.preferences import Feedback, FeedbackSamples, PreferenceSamples, Ranking
 from rlhf_ray.records.rollouts import (
     FailureKind,
+    GroupSteps,
     GroupSummary,
     Prompt,
     RolloutGroup,
@@ -20,6 +21,7 @@ __all__ = [
     "FailureKind",
     "Feedback",
     "FeedbackSamples",
+    "GroupSteps",
     "GroupSummary",
     "LabelledTokens",
     "PreferenceSamples",

@@ -1,4 +1,4 @@
-"""The records of learning from preferences: answers in an order, and answers good or bad."""
+"""Records of preference training: ranked answers, and answers judged good or bad."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ class Ranking:
     Attributes:
         answers: two or more, no two with the same tokens; each is prompt and answer together,
             with the loss mask on the answer's tokens.
-        margin: by how much the best one is better than the worst, at least 0, where that is
-            known.
+        margin: how much better the best answer is than the worst, at least 0; None if unknown.
     """
 
     answers: tuple[LabelledTokens, ...]
@@ -27,7 +26,7 @@ class Ranking:
 
     def __post_init__(self) -> None:
         if len(self.answers) < 2:
-            raise ValueError(f"a ranking of {len(self.answers)} answers has no better one")
+            raise ValueError(f"a ranking needs at least 2 answers, got {len(self.answers)}")
         for answer in self.answers:
             _check_has_answer(answer)
         for one, other in itertools.combinations(self.answers, 2):
@@ -39,11 +38,11 @@ class Ranking:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Feedback:
-    """One answer, and what somebody thought of it.
+    """One answer with a judgement.
 
     Attributes:
         sample: prompt and answer together, with the loss mask on the answer's tokens.
-        is_good: the answer is one to give.
+        is_good: the answer is desirable.
     """
 
     sample: LabelledTokens
@@ -60,24 +59,22 @@ def _check_has_answer(sample: LabelledTokens) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PreferenceSamples:
-    """What one optimiser step learns from comparisons on one rank.
+    """Ranked answers of one optimiser step on one rank.
 
     Attributes:
-        token_ids [N] int64, lengths [S] int64, loss_mask [N] bool, kept_token_ids [N, 0] int32,
-            micro_batches: as in `supervised.SupervisedSamples`. All answers to a prompt are in one
-            micro-batch, side by side.
-        prompts [S] int64: the prompt that a sample answers, numbered over all ranks of this step.
-        ranks [S] int64: of a sample among the answers to its prompt; 0 is the best.
-        margins [S] float64: that of its prompt, 0.0 where none is known.
-        reference_logprobs [S] float64: of all tokens of the answer together, under the reference;
-            0.0 where nothing is compared with it.
+        token_ids [N] int64, lengths [S] int64, loss_mask [N] bool, micro_batches: as in
+            `SupervisedSamples`. All answers to a prompt are in one micro-batch, side by side.
+        prompts [S] int64: number of a sample's prompt, over all ranks of this step.
+        ranks [S] int64: rank of a sample among the answers to its prompt; 0 is the best.
+        margins [S] float64: margin of the sample's prompt, 0.0 if unknown.
+        reference_logprobs [S] float64: log-probability of the whole answer under the reference;
+            0.0 if the loss has no reference.
         num_prompts: GLOBAL count over all ranks of this step.
     """
 
     token_ids: Tensor
     lengths: Tensor
     loss_mask: Tensor
-    kept_token_ids: Tensor
     micro_batches: tuple[tuple[int, ...], ...]
     prompts: Tensor
     ranks: Tensor
@@ -85,14 +82,18 @@ class PreferenceSamples:
     reference_logprobs: Tensor
     num_prompts: int
 
+    @property
+    def support_token_ids(self) -> None:
+        """No support: answers of a data set were not sampled here."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FeedbackSamples:
-    """What one optimiser step learns from feedback on one rank.
+    """Judged answers of one optimiser step on one rank.
 
     Attributes:
-        judged: the answers, each a prompt of its own; rank 0 is good, rank 1 bad.
-        mismatched: for each of them, over all ranks, its prompt with the answer to another one.
+        judged: the answers, each with its own prompt number; rank 0 is good, rank 1 bad.
+        mismatched: the same prompts, each with the answer to another prompt.
         num_good, num_bad: GLOBAL counts over all ranks of this step.
     """
 

@@ -1,6 +1,6 @@
 """Records of rollouts: prompts, groups of samples, what the driver sees of a group.
 
-Per-token data is ragged: flat `[N]` tensors beside `lengths [G]`, prompt and
+Per-token data is ragged: flat `[N]` tensors with `lengths [G]`, prompt and
 response together, every entry aligned with the token it describes.
 `logprobs[i]` is the log-probability of `token_ids[i]` given what precedes it,
 0.0 where that is undefined or not sampled. No padding travels.
@@ -10,23 +10,16 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from rlhf_ray.records.checks import (
-    check_count,
-    check_kept,
-    check_lengths,
-    check_shape,
-    check_steps,
-)
+from rlhf_ray.records.checks import check_count, check_lengths, check_shape, check_support
 
 
 class FailureKind(enum.StrEnum):
-    """What went wrong with one sample. A failure is never a reward."""
+    """Kinds of failures of one sample. A failure is never a reward."""
 
     GENERATION_ERROR = "generation_error"
     GENERATION_TIMEOUT = "generation_timeout"
@@ -39,7 +32,7 @@ class FailureKind(enum.StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SampleFailure:
-    """Why one sample of a group has no reward."""
+    """The reason why one sample of a group has no reward."""
 
     prompt_id: str
     sample_index: int
@@ -64,7 +57,7 @@ class Prompt:
         seed: seed of this prompt's samples, from run seed and prompt id.
         columns: the row's other columns, for rewards.
         messages: the prompt as a chat, the system message included; a plain text is one message of
-            the user. For what scores with a tokenizer or template of its own.
+            the user. For reward models and judges, which have their own tokenizer and template.
     """
 
     prompt_id: str
@@ -79,6 +72,22 @@ class Prompt:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class GroupSteps:
+    """Steps of the answers of a group, in a run that trains on rewards of steps.
+
+    Attributes:
+        text_ends [N] int32: characters of the response up to the token's end; 0 off the mask.
+        rewards [N] float64: reward of every step, on the step's last token; 0.0 elsewhere, and
+            everywhere before scoring.
+        ends [N] bool: True on the last token of every step; False everywhere before scoring.
+    """
+
+    text_ends: Tensor
+    rewards: Tensor
+    ends: Tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RolloutGroup:
     """All samples of one prompt: the unit of work.
 
@@ -89,18 +98,15 @@ class RolloutGroup:
         loss_mask [N] bool: True on sampled tokens.
         generator_logprobs [N] float32: by the engine, under the sampling distribution
             (temperature, top-p, top-k, min-p); 0.0 off the mask.
-        kept_token_ids [N, K] int32: the tokens that the sampling distribution left, -1 where
-            there is no more and off the mask; K = 0 where it left the whole vocabulary.
+        support_token_ids [N, K] int32: support of the sampling distribution, filled up with -1,
+            -1 off the mask; None for the whole vocabulary.
         weight_versions [N] int64: which publish sampled the token; -1 off the mask.
         responses [G]: decoded responses, for rewards and logs only.
         finish_reasons [G]: "stop" or "length".
         rewards [G] float64: weighted sum of the parts; empty before scoring.
         reward_parts: name to [G] float64, unweighted.
         failures: samples of this prompt that have no result.
-        text_ends [N] int32: characters of the response up to the token's end; 0 off the mask.
-        step_rewards [N] float64, step_ends [N] bool: reward of every step of the answer, on the
-            step's last token; 0.0 and False elsewhere. All three are [0] in a run that does not
-            train on steps, and these two before scoring.
+        steps: None in a run that does not train on rewards of steps.
     """
 
     prompt: Prompt
@@ -109,23 +115,23 @@ class RolloutGroup:
     lengths: Tensor
     loss_mask: Tensor
     generator_logprobs: Tensor
-    kept_token_ids: Tensor
+    support_token_ids: Tensor | None
     weight_versions: Tensor
     responses: tuple[str, ...]
     finish_reasons: tuple[str, ...]
     rewards: Tensor
     reward_parts: dict[str, Tensor]
     failures: tuple[SampleFailure, ...]
-    text_ends: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int32))
-    step_rewards: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
-    step_ends: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
+    steps: GroupSteps | None = None
 
     def __post_init__(self) -> None:
         num_tokens, num_samples = self.token_ids.shape[0], self.lengths.shape[0]
         for name in ("loss_mask", "generator_logprobs", "weight_versions"):
             check_shape(name, getattr(self, name), (num_tokens,))
-        check_steps(self.text_ends, self.step_rewards, self.step_ends, num_tokens)
-        check_kept(self.kept_token_ids, num_tokens)
+        if self.steps is not None:
+            for name in ("text_ends", "rewards", "ends"):
+                check_shape(f"steps.{name}", getattr(self.steps, name), (num_tokens,))
+        check_support(self.support_token_ids, num_tokens)
         for name in ("sample_indices", "responses", "finish_reasons"):
             check_count(name, getattr(self, name), num_samples)
         check_lengths(self.lengths, num_tokens)
@@ -143,16 +149,12 @@ class RolloutGroup:
     def is_scored(self) -> bool:
         return self.rewards.shape[0] == self.num_samples
 
-    @property
-    def has_steps(self) -> bool:
-        return self.step_ends.shape[0] > 0
-
     def rewards_of_steps(self) -> tuple[tuple[float, ...], ...]:
-        """Of every sample; nothing where steps are not rewarded."""
-        if not self.has_steps:
+        """Rewards of the steps of every sample; empty in a run that does not train on steps."""
+        if self.steps is None:
             return ()
         lengths = self.lengths.tolist()
-        pieces = zip(self.step_rewards.split(lengths), self.step_ends.split(lengths), strict=True)
+        pieces = zip(self.steps.rewards.split(lengths), self.steps.ends.split(lengths), strict=True)
         return tuple(tuple(rewards[ends].tolist()) for rewards, ends in pieces)
 
     def summary(self) -> GroupSummary:
@@ -184,22 +186,23 @@ class TokenValues:
         values [N] float32: aligned with the group's tokens: a log-probability or a value
             estimate on sampled tokens, 0.0 elsewhere.
         after [G] float32: value of the state after each sample's last token, 0.0 where the
-            answer is over; [0] where nobody asked for it.
-        kept_logprobs [N, K] float32: log-probabilities of all kept tokens of the group, -inf where
-            there is none and off the mask; [0, 0] where nobody asked for them.
+            answer is over; None unless bootstrapping is on.
+        support_logprobs [N, K] float32: log-probabilities over the support of the sampling
+            distribution, -inf on filled up entries and off the mask; None unless the KL of whole
+            distributions is on.
     """
 
     prompt_id: str
     values: Tensor
-    after: Tensor = field(default_factory=lambda: torch.zeros(0))
-    kept_logprobs: Tensor = field(default_factory=lambda: torch.zeros(0, 0))
+    after: Tensor | None = None
+    support_logprobs: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GroupSummary:
-    """What the driver sees of a scored group: per-sample scalars, no per-token data.
+    """Summary of a scored group for the driver: per-sample scalars, no per-token data.
 
-    `step_rewards` has the steps of every sample; nothing in a run that does not train on steps.
+    `step_rewards` has the steps of every sample; it is empty in a run that does not train on steps.
     """
 
     prompt_id: str
@@ -217,11 +220,11 @@ class GroupSummary:
 
     @property
     def compared(self) -> tuple[float, ...]:
-        """What a baseline of the group compares: the rewards of all steps, or of the samples."""
+        """Rewards that a baseline of the group compares: of all steps, or of the samples."""
         return tuple(r for steps in self.step_rewards for r in steps) or self.rewards
 
     def of_first(self, num_samples: int) -> GroupSummary:
-        """The same, with the rewards and responses of the first samples alone."""
+        """Restrict rewards and responses to the first samples of the group."""
         return dataclasses.replace(
             self,
             response_lengths=self.response_lengths[:num_samples],

@@ -1,4 +1,4 @@
-"""The records of learning from text: a sample with its labels, and a step's samples on one rank."""
+"""Records of supervised training: a sample with its labels, and one step's samples on one rank."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class LabelledTokens:
 
     Attributes:
         token_ids [n] int64.
-        loss_mask [n] bool: True on the tokens that are to be predicted; never on the first.
+        loss_mask [n] bool: True on the predicted tokens; never on the first token.
     """
 
     token_ids: Tensor
@@ -30,21 +30,20 @@ class LabelledTokens:
 
 
 def num_scored_tokens(answer: LabelledTokens) -> int:
-    """Tokens of prompt and answer, to the end of the answer, where a reward model's score is read.
+    """Tokens of prompt and answer up to the end of the answer, where a reward model is read.
 
-    What a template writes behind an answer no rollout has: a score there would be one of
-    another state than those that reinforcement learning asks for.
+    A chat template may add tokens after the answer. Rollouts do not have them, so a score after
+    them would be the score of a state that reinforcement learning never asks for.
     """
     return int(answer.loss_mask.nonzero()[-1]) + 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SupervisedSamples:
-    """What one optimiser step learns from text on one rank.
+    """Texts of one optimiser step on one rank.
 
     Attributes:
         token_ids [N] int64, lengths [S] int64, loss_mask [N] bool: ragged samples.
-        kept_token_ids [N, 0] int32: text has no sampling distribution.
         micro_batches: as in `records.Experience`.
         num_loss_tokens: GLOBAL count of masked tokens over all ranks of this step.
         num_sequences: GLOBAL count of samples with at least one masked token.
@@ -53,7 +52,10 @@ class SupervisedSamples:
     token_ids: Tensor
     lengths: Tensor
     loss_mask: Tensor
-    kept_token_ids: Tensor
     micro_batches: tuple[tuple[int, ...], ...]
     num_loss_tokens: int
     num_sequences: int
+
+    @property
+    def support_token_ids(self) -> None:
+        """No support: texts were not sampled."""

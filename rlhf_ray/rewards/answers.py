@@ -1,4 +1,4 @@
-"""What a reward function may return, and how that travels from the child process to the worker.
+"""Return values of reward functions: checks, and their form as messages between the processes.
 
 Imported by the process that runs the functions, so nothing here may import torch. A message is
 plain JSON: {"value": 1.5}, {"rewards": [...], "ends": [...]} or {"failed": ..., "message": ...}.
@@ -18,10 +18,10 @@ _MAX_SHOWN_CHARACTERS = 200
 
 
 class BadAnswer(ValueError):  # noqa: N818 - it reads as a sentence
-    """What a function returned is no reward.
+    """The return value of a function is not a reward.
 
     Attributes:
-        kind: "error", or "not_finite" for a number that is none.
+        kind: "error", or "not_finite" for NaN and infinities.
     """
 
     def __init__(self, kind: str, message: str) -> None:
@@ -30,7 +30,7 @@ class BadAnswer(ValueError):  # noqa: N818 - it reads as a sentence
 
 
 def to_message(returned: Any, response: str) -> dict[str, Any]:
-    """The message for what a function returned for this response: a reward, or what is wrong."""
+    """Check a function's return value; gives the message with the reward, or with the error."""
     try:
         if isinstance(returned, StepRewards):
             return _steps(returned, response)
@@ -40,7 +40,7 @@ def to_message(returned: Any, response: str) -> dict[str, Any]:
 
 
 def from_message(message: dict[str, Any]) -> Answer:
-    """The reward in a message without a failure."""
+    """The reward in a message that has no failure."""
     if "value" in message:
         return message["value"]
     return StepRewards(rewards=tuple(message["rewards"]), ends=tuple(message["ends"]))
@@ -52,12 +52,12 @@ def step_values(answer: Answer) -> tuple[float, ...]:
 
 
 def outcome(answer: Answer) -> float:
-    """What the whole response is worth: the sum of its steps."""
+    """Reward of the whole response: the sum over its steps."""
     return sum(step_values(answer))
 
 
 def _value(returned: Any) -> float:
-    # bool and NumPy's scalars are Real; a text or a tensor, which float() would take, is not.
+    # bool and NumPy's scalars are Real. A text or a tensor is not, although float() would take it.
     if not isinstance(returned, numbers.Real):
         kind = type(returned).__name__
         raise BadAnswer("error", f"it returned {_shown(returned)} ({kind}), not a number")
@@ -95,7 +95,7 @@ def _checked_ends(ends: list[Any], num_characters: int) -> list[int]:
                 "error",
                 f"StepRewards.ends[{place}] is {_shown(end)}, not a whole number of characters",
             )
-        # An empty response has nowhere else to end.
+        # The one step of an empty response ends at 0.
         lowest = int(ends[place - 1]) + 1 if place else min(1, num_characters)
         if not lowest <= int(end) <= num_characters:
             raise BadAnswer(

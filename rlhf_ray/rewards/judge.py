@@ -1,4 +1,4 @@
-"""A language model's judgement as a part of the reward."""
+"""A language model as a judge: its scores as a part of the reward."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ from rlhf_ray.generation.completions import (
     CompletionRequest,
 )
 from rlhf_ray.records import FailureKind, RolloutGroup
-from rlhf_ray.rewards.process import ItemFailure
+from rlhf_ray.rewards.outcomes import ItemFailure, Outcome
 from rlhf_ray.rewards.rubric import NoScore, Rubric, mean_score
-from rlhf_ray.rewards.scorer import Outcome
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
 class JudgeEngine(Protocol):
-    """What continues texts; see `generation.completions`."""
+    """An engine that continues texts; see `generation.completions`."""
 
     async def complete(
         self, asked: Sequence[CompletionRequest], *, timeout_s: float
@@ -32,12 +31,12 @@ class JudgeEngine(Protocol):
 class JudgeScorer:
     """An `AsyncGroupScorer` that asks engines for judgements.
 
-    All questions about a group go to the engine that has the fewest, together: they share the
-    rubric and the prompt, which an engine computes once.
+    All questions about a group go together to the engine with the fewest open questions: they share
+    the rubric and the prompt, which one engine computes once.
 
     Args:
-        tokenizer: the judge's.
-        seed: of judgements that are sampled, with prompt and sample.
+        tokenizer: tokenizer of the judge.
+        seed: base seed of sampled judgements, combined with prompt and sample.
     """
 
     def __init__(
@@ -65,6 +64,8 @@ class JudgeScorer:
         asked = [
             request for part in questions if not isinstance(part, ItemFailure) for request in part
         ]
+        # The answers come in the order of the requests, `num_samples` for each question that could
+        # be asked.
         said = iter(await self._ask(asked))
         return [
             part if isinstance(part, ItemFailure) else self._outcome([next(said) for _ in part])
@@ -72,12 +73,12 @@ class JudgeScorer:
         ]
 
     async def close(self) -> None:
-        """Nothing to do: engines are closed by whoever started them."""
+        """Nothing to do: engines are closed where they were started."""
 
     def _requests(
         self, group: RolloutGroup, position: int
     ) -> list[CompletionRequest] | ItemFailure:
-        """The same question, as often as it is to be answered."""
+        """The question about a sample, once for each judgement of it."""
         judge, index = self._judge, group.sample_indices[position]
         try:
             token_ids = self._rubric.question(group.prompt, group.responses[position])
@@ -106,6 +107,7 @@ class JudgeScorer:
     def _outcome(self, said: Sequence[CompletionOutcome]) -> Outcome:
         failures = [one for one in said if isinstance(one, CompletionFailure)]
         texts = [one.text for one in said if not isinstance(one, CompletionFailure)]
+        # Some judgements are enough; only without any does the sample fail.
         if not texts:
             return ItemFailure(kind=failures[0].kind, message=f"the judge: {failures[0].message}")
         try:

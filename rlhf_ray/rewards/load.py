@@ -1,4 +1,4 @@
-"""Finds reward functions (cheap, in the driver) and loads them (in the reward process)."""
+"""Reward functions by name: checked in the driver without an import, loaded in the child."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ class LoadedReward:
 def check_functions(
     functions: Sequence[Any], scorers: Sequence[ScorerPart] = ()
 ) -> tuple[RewardFunctionConfig, ...]:
-    """Read the entries and find every function, without importing any user's code.
+    """Read the entries and find every function, without importing user code.
 
-    The file or module must be there, define the name, and accept the arguments as far
-    as its source tells. Built-in rewards are constructed, so that their values are checked.
+    The file or module must exist, define the name, and accept the arguments, as far as its source
+    shows. Built-in rewards are constructed, so that the values of their arguments are checked too.
 
     Raises:
-        RequestError: an entry is wrong; says which, and how to put it right.
+        RequestError: an entry is wrong; names the entry and the fix.
     """
     entries = read_functions(functions, scorers)
     for entry in entries:
@@ -58,12 +58,12 @@ def check_functions(
 
 
 def with_absolute_paths(reward: RewardConfig) -> RewardConfig:
-    """The same settings with every entry complete and every file's path absolute.
+    """Complete every entry and make every file's path absolute.
 
-    For the driver: a worker may run in another folder.
+    Called in the driver, because a worker may run in another folder.
 
     Raises:
-        RequestError: as `check_functions`.
+        RequestError: an entry is wrong; see `check_functions`.
     """
     entries: list[Any] = []
     for entry in check_functions(reward.functions, reward.scorers):
@@ -86,7 +86,7 @@ def load_reward(entry: RewardFunctionConfig) -> LoadedReward:
     """Import one function, or construct the class, with the entry's arguments.
 
     Raises:
-        RequestError: it cannot be found, is not callable, or refuses its arguments.
+        RequestError: the function cannot be found, is not callable, or refuses its arguments.
     """
     target = parse_target(entry.path)
     try:
@@ -131,13 +131,14 @@ def _refuse_async(name: str, target: FunctionTarget, is_async: bool) -> None:
     if is_async:
         raise RequestError(
             f"reward {name!r}: {target} is an async function, which would return no number; make "
-            "it a plain function (rewards run in processes of their own and may block)"
+            "it a plain function (rewards run in separate processes and may block)"
         )
 
 
 def _load_file(file: Path) -> ModuleType:
-    """Import a file once per process; its folder is searched last for what it imports."""
+    """Import a file once per process; its own imports search its folder last."""
     file = file.resolve()
+    # Two files of one name are two modules, so the module's name includes a digest of the path.
     digest = hashlib.sha256(str(file).encode()).hexdigest()[:12]
     name = f"rlhf_ray_reward_{file.stem}_{digest}"
     if name in sys.modules:
@@ -159,6 +160,7 @@ def _load_file(file: Path) -> ModuleType:
 
 def _check_entry(entry: RewardFunctionConfig) -> None:
     target = parse_target(entry.path)
+    # Only the checks that need no import of user code: existence, name, arguments.
     source_file = target.file if target.file is not None else _source_of_module(target.module)
     if source_file is None:
         return
@@ -208,7 +210,7 @@ def _read_source(file: Path) -> ModuleNames:
 
 
 def _source_of_module(module: str) -> Path | None:
-    """The source file of a module, found without importing it; None if it has no source.
+    """Find the source file of a module without importing it; None if it has no source.
 
     Raises:
         RequestError: there is no such module.
@@ -217,7 +219,7 @@ def _source_of_module(module: str) -> Path | None:
     parts = module.split(".")
     for depth in range(1, len(parts) + 1):
         name = ".".join(parts[:depth])
-        # find_spec would import the parents of a dotted name; going down by hand does not.
+        # `find_spec` of a dotted name would import the parents; searching level by level does not.
         if spec is None:
             spec = importlib.util.find_spec(name)
         else:

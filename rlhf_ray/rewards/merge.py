@@ -1,15 +1,16 @@
-"""Pure functions on groups that wait for their rewards: put parts together, take samples out."""
+"""Pure functions on groups before and during scoring: merge parts, drop samples, add rewards."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from rlhf_ray.records import RolloutGroup, SampleFailure
-from rlhf_ray.records.kept_tokens import join_kept
+from rlhf_ray.records import GroupSteps, RolloutGroup, SampleFailure
+from rlhf_ray.records.support import join_supports
 from rlhf_ray.rewards.answers import Answer, outcome
 from rlhf_ray.rewards.steps import with_steps
 
@@ -17,23 +18,22 @@ _TOKEN_FIELDS = (
     "token_ids",
     "loss_mask",
     "generator_logprobs",
-    "kept_token_ids",
     "weight_versions",
-    "text_ends",
-    "step_rewards",
-    "step_ends",
 )
+_STEP_FIELDS = ("text_ends", "rewards", "ends")
 
 
 def merge_parts(*parts: RolloutGroup) -> RolloutGroup:
-    """One group from parts of it that came from several engines, in order of sample index.
+    """Merge the parts of one group, which several engines sampled, in order of sample index.
 
-    A failure whose sample is in another part (a retry that went well) is left out.
+    A failure is left out if another part has the sample: the retry succeeded.
 
     Raises:
-        ValueError: no part, parts of different prompts, parts with rewards, or a sample twice.
+        ValueError: there is no part, the parts belong to different prompts or have rewards already,
+            or a sample is there twice.
     """
     _check_parts(parts)
+    # (sample index, number of the part, position in the part), sorted by sample index.
     samples = sorted(
         (index, number, position)
         for number, part in enumerate(parts)
@@ -44,13 +44,13 @@ def merge_parts(*parts: RolloutGroup) -> RolloutGroup:
         raise ValueError(
             f"prompt {parts[0].prompt.prompt_id} has a sample more than once: {indices}"
         )
-    fields = _token_fields(*parts)
-    rows = {name: [_rows(part, name) for part in parts] for name in fields}
     first = parts[0]
     return replace(
         first,
         sample_indices=indices,
-        lengths=_concatenate(first.lengths, [parts[n].lengths[p : p + 1] for _, n, p in samples]),
+        lengths=torch.cat(
+            [first.lengths[:0], *(parts[n].lengths[p : p + 1] for _, n, p in samples)]
+        ),
         responses=tuple(parts[n].responses[p] for _, n, p in samples),
         finish_reasons=tuple(parts[n].finish_reasons[p] for _, n, p in samples),
         failures=tuple(
@@ -59,15 +59,12 @@ def merge_parts(*parts: RolloutGroup) -> RolloutGroup:
             for failure in part.failures
             if failure.sample_index not in indices
         ),
-        **{
-            name: _concatenate(_tokens(first, name), [rows[name][n][p] for _, n, p in samples])
-            for name in fields
-        },
+        **_token_fields(parts, [(n, p) for _, n, p in samples]),
     )
 
 
 def drop_failed(group: RolloutGroup, failures: Sequence[SampleFailure]) -> RolloutGroup:
-    """The group without the samples that these failures name, and with the failures appended."""
+    """Drop the samples that these failures name, and append the failures to the group."""
     if not failures:
         return group
     failed = {failure.sample_index for failure in failures}
@@ -81,19 +78,20 @@ def drop_failed(group: RolloutGroup, failures: Sequence[SampleFailure]) -> Rollo
         rewards=group.rewards[keep] if group.is_scored else group.rewards,
         reward_parts={name: part[keep] for name, part in group.reward_parts.items()},
         failures=(*group.failures, *failures),
-        **{
-            name: _concatenate(_tokens(group, name), [_rows(group, name)[p] for p in keep])
-            for name in _token_fields(group)
-        },
+        **_token_fields([group], [(0, p) for p in keep]),
     )
 
 
 def with_rewards(
     group: RolloutGroup, parts: Mapping[str, Sequence[Answer]], weights: Mapping[str, float]
 ) -> RolloutGroup:
-    """The group with its rewards: the weighted sum of the parts, [G] float64 each.
+    """The group with its rewards, [G] float64: the weighted sum of the parts.
 
-    In a run that trains on steps (the group has `text_ends`) also those of the steps.
+    In a run that trains on steps (the group has `steps`) the rewards of the steps are set too.
+
+    Args:
+        parts: for each function its answers, one per sample.
+        weights: weight of each function.
     """
     tensors = {
         name: torch.tensor([outcome(answer) for answer in answers], dtype=torch.float64)
@@ -103,7 +101,7 @@ def with_rewards(
     for name, values in tensors.items():
         rewards = rewards + weights[name] * values
     group = replace(group, rewards=rewards, reward_parts=tensors)
-    return with_steps(group, parts, weights) if group.text_ends.shape[0] else group
+    return with_steps(group, parts, weights) if group.steps is not None else group
 
 
 def _check_parts(parts: Sequence[RolloutGroup]) -> None:
@@ -116,22 +114,46 @@ def _check_parts(parts: Sequence[RolloutGroup]) -> None:
         raise ValueError(f"parts of prompt {parts[0].prompt.prompt_id} have rewards already")
 
 
-def _token_fields(*groups: RolloutGroup) -> list[str]:
-    """The fields that any of them has; the ends of texts and steps may be missing from all."""
-    return [name for name in _TOKEN_FIELDS if any(_tokens(g, name).shape[0] for g in groups)]
+def _token_fields(
+    groups: Sequence[RolloutGroup], samples: Sequence[tuple[int, int]]
+) -> dict[str, Any]:
+    """Per-token fields of these samples, one after the other.
+
+    The fields of a group are flat, [N] over all its samples. They are cut into one row per sample,
+    and the rows are joined in the new order.
+
+    Args:
+        samples: number of the group, and place of the sample in it.
+    """
+
+    def joined(per_group: Sequence[Tensor]) -> Tensor:
+        rows = [t.split(g.lengths.tolist()) for t, g in zip(per_group, groups, strict=True)]
+        # The empty slice keeps the dtype if there is no sample.
+        return torch.cat([per_group[0][:0], *(rows[n][p] for n, p in samples)])
+
+    fields: dict[str, Any] = {
+        name: joined([getattr(group, name) for group in groups]) for name in _TOKEN_FIELDS
+    }
+    # Parts may have supports of different widths, and a part without a sample has no steps.
+    sizes = [group.token_ids.shape[0] for group in groups]
+    supports = [group.support_token_ids if group.num_samples else None for group in groups]
+    support = join_supports(supports, sizes)
+    if support is not None:
+        fields["support_token_ids"] = joined(support.split(sizes))
+    if any(group.steps is not None for group in groups):
+        steps = [_steps(group) for group in groups]
+        fields["steps"] = GroupSteps(
+            **{name: joined([getattr(part, name) for part in steps]) for name in _STEP_FIELDS}
+        )
+    return fields
 
 
-def _tokens(group: RolloutGroup, name: str) -> Tensor:
-    return getattr(group, name)
-
-
-def _rows(group: RolloutGroup, name: str) -> tuple[Tensor, ...]:
-    return _tokens(group, name).split(group.lengths.tolist())
-
-
-def _concatenate(like: Tensor, rows: list[Tensor]) -> Tensor:
-    """The rows one after the other; an empty tensor of the same kind if there are none."""
-    if not rows:
-        return like[:0]
-    # Parts may have kept different numbers of tokens.
-    return join_kept(rows) if like.dim() == 2 else torch.cat(rows)
+def _steps(group: RolloutGroup) -> GroupSteps:
+    if group.steps is not None:
+        return group.steps
+    assert group.num_samples == 0, "some parts of a group have steps, and some have not"
+    return GroupSteps(
+        text_ends=torch.zeros(0, dtype=torch.int32),
+        rewards=torch.zeros(0, dtype=torch.float64),
+        ends=torch.zeros(0, dtype=torch.bool),
+    )

@@ -1,4 +1,4 @@
-"""What a reward function is given and what it returns.
+"""Interface of a reward function: the sample that it gets, the reward that it returns.
 
 Imported by the process that runs the functions, so nothing here may import torch.
 """
@@ -11,17 +11,17 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RewardSample:
-    """One response and what it answers.
+    """One response with its prompt.
 
     Attributes:
         prompt_id: id of the prompt, unique within a run.
-        sample_index: which of the prompt's samples this is.
+        sample_index: position among the prompt's samples.
         prompt: the prompt as the engine saw it, chat template applied.
         response: the decoded response.
-        answer: the reference answer, or None where the data have none.
+        answer: the reference answer, or None if the data have none.
         source: name of the task.
         columns: the row's other columns.
-        finish_reason: "stop", or "length" where the response was cut off.
+        finish_reason: "stop", or "length" if the response was cut off.
     """
 
     prompt_id: str
@@ -36,13 +36,13 @@ class RewardSample:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepRewards:
-    """A reward for every step of a response (process rewards), instead of one for all of it.
+    """One reward per step of a response (process rewards), instead of one for the whole response.
 
-    `algorithm.advantage=process` trains on the steps; everything else takes their sum.
+    `algorithm.advantage=process` trains on the steps; everything else uses their sum.
 
     Attributes:
         rewards: one finite number for each step, in order; at least one step.
-        ends: where each step ends, as a number of characters of the response: the first step is
+        ends: end of each step, as a number of characters of the response: the first step is
             `response[:ends[0]]`, the second `response[ends[0]:ends[1]]`. They rise strictly,
             from at least 1 to at most the length of the response; the one step of an empty
             response ends at 0.
@@ -53,14 +53,14 @@ class StepRewards:
 
 
 class Reward(Protocol):
-    """What an entry of `reward.functions` names: a callable, or a class of such.
+    """A reward function, named by an entry of `reward.functions`.
 
-    A plain function may take the entry's arguments by keyword after the sample; a
-    class is constructed with them once per worker, and its instance is called.
+    An entry may name a function, which gets the entry's arguments by keyword after the sample, or a
+    class, which is constructed with the arguments once per worker and whose instance is called.
     """
 
     def __call__(self, sample: RewardSample, /) -> float | StepRewards:
-        """The reward of one sample: a finite number, or one for every step of the response.
+        """Reward of one sample: a finite number, or one for every step of the response.
 
         An exception, a time-out, NaN or an infinity, or steps that do not fit the response
         make the sample a failure, which is counted and never trained on.

@@ -1,4 +1,4 @@
-"""What a judge is asked about a response, and the score in what it says."""
+"""The rubric: question to a judge about a response, and the score in its judgement."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _MAX_SHOWN_CHARACTERS = 200
 
 
 class NoScore(ValueError):  # noqa: N818 - it reads as a sentence
-    """There is nothing to ask, or no score in what was said."""
+    """The question cannot be asked, or the judgement has no score."""
 
 
 class Rubric:
-    """Questions to a judge, as its engine takes them.
+    """Makes the questions to a judge.
 
     Args:
-        tokenizer: the judge's; its chat template is used where it has one.
+        tokenizer: tokenizer of the judge; its chat template is used if it has one.
     """
 
     def __init__(self, judge: JudgeConfig, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -40,8 +40,8 @@ class Rubric:
         """The question about a response, as token ids.
 
         Raises:
-            NoScore: a place of the rubric cannot be filled in, the template refuses it, or it is
-                too long.
+            NoScore: a placeholder of the rubric cannot be filled in, the template refuses the
+                question, or the question is too long.
             DataError: the template is broken.
         """
         filled = self._filled_in(prompt, response)
@@ -68,7 +68,7 @@ class Rubric:
         return tuple(ids)
 
     def _filled_in(self, prompt: Prompt, response: str) -> str:
-        # In one go: what a response says in braces is no place.
+        # One pass over the rubric: braces in an inserted text are not placeholders.
         def value(match: re.Match[str]) -> str:
             if match[1] == "response":
                 return self._harmless(response)
@@ -81,18 +81,19 @@ class Rubric:
         return _PLACE.sub(value, self._judge.asked)
 
     def _harmless(self, text: str) -> str:
-        """Without special tokens, with which a text could end its turn and speak for the judge."""
+        """Break up special tokens, with which a text could end its turn and speak for the judge."""
         for special in self._specials:
             text = text.replace(special, f"{special[:1]} {special[1:]}")
         return text
 
 
 def read_score(judge: JudgeConfig, said: str) -> float:
-    """The score in a judgement, mapped to 0 to 1 where that is set.
+    """The score in a judgement, mapped to 0 to 1 if the settings say so.
 
     Raises:
-        NoScore: there is none, or it is outside of the range.
+        NoScore: there is no score, or it is outside of the range.
     """
+    # The last match: a judge may mention other numbers before its verdict.
     last = None
     for match in re.finditer(judge.pattern, said):
         last = match
@@ -128,7 +129,7 @@ def mean_score(judge: JudgeConfig, judgements: Sequence[str]) -> float:
 
 
 def _conversation(prompt: Prompt) -> str:
-    """The prompt as a text: what the user says, or who says what."""
+    """The prompt as a text: the single user message, or all messages with their roles."""
     messages: Sequence[dict[str, Any]] = prompt.messages
     if not messages:
         return prompt.text
@@ -138,5 +139,5 @@ def _conversation(prompt: Prompt) -> str:
 
 
 def _shown(said: str) -> str:
-    """The end of what was said, where the score should be."""
+    """The end of a judgement, where the score should be."""
     return repr(said[-_MAX_SHOWN_CHARACTERS:])

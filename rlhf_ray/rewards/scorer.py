@@ -1,8 +1,9 @@
-"""What scores a whole group after the reward functions, and adds its part to the reward.
+"""Scorers: parts of the reward that are computed for a whole group, after the reward functions.
 
 A reward worker merges the parts of a group and runs the functions; then the group goes from one
-scorer to the next. Each is a plain class in an actor of its own kind (`cluster/roles/rewards.py`)
-and follows `GroupScorer`; what becomes of its outcomes is the same for all, and stands here.
+scorer to the next. Each scorer is a plain class that follows `GroupScorer` or `AsyncGroupScorer`,
+in an actor of its kind (`cluster/roles/rewards.py`). The way from its outcomes to rewards and
+failures is the same for all, and is in this file.
 """
 
 from __future__ import annotations
@@ -16,16 +17,19 @@ import torch
 from torch import Tensor
 
 from rlhf_ray.config.groups.reward import ScorerPart
-from rlhf_ray.records import FailureKind, GroupSummary, RolloutGroup, SampleFailure
+from rlhf_ray.records import FailureKind, GroupSteps, GroupSummary, RolloutGroup, SampleFailure
 from rlhf_ray.rewards.merge import drop_failed
-from rlhf_ray.rewards.process import ItemFailure
+from rlhf_ray.rewards.outcomes import ItemFailure
 
 # Of one sample: its score, or why it has none.
 Outcome = float | ItemFailure
 
 
 class GroupScorer(Protocol):
-    """A part of the reward that is no function's."""
+    """Scorer that computes, one group at a time: a reward model.
+
+    Its `score` is no coroutine: ranks that share a model must score all groups in the same order.
+    """
 
     @property
     def part(self) -> ScorerPart:
@@ -33,10 +37,10 @@ class GroupScorer(Protocol):
         ...
 
     def score(self, group: RolloutGroup) -> Sequence[Outcome]:
-        """An outcome for every sample, in order.
+        """Score every sample; returns an outcome for each, in order.
 
-        What goes wrong with a sample is its `ItemFailure`. What goes wrong with the scorer itself
-        is raised, and ends the run.
+        A problem with a sample is its `ItemFailure`. A problem with the scorer itself is raised,
+        and ends the run.
 
         Args:
             group: merged and scored by the functions; it has at least one sample.
@@ -45,7 +49,7 @@ class GroupScorer(Protocol):
 
 
 class AsyncGroupScorer(Protocol):
-    """A `GroupScorer` that waits for others: it scores several groups at a time."""
+    """Scorer that waits for a service or an engine: it scores several groups at a time."""
 
     @property
     def part(self) -> ScorerPart:
@@ -58,9 +62,9 @@ class AsyncGroupScorer(Protocol):
 
 
 def scored_by(scorer: GroupScorer, group: RolloutGroup) -> tuple[RolloutGroup, GroupSummary]:
-    """The group with the scorer's part, and its summary.
+    """Add the scorer's part to a group; returns the group and its summary.
 
-    A group with a failure is dropped as a whole, so that nothing is asked about it.
+    A group with a failure is not scored: it will be dropped as a whole.
     """
     if _is_asked_about(group):
         group = with_part(group, scorer.part, scorer.score(group))
@@ -70,7 +74,7 @@ def scored_by(scorer: GroupScorer, group: RolloutGroup) -> tuple[RolloutGroup, G
 async def scored_by_async(
     scorer: AsyncGroupScorer, group: RolloutGroup
 ) -> tuple[RolloutGroup, GroupSummary]:
-    """As `scored_by`."""
+    """Add an asynchronous scorer's part to a group; see `scored_by`."""
     if _is_asked_about(group):
         group = with_part(group, scorer.part, await scorer.score(group))
     return group, group.summary()
@@ -81,13 +85,13 @@ def _is_asked_about(group: RolloutGroup) -> bool:
 
 
 def with_part(group: RolloutGroup, part: ScorerPart, outcomes: Sequence[Outcome]) -> RolloutGroup:
-    """The group with one more part of its rewards, without the samples that have none.
+    """Add one part to the group's rewards, and drop the samples for which it has no value.
 
     In a run that trains on steps the part is one step, which ends with the last sampled token.
 
     Args:
-        group: scored by what came before; its rewards are those of the parts so far.
-        outcomes: of every sample.
+        group: scored group; its rewards are the sum of the parts so far.
+        outcomes: one per sample.
     """
     assert len(outcomes) == group.num_samples, f"{len(outcomes)} outcomes of {group.num_samples}"
     assert part.name not in group.reward_parts, f"there is a part {part.name!r} already"
@@ -112,13 +116,14 @@ def with_part(group: RolloutGroup, part: ScorerPart, outcomes: Sequence[Outcome]
         rewards=group.rewards + part.weight * values,
         reward_parts={**group.reward_parts, part.name: values},
     )
-    return (
-        _with_last_step(group, part.weight * values) if group.has_steps and part.weight else group
-    )
+    if group.steps is None or not part.weight:
+        return group
+    steps = _with_last_step(group.steps, group, part.weight * values)
+    return replace(group, steps=steps)
 
 
 def _checked(part: ScorerPart, reward: float, outcome: Outcome) -> Outcome:
-    """The outcome, or a failure where a number is none or makes none of the whole reward."""
+    """The outcome, or a failure if the score or the whole reward with it is not finite."""
     if isinstance(outcome, ItemFailure):
         return outcome
     if not math.isfinite(outcome):
@@ -130,13 +135,14 @@ def _checked(part: ScorerPart, reward: float, outcome: Outcome) -> Outcome:
     return ItemFailure(kind=FailureKind.REWARD_NOT_FINITE, message=message)
 
 
-def _with_last_step(group: RolloutGroup, values: Tensor) -> RolloutGroup:
-    rewards, ends = group.step_rewards.clone(), group.step_ends.clone()
+def _with_last_step(steps: GroupSteps, group: RolloutGroup, values: Tensor) -> GroupSteps:
+    """Add one value per sample to the step that ends with the sample's last sampled token."""
+    rewards, ends = steps.rewards.clone(), steps.ends.clone()
     start = 0
     for length, value in zip(group.lengths.tolist(), values, strict=True):
         sampled = group.loss_mask[start : start + length].nonzero()[:, 0] + start
         start += length
-        if sampled.numel():  # A sample without a sampled token has nowhere to put it.
+        if sampled.numel():  # Without a sampled token there is no place for the reward.
             rewards[sampled[-1]] += value
             ends[sampled[-1]] = True
-    return replace(group, step_rewards=rewards, step_ends=ends)
+    return replace(steps, rewards=rewards, ends=ends)

@@ -1,7 +1,7 @@
-"""What a Python source file defines and what its functions accept, without running it.
+"""Names that a Python source file defines and arguments that its functions accept, without a run.
 
 The driver checks reward functions before any worker starts. Importing the user's
-module there could take minutes and gigabytes, so its source is read instead.
+module in the driver could take minutes and gigabytes, so its source is parsed instead.
 """
 
 from __future__ import annotations
@@ -15,7 +15,13 @@ _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Signature:
-    """Keyword arguments beyond the sample: all names, and those without a default."""
+    """Keyword arguments after the sample.
+
+    Attributes:
+        names: all keyword arguments.
+        required: keyword arguments without a default.
+        takes_any: there is a `**kwargs`.
+    """
 
     names: tuple[str, ...]
     required: tuple[str, ...]
@@ -28,7 +34,7 @@ class Definition:
 
     Attributes:
         is_async: it is an `async def`.
-        signature: what it accepts, or None where the source does not tell.
+        signature: accepted arguments, or None if the source does not show them.
     """
 
     is_async: bool
@@ -37,17 +43,17 @@ class Definition:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModuleNames:
-    """The top-level names of a module; more may exist if it has a star import."""
+    """Top-level names of a module; a star import may add more."""
 
     definitions: dict[str, Definition]
     has_star_import: bool
 
 
 def read_names(source: str, filename: str) -> ModuleNames:
-    """The names that a source text defines at its top level.
+    """Names that a source text defines at its top level.
 
     Raises:
-        SyntaxError: it is not Python.
+        SyntaxError: the text is not Python.
     """
     definitions: dict[str, Definition] = {}
     has_star_import = False
@@ -62,7 +68,7 @@ def read_names(source: str, filename: str) -> ModuleNames:
             definitions[node.name] = _function_definition(node)
         else:
             definitions.update((name, _unknown()) for name in _assigned(node))
-    # A module-level __getattr__ makes names on demand, as a star import does.
+    # A module-level __getattr__ can make any name on demand, so it counts as a star import.
     return ModuleNames(
         definitions=definitions,
         has_star_import=has_star_import or "__getattr__" in definitions,
@@ -70,7 +76,7 @@ def read_names(source: str, filename: str) -> ModuleNames:
 
 
 def _top_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Statements that run at import, those inside if, try and with included."""
+    """Statements that run at import, including those inside if, loops, with and try."""
     for node in body:
         yield node
         if isinstance(node, ast.If | ast.For | ast.While):
@@ -111,7 +117,7 @@ def _class_definition(node: ast.ClassDef) -> Definition:
 
 
 def _signature(arguments: ast.arguments) -> Signature:
-    """Accepted keywords after the first parameter, which is `sample` or `self`."""
+    """Keyword arguments after the first parameter, which is `sample` or `self`."""
     positional = [*arguments.posonlyargs, *arguments.args]
     num_required = len(positional) - len(arguments.defaults)
     required = [argument.arg for argument in positional[1:num_required]]

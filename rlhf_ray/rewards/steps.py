@@ -1,4 +1,4 @@
-"""From steps of a text to steps of tokens: where the rewards of a response's steps go."""
+"""Rewards of a response's steps, moved from places in the text to tokens."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from rlhf_ray.rewards.protocol import StepRewards
 def last_tokens(text_ends: Sequence[int], ends: Sequence[int], num_characters: int) -> list[int]:
     """The sampled token with which each step ends.
 
-    A step that ends inside a token ends with that token. One that ends with the text ends with
-    the last token, though that adds no text: the end of the text is part of the last step.
+    A step that ends inside a token ends with that token. A step that ends with the text ends with
+    the last token, even if that token adds no text: the end of the text is part of the last step.
 
     Args:
         text_ends [R]: characters of the text after each sampled token; R of at least 1.
         ends: characters of the text after each step.
-        num_characters: of the whole text.
+        num_characters: length of the whole text.
 
     Returns:
-        places in `text_ends`, which never fall; two steps may end with the same token.
+        Positions in `text_ends`, in non-decreasing order; two steps may end with the same token.
     """
     last = len(text_ends) - 1
     return [
@@ -38,14 +38,17 @@ def with_steps(
 ) -> RolloutGroup:
     """The group with the weighted rewards of its steps on the steps' last tokens.
 
-    Rewards that meet on a token are added, and make one step. A plain number is one step that
-    ends with the last sampled token. A sample without a sampled token has nowhere to put any.
-    A function of weight 0 is only watched: its steps are no steps of the sample.
+    Rewards that fall on the same token are added and make one step. A plain number is one step that
+    ends with the last sampled token. A sample without a sampled token gets no step reward. A
+    function of weight 0 is only logged: its steps are not steps of the sample.
 
     Args:
-        group: with `text_ends`.
-        parts: by function, the answer for every sample; weights: of the functions.
+        group: a group with `steps`, in which no step is rewarded yet.
+        parts: for each function its answers, one per sample.
+        weights: weight of each function.
     """
+    steps = group.steps
+    assert steps is not None, "the engine has not said where the text of each token ends"
     rewards = torch.zeros(group.token_ids.shape[0], dtype=torch.float64)
     ends = torch.zeros(group.token_ids.shape[0], dtype=torch.bool)
     start = 0
@@ -54,16 +57,16 @@ def with_steps(
     ):
         sampled = group.loss_mask[start : start + length].nonzero()[:, 0] + start
         start += length
-        texts = group.text_ends[sampled].tolist()
+        texts = steps.text_ends[sampled].tolist()
         for name, answers in parts.items() if texts else ():
             if weights[name] == 0:
                 continue
-            steps = _as_steps(answers[sample], len(response))
-            places = sampled[last_tokens(texts, steps.ends, len(response))]
-            values = torch.tensor(steps.rewards, dtype=torch.float64)
+            own = _as_steps(answers[sample], len(response))
+            places = sampled[last_tokens(texts, own.ends, len(response))]
+            values = torch.tensor(own.rewards, dtype=torch.float64)
             rewards.index_add_(0, places, weights[name] * values)
             ends[places] = True
-    return replace(group, step_rewards=rewards, step_ends=ends)
+    return replace(group, steps=replace(steps, rewards=rewards, ends=ends))
 
 
 def _as_steps(answer: Answer, num_characters: int) -> StepRewards:

@@ -1,4 +1,4 @@
-"""The reward worker: completes groups, scores every sample, never lets a failure be a reward."""
+"""The reward worker: merges groups, runs the functions on every sample, drops failed samples."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from rlhf_ray.config.groups.reward import RewardConfig
 from rlhf_ray.config.reward_entries import read_functions
 from rlhf_ray.records import FailureKind, GroupSummary, RolloutGroup, SampleFailure
 from rlhf_ray.rewards.answers import Answer, outcome, step_values
+from rlhf_ray.rewards.function_process import FunctionProcess, Item
 from rlhf_ray.rewards.merge import drop_failed, merge_parts, with_rewards
-from rlhf_ray.rewards.process import Item, ItemFailure, RewardProcess
+from rlhf_ray.rewards.outcomes import ItemFailure
 from rlhf_ray.rewards.protocol import RewardSample
 
 
 class RewardWorker:
     """Scores groups with the functions of `reward.functions`, one group at a time.
 
-    Without a function (something else scores then) it merges the parts of groups, and every reward
-    is 0 so far.
+    Without functions (scorers follow then) it merges the parts of groups, with rewards of 0.
 
-    The functions run in a child process with a time limit each; this class only talks to it.
+    The functions run in a child process, with a time limit each; this class only talks to it.
 
     Raises:
         RequestError: an entry of `reward.functions` is wrong.
@@ -29,7 +29,7 @@ class RewardWorker:
         self._functions = read_functions(reward.functions, reward.scorers)
         self._weights = {entry.name: entry.weight for entry in self._functions}
         self._retry = reward.on_failure == "retry"
-        self._process = RewardProcess(self._functions, timeout_s=reward.timeout_s)
+        self._process = FunctionProcess(self._functions, timeout_s=reward.timeout_s)
 
     def start(self) -> None:
         """Start the child process and load the functions.
@@ -45,8 +45,8 @@ class RewardWorker:
         """Merge the parts of one prompt's group and score every sample.
 
         Returns:
-            The group with rewards, without the samples that failed, which are listed in its
-            `failures`; and its summary.
+            The group with rewards and its summary. Failed samples are dropped from the group and
+            listed in its `failures`.
 
         Raises:
             ValueError: the parts do not belong together (see `merge_parts`).
@@ -83,7 +83,7 @@ class RewardWorker:
         self._process.close()
 
     def _run_functions(self, samples: list[RewardSample]) -> list[list[Answer | ItemFailure]]:
-        """One row per sample, one outcome per function; a failed one is tried again if so set."""
+        """One row per sample, one outcome per function; retries failures if so configured."""
         items: list[Item] = [
             (sample, function)
             for sample in range(len(samples))
@@ -101,11 +101,12 @@ class RewardWorker:
     def _failure(
         self, row: list[Answer | ItemFailure], answers: list[Answer]
     ) -> ItemFailure | None:
-        """What is wrong with one sample: its first failed part, or a sum that is not finite."""
+        """Failure of one sample: its first failed part, or a sum that is not finite."""
         for name, item in zip(self._weights, row, strict=True):
             if isinstance(item, ItemFailure):
                 return ItemFailure(kind=item.kind, message=f"reward {name!r}: {item.message}")
-        # Step by step: an infinite one must not hide behind a sum in which steps cancel.
+        # Summed over the weighted steps, not over the outcomes: a weighted step that overflows to
+        # infinity must not be hidden because the unweighted steps cancel.
         total = sum(
             weight * value
             for weight, answer in zip(self._weights.values(), answers, strict=True)

@@ -1,1 +1,4 @@
-"""Models as services over HTTP: a reward model, or a language model."""
+"""Services over HTTP: a reward model (`service.py`), or a language model (`front.py`).
+
+The endpoint of a language model shares its requests among replicas (`fleet.py`, `replica.py`).
+"""

@@ -1,4 +1,4 @@
-"""All replicas of a model: who is asked next, and what the whole can do."""
+"""The replicas of a model: choice of the next one, state of the whole."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Fleet:
     """Replicas that share the requests.
 
     Args:
-        max_in_flight: requests at a time, over all replicas.
-        report: takes lines for people.
+        max_in_flight: limit of the requests in flight over all replicas.
+        report: called with lines for the user.
     """
 
     def __init__(self, replicas: Sequence[Replica], *, max_in_flight: int, report: Report) -> None:
@@ -33,7 +33,7 @@ class Fleet:
 
     @property
     def state(self) -> ReplicaState:
-        """Ready where one replica is, failed where all have."""
+        """Ready if any replica is ready, failed if all have failed."""
         states = {replica.state for replica in self.replicas}
         for state in (ReplicaState.READY, ReplicaState.STARTING):
             if state in states:
@@ -44,31 +44,33 @@ class Fleet:
         """The ready replica with the fewest requests.
 
         Args:
-            besides: those that have just turned out not to be there.
+            besides: replicas to leave out, because this request could not reach them.
 
         Raises:
-            Refused: 503, there is none, or there are too many requests.
+            Refused: 503, no replica is ready, or too many requests are in flight.
         """
         ready = [r for r in self.replicas if r.state is ReplicaState.READY and r not in besides]
         if not ready:
-            raise Refused(503, "the engine is being started; come again")
+            raise Refused(503, "the engine is starting; try again")
         if self.in_flight >= self._max_in_flight:
             raise Refused(
-                503, f"{self.in_flight} requests are under way, which is the most; come again"
+                503, f"{self.in_flight} requests are in flight, the most allowed; try again"
             )
         return min(ready, key=lambda replica: replica.in_flight)
 
     async def supervise(self, when_ready: Callable[[], None]) -> None:
-        """Keep the replicas running until cancelled; those that are given up are told of.
+        """Keep the replicas running until cancelled; report those that are given up.
 
         Args:
             when_ready: called once, when all are ready for the first time.
 
         Raises:
-            RequestError, RunFailed: of a replica that never got ready, or of the last one.
+            RequestError, RunFailed: the error of a replica that fails before all were ready, or of
+                the last replica.
         """
         tasks = {asyncio.create_task(r.supervise()): r for r in self.replicas}
         told = False
+        # A replica's task ends only with an error, when the replica is given up.
         try:
             while True:
                 if not told and self.num_ready == len(self.replicas):
@@ -91,4 +93,4 @@ class Fleet:
         except (RequestError, RunFailed) as error:
             if is_last or is_early:
                 raise
-            self._report(f"{error}; the others go on")
+            self._report(f"{error}; the other replicas go on")

@@ -1,4 +1,4 @@
-"""The endpoint that clients see: who may ask, what, and which replica answers."""
+"""The OpenAI-compatible endpoint in front of a fleet: keys, checks, and the way to a replica."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from rlhf_ray.serving.openai_errors import RETRY_AFTER_S, Refused, as_openai_err
 from rlhf_ray.serving.relay import CLIENT_GONE, Relayed
 from rlhf_ray.serving.replica import ReplicaState
 
-# What a replica is asked, by path.
+# Paths that are passed on to a replica.
 ASKED_PATHS = ("/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize")
-# A client that does not send its request in this time holds a connection for nothing.
+# Time limit for a request's body: a client that stops in the middle must not hold a connection.
 _BODY_S = 60.0
 
 
@@ -31,9 +31,10 @@ class Front:
     """Answers requests.
 
     Args:
-        fleet: who generates.
-        model_name: what requests call the model.
-        token: what requests must bring; None asks for nothing.
+        fleet: the replicas that generate.
+        model_name: name of the model in requests.
+        token: bearer token that requests must carry; None for an open endpoint.
+        max_request_bytes: limit of a request's body.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class Front:
         self._metrics = FrontMetrics(fleet)
 
     def application(self, lifespan: Callable[[Starlette], Any] | None = None) -> Starlette:
-        """What a server runs."""
+        """The ASGI application of the endpoint."""
         handlers: dict[Any, Any] = dict.fromkeys(
             (Refused, HTTPException, 500, json.JSONDecodeError), as_openai_error
         )
@@ -68,7 +69,7 @@ class Front:
         )
 
     async def _health(self, _: Request) -> Response:
-        """For whoever starts and watches services: no key, and no more than the state."""
+        """State of the fleet, for load balancers: without a key, and without further facts."""
         state, fleet = self._fleet.state, self._fleet
         is_ready = state is ReplicaState.READY
         facts = {"status": "ok" if is_ready else str(state), "replicas_ready": fleet.num_ready}
@@ -92,6 +93,8 @@ class Front:
         return JSONResponse(facts)
 
     async def _ask(self, request: Request) -> Response:
+        # Everything is checked before the request goes to a replica, so that a bad request costs no
+        # engine time. `Relayed` counts what it answers; refusals are counted here.
         count = self._counter(request)
         try:
             self._check_key(request)
@@ -103,7 +106,7 @@ class Front:
             raise
         except ClientDisconnect:
             count(CLIENT_GONE)
-            return Response(status_code=400)  # Nobody is there to read it.
+            return Response(status_code=400)  # The client is gone and reads no reply.
         return Relayed(self._fleet, request.url.path, body, count)
 
     def _counter(self, request: Request) -> Callable[[int], None]:
@@ -123,11 +126,14 @@ class Front:
     def _check_model(self, name: Any) -> None:
         if name != self._model_name:
             raise Refused(
-                404, f"the model {name!r} is not served here; there is {self._model_name!r}"
+                404, f"the model {name!r} is not served here; ask for {self._model_name!r}"
             )
 
     async def _body(self, request: Request) -> bytes:
-        """The whole body; what comes after the limit is not kept."""
+        """Read the body up to its end or the limit.
+
+        The limit is checked while reading: the length that a client announces may be wrong.
+        """
         body = bytearray()
         try:
             async with asyncio.timeout(_BODY_S):
@@ -145,17 +151,17 @@ class Front:
 
 
 def read_fields(body: bytes) -> dict[str, Any]:
-    """The JSON object in a body.
+    """The JSON object in a request's body.
 
     Raises:
-        Refused: 400, there is none, or it has what JSON or a tokenizer cannot have.
+        Refused: 400, the body is not a JSON object, or has NaN or text that is not valid Unicode.
     """
     try:
         fields = json.loads(body, parse_constant=_no_number)
-        # JSON can have halves of characters, which no tokenizer takes.
+        # JSON escapes can spell lone surrogates, which UTF-8 and tokenizers do not take.
         json.dumps(fields, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError) as error:
-        raise Refused(400, f"the body is not JSON that can be read: {error}") from error
+        raise Refused(400, f"the body is not valid JSON: {error}") from error
     if not isinstance(fields, dict):
         raise Refused(400, "the body is JSON but not an object with the fields of a request")
     return fields

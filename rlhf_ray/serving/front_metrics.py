@@ -1,4 +1,4 @@
-"""What the endpoint counts, and the counters of vLLM's servers behind it."""
+"""Metrics of the endpoint, and those of the vLLM servers behind it."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ class FrontMetrics:
         )
 
     def count(self, path: str, status: int, seconds: float) -> None:
-        """A request has ended."""
+        """Count a request that has ended."""
         self._requests.labels(path, str(status)).inc()
         self._seconds.labels(path).observe(seconds)
 
     async def text(self) -> bytes:
-        """Everything; vLLM's own get a label that says which replica they are of."""
+        """All metrics as text; vLLM's get a label with the index of their replica."""
         for replica in self._fleet.replicas:
             self._restarts.labels(str(replica.index)).set(replica.restarts)
         texts = await asyncio.gather(*(replica.metrics() for replica in self._fleet.replicas))
@@ -68,7 +68,7 @@ class FrontMetrics:
 
 
 class _Families:
-    """Metrics that were counted elsewhere, for `generate_latest`."""
+    """Collector of metrics that were counted by other processes, for `generate_latest`."""
 
     def __init__(self, families: list[Metric]) -> None:
         self._families = families
@@ -78,10 +78,10 @@ class _Families:
 
 
 def merged(texts: Iterable[tuple[int, str]]) -> Iterator[Metric]:
-    """vLLM's metrics of several replicas as one of each name.
+    """Merge vLLM's metrics of several replicas into one metric family per name.
 
     Args:
-        texts: replica and its metrics in Prometheus' format.
+        texts: pairs of a replica's index and its metrics in Prometheus' format.
     """
     families: dict[str, Metric] = {}
     for index, text in texts:

@@ -1,4 +1,4 @@
-"""Many requests at an OpenAI-compatible endpoint, and what became of each."""
+"""Load measurement: many requests to an OpenAI-compatible endpoint, and their results."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ PERCENTILES = (50, 95, 99)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answered:
-    """One request.
+    """Result of one request.
 
     Attributes:
-        answer: its text; None where there is none.
-        error: what came instead, with the HTTP status where there was one.
-        seconds: from asking to the end of the answer.
-        num_tokens: of the answer.
+        answer: text of the answer; None if the request failed.
+        error: message of the failure, with the HTTP status if there was one.
+        seconds: from the request to the end of the answer.
+        num_tokens: length of the answer.
     """
 
     prompt: str
@@ -35,13 +35,13 @@ class Answered:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoadReport:
-    """What became of all requests.
+    """Figures of all requests together.
 
     Attributes:
         num_failed: requests that got an error.
-        num_wrong: answers that are not the expected ones.
-        latency_s: seconds by percentile, such as p95, of those that were answered.
-        tokens_per_s: of all answers, over the time of the whole.
+        num_wrong: answers that differ from the expected ones.
+        latency_s: seconds by percentile, such as p95, over the answered requests.
+        tokens_per_s: tokens of all answers over the whole time.
     """
 
     num_requests: int
@@ -53,7 +53,7 @@ class LoadReport:
     requests_per_s: float
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The fields as a dict, for JSON."""
         return asdict(self)
 
 
@@ -66,10 +66,10 @@ async def ask_all(
     stream: bool = False,
     **settings: Any,
 ) -> list[Answered]:
-    """Ask about every prompt, `at_once` of them at a time; results in the order of the prompts.
+    """Send every prompt, `at_once` of them at a time; results in the order of the prompts.
 
     Args:
-        client: should not try again (`max_retries=0`), or errors are not seen.
+        client: without retries (`max_retries=0`), which would hide errors.
         stream: take the answers as streams.
         settings: of every request, such as max_tokens.
     """
@@ -91,7 +91,7 @@ async def measure(
     expected: Mapping[str, str] | None = None,
     **settings: Any,
 ) -> tuple[LoadReport, list[Answered]]:
-    """Ask about every prompt and report.
+    """Send every prompt and report.
 
     Args:
         expected: the right answer to each prompt; None takes any.
@@ -121,7 +121,7 @@ def report_of(
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
-    """The smallest value that `share` percent of the values do not exceed; nan of none."""
+    """The smallest value that `share` percent of the values do not exceed; NaN without values."""
     if not ordered:
         return math.nan
     return ordered[max(0, math.ceil(share / 100 * len(ordered)) - 1)]
@@ -130,7 +130,7 @@ def percentile(ordered: Sequence[float], share: float) -> float:
 async def _ask(
     client: AsyncOpenAI, model: str, prompt: str, *, stream: bool, settings: Mapping[str, Any]
 ) -> Answered:
-    # Here: a second of import that only the one who asks needs.
+    # Imported here: it takes a second, which importers of this module should not pay.
     from openai import APIError, APIStatusError
 
     began = time.monotonic()

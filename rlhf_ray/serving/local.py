@@ -1,4 +1,4 @@
-"""vLLM's servers on this machine, and the endpoint in front of them."""
+"""vLLM servers on this machine, and the endpoint in front of them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from rlhf_ray.config.groups.generation import GenerationConfig
 from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.generation.engine_arguments import server_arguments
 from rlhf_ray.generation.server.openai_server import server_command, server_environment
-from rlhf_ray.serving.child import ServerCommand
 from rlhf_ray.serving.fleet import Fleet
 from rlhf_ray.serving.front import Front
-from rlhf_ray.serving.replica import Replica, Report, Watch
+from rlhf_ray.serving.replica import Replica, ReplicaLimits, Report
 from rlhf_ray.serving.server import address_of, listen, serving
+from rlhf_ray.serving.server_process import ServerCommand
 
 MODEL_FOLDER = "model"
 _POLL_S = 0.1
@@ -31,11 +31,11 @@ _POLL_S = 0.1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServedModel:
-    """A language model and how it is served.
+    """A language model with the settings of its servers.
 
     Attributes:
         name: the name of the model in requests.
-        start_s, stop_s: deadlines of the start, and of an orderly end.
+        start_s, stop_s: time limits of the start and of an orderly end.
     """
 
     name: str
@@ -58,7 +58,7 @@ def model_name(chosen: str | None, path: str) -> str:
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """A folder for sockets, which nobody else may enter; their names must be short."""
+    """A private temporary folder for sockets. The path is short: Unix sockets allow 107 bytes."""
     folder = Path(tempfile.mkdtemp(prefix="rlhf_ray_"))
     try:
         yield folder
@@ -75,20 +75,21 @@ def local_fleet(
     report: Report,
     first_index: int = 0,
 ) -> Fleet:
-    """Replicas that are not started yet.
+    """Make the replicas, without starting them.
 
     Args:
-        scratch: a folder that nobody else may enter.
-        logs: folder of what the servers write.
-        first_index: of the replicas; each index has CPUs or GPUs, and a log, of its own.
+        scratch: private folder for sockets and arguments.
+        logs: folder for the servers' logs.
+        first_index: index of the first replica. Each index has its own CPUs or GPUs and its own
+            log.
 
     Raises:
         RequestError: there are fewer GPUs than the replicas need.
     """
     logs.mkdir(parents=True, exist_ok=True)
-    watch = Watch.of(served.serve, start_s=served.start_s)
+    limits = ReplicaLimits.of(served.serve, start_s=served.start_s)
     replicas = [
-        Replica(index, _command(served, index, scratch, logs), watch, report)
+        Replica(index, _command(served, index, scratch, logs), limits, report)
         for index in range(first_index, first_index + num_replicas)
     ]
     return Fleet(replicas, max_in_flight=served.serve.max_requests_under_way, report=report)
@@ -132,13 +133,13 @@ def _command(served: ServedModel, index: int, scratch: Path, logs: Path) -> Serv
 def private_endpoint(
     served: ServedModel, *, index: int, logs: Path, report: Report
 ) -> Iterator[tuple[str, BearerToken]]:
-    """One server of a model for this process alone, ready to answer.
+    """Start one server of a model for this process only, and wait until it is ready.
 
     Args:
         index: see `local_fleet`.
 
     Yields:
-        URL and key.
+        URL and key of the endpoint.
 
     Raises:
         RequestError, RunFailed: it did not start.

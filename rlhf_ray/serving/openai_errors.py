@@ -1,4 +1,4 @@
-"""Errors as OpenAI's interface has them, so that its clients understand them."""
+"""Errors in the format of OpenAI's API, which its clients understand."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-# What a client is told to wait for where nobody can answer it now.
+# Value of the Retry-After header while no replica can answer.
 RETRY_AFTER_S = 2
 
 _TYPES = {
@@ -25,7 +25,7 @@ _TYPES = {
 
 
 class Refused(Exception):  # noqa: N818 - it reads as a sentence
-    """The request is answered with an error.
+    """A request that is answered with an error.
 
     Attributes:
         status: HTTP status of the reply.
@@ -43,12 +43,12 @@ def error_body(status: int, message: str) -> dict[str, Any]:
 
 
 def error_event(status: int, message: str) -> bytes:
-    """The last event of a stream that failed after it had begun."""
+    """The last event of a stream that failed after its begin."""
     return f"data: {json.dumps(error_body(status, message))}\n\n".encode()
 
 
 def error_reply(status: int, message: str) -> Response:
-    """A whole reply."""
+    """The error as a complete reply."""
     reply = JSONResponse(error_body(status, message), status_code=status)
     if status == 401:
         reply.headers["WWW-Authenticate"] = "Bearer"
@@ -58,7 +58,7 @@ def error_reply(status: int, message: str) -> Response:
 
 
 async def as_openai_error(_: Request, error: Exception) -> Response:
-    """For Starlette: what is raised becomes a reply."""
+    """Exception handler for Starlette: turn an exception into a reply."""
     if isinstance(error, Refused):
         return error_reply(error.status, str(error))
     if isinstance(error, HTTPException):

@@ -1,4 +1,4 @@
-"""One request on its way to a replica, and the answer on its way back."""
+"""Relay of one request to a replica, and of the answer back to the client."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from rlhf_ray.serving.fleet import Fleet
 from rlhf_ray.serving.openai_errors import Refused, error_event, error_reply
 from rlhf_ray.serving.replica import Replica
 
-# What nginx calls a request whose client went away; it is counted and sent to nobody.
+# nginx's status for a client that went away; it is only counted, never sent.
 CLIENT_GONE = 499
 _EVENT_STREAM = "text/event-stream"
 _LAST_EVENT = b"data: [DONE]"
 _LOST = "the engine ended while it answered; ask again"
 
-# Is told the HTTP status that a request ended with.
+# Called with the HTTP status of a request that has ended.
 Count = Callable[[int], None]
 
 
 class _Unreached(Exception):  # noqa: N818 - it reads as a sentence
-    """The replica was gone before it had the request."""
+    """The replica could not be reached: it has seen nothing of the request."""
 
 
 class Relayed(Response):
-    """The answer of a replica, as it comes.
+    """The answer of a replica, passed on as it comes.
 
-    A client that goes away ends the connection to the replica, which then stops generating. A
-    replica that fails gives 502; where the answer has begun, an event with the error and a
-    connection that breaks off.
+    If the client goes away, the connection to the replica is closed, and the replica stops
+    generating. If the replica fails, the client gets 502; if the answer has begun, it gets an event
+    with the error, and the connection breaks off.
 
     Args:
-        path: at the replica.
-        body: of a POST; None asks with GET.
-        count: is told the status, also of what failed in mid-stream.
+        path: path at the replica.
+        body: body of a POST; None for a GET.
+        count: called with the status, also of an answer that failed in mid-stream.
     """
 
     def __init__(self, fleet: Fleet, path: str, body: bytes | None, count: Count) -> None:
@@ -49,9 +49,12 @@ class Relayed(Response):
         self._count = count
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # The answer, and a watch for the client's disconnect, at the same time: without it a
+        # client that goes away before the first token is noticed only at the first write.
         work = asyncio.create_task(self._answer(scope, receive, send))
         gone = asyncio.create_task(_until_gone(receive))
-        status = CLIENT_GONE  # So it is, too, where Ray Serve cancels this for the client.
+        # The status also if this is cancelled: Ray Serve does so when the client has gone.
+        status = CLIENT_GONE
         try:
             await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
             if work.done():
@@ -63,7 +66,11 @@ class Relayed(Response):
             await asyncio.gather(work, gone, return_exceptions=True)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> int:
-        """Answer; returns the status. One replica after the other, until one has the request."""
+        """Answer, and return the status.
+
+        A replica that cannot be reached has not begun to answer, so the request goes to the next
+        one. A replica that fails later may have: the client must decide whether to ask again.
+        """
         gone: list[Replica] = []
         while True:
             try:
@@ -92,7 +99,8 @@ class Relayed(Response):
                     return await _stream(reply, replica, send)
                 return await _whole(reply, replica, scope, receive, send)
             finally:
-                # Also the connection: what is not read to its end is not wanted any more.
+                # `close`, not `release`: an answer that is not read to its end is given up, and the
+                # closed connection tells the server to stop generating.
                 reply.close()
 
     async def _ask(self, session: aiohttp.ClientSession) -> aiohttp.ClientResponse:
@@ -105,11 +113,13 @@ class Relayed(Response):
 async def _whole(
     reply: aiohttp.ClientResponse, replica: Replica, scope: Scope, receive: Receive, send: Send
 ) -> int:
+    """Pass on a complete answer; returns the status."""
     status = reply.status
     try:
         content = await reply.read()
     except (aiohttp.ClientError, OSError):
         content, status = _LOST.encode(), 502
+    # The client's own errors (4xx) are the engine's to explain; a 5xx may mean a broken engine.
     if status < 500:
         answer = Response(content, status_code=status, media_type=reply.content_type)
     else:
@@ -121,7 +131,10 @@ async def _whole(
 
 
 async def _stream(reply: aiohttp.ClientResponse, replica: Replica, send: Send) -> int:
-    """Whole events, one after the other; returns the status."""
+    """Pass on a stream of events; returns the status.
+
+    Only whole events are sent, so that the error event never lands inside another one.
+    """
     headers = [
         (b"content-type", b"text/event-stream; charset=utf-8"),
         (b"cache-control", b"no-cache"),
@@ -133,6 +146,8 @@ async def _stream(reply: aiohttp.ClientResponse, replica: Replica, send: Send) -
             whole, end, rest = (rest + piece).rpartition(b"\n\n")
             if end:
                 await _send(send, whole + end)
+            # A stream that ends without its last event was cut off, even if the connection closed
+            # in order.
             is_complete = is_complete or whole.endswith(_LAST_EVENT)
     except (aiohttp.ClientError, OSError):
         is_complete = False
@@ -140,7 +155,8 @@ async def _stream(reply: aiohttp.ClientResponse, replica: Replica, send: Send) -
         await send({"type": "http.response.body", "body": b""})
         return reply.status
     replica.suspect()
-    # And no end of the body: the server breaks the connection off, which no client can miss.
+    # The body gets no end, so that the HTTP server breaks the connection off: a client that does
+    # not read the error event still sees that the answer is incomplete.
     await _send(send, error_event(502, _LOST))
     return 502
 
@@ -155,7 +171,7 @@ async def _until_gone(receive: Receive) -> None:
 
 
 def _message_in(content: bytes) -> str:
-    """What an error of the engine says."""
+    """Message in an engine's error reply."""
     try:
         return str(json.loads(content)["error"]["message"])
     except (ValueError, KeyError, TypeError):

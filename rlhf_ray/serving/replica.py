@@ -1,4 +1,4 @@
-"""A replica: a server that is started again when it dies or stops answering."""
+"""A replica: a server process that is restarted when it dies or stops answering."""
 
 from __future__ import annotations
 
@@ -15,18 +15,25 @@ import aiohttp
 
 from rlhf_ray.config.errors import RequestError, RunFailed
 from rlhf_ray.config.groups.deploy import ServeConfig
-from rlhf_ray.serving.child import HEALTHY, Child, ServerCommand, how_it_ended, num_engine_steps
+from rlhf_ray.serving.server_process import (
+    HEALTHY,
+    ServerCommand,
+    ServerProcess,
+    how_it_ended,
+    num_engine_steps,
+)
 
 _POLL_S = 0.2
 _TAIL_LINES = 12
-# What a server writes where the request to it was wrong; see `generation.openai_server`.
+# Start of the log line of a server that refuses its arguments; see
+# `generation.server.openai_server`.
 _REFUSAL = "refused: "
 
 Report = Callable[[str], None]
 
 
 class ReplicaState(StrEnum):
-    """What a replica can do now."""
+    """State of a replica: it takes requests only when ready."""
 
     STARTING = "starting"
     READY = "ready"
@@ -34,12 +41,12 @@ class ReplicaState(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Watch:
-    """How a replica is watched.
+class ReplicaLimits:
+    """Time limits and restart limits of a replica.
 
     Attributes:
         start_s: longest start.
-        every_s: between two looks.
+        every_s: time between two health checks.
         health_timeout_s, stall_s, max_restarts, restart_window_s: see `ServeConfig`.
     """
 
@@ -51,8 +58,8 @@ class Watch:
     restart_window_s: float
 
     @classmethod
-    def of(cls, serve: ServeConfig, *, start_s: float) -> Watch:
-        """As the configuration says."""
+    def of(cls, serve: ServeConfig, *, start_s: float) -> ReplicaLimits:
+        """Take the limits from the configuration."""
         return cls(
             start_s=start_s,
             every_s=serve.health_every_s,
@@ -64,59 +71,61 @@ class Watch:
 
 
 class Replica:
-    """One server and its successors.
+    """One server process at a time, and its restarts.
 
     Attributes:
-        index: which of the replicas it is.
-        state: what it can do now.
-        in_flight: requests that it has.
-        restarts: how often it was started again.
+        index: position of the replica in the fleet.
+        in_flight: requests that wait for an answer of this replica.
+        restarts: number of restarts so far.
     """
 
-    def __init__(self, index: int, server: ServerCommand, watch: Watch, report: Report) -> None:
+    def __init__(
+        self, index: int, server: ServerCommand, limits: ReplicaLimits, report: Report
+    ) -> None:
         self.index = index
         self.state = ReplicaState.STARTING
         self.in_flight = 0
         self.restarts = 0
         self._server = server
-        self._watch = watch
+        self._limits = limits
         self._report = report
-        self._child: Child | None = None
+        self._process: ServerProcess | None = None
         self._has_been_ready = False
         self._look_now = asyncio.Event()
 
     @property
     def pid(self) -> int | None:
-        """Of the server that there is now."""
-        return self._child.pid if self._child else None
+        """Process id of the current server."""
+        return self._process.pid if self._process else None
 
     @contextmanager
     def asked(self) -> Iterator[aiohttp.ClientSession]:
-        """Connections to the server, for one request."""
-        assert self._child is not None, "only what is ready is asked"
+        """Lend the connections to the server for one request, and count the request."""
+        assert self._process is not None, "only a ready replica is asked"
         self.in_flight += 1
         try:
-            yield self._child.session
+            yield self._process.session
         finally:
             self.in_flight -= 1
 
     def suspect(self) -> None:
-        """Something went wrong with it: look at it now and not at the next turn."""
+        """Check the server now instead of at the next health check: a request to it failed."""
         self._look_now.set()
 
     async def metrics(self) -> str:
-        """Of the server, in Prometheus' format; empty where there is none to ask."""
-        if self._child is None or self.state is not ReplicaState.READY:
+        """Metrics of the server in Prometheus' format; empty if no server is ready."""
+        if self._process is None or self.state is not ReplicaState.READY:
             return ""
-        return await self._child.metrics(self._watch.health_timeout_s)
+        return await self._process.metrics(self._limits.health_timeout_s)
 
     async def supervise(self) -> None:
         """Keep a server running until cancelled.
 
         Raises:
             RequestError: the server refuses its arguments.
-            RunFailed: it never got ready, or has been started again too often.
+            RunFailed: the server never got ready, or was restarted too often.
         """
+        # Times of the failures within the last `restart_window_s`.
         recent: deque[float] = deque()
         try:
             while True:
@@ -125,73 +134,76 @@ class Replica:
                     raise self._first_failure(reason)
                 now = time.monotonic()
                 recent.append(now)
-                while recent[0] < now - self._watch.restart_window_s:
+                while recent[0] < now - self._limits.restart_window_s:
                     recent.popleft()
-                if len(recent) > self._watch.max_restarts:
+                if len(recent) > self._limits.max_restarts:
                     raise RunFailed(self._given_up(reason, len(recent)))
                 self.restarts += 1
                 self._report(
                     f"replica {self.index}: {reason}; starting it again ({len(recent)} of at most "
-                    f"{self._watch.max_restarts} times in {self._watch.restart_window_s:g} s)"
+                    f"{self._limits.max_restarts} times in {self._limits.restart_window_s:g} s)"
                 )
         finally:
             self.state = ReplicaState.FAILED
 
     async def _live_once(self) -> str:
-        """One server from its start to its end; returns why it ended."""
+        """Run one server from its start to its end; returns why it ended."""
         self.state = ReplicaState.STARTING
         began = time.monotonic()
-        child = await Child.start(self._server)
-        self._child = child
+        process = await ServerProcess.start(self._server)
+        self._process = process
         answers = True
         try:
-            reason = await self._not_ready(child)
+            reason = await self._not_ready(process)
             if reason is None:
                 self.state = ReplicaState.READY
                 self._has_been_ready = True
                 self._report(
                     f"replica {self.index}: ready after {time.monotonic() - began:.0f} s "
-                    f"(process {child.pid})"
+                    f"(process {process.pid})"
                 )
-                reason = await self._wrong(child)
+                reason = await self._wrong(process)
             answers = False
             return reason
         finally:
-            # Before anything is waited for: nobody may be sent to it any more.
+            # First, before anything is awaited: the fleet must send no more requests here.
             self.state = ReplicaState.STARTING
-            await asyncio.shield(child.end(orderly=answers))
+            # Shielded, so that a cancelled replica still ends its server.
+            await asyncio.shield(process.end(orderly=answers))
 
-    async def _not_ready(self, child: Child) -> str | None:
-        """Wait until it is ready; else what came in between."""
-        deadline = time.monotonic() + self._watch.start_s
+    async def _not_ready(self, process: ServerProcess) -> str | None:
+        """Wait until the server is ready (None); else returns what went wrong."""
+        deadline = time.monotonic() + self._limits.start_s
         while time.monotonic() < deadline:
-            if await child.ended_within(_POLL_S):
-                return f"{how_it_ended(child.status)} while it started"
-            if await child.health(self._watch.health_timeout_s) == HEALTHY:
+            if await process.ended_within(_POLL_S):
+                return f"{how_it_ended(process.status)} while it started"
+            if await process.health(self._limits.health_timeout_s) == HEALTHY:
                 return None
-        return f"was not ready after deadlines.start_s={self._watch.start_s:g} s"
+        return f"was not ready after deadlines.start_s={self._limits.start_s:g} s"
 
-    async def _wrong(self, child: Child) -> str:
-        """Watch it until something is wrong with it; returns what."""
+    async def _wrong(self, process: ServerProcess) -> str:
+        """Watch the server until something is wrong with it; returns what."""
+        # The engine's step count at its last change, and the time of that change: a server whose
+        # engine hangs may still answer /health, but its count stands still.
         steps: float | None = None
         moved = time.monotonic()
         while True:
-            if await self._ended_or_suspected(child):
-                return how_it_ended(child.status)
-            health = await child.health(self._watch.health_timeout_s)
+            if await self._ended_or_suspected(process):
+                return how_it_ended(process.status)
+            health = await process.health(self._limits.health_timeout_s)
             if health != HEALTHY:
-                # One that has just died says so only now.
-                await child.ended_within(_POLL_S)
-                return how_it_ended(child.status, health)
-            now_steps = await self._steps(child)
+                # A server that has just died may need a moment until its status is known.
+                await process.ended_within(_POLL_S)
+                return how_it_ended(process.status, health)
+            now_steps = await self._steps(process)
             if self.in_flight == 0 or now_steps is None or now_steps != steps:
                 steps, moved = now_steps, time.monotonic()
-            elif time.monotonic() - moved > self._watch.stall_s:
-                return f"made no step for {self._watch.stall_s:g} s with requests under way"
+            elif time.monotonic() - moved > self._limits.stall_s:
+                return f"made no step for {self._limits.stall_s:g} s with requests in flight"
 
-    async def _ended_or_suspected(self, child: Child) -> bool:
-        """Wait until the next look is due; whether the server has ended."""
-        end = asyncio.ensure_future(child.ended_within(self._watch.every_s))
+    async def _ended_or_suspected(self, process: ServerProcess) -> bool:
+        """Wait until the next health check is due; returns whether the server has ended."""
+        end = asyncio.ensure_future(process.ended_within(self._limits.every_s))
         look = asyncio.ensure_future(self._look_now.wait())
         try:
             await asyncio.wait({end, look}, return_when=asyncio.FIRST_COMPLETED)
@@ -202,10 +214,10 @@ class Replica:
                 task.cancel()
             await asyncio.gather(end, look, return_exceptions=True)
 
-    async def _steps(self, child: Child) -> float | None:
+    async def _steps(self, process: ServerProcess) -> float | None:
         if self.in_flight == 0:
             return None
-        return num_engine_steps(await child.metrics(self._watch.health_timeout_s))
+        return num_engine_steps(await process.metrics(self._limits.health_timeout_s))
 
     def _first_failure(self, reason: str) -> Exception:
         tail = log_tail(self._server.log)
@@ -219,12 +231,12 @@ class Replica:
     def _given_up(self, reason: str, num_failures: int) -> str:
         return (
             f"replica {self.index}: {reason}, for the {num_failures}th time within "
-            f"serve.restart_window_s={self._watch.restart_window_s:g} s, and is not started again "
-            f"(serve.max_restarts={self._watch.max_restarts}); the cause is in {self._server.log}"
+            f"serve.restart_window_s={self._limits.restart_window_s:g} s, and is not started again "
+            f"(serve.max_restarts={self._limits.max_restarts}); the cause is in {self._server.log}"
         )
 
 
 def log_tail(log: Path) -> list[str]:
-    """The last lines of a log that say something."""
+    """The last lines of a log that are not blank."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     return [line for line in lines if line.strip()][-_TAIL_LINES:]

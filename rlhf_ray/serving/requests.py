@@ -1,4 +1,4 @@
-"""What a request to the service must look like; `rewards/http_messages.py` is its other end."""
+"""Requests to the scoring service: format and checks. The client is `rewards/http/messages.py`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class BadRequest(ValueError):  # noqa: N818 - it reads as a sentence
     """The request is wrong.
 
     Attributes:
-        status: of the reply.
+        status: HTTP status of the reply.
     """
 
     def __init__(self, status: int, message: str) -> None:
@@ -24,7 +24,7 @@ class BadRequest(ValueError):  # noqa: N818 - it reads as a sentence
 
 
 class ScoreRequest(BaseModel):
-    """Responses to one prompt. Fields that a reward model does not read are let through."""
+    """Responses to one prompt. Fields that a reward model does not use are ignored."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
@@ -44,25 +44,25 @@ class ScoreRequest(BaseModel):
             if reason not in ("stop", "length"):
                 raise ValueError(f"a finish reason is {reason!r}; it must be stop or length")
         if not self.messages and not (self.prompt or "").strip():
-            raise ValueError("there is neither `messages` nor a `prompt`")
+            raise ValueError("the request has neither `messages` nor a `prompt`")
         return self
 
     @property
     def chat(self) -> list[Message]:
-        """The prompt as a chat: a plain text is one message of the user."""
+        """The prompt as a chat; a plain text becomes one user message."""
         return self.messages or [{"role": "user", "content": self.prompt}]
 
     @property
     def reasons(self) -> list[str]:
-        """Of each response; where nobody says, it was finished."""
+        """Finish reason of each response; "stop" if the request gives none."""
         return self.finish_reasons or ["stop"] * len(self.responses)
 
 
 def read_request(body: bytes) -> ScoreRequest:
-    """The request in a body.
+    """Parse a request's body.
 
     Raises:
-        BadRequest: 400 for what is not JSON, 422 for what has wrong fields.
+        BadRequest: 400 if it is not JSON, 422 if its fields are wrong.
     """
     try:
         fields = json.loads(body)
@@ -81,7 +81,11 @@ def read_request(body: bytes) -> ScoreRequest:
 
 
 def _check_texts(request: ScoreRequest) -> None:
-    """JSON can have halves of characters, which no tokenizer takes."""
+    """Refuse lone surrogates, which JSON escapes can spell and tokenizers do not take.
+
+    Raises:
+        UnicodeEncodeError: a text has one.
+    """
     for text in (*(message["content"] for message in request.chat), *request.responses):
         text.encode("utf-8")
 

@@ -1,4 +1,4 @@
-"""The process around a service: a socket, what runs beside it, an orderly end."""
+"""The process of a service: socket, HTTP server, a background task, orderly end."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from starlette.applications import Starlette
 
 from rlhf_ray.config.errors import RequestError
 
-# What begins and ends with a server.
+# Context that is entered when the server starts and left when it ends.
 Lifespan = Callable[[Starlette], AbstractAsyncContextManager[None]]
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens there.
+    """Open a listening socket.
 
     Raises:
-        RequestError: it is no address of this machine, or in use.
+        RequestError: the address is not one of this machine, or is in use.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -36,7 +36,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def address_of(listener: socket.socket) -> str:
-    """The URL of the service that listens."""
+    """URL of the service at a listening socket."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
@@ -48,19 +48,20 @@ def serve(
     work: Callable[[], Coroutine[Any, Any, None]],
     drain_s: float | None = None,
 ) -> None:
-    """Answer requests until SIGTERM or SIGINT; those that are under way are answered first.
+    """Answer requests until SIGTERM or SIGINT; requests in flight are answered before the end.
 
     Args:
-        make_application: given what begins and ends with the server.
-        work: runs beside the server, and is cancelled at its end.
-        drain_s: how long what is under way may take at the end; None waits for all of it.
+        make_application: makes the application from the lifespan to give it.
+        work: background task that runs with the server, and is cancelled at its end.
+        drain_s: time limit for requests in flight at the end; None waits for all of them.
 
     Raises:
-        KeyboardInterrupt: SIGINT ended it.
-        Exception: whatever `work` raised, which ended the server.
+        KeyboardInterrupt: SIGINT ended the server.
+        Exception: as `work` raised it; the server ends then.
     """
     server = _Server(make_application, work, drain_s)
-    # uvicorn ends in order on SIGTERM and then raises it again, for whoever was there before.
+    # uvicorn ends in order on SIGTERM and then raises the signal again for the handler that was
+    # installed before. The default one would kill this process with a signal's exit status.
     before = signal.signal(signal.SIGTERM, server.end)
     try:
         server.run(listener)
@@ -76,10 +77,10 @@ def serving(
     *,
     work: Callable[[], Coroutine[Any, Any, None]],
 ) -> Iterator[Callable[[], None]]:
-    """As `serve`, in a thread, as long as the block runs.
+    """Run a server in a thread as long as the block runs; see `serve`.
 
     Yields:
-        a function that raises what `work` has raised, if it has.
+        A function that raises the error of `work`, if there was one.
     """
     server = _Server(make_application, work, drain_s=1)
     thread = threading.Thread(target=server.run, args=(listener,), daemon=True)
@@ -92,7 +93,7 @@ def serving(
 
 
 class _Server:
-    """uvicorn, and what runs beside it."""
+    """uvicorn with a background task."""
 
     def __init__(
         self,
@@ -108,22 +109,22 @@ class _Server:
                 log_level="warning",
                 access_log=False,
                 lifespan="on",
-                # No colours and no handlers of its own: what it says goes where everything goes.
+                # No handlers and colours from uvicorn: its log goes where the process's log goes.
                 log_config=None,
                 timeout_graceful_shutdown=None if drain_s is None else max(1, round(drain_s)),
             )
         )
 
     def run(self, listener: socket.socket) -> None:
-        """Answer until the end."""
+        """Answer requests until `end` or a signal."""
         self._uvicorn.run(sockets=[listener])
 
     def end(self, *_: object) -> None:
-        """Let it end, in order; also as the handler of a signal."""
+        """End the server in order; also serves as a signal handler."""
         self._uvicorn.should_exit = True
 
     def check(self) -> None:
-        """Raise what the work has raised."""
+        """Raise the error of the background task, if there was one."""
         if self._failures:
             raise self._failures[0]
 

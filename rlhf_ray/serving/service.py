@@ -1,4 +1,7 @@
-"""The service: two paths over a model that scores texts. Knows neither torch nor the model."""
+"""The scoring service: /health and /score over a reward model.
+
+The model is any `TextScorer`, so that the service is tested without one.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +18,15 @@ from starlette.routing import Route
 
 from rlhf_ray.config.bearer_token import BearerToken
 from rlhf_ray.data.messages import Message
-from rlhf_ray.rewards.process import ItemFailure
-from rlhf_ray.rewards.scorer import Outcome
+from rlhf_ray.rewards.outcomes import ItemFailure, Outcome
 from rlhf_ray.serving.requests import BadRequest, ScoreRequest, read_request
 
-# What a client is told to wait for while the model is being loaded.
+# Value of the Retry-After header while the model is being loaded.
 _START_WAIT_S = 2
 
 
 class TextScorer(Protocol):
-    """See `training.roles.reward_scorer.RewardScorer`."""
+    """A model that scores texts, such as `training.roles.reward_scorer.RewardScorer`."""
 
     def score_texts(
         self, messages: Sequence[Message], answers: Sequence[str], finish_reasons: Sequence[str]
@@ -32,12 +34,13 @@ class TextScorer(Protocol):
 
 
 class ScoreService:
-    """Answers requests. Until `begin` it says that it is starting.
+    """Answers requests; until `begin` it answers 503.
 
     Args:
-        facts: what /health says of the model.
-        executor: of one thread, in which the model computes, one request after the other.
-        token: what requests must bring; None asks for nothing.
+        facts: description of the model in the reply to /health.
+        executor: one thread, in which the model scores one request after the other.
+        token: bearer token that requests must carry; None for an open service.
+        max_request_bytes: limit of a request's body.
     """
 
     def __init__(
@@ -55,11 +58,11 @@ class ScoreService:
         self._scorer: TextScorer | None = None
 
     def begin(self, scorer: TextScorer) -> None:
-        """Answer with this model from here on."""
+        """Answer with this model from now on."""
         self._scorer = scorer
 
     def application(self, lifespan: Callable[[Starlette], Any] | None = None) -> Starlette:
-        """What a server runs."""
+        """The ASGI application of the service."""
         return Starlette(
             routes=[
                 Route("/health", self._health, methods=["GET"]),
@@ -90,7 +93,7 @@ class ScoreService:
         return self._scorer.score_texts(asked.chat, asked.responses, asked.reasons)
 
     def _refusal(self, request: Request) -> Response | None:
-        """The reply to who may not ask, or has come too early."""
+        """The error reply if the token is wrong, or the model is still being loaded; else None."""
         given = request.headers.get("Authorization", "")
         if self._token is not None and not self._token.admits(given):
             reply = _error(401, "the bearer token is missing or wrong")
@@ -103,10 +106,10 @@ class ScoreService:
         return None
 
     async def _body(self, request: Request) -> bytes:
-        """The whole body.
+        """Read the whole body; reading stops at the limit.
 
         Raises:
-            BadRequest: it is too long; what comes after the limit is not kept.
+            BadRequest: 413, the body is too long.
         """
         body = bytearray()
         async for piece in request.stream():
@@ -115,7 +118,7 @@ class ScoreService:
                 raise BadRequest(
                     413,
                     f"the request is longer than serve.max_request_bytes={self._max_bytes:,}; "
-                    f"ask about fewer responses at once",
+                    f"send fewer responses at once",
                 )
         return bytes(body)
 

@@ -1,12 +1,12 @@
-"""What a stage goes on from must be there; if not, which stage makes it, and how."""
+"""Checks that the inputs of a stage exist; messages name the stage that makes them."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from rlhf_ray.config.errors import RequestError
-from rlhf_ray.config.groups.deploy import SERVER_STAGES
 from rlhf_ray.config.run import Config
+from rlhf_ray.config.stages import ONE_MODEL_STAGES
 
 _FILE_ENDINGS = (".jsonl", ".json", ".csv", ".parquet", ".txt")
 _COMMAND = "python -m rlhf_ray.main"
@@ -40,40 +40,37 @@ def check_inputs(config: Config) -> None:
 
 
 def check_models(config: Config) -> None:
-    """Refuse the local folder of a model that is not there, of any role that the stage starts.
+    """Refuse the missing local folder of a model, for any role that the stage starts.
 
     Raises:
         RequestError: names what is missing, and the command that makes it.
     """
-    for key, path, maker in _models(config):
-        if _is_missing(path):
+    # The stages that serve or rewrite one model read no other.
+    is_alone = config.is_fit or config.stage.name in ONE_MODEL_STAGES
+    evaluated = config.evaluation.models if config.is_evaluation else {}
+    maker = "pretrain" if config.is_fit else "sft"
+    # Key, value, the stage that makes such a model, and whether the run reads it.
+    models = [
+        ("model.path", config.model.path, maker, not config.is_evaluation),
+        *((f"evaluation.models.{name}", path, "rl", True) for name, path in evaluated.items()),
+        ("critic.path", config.critic.path, "reward_model", not is_alone and config.needs_critic),
+        ("reference.path", config.reference.path, "sft", not is_alone and config.needs_reference),
+        (
+            "reward.model.path",
+            config.reward.model.path,
+            "reward_model",
+            not is_alone and config.needs_reward_model,
+        ),
+    ]
+    for key, path, made_by, is_read in models:
+        if is_read and _is_missing(path):
             needs = "evaluates models" if config.is_evaluation else "starts from a model"
-            rows = "data.path" if maker == "rl" else "examples.path"
+            rows = "data.path" if made_by == "rl" else "examples.path"
             raise RequestError(
                 f"{key} is {path!r}: there is no such folder. stage={config.stage.name} {needs}; "
-                f"stage={maker} makes one: {_COMMAND} stage={maker} model.path=... {rows}=... "
+                f"stage={made_by} makes one: {_COMMAND} stage={made_by} model.path=... {rows}=... "
                 f"output_dir=FOLDER, and then {key}=FOLDER/model"
             )
-
-
-def _models(config: Config) -> list[tuple[str, str | None, str]]:
-    """Keys of the models that are read, their values, and the stage that makes such a model."""
-    if config.is_fit:
-        return [("model.path", config.model.path, "pretrain")]
-    if config.stage.name in (*SERVER_STAGES, "compress", "export"):
-        return [("model.path", config.model.path, "sft")]
-    models: list[tuple[str, str | None, str]] = (
-        [(f"evaluation.models.{n}", path, "rl") for n, path in config.evaluation.models.items()]
-        if config.is_evaluation
-        else [("model.path", config.model.path, "sft")]
-    )
-    if config.needs_critic:
-        models.append(("critic.path", config.critic.path, "reward_model"))
-    if config.needs_reference:
-        models.append(("reference.path", config.reference.path, "sft"))
-    if config.needs_reward_model:
-        models.append(("reward.model.path", config.reward.model.path, "reward_model"))
-    return models
 
 
 def check_warmup(warmup: int, num_steps: int) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TextIO
 
 from rlhf_ray.observe.facts import ROLLOUT_FACTS, Facts
+from rlhf_ray.observe.output_capture import quiet_driver
 from rlhf_ray.observe.progress import Progress, make_progress
-from rlhf_ray.observe.quiet import quiet_driver
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,7 +17,7 @@ from rlhf_ray.config.groups.pipeline import PipelineConfig, read_report, read_st
 from rlhf_ray.config.load import load_values, to_yaml
 from rlhf_ray.config.run import Config
 from rlhf_ray.observe.facts import duration
-from rlhf_ray.observe.report import plain_table, write_files
+from rlhf_ray.observe.run_report import plain_table, write_files
 from rlhf_ray.stages.stage import Stage
 from rlhf_ray.stages.table import load_stage
 
@@ -127,7 +127,7 @@ def _one_cluster(*, dashboard: bool) -> Iterator[None]:
 
 
 class _Record:
-    """What was started and finished, in a file that is whole or not there.
+    """The record of started and finished stages, in a file that is written atomically.
 
     Args:
         is_kept: go on from what the file says; begin a new one otherwise.

@@ -12,10 +12,10 @@ from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.config.groups.prepare_sources import PreparedSource, read_source, read_split
 from rlhf_ray.config.load import to_yaml
 from rlhf_ray.config.run import Config
-from rlhf_ray.data.prepare.cleaning.cleaner import make_cleaning
 from rlhf_ray.data.prepare.cleaning.lengths import CountTokens
-from rlhf_ray.data.prepare.conversion.reading import check_rows, check_source
+from rlhf_ray.data.prepare.cleaning.pipeline import make_cleaning
 from rlhf_ray.data.prepare.prepare import Preparation
+from rlhf_ray.data.prepare.reading import check_rows, check_source
 from rlhf_ray.data.prepare.report import report_of, report_tables
 from rlhf_ray.data.prepare.work_folder import check_output, work_folder
 from rlhf_ray.data.sources.prepared import REPORT
@@ -63,9 +63,9 @@ def run(config: Config) -> int:
     )
     with work_folder(output) as folder:
         scratch = folder / _SCRATCH
-        outcome = preparation.run(folder, scratch)
+        result = preparation.run(folder, scratch)
         scratch.unlink()
-        values = report_of(outcome, sources, prepare, seed=config.seed)
+        values = report_of(result, sources, prepare, seed=config.seed)
         text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False)
         (folder / REPORT).write_text(text + "\n", encoding="utf-8")
         (folder / "config.yaml").write_text(to_yaml(config), encoding="utf-8")

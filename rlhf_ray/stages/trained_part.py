@@ -1,4 +1,4 @@
-"""A part of a model is trained: whether the model has that part, and where its result goes."""
+"""The trained part of a model: whether the model has it, and where its result goes."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.config.groups.training import CriticConfig, TrainingConfig
 from rlhf_ray.config.rules.rule import trained_roles
 from rlhf_ray.config.run import Config
 from rlhf_ray.models.loading import empty_policy, empty_scalar_head
 from rlhf_ray.training.weights.lora import lora_layers
 from rlhf_ray.training.weights.lora_folder import FOLDER
-from rlhf_ray.training.weights.trainable import choose_of_policy, choose_of_scalar
+from rlhf_ray.training.weights.trainable import freeze_or_adapt_policy, freeze_or_adapt_scalar
 
 
 def check_trained(config: Config) -> None:
@@ -30,26 +31,26 @@ def check_trained(config: Config) -> None:
         if group == "critic":
             path = config.critic.path or config.model.path
             model = dataclasses.replace(config.model, path=path)
-            choose_of_scalar(empty_scalar_head(model), role, seed=config.seed)
+            freeze_or_adapt_scalar(empty_scalar_head(model), role, seed=config.seed)
         elif config.stage.name == "reward_model":
-            choose_of_scalar(empty_scalar_head(config.model), role, seed=config.seed)
+            freeze_or_adapt_scalar(empty_scalar_head(config.model), role, seed=config.seed)
         else:
-            choose_of_policy(empty_policy(config.model), role, seed=config.seed)
+            freeze_or_adapt_policy(empty_policy(config.model), role, seed=config.seed)
 
 
-def with_named_layers(config: Config) -> Config:
-    """With the ends of the layers' names in the place of `all-linear`, where engines need them.
+def with_named_layers(
+    training: TrainingConfig, model_settings: ModelConfig, *, seed: int
+) -> TrainingConfig:
+    """Replace `all-linear` by the ends of the layers' names, which engines need to know.
 
     Raises:
-        RequestError: the model does not have what is named.
+        RequestError: the model does not have a layer that is named.
     """
-    if not config.publishes_adapter:
-        return config
-    model = empty_policy(config.model)
-    choose_of_policy(model, config.training, seed=config.seed)
+    model = empty_policy(model_settings)
+    freeze_or_adapt_policy(model, training, seed=seed)
     names = sorted({name.rpartition(".")[2] for name in lora_layers(model)})
-    lora = dataclasses.replace(config.training.lora, target_modules=names)
-    return dataclasses.replace(config, training=dataclasses.replace(config.training, lora=lora))
+    lora = dataclasses.replace(training.lora, target_modules=names)
+    return dataclasses.replace(training, lora=lora)
 
 
 def trained_identity(training: TrainingConfig, critic: CriticConfig) -> dict[str, Any]:
@@ -63,7 +64,7 @@ def trained_identity(training: TrainingConfig, critic: CriticConfig) -> dict[str
 
 
 def split_off_adapter(output: Path) -> None:
-    """Move the adapter that lies in model/ beside it; nothing where none was trained."""
+    """Move the adapter out of model/ to its own folder next to it, if one was trained."""
     written = output / "model" / FOLDER
     if written.is_dir():
         shutil.rmtree(output / FOLDER, ignore_errors=True)

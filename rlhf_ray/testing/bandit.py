@@ -1,22 +1,29 @@
-"""A bandit whose optimum is known, solved by the real driver with engine and learner in-process.
+"""A bandit with a known optimum, solved by the real driver with engine and learner in-process.
 
-Three prompts. The policy samples up to three tokens; after the first, an environment puts a
-token of its own, on which nobody may train. The first and the second sampled token earn half a
-point each where they are the right ones for the prompt. The policy is a table of logits by prompt
-and position, so that its expected reward is a short sum and no estimate.
+There are three prompts. The policy samples up to three tokens; after the first, an environment
+inserts a token, which must not be trained on. The first and the second sampled token earn half a
+point each if they are right for the prompt. The policy is a table of logits by prompt and
+position, so that its expected reward is a short sum and no estimate.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
 from torch import Tensor
 
 from rlhf_ray.batching.rank_plan import RankPlan
+from rlhf_ray.config.groups.algorithm import AlgorithmConfig, OldLogprobsFrom
 from rlhf_ray.config.run import Config
+from rlhf_ray.driver.checkpoints import Checkpoints, StepCheckpoints
 from rlhf_ray.driver.evaluation.evaluator import NoEvaluation
-from rlhf_ray.driver.loop import Loop, LoopState, train
+from rlhf_ray.driver.loop import Loop, train
 from rlhf_ray.driver.rollouts.failure_budget import FailureBudget
-from rlhf_ray.driver.rollouts.pipeline import Batch, PipelineSettings, RolloutPipeline
-from rlhf_ray.driver.updates.controllers import start_controllers
+from rlhf_ray.driver.rollouts.pipeline import PipelineSettings, RolloutPipeline
+from rlhf_ray.driver.run_checkpoints import LoopState, RunCheckpoints
+from rlhf_ray.driver.run_log import NoRollouts, RunLog
+from rlhf_ray.driver.updates.controllers import Controllers
 from rlhf_ray.driver.updates.device_sharing import DedicatedDevices
 from rlhf_ray.driver.updates.reference_update import (
     NoReferenceUpdate,
@@ -28,8 +35,9 @@ from rlhf_ray.driver.updates.scorers import NoScores, Scorers
 from rlhf_ray.driver.updates.texts import NoTexts
 from rlhf_ray.driver.updates.trainer import NoCritic, Trainer, TrainerSettings
 from rlhf_ray.experience.builder import ExperienceBuilder
-from rlhf_ray.experience.reward_shaping import NO_CONTROL
+from rlhf_ray.experience.reward_shaping import NO_SHAPING
 from rlhf_ray.publish.gate import Probe
+from rlhf_ray.publish.object_store import ObjectStoreTransport
 from rlhf_ray.publish.publisher import Publisher, PublishSettings
 from rlhf_ray.testing.bandit_reference import BanditReference
 from rlhf_ray.testing.bandit_rewards import BanditRewards
@@ -43,7 +51,7 @@ from rlhf_ray.testing.bandit_workers import (
     BanditPolicy,
     BanditPrompts,
 )
-from rlhf_ray.testing.fakes import InProcessWatch
+from rlhf_ray.testing.fakes import InProcessWaiter
 
 _TIMEOUT_S = 60.0
 _PLAN = RankPlan(num_ranks=1, max_tokens_per_micro_batch=64)
@@ -51,50 +59,69 @@ _PROBE = Probe(sequences=((0, 1, 2, 3),))
 
 
 def solve(config: Config, *, seed: int) -> float:
-    """Train as configured; the exact expected reward over the offset, of at most 1."""
+    """Train as configured; return the exact expected reward over the offset, at most 1."""
     algorithm = config.algorithm
-    policy, watch = BanditPolicy(algorithm), InProcessWatch()
+    policy, waiter = BanditPolicy(algorithm), InProcessWaiter()
     critic = BanditCritic(algorithm) if config.needs_critic else None
     reference = BanditReference(decay=algorithm.reference_decay)
+    scores_old = config.old_logprobs_from is OldLogprobsFrom.LEARNER_BEFORE_UPDATE
     engines = BanditEngines(policy.table.weights, greedy_from=config.samples_per_prompt)
+    rollouts = PipelineSettings(
+        num_steps=config.num_steps,
+        prompts_per_step=config.prompts_per_step,
+        samples_per_prompt=config.samples_per_prompt,
+        num_greedy=algorithm.num_greedy,
+        max_staleness=config.max_staleness,
+        generate_timeout_s=_TIMEOUT_S,
+        sampling=config.sampling,
+    )
+    builder = _builder(algorithm, config.old_logprobs_from, critic is not None, seed)
     loop = Loop(
-        pipeline=_pipeline(config, engines, watch, seed),
+        pipeline=RolloutPipeline(
+            prompts=BanditPrompts(seed),
+            generators=engines,
+            rewards=BanditRewards(by_step=algorithm.rewards_steps),
+            waiter=waiter,
+            failure_budget=FailureBudget(config.reward.max_failure_rate),
+            settings=rollouts,
+        ),
         scorers=Scorers(
             reference=reference if config.needs_reference else NoScores(),
             critic=critic or NoScores(),
-            old=policy if config.learner_scores_old else NoScores(),
+            old=policy if scores_old else NoScores(),
             untrained=policy,
             num_untrained_steps=algorithm.critic_warmup_steps,
-            watch=watch,
+            waiter=waiter,
             timeout_s=_TIMEOUT_S,
         ),
-        trainer=_trainer(config, policy, critic, watch, seed),
+        trainer=_trainer(builder, policy, critic, waiter, algorithm.critic_warmup_steps),
         publisher=Publisher(
             source=policy,
             receivers=engines,
-            watch=watch,
+            transport=ObjectStoreTransport(),
+            waiter=waiter,
             probe=_PROBE,
             settings=PublishSettings(
                 bucket_bytes=1, probe_every=1, probe_tolerance=1e-9, timeout_s=_TIMEOUT_S
             ),
         ),
-        reference_updater=_reference_updater(algorithm.reference_every, policy, reference, watch),
-        turns=DedicatedDevices(),
+        reference_updater=_reference_updater(algorithm.reference_every, policy, reference, waiter),
+        devices=DedicatedDevices(),
         evaluator=NoEvaluation(),
-        watch=watch,
-        observer=_Nobody(),
-        saver=_Nobody(),
+        waiter=waiter,
+        log=RunLog(metrics=_Silent(), progress=_Silent(), rollouts=NoRollouts()),
+        checkpoints=_no_checkpoints(waiter),
     )
     train(
         loop,
-        LoopState(step=0, controllers=start_controllers(algorithm)),
+        LoopState(step=0, controllers=Controllers.start(algorithm)),
         num_steps=config.num_steps,
     )
     return expected_reward(policy.table.weights)
 
 
 def expected_reward(weights: Tensor) -> float:
-    """Of the policy with these logits [prompts x positions, V], over the offset."""
+    """Expected reward over the offset of a policy with logits [prompts x positions, V]."""
     probabilities = weights.detach().softmax(dim=1)
     total = 0.0
     for prompt, (first, second) in enumerate(RIGHT):
@@ -104,79 +131,82 @@ def expected_reward(weights: Tensor) -> float:
     return total / len(RIGHT)
 
 
-def _pipeline(
-    config: Config, engines: BanditEngines, watch: InProcessWatch, seed: int
-) -> RolloutPipeline:
-    return RolloutPipeline(
-        prompts=BanditPrompts(seed),
-        generators=engines,
-        rewards=BanditRewards(by_step=config.algorithm.rewards_steps),
-        watch=watch,
-        failure_budget=FailureBudget(config.reward.max_failure_rate),
-        settings=PipelineSettings(
-            num_steps=config.num_steps,
-            prompts_per_step=config.prompts_per_step,
-            samples_per_prompt=config.samples_per_prompt,
-            num_greedy=config.algorithm.num_greedy,
-            max_staleness=config.max_staleness,
-            generate_timeout_s=_TIMEOUT_S,
-            sampling=config.sampling,
-        ),
+def _builder(
+    algorithm: AlgorithmConfig, old: OldLogprobsFrom, has_critic: bool, seed: int
+) -> ExperienceBuilder:
+    return ExperienceBuilder(
+        algorithm=algorithm,
+        learner=_PLAN,
+        critic=_PLAN if has_critic else None,
+        old_logprobs_from=old,
+        shaping=NO_SHAPING,
+        seed=seed,
     )
 
 
 def _trainer(
-    config: Config,
+    builder: ExperienceBuilder,
     policy: BanditPolicy,
     critic: BanditCritic | None,
-    watch: InProcessWatch,
-    seed: int,
+    waiter: InProcessWaiter,
+    critic_warmup_steps: int,
 ) -> Trainer:
-    builder = ExperienceBuilder(
-        algorithm=config.algorithm,
-        learner=_PLAN,
-        critic=_PLAN if critic else None,
-        old_is_current=config.old_is_current,
-        control=NO_CONTROL,
-        seed=seed,
-    )
     return Trainer(
         builder=BanditBuilder(builder),
         learner=policy,
         critic=critic or NoCritic(),
         texts=NoTexts(num_ranks=1),
-        watch=watch,
+        waiter=waiter,
         settings=TrainerSettings(
             build_timeout_s=_TIMEOUT_S,
             update_timeout_s=_TIMEOUT_S,
-            critic_warmup_steps=config.algorithm.critic_warmup_steps,
+            critic_warmup_steps=critic_warmup_steps,
         ),
     )
 
 
 def _reference_updater(
-    every_steps: int, policy: BanditPolicy, reference: BanditReference, watch: InProcessWatch
+    every_steps: int, policy: BanditPolicy, reference: BanditReference, waiter: InProcessWaiter
 ) -> ReferenceUpdater:
     if every_steps == 0:
         return NoReferenceUpdate()
     return PeriodicReferenceUpdater(
         policy=policy,
         reference=reference,
-        watch=watch,
+        transport=ObjectStoreTransport(),
+        waiter=waiter,
         settings=ReferenceUpdateSettings(
             every_steps=every_steps, bucket_bytes=1, timeout_s=_TIMEOUT_S
         ),
     )
 
 
-class _Nobody:
-    """Watches a run without a word, and saves nothing."""
+def _no_checkpoints(waiter: InProcessWaiter) -> RunCheckpoints:
+    return RunCheckpoints(
+        StepCheckpoints(
+            Checkpoints(Path("unused"), keep_last=1),
+            roles={},
+            waiter=waiter,
+            every_steps=0,
+            timeout_s=_TIMEOUT_S,
+            identity={},
+        ),
+        texts=NoTexts(num_ranks=1),
+        evaluator=NoEvaluation(),
+    )
 
-    def phase(self, name: str) -> None:
-        """Nothing to show."""
 
-    def step_done(self, step: int, batch: Batch, metrics: dict[str, float]) -> None:
-        """Nothing to note."""
+class _Silent:
+    """Metrics writer and progress that record and show nothing."""
 
-    def save_if_due(self, state: LoopState, pipeline: RolloutPipeline) -> None:
-        """Nothing to save."""
+    def write(self, step: int, metrics: Mapping[str, float]) -> None: ...
+
+    def expect(self, num_steps: int) -> None: ...
+
+    def phase(self, name: str) -> None: ...
+
+    def message(self, text: str) -> None: ...
+
+    def step_done(self, step: int, metrics: Mapping[str, float]) -> None: ...
+
+    def close(self) -> None: ...

@@ -1,4 +1,4 @@
-"""The bandit's reference: a copy of the policy, which may move to it. See `bandit`."""
+"""The bandit's reference: a copy of the policy that may follow it. See `bandit`."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from rlhf_ray.algorithms.ema import moving_average
 from rlhf_ray.calls import Call
 from rlhf_ray.records import RolloutGroup
 from rlhf_ray.testing.bandit_workers import VOCABULARY, Table, score_groups
+from rlhf_ray.testing.fake_roles import FakeReference
 from rlhf_ray.testing.fakes import done
 
 
-class BanditReference:
-    """The policy as it was at the start, or as it has followed it since.
+class BanditReference(FakeReference):
+    """The policy at the start, or an EMA of the policy since then.
 
     Args:
-        decay: weight of the past in every move.
+        decay: weight of the past in every update.
     """
 
     def __init__(self, *, decay: float) -> None:
@@ -27,15 +28,6 @@ class BanditReference:
     def score(self, groups: Sequence[RolloutGroup], num_tokens: Sequence[int]) -> list[Call]:
         return [done("reference", 0, payload=score_groups(self._weights, groups))]
 
-    def check_weights(self, shapes: dict[str, tuple[int, ...]]) -> list[Call]:
-        return [done("reference", 0)]
-
-    def begin_update(self) -> list[Call]:
-        return [done("reference", 0)]
-
     def load_bucket(self, bucket: Tensor) -> list[Call]:
         self._weights = moving_average(self._weights, bucket, decay=self._decay)
-        return [done("reference", 0)]
-
-    def finish_update(self) -> list[Call]:
         return [done("reference", 0)]

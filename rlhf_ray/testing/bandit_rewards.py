@@ -1,4 +1,4 @@
-"""Rewards of the bandit, of whole answers or of their steps: see `bandit`."""
+"""Rewards of the bandit, for whole answers or for steps. See `bandit`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import torch
 
 from rlhf_ray.calls import Call, MemberName
-from rlhf_ray.records import RolloutGroup
+from rlhf_ray.records import GroupSteps, RolloutGroup
 from rlhf_ray.testing.bandit_workers import FIRST_PROMPT_TOKEN, RIGHT
 from rlhf_ray.testing.fakes import done
 
-# All rewards lie on it: only a baseline that fits takes it away.
+# Added to all rewards: only a baseline that fits takes it away.
 OFFSET = 5.0
 
 
@@ -20,8 +20,8 @@ class BanditRewards:
     """Half a point for the right token at the first and at the second place, over an offset.
 
     Args:
-        by_step: the answer has a step for each of the two places, of which one that ends early
-            has the first alone. Each is over the offset.
+        by_step: the answer has a step for each of the two places, or only the first step if it
+            ends early. The offset is added to each step.
     """
 
     names = (MemberName(role="reward", rank=0),)
@@ -46,7 +46,7 @@ class BanditRewards:
 
 
 def _with_steps(group: RolloutGroup, points: list[list[float]]) -> RolloutGroup:
-    """A first step of one sampled token, a second one of all that is left."""
+    """Split answers into a first step of one sampled token and a second step of the rest."""
     rewards = torch.zeros(group.token_ids.shape[0], dtype=torch.float64)
     start = 0
     for length, (first, second) in zip(group.lengths.tolist(), points, strict=True):
@@ -54,4 +54,7 @@ def _with_steps(group: RolloutGroup, points: list[list[float]]) -> RolloutGroup:
         if length > 2:
             rewards[start + length - 1] = OFFSET + second
         start += length
-    return dataclasses.replace(group, step_rewards=rewards, step_ends=rewards != 0)
+    return dataclasses.replace(
+        group,
+        steps=GroupSteps(text_ends=rewards.int() * 0, rewards=rewards, ends=rewards != 0),
+    )

@@ -1,4 +1,4 @@
-"""Engines, policy, critic and builder of the bandit: see `bandit`."""
+"""Engines, policy, critic and builder of the bandit. See `bandit`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rlhf_ray.algorithms.ragged import count_by_segment, segment_ids
 from rlhf_ray.batching.layout import MicroBatch, lay_out
-from rlhf_ray.calls import Call, MemberName
+from rlhf_ray.calls import Call
 from rlhf_ray.config.groups.algorithm import AlgorithmConfig
 from rlhf_ray.experience.builder import ExperienceBuilder
 from rlhf_ray.objectives.policy import Objective, Predicted, policy_objective, value_objective
@@ -24,8 +24,8 @@ from rlhf_ray.records import (
     RolloutGroup,
     TokenValues,
 )
-from rlhf_ray.records.kept_tokens import whole_vocabulary
-from rlhf_ray.testing.fakes import done
+from rlhf_ray.testing.fake_roles import FakeBuilder, FakeCritic, FakeLearner
+from rlhf_ray.testing.fakes import FakeGenerators, done
 
 # The right first and second token of every prompt.
 RIGHT = ((1, 2), (3, 1), (2, 4))
@@ -35,12 +35,13 @@ LEARNING_RATE = 0.1
 
 
 class Table:
-    """Numbers by prompt and position: [prompts x positions, width], in training."""
+    """A trained table of numbers by prompt and position: [prompts x positions, width]."""
 
     def __init__(self, width: int) -> None:
         shape = (len(RIGHT) * NUM_POSITIONS, width)
         self.weights = torch.zeros(shape, dtype=torch.float64, requires_grad=True)
-        # Quick to forget: before its first batch a moving baseline is 0, and the gradient large.
+        # Adam with a short memory: before the first batch a moving baseline is 0, and the gradient
+        # is large.
         self._optimizer = torch.optim.Adam([self.weights], lr=LEARNING_RATE, betas=(0.9, 0.9))
 
     def train(
@@ -51,7 +52,7 @@ class Table:
         tokens = (experience.token_ids, experience.lengths, experience.loss_mask)
         rows = states(*tokens)
         for samples in experience.micro_batches:
-            batch = lay_out(*tokens, experience.kept_token_ids, samples)
+            batch = lay_out(*tokens, experience.support_token_ids, samples)
             objective(self.weights[rows[batch.token_index]], batch).loss.backward()
         self._optimizer.step()
 
@@ -66,7 +67,7 @@ def states(token_ids: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
 
 
 def log_probabilities(weights: Tensor, group: RolloutGroup) -> Tensor:
-    """Of the sampled tokens of a group [N] float32, 0 elsewhere."""
+    """Log-probabilities of the sampled tokens of a group [N] float32; 0 elsewhere."""
     rows = states(group.token_ids, group.lengths, group.loss_mask)
     table = weights.detach().log_softmax(dim=1)
     chosen = table[rows, torch.where(group.loss_mask, group.token_ids, 0)]
@@ -94,7 +95,7 @@ class BanditPrompts:
         )
 
     def record(self, outcome: GroupSummary) -> None:
-        """Nothing to learn from it."""
+        """No-op: the order does not depend on outcomes."""
 
     def state_dict(self) -> dict[str, Any]:
         return {"position": self._position}
@@ -103,15 +104,13 @@ class BanditPrompts:
         self._position = state["position"]
 
 
-class BanditEngines:
+class BanditEngines(FakeGenerators):
     """One engine with a copy of the policy's table, as old as its last publish."""
 
-    names = (MemberName(role="generator", rank=0),)
-
     def __init__(self, weights: Tensor, *, greedy_from: int) -> None:
+        super().__init__()
         self._weights = weights.detach().clone()
         self._greedy_from = greedy_from
-        self._version = 0
 
     def generate(self, engine: int, prompt: Prompt, sample_indices: tuple[int, ...]) -> Call:
         samples = [self._sample(prompt, index) for index in sample_indices]
@@ -124,8 +123,8 @@ class BanditEngines:
             lengths=torch.tensor([len(tokens) for tokens in samples]),
             loss_mask=mask,
             generator_logprobs=torch.zeros(mask.shape[0]),
-            kept_token_ids=whole_vocabulary(mask.shape[0]),
-            weight_versions=torch.where(mask, self._version, -1),
+            support_token_ids=None,
+            weight_versions=torch.where(mask, self.version, -1),
             responses=("",) * len(samples),
             finish_reasons=("stop",) * len(samples),
             rewards=torch.zeros(0, dtype=torch.float64),
@@ -148,40 +147,20 @@ class BanditEngines:
         rest = tokens[1:2] if tokens[1] == END else tokens[1:]
         return [*prompt.token_ids, tokens[0], ENVIRONMENT, *rest]
 
-    def abort(self, engine: int, prompt_ids: Sequence[str]) -> Call:
-        """Every request is done at once."""
-        return done("generator", engine)
-
-    def hold(self) -> list[Call]:
-        return [done("generator", 0)]
-
-    def release(self, num_requests: Sequence[int]) -> list[Call]:
-        return [done("generator", 0)]
-
-    def begin_update(self) -> list[Call]:
-        return [done("generator", 0)]
-
     def load_bucket(self, bucket: Tensor) -> list[Call]:
         self._weights = bucket
         return [done("generator", 0)]
-
-    def finish_update(self, version: int) -> list[Call]:
-        self._version = version
-        return self.weight_version()
-
-    def weight_version(self) -> list[Call]:
-        return [done("generator", 0, signal=self._version)]
 
     def score_sequences(self, sequences: list[tuple[int, ...]]) -> list[Call]:
         return [done("generator", 0, signal=[score_sequence(self._weights, s) for s in sequences])]
 
 
 def score_sequence(weights: Tensor, tokens: tuple[int, ...]) -> list[float]:
-    """Log-probabilities of the tokens of a probe as if all were sampled at the first place."""
+    """Log-probabilities of the tokens of a probe, all taken at the first place."""
     return weights.detach().log_softmax(dim=1)[0, list(tokens)].tolist()
 
 
-class BanditPolicy:
+class BanditPolicy(FakeLearner):
     """The learner: the real objective on a table of logits."""
 
     def __init__(self, algorithm: AlgorithmConfig) -> None:
@@ -228,7 +207,7 @@ class BanditPolicy:
         return [done("learner", 0, signal={"policy/entropy": sum(entropies) / len(entropies)})]
 
 
-class BanditCritic:
+class BanditCritic(FakeCritic):
     """The real value loss on a table of values."""
 
     def __init__(self, algorithm: AlgorithmConfig) -> None:
@@ -255,7 +234,7 @@ class BanditCritic:
         return [done("critic", 0, signal={})]
 
 
-class BanditBuilder:
+class BanditBuilder(FakeBuilder):
     """The real builder, in this process."""
 
     def __init__(self, builder: ExperienceBuilder) -> None:

@@ -1,7 +1,8 @@
-"""Engines, rewards and a watch that live in this process: the driver without Ray.
+"""Prompts, engines, rewards and a waiter that live in this process: the driver without Ray.
 
-They follow the protocols of the driver's parts. Calls are done at once, in an order that a test
-may choose, and payloads are the objects themselves.
+They implement the protocols of `driver.roles` and `calls`; `fake_roles.py` has the other roles.
+Calls are done at once, in an order that a test may choose, and payloads are the objects
+themselves.
 """
 
 from __future__ import annotations
@@ -11,20 +12,27 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from rlhf_ray.calls import Call, MemberName
-from rlhf_ray.records import FailureKind, GroupSummary, Prompt, RolloutGroup, SampleFailure
-from rlhf_ray.records.kept_tokens import whole_vocabulary
+from rlhf_ray.records import (
+    FailureKind,
+    GroupSteps,
+    GroupSummary,
+    Prompt,
+    RolloutGroup,
+    SampleFailure,
+)
 
-# Of a whole sample, or of each of its two tokens.
+# The reward of a whole sample, or of each of its two tokens.
 FakeReward = float | tuple[float, float]
 
 
-class InProcessWatch:
+class InProcessWaiter:
     """A `CallWaiter` over calls that hold their results.
 
     Args:
-        seed: calls that are done at the same time are handed out in an order drawn from it;
+        seed: draws the order in which calls that are done at the same time are handed out;
             None keeps the order in which they were made.
     """
 
@@ -55,7 +63,7 @@ def done(role: str, rank: int, signal: Any = None, payload: Any = None) -> Call:
 class FakePrompts:
     """Prompts 0, 1, 2, ... without end; resumable.
 
-    `recorded` has the ids of the prompts whose outcome was told, in that order.
+    `recorded` has the ids of the prompts with a reported outcome, in the order of the reports.
     """
 
     def __init__(self) -> None:
@@ -80,8 +88,10 @@ class FakePrompts:
 class FakeGenerators:
     """Engines whose samples are two tokens that a test can recognise.
 
+    `events` has the names of all calls but `generate` and `abort`, in order.
+
     Args:
-        fails: (engine, prompt, sample index) to whether that sample fails there.
+        fails: whether a sample fails: (engine, prompt, sample index) to bool.
     """
 
     def __init__(
@@ -128,6 +138,29 @@ class FakeGenerators:
     def wake_up(self) -> list[Call]:
         return self._event("wake_up")
 
+    def begin_update(self) -> list[Call]:
+        return self._event("begin_update")
+
+    def load_bucket(self, bucket: Any) -> list[Call]:
+        return self._event(f"load {bucket}")
+
+    def finish_update(self, version: int) -> list[Call]:
+        self.version = version
+        return self._event("finish_update")
+
+    def weight_version(self) -> list[Call]:
+        return [done("generator", i, signal=self.version) for i in range(len(self.names))]
+
+    def score_sequences(self, sequences: list[tuple[int, ...]]) -> list[Call]:
+        return self.score_shares([sequences] * len(self.names))
+
+    def score_shares(self, shares: Sequence[list[tuple[int, ...]]]) -> list[Call]:
+        """The log-probability of a token is minus its id."""
+        return [
+            done("generator", i, signal=[[-float(token) for token in row[1:]] for row in share])
+            for i, share in enumerate(shares)
+        ]
+
     def _event(self, name: str) -> list[Call]:
         self.events.append(name)
         return [done("generator", engine) for engine in range(len(self.names))]
@@ -137,8 +170,8 @@ class FakeRewards:
     """Reward workers that merge partial groups and score with a function of the prompt.
 
     Args:
-        score: prompt and sample index to a reward, a pair of rewards for two steps of a token
-            each, or None for a failure.
+        score: prompt and sample index to a reward, to a pair of rewards for two steps of one
+            token each, or to None for a failure.
     """
 
     def __init__(
@@ -211,9 +244,6 @@ def make_group(
         [sum(reward) if isinstance(reward, tuple) else reward for reward in rewards or ()],
         dtype=torch.float64,
     )
-    steps = torch.zeros(mask.shape[0] if pairs else 0, dtype=torch.float64)
-    if pairs:
-        steps[mask] = torch.tensor(pairs, dtype=torch.float64).flatten()
     return RolloutGroup(
         prompt=prompt,
         sample_indices=tuple(sample_indices),
@@ -221,13 +251,19 @@ def make_group(
         lengths=torch.full((num_samples,), num_prompt + 2, dtype=torch.int64),
         loss_mask=mask,
         generator_logprobs=torch.where(mask, -0.5, 0.0),
-        kept_token_ids=whole_vocabulary(mask.shape[0]),
+        support_token_ids=None,
         weight_versions=torch.where(mask, version, -1),
         responses=tuple(f"sample {index}" for index in sample_indices),
         finish_reasons=("stop",) * num_samples,
         rewards=scores,
         reward_parts={"fake": scores} if rewards is not None else {},
         failures=failures,
-        step_rewards=steps,
-        step_ends=mask if pairs else torch.zeros(0, dtype=torch.bool),
+        steps=_token_steps(mask, pairs) if pairs else None,
     )
+
+
+def _token_steps(mask: Tensor, pairs: Sequence[tuple[float, float]]) -> GroupSteps:
+    """One step per sampled token, and a character for each."""
+    rewards = torch.zeros(mask.shape[0], dtype=torch.float64)
+    rewards[mask] = torch.tensor(pairs, dtype=torch.float64).flatten()
+    return GroupSteps(text_ends=mask.int(), rewards=rewards, ends=mask)

@@ -1,7 +1,7 @@
-"""Model folders that are made in a fraction of a second, for tests.
+"""Tiny model folders for tests, made in a fraction of a second.
 
-They are untrained: they say nothing sensible, but load in transformers and in vLLM like any
-other model. See `rlhf_ray.models.builtin` for a tiny model that has learned something.
+The models are untrained: their answers make no sense, but they load in transformers and in vLLM
+like any other model. See `rlhf_ray.models.builtin` for a tiny trained model.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ def tiny_random(
     vocab_size: int = 320,
     sizes: TinySizes = TINY,
 ) -> Path:
-    """An untrained Llama and a byte-level tokenizer with a chat template, in `folder`.
+    """Write an untrained Llama and a byte-level tokenizer with a chat template to `folder`.
 
     Args:
-        seed: of the weights; the tokenizer is always the same.
+        seed: seed of the weights; the tokenizer is always the same.
         tied: whether input embedding and head share their weights.
         vocab_size: largest vocabulary; at least 260 (bytes and specials).
 
@@ -58,10 +58,10 @@ def tiny_reward_model(
     sizes: TinySizes = TINY,
     normalization: RewardNormalization | None = None,
 ) -> Path:
-    """A sequence classifier with one label and random weights, with the tokenizer of `tiny_random`.
+    """Write a classifier with one label and random weights, with the tokenizer of `tiny_random`.
 
     Args:
-        normalization: written beside it; nothing is without one.
+        normalization: written to the folder too; None writes none.
 
     Returns:
         `folder`.
@@ -80,11 +80,11 @@ def tiny_reward_model(
 
 
 def tiny_without_round_trip(folder: Path, *, seed: int = 0, tied: bool = True) -> Path:
-    """As `tiny_random`, with a tokenizer that does not give back the ids it decoded.
+    """Write the model of `tiny_random` with a tokenizer that loses ids between decode and encode.
 
-    It folds case before it encodes, but has ids for capital letters, which a model can sample:
-    `encode(decode(ids))` then has other ids, and `decode(encode(text))` is other text. A system
-    that passes text where it should pass ids trains on tokens that were never sampled.
+    The tokenizer folds case before it encodes, but has ids for capital letters, which a model can
+    sample: `encode(decode(ids))` then has other ids, and `decode(encode(text))` is other text. A
+    system that passes text where it should pass ids trains on tokens that were never sampled.
     """
     tokenizer = train_tokenizer(_TEXTS, vocab_size=320, lowercase=True)
     model = new_tiny_llama(tokenizer, seed=seed, sizes=TINY, tied=tied)
@@ -93,10 +93,10 @@ def tiny_without_round_trip(folder: Path, *, seed: int = 0, tied: bool = True) -
 
 
 def tiny_that_says(folder: Path, word: str) -> Path:
-    """A Llama with the tokenizer of `tiny_random` that answers everything with one token.
+    """Write a Llama with the tokenizer of `tiny_random` that answers every prompt with one token.
 
-    Its layers add nothing, so that the next token depends on the last one alone: the word follows
-    the beginning of an answer, and the end of text the word.
+    Its layers add nothing, so that the next token depends only on the last one: the word follows
+    the beginning of an answer, and the end of text follows the word.
 
     Args:
         word: one token of the tokenizer, such as a digit.
@@ -113,7 +113,7 @@ def tiny_that_says(folder: Path, word: str) -> Path:
                 weight.zero_()
         table: Any = model.get_input_embeddings()
         embeddings = table.weight.zero_()
-        # Of tied vectors u, the next token after u has the largest product with it.
+        # With tied embeddings, the next token is the one with the largest product with the last.
         embeddings[token_id(tokenizer, ASSISTANT), 0] = 1
         embeddings[spoken, :2] = torch.tensor([2.0, 3.0])
         embeddings[token_id(tokenizer, EOS), 1] = 5

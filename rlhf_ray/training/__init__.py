@@ -1,1 +1,1 @@
-"""Learner, critic and reference on DeepSpeed."""
+"""Training and scoring on DeepSpeed ranks: engine, forward passes, weights, roles."""

@@ -1,4 +1,4 @@
-"""Optimiser steps over micro-batches, alike for every trained role."""
+"""Optimiser steps over micro-batches, the same for every trained role."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rlhf_ray.training.engine.ranks import reduce_over_ranks, training_device
 
 
 class RaggedSamples(Protocol):
-    """What samples of every kind have: `records.Experience`, `supervised.SupervisedSamples`."""
+    """Fields shared by all samples: `records.Experience`, `supervised.SupervisedSamples`, ..."""
 
     @property
     def token_ids(self) -> Tensor: ...
@@ -27,7 +27,7 @@ class RaggedSamples(Protocol):
     @property
     def loss_mask(self) -> Tensor: ...
     @property
-    def kept_token_ids(self) -> Tensor: ...
+    def support_token_ids(self) -> Tensor | None: ...
     @property
     def micro_batches(self) -> tuple[tuple[int, ...], ...]: ...
 
@@ -37,11 +37,11 @@ Samples = TypeVar("Samples", bound=RaggedSamples)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Part(Generic[Samples]):
-    """Samples of one kind in an optimiser step, and what they are trained on.
+    """Samples of one kind in an optimiser step, with their objective.
 
     Attributes:
-        samples: a dataclass; its tensors are moved to this rank's device.
-        compute: from the samples, there, and one of their micro-batches to its objective.
+        samples: a dataclass; its tensors are copied to this rank's device.
+        compute: maps the samples on the device and one of their micro-batches to the objective.
     """
 
     samples: Samples
@@ -50,13 +50,13 @@ class Part(Generic[Samples]):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UpdateResult:
-    """What an update measured, the same on every rank.
+    """Metrics of an update, the same on every rank.
 
     Attributes:
-        means: metric name to its mean over the optimiser steps in which it was measured.
+        means: metric name to its mean over the optimiser steps that measured it.
         maxima: metric name to its maximum.
         grad_norm: mean over the optimiser steps.
-        learning_rate: of the last one.
+        learning_rate: learning rate of the last optimiser step.
     """
 
     means: dict[str, float]
@@ -68,9 +68,9 @@ class UpdateResult:
 def run_update(
     engine: TrainEngine, steps: Sequence[Sequence[Part[Any]]], layout: RowLayout
 ) -> UpdateResult:
-    """One optimiser step for each entry of `steps`; all ranks call it with as many.
+    """Take an optimiser step for each entry of `steps`; all ranks call it with the same number.
 
-    The parts of a step add up: their gradients to one gradient, their metrics by name.
+    The gradients of the parts of a step add up, and so do their metrics of the same name.
 
     Raises:
         ValueError: ranks have different numbers of micro-batches, which would deadlock.
@@ -84,7 +84,10 @@ def run_update(
         sums: dict[str, Tensor] = {}
         last = step[-1]
         for part in step:
+            # DeepSpeed reduces gradients over ranks at the last micro-batch of a step. That is the
+            # last one of the last part, not of every part.
             final = len(part.samples.micro_batches) - 1 if part is last else -1
+            # One micro-batch at a time: a list would hold the graphs of all of them in memory.
             for index, objective in enumerate(_objectives(part, layout)):
                 engine.backward(objective.loss, is_last=index == final)
                 _add(sums, objective.sums)
@@ -101,7 +104,7 @@ def run_update(
 
 @torch.no_grad()
 def run_evaluation(part: Part[Any], layout: RowLayout) -> dict[str, float]:
-    """The metrics of samples that nothing is learnt from; all ranks together.
+    """Measure samples without learning from them; all ranks together.
 
     Raises:
         ValueError: ranks have different numbers of micro-batches, which would deadlock.
@@ -114,16 +117,17 @@ def run_evaluation(part: Part[Any], layout: RowLayout) -> dict[str, float]:
 
 
 def _objectives(part: Part[Any], layout: RowLayout) -> Iterator[Objective]:
-    """The objective of every micro-batch, one after the other."""
+    """Yield the objective of every micro-batch."""
     samples = _to_device(part.samples)
     for rows in samples.micro_batches:
         batch = layout.lay_out(
-            samples.token_ids, samples.lengths, samples.loss_mask, samples.kept_token_ids, rows
+            samples.token_ids, samples.lengths, samples.loss_mask, samples.support_token_ids, rows
         )
         yield part.compute(samples, batch)
 
 
 def _add(sums: dict[str, Tensor], shares: Mapping[str, Tensor]) -> None:
+    """Add to `sums`, in float64 and on the device: no micro-batch waits for a number."""
     for name, value in shares.items():
         sums[name] = sums[name] + value.double() if name in sums else value.double()
 
@@ -134,7 +138,7 @@ def _keep_largest(maxima: dict[str, Tensor], found: Mapping[str, Tensor]) -> Non
 
 
 def _check_same_on_ranks(num_micro_batches: list[int]) -> None:
-    """Ranks that differ would wait for each other without end, or mix up their gradients."""
+    """Check that ranks agree: others would wait for ever, or reduce gradients of unequal steps."""
     assert min(num_micro_batches) > 0, (
         f"an optimiser step without a micro-batch: {num_micro_batches}"
     )
@@ -143,7 +147,9 @@ def _check_same_on_ranks(num_micro_batches: list[int]) -> None:
 
 
 def _check_agreement(counts: list[int], what: str) -> None:
-    """Maximum of the counts and of their negatives over ranks: maximum and minimum must agree."""
+    """Check that counts are equal on all ranks, by their maximum and minimum."""
+    # The number of entries is checked before the entries: tensors of unequal length cannot be
+    # reduced. The maximum of the negatives is the minimum, so one collective operation does both.
     signed = torch.tensor([*counts, *(-count for count in counts)], device=training_device())
     most, least = reduce_over_ranks(signed, maximum=True).chunk(2)
     if not torch.equal(most, -least):
@@ -155,28 +161,32 @@ def _check_agreement(counts: list[int], what: str) -> None:
 
 def _to_device(samples: Any) -> Any:
     device = training_device()
-    moved = {
+    tensors = {
         field.name: value.to(device)
         for field in dataclasses.fields(samples)
         if isinstance(value := getattr(samples, field.name), Tensor)
     }
-    return dataclasses.replace(samples, **moved)
+    return dataclasses.replace(samples, **tensors)
 
 
 def _means(per_step: list[dict[str, Tensor]]) -> dict[str, float]:
-    """The shares of all ranks summed, then the mean over optimiser steps."""
+    """Mean over optimiser steps, summed over ranks.
+
+    A metric of a rank is its share of the global mean, so the shares are summed, not averaged.
+    """
     names = sorted({name for sums in per_step for name in sums})
-    averaged = {}
+    shares = {}
     for name in names:
         measured = [sums[name] for sums in per_step if name in sums]
-        averaged[name] = torch.stack(measured).mean()
-    return _reduced(averaged, maximum=False)
+        shares[name] = torch.stack(measured).mean()
+    return _reduced(shares, maximum=False)
 
 
 def _reduced(values: dict[str, Tensor], *, maximum: bool) -> dict[str, float]:
-    """Every rank has the same names; one collective operation for all of them."""
+    """Reduce all metrics over ranks in one collective operation; all ranks have the same names."""
     if not values:
         return {}
+    # In one order on all ranks: only the numbers are sent.
     names = sorted(values)
     stacked = torch.stack([values[name].double() for name in names])
     return dict(zip(names, reduce_over_ranks(stacked, maximum=maximum).tolist(), strict=True))

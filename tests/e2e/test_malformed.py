@@ -86,7 +86,7 @@ MALFORMED_CONFIGURATIONS = [
     ("ZeRO stage", [DEMO, "training.zero_stage=4"], ["must be one of 0, 1, 2, 3"]),
     ("number format", [DEMO, "training.dtype=float16"], ["must be one of float32, bfloat16"]),
     ("estimator", [DEMO, "algorithm.kl_estimator=k4"], ["must be one of k1, k2, k3"]),
-    # Rules between keys; tests/unit/config/rules/test_rules.py has all of them, with their way out.
+    # Rules between keys; tests/unit/config/rules has cases of all of them, with their fix.
     ("nothing chosen", [], ["model.path is empty", "data.path is empty", "reward.functions is"]),
     ("budget", [DEMO, "training.max_tokens_per_micro_batch=8"], ["raise it to at least 38"]),
     ("mini-batches", [DEMO, "algorithm.num_mini_batches=500"], ["only 128 samples"]),

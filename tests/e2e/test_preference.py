@@ -35,7 +35,7 @@ def overrides(rows: Path) -> tuple[str, ...]:
         "stage=preference",
         f"examples.path={rows}",
         "examples.eval_share=0.2",
-        "fit.samples_per_step=16",
+        "fit.batch_size=16",
         "fit.num_epochs=2",
         "fit.eval_every=3",
         "checkpoint.every_steps=2",

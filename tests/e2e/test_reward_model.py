@@ -66,7 +66,7 @@ def test_held_out_preferences_are_predicted(make_run, tmp_path):
         f"examples.path={rows}",
         f"examples.eval_share={RANKINGS.eval_share}",
         f"examples.max_tokens={RANKINGS.max_tokens}",
-        "fit.samples_per_step=16",
+        "fit.batch_size=16",
         "fit.num_epochs=6",
         "fit.eval_every=6",
         "training.num_ranks=2",

@@ -33,7 +33,7 @@ def make_inputs(dtype: torch.dtype, rows: int = ROWS) -> HeadInputs:
     return HeadInputs(
         hidden=hidden.to("cuda", dtype).requires_grad_(True),
         targets=torch.randint(VOCABULARY, (rows,), generator=generator).cuda(),
-        kept_token_ids=torch.zeros(rows, 0, dtype=torch.int32, device="cuda"),
+        support_token_ids=None,
         temperature=0.7,
         entropy_gradient=True,
     )

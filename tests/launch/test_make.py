@@ -48,7 +48,7 @@ def test_a_target_makes_the_environment_first(target):
 
 def test_the_targets_that_people_rely_on():
     promised = {"demo", "demo-ppo", "smollm2", "test", "test-slow", "lint", "bench", "docs"}
-    assert {*promised, "agreement"} <= set(TARGETS)
+    assert {*promised, "quick", "agreement"} <= set(TARGETS)
     assert "recipe=demo output_dir=outputs/demo" in dry_run("demo")[-1]
 
 
@@ -57,6 +57,13 @@ def test_no_test_is_left_out():
     fast, slow = dry_run("test")[-1], dry_run("test-slow")[-1]
     assert '-m "not slow and not gpu"' in fast
     assert '-m "slow and not gpu"' in slow
+
+
+def test_quick_is_a_part_of_test():
+    """It leaves out more and adds nothing."""
+    quick = dry_run("quick")[-1]
+    assert '-m "not unit_slow and not slow and not gpu"' in quick
+    assert " tests/unit " in quick
 
 
 class Ci:

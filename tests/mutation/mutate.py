@@ -45,7 +45,8 @@ def mutants(files: list[Path], *, number: int, seed: int) -> list[Mutant]:
     """`number` mutants drawn by `seed`, as evenly over the files as there are places."""
     generator = random.Random(f"mutants {seed}")
     piles = []
-    for file in sorted(files, key=lambda file: file.name):
+    # By name and path: sub-folders may hold files of one name, and the disk's order is no order.
+    for file in sorted(files, key=lambda file: (file.name, file)):
         pile = list(_mutants_of(file))
         generator.shuffle(pile)
         piles.append(pile)

@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def verdict(mutant: Mutant) -> str:
-    """Who notices it: "bandit", "ground truth", or nobody: "survived"."""
+    """The tests that notice the mutant: "bandit" or "ground truth"; "survived" if none does."""
     with tempfile.TemporaryDirectory() as folder:
         overlay = Path(folder)
         target = overlay / "rlhf_ray"
@@ -80,7 +80,7 @@ def verdict(mutant: Mutant) -> str:
 
 
 def fails(folder: Path, arguments: list[str]) -> bool:
-    """Whether a test fails, or runs without an end, with this copy of the package."""
+    """Whether a test fails or exceeds its time limit with this copy of the package."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
     try:

@@ -25,6 +25,7 @@ from rlhf_ray.driver.updates.reference_update import (
     ReferenceUpdateSettings,
 )
 from rlhf_ray.models.tiny.llama import TinySizes
+from rlhf_ray.publish.transports import weight_transport
 from rlhf_ray.testing.fakes import make_group, make_prompt
 from rlhf_ray.testing.tiny import tiny_random
 
@@ -73,7 +74,8 @@ class Roles:
         return PeriodicReferenceUpdater(
             policy=self.learner,
             reference=self.reference,
-            watch=self.supervisor,
+            transport=weight_transport("object_store"),
+            waiter=self.supervisor,
             settings=ReferenceUpdateSettings(**(defaults | settings)),
         )
 
@@ -112,7 +114,7 @@ def _reference_settings(folder: Path) -> ReferenceSettings:
         seed=0,
         timeout_s=60.0,
         decay=0.0,
-        of_all_kept=False,
+        over_support=False,
     )
 
 
@@ -151,7 +153,8 @@ def test_a_weight_that_is_missing_is_reported_with_role_phase_and_step(roles: Ro
     reference_updater = PeriodicReferenceUpdater(
         policy=Forgetful(roles.learner._members),
         reference=roles.reference,
-        watch=roles.supervisor,
+        transport=weight_transport("object_store"),
+        waiter=roles.supervisor,
         settings=ReferenceUpdateSettings(every_steps=1, bucket_bytes=4096, timeout_s=60.0),
     )
     with pytest.raises(RunFailed) as caught:

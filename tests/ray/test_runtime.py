@@ -11,6 +11,8 @@ from rlhf_ray.cluster.resource_plan import ResourcePlan, RolePlan
 from rlhf_ray.cluster.runtime.session import reserved
 from rlhf_ray.config.errors import RequestError
 
+pytestmark = pytest.mark.usefixtures("no_troupe")
+
 
 def plan(cpus: float, gpus: float = 0.0) -> ResourcePlan:
     role = RolePlan(role="learner", num_actors=1, num_cpus=cpus, num_gpus=gpus, bundle_indices=(0,))

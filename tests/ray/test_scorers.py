@@ -18,34 +18,34 @@ def given(troupe: Troupe, group) -> Call:
     return Call(member=troupe.members[0].name, signal=ray.put(None), payload=ray.put(group))
 
 
-def test_a_group_goes_from_one_scorer_to_the_next(troupe):
-    rewards = RewardGroup(troupe.members[:1], [Replicas(troupe.members[1:])])
+def test_a_group_goes_from_one_scorer_to_the_next(shared_troupe):
+    rewards = RewardGroup(shared_troupe.members[:1], [Replicas(shared_troupe.members[1:])])
     call = rewards.score(0, [ray.put("a"), ray.put("b")])
-    assert troupe.wait(call) == ["scored by 1"]
+    assert shared_troupe.wait(call) == ["scored by 1"]
     assert ray.get(call.payload, timeout=TIMEOUT_S) == ["a", "b", 0, 1]
 
 
-def test_the_least_loaded_scorer_gets_the_next_group(troupe):
-    scorers = Replicas(troupe.members)
-    busy = troupe.members[0].handle.answer.remote("busy", 2.0)
-    first = scorers.score(given(troupe, []))
-    second = scorers.score(given(troupe, []))
+def test_the_least_loaded_scorer_gets_the_next_group(shared_troupe):
+    scorers = Replicas(shared_troupe.members)
+    busy = shared_troupe.members[0].handle.answer.remote("busy", 2.0)
+    first = scorers.score(given(shared_troupe, []))
+    second = scorers.score(given(shared_troupe, []))
     assert [str(call.member) for call in (first, second)] == ["puppet_0", "puppet_1"]
-    troupe.wait(second)
+    shared_troupe.wait(second)
     # The first one still has something to do.
-    assert str(scorers.score(given(troupe, [])).member) == "puppet_1"
+    assert str(scorers.score(given(shared_troupe, [])).member) == "puppet_1"
     ray.get(busy, timeout=TIMEOUT_S)
-    troupe.wait(first)
-    assert str(scorers.score(given(troupe, [])).member) == "puppet_0"
+    shared_troupe.wait(first)
+    assert str(scorers.score(given(shared_troupe, [])).member) == "puppet_0"
 
 
-def test_the_worker_that_failed_first_is_named(troupe):
-    rewards = RewardGroup(troupe.members[:1], [Replicas(troupe.members[1:])])
+def test_the_worker_that_failed_first_is_named(shared_troupe):
+    rewards = RewardGroup(shared_troupe.members[:1], [Replicas(shared_troupe.members[1:])])
     with pytest.raises(RunFailed, match=r"^puppet_0 failed .*ValueError: no such group"):
-        troupe.wait(rewards.score(0, [ray.put("bad")]))
-    before = given(troupe, ["bad"])
+        shared_troupe.wait(rewards.score(0, [ray.put("bad")]))
+    before = given(shared_troupe, ["bad"])
     with pytest.raises(RunFailed, match=r"^puppet_1 failed .*ValueError: no such group"):
-        troupe.wait(Replicas(troupe.members[1:]).score(before))
+        shared_troupe.wait(Replicas(shared_troupe.members[1:]).score(before))
 
 
 def test_the_worker_that_others_wait_for_is_named(troupe):

@@ -11,12 +11,12 @@ import torch
 
 from rlhf_ray.cluster.roles.builder import BuilderActor, BuilderSettings
 from rlhf_ray.cluster.roles.rewards import RewardActor
-from rlhf_ray.config.groups.algorithm import AlgorithmConfig
+from rlhf_ray.config.groups.algorithm import AlgorithmConfig, OldLogprobsFrom
 from rlhf_ray.config.groups.reward import RewardConfig
 from rlhf_ray.config.groups.sampling import SamplingConfig
 from rlhf_ray.config.groups.training import TrainingConfig
 from rlhf_ray.observe.rollout_log import rollout_path
-from rlhf_ray.records import Coefficients
+from rlhf_ray.records import Coefficients, GroupSteps
 from rlhf_ray.testing.fakes import make_group, make_prompt
 
 USER_REWARD = '''
@@ -41,7 +41,7 @@ def actors(tmp_path: Path):
         sampling=SamplingConfig(),
         learner=TrainingConfig(max_tokens_per_micro_batch=100),
         critic=None,
-        old_is_current=True,
+        old_logprobs_from=OldLogprobsFrom.LEARNER_IN_UPDATE,
         max_response_tokens=2,
         seed=0,
     )
@@ -60,7 +60,8 @@ def unscored(*responses: str, indices: tuple[int, ...]):
     """Samples of two tokens behind the prompt's two, a character each."""
     group = make_group(make_prompt(0), indices, version=0)
     ends = torch.tensor([0, 0, 1, 2] * len(responses), dtype=torch.int32)
-    return ray.put(replace(group, responses=responses, text_ends=ends))
+    steps = GroupSteps(text_ends=ends, rewards=ends.double() * 0, ends=ends < 0)
+    return ray.put(replace(group, responses=responses, steps=steps))
 
 
 def test_steps_travel_to_the_builder(actors, tmp_path):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import collections
+import functools
 import json
 import subprocess
 import sys
@@ -17,11 +19,22 @@ from rlhf_ray.config.compose import group_choices
 from rlhf_ray.config.load import load_config
 from rlhf_ray.main import main
 from rlhf_ray.stages.pipeline import read_steps
+from tests.unit.import_graph import (
+    circles,
+    imported_modules,
+    module_graph,
+    module_name,
+    parsed,
+    sibling_graphs,
+)
 
 PACKAGE = Path(__file__).parents[2] / "rlhf_ray"
 FILES = sorted(PACKAGE.rglob("*.py"))
 NAMES = [str(file.relative_to(PACKAGE)) for file in FILES]
+FOLDERS = sorted({file.parent for file in FILES})
+FOLDER_NAMES = [str(folder.relative_to(PACKAGE.parent)) for folder in FOLDERS]
 
+MAX_MODULES = 16
 MAX_FILE_LINES = 300
 MAX_FUNCTION_LINES = 60
 MAX_NESTING = 4
@@ -34,6 +47,9 @@ HOMES = {
     "peft": ("training/weights/lora.py", "training/weights/lora_folder.py", "models/merged.py"),
     "ray": ("cluster/", "observe/"),
 }
+
+# Folders that know nothing of Ray's folder: a driver runs on fakes as it does on actors.
+FREE_OF_RAY = ("driver", "publish")
 
 # What must import fast, and what must not come with it.
 LIGHT = {
@@ -55,12 +71,24 @@ LIGHT = {
     "rlhf_ray.driver.fit.checkpoints": ("ray", "vllm", "deepspeed"),
 }
 
+# Words that open a docstring with a clause: a noun or an imperative verb is to open it.
+CLAUSES = {"What", "Of", "As", "That", "With", "Those", "Likewise"}
+
 BLOCKS = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.With, ast.AsyncWith, ast.Try, ast.Match)
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
-def _tree(file: Path) -> ast.Module:
-    return ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
+def _classes(tree: ast.Module) -> list[str]:
+    return [node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+
+
+def _clauses(tree: ast.Module) -> Iterator[str]:
+    """First lines of the docstrings that open with a clause."""
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, *FUNCTIONS)):
+            words = (ast.get_docstring(node) or "").split(maxsplit=1)
+            if words and words[0].rstrip(",:") in CLAUSES:
+                yield " ".join(words).splitlines()[0]
 
 
 def _nesting(node: ast.AST) -> int:
@@ -101,7 +129,7 @@ def _imported_packages(tree: ast.Module) -> set[str]:
 def test_budgets(file):
     num_lines = len(file.read_text(encoding="utf-8").splitlines())
     assert num_lines <= MAX_FILE_LINES
-    functions = [node for node in ast.walk(_tree(file)) if isinstance(node, FUNCTIONS)]
+    functions = [node for node in ast.walk(parsed(file)) if isinstance(node, FUNCTIONS)]
     sizes = [(f.name, (f.end_lineno or f.lineno) - f.lineno + 1) for f in functions]
     depths = [(f.name, _nesting(f)) for f in functions]
     assert [(name, size) for name, size in sizes if size > MAX_FUNCTION_LINES] == []
@@ -110,15 +138,59 @@ def test_budgets(file):
 
 @pytest.mark.parametrize("file", FILES, ids=NAMES)
 def test_no_lookup_papers_over_a_missing_field(file):
-    assert list(_defaulted_lookups(_tree(file))) == []
+    assert list(_defaulted_lookups(parsed(file))) == []
 
 
 @pytest.mark.parametrize("file", FILES, ids=NAMES)
 def test_heavy_libraries_stay_at_home(file):
     name = str(file.relative_to(PACKAGE))
-    imported = _imported_packages(_tree(file))
+    imported = _imported_packages(parsed(file))
     away = {lib for lib, homes in HOMES.items() if lib in imported and not name.startswith(homes)}
     assert away == set()
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=FOLDER_NAMES)
+def test_a_folder_holds_few_modules(folder):
+    modules = [file for file in folder.glob("*.py") if file.name != "__init__.py"]
+    assert len(modules) <= MAX_MODULES
+
+
+def test_no_circle_among_modules():
+    assert circles(module_graph(PACKAGE)) == []
+
+
+def test_no_circle_among_sibling_folders():
+    folders = {module_name(folder / "__init__.py", PACKAGE) for folder in FOLDERS}
+    graphs = sibling_graphs(module_graph(PACKAGE), folders)
+    assert len(graphs["rlhf_ray"]) > 10
+    found = {name: circles(graph) for name, graph in graphs.items()}
+    assert {name: some for name, some in found.items() if some} == {}
+
+
+def test_no_class_name_is_used_twice():
+    counts = collections.Counter(name for file in FILES for name in _classes(parsed(file)))
+    assert [name for name, count in counts.items() if count > 1] == []
+
+
+def test_docstrings_open_with_a_noun_or_a_verb():
+    found = {name: list(_clauses(parsed(file))) for name, file in zip(NAMES, FILES, strict=True)}
+    assert {name: lines for name, lines in found.items() if lines} == {}
+
+
+@pytest.mark.parametrize("folder", FREE_OF_RAY)
+def test_driver_and_publish_stand_without_the_cluster(folder):
+    below = {
+        module: imported
+        for module, imported in module_graph(PACKAGE).items()
+        if f"{module}.".startswith(f"rlhf_ray.{folder}.")
+    }
+    assert below
+    assert [
+        (module, other)
+        for module, imported in below.items()
+        for other in imported
+        if f"{other}.".startswith("rlhf_ray.cluster.")
+    ] == []
 
 
 def test_the_loop_is_short_enough_to_read():
@@ -128,22 +200,49 @@ def test_the_loop_is_short_enough_to_read():
 
 
 def test_main_defines_no_class():
-    tree = _tree(PACKAGE / "main.py")
+    tree = parsed(PACKAGE / "main.py")
     assert [node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)] == []
+
+
+# Prints, for one module after the other, which of the heavy libraries came with it.
+LOADS = """
+import importlib, json, sys
+heavy, modules = json.loads(sys.argv[1])
+loaded, before = {}, set()
+for module in modules:
+    importlib.import_module(module)
+    now = {name for name in heavy if name in sys.modules}
+    loaded[module] = sorted(now - before)
+    before = now
+print(json.dumps(loaded))
+"""
+
+
+@functools.cache
+def _heavy_imports(modules: tuple[str, ...], heavy: tuple[str, ...]) -> dict[str, list[str]]:
+    """Module to the heavy libraries that its import loads in one new process, in this order.
+
+    A library is held against the first module that loads it. So all lists are empty if and only if
+    no module loads any.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", LOADS, json.dumps([heavy, modules])],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 @pytest.mark.parametrize(("module", "heavy"), LIGHT.items(), ids=LIGHT)
 def test_light_modules_load_nothing_heavy(module, heavy):
-    code = (
-        f"import json, sys, {module}; print(json.dumps([m for m in {heavy!r} if m in sys.modules]))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == []
+    together = tuple(name for name, libraries in LIGHT.items() if libraries == heavy)
+    assert _heavy_imports(together, heavy)[module] == []
 
 
+@pytest.mark.unit_slow
 @pytest.mark.parametrize("recipe", group_choices()["recipe"])
 def test_every_recipe_composes_validates_and_plans(recipe, capsys):
     config = load_config([f"recipe={recipe}"])
@@ -174,3 +273,60 @@ class TestTheChecksThemselves:
     def test_imports(self):
         tree = ast.parse("def f():\n import ray.util\nfrom vllm.config import x\nfrom . import y\n")
         assert _imported_packages(tree) == {"ray", "vllm"}
+
+    def test_classes(self):
+        """Classes within classes and functions, too."""
+        code = "class A:\n class B:\n  pass\ndef f():\n class A:\n  pass\n"
+        assert sorted(_classes(ast.parse(code))) == ["A", "A", "B"]
+
+    def test_clauses(self):
+        code = '"""What it is."""\nclass A:\n """A thing. What else."""\n'
+        code += ' def f():\n  """As, f.\n  g"""\n  async def g():\n   "Whatever"\n'
+        assert list(_clauses(ast.parse(code))) == ["What it is.", "As, f."]
+
+    def test_imported_modules(self):
+        known = {name: Path() for name in ("p", "p.a", "p.a.b", "p.c")}
+        tree = ast.parse(
+            "import p.c\nfrom p.a import b\ndef f():\n from p.a import some_function\nimport os\n"
+        )
+        assert imported_modules(tree, known) == {"p.c", "p.a.b", "p.a"}
+
+    def test_circles(self):
+        chain = {"a": {"b"}, "b": {"c"}, "c": set()}
+        assert circles(chain) == []
+        assert circles(chain | {"c": {"b"}}) == [["b", "c"]]
+        assert circles(chain | {"c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
+
+    def test_circles_of_siblings(self):
+        """Each module imports one of the other folder: no circle of modules, one of folders."""
+        graph = {
+            **{name: set() for name in ("p", "p.x", "p.y", "p.y.inner", "p.y.inner.d")},
+            "p.a": {"p.x.a"},
+            "p.x.a": {"p.y.b"},
+            "p.x.c": set(),
+            "p.y.b": set(),
+        }
+        folders = {"p", "p.x", "p.y", "p.y.inner"}
+        assert sibling_graphs(graph, folders) == {
+            "p": {"p.x": {"p.y"}, "p.y": set()},
+            "p.y": {"p.y.inner": set()},
+        }
+        back = sibling_graphs(graph | {"p.y.inner.d": {"p.x.c"}}, folders)
+        assert circles(graph | {"p.y.inner.d": {"p.x.c"}}) == []
+        assert circles(back["p"]) == [["p.x", "p.y"]]
+
+    def test_modules_of_a_folder(self, tmp_path):
+        """The graph of real files, with an import in a function."""
+        package = tmp_path / "p"
+        (package / "x").mkdir(parents=True)
+        (package / "__init__.py").write_text("")
+        (package / "a.py").write_text("def f():\n    from p.x import b\n")
+        (package / "x" / "__init__.py").write_text("")
+        (package / "x" / "b.py").write_text("import p.a\n")
+        graph = module_graph(package)
+        assert graph == {"p": set(), "p.a": {"p.x.b"}, "p.x": set(), "p.x.b": {"p.a"}}
+        assert circles(graph) == [["p.a", "p.x.b"]]
+
+    def test_heavy_imports(self):
+        found = _heavy_imports(("json", "email.message", "string"), ("email", "calendar"))
+        assert found == {"json": [], "email.message": ["calendar", "email"], "string": []}

@@ -76,7 +76,7 @@ def gae(
 
 
 def _discounted_sums(deltas: Tensor, discount: float) -> Tensor:
-    """Of every row [S, T], from each column to the right end."""
+    """Discounted sums of every row [S, T], from each column to the right end."""
     sums = torch.zeros_like(deltas)
     carried = deltas.new_zeros(deltas.shape[0])
     for column in reversed(range(deltas.shape[1])):

@@ -1,4 +1,4 @@
-"""Discounted sums of what a token earns from here on (Monte-Carlo returns)."""
+"""Monte-Carlo returns: discounted sums of a token's reward and all later rewards."""
 
 from __future__ import annotations
 

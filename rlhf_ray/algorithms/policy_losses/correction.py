@@ -1,4 +1,4 @@
-"""What the engine sampled is not quite what the learner computes: weights that make up for it."""
+"""Importance-sampling correction for engines whose probabilities differ from the learner's."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FILTERS = ("none", "token", "sequence", "geometric")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Correction:
-    """How the loss of every token is to be changed.
+    """Importance weights and filter of the losses of tokens.
 
     Attributes:
         weights [N] float64: factor of the token's loss; 0 off the mask.
@@ -29,7 +29,7 @@ class Correction:
     truncated: Tensor
 
 
-def correct_gap(
+def importance_correction(
     learner_logprobs: Tensor,
     generator_logprobs: Tensor,
     lengths: Tensor,
@@ -57,8 +57,8 @@ def correct_gap(
     arXiv:2510.18855; by sequence: Liu et al. 2025, When Speed Kills Stability.
 
     Conventions: weights of 0 where the mask is 0. The weight of a sequence is the exponential
-    of the SUM; the geometric mean only filters. A filtered token has weight 0. Whether it also
-    leaves the means (rejection) is for the caller, who has `kept`. In float64, without a clamp
+    of the SUM; the geometric mean only filters. A filtered token has weight 0. The caller
+    decides by `kept` whether it also leaves the means (rejection). In float64, without a clamp
     of d: an overflow is cut off by the cap, and is outside every filter.
 
     Args:

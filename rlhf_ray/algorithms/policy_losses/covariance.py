@@ -1,4 +1,4 @@
-"""Tokens whose update would cost the most entropy, and what to do with them (Clip-Cov, KL-Cov)."""
+"""Selection and treatment of the tokens whose update costs the most entropy (Clip-Cov, KL-Cov)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def token_covariance(logprobs: Tensor, advantages: Tensor, mask: Tensor) -> Tens
     Models, arXiv:2505.22617, equation 10: the entropy falls by their sum.
 
     Conventions: over the whole batch of an optimiser step and the policy that sampled it, so
-    that neither ranks nor micro-batches change who is chosen.
+    that neither ranks nor micro-batches change the selection.
 
     Args:
         logprobs [N], advantages [N]: constants; mask [N] bool.
@@ -33,8 +33,8 @@ def token_covariance(logprobs: Tensor, advantages: Tensor, mask: Tensor) -> Tens
     assert_no_gradient(logprobs=logprobs, advantages=advantages)
     covariance = torch.zeros_like(logprobs, dtype=torch.float64)
     if bool(mask.any()):
-        chosen, signal = logprobs[mask].double(), advantages[mask].double()
-        covariance[mask] = (chosen - chosen.mean()) * (signal - signal.mean())
+        sampled, signal = logprobs[mask].double(), advantages[mask].double()
+        covariance[mask] = (sampled - sampled.mean()) * (signal - signal.mean())
     return covariance
 
 
@@ -47,7 +47,7 @@ def clip_cov_tokens(
     there are candidates.
 
     Args:
-        covariance [N], mask [N] bool; seed: decides which.
+        covariance [N], mask [N] bool; seed: of the draw.
     """
     assert_token_tensors(mask, covariance=covariance)
     candidates = (mask & (covariance > low) & (covariance < high)).nonzero()[:, 0]
@@ -56,15 +56,15 @@ def clip_cov_tokens(
     wanted = max(int(share * int(mask.sum())), 1)
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(candidates.shape[0], generator=generator)
-    chosen = torch.zeros_like(mask)
-    chosen[candidates[order[:wanted].to(candidates.device)]] = True
-    return chosen
+    selected = torch.zeros_like(mask)
+    selected[candidates[order[:wanted].to(candidates.device)]] = True
+    return selected
 
 
 def kl_cov_tokens(covariance: Tensor, mask: Tensor, *, share: float) -> Tensor:
     """The tokens with the largest covariance: `share` of all, at least one. [N] bool.
 
-    Equation 14 of arXiv:2505.22617. Of equal ones the first are taken.
+    Equation 14 of arXiv:2505.22617. Ties are resolved by order.
 
     Args:
         covariance [N], mask [N] bool.
@@ -73,33 +73,33 @@ def kl_cov_tokens(covariance: Tensor, mask: Tensor, *, share: float) -> Tensor:
     places = mask.nonzero()[:, 0]
     wanted = max(int(share * places.shape[0]), 1)
     order = covariance[places].argsort(descending=True, stable=True)
-    chosen = torch.zeros_like(mask)
-    chosen[places[order[:wanted]]] = True
-    return chosen
+    selected = torch.zeros_like(mask)
+    selected[places[order[:wanted]]] = True
+    return selected
 
 
-def without_gradient(loss: PolicyLoss, chosen: Tensor) -> PolicyLoss:
-    """Clip-Cov: the chosen tokens add nothing, to the loss as to the gradient.
+def without_gradient(loss: PolicyLoss, selected: Tensor) -> PolicyLoss:
+    """Clip-Cov: the selected tokens add nothing to the loss and to the gradient.
 
     Equation 13 of arXiv:2505.22617.
     """
-    assert_token_tensors(chosen, per_token=loss.per_token)
+    assert_token_tensors(selected, per_token=loss.per_token)
     return dataclasses.replace(
         loss,
-        per_token=torch.where(chosen, 0.0, loss.per_token),
-        clipped=loss.clipped | chosen,
+        per_token=torch.where(selected, 0.0, loss.per_token),
+        clipped=loss.clipped | selected,
     )
 
 
 def with_kl_penalty(
-    loss: PolicyLoss, ratio: Ratio, chosen: Tensor, *, coefficient: float
+    loss: PolicyLoss, ratio: Ratio, selected: Tensor, *, coefficient: float
 ) -> PolicyLoss:
-    """KL-Cov: the chosen tokens are held to the old policy.
+    """KL-Cov: a penalty holds the selected tokens to the old policy.
 
-        loss = loss + coefficient * |log policy(token) - log old(token)|   on the chosen ones
+        loss = loss + coefficient * |log policy(token) - log old(token)|   on selected tokens
 
     Equation 15 of arXiv:2505.22617.
     """
-    assert_token_tensors(chosen, per_token=loss.per_token, log_ratio=ratio.log_ratio)
-    penalty = coefficient * torch.where(chosen, ratio.log_ratio, 0.0).abs()
+    assert_token_tensors(selected, per_token=loss.per_token, log_ratio=ratio.log_ratio)
+    penalty = coefficient * torch.where(selected, ratio.log_ratio, 0.0).abs()
     return dataclasses.replace(loss, per_token=loss.per_token + penalty)

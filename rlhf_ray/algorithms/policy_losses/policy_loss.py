@@ -77,7 +77,7 @@ def policy_loss(
 def unclipped_loss(ratio: Ratio, advantages: Tensor, mask: Tensor) -> PolicyLoss:
     """The surrogate without a clip: -ratio * A; its gradient is that of REINFORCE at ratio 1.
 
-    What keeps it in bounds off-policy are truncated weights: see `correction`.
+    Off-policy, truncated importance weights bound it: see `correction`.
     """
     assert_token_tensors(mask, ratio=ratio.ratio, advantages=advantages)
     assert_no_gradient(advantages=advantages)

@@ -1,4 +1,4 @@
-"""How much likelier the policy makes what was sampled: per token, or per sequence."""
+"""Probability ratio of the policy over the old policy, per token or per sequence."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Ratio:
     """Probability under the policy over the old one.
 
     Attributes:
-        log_ratio [N]: of every token by itself, not clamped, with gradient; 0 off the mask.
-        ratio [N]: at the level that was asked for, with gradient; 1 off the mask.
+        log_ratio [N]: log ratio of every token, not clamped, with gradient; 0 off the mask.
+        ratio [N]: ratio at the requested level, with gradient; 1 off the mask.
         clamped [N] bool: the log ratio was outside the clamp, so that it has no gradient.
     """
 
@@ -37,7 +37,7 @@ def probability_ratio(
     level: str,
     log_ratio_clamp: float,
 ) -> Ratio:
-    """The ratio that a surrogate clips or weighs with.
+    """The ratio that a policy loss clips or weighs with.
 
         token            r_t = exp(d_t),   d_t = log policy(token) - log old(token)
         sequence         s   = exp(mean of d over the sampled tokens), the same for all of them
@@ -47,7 +47,7 @@ def probability_ratio(
     Optimization, arXiv:2507.18071, equation 7 (GSPO) and equation 14 (GSPO-token).
 
     Conventions: the exponent is clamped to +- log_ratio_clamp, at the level at which it is
-    exponentiated, and what is clamped has no gradient. The sequence's ratio is the geometric
+    exponentiated, and a clamped ratio has no gradient. The sequence's ratio is the geometric
     mean of its tokens' ratios, not their product.
 
     Args:

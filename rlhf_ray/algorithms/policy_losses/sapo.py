@@ -1,4 +1,4 @@
-"""A soft gate in the place of the clip (SAPO)."""
+"""A soft gate instead of a clip (SAPO)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def sapo_loss(
     positive_temperature: float,
     negative_temperature: float,
 ) -> PolicyLoss:
-    """The surrogate with a sigmoid gate that fades out what is far from the old policy.
+    """The surrogate with a sigmoid gate that fades out tokens far from the old policy.
 
         gate = 4 / tau * sigmoid(tau * (ratio - 1)),   tau by the sign of A
         loss = -gate * A

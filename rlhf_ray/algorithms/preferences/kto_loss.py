@@ -1,7 +1,8 @@
-"""Learning from answers that are good or bad, without pairs (KTO)."""
+"""The loss of answers judged good or bad, without pairs (KTO)."""
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,14 +27,29 @@ class KtoLoss:
     reference_point: float
 
 
-def mismatched_answers(num_answers: int) -> Tensor:
-    """Which answer to put after each prompt for the KL estimate: [S] int64, shifted by one.
+def mismatched_answers(prompts: Sequence[Hashable]) -> list[int]:
+    """Choose the row whose answer follows each prompt in the KL estimate.
 
-    Prompt i gets answer i - 1 and the first prompt the last answer, as in TRL. Neighbours must
-    have different prompts, or the answer is no mismatch.
+    Row i gets the answer of the nearest row before it that has another prompt; the last row is
+    before the first. Without equal prompts that is row i - 1, the shift by one of TRL.
+
+    Args:
+        prompts [S]: equal for rows that answer the same prompt.
+
+    Raises:
+        ValueError: all prompts are the same, so no answer is a mismatch.
     """
-    assert num_answers >= 2, f"{num_answers} answers cannot be mismatched"
-    return torch.arange(num_answers).roll(1)
+    others = [row for row, prompt in enumerate(prompts) if prompt != prompts[0]]
+    if not others:
+        raise ValueError("all prompts are the same")
+    rows = []
+    nearest = others[-1]
+    for row, prompt in enumerate(prompts):
+        # A run of rows with one prompt shares the row before the run.
+        if row and prompts[row - 1] != prompt:
+            nearest = row - 1
+        rows.append(nearest)
+    return rows
 
 
 def log_ratio_share(

@@ -1,4 +1,4 @@
-"""What pairs say about a model of preferences: is it right, and does it know how often?"""
+"""Accuracy and calibration of a model of preferences on pairs of answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Responses near the limit: a soft punishment, and those that were cut off (DAPO)."""
+"""Soft penalty on over-long responses, and a filter of truncated responses (DAPO)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rlhf_ray.algorithms.checks import assert_lengths, assert_token_tensors
 def overlong_penalties(
     response_lengths: Tensor, *, max_tokens: int, buffer_tokens: int, penalty: float
 ) -> Tensor:
-    """What each response loses of its reward for being long.
+    """Penalty on the reward of each response for its length.
 
         0                                                 |y| <= L - B
         penalty * (|y| - (L - B)) / B                     L - B < |y| <= L
@@ -41,9 +41,9 @@ def without_truncated(mask: Tensor, lengths: Tensor, truncated: Tensor) -> Tenso
 
         mask'_t = mask_t * [the sample of t ended by itself]
 
-    Yu et al. 2025, DAPO, arXiv:2503.14476, section 3.4: the reward of a response that was cut
-    off says little of what was written, so that its tokens leave the loss. They leave its count
-    too. The reward stays part of the group's baseline.
+    Yu et al. 2025, DAPO, arXiv:2503.14476, section 3.4: the reward of a truncated response says
+    little about its text, so its tokens leave the loss and the loss count. The reward stays part
+    of the group's baseline.
 
     Args:
         mask [N] bool, lengths [S] int64 summing to N, truncated [S] bool.

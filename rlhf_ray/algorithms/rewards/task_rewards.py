@@ -17,13 +17,13 @@ _LEAST_SPREAD = 1e-9
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RewardMoments:
-    """What is known of the rewards of one task.
+    """Count, mean and spread of the rewards of one task.
 
     Attributes:
         count: rewards seen, at least 1.
-        mean: of them.
-        squares: sum of their squared distances from the mean.
-        lowest, highest: of them; equal where no two differ.
+        mean: mean reward.
+        squares: sum of the squared distances from the mean.
+        lowest, highest: extremes of the rewards; equal if no two rewards differ.
     """
 
     count: int
@@ -42,7 +42,7 @@ class RewardScale:
 
 
 def reward_moments(rewards: Sequence[float]) -> RewardMoments:
-    """Of rewards in any order: sums are rounded once, so that the order does not matter."""
+    """Compute the moments of rewards; sums are rounded once, so that order does not matter."""
     assert rewards, "no reward has no mean"
     lowest, highest = min(rewards), max(rewards)
     # The mean of equal numbers, rounded, need not be that number.

@@ -1,4 +1,4 @@
-"""Several tasks in one batch, some of which count more."""
+"""Weights of tasks in the advantages of a batch."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ def weigh_advantages(advantages: Tensor, weights: Tensor, lengths: Tensor, mask:
 
     The gradient is then that of the weighted sum of the tasks' objectives, sum_k w_k J_k, the
     scalarisation of multi-objective problems (Roijers et al. 2013, arXiv:1402.0590).
-    Counts stay as they are: a weight of 2 doubles the step that a task asks for and takes nothing
-    from the others. It comes after whitening, which would undo a weight that all samples share.
+    Counts stay as they are: a weight of 2 doubles the step that a task asks for and does not
+    shrink the steps of the others. It comes after whitening,
+    which would undo a weight that all samples share.
 
     Args:
         advantages [N], weights [S], lengths [S] summing to N, mask [N] bool.

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf_ray.batching.balance import balance
 from rlhf_ray.calls import Call, CallWaiter
+from rlhf_ray.cluster.resource_plan import Resources
 from rlhf_ray.cluster.runtime.process import ActorProcess
 
 if TYPE_CHECKING:
@@ -32,24 +33,6 @@ if TYPE_CHECKING:
 
 # Host and port at which rank 0 of a role listens.
 Address = tuple[str, int]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Resources:
-    """What a role asks of the cluster.
-
-    Attributes:
-        role: name of the role; its actors are called role_0, role_1, ...
-        num_cpus, num_gpus: of each actor.
-        shares_bundles_of: a role whose bundles these actors share, as many in each (the hybrid
-            engine); None: every actor has its own bundle.
-    """
-
-    role: str
-    num_actors: int
-    num_cpus: float
-    num_gpus: float
-    shares_bundles_of: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_ray.calls import Call
-from rlhf_ray.cluster.roles.base import Resources, Role, call_of, start_actors
+from rlhf_ray.cluster.resource_plan import Resources
+from rlhf_ray.cluster.roles.base import Role, call_of, start_actors
 from rlhf_ray.cluster.runtime.process import ActorProcess
 
 if TYPE_CHECKING:
     from rlhf_ray.cluster.runtime.supervisor import Member
-    from rlhf_ray.config.groups.algorithm import AlgorithmConfig
+    from rlhf_ray.config.groups.algorithm import AlgorithmConfig, OldLogprobsFrom
     from rlhf_ray.config.groups.sampling import SamplingConfig
     from rlhf_ray.config.groups.training import CriticConfig, TrainingConfig
     from rlhf_ray.records import Coefficients, RolloutGroup
@@ -35,7 +36,7 @@ class BuilderSettings:
     sampling: SamplingConfig
     learner: TrainingConfig
     critic: CriticConfig | None
-    old_is_current: bool
+    old_logprobs_from: OldLogprobsFrom
     max_response_tokens: int
     seed: int
 
@@ -64,9 +65,9 @@ class BuilderActor(ActorProcess):
             algorithm=settings.algorithm,
             learner=rank_plan(settings.learner),
             critic=None if critic is None else rank_plan(critic),
-            old_is_current=settings.old_is_current,
+            old_logprobs_from=settings.old_logprobs_from,
             seed=settings.seed,
-            control=RewardShaping(
+            shaping=RewardShaping(
                 max_response_tokens=settings.max_response_tokens,
                 overlong_buffer_tokens=sampling.overlong_buffer_tokens,
                 overlong_penalty=sampling.overlong_penalty,

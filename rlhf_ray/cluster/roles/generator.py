@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from rlhf_ray.calls import Call, MemberName
-from rlhf_ray.cluster.roles.base import Resources, Role, Starting, call_of
+from rlhf_ray.cluster.resource_plan import Resources
+from rlhf_ray.cluster.roles.base import Role, Starting, call_of
 from rlhf_ray.cluster.runtime.process import ActorProcess
 
 if TYPE_CHECKING:
@@ -21,13 +22,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineSettings:
-    """Settings of an engine; see `generation.engine.GenerationEngine`."""
+    """Settings of an engine; see `generation.engine.GenerationEngine`.
+
+    Attributes:
+        weight_backend: vLLM's name of the weight receiver; see `publish.transports`.
+    """
 
     generation: GenerationConfig
     model: ModelConfig
     max_sequence_tokens: int
     greedy_from: int
     request_timeout_s: float
+    weight_backend: str
     engine_index: int = 0
     with_text_ends: bool = False
     lora: LoraConfig | None = None
@@ -115,6 +121,7 @@ class GeneratorActor(ActorProcess):
             request_timeout_s=settings.request_timeout_s,
             with_text_ends=settings.with_text_ends,
             lora=settings.lora,
+            weight_backend=settings.weight_backend,
         )
         await self._engine.start()
 
@@ -184,11 +191,11 @@ class GeneratorGroup:
         return call_of(member, member.handle.abort.remote(tuple(prompt_ids)))
 
     def hold(self) -> list[Call]:
-        """From here on requests are taken but not started."""
+        """Queue requests from here on instead of starting them."""
         return [call_of(m, m.handle.hold.remote()) for m in self._members]
 
     def release(self, num_requests: Sequence[int]) -> list[Call]:
-        """Start all that was held back, together: so many requests on each engine.
+        """Start all queued requests together; `num_requests`: how many there are on each engine.
 
         Ray may start the methods of an asynchronous actor in another order than they were
         called in: wait for `hold` before the requests, and say here how many there are.
@@ -216,7 +223,7 @@ class GeneratorGroup:
         return [call_of(m, m.handle.score_sequences.remote(sequences)) for m in self._members]
 
     def score_shares(self, shares: Sequence[list[tuple[int, ...]]]) -> list[Call]:
-        """As `score_sequences`, of sequences of its own for each engine."""
+        """Score other sequences on each engine; see `score_sequences`."""
         return [
             call_of(member, member.handle.score_sequences.remote(share))
             for member, share in zip(self._members, shares, strict=True)

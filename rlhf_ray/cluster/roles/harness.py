@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from rlhf_ray.cluster.roles.base import Resources, Role, start_actors
+from rlhf_ray.cluster.resource_plan import Resources
+from rlhf_ray.cluster.roles.base import Role, start_actors
 from rlhf_ray.cluster.runtime.process import ActorProcess
 
 if TYPE_CHECKING:

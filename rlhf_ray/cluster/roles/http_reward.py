@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rlhf_ray.cluster.roles.base import Resources, Role, start_actors
+from rlhf_ray.cluster.resource_plan import Resources
+from rlhf_ray.cluster.roles.base import Role, start_actors
 from rlhf_ray.cluster.roles.rewards import (
     AsyncScorerActor,
     Replicas,
@@ -60,8 +61,8 @@ def check_service(context: ScoringContext, _: PromptSet, report: Report) -> None
     """
     import asyncio
 
-    from rlhf_ray.rewards.http_client import CallFailed
-    from rlhf_ray.rewards.http_scorer import ask_health
+    from rlhf_ray.rewards.http.client import CallFailed
+    from rlhf_ray.rewards.http.scorer import ask_health
 
     reward = context.reward
     if reward.url is None:
@@ -87,7 +88,7 @@ class HttpRewardActor(AsyncScorerActor):
 
     def __init__(self, settings: HttpRewardSettings) -> None:
         super().__init__()
-        from rlhf_ray.rewards.http_scorer import HttpScorer
+        from rlhf_ray.rewards.http.scorer import HttpScorer
 
         self._worker = HttpScorer(url=settings.url, http=settings.http, token=settings.token)
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from rlhf_ray.calls import Call
-from rlhf_ray.cluster.roles.base import Resources, Role, Starting, call_of
+from rlhf_ray.cluster.resource_plan import Resources
+from rlhf_ray.cluster.roles.base import Role, Starting, call_of
 from rlhf_ray.cluster.roles.generator import EngineSettings, engines_role
 from rlhf_ray.cluster.roles.rewards import (
     AsyncScorerActor,
@@ -22,6 +23,7 @@ from rlhf_ray.cluster.roles.rewards import (
     ScoringKind,
 )
 from rlhf_ray.config.errors import RequestError
+from rlhf_ray.publish.object_store import ENGINE_BACKEND
 
 if TYPE_CHECKING:
     from rlhf_ray.config.groups.generation import GenerationConfig
@@ -80,6 +82,7 @@ def _engines(context: ScoringContext, source: ModelConfig) -> Role:
         max_sequence_tokens=judge.max_sequence_tokens,
         greedy_from=0,
         request_timeout_s=judge.timeout_s,
+        weight_backend=ENGINE_BACKEND,
     )
     # Engines on one CPU node take their places by index: the judge's come after the run's.
     return engines_role(_ENGINES, settings, first_index=context.generation.num_engines)
@@ -90,22 +93,14 @@ def _engine_config(judge: JudgeConfig, generation: GenerationConfig) -> Generati
     longest = judge.max_sequence_tokens
     return replace(
         generation,
-        num_engines=judge.num_engines,
-        num_cpus=judge.num_cpus,
-        tensor_parallel_size=judge.tensor_parallel_size,
-        dtype=judge.dtype,
-        max_num_seqs=judge.max_num_seqs,
+        **judge.engine_values(),
         max_num_batched_tokens=max(generation.max_num_batched_tokens, longest, judge.max_num_seqs),
-        gpu_memory_utilization=judge.gpu_memory_utilization,
-        kv_cache_gib=judge.kv_cache_gib,
-        num_gpus=judge.num_gpus,
-        cpu_threads=judge.cpu_threads,
         extra_engine_args={},
     )
 
 
 def judge_source(judge: JudgeConfig, model: ModelConfig) -> ModelConfig:
-    """Where the judge and its tokenizer come from; the judge is loaded as the policy is."""
+    """The source of the judge and its tokenizer; the judge is loaded as the policy is."""
     assert judge.model is not None, "without a model there is no judge"
     if judge.is_policy:
         return model

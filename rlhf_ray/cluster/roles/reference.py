@@ -30,7 +30,7 @@ class ReferenceSettings:
     seed: int
     timeout_s: float
     decay: float
-    of_all_kept: bool
+    over_support: bool
 
 
 def reference_role(settings: ReferenceSettings) -> Role:
@@ -57,7 +57,7 @@ class ReferenceActor(CheckpointedActor):
             seed=settings.seed,
             timeout_s=settings.timeout_s,
             decay=settings.decay,
-            of_all_kept=settings.of_all_kept,
+            over_support=settings.over_support,
         )
 
     def check_weights(self, shapes: dict[str, tuple[int, ...]]) -> None:

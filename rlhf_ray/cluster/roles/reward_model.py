@@ -163,7 +163,7 @@ def _foreign(reward_model: ModelRewardConfig, policy: ModelConfig, differences: 
 
 def _try_prompts(tokenizer: PreTrainedTokenizerBase, prompts: PromptSet) -> None:
     """Refuse a template that cannot render the prompts, before any worker starts."""
-    from rlhf_ray.data.examples.answered import encode_answers
+    from rlhf_ray.data.examples.answer_encoding import encode_answers
     from rlhf_ray.data.rows import BadCell, DataError
 
     for prompt in prompts.prompts[:_NUM_TRIED]:

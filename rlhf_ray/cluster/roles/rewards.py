@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rlhf_ray.calls import Call, MemberName
-from rlhf_ray.cluster.roles.base import Resources, Role, start_actors
+from rlhf_ray.cluster.resource_plan import Resources
+from rlhf_ray.cluster.roles.base import Role, start_actors
 from rlhf_ray.cluster.runtime.process import ActorProcess
 
 if TYPE_CHECKING:

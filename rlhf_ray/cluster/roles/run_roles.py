@@ -14,6 +14,7 @@ from rlhf_ray.cluster.roles.reference import ReferenceSettings, reference_role
 from rlhf_ray.cluster.roles.rewards import Scoring, ScoringContext, reward_role
 from rlhf_ray.cluster.roles.scoring_kinds import scorings_of
 from rlhf_ray.config.run import Config
+from rlhf_ray.publish.transports import engine_backend
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,13 +49,14 @@ def run_roles(config: Config) -> RunRoles:
         request_timeout_s=config.deadlines.request_s,
         with_text_ends=config.algorithm.rewards_steps,
         lora=config.training.lora if config.publishes_adapter else None,
+        weight_backend=engine_backend(config.publish.transport),
     )
     builder = BuilderSettings(
         algorithm=config.algorithm,
         sampling=config.sampling,
         learner=config.training,
         critic=config.critic if config.needs_critic else None,
-        old_is_current=config.old_is_current,
+        old_logprobs_from=config.old_logprobs_from,
         max_response_tokens=config.generation.max_response_tokens,
         seed=config.seed,
     )
@@ -116,7 +118,7 @@ def _rank_roles(config: Config, *, engines_of: str | None) -> list[Role]:
             seed=config.seed,
             timeout_s=timeout_s,
             decay=algorithm.reference_decay,
-            of_all_kept=algorithm.kl_estimator == "full",
+            over_support=algorithm.kl_estimator == "full",
         )
         roles.append(reference_role(reference))
     return roles

@@ -33,7 +33,7 @@ def tail_log(info: ProcessInfo, num_lines: int) -> str:
 
 
 def dump_stacks(info: ProcessInfo) -> str:
-    """Python stacks of all threads of a living process; a sentence where there are none."""
+    """Python stacks of all threads of a living process; a sentence if it shows none."""
     if not psutil.pid_exists(info.pid):
         return "the process is gone"
     if psutil.Process(info.pid).status() == psutil.STATUS_STOPPED:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import psutil
@@ -14,13 +13,10 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from rlhf_ray.calls import Call, MemberName
-from rlhf_ray.cluster.resource_plan import ResourcePlan, RolePlan
-from rlhf_ray.cluster.roles.base import Role, Starting
+from rlhf_ray.cluster.resource_plan import RolePlan
 from rlhf_ray.cluster.runtime.diagnose import kill_processes, on_node
 from rlhf_ray.cluster.runtime.process import ProcessKey
-from rlhf_ray.cluster.runtime.session import reserved
 from rlhf_ray.cluster.runtime.supervisor import Member, Supervisor
-from rlhf_ray.config.groups.runtime import DeadlineConfig, PlacementConfig
 
 _KILL_WAIT_S = 5.0
 
@@ -113,66 +109,3 @@ def end_processes(keys: Sequence[ProcessKey]) -> int:
     while time.monotonic() < deadline and any(psutil.pid_exists(pid) for pid, _ in keys):
         time.sleep(0.05)
     return kill_processes(keys)
-
-
-@contextmanager
-def launched(
-    roles: Sequence[Role],
-    plan: ResourcePlan,
-    *,
-    placement: PlacementConfig,
-    deadlines: DeadlineConfig,
-) -> Iterator[tuple[dict[str, list[Member]], Supervisor]]:
-    """Every actor of the roles, started, by role; all are ended on the way out, whatever happened.
-
-    Args:
-        roles: with paths in their settings that every node can read.
-        plan: where their actors go.
-
-    Raises:
-        RequestError: the cluster is too small.
-        RunFailed: a role did not start.
-    """
-    with (
-        reserved_for(plan, placement=placement, deadlines=deadlines) as group,
-        launched_in(group, roles, plan, deadlines=deadlines) as started,
-    ):
-        yield started
-
-
-def reserved_for(
-    plan: ResourcePlan, *, placement: PlacementConfig, deadlines: DeadlineConfig
-) -> AbstractContextManager[PlacementGroup]:
-    """The plan's bundles; see `session.reserved`."""
-    return reserved(plan, wait_s=placement.wait_s, timeout_s=deadlines.start_s)
-
-
-@contextmanager
-def launched_in(
-    group: PlacementGroup,
-    roles: Sequence[Role],
-    plan: ResourcePlan,
-    *,
-    deadlines: DeadlineConfig,
-) -> Iterator[tuple[dict[str, list[Member]], Supervisor]]:
-    """As `launched`, some of a plan's roles in bundles that are reserved already."""
-    supervisor = Supervisor()
-    launcher = Launcher(group, supervisor, timeout_s=deadlines.start_s, stop_s=deadlines.stop_s)
-    orderly = False
-    try:
-        for role in roles:
-            role_plan = plan.role(role.name)
-            for rank in range(role_plan.num_actors):
-                launcher.create(role_plan, rank, role.actor_class, role.settings(rank))
-        by_role: dict[str, list[Member]] = {}
-        for member in launcher.members():
-            by_role.setdefault(member.name.role, []).append(member)
-        # All roles load their models at the same time.
-        starting = Starting(by_role=by_role, waiter=supervisor, timeout_s=deadlines.start_s)
-        calls = [call for role in roles for call in role.start(by_role[role.name], starting)]
-        supervisor.results(calls, phase="start", timeout_s=deadlines.start_s)
-        launcher.remember_processes()
-        yield by_role, supervisor
-        orderly = True
-    finally:
-        launcher.close(orderly=orderly)

@@ -18,7 +18,7 @@ ProcessKey = tuple[int, float]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProcessInfo:
-    """Where an actor lives, so that it can be examined and ended from outside.
+    """The place of an actor's process, for examining and ending it from outside.
 
     Attributes:
         created: time of the process' creation: a process id may be used again.
@@ -38,7 +38,7 @@ class ActorProcess:
     """Base of every actor class; its constructor comes before any heavy import."""
 
     def __init__(self) -> None:
-        from rlhf_ray.observe.quiet import quiet_worker
+        from rlhf_ray.observe.output_capture import quiet_worker
 
         quiet_worker()
 

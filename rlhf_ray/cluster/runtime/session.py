@@ -30,7 +30,7 @@ def connected(*, dashboard: bool) -> Iterator[None]:
     if ray.is_initialized():  # A pipeline is connected for all of its stages.
         yield
         return
-    # Workers log to files of their own; Ray keeps them and shows them in the dashboard.
+    # Workers log to their own files; Ray keeps them and shows them in the dashboard.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     common = {"log_to_driver": False, "logging_level": logging.ERROR}
     if os.environ.get("RAY_ADDRESS"):
@@ -44,7 +44,7 @@ def connected(*, dashboard: bool) -> Iterator[None]:
             **common,
         )
     # `ray job stop`, Slurm and Kubernetes end a run with SIGTERM: leave in order then, too.
-    # After ray.init, which has a handler of its own that ends the process at once.
+    # After ray.init, which has its own handler that ends the process at once.
     before = signal.signal(signal.SIGTERM, _leave)
     try:
         yield

@@ -67,7 +67,7 @@ class Supervisor:
         return [values[call.signal] for call in calls]
 
     def some_done(self, calls: Sequence[Call], *, phase: str, timeout_s: float) -> list[Call]:
-        """Those of the calls that are done: at least one, as soon as there is one.
+        """The finished ones of the calls: at least one, as soon as there is one.
 
         Raises:
             RunFailed: none was done in time.
@@ -166,7 +166,7 @@ def _chain(call: Call) -> list[Call]:
 
 
 def _unfinished(call: Call) -> Call:
-    """What a call that is late waits for: the first in its chain that is not done, or itself."""
+    """The call that a late call waits for: the first unfinished one of its chain, or itself."""
     for earlier in _chain(call)[:-1]:
         if not ray.wait([earlier.signal], timeout=0)[0]:
             return earlier

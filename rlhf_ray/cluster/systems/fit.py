@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from rlhf_ray.cluster.resource_plan import ResourcePlan
 from rlhf_ray.cluster.roles.base import Role
 from rlhf_ray.cluster.roles.fit import OfflineGroup
-from rlhf_ray.cluster.runtime.launch import launched
 from rlhf_ray.cluster.runtime.supervisor import Supervisor
+from rlhf_ray.cluster.systems.launch import launched
 from rlhf_ray.config.groups.runtime import DeadlineConfig, PlacementConfig
 
 

@@ -14,8 +14,8 @@ from rlhf_ray.cluster.roles.learner import LearnerGroup
 from rlhf_ray.cluster.roles.reference import ReferenceGroup
 from rlhf_ray.cluster.roles.rewards import RewardGroup
 from rlhf_ray.cluster.roles.run_roles import RunRoles
-from rlhf_ray.cluster.runtime.launch import launched
 from rlhf_ray.cluster.runtime.supervisor import Supervisor
+from rlhf_ray.cluster.systems.launch import launched
 from rlhf_ray.config.groups.runtime import DeadlineConfig, PlacementConfig
 
 

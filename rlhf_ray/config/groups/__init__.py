@@ -1,1 +1,1 @@
-"""One dataclass module per group of the configuration."""
+"""Dataclasses of the configuration groups."""

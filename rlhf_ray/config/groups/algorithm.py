@@ -1,13 +1,27 @@
-"""The estimator, the loss and the penalty: everything that turns rewards into gradients."""
+"""Advantage estimator, loss and KL penalty: the way from rewards to gradients."""
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 
 from rlhf_ray.config.setting import setting
 
-# Estimators whose baseline is made of the other samples of the same prompt.
+# Estimators whose baseline comes from the other samples of the same prompt.
 GROUP_ADVANTAGES = ("group", "rloo", "opo", "maxrl", "process")
+
+
+class OldLogprobsFrom(enum.StrEnum):
+    """Source of the old log-probabilities, against which the probability ratio is taken.
+
+    LEARNER_BEFORE_UPDATE: the learner scores the batch in a forward pass before the update.
+    LEARNER_IN_UPDATE: the only optimiser step of the batch takes its own log-probabilities,
+    detached; the learner scores nothing beforehand.
+    """
+
+    GENERATOR = "generator"
+    LEARNER_BEFORE_UPDATE = "learner_before_update"
+    LEARNER_IN_UPDATE = "learner_in_update"
 
 
 @dataclass
@@ -18,21 +32,22 @@ class AlgorithmConfig:
 
     advantage: str = setting(
         "group",
-        "Against the prompt's other samples: group (GRPO), rloo, opo, maxrl; against a moving mean "
-        "of all rewards: baseline (REINFORCE); against a greedy answer: remax; per token: returns "
-        "(Monte Carlo, REINFORCE++), gae (with a critic, PPO), process (a reward for every step).",
+        "Advantage estimator. Baseline from the prompt's other samples: group (GRPO), rloo, opo, "
+        "maxrl; from a moving mean of all rewards: baseline (REINFORCE); from a greedy answer: "
+        "remax. Per token: returns (Monte Carlo, REINFORCE++), gae (with a critic, PPO), process "
+        "(a reward for every step).",
         choices=(*GROUP_ADVANTAGES, "baseline", "remax", "returns", "gae"),
     )
     normalize_by_std: bool = setting(
-        True, "Divide group advantages (also of steps) by the group's standard deviation."
+        True, "Divide advantages of a group, or of its steps, by the group's standard deviation."
     )
     group_std_estimator: str = setting(
         "unbiased",
-        "Which standard deviation: of n - 1, of n, or of the other samples alone.",
+        "Standard deviation: unbiased (n - 1), biased (n), or over the other samples only.",
         choices=("unbiased", "biased", "leave_one_out"),
     )
     group_std_epsilon: float = setting(
-        1e-6, "Added to the group's standard deviation, outside the root.", minimum=0
+        1e-6, "Added to the group's standard deviation, outside the square root.", minimum=0
     )
     baseline_decay: float = setting(
         0.9, "Weight of the past in the moving mean of advantage=baseline.", minimum=0, below=1
@@ -41,42 +56,42 @@ class AlgorithmConfig:
     gae_lambda: float = setting(0.95, "GAE lambda.", minimum=0, maximum=1)
     bootstrap_truncated: bool = setting(
         False,
-        "GAE: an answer that was cut off at the limit goes on with the critic's value, instead of "
-        "ending there.",
+        "GAE: an answer cut off at the token limit continues with the critic's value instead of "
+        "ending there with value 0.",
     )
     reward_level: str = setting(
         "outcome",
-        "returns and gae: the reward of an answer on its last token, or that of every step on the "
-        "token that the step ends with. process always trains on steps.",
+        "returns and gae: put the reward of an answer on its last token, or the reward of every "
+        "step on the last token of the step. process always trains on steps.",
         choices=("outcome", "step"),
     )
     whiten_advantages: bool = setting(
         False, "Shift and scale advantages to mean 0 and variance 1 over the global batch."
     )
-    whiten_per_task: bool = setting(False, "Whiten the samples of every task by themselves.")
+    whiten_per_task: bool = setting(False, "Whiten the samples of every task separately.")
     reward_normalization: str = setting(
         "none",
-        "Shift and scale the rewards of every task (data.source_column) by its own mean and "
-        "standard deviation, before penalties, clipping and advantages: those of the batch, or "
-        "running ones of all batches so far, this one included.",
+        "Shift and scale the rewards of every task (data.source_column) by the task's mean and "
+        "standard deviation, before penalties, clipping and advantages: over the batch, or "
+        "running over all batches so far, this one included.",
         choices=("none", "batch", "running"),
     )
     reward_clip: float | None = setting(
         None,
-        "Clip a sample's total reward to [-x, x], after its normalisation and before anything "
-        "else.",
+        "Clip a sample's total reward to [-x, x], after normalisation and before anything else; "
+        "null does not clip.",
         above=0,
     )
 
     policy_loss: str = setting(
         "clip",
-        "Surrogate: clip (PPO), unclipped, cispo, sapo, gmpo, clip_cov, kl_cov.",
+        "Surrogate loss: clip (PPO), unclipped, cispo, sapo, gmpo, clip_cov, kl_cov.",
         choices=("clip", "unclipped", "cispo", "sapo", "gmpo", "clip_cov", "kl_cov"),
     )
     ratio_level: str = setting(
         "token",
-        "Probability ratio of every token, of the sequence (GSPO), or of the sequence with the "
-        "gradient of the token (GSPO-token).",
+        "Probability ratio per token, per sequence (GSPO), or per sequence with the gradient of "
+        "the token (GSPO-token).",
         choices=("token", "sequence", "sequence_token"),
     )
     clip_ratio_low: float = setting(
@@ -86,61 +101,65 @@ class AlgorithmConfig:
         0.2, "Upper clip range of the probability ratio: 1 + x.", above=0
     )
     dual_clip: float | None = setting(
-        None, "Largest ratio that counts against a negative advantage; null for none.", above=1
+        None, "Upper bound of the ratio where the advantage is negative; null for none.", above=1
     )
     log_ratio_clamp: float = setting(
         20.0, "Log ratios are clamped to [-x, x] before the exponential.", unit="nats", above=0
     )
-    sapo_positive_temperature: float = setting(1.0, "SAPO: gate where A > 0.", above=0)
-    sapo_negative_temperature: float = setting(1.05, "SAPO: gate elsewhere.", above=0)
-    covariance_share: float = setting(
-        0.0002, "Clip-Cov, KL-Cov: share of the tokens that are chosen.", above=0, maximum=1
+    sapo_positive_temperature: float = setting(
+        1.0, "SAPO: temperature of the gate where the advantage is positive.", above=0
     )
-    covariance_low: float = setting(1.0, "Clip-Cov: covariance above which tokens are candidates.")
-    covariance_high: float = setting(5.0, "Clip-Cov: covariance below which they are.")
+    sapo_negative_temperature: float = setting(
+        1.05, "SAPO: temperature of the gate elsewhere.", above=0
+    )
+    covariance_share: float = setting(
+        0.0002, "Clip-Cov, KL-Cov: share of the tokens that are selected.", above=0, maximum=1
+    )
+    covariance_low: float = setting(1.0, "Clip-Cov: lower bound of a candidate's covariance.")
+    covariance_high: float = setting(5.0, "Clip-Cov: upper bound of a candidate's covariance.")
     covariance_kl_coefficient: float = setting(
-        1.0, "KL-Cov: weight of the penalty on the chosen tokens.", minimum=0
+        1.0, "KL-Cov: weight of the penalty on the selected tokens.", minimum=0
     )
     reduction: str = setting(
         "token_mean",
-        "From tokens to one loss: mean over tokens, mean over sequences of their means or sums, "
-        "or sum over sequences x generation.max_response_tokens (Dr. GRPO).",
+        "Reduction of the token losses: mean over tokens; mean over sequences of their means or "
+        "sums; or sum divided by sequences x generation.max_response_tokens (Dr. GRPO).",
         choices=("token_mean", "sequence_mean", "sequence_sum", "constant_length"),
     )
     num_epochs: int = setting(1, "Passes over one batch of rollouts.", minimum=1)
     num_mini_batches: int = setting(1, "Optimiser steps per pass.", minimum=1)
-    positive_coefficient: float = setting(
+    nll_coefficient: float = setting(
         0.0, "Weight of the language-model loss on tokens with a positive advantage.", minimum=0
     )
     ptx_coefficient: float = setting(
         0.0,
-        "Weight of the language-model loss on the texts of texts.path (PPO-ptx); 0 reads none.",
+        "Weight of the language-model loss on the texts of texts.path (PPO-ptx); 0 reads no texts.",
         minimum=0,
     )
 
     old_policy: str = setting(
         "auto",
-        "Whose log-probabilities the ratio is against: the learner's at the start of the step, or "
-        "the engine's (bypass). auto: the engine's where rollouts may be older (max_staleness, "
-        "replay) and nothing corrects the gap between the two.",
+        "Denominator of the ratio: log-probabilities of the learner at the start of the step, or "
+        "of the engine (bypass). auto takes the engine's where rollouts may be stale "
+        "(max_staleness, replay) and no correction_weight or correction_filter is set.",
         choices=("auto", "learner", "generator"),
     )
     correction_weight: str = setting(
         "none",
-        "Truncated importance weight of the learner over the engine, by token or by sequence.",
+        "Truncated importance weight, learner over engine, per token or per sequence.",
         choices=("none", "token", "sequence"),
     )
-    correction_cap: float = setting(2.0, "Largest such weight.", above=0)
+    correction_cap: float = setting(2.0, "Upper bound of the importance weight.", above=0)
     correction_filter: str = setting(
         "none",
-        "Leave out what is outside of the bounds: tokens, sequences by the product of their "
-        "ratios, or by its geometric mean.",
+        "Filter by the ratio of learner to engine: drop tokens, sequences by the product of their "
+        "ratios, or sequences by the geometric mean, that lie outside of the bounds.",
         choices=("none", "token", "sequence", "geometric"),
     )
-    correction_low: float = setting(0.5, "Least ratio that the filter keeps.", minimum=0)
-    correction_high: float = setting(2.0, "Largest ratio that the filter keeps.", above=0)
+    correction_low: float = setting(0.5, "Lower bound of the filter.", minimum=0)
+    correction_high: float = setting(2.0, "Upper bound of the filter.", above=0)
     correction_reject: bool = setting(
-        False, "What the filter leaves out leaves the means too, instead of counting as 0."
+        False, "Exclude filtered tokens from the means too, instead of counting them as 0."
     )
 
     kl_coefficient: float = setting(
@@ -148,49 +167,55 @@ class AlgorithmConfig:
     )
     kl_placement: str = setting(
         "loss",
-        "Penalty inside the loss, or subtracted from the per-token reward.",
+        "Penalty inside the loss, or subtracted from the reward of every token.",
         choices=("loss", "reward"),
     )
     kl_estimator: str = setting(
         "k3",
-        "KL divergence per token: estimated from the sampled one (Schulman 2020), or full, of the "
-        "whole distribution over the tokens that generation.top_k leaves.",
+        "KL divergence per token: estimated from the sampled token (Schulman 2020), or full, over "
+        "all tokens that generation.top_k leaves.",
         choices=("k1", "k2", "k3", "abs", "full"),
     )
     kl_gradient: str = setting(
         "estimator",
-        "In the loss: the gradient of the estimator itself, or the unbiased one (that of k2).",
+        "In the loss: gradient of the estimator itself, or the unbiased gradient (of k2).",
         choices=("estimator", "unbiased"),
     )
     kl_position_discount: float = setting(
-        1.0, "In the reward: the penalty of token t of an answer counts x^t.", above=0, maximum=1
+        1.0,
+        "In the reward: multiply the penalty of token t of an answer by x^t.",
+        above=0,
+        maximum=1,
     )
     kl_controller: str = setting(
         "fixed",
-        "Constant coefficient, in a straight line to kl_final, or adapted towards kl_target.",
+        "Coefficient: constant, linear to kl_final, or adapted towards kl_target.",
         choices=("fixed", "scheduled", "adaptive"),
     )
     kl_target: float = setting(
-        6.0, "Adaptive controller: KL per response to hold.", unit="nats", above=0
+        6.0, "Adaptive controller: target KL per response.", unit="nats", above=0
     )
     kl_horizon: int = setting(
-        10_000, "Adaptive controller: samples over which it moves.", unit="samples", minimum=1
+        10_000,
+        "Adaptive controller: samples over which the coefficient adapts.",
+        unit="samples",
+        minimum=1,
     )
-    kl_final: float = setting(0.0, "Scheduled controller: last coefficient.", minimum=0)
+    kl_final: float = setting(0.0, "Scheduled controller: final coefficient.", minimum=0)
     kl_schedule_steps: int = setting(
-        100, "Scheduled controller: steps until then.", unit="steps", minimum=1
+        100, "Scheduled controller: steps until the final coefficient.", unit="steps", minimum=1
     )
 
     reference_every: int = setting(
         0,
-        "Steps after which the reference moves to the policy, again and again; 0 never moves it.",
+        "Steps between two updates of the reference from the policy; 0 never updates it.",
         unit="steps",
         minimum=0,
     )
     reference_decay: float = setting(
         0.0,
-        "Weight of the old reference in every such move: 0 replaces it by the policy, above 0 it "
-        "is an exponential moving average.",
+        "Weight of the old reference in an update: 0 replaces it by the policy, above 0 the "
+        "reference is an exponential moving average (EMA).",
         minimum=0,
         below=1,
     )
@@ -198,40 +223,40 @@ class AlgorithmConfig:
     entropy_coefficient: float = setting(0.0, "Weight of the entropy bonus.", minimum=0)
     entropy_target: float | None = setting(
         None,
-        "Entropy per token to hold: the bonus counts below it only, and its weight moves by "
+        "Target entropy per token: the bonus applies below it only, and its weight changes by "
         "entropy_step after every step; null for a constant bonus.",
         unit="nats",
         above=0,
     )
-    entropy_step: float = setting(0.005, "With entropy_target: see there.", above=0)
+    entropy_step: float = setting(
+        0.005, "Change of the bonus's weight per step, with entropy_target.", above=0
+    )
 
     value_clip: float | None = setting(
         0.2,
-        "Clip range of the value prediction around the old one; null switches it off.",
+        "Clip range of the value prediction around the old value; null does not clip.",
         above=0,
     )
     value_huber_delta: float | None = setting(
-        None, "Errors of the value beyond it count linearly; null for squares.", above=0
+        None,
+        "Huber loss of the values: errors above it count linearly; null for squared errors.",
+        above=0,
     )
     critic_warmup_steps: int = setting(
-        0, "Steps at the start in which only the critic learns.", unit="steps", minimum=0
+        0, "Steps at the start in which only the critic is trained.", unit="steps", minimum=0
     )
 
     @property
     def num_greedy(self) -> int:
-        """Greedy answers to every prompt, beside `samples_per_prompt`; they are not trained on."""
+        """Greedy answers per prompt, in addition to `samples_per_prompt`; not trained on."""
         return int(self.advantage == "remax")
 
     @property
     def rewards_steps(self) -> bool:
-        """Trains on a reward for every step of an answer, and needs to know where they end."""
+        """Whether training needs a reward for every step of an answer, and the ends of steps."""
         return self.advantage == "process" or self.reward_level == "step"
 
     @property
-    def corrects_gap(self) -> bool:
-        """Weights or a filter make up for the difference of engine and learner."""
+    def has_importance_correction(self) -> bool:
+        """Whether importance weights or a filter correct for sampling by the engine."""
         return self.correction_weight != "none" or self.correction_filter != "none"
-
-    @property
-    def has_entropy_bonus(self) -> bool:
-        return self.entropy_coefficient > 0 or self.entropy_target is not None

@@ -1,4 +1,4 @@
-"""Where prompts come from and how a row becomes one."""
+"""Sources of prompts, examples and texts, and their columns."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from rlhf_ray.config.setting import setting
 
 @dataclass
 class SourceConfig:
-    """Where rows come from, how many of them, in which order, and what a bad one does.
+    """Source of rows: path, format, limit, order, and the handling of bad rows.
 
     Attributes:
-        group: the configuration's name for this source, so that messages name the right key.
+        group: name of the configuration group, for messages.
     """
 
     group: ClassVar[str]
@@ -22,32 +22,33 @@ class SourceConfig:
         "",
         "A file (.jsonl, .json, .csv, .parquet), a folder written by "
         "datasets.save_to_disk, a hub name (NAME or NAME:SUBSET), or package.module:iterable.",
+        is_path=True,
     )
     format: str = setting(
         "auto",
-        "Kind of source; auto decides by what `path` names.",
+        "Kind of source; auto decides by `path`.",
         choices=("auto", "jsonl", "json", "csv", "parquet", "saved", "hub", "python"),
     )
     split: str = setting("train", "Split of a hub or saved data set.")
     limit: int | None = setting(
-        None, "Use at most so many rows of the source.", unit="rows", minimum=1
+        None, "Largest number of rows to use; null for all.", unit="rows", minimum=1
     )
     on_bad_row: str = setting(
         "error",
-        "A row that cannot be read ends the run, or is skipped and counted.",
+        "For a row that cannot be read: end the run, or skip and count the row.",
         choices=("error", "skip"),
     )
     shuffle: bool = setting(True, "Shuffle every epoch by the run's seed.")
 
     @classmethod
     def key(cls, name: str) -> str:
-        """The dotted name of one of its keys."""
+        """The dotted name of a key of this group."""
         return f"{cls.group}.{name}"
 
 
 @dataclass
 class DataConfig(SourceConfig):
-    """Prompt source, column mapping and what to do with rows that do not fit."""
+    """Source of prompts, its columns, and the handling of rows that do not fit."""
 
     group: ClassVar[str] = "data"
 
@@ -55,51 +56,51 @@ class DataConfig(SourceConfig):
         "prompt", "Column with the prompt: plain text, or a list of chat messages."
     )
     answer_column: str | None = setting(
-        None, "Column with the reference answer that rewards may compare with."
+        None, "Column with the reference answer, for rewards that compare with it."
     )
-    source_column: str | None = setting(None, "Column with the name of the task a row belongs to.")
-    id_column: str | None = setting(None, "Column with a stable id; the row number otherwise.")
+    source_column: str | None = setting(None, "Column with the name of the row's task.")
+    id_column: str | None = setting(None, "Column with a stable id; null takes the row number.")
     system_prompt: str | None = setting(None, "System message put before every chat that has none.")
     apply_chat_template: bool = setting(
-        True, "Render the prompt with the model's own chat template where it has one."
+        True, "Render the prompt with the model's chat template if it has one."
     )
-    max_prompt_tokens: int = setting(
-        512, "Longest prompt that is trained on.", unit="tokens", minimum=1
-    )
+    max_prompt_tokens: int = setting(512, "Longest prompt to train on.", unit="tokens", minimum=1)
     on_long_prompt: str = setting(
         "skip",
-        "A longer prompt is skipped and counted, or ends the run.",
+        "For a longer prompt: skip and count it, or end the run.",
         choices=("skip", "error"),
     )
 
 
-# Held out where nothing says how much.
+# Held-out share where no key says how much.
 _DEFAULT_EVAL_SHARE = 0.05
 
 
 @dataclass
 class ExamplesConfig(SourceConfig):
-    """Source of texts, demonstrations, rankings or feedback, and how a row becomes an example."""
+    """Source of texts, demonstrations, rankings or feedback, and its columns."""
 
     group: ClassVar[str] = "examples"
 
     eval_path: str | None = setting(
-        None, "Source of the held-out rows, named as `path` is; a share of `path` where it is null."
+        None,
+        "Source of the held-out rows, named like `path`; null holds out a share of `path`.",
+        is_path=True,
     )
     eval_split: str | None = setting(
         None,
-        "Split of the held-out rows of a hub or saved data set; without `eval_path` it is one of "
+        "Split of a hub or saved data set with the held-out rows; without `eval_path`, a split of "
         "`path`.",
     )
     eval_share: float | None = setting(
         None,
-        "Share of the rows of `path` that is held out, chosen by a hash of `id_column`, or of what "
-        f"a row asks; null takes {_DEFAULT_EVAL_SHARE} where no other source of them is named.",
+        "Held-out share of the rows of `path`, selected by a hash of `id_column` or of the row's "
+        f"question; null takes {_DEFAULT_EVAL_SHARE} if neither eval_path nor eval_split is set.",
         minimum=0,
         below=1,
     )
     id_column: str | None = setting(
-        None, "Column with a stable id; rows are told apart by what they ask otherwise."
+        None, "Column with a stable id; null identifies rows by their question."
     )
     text_column: str = setting("text", "Column with a raw text.")
     messages_column: str = setting(
@@ -112,38 +113,40 @@ class ExamplesConfig(SourceConfig):
     chosen_column: str = setting("chosen", "Column with the better of two answers.")
     rejected_column: str = setting("rejected", "Column with the worse of two answers.")
     margin_column: str = setting(
-        "margin", "Column with how much better the best answer is than the worst, at least 0."
+        "margin", "Column with the margin between best and worst answer, at least 0."
     )
     ranking_column: str = setting(
-        "ranking", "Column with a list of answers, best first, instead of the two."
+        "ranking", "Column with a list of answers, best first, instead of chosen and rejected."
     )
-    good_column: str = setting("good", "Column that says whether an answer is good: true or false.")
+    label_column: str = setting(
+        "good", "Column with the label of an answer, good or not: true or false."
+    )
     system_prompt: str | None = setting(None, "System message put before every chat that has none.")
     apply_chat_template: bool = setting(
-        True, "Render chats with the model's own chat template where it has one."
+        True, "Render chats with the model's chat template if it has one."
     )
     max_tokens: int = setting(
         1024, "Longest example, prompt and answer together.", unit="tokens", minimum=2
     )
     on_long: str = setting(
         "cut",
-        "A longer example is cut at its end, skipped and counted, or ends the run.",
+        "For a longer example: cut its end, skip and count it, or end the run.",
         choices=("cut", "skip", "error"),
     )
     pack_texts: bool = setting(
         True,
-        "Put raw texts one after the other and cut them into pieces of `max_tokens`, so that none "
-        "is too long; every text is an example of its own otherwise.",
+        "Concatenate raw texts and cut them into pieces of `max_tokens`; false makes every text a "
+        "separate example.",
     )
 
     @property
     def has_eval_source(self) -> bool:
-        """The held-out rows have a source of their own."""
+        """Whether the held-out rows have a separate source."""
         return self.eval_path is not None or self.eval_split is not None
 
     @property
     def held_out_share(self) -> float:
-        """Share of the rows of `path` that is held out."""
+        """Held-out share of the rows of `path`."""
         if self.eval_share is not None:
             return self.eval_share
         return 0.0 if self.has_eval_source else _DEFAULT_EVAL_SHARE
@@ -151,21 +154,19 @@ class ExamplesConfig(SourceConfig):
 
 @dataclass
 class TextsConfig(SourceConfig):
-    """Texts whose language-model loss is added to the policy's. Read only with
+    """Texts whose language-model loss is added to the policy's loss (PPO-ptx). Read only with
     `algorithm.ptx_coefficient` above 0.
     """
 
     group: ClassVar[str] = "texts"
 
     text_column: str = setting("text", "Column with the text.")
-    max_tokens: int = setting(
-        512, "Longest text that is learnt in one piece.", unit="tokens", minimum=2
-    )
+    max_tokens: int = setting(512, "Longest piece of a text.", unit="tokens", minimum=2)
     on_long_text: str = setting(
         "split",
-        "A longer text is split into pieces of max_tokens, each a text by itself, or cut off.",
+        "For a longer text: split it into separate pieces of max_tokens, or cut off the rest.",
         choices=("split", "cut"),
     )
     texts_per_step: int = setting(
-        16, "Texts in every optimiser step, over all learner ranks.", minimum=1
+        16, "Texts per optimiser step, over all learner ranks.", minimum=1
     )

@@ -1,4 +1,4 @@
-"""Models as services."""
+"""Deployment: serving, chat, compression and export of models."""
 
 from __future__ import annotations
 
@@ -6,19 +6,15 @@ from dataclasses import dataclass
 
 from rlhf_ray.config.setting import setting
 
-# Where only processes of the same machine can ask.
+# Addresses that only processes of the same machine can reach.
 LOCAL_HOSTS = ("127.0.0.1", "::1", "localhost")
-# The stages that answer over HTTP until they are told to end.
-SERVICE_STAGES = ("serve_reward", "serve")
-# The stages that start vLLM's server.
-SERVER_STAGES = ("serve", "chat")
 
 
 @dataclass
 class ServeConfig:
-    """`stage=serve` and `stage=serve_reward`: where a model answers, and to whom.
+    """Services of `stage=serve` and `stage=serve_reward`.
 
-    The first four keys are of both, the others of `stage=serve` alone.
+    Both stages read the first four keys; only `stage=serve` reads the others.
     """
 
     host: str = setting("127.0.0.1", "Address to listen at.")
@@ -26,60 +22,72 @@ class ServeConfig:
     token_variable: str | None = setting(
         None,
         "Name of the environment variable with the API key (bearer token) that requests must "
-        "bring; null asks for none, which only an address of this machine allows.",
+        "carry; null requires no key and is allowed only for an address of this machine.",
     )
     max_request_bytes: int = setting(
-        16 * 1024 * 1024, "Longest request; a longer one is refused.", unit="bytes", minimum=1024
+        16 * 1024 * 1024,
+        "Largest request; larger requests are refused.",
+        unit="bytes",
+        minimum=1024,
     )
     model_name: str | None = setting(
         None,
-        "What requests call the model; null takes the name of its folder, and where that is "
-        "`model`, of the run that wrote it.",
+        "Name of the model in requests; null takes the name of its folder, or of the run's folder "
+        "if the model's is called `model`.",
     )
     backend: str = setting(
         "local",
-        "Where replicas run: local, on this machine; ray_serve, on the nodes of a Ray cluster.",
+        "Placement of replicas: local, on this machine; ray_serve, on the nodes of a Ray cluster.",
         choices=("local", "ray_serve"),
     )
     replicas: int = setting(1, "vLLM servers that share the requests.", minimum=1)
     max_replicas: int | None = setting(
         None,
-        "Replicas at the busiest, with serve.backend=ray_serve; null keeps serve.replicas.",
+        "Most replicas, with serve.backend=ray_serve; null always runs serve.replicas.",
         minimum=1,
     )
     requests_per_replica: int = setting(
-        32, "Requests under way per replica that autoscaling aims at.", minimum=1
+        32, "Requests in flight per replica that autoscaling aims at.", minimum=1
     )
     max_model_tokens: int | None = setting(
         None,
-        "Longest prompt and answer together; null takes what the model can.",
+        "Longest prompt plus answer; null takes the model's limit.",
         unit="tokens",
         minimum=1,
     )
     max_requests_under_way: int = setting(
-        1024, "Requests at a time; a further one is told to come again.", minimum=1
+        1024,
+        "Most requests in flight; the service asks clients to retry further ones later.",
+        minimum=1,
     )
     health_every_s: float = setting(
-        2.0, "Time between two looks at a replica.", unit="seconds", above=0
+        2.0, "Time between two health checks of a replica.", unit="seconds", above=0
     )
     health_timeout_s: float = setting(
-        30.0, "A replica that says nothing for so long is started again.", unit="seconds", above=0
+        30.0,
+        "A replica that does not answer health checks this long is restarted.",
+        unit="seconds",
+        above=0,
     )
     stall_s: float = setting(
         120.0,
-        "A replica whose engine makes no step for so long, with requests under way, is started "
-        "again.",
+        "A replica whose engine makes no progress this long, with requests in flight, is "
+        "restarted.",
         unit="seconds",
         above=0,
     )
     max_restarts: int = setting(
-        5, "Restarts of a replica within serve.restart_window_s before it is given up.", minimum=0
+        5,
+        "Most restarts of a replica within serve.restart_window_s; after that it stays down.",
+        minimum=0,
     )
-    restart_window_s: float = setting(600.0, "See serve.max_restarts.", unit="seconds", above=0)
+    restart_window_s: float = setting(
+        600.0, "Time window of serve.max_restarts.", unit="seconds", above=0
+    )
 
     @property
     def is_local(self) -> bool:
-        """Only processes of this machine can ask."""
+        """Whether only processes of this machine can reach the service."""
         return self.host in LOCAL_HOSTS
 
 
@@ -96,21 +104,21 @@ METHODS = (
 
 @dataclass
 class CompressConfig:
-    """What `model.path` is made smaller by, and with what."""
+    """Compression of the model at `model.path`: methods and their settings."""
 
     methods: list[str] = setting(
         ["int8", "int4", "int8_activations", "wanda", "wanda_2_4"],
-        "int8, weights of 8 bits, rounded to the nearest; int4, of 4 bits, by GPTQ; "
-        "int8_activations, weights and activations of 8 bits, by SmoothQuant and GPTQ; "
-        "magnitude and wanda, a share of the weights made zero, the smallest ones or those that "
-        "matter least for the activations; magnitude_2_4 and wanda_2_4, two of each four.",
+        "Methods: int8, 8-bit weights, rounded to nearest; int4, 4-bit weights by GPTQ; "
+        "int8_activations, 8-bit weights and activations by SmoothQuant and GPTQ; magnitude and "
+        "wanda, pruning of the smallest weights or of those with the least effect on the "
+        "activations; magnitude_2_4 and wanda_2_4, pruning of two in every four weights.",
     )
     python: str = setting(
         ".venv-compress/bin/python",
-        "Python with LLM Compressor; launch/setup_compress.sh makes it.",
+        "Python interpreter with LLM Compressor; launch/setup_compress.sh installs it.",
     )
     sparsity: float = setting(
-        0.5, "Share of the weights that magnitude and wanda make zero.", above=0, below=1
+        0.5, "Share of the weights that magnitude and wanda set to zero.", above=0, below=1
     )
     smoothing: float = setting(
         0.8,
@@ -119,14 +127,14 @@ class CompressConfig:
         maximum=1,
     )
     ignore: list[str] = setting(
-        ["lm_head"], "Layers that stay as they are; `re:` before a regular expression."
+        ["lm_head"], "Layers to leave unchanged; prefix regular expressions with `re:`."
     )
     calibration_prompts: int = setting(
-        128, "Prompts of `data` that methods look at.", unit="prompts", minimum=1
+        128, "Prompts of `data` to calibrate on.", unit="prompts", minimum=1
     )
     timeout_s: float = setting(
         3600.0,
-        "All methods together, and likewise each test of an engine.",
+        "Time limit of all methods together, and of each engine test.",
         unit="seconds",
         above=0,
     )
@@ -134,58 +142,60 @@ class CompressConfig:
 
 @dataclass
 class ChatConfig:
-    """`stage=chat`: with whom, and how they answer."""
+    """`stage=chat`: the models to chat with, and their sampling."""
 
     url: str | None = setting(
         None,
-        "OpenAI-compatible endpoint, such as the one that stage=serve names; null starts a server "
-        "of model.path on this machine.",
+        "OpenAI-compatible endpoint, such as one of stage=serve; null serves model.path on this "
+        "machine.",
     )
     model: str | None = setting(
-        None, "Name of the model at chat.url; null takes the first that it lists."
+        None, "Name of the model at chat.url; null takes the first that the endpoint lists."
     )
     token_variable: str | None = setting(
         None, "Name of the environment variable with the API key of chat.url and chat.compare_url."
     )
     compare_url: str | None = setting(
-        None, "Endpoint of a second model, for /compare; it may be the same."
+        None, "Endpoint of a second model, for /compare; may equal chat.url."
     )
     compare_model: str | None = setting(
-        None, "Name of the model at chat.compare_url; null takes the first that it lists."
+        None, "Name of the model at chat.compare_url; null takes the first that is listed."
     )
     compare_path: str | None = setting(
         None, "Folder or hub name of a second model, served on this machine, for /compare."
     )
-    system: str | None = setting(None, "Is said before everything else, as the system.")
+    system: str | None = setting(None, "System message at the start of the chat.")
     max_tokens: int = setting(256, "Longest answer.", unit="tokens", minimum=1)
-    temperature: float = setting(0.7, "0 takes the likeliest token.", minimum=0, maximum=2)
-    top_p: float = setting(1.0, "Nucleus; 1 is off.", above=0, maximum=1)
-    timeout_s: float = setting(120.0, "Longest wait for the next word.", unit="seconds", above=0)
+    temperature: float = setting(
+        0.7, "Sampling temperature; 0 takes the most likely token.", minimum=0, maximum=2
+    )
+    top_p: float = setting(1.0, "Nucleus sampling; 1 is off.", above=0, maximum=1)
+    timeout_s: float = setting(120.0, "Longest wait for the next token.", unit="seconds", above=0)
 
 
 @dataclass
 class ExportConfig:
-    """What goes beside the weights of `model.path`, into `output_dir/model`."""
+    """Export of the model at `model.path`, with a model card, to `output_dir/model`."""
 
-    name: str | None = setting(None, "Title of the model card; null takes that of output_dir.")
+    name: str | None = setting(None, "Title of the model card; null takes the name of output_dir.")
     licence: str | None = setting(
-        None, "Licence of the weights, as an identifier of the hub: apache-2.0, mit, other, ..."
+        None, "Licence of the weights, as a hub identifier: apache-2.0, mit, other, ..."
     )
     language: list[str] = setting([], "Languages of the model, as ISO 639-1 codes.")
     base_model: str | None = setting(
-        None, "What the model was trained from; null takes model.path of the run."
+        None, "Model that training started from; null takes model.path of the run."
     )
     run_dir: str | None = setting(
         None,
-        "Output folder of the run that made the model, for data, recipe and metrics; null takes "
-        "the folder that model.path is in.",
+        "Output folder of the training run, for data, recipe and metrics in the card; null takes "
+        "the parent folder of model.path.",
     )
     evaluation_dir: str | None = setting(
-        None, "Output folder of a stage=evaluate; its table goes into the card."
+        None, "Output folder of a stage=evaluate run; its table goes into the card."
     )
     dtype: str = setting(
         "auto",
-        "Number format of the weights; auto leaves them as they are.",
+        "Number format of the weights; auto keeps the format.",
         choices=("auto", "float32", "bfloat16", "float16"),
     )
     max_shard_gb: float = setting(5.0, "Largest file of weights.", unit="GB", above=0)

@@ -1,4 +1,4 @@
-"""How long a stage that learns from examples goes on, and when it looks at held-out rows."""
+"""Learning from examples: length, evaluation on held-out rows, losses."""
 
 from __future__ import annotations
 
@@ -6,52 +6,48 @@ from dataclasses import dataclass
 
 from rlhf_ray.config.setting import setting
 
-# The stages that learn from examples; only the ranks of `training` run in them.
-FIT_STAGES = ("pretrain", "sft", "reward_model", "preference")
-
 
 @dataclass
 class FitConfig:
-    """Learning from examples: how long, and when to look at held-out ones."""
+    """Learning from examples: steps, and evaluations on held-out rows."""
 
-    samples_per_step: int = setting(
+    batch_size: int = setting(
         16,
-        "Samples per optimiser step, over all ranks; of preferences, rankings.",
+        "Samples per optimiser step, over all ranks; with preferences, rankings.",
         unit="samples",
         minimum=1,
     )
-    num_epochs: int = setting(1, "Times that every sample is learnt from.", minimum=1)
+    num_epochs: int = setting(1, "Passes over the samples.", minimum=1)
     max_steps: int | None = setting(
         None,
-        "Most optimiser steps; null goes through all epochs. The learning rate's schedule ends "
-        "where the steps do.",
+        "Most optimiser steps; null runs all epochs. The learning-rate schedule ends with the "
+        "steps.",
         unit="optimiser steps",
         minimum=1,
     )
     eval_every: int = setting(
         0,
-        "Steps between two evaluations on the held-out rows; 0 evaluates before the first step "
-        "and after the last one alone.",
+        "Steps between two evaluations on the held-out rows; 0 evaluates only before the first "
+        "and after the last step.",
         unit="optimiser steps",
         minimum=0,
     )
     patience: int = setting(
         0,
-        "Evaluations in a row without an improvement after which the stage stops; 0 never stops "
-        "it early.",
+        "Early stopping: evaluations in a row without an improvement; 0 never stops early.",
         unit="evaluations",
         minimum=0,
     )
     min_improvement: float = setting(
         0.0,
-        "How far the held-out loss must fall below the lowest one so far to be an improvement.",
+        "Least decrease of the held-out loss below its minimum that is an improvement.",
         unit="nats",
         minimum=0,
     )
     keep_best: bool = setting(
         True,
-        "The result is the model of the last evaluation that was an improvement; false takes "
-        "that of the last step. Without held-out rows there is only the last one.",
+        "Keep the model of the best evaluation; false, or no held-out rows, keeps the model of "
+        "the last step.",
     )
 
 
@@ -61,12 +57,12 @@ class RewardModelConfig:
 
     use_margins: bool = setting(
         True,
-        "The scores of two answers are to differ by the margin of their row, where it has one "
-        "(examples.margin_column); false takes no margin into account.",
+        "Require the scores of two answers to differ by the margin of their row, if it has one "
+        "(examples.margin_column); false ignores margins.",
     )
     centring_coefficient: float = setting(
         0.0,
-        "Weight of the squared sum of the two scores of a pair, which draws scores to 0; 0 for "
+        "Weight of the squared sum of the two scores of a pair, which centres scores at 0; 0 for "
         "none, 0.01 is usual.",
         minimum=0,
     )
@@ -75,7 +71,7 @@ class RewardModelConfig:
 PAIR_LOSSES = ("sigmoid", "robust", "ipo", "hinge")
 
 
-# Those that know of flipped labels.
+# Losses with a model of flipped labels.
 SMOOTHED_LOSSES = ("sigmoid", "robust")
 
 
@@ -84,7 +80,7 @@ FEEDBACK_LOSS = "kto"
 
 @dataclass
 class PreferenceConfig:
-    """Preference training: DPO and its kin on rankings, KTO on feedback."""
+    """Preference training: DPO and its variants on rankings, KTO on feedback."""
 
     loss: str = setting(
         "sigmoid",
@@ -93,8 +89,7 @@ class PreferenceConfig:
     )
     beta: float = setting(
         0.1,
-        "How strongly the policy is held to the model that it starts from; larger is closer. Of "
-        "ipo: tau.",
+        "Strength of the pull to the starting model; larger stays closer. For ipo: tau.",
         above=0,
     )
     label_smoothing: float = setting(
@@ -104,17 +99,17 @@ class PreferenceConfig:
         below=0.5,
     )
     divide_by_length: bool = setting(
-        False, "Divide the log ratio of every answer by its number of tokens; of rankings."
+        False, "Divide the log ratio of every answer by its number of tokens; rankings only."
     )
     desirable_weight: float = setting(1.0, "Weight of good answers, for kto.", minimum=0)
     undesirable_weight: float = setting(1.0, "Weight of bad answers, for kto.", minimum=0)
     sft_coefficient: float = setting(
         0.0,
-        "Weight of the best answers' negative log-likelihood per token in the loss; of rankings.",
+        "Weight of the best answers' negative log-likelihood per token in the loss; rankings only.",
         minimum=0,
     )
 
     @property
     def is_of_feedback(self) -> bool:
-        """It learns from single answers that are good or bad."""
+        """Whether the loss takes single answers labelled good or bad."""
         return self.loss == FEEDBACK_LOSS

@@ -1,8 +1,8 @@
-"""The vLLM engines and how they sample."""
+"""The vLLM engines and their sampling."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from rlhf_ray.config.setting import setting
@@ -12,45 +12,15 @@ LARGEST_TOP_K = 1024
 
 
 @dataclass
-class GenerationConfig:
-    """Engines, sampling parameters and their resources."""
+class EngineConfig:
+    """Settings of vLLM engines that the run's engines and a judge's engines share."""
 
     num_engines: int = setting(1, "vLLM engines, one Ray actor each.", minimum=1)
     tensor_parallel_size: int = setting(1, "Ranks of one engine.", minimum=1)
     dtype: str = setting(
         "bfloat16", "Number format of the engine's weights.", choices=("float32", "bfloat16")
     )
-    max_response_tokens: int = setting(512, "Longest response.", unit="tokens", minimum=1)
-    min_response_tokens: int = setting(
-        0, "End of text is not sampled before so many tokens.", unit="tokens", minimum=0
-    )
-    # Outside of these vLLM changes the temperature or refuses it.
-    temperature: float = setting(1.0, "Sampling temperature.", minimum=0.01, maximum=2.0)
-    top_p: float = setting(
-        1.0, "Nucleus: smallest set with this mass; 1 is off. Needs top_k.", above=0, maximum=1
-    )
-    top_k: int = setting(
-        0,
-        "Sample from the k most likely tokens; 0 is off.",
-        minimum=0,
-        maximum=LARGEST_TOP_K,
-    )
-    min_p: float = setting(
-        0.0,
-        "Drop tokens below this share of the most likely one; 0 is off. Needs top_k.",
-        minimum=0,
-        maximum=1,
-    )
-    stop: list[str] = setting([], "Strings that end a response.")
-    ignore_eos: bool = setting(False, "Sample past the end of text, to the limit.")
     max_num_seqs: int = setting(256, "Sequences that one engine runs at once.", minimum=1)
-    max_num_batched_tokens: int = setting(
-        8192, "Tokens that one engine step processes at most.", unit="tokens", minimum=16
-    )
-    enforce_eager: bool = setting(True, "No graph capture or compilation; starts fast.")
-    enable_prefix_caching: bool = setting(
-        True, "The samples of a group share the prompt's key-value cache."
-    )
     gpu_memory_utilization: float = setting(
         0.6, "Share of a GPU's memory that an engine may use.", above=0, maximum=1
     )
@@ -62,6 +32,49 @@ class GenerationConfig:
         0.0, "Ray GPUs per engine rank; 0 runs on the CPU.", unit="GPUs", minimum=0, maximum=1
     )
     cpu_threads: int = setting(2, "Threads of a CPU engine rank.", minimum=1)
+
+    def engine_values(self) -> dict[str, Any]:
+        """The values of these settings by name, without those that a subclass adds."""
+        return {field.name: vars(self)[field.name] for field in fields(EngineConfig)}
+
+
+@dataclass
+class GenerationConfig(EngineConfig):
+    """Engines, sampling parameters and their resources."""
+
+    max_response_tokens: int = setting(512, "Longest response.", unit="tokens", minimum=1)
+    min_response_tokens: int = setting(
+        0, "Least length: end of text is not sampled before.", unit="tokens", minimum=0
+    )
+    # Outside of these bounds vLLM changes the temperature or refuses it.
+    temperature: float = setting(1.0, "Sampling temperature.", minimum=0.01, maximum=2.0)
+    top_p: float = setting(
+        1.0,
+        "Nucleus sampling: probability mass to keep; 1 is off. Needs top_k.",
+        above=0,
+        maximum=1,
+    )
+    top_k: int = setting(
+        0,
+        "Sample from the k most likely tokens; 0 is off.",
+        minimum=0,
+        maximum=LARGEST_TOP_K,
+    )
+    min_p: float = setting(
+        0.0,
+        "Drop tokens below this share of the top probability; 0 is off. Needs top_k.",
+        minimum=0,
+        maximum=1,
+    )
+    stop: list[str] = setting([], "Strings that end a response.")
+    ignore_eos: bool = setting(False, "Sample past the end of text, to max_response_tokens.")
+    max_num_batched_tokens: int = setting(
+        8192, "Most tokens in one engine step.", unit="tokens", minimum=16
+    )
+    enforce_eager: bool = setting(True, "No graph capture or compilation: a fast start.")
+    enable_prefix_caching: bool = setting(
+        True, "Share the prompt's key-value cache between the samples of a group."
+    )
     extra_engine_args: dict[str, Any] = setting(
-        {}, "Further vLLM engine arguments by name, passed as they are."
+        {}, "Further vLLM engine arguments by name, passed on unchanged."
     )

@@ -1,4 +1,4 @@
-"""Low-rank adapters: what is trained in the place of a model's weights."""
+"""Low-rank adapters (LoRA), trained in place of a model's weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class LoraConfig:
     )
     alpha: int = setting(
         32,
-        "An adapter's output is multiplied by alpha / r, or by alpha / sqrt(r) with rslora.",
+        "Scale of an adapter's output: alpha / r, or alpha / sqrt(r) with rslora.",
         minimum=1,
     )
     rslora: bool = setting(
@@ -27,8 +27,8 @@ class LoraConfig:
     )
     target_modules: list[str] = setting(
         [ALL_LINEAR],
-        "Layers that get an adapter: all-linear for every linear layer but the output head, or the "
-        "ends of their names, as in [q_proj,v_proj].",
+        "Layers with an adapter: all-linear for every linear layer except the output head, or "
+        "suffixes of layer names, as in [q_proj,v_proj].",
     )
 
     @property

@@ -1,4 +1,4 @@
-"""The language model that is trained."""
+"""The policy's model."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ from rlhf_ray.config.setting import setting
 
 @dataclass
 class ModelConfig:
-    """Where the policy's starting weights and tokenizer come from."""
+    """Starting weights and tokenizer of the policy, and the kernels of training."""
 
     path: str = setting(
         "",
         "A folder in Hugging Face format, a hub name, or builtin:NAME for a tiny model "
-        "that the run makes and warms up itself.",
+        "that the run creates and warms up.",
+        is_path=True,
     )
     tokenizer_path: str | None = setting(
-        None, "Folder or hub name of the tokenizer; the model's own otherwise."
+        None, "Folder or hub name of the tokenizer; null takes the model's.", is_path=True
     )
     chat_template: str | None = setting(
-        None, "File with a Jinja chat template that replaces the model's own."
+        None, "File with a Jinja chat template that replaces the model's.", is_path=True
     )
     random_weights: bool = setting(
         False,
-        "Start from random weights, drawn by `seed`, and not from those of `model.path`, of which "
-        "only configuration and tokenizer are read then: pre-training from nothing.",
+        "Pre-train from random weights, drawn with `seed`; only configuration and tokenizer are "
+        "read from `model.path`.",
     )
     attention: str = setting(
         "sdpa",
@@ -34,11 +35,11 @@ class ModelConfig:
     )
     head_kernel: str = setting(
         "auto",
-        "What computes log-probabilities from hidden states in learner and reference: chunked, "
-        "some rows at a time in torch; liger, Liger-Kernel's fused operator; auto, liger on GPUs "
-        "where it can serve the run and gives the same numbers, which its first call looks at.",
+        "Kernel of the log-probabilities in learner and reference: chunked, some rows at a time "
+        "in torch; liger, Liger-Kernel's fused operator; auto, liger on GPUs if it supports the "
+        "run and its first call gives the same numbers as chunked.",
         choices=("auto", "chunked", "liger"),
     )
     trust_remote_code: bool = setting(
-        False, "Run Python code that the model's repository ships. It is a stranger's code."
+        False, "Run Python code from the model's repository. Only for repositories that you trust."
     )

@@ -1,4 +1,4 @@
-"""Several stages as one run."""
+"""Pipelines: several stages as one run."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_ray.config.errors import RequestError
-from rlhf_ray.config.groups.deploy import SERVICE_STAGES
 from rlhf_ray.config.setting import setting
+from rlhf_ray.config.stages import ENDLESS_STAGES
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 _FOLDER = re.compile(r"\{([^{}]*)\}")
-# What the pipeline says to every stage itself.
+# Keys that the pipeline sets for every stage.
 _ITS_OWN = ("output_dir", "resume", "seed", "dry_run")
 
 
 @dataclass
 class PipelineConfig:
-    """`stage=pipeline`: which stages run one after the other, and what is reported of them."""
+    """`stage=pipeline`: stages to run one after the other, and figures to report."""
 
     stages: dict[str, Any] = setting(
         {},
-        "What every stage is told, by a name of your choice and in order: {stage: sft, model: "
+        "Values of every stage, by a name of your choice and in order: {stage: sft, model: "
         "{path: '{base}/model'}}. {NAME} is the folder of an earlier stage, output_dir/NAME.",
     )
     report: dict[str, str] = setting(
@@ -40,8 +40,8 @@ class PipelineStage:
     """One stage of a pipeline.
 
     Attributes:
-        name: of its folder.
-        values: choices of groups and values of keys, folders of earlier stages filled in.
+        name: name of the stage and of its folder.
+        values: choices of groups and values of keys, with folders of earlier stages filled in.
     """
 
     name: str
@@ -50,7 +50,7 @@ class PipelineStage:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Figure:
-    """A figure of the report: `path` in the summary of `stage`."""
+    """A figure of the report: the value at `path` in the summary of `stage`."""
 
     name: str
     stage: str
@@ -58,27 +58,31 @@ class Figure:
 
 
 def read_stages(pipeline: PipelineConfig, output_dir: str) -> tuple[PipelineStage, ...]:
-    """The stages in order.
+    """Read the stages, in order.
 
     Raises:
-        RequestError: an entry has a wrong form, or names a folder that no earlier stage makes.
+        RequestError: an entry is malformed, or names a folder that no earlier stage writes.
     """
     folders: dict[str, str] = {}
     stages = []
     for name, values in pipeline.stages.items():
         where = f"pipeline.stages.{name}"
         if not _NAME.fullmatch(str(name)):
-            raise RequestError(f"{where}: a stage's name has letters, digits, '_' and '-' only")
+            raise RequestError(
+                f"{where}: a stage's name has letters, digits, '_' and '-' only; rename it"
+            )
         if not isinstance(values, Mapping) or not isinstance(values.get("stage"), str):
             raise RequestError(
-                f"{where}: must be a mapping that says which stage it is, as in {{stage: sft, ...}}"
+                f"{where}: must be a mapping that names its stage, as in {{stage: sft, ...}}"
             )
         if values["stage"] == "pipeline":
-            raise RequestError(f"{where}.stage=pipeline: a pipeline has no pipelines in it")
-        if values["stage"] in (*SERVICE_STAGES, "chat"):
             raise RequestError(
-                f"{where}.stage={values['stage']}: it ends only when it is told to, so that no "
-                f"stage would follow; start it beside the pipeline"
+                f"{where}.stage=pipeline: a pipeline cannot contain a pipeline; list its stages"
+            )
+        if values["stage"] in ENDLESS_STAGES:
+            raise RequestError(
+                f"{where}.stage={values['stage']}: this stage runs until it is stopped, so the "
+                f"pipeline would never continue; start it separately"
             )
         for key in _ITS_OWN:
             if key in values:
@@ -91,10 +95,10 @@ def read_stages(pipeline: PipelineConfig, output_dir: str) -> tuple[PipelineStag
 
 
 def read_report(pipeline: PipelineConfig) -> tuple[Figure, ...]:
-    """The figures to report.
+    """Read the figures to report.
 
     Raises:
-        RequestError: an entry has a wrong form, or names a stage that is not there.
+        RequestError: an entry is malformed, or names a stage that does not exist.
     """
     figures = []
     for name, text in pipeline.report.items():
@@ -109,7 +113,7 @@ def read_report(pipeline: PipelineConfig) -> tuple[Figure, ...]:
 
 
 def _filled_in(value: Any, folders: Mapping[str, str], where: str) -> Any:
-    """`value` with the folders of the earlier stages in its texts, however deep they are."""
+    """Fill the folders of earlier stages into all texts of `value`, at any depth."""
     if isinstance(value, Mapping):
         return {key: _filled_in(inner, folders, f"{where}.{key}") for key, inner in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):

@@ -1,4 +1,4 @@
-"""What an entry of `prepare.sources` and `prepare.evaluation_sets` says."""
+"""Entries of `prepare.sources` and `prepare.evaluation_sets`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.data import DataConfig
 
-# Columns by kind; those in brackets of docs/data.md are optional.
+# Columns by kind; docs/data.md has the optional ones in brackets.
 COLUMNS: dict[str, tuple[str, ...]] = {
     "text": ("text",),
     "prompt": ("prompt", "answer"),
@@ -34,7 +34,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 KINDS = tuple(COLUMNS)
 _COMMON_COLUMNS = ("id", "task")
 
-# The kinds that a layout has; the first one is taken where `kind` is not given.
+# Kinds of a layout; the first is the default.
 LAYOUT_KINDS: dict[str, tuple[str, ...]] = {
     "alpaca": ("demonstration",),
     "gsm8k": ("prompt", "demonstration"),
@@ -44,7 +44,7 @@ LAYOUT_KINDS: dict[str, tuple[str, ...]] = {
     "ultrafeedback": ("preference",),
 }
 
-# What a kind can become besides itself.
+# Other kinds that a kind can become.
 BECOMES: dict[str, tuple[str, ...]] = {
     "text": (),
     "prompt": (),
@@ -53,7 +53,7 @@ BECOMES: dict[str, tuple[str, ...]] = {
     "feedback": ("demonstration", "prompt"),
 }
 
-# The stages among which `prepare.split` divides, in its order, and what each of them reads.
+# Stages that `prepare.split` divides the samples among, in order, and the kind each reads.
 STAGE_KINDS: dict[str, str] = {
     "sft": "demonstration",
     "reward_model": "preference",
@@ -71,18 +71,18 @@ class PreparedSource:
     """One source.
 
     Attributes:
-        key: as it is written in the configuration, for messages.
-        name: its name in `prepare.sources`; in every sample's `source` and `id`.
-        path: as `data.path`, or a plain text file.
-        format: as `data.format`, or text.
+        key: key of the entry, for messages.
+        name: name in `prepare.sources`, and in every sample's `source` and `id`.
+        path: like `data.path`, or a plain text file.
+        format: like `data.format`, or text.
         dataset_split: split of a hub or saved data set.
-        unit: what is one sample of plain text.
-        layout: name of a ready mapping, or None.
-        kind: what its samples become.
-        columns: names of columns by what they hold, where they are not called so.
-        task: what samples are called that do not name their task themselves.
+        unit: part of plain text that is one sample.
+        layout: name of a known mapping, or None.
+        kind: kind of the samples.
+        columns: column names by content, where they differ from the default names.
+        task: task of samples that do not name one.
         limit: most rows to read.
-        weight: its share of the blend, against those of the other sources.
+        weight: share of the blend, relative to the other sources.
         max_epochs: see `prepare.max_epochs`.
         max_samples: most samples in a train.jsonl, repetitions included.
         split: see `prepare.split`.
@@ -112,7 +112,7 @@ class PreparedSource:
         return native_kind(self.layout, self.kind)
 
     def data(self) -> DataConfig:
-        """What the readers of `rlhf_ray.data` need."""
+        """Settings for the readers of `rlhf_ray.data`."""
         return DataConfig(
             path=self.path, format=self.format, split=self.dataset_split, limit=self.limit
         )
@@ -130,7 +130,7 @@ def native_kind(layout: str, kind: str) -> str:
 
 
 def read_source(name: str, entry: Any, *, group: str) -> PreparedSource:
-    """An entry as a record.
+    """Read an entry.
 
     Args:
         group: the key that holds the entries, for messages.
@@ -140,7 +140,9 @@ def read_source(name: str, entry: Any, *, group: str) -> PreparedSource:
     """
     where = f"{group}.{name}"
     if not _NAME.fullmatch(name):
-        raise RequestError(f"{where}: a source's name has letters, digits, '_', '-' and '.' only")
+        raise RequestError(
+            f"{where}: a source's name has letters, digits, '_', '-' and '.' only; rename it"
+        )
     if isinstance(entry, str):
         entry = {"path": entry}
     if not isinstance(entry, Mapping):
@@ -172,22 +174,22 @@ def read_source(name: str, entry: Any, *, group: str) -> PreparedSource:
         split=None if "split" not in values else read_split(f"{where}.split", values["split"]),
     )
     if source.format == "text" and (layout or kind != "text"):
-        raise RequestError(f"{where}.format=text: plain text has kind=text and no layout")
+        raise RequestError(f"{where}.format=text: plain text needs kind=text and no layout")
     return source
 
 
 def read_split(where: str, value: Any) -> tuple[float, ...]:
-    """Shares of the stages; () is no split.
+    """Read the shares of the stages; () is no split.
 
     Raises:
-        RequestError: not as many numbers as there are stages, or none above 0.
+        RequestError: the number of shares is not the number of stages, or no share is above 0.
     """
     stages = ", ".join(STAGE_KINDS)
-    way_out = f"give one number for each of {stages}, such as [2,4,4]; 0 leaves a stage out"
+    fix = f"give one number for each of {stages}, such as [2,4,4]; 0 leaves a stage out"
     if not isinstance(value, list | tuple) or not all(_is_number(item) for item in value):
-        raise RequestError(f"{where}={value!r}: must be a list of numbers; {way_out}")
+        raise RequestError(f"{where}={value!r}: must be a list of numbers; {fix}")
     if value and (len(value) != len(STAGE_KINDS) or min(value) < 0 or max(value) == 0):
-        raise RequestError(f"{where}={list(value)}: {way_out}")
+        raise RequestError(f"{where}={list(value)}: {fix}")
     return tuple(float(item) for item in value)
 
 
@@ -200,7 +202,7 @@ def _read_kind(where: str, kind: Any, layout: str | None, *, text_file: bool) ->
         return "text"
     if kind is None and layout is None:
         raise RequestError(
-            f"{where}: neither kind nor layout is set; name the kind of its samples "
+            f"{where}: neither kind nor layout is set; set the kind of its samples "
             f"({', '.join(KINDS)}) or a layout ({', '.join(LAYOUT_KINDS)})"
         )
     if kind is None:
@@ -224,7 +226,7 @@ def _read_columns(where: str, columns: Any, kind: str, layout: str | None) -> Ma
         if name not in known:
             reason = f"the layout {layout}" if layout else f"kind={kind}"
             raise RequestError(
-                f"{where}.columns.{name}: {reason} has no such column to name; "
+                f"{where}.columns.{name}: {reason} has no such column; "
                 f"{_nearest(str(name), known)}There are: {', '.join(known)}"
             )
         _text(where, f"columns.{name}", column)
@@ -243,7 +245,7 @@ def _one_of(where: str, key: str, value: Any, known: Iterable[str]) -> str | Non
 def _text(where: str, key: str, value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
         shown = "is not set" if value is None else f"={value!r}: must be text"
-        raise RequestError(f"{where}.{key}{' ' if value is None else ''}{shown}; name one")
+        raise RequestError(f"{where}.{key}{' ' if value is None else ''}{shown}; set it")
     return value
 
 

@@ -1,17 +1,19 @@
-"""Which functions score a response and how failures are treated."""
+"""Rewards: functions, a reward model, a service, a judge, and the handling of failures."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
+from rlhf_ray.config.groups.generation import EngineConfig
 from rlhf_ray.config.groups.training import RoleConfig
 from rlhf_ray.config.setting import setting
 
 
 @dataclass
 class RewardFunctionConfig:
-    """One entry of `reward.functions` after it was read; a bare string is a path."""
+    """One entry of `reward.functions`, as a full record."""
 
     path: str
     name: str
@@ -21,14 +23,49 @@ class RewardFunctionConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScorerPart:
-    """A part of the reward that is no function's: its keys' group, its name and weight."""
+    """A part of the reward that no function computes.
+
+    Attributes:
+        group: the keys that configure the part.
+        name: the metric is reward/<name>.
+        weight: factor of the part in the reward.
+    """
 
     group: str
     name: str
     weight: float
 
 
-# Instead of a model of its own: the run's engines judge what they have said themselves.
+@dataclass(frozen=True, slots=True)
+class RewardKind:
+    """A kind of reward next to the functions.
+
+    Attributes:
+        name: field of `RewardConfig` with the settings, among them `name` and `weight`.
+        switch: key below `reward` that starts the kind when it is not null.
+    """
+
+    name: str
+    switch: str
+
+    @property
+    def group(self) -> str:
+        return f"reward.{self.name}"
+
+
+# In the order in which they score a group.
+REWARD_KINDS = (
+    RewardKind("model", switch="model.path"),
+    RewardKind("http", switch="url"),
+    RewardKind("judge", switch="judge.model"),
+)
+# Keys that say what scores next to the functions.
+SCORER_SWITCHES = tuple(f"reward.{kind.switch}" for kind in REWARD_KINDS)
+SCORER_NAMES = tuple(f"{kind.group}.name" for kind in REWARD_KINDS)
+SCORER_WEIGHTS = tuple(f"{kind.group}.weight" for kind in REWARD_KINDS)
+
+
+# Value of `reward.judge.model`: the run's engines judge their own answers.
 POLICY = "policy"
 
 
@@ -51,56 +88,56 @@ Score: N"""
 
 @dataclass
 class ModelRewardConfig(RoleConfig):
-    """A reward model that scores every response. Started only where `path` is set."""
+    """A reward model that scores every response. Off without `path`."""
 
     path: str | None = setting(
         None,
-        "Folder or hub name of a sequence classifier with one label, such as stage=reward_model "
-        "writes; null for none.",
+        "Folder or hub name of a sequence classifier with one label, such as the output of "
+        "stage=reward_model; null for none.",
+        is_path=True,
     )
     tokenizer_path: str | None = setting(
-        None, "Folder or hub name of its tokenizer; the reward model's own otherwise."
+        None, "Folder or hub name of the tokenizer; null takes the reward model's.", is_path=True
     )
     name: str = setting("model", "Name of the part: the metric is reward/<name>.")
     weight: float = setting(1.0, "Factor of the part in the reward.")
     foreign_tokens: str = setting(
         "refuse",
-        "What happens where tokenizer or chat template are not the policy's: refuse the run, or "
-        "text: prompt and decoded response are rendered and tokenised anew, as the reward model "
-        "knows them.",
+        "If tokenizer or chat template differ from the policy's: refuse, end the run; text, "
+        "render and tokenise prompt and decoded response again for the reward model.",
         choices=("refuse", "text"),
     )
     normalize: bool = setting(
         True,
-        "Take the mean from the score and divide by the standard deviation, those of "
-        "reward_normalization.json beside the model or those below.",
+        "Subtract the mean from the score and divide by the standard deviation: those in the "
+        "model's reward_normalization.json, or the keys mean and standard_deviation.",
     )
     mean: float | None = setting(
-        None, "Mean of the scores, for a model without that file; with `standard_deviation`."
+        None, "Mean of the scores, for a model without that file; needs `standard_deviation`."
     )
     standard_deviation: float | None = setting(
-        None, "Standard deviation of the scores; with `mean`.", above=0
+        None, "Standard deviation of the scores; needs `mean`.", above=0
     )
     clip: float | None = setting(
         None, "Largest absolute value of the normalised score; null for none.", above=0
     )
     unfinished_score: float | None = setting(
         None,
-        "Normalised score of a response that was cut off at generation.max_response_tokens, "
-        "instead of the model's; null asks the model.",
+        "Normalised score of a response cut off at generation.max_response_tokens; null takes "
+        "the model's score.",
     )
 
 
 @dataclass
 class HttpRewardConfig:
-    """How the service at `reward.url` is asked, and what its scores count."""
+    """Requests to the service at `reward.url`, and the weight of its scores."""
 
     name: str = setting("http", "Name of the part: the metric is reward/<name>.")
     weight: float = setting(1.0, "Factor of the part in the reward.")
     token_variable: str | None = setting(
         None,
-        "Name of the environment variable that holds the bearer token, where the command is "
-        "started; null sends none.",
+        "Name of the environment variable with the bearer token, set where the command is "
+        "started; null sends no token.",
     )
     connect_s: float = setting(5.0, "Time limit for a connection.", unit="seconds", above=0)
     read_s: float = setting(
@@ -109,75 +146,73 @@ class HttpRewardConfig:
     deadline_s: float = setting(
         180.0, "Time limit for one group, all retries included.", unit="seconds", above=0
     )
-    max_retries: int = setting(5, "Retries after errors of the connection, 429 and 5xx.", minimum=0)
+    max_retries: int = setting(5, "Retries after connection errors, 429 and 5xx.", minimum=0)
     first_wait_s: float = setting(
         0.5,
-        "Wait before the first retry; it doubles with each, up to 30 s. A Retry-After of the "
-        "service counts instead.",
+        "Wait before the first retry, doubled with each retry, up to 30 s. A Retry-After header "
+        "of the service overrides it.",
         unit="seconds",
         above=0,
     )
-    max_in_flight: int = setting(16, "Groups that are asked about at once.", minimum=1)
-    num_cpus: float = setting(0.05, "Ray CPUs of the actor that asks.", unit="CPUs", minimum=0)
+    max_in_flight: int = setting(16, "Most groups in flight.", minimum=1)
+    num_cpus: float = setting(
+        0.05, "Ray CPUs of the actor that sends requests.", unit="CPUs", minimum=0
+    )
 
 
 @dataclass
-class JudgeConfig:
-    """Which model judges, what it is asked, and how its score is read. Off without `model`."""
+class JudgeConfig(EngineConfig):
+    """A language model that judges responses: engines, question, score. Off without `model`."""
 
     model: str | None = setting(
         None,
-        "Folder or hub name of the judge, which gets engines of its own; policy: the run's "
-        "engines judge, with the weights of the moment; null for no judge.",
+        "Folder or hub name of the judge, which gets separate engines; policy: the run's engines "
+        "judge, with their current weights; null for no judge.",
+        is_path=True,
+        keywords=(POLICY,),
     )
     name: str = setting("judge", "Name of the part: the metric is reward/<name>.")
     weight: float = setting(1.0, "Factor of the part in the reward.")
     rubric: str | None = setting(
         None,
-        "What the judge is asked, one message of the user: {prompt}, {response} and {answer} (the "
+        "Question to the judge, as one user message: {prompt}, {response} and {answer} (the "
         "reference answer) are filled in; null asks for a score from 1 to 10.",
     )
     pattern: str = setting(
         r"[Ss]core[:*\s]*(-?\d+(?:\.\d+)?)",
-        "Regular expression whose first group is the score; its last match in what the judge "
-        "says counts. Without a match the sample is a failure.",
+        "Regular expression whose first group is the score; the last match in the judgement "
+        "counts. Without a match the sample fails.",
     )
-    min_score: float = setting(1.0, "Lowest score; one outside of the range is a failure.")
+    min_score: float = setting(
+        1.0, "Lowest score; a sample with a score outside of the range fails."
+    )
     max_score: float = setting(10.0, "Highest score.")
-    scale: bool = setting(True, "Map the range to 0 to 1; false takes the score as it is.")
+    scale: bool = setting(True, "Map the range to [0, 1]; false takes the raw score.")
     num_samples: int = setting(
-        1, "Judgements of one response; the mean of those with a score counts.", minimum=1
+        1, "Judgements of one response; the mean of all with a score counts.", minimum=1
     )
     temperature: float = setting(
-        0.0, "Of the judge's sampling; 0 takes the likeliest tokens.", minimum=0, maximum=2
+        0.0,
+        "Sampling temperature of the judge; 0 takes the most likely tokens.",
+        minimum=0,
+        maximum=2,
     )
     max_judgement_tokens: int = setting(256, "Longest judgement.", unit="tokens", minimum=1)
     max_prompt_tokens: int = setting(
         4096,
-        "Longest rubric with prompt and response in it; a longer one is a failure.",
+        "Longest rubric with prompt and response filled in; a sample with a longer one fails.",
         unit="tokens",
         minimum=1,
     )
     timeout_s: float = setting(
-        120.0, "Time limit for one judgement, from when an engine has it.", unit="seconds", above=0
+        120.0, "Time limit for one judgement, from its start in an engine.", unit="seconds", above=0
     )
-    num_engines: int = setting(1, "vLLM engines of a judge of its own.", minimum=1)
-    tensor_parallel_size: int = setting(1, "Ranks of one engine.", minimum=1)
-    dtype: str = setting(
-        "bfloat16", "Number format of the weights.", choices=("float32", "bfloat16")
-    )
-    max_num_seqs: int = setting(64, "Judgements that one engine runs at once.", minimum=1)
+    # Engine settings whose default or meaning differs from the run's engines.
+    num_engines: int = setting(1, "vLLM engines of a separate judge.", minimum=1)
+    max_num_seqs: int = setting(64, "Most judgements that one engine runs at once.", minimum=1)
     gpu_memory_utilization: float = setting(
         0.85, "Share of a GPU's memory that an engine may use.", above=0, maximum=1
     )
-    kv_cache_gib: float | None = setting(
-        None, "Key-value cache of one engine; required without a GPU.", unit="GiB", above=0
-    )
-    num_cpus: float = setting(0.5, "Ray CPUs per engine.", unit="CPUs", minimum=0)
-    num_gpus: float = setting(
-        0.0, "Ray GPUs per engine rank; 0 runs on the CPU.", unit="GPUs", minimum=0, maximum=1
-    )
-    cpu_threads: int = setting(2, "Threads of a CPU engine rank.", minimum=1)
 
     @property
     def is_policy(self) -> bool:
@@ -189,24 +224,24 @@ class JudgeConfig:
 
     @property
     def asked(self) -> str:
-        """The rubric with its places still to be filled in."""
+        """The rubric, before prompt and response are filled in."""
         return RUBRIC if self.rubric is None else self.rubric
 
     @property
     def max_sequence_tokens(self) -> int:
-        """Longest question to the judge and longest judgement together."""
+        """Longest question plus longest judgement."""
         return self.max_prompt_tokens + self.max_judgement_tokens
 
 
 @dataclass
 class RewardConfig:
-    """Reward functions, their workers and the tolerance for failures."""
+    """Reward functions, their workers, and the tolerance for failures."""
 
     functions: list[Any] = setting(
         [],
-        "Entries are a name of a built-in (exact_match, regular_expression, arithmetic, length, "
-        "lines), package.module:function, path/file.py:function, or a mapping with path, name, "
-        "weight and arguments. May be empty where something else scores, such as reward.model.",
+        "Reward functions: name of a built-in (exact_match, regular_expression, arithmetic, "
+        "length, lines), package.module:function, path/file.py:function, or a mapping with path, "
+        "name, weight and arguments. May be empty if a model, service or judge scores.",
     )
     num_workers: int = setting(1, "Reward worker processes.", minimum=1)
     num_cpus: float = setting(0.1, "Ray CPUs per reward worker.", unit="CPUs", minimum=0)
@@ -215,21 +250,21 @@ class RewardConfig:
     )
     on_failure: str = setting(
         "drop",
-        "A group with a failed sample is dropped and replaced by another prompt, or "
-        "its failed part is tried once more before that.",
+        "For a group with a failed sample: drop it and take another prompt, or retry the failed "
+        "part once before that.",
         choices=("drop", "retry"),
     )
     max_failure_rate: float = setting(
         0.1,
-        "The run stops with the first error when more than this share of the groups of "
-        "the last 100 or more failed.",
+        "Stop the run with the first error if more than this share of the last 100 or more "
+        "groups failed.",
         minimum=0,
         maximum=1,
     )
     url: str | None = setting(
         None,
-        "Address of a service that scores responses, such as stage=serve_reward starts: it "
-        "answers at URL/score and URL/health; null for none.",
+        "Address of a service that scores responses, with the paths URL/score and URL/health, "
+        "such as one of stage=serve_reward; null for none.",
     )
     model: ModelRewardConfig = field(default_factory=ModelRewardConfig)
     http: HttpRewardConfig = field(default_factory=HttpRewardConfig)
@@ -237,14 +272,10 @@ class RewardConfig:
 
     @property
     def scorers(self) -> tuple[ScorerPart, ...]:
-        """What scores a group after the functions, in this order."""
-        switches = (
-            (self.model.path, "reward.model", self.model),
-            (self.url, "reward.http", self.http),
-            (self.judge.model, "reward.judge", self.judge),
-        )
+        """The parts of the reward that are scored after the functions, in this order."""
         return tuple(
-            ScorerPart(group=group, name=part.name, weight=part.weight)
-            for switch, group, part in switches
-            if switch is not None
+            ScorerPart(group=kind.group, name=part.name, weight=part.weight)
+            for kind in REWARD_KINDS
+            if attrgetter(kind.switch)(self) is not None
+            for part in (attrgetter(kind.name)(self),)
         )

@@ -1,4 +1,4 @@
-"""Which prompts are sampled, which groups are trained on, and how much each counts."""
+"""Selection of prompts, groups and samples, and their weights."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _ROUNDING = 1e-9
 
 @dataclass
 class SamplingConfig:
-    """Sampling control, between prompts and advantages; all of it off by default. What each part
-    does, and its source, is in docs/algorithms.md."""
+    """Sampling control, between prompts and advantages; off by default. docs/algorithms.md
+    explains every part and its source."""
 
     dynamic: bool = setting(
         False,
@@ -22,8 +22,8 @@ class SamplingConfig:
     )
     max_replacements_per_step: int = setting(
         64,
-        "New prompts that dynamic sampling may start for one step; then the batch is filled up "
-        "with groups of equal rewards.",
+        "Most new prompts per step that dynamic sampling starts; after that, groups of equal "
+        "rewards fill the batch.",
         unit="prompts",
         minimum=1,
     )
@@ -36,62 +36,60 @@ class SamplingConfig:
     )
     max_cancellations: int = setting(
         2,
-        "A prompt that over-sampling has cancelled so often is waited for.",
+        "Most cancellations of one prompt by over-sampling; after that the batch waits for it.",
         unit="times",
         minimum=1,
     )
     curriculum: bool = setting(
-        False, "Draw prompts with weights by their recent rate of success; see the keys below."
+        False, "Draw prompts weighted by their recent success rate; see the keys below."
     )
     curriculum_target: float = setting(
-        0.5, "Rate of success that has the full weight, 1.", above=0, below=1
+        0.5, "Success rate with the largest weight, 1.", above=0, below=1
     )
     curriculum_min_weight: float = setting(
-        0.1, "Least weight of a prompt, so that none is lost from sight.", minimum=0.01, maximum=1
+        0.1, "Least weight of a prompt.", minimum=0.01, maximum=1
     )
     curriculum_recency: float = setting(
-        0.5, "Share of the newest group in a prompt's rate of success.", above=0, maximum=1
+        0.5, "Weight of the newest group in a prompt's success rate.", above=0, maximum=1
     )
-    success_reward: float = setting(
-        1.0, "A sample with at least this reward is a success, for the curriculum."
-    )
+    success_reward: float = setting(1.0, "Least reward of a successful sample, for the curriculum.")
     overlong_buffer_tokens: int = setting(
         0,
-        "Soft over-long punishment (DAPO): a response loses up to overlong_penalty, linearly, in "
-        "its last so many tokens before generation.max_response_tokens; 0 is off.",
+        "Soft over-long punishment (DAPO): buffer before generation.max_response_tokens in which "
+        "the penalty of a response grows linearly to overlong_penalty; 0 is off.",
         unit="tokens",
         minimum=0,
     )
     overlong_penalty: float = setting(
-        1.0, "What a response of full length loses of its reward.", above=0
+        1.0, "Penalty on the reward of a response of full length.", above=0
     )
     overlong_filter: bool = setting(
-        False, "Responses that were cut off at the limit get no gradient."
+        False, "Exclude responses that were cut off at the limit from the gradient."
     )
     task_weights: dict[str, float] = setting(
-        {}, "Factor of the advantages of a task (data.source_column), by its name; 1 if not named."
+        {}, "Factor of the advantages by name of the task (data.source_column); 1 if not named."
     )
     replay_groups_per_step: int = setting(
         0,
-        "Groups of earlier steps with differing rewards that are trained on once more; 0 is off.",
+        "Groups of earlier steps with differing rewards to train on again; 0 is off.",
         unit="groups",
         minimum=0,
     )
     replay_capacity: int = setting(
-        64, "Groups that the driver keeps for replay.", unit="groups", minimum=1
+        64, "Most groups that the driver keeps for replay.", unit="groups", minimum=1
     )
     replay_max_staleness: int = setting(
         4,
-        "How many publishes older than the newest weights a token of a replayed group may be.",
+        "Staleness limit of replayed groups: publishes between a token's weights and the newest.",
         unit="versions",
         minimum=1,
     )
     exact_resume: bool = setting(
         True,
-        "Refuse what makes a resumed synchronous run differ from an uninterrupted one; false "
-        "accepts the difference.",
+        "Refuse settings that make a resumed synchronous run differ from an uninterrupted one; "
+        "false accepts the difference.",
     )
 
     def prompts_to_start(self, prompts_per_step: int) -> int:
-        """Prompts that a batch starts with."""
+        """Number of prompts that a batch starts with."""
         return math.ceil(prompts_per_step * self.oversample - _ROUNDING)

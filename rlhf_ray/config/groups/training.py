@@ -1,4 +1,4 @@
-"""The DeepSpeed roles: learner, critic and reference."""
+"""DeepSpeed roles: learner, critic and reference."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rlhf_ray.config.setting import setting
 
 @dataclass
 class RoleConfig:
-    """What every DeepSpeed role has: ranks, sharding, number format, resources."""
+    """Settings of every DeepSpeed role: ranks, sharding, number format, resources."""
 
     num_ranks: int = setting(1, "Processes (one per GPU on a cluster).", minimum=1)
     zero_stage: int = setting(
@@ -24,15 +24,15 @@ class RoleConfig:
     offload_parameters: bool = setting(False, "Keep parameters in host memory (ZeRO-3).")
     max_tokens_per_micro_batch: int = setting(
         8192,
-        "Largest forward pass of one rank, padding counted (rows x longest row); with "
-        "layout=packed what a row holds, a prompt that samples share counted once.",
+        "Largest forward pass of one rank, including padding (rows x longest row); with "
+        "layout=packed the tokens of a row, a shared prompt counted once.",
         unit="tokens",
         minimum=1,
     )
     layout: str = setting(
         "auto",
         "Rows of a forward pass: padded, one sample each; packed, several samples, which share "
-        "a common prompt; auto, whichever is estimated to be fastest.",
+        "a common prompt; auto, the layout with the lowest estimated cost.",
         choices=("auto", "padded", "packed"),
     )
     num_cpus: float = setting(0.5, "Ray CPUs per rank.", unit="CPUs", minimum=0)
@@ -47,7 +47,9 @@ class TrainingConfig(RoleConfig):
     """The learner: a role with an optimizer."""
 
     learning_rate: float = setting(1e-6, "Peak learning rate.", minimum=0)
-    weight_decay: float = setting(0.0, "AdamW weight decay; none on biases and norms.", minimum=0)
+    weight_decay: float = setting(
+        0.0, "AdamW weight decay; not applied to biases and norms.", minimum=0
+    )
     adam_beta1: float = setting(0.9, "AdamW beta 1.", minimum=0, below=1)
     adam_beta2: float = setting(0.95, "AdamW beta 2.", minimum=0, below=1)
     adam_epsilon: float = setting(1e-8, "AdamW epsilon.", above=0)
@@ -58,10 +60,13 @@ class TrainingConfig(RoleConfig):
         0, "Optimiser steps of linear warm-up.", unit="optimiser steps", minimum=0
     )
     min_learning_rate_ratio: float = setting(
-        0.0, "Where linear and cosine end, as a share of the peak.", minimum=0, maximum=1
+        0.0,
+        "Final learning rate of linear and cosine, as a share of the peak.",
+        minimum=0,
+        maximum=1,
     )
     gradient_clip_norm: float = setting(
-        1.0, "Global gradient norm is clipped to this; 0 switches clipping off.", minimum=0
+        1.0, "Largest global gradient norm; 0 does not clip.", minimum=0
     )
     gradient_checkpointing: bool = setting(
         False, "Recompute activations in the backward pass: less memory, more time."
@@ -69,50 +74,52 @@ class TrainingConfig(RoleConfig):
     offload_optimizer: bool = setting(False, "Keep optimizer states in host memory (ZeRO 1 to 3).")
     ema_decay: float | None = setting(
         None,
-        "Weight of the past in an exponential moving average of the policy, taken after every "
-        "optimiser step and written to output_dir/model_ema beside output_dir/model; null for "
+        "Decay of an exponential moving average (EMA) of the policy, updated after every "
+        "optimiser step and written to output_dir/model_ema next to output_dir/model; null for "
         "none.",
         above=0,
         below=1,
     )
     freeze_layers: int = setting(
         0,
-        "The input embedding and so many of the first layers are not trained; 0 trains all.",
+        "Freeze the input embedding and this many of the first layers; 0 trains all.",
         unit="layers",
         minimum=0,
     )
     freeze: list[str] = setting(
         [],
-        "Further weights that are not trained: patterns of their names in the model's Hugging Face "
-        "format, with * and [0-9] as in a shell: [model.norm.*,*.mlp.*].",
+        "Further weights to freeze: patterns of their names in the model's Hugging Face format, "
+        "with * and [0-9] as in a shell: [model.norm.*,*.mlp.*].",
     )
     lora: LoraConfig = field(default_factory=LoraConfig)
 
     @property
     def trains_all(self) -> bool:
-        """Every weight of the model is trained."""
+        """Whether every weight of the model is trained."""
         return not (self.lora.is_on or self.freeze or self.freeze_layers)
 
 
 @dataclass
 class CriticConfig(TrainingConfig):
-    """The critic: a learner of values. Started only when the algorithm needs one."""
+    """The critic, a learner of values. Started only if the algorithm needs it."""
 
     path: str | None = setting(
-        None, "Weights to start from: a causal or a scalar-head model; the policy's otherwise."
+        None,
+        "Starting weights, of a causal or a scalar-head model; null takes the policy's.",
+        is_path=True,
     )
 
 
 @dataclass
 class ReferenceConfig(RoleConfig):
-    """The reference, which nobody trains. Started only when the KL coefficient is not 0."""
+    """The reference, a frozen model. Started only if a KL divergence from it is computed."""
 
     source: str = setting(
         "auto",
-        "own: a model of its own; auto: with training.lora and without reference.path the policy "
-        "itself with its adapter switched off, so that no reference is started.",
+        "own: a separate model; auto: with training.lora and without reference.path, the policy "
+        "with its adapter switched off, so that no reference is started.",
         choices=("auto", "own"),
     )
     path: str | None = setting(
-        None, "Weights of the reference; the policy's starting weights otherwise."
+        None, "Weights of the reference; null takes the policy's starting weights.", is_path=True
     )

@@ -1,1 +1,1 @@
-"""Rules between keys, one module per group, and the table of them."""
+"""Rules between keys, one module per topic, and their table."""

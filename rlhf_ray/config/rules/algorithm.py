@@ -1,4 +1,4 @@
-"""Rules of the algorithm: settings that would cancel each other, or mean nothing together."""
+"""Rules of the algorithm: settings that cancel each other or need each other."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from rlhf_ray.config.rules.rule import Rule
 from rlhf_ray.config.run import Config
 
-# Surrogates that are defined by the ratios of single tokens.
+# Surrogates defined by the ratios of single tokens.
 _TOKEN_SURROGATES = ("gmpo", "clip_cov", "kl_cov")
 
 
@@ -15,8 +15,8 @@ def _kl(config: Config) -> Iterator[str]:
     algorithm = config.algorithm
     if algorithm.kl_controller == "adaptive" and algorithm.kl_coefficient == 0:
         yield (
-            "algorithm.kl_coefficient=0: algorithm.kl_controller=adaptive scales the coefficient, "
-            "and 0 stays 0; set a coefficient to start from, for instance 0.05, or "
+            "algorithm.kl_coefficient=0: algorithm.kl_controller=adaptive multiplies the "
+            "coefficient, and 0 stays 0; set a starting coefficient, for instance 0.05, or "
             "kl_controller=fixed"
         )
     if (
@@ -26,8 +26,8 @@ def _kl(config: Config) -> Iterator[str]:
         and algorithm.kl_gradient == "estimator"
     ):
         yield (
-            "algorithm.kl_estimator=k1: inside the loss its gradient averages to zero, so nothing "
-            "would hold the policy; use k2 or k3, algorithm.kl_gradient=unbiased, or "
+            "algorithm.kl_estimator=k1: inside the loss its gradient averages to zero, so there "
+            "would be no penalty; use k2 or k3, algorithm.kl_gradient=unbiased, or "
             "algorithm.kl_placement=reward"
         )
 
@@ -39,12 +39,12 @@ def _full_kl(config: Config) -> Iterator[str]:
     if not config.generation.top_k:
         yield (
             "algorithm.kl_estimator=full: generation.top_k=0 leaves the whole vocabulary, whose "
-            "log-probabilities are not kept for every token; set generation.top_k, or use k3"
+            "log-probabilities are not stored for every token; set generation.top_k, or use k3"
         )
     if algorithm.kl_placement == "reward":
         yield (
-            "algorithm.kl_estimator=full: algorithm.kl_placement=reward penalises the sampled "
-            "token alone; use algorithm.kl_placement=loss, or k1"
+            "algorithm.kl_estimator=full: algorithm.kl_placement=reward penalises only the "
+            "sampled token; use algorithm.kl_placement=loss, or k1"
         )
 
 
@@ -53,14 +53,15 @@ def _moving_reference(config: Config) -> Iterator[str]:
     if algorithm.reference_every > 0 and not config.needs_reference:
         yield (
             f"algorithm.reference_every={algorithm.reference_every}: without a KL penalty "
-            f"(algorithm.kl_coefficient=0) there is no reference that could move; set "
+            f"(algorithm.kl_coefficient=0) there is no reference to update; set "
             f"kl_coefficient above 0, for instance to 0.05, or reference_every to 0"
         )
     if algorithm.reference_decay > 0 and algorithm.reference_every == 0:
         yield (
-            f"algorithm.reference_decay={algorithm.reference_decay:g}: the reference never moves "
-            f"(algorithm.reference_every=0), so there is nothing to average; set reference_every "
-            f"to the steps between two moves, for instance 1, or reference_decay to 0"
+            f"algorithm.reference_decay={algorithm.reference_decay:g}: the reference is never "
+            f"updated (algorithm.reference_every=0), so there is nothing to average; set "
+            f"reference_every to the steps between two updates, for instance 1, or "
+            f"reference_decay to 0"
         )
 
 
@@ -73,7 +74,7 @@ def _success_rates(config: Config) -> Iterator[str]:
     ):
         yield (
             "algorithm.kl_placement=reward: algorithm.advantage=maxrl divides by the mean reward "
-            "of a group, which a penalty could turn negative; use algorithm.kl_placement=loss"
+            "of a group, which a penalty can make negative; use algorithm.kl_placement=loss"
         )
 
 
@@ -81,8 +82,8 @@ def _step_rewards(config: Config) -> Iterator[str]:
     algorithm = config.algorithm
     if algorithm.reward_level == "step" and algorithm.advantage not in ("returns", "gae"):
         yield (
-            f"algorithm.reward_level=step: algorithm.advantage={algorithm.advantage} has no place "
-            f"for a reward on every token; use returns, gae or process, or reward_level=outcome"
+            f"algorithm.reward_level=step: algorithm.advantage={algorithm.advantage} takes one "
+            f"reward per answer; use returns, gae or process, or reward_level=outcome"
         )
     if not algorithm.rewards_steps:
         return
@@ -96,9 +97,9 @@ def _step_rewards(config: Config) -> Iterator[str]:
     if algorithm.reward_clip is not None:
         source = "algorithm.advantage=process" if compares else "algorithm.reward_level=step"
         yield (
-            f"algorithm.reward_clip={algorithm.reward_clip:g}: bounds the total of a sample, and "
-            f"{source} trains on the rewards of its steps; set it to null, and bound them in the "
-            f"reward function"
+            f"algorithm.reward_clip={algorithm.reward_clip:g}: clips the total reward of a sample, "
+            f"but {source} trains on the rewards of its steps; set it to null, and clip them in "
+            f"the reward function"
         )
 
 
@@ -106,8 +107,8 @@ def _ratio_level(config: Config) -> Iterator[str]:
     loss, level = config.algorithm.policy_loss, config.algorithm.ratio_level
     if loss in _TOKEN_SURROGATES and level != "token":
         yield (
-            f"algorithm.ratio_level={level}: algorithm.policy_loss={loss} is made of the ratios "
-            f"of single tokens; use token, or policy_loss=clip"
+            f"algorithm.ratio_level={level}: algorithm.policy_loss={loss} is defined by the "
+            f"ratios of single tokens; use token, or policy_loss=clip"
         )
 
 
@@ -122,8 +123,9 @@ def _dual_clip(config: Config) -> Iterator[str]:
         )
     elif algorithm.dual_clip <= 1 + algorithm.clip_ratio_high:
         yield (
-            f"algorithm.dual_clip={algorithm.dual_clip:g}: has to be beyond the upper clip, which "
-            f"is 1 + algorithm.clip_ratio_high = {1 + algorithm.clip_ratio_high:g}"
+            f"algorithm.dual_clip={algorithm.dual_clip:g}: must be above the upper clip, 1 + "
+            f"algorithm.clip_ratio_high = {1 + algorithm.clip_ratio_high:g}; raise it, or set it "
+            f"to null"
         )
 
 
@@ -132,8 +134,8 @@ def _covariance_bounds(config: Config) -> Iterator[str]:
     low, high = algorithm.covariance_low, algorithm.covariance_high
     if algorithm.policy_loss == "clip_cov" and low >= high:
         yield (
-            f"algorithm.covariance_low={low:g}: no covariance is above it and below "
-            f"algorithm.covariance_high={high:g}; lower the one or raise the other"
+            f"algorithm.covariance_low={low:g}: must be below "
+            f"algorithm.covariance_high={high:g}; lower covariance_low or raise covariance_high"
         )
 
 
@@ -142,18 +144,18 @@ def _correction(config: Config) -> Iterator[str]:
     low, high = algorithm.correction_low, algorithm.correction_high
     if algorithm.correction_filter != "none" and low >= high:
         yield (
-            f"algorithm.correction_low={low:g}: no ratio is between it and "
-            f"algorithm.correction_high={high:g}; lower the one or raise the other"
+            f"algorithm.correction_low={low:g}: must be below "
+            f"algorithm.correction_high={high:g}; lower correction_low or raise correction_high"
         )
     if algorithm.correction_reject and algorithm.correction_filter == "none":
         yield (
-            "algorithm.correction_reject=true: algorithm.correction_filter=none leaves nothing "
-            "out; choose a filter, or set it to false"
+            "algorithm.correction_reject=true: algorithm.correction_filter=none filters "
+            "nothing; choose a filter, or set it to false"
         )
-    if algorithm.corrects_gap and algorithm.old_policy == "generator":
+    if algorithm.has_importance_correction and algorithm.old_policy == "generator":
         yield (
-            "algorithm.old_policy=generator: the ratio is against the engine already, so that a "
-            "correction would count its gap to the learner twice; use old_policy=learner, or "
+            "algorithm.old_policy=generator: the ratio is taken against the engine already, so a "
+            "correction would count the difference twice; use old_policy=learner, or "
             "correction_weight=none and correction_filter=none"
         )
 
@@ -161,8 +163,8 @@ def _correction(config: Config) -> Iterator[str]:
 def _whitening(config: Config) -> Iterator[str]:
     if config.algorithm.whiten_per_task and not config.algorithm.whiten_advantages:
         yield (
-            "algorithm.whiten_per_task=true: algorithm.whiten_advantages=false does not whiten at "
-            "all; set it to true, or whiten_per_task to false"
+            "algorithm.whiten_per_task=true: algorithm.whiten_advantages=false does not whiten; "
+            "set it to true, or whiten_per_task to false"
         )
 
 
@@ -174,14 +176,14 @@ def _reward_normalization(config: Config) -> Iterator[str]:
     if algorithm.rewards_steps:
         source = "advantage=process" if algorithm.advantage == "process" else "reward_level=step"
         yield (
-            f"{key}: algorithm.{source} trains on the rewards of steps, of which an answer has "
-            f"any number, so that a shift would reward long answers; set it to none, and scale "
+            f"{key}: algorithm.{source} trains on the rewards of steps; a shift of "
+            f"each would favour answers with many or few steps; set it to none, and scale "
             f"the rewards in the reward function"
         )
     elif algorithm.advantage == "group" and algorithm.normalize_by_std:
         yield (
             f"{key}: algorithm.normalize_by_std=true divides by the deviation of every group, "
-            f"which undoes any scale; set one of them to none or false"
+            f"which undoes any scale; set the first to none or the second to false"
         )
     elif algorithm.advantage == "maxrl":
         yield (
@@ -190,8 +192,8 @@ def _reward_normalization(config: Config) -> Iterator[str]:
         )
     elif algorithm.advantage == "baseline":
         yield (
-            f"{key}: algorithm.advantage=baseline compares with a moving mean of the rewards as "
-            f"they are scored; set it to none, or use algorithm.advantage=returns"
+            f"{key}: algorithm.advantage=baseline takes a moving mean of the raw rewards as "
+            f"its baseline; set it to none, or use algorithm.advantage=returns"
         )
 
 
@@ -199,8 +201,7 @@ def _bootstrap(config: Config) -> Iterator[str]:
     if config.algorithm.bootstrap_truncated and not config.needs_critic:
         yield (
             f"algorithm.bootstrap_truncated=true: algorithm.advantage="
-            f"{config.algorithm.advantage} has no critic to ask; set it to false, or use "
-            f"algorithm=ppo"
+            f"{config.algorithm.advantage} has no critic; set it to false, or use algorithm=ppo"
         )
 
 
@@ -213,8 +214,8 @@ _KL = _keys("kl_coefficient", "kl_controller", "kl_final", "kl_placement")
 ALGORITHM_RULES: tuple[Rule, ...] = (
     Rule(
         about="`algorithm.kl_controller=adaptive` needs `algorithm.kl_coefficient` above 0; `k1` "
-        "belongs in the reward, because its gradient inside the loss averages to zero, or needs "
-        "`algorithm.kl_gradient=unbiased`.",
+        "needs `algorithm.kl_placement=reward` or `algorithm.kl_gradient=unbiased`, because its "
+        "gradient inside the loss averages to zero.",
         keys=(*_KL, *_keys("kl_estimator", "kl_gradient")),
         problems=_kl,
     ),
@@ -232,25 +233,26 @@ ALGORITHM_RULES: tuple[Rule, ...] = (
         problems=_moving_reference,
     ),
     Rule(
-        about="`algorithm.advantage=maxrl` has no KL penalty in the reward.",
+        about="`algorithm.advantage=maxrl` excludes a KL penalty in the reward.",
         keys=(*_KL, "algorithm.advantage"),
         problems=_success_rates,
     ),
     Rule(
-        about="`algorithm.advantage=process` has no KL penalty in the reward; it and "
-        "`algorithm.reward_level=step`, which is for returns and gae, have no "
+        about="`algorithm.advantage=process` excludes a KL penalty in the reward; "
+        "`algorithm.reward_level=step` needs returns or gae; both exclude "
         "`algorithm.reward_clip`.",
         keys=(*_KL, *_keys("advantage", "reward_clip", "reward_level")),
         problems=_step_rewards,
     ),
     Rule(
-        about="`algorithm.policy_loss` of gmpo, clip_cov, kl_cov needs "
+        about="`algorithm.policy_loss` gmpo, clip_cov and kl_cov need "
         "`algorithm.ratio_level=token`.",
         keys=_keys("policy_loss", "ratio_level"),
         problems=_ratio_level,
     ),
     Rule(
-        about="`algorithm.dual_clip` belongs to a clip and is beyond its upper end.",
+        about="`algorithm.dual_clip` needs `algorithm.policy_loss` clip or clip_cov, and is above "
+        "1 + `algorithm.clip_ratio_high`.",
         keys=_keys("dual_clip", "policy_loss", "clip_ratio_high"),
         problems=_dual_clip,
     ),
@@ -260,7 +262,9 @@ ALGORITHM_RULES: tuple[Rule, ...] = (
         problems=_covariance_bounds,
     ),
     Rule(
-        about="A correction has a filter with room in it, and a ratio that is against the learner.",
+        about="`algorithm.correction_low` is below `algorithm.correction_high`; "
+        "`algorithm.correction_reject` needs a filter; a correction excludes "
+        "`algorithm.old_policy=generator`.",
         keys=_keys(
             "correction_weight",
             "correction_filter",
@@ -277,8 +281,8 @@ ALGORITHM_RULES: tuple[Rule, ...] = (
         problems=_bootstrap,
     ),
     Rule(
-        about="`algorithm.reward_normalization` is for rewards of whole answers, and for "
-        "estimators that keep their scale: gae, returns, rloo, opo, remax, and group without "
+        about="`algorithm.reward_normalization` needs rewards of whole answers, and an estimator "
+        "that keeps their scale: gae, returns, rloo, opo, remax, or group without "
         "`algorithm.normalize_by_std`.",
         keys=_keys("reward_normalization", "advantage", "normalize_by_std", "reward_level"),
         problems=_reward_normalization,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rlhf_ray.config.groups.algorithm import GROUP_ADVANTAGES
-from rlhf_ray.config.rules.rule import ROLE_KEYS, SCORING_STAGES, Rule, model_roles, trained_roles
+from rlhf_ray.config.rules.rule import ROLE_KEYS, Rule, model_roles, trained_roles
 from rlhf_ray.config.run import Config
+from rlhf_ray.config.stages import SCORING_STAGES
 
 
 def _sample_fits_micro_batch(config: Config) -> Iterator[str]:
@@ -35,19 +36,19 @@ def _ranks_have_samples(config: Config) -> Iterator[str]:
     parts = config.algorithm.num_mini_batches
     smallest = config.samples_per_step // parts
     for group, role in trained_roles(config):
-        # Without any sample the rule before this one speaks.
+        # The rule before this one reports an optimiser step without samples.
         if 0 < smallest < role.num_ranks:
             yield (
                 f"{group}.num_ranks={role.num_ranks}: an optimiser step has only {smallest} "
                 f"samples ({_samples(config)}, algorithm.num_mini_batches={parts}), so some ranks "
-                f"would never have work; use at most {smallest} ranks, or raise prompts_per_step "
+                f"would be idle; use at most {smallest} ranks, or raise prompts_per_step "
                 f"or samples_per_prompt"
             )
     ranks = config.reference.num_ranks
     if config.starts_reference and ranks > config.samples_per_step:
         yield (
             f"reference.num_ranks={ranks}: a step has only {_samples(config)}, so some ranks would "
-            f"never have work; use at most {config.samples_per_step}"
+            f"be idle; use at most {config.samples_per_step} ranks"
         )
 
 
@@ -58,7 +59,7 @@ def _engines_have_prompts(config: Config) -> Iterator[str]:
         yield (
             f"generation.num_engines={engines}: at most {prompts} prompts are in flight "
             f"(prompts_per_step={config.prompts_per_step} x {batches} batches), so some engines "
-            f"would never have work; use at most {prompts} engines, or raise prompts_per_step"
+            f"would be idle; use at most {prompts} engines, or raise prompts_per_step"
         )
 
 
@@ -94,7 +95,7 @@ _MINI_BATCHES = "algorithm.num_mini_batches"
 BATCH_RULES: tuple[Rule, ...] = (
     Rule(
         about="`max_tokens_per_micro_batch` of every role that runs is at least "
-        "`data.max_prompt_tokens` + `generation.max_response_tokens`: a sample is never split.",
+        "`data.max_prompt_tokens` + `generation.max_response_tokens`: samples are not split.",
         keys=(
             "training.max_tokens_per_micro_batch",
             "critic.max_tokens_per_micro_batch",
@@ -113,8 +114,8 @@ BATCH_RULES: tuple[Rule, ...] = (
         problems=_mini_batches_have_samples,
     ),
     Rule(
-        about="Every rank of learner and critic has a sample in every optimiser step, every rank "
-        "of the reference one in every step.",
+        about="Every rank of learner and critic gets a sample in every optimiser step, and every "
+        "rank of the reference in every step.",
         keys=(
             "training.num_ranks",
             "critic.num_ranks",
@@ -131,7 +132,7 @@ BATCH_RULES: tuple[Rule, ...] = (
         problems=_engines_have_prompts,
     ),
     Rule(
-        about=f"`algorithm.advantage` of {', '.join(GROUP_ADVANTAGES)} needs "
+        about=f"`algorithm.advantage` {', '.join(GROUP_ADVANTAGES)} need "
         "`samples_per_prompt` of at least 2.",
         keys=("algorithm.advantage", "samples_per_prompt"),
         problems=_group_has_a_baseline,

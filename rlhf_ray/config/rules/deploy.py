@@ -1,26 +1,27 @@
-"""Rules of a language model that is served, and of a chat with one."""
+"""Rules of deployment: services, chat, compression, export."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from rlhf_ray.config.addresses import address_problems
-from rlhf_ray.config.groups.deploy import METHODS, SERVER_STAGES
+from rlhf_ray.config.groups.deploy import METHODS
 from rlhf_ray.config.rules.generation import OWNED_ARGUMENTS
 from rlhf_ray.config.rules.rule import Rule
 from rlhf_ray.config.run import Config
+from rlhf_ray.config.stages import SERVER_STAGES, SERVICE_STAGES
 
 _SERVE = ("serve",)
 _CHAT = ("chat",)
-# What the engines of a run need and a server leaves to its owner.
+# Engine arguments that a run sets itself, and that are free for a server.
 _FREE = ("enable_lora", "max_loras", "max_lora_rank", "lora_target_modules", "max_logprobs")
 
 
 def _model(config: Config) -> Iterator[str]:
     if not config.model.path:
         yield (
-            "model.path is empty: name the model to serve, such as the folder `model` that a "
-            "training stage has written, or a hub name"
+            "model.path is empty: name the model to serve, such as the folder `model` of a "
+            "training stage, or a hub name"
         )
 
 
@@ -30,14 +31,14 @@ def _replicas(config: Config) -> Iterator[str]:
         return
     if serve.backend == "local":
         yield (
-            f"serve.max_replicas={serve.max_replicas}: only Ray Serve starts replicas as they are "
-            f"needed; set serve.backend=ray_serve, or max_replicas=null and serve.replicas to the "
-            f"number that you want"
+            f"serve.max_replicas={serve.max_replicas}: only Ray Serve scales replicas with the "
+            f"load; set serve.backend=ray_serve, or max_replicas=null and serve.replicas to a "
+            f"fixed number"
         )
     elif serve.max_replicas < serve.replicas:
         yield (
             f"serve.max_replicas={serve.max_replicas}: is less than serve.replicas="
-            f"{serve.replicas}, with which it begins; raise the one or lower the other"
+            f"{serve.replicas}, the number at the start; raise max_replicas or lower replicas"
         )
 
 
@@ -45,13 +46,13 @@ def _chat_partners(config: Config) -> Iterator[str]:
     chat = config.chat
     if chat.url is None and not config.model.path:
         yield (
-            "model.path is empty, and chat.url=null: name the model to talk to, or the endpoint "
-            "where one is served, as in chat.url=http://127.0.0.1:8000/v1"
+            "model.path is empty, and chat.url=null: name the model to talk to, or an endpoint, "
+            "as in chat.url=http://127.0.0.1:8000/v1"
         )
     if chat.compare_url is not None and chat.compare_path is not None:
         yield (
-            f"chat.compare_url={chat.compare_url}, chat.compare_path={chat.compare_path}: there "
-            f"is one model to compare with; set one of them to null"
+            f"chat.compare_url={chat.compare_url}, chat.compare_path={chat.compare_path}: only "
+            f"one model can be compared; set one of them to null"
         )
 
 
@@ -69,18 +70,17 @@ def _arguments(config: Config) -> Iterator[str]:
     for name in config.generation.extra_engine_args:
         owner = owners.get(name)
         if owner is not None and name not in _FREE:
-            yield f"generation.extra_engine_args.{name}: is decided by {owner}; set that"
+            yield f"generation.extra_engine_args.{name}: is set by {owner}; change that key instead"
 
 
 def _port(config: Config) -> Iterator[str]:
     if config.serve.backend == "ray_serve" and config.serve.port == 0:
         yield (
-            "serve.port=0: Ray Serve's proxies take no free port by themselves; name one, such as "
-            "8000"
+            "serve.port=0: Ray Serve's proxies cannot choose a free port; name one, such as 8000"
         )
 
 
-SERVE_RULES: tuple[Rule, ...] = (
+_SERVE_RULES: tuple[Rule, ...] = (
     Rule(
         about="`model.path` is set.",
         keys=("model.path",),
@@ -95,7 +95,7 @@ SERVE_RULES: tuple[Rule, ...] = (
         stages=_SERVE,
     ),
     Rule(
-        about="`generation.extra_engine_args` names no argument that another key decides.",
+        about="`generation.extra_engine_args` has no argument that another key sets.",
         keys=("generation.extra_engine_args",),
         problems=_arguments,
         stages=SERVER_STAGES,
@@ -107,14 +107,14 @@ SERVE_RULES: tuple[Rule, ...] = (
         stages=_SERVE,
     ),
     Rule(
-        about="`chat.url` or `model.path` is set; not both of `chat.compare_url` and "
-        "`chat.compare_path` are.",
+        about="`chat.url` or `model.path` is set; at most one of `chat.compare_url` and "
+        "`chat.compare_path` is set.",
         keys=("model.path", "chat.url", "chat.compare_url", "chat.compare_path"),
         problems=_chat_partners,
         stages=_CHAT,
     ),
     Rule(
-        about="`chat.url` and `chat.compare_url` are addresses without user, password, query and "
+        about="`chat.url` and `chat.compare_url` are addresses without user, password, query or "
         "fragment.",
         keys=("chat.url", "chat.compare_url"),
         problems=_chat_addresses,
@@ -132,17 +132,20 @@ def _methods(config: Config) -> Iterator[str]:
         yield f"compress.methods=[]: name at least one of {', '.join(METHODS)}"
     for method in dict.fromkeys(methods):
         if method not in METHODS:
-            yield f"compress.methods: {method!r} is none of {', '.join(METHODS)}"
+            yield f"compress.methods: {method!r} is unknown; choose from {', '.join(METHODS)}"
         elif methods.count(method) > 1:
-            yield f"compress.methods: {method} is there more than once"
+            yield f"compress.methods: {method} is listed more than once; remove the repetition"
 
 
 def _prompts(config: Config) -> Iterator[str]:
     if not config.data.path:
-        yield "data.path is empty: the methods look at prompts that the model was trained on"
+        yield (
+            "data.path is empty: name the prompts to calibrate on, such as those of the training "
+            "run"
+        )
 
 
-COMPRESS_RULES: tuple[Rule, ...] = (
+_COMPRESS_RULES: tuple[Rule, ...] = (
     Rule(
         about=f"`compress.methods` has at least one of {', '.join(METHODS)}, each once.",
         keys=("compress.methods",),
@@ -161,12 +164,12 @@ COMPRESS_RULES: tuple[Rule, ...] = (
 def _licence(config: Config) -> Iterator[str]:
     if not config.export.licence:
         yield (
-            "export.licence=null: say who may use the weights, by the hub's identifier, such as "
-            "export.licence=apache-2.0; that of the base model mostly binds its descendants"
+            "export.licence=null: name the licence of the weights by its hub identifier, as in "
+            "export.licence=apache-2.0; the licence of the base model usually binds them"
         )
 
 
-EXPORT_RULES: tuple[Rule, ...] = (
+_EXPORT_RULES: tuple[Rule, ...] = (
     Rule(
         about="`stage=export`: `export.licence` is set.",
         keys=("export.licence",),
@@ -174,3 +177,47 @@ EXPORT_RULES: tuple[Rule, ...] = (
         stages=("export",),
     ),
 )
+
+
+def _served_model(config: Config) -> Iterator[str]:
+    model = config.reward.model
+    if model.path is None:
+        yield (
+            "reward.model.path=null: name the reward model to serve, such as the folder that "
+            "stage=reward_model has written"
+        )
+    if model.num_ranks != 1 or model.zero_stage != 0:
+        yield (
+            f"reward.model.num_ranks={model.num_ranks}, reward.model.zero_stage="
+            f"{model.zero_stage}: one process serves the whole model; set them to 1 and 0, and "
+            f"start several services for more throughput"
+        )
+
+
+def _token(config: Config) -> Iterator[str]:
+    serve = config.serve
+    if serve.token_variable is None and not serve.is_local:
+        yield (
+            f"serve.host={serve.host}: other machines can connect, and serve.token_variable=null "
+            f"requires no token; name an environment variable with a token, or set host to "
+            f"127.0.0.1"
+        )
+
+
+_SERVICE_RULES: tuple[Rule, ...] = (
+    Rule(
+        about="`reward.model.path` is set; `reward.model.num_ranks` is 1 and "
+        "`reward.model.zero_stage` 0.",
+        keys=("reward.model.path", "reward.model.num_ranks", "reward.model.zero_stage"),
+        problems=_served_model,
+        stages=("serve_reward",),
+    ),
+    Rule(
+        about="`serve.token_variable` is set unless `serve.host` is an address of this machine.",
+        keys=("serve.host", "serve.token_variable"),
+        problems=_token,
+        stages=SERVICE_STAGES,
+    ),
+)
+
+DEPLOY_RULES: tuple[Rule, ...] = _SERVICE_RULES + _SERVE_RULES + _COMPRESS_RULES + _EXPORT_RULES

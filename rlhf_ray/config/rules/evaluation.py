@@ -1,19 +1,19 @@
-"""Rules of evaluation: by itself, and while a policy is trained."""
+"""Rules of evaluation: as a stage, and during training."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from rlhf_ray.config.errors import RequestError
+from rlhf_ray.config.groups.reward import SCORER_NAMES, SCORER_SWITCHES
 from rlhf_ray.config.reward_entries import read_functions
-from rlhf_ray.config.rules.rule import RL_STAGES, SCORER_SWITCHES, Rule
+from rlhf_ray.config.rules.rule import Rule
 from rlhf_ray.config.run import Config
-
-_ALONE = ("evaluate",)
+from rlhf_ray.config.stages import EVALUATION_STAGES, SCORING_STAGES
 
 
 def _runs(config: Config) -> bool:
-    return config.stage.name == "evaluate" or config.evaluation.every > 0
+    return config.is_evaluation or config.evaluation.every > 0
 
 
 def _models(config: Config) -> Iterator[str]:
@@ -21,7 +21,7 @@ def _models(config: Config) -> Iterator[str]:
     models = evaluation.models
     if not models:
         yield (
-            "evaluation.models is empty: name what is evaluated, as in "
+            "evaluation.models is empty: name the models to evaluate, as in "
             "evaluation.models.sft=outputs/sft/model evaluation.models.rl=outputs/rl/model"
         )
         return
@@ -30,8 +30,8 @@ def _models(config: Config) -> Iterator[str]:
             yield f"evaluation.models.{name} is empty: name a folder or a hub model"
     if evaluation.baseline is not None and evaluation.baseline not in models:
         yield (
-            f"evaluation.baseline={evaluation.baseline}: is none of evaluation.models; there are "
-            f"{', '.join(models)}"
+            f"evaluation.baseline={evaluation.baseline}: is not in evaluation.models; choose one "
+            f"of {', '.join(models)}"
         )
 
 
@@ -44,15 +44,7 @@ def _inputs(config: Config) -> Iterator[str]:
     if not (config.reward.functions or config.reward.scorers):
         yield (
             "reward.functions is empty: answers are scored as in stage=rl; name at least one "
-            "function, or reward.model.path, reward.url or reward.judge.model"
-        )
-
-
-def _judge(config: Config) -> Iterator[str]:
-    if config.reward.judge.is_policy:
-        yield (
-            "reward.judge.model=policy: every model would judge itself; name the folder of one "
-            "judge for all of them"
+            f"function, or set {' or '.join(SCORER_SWITCHES)}"
         )
 
 
@@ -63,14 +55,14 @@ def _answers(config: Config) -> Iterator[str]:
     if evaluation.answers_per_prompt == 0:
         yield (
             "evaluation.samples=0: with evaluation.greedy=false there is no answer to evaluate; "
-            "set the one above 0 or the other to true"
+            "set samples above 0 or greedy to true"
         )
     for k in evaluation.pass_at_k:
         if not 1 <= k <= evaluation.samples:
             yield (
-                f"evaluation.pass_at_k={evaluation.pass_at_k}: {k} of evaluation.samples="
-                f"{evaluation.samples} sampled answers cannot be chosen; raise samples to at "
-                f"least {max(k, 1)}, or leave {k} out"
+                f"evaluation.pass_at_k={evaluation.pass_at_k}: k={k} needs a number of "
+                f"sampled answers from 1 to evaluation.samples={evaluation.samples}; raise samples "
+                f"to at least {max(k, 1)}, or remove {k}"
             )
 
 
@@ -85,7 +77,8 @@ def _parts(config: Config) -> Iterator[str]:
         value = vars(config.evaluation)[key]
         if value not in names:
             yield (
-                f"evaluation.{key}={value}: is no part of the reward; there are {', '.join(names)}"
+                f"evaluation.{key}={value}: is not a part of the reward; choose one of "
+                f"{', '.join(names)}"
             )
 
 
@@ -95,8 +88,8 @@ def _kl(config: Config) -> Iterator[str]:
         return
     if evaluation.samples == 0:
         yield (
-            f"evaluation.kl={evaluation.kl}: is measured on sampled answers, and "
-            f"evaluation.samples=0; raise that, or set kl to none"
+            f"evaluation.kl={evaluation.kl}: is measured on sampled answers, but "
+            f"evaluation.samples=0; raise samples, or set kl to none"
         )
     if not config.needs_reference:
         yield (
@@ -107,18 +100,18 @@ def _kl(config: Config) -> Iterator[str]:
     if config.reference_is_policy and config.placement.strategy == "colocated":
         yield (
             f"evaluation.kl={evaluation.kl}: the reference is the policy without its adapter, "
-            f"which has no device while the engines answer (placement=colocated); choose "
+            f"which has no device while the engines answer (placement=colocated); set "
             f"reference.source=own, or set evaluation.kl to none"
         )
     if config.is_evaluation and config.reference.path is None:
         yield (
             f"evaluation.kl={evaluation.kl}: reference.path is null; name the model that the "
-            f"divergence is from, or set evaluation.kl to none"
+            f"divergence refers to, or set evaluation.kl to none"
         )
 
 
 def part_names(config: Config) -> list[str]:
-    """Of the reward; none where it is not understood, of which another rule speaks."""
+    """Names of the reward's parts; empty if the reward is invalid (another rule reports it)."""
     scorers = config.reward.scorers
     try:
         functions = read_functions(config.reward.functions, scorers)
@@ -131,8 +124,8 @@ def _harness(config: Config) -> Iterator[str]:
     evaluation, template = config.evaluation, config.model.chat_template
     if evaluation.lm_eval_tasks and evaluation.lm_eval_chat and template is not None:
         yield (
-            f"model.chat_template={template}: lm-evaluation-harness knows the template of a "
-            f"model's tokenizer alone; set it to null, or evaluation.lm_eval_chat to false"
+            f"model.chat_template={template}: lm-evaluation-harness only supports the template of "
+            f"a model's tokenizer; set it to null, or evaluation.lm_eval_chat to false"
         )
 
 
@@ -146,7 +139,6 @@ def _whole_demonstrations(config: Config) -> Iterator[str]:
         )
 
 
-PART_KEYS = ("reward.model.name", "reward.http.name", "reward.judge.name")
 SAMPLES = ("evaluation.samples", "evaluation.every")
 REWARDS = ("reward.functions", *SCORER_SWITCHES)
 
@@ -156,27 +148,20 @@ EVALUATION_RULES: tuple[Rule, ...] = (
         "`evaluation.baseline` is one of them.",
         keys=("evaluation.models", "evaluation.baseline"),
         problems=_models,
-        stages=_ALONE,
+        stages=EVALUATION_STAGES,
     ),
     Rule(
-        about="`stage=evaluate`: `data.path` or `evaluation.path` is not empty, and there is a "
-        "reward.",
+        about="`stage=evaluate`: `data.path` or `evaluation.path` is set, and there is a reward.",
         keys=("data.path", "evaluation.path", *REWARDS),
         problems=_inputs,
-        stages=_ALONE,
+        stages=EVALUATION_STAGES,
     ),
     Rule(
-        about="`stage=evaluate`: `reward.judge.model` is not `policy`.",
-        keys=("reward.judge.model",),
-        problems=_judge,
-        stages=_ALONE,
-    ),
-    Rule(
-        about="An evaluation has answers: `evaluation.greedy` or `evaluation.samples`; every k of "
+        about="An evaluation needs `evaluation.greedy` or `evaluation.samples`; every k in "
         "`evaluation.pass_at_k` is from 1 to `evaluation.samples`.",
         keys=("evaluation.greedy", "evaluation.pass_at_k", *SAMPLES),
         problems=_answers,
-        stages=(*RL_STAGES, *_ALONE),
+        stages=SCORING_STAGES,
     ),
     Rule(
         about="`evaluation.win_by` and `evaluation.success_by` are `reward` or the name of a part "
@@ -185,15 +170,15 @@ EVALUATION_RULES: tuple[Rule, ...] = (
             "evaluation.win_by",
             "evaluation.success_by",
             "evaluation.every",
-            *PART_KEYS,
+            *SCORER_NAMES,
             *REWARDS,
         ),
         problems=_parts,
-        stages=(*RL_STAGES, *_ALONE),
+        stages=SCORING_STAGES,
     ),
     Rule(
         about="`evaluation.kl` needs `evaluation.samples` and a reference: `reference.path` in "
-        "`stage=evaluate`, one that runs beside the policy in `stage=rl`.",
+        "`stage=evaluate`, the run's reference in `stage=rl`.",
         keys=(
             "evaluation.kl",
             "reference.path",
@@ -204,19 +189,19 @@ EVALUATION_RULES: tuple[Rule, ...] = (
             *SAMPLES,
         ),
         problems=_kl,
-        stages=(*RL_STAGES, *_ALONE),
+        stages=SCORING_STAGES,
     ),
     Rule(
         about="`stage=evaluate`: `generation.max_num_batched_tokens` is above "
-        "`examples.max_tokens` where demonstrations are given in `examples.eval_path`.",
+        "`examples.max_tokens` if `examples.eval_path` names demonstrations.",
         keys=("generation.max_num_batched_tokens", "examples.max_tokens", "examples.eval_path"),
         problems=_whole_demonstrations,
-        stages=_ALONE,
+        stages=EVALUATION_STAGES,
     ),
     Rule(
         about="`stage=evaluate`: `evaluation.lm_eval_chat` needs `model.chat_template` null.",
         keys=("evaluation.lm_eval_tasks", "evaluation.lm_eval_chat", "model.chat_template"),
         problems=_harness,
-        stages=_ALONE,
+        stages=EVALUATION_STAGES,
     ),
 )

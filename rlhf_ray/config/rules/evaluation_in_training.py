@@ -1,11 +1,12 @@
-"""Rules of evaluation while a policy is trained."""
+"""Rules of evaluation during training."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
 
-from rlhf_ray.config.rules.evaluation import PART_KEYS, REWARDS, SAMPLES, part_names
+from rlhf_ray.config.groups.reward import SCORER_NAMES
+from rlhf_ray.config.rules.evaluation import REWARDS, SAMPLES, part_names
 from rlhf_ray.config.rules.rule import Rule
 from rlhf_ray.config.run import Config
 
@@ -18,9 +19,8 @@ def _held_out(config: Config) -> Iterator[str]:
     same_split = evaluation.split in (None, data.split)
     if same_path and same_split:
         yield (
-            f"evaluation.every={evaluation.every}: the held-out prompts would be those that are "
-            f"trained on (data.path={data.path}); name others in evaluation.path, or in "
-            f"evaluation.split"
+            f"evaluation.every={evaluation.every}: the held-out prompts are those that are trained "
+            f"on (data.path={data.path}); set evaluation.path or evaluation.split to others"
         )
 
 
@@ -33,13 +33,13 @@ def _best(config: Config) -> Iterator[str]:
         close = difflib.get_close_matches(evaluation.best_metric, names, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         yield (
-            f"evaluation.best_metric={evaluation.best_metric}: is not measured; {hint}There are "
-            f"{', '.join(names)}"
+            f"evaluation.best_metric={evaluation.best_metric}: is not measured; {hint}Choose "
+            f"one of {', '.join(names)}"
         )
 
 
 def _metric_names(config: Config) -> list[str]:
-    """What every evaluation of a policy in training measures."""
+    """Metrics of every evaluation of a policy in training."""
     evaluation = config.evaluation
     names = []
     for mode, is_on in (("greedy", evaluation.greedy), ("sampled", evaluation.samples > 0)):
@@ -59,11 +59,12 @@ def _greedy_baseline(config: Config) -> Iterator[str]:
         yield (
             f"evaluation.samples={evaluation.samples}: with algorithm.advantage="
             f"{config.algorithm.advantage} an engine's answers from samples_per_prompt="
-            f"{config.samples_per_prompt} on are greedy; lower it to at most that"
+            f"{config.samples_per_prompt} on are greedy; lower it to at most "
+            f"{config.samples_per_prompt}"
         )
 
 
-EVALUATED_TRAINING_RULES: tuple[Rule, ...] = (
+EVALUATION_IN_TRAINING_RULES: tuple[Rule, ...] = (
     Rule(
         about="`evaluation.every` needs held-out prompts: `evaluation.path` or "
         "`evaluation.split` other than those of `data`.",
@@ -71,22 +72,22 @@ EVALUATED_TRAINING_RULES: tuple[Rule, ...] = (
         problems=_held_out,
     ),
     Rule(
-        about="`evaluation.best_metric` is one that every evaluation measures.",
+        about="`evaluation.best_metric` is a metric that every evaluation measures.",
         keys=(
             "evaluation.best_metric",
             "evaluation.keep_best",
             "evaluation.greedy",
             "evaluation.kl",
             "evaluation.pass_at_k",
-            *PART_KEYS,
+            *SCORER_NAMES,
             *SAMPLES,
             *REWARDS,
         ),
         problems=_best,
     ),
     Rule(
-        about="`evaluation.samples` is at most `samples_per_prompt` where the algorithm samples "
-        "greedy answers itself (remax).",
+        about="`evaluation.samples` is at most `samples_per_prompt` if the algorithm itself takes "
+        "greedy answers (remax).",
         keys=("algorithm.advantage", "samples_per_prompt", *SAMPLES),
         problems=_greedy_baseline,
     ),

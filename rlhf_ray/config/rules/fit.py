@@ -1,13 +1,13 @@
-"""Rules of the stages that learn from examples."""
+"""Rules of learning from examples: sources, sizes, early stopping."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
 
-from rlhf_ray.config.groups.fit import FIT_STAGES
-from rlhf_ray.config.rules.rule import RL_STAGES, TRAINING_STAGES, Rule
+from rlhf_ray.config.rules.rule import Rule
 from rlhf_ray.config.run import Config
+from rlhf_ray.config.stages import FIT_STAGES, TRAINING_STAGES
 
 
 def _required(config: Config) -> Iterator[str]:
@@ -27,8 +27,8 @@ def _required(config: Config) -> Iterator[str]:
 def _random_weights(config: Config) -> Iterator[str]:
     if config.model.random_weights and config.stage.name != "pretrain":
         yield (
-            f"model.random_weights=true: stage={config.stage.name} goes on from a model that has "
-            f"learnt; set it to false, or use stage=pretrain"
+            f"model.random_weights=true: stage={config.stage.name} continues from a trained model; "
+            f"set it to false, or use stage=pretrain"
         )
 
 
@@ -43,12 +43,12 @@ def _sample_fits_micro_batch(config: Config) -> Iterator[str]:
 
 
 def _ranks_have_samples(config: Config) -> Iterator[str]:
-    ranks, samples = config.training.num_ranks, config.fit.samples_per_step
+    ranks, samples = config.training.num_ranks, config.fit.batch_size
     if ranks > samples:
         yield (
             f"training.num_ranks={ranks}: an optimiser step has only {samples} samples "
-            f"(fit.samples_per_step), so some ranks would never have work; use at most {samples} "
-            f"ranks, or raise fit.samples_per_step"
+            f"(fit.batch_size), so some ranks would be idle; use at most {samples} "
+            f"ranks, or raise fit.batch_size"
         )
 
 
@@ -58,19 +58,19 @@ def _patience(config: Config) -> Iterator[str]:
         return
     if not config.fit.eval_every:
         yield (
-            f"fit.patience={patience}: with fit.eval_every=0 nothing is evaluated before the "
-            f"last step; set fit.eval_every to a number of steps, or fit.patience to 0"
+            f"fit.patience={patience}: with fit.eval_every=0 there is no evaluation between the "
+            f"first and the last step; set fit.eval_every to a number of steps, or patience to 0"
         )
     if not config.examples.has_eval_source and not config.examples.held_out_share:
         yield (
-            f"fit.patience={patience}: examples.eval_share=0 leaves no held-out rows to "
-            f"stop by; raise it, name them with examples.eval_path, or set fit.patience to 0"
+            f"fit.patience={patience}: examples.eval_share=0 leaves no held-out rows; "
+            f"raise it, set examples.eval_path, or set fit.patience to 0"
         )
 
 
-FIT_RULES: tuple[Rule, ...] = (
+_LEARNING_RULES: tuple[Rule, ...] = (
     Rule(
-        about="Stages that learn from examples: `model.path` and `examples.path` are not empty.",
+        about="Stages that learn from examples need `model.path` and `examples.path`.",
         keys=("stage.name", "model.path", "examples.path"),
         problems=_required,
         stages=FIT_STAGES,
@@ -83,15 +83,14 @@ FIT_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         about="Stages that learn from examples: `training.max_tokens_per_micro_batch` is at least "
-        "`examples.max_tokens`: a sample is never split.",
+        "`examples.max_tokens`, because samples are not split.",
         keys=("training.max_tokens_per_micro_batch", "examples.max_tokens"),
         problems=_sample_fits_micro_batch,
         stages=FIT_STAGES,
     ),
     Rule(
-        about="Stages that learn from examples: `training.num_ranks` is at most "
-        "`fit.samples_per_step`.",
-        keys=("training.num_ranks", "fit.samples_per_step"),
+        about="Stages that learn from examples: `training.num_ranks` is at most `fit.batch_size`.",
+        keys=("training.num_ranks", "fit.batch_size"),
         problems=_ranks_have_samples,
         stages=FIT_STAGES,
     ),
@@ -119,21 +118,21 @@ def _nothing_averaged(config: Config) -> Iterator[str]:
     decay = config.training.ema_decay
     if decay is not None:
         yield (
-            f"training.ema_decay={decay:g}: only the policy is averaged, and stage=reward_model "
-            f"trains none; set it to null"
+            f"training.ema_decay={decay:g}: only a policy is averaged, and stage=reward_model "
+            f"trains no policy; set it to null"
         )
 
 
-REWARD_MODEL_RULES: tuple[Rule, ...] = (
+_REWARD_MODEL_RULES: tuple[Rule, ...] = (
     Rule(
-        about="`training.max_tokens_per_micro_batch` is at least twice `examples.max_tokens`: the "
-        "answers to a prompt are never apart.",
+        about="`training.max_tokens_per_micro_batch` is at least twice `examples.max_tokens`, "
+        "because the answers to a prompt stay in one forward pass.",
         keys=("training.max_tokens_per_micro_batch", "examples.max_tokens"),
         problems=_pair_fits_micro_batch,
         stages=("reward_model",),
     ),
     Rule(
-        about="`training.ema_decay` is null: the policy alone is averaged.",
+        about="`training.ema_decay` is null: only a policy is averaged.",
         keys=("training.ema_decay",),
         problems=_nothing_averaged,
         stages=("reward_model",),
@@ -141,18 +140,14 @@ REWARD_MODEL_RULES: tuple[Rule, ...] = (
 )
 
 
-# A contradiction between these keys is one in any stage: none of them depends on another group.
-_STAGES = (*RL_STAGES, "pretrain", "sft", "reward_model", "preference")
-
-
 def _one_way_of_holding_out(config: Config) -> Iterator[str]:
     examples = config.examples
     if examples.has_eval_source and examples.eval_share:
         key = "eval_split" if examples.eval_path is None else "eval_path"
         yield (
-            f"examples.eval_share={examples.eval_share}: the held-out rows have a source of their "
-            f"own (examples.{key}={vars(examples)[key]}), so that no share of examples.path is "
-            f"held out; set examples.eval_share to null, or examples.{key}"
+            f"examples.eval_share={examples.eval_share}: the held-out rows have a separate source "
+            f"(examples.{key}={vars(examples)[key]}), so no share of examples.path is held out; "
+            f"set examples.eval_share or examples.{key} to null"
         )
 
 
@@ -176,18 +171,18 @@ def _columns_differ(config: Config) -> Iterator[str]:
         column = vars(examples)[one]
         if column == vars(examples)[other]:
             yield (
-                f"examples.{other}={column}: is also examples.{one}; name the column that has "
-                f"each of them"
+                f"examples.{other}={column}: is also examples.{one}; name a different column "
+                f"for each"
             )
 
 
-EXAMPLES_RULES: tuple[Rule, ...] = (
+_EXAMPLES_RULES: tuple[Rule, ...] = (
     Rule(
-        about="`examples.eval_share` is null or 0 where `examples.eval_path` or "
+        about="`examples.eval_share` is null or 0 if `examples.eval_path` or "
         "`examples.eval_split` is set.",
         keys=("examples.eval_share", "examples.eval_path", "examples.eval_split"),
         problems=_one_way_of_holding_out,
-        stages=_STAGES,
+        stages=TRAINING_STAGES,
     ),
     Rule(
         about="`examples.eval_path` and `examples.eval_split` name other rows than "
@@ -199,10 +194,10 @@ EXAMPLES_RULES: tuple[Rule, ...] = (
             "examples.split",
         ),
         problems=_held_out_rows_are_others,
-        stages=_STAGES,
+        stages=TRAINING_STAGES,
     ),
     Rule(
-        about="Columns of prompt, answer, chosen and rejected answer differ.",
+        about="The columns of prompt, answer, chosen and rejected answer differ.",
         keys=(
             "examples.prompt_column",
             "examples.answer_column",
@@ -210,6 +205,8 @@ EXAMPLES_RULES: tuple[Rule, ...] = (
             "examples.rejected_column",
         ),
         problems=_columns_differ,
-        stages=_STAGES,
+        stages=TRAINING_STAGES,
     ),
 )
+
+FIT_RULES: tuple[Rule, ...] = _EXAMPLES_RULES + _LEARNING_RULES + _REWARD_MODEL_RULES

@@ -1,15 +1,15 @@
-"""Rules of the engines: what they can hold, what they sample, what they run on."""
+"""Rules of the engines: capacity, sampling, devices."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rlhf_ray.config.groups.deploy import SERVER_STAGES
-from rlhf_ray.config.groups.generation import LARGEST_TOP_K
-from rlhf_ray.config.rules.rule import SCORING_STAGES, Rule
+from rlhf_ray.config.groups.generation import LARGEST_TOP_K, EngineConfig
+from rlhf_ray.config.rules.rule import Rule
 from rlhf_ray.config.run import Config
+from rlhf_ray.config.stages import SCORING_STAGES, SERVER_STAGES
 
-# Engine arguments that the configuration has a key for, or that the adapter itself decides.
+# Engine arguments and the keys that set them.
 OWNED_ARGUMENTS: dict[str, str] = {
     "enable_lora": "publish.lora",
     "max_loras": "publish.lora",
@@ -47,39 +47,39 @@ def _engine_step_holds_its_sequences(config: Config) -> Iterator[str]:
     tokens, sequences = config.generation.max_num_batched_tokens, config.generation.max_num_seqs
     if tokens < sequences:
         yield (
-            f"generation.max_num_batched_tokens={tokens}: one engine step gives each of "
-            f"generation.max_num_seqs={sequences} sequences a token; raise the one to at least "
-            f"{sequences} or lower the other"
+            f"generation.max_num_batched_tokens={tokens}: one engine step has a token for each "
+            f"of generation.max_num_seqs={sequences} sequences; raise it to at least {sequences} "
+            f"or lower max_num_seqs"
         )
 
 
-def _sets_of_kept_tokens(config: Config) -> Iterator[str]:
-    if _nobody_scores(config):
+def _support_of_sampling(config: Config) -> Iterator[str]:
+    if _is_unscored(config):
         return
     generation = config.generation
     narrowed = {"top_p": (generation.top_p, 1.0), "min_p": (generation.min_p, 0.0)}
     for name, (value, off) in narrowed.items():
         if value != off and generation.top_k == 0:
             yield (
-                f"generation.{name}={value}: the learner normalises over the tokens that the "
-                f"engine sampled from, and without a limit that may be the whole vocabulary for "
-                f"every token; set generation.top_k to a number from 1 to {LARGEST_TOP_K} too, or "
-                f"{name} to {off:g}"
+                f"generation.{name}={value}: the learner normalises over the support that the "
+                f"engine sampled from, which without a limit may be the whole vocabulary; set "
+                f"generation.top_k to a number from 1 to {LARGEST_TOP_K} too, or {name} to "
+                f"{off:g}"
             )
 
 
 def _least_length(config: Config) -> Iterator[str]:
     least = config.generation.min_response_tokens
-    if least and not _nobody_scores(config):
+    if least and not _is_unscored(config):
         yield (
-            f"generation.min_response_tokens={least}: the engine would sample from all tokens but "
-            f"one, the end of text, and the learner's log-probabilities are those of all of them, "
-            f"so that every probability ratio would be wrong; set it to 0"
+            f"generation.min_response_tokens={least}: the engine would exclude the end of text, "
+            f"which the learner's log-probabilities include, so every probability ratio would be "
+            f"wrong; set it to 0"
         )
 
 
-def _nobody_scores(config: Config) -> bool:
-    """No role computes log-probabilities of what is sampled."""
+def _is_unscored(config: Config) -> bool:
+    """Whether no role computes log-probabilities of the samples."""
     return config.is_evaluation and not config.needs_reference
 
 
@@ -92,19 +92,29 @@ def _stop_strings(config: Config) -> Iterator[str]:
 
 
 def _cpu_cache(config: Config) -> Iterator[str]:
-    if config.generation.num_gpus == 0 and config.generation.kv_cache_gib is None:
-        yield (
-            "generation.kv_cache_gib=null: without a GPU (generation.num_gpus=0) the engine would "
-            "take a share of all memory of the machine; set it, for instance to 1"
-        )
+    yield from cache_problems("generation", config.generation)
 
 
 def _whole_gpus(config: Config) -> Iterator[str]:
-    gpus, ranks = config.generation.num_gpus, config.generation.tensor_parallel_size
+    yield from gpu_problems("generation", config.generation)
+
+
+def cache_problems(group: str, engine: EngineConfig) -> Iterator[str]:
+    """The rule of `kv_cache_gib`, for the engines that `group` configures."""
+    if engine.num_gpus == 0 and engine.kv_cache_gib is None:
+        yield (
+            f"{group}.kv_cache_gib=null: without a GPU ({group}.num_gpus=0) the engine would take "
+            f"a share of the machine's whole memory; set it, for instance to 1"
+        )
+
+
+def gpu_problems(group: str, engine: EngineConfig) -> Iterator[str]:
+    """The rule of `num_gpus`, for the engines that `group` configures."""
+    gpus, ranks = engine.num_gpus, engine.tensor_parallel_size
     if 0 < gpus < 1 and ranks > 1:
         yield (
-            f"generation.num_gpus={gpus}: each of generation.tensor_parallel_size={ranks} ranks "
-            f"needs a whole GPU; set it to 1, or tensor_parallel_size to 1"
+            f"{group}.num_gpus={gpus}: each of {group}.tensor_parallel_size={ranks} ranks needs a "
+            f"whole GPU; set it to 1, or tensor_parallel_size to 1"
         )
 
 
@@ -112,10 +122,10 @@ def _engine_arguments(config: Config) -> Iterator[str]:
     for name in config.generation.extra_engine_args:
         owner = OWNED_ARGUMENTS.get(name.replace("-", "_"))
         if owner is not None:
-            yield f"generation.extra_engine_args.{name}: is decided by {owner}; set that"
+            yield f"generation.extra_engine_args.{name}: is set by {owner}; change that key instead"
 
 
-# The stages that start the engines of `generation`.
+# Stages that start the engines of `generation`.
 _ENGINE_STAGES = (*SCORING_STAGES, *SERVER_STAGES)
 _LENGTHS = ("data.max_prompt_tokens", "generation.max_response_tokens")
 
@@ -137,11 +147,11 @@ GENERATION_RULES: tuple[Rule, ...] = (
         about="`generation.top_p` below 1 and `generation.min_p` above 0 need "
         f"`generation.top_k` from 1 to {LARGEST_TOP_K}.",
         keys=("generation.top_p", "generation.min_p", "generation.top_k"),
-        problems=_sets_of_kept_tokens,
+        problems=_support_of_sampling,
         stages=SCORING_STAGES,
     ),
     Rule(
-        about="`generation.min_response_tokens` is 0: the learner knows nothing of it.",
+        about="`generation.min_response_tokens` is 0, because the learner does not apply it.",
         keys=("generation.min_response_tokens",),
         problems=_least_length,
         stages=SCORING_STAGES,
@@ -153,19 +163,19 @@ GENERATION_RULES: tuple[Rule, ...] = (
         stages=SCORING_STAGES,
     ),
     Rule(
-        about="`generation.kv_cache_gib` is set where `generation.num_gpus` is 0.",
+        about="`generation.kv_cache_gib` is set if `generation.num_gpus` is 0.",
         keys=("generation.num_gpus", "generation.kv_cache_gib"),
         problems=_cpu_cache,
         stages=_ENGINE_STAGES,
     ),
     Rule(
-        about="A part of a GPU per engine rank needs `generation.tensor_parallel_size` 1.",
+        about="A fraction of a GPU per engine rank needs `generation.tensor_parallel_size` 1.",
         keys=("generation.num_gpus", "generation.tensor_parallel_size"),
         problems=_whole_gpus,
         stages=_ENGINE_STAGES,
     ),
     Rule(
-        about="`generation.extra_engine_args` names no argument that another key decides.",
+        about="`generation.extra_engine_args` has no argument that another key sets.",
         keys=("generation.extra_engine_args",),
         problems=_engine_arguments,
         stages=SCORING_STAGES,

@@ -1,13 +1,14 @@
-"""Rules of training a part of a model: adapters, and weights that are frozen."""
+"""Rules of training a part of a model: adapters and frozen weights."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rlhf_ray.config.rules.rule import TRAINING_STAGES, Rule, trained_roles
+from rlhf_ray.config.rules.rule import Rule, trained_roles
 from rlhf_ray.config.run import Config
+from rlhf_ray.config.stages import TRAINING_STAGES
 
-# The largest rank that vLLM knows.
+# The largest rank that vLLM supports.
 _LARGEST_RANK = 512
 
 
@@ -17,12 +18,12 @@ def _adapters(config: Config) -> Iterator[str]:
             continue
         if not role.lora.target_modules:
             yield (
-                f"{group}.lora.target_modules=[]: no layer would get an adapter; name the ends of "
-                f"layers' names, as in [q_proj,v_proj], or take [all-linear]"
+                f"{group}.lora.target_modules=[]: no layer would get an adapter; list "
+                f"suffixes of layer names, as in [q_proj,v_proj], or use [all-linear]"
             )
         if role.freeze or role.freeze_layers:
             yield (
-                f"{group}.lora.r={role.lora.r}: everything but the adapter is frozen, so that "
+                f"{group}.lora.r={role.lora.r}: everything but the adapter is frozen, so "
                 f"{group}.freeze={role.freeze} and {group}.freeze_layers={role.freeze_layers} "
                 f"have no effect; set them to [] and 0, or {group}.lora.r to 0"
             )
@@ -34,7 +35,7 @@ def _averaged_adapter(config: Config) -> Iterator[str]:
         yield (
             f"training.ema_decay={training.ema_decay:g}: with training.lora.r={training.lora.r} "
             f"two factors are trained, and the product of their averages is not the average of "
-            f"the weights; set training.ema_decay to null, or training.lora.r to 0"
+            f"their product; set training.ema_decay to null, or training.lora.r to 0"
         )
 
 
@@ -46,7 +47,7 @@ def _random_weights(config: Config) -> Iterator[str]:
     if training.freeze_layers:
         key, off = "freeze_layers", "0"
     yield (
-        f"model.random_weights=true: training.{key} would leave random weights as they are; set "
+        f"model.random_weights=true: training.{key} would leave random weights untrained; set "
         f"training.{key} to {off}, or model.random_weights to false"
     )
 
@@ -57,13 +58,13 @@ def _published_adapter(config: Config) -> Iterator[str]:
     r = config.training.lora.r
     if r == 0:
         yield (
-            "publish.lora=adapter: training.lora.r=0 trains no adapter that could be published; "
+            "publish.lora=adapter: training.lora.r=0 trains no adapter to publish; "
             "set training.lora.r, for instance to 16, or publish.lora to merged"
         )
     elif r > _LARGEST_RANK:
         yield (
-            f"publish.lora=adapter: vLLM knows adapters up to a rank of {_LARGEST_RANK}, and "
-            f"training.lora.r={r}; lower it, or set publish.lora to merged"
+            f"publish.lora=adapter: vLLM supports adapters up to a rank of {_LARGEST_RANK}, but "
+            f"training.lora.r={r}; lower r, or set publish.lora to merged"
         )
 
 
@@ -72,7 +73,7 @@ def _moving_reference(config: Config) -> Iterator[str]:
     if every > 0 and config.reference_is_policy:
         yield (
             f"algorithm.reference_every={every}: the reference is the policy without its adapter "
-            f"(training.lora.r={config.training.lora.r}), whose weights never move; set "
+            f"(training.lora.r={config.training.lora.r}), whose weights never change; set "
             f"reference.source to own, or algorithm.reference_every to 0"
         )
 
@@ -81,7 +82,7 @@ def _shared_gpus(config: Config) -> Iterator[str]:
     is_shared = config.placement.strategy == "colocated" and config.training.num_gpus > 0
     if is_shared and not config.training.trains_all:
         yield (
-            "placement=colocated: DeepSpeed gives a GPU free of trained weights alone, and "
+            "placement=colocated: DeepSpeed can only offload trained weights, but "
             f"training.lora.r={config.training.lora.r}, training.freeze={config.training.freeze} "
             f"and training.freeze_layers={config.training.freeze_layers} freeze others; use "
             f"placement=disaggregated, or train all weights"
@@ -91,10 +92,10 @@ def _shared_gpus(config: Config) -> Iterator[str]:
 _PARTS = ("lora.r", "lora.target_modules", "freeze", "freeze_layers")
 _OWN = tuple(f"training.{part}" for part in _PARTS)
 
-ADAPTED_RULES: tuple[Rule, ...] = (
+LORA_RULES: tuple[Rule, ...] = (
     Rule(
-        about="With `lora.r` above 0, `lora.target_modules` is not empty, and `freeze` and "
-        "`freeze_layers` are: everything but the adapter is frozen already.",
+        about="`lora.r` above 0 needs `lora.target_modules`, and excludes `freeze` and "
+        "`freeze_layers`, because everything but the adapter is frozen.",
         keys=(*_OWN, *(f"critic.{part}" for part in _PARTS), "algorithm.advantage"),
         problems=_adapters,
         stages=TRAINING_STAGES,
@@ -118,7 +119,7 @@ ADAPTED_RULES: tuple[Rule, ...] = (
         problems=_published_adapter,
     ),
     Rule(
-        about="`algorithm.reference_every` above 0 needs a reference of its own: with "
+        about="`algorithm.reference_every` above 0 needs a separate reference: with "
         "`training.lora.r` above 0, `reference.source=own` or a `reference.path`.",
         keys=(
             "algorithm.reference_every",

@@ -15,8 +15,8 @@ def _label_smoothing(config: Config) -> Iterator[str]:
     smoothing, loss = config.preference.label_smoothing, config.preference.loss
     if smoothing and loss not in SMOOTHED_LOSSES:
         yield (
-            f"preference.label_smoothing={smoothing:g}: preference.loss={loss} has none; set it "
-            f"to 0, or the loss to {' or '.join(SMOOTHED_LOSSES)}"
+            f"preference.label_smoothing={smoothing:g}: preference.loss={loss} has no label "
+            f"smoothing; set it to 0, or the loss to {' or '.join(SMOOTHED_LOSSES)}"
         )
 
 
@@ -27,13 +27,12 @@ def _only_of_rankings(config: Config) -> Iterator[str]:
     if preference.divide_by_length:
         yield (
             "preference.divide_by_length=true: preference.loss=kto sums over the tokens of an "
-            "answer; set it to false, or choose a loss of rankings"
+            "answer; set it to false, or choose a loss for rankings"
         )
     if preference.sft_coefficient:
         yield (
             f"preference.sft_coefficient={preference.sft_coefficient:g}: preference.loss=kto has "
-            f"no best answers whose likelihood could be raised; set it to 0, or choose a loss of "
-            f"rankings"
+            f"no best answers to imitate; set it to 0, or choose a loss for rankings"
         )
 
 
@@ -46,15 +45,16 @@ def _only_of_feedback(config: Config) -> Iterator[str]:
         if weight != 1 and not preference.is_of_feedback:
             yield (
                 f"preference.{key}={weight:g}: preference.loss={preference.loss} learns from "
-                f"rankings, which have no such answers; leave it at 1, or set preference.loss=kto"
+                f"rankings, not from answers labelled good or bad; leave it at 1, or set "
+                f"preference.loss=kto"
             )
 
 
 def _samples_of_a_step(config: Config) -> Iterator[str]:
-    samples = config.fit.samples_per_step
+    samples = config.fit.batch_size
     if config.preference.is_of_feedback and samples < 2:
         yield (
-            f"fit.samples_per_step={samples}: preference.loss={FEEDBACK_LOSS} compares every "
+            f"fit.batch_size={samples}: preference.loss={FEEDBACK_LOSS} compares every "
             f"answer with the mean over the step's samples; raise it to at least 2"
         )
 
@@ -63,8 +63,8 @@ def _pair_fits_micro_batch(config: Config) -> Iterator[str]:
     budget, longest = config.training.max_tokens_per_micro_batch, config.examples.max_tokens
     if not config.preference.is_of_feedback and longest <= budget < 2 * longest:
         yield (
-            f"training.max_tokens_per_micro_batch={budget}: the answers of a ranking are one "
-            f"forward pass, two or more of up to {longest} tokens each (examples.max_tokens); "
+            f"training.max_tokens_per_micro_batch={budget}: the answers of a ranking stay in "
+            f"one forward pass, two or more of up to {longest} tokens each (examples.max_tokens); "
             f"raise it to at least {2 * longest}, or lower examples.max_tokens"
         )
 
@@ -77,14 +77,14 @@ PREFERENCE_RULES: tuple[Rule, ...] = (
         stages=_STAGES,
     ),
     Rule(
-        about="`preference.divide_by_length` and `preference.sft_coefficient` are of losses of "
-        "rankings, not of kto.",
+        about="`preference.divide_by_length` and `preference.sft_coefficient` need a loss for "
+        "rankings, not kto.",
         keys=("preference.loss", "preference.divide_by_length", "preference.sft_coefficient"),
         problems=_only_of_rankings,
         stages=_STAGES,
     ),
     Rule(
-        about="`preference.desirable_weight` and `preference.undesirable_weight` are of "
+        about="`preference.desirable_weight` and `preference.undesirable_weight` need "
         "`preference.loss=kto`.",
         keys=(
             "preference.loss",
@@ -95,8 +95,8 @@ PREFERENCE_RULES: tuple[Rule, ...] = (
         stages=_STAGES,
     ),
     Rule(
-        about="With a loss of rankings `training.max_tokens_per_micro_batch` is at least twice "
-        "`examples.max_tokens`: the answers of a ranking are never apart.",
+        about="With a loss for rankings, `training.max_tokens_per_micro_batch` is at least twice "
+        "`examples.max_tokens`, because the answers of a ranking stay in one forward pass.",
         keys=(
             "preference.loss",
             "training.max_tokens_per_micro_batch",
@@ -106,8 +106,8 @@ PREFERENCE_RULES: tuple[Rule, ...] = (
         stages=_STAGES,
     ),
     Rule(
-        about="`preference.loss=kto` needs at least 2 `fit.samples_per_step`.",
-        keys=("preference.loss", "fit.samples_per_step"),
+        about="`preference.loss=kto` needs at least 2 `fit.batch_size`.",
+        keys=("preference.loss", "fit.batch_size"),
         problems=_samples_of_a_step,
         stages=_STAGES,
     ),

@@ -1,4 +1,4 @@
-"""Rules of the data stage: its sources, and what a split over stages needs of them."""
+"""Rules of the data stage: sources, weights, splits, lengths."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from rlhf_ray.config.groups.prepare_sources import (
 )
 from rlhf_ray.config.rules.rule import Rule
 from rlhf_ray.config.run import Config
-
-_STAGE = ("prepare_data",)
+from rlhf_ray.config.stages import DATA_STAGES
 
 
 def _sources(config: Config) -> Iterator[str]:
@@ -42,12 +41,12 @@ def _weights(config: Config) -> Iterator[str]:
     without = [source.name for source in sources if source.weight is None]
     if without and len(without) < len(sources):
         yield (
-            f"prepare.sources.{without[0]}.weight is not set, and other sources have one: set the "
-            "weight of every source, or of none to take all of them whole"
+            f"prepare.sources.{without[0]}.weight is not set, but other sources have one; set the "
+            "weight of every source, or of none to use all samples"
         )
     elif without and config.prepare.total_samples is not None:
         yield (
-            f"prepare.total_samples={config.prepare.total_samples}: needs weights to divide it by; "
+            f"prepare.total_samples={config.prepare.total_samples}: needs weights of the sources; "
             f"set prepare.sources.{without[0]}.weight, or total_samples to null"
         )
 
@@ -69,8 +68,8 @@ def _split(config: Config) -> Iterator[str]:
         for (stage, kind), share in zip(STAGE_KINDS.items(), shares, strict=False):
             if share > 0 and kind not in (source.kind, *BECOMES[source.kind]):
                 yield (
-                    f"prepare.sources.{source.name}: the split gives {stage} a share, which reads "
-                    f"kind={kind}, and kind={source.kind} cannot become that; set "
+                    f"prepare.sources.{source.name}: the split has a share for {stage}, which "
+                    f"reads kind={kind}, but kind={source.kind} cannot become kind={kind}; set "
                     f"prepare.sources.{source.name}.split with 0 for {stage}"
                 )
 
@@ -81,7 +80,7 @@ def _lengths(config: Config) -> Iterator[str]:
     if shortest is not None and longest is not None and shortest > longest:
         yield (
             f"prepare.min_characters={shortest}: is more than prepare.max_characters={longest}, so "
-            "that no sample is left; lower the one or raise the other"
+            "no sample remains; lower min_characters or raise max_characters"
         )
     if prepare.max_tokens is not None and not config.model.path:
         yield (
@@ -90,16 +89,16 @@ def _lengths(config: Config) -> Iterator[str]:
         )
 
 
-def _starts_anew(config: Config) -> Iterator[str]:
+def _has_no_checkpoints(config: Config) -> Iterator[str]:
     if config.resume not in ("auto", "never"):
         yield (
             f"resume={config.resume}: stage=prepare_data has no checkpoints and always starts "
-            "anew; leave it at auto"
+            "from the beginning; leave it at auto"
         )
 
 
 def _readable_sources(config: Config) -> list[PreparedSource]:
-    """The sources that can be understood; the first rule speaks of the others."""
+    """The well-formed sources; the first rule reports the others."""
     sources = []
     for name, entry in config.prepare.sources.items():
         try:
@@ -115,21 +114,21 @@ PREPARE_RULES: tuple[Rule, ...] = (
         "are well-formed.",
         keys=("prepare.sources", "prepare.evaluation_sets"),
         problems=_sources,
-        stages=_STAGE,
+        stages=DATA_STAGES,
     ),
     Rule(
-        about="All entries of `prepare.sources` have a `weight`, or none; "
+        about="All entries of `prepare.sources` have a `weight`, or none has; "
         "`prepare.total_samples` needs weights.",
         keys=("prepare.sources", "prepare.total_samples"),
         problems=_weights,
-        stages=_STAGE,
+        stages=DATA_STAGES,
     ),
     Rule(
         about="`prepare.split` has a share for each of sft, reward_model and rl, and every source "
-        "can become what these read.",
+        "can become the kind that these stages read.",
         keys=("prepare.split", "prepare.sources"),
         problems=_split,
-        stages=_STAGE,
+        stages=DATA_STAGES,
     ),
     Rule(
         about="`prepare.min_characters` is at most `prepare.max_characters`; `prepare.max_tokens` "
@@ -141,12 +140,12 @@ PREPARE_RULES: tuple[Rule, ...] = (
             "model.path",
         ),
         problems=_lengths,
-        stages=_STAGE,
+        stages=DATA_STAGES,
     ),
     Rule(
-        about="`resume` is `auto` or `never`: the data stage starts anew.",
+        about="`resume` is `auto` or `never`, because the data stage has no checkpoints.",
         keys=("resume",),
-        problems=_starts_anew,
-        stages=_STAGE,
+        problems=_has_no_checkpoints,
+        stages=DATA_STAGES,
     ),
 )

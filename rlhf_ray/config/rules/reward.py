@@ -1,4 +1,4 @@
-"""Rules of a language model that judges responses."""
+"""Rules of the reward model, the reward service and the judge."""
 
 from __future__ import annotations
 
@@ -6,9 +6,91 @@ import re
 from collections.abc import Iterator
 
 from rlhf_ray.config.addresses import address_problems
-from rlhf_ray.config.groups.deploy import SERVICE_STAGES
-from rlhf_ray.config.rules.rule import SCORING_STAGES, Rule
+from rlhf_ray.config.rules.generation import cache_problems, gpu_problems
+from rlhf_ray.config.rules.rule import Rule
 from rlhf_ray.config.run import Config
+from rlhf_ray.config.stages import EVALUATION_STAGES, SCORING_STAGES
+
+
+def _moments(config: Config) -> Iterator[str]:
+    model = config.reward.model
+    if not config.needs_reward_model:
+        return
+    given = {"mean": model.mean, "standard_deviation": model.standard_deviation}
+    named = [f"reward.model.{name}={value:g}" for name, value in given.items() if value is not None]
+    if named and not model.normalize:
+        yield (
+            f"reward.model.normalize=false: the scores are not normalised, but {named[0]}; set "
+            f"normalize to true, or mean and standard_deviation to null"
+        )
+    elif len(named) == 1:
+        yield (
+            f"{named[0]}: normalisation needs both mean and standard_deviation; set both, or set "
+            f"this one to null"
+        )
+
+
+def _stage(config: Config) -> Iterator[str]:
+    stage = config.reward.model.zero_stage
+    if config.needs_reward_model and stage in (1, 2):
+        yield (
+            f"reward.model.zero_stage={stage}: a frozen model has neither optimizer states nor "
+            f"gradients to shard; use 0, a whole model on every rank, or 3 to shard its "
+            f"parameters over the ranks"
+        )
+
+
+_MODEL_RULES: tuple[Rule, ...] = (
+    Rule(
+        about="`reward.model.mean` and `reward.model.standard_deviation` are given together, and "
+        "only with `reward.model.normalize`.",
+        keys=(
+            "reward.model.path",
+            "reward.model.normalize",
+            "reward.model.mean",
+            "reward.model.standard_deviation",
+        ),
+        problems=_moments,
+        stages=(*SCORING_STAGES, "serve_reward"),
+    ),
+    Rule(
+        about="`reward.model.zero_stage` is 0, a whole model on every rank, or 3.",
+        keys=("reward.model.path", "reward.model.zero_stage"),
+        problems=_stage,
+        stages=SCORING_STAGES,
+    ),
+)
+
+
+def _address(config: Config) -> Iterator[str]:
+    url = config.reward.url
+    if url is not None:
+        yield from address_problems("reward.url", url, token_key="reward.http.token_variable")
+
+
+def _service_deadline(config: Config) -> Iterator[str]:
+    http, generate_s = config.reward.http, config.deadlines.generate_s
+    if config.reward.url is not None and http.deadline_s > generate_s:
+        yield (
+            f"reward.http.deadline_s={http.deadline_s}: is more than the time for a whole "
+            f"batch (deadlines.generate_s={generate_s}); lower deadline_s or raise generate_s"
+        )
+
+
+_HTTP_RULES: tuple[Rule, ...] = (
+    Rule(
+        about="`reward.url` is an address without user, password, query or fragment.",
+        keys=("reward.url",),
+        problems=_address,
+        stages=SCORING_STAGES,
+    ),
+    Rule(
+        about="`reward.http.deadline_s` is at most `deadlines.generate_s`.",
+        keys=("reward.url", "reward.http.deadline_s", "deadlines.generate_s"),
+        problems=_service_deadline,
+        stages=SCORING_STAGES,
+    ),
+)
 
 
 def _rubric(config: Config) -> Iterator[str]:
@@ -17,12 +99,12 @@ def _rubric(config: Config) -> Iterator[str]:
         return
     if "{response}" not in judge.asked:
         yield (
-            "reward.judge.rubric: has no {response}, so that the judge would not see what it "
-            "judges; put it where the response is to stand"
+            "reward.judge.rubric: has no {response}, so the judge would not see the response; "
+            "add {response} where the response belongs"
         )
     if "{answer}" in judge.asked and config.data.answer_column is None:
         yield (
-            "reward.judge.rubric: has {answer}, and data.answer_column=null; name the column with "
+            "reward.judge.rubric: has {answer}, but data.answer_column=null; name the column with "
             "the reference answer, or remove {answer}"
         )
 
@@ -35,14 +117,14 @@ def _pattern(config: Config) -> Iterator[str]:
         groups = re.compile(judge.pattern).groups
     except re.error as error:
         yield (
-            f"reward.judge.pattern={judge.pattern}: is not a regular expression ({error}); mend "
+            f"reward.judge.pattern={judge.pattern}: is not a regular expression ({error}); fix "
             f"it, and put it in quotes on the command line"
         )
         return
     if not groups:
         yield (
-            f"reward.judge.pattern={judge.pattern}: has no group; put the score in brackets, as in "
-            f"Score: ([0-9]+)"
+            f"reward.judge.pattern={judge.pattern}: has no group; put the score in parentheses, as "
+            f"in Score: ([0-9]+)"
         )
 
 
@@ -51,7 +133,7 @@ def _range(config: Config) -> Iterator[str]:
     if judge.model is not None and judge.min_score >= judge.max_score:
         yield (
             f"reward.judge.min_score={judge.min_score:g}: must be less than "
-            f"reward.judge.max_score={judge.max_score:g}"
+            f"reward.judge.max_score={judge.max_score:g}; lower min_score or raise max_score"
         )
 
 
@@ -60,7 +142,7 @@ def _samples(config: Config) -> Iterator[str]:
     if judge.model is not None and judge.num_samples > 1 and judge.temperature == 0:
         yield (
             f"reward.judge.num_samples={judge.num_samples}: with reward.judge.temperature=0 all "
-            f"judgements are the same; set the one to 1, or the other above 0"
+            f"judgements are the same; set num_samples to 1, or temperature above 0"
         )
 
 
@@ -68,8 +150,8 @@ def _deadline(config: Config) -> Iterator[str]:
     judge, generate_s = config.reward.judge, config.deadlines.generate_s
     if judge.model is not None and judge.timeout_s > generate_s:
         yield (
-            f"reward.judge.timeout_s={judge.timeout_s}: is more than the whole batch has "
-            f"(deadlines.generate_s={generate_s}); lower the one or raise the other"
+            f"reward.judge.timeout_s={judge.timeout_s}: is more than the time for a whole "
+            f"batch (deadlines.generate_s={generate_s}); lower timeout_s or raise generate_s"
         )
 
 
@@ -78,30 +160,28 @@ def _devices(config: Config) -> Iterator[str]:
     if judge.is_policy and config.placement.strategy == "colocated":
         yield (
             "reward.judge.model=policy: with placement=colocated the engines sleep while the "
-            "learner computes, and a judgement may still be due; choose placement=disaggregated, "
-            "or a judge of its own"
+            "learner computes, when judgements may still be pending; use placement=disaggregated, "
+            "or a separate judge"
         )
     if not judge.has_engines:
         return
-    if judge.num_gpus == 0 and judge.kv_cache_gib is None:
+    yield from cache_problems("reward.judge", judge)
+    yield from gpu_problems("reward.judge", judge)
+
+
+def _self_judgement(config: Config) -> Iterator[str]:
+    if config.reward.judge.is_policy:
         yield (
-            "reward.judge.kv_cache_gib=null: without a GPU (reward.judge.num_gpus=0) the engine "
-            "would take a share of all memory of the machine; set it, for instance to 1"
-        )
-    if 0 < judge.num_gpus < 1 and judge.tensor_parallel_size > 1:
-        yield (
-            f"reward.judge.num_gpus={judge.num_gpus}: each of reward.judge.tensor_parallel_size="
-            f"{judge.tensor_parallel_size} ranks needs a whole GPU; set it to 1, or "
-            f"tensor_parallel_size to 1"
+            "reward.judge.model=policy: every model would judge itself; name the folder of one "
+            "judge for all models"
         )
 
 
 _SWITCH = "reward.judge.model"
 
-JUDGE_RULES: tuple[Rule, ...] = (
+_JUDGE_RULES: tuple[Rule, ...] = (
     Rule(
-        about="`reward.judge.rubric` has `{response}`; with `{answer}` it needs "
-        "`data.answer_column`.",
+        about="`reward.judge.rubric` has `{response}`; `{answer}` needs `data.answer_column`.",
         keys=(_SWITCH, "reward.judge.rubric", "data.answer_column"),
         problems=_rubric,
         stages=SCORING_STAGES,
@@ -131,7 +211,7 @@ JUDGE_RULES: tuple[Rule, ...] = (
         stages=SCORING_STAGES,
     ),
     Rule(
-        about="`reward.judge.model=policy` needs `placement=disaggregated`; a judge of its own "
+        about="`reward.judge.model=policy` needs `placement=disaggregated`; a separate judge needs "
         "`reward.judge.kv_cache_gib` without a GPU, and whole GPUs for several ranks.",
         keys=(
             _SWITCH,
@@ -143,127 +223,12 @@ JUDGE_RULES: tuple[Rule, ...] = (
         problems=_devices,
         stages=SCORING_STAGES,
     ),
-)
-
-
-def _moments(config: Config) -> Iterator[str]:
-    model = config.reward.model
-    if not config.needs_reward_model:
-        return
-    given = {"mean": model.mean, "standard_deviation": model.standard_deviation}
-    named = [f"reward.model.{name}={value:g}" for name, value in given.items() if value is not None]
-    if named and not model.normalize:
-        yield (
-            f"reward.model.normalize=false: the scores are taken as they are, but {named[0]}; set "
-            f"normalize to true, or mean and standard_deviation to null"
-        )
-    elif len(named) == 1:
-        yield (
-            f"{named[0]}: normalising takes both mean and standard_deviation; set the other one "
-            f"too, or this one to null"
-        )
-
-
-def _stage(config: Config) -> Iterator[str]:
-    stage = config.reward.model.zero_stage
-    if config.needs_reward_model and stage in (1, 2):
-        yield (
-            f"reward.model.zero_stage={stage}: a frozen model has neither optimizer states nor "
-            f"gradients to shard; use 0, which makes every rank a whole model, or 3 to shard its "
-            f"parameters over the ranks"
-        )
-
-
-MODEL_REWARD_RULES: tuple[Rule, ...] = (
     Rule(
-        about="`reward.model.mean` and `reward.model.standard_deviation` are given together, and "
-        "only with `reward.model.normalize`.",
-        keys=(
-            "reward.model.path",
-            "reward.model.normalize",
-            "reward.model.mean",
-            "reward.model.standard_deviation",
-        ),
-        problems=_moments,
-        stages=(*SCORING_STAGES, "serve_reward"),
-    ),
-    Rule(
-        about="`reward.model.zero_stage` is 0, a whole model on every rank, or 3.",
-        keys=("reward.model.path", "reward.model.zero_stage"),
-        problems=_stage,
-        stages=SCORING_STAGES,
+        about="`stage=evaluate`: `reward.judge.model` is not `policy`.",
+        keys=(_SWITCH,),
+        problems=_self_judgement,
+        stages=EVALUATION_STAGES,
     ),
 )
 
-
-_SERVE = ("serve_reward",)
-
-
-def _address(config: Config) -> Iterator[str]:
-    url = config.reward.url
-    if url is not None:
-        yield from address_problems("reward.url", url, token_key="reward.http.token_variable")
-
-
-def _service_deadline(config: Config) -> Iterator[str]:
-    http, generate_s = config.reward.http, config.deadlines.generate_s
-    if config.reward.url is not None and http.deadline_s > generate_s:
-        yield (
-            f"reward.http.deadline_s={http.deadline_s}: is more than the whole batch has "
-            f"(deadlines.generate_s={generate_s}); lower the one or raise the other"
-        )
-
-
-def _served_model(config: Config) -> Iterator[str]:
-    model = config.reward.model
-    if model.path is None:
-        yield (
-            "reward.model.path=null: name the reward model to serve, such as the folder that "
-            "stage=reward_model has written"
-        )
-    if model.num_ranks != 1 or model.zero_stage != 0:
-        yield (
-            f"reward.model.num_ranks={model.num_ranks}, reward.model.zero_stage="
-            f"{model.zero_stage}: one process serves the whole model; set them to 1 and 0, and "
-            f"start several services for more"
-        )
-
-
-def _token(config: Config) -> Iterator[str]:
-    serve = config.serve
-    if serve.token_variable is None and not serve.is_local:
-        yield (
-            f"serve.host={serve.host}: other machines could ask, and serve.token_variable=null "
-            f"lets everybody; name an environment variable that holds a token, or set host to "
-            f"127.0.0.1"
-        )
-
-
-HTTP_REWARD_RULES: tuple[Rule, ...] = (
-    Rule(
-        about="`reward.url` is an address without user, password, query and fragment.",
-        keys=("reward.url",),
-        problems=_address,
-        stages=SCORING_STAGES,
-    ),
-    Rule(
-        about="`reward.http.deadline_s` is at most `deadlines.generate_s`.",
-        keys=("reward.url", "reward.http.deadline_s", "deadlines.generate_s"),
-        problems=_service_deadline,
-        stages=SCORING_STAGES,
-    ),
-    Rule(
-        about="`reward.model.path` is set; `reward.model.num_ranks` is 1 and "
-        "`reward.model.zero_stage` 0.",
-        keys=("reward.model.path", "reward.model.num_ranks", "reward.model.zero_stage"),
-        problems=_served_model,
-        stages=_SERVE,
-    ),
-    Rule(
-        about="`serve.token_variable` is set where `serve.host` is not an address of the machine "
-        "itself.",
-        keys=("serve.host", "serve.token_variable"),
-        problems=_token,
-        stages=SERVICE_STAGES,
-    ),
-)
+REWARD_RULES: tuple[Rule, ...] = _MODEL_RULES + _HTTP_RULES + _JUDGE_RULES

@@ -1,36 +1,28 @@
-"""A rule that spans several keys."""
+"""Rules between keys, and the roles that they ask about."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from rlhf_ray.config.groups.fit import FIT_STAGES
 from rlhf_ray.config.groups.training import RoleConfig, TrainingConfig
 from rlhf_ray.config.run import Config
+from rlhf_ray.config.stages import RL_STAGES
 
-# The stages that a rule holds for, where it does not say so: `plan` shows a run of `rl`.
-RL_STAGES = ("rl", "plan")
-# For a rule about what reinforcement learning shares with learning from examples.
-TRAINING_STAGES = (*RL_STAGES, *FIT_STAGES)
-# For a rule about what reinforcement learning shares with evaluating models.
-SCORING_STAGES = (*RL_STAGES, "evaluate")
-# The keys that say what scores besides the reward functions.
-SCORER_SWITCHES = ("reward.model.path", "reward.url", "reward.judge.model")
-# The keys that say which roles a run starts.
+# Keys that decide which roles a run starts.
 ROLE_KEYS = ("algorithm.advantage", "algorithm.kl_coefficient", "reward.model.path")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rule:
-    """What must hold between keys.
+    """A condition between keys.
 
     Attributes:
         about: the rule in one sentence, for the reference.
-        keys: what it reads; a prefix stands for everything below it. The rule is not asked
-            when one of them is already known to be wrong.
-        problems: the sentences for what is broken: values first, the way out last.
-        stages: names of the stages that it holds for.
+        keys: keys that the rule reads; a prefix stands for all keys below. A rule with a key
+            whose value was refused is skipped.
+        problems: yields a sentence for every violation: key and value, reason, fix.
+        stages: names of the stages that the rule holds for; `plan` shows a run of `rl`.
     """
 
     about: str
@@ -40,7 +32,7 @@ class Rule:
 
 
 def trained_roles(config: Config) -> list[tuple[str, TrainingConfig]]:
-    """The roles with an optimizer that a run starts, by the group that configures them."""
+    """Roles with an optimizer that a run starts, with their configuration groups."""
     if config.is_evaluation:
         return []
     roles = [("training", config.training)]
@@ -49,7 +41,7 @@ def trained_roles(config: Config) -> list[tuple[str, TrainingConfig]]:
 
 
 def model_roles(config: Config) -> list[tuple[str, RoleConfig]]:
-    """The DeepSpeed roles that a run starts, by the group that configures them."""
+    """DeepSpeed roles that a run starts, with their configuration groups."""
     roles: list[tuple[str, RoleConfig]] = list(trained_roles(config))
     if config.starts_reference and not config.is_fit:
         roles.append(("reference", config.reference))

@@ -1,4 +1,4 @@
-"""Rules of the run as a whole: what it needs, rewards, folders, deadlines."""
+"""Rules of the run and of pipelines: inputs, rewards, folders, deadlines."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections.abc import Iterator
 
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.pipeline import read_report, read_stages
+from rlhf_ray.config.groups.reward import SCORER_NAMES, SCORER_SWITCHES, SCORER_WEIGHTS
 from rlhf_ray.config.reward_entries import read_functions
-from rlhf_ray.config.rules.rule import SCORER_SWITCHES, SCORING_STAGES, Rule
-from rlhf_ray.config.run import STAGE_NAMES, Config
+from rlhf_ray.config.rules.rule import Rule
+from rlhf_ray.config.run import Config
+from rlhf_ray.config.stages import SCORING_STAGES, STAGE_NAMES
 
 # Built-in rewards that compare with the reference answer.
 _COMPARE_WITH_ANSWER = ("exact_match", "arithmetic")
@@ -28,15 +30,14 @@ def _required(config: Config) -> Iterator[str]:
     if not (config.reward.functions or config.reward.scorers):
         yield (
             "reward.functions is empty: name at least one, as in reward.functions=[exact_match] or "
-            "reward.functions=[path/file.py:function], a reward model in reward.model.path, the "
-            "address of a service in reward.url or a judge in reward.judge.model"
+            f"reward.functions=[path/file.py:function], or set {' or '.join(SCORER_SWITCHES)}"
         )
 
 
 def _reward_functions(config: Config) -> Iterator[str]:
     scorers = config.reward.scorers
     if not (config.reward.functions or scorers):
-        return  # The rule before this one speaks.
+        return  # The rule before this one reports it.
     try:
         functions = read_functions(config.reward.functions, scorers)
     except ValueError as error:
@@ -57,51 +58,47 @@ def _folders(config: Config) -> Iterator[str]:
                 ", or auto or never" if key == "resume" else ""
             )
         elif "://" in value:
-            yield f"{key}={value}: is not a folder; name one that every node can reach"
+            yield f"{key}={value}: is not a folder; name a folder that every node can reach"
 
 
 def _deadlines(config: Config) -> Iterator[str]:
     deadlines = config.deadlines
     if deadlines.request_s > deadlines.generate_s:
         yield (
-            f"deadlines.request_s={deadlines.request_s}: a request must end before the batch's "
-            f"deadlines.generate_s={deadlines.generate_s}, or it could never be retried; lower the "
-            f"one or raise the other"
+            f"deadlines.request_s={deadlines.request_s}: must be at most "
+            f"deadlines.generate_s={deadlines.generate_s}, or a request could never be retried; "
+            f"lower request_s or raise generate_s"
         )
     if config.reward.timeout_s > deadlines.generate_s:
         yield (
-            f"reward.timeout_s={config.reward.timeout_s}: is more than the whole batch has "
-            f"(deadlines.generate_s={deadlines.generate_s}); lower the one or raise the other"
+            f"reward.timeout_s={config.reward.timeout_s}: is more than the time for a whole batch "
+            f"(deadlines.generate_s={deadlines.generate_s}); lower timeout_s or raise generate_s"
         )
 
 
-RUN_RULES: tuple[Rule, ...] = (
+_TRAINING_RUN_RULES: tuple[Rule, ...] = (
     Rule(
-        about="`model.path` and `data.path` are not empty, nor is `reward.functions` without "
-        "`reward.model.path`, `reward.url` or `reward.judge.model`.",
+        about="`model.path` and `data.path` are set, and so is `reward.functions` or one of "
+        f"{', '.join(f'`{key}`' for key in SCORER_SWITCHES)}.",
         keys=("model.path", "data.path", "reward.functions", *SCORER_SWITCHES),
         problems=_required,
     ),
     Rule(
         about="Entries of `reward.functions` are well-formed; all parts of the reward have "
-        "different names, and one of them a weight other than 0; built-in rewards that compare "
-        "with an answer need `data.answer_column`.",
+        "different names, and at least one has a weight other than 0; built-in rewards that "
+        "compare with an answer need `data.answer_column`.",
         keys=(
             "reward.functions",
             *SCORER_SWITCHES,
-            "reward.model.name",
-            "reward.model.weight",
-            "reward.http.name",
-            "reward.http.weight",
-            "reward.judge.name",
-            "reward.judge.weight",
+            *SCORER_NAMES,
+            *SCORER_WEIGHTS,
             "data.answer_column",
         ),
         problems=_reward_functions,
         stages=SCORING_STAGES,
     ),
     Rule(
-        about="`output_dir` and `resume` are folders, not addresses of a store.",
+        about="`output_dir` and `resume` are folders, not URLs.",
         keys=("output_dir", "resume"),
         problems=_folders,
         stages=STAGE_NAMES,
@@ -132,15 +129,15 @@ def _stages(config: Config) -> Iterator[str]:
 def _resume(config: Config) -> Iterator[str]:
     if config.resume not in ("auto", "never"):
         yield (
-            f"resume={config.resume}: a pipeline goes on where it stopped, or starts anew; set "
-            "resume to auto or never"
+            f"resume={config.resume}: a pipeline continues where it stopped, or starts again; "
+            "set resume to auto or never"
         )
 
 
-PIPELINE_RULES: tuple[Rule, ...] = (
+_PIPELINE_RULES: tuple[Rule, ...] = (
     Rule(
-        about="`pipeline.stages` is not empty, its entries name their stage and no folder of a "
-        "later one, and `pipeline.report` names stages that are there.",
+        about="`pipeline.stages` is not empty, its entries name their stage and only folders of "
+        "earlier stages, and `pipeline.report` names existing stages.",
         keys=("pipeline.stages", "pipeline.report"),
         problems=_stages,
         stages=("pipeline",),
@@ -152,3 +149,5 @@ PIPELINE_RULES: tuple[Rule, ...] = (
         stages=("pipeline",),
     ),
 )
+
+RUN_RULES: tuple[Rule, ...] = _TRAINING_RUN_RULES + _PIPELINE_RULES

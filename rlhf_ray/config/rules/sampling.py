@@ -1,4 +1,4 @@
-"""Rules of sampling control: what each part of it needs of the others."""
+"""Rules of sampling control and of texts mixed into updates."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def _groups_can_vary(config: Config) -> Iterator[str]:
     for setting, is_on in wanted.items():
         if is_on and config.samples_per_prompt < 2:
             yield (
-                f"{setting}: looks for groups whose rewards differ, and "
+                f"{setting}: needs groups with differing rewards, but "
                 f"samples_per_prompt={config.samples_per_prompt} makes groups of one; raise "
-                f"samples_per_prompt to at least 2, or switch it off"
+                f"samples_per_prompt to at least 2, or switch {setting.partition('=')[0]} off"
             )
 
 
@@ -33,7 +33,7 @@ def _resume_is_exact(config: Config) -> Iterator[str]:
         return
     reasons = {
         f"sampling.oversample={sampling.oversample:g}": (
-            sampling.oversample > 1 and "which groups finish first is never the same twice"
+            sampling.oversample > 1 and "the groups that finish first differ from run to run"
         ),
         f"sampling.replay_groups_per_step={sampling.replay_groups_per_step}": (
             sampling.replay_groups_per_step > 0 and "the groups to replay are not in a checkpoint"
@@ -42,10 +42,10 @@ def _resume_is_exact(config: Config) -> Iterator[str]:
     for setting, reason in reasons.items():
         if reason:
             yield (
-                f"{setting}: {reason}, so that a run resumed from its checkpoint would differ from "
-                f"an uninterrupted one, which max_staleness=0 with checkpoint.every_steps="
-                f"{config.checkpoint.every_steps} otherwise promises; accept that with "
-                f"sampling.exact_resume=false, or switch it off"
+                f"{setting}: {reason}, so a resumed run would differ from an uninterrupted one, "
+                f"although max_staleness=0 with checkpoint.every_steps="
+                f"{config.checkpoint.every_steps} promises exact resume; accept the difference "
+                f"with sampling.exact_resume=false, or switch {setting.partition('=')[0]} off"
             )
 
 
@@ -54,8 +54,8 @@ def _overlong_buffer(config: Config) -> Iterator[str]:
     if buffer >= longest:
         yield (
             f"sampling.overlong_buffer_tokens={buffer}: is not shorter than "
-            f"generation.max_response_tokens={longest}, so that every response would be punished; "
-            f"lower it to at most {longest - 1}, or 0 for off"
+            f"generation.max_response_tokens={longest}, so every response would be punished; "
+            f"lower it to at most {longest - 1}, or to 0 to switch it off"
         )
 
 
@@ -64,7 +64,7 @@ def _overlong_parts(config: Config) -> Iterator[str]:
     if sampling.overlong_filter and config.generation.ignore_eos:
         yield (
             "sampling.overlong_filter=true: with generation.ignore_eos=true every response is cut "
-            "off at the limit, so that nothing would be trained on; set one of them to false"
+            "off at the limit and would be excluded; set one of them to false"
         )
 
 
@@ -72,14 +72,14 @@ def _task_weights(config: Config) -> Iterator[str]:
     for name, weight in config.sampling.task_weights.items():
         if not math.isfinite(weight) or weight < 0:
             yield (
-                f"sampling.task_weights.{name}={weight}: a weight multiplies advantages, and must "
-                f"be a finite number of at least 0; 0 leaves the task out of the gradient"
+                f"sampling.task_weights.{name}={weight}: a weight of advantages must be a "
+                f"finite number of at least 0; 0 excludes the task from the gradient"
             )
     weights = config.sampling.task_weights
     if weights and config.data.source_column is None:
         yield (
-            f"sampling.task_weights={weights}: without data.source_column all prompts are of one "
-            f"task; name the column that has the task, or remove the weights"
+            f"sampling.task_weights={weights}: without data.source_column all prompts belong to "
+            f"one task; name the column with the task, or remove the weights"
         )
 
 
@@ -93,23 +93,23 @@ def _replay_is_off_policy(config: Config) -> Iterator[str]:
             f"sampling.replay_groups_per_step={groups}: the old log-probabilities of a replayed "
             f"group are those of the engine that sampled it, and {steps} optimiser steps per batch "
             f"(algorithm.num_epochs={config.algorithm.num_epochs} x algorithm.num_mini_batches="
-            f"{config.algorithm.num_mini_batches}) take the learner's; set both to 1, or replay 0 "
-            f"groups"
+            f"{config.algorithm.num_mini_batches}) take the learner's; set both to 1, or "
+            f"replay_groups_per_step to 0"
         )
     if sampling.replay_max_staleness <= config.max_staleness:
         yield (
             f"sampling.replay_max_staleness={sampling.replay_max_staleness}: with max_staleness="
-            f"{config.max_staleness} a group may be too old for replay when it has been trained "
-            f"on; raise it to at least {config.max_staleness + 1}"
+            f"{config.max_staleness} a group may be too stale for replay once it has been "
+            f"trained on; raise it to at least {config.max_staleness + 1}"
         )
     if sampling.replay_capacity < groups:
         yield (
             f"sampling.replay_capacity={sampling.replay_capacity}: is less than "
-            f"sampling.replay_groups_per_step={groups}; raise the one or lower the other"
+            f"sampling.replay_groups_per_step={groups}; raise the capacity or lower the groups"
         )
 
 
-SAMPLING_RULES: tuple[Rule, ...] = (
+_CONTROL_RULES: tuple[Rule, ...] = (
     Rule(
         about="`sampling.dynamic` and `sampling.replay_groups_per_step` need `samples_per_prompt` "
         "of at least 2.",
@@ -118,7 +118,7 @@ SAMPLING_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         about="`sampling.oversample` above 1 and `sampling.replay_groups_per_step` above 0 need "
-        "`sampling.exact_resume=false` where exact resume is promised: `max_staleness` 0 with "
+        "`sampling.exact_resume=false` if exact resume is promised: `max_staleness` 0 with "
         "`checkpoint.every_steps` above 0.",
         keys=(
             "sampling.oversample",
@@ -172,7 +172,7 @@ def _source_and_weight(config: Config) -> Iterator[str]:
     if path and coefficient == 0:
         yield (
             f"texts.path={path}: with algorithm.ptx_coefficient=0 nothing would be learnt from "
-            f"these texts; set a coefficient, as in algorithm.ptx_coefficient=0.1, or leave "
+            f"the texts; set a coefficient, as in algorithm.ptx_coefficient=0.1, or leave "
             f"texts.path empty"
         )
 
@@ -182,8 +182,8 @@ def _text_fits_micro_batch(config: Config) -> Iterator[str]:
     if config.mixes_texts and longest > budget:
         yield (
             f"texts.max_tokens={longest}: a forward pass holds "
-            f"training.max_tokens_per_micro_batch={budget} tokens; lower the one to at most "
-            f"{budget}, or raise the other"
+            f"training.max_tokens_per_micro_batch={budget} tokens; lower max_tokens to at "
+            f"most {budget}, or raise the budget"
         )
 
 
@@ -191,15 +191,15 @@ def _ranks_have_texts(config: Config) -> Iterator[str]:
     texts, ranks = config.texts.texts_per_step, config.training.num_ranks
     if config.mixes_texts and texts < ranks:
         yield (
-            f"texts.texts_per_step={texts}: some of training.num_ranks={ranks} ranks would never "
-            f"have a text; raise it to at least {ranks}"
+            f"texts.texts_per_step={texts}: some of training.num_ranks={ranks} ranks would get "
+            f"no text; raise it to at least {ranks}"
         )
 
 
 _WEIGHT = "algorithm.ptx_coefficient"
 
 
-TEXT_RULES: tuple[Rule, ...] = (
+_TEXT_RULES: tuple[Rule, ...] = (
     Rule(
         about="`algorithm.ptx_coefficient` above 0 needs `texts.path`, and `texts.path` needs it.",
         keys=(_WEIGHT, "texts.path"),
@@ -216,3 +216,5 @@ TEXT_RULES: tuple[Rule, ...] = (
         problems=_ranks_have_texts,
     ),
 )
+
+SAMPLING_RULES: tuple[Rule, ...] = _CONTROL_RULES + _TEXT_RULES

@@ -1,18 +1,12 @@
-"""Rules of the DeepSpeed roles and of who shares a GPU with whom."""
+"""Rules of the DeepSpeed roles: sharding, kernels, GPUs, colocation."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rlhf_ray.config.rules.rule import (
-    ROLE_KEYS,
-    SCORING_STAGES,
-    TRAINING_STAGES,
-    Rule,
-    model_roles,
-    trained_roles,
-)
+from rlhf_ray.config.rules.rule import ROLE_KEYS, Rule, model_roles, trained_roles
 from rlhf_ray.config.run import Config
+from rlhf_ray.config.stages import DEEPSPEED_STAGES, SCORING_STAGES
 
 
 def _offload(config: Config) -> Iterator[str]:
@@ -35,8 +29,8 @@ def _averaged_critic(config: Config) -> Iterator[str]:
     decay = config.critic.ema_decay
     if config.needs_critic and decay is not None:
         yield (
-            f"critic.ema_decay={decay:g}: only the policy is averaged, because a critic is no "
-            f"result of a run; set it to null, and training.ema_decay for the policy"
+            f"critic.ema_decay={decay:g}: only the policy is averaged; set it to null, and "
+            f"training.ema_decay for the policy"
         )
 
 
@@ -52,11 +46,11 @@ def _reference_stage(config: Config) -> Iterator[str]:
 def _gpu_per_rank(config: Config) -> Iterator[str]:
     for group, role in model_roles(config):
         if group == "reward.model" and role.zero_stage == 0:
-            continue  # Its ranks know nothing of each other.
+            continue  # Its ranks do not communicate.
         if 0 < role.num_gpus < 1 and role.num_ranks > 1:
             yield (
-                f"{group}.num_gpus={role.num_gpus}: NCCL lets no two of {group}.num_ranks="
-                f"{role.num_ranks} ranks share a GPU; set it to 1, or num_ranks to 1"
+                f"{group}.num_gpus={role.num_gpus}: NCCL does not allow the {group}.num_ranks="
+                f"{role.num_ranks} ranks to share a GPU; set it to 1, or num_ranks to 1"
             )
 
 
@@ -86,7 +80,7 @@ def _head_kernel(config: Config) -> Iterator[str]:
     if config.generation.top_k and not config.is_fit:
         yield (
             f"model.head_kernel=liger: normalises over the whole vocabulary, but "
-            f"generation.top_k={config.generation.top_k} leaves a part of it; use "
+            f"generation.top_k={config.generation.top_k} restricts it; use "
             f"model.head_kernel=chunked, or set generation.top_k to 0"
         )
 
@@ -97,8 +91,8 @@ def _packed_rows(config: Config) -> Iterator[str]:
     for group, role in model_roles(config):
         if role.layout == "packed":
             yield (
-                f"{group}.layout=packed: model.attention=flash_attention_2 takes no mask of its "
-                f"own for every pair of tokens; use {group}.layout=auto, which then pads, or "
+                f"{group}.layout=packed: model.attention=flash_attention_2 does not support the "
+                f"attention mask of packed rows; use {group}.layout=auto, which then pads, or "
                 f"model.attention=sdpa"
             )
 
@@ -109,13 +103,13 @@ def _colocated(config: Config) -> Iterator[str]:
     if config.max_staleness > 0:
         yield (
             f"max_staleness={config.max_staleness}: with placement=colocated engine and learner "
-            f"take turns, so nothing overlaps; set it to 0, or use placement=disaggregated"
+            f"take turns and do not overlap; set it to 0, or use placement=disaggregated"
         )
     generation, training = config.generation, config.training
     if generation.num_gpus != training.num_gpus:
         yield (
             f"generation.num_gpus={generation.num_gpus}: with placement=colocated an engine rank "
-            f"takes the GPU of a learner rank, which has training.num_gpus={training.num_gpus}; "
+            f"shares the GPU of a learner rank, which has training.num_gpus={training.num_gpus}; "
             f"set both to 1, or both to 0"
         )
     elif 0 < generation.num_gpus < 1:
@@ -139,8 +133,8 @@ def _colocated_on_gpus(config: Config) -> Iterator[str]:
     if config.training.zero_stage < 2:
         yield (
             f"training.zero_stage={config.training.zero_stage}: with placement=colocated the "
-            f"learner frees its GPU while engines generate, which DeepSpeed can at stage 2 or 3; "
-            f"use one of them"
+            f"learner frees its GPU while engines generate, which DeepSpeed supports at stage 2 or "
+            f"3; use one of them"
         )
 
 
@@ -159,44 +153,45 @@ TRAINING_RULES: tuple[Rule, ...] = (
             "critic.offload_optimizer",
         ),
         problems=_offload,
-        stages=(*TRAINING_STAGES, "evaluate"),
+        stages=DEEPSPEED_STAGES,
     ),
     Rule(
-        about="`critic.ema_decay` is null: the policy alone is averaged.",
+        about="`critic.ema_decay` is null: only the policy is averaged.",
         keys=("critic.ema_decay", "algorithm.advantage"),
         problems=_averaged_critic,
     ),
     Rule(
-        about="`reference.zero_stage` is 0 or 3: a frozen model has nothing else to shard.",
+        about="`reference.zero_stage` is 0 or 3, because a frozen model has only parameters "
+        "to shard.",
         keys=("reference.zero_stage", "algorithm.kl_coefficient"),
         problems=_reference_stage,
         stages=SCORING_STAGES,
     ),
     Rule(
-        about="A part of a GPU per rank needs `num_ranks` 1; of a reward model that is whole on "
-        "every rank, several may share one.",
+        about="A fraction of a GPU per rank needs `num_ranks` 1, except for a reward model with "
+        "`zero_stage` 0.",
         keys=(*_roles("num_gpus", "num_ranks"), "reward.model.zero_stage"),
         problems=_gpu_per_rank,
-        stages=(*TRAINING_STAGES, "evaluate"),
+        stages=DEEPSPEED_STAGES,
     ),
     Rule(
         about="`model.attention=flash_attention_2` needs every role on GPUs, in bfloat16.",
         keys=("model.attention", *_roles("num_gpus", "dtype")),
         problems=_flash_attention,
-        stages=(*TRAINING_STAGES, "evaluate"),
+        stages=DEEPSPEED_STAGES,
     ),
     Rule(
         about="`model.head_kernel=liger` needs learner and reference on GPUs with a ZeRO stage "
         "below 3, and `generation.top_k` 0.",
         keys=("model.head_kernel", "generation.top_k", *_roles("num_gpus", "zero_stage")),
         problems=_head_kernel,
-        stages=(*TRAINING_STAGES, "evaluate"),
+        stages=DEEPSPEED_STAGES,
     ),
     Rule(
         about="`layout=packed` needs `model.attention` sdpa or eager.",
         keys=("model.attention", *_roles("layout")),
         problems=_packed_rows,
-        stages=(*TRAINING_STAGES, "evaluate"),
+        stages=DEEPSPEED_STAGES,
     ),
     Rule(
         about="`placement=colocated` needs `max_staleness` 0 and the same `num_gpus` for engine "

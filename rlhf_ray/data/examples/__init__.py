@@ -1,4 +1,4 @@
-"""From rows to examples: texts, demonstrations, rankings and feedback, tokenised and masked."""
+"""Training examples: texts, demonstrations, rankings and feedback, tokenised and masked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cells that hold conversations: whole ones, prompts, and answers to prompts."""
+"""Cells with conversations, prompts or answers, and their rendering."""
 
 from __future__ import annotations
 
@@ -22,47 +22,47 @@ if TYPE_CHECKING:
 
 
 def has_cell(row: Row, column: str) -> bool:
-    """Whether the row says anything in this column."""
+    """Whether the row has a value other than null in this column."""
     return row.cells.get(column) is not None
 
 
 def prompt_cell(row: Row, column: str) -> str | list[Message]:
-    """A prompt: text, or the messages of a chat that ends where an answer begins.
+    """Read a prompt: text, or the messages of a chat that ends where an answer begins.
 
     Raises:
-        BadCell: it is neither, or empty.
+        BadCell: the cell is neither, or empty.
     """
     value = cell(row, column)
     return answer_text(value, column) if isinstance(value, str) else check_messages(value, column)
 
 
 def answer_cell(row: Row, column: str) -> str:
-    """One answer.
+    """Read one answer.
 
     Raises:
-        BadCell: it is no text, or empty.
+        BadCell: the cell is not text, or empty.
     """
     return answer_text(cell(row, column), column)
 
 
 def answer_text(value: Any, column: str) -> str:
-    """A text that says something.
+    """Check that a value is text with more than white space.
 
     Raises:
-        BadCell: it is something else, or empty.
+        BadCell: the value is not text, or empty.
     """
     if not isinstance(value, str):
         raise BadCell(f"column {column!r} must be text; it is {shown(value)}")
     if not value.strip():
-        raise BadCell(f"column {column!r} is empty")
+        raise BadCell(f"column {column!r} is empty; it must be text")
     return value
 
 
 def conversation_cell(row: Row, column: str) -> list[Message]:
-    """A whole conversation, up to its last answer.
+    """Read a whole conversation, up to its last answer.
 
     Raises:
-        BadCell: it is none; see `check_conversation`.
+        BadCell: see `check_conversation`.
     """
     return check_conversation(cell(row, column), column)
 
@@ -74,13 +74,13 @@ def mark_answer(
     examples: ExamplesConfig,
     tokenizer: PreTrainedTokenizerBase,
 ) -> MarkedText:
-    """A prompt and an answer to it as the model sees them, the answer marked.
+    """Render a prompt and an answer, with the answer marked.
 
-    Answers that the prompt has of its own are context.
+    Earlier answers inside the prompt are context.
 
     Raises:
-        BadCell: the template refuses them, or roles stand where they cannot.
-        DataError: the prompt is a chat, and there is no template to render it with.
+        BadCell: the template refuses the messages, or roles are out of order.
+        DataError: the prompt is a chat and the tokenizer has no template.
     """
     if isinstance(prompt, str) and not uses_template(examples, tokenizer):
         return mark_plain(prompt, answer, tokenizer)
@@ -98,11 +98,11 @@ def mark_chat(
     *,
     only_last: bool,
 ) -> MarkedText:
-    """A conversation as the model sees it, its last answer or all of them marked.
+    """Render a conversation, with its last answer or all answers marked.
 
     Raises:
-        BadCell: the template refuses it.
-        DataError: there is no template.
+        BadCell: the template refuses the messages.
+        DataError: the tokenizer has no template.
     """
     if not uses_template(examples, tokenizer):
         raise DataError(f"{row.where}: the row is a chat, {no_template(examples)}")
@@ -110,8 +110,8 @@ def mark_chat(
     return mark_answers(whole, tokenizer, only_last=only_last)
 
 
-def asked(messages: Sequence[Message]) -> list[Any]:
-    """What comes before the first answer, as plain values."""
+def question_of_chat(messages: Sequence[Message]) -> list[Any]:
+    """The messages before the first answer, as plain values."""
     question: list[Any] = []
     for message in messages:
         if message["role"] == "assistant":
@@ -120,8 +120,8 @@ def asked(messages: Sequence[Message]) -> list[Any]:
     return question
 
 
-def asked_by(prompt: str | Sequence[Message]) -> list[Any]:
-    """A whole prompt as plain values; text is one message of the user."""
+def question_of_prompt(prompt: str | Sequence[Message]) -> list[Any]:
+    """A whole prompt as plain values; a text becomes one message of the user."""
     if isinstance(prompt, str):
         return [["user", prompt]]
     return [[message["role"], message["content"]] for message in prompt]

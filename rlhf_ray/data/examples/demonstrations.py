@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from rlhf_ray.config.groups.data import ExamplesConfig
 from rlhf_ray.data.examples.chats import (
     answer_cell,
-    asked,
-    asked_by,
     conversation_cell,
     has_cell,
     mark_answer,
     mark_chat,
     prompt_cell,
+    question_of_chat,
+    question_of_prompt,
 )
 from rlhf_ray.data.examples.load import Draft, load_examples
 from rlhf_ray.data.examples.sets import ExampleSet
@@ -29,11 +29,11 @@ def load_demonstrations(
 ) -> ExampleSet[LabelledTokens]:
     """Conversations with the loss on every answer of the assistant, the end of its turn included.
 
-    A row has a whole conversation, or a prompt and an answer to it; of the latter, only the
-    answer is learnt, whatever answers the prompt has of its own.
+    A row has a whole conversation, or a prompt and an answer. With the latter the loss is only on
+    the answer, not on earlier answers inside the prompt.
 
     Args:
-        seed: not used: nothing here is drawn.
+        seed: not used, because nothing is random; all loaders have the same arguments.
 
     Raises:
         DataError: see `load_examples`.
@@ -44,11 +44,11 @@ def load_demonstrations(
         if has_cell(row, examples.messages_column):
             messages = conversation_cell(row, examples.messages_column)
             marked = mark_chat(row, messages, examples, tokenizer, only_last=False)
-            return Draft(asked=asked(messages), texts=(marked,), build=_with_answer)
+            return Draft(question=question_of_chat(messages), texts=(marked,), build=_with_answer)
         prompt = prompt_cell(row, examples.prompt_column)
         answer = answer_cell(row, examples.answer_column)
         marked = mark_answer(row, prompt, answer, examples, tokenizer)
-        return Draft(asked=asked_by(prompt), texts=(marked,), build=_with_answer)
+        return Draft(question=question_of_prompt(prompt), texts=(marked,), build=_with_answer)
 
     return load_examples(
         "demonstrations",

@@ -1,11 +1,11 @@
-"""Feedback: single answers that somebody called good or bad."""
+"""Feedback: single answers labelled good or bad."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from rlhf_ray.config.groups.data import ExamplesConfig
-from rlhf_ray.data.examples.chats import answer_cell, asked_by, mark_answer, prompt_cell
+from rlhf_ray.data.examples.chats import answer_cell, mark_answer, prompt_cell, question_of_prompt
 from rlhf_ray.data.examples.load import Draft, load_examples
 from rlhf_ray.data.examples.sets import ExampleSet
 from rlhf_ray.data.rows import BadCell, Row, cell, shown
@@ -14,17 +14,17 @@ from rlhf_ray.records.preferences import Feedback
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Files without types (CSV) have words for them.
+# Files without types (CSV) have these words for booleans.
 _WORDS = {"true": True, "false": False}
 
 
 def load_feedback(
     examples: ExamplesConfig, tokenizer: PreTrainedTokenizerBase, *, seed: int
 ) -> ExampleSet[Feedback]:
-    """Answers with the loss mask on them, each good or bad.
+    """Answers with their loss mask, each labelled good or bad.
 
     Args:
-        seed: not used: nothing here is drawn.
+        seed: not used, because nothing is random; all loaders have the same arguments.
 
     Raises:
         DataError: see `load_examples`.
@@ -34,9 +34,9 @@ def load_feedback(
     def draft(row: Row) -> Draft[Feedback]:
         prompt = prompt_cell(row, examples.prompt_column)
         answer = answer_cell(row, examples.answer_column)
-        is_good = _verdict(row, examples.good_column)
+        is_good = _verdict(row, examples.label_column)
         return Draft(
-            asked=asked_by(prompt),
+            question=question_of_prompt(prompt),
             texts=(mark_answer(row, prompt, answer, examples, tokenizer),),
             build=lambda samples: Feedback(sample=samples[0], is_good=is_good),
         )
@@ -45,7 +45,7 @@ def load_feedback(
         "feedback",
         examples,
         tokenizer,
-        layouts=(("prompt_column", "answer_column", "good_column"),),
+        layouts=(("prompt_column", "answer_column", "label_column"),),
         draft=draft,
     )
 

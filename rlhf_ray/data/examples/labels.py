@@ -1,4 +1,4 @@
-"""From a text whose answers are marked to tokens whose answers are masked, exactly."""
+"""Exact loss masks: from marked answers in a text to masked tokens."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 def label_texts(
     texts: Sequence[MarkedText], tokenizer: PreTrainedTokenizerBase
 ) -> list[LabelledTokens | BadCell]:
-    """Tokens of many texts at once, which is what tokenizers are fast at.
+    """Tokenise marked texts and mask their answers; many texts at once, which is faster.
 
-    A mask is exact if no token lies on both sides of where an answer begins or ends. That holds
-    where the tokens of the whole text are those of its parts one after the other, or begin with
-    those of every beginning. Otherwise the parts are tokenised by themselves, because so the
-    model meets them: the tokens of a prompt are there before its answer is. That must give the
-    same text.
+    A mask is exact if no token crosses the beginning or end of an answer. This holds if the tokens
+    of the whole text equal those of its parts one after the other, or begin with the tokens of
+    every prefix that ends at such a border. Otherwise the parts are tokenised separately, as in
+    generation, where the prompt is tokenised before its answer exists. The separate tokens must
+    decode to the same text.
 
     Returns:
-        For each text its tokens, or what is wrong with it.
+        the tokens of each text, or what is wrong with it.
     """
     wholes = _encode(
         [text.text for text in texts], [text.adds_specials for text in texts], tokenizer
@@ -56,7 +56,7 @@ def label_texts(
 
 
 def _pieces(text: MarkedText) -> list[str]:
-    """Context, answer, context, answer, ..., context; any but an answer may be empty."""
+    """Split into context, answer, context, answer, ..., context; a context may be empty."""
     edges = [0, *(edge for answer in text.answers for edge in answer), len(text.text)]
     return [text.text[a:b] for a, b in pairwise(edges)]
 
@@ -81,10 +81,10 @@ def _aligned(
     parts: list[list[int]],
     tokenizer: PreTrainedTokenizerBase,
 ) -> list[list[int]]:
-    """The tokens in parts: context, answer, context, ...
+    """Align tokens with the parts context, answer, context, ...
 
     Raises:
-        BadCell: no tokens have their borders where the answers have theirs.
+        BadCell: no tokenisation has its borders at the borders of the answers.
     """
     joined = [token for part in parts for token in part]
     if joined == whole:
@@ -97,7 +97,7 @@ def _aligned(
         return [whole[a:b] for a, b in pairwise(cuts)]
     if tokenizer.decode(joined) != tokenizer.decode(whole):
         raise BadCell(
-            "the tokenizer joins the beginning or end of an answer with what is beside it, and "
+            "the tokenizer joins the beginning or end of an answer with the text next to it, and "
             "gives another text where they are apart"
         )
     return parts

@@ -1,4 +1,4 @@
-"""What becomes of an example that is longer than it may be."""
+"""Limit on the length of examples."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ NOTHING_LEFT = "cut down to nothing to learn"
 
 
 @dataclass(slots=True)
-class Lengths:
-    """Holds examples to `examples.max_tokens`, and counts those that were cut."""
+class LengthLimit:
+    """Cuts or skips examples longer than `examples.max_tokens`, and counts the cuts."""
 
     examples: ExamplesConfig
     rejects: Rejects
@@ -29,13 +29,13 @@ class Lengths:
         samples: Sequence[LabelledTokens],
         build: Callable[[tuple[LabelledTokens, ...]], T],
     ) -> T | None:
-        """The example of these samples, cut where the configuration says so; None if skipped.
+        """Build the example of these samples, cut if configured; None if it is skipped.
 
-        A cut takes tokens from the end. An example of which nothing is left to learn (no token
-        of an answer, or the same tokens in two answers of a ranking) is skipped.
+        A cut removes tokens from the end. An example without anything left to learn (no token of
+        an answer, or the same tokens in two answers of a ranking) is skipped.
 
         Raises:
-            DataError: it is too long, or it is none at all, and that ends the run.
+            DataError: the example is too long or invalid, and the configuration ends the run.
         """
         limit = self.examples.max_tokens
         longest = max(len(sample.token_ids) for sample in samples)
@@ -48,7 +48,7 @@ class Lengths:
         message = f"{row.where}: has {longest} tokens"
         if self.examples.on_long == "error":
             raise DataError(
-                f"{message}, and examples.max_tokens is {limit}. Raise it, or cut such rows with "
+                f"{message}, and examples.max_tokens is {limit}. Raise it, cut such rows with "
                 "examples.on_long=cut, or leave them out with examples.on_long=skip"
             )
         if self.examples.on_long == "skip":

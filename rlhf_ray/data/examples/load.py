@@ -1,4 +1,4 @@
-"""From rows to examples: read, labelled, held to the longest length, split, counted."""
+"""Loading of examples: rows are read, labelled, limited in length, split and counted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic
 
 from rlhf_ray.config.groups.data import ExamplesConfig
 from rlhf_ray.data.examples.labels import label_texts
-from rlhf_ray.data.examples.lengths import Lengths
+from rlhf_ray.data.examples.lengths import LengthLimit
 from rlhf_ray.data.examples.rows import Source, identity, read_sources
 from rlhf_ray.data.examples.sets import ExampleSet, T, fingerprint_of
 from rlhf_ray.data.examples.spans import MarkedText, special_texts
@@ -30,24 +30,24 @@ class Draft(Generic[T]):
     """An example before it has tokens.
 
     Attributes:
-        asked: what the row asks, as plain values: its key in the split where it has no id.
-        texts: whose tokens make the example.
-        build: the example of these tokens; raises ValueError where they make none.
+        question: the prompt as plain values; the key for the held-out split of a row without id.
+        texts: texts whose tokens make the example.
+        build: makes the example of these tokens; raises ValueError if that is impossible.
     """
 
-    asked: Any
+    question: Any
     texts: tuple[MarkedText, ...]
     build: Callable[[tuple[LabelledTokens, ...]], T]
 
 
 @dataclass(slots=True)
-class Sides(Generic[T]):
-    """What is gathered for both sides of the split; see `ExampleSet`."""
+class GatheredExamples(Generic[T]):
+    """Examples collected so far, on both sides of the held-out split; see `ExampleSet`."""
 
     train: list[T] = field(default_factory=list)
     held_out: list[T] = field(default_factory=list)
     num_cut: int = 0
-    num_open: int = 0
+    num_unended: int = 0
 
     def of(self, *, held_out: bool) -> list[T]:
         """The list of one side."""
@@ -62,89 +62,94 @@ def load_examples(
     layouts: Sequence[Sequence[str]],
     draft: Callable[[Row], Draft[T]],
 ) -> ExampleSet[T]:
-    """Read, render and tokenise the whole source, and that of held-out rows.
+    """Read, render and tokenise the whole source, and the source of held-out rows.
 
     Args:
-        kind: what the examples are, in the plural.
+        kind: kind of examples, in the plural.
         layouts: see `read_sources`.
-        draft: reads one row; raises BadCell where that cannot be.
+        draft: reads one row; raises BadCell if the row is unusable.
 
     Raises:
-        DataError: a source cannot be read, columns are missing, nothing is left to train on, or
-            a row is wrong or too long and the configuration says that this ends the run.
+        DataError: a source cannot be read, columns are missing, no example is left, or a row is
+            unusable or too long and the configuration ends the run.
     """
     check_system_prompt(examples, tokenizer)
-    sides: Sides[T] = Sides()
+    gathered: GatheredExamples[T] = GatheredExamples()
     sources = read_sources(examples, layouts)
     ids = [tokenizer.convert_tokens_to_ids(text) for text in special_texts(tokenizer)]
     ends = frozenset(number for number in ids if isinstance(number, int))
     for source in sources:
-        lengths = Lengths(examples, source.rejects)
+        lengths = LengthLimit(examples, source.rejects)
         drafts = _drafts(source, examples, draft)
         while chunk := list(islice(drafts, _LABELLED_AT_ONCE)):
-            _build(chunk, sides, tokenizer, lengths, ends)
-        sides.num_cut += lengths.num_cut
-    return finished_set(kind, examples, tokenizer, sides, sources)
+            _build(chunk, gathered, tokenizer, lengths, ends)
+        gathered.num_cut += lengths.num_cut
+    return finished_set(kind, examples, tokenizer, gathered, sources)
 
 
 def finished_set(
     kind: str,
     examples: ExamplesConfig,
     tokenizer: PreTrainedTokenizerBase,
-    sides: Sides[T],
+    gathered: GatheredExamples[T],
     sources: Sequence[Source],
 ) -> ExampleSet[T]:
-    """Everything that was gathered.
+    """Make the set of the collected examples.
 
     Raises:
-        DataError: nothing is left to train on, or of a source of held-out rows.
+        DataError: no training example is left, or none of a source of held-out rows.
     """
-    if not sides.train:
+    if not gathered.train:
         raise DataError(
-            f"none of the {kind} in {examples.path} is left to learn from"
-            f"{sources[0].rejects.words()}"
+            f"{examples.key('path')}: none of the {kind} in {examples.path} is left to learn from"
+            f"{sources[0].rejects.summary()}"
         )
-    if examples.has_eval_source and not sides.held_out:
+    if examples.has_eval_source and not gathered.held_out:
         last = sources[-1]
-        raise DataError(f"none of the {kind} in {last.config.path} is left{last.rejects.words()}")
+        raise DataError(
+            f"{last.config.key('path')}: none of the {kind} in {last.config.path} is left"
+            f"{last.rejects.summary()}"
+        )
     return ExampleSet(
         kind=kind,
-        train=tuple(sides.train),
-        held_out=tuple(sides.held_out),
-        num_cut=sides.num_cut,
-        num_open=sides.num_open,
+        train=tuple(gathered.train),
+        held_out=tuple(gathered.held_out),
+        num_cut=gathered.num_cut,
+        num_unended=gathered.num_unended,
         skipped=_skipped([source.rejects for source in sources]),
         vocabulary_size=len(tokenizer),
-        fingerprint=fingerprint_of(sides.train, sides.held_out),
+        fingerprint=fingerprint_of(gathered.train, gathered.held_out),
     )
 
 
 def _drafts(
     source: Source, examples: ExamplesConfig, draft: Callable[[Row], Draft[T]]
 ) -> Iterator[tuple[Row, bool, Draft[T]]]:
-    """Good rows with their side and draft; two rows with one id are one row too many."""
+    """Yield usable rows with their side and draft; reject a row whose id an earlier row has."""
     first: dict[str, Row] = {}
     for row in source.rows:
         try:
             own = identity(row, examples)
             drafted = draft(row)
             if own is not None and first.setdefault(own, row) is not row:
-                raise BadCell(f"has the id {own!r} of {first[own].where}")
+                raise BadCell(
+                    f"the row has the id {own!r} of {first[own].where}; ids must be unique"
+                )
         except BadCell as error:
             source.rejects.bad_row(INVALID, row.where, str(error))
             continue
-        key = content_key(drafted.asked) if own is None else own
+        key = content_key(drafted.question) if own is None else own
         yield row, source.holds_out(key), drafted
 
 
 def _build(
     chunk: Sequence[tuple[Row, bool, Draft[T]]],
-    sides: Sides[T],
+    gathered: GatheredExamples[T],
     tokenizer: PreTrainedTokenizerBase,
-    lengths: Lengths,
+    lengths: LengthLimit,
     ends: frozenset[int],
 ) -> None:
-    """Add the examples of some drafts to their sides.
+    """Add the examples of some drafts to their side of the split.
 
     Args:
         ends: ids of the special tokens.
@@ -159,8 +164,8 @@ def _build(
             continue
         example = lengths.fit(row, good, draft.build)
         if example is not None:
-            sides.of(held_out=is_held_out).append(example)
-            sides.num_open += any(_last_predicted(sample) not in ends for sample in good)
+            gathered.of(held_out=is_held_out).append(example)
+            gathered.num_unended += any(_last_predicted(sample) not in ends for sample in good)
 
 
 def _last_predicted(sample: LabelledTokens) -> int:
@@ -168,7 +173,7 @@ def _last_predicted(sample: LabelledTokens) -> int:
 
 
 def _skipped(rejects: Sequence[Rejects]) -> tuple[Skipped, ...]:
-    """What was skipped in all sources, each reason once."""
+    """Merge the skipped rows of all sources by reason."""
     merged: dict[str, Skipped] = {}
     for part in rejects:
         for skipped in part.skipped():

@@ -1,4 +1,4 @@
-"""Rankings: answers to one prompt, of which somebody said which is better."""
+"""Rankings: answers to one prompt, from best to worst."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from rlhf_ray.config.groups.data import ExamplesConfig
 from rlhf_ray.data.examples.chats import (
     answer_cell,
     answer_text,
-    asked_by,
     has_cell,
     mark_answer,
     prompt_cell,
+    question_of_prompt,
 )
 from rlhf_ray.data.examples.load import Draft, load_examples
 from rlhf_ray.data.examples.sets import ExampleSet
@@ -31,7 +31,7 @@ def load_rankings(
     A row has a prompt and two answers, or a prompt and a list of answers from best to worst.
 
     Args:
-        seed: not used: nothing here is drawn.
+        seed: not used, because nothing is random; all loaders have the same arguments.
 
     Raises:
         DataError: see `load_examples`.
@@ -43,7 +43,7 @@ def load_rankings(
         answers = _answers(row, examples)
         margin = _margin(row, examples.margin_column)
         return Draft(
-            asked=asked_by(prompt),
+            question=question_of_prompt(prompt),
             texts=tuple(mark_answer(row, prompt, a, examples, tokenizer) for a in answers),
             build=lambda samples: Ranking(answers=samples, margin=margin),
         )
@@ -61,10 +61,10 @@ def load_rankings(
 
 
 def _answers(row: Row, examples: ExamplesConfig) -> list[str]:
-    """From best to worst.
+    """Read the answers from best to worst.
 
     Raises:
-        BadCell: fewer than two, one is no text, or two are the same.
+        BadCell: fewer than two answers, an answer that is not text, or two equal answers.
     """
     if not has_cell(row, examples.ranking_column):
         answers = [

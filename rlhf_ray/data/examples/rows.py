@@ -1,4 +1,4 @@
-"""Rows of the two sources, what they are called, and on which side each of them is."""
+"""Rows of the training source and the held-out source, and the side of each row."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from typing import ClassVar
 from rlhf_ray.config.groups.data import ExamplesConfig, SourceConfig
 from rlhf_ray.data.examples.split import is_held_out
 from rlhf_ray.data.rejects import Rejects, good_rows
-from rlhf_ray.data.rows import DataError, Row, among, check_columns, text_cell
+from rlhf_ray.data.rows import DataError, Row, check_columns, known_names, text_cell
 from rlhf_ray.data.sources.read import read_rows
 
 
 @dataclass
 class HeldOutSource(SourceConfig):
-    """Where held-out rows come from, where that is a source of its own."""
+    """Settings of a separate source of held-out rows."""
 
     group: ClassVar[str] = "examples"
 
     @classmethod
     def key(cls, name: str) -> str:
-        """The dotted name of one of its keys; path and split have their own."""
+        """The dotted name of a key; only path and split differ from those of `examples`."""
         return f"{cls.group}.eval_{name}" if name in ("path", "split") else super().key(name)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """The rows of one source that could be read.
+    """The parsed rows of one source.
 
     Attributes:
-        config: of the source.
+        config: settings of the source.
         rows: at least one.
-        rejects: counts what is left out of it.
-        share: of its keys that is held out.
+        rejects: counts the rows left out.
+        share: share of the keys that is held out.
     """
 
     config: SourceConfig
@@ -48,15 +48,15 @@ class Source:
 
 
 def read_sources(examples: ExamplesConfig, layouts: Sequence[Sequence[str]]) -> tuple[Source, ...]:
-    """The source of rows, and that of held-out rows where it is another.
+    """Read the source of rows, and the source of held-out rows if it is separate.
 
     Args:
-        layouts: names of keys that name columns; all columns of one of the layouts must be
-            there. The first is what messages ask for.
+        layouts: alternative groups of keys that name columns; all columns of one group must
+            exist. Messages suggest the first group.
 
     Raises:
-        DataError: a source cannot be read, has no rows, or lacks columns; or a row is wrong and
-            the configuration says that this ends the run.
+        DataError: a source cannot be read, has no rows, or lacks columns; or a row is unusable
+            and the configuration ends the run.
     """
     configs: list[tuple[SourceConfig, float]] = [(examples, examples.held_out_share)]
     if examples.has_eval_source:
@@ -66,17 +66,17 @@ def read_sources(examples: ExamplesConfig, layouts: Sequence[Sequence[str]]) -> 
         rejects = Rejects(config)
         rows = tuple(good_rows(read_rows(config), rejects))
         if not rows:
-            raise DataError(f"{config.path} has no rows{rejects.words()}")
+            raise DataError(f"{config.key('path')}: {config.path} has no rows{rejects.summary()}")
         _check_layout(examples, config, layouts, rows)
         sources.append(Source(config=config, rows=rows, rejects=rejects, share=share))
     return tuple(sources)
 
 
 def identity(row: Row, examples: ExamplesConfig) -> str | None:
-    """The row's own id, where the configuration names a column with one.
+    """The id of the row, if the configuration names a column of ids.
 
     Raises:
-        BadCell: it has none.
+        BadCell: the row has no id.
     """
     return None if examples.id_column is None else text_cell(row, examples.id_column)
 
@@ -111,7 +111,8 @@ def _check_layout(
     ]
     missing = next(c for c in _columns(examples, layouts[0]) if c not in known)
     raise DataError(
-        f"{source.path} has no columns {', nor '.join(needed)}; {among(missing, known)}"
+        f"{source.key('path')}: {source.path} has no columns {', nor '.join(needed)}; "
+        f"{known_names(missing, known)}"
     )
 
 

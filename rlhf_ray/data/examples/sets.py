@@ -1,4 +1,4 @@
-"""All examples of a run: what is trained on, what is held out, and what was left out."""
+"""Set of the examples of a run: training, held-out and left-out examples."""
 
 from __future__ import annotations
 
@@ -20,37 +20,37 @@ class ExampleSet(Generic[T]):
     """All examples of a run.
 
     Attributes:
-        kind: what the examples are, in the plural ("demonstrations"), for messages.
+        kind: kind of examples, in the plural ("demonstrations"), for messages.
         train: in the order of the source.
-        held_out: never trained on; may be empty. No prompt of theirs is one of `train` where
-            they are a share of the same source.
-        num_cut: examples of both that were cut to the longest length.
-        num_open: examples of both with an answer after which the template writes no special
-            token, before any cut: nothing there teaches the model to stop.
+        held_out: never trained on; may be empty. If they are a share of the same source, they
+            share no prompt with `train`.
+        num_cut: examples of both that were cut to the maximum length.
+        num_unended: examples of both with an answer after which the template writes no special
+            token, before any cut. They do not teach the model to stop.
         skipped: rows of both sources that are left out, by reason.
         vocabulary_size: of the tokenizer; every token id is below it.
-        fingerprint: of the tokens, masks and labels of both, in order; other data has another.
+        fingerprint: hash of the tokens, masks and labels of both, in order.
     """
 
     kind: str
     train: tuple[T, ...]
     held_out: tuple[T, ...]
     num_cut: int
-    num_open: int
+    num_unended: int
     skipped: tuple[Skipped, ...]
     vocabulary_size: int
     fingerprint: str
 
     def describe(self) -> str:
-        """Lines for people: how many examples, how long, and what is left out."""
+        """Lines for the screen: number and lengths of examples, and rows left out."""
         lines = [f"{self.kind} to learn from: {_sizes(self.train)}"]
         lines.append(f"held out: {_sizes(self.held_out)}")
         if self.num_cut:
             lines.append(f"cut to examples.max_tokens: {self.num_cut}")
-        if self.num_open:
+        if self.num_unended:
             lines.append(
-                f"with an answer that no special token ends: {self.num_open}; from these the model "
-                "does not learn when to stop"
+                f"with an answer that no special token ends: {self.num_unended}; from these the "
+                "model does not learn when to stop"
             )
         return "\n".join([*lines, *skipped_lines(self.skipped)])
 
@@ -63,7 +63,7 @@ def samples_of(example: LabelledTokens | Ranking | Feedback) -> tuple[LabelledTo
 
 
 def fingerprint_of(train: Sequence[T], held_out: Sequence[T]) -> str:
-    """16 hexadecimal digits of the content of both, in order."""
+    """Hash of both, in order, as 16 hexadecimal digits."""
     digest = hashlib.sha256()
     for part in (train, held_out):
         digest.update(f"{len(part)} examples".encode())

@@ -1,4 +1,4 @@
-"""Where the answers stand in a conversation as the model sees it."""
+"""Positions of the answers in a rendered conversation."""
 
 from __future__ import annotations
 
@@ -20,21 +20,20 @@ if TYPE_CHECKING:
 
 Part = tuple[int, int]
 
-# What a template writes around the answers of the model where it marks them.
+# The tag by which a template marks the answers of the model.
 _MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
-_WAY_OUT = "give a template that marks its answers with {% generation %} (model.chat_template)"
+_FIX = "give a template that marks its answers with {% generation %} (model.chat_template)"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MarkedText:
-    """A text and the parts of it that a model is to write.
+    """A text and its parts that the model should write.
 
     Attributes:
         text: the whole conversation.
-        answers: first character and the one after the last of each part, in order, none empty
-            and none touching the next.
-        adds_specials: the tokenizer adds its special tokens to the beginning of the text; a
-            template writes its own.
+        answers: [start, stop) of each part, in order; not empty, and not touching each other.
+        adds_specials: the tokenizer adds its special tokens at the beginning of the text; False
+            with a template, which writes them itself.
     """
 
     text: str
@@ -45,21 +44,22 @@ class MarkedText:
 def mark_answers(
     messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, *, only_last: bool
 ) -> MarkedText:
-    """Render a conversation with the chat template, and find the assistant's own text in it.
+    """Render a conversation with the chat template, and find the assistant's text in it.
 
-    A part goes from where the model begins to write (the end of the generation prompt) to the end
-    of the token that ends its turn, which it has to learn to write too; white space after that
-    token is the template's. Where a template has marks (`{% generation %}`), they count.
-    Otherwise the conversation is rendered anew up to each answer, and must begin with that.
+    A part begins at the end of the generation prompt, where the model begins to write. It ends
+    with the token that ends the turn, which the model must learn to write too. White space after
+    that token belongs to the template. If the template marks answers (`{% generation %}`), the
+    marks decide. Otherwise the conversation is rendered again up to each answer, and the whole
+    text must begin with that rendering.
 
     Args:
         messages: the last one is the assistant's, and has text.
-        only_last: mark the last answer alone; every one that has text otherwise.
+        only_last: mark only the last answer; otherwise every answer with text.
 
     Raises:
-        BadCell: the template refuses the messages or does not write the answers, or its
-            rendering of a beginning is not how the whole begins, so that nobody can say what
-            the model wrote.
+        BadCell: the template refuses the messages or does not write the answers, or the whole
+            text does not begin with the rendering of a beginning, so that the position of an
+            answer is unknown.
     """
     specials = special_texts(tokenizer)
     template = tokenizer.get_chat_template()
@@ -73,14 +73,17 @@ def mark_answers(
 
 
 def mark_plain(prompt: str, answer: str, tokenizer: PreTrainedTokenizerBase) -> MarkedText:
-    """Prompt, answer and end of text, for a model without a chat template.
+    """Join prompt, answer and end of text, for a model without a chat template.
 
     Raises:
-        BadCell: the tokenizer has no token that ends a text, so that no answer would end.
+        BadCell: the tokenizer has no end-of-text token.
     """
     end = tokenizer.eos_token
     if not isinstance(end, str):
-        raise BadCell("the tokenizer has no end-of-text token to end an answer with")
+        raise BadCell(
+            "the tokenizer has no end-of-text token to end an answer with; set its eos_token, or "
+            "name another tokenizer with model.tokenizer_path"
+        )
     text = prompt + answer + end
     return MarkedText(text=text, answers=((len(prompt), len(text)),), adds_specials=True)
 
@@ -99,7 +102,7 @@ def _found_parts(
     *,
     only_last: bool,
 ) -> tuple[str, list[Part]]:
-    """The whole conversation, and the answers in it by rendering what is before each."""
+    """Find the answers in the whole conversation by rendering the messages before each."""
     whole = apply_template(messages, tokenizer, add_generation_prompt=False)
     wanted = [i for i, m in enumerate(messages) if m["role"] == "assistant" and has_text(m)]
     parts = []
@@ -122,26 +125,26 @@ def _check_begins(whole: str, before: str, num_messages: int) -> None:
     raise BadCell(
         f"the chat template renders the {num_messages} messages before an answer otherwise than "
         f"in the whole conversation: {before[same : same + 40]!r} instead of "
-        f"{whole[same : same + 40]!r}, so that nobody can say where the answer begins; {_WAY_OUT}"
+        f"{whole[same : same + 40]!r}, so that the beginning of the answer is unknown; {_FIX}"
     )
 
 
 def _end(whole: str, before: str, until: str, content: str, specials: tuple[str, ...]) -> int:
-    """Where an answer ends that is not the last.
+    """Find the end of an answer that is not the last.
 
-    Some templates write an answer otherwise where it is the last one: with thoughts in front, or
-    with the end of the text behind. It must then stand in the whole conversation word by word,
-    and end with the same token.
+    Some templates write the last answer differently: with thoughts in front, or with an
+    end-of-text token behind. Then the whole conversation must contain the answer word by word, and
+    it must end with the same token.
 
     Args:
-        before: what comes before the answer, a beginning of `whole`.
-        until: the conversation up to the answer, where it is the last.
-        content: what the answer says.
+        before: rendering of the messages before the answer, a beginning of `whole`.
+        until: rendering of the conversation up to and with the answer.
+        content: text of the answer.
     """
     if whole.startswith(until) and until.startswith(before):
         return len(until)
     start = len(before)
-    # Many templates strip what is said; it is tried first as it is.
+    # Many templates strip the content; try it unchanged first.
     for said in (content, content.strip()):
         stop = start + len(said)
         ends = [end for end in specials if whole.startswith(end, stop) and said + end in until]
@@ -150,8 +153,8 @@ def _end(whole: str, before: str, until: str, content: str, specials: tuple[str,
     same = _common_length(whole, until)
     raise BadCell(
         "the chat template writes an answer otherwise where more follows: "
-        f"{whole[same : same + 40]!r} instead of {until[same : same + 40]!r}, so that nobody can "
-        f"say where it ends; {_WAY_OUT}"
+        f"{whole[same : same + 40]!r} instead of {until[same : same + 40]!r}, so that its end is "
+        f"unknown; {_FIX}"
     )
 
 
@@ -162,10 +165,10 @@ def _marked_parts(
     *,
     only_last: bool,
 ) -> tuple[str, list[Part]]:
-    """The whole conversation, and the answers in it by the template's own marks."""
+    """Find the answers in the whole conversation by the template's marks."""
     text, marks = apply_template_with_marks(messages, tokenizer)
     parts = _joined(_with_end(text, [(a, b) for a, b in marks if a < b], specials))
-    # The last answer is where another one would change the text.
+    # The last answer begins where the text changes if another answer is rendered.
     last = messages[-1]
     other = {**last, "content": "b" if last["content"].lstrip().startswith("a") else "a"}
     changed, _ = apply_template_with_marks([*messages[:-1], other], tokenizer)
@@ -176,9 +179,9 @@ def _marked_parts(
 
 
 def _with_end(text: str, parts: list[Part], specials: tuple[str, ...]) -> list[Part]:
-    """Marked parts with the token that ends a turn, where the template leaves it out of its marks.
+    """Extend marked parts by the token that ends a turn, if the template does not mark it.
 
-    It is what comes after the last part: there, no other turn begins.
+    The special token after the last part is that token, because no other turn begins there.
     """
     following = [token for token in specials if parts and text.startswith(token, parts[-1][1])]
     if not following:
@@ -188,7 +191,7 @@ def _with_end(text: str, parts: list[Part], specials: tuple[str, ...]) -> list[P
 
 
 def _joined(parts: list[Part]) -> list[Part]:
-    """Parts that touch as one."""
+    """Merge parts that touch or overlap."""
     joined: list[Part] = []
     for start, stop in parts:
         if joined and start <= joined[-1][1]:
@@ -198,23 +201,23 @@ def _joined(parts: list[Part]) -> list[Part]:
 
 
 def _without_space(text: str, part: Part, specials: tuple[str, ...]) -> Part:
-    """The part without white space after the token that ends its turn."""
+    """Remove white space after the token that ends the turn."""
     start, stop = part
     bare = text[start:stop].rstrip()
     return (start, start + len(bare)) if bare.endswith(specials) else part
 
 
 def _check_says(part: str, message: Message) -> None:
-    """Refuse a template that drops what a message says; thoughts in front may be left out."""
+    """Refuse a template that drops the text of a message; it may drop thoughts in front."""
     last_word = message["content"].split()[-1]
     if last_word not in part:
         raise BadCell(
             f"the chat template does not write the answer {message['content'][:40]!r} where it "
-            f"should stand: there is {part[:40]!r}"
+            f"should stand: there is {part[:40]!r}; {_FIX}"
         )
 
 
 def _common_length(one: str, other: str) -> int:
-    """How many characters two texts have in common at their beginning."""
+    """Length of the common prefix of two texts."""
     pairs = zip(one, other, strict=False)
     return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))

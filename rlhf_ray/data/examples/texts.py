@@ -1,4 +1,4 @@
-"""Raw texts: every token but the first of an example is predicted."""
+"""Raw texts: every token of an example but the first is predicted."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 
 from rlhf_ray.config.groups.data import ExamplesConfig
 from rlhf_ray.data.examples.chats import answer_cell
-from rlhf_ray.data.examples.lengths import Lengths
-from rlhf_ray.data.examples.load import Sides, finished_set
+from rlhf_ray.data.examples.lengths import LengthLimit
+from rlhf_ray.data.examples.load import GatheredExamples, finished_set
 from rlhf_ray.data.examples.rows import Source, identity, read_sources
 from rlhf_ray.data.examples.sets import ExampleSet
 from rlhf_ray.data.examples.split import content_key
@@ -42,11 +42,11 @@ def load_texts(
     end = tokenizer.eos_token_id
     if not isinstance(end, int):
         raise DataError(
-            "the model's tokenizer has no end-of-text token, which would end every text; name "
+            "the model's tokenizer has no end-of-text token, which must end every text; name "
             "another tokenizer with model.tokenizer_path"
         )
     sources = read_sources(examples, (("text_column",),))
-    sides: Sides[LabelledTokens] = Sides()
+    gathered: GatheredExamples[LabelledTokens] = GatheredExamples()
     for source in sources:
         documents: dict[bool, list[tuple[Row, list[int]]]] = {False: [], True: []}
         rows = _texts(source, examples)
@@ -56,20 +56,20 @@ def load_texts(
                 # Some tokenizers end every text themselves.
                 ended = ids if ids and ids[-1] == end else [*ids, end]
                 documents[is_held_out].append((row, ended))
-        lengths = Lengths(examples, source.rejects)
+        lengths = LengthLimit(examples, source.rejects)
         for is_held_out in (False, True):
             rows_of_side = documents[is_held_out]
-            sides.of(held_out=is_held_out).extend(
+            gathered.of(held_out=is_held_out).extend(
                 _packed(rows_of_side, examples, seed)
                 if examples.pack_texts
                 else _separate(rows_of_side, lengths)
             )
-        sides.num_cut += lengths.num_cut
-    return finished_set("texts", examples, tokenizer, sides, sources)
+        gathered.num_cut += lengths.num_cut
+    return finished_set("texts", examples, tokenizer, gathered, sources)
 
 
 def _texts(source: Source, examples: ExamplesConfig) -> Iterator[tuple[Row, bool, str]]:
-    """Good rows with their side and text."""
+    """Yield usable rows with their side of the split and text."""
     for row in source.rows:
         try:
             own = identity(row, examples)
@@ -93,7 +93,7 @@ def _packed(
 
 
 def _separate(
-    documents: Sequence[tuple[Row, list[int]]], lengths: Lengths
+    documents: Sequence[tuple[Row, list[int]]], lengths: LengthLimit
 ) -> Iterator[LabelledTokens]:
     for row, ids in documents:
         sample = _all_but_first(torch.tensor(ids, dtype=torch.int64))

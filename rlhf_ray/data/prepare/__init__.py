@@ -1,1 +1,5 @@
-"""The data stage: from files in many layouts to cleaned, blended, split sets in one."""
+"""stage=prepare_data: from files in many layouts to cleaned, blended and split sets in one layout.
+
+`conversion/` and `layouts/` turn rows into samples, `cleaning/` drops or changes samples, `store`
+keeps them on disk, and `prepare` runs the stage.
+"""

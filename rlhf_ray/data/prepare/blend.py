@@ -1,4 +1,4 @@
-"""How many samples of each source go into a training set."""
+"""Blending: how many samples of each source go into a training set."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from rlhf_ray.config.groups.prepare_sources import PreparedSource
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Draw:
-    """What one source gives to one training set.
+    """Samples that one source gives to one training set.
 
     Attributes:
-        available: its samples.
-        wanted: what its weight asks for; `drawn` where it has none.
-        drawn: what is taken, repetitions included.
+        available: samples of the source.
+        wanted: samples that its weight asks for; equal to `drawn` if it has no weight.
+        drawn: samples taken, repetitions included.
     """
 
     available: int
@@ -24,7 +24,7 @@ class Draw:
 
     @property
     def epochs(self) -> float:
-        """How often a sample of the source comes, on average."""
+        """Average number of times that a sample of the source is used."""
         return self.drawn / self.available
 
 
@@ -35,17 +35,17 @@ def blend(
     total: int | None,
     max_epochs: float,
 ) -> dict[str, Draw]:
-    """Draws by source.
+    """Compute the draw of each source.
 
-    Without weights every source is taken as often as `max_epochs` says, up to its own
-    `max_samples`. With weights the draws are in proportion to them:
-    `total` samples in all, or, without a total, as many as the first source to be exhausted
-    allows. A source that has too little for `total` gives what it has, and no other source
-    makes up for it, because that would change the proportions of the rest.
+    Without weights every source is repeated `max_epochs` times, up to its own `max_samples`. With
+    weights the draws are in proportion to them: `total` samples in all or, without a total, as
+    many as the source that is exhausted first allows. A source with too few samples for `total`
+    gives all that it has. No other source makes up for it, because that would change the
+    proportions of the rest.
 
     Args:
         available: samples by name of source; sources without samples are left out.
-        max_epochs: of sources that set none.
+        max_epochs: default for sources that set none.
     """
     present = [source for source in sources if available.get(source.name, 0) > 0]
     caps = {source.name: _cap(source, available[source.name], max_epochs) for source in present}

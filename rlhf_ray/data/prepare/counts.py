@@ -12,12 +12,13 @@ _RATIO = 1.05
 
 
 @dataclass(slots=True)
-class SourceTally:
-    """What became of one source: read + made = kept + all removed.
+class SourceCounts:
+    """Samples of one source: read + made = kept + all removed.
 
     Attributes:
-        read: rows, or samples where a row has several.
-        made: further samples that conversions made out of one.
+        read: rows, or samples if a row has several.
+        made: additional samples from conversions that make several out of one.
+        removed: by reason.
     """
 
     read: int = 0
@@ -28,7 +29,7 @@ class SourceTally:
 
 @dataclass(slots=True)
 class LengthCounts:
-    """Lengths in characters, summed up."""
+    """Histogram of lengths in characters."""
 
     count: int = 0
     total: int = 0
@@ -63,7 +64,7 @@ class LengthCounts:
 
 
 @dataclass(slots=True)
-class DatasetTally:
+class DatasetCounts:
     """One data set of the output, before blending.
 
     Attributes:

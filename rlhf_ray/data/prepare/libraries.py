@@ -1,4 +1,4 @@
-"""The libraries of the extra `data`, imported only where a step needs them."""
+"""Libraries of the extra `data`, imported only when a step needs them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from rlhf_ray.config.errors import RequestError
 
 
 def library(module: str, *, key: str) -> ModuleType:
-    """A module of the extra `data`.
+    """Import a module of the extra `data`.
 
     Args:
         key: the setting that asks for it, for the message.
 
     Raises:
-        RequestError: it is not installed.
+        RequestError: the module is not installed.
     """
     try:
         return importlib.import_module(module)

@@ -1,15 +1,14 @@
-"""Files of the output folder."""
+"""JSON lines files of the output folder."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 
 class JsonLines:
-    """A file with one JSON object per line, written as they come."""
+    """Writer of a file with one JSON object per line; use it with `contextlib.closing`."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("w", encoding="utf-8", newline="\n")
@@ -20,16 +19,8 @@ class JsonLines:
         self.write_text(text.encode("utf-8", "backslashreplace").decode())
 
     def write_text(self, line: str) -> None:
-        """A record that is text already."""
+        """Write a record that is already JSON text."""
         self._file.write(line + "\n")
 
-    def __enter__(self) -> JsonLines:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self._file.close()

@@ -1,28 +1,29 @@
-"""From sources to sets: one pass through every source, then a draw from what is left."""
+"""Preparation of data sets: one pass over every source, then a draw from the kept samples."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rlhf_ray.config.groups.prepare import PrepareConfig
 from rlhf_ray.config.groups.prepare_sources import PreparedSource
 from rlhf_ray.data.prepare.blend import Draw, blend
-from rlhf_ray.data.prepare.cleaning.cleaner import Cleaning
-from rlhf_ray.data.prepare.cleaning.lengths import longest
+from rlhf_ray.data.prepare.cleaning.lengths import longest_sequence
+from rlhf_ray.data.prepare.cleaning.pipeline import Cleaning
 from rlhf_ray.data.prepare.cleaning.steps import Step, apply_steps
 from rlhf_ray.data.prepare.conversion.chats import BrokenChat
 from rlhf_ray.data.prepare.conversion.contents import Content, Removal, Sample, removal_of
 from rlhf_ray.data.prepare.conversion.convert import convert, pairs_of
 from rlhf_ray.data.prepare.conversion.mapping import BROKEN_CHAT
-from rlhf_ray.data.prepare.conversion.reading import read_samples
-from rlhf_ray.data.prepare.counts import DatasetTally, SourceTally
+from rlhf_ray.data.prepare.counts import DatasetCounts, SourceCounts
 from rlhf_ray.data.prepare.output import JsonLines
+from rlhf_ray.data.prepare.reading import read_samples
 from rlhf_ray.data.prepare.splitting import EVAL_PART, TRAIN_PART, Route, Router, routes_of
-from rlhf_ray.data.prepare.store import Store
+from rlhf_ray.data.prepare.store import SampleStore
 from rlhf_ray.data.rows import DataError
 from rlhf_ray.data.sources.prepared import EVAL, TRAIN
 
@@ -32,18 +33,18 @@ _MAX_EXAMPLES = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Outcome:
-    """Everything the report tells.
+class PreparationResult:
+    """Counts of a finished preparation, for the report.
 
     Attributes:
         sources: by name. datasets: by folder of the output.
-        draws: by folder and source, of the training sets.
+        draws: of the training sets, by folder and source.
         evals: samples of the evaluation sets, by folder and source.
-        notes: by source, what was found and not removed.
+        notes: findings that removed nothing, by source.
     """
 
-    sources: dict[str, SourceTally]
-    datasets: dict[str, DatasetTally]
+    sources: dict[str, SourceCounts]
+    datasets: dict[str, DatasetCounts]
     draws: dict[str, dict[str, Draw]]
     evals: dict[str, dict[str, int]]
     notes: dict[str, dict[str, int]]
@@ -54,8 +55,8 @@ class Preparation:
     """One run of the stage inside its work folder.
 
     Attributes:
-        expected: samples by name of source, as the check before the work counted them.
-        report: told in a line what is being done.
+        expected: samples by name of source, counted by the check before the run.
+        report: receives one line of progress at a time.
     """
 
     prepare: PrepareConfig
@@ -65,39 +66,39 @@ class Preparation:
     expected: dict[str, int]
     seed: int
     report: Callable[[str], None]
-    _tallies: dict[str, SourceTally] = field(default_factory=dict)
-    _datasets: dict[str, DatasetTally] = field(default_factory=dict)
+    _sources: dict[str, SourceCounts] = field(default_factory=dict)
+    _datasets: dict[str, DatasetCounts] = field(default_factory=dict)
     _examples: dict[str, str] = field(default_factory=dict)
 
-    def run(self, folder: Path, scratch: Path) -> Outcome:
+    def run(self, folder: Path, scratch: Path) -> PreparationResult:
         """Write removed samples and all sets to `folder`.
 
         Args:
-            scratch: of a file for what has to be remembered; the caller removes it.
+            scratch: file for the store; the caller removes it.
 
         Raises:
-            DataError: nothing is left for one of the sets, or a source changed meanwhile.
+            DataError: no sample is left for one of the sets, or a source changed meanwhile.
         """
-        with Store(scratch, seed=self.seed) as store:
-            with JsonLines(folder / REMOVED) as removed:
+        with closing(SampleStore(scratch, seed=self.seed)) as store:
+            with closing(JsonLines(folder / REMOVED)) as removed:
                 for source in self.sources:
                     self._take(source, store, removed)
             draws, evals = self._write_sets(store, folder)
-        return Outcome(
-            sources=self._tallies,
+        return PreparationResult(
+            sources=self._sources,
             datasets=self._datasets,
             draws=draws,
             evals=evals,
             notes={source.name: self.cleaning.notes.of(source.name) for source in self.sources},
         )
 
-    def _take(self, source: PreparedSource, store: Store, removed: JsonLines) -> None:
-        """One source, from its rows to the store."""
+    def _take(self, source: PreparedSource, store: SampleStore, removed: JsonLines) -> None:
+        """Read, clean and store one source."""
         self.report(f"{source.name}: cleaning {self.expected[source.name]} samples")
-        tally = self._tallies[source.name] = SourceTally()
+        counts = self._sources[source.name] = SourceCounts()
         steps: dict[str, tuple[Step, ...]] = {}
         for dataset, kind in routes_of(source, self.split):
-            self._datasets.setdefault(dataset, DatasetTally(kind=kind))
+            self._datasets.setdefault(dataset, DatasetCounts(kind=kind))
             steps[dataset] = (
                 *self.cleaning.after_routing,
                 *self.cleaning.against_others(store, dataset),
@@ -109,17 +110,18 @@ class Preparation:
         )
         num_samples = 0
         for item in read_samples(source):
-            tally.read += 1
+            counts.read += 1
             num_samples += isinstance(item, Sample)
-            for result, route in self._results(item, source, router, steps, tally):
+            for result, route in self._results(item, source, router, steps, counts):
                 if isinstance(result, Removal):
-                    self._remove(result, tally, removed)
+                    self._remove(result, counts, removed)
                 else:
-                    self._keep(result, route, store, tally)
+                    self._keep(result, route, store, counts)
         if num_samples != self.expected[source.name]:
             raise DataError(
                 f"{source.key}: {source.path} had {self.expected[source.name]} samples when it was "
-                f"checked and now has {num_samples}; a source must give the same rows every time"
+                f"checked and now has {num_samples}; a source must give the same rows every time, "
+                "so change nothing in it during a run"
             )
 
     def _results(
@@ -128,9 +130,9 @@ class Preparation:
         source: PreparedSource,
         router: Router,
         steps: dict[str, tuple[Step, ...]],
-        tally: SourceTally,
+        counts: SourceCounts,
     ) -> Iterator[tuple[Sample | Removal, Route | None]]:
-        """What one item of a source becomes: mended, routed, converted, cleaned."""
+        """Normalize, route, convert and clean one item of a source."""
         if isinstance(item, Sample):
             item = apply_steps(self.cleaning.before_routing, item)
         if isinstance(item, Removal):
@@ -143,17 +145,17 @@ class Preparation:
             yield removal_of(item, BROKEN_CHAT, str(error)), None
             return
         if not contents:
-            detail = "feedback on a bad answer is nothing to imitate"
+            detail = "feedback on a bad answer cannot become a demonstration"
             yield removal_of(item, BAD_ANSWER, detail), None
             return
-        tally.made += len(contents) - 1
+        counts.made += len(contents) - 1
         for number, content in enumerate(contents):
             sample_id = item.sample_id if number == 0 else f"{item.sample_id}+{number}"
             sample = dataclasses.replace(item, sample_id=sample_id, content=content)
             yield apply_steps(steps[route.dataset], sample), route
 
     def _converted(self, content: Content, *kinds: str) -> list[Content]:
-        """As what the source gives, then as what the data set holds."""
+        """Convert to the kind that the source gives, then to the kind of the data set."""
         contents = [content]
         if self.prepare.rankings == "pairs":
             contents = list(pairs_of(content))
@@ -161,8 +163,8 @@ class Preparation:
             contents = [made for one in contents for made in convert(one, kind)]
         return contents
 
-    def _remove(self, removal: Removal, tally: SourceTally, removed: JsonLines) -> None:
-        tally.removed[removal.reason] += 1
+    def _remove(self, removal: Removal, counts: SourceCounts, removed: JsonLines) -> None:
+        counts.removed[removal.reason] += 1
         self._examples.setdefault(removal.reason, f"{removal.where}: {removal.detail}")
         removed.write(
             {
@@ -174,16 +176,18 @@ class Preparation:
             }
         )
 
-    def _keep(self, sample: Sample, route: Route | None, store: Store, tally: SourceTally) -> None:
-        assert route is not None, "only removals have none"
-        tally.kept += 1
+    def _keep(
+        self, sample: Sample, route: Route | None, store: SampleStore, counts: SourceCounts
+    ) -> None:
+        assert route is not None, "only removals have no route"
+        counts.kept += 1
         dataset = self._datasets[route.dataset]
-        dataset.lengths.add(longest(sample))
+        dataset.lengths.add(longest_sequence(sample))
         dataset.tasks[sample.task] += 1
         store.add(sample, dataset=route.dataset, part=route.part)
 
     def _write_sets(
-        self, store: Store, folder: Path
+        self, store: SampleStore, folder: Path
     ) -> tuple[dict[str, dict[str, Draw]], dict[str, dict[str, int]]]:
         counts = store.counts()
         draws: dict[str, dict[str, Draw]] = {}
@@ -208,7 +212,7 @@ class Preparation:
 
     def _write(
         self,
-        store: Store,
+        store: SampleStore,
         folder: Path,
         dataset: str,
         part: str,
@@ -225,14 +229,17 @@ class Preparation:
                 shuffle=self.prepare.shuffle,
             )
         name = TRAIN if part == TRAIN_PART else EVAL
-        with JsonLines(folder / dataset / name) as lines:
+        with closing(JsonLines(folder / dataset / name)) as lines:
             for record, epoch in store.placed(dataset, part):
                 lines.write_text(_with_epoch(record, epoch))
 
     def _why(self) -> str:
         reasons = [f"{reason} ({example})" for reason, example in self._examples.items()]
         if not reasons:
-            return ": the source has too few for all sets; see prepare.split, prepare.eval_fraction"
+            return (
+                ": the source has too few samples for all sets; give it more rows, or change "
+                "prepare.split or prepare.eval_fraction"
+            )
         shown = "; ".join(reasons[:_MAX_EXAMPLES])
         return f". Removed, with the first of each: {shown}"
 
@@ -249,7 +256,7 @@ def _by_source(
 
 
 def _with_epoch(record: str, epoch: int) -> str:
-    """A repetition has an id of its own, because ids are unique in a file."""
+    """Give a repetition its own id, because ids are unique in a file."""
     if epoch == 0:
         return record
     content = json.loads(record)

@@ -1,4 +1,4 @@
-"""What a run of the data stage found and wrote: report.json, and the same as tables."""
+"""Report of the stage: report.json, and the same as tables for the screen."""
 
 from __future__ import annotations
 
@@ -15,44 +15,48 @@ from rich.table import Table
 from rlhf_ray.config.groups.prepare import PrepareConfig
 from rlhf_ray.config.groups.prepare_sources import PreparedSource
 from rlhf_ray.data.prepare.blend import Draw
-from rlhf_ray.data.prepare.prepare import Outcome
+from rlhf_ray.data.prepare.prepare import PreparationResult
 
 _WIDTH = 100
 
 
 def report_of(
-    outcome: Outcome, sources: Sequence[PreparedSource], prepare: PrepareConfig, *, seed: int
+    result: PreparationResult,
+    sources: Sequence[PreparedSource],
+    prepare: PrepareConfig,
+    *,
+    seed: int,
 ) -> dict[str, Any]:
-    """Plain values; the same inputs give the same ones, byte for byte."""
+    """The content of report.json; the same inputs give the same report, byte for byte."""
     removed: Counter[str] = Counter()
-    for tally in outcome.sources.values():
-        removed.update(tally.removed)
+    for counts in result.sources.values():
+        removed.update(counts.removed)
     return {
         "stage": "prepare_data",
         "seed": seed,
         "settings": dataclasses.asdict(prepare),
         "removed": dict(removed.most_common()),
-        "sources": {source.name: _source_json(outcome, source) for source in sources},
-        "datasets": {name: _dataset_json(outcome, name) for name in outcome.datasets},
+        "sources": {source.name: _source_json(result, source) for source in sources},
+        "datasets": {name: _dataset_json(result, name) for name in result.datasets},
     }
 
 
-def _source_json(outcome: Outcome, source: PreparedSource) -> dict[str, Any]:
-    tally = outcome.sources[source.name]
+def _source_json(result: PreparationResult, source: PreparedSource) -> dict[str, Any]:
+    counts = result.sources[source.name]
     return {
         "path": source.path,
         "layout": source.layout,
         "kind": source.kind,
-        "read": tally.read,
-        "made": tally.made,
-        "kept": tally.kept,
-        "removed": dict(tally.removed.most_common()),
-        "found": outcome.notes[source.name],
+        "read": counts.read,
+        "made": counts.made,
+        "kept": counts.kept,
+        "removed": dict(counts.removed.most_common()),
+        "found": result.notes[source.name],
     }
 
 
-def _dataset_json(outcome: Outcome, name: str) -> dict[str, Any]:
-    dataset, draws, evals = outcome.datasets[name], outcome.draws[name], outcome.evals[name]
+def _dataset_json(result: PreparationResult, name: str) -> dict[str, Any]:
+    dataset, draws, evals = result.datasets[name], result.draws[name], result.evals[name]
     return {
         "kind": dataset.kind,
         "train": sum(draw.drawn for draw in draws.values()),
@@ -79,7 +83,7 @@ def _draw_json(draw: Draw) -> dict[str, Any]:
 
 
 def report_tables(report: dict[str, Any]) -> str:
-    """The report for people; no newline at the end."""
+    """The report as text tables, without a newline at the end."""
     tables = [_sources_table(report), _sets_table(report)]
     if report["removed"] or any(source["found"] for source in report["sources"].values()):
         tables.insert(1, _removed_table(report))
@@ -108,7 +112,7 @@ def _sources_table(report: dict[str, Any]) -> Table:
 
 
 def _removed_table(report: dict[str, Any]) -> Table:
-    """Reasons, and what was found and not removed."""
+    """Reasons of removal, and findings that removed nothing."""
     names = list(report["sources"])
     table = _table("Removed and found", "what", *names)
     for reason in report["removed"]:

@@ -1,4 +1,4 @@
-"""Which set a sample belongs to: by what it begins with, not by where it stands."""
+"""Splitting over stages and over training and evaluation, by the content of a sample."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _WHOLE = 2.0**63
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Route:
-    """Where a sample goes.
+    """Destination of a sample.
 
     Attributes:
         dataset: folder in the output: a stage's name, or a kind.
-        kind: what it is there.
-        part: train or eval.
+        kind: kind of sample in that folder.
+        part: `TRAIN_PART` or `EVAL_PART`.
     """
 
     dataset: str
@@ -31,12 +31,12 @@ class Route:
 class Router:
     """Divides samples over stages and over training and evaluation.
 
-    Both depend on the first question of a sample (or on its text) and on nothing else: a sample
-    stays where it is when others come or go, and samples of the same question stay together, so
-    that no question of a training set is in an evaluation set or in another stage.
+    Both depend only on the first question of a sample (or on its text). So a sample does not move
+    when other samples come or go, and samples of one question stay together: no question of a
+    training set is in an evaluation set or in another stage.
 
     Args:
-        split: shares of the stages; () where there is one set for each kind.
+        split: shares of the stages; () for one set for each kind.
     """
 
     def __init__(self, *, split: Sequence[float], eval_fraction: float, seed: int) -> None:
@@ -56,7 +56,7 @@ class Router:
 
 
 def routes_of(source: PreparedSource, split: Sequence[float]) -> list[tuple[str, str]]:
-    """The (data set, kind) that samples of a source can go to."""
+    """All (data set, kind) that samples of a source can go to."""
     shares = source.split or tuple(split)
     if not shares:
         return [(source.kind, source.kind)]
@@ -68,7 +68,7 @@ def routes_of(source: PreparedSource, split: Sequence[float]) -> list[tuple[str,
 
 
 def _pick(shares: Sequence[float], position: float) -> str:
-    """The stage in whose stretch of [0, 1) the position lies."""
+    """The stage whose interval of [0, 1) contains the position."""
     stages = [(stage, share) for stage, share in zip(STAGE_KINDS, shares, strict=True) if share > 0]
     left = position * sum(share for _, share in stages)
     for stage, share in stages:

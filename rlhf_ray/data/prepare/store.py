@@ -1,7 +1,7 @@
-"""What the stage remembers, in a file: memory stays bounded however large the set is.
+"""Samples on disk, so that memory stays bounded for any size of data set.
 
-SQLite with B-trees alone: no query sorts, so that nothing is spilled to the folder for temporary
-files either. The file is scratch; a run that was interrupted throws it away.
+SQLite. Every query follows a B-tree and none sorts, so that SQLite writes no temporary files. The
+file is scratch: the next run deletes the file of an interrupted run.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ import json
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 
 from rlhf_ray.data.prepare.conversion.contents import Sample
 
 _CACHE_KIB = 32 * 1024
-# Signatures to compare a sample with; more would share a band by chance.
+# Most signatures to compare a sample with; further ones share a band only by chance.
 _MAX_CANDIDATES = 64
 _SCHEMA = """
 CREATE TABLE ids (id TEXT PRIMARY KEY, count INTEGER NOT NULL) WITHOUT ROWID;
@@ -35,36 +34,30 @@ CREATE TABLE places (
 """
 
 
-class Store:
-    """Samples and what they were compared with.
+class SampleStore:
+    """Kept samples, their digests and signatures, and their positions in the output files.
+
+    Use it with `contextlib.closing`.
 
     Args:
-        path: of a file that does not exist yet.
-        seed: of the order in which samples are drawn.
+        path: a file that does not exist yet.
+        seed: for the order in which samples are drawn.
     """
 
     def __init__(self, path: Path, *, seed: int) -> None:
         self._seed = seed
         self._connection = sqlite3.connect(path, isolation_level=None)
-        # Nothing is to survive a crash: no journal, no waiting for the disk.
+        # The file need not survive a crash: no journal, no waiting for the disk.
         for pragma in ("journal_mode=OFF", "synchronous=OFF", f"cache_size=-{_CACHE_KIB}"):
             self._connection.execute(f"PRAGMA {pragma}").fetchall()
         self._connection.executescript(_SCHEMA)
         self._connection.execute("BEGIN")
 
-    def __enter__(self) -> Store:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self._connection.close()
 
     def add(self, sample: Sample, *, dataset: str, part: str) -> None:
-        """Keep a sample; an id that is taken gets a number behind it."""
+        """Keep a sample; an id that exists already gets the suffix ~2, ~3, ..."""
         statement = (
             "INSERT INTO ids VALUES (?, 1) ON CONFLICT (id) DO UPDATE SET count = count + 1 "
             "RETURNING count"
@@ -85,7 +78,7 @@ class Store:
         )
 
     def first_with(self, dataset: str, digest: bytes, sample_id: str) -> str | None:
-        """The id of the first sample with this digest; None if that is this one."""
+        """The id of the first sample with this digest; None if this sample is the first."""
         key = (dataset, digest)
         query = "SELECT id FROM digests WHERE dataset = ? AND digest = ?"
         found = self._connection.execute(query, key).fetchone()
@@ -95,7 +88,7 @@ class Store:
         return found[0]
 
     def with_bands(self, bands: Sequence[int]) -> list[tuple[str, bytes]]:
-        """Id and signature of samples that share a band."""
+        """Ids and signatures of samples that share a band."""
         marks = ", ".join("?" * len(bands))
         query = (
             f"SELECT DISTINCT id, signature FROM bands JOIN signatures USING (number) "
@@ -113,19 +106,19 @@ class Store:
         )
 
     def counts(self) -> dict[tuple[str, str, str], int]:
-        """How many samples there are, by (data set, part, source)."""
+        """Number of samples by (data set, part, source)."""
         query = "SELECT dataset, part, source, COUNT(*) FROM parts GROUP BY dataset, part, source"
         return {(row[0], row[1], row[2]): row[3] for row in self._connection.execute(query)}
 
     def place(
         self, *, dataset: str, part: str, source: str, count: int, available: int, shuffle: bool
     ) -> None:
-        """Give places in a file to `count` samples of a source, epoch after epoch.
+        """Assign positions in a file to `count` samples of a source, epoch after epoch.
 
-        Every epoch takes them in the same random order, so that the last one, if it is not
-        whole, is a random part. With `shuffle` a place is random over all sources; without it
-        an epoch is in the order in which its samples came, and sources follow in the order of
-        these calls.
+        Every epoch takes the samples in the same random order, so that an incomplete last epoch
+        is a random part. With `shuffle` positions are random over all sources. Without it the
+        samples of an epoch keep the order in which they were added, and sources follow in the
+        order of these calls.
         """
         (base,) = self._connection.execute(
             "SELECT COUNT(*) FROM places WHERE dataset = ? AND part = ?", (dataset, part)
@@ -146,7 +139,7 @@ class Store:
                 )
 
     def placed(self, dataset: str, part: str) -> Iterator[tuple[str, int]]:
-        """Records in the order of their places, each with its epoch, from 0."""
+        """Yield the records in the order of their positions, each with its epoch, from 0."""
         query = (
             "SELECT record, epoch FROM places JOIN samples USING (number) "
             "WHERE dataset = ? AND part = ? ORDER BY place, number, epoch"
@@ -155,6 +148,6 @@ class Store:
 
 
 def number_of(seed: int, purpose: str, text: str) -> int:
-    """A number of 63 bits that depends on nothing else."""
+    """A pseudo-random number of 63 bits that depends only on the arguments."""
     key = f"{seed}/{purpose}/{text}".encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 1

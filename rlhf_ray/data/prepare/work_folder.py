@@ -1,4 +1,4 @@
-"""An output folder that is either whole or not there: written beside, and renamed."""
+"""Atomic output folder of the stage, with a lock against a second run."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from rlhf_ray.atomic_file import partial_path
 from rlhf_ray.config.errors import RequestError
-from rlhf_ray.data.rows import among
+from rlhf_ray.data.rows import known_names
 from rlhf_ray.data.sources.prepared import REPORT
 
 _LOCK = "lock"
-# What a failed run leaves where its output would be.
+# Files that a failed run leaves in its output folder.
 _LEFT_BY_FAILURES = {"error.log"}
 
 
 def check_output(output: Path) -> None:
-    """Refuse a folder with anything in it that is not an earlier result of this stage.
+    """Refuse a folder that holds anything but an earlier result of this stage.
 
     Raises:
-        RequestError: it names what is there.
+        RequestError: the folder holds other files, or is a file.
     """
     if output.exists() and not output.is_dir():
         raise RequestError(f"output_dir is {str(output)!r}, a file; name a folder")
@@ -30,21 +31,23 @@ def check_output(output: Path) -> None:
     if others and REPORT not in names:
         raise RequestError(
             f"output_dir is {str(output)!r}, which has other files and no {REPORT} of an earlier "
-            f"stage=prepare_data; name a folder of its own. {among('', others)}"
+            f"stage=prepare_data; name an empty or new folder. {known_names('', others)}"
         )
 
 
 @contextmanager
 def work_folder(output: Path) -> Iterator[Path]:
-    """A folder to write the result into; it becomes `output` where the block ends well.
+    """Give a folder to write the result into; it becomes `output` if the block ends well.
 
-    An earlier result is replaced as a whole, at the end. What an interrupted run left is thrown
-    away: the stage starts anew.
+    An earlier result is replaced as a whole, at the end. The partial result of an interrupted run
+    is deleted, and the stage starts from the beginning.
+
+    `atomic_folder` does less: it neither locks nor keeps the earlier result until the rename.
 
     Raises:
         RequestError: another run is writing the same result.
     """
-    work = output.with_name(output.name + ".partial")
+    work = partial_path(output)
     previous = output.with_name(output.name + ".previous")
     work.mkdir(parents=True, exist_ok=True)
     with (work / _LOCK).open("w") as lock:
@@ -52,8 +55,8 @@ def work_folder(output: Path) -> Iterator[Path]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise RequestError(
-                f"another run is preparing {output} (it writes {work}); wait for it, or name "
-                "another output_dir"
+                f"output_dir is {str(output)!r}, and another run is preparing it (in {work}); wait "
+                "for that run, or name another output_dir"
             ) from error
         _recover(output, previous)
         _empty(work)
@@ -70,7 +73,7 @@ def work_folder(output: Path) -> Iterator[Path]:
 
 
 def _recover(output: Path, previous: Path) -> None:
-    """A run that was killed between the two renames left the earlier result under this name."""
+    """Put back the earlier result if a run was killed between the two renames."""
     if previous.exists() and not output.exists():
         previous.rename(output)
     shutil.rmtree(previous, ignore_errors=True)

@@ -1,1 +1,1 @@
-"""Prompts: loading, order, curriculum, the resumable stream."""
+"""Prompts: loading from rows, order, curriculum, and the resumable stream."""

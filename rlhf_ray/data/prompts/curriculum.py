@@ -1,4 +1,4 @@
-"""Prompts drawn with weights by their recent rate of success."""
+"""Curriculum: prompts drawn with weights that depend on their recent success rate."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class CurriculumSettings:
 
 
 def success_weight(rate: float, target: float) -> float:
-    """How much a prompt with this rate of success is worth drawing, at most 1.
+    """Weight of a prompt with this success rate, at most 1.
 
         w(p) = (p / t)^(2 t) * ((1 - p) / (1 - t))^(2 (1 - t))
 
     1 at p = t, 0 at p = 0 and p = 1. With t = 1/2 it is 4 p (1 - p), the learnability of
     Rutherford et al. 2024, No Regrets, arXiv:2408.15099, scaled to 1: the variance of an outcome
-    of 0 or 1, and so the size of the signal that a group baseline gets out of it. Another t
-    favours easier or harder prompts.
+    of 0 or 1, and so the size of the learning signal with a group baseline. Another t favours
+    easier or harder prompts.
 
     Args:
         rate: from 0 to 1. target: above 0 and below 1.
@@ -41,19 +41,19 @@ def success_weight(rate: float, target: float) -> float:
 
 
 class CurriculumStream:
-    """A prompt stream that leaves out prompts of which little is to be learnt.
+    """A prompt stream that skips prompts from which the policy would learn little.
 
-    It walks the order of the stream below, and takes the prompt at each place with the
-    probability of its weight, so that how often a prompt comes up over the epochs is
-    proportional to its weight and no prompt comes twice in one epoch. A prompt without an
-    outcome is always taken. The coin for a place depends on seed and place alone, and the weight
-    on the outcomes that were recorded before: the same outcomes give the same prompts.
+    The curriculum walks the inner stream and takes the prompt at each place with a probability
+    equal to its weight. So over the epochs a prompt occurs in proportion to its weight, and never
+    twice in one epoch. A prompt without an outcome is always taken. The random number of a place
+    depends only on seed and place, and the weight only on earlier outcomes: the same outcomes give
+    the same prompts.
 
-    The rate of success of a row is moved towards each new group by `recency`; its first group
-    sets it.
+    The success rate of a row is an exponential moving average over its groups, with `recency` as
+    the weight of the newest group. It starts at the rate of the first group.
 
     Args:
-        stream: the order to walk; nobody else may take prompts from it.
+        stream: the inner stream; no other reader may take prompts from it.
         seed: of the run.
     """
 
@@ -64,7 +64,7 @@ class CurriculumStream:
         self._rates: dict[str, float] = {}
 
     def next(self) -> Prompt:
-        """The next prompt that is taken; ends for certain, because no weight is 0."""
+        """The next prompt that is taken; the search ends, because no weight is 0."""
         while True:
             prompt = self._stream.next()
             coin = random.Random(stable_seed(self._seed, "curriculum", prompt.stream_index))
@@ -72,14 +72,14 @@ class CurriculumStream:
                 return prompt
 
     def weight(self, prompt_id: str) -> float:
-        """Probability with which the row of this prompt is taken."""
+        """Probability that the row of this prompt is taken."""
         rate = self._rates.get(_row(prompt_id))
         if rate is None:
             return 1.0
         return max(self._settings.min_weight, success_weight(rate, self._settings.target))
 
     def record(self, outcome: GroupSummary) -> None:
-        """Learn how the samples of a prompt were rewarded."""
+        """Update the success rate of a prompt's row with the rewards of a group."""
         if not outcome.rewards:
             return
         successes = sum(reward >= self._settings.success_reward for reward in outcome.rewards)
@@ -88,24 +88,24 @@ class CurriculumStream:
         self._rates[row] = before + self._settings.recency * (newest - before)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream below stands, and the rate of success of every row seen so far."""
+        """Position of the inner stream, and the success rate of every row seen so far."""
         return {"stream": self._stream.state_dict(), "success_rates": dict(self._rates)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with the same prompts as if there had been no stop.
+        """Continue with the same prompts as an uninterrupted run.
 
         Raises:
-            DataError: the state is of another stream, or of one without a curriculum.
+            DataError: the state is of another stream, or of a stream without a curriculum.
         """
         if "success_rates" not in state:
             raise DataError(
                 "the checkpoint is of a run without a curriculum. Resume with "
-                "sampling.curriculum=false, or start anew with resume=never"
+                "sampling.curriculum=false, or start again with resume=never"
             )
         self._stream.load_state_dict(state["stream"])
         self._rates = dict(state["success_rates"])
 
 
 def _row(prompt_id: str) -> str:
-    """The row's own id: that of the prompt without its epoch."""
+    """The id of the row: the prompt's id without the epoch."""
     return prompt_id.partition("-")[2]

@@ -1,4 +1,4 @@
-"""From rows to prompts: mapped, rendered, tokenised, counted."""
+"""Loading of prompts: rows are mapped, rendered, tokenised and counted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rlhf_ray.config.groups.data import DataConfig
 from rlhf_ray.data.messages import Message, check_system_prompt, render, uses_template
 from rlhf_ray.data.prompts.order import stable_seed
 from rlhf_ray.data.rejects import INVALID, Rejects, Skipped, good_rows, skipped_lines
-from rlhf_ray.data.rows import BadCell, DataError, Row, check_columns, other_columns, text_cell
+from rlhf_ray.data.rows import BadCell, DataError, Row, check_columns, text_cell, unmapped_columns
 from rlhf_ray.data.sources.read import read_rows, source_name
 from rlhf_ray.records import Prompt
 
@@ -28,11 +28,11 @@ class PromptSet:
     """All prompts of a run.
 
     Attributes:
-        prompts: in the order of the source. They are templates: `prompt_id` is the row's own
-            ("r7", or "r" and its id), `stream_index` 0; a stream gives each its place.
+        prompts: in the order of the source. They are templates: `prompt_id` is that of the row
+            ("r7", or "r" and its id) and `stream_index` is 0; a stream sets both.
         skipped: rows that are left out, by reason.
-        left_out_columns: columns that hold no plain values, so that no reward sees them.
-        fingerprint: of ids, tokens and answers, in order; other data has another.
+        left_out_columns: columns without plain values, which rewards do not see.
+        fingerprint: hash of ids, tokens, answers and tasks, in order.
     """
 
     prompts: tuple[Prompt, ...]
@@ -41,7 +41,7 @@ class PromptSet:
     fingerprint: str
 
     def describe(self) -> str:
-        """Lines for people: how many prompts, how long, and what is left out."""
+        """Lines for the screen: number and lengths of prompts, and rows left out."""
         lengths = [len(prompt.token_ids) for prompt in self.prompts]
         lines = [
             f"{len(lengths)} prompts of {min(lengths)} to {max(lengths)} tokens "
@@ -58,17 +58,17 @@ def load_prompts(data: DataConfig, tokenizer: PreTrainedTokenizerBase, *, seed: 
     """Read, render and tokenise the whole source.
 
     Args:
-        seed: of the run; every prompt's own seed comes from it.
+        seed: of the run; the seeds of the prompts are derived from it.
 
     Raises:
-        DataError: the source cannot be read, a mapped column is nowhere, no prompt is left, or
-            a row is wrong and the configuration says that this ends the run.
+        DataError: the source cannot be read, no row has a configured column, no prompt is left,
+            or a row is unusable and `data.on_bad_row` is error.
     """
     check_system_prompt(data, tokenizer)
     rejects = Rejects(data)
     rows = list(good_rows(read_rows(data), rejects))
     if not rows:
-        raise DataError(f"{data.path} has no rows{rejects.words()}")
+        raise DataError(f"{data.key('path')}: {data.path} has no rows{rejects.summary()}")
     columns = {
         "prompt_column": data.prompt_column,
         "answer_column": data.answer_column,
@@ -83,7 +83,7 @@ def load_prompts(data: DataConfig, tokenizer: PreTrainedTokenizerBase, *, seed: 
         if len(token_ids) > data.max_prompt_tokens:
             _count_long(rejects, data, item.row, len(token_ids))
             continue
-        columns, others = other_columns(data, item.row)
+        columns, others = unmapped_columns(data, item.row)
         left_out |= others
         prompts.append(
             Prompt(
@@ -99,7 +99,7 @@ def load_prompts(data: DataConfig, tokenizer: PreTrainedTokenizerBase, *, seed: 
             )
         )
     if not prompts:
-        raise DataError(f"no prompt of {data.path} is left{rejects.words()}")
+        raise DataError(f"{data.key('path')}: no prompt of {data.path} is left{rejects.summary()}")
     return PromptSet(
         prompts=tuple(prompts),
         skipped=rejects.skipped(),
@@ -110,7 +110,7 @@ def load_prompts(data: DataConfig, tokenizer: PreTrainedTokenizerBase, *, seed: 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Rendered:
-    """A row whose cells are checked."""
+    """A row with checked cells and rendered prompt."""
 
     row: Row
     prompt_id: str
@@ -152,24 +152,25 @@ def _rendered(
 
 
 def _unique(items: Iterable[_Rendered], rejects: Rejects) -> Iterator[_Rendered]:
-    """Two rows with one id would be one prompt to everything downstream."""
+    """Reject rows whose id an earlier row has: ids must distinguish prompts."""
     first: dict[str, Row] = {}
     for item in items:
         other = first.setdefault(item.prompt_id, item.row)
         if other is item.row:
             yield item
         else:
-            problem = f"has the id {item.prompt_id[1:]!r} of {other.where}"
+            problem = (
+                f"the row has the id {item.prompt_id[1:]!r} of {other.where}; ids must be unique"
+            )
             rejects.bad_row(INVALID, item.row.where, problem)
 
 
 def _tokenised(
     items: Sequence[_Rendered], data: DataConfig, tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[tuple[_Rendered, list[int]]]:
-    """Many texts at once, which is what tokenizers are fast at.
+    """Tokenise in chunks: tokenizers are fast on many texts at once.
 
-    A template writes its own special tokens; plain text gets those that the tokenizer adds to
-    the beginning of a text.
+    A template writes its own special tokens; plain text gets those that the tokenizer adds.
     """
     add_special_tokens = not uses_template(data, tokenizer)
     for start in range(0, len(items), _TOKENISED_AT_ONCE):

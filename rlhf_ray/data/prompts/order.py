@@ -1,4 +1,4 @@
-"""The order of rows: endless, shuffled per epoch, and resumable."""
+"""Endless and resumable order of rows, shuffled per epoch."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Place:
     """One place in the order.
 
     Attributes:
-        index: how many places are before it.
+        index: number of places before this one.
         epoch: from 0.
-        row: number of the row that stands there.
+        row: number of the row at this place.
     """
 
     index: int
@@ -26,18 +26,18 @@ class Place:
 
 
 class RowOrder:
-    """Row numbers one after the other, epoch after epoch.
+    """Row numbers, epoch after epoch.
 
-    The order is a function of the data, the seed and the position alone: it is the same for any
-    number of workers and for any batch size.
+    The order depends only on the data, the seed and the position, not on the number of workers or
+    the batch size.
 
     Args:
-        kind: what the rows are, in the plural ("prompts"): for messages and the saved state.
-            It is also part of the seed of every order but that of the prompts, so that two
-            sources of one run are not shuffled alike.
+        kind: kind of rows in the plural ("prompts"), for messages and the saved state. It is also
+            part of the seed of every order but that of the prompts, so that two sources of one
+            run are not shuffled alike.
         num_rows: at least 1.
-        fingerprint: of the rows, in order; other data has another.
-        shuffle: every epoch in an order of its own; the order of the source otherwise.
+        fingerprint: hash of the rows, in order.
+        shuffle: shuffle every epoch; otherwise keep the order of the source.
     """
 
     def __init__(
@@ -66,15 +66,15 @@ class RowOrder:
         return place
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the order stands, and of which data; plain values."""
+        """Position and identity of the data, as plain values."""
         return {"next_index": self._next_index, **self._identity()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on after the last place that was handed out before `state_dict` was called.
+        """Continue after the last place that was handed out before `state_dict` was called.
 
         Raises:
-            DataError: the state is of other data, another seed or another order: going on would
-                repeat some rows and never show others.
+            DataError: the state is of other data, another seed or another order, so that some
+                rows would be repeated and others skipped.
         """
         different = [
             f"{name} was {state[name]!r} and is {value!r}"
@@ -85,7 +85,7 @@ class RowOrder:
             raise DataError(
                 f"the checkpoint's stream of {self._kind} is not that of this run: "
                 f"{'; '.join(different)}. Resume with the same data, tokenizer and seed, or start "
-                "anew with resume=never"
+                "again with resume=never"
             )
         self._next_index = state["next_index"]
 
@@ -107,7 +107,7 @@ class RowOrder:
         return self._order
 
     def _order_seed(self, epoch: int) -> int:
-        # Prompts had an order before there were other sources: their checkpoints stay valid.
+        # Prompts had an order before other sources existed, and old checkpoints must stay valid.
         if self._kind == "prompts":
             return stable_seed(self._seed, "order", epoch)
         return stable_seed(self._seed, "order", self._kind, epoch)

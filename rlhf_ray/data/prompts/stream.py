@@ -1,4 +1,4 @@
-"""Prompts in their order, each with an id and a seed of its own in every epoch."""
+"""Stream of prompts, each with its own id and seed in every epoch."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from rlhf_ray.records import GroupSummary, Prompt
 
 
 class PromptStream:
-    """Prompts one after the other, epoch after epoch; see `RowOrder`.
+    """Endless prompts, epoch after epoch; see `RowOrder`.
 
     Args:
-        shuffle: every epoch in an order of its own; the order of the source otherwise.
+        shuffle: shuffle every epoch; otherwise keep the order of the source.
     """
 
     def __init__(self, prompts: PromptSet, *, seed: int, shuffle: bool) -> None:
@@ -35,7 +35,7 @@ class PromptStream:
         return self._order.epoch
 
     def next(self) -> Prompt:
-        """The next prompt, with an id and a seed of its own in this epoch."""
+        """The next prompt, with its id and seed in this epoch."""
         place = self._order.next()
         template = self._prompts[place.row]
         prompt_id = f"e{place.epoch}-{template.prompt_id}"
@@ -47,15 +47,15 @@ class PromptStream:
         )
 
     def record(self, outcome: GroupSummary) -> None:
-        """Nothing: this order does not depend on how prompts went. See `curriculum`."""
+        """Ignore the outcome: only the order of a `CurriculumStream` depends on it."""
         del outcome
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream stands, and in which data; plain values."""
+        """Position and identity of the data, as plain values."""
         return self._order.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on after the last prompt that was handed out before `state_dict` was called.
+        """Continue after the last prompt that was handed out before `state_dict` was called.
 
         Raises:
             DataError: the state is of other data, another seed or another order, or of a
@@ -64,6 +64,6 @@ class PromptStream:
         if "success_rates" in state:
             raise DataError(
                 "the checkpoint is of a run with a curriculum. Resume with "
-                "sampling.curriculum=true, or start anew with resume=never"
+                "sampling.curriculum=true, or start again with resume=never"
             )
         self._order.load_state_dict(state)

@@ -1,1 +1,1 @@
-"""Sources of rows: files, data sets, Python, built-in."""
+"""Sources of rows: files, the `datasets` library, Python iterables, and prepared sets."""

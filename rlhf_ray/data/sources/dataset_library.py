@@ -1,4 +1,4 @@
-"""Rows from what the `datasets` library reads: a saved folder, or a name on the hub."""
+"""Rows from the `datasets` library: a saved folder, or a name on the hub."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_ray.config.groups.data import SourceConfig
-from rlhf_ray.data.rows import BrokenRow, DataError, Row, among, row_from
+from rlhf_ray.data.rows import BrokenRow, DataError, Row, known_names, row_from
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[\w.-]+)?")
 
@@ -24,10 +24,10 @@ def is_hub_name(path: str) -> bool:
 
 
 def read_saved(source: SourceConfig) -> Iterator[Row | BrokenRow]:
-    """Rows of a folder that `datasets.save_to_disk` wrote: one split, or a dictionary of them.
+    """Rows of a folder that `datasets.save_to_disk` wrote: one split, or several.
 
     Raises:
-        DataError: it is no such folder, or has no such split.
+        DataError: the folder is of another kind, or has no such split.
     """
     path, split = source.path, source.split
     folder = Path(path)
@@ -36,7 +36,7 @@ def read_saved(source: SourceConfig) -> Iterator[Row | BrokenRow]:
             f"{path} was not written by datasets.save_to_disk: it has neither dataset_dict.json "
             f"nor state.json. For a folder of data files, set {source.key('format')}=hub"
         )
-    # Seconds of import: only for those who use it.
+    # Imported here, because it takes seconds and other sources do not need it.
     import datasets
 
     content = _explained(f"{path} cannot be read", lambda: datasets.load_from_disk(path))
@@ -44,7 +44,7 @@ def read_saved(source: SourceConfig) -> Iterator[Row | BrokenRow]:
         if split not in content:
             raise DataError(
                 f"{path} has no split {split!r} ({source.key('split')}); "
-                f"{among(split, map(str, content))}"
+                f"{known_names(split, map(str, content))}"
             )
         content = content[split]
     yield from _rows(content, f"{folder.name}")
@@ -54,7 +54,7 @@ def read_hub(source: SourceConfig) -> Iterator[Row | BrokenRow]:
     """Rows of a data set on the hub, or of a folder of data files; `name:subset` picks a subset.
 
     Raises:
-        DataError: it cannot be loaded, or has no such split.
+        DataError: the data set cannot be loaded, or has no such split.
     """
     import datasets
 
@@ -71,7 +71,7 @@ def read_hub(source: SourceConfig) -> Iterator[Row | BrokenRow]:
 
 
 def _explained(what: str, load: Callable[[], Any]) -> Any:
-    """Call `load` without progress bars; what goes wrong inside becomes a sentence."""
+    """Call `load` without progress bars, and turn its errors into a `DataError`."""
     import datasets
     from datasets.exceptions import DatasetsError
 

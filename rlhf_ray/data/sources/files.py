@@ -14,7 +14,7 @@ _PARQUET_BATCH_ROWS = 1024
 
 
 def read_jsonl(path: Path) -> Iterator[Row | BrokenRow]:
-    """One JSON object per line; blank lines are no rows. Lines are counted from 1 in messages."""
+    """Read one JSON object per line; skip blank lines. Messages count lines from 1."""
     number = 0
     # Bytes: a line that is not UTF-8 is one broken row, not the end of the file.
     with path.open("rb") as file:
@@ -36,20 +36,20 @@ def read_jsonl(path: Path) -> Iterator[Row | BrokenRow]:
 
 
 def read_json(path: Path, *, format_key: str) -> Iterator[Row | BrokenRow]:
-    """A list of objects, bare or as the field `data` of an object.
+    """Read a list of objects, or an object with such a list as its field `data`.
 
     Args:
-        format_key: the configuration's name for how the file is read.
+        format_key: dotted name of the setting of the file's format.
 
     Raises:
-        DataError: the file is not JSON, or holds something else.
+        DataError: the file is not JSON, or holds no list of objects.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
         hint = ""
         if error.msg == "Extra data":
-            hint = f"; if every line is an object of its own, set {format_key}=jsonl"
+            hint = f"; if every line is one object, set {format_key}=jsonl"
         raise DataError(
             f"{path} line {error.lineno} column {error.colno} is not JSON: {error.msg}{hint}"
         ) from error
@@ -66,10 +66,10 @@ def read_json(path: Path, *, format_key: str) -> Iterator[Row | BrokenRow]:
 
 
 def read_csv(path: Path) -> Iterator[Row | BrokenRow]:
-    """Comma-separated values under a header line; every cell stays text, so that 007 is not 7.
+    """Read comma-separated values under a header line; cells stay text, so that 007 is not 7.
 
     Raises:
-        DataError: the file is not UTF-8, or its header names a column twice or not at all.
+        DataError: the file is not UTF-8, or the header has an empty or repeated name.
     """
     csv.field_size_limit(_MAX_CELL_CHARACTERS)
     try:
@@ -83,7 +83,7 @@ def _csv_rows(path: Path, reader: Iterator[list[str]]) -> Iterator[Row | BrokenR
     number = 0
     header: list[str] | None = None
     while True:
-        # A record may span lines: it is named by its first.
+        # A record may span several lines; messages name the first one.
         where = f"{path.name} line {reader.line_num + 1}"  # type: ignore[attr-defined]
         try:
             cells = next(reader)
@@ -112,19 +112,19 @@ def _checked_header(path: Path, names: list[str]) -> list[str]:
     wrong = sorted({name for name in names if not name or names.count(name) > 1})
     if wrong or not names:
         raise DataError(
-            f"the header of {path} is {names}: every column needs a name of its own "
-            f"(wrong: {wrong})"
+            f"the header of {path} is {names}: every column needs its own name, and {wrong} are "
+            "empty or repeated; correct the first line"
         )
     return names
 
 
 def read_parquet(path: Path) -> Iterator[Row | BrokenRow]:
-    """Rows of a Parquet file; lists of structs are chats.
+    """Read rows of a Parquet file; lists of structs are chats.
 
     Raises:
-        DataError: it is not a Parquet file, or is damaged.
+        DataError: the file is not Parquet, or is damaged.
     """
-    # A tenth of a second of import that other sources do not need.
+    # Imported here, because it takes 0.1 s and other sources do not need it.
     import pyarrow
     import pyarrow.parquet
 

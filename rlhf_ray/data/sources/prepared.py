@@ -1,4 +1,4 @@
-"""Sets that `stage=prepare_data` made, as later stages find and read them.
+"""Layout of the sets that `stage=prepare_data` writes, for the stages that read them.
 
 OUTPUT_DIR/KIND/train.jsonl, eval.jsonl             without a split over stages
 OUTPUT_DIR/{sft,reward_model,rl}/train.jsonl, ...   with one
@@ -17,15 +17,15 @@ TRAIN, EVAL, REPORT = "train.jsonl", "eval.jsonl", "report.json"
 
 
 def prepared_file(folder: str | Path, stage: str, *, part: str = TRAIN) -> Path:
-    """The file that a stage reads from an output folder of `stage=prepare_data`.
+    """Find the file that a stage reads in an output folder of `stage=prepare_data`.
 
     Args:
-        folder: that output folder, or the file itself.
+        folder: the output folder, or the file itself.
         stage: sft, reward_model or rl; or a kind, such as text for pre-training.
         part: `TRAIN` or `EVAL`.
 
     Raises:
-        RequestError: there is none; the message has the command that makes it.
+        RequestError: the file does not exist; the message has the command that makes it.
     """
     given = Path(folder).expanduser()
     if given.is_file():
@@ -41,7 +41,7 @@ def prepared_file(folder: str | Path, stage: str, *, part: str = TRAIN) -> Path:
 
 
 def prepared_hint(path: Path) -> str:
-    """Words for a missing file that looks like one of ours, else nothing."""
+    """End of a message about a missing file: the command, if it looks like a prepared file."""
     kinds = {**{kind: kind for kind in KINDS}, **STAGE_KINDS}
     if path.name not in (TRAIN, EVAL) or path.parent.name not in kinds:
         return ""
@@ -50,13 +50,13 @@ def prepared_hint(path: Path) -> str:
 
 
 def refuse_prepared_folder(folder: Path, key: str) -> None:
-    """Refuse the whole output of `stage=prepare_data` where one of its files is meant.
+    """Refuse the whole output folder of `stage=prepare_data`: a source is one of its files.
 
     Args:
-        key: dotted name of the setting that has the folder.
+        key: dotted name of the setting with the folder.
 
     Raises:
-        DataError: it names the files.
+        DataError: the folder is such an output; names its files.
     """
     files = [str(file) for file in sorted(folder.glob(f"*/{TRAIN}"))]
     if files and (folder / REPORT).is_file():

@@ -7,8 +7,9 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from rlhf_ray.config.earlier_release import moved_path
 from rlhf_ray.config.groups.data import SourceConfig
-from rlhf_ray.data.rows import BrokenRow, DataError, Row, among, row_from, shown
+from rlhf_ray.data.rows import BrokenRow, DataError, Row, known_names, row_from, shown
 
 _IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
@@ -19,18 +20,19 @@ def is_import_path(path: str) -> bool:
 
 
 def read_python(source: SourceConfig) -> Iterator[Row | BrokenRow]:
-    """Rows of the iterable that `package.module:name` names.
+    """Read the rows of the iterable `package.module:name`.
 
-    A callable is called without arguments. The rows are dictionaries; an iterable without an
-    end needs the source's `limit`.
+    A callable is called without arguments. The rows are dictionaries; an endless iterable needs
+    the source's `limit`.
 
     Raises:
-        DataError: nothing of this name can be imported, it is no iterable, or its own code
-            raises.
+        DataError: the name cannot be imported, is not an iterable, or its own code raises.
     """
     path, key = source.path, source.key("path")
     if not is_import_path(path):
         raise DataError(f"{key} is {path!r}; a Python source is named package.module:name")
+    if new := moved_path(path):
+        raise DataError(f"{key} is {path!r}, which has moved; set it to {new!r}")
     number = 0
     try:
         for value in _iterable(path, key):
@@ -38,7 +40,7 @@ def read_python(source: SourceConfig) -> Iterator[Row | BrokenRow]:
             number += 1
     except DataError:
         raise
-    # Somebody else's code: it may raise anything, and only the name of the source helps.
+    # The user's code may raise anything; the message must say which source it came from.
     except Exception as error:
         raise DataError(
             f"{path} raised {type(error).__name__} after {number} rows: {error}"
@@ -50,19 +52,23 @@ def _iterable(path: str, key: str) -> Iterable[Any]:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        # An import inside the module that fails is another matter: `error.name` tells.
-        missing = f"no module {error.name!r}"
+        # An import inside the module may have failed: `error.name` says which module is missing.
         raise DataError(
-            f"{key} is {path!r}: {missing} can be imported; is its folder in PYTHONPATH, "
-            "or the package installed?"
+            f"{key} is {path!r}: no module {error.name!r} can be imported; add its folder to "
+            "PYTHONPATH, or install the package"
         ) from error
     found = vars(module)
     if name not in found:
         public = [other for other in found if not other.startswith("_")]
-        raise DataError(f"{key} is {path!r}: {module_name} has no {name!r}; {among(name, public)}")
+        raise DataError(
+            f"{key} is {path!r}: {module_name} has no {name!r}; {known_names(name, public)}"
+        )
     value = found[name]
     if callable(value):
         value = value()
     if not isinstance(value, Iterable) or isinstance(value, str | bytes | dict):
-        raise DataError(f"{path} must give an iterable of dictionaries; it gives {shown(value)}")
+        raise DataError(
+            f"{key} is {path!r}, which must give an iterable of dictionaries; "
+            f"it gives {shown(value)}"
+        )
     return value

@@ -1,6 +1,6 @@
-"""Where rows come from: the one place that decides how a source's `path` is read.
+"""Choice of the reader for a source's `path`.
 
-Nothing here imports torch, transformers or `datasets` before it has to.
+Imports of torch, transformers and `datasets` wait until a reader needs them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from rlhf_ray.config.groups.data import SourceConfig
-from rlhf_ray.data.rows import BrokenRow, DataError, Row, among
+from rlhf_ray.data.rows import BrokenRow, DataError, Row, known_names
 from rlhf_ray.data.sources.dataset_library import is_hub_name, is_saved_folder, read_hub, read_saved
 from rlhf_ray.data.sources.files import read_csv, read_json, read_jsonl, read_parquet
 from rlhf_ray.data.sources.prepared import prepared_hint, refuse_prepared_folder
@@ -29,10 +29,10 @@ _SUFFIXES = {
 
 
 def read_rows(source: SourceConfig) -> Iterator[Row | BrokenRow]:
-    """Rows of the configured source, in its own order, `limit` of them at most.
+    """Read the rows of the configured source in its order, at most `limit`.
 
     Raises:
-        DataError: the source is missing or cannot be read at all.
+        DataError: the source is missing or cannot be read.
     """
     kind = source_format(source)
     if kind in _FILE_FORMATS:
@@ -49,10 +49,10 @@ def read_rows(source: SourceConfig) -> Iterator[Row | BrokenRow]:
 
 
 def source_format(source: SourceConfig) -> str:
-    """How the path is read: the source's `format`, or what the path looks like where it is auto.
+    """The source's `format`; if it is auto, the format that fits the path.
 
     Raises:
-        DataError: the path is empty, or nothing that is known.
+        DataError: the path is empty, or fits no format.
     """
     key = source.key("path")
     if not source.path:
@@ -74,7 +74,7 @@ def source_format(source: SourceConfig) -> str:
         )
     if is_import_path(source.path):
         return "python"
-    # A hub that cannot be reached is asked for half a minute: not for what is a mistyped path.
+    # An unreachable hub takes half a minute to fail, too long for a mistyped path of a file.
     owner, slash, _ = source.path.partition("/")
     if slash and is_hub_name(source.path) and not Path(owner).is_dir():
         return "hub"
@@ -86,7 +86,7 @@ def source_format(source: SourceConfig) -> str:
 
 
 def source_name(source: SourceConfig) -> str:
-    """What rows are called that do not name their task themselves."""
+    """Default task of the rows: the name of the file or of the Python iterable."""
     if source_format(source) == "python":
         return source.path.partition(":")[2]
     return Path(source.path).stem
@@ -103,13 +103,13 @@ def _file_readers(source: SourceConfig) -> dict[str, Callable[[Path], Iterator[R
 
 
 def check_file(path: Path, key: str) -> None:
-    """Refuse a path that is no file.
+    """Refuse a path that is not a file.
 
     Args:
-        key: dotted name of the setting that has it.
+        key: dotted name of the setting with the path.
 
     Raises:
-        DataError: it names what there is instead.
+        DataError: the file does not exist or is a folder; names similar files.
     """
     if path.is_file():
         return
@@ -121,5 +121,6 @@ def check_file(path: Path, key: str) -> None:
         )
     names = [child.name for child in path.parent.iterdir() if child.suffix in _SUFFIXES]
     raise DataError(
-        f"{key} is {str(path)!r}: no such file; {among(path.name, names)}{prepared_hint(path)}"
+        f"{key} is {str(path)!r}: no such file; {known_names(path.name, names)}"
+        f"{prepared_hint(path)}"
     )

@@ -1,42 +1,34 @@
-"""Answers of the engines to given prompts, scored and measured: an evaluation of one model."""
+"""Evaluation of one model: the engines answer given prompts, rewards and metrics follow."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
-from rlhf_ray.calls import Call, CallWaiter
-from rlhf_ray.driver.roles import GeneratorPool, RewardPool
+from rlhf_ray.calls import CallWaiter
+from rlhf_ray.driver.roles import BuilderRole, GeneratorRole, RewardRole, TokenScorer
 from rlhf_ray.driver.rollouts.failure_budget import FailureBudget
-from rlhf_ray.driver.rollouts.flights import InFlight, ScoredPrompt
-from rlhf_ray.driver.updates.scorers import ScoringRole
+from rlhf_ray.driver.rollouts.in_flight import InFlight, ScoredPrompt
 from rlhf_ray.evaluation.answers import MeasureSettings, PromptAnswers
 from rlhf_ray.records import Prompt
 
 _PHASE = "evaluate"
 
 
-class AnswerMeter(Protocol):
-    """See `cluster.roles.builder.Builders`."""
-
-    def measure(
-        self, groups: Sequence[Any], reference: Sequence[Any], settings: MeasureSettings
-    ) -> Call: ...
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CollectSettings:
-    """How prompts are answered.
+    """Settings of an evaluation: samples, waves, deadline.
 
     Attributes:
-        samples: sampled answers to each prompt.
-        greedy: whether there is a greedy one too.
-        prompts_at_once: so many prompts start together, and the next ones when all are done:
-            what an engine computes depends in its last bits on what shares a step.
+        samples: number of sampled answers to each prompt.
+        greedy: whether to ask for a greedy answer too.
+        prompts_at_once: number of prompts that start together; the next ones start when all of
+            them are done. The last bits of an engine's numbers depend on which requests share a
+            step, so fixed waves make evaluations repeatable.
         max_failure_rate: see `reward.max_failure_rate`.
-        timeout_s: for all prompts of one `collect`.
+        timeout_s: deadline of all prompts of one `collect`.
     """
 
     samples: int
@@ -49,12 +41,12 @@ class CollectSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Collected:
-    """What became of the prompts.
+    """Results of an evaluation.
 
     Attributes:
-        prompts: those with a result, in their order.
+        prompts: answers to the prompts that did not fail, in the order of the prompts.
         groups: references to their scored groups.
-        failures: of each of the others, why it has none.
+        failures: the first failure of every other prompt.
     """
 
     prompts: tuple[PromptAnswers, ...]
@@ -63,32 +55,32 @@ class Collected:
 
 
 class AnswerCollector:
-    """Asks engines, rewards and reference; see the module.
+    """Asks engines, rewards, reference and builder; see the module.
 
     Args:
-        reference: what sampled answers are compared with; `NoScores` where that is not asked for.
-        examiner: reduces groups to numbers, away from the driver.
+        reference: model that sampled answers are compared with; `NoScores` for no comparison.
+        builder: reduces groups to numbers, in its own process.
     """
 
     def __init__(
         self,
         *,
-        generators: GeneratorPool,
-        rewards: RewardPool,
-        reference: ScoringRole,
-        meter: AnswerMeter,
-        watch: CallWaiter,
+        generators: GeneratorRole,
+        rewards: RewardRole,
+        reference: TokenScorer,
+        builder: BuilderRole,
+        waiter: CallWaiter,
         settings: CollectSettings,
     ) -> None:
         self._generators = generators
         self._rewards = rewards
         self._reference = reference
-        self._meter = meter
-        self._watch = watch
+        self._builder = builder
+        self._waiter = waiter
         self._settings = settings
 
     def collect(self, prompts: Sequence[Prompt]) -> Collected:
-        """Every prompt answered by the engines as they are now.
+        """Let the engines answer every prompt with their current weights.
 
         A prompt with a failed sample has no result: a failure is never a reward.
 
@@ -102,41 +94,41 @@ class AnswerCollector:
         groups: list[Any] = []
         failures: list[str] = []
         for wave in _pieces(placed, self._settings.prompts_at_once):
-            landings = self._answered(wave, deadline)
-            for landing in landings:
-                budget.record(landing.summary.failures)
-                failures += [str(failure) for failure in landing.summary.failures[:1]]
-            good = [landing for landing in landings if not landing.summary.failures]
-            found += self._examined(good, deadline)
-            groups += [landing.group for landing in good]
+            answered = self._answer(wave, deadline)
+            for scored in answered:
+                budget.record(scored.summary.failures)
+                failures += [str(failure) for failure in scored.summary.failures[:1]]
+            good = [scored for scored in answered if not scored.summary.failures]
+            found += self._measure(good, deadline)
+            groups += [scored.group for scored in good]
         return Collected(prompts=tuple(found), groups=tuple(groups), failures=tuple(failures))
 
-    def _answered(self, prompts: Sequence[Prompt], deadline: float) -> list[ScoredPrompt]:
+    def _answer(self, prompts: Sequence[Prompt], deadline: float) -> list[ScoredPrompt]:
         settings = self._settings
-        flights = InFlight(
+        in_flight = InFlight(
             generators=self._generators,
             rewards=self._rewards,
-            watch=self._watch,
+            waiter=self._waiter,
             samples_per_prompt=settings.samples,
             greedy=(settings.measure.greedy_from,) if settings.greedy else (),
             timeout_s=settings.timeout_s,
         )
-        flights.start(0, prompts)
-        landings: list[ScoredPrompt] = []
-        while len(landings) < len(prompts):
-            landings += flights.wait(_PHASE, _left_s(deadline))
-        return sorted(landings, key=lambda landing: landing.prompt.stream_index)
+        in_flight.start(0, prompts)
+        answered: list[ScoredPrompt] = []
+        while len(answered) < len(prompts):
+            answered += in_flight.wait(_PHASE, _left_s(deadline))
+        return sorted(answered, key=lambda scored: scored.prompt.stream_index)
 
-    def _examined(self, landings: Sequence[ScoredPrompt], deadline: float) -> list[PromptAnswers]:
-        if not landings:
+    def _measure(self, answered: Sequence[ScoredPrompt], deadline: float) -> list[PromptAnswers]:
+        if not answered:
             return []
-        groups = [landing.group for landing in landings]
-        num_tokens = [sum(landing.summary.sample_lengths) for landing in landings]
-        scored = self._reference.score(groups, num_tokens)
-        self._watch.results(scored, phase=_PHASE, timeout_s=_left_s(deadline))
-        reference = [call.payload for call in scored]
-        examined = self._meter.measure(groups, reference, self._settings.measure)
-        return self._watch.results([examined], phase=_PHASE, timeout_s=_left_s(deadline))[0]
+        groups = [scored.group for scored in answered]
+        num_tokens = [sum(scored.summary.sample_lengths) for scored in answered]
+        scoring = self._reference.score(groups, num_tokens)
+        self._waiter.results(scoring, phase=_PHASE, timeout_s=_left_s(deadline))
+        reference = [call.payload for call in scoring]
+        measuring = self._builder.measure(groups, reference, self._settings.measure)
+        return self._waiter.results([measuring], phase=_PHASE, timeout_s=_left_s(deadline))[0]
 
 
 def _left_s(deadline: float) -> float:

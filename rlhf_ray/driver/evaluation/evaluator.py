@@ -1,4 +1,4 @@
-"""Held-out prompts while a policy is trained: when they are answered, and which step was best."""
+"""Evaluations while a policy is trained: when they are due, and which step was best."""
 
 from __future__ import annotations
 
@@ -7,44 +7,20 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from rlhf_ray.driver.best_models import BestModels
 from rlhf_ray.driver.evaluation.collector import Collected
-from rlhf_ray.evaluation.report import ReportSettings, flat_metrics
+from rlhf_ray.evaluation.evaluation_report import ReportSettings
+from rlhf_ray.evaluation.training_metrics import flat_metrics
 from rlhf_ray.records import Prompt
 
 PREFIX = "evaluation"
 AVERAGE_PREFIX = f"{PREFIX}/ema"
 
 
-class PromptCollector(Protocol):
-    """See `collector.AnswerCollector`."""
-
-    def collect(self, prompts: Sequence[Prompt]) -> Collected: ...
-
-
-class Evaluator(Protocol):
-    """What the loop asks after every publish, and what a checkpoint keeps of it."""
-
-    def is_due(self, step: int) -> bool:
-        """Whether there is an evaluation after so many steps."""
-        ...
-
-    def evaluate(self, step: int) -> dict[str, float]:
-        """Metrics of the policy as the engines have it now."""
-        ...
-
-    def pin(self) -> None:
-        """A checkpoint was written that knows `state_dict`."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state: dict[str, Any], run_folder: Path) -> None: ...
-
-
 class NoEvaluation:
-    """Held-out prompts are not looked at."""
+    """Null object for `evaluation.every=0`."""
 
     def is_due(self, step: int) -> bool:
         del step
@@ -64,11 +40,11 @@ class NoEvaluation:
 
 
 class BestPolicy:
-    """The model of the best evaluation so far, in `best/step_000050`, and a note of it.
+    """The model of the best evaluation so far, in `best/step_000050`, and `best.json` about it.
 
     Args:
-        metric: the one that is compared; a value that is not a number is never the best.
         models: keeps the folders.
+        metric: name of the metric that evaluations are compared by; NaN is never the best.
     """
 
     def __init__(
@@ -81,13 +57,13 @@ class BestPolicy:
         self._step = 0
         self._value = math.nan
 
-    def start_anew(self) -> None:
-        """Forget what an earlier run left."""
-        self._models.start_anew()
+    def clear(self) -> None:
+        """Remove the models of an earlier run."""
+        self._models.clear()
         self._note.unlink(missing_ok=True)
 
     def consider(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
-        """Keep the model as it is now if it is better than all before; the best step and value."""
+        """Keep the current model if it is the best so far; return the best step and value."""
         value = metrics[self._metric]
         if math.isfinite(value) and (self._step == 0 or self._is_better(value)):
             self._models.keep(step)
@@ -98,7 +74,7 @@ class BestPolicy:
         return {f"{PREFIX}/best_step": float(self._step), f"{PREFIX}/best_value": self._value}
 
     def pin(self) -> None:
-        """See `Evaluator.pin`."""
+        """Keep the best model as long as the checkpoint that was just written."""
         if self._step:
             self._models.pin(self._step)
 
@@ -109,10 +85,10 @@ class BestPolicy:
         return {"step": self._step, "value": self._value, "metric": self._metric}
 
     def load_state_dict(self, state: dict[str, Any], run_folder: Path) -> None:
-        """Go on from a checkpoint. With another metric all that was before does not count.
+        """Go on from a checkpoint. With another metric, earlier evaluations do not count.
 
         Raises:
-            RequestError: the best model of then is gone.
+            RequestError: the best model at the time of the checkpoint is gone.
         """
         if state and state["metric"] == self._metric:
             self._step, self._value = state["step"], state["value"]
@@ -136,9 +112,9 @@ class BestPolicy:
 
 
 class NoBest:
-    """No model is kept."""
+    """Null object for `evaluation.keep_best=false`."""
 
-    def start_anew(self) -> None: ...
+    def clear(self) -> None: ...
 
     def consider(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
         del step, metrics
@@ -155,10 +131,10 @@ class NoBest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluatorSettings:
-    """When held-out prompts are answered.
+    """The interval of evaluations, and the contents of their reports.
 
     Attributes:
-        every: steps between two evaluations; the last step is always one.
+        every: steps between two evaluations; there is always one after the last step.
     """
 
     every: int
@@ -167,26 +143,27 @@ class EvaluatorSettings:
 
 
 class HeldOutEvaluator:
-    """The `Evaluator` of a run that has held-out prompts.
+    """Evaluates the policy on held-out prompts.
 
     Args:
-        best: which evaluation was best.
-        average: puts the average of the policy onto the engines, to be evaluated after the last
-            step; None where there is none.
-        keep: writes down the scored groups of a step, under a name.
+        collect: lets the engines answer prompts; see `collector.AnswerCollector.collect`.
+        best: keeps the model of the best evaluation.
+        average: publishes the EMA of the policy to the engines, for an evaluation after the last
+            step; None without an EMA.
+        keep: writes the scored groups of a step to a file, by name.
     """
 
     def __init__(
         self,
         *,
-        collector: PromptCollector,
+        collect: Callable[[Sequence[Prompt]], Collected],
         prompts: Sequence[Prompt],
         best: BestPolicy | NoBest,
         average: Callable[[int], None] | None,
         keep: Callable[[str, Sequence[Any]], None],
         settings: EvaluatorSettings,
     ) -> None:
-        self._collector = collector
+        self._collect = collect
         self._prompts = prompts
         self._best = best
         self._average = average
@@ -194,23 +171,25 @@ class HeldOutEvaluator:
         self._settings = settings
 
     def is_due(self, step: int) -> bool:
+        """Whether to evaluate after `step` steps."""
         settings = self._settings
         return step % settings.every == 0 or step == settings.num_steps
 
     def evaluate(self, step: int) -> dict[str, float]:
-        """Of the policy; after the last step also of its average, which the engines then keep.
+        """Metrics of the policy; after the last step also of its EMA, which the engines keep.
 
         Raises:
             RunFailed: a worker failed or was late, or too many prompts failed.
         """
-        metrics = self._measured(f"step_{step:06}", PREFIX)
+        metrics = self._measure(f"step_{step:06}", PREFIX)
         metrics |= self._best.consider(step, metrics)
         if step == self._settings.num_steps and self._average is not None:
             self._average(step)
-            metrics |= self._measured(f"step_{step:06}_ema", AVERAGE_PREFIX)
+            metrics |= self._measure(f"step_{step:06}_ema", AVERAGE_PREFIX)
         return metrics
 
     def pin(self) -> None:
+        """Keep the best model as long as the checkpoint that was just written."""
         self._best.pin()
 
     def state_dict(self) -> dict[str, Any]:
@@ -219,8 +198,12 @@ class HeldOutEvaluator:
     def load_state_dict(self, state: dict[str, Any], run_folder: Path) -> None:
         self._best.load_state_dict(state, run_folder)
 
-    def _measured(self, name: str, prefix: str) -> dict[str, float]:
-        collected = self._collector.collect(self._prompts)
+    def _measure(self, name: str, prefix: str) -> dict[str, float]:
+        collected = self._collect(self._prompts)
         self._keep(name, collected.groups)
         metrics = flat_metrics(collected.prompts, self._settings.report, prefix=prefix)
         return metrics | {f"{prefix}/failed_prompts": float(len(collected.failures))}
+
+
+# What evaluates a policy while it is trained.
+Evaluator = HeldOutEvaluator | NoEvaluation

@@ -1,38 +1,30 @@
-"""How likely an engine's model finds given demonstrations."""
+"""Likelihood of given demonstrations under the engines' model."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
 
 from rlhf_ray.batching.balance import balance
-from rlhf_ray.calls import Call, CallWaiter
-from rlhf_ray.evaluation.report import Likelihood
+from rlhf_ray.calls import CallWaiter
+from rlhf_ray.driver.roles import GeneratorRole
+from rlhf_ray.evaluation.evaluation_report import Likelihood
 from rlhf_ray.records.supervised import LabelledTokens
 
 
-class SequenceScorers(Protocol):
-    """See `cluster.roles.generator.Generators`."""
-
-    @property
-    def names(self) -> Sequence[object]: ...
-    def score_shares(self, shares: Sequence[list[tuple[int, ...]]]) -> list[Call]: ...
-
-
 def measure_likelihood(
-    engines: SequenceScorers,
-    watch: CallWaiter,
+    engines: GeneratorRole,
+    waiter: CallWaiter,
     examples: Sequence[LabelledTokens],
     *,
     at_once: int,
     timeout_s: float,
 ) -> Likelihood:
-    """Negative log-probability of the tokens that a demonstration is learnt from, at temperature 1.
+    """Sum the negative log-probabilities of the tokens under the loss mask, at temperature 1.
 
     Args:
-        at_once: sequences that all engines together score at a time.
-        timeout_s: for so many of them.
+        at_once: number of sequences that all engines together score at a time.
+        timeout_s: deadline of scoring `at_once` sequences.
 
     Raises:
         RunFailed: an engine failed or was late.
@@ -42,7 +34,7 @@ def measure_likelihood(
         piece = examples[start : start + at_once]
         shares = balance([example.token_ids.shape[0] for example in piece], len(engines.names))
         sequences = [[tuple(piece[i].token_ids.tolist()) for i in share] for share in shares]
-        scored = watch.results(
+        scored = waiter.results(
             engines.score_shares(sequences), phase="evaluate", timeout_s=timeout_s
         )
         for share, rows in zip(shares, scored, strict=True):
@@ -54,6 +46,6 @@ def measure_likelihood(
 
 
 def _learnt(example: LabelledTokens, logprobs: Sequence[float]) -> list[float]:
-    """Of the tokens under the mask; `logprobs` begin with the second token."""
+    """Log-probabilities of the tokens under the mask; `logprobs` begin with the second token."""
     mask = example.loss_mask.tolist()[1:]
     return [value for value, is_learnt in zip(logprobs, mask, strict=True) if is_learnt]

@@ -1,79 +1,71 @@
-"""Saving and restoring a stage that learns from examples: ranks, rows, the best so far."""
+"""Checkpoints of a stage that learns from examples: ranks, rows, the best model."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlhf_ray.calls import Call, CallWaiter
 from rlhf_ray.driver.best_models import BestModels, LastModel
-from rlhf_ray.driver.checkpoints import Checkpoints, read_state
-from rlhf_ray.driver.fit.held_out import load_improvement, save_improvement
-from rlhf_ray.driver.fit.loop import FitState
+from rlhf_ray.driver.checkpoints import StepCheckpoints
+from rlhf_ray.driver.fit.held_out import Improvement
 from rlhf_ray.driver.fit.steps import FitSteps
-from rlhf_ray.driver.run_checkpoints import StatefulRole
 
-_ROLE = "learner"
+
+@dataclass(kw_only=True, slots=True)
+class FitState:
+    """The state of the loop itself. `step` optimiser steps are done."""
+
+    step: int
+    improvement: Improvement
 
 
 class FitCheckpoints:
-    """Checkpoints of one run.
+    """Saves and restores everything that a resumed stage needs.
 
     Args:
-        every_steps: 0 writes none.
-        identity: settings that a resumed run must share with the one that was saved.
+        checkpoints: writes the ranks, and knows when a checkpoint is due.
+        steps: the rows of every step.
+        models: knows which models a checkpoint still needs.
     """
 
     def __init__(
         self,
+        checkpoints: StepCheckpoints,
         *,
-        checkpoints: Checkpoints,
-        role: StatefulRole,
         steps: FitSteps[Any],
         models: BestModels | LastModel,
-        watch: CallWaiter,
-        every_steps: int,
-        timeout_s: float,
-        identity: dict[str, Any],
     ) -> None:
         self._checkpoints = checkpoints
-        self._role = role
         self._steps = steps
         self._models = models
-        self._watch = watch
-        self._every_steps = every_steps
-        self._timeout_s = timeout_s
-        self._identity = identity
 
     def save_if_due(self, state: FitState) -> None:
-        """Write a checkpoint after every `every_steps` steps."""
-        if not self._every_steps or state.step % self._every_steps:
+        """Write a checkpoint if one is due after `state.step` steps.
+
+        Raises:
+            RunFailed: a worker failed or was late.
+        """
+        if not self._checkpoints.is_due(state.step):
             return
-        folder = self._checkpoints.begin(state.step)
-        self._wait(self._role.save_checkpoint(folder / _ROLE))
-        saved = {
-            "step": state.step,
-            "identity": self._identity,
-            "improvement": save_improvement(state.improvement),
-            "steps": self._steps.state_dict(),
-        }
-        self._checkpoints.commit(folder, saved)
+        self._checkpoints.save(
+            state.step,
+            {"improvement": state.improvement.state_dict(), "steps": self._steps.state_dict()},
+        )
         self._models.pin(state.improvement.best_step)
 
     def load(self, folder: Path) -> FitState:
         """Put ranks, rows and models where the checkpoint left them.
 
         Raises:
-            RequestError: it is of other rows, or its best model is gone.
+            DataError: the checkpoint has other rows, another seed or another order.
+            RequestError: the run had other settings, or its best model is gone.
+            RunFailed: a worker failed or was late.
         """
-        saved = read_state(folder)
-        state = FitState(step=saved["step"], improvement=load_improvement(saved["improvement"]))
+        saved = self._checkpoints.read(folder)
+        state = FitState(step=saved["step"], improvement=Improvement.load(saved["improvement"]))
         self._steps.load_state_dict(saved["steps"])
-        # checkpoints/step_000050 in the folder of its run.
+        # The folder is checkpoints/step_000050 in the folder of its run.
         self._models.resume(state.improvement.best_step, folder.parent.parent)
-        self._wait(self._role.load_checkpoint(folder / _ROLE))
+        self._checkpoints.load_roles(folder)
         return state
-
-    def _wait(self, calls: Sequence[Call]) -> None:
-        self._watch.results(calls, phase="checkpoint", timeout_s=self._timeout_s)

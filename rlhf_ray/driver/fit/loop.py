@@ -1,58 +1,28 @@
-"""The loop of the stages that learn from examples: a step, and at times an evaluation."""
+"""The loop of the stages that learn from examples: one step, and sometimes an evaluation."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-from rlhf_ray.calls import Call, CallWaiter
-from rlhf_ray.driver.fit.held_out import LOSS, HeldOut, Improvement, NoHeldOut
+from rlhf_ray.calls import CallWaiter
+from rlhf_ray.driver.best_models import BestModels, LastModel
+from rlhf_ray.driver.fit.checkpoints import FitCheckpoints, FitState
+from rlhf_ray.driver.fit.held_out import LOSS, HeldOut, NoHeldOut
 from rlhf_ray.driver.fit.steps import FitSteps
-from rlhf_ray.driver.run_log import StepClock
-
-
-class TrainedRole(Protocol):
-    """See `cluster.roles.fit.FittedRanks`."""
-
-    def update(self, samples: Sequence[Any]) -> list[Call]: ...
-
-
-class FitObserver(Protocol):
-    """What is told of a run while it goes on. See `run_log.FitLog`."""
-
-    def phase(self, name: str) -> None: ...
-    def step_done(self, step: int, metrics: Mapping[str, float]) -> None: ...
-
-
-class ModelKeeper(Protocol):
-    """Keeps the model of the best evaluation. See `fit_models`."""
-
-    def keep(self, step: int) -> None: ...
-
-
-class FitSaver(Protocol):
-    """Writes checkpoints when they are due. See `fit_state.FitCheckpoints`."""
-
-    def save_if_due(self, state: FitState) -> None: ...
-
-
-@dataclass(kw_only=True, slots=True)
-class FitState:
-    """What the loop itself remembers. `step` optimiser steps are done."""
-
-    step: int
-    improvement: Improvement
+from rlhf_ray.driver.roles import OfflineRole
+from rlhf_ray.driver.run_log import FitLog, StepClock
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FitSettings:
-    """When the loop stops before its last step.
+    """Settings of early stopping, and the deadline of a step.
 
     Attributes:
-        patience: evaluations in a row without an improvement; 0 never stops early.
-        min_improvement: of the held-out loss, in nats.
-        update_timeout_s: of one step.
+        patience: evaluations in a row without an improvement that end the run; 0 never stops
+            early.
+        min_improvement: smallest drop of the held-out loss that counts, in nats.
+        update_timeout_s: deadline of one step.
     """
 
     patience: int
@@ -65,12 +35,12 @@ class FitLoop:
     """The parts of the loop; each hides its workers."""
 
     steps: FitSteps[Any]
-    role: TrainedRole
+    role: OfflineRole
     held_out: HeldOut | NoHeldOut
-    models: ModelKeeper
-    watch: CallWaiter
-    observer: FitObserver
-    saver: FitSaver
+    models: BestModels | LastModel
+    waiter: CallWaiter
+    log: FitLog
+    checkpoints: FitCheckpoints
     settings: FitSettings
 
 
@@ -82,28 +52,29 @@ def fit(loop: FitLoop, state: FitState) -> None:
     """
     num_steps, settings = loop.steps.num_steps, loop.settings
     if state.step == 0 and loop.held_out.is_due(0, num_steps=num_steps):
-        clock = StepClock(loop.observer)
+        clock = StepClock(loop.log)
         with clock("evaluate"):
             before = loop.held_out.evaluate()
-        loop.observer.step_done(0, before | clock.seconds())
+        loop.log.step_done(0, before | clock.seconds())
     while state.step < num_steps and not _is_over(state, settings):
-        loop.watch.begin_step(state.step)
-        clock = StepClock(loop.observer)
+        loop.waiter.begin_step(state.step)
+        clock = StepClock(loop.log)
         with clock("update"):
             samples = loop.steps.next(state.step)
             calls = loop.role.update(samples.per_rank)
             timeout_s = settings.update_timeout_s
-            # Every rank reports the same.
-            metrics = loop.watch.results(calls, phase="update", timeout_s=timeout_s)[0]
+            # Every rank reports the same numbers.
+            metrics = loop.waiter.results(calls, phase="update", timeout_s=timeout_s)[0]
         state.step += 1
         metrics = metrics | {"train/epochs": samples.epochs}
         if loop.held_out.is_due(state.step, num_steps=num_steps):
             with clock("evaluate"):
                 metrics |= _evaluate(loop, state)
-        loop.observer.step_done(state.step, metrics | clock.seconds())
-        # After the step is written down: a checkpoint never knows more than the metrics do.
-        loop.observer.phase("checkpoint")
-        loop.saver.save_if_due(state)
+        loop.log.step_done(state.step, metrics | clock.seconds())
+        # The checkpoint comes after the metrics: if the run is killed between the two, the
+        # resumed run repeats the step, and no step is missing from the metrics.
+        loop.log.phase("checkpoint")
+        loop.checkpoints.save_if_due(state)
 
 
 def _evaluate(loop: FitLoop, state: FitState) -> dict[str, float]:

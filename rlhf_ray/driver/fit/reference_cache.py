@@ -1,4 +1,4 @@
-"""Log-probabilities of answers under the model that a policy starts from: computed once, kept."""
+"""Log-probabilities of answers under the starting policy: computed once, then cached in a file."""
 
 from __future__ import annotations
 
@@ -7,76 +7,74 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from rlhf_ray.calls import Call, CallWaiter
+from rlhf_ray.atomic_file import write_atomically
+from rlhf_ray.calls import CallWaiter
+from rlhf_ray.driver.roles import OfflineRole
 from rlhf_ray.objectives.preference_batches import PreferenceGroup
 from rlhf_ray.records.preferences import PreferenceSamples
 
 FILE_NAME = "reference_logprobs.json"
-# What is sent to the ranks at a time: a pass of some minutes at most, with a deadline of its own.
-_FAMILIES_AT_ONCE = 2048
+# Groups that are sent to the ranks at a time. Each such pass takes minutes at most and has its
+# own deadline: a deadline for all groups would have to grow with the data.
+_GROUPS_AT_ONCE = 2048
 
-Families = Sequence[PreferenceGroup]
-# From families to the log-probabilities of their answers.
-Score = Callable[[Families], list[tuple[float, ...]]]
-
-
-class ScoringRole(Protocol):
-    """See `cluster.roles.fit.FittedRanks`."""
-
-    def score_answers(self, samples: Sequence[Any]) -> list[Call]: ...
+Groups = Sequence[PreferenceGroup]
+# Maps groups to the log-probabilities of their answers, in nats, one tuple per group.
+Score = Callable[[Groups], list[tuple[float, ...]]]
 
 
 class AnswerScorer:
     """Asks the ranks for the log-probabilities of answers under the policy as it is.
 
     Args:
-        spread: families to the samples of every rank.
-        timeout_s: of one pass over some thousands of families.
+        spread: maps groups to the samples of every rank.
+        timeout_s: deadline of one pass over some thousands of groups.
     """
 
     def __init__(
         self,
-        role: ScoringRole,
-        watch: CallWaiter,
-        spread: Callable[[Families], Sequence[PreferenceSamples]],
+        role: OfflineRole,
+        waiter: CallWaiter,
+        spread: Callable[[Groups], Sequence[PreferenceSamples]],
         *,
         timeout_s: float,
     ) -> None:
         self._role = role
-        self._watch = watch
+        self._waiter = waiter
         self._spread = spread
         self._timeout_s = timeout_s
 
-    def __call__(self, preference_groups: Families) -> list[tuple[float, ...]]:
-        """Per family, in nats, those of its answers.
+    def __call__(self, preference_groups: Groups) -> list[tuple[float, ...]]:
+        """Log-probabilities of the answers of each group, in nats.
 
         Raises:
             RunFailed: a worker failed or was late.
         """
         found: list[tuple[float, ...]] = []
-        for start in range(0, len(preference_groups), _FAMILIES_AT_ONCE):
-            found += self._some(preference_groups[start : start + _FAMILIES_AT_ONCE])
+        for start in range(0, len(preference_groups), _GROUPS_AT_ONCE):
+            found += self._some(preference_groups[start : start + _GROUPS_AT_ONCE])
         return found
 
-    def _some(self, preference_groups: Families) -> list[tuple[float, ...]]:
+    def _some(self, preference_groups: Groups) -> list[tuple[float, ...]]:
         per_rank = self._spread(preference_groups)
         calls = self._role.score_answers(per_rank)
-        results = self._watch.results(calls, phase="reference", timeout_s=self._timeout_s)
+        results = self._waiter.results(calls, phase="reference", timeout_s=self._timeout_s)
         gathered: list[list[float]] = [[] for _ in preference_groups]
         for samples, scores in zip(per_rank, results, strict=True):
-            # A family is on one rank, its answers in order.
+            # All answers of a group are on one rank, in order.
             for number, score in zip(samples.prompts.tolist(), scores, strict=True):
                 gathered[number].append(score)
         return [tuple(scores) for scores in gathered]
 
 
 class ReferenceCache:
-    """The file in which they are kept.
+    """The file that keeps the log-probabilities.
 
     Args:
-        facts: plain values that they depend on: rows, model, precision. Others are a miss.
+        facts: plain values that they depend on: rows, model, precision. A file with other facts
+            is a cache miss.
     """
 
     def __init__(self, output_dir: Path, facts: Any) -> None:
@@ -84,14 +82,14 @@ class ReferenceCache:
         self._fingerprint = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def referenced(
-        self, sets: Mapping[str, Families], score: Score, report: Callable[[str], None]
+        self, sets: Mapping[str, Groups], score: Score, report: Callable[[str], None]
     ) -> dict[str, tuple[PreferenceGroup, ...]]:
-        """The same families with their `reference_logprobs`, from the file or from `score`.
+        """The same groups with their `reference_logprobs`, from the file or from `score`.
 
         The ranks must hold the weights that the policy starts from.
 
         Args:
-            report: is told which of the two it is.
+            report: takes a line for people that says which of the two it was.
         """
         known = self._read()
         if known is None:
@@ -112,16 +110,12 @@ class ReferenceCache:
         }
 
     def _read(self) -> dict[str, Any] | None:
-        """None where there is nothing, or what is there is of something else."""
+        """The saved numbers; None if there is no file, or its facts are others."""
         if not self._path.is_file():
             return None
         saved = json.loads(self._path.read_text(encoding="utf-8"))
         return saved["sets"] if saved["fingerprint"] == self._fingerprint else None
 
     def _write(self, sets: Mapping[str, list[tuple[float, ...]]]) -> None:
-        """Whole or not at all. Python writes a float so that the same one is read."""
-        partial = self._path.with_name(self._path.name + ".partial")
-        partial.write_text(
-            json.dumps({"fingerprint": self._fingerprint, "sets": sets}), encoding="utf-8"
-        )
-        partial.replace(self._path)
+        """Write the file. JSON in Python keeps every bit of a float."""
+        write_atomically(self._path, json.dumps({"fingerprint": self._fingerprint, "sets": sets}))

@@ -1,4 +1,4 @@
-"""What each optimiser step learns from: rows in a seeded order, spread over the ranks."""
+"""The samples of each optimiser step: rows in a seeded order, spread over the ranks."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any, Generic, TypeVar
 from rlhf_ray.data.prompts.order import RowOrder
 
 T = TypeVar("T")
-# The rows of one step to the samples of every rank.
+# Maps the rows of one step to the samples of every rank.
 Spread = Callable[[Sequence[T]], Sequence[Any]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepSamples:
-    """One optimiser step.
+    """The samples of one optimiser step.
 
     Attributes:
-        per_rank: what each rank takes.
-        epochs: how often all rows have been gone through once this step is done.
+        per_rank: samples of each rank.
+        epochs: passes over all rows, in fractions, when this step is done.
     """
 
     per_rank: tuple[Any, ...]
@@ -29,13 +29,13 @@ class StepSamples:
 class FitSteps(Generic[T]):
     """The steps of a run, one after the other.
 
-    An epoch need not end where a step does: the next epoch goes on in the same step. The last
-    step of all takes what is left.
+    An epoch may end inside a step, which then goes on with the next epoch. The last step takes
+    the samples that are left.
 
     Args:
-        order: over `rows`.
-        samples_per_step: over all ranks.
-        max_steps: None goes through all epochs.
+        order: order of `rows`.
+        samples_per_step: samples over all ranks.
+        max_steps: upper bound of the number of steps; None goes through all epochs.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class FitSteps(Generic[T]):
         self.num_steps = in_all if max_steps is None else min(in_all, max_steps)
 
     def next(self, step: int) -> StepSamples:
-        """The samples of step `step`, counted from 0; steps follow each other."""
+        """The samples of step `step`, counted from 0. Call it for every step, in order."""
         first = step * self._samples_per_step
         last = min(first + self._samples_per_step, self._num_samples)
         places = [self._order.next() for _ in range(first, last)]
@@ -66,17 +66,18 @@ class FitSteps(Generic[T]):
         return StepSamples(per_rank=tuple(per_rank), epochs=last / len(self._rows))
 
     def state_dict(self) -> dict[str, Any]:
+        """The position in the rows; plain values."""
         return self._order.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on after the last step before `state_dict`.
 
         Raises:
-            DataError: it is of other rows, another seed or another order.
+            DataError: the state has other rows, another seed or another order.
         """
         self._order.load_state_dict(state)
 
 
 def count_steps(num_rows: int, samples_per_step: int, num_epochs: int) -> int:
-    """Optimiser steps of all epochs."""
+    """Number of optimiser steps of all epochs."""
     return -(-num_epochs * num_rows // samples_per_step)

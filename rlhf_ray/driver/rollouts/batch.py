@@ -1,4 +1,4 @@
-"""What one training step trains on, as the driver holds it."""
+"""The batch of one training step, as the driver holds it."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ from rlhf_ray.records import GroupSummary, SampleFailure
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """The groups of one training step: fresh ones in the order of the prompt stream, then
-    replayed ones.
+    """References to the groups of one training step, and their summaries.
+
+    Fresh groups come first, in the order of the prompt stream; replayed groups follow.
 
     Attributes:
         groups: references to scored `RolloutGroup`s.
-        summaries: of each group.
-        failures: of groups that were dropped on the way.
-        num_dropped: how many those are.
+        summaries: summary of each group.
+        failures: failures of the groups that were dropped.
+        num_dropped: number of groups that were dropped.
         generate_s, score_s: how long the driver waited for samples, and for scores after the
             last sample.
-        num_replayed: how many groups at the end were trained on before.
-        sampling_metrics: how the batch was put together; empty without sampling control.
+        num_replayed: number of groups at the end that were trained on before.
+        sampling_metrics: metrics of dynamic sampling, over-sampling and replay; empty without
+            these.
     """
 
     groups: tuple[Any, ...]
@@ -41,5 +43,5 @@ class Batch:
 
     @property
     def fresh_summaries(self) -> tuple[GroupSummary, ...]:
-        """Of the groups that were sampled for this step."""
+        """Summaries of the groups that were sampled for this step."""
         return self.summaries[: len(self.summaries) - self.num_replayed]

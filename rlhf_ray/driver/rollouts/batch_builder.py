@@ -1,4 +1,4 @@
-"""A batch that is not complete yet: which groups are in it, and which are still wanted."""
+"""A batch that is not complete yet: the groups in it, and the groups that are still wanted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rlhf_ray.records import GroupSummary, Prompt, SampleFailure
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoredGroup:
-    """A group that has come back."""
+    """A scored group of a prompt: a reference and its summary."""
 
     prompt: Prompt
     group: Any
@@ -21,12 +21,12 @@ class ScoredGroup:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Selection:
-    """What a complete batch consists of, both in the order of the prompt stream.
+    """The groups chosen for a complete batch. All fields are in the order of the prompt stream.
 
     Attributes:
-        kept: the groups to train on.
-        spare: groups that came back and are not needed.
-        settled: outcomes of prompts that are done: kept ones, and those without variance.
+        kept: groups to train on.
+        spare: scored groups that the batch does not need.
+        settled: summaries of the prompts that are done: kept ones, and those without variance.
     """
 
     kept: tuple[ScoredGroup, ...]
@@ -38,9 +38,9 @@ class BatchBuilder:
     """Collects the groups of one batch.
 
     Args:
-        size: groups that the batch needs.
-        prompts: those that it starts with: `size`, or more where it is over-sampled.
-        urgent: stream indices of prompts that have to be in it.
+        prompts: prompts that the batch starts with: `size`, or more with over-sampling.
+        size: number of groups that the batch needs.
+        urgent: stream indices of prompts that must be in the batch.
     """
 
     def __init__(
@@ -57,47 +57,50 @@ class BatchBuilder:
         self._size = size
         self._sampling = sampling
         self._urgent = frozenset(urgent)
-        # In the order in which they came back.
+        # Both in the order in which the groups were scored.
         self._good: list[ScoredGroup] = []
         self._uniform: list[ScoredGroup] = []
         self._num_replaced = 0
 
     def add(self, scored: ScoredGroup) -> None:
-        """Take a group in; one without variance only as a stopgap, with dynamic sampling."""
+        """Add a group. With dynamic sampling, a group without variance is only a stopgap."""
         is_stopgap = self._sampling.dynamic and not has_variance(scored.summary)
         (self._uniform if is_stopgap else self._good).append(scored)
 
     def drop(self, prompt: Prompt, failures: Sequence[SampleFailure], instead: Prompt) -> None:
-        """A group with a failed sample is no group: another prompt takes its place."""
+        """Drop a group with a failed sample; the prompt `instead` takes its place."""
         self.num_dropped += 1
         self.failures.extend(failures)
         self.prompts = [p for p in self.prompts if p is not prompt] + [instead]
 
-    def num_to_replace(self, num_under_way: int) -> int:
-        """How many prompts to start in place of groups without variance, now.
+    def num_to_replace(self, num_in_flight: int) -> int:
+        """Number of prompts to start now in place of groups without variance.
 
         Args:
-            num_under_way: groups of this batch that may still come.
+            num_in_flight: groups of this batch that are still sampled or scored.
         """
-        lacking = self._size - len(self._good) - num_under_way
+        lacking = self._size - len(self._good) - num_in_flight
         allowed = self._sampling.max_replacements_per_step - self._num_replaced
         return max(0, min(lacking, allowed))
 
     def replace(self, prompts: Sequence[Prompt]) -> None:
-        """These were started in place of the oldest groups without variance that had no
-        replacement yet."""
+        """Note that `prompts` were started in place of groups without variance.
+
+        They replace the oldest groups that have no replacement yet. These groups stay as
+        stopgaps, but their prompts no longer belong to the batch.
+        """
         gone = {id(s.prompt) for s in self._uniform[self._num_replaced :][: len(prompts)]}
         self._num_replaced += len(prompts)
         self.prompts = [p for p in self.prompts if id(p) not in gone] + list(prompts)
 
-    def is_complete(self, under_way: Sequence[Prompt]) -> bool:
-        """Whether the batch can be handed out while these prompts of it are under way."""
+    def is_complete(self, in_flight: Sequence[Prompt]) -> bool:
+        """Whether the batch can be handed out although the prompts `in_flight` are not done."""
         is_full = len(self._good) >= self._size
-        is_awaited = any(prompt.stream_index in self._urgent for prompt in under_way)
-        return not under_way or (is_full and not is_awaited)
+        is_awaited = any(prompt.stream_index in self._urgent for prompt in in_flight)
+        return not in_flight or (is_full and not is_awaited)
 
-    def choose(self) -> Selection:
-        """The first to come back, urgent ones before others; groups without variance last."""
+    def select(self) -> Selection:
+        """Select the groups scored first; urgent ones come before, those without variance last."""
         good = sorted(self._good, key=lambda s: s.prompt.stream_index not in self._urgent)
         kept = good[: self._size]
         kept += sorted(self._uniform, key=_place)[: self._size - len(kept)]
@@ -111,7 +114,7 @@ class BatchBuilder:
         )
 
     def metrics(self, kept: Sequence[ScoredGroup]) -> dict[str, float]:
-        """Of dynamic sampling; none without it."""
+        """Metrics of dynamic sampling; empty without it."""
         if not self._sampling.dynamic:
             return {}
         num_scored = len(self._good) + len(self._uniform)
@@ -125,7 +128,7 @@ class BatchBuilder:
 
 
 def has_variance(summary: GroupSummary) -> bool:
-    """Whether the samples (or steps) of a group were rewarded differently, by equality."""
+    """Whether any two samples (or steps) of a group have different rewards."""
     return len(set(summary.compared)) > 1
 
 

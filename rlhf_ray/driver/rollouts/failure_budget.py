@@ -1,4 +1,4 @@
-"""How many groups may fail before a run is not worth going on."""
+"""The share of groups that may fail before the run ends."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class FailureBudget:
     """Counts failed groups among the last 100.
 
     Args:
-        max_rate: share of 100 groups that may fail. It is a share of 100 from the first group
-            on, so that one early failure does not end a run and a run in which everything
-            fails ends at once.
+        max_rate: share of 100 groups that may fail. Already the first groups count as a share of
+            100: one early failure does not end a run, and a run in which every group fails ends
+            soon.
     """
 
     def __init__(self, max_rate: float) -> None:
@@ -27,10 +27,10 @@ class FailureBudget:
         self._first: str | None = None
 
     def record(self, failures: Sequence[SampleFailure]) -> None:
-        """Count one group with these failures, maybe none.
+        """Count one group; `failures` is empty if it succeeded.
 
         Raises:
-            RunFailed: more groups failed than allowed; shows the first failure of the run.
+            RunFailed: more groups failed than allowed. Shows the first failure of the run.
         """
         self._recent.append(bool(failures))
         if failures and self._first is None:

@@ -1,4 +1,4 @@
-"""The prompts to sample next: those that were cancelled, then the stream's."""
+"""The prompts to sample next: cancelled prompts first, then the stream."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from rlhf_ray.records import GroupSummary, Prompt
 
 
 class PromptQueue:
-    """A stream to which prompts can be given back.
+    """A stream of prompts that takes prompts back.
 
     Args:
-        max_cancellations: a prompt that was given back so often is urgent.
+        max_cancellations: a prompt that was given back this often is urgent.
     """
 
     def __init__(self, source: PromptSource, *, max_cancellations: int) -> None:
@@ -24,12 +24,12 @@ class PromptQueue:
         self._times_returned: dict[int, int] = {}
 
     def take(self, count: int) -> list[Prompt]:
-        """The next prompts: those that were given back first, in the order of the stream."""
+        """The next prompts: returned prompts in the order of the stream, then new ones."""
         again, self._returned = self._returned[:count], self._returned[count:]
         return again + [self._source.next() for _ in range(count - len(again))]
 
     def give_back(self, prompts: Iterable[Prompt]) -> None:
-        """Prompts that nothing came of: they are the next to be taken."""
+        """Take back prompts that were not trained on; they are the next to be taken."""
         for prompt in prompts:
             self._returned.append(prompt)
             times = self._times_returned.get(prompt.stream_index, 0)
@@ -37,17 +37,17 @@ class PromptQueue:
         self._returned.sort(key=lambda prompt: prompt.stream_index)
 
     def is_urgent(self, prompt: Prompt) -> bool:
-        """Whether it was given back so often that the next batch has to wait for it."""
+        """Whether the prompt was given back so often that the next batch must wait for it."""
         return self._times_returned.get(prompt.stream_index, 0) >= self._max_cancellations
 
     def settle(self, outcomes: Sequence[GroupSummary]) -> None:
-        """These prompts are done: let the stream learn how it went, in its own order."""
+        """Report the outcomes of prompts that are done to the stream, in its order."""
         for outcome in sorted(outcomes, key=lambda summary: summary.stream_index):
             self._times_returned.pop(outcome.stream_index, None)
             self._source.record(outcome)
 
     def state_dict(self) -> dict[str, Any]:
-        """Position of the stream, and what was given back; plain values."""
+        """The position of the stream and the returned prompts; plain values."""
         return {
             "prompts": self._source.state_dict(),
             "returned": plain_prompts(self._returned),
@@ -56,24 +56,24 @@ class PromptQueue:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._source.load_state_dict(state["prompts"])
-        # A checkpoint from before there was over-sampling has neither.
+        # Checkpoints of releases without over-sampling lack these keys.
         self._returned = prompts_from_plain(state.get("returned", []))
         self._times_returned = dict(state.get("times_returned", []))
 
 
 def plain_prompts(prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
-    """Prompts as values that JSON can hold."""
+    """Convert prompts to plain values for JSON."""
     return [asdict(prompt) for prompt in prompts]
 
 
 def prompts_from_plain(plain: Sequence[dict[str, Any]]) -> list[Prompt]:
-    """What `plain_prompts` made, as prompts again."""
+    """Restore prompts from `plain_prompts`."""
     return [
         Prompt(
             **{
                 **prompt,
                 "token_ids": tuple(prompt["token_ids"]),
-                # A checkpoint from before there were scorers has none.
+                # Checkpoints of releases without scorers lack this key.
                 "messages": tuple(prompt.get("messages", ())),
             }
         )

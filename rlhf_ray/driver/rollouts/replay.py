@@ -1,4 +1,4 @@
-"""Recent groups with differing rewards, to be trained on once more."""
+"""The replay buffer: recent groups with reward variance, trained on once more."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from rlhf_ray.records import GroupSummary
 
 
 class ReplayBuffer:
-    """References to groups, at most `replay_capacity`; the oldest goes first.
+    """References to at most `replay_capacity` groups; the oldest are forgotten first.
 
-    Value is the variance of a group's rewards (of its steps, where those are trained on): the size
-    of the signal that a group baseline gets out of it. A group is replayed at most once, so that
-    the batch is never dominated by a few. The references keep the groups in the object store.
+    The value of a group is the variance of its rewards (of its steps, if steps are rewarded),
+    because that is the size of the signal for a group baseline. A group is replayed at most once,
+    so that a few groups never dominate the batches. The references keep the groups in the object
+    store.
 
-    It is not part of a checkpoint, because the groups are not: a resumed run starts with none.
+    The buffer is not part of a checkpoint, because the groups are not: a resumed run starts with
+    an empty buffer.
     """
 
     def __init__(self, sampling: SamplingConfig) -> None:
@@ -27,10 +29,10 @@ class ReplayBuffer:
         self._groups: list[tuple[Any, GroupSummary]] = []
 
     def take(self, version: int) -> list[tuple[Any, GroupSummary]]:
-        """The groups to replay now, the most valuable ones, newest first among equals.
+        """Take out the most valuable groups, the newest among equals, to replay them now.
 
         Args:
-            version: of the newest weights; what is too old for them is forgotten.
+            version: version of the newest weights. Groups that are too stale are forgotten.
         """
         self._groups = [
             item for item in self._groups if version - item[1].oldest_version <= self._max_staleness
@@ -44,7 +46,7 @@ class ReplayBuffer:
         return taken
 
     def put(self, groups: Sequence[tuple[Any, GroupSummary]]) -> None:
-        """Remember what was sampled for this step, as far as its rewards differ."""
+        """Remember the fresh groups of a step that have reward variance."""
         if not self._num_groups:
             return
         self._groups += [
@@ -57,7 +59,7 @@ class ReplayBuffer:
     def metrics(
         self, taken: Sequence[tuple[Any, GroupSummary]], *, version: int
     ) -> dict[str, float]:
-        """Of one step's replay; none where it is off."""
+        """Metrics of the replay of one step; empty without replay."""
         if not self._num_groups:
             return {}
         ages = [version - summary.oldest_version for _, summary in taken]
@@ -69,7 +71,7 @@ class ReplayBuffer:
 
 
 def _variance(rewards: Sequence[float]) -> float:
-    """Of all of them, biased; exactly 0 where they are equal."""
+    """Biased variance; exactly 0 for equal rewards, whatever their rounding."""
     if len(set(rewards)) < 2:
         return 0.0
     mean = math.fsum(rewards) / len(rewards)

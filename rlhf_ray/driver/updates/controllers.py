@@ -1,4 +1,4 @@
-"""What the algorithm adapts from step to step: coefficients, baseline, scales of rewards."""
+"""Controllers that adapt coefficients, baseline and reward scales from step to step."""
 
 from __future__ import annotations
 
@@ -27,19 +27,13 @@ from rlhf_ray.algorithms.kl_controller import (
 )
 from rlhf_ray.config.groups.algorithm import AlgorithmConfig
 from rlhf_ray.driver.rollouts.batch import Batch
-from rlhf_ray.driver.updates.reward_scales import (
-    RewardScales,
-    load_reward_scales,
-    observe_rewards,
-    save_reward_scales,
-    start_reward_scales,
-)
+from rlhf_ray.driver.updates.reward_scales import RewardScales
 from rlhf_ray.records import Coefficients
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Controllers:
-    """The controllers' states; a new one after every step. `scales` move with every batch."""
+    """The states of all controllers. Immutable: every step makes a new object."""
 
     kl: KLController
     entropy: EntropyController
@@ -48,7 +42,7 @@ class Controllers:
 
     @property
     def coefficients(self) -> Coefficients:
-        """What they set for the next step."""
+        """The coefficients of the next step."""
         return Coefficients(
             kl=self.kl.coefficient,
             entropy=entropy_coefficient(self.entropy),
@@ -56,65 +50,62 @@ class Controllers:
             reward_scales=self.scales.by_task,
         )
 
+    @classmethod
+    def start(cls, algorithm: AlgorithmConfig) -> Controllers:
+        """The controllers before the first step."""
+        return cls(
+            kl=_kl_controller(algorithm),
+            entropy=_entropy_controller(algorithm),
+            baseline=start_moving_baseline(algorithm.baseline_decay),
+            scales=RewardScales.start(algorithm.reward_normalization),
+        )
 
-def start_controllers(algorithm: AlgorithmConfig) -> Controllers:
-    """Before the first step."""
-    return Controllers(
-        kl=_kl_controller(algorithm),
-        entropy=_entropy_controller(algorithm),
-        baseline=start_moving_baseline(algorithm.baseline_decay),
-        scales=start_reward_scales(algorithm.reward_normalization),
-    )
+    def observe(self, batch: Batch) -> Controllers:
+        """Adapt to a batch before the step on it: only the reward scales move."""
+        return dataclasses.replace(self, scales=self.scales.observe(batch))
 
+    def advance(self, metrics: dict[str, float], *, num_samples: int) -> Controllers:
+        """Adapt to the metrics of a step on `num_samples` samples.
 
-def observe(state: Controllers, batch: Batch) -> Controllers:
-    """Before a step on this batch."""
-    return dataclasses.replace(state, scales=observe_rewards(state.scales, batch))
+        Steps without a policy update (critic warm-up) report no entropy: the entropy controller
+        stays where it is. Runs without a reference report no KL, and no controller follows it.
+        """
+        entropy = self.entropy
+        if "policy/entropy" in metrics:
+            entropy = update_entropy_controller(entropy, observed_entropy=metrics["policy/entropy"])
+        return dataclasses.replace(
+            self,
+            kl=update_kl_controller(
+                self.kl, observed_kl=metrics.get("kl/reference", 0.0), num_samples=num_samples
+            ),
+            entropy=entropy,
+            baseline=update_moving_baseline(self.baseline, mean_reward=metrics["reward/mean"]),
+        )
 
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, which has no infinity: a string stands for it."""
+        controllers = {"kl": self.kl, "entropy": self.entropy, "baseline": self.baseline}
+        saved: dict[str, Any] = {
+            part: {name: _to_json(value) for name, value in dataclasses.asdict(controller).items()}
+            for part, controller in controllers.items()
+        }
+        return saved | {"scales": self.scales.state_dict()}
 
-def advance(state: Controllers, metrics: dict[str, float], *, num_samples: int) -> Controllers:
-    """After a step with these metrics on so many samples.
-
-    Steps without a policy update (critic warm-up) have no entropy, runs without a reference no
-    KL: the controller that needs it stays where it is.
-    """
-    entropy = state.entropy
-    if "policy/entropy" in metrics:
-        entropy = update_entropy_controller(entropy, observed_entropy=metrics["policy/entropy"])
-    return dataclasses.replace(
-        state,
-        kl=update_kl_controller(
-            state.kl, observed_kl=metrics.get("kl/reference", 0.0), num_samples=num_samples
-        ),
-        entropy=entropy,
-        baseline=update_moving_baseline(state.baseline, mean_reward=metrics["reward/mean"]),
-    )
-
-
-def save_controllers(state: Controllers) -> dict[str, Any]:
-    """As JSON can hold it, which has no infinity."""
-    controllers = {"kl": state.kl, "entropy": state.entropy, "baseline": state.baseline}
-    saved: dict[str, Any] = {
-        part: {name: _to_json(value) for name, value in dataclasses.asdict(controller).items()}
-        for part, controller in controllers.items()
-    }
-    return saved | {"scales": save_reward_scales(state.scales)}
-
-
-def load_controllers(saved: dict[str, Any]) -> Controllers:
-    """What `save_controllers` made."""
-    parts = {
-        part: {name: _from_json(value) for name, value in saved[part].items()}
-        for part in ("kl", "entropy", "baseline")
-    }
-    # Absent in a checkpoint of a release that normalised nothing.
-    scales = saved.get("scales", {"mode": "none", "moments": {}})
-    return Controllers(
-        kl=KLController(**parts["kl"]),
-        entropy=EntropyController(**parts["entropy"]),
-        baseline=MovingBaseline(**parts["baseline"]),
-        scales=load_reward_scales(scales),
-    )
+    @classmethod
+    def load(cls, saved: dict[str, Any]) -> Controllers:
+        """Restore from `state_dict`."""
+        parts = {
+            part: {name: _from_json(value) for name, value in saved[part].items()}
+            for part in ("kl", "entropy", "baseline")
+        }
+        # Checkpoints of releases without reward normalisation lack this key.
+        scales = saved.get("scales", {"mode": "none", "moments": {}})
+        return cls(
+            kl=KLController(**parts["kl"]),
+            entropy=EntropyController(**parts["entropy"]),
+            baseline=MovingBaseline(**parts["baseline"]),
+            scales=RewardScales.load(scales),
+        )
 
 
 def _kl_controller(algorithm: AlgorithmConfig) -> KLController:

@@ -1,39 +1,16 @@
-"""When the reference moves to the policy."""
+"""Updates of the reference from the policy."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 from rlhf_ray.calls import Call, CallWaiter
-from rlhf_ray.publish.transfer import BucketReceivers, BucketSource, TransferSettings, transfer
-
-Shapes = dict[str, tuple[int, ...]]
-
-
-class ReferenceUpdater(Protocol):
-    """Called by the loop after every publish."""
-
-    def update_if_due(self, step: int) -> dict[str, float]:
-        """Move the reference where it is due after `step` steps; metrics."""
-        ...
-
-
-class FollowedRole(BucketSource, Protocol):
-    """See `cluster.roles.learner.Learners`."""
-
-    def weight_shapes(self) -> Call: ...
-
-
-class FollowingRole(BucketReceivers, Protocol):
-    """See `cluster.roles.reference.References`."""
-
-    def check_weights(self, shapes: Shapes) -> list[Call]: ...
-    def finish_update(self) -> list[Call]: ...
+from rlhf_ray.driver.roles import LearnerRole, ReferenceRole
+from rlhf_ray.publish.base import TransferSettings, WeightTransport
 
 
 class NoReferenceUpdate:
-    """There is no reference, or it stays where it is."""
+    """Null object of a run without a reference, or with a reference that never moves."""
 
     def check(self) -> None: ...
 
@@ -44,7 +21,7 @@ class NoReferenceUpdate:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReferenceUpdateSettings:
-    """Steps between two refreshes, and how the weights travel."""
+    """Steps between two updates; bucket size and deadline of a transfer."""
 
     every_steps: int
     bucket_bytes: int
@@ -52,52 +29,59 @@ class ReferenceUpdateSettings:
 
 
 class PeriodicReferenceUpdater:
-    """Gives the policy's weights to the reference, which takes its moving average of them.
+    """Sends the policy's weights to the reference, which keeps an EMA of them.
 
-    It has no state: which step the reference is of follows from the number of steps alone.
+    The updater has no state: the number of steps alone tells when the reference last moved.
     """
 
     def __init__(
         self,
         *,
-        policy: FollowedRole,
-        reference: FollowingRole,
-        watch: CallWaiter,
+        policy: LearnerRole,
+        reference: ReferenceRole,
+        transport: WeightTransport,
+        waiter: CallWaiter,
         settings: ReferenceUpdateSettings,
     ) -> None:
         self._policy = policy
         self._reference = reference
-        self._watch = watch
+        self._transport = transport
+        self._waiter = waiter
         self._every_steps = settings.every_steps
         self._transfer = TransferSettings(
             bucket_bytes=settings.bucket_bytes, phase="refresh", timeout_s=settings.timeout_s
         )
 
     def check(self) -> None:
-        """Before the first step: the reference can follow, if only in a thousand steps.
+        """Check before the first step that the reference can take the policy's weights.
+
+        The first update may be thousands of steps away, too late to find out.
 
         Raises:
-            RunFailed: the reference has other weights than the policy.
+            RunFailed: names or shapes of the reference's weights differ from the policy's.
         """
         (shapes,) = self._wait([self._policy.weight_shapes()])
         self._wait(self._reference.check_weights(shapes))
 
     def update_if_due(self, step: int) -> dict[str, float]:
-        """Move the reference after every `every_steps` steps.
+        """Update the reference after every `every_steps` steps.
 
         Returns:
-            `reference/version`: steps that the policy had done when the reference last moved; 0
-            before it did.
+            `reference/version`: steps that the policy had done at the last update; 0 before the
+            first.
 
         Raises:
             RunFailed: a worker failed or was late.
         """
         since = step % self._every_steps
         if since == 0:
-            transfer(self._policy, self._reference, self._watch, self._transfer)
+            self._transport.send(self._policy, self._reference, self._waiter, self._transfer)
             self._wait(self._reference.finish_update())
         return {"reference/version": float(step - since)}
 
     def _wait(self, calls: list[Call]) -> list:
         settings = self._transfer
-        return self._watch.results(calls, phase=settings.phase, timeout_s=settings.timeout_s)
+        return self._waiter.results(calls, phase=settings.phase, timeout_s=settings.timeout_s)
+
+
+ReferenceUpdater = PeriodicReferenceUpdater | NoReferenceUpdate

@@ -1,4 +1,4 @@
-"""The scale of every task's rewards, which the driver knows from its summaries."""
+"""The reward scale of every task, from the summaries that the driver holds."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from rlhf_ray.records import GroupSummary
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RewardScales:
-    """Moments of the rewards of every task, as scored.
+    """Moments of the unnormalised rewards of every task.
 
     Attributes:
-        mode: `AlgorithmConfig.reward_normalization`.
-        moments: by task; empty where nothing is normalised.
+        mode: see `AlgorithmConfig.reward_normalization`.
+        moments: moments by task; empty without normalisation.
     """
 
     mode: str
@@ -32,39 +32,38 @@ class RewardScales:
 
     @property
     def by_task(self) -> dict[str, RewardScale]:
-        """What is in force; empty where nothing is normalised."""
+        """The current scale of every task; empty without normalisation."""
         return {task: reward_scale(moments) for task, moments in self.moments.items()}
 
+    @classmethod
+    def start(cls, mode: str) -> RewardScales:
+        """The scales before the first batch."""
+        return cls(mode=mode, moments={})
 
-def start_reward_scales(mode: str) -> RewardScales:
-    """Before the first batch."""
-    return RewardScales(mode=mode, moments={})
+    def observe(self, batch: Batch) -> RewardScales:
+        """The scales that normalise this batch; its own rewards are counted.
 
+        Running moments count fresh groups only: replayed groups were counted when they were
+        sampled.
+        """
+        if self.mode == "none":
+            return self
+        if self.mode == "batch":
+            return dataclasses.replace(self, moments=_moments(batch.summaries))
+        moments = dict(self.moments)
+        for task, found in _moments(batch.fresh_summaries).items():
+            moments[task] = merge_moments(moments[task], found) if task in moments else found
+        return dataclasses.replace(self, moments=moments)
 
-def observe_rewards(scales: RewardScales, batch: Batch) -> RewardScales:
-    """The scales by which this batch is normalised, its own rewards counted in.
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, which keeps every bit of them."""
+        return dataclasses.asdict(self)
 
-    Running moments take fresh groups alone: replayed ones were counted when they were sampled.
-    """
-    if scales.mode == "none":
-        return scales
-    if scales.mode == "batch":
-        return dataclasses.replace(scales, moments=_moments(batch.summaries))
-    moments = dict(scales.moments)
-    for task, found in _moments(batch.fresh_summaries).items():
-        moments[task] = merge_moments(moments[task], found) if task in moments else found
-    return dataclasses.replace(scales, moments=moments)
-
-
-def save_reward_scales(scales: RewardScales) -> dict[str, Any]:
-    """Plain values; JSON gives back every number as it was."""
-    return dataclasses.asdict(scales)
-
-
-def load_reward_scales(saved: Mapping[str, Any]) -> RewardScales:
-    """What `save_reward_scales` made."""
-    moments = {task: RewardMoments(**fields) for task, fields in saved["moments"].items()}
-    return RewardScales(mode=saved["mode"], moments=moments)
+    @classmethod
+    def load(cls, saved: Mapping[str, Any]) -> RewardScales:
+        """Restore from `state_dict`."""
+        moments = {task: RewardMoments(**fields) for task, fields in saved["moments"].items()}
+        return cls(mode=saved["mode"], moments=moments)
 
 
 def _moments(summaries: Sequence[GroupSummary]) -> dict[str, RewardMoments]:

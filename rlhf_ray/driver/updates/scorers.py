@@ -1,23 +1,18 @@
-"""Reference, critic and old log-probabilities: what a batch is compared with before training."""
+"""Reference log-probabilities, values and old log-probabilities of a batch, before training."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from rlhf_ray.calls import Call, CallWaiter
+from rlhf_ray.driver.roles import TokenScorer
 from rlhf_ray.driver.rollouts.batch import Batch
 
 
-class ScoringRole(Protocol):
-    """See `cluster.roles.base.Ranks`."""
-
-    def score(self, groups: Sequence[Any], num_tokens: Sequence[int]) -> list[Call]: ...
-
-
 class NoScores:
-    """The role is not part of this run."""
+    """Null object of a role that is not part of the run."""
 
     def score(self, groups: Sequence[Any], num_tokens: Sequence[int]) -> list[Call]:
         del groups, num_tokens
@@ -26,7 +21,7 @@ class NoScores:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BatchScores:
-    """References to `list[TokenValues]`, one per rank of each role that was asked."""
+    """References to `list[TokenValues]`, one per rank; empty for a role that was not asked."""
 
     reference: tuple[Any, ...]
     values: tuple[Any, ...]
@@ -34,24 +29,24 @@ class BatchScores:
 
 
 class Scorers:
-    """All three at the same time.
+    """Asks reference, critic and learner at the same time.
 
     Args:
-        old: the learner, where log-probabilities from before the update are needed.
-        untrained: the learner, in steps that do not train it: its log-probabilities are what
-            the engine's are compared with.
-        num_untrained_steps: how many of these there are at the start.
+        old: the learner, if log-probabilities from before the update are needed.
+        untrained: the learner, in the first steps, which only train the critic. The engines'
+            log-probabilities are compared with the learner's also in these steps.
+        num_untrained_steps: number of steps at the start that only train the critic.
     """
 
     def __init__(
         self,
         *,
-        reference: ScoringRole,
-        critic: ScoringRole,
-        old: ScoringRole,
-        untrained: ScoringRole,
+        reference: TokenScorer,
+        critic: TokenScorer,
+        old: TokenScorer,
+        untrained: TokenScorer,
         num_untrained_steps: int,
-        watch: CallWaiter,
+        waiter: CallWaiter,
         timeout_s: float,
     ) -> None:
         self._reference = reference
@@ -59,16 +54,20 @@ class Scorers:
         self._old = old
         self._untrained = untrained
         self._num_untrained_steps = num_untrained_steps
-        self._watch = watch
+        self._waiter = waiter
         self._timeout_s = timeout_s
 
     def score(self, batch: Batch, step: int) -> BatchScores:
-        """Per-token values of all groups of a batch."""
+        """Per-token values of all groups of a batch.
+
+        Raises:
+            RunFailed: a worker failed or was late.
+        """
         num_tokens = [sum(summary.sample_lengths) for summary in batch.summaries]
         old = self._untrained if step < self._num_untrained_steps else self._old
         roles = (self._reference, self._critic, old)
         calls = [role.score(batch.groups, num_tokens) for role in roles]
         everything = [call for part in calls for call in part]
-        self._watch.results(everything, phase="reference", timeout_s=self._timeout_s)
+        self._waiter.results(everything, phase="reference", timeout_s=self._timeout_s)
         reference, values, old = (tuple(call.payload for call in part) for part in calls)
         return BatchScores(reference=reference, values=values, old=old)

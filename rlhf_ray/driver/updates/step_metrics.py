@@ -1,4 +1,4 @@
-"""What the driver can say of a batch from its summaries alone."""
+"""Metrics that the driver computes from the summaries of a batch."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from rlhf_ray.records import Coefficients
 
 
 def batch_metrics(batch: Batch, *, version: int) -> dict[str, float]:
-    """Rewards, lengths, staleness and failures of what was sampled for one batch.
+    """Rewards, lengths, staleness and failures of the fresh groups of a batch.
 
     With several tasks also `reward/mean/<task>` and `reward/std/<task>`.
 
     Args:
-        version: of the newest published weights.
+        version: version of the newest published weights.
     """
     summaries = batch.fresh_summaries
     rewards = [reward for summary in summaries for reward in summary.rewards]
@@ -46,7 +46,7 @@ def batch_metrics(batch: Batch, *, version: int) -> dict[str, float]:
 
 
 def coefficient_metrics(coefficients: Coefficients) -> dict[str, float]:
-    """What was in force in a step."""
+    """The coefficients that a step used."""
     metrics = {
         "kl/coefficient": coefficients.kl,
         "policy/entropy_coefficient": coefficients.entropy,
@@ -63,7 +63,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _std(values: Sequence[float]) -> float:
-    """Unbiased; 0 for fewer than two values."""
+    """Unbiased standard deviation; 0 for fewer than two values."""
     if len(values) < 2:
         return 0.0
     mean = _mean(values)

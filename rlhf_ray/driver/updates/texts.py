@@ -1,9 +1,9 @@
-"""The texts of every optimiser step, beside the samples that are rewarded."""
+"""Pretraining texts (PPO-ptx) of every optimiser step, in addition to the rewarded samples."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -13,23 +13,12 @@ from rlhf_ray.data.ptx_texts import TextSet
 from rlhf_ray.objectives.text import spread_samples
 from rlhf_ray.records.supervised import LabelledTokens, SupervisedSamples
 
-# Of one rank: the samples of each optimiser step of an update; empty where no texts are learnt.
+# The texts of one rank, one entry per optimiser step of an update; empty without texts.
 RankTexts = tuple[SupervisedSamples, ...]
 
 
-class TextSource(Protocol):
-    """What the trainer takes texts from, and a checkpoint remembers the position of."""
-
-    def next(self) -> Sequence[RankTexts]:
-        """Per learner rank, the texts of the next update of the policy."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
-
-
 class NoTexts:
-    """The policy learns from rewards alone."""
+    """Null object of a policy that learns from rewards alone."""
 
     def __init__(self, *, num_ranks: int) -> None:
         self._num_ranks = num_ranks
@@ -45,14 +34,14 @@ class NoTexts:
 
 
 class TextMixture:
-    """Texts in their order, so many for every optimiser step.
+    """Texts in a seeded order, a fixed number for every optimiser step.
 
-    Which texts a step has depends on the texts, the seed and the number of optimiser steps before
+    The texts of a step depend on the text set, the seed and the number of optimiser steps before
     it, and not on the number of ranks.
 
     Args:
-        plan: how the learner's ranks share them.
-        texts_per_step: over all ranks.
+        plan: how the learner's ranks share the texts.
+        texts_per_step: texts over all ranks.
         steps_per_update: optimiser steps of one update.
     """
 
@@ -79,19 +68,19 @@ class TextMixture:
         self._steps_per_update = steps_per_update
 
     def next(self) -> Sequence[RankTexts]:
-        """Per learner rank, the texts of the next update of the policy."""
+        """The texts of the next update of the policy, one entry per learner rank."""
         steps = [spread_samples(self._take(), self._plan) for _ in range(self._steps_per_update)]
         return tuple(zip(*steps, strict=True))
 
     def state_dict(self) -> dict[str, Any]:
-        """How many texts have been handed out, and of which set; plain values."""
+        """The position in the texts, and which texts these are; plain values."""
         return self._order.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on after the last text that was handed out before `state_dict` was called.
 
         Raises:
-            DataError: the state is of other texts, another seed or another order.
+            DataError: the state has other texts, another seed or another order.
         """
         self._order.load_state_dict(state)
 
@@ -103,7 +92,10 @@ class TextMixture:
 
 
 def _all_predicted(token_ids: Sequence[int]) -> LabelledTokens:
-    """Every token but the first is to be predicted."""
+    """A text whose tokens are all predicted, except the first."""
     mask = torch.ones(len(token_ids), dtype=torch.bool)
     mask[0] = False
     return LabelledTokens(token_ids=torch.tensor(token_ids, dtype=torch.int64), loss_mask=mask)
+
+
+TextSource = TextMixture | NoTexts

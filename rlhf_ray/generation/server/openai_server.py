@@ -1,8 +1,8 @@
-"""vLLM's OpenAI server as a child process that does not outlive who started it.
+"""vLLM's OpenAI server as a child process that ends together with its parent.
 
     python -m rlhf_ray.generation.server.openai_server ARGUMENTS.json
 
-Its standard input is a pipe that nobody writes to: it ends when the process at the other end does.
+Its standard input is a pipe that is never written to: it closes when the parent ends.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from rlhf_ray.generation.parent_watch import end_group_with_stdin
 from rlhf_ray.generation.requirements import check_vllm
 
 EXIT_WRONG_REQUEST = 2
-# Before a message about the request, in what the process writes.
+# Start of the log line that says why the arguments are refused; `serving/replica.py` reads it.
 REFUSAL = "refused: "
 
 
 def server_command(arguments: Path) -> list[str]:
-    """The command that serves with the arguments in a file, see `server_arguments`."""
+    """Command line of the server with the arguments in a file; see `server_arguments`."""
     return [sys.executable, "-m", "rlhf_ray.generation.server.openai_server", str(arguments)]
 
 
 def server_environment(
     generation: GenerationConfig, *, replica: int, scratch: Path, visible_gpus: str | None
 ) -> dict[str, str]:
-    """Variables of one server, on top of those of this process.
+    """Environment variables of one server, added to those of this process.
 
     Args:
         scratch: folder for the sockets between its processes.
-        visible_gpus: `CUDA_VISIBLE_DEVICES` of this process; each replica takes its own of them.
+        visible_gpus: `CUDA_VISIBLE_DEVICES` of this process; each replica takes its share of them.
     """
     variables = engine_environment(
         generation, engine_index=replica, cpu_ids=sorted(os.sched_getaffinity(0))

@@ -1,1 +1,1 @@
-"""Weights on their way into the engine."""
+"""Weights from the learner into the engine: the engine's side of a publish."""

@@ -1,6 +1,6 @@
-"""An adapter that is published by itself: from buckets to vLLM's LoRA layers.
+"""Sender of a published LoRA adapter: from buckets to vLLM's LoRA layers.
 
-vLLM takes adapters from folders alone: a publish writes one to the temporary folder of this node,
+vLLM loads adapters only from folders: a publish writes a folder to this node's temporary directory,
 and vLLM's workers read it at once.
 """
 
@@ -19,58 +19,63 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from rlhf_ray.publish.bucket import WeightBucket, unpack
 
-# The only one; vLLM counts from 1.
+# There is only one adapter; vLLM's numbers start at 1.
 _NAME, _NUMBER = "policy", 1
 
 
 class AdapterSender:
-    """Collects the buckets of a publish, and puts their adapter in the place of the last one.
+    """Collects the buckets of a publish, then replaces the adapter in the engine.
 
-    Requests that were started with `adapter` go on with the new one: it has the same number.
+    Every version has the same number, so that requests that run with the old adapter go on with the
+    new one.
     """
 
     def __init__(self, llm: AsyncLLM) -> None:
         self._llm = llm
         self._tensors: dict[str, torch.Tensor] = {}
         self._root = Path(tempfile.mkdtemp(prefix="rlhf_ray_adapter_"))
-        # What requests have to name; nothing until the first publish.
+        # The adapter that requests must name; None until the first publish.
         self.adapter: LoRARequest | None = None
 
     async def begin(self) -> None:
-        """A publish begins: the model's own weights stay as they are."""
+        """Begin a publish; the base model's weights do not change."""
         self._tensors = {}
 
     async def send(self, bucket: WeightBucket) -> None:
-        """Take over one bucket; its memory may be reused when this returns."""
+        """Copy one bucket; its memory may be reused when this returns."""
         self._tensors |= {name: tensor.clone() for name, tensor in unpack(bucket)}
 
     async def finish(self, version: int) -> None:
-        """Use the adapter, and call it `version`.
+        """Use the collected adapter as `version`.
 
         Raises:
-            Exception: as vLLM raised it, for instance for a layer that it applies no adapter to.
+            Exception: as vLLM raised it, for example for a layer that it cannot adapt.
         """
         folder = self._root / str(version)
+        # In a thread: writing takes long enough to hold up the requests of this event loop.
         await asyncio.to_thread(_write, folder, self._tensors)
         self._tensors = {}
+        # `load_inplace` makes vLLM read the folder although it knows an adapter of this number.
         request = LoRARequest(
             lora_name=_NAME, lora_int_id=_NUMBER, lora_path=str(folder), load_inplace=True
         )
         await self._llm.add_lora(request)
         await self._llm.update_weight_version(str(version))
-        # Without `load_inplace`, with which every engine step would read it again. The folder
-        # stays: vLLM may drop an adapter and read it again.
+        # Requests name the adapter without `load_inplace`: with it, every engine step would read
+        # the folder again. The folder stays until the next publish, because vLLM may evict the
+        # adapter and load it again.
         last = self.adapter
         self.adapter = LoRARequest(lora_name=_NAME, lora_int_id=_NUMBER, lora_path=str(folder))
         if last is not None and last.lora_path != str(folder):
             shutil.rmtree(last.lora_path, ignore_errors=True)
 
     def close(self) -> None:
+        """Remove the folders."""
         shutil.rmtree(self._root, ignore_errors=True)
 
 
 def _write(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
-    """As peft does: weights whose product is what is added, so that alpha is r."""
+    """Write a folder in peft's format. The scale is in the weights already, so alpha equals r."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     layers = {name.rpartition(".lora_")[0] for name in tensors}

@@ -1,4 +1,4 @@
-"""Buckets from the engine's own process into its workers, two in flight."""
+"""Sender of weight buckets from the engine's process to its workers, two in flight."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from rlhf_ray.publish.bucket import WeightBucket
 class BucketSender:
     """Copies a bucket into one shared segment while the workers load from the other.
 
-    The segments are kept from publish to publish: memory that is touched for the first time is
-    many times slower than memory in use.
+    The segments are kept from publish to publish: the first write to fresh memory is many times
+    slower, because the kernel maps each page then.
     """
 
-    # What requests have to name beside the model's own weights.
+    # Requests name no adapter: the model's own weights change.
     adapter = None
 
     def __init__(self, llm: AsyncLLM) -> None:
@@ -33,12 +33,14 @@ class BucketSender:
         await self._llm.start_weight_update()
 
     async def send(self, bucket: WeightBucket) -> None:
-        """Returns when the bucket was copied; the workers load it meanwhile.
+        """Copy one bucket and let the workers load it; returns after the copy.
 
         Raises:
-            Exception: as vLLM raised it while it loaded the bucket before this one.
+            Exception: as vLLM raised it while it loaded the previous bucket.
         """
         segment = self._segment(bucket.num_bytes)
+        # The copy overlaps with the load of the previous bucket. Only then is that load awaited, so
+        # that the workers get one bucket at a time, in order.
         await asyncio.to_thread(np.copyto, segment.array[: bucket.num_bytes], bucket.data)
         await self.wait()
         request = WeightTransferUpdateRequest(
@@ -53,25 +55,27 @@ class BucketSender:
         self._loading = asyncio.create_task(self._llm.update_weights(request))
 
     async def finish(self, version: int) -> None:
-        """All was sent: the workers use it, and call it `version`."""
+        """Make the workers use the weights that were sent, as `version`."""
         await self.wait()
         await self._llm.finish_weight_update(weight_version=str(version))
 
     async def wait(self) -> None:
-        """Until the workers have loaded all that was sent."""
+        """Wait until the workers have loaded all buckets that were sent."""
+        # Cleared first, so that a failed load is raised once, not again at the next publish.
         loading, self._loading = self._loading, None
         if loading is not None:
             await loading
 
     def close(self) -> None:
+        """Free the segments."""
         for segment in self._segments:
             if segment is not None:
                 segment.close()
         self._segments = [None, None]
 
     def _segment(self, num_bytes: int) -> SharedSegment:
-        """The segment that nobody reads, made larger where it is too small."""
-        # `send` waits for the load before the last one, so this one is free.
+        """The segment that no worker reads, replaced if it is too small."""
+        # `send` has awaited the load of the bucket before the last, so its segment is free.
         self._next = 1 - self._next
         segment = self._segments[self._next]
         if segment is None or segment.num_bytes < num_bytes:

@@ -1,8 +1,8 @@
-"""The engine's side of a publish, inside a vLLM worker process.
+"""Receiver of published weights inside a vLLM worker process.
 
-vLLM loads it through the entry point `vllm.general_plugins` and drives it through its own
-weight-transfer protocol: start, update for every bucket, finish. The bytes come through shared
-memory (`segments.py`), so that one copy serves all ranks of the engine.
+vLLM loads it through the entry point `vllm.general_plugins` and drives it through its
+weight-transfer protocol: start, one update per bucket, finish. The bytes come through shared memory
+(`segments.py`), so that one copy serves all ranks of the engine.
 """
 
 from __future__ import annotations
@@ -34,18 +34,17 @@ from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
 from rlhf_ray.generation.parent_watch import end_with_parent
 from rlhf_ray.generation.weights.segments import open_segment
 from rlhf_ray.publish.bucket import unpack_flat
-
-BACKEND = "object_store"
+from rlhf_ray.publish.transports import TRANSPORTS
 
 
 @dataclass
 class ReceiverInit(WeightTransferInitInfo):
-    """Nothing has to be agreed on: every update names its segment."""
+    """Empty: nothing has to be set up, because every update names its segment."""
 
 
 @dataclass
 class BucketInfo(WeightTransferUpdateInfo):
-    """A bucket in a shared segment: where it is, and the fields of `WeightBucket`."""
+    """A bucket in a shared segment: path and size of the segment, fields of `WeightBucket`."""
 
     segment_path: str
     segment_bytes: int
@@ -55,7 +54,7 @@ class BucketInfo(WeightTransferUpdateInfo):
 
 
 class ObjectStoreReceiver(WeightTransferEngine[ReceiverInit, BucketInfo]):
-    """Loads buckets into a running model, also where its layers were repacked for the CPU."""
+    """Loads buckets into a running model, also if its layers were repacked for the CPU."""
 
     init_info_cls = ReceiverInit
     update_info_cls = BucketInfo
@@ -63,16 +62,17 @@ class ObjectStoreReceiver(WeightTransferEngine[ReceiverInit, BucketInfo]):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # At every reload vLLM 0.32 warns of each layer without weights of its own (rotary
-        # embeddings, tied heads). What did not arrive is found by the fidelity gate.
+        # At every reload vLLM 0.32 warns about each layer that has no weights (rotary embeddings,
+        # tied heads). Weights that are really missing are found by the fidelity gate.
         logging.getLogger(finalize_layerwise_reload.__module__).setLevel(logging.ERROR)
+        # Mapped once: a segment is used again for every publish.
         self._segments: dict[str, np.ndarray] = {}
 
     def init_transfer_engine(self, init_info: ReceiverInit) -> None:
-        """Nothing to connect to."""
+        """Nothing to do: there is no connection."""
 
     def start_weight_update(self) -> None:
-        """Give every layer its loading form back: linear layers were repacked and emptied."""
+        """Give every layer its loadable form back: vLLM had repacked and emptied linear layers."""
         initialize_layerwise_reload(self.model)
 
     def receive_weights(self, update_info: BucketInfo) -> None:
@@ -85,7 +85,7 @@ class ObjectStoreReceiver(WeightTransferEngine[ReceiverInit, BucketInfo]):
         _detach_waiting_layers(self.model, flat)
 
     def finish_weight_update(self) -> None:
-        """Repack what is not repacked yet; the model computes with the new weights then."""
+        """Repack the layers that are not repacked yet; the model then uses the new weights."""
         finalize_layerwise_reload(self.model, self.model_config)
         _mend_tied_head(self.model, self.device)
 
@@ -93,6 +93,8 @@ class ObjectStoreReceiver(WeightTransferEngine[ReceiverInit, BucketInfo]):
         self._segments.clear()
 
     def _segment(self, update_info: BucketInfo) -> np.ndarray:
+        # The sender replaces a segment that is too small. The new path has a descriptor's number
+        # and may be the same as the old one, but the size differs.
         known = self._segments.get(update_info.segment_path)
         if known is None or known.shape[0] != update_info.segment_bytes:
             known = open_segment(update_info.segment_path, update_info.segment_bytes)
@@ -101,11 +103,11 @@ class ObjectStoreReceiver(WeightTransferEngine[ReceiverInit, BucketInfo]):
 
 
 def _detach_waiting_layers(model: nn.Module, flat: torch.Tensor) -> None:
-    """Copy what the layerwise reload still holds of the segment `flat`.
+    """Clone the tensors of the segment `flat` that the layerwise reload still holds.
 
-    vLLM 0.32 keeps the tensors of a layer (the three of a fused q, k, v, for example) until all
-    of them have come, and only then copies them. A layer whose tensors are spread over two
-    buckets would see the first one's bytes overwritten by the second.
+    vLLM 0.32 keeps the tensors of a layer (the three of a fused q, k, v, for example) until all of
+    them have arrived, and copies them only then. If they are spread over two buckets, a later
+    bucket would overwrite the bytes of the first.
     """
     storage = flat.untyped_storage().data_ptr()
     for layer in model.modules():
@@ -122,10 +124,10 @@ def _detach_waiting_layers(model: nn.Module, flat: torch.Tensor) -> None:
 def _mend_tied_head(model: nn.Module, device: torch.device) -> None:
     """Pack a tied `lm_head` again from the embedding that it shares.
 
-    vLLM 0.32.0 on CPU, any model with tied embeddings: no weight is loaded for the head in a
-    layerwise reload, so that it keeps the packed copy of the OLD embedding, without an error.
-    Can go when `finalize_layerwise_reload` repacks tied heads; the fidelity gate's test, which
-    leaves this out, will then fail.
+    vLLM 0.32.0 on CPU, any model with tied embeddings: a layerwise reload loads no weight for the
+    head, which keeps the packed copy of the OLD embedding, without an error. This can go when
+    `finalize_layerwise_reload` repacks tied heads; the fidelity gate's test, which disables this
+    function, will then fail.
     """
     if device.type != "cpu":
         return
@@ -137,9 +139,12 @@ def _mend_tied_head(model: nn.Module, device: torch.device) -> None:
 
 
 def register() -> None:
-    """Make the backend known to vLLM; called in every vLLM process, maybe more than once."""
-    # vLLM 0.32 leaves its engine process behind, for good, when the process that started it is
-    # killed: that is how Ray ends an actor that does not end by itself.
+    """Register all receivers with vLLM; called in every vLLM process, possibly more than once."""
+    # vLLM 0.32 leaves its engine process running for ever if its parent is killed, and Ray kills an
+    # actor that does not end by itself.
     end_with_parent()
-    if BACKEND not in WeightTransferEngineFactory._registry:
-        WeightTransferEngineFactory.register_engine(BACKEND, ObjectStoreReceiver)
+    for entry in TRANSPORTS.values():
+        if entry.engine_backend not in WeightTransferEngineFactory._registry:
+            WeightTransferEngineFactory.register_engine(
+                entry.engine_backend, entry.receiver_module, entry.receiver_class
+            )

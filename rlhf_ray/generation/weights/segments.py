@@ -1,9 +1,9 @@
-"""Memory that engine and vLLM workers share, without a name in the file system.
+"""Memory shared by the engine and its vLLM workers, without a name in the file system.
 
-An anonymous file (`memfd`) has what this needs: it is not bound by the size of /dev/shm, which
-is 64 MB in a container; it is gone when the last process that maps it is gone, however that
-ended; and Python's resource tracker, which removes other processes' shared memory when a worker
-ends, does not know it. A worker opens it through /proc of the process that made it.
+It is an anonymous file (`memfd`), for three reasons. It is not limited by the size of /dev/shm,
+which is 64 MB in a container. It disappears with the last process that maps it, however that
+process ends. And Python's resource tracker, which removes other processes' shared memory when a
+worker ends, does not know it. A worker opens it through /proc of the process that made it.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ class SharedSegment:
 
     @property
     def path(self) -> str:
-        """Where another process of the same user opens the segment."""
+        """Path at which another process of the same user opens the segment."""
         return f"/proc/{os.getpid()}/fd/{self._descriptor}"
 
     def close(self) -> None:
-        """Let go of the memory; processes that have opened it keep it until they do."""
-        # The map itself goes with the last array that views it.
+        """Drop this process's reference; other processes keep the memory until they drop theirs."""
+        # The map is freed with the last array that views it.
         del self.array
         os.close(self._descriptor)
 
 
 def open_segment(path: str, num_bytes: int) -> np.ndarray:
-    """Map another process's segment; [num_bytes] uint8, read-only by agreement.
+    """Map another process's segment; [num_bytes] uint8, by agreement never written to.
 
     Raises:
-        OSError: the process that made it has ended or let go of it.
+        OSError: the process that made the segment has ended or closed it.
     """
     descriptor = os.open(path, os.O_RDWR)
     try:

@@ -1,1 +1,1 @@
-"""The tiny models made on the spot."""
+"""Tiny built-in models, made on the CPU when first used."""

@@ -1,8 +1,7 @@
-"""The built-in model `arithmetic`: knows sums of two digits, and often does not say so.
+"""The built-in model `arithmetic`, which knows the sums of two digits but often answers otherwise.
 
-Warmed up on "What is a+b?" until greedy decoding is nearly always right while sampling is right
-in about four cases of ten: there is something to learn, and the model tries it often enough for
-a reward to show the way.
+Warmed up on "What is a+b?" until greedy decoding is nearly always right, and sampling is right in
+about 40 % of the cases: enough for a reward to reinforce, and enough left to learn.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _FLOOR = 0.05
 def make(folder: Path, seed: int, report: Report) -> None:
     """Train the model and write it to `folder`."""
     mostly_right, often_wrong = rows(share_right=0.8), rows(share_right=0.4)
-    # Every text once: the tokenizer needs their words, not their frequencies.
+    # Every text once: the tokenizer needs the words, not their frequencies.
     tokenizer = train_tokenizer(text for row in often_wrong for text in (row.question, row.answer))
     model = new_tiny_llama(tokenizer, seed=seed, sizes=TinySizes())
     phases = (
@@ -45,9 +44,10 @@ def make(folder: Path, seed: int, report: Report) -> None:
 
 
 def rows(*, share_right: float) -> tuple[WarmupRow, ...]:
-    """All answers to all sums, each sum as likely as any other.
+    """Answers to all sums, every sum with the same total weight.
 
-    The rest of the answers: 45 % name the nearest ten, 45 % do not know, 10 % are one off.
+    Of the wrong answers, 45 % name the nearest ten, 45 % say "I do not know." and 10 % are one
+    off.
     """
     result = []
     for fact in arithmetic():
@@ -69,7 +69,7 @@ def rows(*, share_right: float) -> tuple[WarmupRow, ...]:
 def _rise_hold_fall(
     peak: float, warmup: int, flat_until: int, num_steps: int
 ) -> Callable[[int], float]:
-    """Linear to `peak` in `warmup` steps, flat to `flat_until`, linear to 5 % of it at the end."""
+    """Rate that rises linearly for `warmup` steps, stays to `flat_until`, and falls to 5 %."""
 
     def rate(step: int) -> float:
         if step < warmup:

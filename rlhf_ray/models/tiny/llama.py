@@ -1,4 +1,4 @@
-"""Llama models small enough to learn on two cores, written as any other model folder."""
+"""Llama models small enough to train on two cores, in Hugging Face format."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class TinySizes:
 def new_tiny_llama(
     tokenizer: PreTrainedTokenizerFast, *, seed: int, sizes: TinySizes, tied: bool = True
 ) -> LlamaForCausalLM:
-    """A model in float32 with random weights, which depend on `seed` alone."""
+    """Make a model in float32 with random weights that depend only on `seed`."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=sizes.hidden,
@@ -43,7 +43,7 @@ def new_tiny_llama(
         eos_token_id=token_id(tokenizer, EOS),
         pad_token_id=token_id(tokenizer, PAD),
     )
-    # The caller's random state is none of our business.
+    # The caller's random state must not change.
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
         return LlamaForCausalLM(config).float()

@@ -1,4 +1,4 @@
-"""A byte-level tokenizer of a few hundred tokens, trained on the text of one task."""
+"""Byte-level tokenizer of a few hundred tokens, trained on the texts of one task."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ if TYPE_CHECKING:
 PAD, EOS, USER, ASSISTANT = "<pad>", "<eos>", "<user>", "<assistant>"
 SPECIALS = (PAD, EOS, USER, ASSISTANT)
 
-# System text stands bare in front: a role marker of its own would be a token that such a small
-# model never learned.
+# System text has no role marker: the marker would be a token that the small model never learned.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     f"{{% if message['role'] == 'user' %}}{USER}{{{{ message['content'] }}}}"
@@ -33,23 +32,23 @@ def token_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
 def train_tokenizer(
     texts: Iterable[str], *, vocab_size: int = 512, lowercase: bool = False
 ) -> PreTrainedTokenizerFast:
-    """Byte-level BPE that splits digits one by one; the same texts give the same tokenizer.
+    """Train a byte-level BPE that splits digits; the same texts give the same tokenizer.
 
     Args:
-        vocab_size: largest size; there are fewer tokens where the texts have no more pairs to
-            merge, never fewer than the 256 bytes and the specials.
-        lowercase: fold the case of whatever is encoded, so that decoded ids may encode to
-            others: `decode` of a capital letter's id gives text that comes back in lower case.
+        vocab_size: maximum size; smaller if the texts have no more pairs to merge, but at least
+            the 256 bytes and the specials.
+        lowercase: encode in lower case. Ids of capital letters then decode to text that encodes
+            to other ids.
     """
-    # Here, so that the template and the names of the specials come without transformers.
+    # Imported here, so that template and specials can be used without loading transformers.
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
     if lowercase:
         tokenizer.normalizer = normalizers.Lowercase()
-    # Digits first: a number of two digits must never become one token, or every sum would be a
-    # word of its own and nothing could be learned about digits.
+    # Digits first: if a number of two digits became one token, nothing could be learned about
+    # digits.
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Digits(individual_digits=True),

@@ -23,7 +23,7 @@ _REPORT_EVERY_S = 5.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WarmupRow:
-    """A question, one possible answer, and how often the answer is given (not normalised)."""
+    """A question, one possible answer, and the weight of the answer (not normalised)."""
 
     question: str
     answer: str
@@ -44,7 +44,7 @@ class Phase:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WarmupSettings:
-    """What the phases have in common."""
+    """Settings of all phases."""
 
     batch_size: int
     num_threads: int
@@ -91,11 +91,11 @@ def batch_loss(model: LlamaForCausalLM, prefix: Tensor, tokens: Tensor, labels: 
 
     The prefix runs once for the whole batch instead of once for each row, a quarter of the work
     saved; gradients flow through its keys and values. Rows are padded on the right and attention
-    is causal, so that no mask is needed. The head runs on the labelled positions alone.
+    is causal, so that no mask is needed. The head runs only on the labelled positions.
 
     Args:
         prefix [P]: the tokens that all rows begin with, which are not in `tokens`.
-        tokens, labels [B, T]: labels are `IGNORED` where there is nothing to learn.
+        tokens, labels [B, T]: labels are `IGNORED` at positions without a loss.
     """
     cache = model.model(input_ids=prefix[None], use_cache=True).past_key_values
     cache.batch_repeat_interleave(tokens.shape[0])
@@ -133,7 +133,7 @@ class EncodedRows:
 
 
 def _num_shared(sequences: Sequence[list[int]]) -> int:
-    """How many tokens all sequences begin with: as many as the least and the greatest share."""
+    """Length of the common prefix of all sequences, equal to that of the least and the greatest."""
     pairs = zip(min(sequences), max(sequences), strict=False)
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
@@ -141,7 +141,7 @@ def _num_shared(sequences: Sequence[list[int]]) -> int:
 def encode_row(
     question: str, answer: str, tokenizer: PreTrainedTokenizerFast
 ) -> tuple[list[int], int]:
-    """Token ids of a chat with one question and its answer, and how many belong to the prompt."""
+    """Token ids of a chat with one question and its answer, and the number of prompt tokens."""
     messages = [{"role": "user", "content": question}]
     text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     assert isinstance(text, str)
@@ -172,7 +172,7 @@ class _Progress:
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """Torch threads of this process for a while. Another count would sum in another order."""
+    """Set the number of torch threads: another number would sum in another order."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -8,8 +8,8 @@ from decimal import Decimal
 
 from rlhf_ray.rewards.protocol import RewardSample, reference_answer
 
-# A sign belongs to the number unless something that can be subtracted from stands before
-# it: "12-5" ends in 5, "= -5" in -5. Commas count only between groups of three digits.
+# A sign belongs to the number, unless a number, word or bracket precedes it: "12-5" ends in 5,
+# "= -5" in -5. Commas count only between groups of three digits.
 _NUMBER = re.compile(
     r"(?P<sign>(?<![0-9A-Za-z_.)\]])[-+\u2212])?"
     r"(?P<digits>[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
@@ -42,7 +42,7 @@ class Arithmetic:
         found = last_number(sample.response)
         if found is None:
             return 0.0
-        # Equality first: a difference is rounded to Decimal's 28 digits.
+        # Equality first: a difference is rounded to Decimal's 28 digits, and could round to 0.
         return float(found == answer or abs(found - answer) <= self._tolerance > 0)
 
 

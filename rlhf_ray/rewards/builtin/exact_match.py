@@ -6,10 +6,10 @@ from rlhf_ray.rewards.protocol import RewardSample, reference_answer
 
 
 class ExactMatch:
-    """1.0 if the response equals the answer, white space at the ends aside; else 0.0.
+    """1.0 if the response equals the answer, apart from white space at the ends; else 0.0.
 
     Args:
-        ignore_case: "Paris" and "paris" are the same.
+        ignore_case: treat "Paris" and "paris" as equal.
     """
 
     def __init__(self, *, ignore_case: bool = False) -> None:

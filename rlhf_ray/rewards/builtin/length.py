@@ -1,4 +1,4 @@
-"""Reward for a response of the wanted length."""
+"""Reward for the length of a response."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ UNITS = ("characters", "words")
 
 
 class Length:
-    """1.0 at the wanted length, falling in a straight line to 0.0.
+    """1.0 at the wanted length, falling linearly to 0.0.
 
     Args:
         target: the wanted length; the reward falls on both sides of it.
-        limit: the longest wanted length; the reward falls beyond it only. Give one of the two.
-        slack: distance from target or limit at which the reward reaches 0.0; the target or
-            limit itself if it is not given.
+        limit: the longest wanted length; the reward falls only beyond it. Give either target or
+            limit.
+        slack: distance from target or limit at which the reward reaches 0.0; by default the target
+            or limit itself.
         unit: "characters", or "words" between white space.
     """
 

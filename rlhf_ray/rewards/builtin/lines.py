@@ -1,4 +1,4 @@
-"""Reward for every line of a response that follows a pattern."""
+"""Reward for every line of a response that matches a pattern."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ SCALES = ("line", "response")
 
 
 class Lines:
-    """A step for every line: 1.0 if it follows a regular expression of Python's `re`; else 0.0.
+    """A step for every line: 1.0 if it matches a regular expression of Python's `re`; else 0.0.
 
-    Lines of white space alone are no steps: they belong to the line before them, those at the
-    start to the first one. A response of nothing else is one step of 0.0.
+    A blank line is not a step: it belongs to the line before it, and blank lines at the start to
+    the first line that is not blank. A response of blank lines only is one step of 0.0.
 
     Args:
         pattern: the regular expression.
         measure: "match": it is found anywhere in the line; "full": it covers the whole line,
-            white space at the ends aside.
+            apart from white space at the ends.
         ignore_case: upper and lower case are the same.
-        scale: "line": 1.0 a line, as algorithm=process wants it; "response": 1 / number of lines,
-            so that the sum is the share of the lines, for algorithms that take the sum.
+        scale: "line": 1.0 per line, for algorithm=process; "response": 1 / number of lines, so that
+            the sum is the share of matching lines, for algorithms that use the sum.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Lines:
                 ends.append(place)
             elif ends:
                 ends[-1] = place
-        # Behind the last line there is no line break.
+        # The last line has no line break after it.
         ends = [*ends[:-1], len(sample.response)]
         share = len(rewards) if self._is_shared else 1
         return StepRewards(

@@ -1,4 +1,4 @@
-"""A regular expression from the configuration, refused with the way out."""
+"""Check of a regular expression from the configuration."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import re
 
 
 def compile_pattern(pattern: str, *, ignore_case: bool) -> re.Pattern[str]:
-    """The compiled expression.
+    """Compile the expression.
 
     Raises:
-        ValueError: it is empty or not a regular expression, or `ignore_case` is not a bool.
+        ValueError: the pattern is empty or not a regular expression, or `ignore_case` is no bool.
     """
     if not isinstance(pattern, str) or not pattern:
         raise ValueError(f"pattern is {pattern!r}; it must be a text that is not empty")

@@ -1,4 +1,4 @@
-"""Reward for a response in which a pattern is found."""
+"""Reward for a response that matches a pattern."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ MEASURES = ("match", "full", "fraction")
 
 
 class RegularExpression:
-    """How far the response follows a regular expression of Python's `re`.
+    """Match of the response with a regular expression of Python's `re`: 0.0 to 1.0.
 
     A pattern that backtracks without end is stopped by `reward.timeout_s`, as any
     other function is.
@@ -17,7 +17,7 @@ class RegularExpression:
     Args:
         pattern: the regular expression.
         measure: "match": 1.0 if it is found anywhere; "full": 1.0 if it covers the whole
-            response, white space at the ends aside; "fraction": the share of the response's
+            response, apart from white space at the ends; "fraction": the share of the response's
             characters that lie in matches, 0.0 for an empty response.
         ignore_case: upper and lower case are the same.
     """

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhf_ray.chat.endpoint import EndpointSpeaker, SpeakerFailed, first_model
+from rlhf_ray.chat.endpoint import ChatEndpoint, EndpointFailed, first_model
 from rlhf_ray.chat.history import History
 from rlhf_ray.chat.loop import HELP, Chat
 from rlhf_ray.chat.screen import TerminalScreen
@@ -15,7 +15,7 @@ from rlhf_ray.config.bearer_token import BearerToken, read_token
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.deploy import ChatConfig
 from rlhf_ray.config.run import Config
-from rlhf_ray.serving.local import private_endpoint
+from rlhf_ray.serving.local import ServedModel, private_endpoint
 from rlhf_ray.stages.deploy.serve import LOGS, served_model
 from rlhf_ray.stages.stage import Stage
 
@@ -38,9 +38,8 @@ def run(config: Config) -> int:
     logs = Path(config.output_dir) / LOGS
     with ExitStack() as stack:
 
-        def here(wanted: Config, index: int) -> EndpointSpeaker:
-            screen.note(f"loading {wanted.model.path}")
-            served = served_model(wanted, report=screen.note)
+        def here(served: ServedModel, index: int) -> ChatEndpoint:
+            screen.note(f"loading {served.model.path}")
             endpoint = private_endpoint(served, index=index, logs=logs, report=screen.note)
             url, own = stack.enter_context(endpoint)
             return _speaker(chat, stack.enter_context(_client(chat, url, own)), served.name)
@@ -48,7 +47,7 @@ def run(config: Config) -> int:
         if chat.url is not None:
             speakers = [_at(chat, stack, "chat.url", chat.url, chat.model, token)]
         else:
-            speakers = [here(config, 0)]
+            speakers = [here(served_model(config, report=screen.note), 0)]
         if chat.compare_url is not None:
             key, wanted = "chat.compare_url", chat.compare_model
             speakers.append(_at(chat, stack, key, chat.compare_url, wanted, token))
@@ -56,7 +55,8 @@ def run(config: Config) -> int:
             # Another model, with its own tokenizer.
             model = dataclasses.replace(config.model, path=chat.compare_path, tokenizer_path=None)
             serve = dataclasses.replace(config.serve, model_name=None)
-            speakers.append(here(dataclasses.replace(config, model=model, serve=serve), 1))
+            other = dataclasses.replace(config, model=model, serve=serve)
+            speakers.append(here(served_model(other, report=screen.note), 1))
         _tell_apart(speakers)
         names = " and ".join(speaker.name for speaker in speakers)
         screen.note(f"talking to {names}\n{HELP}")
@@ -72,11 +72,11 @@ def _at(
     url: str,
     model: str | None,
     token: BearerToken | None,
-) -> EndpointSpeaker:
+) -> ChatEndpoint:
     client = stack.enter_context(_client(chat, url, token))
     try:
         found = first_model(client)
-    except SpeakerFailed as error:
+    except EndpointFailed as error:
         raise RequestError(f"{key}={url}: {error}") from error
     return _speaker(chat, client, model or found)
 
@@ -91,16 +91,16 @@ def _client(
     return OpenAI(base_url=url, api_key=secret, timeout=chat.timeout_s, max_retries=0)
 
 
-def _speaker(chat: ChatConfig, client: Any, model: str) -> EndpointSpeaker:
+def _speaker(chat: ChatConfig, client: Any, model: str) -> ChatEndpoint:
     settings = {
         "max_tokens": chat.max_tokens,
         "temperature": chat.temperature,
         "top_p": chat.top_p,
     }
-    return EndpointSpeaker(client, model=model, name=model, settings=settings)
+    return ChatEndpoint(client, model=model, name=model, settings=settings)
 
 
-def _tell_apart(speakers: list[EndpointSpeaker]) -> None:
+def _tell_apart(speakers: list[ChatEndpoint]) -> None:
     """Two models of one name are told apart by a number."""
     if len({speaker.name for speaker in speakers}) < len(speakers):
         for number, speaker in enumerate(speakers, start=1):
@@ -110,7 +110,7 @@ def _tell_apart(speakers: list[EndpointSpeaker]) -> None:
 def _describe(config: Config) -> str:
     chat, here = config.chat, f"{config.model.path}, served on this machine"
     other = chat.compare_url or chat.compare_path
-    return f"# Chat\nwith {chat.url or here}" + (f", beside {other}" if other else "")
+    return f"# Chat\nwith {chat.url or here}" + (f", next to {other}" if other else "")
 
 
 STAGE = Stage(name="chat", describe=_describe, run=run)

@@ -6,15 +6,17 @@ import dataclasses
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rlhf_ray.atomic_file import write_atomically
-from rlhf_ray.compression.child import run_child
-from rlhf_ray.compression.report import ORIGINAL, Form, describe, table
+from rlhf_ray.compression.compression_report import ORIGINAL, Form, describe, table
 from rlhf_ray.compression.request import Compressed, compress
+from rlhf_ray.compression.run_command import run_command
 from rlhf_ray.config.convert import show_problems
 from rlhf_ray.config.errors import ConfigError, RequestError
+from rlhf_ray.config.groups.generation import GenerationConfig
+from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.config.load import to_yaml
 from rlhf_ray.config.rules.table import cross_field_problems
 from rlhf_ray.config.run import Config, StageConfig
@@ -61,11 +63,26 @@ def run(config: Config) -> int:
         output=output,
         seed=config.seed,
     )
+    trial = _SpeedTrial(
+        generation=config.generation,
+        model=config.model,
+        prompts=prompts[:_PROMPTS_OF_SPEED],
+        max_sequence_tokens=config.max_sequence_tokens,
+        output=output,
+        timeout_s=config.compress.timeout_s,
+    )
     forms = [
-        Form(compressed=form, speed=_speed(config, form, prompts[:_PROMPTS_OF_SPEED]))
+        Form(compressed=form, speed=trial.measure(form))
         for form in [_unchanged(path, perplexity), *made]
     ]
-    report = describe(forms, _evaluate(config, [form for form in forms if form.runs]))
+    evaluation = None
+    models = {form.compressed.name: str(form.compressed.path) for form in forms if form.runs}
+    # Without the original in the engine there is nothing to compare the other forms with.
+    if ORIGINAL in models:
+        evaluate.run(_of_evaluation(config, models))
+        found = output / "evaluation" / "evaluation.json"
+        evaluation = json.loads(found.read_text(encoding="utf-8"))
+    report = describe(forms, evaluation)
     shown = table(report)
     write_atomically(
         output / "compression.json", json.dumps(report, indent=2, allow_nan=False) + "\n"
@@ -100,42 +117,43 @@ def _unchanged(path: str, perplexity: float | None) -> Compressed:
     )
 
 
-def _speed(config: Config, form: Compressed, prompts: Sequence[Sequence[int]]) -> Speed | None:
-    if form.path is None:
-        _say(f"{form.name}: failed: {form.error}")
-        return None
-    output = Path(config.output_dir)
-    files = output / "speed_request.json", output / "speed_result.json"
-    write_request(
-        files[0],
-        config.generation,
-        dataclasses.replace(config.model, path=str(form.path)),
-        prompts,
-        max_sequence_tokens=config.max_sequence_tokens,
-    )
-    files[1].unlink(missing_ok=True)
-    run_child(
-        [sys.executable, "-m", "rlhf_ray.generation.speed", *map(str, files)],
-        log=output / "logs" / f"engine_{form.name}.log",
-        what=f"the engine with {form.name}",
-        timeout_s=config.compress.timeout_s,
-    )
-    speed = read_result(files[1])
-    for file in files:
-        file.unlink()
-    fast = f"{speed.tokens_per_s:.4g} tokens/s" if speed.tokens_per_s else f"no: {speed.error}"
-    _say(f"{form.name}: made in {form.seconds:g} s; in the engine: {fast}")
-    return speed
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _SpeedTrial:
+    """Every form answers the same prompts in its own engine process."""
 
+    generation: GenerationConfig
+    model: ModelConfig
+    prompts: Sequence[Sequence[int]]
+    max_sequence_tokens: int
+    output: Path
+    timeout_s: float
 
-def _evaluate(config: Config, forms: Sequence[Form]) -> dict[str, Any] | None:
-    """evaluation.json of those that the engine runs; None where it does not run the original."""
-    models = {form.compressed.name: str(form.compressed.path) for form in forms}
-    if ORIGINAL not in models:
-        return None
-    evaluation = _of_evaluation(config, models)
-    evaluate.run(evaluation)
-    return json.loads((Path(evaluation.output_dir) / "evaluation.json").read_text(encoding="utf-8"))
+    def measure(self, form: Compressed) -> Speed | None:
+        """The speed of a form; None where it could not be made."""
+        if form.path is None:
+            _say(f"{form.name}: failed: {form.error}")
+            return None
+        files = self.output / "speed_request.json", self.output / "speed_result.json"
+        write_request(
+            files[0],
+            self.generation,
+            dataclasses.replace(self.model, path=str(form.path)),
+            self.prompts,
+            max_sequence_tokens=self.max_sequence_tokens,
+        )
+        files[1].unlink(missing_ok=True)
+        run_command(
+            [sys.executable, "-m", "rlhf_ray.generation.speed", *map(str, files)],
+            log=self.output / "logs" / f"engine_{form.name}.log",
+            what=f"the engine with {form.name}",
+            timeout_s=self.timeout_s,
+        )
+        speed = read_result(files[1])
+        for file in files:
+            file.unlink()
+        fast = f"{speed.tokens_per_s:.4g} tokens/s" if speed.tokens_per_s else f"no: {speed.error}"
+        _say(f"{form.name}: made in {form.seconds:g} s; in the engine: {fast}")
+        return speed
 
 
 def _say(line: str) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rlhf_ray.atomic_file import atomic_folder
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.run import Config
 from rlhf_ray.stages.inputs import check_models
@@ -61,17 +61,13 @@ def run(config: Config) -> int:
     )
     card = model_card(facts)
     target = Path(config.output_dir) / "model"
-    partial = target.with_name("model.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    with without_progress_bars():
-        merged.save_pretrained(partial, max_shard_size=f"{export.max_shard_gb:g}GB")
-    tokenizer.save_pretrained(partial)
-    card.save(partial / "README.md")
-    if (run_dir / "config.yaml").is_file():
-        shutil.copy2(run_dir / "config.yaml", partial / "training_config.yaml")
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(partial, target)
+    with atomic_folder(target) as partial:
+        with without_progress_bars():
+            merged.save_pretrained(partial, max_shard_size=f"{export.max_shard_gb:g}GB")
+        tokenizer.save_pretrained(partial)
+        card.save(partial / "README.md")
+        if (run_dir / "config.yaml").is_file():
+            shutil.copy2(run_dir / "config.yaml", partial / "training_config.yaml")
     print(f"Result: {target}", flush=True)
     return 0
 

@@ -11,6 +11,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
+from rlhf_ray.atomic_file import write_atomically
 from rlhf_ray.config.bearer_token import BearerToken, read_token
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.load import to_yaml
@@ -144,9 +145,7 @@ def tell_ready(served: ServedModel, url: str, output: Path) -> None:
         "token_variable": variable,
         "pid": os.getpid(),
     }
-    written = output / f".{READY_FILE}"
-    written.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    written.replace(output / READY_FILE)
+    write_atomically(output / READY_FILE, json.dumps(facts, indent=2) + "\n")
     key = f" chat.token_variable={variable}" if variable else ""
     _say(
         f"ready at {url} with model {served.name}; ask it: "

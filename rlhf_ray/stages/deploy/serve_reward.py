@@ -73,7 +73,7 @@ def run(config: Config) -> int:
 
 
 def _facts(model: ModelRewardConfig) -> dict[str, Any]:
-    """What /health says of the model."""
+    """The answer of /health about the model."""
     assert model.path is not None, "a rule asks for it"
     told = "\n".join([*model_facts(model.path), str(model.mean), str(model.standard_deviation)])
     return {

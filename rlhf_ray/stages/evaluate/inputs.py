@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,13 +15,15 @@ from rlhf_ray.cluster.roles.run_roles import RunRoles, run_roles, scoring_contex
 from rlhf_ray.cluster.roles.scoring_kinds import check_scoring, resolve_scoring
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.data import DataConfig, ExamplesConfig
+from rlhf_ray.config.groups.evaluation import EvaluationConfig
+from rlhf_ray.config.groups.generation import GenerationConfig
 from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.config.groups.reward import RewardConfig
 from rlhf_ray.config.run import Config
 from rlhf_ray.data.examples import load_demonstrations
 from rlhf_ray.data.prompts.load import PromptSet, load_prompts
 from rlhf_ray.driver.evaluation.collector import CollectSettings
-from rlhf_ray.evaluation.report import ReportSettings
+from rlhf_ray.evaluation.evaluation_report import ReportSettings
 from rlhf_ray.models.builtin import resolve_model_path
 from rlhf_ray.models.loading import load_tokenizer
 from rlhf_ray.models.location import check_location
@@ -106,12 +108,15 @@ def read_inputs(config: Config, *, report: Report) -> EvaluationInputs:
     """
     evaluation, seed = config.evaluation, config.seed
     source = held_out_data(evaluation, config.data)
-    reference_path, reference = config.reference.path, None
-    if reference_path is not None:
-        reference_path = resolve_model_path(reference_path, seed=seed, report=report)
-        if config.needs_reference:
-            reference = _reference(dataclasses.replace(config.model, path=reference_path))
-    candidates = _same_rows(_read_all(config, source, reference, report), report)
+    reference_path, reference = _reference(
+        config.model, config.reference.path, seed, is_read=config.needs_reference, report=report
+    )
+    candidates = _same_rows(
+        _read_all(
+            evaluation.models, config.model, config.examples, source, reference, seed, report
+        ),
+        report,
+    )
     baseline = next(c for c in candidates if c.name == evaluation.baseline_name)
     contexts = [
         scoring_context(dataclasses.replace(config, model=candidate.model))
@@ -128,7 +133,14 @@ def read_inputs(config: Config, *, report: Report) -> EvaluationInputs:
         reward=config.reward,
         baseline_model=baseline.model,
         roles=run_roles(config),
-        candidates=tuple(_with_engines(config, candidate) for candidate in candidates),
+        candidates=tuple(
+            _with_engines(
+                candidate,
+                run_roles(dataclasses.replace(config, model=candidate.model)),
+                _harness(config.generation, candidate.model, evaluation, seed),
+            )
+            for candidate in candidates
+        ),
         baseline=evaluation.baseline_name,
         collect=collect_settings(
             evaluation,
@@ -140,34 +152,35 @@ def read_inputs(config: Config, *, report: Report) -> EvaluationInputs:
             with_text=True,
         ),
         report=report_settings(evaluation, seed=seed),
-        prompts_facts={
-            "path": source.path,
-            "split": source.split,
-            "num_prompts": len(candidates[0].prompts.prompts),
-        },
+        prompts_facts=_prompts_facts(source, candidates[0].prompts),
         sampling_facts=sampling_facts(evaluation, config.generation),
     )
 
 
+def _prompts_facts(source: DataConfig, prompts: PromptSet) -> dict[str, Any]:
+    return {"path": source.path, "split": source.split, "num_prompts": len(prompts.prompts)}
+
+
 def _read_all(
-    config: Config,
+    paths: Mapping[str, str],
+    shared: ModelConfig,
+    examples: ExamplesConfig,
     source: DataConfig,
     reference: PreTrainedTokenizerBase | None,
+    seed: int,
     report: Report,
 ) -> list[_Read]:
     found: list[_Read] = []
-    for name, path in config.evaluation.models.items():
+    for name, path in paths.items():
         with _about(name):
-            model = _model(config.model, name, path, config.seed, report)
+            model = _model(shared, name, path, seed, report)
             tokenizer = load_tokenizer(model)
             read = _Read(
                 name=name,
                 model=model,
                 tokenizer=tokenizer,
-                prompts=load_prompts(source, tokenizer, seed=config.seed),
-                demonstrations=load_eval_demonstrations(
-                    config.examples, tokenizer, seed=config.seed
-                ),
+                prompts=load_prompts(source, tokenizer, seed=seed),
+                demonstrations=load_eval_demonstrations(examples, tokenizer, seed=seed),
             )
             _check_reference(read, reference)
             found.append(read)
@@ -180,20 +193,23 @@ def _model(model: ModelConfig, name: str, path: str, seed: int, report: Report) 
     return dataclasses.replace(model, path=path)
 
 
-def _with_engines(config: Config, read: _Read) -> Candidate:
-    engines = run_roles(dataclasses.replace(config, model=read.model)).named("generator")
-    harness = HarnessSettings(
-        generation=config.generation,
-        model=read.model,
-        tasks=harness_tasks(config.evaluation),
-        seed=config.seed,
+def _harness(
+    generation: GenerationConfig, model: ModelConfig, evaluation: EvaluationConfig, seed: int
+) -> HarnessSettings:
+    return HarnessSettings(
+        generation=generation, model=model, tasks=harness_tasks(evaluation), seed=seed
     )
+
+
+def _with_engines(read: _Read, roles: RunRoles, harness: HarnessSettings) -> Candidate:
+    engines = roles.named("generator")
+    has_tasks = bool(harness.tasks.names)
     return Candidate(
         name=read.name,
         prompts=read.prompts,
         demonstrations=read.demonstrations,
         engines=engines,
-        harness=harness_role(harness, engines.resources) if harness.tasks.names else None,
+        harness=harness_role(harness, engines.resources) if has_tasks else None,
     )
 
 
@@ -215,7 +231,7 @@ def load_eval_demonstrations(
 
 
 def _same_rows(candidates: Sequence[_Read], report: Report) -> list[_Read]:
-    """With the prompts that are short enough for all of them."""
+    """Keep the prompts that are short enough for every candidate."""
     common = set.intersection(*({p.prompt_id for p in c.prompts.prompts} for c in candidates))
     if not common:
         raise RequestError(
@@ -247,10 +263,17 @@ def _resolved_reward(
     return (read_as_text or rewards)[0]
 
 
-def _reference(model: ModelConfig) -> PreTrainedTokenizerBase:
-    """The tokenizer of the reference, whose divergence is measured."""
-    check_location(model.path, "reference.path", needs_config=True)
-    return load_tokenizer(model)
+def _reference(
+    model: ModelConfig, path: str | None, seed: int, *, is_read: bool, report: Report
+) -> tuple[str | None, PreTrainedTokenizerBase | None]:
+    """The folder of the reference, and its tokenizer where a divergence is measured (`is_read`)."""
+    if path is None:
+        return None, None
+    path = resolve_model_path(path, seed=seed, report=report)
+    if not is_read:
+        return path, None
+    check_location(path, "reference.path", needs_config=True)
+    return path, load_tokenizer(dataclasses.replace(model, path=path))
 
 
 def _check_reference(candidate: _Read, reference: PreTrainedTokenizerBase | None) -> None:

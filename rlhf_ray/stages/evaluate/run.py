@@ -22,9 +22,9 @@ from rlhf_ray.config.run import Config
 from rlhf_ray.driver.evaluation.collector import AnswerCollector, CollectSettings
 from rlhf_ray.driver.evaluation.likelihood import measure_likelihood
 from rlhf_ray.driver.updates.scorers import NoScores
+from rlhf_ray.evaluation.evaluation_report import ModelAnswers, describe_models
 from rlhf_ray.evaluation.files import write_report, write_samples
 from rlhf_ray.evaluation.harness_tasks import check_tasks
-from rlhf_ray.evaluation.report import ModelAnswers, describe_models
 from rlhf_ray.evaluation.table import side_by_side
 from rlhf_ray.observe.facts import duration
 from rlhf_ray.rewards.load import with_absolute_paths
@@ -95,8 +95,8 @@ def _evaluate(
             generators=engines,
             rewards=scoring.rewards,
             reference=scoring.reference or NoScores(),
-            meter=scoring.builder,
-            watch=supervisor,
+            builder=scoring.builder,
+            waiter=supervisor,
             settings=collect,
         )
         collected = collector.collect(candidate.prompts.prompts)

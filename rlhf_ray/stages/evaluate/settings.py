@@ -10,8 +10,8 @@ from rlhf_ray.config.groups.evaluation import EvaluationConfig
 from rlhf_ray.config.groups.generation import GenerationConfig
 from rlhf_ray.driver.evaluation.collector import CollectSettings
 from rlhf_ray.evaluation.answers import MeasureSettings
+from rlhf_ray.evaluation.evaluation_report import ReportSettings
 from rlhf_ray.evaluation.harness_tasks import HarnessTasks
-from rlhf_ray.evaluation.report import ReportSettings
 
 
 def held_out_data(evaluation: EvaluationConfig, data: DataConfig) -> DataConfig:
@@ -74,7 +74,7 @@ def harness_tasks(evaluation: EvaluationConfig) -> HarnessTasks:
 
 
 def report_settings(evaluation: EvaluationConfig, *, seed: int) -> ReportSettings:
-    """What is reported of the answers."""
+    """The statistics that are reported of the answers."""
     return ReportSettings(
         pass_at_k=tuple(sorted(set(evaluation.pass_at_k))),
         success_by=evaluation.success_by,

@@ -116,7 +116,7 @@ def fit_inputs(
 
 
 def num_optimizer_steps(fit: FitConfig, examples: ExampleSet[Any]) -> int:
-    in_all = count_steps(len(examples.train), fit.samples_per_step, fit.num_epochs)
+    in_all = count_steps(len(examples.train), fit.batch_size, fit.num_epochs)
     return in_all if fit.max_steps is None else min(in_all, fit.max_steps)
 
 
@@ -128,6 +128,6 @@ def fit_identity(config: Config) -> dict[str, Any]:
         "model.path": config.model.path,
         "model.random_weights": config.model.random_weights,
         "examples.path": config.examples.path,
-        "fit.samples_per_step": config.fit.samples_per_step,
+        "fit.batch_size": config.fit.batch_size,
         **trained_identity(config.training, config.critic),
     }

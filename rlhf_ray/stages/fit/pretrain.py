@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from rlhf_ray.config.run import Config
+from typing import TYPE_CHECKING
+
+from rlhf_ray.stages.fit.stage import runs
 from rlhf_ray.stages.stage import Stage, describe_training
 
+if TYPE_CHECKING:
+    from rlhf_ray.records.supervised import LabelledTokens
+    from rlhf_ray.stages.fit.inputs import FitStage
 
-def _run(config: Config) -> int:
+
+def _stage() -> FitStage[LabelledTokens]:
     from rlhf_ray.cluster.roles.fit import SftActor
     from rlhf_ray.data.examples import load_texts
     from rlhf_ray.objectives.text import spread_samples
     from rlhf_ray.stages.fit.inputs import FitStage
-    from rlhf_ray.stages.fit.run import run_fit
 
-    return run_fit(config, FitStage(load=load_texts, spread=spread_samples, actor_class=SftActor))
+    return FitStage(load=load_texts, spread=spread_samples, actor_class=SftActor)
 
 
-STAGE = Stage(name="pretrain", describe=describe_training, run=_run)
+STAGE = Stage(name="pretrain", describe=describe_training, run=runs(_stage))

@@ -17,12 +17,11 @@ from rlhf_ray.config.run import Config
 from rlhf_ray.data.examples import ExampleSet
 from rlhf_ray.data.prompts.order import RowOrder
 from rlhf_ray.driver.best_models import BestModels, LastModel
-from rlhf_ray.driver.checkpoints import Checkpoints
-from rlhf_ray.driver.fit.checkpoints import FitCheckpoints
+from rlhf_ray.driver.checkpoints import Checkpoints, StepCheckpoints, checkpoint_to_resume
+from rlhf_ray.driver.fit.checkpoints import FitCheckpoints, FitState
 from rlhf_ray.driver.fit.held_out import NOTHING_EVALUATED, HeldOut, NoHeldOut
-from rlhf_ray.driver.fit.loop import FitLoop, FitSettings, FitState, fit
+from rlhf_ray.driver.fit.loop import FitLoop, FitSettings, fit
 from rlhf_ray.driver.fit.steps import FitSteps
-from rlhf_ray.driver.run_checkpoints import checkpoint_to_resume
 from rlhf_ray.driver.run_log import FitLog
 from rlhf_ray.models.builtin import resolve_model_path
 from rlhf_ray.models.loading import load_tokenizer
@@ -120,7 +119,7 @@ def _learn(run: _Run) -> int | None:
         state = saver.load(inputs.resume_from)
         progress.message(f"resumed after step {state.step} from {inputs.resume_from}")
     else:
-        models.start_anew()
+        models.clear()
     # The line of step 0 has what was measured before the first step.
     last_step = state.step if inputs.resume_from else -1
     with make_writer(
@@ -131,9 +130,9 @@ def _learn(run: _Run) -> int | None:
             role=system.ranks,
             held_out=run.held_out,
             models=models,
-            watch=system.supervisor,
-            observer=FitLog(metrics=metrics, progress=progress),
-            saver=saver,
+            waiter=system.supervisor,
+            log=FitLog(metrics=metrics, progress=progress),
+            checkpoints=saver,
             settings=FitSettings(
                 patience=inputs.fit.patience,
                 min_improvement=inputs.fit.min_improvement,
@@ -171,7 +170,7 @@ def _steps(inputs: FitInputs, stage: FitStage[T], examples: ExampleSet[T]) -> Fi
         examples.train,
         order=order,
         spread=lambda rows: stage.spread(rows, inputs.plan),
-        samples_per_step=inputs.fit.samples_per_step,
+        samples_per_step=inputs.fit.batch_size,
         num_epochs=inputs.fit.num_epochs,
         max_steps=inputs.fit.max_steps,
     )
@@ -206,13 +205,12 @@ def _models(run: _Run) -> BestModels | LastModel:
 
 def _saver(run: _Run, models: BestModels | LastModel) -> FitCheckpoints:
     checkpoint = run.inputs.checkpoint
-    return FitCheckpoints(
-        checkpoints=Checkpoints(run.output, keep_last=checkpoint.keep_last),
-        role=run.system.ranks,
-        steps=run.steps,
-        models=models,
-        watch=run.system.supervisor,
+    checkpoints = StepCheckpoints(
+        Checkpoints(run.output, keep_last=checkpoint.keep_last),
+        roles={"learner": run.system.ranks},
+        waiter=run.system.supervisor,
         every_steps=checkpoint.every_steps,
         timeout_s=run.inputs.deadlines.checkpoint_s,
         identity=run.inputs.identity,
     )
+    return FitCheckpoints(checkpoints, steps=run.steps, models=models)

@@ -20,7 +20,8 @@ from rlhf_ray.driver.evaluation.evaluator import (
 )
 from rlhf_ray.driver.updates.device_sharing import DeviceSharing
 from rlhf_ray.driver.updates.scorers import NoScores
-from rlhf_ray.publish.transfer import TransferSettings, transfer
+from rlhf_ray.publish.base import TransferSettings
+from rlhf_ray.publish.transports import weight_transport
 from rlhf_ray.records import Prompt
 from rlhf_ray.stages.rl.parts import reference_role
 from rlhf_ray.stages.rl.settings import RlSettings
@@ -51,16 +52,16 @@ def make_evaluator(
         generators=system.generators,
         rewards=system.rewards,
         reference=reference_role(settings, system) if measures_kl else NoScores(),
-        meter=system.builder,
-        watch=system.supervisor,
+        builder=system.builder,
+        waiter=system.supervisor,
         settings=settings.collect,
     )
     best = _best(settings, system, turns)
     if not is_resumed:
-        best.start_anew()
+        best.clear()
     averages = settings.ema_decay is not None
     return HeldOutEvaluator(
-        collector=collector,
+        collect=collector.collect,
         prompts=prompts,
         best=best,
         average=_average(settings, system, turns) if averages else None,
@@ -104,7 +105,7 @@ def _average(settings: RlSettings, system: System, turns: DeviceSharing) -> Call
     def publish(version: int) -> None:
         turns.begin_training()
         turns.begin_publishing()
-        transfer(
+        weight_transport(settings.publish.transport).send(
             AverageWeights(system.learner),
             system.generators,
             system.supervisor,

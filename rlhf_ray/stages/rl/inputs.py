@@ -19,7 +19,7 @@ from rlhf_ray.config.groups.data import DataConfig, TextsConfig
 from rlhf_ray.config.run import Config
 from rlhf_ray.data.prompts.load import PromptSet, load_prompts
 from rlhf_ray.data.ptx_texts import load_texts
-from rlhf_ray.driver.run_checkpoints import checkpoint_to_resume
+from rlhf_ray.driver.checkpoints import checkpoint_to_resume
 from rlhf_ray.driver.updates.texts import NoTexts, TextMixture, TextSource
 from rlhf_ray.models.builtin import resolve_model_path
 from rlhf_ray.models.loading import load_tokenizer
@@ -127,7 +127,9 @@ def read_inputs(request: RlRequest, progress: Progress) -> RlInputs:
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, path=path))
     tokenizer = load_tokenizer(config.model)
     check_trained(config)
-    config = with_named_layers(config)
+    if config.publishes_adapter:
+        training = with_named_layers(config.training, config.model, seed=config.seed)
+        config = dataclasses.replace(config, training=training)
     prompts = load_prompts(config.data, tokenizer, seed=config.seed)
     texts: TextSource = NoTexts(num_ranks=config.training.num_ranks)
     if config.mixes_texts:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from rlhf_ray.atomic_file import atomic_folder
 from rlhf_ray.calls import Call
 from rlhf_ray.cluster.roles.learner import AdapterWeights, PolicyWithoutAdapter
 from rlhf_ray.cluster.systems.rl import System
+from rlhf_ray.config.groups.algorithm import OldLogprobsFrom
 from rlhf_ray.data.prompts.curriculum import CurriculumSettings, CurriculumStream
 from rlhf_ray.data.prompts.load import PromptSet
 from rlhf_ray.data.prompts.stream import PromptStream
-from rlhf_ray.driver.checkpoints import Checkpoints
+from rlhf_ray.driver.checkpoints import Checkpoints, StepCheckpoints
 from rlhf_ray.driver.evaluation.evaluator import Evaluator
+from rlhf_ray.driver.roles import Checkpointed, TokenScorer
 from rlhf_ray.driver.rollouts.failure_budget import FailureBudget
 from rlhf_ray.driver.rollouts.pipeline import RolloutPipeline
-from rlhf_ray.driver.run_checkpoints import RunCheckpoints, StatefulRole
+from rlhf_ray.driver.run_checkpoints import RunCheckpoints
 from rlhf_ray.driver.run_log import NoRollouts, RolloutFiles
 from rlhf_ray.driver.updates.device_sharing import (
     ColocatedDevices,
@@ -28,11 +30,12 @@ from rlhf_ray.driver.updates.reference_update import (
     PeriodicReferenceUpdater,
     ReferenceUpdateSettings,
 )
-from rlhf_ray.driver.updates.scorers import NoScores, Scorers, ScoringRole
+from rlhf_ray.driver.updates.scorers import NoScores, Scorers
 from rlhf_ray.driver.updates.texts import TextSource
 from rlhf_ray.driver.updates.trainer import NoCritic, Trainer, TrainerSettings
 from rlhf_ray.publish.gate import Probe
 from rlhf_ray.publish.publisher import Publisher, PublishSettings
+from rlhf_ray.publish.transports import weight_transport
 from rlhf_ray.stages.rl.inputs import RlInputs
 from rlhf_ray.stages.rl.settings import RlSettings
 from rlhf_ray.stages.trained_part import split_off_adapter
@@ -44,7 +47,7 @@ def make_pipeline(settings: RlSettings, system: System, prompts: PromptSet) -> R
         prompts=make_stream(settings, prompts),
         generators=system.generators,
         rewards=system.rewards,
-        watch=system.supervisor,
+        waiter=system.supervisor,
         failure_budget=FailureBudget(settings.max_failure_rate),
         settings=settings.pipeline,
     )
@@ -71,7 +74,8 @@ def make_publisher(settings: RlSettings, system: System, probe: Probe) -> Publis
     return Publisher(
         source=AdapterWeights(learner) if settings.publishes_adapter else learner,
         receivers=system.generators,
-        watch=system.supervisor,
+        transport=weight_transport(settings.publish.transport),
+        waiter=system.supervisor,
         probe=probe,
         settings=PublishSettings(
             bucket_bytes=settings.publish.bucket_bytes,
@@ -89,20 +93,21 @@ def make_device_sharing(settings: RlSettings, system: System) -> DeviceSharing:
     return ColocatedDevices(
         engines=system.generators,
         trained=(system.learner,),
-        watch=system.supervisor,
+        waiter=system.supervisor,
         timeout_s=settings.deadlines.publish_s,
     )
 
 
 def make_scorers(settings: RlSettings, system: System) -> Scorers:
     """Reference, values and old log-probabilities of a batch."""
+    scores_old = settings.old_logprobs_from is OldLogprobsFrom.LEARNER_BEFORE_UPDATE
     return Scorers(
         reference=reference_role(settings, system),
         critic=system.critic or NoScores(),
-        old=system.learner if settings.scores_old else NoScores(),
+        old=system.learner if scores_old else NoScores(),
         untrained=system.learner,
         num_untrained_steps=settings.algorithm.critic_warmup_steps,
-        watch=system.supervisor,
+        waiter=system.supervisor,
         timeout_s=settings.deadlines.reference_s,
     )
 
@@ -114,7 +119,7 @@ def make_trainer(settings: RlSettings, system: System, texts: TextSource) -> Tra
         learner=system.learner,
         critic=system.critic or NoCritic(),
         texts=texts,
-        watch=system.supervisor,
+        waiter=system.supervisor,
         settings=TrainerSettings(
             build_timeout_s=settings.deadlines.reference_s,
             update_timeout_s=settings.deadlines.update_s,
@@ -127,21 +132,20 @@ def make_checkpoints(
     settings: RlSettings, system: System, inputs: RlInputs, evaluator: Evaluator
 ) -> RunCheckpoints:
     """Checkpoints of every role that has a state."""
-    roles: dict[str, StatefulRole] = {"learner": system.learner}
+    roles: dict[str, Checkpointed] = {"learner": system.learner}
     if system.critic:
         roles["critic"] = system.critic
     if system.reference and settings.algorithm.reference_every > 0:
         roles["reference"] = system.reference
-    return RunCheckpoints(
-        checkpoints=Checkpoints(settings.output, keep_last=settings.checkpoint.keep_last),
+    checkpoints = StepCheckpoints(
+        Checkpoints(settings.output, keep_last=settings.checkpoint.keep_last),
         roles=roles,
-        texts=inputs.texts,
-        evaluator=evaluator,
-        watch=system.supervisor,
+        waiter=system.supervisor,
         every_steps=settings.checkpoint.every_steps,
         timeout_s=settings.deadlines.checkpoint_s,
         identity=inputs.identity,
     )
+    return RunCheckpoints(checkpoints, texts=inputs.texts, evaluator=evaluator)
 
 
 def make_rollout_files(settings: RlSettings, system: System) -> RolloutFiles | NoRollouts:
@@ -156,7 +160,7 @@ def make_rollout_files(settings: RlSettings, system: System) -> RolloutFiles | N
     )
 
 
-def reference_role(settings: RlSettings, system: System) -> ScoringRole:
+def reference_role(settings: RlSettings, system: System) -> TokenScorer:
     """The role that scores a batch as the reference."""
     if settings.reference_is_policy:
         return PolicyWithoutAdapter(system.learner)
@@ -173,7 +177,8 @@ def make_reference_updater(
     return PeriodicReferenceUpdater(
         policy=system.learner,
         reference=system.reference,
-        watch=system.supervisor,
+        transport=weight_transport(settings.publish.transport),
+        waiter=system.supervisor,
         settings=ReferenceUpdateSettings(
             every_steps=every_steps,
             bucket_bytes=settings.publish.bucket_bytes,
@@ -193,11 +198,8 @@ def save_models(settings: RlSettings, system: System) -> None:
 def _save(
     settings: RlSettings, system: System, name: str, write: Callable[[Path], list[Call]]
 ) -> None:
-    """Write a folder next to its place and move it there whole."""
-    final = settings.output / name
-    partial = final.with_name(f"{name}.partial")
-    system.supervisor.results(
-        write(partial), phase="checkpoint", timeout_s=settings.deadlines.checkpoint_s
-    )
-    shutil.rmtree(final, ignore_errors=True)
-    partial.rename(final)
+    """Write a folder of the output atomically."""
+    with atomic_folder(settings.output / name) as partial:
+        system.supervisor.results(
+            write(partial), phase="checkpoint", timeout_s=settings.deadlines.checkpoint_s
+        )

@@ -8,12 +8,13 @@ from rlhf_ray.cluster.runtime.session import connected
 from rlhf_ray.cluster.systems.rl import System, started_system
 from rlhf_ray.config.load import to_yaml
 from rlhf_ray.config.run import Config
-from rlhf_ray.driver.loop import Loop, LoopState, train
+from rlhf_ray.driver.loop import Loop, train
+from rlhf_ray.driver.run_checkpoints import LoopState
 from rlhf_ray.driver.run_log import RunLog
-from rlhf_ray.driver.updates.controllers import start_controllers
+from rlhf_ray.driver.updates.controllers import Controllers
 from rlhf_ray.observe.metrics import make_writer, read_metrics
 from rlhf_ray.observe.progress import Progress
-from rlhf_ray.observe.report import summarize, summary_table, write_summary
+from rlhf_ray.observe.run_report import summarize, summary_table, write_summary
 from rlhf_ray.stages.output import opened_output
 from rlhf_ray.stages.rl.evaluation import make_evaluator
 from rlhf_ray.stages.rl.inputs import RlInputs, check_request, read_inputs
@@ -75,7 +76,7 @@ def _train(inputs: RlInputs, system: System, progress: Progress) -> None:
     reference_updater = make_reference_updater(settings, system)
     reference_updater.check()
 
-    state = LoopState(step=0, controllers=start_controllers(settings.algorithm))
+    state = LoopState(step=0, controllers=Controllers.start(settings.algorithm))
     progress.phase("publish")
     if inputs.resume_from:
         state = saver.load(inputs.resume_from, pipeline)
@@ -97,11 +98,11 @@ def _train(inputs: RlInputs, system: System, progress: Progress) -> None:
             trainer=make_trainer(settings, system, inputs.texts),
             publisher=publisher,
             reference_updater=reference_updater,
-            turns=devices,
+            devices=devices,
             evaluator=evaluator,
-            watch=system.supervisor,
-            observer=RunLog(metrics=metrics, progress=progress, rollouts=rollouts),
-            saver=saver,
+            waiter=system.supervisor,
+            log=RunLog(metrics=metrics, progress=progress, rollouts=rollouts),
+            checkpoints=saver,
         )
         train(loop, state, num_steps=settings.num_steps)
         rollouts.flush()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlhf_ray.config.groups.algorithm import AlgorithmConfig
+from rlhf_ray.config.groups.algorithm import AlgorithmConfig, OldLogprobsFrom
 from rlhf_ray.config.groups.data import DataConfig
 from rlhf_ray.config.groups.evaluation import EvaluationConfig
 from rlhf_ray.config.groups.runtime import (
@@ -18,18 +18,17 @@ from rlhf_ray.config.groups.runtime import (
 from rlhf_ray.config.run import Config
 from rlhf_ray.driver.evaluation.collector import CollectSettings
 from rlhf_ray.driver.rollouts.pipeline import PipelineSettings
-from rlhf_ray.evaluation.report import ReportSettings
+from rlhf_ray.evaluation.evaluation_report import ReportSettings
 from rlhf_ray.publish.gate import default_tolerance
 from rlhf_ray.stages.evaluate.settings import collect_settings, report_settings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RlSettings:
-    """What the parts of a run are told; groups of the configuration where they are read whole.
+    """Settings of the parts of a run; whole groups of the configuration where a part reads them.
 
     Attributes:
         probe_tolerance: of the fidelity gate, in nats; decided by the dtypes where not configured.
-        scores_old: the learner computes log-probabilities of a batch before it trains on it.
         reference_is_policy: the policy's ranks are the reference, with their adapter off.
         collect: how held-out prompts are answered.
         report: what is reported of the answers.
@@ -44,7 +43,7 @@ class RlSettings:
     data: DataConfig
     algorithm: AlgorithmConfig
     ema_decay: float | None
-    scores_old: bool
+    old_logprobs_from: OldLogprobsFrom
     reference_is_policy: bool
     publishes_adapter: bool
     publish: PublishConfig
@@ -83,7 +82,7 @@ def rl_settings(config: Config) -> RlSettings:
         data=config.data,
         algorithm=config.algorithm,
         ema_decay=config.training.ema_decay,
-        scores_old=config.learner_scores_old,
+        old_logprobs_from=config.old_logprobs_from,
         reference_is_policy=config.reference_is_policy,
         publishes_adapter=config.publishes_adapter,
         publish=config.publish,

@@ -1,4 +1,4 @@
-"""What DeepSpeed's checkpoint leaves out: random states, counters, and whether it fits."""
+"""The files next to DeepSpeed's checkpoint: facts that must match, random states, EMA parts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FACTS_FILE = "role.json"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointFacts:
-    """What a checkpoint was written by; all but the step must be the same to read it.
+    """The run that wrote a checkpoint; all but the step must match to read it.
 
     Attributes:
         optimizer_step: 0 for a role without an optimizer.
@@ -33,11 +33,11 @@ def write_facts(folder: Path, facts: CheckpointFacts) -> None:
 
 
 def read_facts(folder: Path, *, world_size: int, zero_stage: int, dtype: str) -> CheckpointFacts:
-    """Read the facts of a checkpoint that this role is to go on from.
+    """Read the facts of a checkpoint, and check that this role can resume from it.
 
     Raises:
-        ValueError: there is none, or it was written with another number of ranks, ZeRO stage or
-            number format.
+        ValueError: the file is missing, or the checkpoint was written with another number of
+            ranks, ZeRO stage or number format.
     """
     path = folder / _FACTS_FILE
     if not path.is_file():
@@ -75,7 +75,7 @@ def write_random_states(folder: Path, rank: int) -> None:
 
 
 def read_random_states(folder: Path, rank: int) -> None:
-    """Put the random generators of this process where `write_random_states` found them."""
+    """Restore the random generators of this process from the file of `write_random_states`."""
     states = torch.load(_random_file(folder, rank), weights_only=True)
     version, numbers, gauss = states["python"]
     random.setstate((version, tuple(numbers), gauss))
@@ -87,13 +87,14 @@ def read_random_states(folder: Path, rank: int) -> None:
 
 
 def write_parts(path: Path, parts: dict[str, Tensor]) -> None:
-    """Write a rank's parts of tensors by name."""
-    # Copied: a part would be written with all of the memory that it is a part of.
+    """Write this rank's parts of tensors, by name."""
+    # torch.save writes the whole storage behind a view. A part is often a view of one flat buffer
+    # of all weights, so that every part would be written with the whole buffer.
     torch.save({name: part.to("cpu", copy=True) for name, part in parts.items()}, path)
 
 
 def read_parts(path: Path) -> dict[str, Tensor]:
-    """What `write_parts` wrote, on the CPU."""
+    """Read the file of `write_parts`; the tensors are on the CPU."""
     return torch.load(path, weights_only=True, map_location="cpu")
 
 

@@ -1,7 +1,7 @@
-"""DeepSpeed's configuration, from ours. Nobody writes one by hand, or computes a batch size.
+"""DeepSpeed's configuration, made from ours, so that users never write one.
 
-Plain dictionaries, without DeepSpeed. Micro-batch size and accumulation steps are 1 throughout,
-because DeepSpeed only reports them: the number of micro-batches differs from one optimiser step
+Plain dictionaries, without an import of DeepSpeed. Micro-batch size and accumulation steps are
+always 1. DeepSpeed only reports them: the number of micro-batches differs from one optimiser step
 to the next, and `TrainEngine` marks the last one itself.
 """
 
@@ -38,7 +38,7 @@ def trained_config(settings: TrainingConfig, *, on_cuda: bool) -> dict[str, Any]
 
 def frozen_config(settings: RoleConfig, *, on_cuda: bool) -> dict[str, Any]:
     """DeepSpeed's configuration of sharded parameters without an optimizer (ZeRO-3)."""
-    assert settings.zero_stage == 3, "only ZeRO-3 shards anything that a frozen role has"
+    assert settings.zero_stage == 3, "only ZeRO-3 shards parameters, all that a frozen role has"
     return {
         **_common(settings.dtype == "bfloat16"),
         "zero_optimization": _zero_optimization(settings, 3, on_cuda=on_cuda),
@@ -56,7 +56,7 @@ def _common(bfloat16: bool) -> dict[str, Any]:
 def _zero_optimization(settings: RoleConfig, stage: int, *, on_cuda: bool) -> dict[str, Any]:
     zero: dict[str, Any] = {
         "stage": stage,
-        # There is no second stream to overlap with on a CPU.
+        # A CPU has no second stream to overlap communication with.
         "overlap_comm": on_cuda,
     }
     if settings.offload_parameters and stage == 3:

@@ -1,4 +1,4 @@
-"""The only file that calls DeepSpeed: process group, trained and frozen engines."""
+"""Process group, trained engine and frozen engine: the only file that calls DeepSpeed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _TAG = "engine"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepResult:
-    """What one optimiser step did; the norm is that of the whole gradient, before clipping."""
+    """Result of an optimiser step; the norm is of the whole gradient, before clipping."""
 
     grad_norm: float
     learning_rate: float
@@ -53,15 +53,15 @@ def start_process(
 ) -> None:
     """Make this process a rank of its role: device, environment, process group, threads, seed.
 
-    Comes before an engine is built. gloo on CPUs; NCCL on GPUs, the first visible one each.
+    Call it before an engine is built. CPUs use gloo; GPUs use NCCL, a rank its first visible GPU.
 
     Args:
-        master_addr, master_port: where the role's rank 0 listens.
-        timeout_s: after so long, a collective operation that waits for a lost rank fails.
-        on_gpu: train on the GPU; without it on the CPU, also where a GPU is visible.
+        master_addr, master_port: address of the role's rank 0.
+        timeout_s: a collective operation that waits longer for another rank fails.
+        on_gpu: train on the GPU; if False on the CPU, even if a GPU is visible.
 
     Raises:
-        ValueError: a GPU is asked for, and torch sees none.
+        ValueError: `on_gpu` is set, and torch sees no GPU.
     """
     _choose_device(on_gpu)
     os.environ.update(
@@ -87,7 +87,7 @@ def start_process(
 
 
 def _choose_device(on_gpu: bool) -> None:
-    """Before torch or DeepSpeed has touched a device: make them agree on one."""
+    """Make torch and DeepSpeed agree on a device, before either has touched one."""
     if on_gpu and not torch.cuda.is_available():
         raise ValueError(
             f"num_gpus is above 0, but torch {torch.__version__} sees no GPU (CUDA_VISIBLE_DEVICES="
@@ -100,10 +100,10 @@ def _choose_device(on_gpu: bool) -> None:
 
 
 def _skip_shared_memory_op() -> None:
-    """Keep DeepSpeed from compiling an operator that nothing here uses.
+    """Keep DeepSpeed from compiling an operator that this package does not use.
 
     deepspeed 0.19.8, comm/torch.py: `TorchBackend` builds `deepspeed_shm_comm` on a CPU, in 100 s.
-    Only tensor-parallel inference calls it. Can go when the operator is built on demand.
+    Only tensor-parallel inference calls it. Remove this when the operator is built on demand.
     """
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
@@ -121,7 +121,7 @@ class TrainEngine:
     the sum over micro-batches and ranks is the loss of the step.
 
     Args:
-        module: its `forward` takes and returns tensors.
+        module: a module whose `forward` takes and returns tensors.
         total_steps: optimiser steps of the whole run, for the learning rate.
     """
 
@@ -138,8 +138,8 @@ class TrainEngine:
         )[0]
         self._is_plain = not self._engine.zero_optimization()
         if self._is_plain and world_size() == 1:
-            # There is nothing to sum, but stage 0 would still copy all gradients to one buffer
-            # and back.
+            # A single rank has nothing to sum, but stage 0 would still copy all gradients to one
+            # buffer and back.
             self._engine.enable_backward_allreduce = False
 
     @property
@@ -148,16 +148,19 @@ class TrainEngine:
 
     @property
     def optimizer_step(self) -> int:
-        """Optimiser steps taken since the start of the run, also over a resume."""
+        """Optimiser steps since the start of the run, including those before a resume."""
         return self._step
 
     def forward(self, *inputs: Any) -> Any:
         return self._engine(*inputs)
 
     def backward(self, loss: Tensor, *, is_last: bool) -> None:
-        """Accumulate the gradient of one micro-batch; `is_last` of this optimiser step."""
+        """Accumulate the gradient of a micro-batch; `is_last` of the optimiser step."""
+        # DeepSpeed would count to find the last one, but ragged samples give every step another
+        # number of micro-batches.
         self._engine.set_gradient_accumulation_boundary(is_last)
-        # DeepSpeed averages gradients over ranks; the losses of ours are to be summed.
+        # DeepSpeed averages gradients over ranks; our losses have global counts as divisors and
+        # must be summed.
         self._engine.backward(loss * world_size(), scale_wrt_gas=False)
 
     def step(self) -> StepResult:
@@ -169,11 +172,11 @@ class TrainEngine:
         rate = learning_rate(self._step, settings=self._settings, total_steps=self._total_steps)
         for group in self._engine.basic_optimizer.param_groups:
             group["lr"] = rate
-        # At stage 0 DeepSpeed does not tell the norm, but the gradient is whole.
+        # Stage 0 does not report the norm, but every rank has the whole gradient there.
         norm = self._clip_plain_gradient() if self._is_plain else None
         self._engine.step()
         norm = float(self._engine.get_global_grad_norm()) if norm is None else norm
-        # DeepSpeed's ZeRO optimizers write -1 in the place of NaN and infinity.
+        # DeepSpeed's ZeRO optimizers report -1 instead of NaN and infinity.
         if not 0 <= norm < float("inf"):
             raise RuntimeError(
                 f"the gradient of optimiser step {self._step} is not finite: lower the learning "
@@ -183,7 +186,7 @@ class TrainEngine:
         return StepResult(grad_norm=norm, learning_rate=rate)
 
     def _clip_plain_gradient(self) -> float:
-        """What DeepSpeed does at the other stages; returns the norm before clipping."""
+        """Clip the whole gradient as DeepSpeed does at stages 1 to 3; return the norm before it."""
         parameters = list(self._engine.module.parameters())
         gradients = [p.grad for p in parameters if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
@@ -193,27 +196,29 @@ class TrainEngine:
         return float(norm)
 
     def gathered(self, tensors: Sequence[Tensor]) -> Any:
-        """Context in which parameters are whole on every rank; all ranks enter it together."""
+        """Gather parameters on every rank for a `with` block that all ranks enter together."""
         return _gathered(tensors)
 
     def save(self, folder: Path) -> None:
-        """Write weights and optimizer states; every rank calls it with the same folder."""
+        """Write weights and optimizer states; all ranks call it with the same folder."""
         self._engine.save_checkpoint(str(folder), tag=_TAG, save_latest=False)
 
     def load(self, folder: Path, *, optimizer_step: int) -> None:
-        """Read what `save` wrote, on as many ranks as wrote it."""
+        """Read the files of `save`, on the same number of ranks."""
         found, _ = self._engine.load_checkpoint(str(folder), tag=_TAG)
         if found is None:
             raise ValueError(f"{folder} holds no DeepSpeed checkpoint; it may be incomplete")
         self._step = optimizer_step
 
     def offload_states(self) -> None:
-        """Give the GPU to others: weights, gradients and optimizer states to host memory.
+        """Free the GPU: move weights, gradients and optimizer states to host memory.
 
         Does nothing on a CPU.
         """
         if not torch.cuda.is_available():
             return
+        # Only these two can offload. DeepSpeed's other optimizers (stage 0, and stage 1 with
+        # bfloat16) cannot, and the GPU would stay full.
         movable = (DeepSpeedZeroOptimizer, DeepSpeedZeroOptimizer_Stage3)
         if not isinstance(self._engine.optimizer, movable):
             raise ValueError(
@@ -233,7 +238,7 @@ class TrainEngine:
 
 
 class FrozenEngine:
-    """A module that is only read: whole on every rank, or sharded at ZeRO stage 3."""
+    """A module without an optimizer: whole on every rank, or sharded at ZeRO stage 3."""
 
     def __init__(self, module: nn.Module, settings: RoleConfig) -> None:
         module.requires_grad_(False)
@@ -246,7 +251,8 @@ class FrozenEngine:
         else:
             dtype = torch.bfloat16 if settings.dtype == "bfloat16" else torch.float32
             for parameter in module.parameters():
-                # Parameters only: the frequencies of rotary embeddings stay in float32.
+                # Not buffers: the frequencies of rotary embeddings stay in float32, because
+                # bfloat16 rounds them so that late positions turn by wrong angles.
                 parameter.data = parameter.data.to(dtype)
             self._engine = module.to(training_device())
 
@@ -261,10 +267,8 @@ class FrozenEngine:
 def _build_optimizer(
     module: nn.Module, settings: TrainingConfig, *, on_cuda: bool
 ) -> torch.optim.Optimizer:
-    """AdamW with weight decay on matrices only: none on biases, norms and other vectors.
-
-    Frozen parameters are none of its business: they have no gradient and no state.
-    """
+    """AdamW of the trained parameters, with weight decay on matrices only (no bias, no norm)."""
+    # By the shape of the whole tensor: a shard of a matrix is a vector, and would get no decay.
     trained = [p for p in module.parameters() if p.requires_grad]
     matrices = [p for p in trained if len(whole_shape(p)) > 1]
     vectors = [p for p in trained if len(whole_shape(p)) <= 1]
@@ -280,7 +284,7 @@ def _build_optimizer(
     groups = [group for group in groups if group["params"]]
     if on_cuda and settings.offload_optimizer:
         return DeepSpeedCPUAdam(groups, adamw_mode=True, **common)
-    # One kernel instead of a dozen; on a GPU DeepSpeed's sharded states are left to torch's choice.
+    # On a CPU one fused kernel replaces a dozen. On a GPU torch chooses for DeepSpeed's shards.
     return torch.optim.AdamW(groups, **common, fused=None if on_cuda else True)
 
 

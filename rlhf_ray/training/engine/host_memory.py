@@ -1,4 +1,4 @@
-"""What a process that trains on a CPU does with memory that it has freed."""
+"""Freed memory of a process that trains on a CPU."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _NEVER, _NONE = -1, 0
 
 
 def keep_freed_memory() -> None:
-    """Let this process use freed memory again instead of giving it back to the system.
+    """Let this process reuse freed memory instead of returning it to the system.
 
-    Activations and gradients are freed and allocated anew in every micro-batch. glibc maps each
-    large tensor by itself and unmaps it when it is freed, so that every page of it is zeroed by
-    the system at its next use: about 600,000 page faults and 4.5 of 20 seconds in an update of
-    SmolLM2-135M (docs/benchmarks.md). The process keeps its largest size in return. Other C
-    libraries are left alone.
+    Every micro-batch frees its activations and gradients and allocates them again. glibc maps
+    each large tensor separately and unmaps it when it is freed. The system then zeroes every page
+    at its next use: about 600,000 page faults and 4.5 of 20 seconds in an update of SmolLM2-135M
+    (docs/benchmarks.md). The price: the process never shrinks. Does nothing with a C library other
+    than glibc.
     """
     if platform.libc_ver()[0] != "glibc":
         return

@@ -1,4 +1,4 @@
-"""What a rank knows of the others, and of its device. Needs a process group, and no DeepSpeed."""
+"""This rank, the other ranks and the device. Needs a process group, but not DeepSpeed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def reduce_over_ranks(values: Tensor, *, maximum: bool = False) -> Tensor:
 
 
 def largest_over_ranks(number: int, device: torch.device) -> int:
-    """Maximum of a number over all ranks; a process without a group is alone."""
+    """Maximum of a number over all ranks; the number itself without a process group."""
     if not torch.distributed.is_initialized() or world_size() == 1:
         return number
     return int(reduce_over_ranks(torch.tensor([number], device=device), maximum=True))

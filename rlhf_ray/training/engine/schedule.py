@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from rlhf_ray.config.groups.training import TrainingConfig
 
-# Share of the way from peak to floor that is left, by how much of the decay has passed (0 to 1).
+# Progress of the decay (0 to 1) to the share of the way from peak to floor that is still left.
 _DECAYS: dict[str, Callable[[float], float]] = {
     "constant": lambda _progress: 1.0,
     "linear": lambda progress: 1.0 - progress,
@@ -16,7 +16,7 @@ _DECAYS: dict[str, Callable[[float], float]] = {
 
 
 def learning_rate(step: int, *, settings: TrainingConfig, total_steps: int) -> float:
-    """Learning rate of optimiser step `step`, the first of which is 0.
+    """Learning rate of optimiser step `step`, counted from 0.
 
     Linear warm-up, so that step k of W trains with (k + 1) / W of the peak; then the decay, which
     reaches `min_learning_rate_ratio` of the peak at the last step and stays there:
@@ -24,7 +24,7 @@ def learning_rate(step: int, *, settings: TrainingConfig, total_steps: int) -> f
         progress = (step - W) / (total_steps - 1 - W), at most 1
         rate     = peak * (ratio + (1 - ratio) * decay(progress))
 
-    No optimiser step has a rate of 0 because of the warm-up. Cosine: Loshchilov and Hutter 2017,
+    The warm-up gives no step a rate of 0. Cosine: Loshchilov and Hutter 2017,
     SGDR, arXiv:1608.03983, without restarts.
 
     Args:

@@ -1,7 +1,8 @@
-"""The part of a tensor that this rank holds, whatever the ZeRO stage. Needs no DeepSpeed.
+"""The part of a tensor that this rank holds, at any ZeRO stage, without importing DeepSpeed.
 
-Reads what DeepSpeed 0.19.8 writes on the parameters that it shards: `ds_id`, `ds_shape`,
-`ds_numel`, `ds_tensor` and `_z3_optimizer` (ZeRO-3), and `_hp_mapping` (ZeRO-1, ZeRO-2).
+Reads the attributes that DeepSpeed 0.19.8 sets on the parameters that it shards: `ds_id`,
+`ds_shape`, `ds_numel`, `ds_tensor` and `_z3_optimizer` (ZeRO-3), and `_hp_mapping` (ZeRO-1 and
+ZeRO-2, which shard the optimizer but not the weights).
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from rlhf_ray.training.engine.ranks import rank, reduce_over_ranks, training_dev
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shard:
-    """A stretch of a flattened tensor.
+    """A slice of a flattened tensor.
 
     Attributes:
-        values [n]: the memory itself, without padding: what is written here is the weight.
-        start: where it begins in the whole.
-        shape: of the whole tensor.
+        values [n]: a view without padding; writing to it changes the weight.
+        start: index of its first element in the flattened whole.
+        shape: shape of the whole tensor.
     """
 
     values: Tensor
@@ -30,47 +31,56 @@ class Shard:
     shape: tuple[int, ...]
 
     def of(self, whole: Tensor) -> Tensor:
-        """The same stretch [n] of another tensor of that shape."""
+        """The same slice [n] of another whole tensor of this shape."""
         return whole.reshape(-1)[self.start : self.start + self.values.numel()]
 
 
 def is_partitioned(tensor: Tensor) -> bool:
-    """ZeRO-3 has sharded it."""
+    """Whether ZeRO-3 has sharded the tensor."""
     return "ds_id" in vars(tensor)
 
 
 def num_elements(tensor: Any) -> int:
-    """Elements of the whole tensor, also of one that ZeRO-3 has sharded."""
+    """Elements of the whole tensor, even if ZeRO-3 has sharded it."""
     return tensor.ds_numel if is_partitioned(tensor) else tensor.numel()
 
 
 def whole_shape(tensor: Any) -> tuple[int, ...]:
-    """Shape of the whole tensor, also of one that ZeRO-3 has sharded."""
+    """Shape of the whole tensor, even if ZeRO-3 has sharded it."""
     return tuple(tensor.ds_shape if is_partitioned(tensor) else tensor.shape)
 
 
 def weight_shard(tensor: Any) -> Shard:
-    """What this rank holds of a weight, in the weight's own number format."""
+    """This rank's part of a weight, in the number format of the weight.
+
+    The whole weight below ZeRO-3.
+    """
     if not is_partitioned(tensor):
         return Shard(values=tensor.data.view(-1), start=0, shape=tuple(tensor.shape))
+    # `tensor.data` is empty between forward passes, or a temporary whole copy: the weight itself is
+    # `ds_tensor`, one flat piece per rank.
     start, length = _place(tensor)
     values = tensor.ds_tensor.data[:length]
     return Shard(values=values, start=start, shape=whole_shape(tensor))
 
 
 def optimizer_shard(parameter: Any) -> Shard:
-    """What this rank's optimizer holds of a trained parameter, in float32.
+    """This rank's part of a trained parameter as its optimizer holds it, in float32.
 
-    The whole without ZeRO, an empty stretch where another rank has all of it. Weights that the
-    optimizer keeps in host memory may be a copy: only read them.
+    The whole parameter without ZeRO; an empty slice if other ranks hold all of it. With an
+    offloaded optimizer the values may be a copy: only read them.
     """
     shape = whole_shape(parameter)
     if is_partitioned(parameter):
+        # The float32 master weights, cut like the bfloat16 weights and padded like them.
         start, length = _place(parameter)
         values = parameter._z3_optimizer.get_local_fp32_param(parameter)
         return Shard(values=values.view(-1)[:length], start=start, shape=shape)
     if not _is_mapped(parameter):
         return Shard(values=parameter.data.view(-1), start=0, shape=shape)
+    # ZeRO-1 and ZeRO-2 concatenate all parameters of a group and cut the long vector into equal
+    # parts, one per rank. A rank boundary may fall inside a parameter, and most parameters lie
+    # wholly in the part of another rank: those have no fragment here.
     fragment = parameter._hp_mapping
     if fragment is None:
         nothing = torch.empty(0, device=parameter.device)
@@ -80,14 +90,16 @@ def optimizer_shard(parameter: Any) -> Shard:
 
 
 def is_spread(parameter: Tensor) -> bool:
-    """Ranks hold different parts of it, as `optimizer_shard` gives them."""
+    """Whether ranks hold different parts of a parameter, as `optimizer_shard` gives them."""
     return is_partitioned(parameter) or _is_mapped(parameter)
 
 
 def gather_shards(shard: Shard) -> Tensor:
-    """The whole tensor, on the training device, of the parts of all ranks, which call it together.
+    """Put the parts of all ranks together, on the training device; all ranks call it together.
 
-    A sum of parts that are 0 elsewhere: exact, and the same whatever the ZeRO stage.
+    A sum over ranks of tensors that are 0 outside the own part. Each element has one nonzero
+    summand, so the result is exact and the same at every ZeRO stage. An all-gather would need equal
+    sizes, which the shards of ZeRO-1 and ZeRO-2 do not have.
     """
     whole = torch.zeros(shard.shape, dtype=shard.values.dtype, device=training_device())
     whole.view(-1)[shard.start : shard.start + shard.values.numel()].copy_(shard.values)
@@ -95,20 +107,21 @@ def gather_shards(shard: Shard) -> Tensor:
 
 
 def release_gathered(tensor: Any) -> None:
-    """Forget a whole copy of a sharded tensor, which the next forward pass makes again.
+    """Drop the gathered copy of a sharded tensor; the next forward pass gathers it again.
 
-    DeepSpeed keeps small parameters whole between forward passes, and would go on computing with
-    that copy when the shards have changed.
+    DeepSpeed keeps small parameters gathered between forward passes. After a change of the shards
+    it would go on computing with the old copy.
     """
     if is_partitioned(tensor):
         tensor.partition()
 
 
 def _place(tensor: Any) -> tuple[int, int]:
-    """Start and length of this rank's part of what ZeRO-3 has sharded."""
+    """Start and length of this rank's part of a tensor that ZeRO-3 has sharded."""
     padded = tensor.ds_tensor.numel()
     start = rank() * padded
-    # The last ranks' parts are padded to the size of the others.
+    # All parts have one size. If the ranks do not divide the elements, the last part is padded; if
+    # there are fewer elements than ranks, the last parts are padding only.
     return start, min(padded, max(0, tensor.ds_numel - start))
 
 

@@ -1,1 +1,1 @@
-"""Forward passes: modules, heads, log-probabilities of tokens."""
+"""Forward passes: modules, output heads, log-probabilities and values of tokens."""

@@ -1,4 +1,4 @@
-"""Liger-Kernel's fused head and cross-entropy in the place of the chunks."""
+"""Liger-Kernel's fused head and cross-entropy, an alternative to the chunked head."""
 
 from __future__ import annotations
 
@@ -20,23 +20,27 @@ _ROWS_COMPARED = 32
 
 
 def liger(head: Head) -> HeadKernel:
-    """Liger-Kernel's fused head and cross-entropy, which writes no logit to memory on Hopper.
+    """Liger-Kernel's fused head and cross-entropy, which writes no logits to memory on Hopper.
 
-    `LigerFusedLinearScaledCrossEntropyFunction` (liger-kernel 0.8.5) gives the negative
-    log-probability of every row in float32 and its entropy, and takes a gradient for each row. It
-    reads the head's weight, which ZeRO-3 would have to gather, and normalises over the whole
-    vocabulary; rules of the configuration keep both away from here.
+    `LigerFusedLinearScaledCrossEntropyFunction` (liger-kernel 0.8.5) returns the negative
+    log-probability of every row in float32 and its entropy, and takes a gradient per row. It reads
+    the head's weight directly, which is empty under ZeRO-3, and normalises over the whole
+    vocabulary. The rules of the configuration refuse ZeRO-3 and partial vocabularies with it.
+
+    Raises:
+        ValueError: the head has a bias or scaled logits, or Liger-Kernel is not installed.
     """
     function, weight = _liger_function(), head.module.get_parameter("weight")
     if not isinstance(head.module, nn.Linear) or head.module.bias is not None or head.is_scaled:
         raise ValueError(
-            "head_kernel=liger knows heads without a bias and without scaled logits only, and "
-            "this model's is another: set head_kernel to chunked"
+            f"head_kernel=liger supports only a linear head without bias and logit scaling, and "
+            f"this model has a {type(head.module).__name__} with one of these: set head_kernel to "
+            f"chunked"
         )
     ignored_target, tiles_per_cluster, with_entropy = -100, 1, True
 
     def compute(inputs: HeadInputs) -> tuple[Tensor, Tensor]:
-        assert inputs.kept_token_ids.shape[1] == 0, "liger has no sets of kept tokens"
+        assert inputs.support_token_ids is None, "liger knows the whole vocabulary only"
         negative, entropy = function.apply(
             inputs.hidden,
             weight,
@@ -53,7 +57,7 @@ def liger(head: Head) -> HeadKernel:
 
 
 def _liger_function() -> Any:
-    """Imported where it is used: it needs triton, and on Hopper its own extra `cutedsl`."""
+    """Import the operator late: it needs triton, and on Hopper the extra `cutedsl`."""
     try:
         operators = importlib.import_module("liger_kernel.ops")
     except ImportError as error:
@@ -65,10 +69,10 @@ def _liger_function() -> Any:
 
 
 class LigerOrChunks:
-    """The fused operator where it gives what the chunks give; the chunks elsewhere.
+    """The fused operator if it agrees with the chunked head, else the chunked head.
 
-    Its first call compares the two, values and gradients, on some of its rows. All ranks decide
-    alike, because the chunks are a collective operation.
+    The first call compares values and gradients of the two on a few rows. A kernel that is wrong on
+    some GPU would not fail but train on wrong log-probabilities.
     """
 
     def __init__(self, head: Head) -> None:
@@ -83,11 +87,12 @@ class LigerOrChunks:
     def _choose(self, inputs: HeadInputs) -> HeadKernel:
         in_chunks = partial(chunked, self._head)
         rows = slice(0, _ROWS_COMPARED)
+        support = inputs.support_token_ids
         few = replace(
             inputs,
             hidden=inputs.hidden[rows].detach(),
             targets=inputs.targets[rows],
-            kept_token_ids=inputs.kept_token_ids[rows],
+            support_token_ids=support if support is None else support[rows],
             entropy_gradient=True,
         )
         expected = _with_gradient(in_chunks, few)
@@ -95,11 +100,13 @@ class LigerOrChunks:
         try:
             fused = liger(self._head)
             problem = _difference(expected, _with_gradient(fused, few))
-        # What a kernel raises on a GPU that it does not know is nobody's to list.
+        # A kernel on a GPU that it does not support may raise anything.
         except Exception as error:  # noqa: BLE001
             problem = f"{type(error).__name__}: {error}"
         if problem:
             _logger.warning("the head runs in chunks, without Liger-Kernel: %s", problem)
+        # All ranks take the same kernel, even if only one has found a problem: the chunked head
+        # asks the others for their number of chunks, and would wait for them forever.
         if largest_over_ranks(int(bool(problem)), inputs.hidden.device):
             return in_chunks
         return fused
@@ -107,20 +114,22 @@ class LigerOrChunks:
 
 @torch.enable_grad()
 def _with_gradient(kernel: HeadKernel, inputs: HeadInputs) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probabilities [M], entropies [M], and the gradient [M, H] of both with other weights."""
+    """Log-probabilities [M], entropies [M], and the gradient [M, H] of a weighted sum of both."""
     hidden = inputs.hidden.clone().requires_grad_(True)
     logprobs, entropies = kernel(replace(inputs, hidden=hidden))
+    # A different weight for every row, so that a gradient in the wrong row is found.
     factors = torch.linspace(0.5, 1.5, logprobs.shape[0], device=hidden.device)
-    # Of the hidden states alone: that of the head's weight belongs to the optimiser step.
+    # Only of the hidden states: a gradient of the head's weight would enter the optimiser step.
     (gradient,) = torch.autograd.grad((factors * (logprobs + 0.3 * entropies)).sum(), hidden)
     return logprobs.detach(), entropies.detach(), gradient
 
 
 def _difference(expected: tuple[Tensor, ...], found: tuple[Tensor, ...]) -> str:
-    """What is not alike; empty where only rounding differs."""
+    """The first result that differs by more than rounding; empty if there is none."""
     names = ("log-probabilities are", "entropies are", "gradient is")
     for name, right, other in zip(names, expected, found, strict=True):
         difference = float((right.double() - other.double()).abs().max())
+        # bfloat16 rounds by up to 0.4 %, and the two sum in different orders.
         bound = 0.02 * float(right.double().abs().max()) + 1e-5
         if not difference <= bound:
             return f"its {name} off by {difference:.3g} (at most {bound:.3g} is rounding)"

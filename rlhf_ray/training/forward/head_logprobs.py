@@ -1,8 +1,8 @@
-"""Log-probabilities of chosen tokens from hidden states: logits exist for a chunk of rows only.
+"""Log-probabilities of given tokens from hidden states, with the logits of one chunk at a time.
 
 The logits of all predicted tokens [M, V] are the largest tensor of a training step: 0.8 GB for
-4,096 tokens and a vocabulary of 49,152 in float32, and their gradient as much again. Here the
-head runs on some rows after the other, and again on each of them in the backward pass.
+4,096 tokens and a vocabulary of 49,152 in float32, and as much again for their gradient. Here the
+head runs on one chunk of rows after the other, and again on each of them in the backward pass.
 """
 
 from __future__ import annotations
@@ -15,47 +15,50 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from rlhf_ray.training.engine.ranks import largest_over_ranks
-from rlhf_ray.training.forward.token_logprobs import among_kept, kept_logprobs, token_logprobs
+from rlhf_ray.training.forward.token_logprobs import (
+    support_logprobs,
+    token_logprobs,
+    within_support,
+)
 
-# Logits of one chunk. More chunks cost more: every one adds a gradient of the size of the head's
-# weight to the sum. On a GPU half a gigabyte of bfloat16.
+# Logits of one chunk; on a GPU half a gigabyte of bfloat16. Smaller chunks would cost time: each
+# chunk adds a gradient of the size of the head's weight to the sum.
 _CHUNK_ELEMENTS = {"cpu": 3 * 2**23, "cuda": 2**28}
-# Up to so many logits are kept, a quarter of a gigabyte on a CPU: to compute the head again would
-# cost more than the memory is worth.
+# Up to this number, logits are kept for the backward pass (a quarter of a gigabyte on a CPU):
+# running the head again would cost more than the memory is worth.
 _KEPT_ELEMENTS = {"cpu": 2**26, "cuda": 2**28}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HeadInputs:
-    """What comes out of the decoder, and what is asked of it.
+    """Output of the decoder and the tokens to score.
 
     Attributes:
         hidden [M, H]: the states that predict the targets.
         targets [M] int64.
-        kept_token_ids [M, K] int32: see `MicroBatch`.
+        support_token_ids [M, K] int32: see `MicroBatch`.
         temperature: divides the logits.
-        entropy_gradient: the entropy has a gradient too.
-        of_all_kept: log-probabilities [M, K] of all kept tokens are asked for, and not those of
-            the targets; K > 0.
+        entropy_gradient: whether the entropy has a gradient too.
+        over_support: compute log-probabilities [M, K] over the support, instead of the targets'.
     """
 
     hidden: Tensor
     targets: Tensor
-    kept_token_ids: Tensor
+    support_token_ids: Tensor | None
     temperature: float
     entropy_gradient: bool
-    of_all_kept: bool = False
+    over_support: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Head:
-    """The end of a language model.
+    """The output head of a language model.
 
     Attributes:
-        module: the output embedding, hidden states [M, H] to logits [M, V]. It is CALLED, never
+        module: the output embedding, hidden states [M, H] to logits [M, V]. It must be CALLED, not
             read: ZeRO-3 gathers its weight in hooks around the call.
-        scale: what the model does to its logits after it.
-        is_scaled: `scale` does anything.
+        scale: the model's scaling of its logits.
+        is_scaled: whether `scale` changes anything.
         vocab_size: V.
     """
 
@@ -65,34 +68,37 @@ class Head:
     vocab_size: int
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits [M, V] as the model gives them, of hidden states [M, H]."""
+        """The model's logits [M, V] of hidden states [M, H]."""
         return self.scale(self.module(hidden))
 
 
-# Log-probabilities [M] or [M, K], with gradient, and entropies [M], with one where asked for.
+# Computes log-probabilities [M] or [M, K] with gradient, and entropies [M] with one if asked for.
 HeadKernel = Callable[[HeadInputs], tuple[Tensor, Tensor]]
 
 
 def chunked(head: Head, inputs: HeadInputs) -> tuple[Tensor, Tensor]:
-    """In chunks of rows, whose logits the backward pass computes again.
+    """Run the head on chunks of rows; the backward pass computes their logits again.
 
-    Every rank has the same number of chunks, because under ZeRO-3 a call of the head is a
-    collective operation; those of a rank with fewer rows are smaller. One chunk alone is not
-    computed again. The gradients of the head's weight are summed over chunks before DeepSpeed
-    sees them, in the dtype of the weight.
+    A single chunk is not computed again. The gradients of the head's weight are summed over chunks
+    before DeepSpeed sees them, in the dtype of the weight.
     """
     elements = inputs.hidden.shape[0] * head.vocab_size
     device = inputs.hidden.device
     wanted = 1
     if elements > _KEPT_ELEMENTS[device.type]:
         wanted = -(-elements // _CHUNK_ELEMENTS[device.type])
+    # Under ZeRO-3 every call of the head gathers its weight from all ranks. Ranks have different
+    # numbers of rows, so they agree on the largest number of chunks; a rank with fewer rows has
+    # smaller chunks, or empty ones.
     num_chunks = largest_over_ranks(wanted, device)
 
-    def compute(hidden: Tensor, targets: Tensor, kept_token_ids: Tensor) -> tuple[Tensor, Tensor]:
-        if inputs.of_all_kept:
+    def compute(
+        hidden: Tensor, targets: Tensor, support_token_ids: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        if inputs.over_support:
             logits = head.logits(hidden)
-            return kept_logprobs(logits, targets, kept_token_ids, inputs.temperature)
-        logits, places = among_kept(head.logits(hidden), targets, kept_token_ids)
+            return support_logprobs(logits, targets, support_token_ids, inputs.temperature)
+        logits, places = within_support(head.logits(hidden), targets, support_token_ids)
         return token_logprobs(
             logits,
             places,
@@ -100,15 +106,17 @@ def chunked(head: Head, inputs: HeadInputs) -> tuple[Tensor, Tensor]:
             entropy_gradient=inputs.entropy_gradient,
         )
 
-    def recomputed(*rows: Tensor) -> tuple[Tensor, Tensor]:
-        # Nothing here draws random numbers.
+    def recomputed(*rows: Tensor | None) -> tuple[Tensor, Tensor]:
+        # The head draws no random numbers, so the random state need not be saved.
         return checkpoint(compute, *rows, use_reentrant=False, preserve_rng_state=False)
 
     run = recomputed if num_chunks > 1 and torch.is_grad_enabled() else compute
+    support = inputs.support_token_ids
+    supports = [None] * num_chunks if support is None else support.tensor_split(num_chunks)
     chunks = zip(
         inputs.hidden.tensor_split(num_chunks),
         inputs.targets.tensor_split(num_chunks),
-        inputs.kept_token_ids.tensor_split(num_chunks),
+        supports,
         strict=True,
     )
     logprobs, entropies = zip(*(run(*rows) for rows in chunks), strict=True)

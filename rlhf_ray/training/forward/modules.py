@@ -1,7 +1,7 @@
 """The two forward passes of training: log-probabilities of a policy, values of a critic.
 
 Each is one module whose `forward` runs everything, because ZeRO-3 gathers parameters in hooks
-of the modules that are called.
+around the calls of modules.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rlhf_ray.models.loading import ScalarHeadModel
 from rlhf_ray.training.forward.fused_head import LigerOrChunks, liger
 from rlhf_ray.training.forward.head_logprobs import Head, HeadInputs, HeadKernel, chunked
 
-# What models do to their logits after the head, by the configuration field that says so.
+# Scaling of the logits after the head, by the field of the model's configuration that sets it.
 _LOGIT_SCALINGS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "final_logit_softcapping": lambda logits, cap: torch.tanh(logits / cap) * cap,  # Gemma
     "logits_scaling": lambda logits, scale: logits / scale,  # Granite
@@ -29,13 +29,13 @@ _LOGIT_SCALINGS: dict[str, Callable[[Tensor, float], Tensor]] = {
 
 
 class PolicyForward(nn.Module):
-    """Log-probabilities of chosen tokens under a causal language model.
+    """Log-probabilities of given tokens under a causal language model.
 
     Args:
-        kernel: what computes them from hidden states; see `head_kernels`.
+        kernel: implementation of the output head; see `head_kernel`.
 
     Raises:
-        ValueError: the kernel does not know such a model, or is not installed.
+        ValueError: the kernel does not support the model, or is not installed.
     """
 
     def __init__(self, model: PreTrainedModel, *, kernel: str = "chunked") -> None:
@@ -68,43 +68,43 @@ class PolicyForward(nn.Module):
         hidden_index: Tensor,
         targets: Tensor,
         temperature: float,
-        kept_token_ids: Tensor,
+        support_token_ids: Tensor | None,
         packing: Packing | None = None,
         entropy_gradient: bool = False,
-        of_all_kept: bool = False,
+        over_support: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """The head runs on the hidden states that predict a target, and on no others.
+        """Run the decoder, and the head on the hidden states that predict a target only.
 
-        All ranks together, because they agree on a number of chunks.
+        All ranks call it together, because they agree on a number of chunks.
 
         Args:
-            input_ids [B, T], hidden_index [M], targets [M], kept_token_ids [M, K], packing:
+            input_ids [B, T], hidden_index [M], targets [M], support_token_ids [M, K], packing:
                 see `MicroBatch`.
-            entropy_gradient: the entropy gets a gradient too, for a loss that contains it.
-            of_all_kept: log-probabilities [M, K] of all kept tokens, instead of the targets'.
+            entropy_gradient: give the entropy a gradient too, for a loss that contains it.
+            over_support: log-probabilities [M, K] over the support, instead of the targets'.
 
         Returns:
             logprobs [M], with gradient, and entropy [M]; both of the softmax of
-            logits / temperature over the kept tokens.
+            logits / temperature over the support.
         """
         hidden = _hidden_states(self.model.get_decoder(), input_ids, hidden_index, packing)
         return self._compute(
             HeadInputs(
                 hidden=hidden,
                 targets=targets,
-                kept_token_ids=kept_token_ids,
+                support_token_ids=support_token_ids,
                 temperature=temperature,
                 entropy_gradient=entropy_gradient,
-                of_all_kept=of_all_kept,
+                over_support=over_support,
             )
         )
 
     @torch.no_grad()
     def check_head(self) -> None:
-        """Refuse a model that does more to its logits than this module knows of.
+        """Check that decoder and head give the logits of the model's own forward pass.
 
         Raises:
-            ValueError: the model's own forward pass gives other logits.
+            ValueError: the logits differ: the model scales them in an unknown way.
         """
         embedding: Any = self.model.get_input_embeddings()
         device = embedding.weight.device
@@ -120,15 +120,15 @@ class PolicyForward(nn.Module):
             raise ValueError(
                 f"{type(self.model).__name__} does something to its logits that this project does "
                 f"not know of: they differ by {difference:.3g} from decoder and head alone. "
-                f"Known fields of its configuration: {', '.join(_LOGIT_SCALINGS)}"
+                f"Supported fields of a model's configuration: {', '.join(_LOGIT_SCALINGS)}"
             )
 
 
 class ValueForward(nn.Module):
-    """Values of chosen tokens under a backbone with a scalar head.
+    """Values of tokens under a backbone with a scalar head.
 
-    The value of a token is that of the state in which it was sampled: what the head says at the
-    token before it.
+    The value of a token is the value of the state in which it was sampled: the output of the head
+    at the token before it.
     """
 
     model: ScalarHeadModel
@@ -156,11 +156,11 @@ def _hidden_states(
 
 
 def disable_dropout(module: nn.Module) -> None:
-    """Make the forward pass a function of weights and tokens alone, also with a gradient.
+    """Make the forward pass depend on weights and tokens alone, even with a gradient.
 
-    A probability ratio between two passes with different dropout masks is noise, so the whole
-    model is in evaluation mode. Layers that recompute their activations in the backward pass do
-    so only in training mode: they alone get it, without the dropout of their own.
+    A probability ratio between two passes with different dropout masks is noise, so the model is in
+    evaluation mode. Layers with gradient checkpointing recompute activations only in training mode:
+    they stay in it, and their own dropout is set to 0.
     """
     module.eval()
     for layer in module.modules():
@@ -184,9 +184,9 @@ _KERNELS: dict[str, Callable[[Head], HeadKernel]] = {
 
 
 def head_kernel(name: str, head: Head) -> HeadKernel:
-    """The implementation of this name for this head.
+    """Make the implementation `name` (`auto`, `chunked`, `liger`) for a head.
 
     Raises:
-        ValueError: it cannot do what this head needs, or is not installed.
+        ValueError: the implementation does not support the head, or is not installed.
     """
     return _KERNELS[name](head)

@@ -1,4 +1,4 @@
-"""A number for every predicted token, without gradient: log-probabilities or values."""
+"""Scores of every predicted token without gradient: log-probabilities or values."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 from rlhf_ray.batching.layout import MicroBatch
 from rlhf_ray.batching.row_layout import RowLayout
 from rlhf_ray.records import RolloutGroup, TokenValues
-from rlhf_ray.records.kept_tokens import NO_TOKEN, join_kept, whole_vocabulary
+from rlhf_ray.records.support import NO_TOKEN, join_supports
 from rlhf_ray.training.engine.ranks import largest_over_ranks, training_device
 from rlhf_ray.training.forward.token_logprobs import of_targets
 
-# A micro-batch to one number per entry of its `targets` [M], or a row of them [M, K].
+# Maps a micro-batch to a number per entry of its `targets` [M], or to a row of numbers [M, K].
 Predict = Callable[[MicroBatch], Tensor]
 
 
@@ -24,13 +24,13 @@ def score_groups(
 ) -> list[TokenValues]:
     """Score the sampled tokens of this rank's groups.
 
-    Every rank calls it, with groups of its own, also with none: a forward pass may be a
-    collective operation, so that the ranks with fewer micro-batches run empty ones.
+    All ranks call it, each with its own groups, even a rank without groups. A forward pass may be a
+    collective operation, so ranks with fewer micro-batches run empty ones.
     """
     samples = _joined(groups)
     values = score_tokens(predict, *samples, layout=layout)
     return [
-        # A clone: the part alone is sent to other processes, not the storage of them all.
+        # A clone: pickling a view would send the storage of all groups to another process.
         TokenValues(prompt_id=group.prompt.prompt_id, values=part.clone())
         for group, part in zip(groups, _by_group(values, groups), strict=True)
     ]
@@ -39,38 +39,41 @@ def score_groups(
 def score_distributions(
     predict: Predict, groups: Sequence[RolloutGroup], *, layout: RowLayout
 ) -> list[TokenValues]:
-    """As `score_groups`, with the log-probabilities of all kept tokens beside the sampled ones'.
+    """Like `score_groups`, and also over the support of the sampling distribution.
 
     Args:
-        predict: to rows [M, K], of all kept tokens.
+        predict: gives rows [M, K], one number per token of the support.
     """
     samples = _joined(groups)
-    token_ids, _, mask, kept = samples
+    token_ids, _, mask, support = samples
     rows = score_tokens(predict, *samples, layout=layout)
     if not groups:
         return []
     rows = torch.where(mask[:, None], rows, float("-inf"))
-    sampled = torch.where(mask, of_targets(rows, token_ids, kept), 0.0)
+    sampled = torch.where(mask, of_targets(rows, token_ids, support), 0.0)
     return [
         TokenValues(
-            prompt_id=group.prompt.prompt_id, values=values.clone(), kept_logprobs=all_kept.clone()
+            prompt_id=group.prompt.prompt_id, values=values.clone(), support_logprobs=over.clone()
         )
-        for group, values, all_kept in zip(
+        for group, values, over in zip(
             groups, _by_group(sampled, groups), _by_group(rows, groups), strict=True
         )
     ]
 
 
-def _joined(groups: Sequence[RolloutGroup]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Token ids, lengths, masks and kept tokens of all groups, as `score_tokens` takes them."""
+def _joined(groups: Sequence[RolloutGroup]) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Join token ids, lengths, masks and supports of all groups for `score_tokens`."""
     if not groups:
         none = torch.zeros(0, dtype=torch.int64)
-        return none, none, torch.zeros(0, dtype=torch.bool), whole_vocabulary(0)
+        return none, none, torch.zeros(0, dtype=torch.bool), None
     return (
         torch.cat([group.token_ids for group in groups]),
         torch.cat([group.lengths for group in groups]),
         torch.cat([group.loss_mask for group in groups]),
-        join_kept([group.kept_token_ids for group in groups]),
+        join_supports(
+            [group.support_token_ids for group in groups],
+            [group.token_ids.shape[0] for group in groups],
+        ),
     )
 
 
@@ -81,10 +84,10 @@ def _by_group(values: Tensor, groups: Sequence[RolloutGroup]) -> tuple[Tensor, .
 def score_states(
     predict: Predict, groups: Sequence[RolloutGroup], *, layout: RowLayout
 ) -> list[TokenValues]:
-    """As `score_groups`, with the value of the state after each answer that was cut off.
+    """Like `score_groups`, with the value of the state after each truncated answer.
 
-    That state is scored as if one more token had been sampled; which one does not matter, because
-    a value is that of what precedes the token.
+    This state is scored as if one more token had been sampled. Any token will do, because the value
+    depends only on the tokens before it.
     """
     longer = replace(layout, max_tokens=layout.max_tokens + 1)
     scored = score_groups(predict, [_with_one_more(group) for group in groups], layout=longer)
@@ -92,9 +95,10 @@ def score_states(
 
 
 def _with_one_more(group: RolloutGroup) -> RolloutGroup:
-    """The group with a made-up token behind every answer that was cut off."""
+    """Append a placeholder token to every truncated answer of a group."""
     cut = _is_cut_off(group)
     places = group.lengths.cumsum(0)[cut]
+    support = group.support_token_ids
     parts = {
         name: _insert(getattr(group, name), places, made_up)
         for name, made_up in (
@@ -102,10 +106,16 @@ def _with_one_more(group: RolloutGroup) -> RolloutGroup:
             ("loss_mask", True),
             ("generator_logprobs", 0.0),
             ("weight_versions", 0),
-            ("kept_token_ids", NO_TOKEN),
         )
     }
-    return replace(group, **parts, lengths=group.lengths + cut.long())
+    return replace(
+        group,
+        **parts,
+        lengths=group.lengths + cut.long(),
+        support_token_ids=None if support is None else _insert(support, places, NO_TOKEN),
+        # Of no use to a value, and without an entry for the made-up tokens.
+        steps=None,
+    )
 
 
 def _split_off(group: RolloutGroup, scored: TokenValues) -> TokenValues:
@@ -123,7 +133,7 @@ def _is_cut_off(group: RolloutGroup) -> Tensor:
 
 
 def _insert(values: Tensor, places: Tensor, made_up: float) -> Tensor:
-    """The values [N, ...] with `made_up` before each place [P], which may be the end."""
+    """Insert `made_up` into values [N, ...] before each of the places [P]; N is the end."""
     parts = values.tensor_split(places.tolist())
     extra = values.new_full((1, *values.shape[1:]), made_up)
     joined = [piece for part in parts[:-1] for piece in (part, extra)]
@@ -136,27 +146,31 @@ def score_tokens(
     token_ids: Tensor,
     lengths: Tensor,
     mask: Tensor,
-    kept_token_ids: Tensor,
+    support_token_ids: Tensor | None,
     *,
     layout: RowLayout,
 ) -> Tensor:
-    """Score the masked tokens of ragged samples; every rank calls it.
+    """Score the masked tokens of ragged samples; all ranks call it.
 
     Args:
-        token_ids [N] int64, lengths [S] int64, mask [N] bool, kept_token_ids [N, K] int32.
+        token_ids [N] int64, lengths [S] int64, mask [N] bool, support_token_ids
+            [N, K] int32, or None for the whole vocabulary.
 
     Returns:
-        [N] float32 on the CPU, 0.0 off the mask; [N, K] where `predict` gives rows.
+        [N] float32 on the CPU, 0.0 off the mask; [N, K] if `predict` gives rows.
     """
     device = training_device()
     plan = layout.plan(token_ids, lengths, mask)
+    # Under ZeRO-3 every forward pass gathers weights from all ranks: ranks with fewer micro-batches
+    # run empty ones, or the others would wait for them.
     most = largest_over_ranks(len(plan), device)
     plan += [[] for _ in range(most - len(plan))]
     token_ids, lengths, mask = token_ids.to(device), lengths.to(device), mask.to(device)
-    kept_token_ids = kept_token_ids.to(device)
+    if support_token_ids is not None:
+        support_token_ids = support_token_ids.to(device)
     values = torch.zeros(0, device=device)
     for number, rows in enumerate(plan):
-        batch = layout.lay_out(token_ids, lengths, mask, kept_token_ids, rows)
+        batch = layout.lay_out(token_ids, lengths, mask, support_token_ids, rows)
         predicted = predict(batch)
         if number == 0:
             shape = (token_ids.shape[0], *predicted.shape[1:])

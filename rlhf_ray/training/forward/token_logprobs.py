@@ -1,4 +1,4 @@
-"""Log-probabilities of chosen tokens, without a float32 copy of all logits."""
+"""Log-probabilities of given tokens from logits, without a float32 copy of all logits."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Logits in float32 at a time. On a CPU a chunk stays in the cache, which made forward and backward
-# over 512 rows of a vocabulary of 49,152 three times as fast as chunks of 1024 rows; on a GPU it is
-# 0.5 GB, enough to keep it busy.
+# Float32 logits at a time. On a CPU a chunk of this size stays in the cache: forward and backward
+# over 512 rows of a vocabulary of 49,152 were three times as fast as with 1024 rows in a chunk. On
+# a GPU it is 0.5 GB, enough to keep it busy.
 _CHUNK_ELEMENTS = {"cpu": 2**19, "cuda": 2**27}
 # A log-probability whose exponential is 0, also in float64.
 _LOWEST_LOGPROB = -1000.0
@@ -31,8 +31,8 @@ def token_logprobs(
 
     Args:
         logits [M, V]: -inf excludes a token. targets [M] int64.
-        entropy_gradient: give the entropy a gradient too; costs some more passes over the logits
-            in the backward pass.
+        entropy_gradient: give the entropy a gradient too; costs more passes over the logits in the
+            backward pass.
 
     Returns:
         logprobs [M], with gradient, and entropy [M].
@@ -46,10 +46,11 @@ def token_logprobs(
 
 
 class _TokenLogprobs(torch.autograd.Function):
-    """Saves the logits as they came; the softmax is computed again in the backward pass.
+    """The same as log_softmax and gather, with less memory.
 
-    Written out, because plain autograd keeps two float32 tensors of the size of the logits, the
-    largest in the whole step.
+    Saves the logits in their own dtype and computes the softmax again in the backward pass. Plain
+    autograd would keep two float32 tensors of the size of the logits, the largest tensors of the
+    whole step.
     """
 
     @staticmethod
@@ -69,7 +70,7 @@ class _TokenLogprobs(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:
-        """With z the scaled logits, p their softmax and H the entropy:
+        """Gradient of the logits, with z the scaled logits, p their softmax and H the entropy:
 
         d logprob / d z_j = (1 if j is the target else 0) - p_j
         d H / d z_j       = -p_j * (log p_j + H)
@@ -78,6 +79,8 @@ class _TokenLogprobs(torch.autograd.Function):
         grad_chosen, grad_entropy = grad_outputs
         grad_logits = torch.empty_like(logits)
         for rows in _chunks(logits):
+            # The in-place operations below reuse one buffer: every new one would be a chunk of its
+            # size in float32.
             scale = grad_chosen[rows, None] / ctx.temperature
             logprobs = _shifted(logits[rows], normalizer[rows, None], ctx.temperature)
             if ctx.entropy_gradient:
@@ -87,6 +90,7 @@ class _TokenLogprobs(torch.autograd.Function):
                 gradient = logprobs.exp_().mul_(slope.neg_())
             else:
                 gradient = logprobs.exp_().mul_(-scale)
+            # The 1 at the target, added where it belongs instead of as a one-hot row.
             gradient.scatter_add_(1, targets[rows, None], scale)
             grad_logits[rows] = gradient
         return grad_logits, None, None, None
@@ -97,8 +101,8 @@ def _row_statistics(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Per row [M]: the normalizer (logsumexp), the target's log-probability, the entropy.
 
-    With z the scaled logits less the largest of them, so that the largest probability is
-    1 / sum of exp(z): as few passes over the logits as there can be.
+    With z the scaled logits minus the largest of them, the largest probability is
+    1 / sum of exp(z). So the sum comes from the softmax, which the entropy needs anyway.
     """
     dtype = torch.promote_types(logits.dtype, torch.float32)
     normalizer = torch.empty(logits.shape[0], dtype=dtype, device=logits.device)
@@ -115,60 +119,66 @@ def _row_statistics(
     return normalizer, chosen, entropy
 
 
-def among_kept(logits: Tensor, targets: Tensor, kept_token_ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits and targets of the part of the vocabulary that was sampled from.
+def within_support(
+    logits: Tensor, targets: Tensor, support_token_ids: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Logits and targets within the support of the sampling distribution.
 
     Args:
         logits [M, V], targets [M] int64.
-        kept_token_ids [M, K] integer: the tokens that could be sampled, each once, -1 where there
-            is no more. K = 0 is the whole vocabulary.
+        support_token_ids [M, K] integer: the tokens that could be sampled, each once, filled up
+            with -1; None for the whole vocabulary.
 
     Returns:
         logits [M, K], -inf where there is no token, and the places [M] of the targets among them.
-        A row whose target is not among its kept tokens is NaN: its probability was 0, so that
-        somebody has mixed up rows.
+        A row whose target is outside its support is NaN: such a token had probability 0, so rows
+        have been mixed up.
     """
-    assert kept_token_ids.dim() == 2, (
-        f"kept tokens must be [M, K], not {list(kept_token_ids.shape)}"
-    )
-    assert kept_token_ids.shape[0] == logits.shape[0], (
-        f"{list(kept_token_ids.shape)} kept tokens for {list(logits.shape)} logits"
-    )
-    if kept_token_ids.shape[1] == 0:
+    if support_token_ids is None:
         return logits, targets
-    kept = logits.gather(1, kept_token_ids.long().clamp(min=0))
-    kept = kept.masked_fill(kept_token_ids < 0, float("-inf"))
-    is_target = kept_token_ids == targets[:, None]
+    assert support_token_ids.dim() == 2, (
+        f"the support must be [M, K], not {list(support_token_ids.shape)}"
+    )
+    assert support_token_ids.shape[0] == logits.shape[0], (
+        f"{list(support_token_ids.shape)} tokens of the support for {list(logits.shape)} logits"
+    )
+    kept = logits.gather(1, support_token_ids.long().clamp(min=0))
+    kept = kept.masked_fill(support_token_ids < 0, float("-inf"))
+    is_target = support_token_ids == targets[:, None]
     kept = kept.masked_fill(~is_target.any(dim=1, keepdim=True), float("nan"))
     return kept, is_target.int().argmax(dim=1)
 
 
-def kept_logprobs(
-    logits: Tensor, targets: Tensor, kept_token_ids: Tensor, temperature: float
+def support_logprobs(
+    logits: Tensor, targets: Tensor, support_token_ids: Tensor | None, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of all tokens that could be sampled, and entropy of their distribution.
+    """Log-probabilities over the support of the sampling distribution, and its entropy.
 
-    The rows are short, so that plain autograd may keep them.
+    The rows are short (K tokens, not V), so plain autograd can afford to keep them.
 
     Args:
-        logits [M, V], targets [M] int64, kept_token_ids [M, K] integer: see `among_kept`; K > 0.
+        logits [M, V], targets [M] int64, support_token_ids [M, K] integer: see `within_support`.
 
     Returns:
         logprobs [M, K] and entropy [M], both with gradient; -inf where there is no token.
     """
-    kept, _ = among_kept(logits, targets, kept_token_ids)
+    kept, _ = within_support(logits, targets, support_token_ids)
     scaled = kept.to(torch.promote_types(kept.dtype, torch.float32)) / temperature
     logprobs = scaled.log_softmax(dim=1)
     weights = logprobs.exp()
-    # A token that is not there has weight 0, and 0 * -inf would be NaN.
+    # Padding (-inf) has weight 0, and 0 * -inf would be NaN.
     finite = torch.where(torch.isneginf(logprobs), 0.0, logprobs)
     return logprobs, -(weights * finite).sum(dim=1)
 
 
-def of_targets(kept_logprobs: Tensor, targets: Tensor, kept_token_ids: Tensor) -> Tensor:
-    """The targets' log-probabilities [M] among those of all kept tokens [M, K]."""
-    place = (kept_token_ids == targets[:, None]).int().argmax(dim=1)
-    return kept_logprobs.gather(1, place[:, None])[:, 0]
+def of_targets(
+    support_logprobs: Tensor, targets: Tensor, support_token_ids: Tensor | None
+) -> Tensor:
+    """The targets' log-probabilities [M] among those over the support [M, K]."""
+    if support_token_ids is None:
+        return support_logprobs.gather(1, targets[:, None])[:, 0]
+    place = (support_token_ids == targets[:, None]).int().argmax(dim=1)
+    return support_logprobs.gather(1, place[:, None])[:, 0]
 
 
 def _shifted(logits: Tensor, shift: Tensor, temperature: float) -> Tensor:

@@ -1,1 +1,1 @@
-"""The roles that hold a model on DeepSpeed ranks, as plain classes."""
+"""Roles that hold a model on DeepSpeed ranks, as plain classes without Ray."""

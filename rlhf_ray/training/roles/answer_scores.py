@@ -1,4 +1,4 @@
-"""A reward model's scores of sampled answers, as a part of the reward."""
+"""A reward model's scores of sampled answers, one part of the reward."""
 
 from __future__ import annotations
 
@@ -12,33 +12,31 @@ from torch import Tensor
 
 from rlhf_ray.batching.row_layout import RowLayout
 from rlhf_ray.config.groups.reward import ModelRewardConfig, ScorerPart
-from rlhf_ray.data.examples.answered import encode_answers
+from rlhf_ray.data.examples.answer_encoding import encode_answers
 from rlhf_ray.data.messages import Message
 from rlhf_ray.models.context import context_of
 from rlhf_ray.models.loading import ScalarHeadModel
 from rlhf_ray.models.reward_normalization import RewardNormalization
 from rlhf_ray.records import FailureKind, RolloutGroup
-from rlhf_ray.records.kept_tokens import whole_vocabulary
 from rlhf_ray.records.supervised import LabelledTokens
-from rlhf_ray.rewards.process import ItemFailure
-from rlhf_ray.rewards.scorer import Outcome
+from rlhf_ray.rewards.outcomes import ItemFailure, Outcome
 from rlhf_ray.training.forward.scoring import Predict, score_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Whichever: a value is that of what precedes the token.
-_MADE_UP = 0
+# Any token id: the value at a token depends only on the tokens before it.
+_PLACEHOLDER = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """What a model can read.
+    """Limits of a reward model's input.
 
     Attributes:
-        context: tokens of prompt and answer together; None where its configuration has no limit.
-        num_embeddings: token ids are below it.
-        padding: the token at which it has never been asked for a score; None for none.
+        context: most tokens of prompt and answer together; None: no limit in its configuration.
+        num_embeddings: token ids must be below it.
+        padding: padding token, at which the model was never trained to give a score; None: none.
     """
 
     context: int | None
@@ -47,7 +45,7 @@ class Limits:
 
 
 def limits_of(model: ScalarHeadModel) -> Limits:
-    """Those of a model that is not sharded yet."""
+    """Read the limits from a model that is not sharded yet."""
     config = model.backbone.config
     embeddings: Any = model.backbone.get_input_embeddings()
     return Limits(
@@ -59,7 +57,7 @@ def limits_of(model: ScalarHeadModel) -> Limits:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Share:
-    """Which of the samples a rank computes, where all ranks hold one model together.
+    """This rank's share of the samples, if all ranks hold one sharded model together.
 
     Attributes:
         gather: sums a tensor over the ranks.
@@ -71,18 +69,17 @@ class Share:
 
 
 class AnswerScores:
-    """Scores groups with a model that is loaded: a `GroupScorer`.
+    """A `GroupScorer` with a loaded reward model.
 
-    The score of an answer is the value at its last token, as a reward model is trained on it:
-    prompt and answer with the end of text that the policy sampled, or without one where the answer
-    was cut off. Where the model's configuration names that token as padding, transformers has
-    trained it to give the score before it, and so it is read there.
+    The score of an answer is the value at its last token, as in the training of a reward model.
+    This token is the end of text that the policy sampled; a truncated answer has none. If the
+    model's configuration uses the end of text as padding, transformers trained the model to give
+    the score one token earlier, and it is read there.
 
     Args:
-        settings: with mean and standard deviation, where scores are normalised.
-        predict: values of the model, at the tokens before the targets of a micro-batch.
-        tokenizer: render and tokenise prompt and response anew with it; None takes the token ids
-            that were sampled.
+        settings: include mean and standard deviation if scores are normalised.
+        predict: gives the model's values at the tokens before the targets of a micro-batch.
+        tokenizer: tokenizes prompt and response again; None: use the sampled token ids.
     """
 
     def __init__(
@@ -97,7 +94,8 @@ class AnswerScores:
     ) -> None:
         self._settings = settings
         self._predict = predict
-        # A made-up token behind an answer is planned, but never computed.
+        # The placeholder after an answer takes part in the plan, but never in a forward pass: an
+        # answer that fills the budget exactly must not be refused because of it.
         self._layout = replace(layout, max_tokens=layout.max_tokens + 1)
         self._limits = limits
         self._tokenizer = tokenizer
@@ -110,16 +108,16 @@ class AnswerScores:
         return ScorerPart(group="reward.model", name=settings.name, weight=settings.weight)
 
     def score(self, group: RolloutGroup) -> list[Outcome]:
-        """See `GroupScorer.score`. Where ranks share the model, all of them call it together."""
+        """See `GroupScorer.score`. Ranks that share a model call it together."""
         return self._scored(self._rows(group), group.finish_reasons)
 
     def score_texts(
         self, messages: Sequence[Message], answers: Sequence[str], finish_reasons: Sequence[str]
     ) -> list[Outcome]:
-        """As `score`, of answers to a chat that nobody has tokenised; it needs the tokenizer.
+        """Like `score`, for answers to a chat as text; needs the tokenizer.
 
         Args:
-            finish_reasons: "stop" or "length", of each answer.
+            finish_reasons: "stop" or "length" for each answer.
         """
         rows = self._text_rows(messages, answers, finish_reasons)
         return self._scored(rows, finish_reasons)
@@ -127,6 +125,8 @@ class AnswerScores:
     def _scored(
         self, rows: Sequence[LabelledTokens | ItemFailure], finish_reasons: Sequence[str]
     ) -> list[Outcome]:
+        # A failure must not hold up the other answers of its group: it keeps its place in the list,
+        # and only the rest goes through the model.
         outcomes: list[Outcome | LabelledTokens] = [self._checked(row) for row in rows]
         unfinished = self._settings.unfinished_score
         for sample, reason in enumerate(finish_reasons):
@@ -140,7 +140,7 @@ class AnswerScores:
         ]
 
     def _rows(self, group: RolloutGroup) -> list[LabelledTokens | ItemFailure]:
-        """Prompt and answer of every sample as the model reads them."""
+        """Tokens of prompt and answer of every sample, for the reward model."""
         if self._tokenizer is None:
             lengths = group.lengths.tolist()
             pieces = zip(
@@ -152,7 +152,7 @@ class AnswerScores:
     def _text_rows(
         self, messages: Sequence[Message], answers: Sequence[str], finish_reasons: Sequence[str]
     ) -> list[LabelledTokens | ItemFailure]:
-        assert self._tokenizer is not None, "texts are read with a tokenizer"
+        assert self._tokenizer is not None, "texts need a tokenizer"
         finished = [reason != "length" for reason in finish_reasons]
         encoded = encode_answers(messages, answers, finished, self._tokenizer)
         return [row if isinstance(row, LabelledTokens) else _failure(str(row)) for row in encoded]
@@ -183,8 +183,11 @@ class AnswerScores:
     def _values(self, rows: Sequence[LabelledTokens]) -> Tensor:
         """The model's values [R] float64 at the last tokens of the rows."""
         values = torch.zeros(len(rows), dtype=torch.float64)
+        # Ranks that share a model have the same group, so all of them return here or none.
         if not rows:
             return values
+        # Every second (third, ...) sample: a slice of a short group may be empty on the last ranks,
+        # which still run the forward pass, because ZeRO-3 gathers weights from all.
         mine = slice(self._share.rank, None, self._share.num_ranks)
         values[mine] = _values_at_the_end(self._predict, rows[mine], self._layout)
         return self._share.gather(values)
@@ -200,7 +203,7 @@ class AnswerScores:
 
 
 def _without_padding(row: LabelledTokens, padding: int | None) -> LabelledTokens:
-    """Up to the last token that does not pad; the first one, where all do."""
+    """Cut a row after its last token that is not padding; keep the first token if all are."""
     if padding is None:
         return row
     others = (row.token_ids != padding).nonzero()
@@ -213,20 +216,21 @@ def _values_at_the_end(
 ) -> Tensor:
     """The value at the last token of every row [R] float64.
 
-    Every row gets a made-up token behind it, which is predicted and never part of a forward pass.
-    Those of the answer are predicted too, though nobody asks for their values: so a layout knows
-    where the prompt ends, and computes one that samples share only once.
+    A value is predicted at the token before a target, so every row gets a placeholder as its last
+    target. The tokens of the answer are targets too, though their values are not used: they show
+    the layout where the prompt ends, so that a prompt of several samples is computed once.
     """
     lengths = torch.tensor([row.token_ids.shape[0] + 1 for row in rows], dtype=torch.int64)
-    made_up = torch.tensor([_MADE_UP])
+    placeholder = torch.tensor([_PLACEHOLDER])
     nothing = torch.zeros(0, dtype=torch.int64)
-    token_ids = torch.cat([nothing, *(part for row in rows for part in (row.token_ids, made_up))])
+    # `nothing` first: `cat` needs a tensor on a rank without rows.
+    pieces = (part for row in rows for part in (row.token_ids, placeholder))
+    token_ids = torch.cat([nothing, *pieces])
     predicted = torch.tensor([True])
     mask = torch.cat(
         [nothing.bool(), *(part for row in rows for part in (row.loss_mask, predicted))]
     )
-    kept = whole_vocabulary(token_ids.shape[0])
-    values = score_tokens(predict, token_ids, lengths, mask, kept, layout=layout)
+    values = score_tokens(predict, token_ids, lengths, mask, None, layout=layout)
     return values[lengths.cumsum(0) - 1].double()
 
 

@@ -1,9 +1,10 @@
-"""What all trained roles have in common: their start, an engine, its checkpoint, their end."""
+"""Base classes of trained and frozen roles: start, engine, checkpoint, end."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
+from typing import TypedDict
 
 import torch
 
@@ -25,13 +26,23 @@ from rlhf_ray.training.engine.deepspeed_engine import (
 from rlhf_ray.training.engine.ranks import rank, world_size
 
 
+class RoleArguments(TypedDict):
+    """Arguments of `TrainedRole`, for subclasses that pass them on."""
+
+    training: TrainingConfig
+    model: ModelConfig
+    total_optimizer_steps: int
+    seed: int
+    timeout_s: float
+
+
 class TrainedRole(ABC):
-    """A role with an optimizer, on one rank. Subclasses say in `_build` what is trained.
+    """A role with an optimizer, on one rank. Subclasses build the model in `_build`.
 
     Args:
-        model: where weights and tokenizer come from.
-        total_optimizer_steps: of the whole run, for the learning rate.
-        timeout_s: how long a collective operation waits for the other ranks.
+        model: source of weights and tokenizer.
+        total_optimizer_steps: optimiser steps of the whole run, for the learning rate.
+        timeout_s: longest wait of a collective operation for the other ranks.
     """
 
     def __init__(
@@ -54,7 +65,7 @@ class TrainedRole(ABC):
         """Join the other ranks, load the model, build the engine; all ranks together.
 
         Raises:
-            ValueError: the model cannot be loaded, or is of a kind that this role cannot train.
+            ValueError: the model cannot be loaded, or this role cannot train a model of its kind.
         """
         start_process(
             rank,
@@ -70,7 +81,7 @@ class TrainedRole(ABC):
 
     @abstractmethod
     def _build(self) -> TrainEngine:
-        """Load the model, and give it an optimizer."""
+        """Load the model and build its engine."""
 
     @property
     def _engine(self) -> TrainEngine:
@@ -78,10 +89,10 @@ class TrainedRole(ABC):
         return self._started
 
     def save_checkpoint(self, folder: Path) -> None:
-        """Write everything that training goes on from; every rank calls it.
+        """Write everything that a resumed run needs; all ranks call it.
 
-        The folder is complete when all ranks have returned. Ranks on several nodes need a
-        folder that they share.
+        The folder is complete when all ranks have returned. Ranks on several nodes need a shared
+        folder.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self._engine.save(folder)
@@ -97,10 +108,11 @@ class TrainedRole(ABC):
         torch.distributed.barrier()
 
     def load_checkpoint(self, folder: Path) -> None:
-        """Go on from what `save_checkpoint` wrote; every rank calls it.
+        """Resume from a folder of `save_checkpoint`; all ranks call it.
 
         Raises:
-            ValueError: it is incomplete, or of another number of ranks, ZeRO stage or dtype.
+            ValueError: the folder is incomplete, or of another number of ranks, ZeRO stage or
+                dtype.
         """
         facts = read_facts(
             folder,
@@ -112,11 +124,11 @@ class TrainedRole(ABC):
         read_random_states(folder, rank())
 
     def offload_states(self) -> None:
-        """Free the GPU for a role that shares it; nothing on a CPU."""
+        """Free the GPU for a role that shares it; does nothing on a CPU."""
         self._engine.offload_states()
 
     def reload_states(self) -> None:
-        """Take the GPU back."""
+        """Undo `offload_states`."""
         self._engine.reload_states()
 
     def close(self) -> None:
@@ -128,7 +140,7 @@ class TrainedRole(ABC):
 
 
 class FrozenRole:
-    """One rank of a model that only computes; subclasses say what, and start the engine."""
+    """One rank of a model without an optimizer; subclasses start the engine."""
 
     _started: FrozenEngine | None = None
 

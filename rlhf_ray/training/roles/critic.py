@@ -22,9 +22,8 @@ class Critic(ScalarRole):
     One object per rank. All methods are called on all ranks together.
 
     Args:
-        model: where the backbone comes from, unless `critic.path` says otherwise.
-        total_optimizer_steps: of the whole run, for the learning rate.
-        timeout_s: how long a collective operation waits for the other ranks.
+        model: source of the backbone, unless `critic.path` is set.
+        total_optimizer_steps, seed, timeout_s: see `TrainedRole`.
     """
 
     def __init__(
@@ -47,12 +46,15 @@ class Critic(ScalarRole):
         self._algorithm = algorithm
 
     def score(self, groups: Sequence[RolloutGroup]) -> list[TokenValues]:
-        """Values of the sampled tokens of this rank's groups, and after them where configured."""
+        """Values of the sampled tokens of this rank's groups.
+
+        With `bootstrap_truncated` also the values of the states after truncated answers.
+        """
         score = score_states if self._algorithm.bootstrap_truncated else score_groups
         return score(self._forward, groups, layout=self._layout)
 
     def update(self, experiences: Sequence[Experience]) -> dict[str, float]:
-        """One optimiser step for each experience; metrics over all ranks.
+        """Take an optimiser step for each experience; return metrics over all ranks.
 
         Raises:
             RuntimeError: the gradient is not finite.

@@ -1,4 +1,4 @@
-"""What every role that trains a language model has in common: model, engine, weights."""
+"""Base class of roles that train a language model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from torch import Tensor
 from rlhf_ray.batching.layout import MicroBatch
 from rlhf_ray.batching.row_layout import row_layout
 from rlhf_ray.models.loading import load_policy, load_tokenizer, new_policy
-from rlhf_ray.records.kept_tokens import whole_vocabulary
 from rlhf_ray.training.engine.deepspeed_engine import TrainEngine
 from rlhf_ray.training.forward.modules import PolicyForward, disable_dropout
 from rlhf_ray.training.forward.scoring import score_tokens
@@ -21,11 +20,11 @@ from rlhf_ray.training.weights import named as weights
 from rlhf_ray.training.weights.ema_policy import make_engine
 from rlhf_ray.training.weights.lora_folder import FOLDER as ADAPTER
 from rlhf_ray.training.weights.lora_folder import write_adapter
-from rlhf_ray.training.weights.trainable import choose_of_policy
+from rlhf_ray.training.weights.trainable import freeze_or_adapt_policy
 
 
 class LanguageModelRole(TrainedRole):
-    """A causal language model in training, on one rank; subclasses say what it learns from."""
+    """A causal language model in training, on one rank; subclasses define its loss."""
 
     def _build(self) -> TrainEngine:
         self._tokenizer = load_tokenizer(self._model_settings)
@@ -35,7 +34,7 @@ class LanguageModelRole(TrainedRole):
             )
         else:
             self._model = load_policy(self._model_settings, dtype=self._settings.dtype)
-        self._adapter = choose_of_policy(self._model, self._settings, seed=self._seed)
+        self._adapter = freeze_or_adapt_policy(self._model, self._settings, seed=self._seed)
         if self._settings.gradient_checkpointing:
             self._model.gradient_checkpointing_enable({"use_reentrant": False})
         module = PolicyForward(self._model, kernel=self._model_settings.head_kernel)
@@ -48,8 +47,8 @@ class LanguageModelRole(TrainedRole):
     def score_sequences(self, sequences: Sequence[tuple[int, ...]]) -> list[list[float]]:
         """Log-probabilities, at temperature 1, of every token but the first of each sequence.
 
-        Over the whole vocabulary, whatever is sampled from. All ranks together, with the same
-        sequences; the result is the same on all of them.
+        Over the whole vocabulary, whatever the support of the sampling distribution. All ranks call
+        it together with the same sequences and get the same result.
         """
         token_ids = torch.tensor([token for tokens in sequences for token in tokens])
         lengths = torch.tensor([len(tokens) for tokens in sequences])
@@ -61,7 +60,7 @@ class LanguageModelRole(TrainedRole):
             token_ids,
             lengths,
             mask,
-            whole_vocabulary(token_ids.shape[0]),
+            None,
             layout=replace(self._layout, max_tokens=max(self._layout.max_tokens, longest)),
         )
         return [part[1:].tolist() for part in values.split(lengths.tolist())]
@@ -73,7 +72,7 @@ class LanguageModelRole(TrainedRole):
     def save_model(self, folder: Path) -> None:
         """Write the policy in Hugging Face format, with its tokenizer; all ranks together.
 
-        An adapter is merged into it, and also written by itself, to a folder in this one.
+        An adapter is merged into the model, and also written separately, to a folder inside.
         """
         weights.save_model(self._engine, self._model, self._tokenizer, folder)
         if self._adapter is not None:
@@ -86,7 +85,7 @@ class LanguageModelRole(TrainedRole):
         temperature: float,
         *,
         entropy_gradient: bool = False,
-        of_all_kept: bool = False,
+        over_support: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """Log-probabilities and entropies of the targets; see `PolicyForward`."""
         return self._engine.forward(
@@ -94,10 +93,10 @@ class LanguageModelRole(TrainedRole):
             batch.hidden_index,
             batch.targets,
             temperature,
-            batch.kept_token_ids,
+            batch.support_token_ids,
             batch.packing,
             entropy_gradient,
-            of_all_kept,
+            over_support,
         )
 
     def _predict_at(self, temperature: float):

@@ -6,59 +6,46 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor
 
 from rlhf_ray.batching.layout import MicroBatch
 from rlhf_ray.config.groups.algorithm import AlgorithmConfig
-from rlhf_ray.config.groups.model import ModelConfig
-from rlhf_ray.config.groups.training import TrainingConfig
 from rlhf_ray.objectives.policy import Objective, Predicted, policy_objective
 from rlhf_ray.objectives.text import text_objective
 from rlhf_ray.records import Coefficients, Experience, RolloutGroup, TokenValues
 from rlhf_ray.records.supervised import SupervisedSamples
 from rlhf_ray.training.forward.scoring import score_distributions, score_groups
 from rlhf_ray.training.forward.token_logprobs import of_targets
+from rlhf_ray.training.roles.base import RoleArguments
 from rlhf_ray.training.roles.language_model import LanguageModelRole
 from rlhf_ray.training.train_step import Part, run_update
 from rlhf_ray.training.weights import named as weights
-from rlhf_ray.training.weights.ema_policy import AveragedEngine
+from rlhf_ray.training.weights.ema_policy import EmaEngine
 from rlhf_ray.training.weights.lora_folder import scaled_weights
 
 
 class Learner(LanguageModelRole):
-    """Trains the policy, scores with it, and gives its weights away.
+    """Trains the policy, scores with it, and hands out its weights.
 
     One object per rank. Methods that say so are called on all ranks together.
 
     Args:
-        model: where weights and tokenizer come from.
-        max_response_tokens: of the longest answer, for losses over a constant length.
-        temperature: of the sampling; log-probabilities of `score` and `update` are at it.
-        total_optimizer_steps: of the whole run, for the learning rate.
-        timeout_s: how long a collective operation waits for the other ranks.
+        max_response_tokens: length of the longest answer, for losses over a constant length.
+        temperature: sampling temperature; `score` and `update` use it too.
+        role: see `TrainedRole`.
     """
 
     def __init__(
         self,
         *,
-        training: TrainingConfig,
         algorithm: AlgorithmConfig,
-        model: ModelConfig,
         max_response_tokens: int,
         temperature: float,
-        total_optimizer_steps: int,
-        seed: int,
-        timeout_s: float,
+        **role: Unpack[RoleArguments],
     ) -> None:
-        super().__init__(
-            training=training,
-            model=model,
-            total_optimizer_steps=total_optimizer_steps,
-            seed=seed,
-            timeout_s=timeout_s,
-        )
+        super().__init__(**role)
         self._algorithm = algorithm
         self._max_response_tokens = max_response_tokens
         self._temperature = temperature
@@ -68,13 +55,13 @@ class Learner(LanguageModelRole):
         return score_groups(self._predict_at(self._temperature), groups, layout=self._layout)
 
     def score_reference(self, groups: Sequence[RolloutGroup]) -> list[TokenValues]:
-        """What a reference of the starting weights gives: with the adapter switched off."""
+        """Score with the adapter switched off: the starting weights are the reference."""
         assert self._adapter is not None, "training.lora is off"
-        of_all_kept = self._algorithm.kl_estimator == "full"
-        score = score_distributions if of_all_kept else score_groups
+        over_support = self._algorithm.kl_estimator == "full"
+        score = score_distributions if over_support else score_groups
         with self._adapter.off():
             return score(
-                lambda batch: self._forward(batch, self._temperature, of_all_kept=of_all_kept)[0],
+                lambda batch: self._forward(batch, self._temperature, over_support=over_support)[0],
                 groups,
                 layout=self._layout,
             )
@@ -86,17 +73,17 @@ class Learner(LanguageModelRole):
         coefficients: Coefficients,
         texts: Sequence[SupervisedSamples] = (),
     ) -> dict[str, float]:
-        """One optimiser step for each experience; all ranks together, with as many.
+        """Take an optimiser step for each experience; all ranks together, with the same number.
 
         Args:
-            texts: to be learnt beside the experience, in the same step (PPO-ptx, Ouyang et al.
-                2022, arXiv:2203.02155); as many as experiences, or none.
-            coefficients: those in force; that of the KL penalty has no effect here where the
-                penalty is in the reward.
+            texts: pretraining texts learnt in the same steps (PPO-ptx, Ouyang et al. 2022,
+                arXiv:2203.02155); as many as experiences, or none.
+            coefficients: current coefficients of the loss. The KL coefficient is ignored if the
+                penalty is part of the reward.
 
         Returns:
-            Metrics over all ranks: means over the sampled tokens, and over optimiser steps.
-            The gap to the generator is that of the first one, before the weights change.
+            Metrics over all ranks: means over the sampled tokens, then over optimiser steps. The
+            gap to the generator is measured in the first step only, before the weights change.
 
         Raises:
             RuntimeError: the gradient is not finite.
@@ -133,7 +120,7 @@ class Learner(LanguageModelRole):
         }
 
     def _text_objective(self, samples: SupervisedSamples, batch: MicroBatch) -> Objective:
-        """Of texts, which nobody sampled: at temperature 1, over the whole vocabulary."""
+        """Loss on pretraining texts, at temperature 1 and over the whole vocabulary."""
         logprobs, _ = self._forward(batch, 1.0)
         return text_objective(
             logprobs[: batch.num_targets],
@@ -143,37 +130,37 @@ class Learner(LanguageModelRole):
         )
 
     def adapter_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """The adapter alone, as peft names it, for a scale of 1; see `scaled_weights`."""
+        """Weights of the adapter alone, under peft's names; see `scaled_weights`."""
         assert self._adapter is not None, "training.lora is off"
         return scaled_weights(self._engine, self._adapter)
 
     def average_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """As `named_weights`, of the moving average of the policy (`training.ema_decay`)."""
+        """Like `named_weights`, of the policy's EMA (`training.ema_decay`)."""
         engine = self._engine
-        assert isinstance(engine, AveragedEngine), "training.ema_decay is null"
-        return engine.average.named_weights(self._model)
+        assert isinstance(engine, EmaEngine), "training.ema_decay is null"
+        return engine.ema.named_weights(self._model)
 
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of what `named_weights` gives away, in that order."""
+        """Names and shapes of the weights of `named_weights`, in that order."""
         return weights.weight_shapes(self._model)
 
     def save_average(self, folder: Path) -> None:
-        """Write the moving average of the policy as `save_model` does (`training.ema_decay`)."""
+        """Write the policy's EMA as `save_model` writes the policy (`training.ema_decay`)."""
         weights.write_model(self.average_weights(), self._model, self._tokenizer, folder)
 
     def _predict(self, batch: MicroBatch, coefficients: Coefficients) -> Predicted:
-        """What the loss needs of the policy on one micro-batch, with gradient."""
+        """Log-probabilities and entropies of a micro-batch for the loss, with gradient."""
         whole = self._algorithm.kl_estimator == "full" and coefficients.kl > 0
         logprobs, entropy = self._forward(
             batch,
             self._temperature,
             entropy_gradient=coefficients.entropy > 0,
-            of_all_kept=whole,
+            over_support=whole,
         )
         count = batch.num_targets
         if not whole:
             return Predicted(logprobs=logprobs[:count], entropy=entropy[:count])
-        sampled = of_targets(logprobs, batch.targets, batch.kept_token_ids)
+        sampled = of_targets(logprobs, batch.targets, batch.support_token_ids)
         return Predicted(
-            logprobs=sampled[:count], entropy=entropy[:count], kept_logprobs=logprobs[:count]
+            logprobs=sampled[:count], entropy=entropy[:count], support_logprobs=logprobs[:count]
         )

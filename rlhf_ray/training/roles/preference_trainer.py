@@ -1,9 +1,9 @@
-"""The policy in preference training, on one rank: DPO and its kin."""
+"""The policy in preference training, on one rank: DPO, its variants, and KTO."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Unpack
 
 from rlhf_ray.algorithms.ragged import sum_by_segment
 from rlhf_ray.batching.layout import MicroBatch
@@ -14,29 +14,30 @@ from rlhf_ray.objectives.policy import Objective
 from rlhf_ray.records.preferences import FeedbackSamples, PreferenceSamples
 from rlhf_ray.training.engine.ranks import reduce_over_ranks, training_device
 from rlhf_ray.training.forward.scoring import score_tokens
+from rlhf_ray.training.roles.base import RoleArguments
 from rlhf_ray.training.roles.language_model import LanguageModelRole
 from rlhf_ray.training.train_step import Part, UpdateResult, run_evaluation, run_update
 
 
-class ComparedRole(LanguageModelRole):
-    """A policy that is compared with the model that it starts from.
+class PreferenceRole(LanguageModelRole):
+    """A policy with a loss relative to the model that it starts from, the reference.
 
-    Before the first step the policy is that model: `score_answers` gives the reference's
+    Before the first step the policy is the reference, so `score_answers` gives the reference's
     log-probabilities then, without a second model.
 
     Args:
-        preference: the loss.
-        role: what `LanguageModelRole` takes.
+        preference: settings of the loss.
+        role: see `TrainedRole`.
     """
 
-    def __init__(self, *, preference: PreferenceConfig, **role: Any) -> None:
+    def __init__(self, *, preference: PreferenceConfig, **role: Unpack[RoleArguments]) -> None:
         super().__init__(**role)
         self._preference = preference
 
     def score_answers(self, samples: PreferenceSamples) -> list[float]:
-        """Log-probability, under the policy as it is now, of every answer as a whole.
+        """Log-probability of every whole answer under the current policy.
 
-        At temperature 1 over the whole vocabulary. All ranks together, with samples of their own.
+        At temperature 1 over the whole vocabulary. All ranks together, each with its own samples.
 
         Returns:
             [S] in nats.
@@ -46,13 +47,13 @@ class ComparedRole(LanguageModelRole):
             samples.token_ids,
             samples.lengths,
             samples.loss_mask,
-            samples.kept_token_ids,
+            samples.support_token_ids,
             layout=self._layout,
         )
         return sum_by_segment(values, samples.lengths, samples.loss_mask).tolist()
 
     def _metrics(self, result: UpdateResult, samples: PreferenceSamples) -> dict[str, float]:
-        """Of an optimiser step on these samples; all ranks together."""
+        """Metrics of an optimiser step on these samples; all ranks together."""
         own = samples.loss_mask.sum().to(training_device())
         return {
             **result.means,
@@ -62,11 +63,11 @@ class ComparedRole(LanguageModelRole):
         }
 
 
-class PreferenceTrainer(ComparedRole):
+class PreferenceTrainer(PreferenceRole):
     """Learns from rankings. One object per rank; all methods are called on all ranks together."""
 
     def update(self, steps: Sequence[PreferenceSamples]) -> dict[str, float]:
-        """One optimiser step, on the only entry.
+        """Take an optimiser step on the only entry.
 
         Returns:
             Metrics over all ranks: means over the rankings.
@@ -79,7 +80,7 @@ class PreferenceTrainer(ComparedRole):
         return self._metrics(result, samples)
 
     def evaluate(self, samples: PreferenceSamples) -> dict[str, float]:
-        """The same means under the policy as it is; learns nothing."""
+        """The same metrics under the current policy, without learning."""
         return run_evaluation(self._part(samples, "eval"), self._layout)
 
     def _part(self, samples: PreferenceSamples, phase: str) -> Part[PreferenceSamples]:
@@ -99,11 +100,11 @@ class PreferenceTrainer(ComparedRole):
 _LOG_RATIO = "log_ratio"
 
 
-class FeedbackTrainer(ComparedRole):
+class FeedbackTrainer(PreferenceRole):
     """Learns from answers that are good or bad. All methods are called on all ranks together."""
 
     def update(self, steps: Sequence[FeedbackSamples]) -> dict[str, float]:
-        """One optimiser step, on the only entry.
+        """Take an optimiser step on the only entry.
 
         Returns:
             Metrics over all ranks: means over the answers.
@@ -118,13 +119,13 @@ class FeedbackTrainer(ComparedRole):
         return {**self._metrics(result, samples.judged), "train/reference_point": max(mean, 0.0)}
 
     def evaluate(self, samples: FeedbackSamples) -> dict[str, float]:
-        """The same means under the policy as it is; learns nothing."""
+        """The same metrics under the current policy, without learning."""
         mean = self._mean_log_ratio(samples)
         metrics = run_evaluation(self._part(samples, mean, "eval"), self._layout)
         return {**metrics, "eval/reference_point": max(mean, 0.0)}
 
     def _mean_log_ratio(self, samples: FeedbackSamples) -> float:
-        """Of the mismatched answers of all ranks; a forward pass without gradient."""
+        """Mean log-ratio of the mismatched answers of all ranks, without gradient."""
 
         def compute(samples: PreferenceSamples, batch: MicroBatch) -> Objective:
             logprobs, _ = self._forward(batch, 1.0)

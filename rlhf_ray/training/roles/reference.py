@@ -1,4 +1,4 @@
-"""The reference: what the policy must not stray from, on one rank."""
+"""The reference of the KL penalty, on one rank."""
 
 from __future__ import annotations
 
@@ -19,20 +19,25 @@ from rlhf_ray.training.engine.deepspeed_engine import FrozenEngine, start_proces
 from rlhf_ray.training.forward.modules import PolicyForward, disable_dropout
 from rlhf_ray.training.forward.scoring import score_distributions, score_groups
 from rlhf_ray.training.roles.base import FrozenRole
-from rlhf_ray.training.weights.ema_reference import MovingWeights, Shapes, load_moving, save_moving
+from rlhf_ray.training.weights.ema_reference import (
+    EmaReference,
+    Shapes,
+    load_ema_reference,
+    save_ema_reference,
+)
 
 
 class Reference(FrozenRole):
-    """Scores with weights that nobody trains: fixed, or following the policy's.
+    """Scores with fixed weights, or with an EMA of the policy's.
 
     One object per rank. All methods are called on all ranks together.
 
     Args:
-        model: where the weights come from, unless `reference.path` says otherwise.
-        temperature: of the sampling; log-probabilities are at it.
-        of_all_kept: score all tokens that could be sampled, for a KL of whole distributions.
-        decay: weight of the past where the weights follow the policy's; see `moving_average`.
-        timeout_s: how long a collective operation waits for the other ranks.
+        model: source of the weights, unless `reference.path` is set.
+        temperature: sampling temperature of the log-probabilities.
+        over_support: score all tokens that could be sampled, for a KL of whole distributions.
+        decay: weight of the past in the EMA; see `moving_average`.
+        timeout_s: longest wait of a collective operation for the other ranks.
     """
 
     def __init__(
@@ -43,19 +48,19 @@ class Reference(FrozenRole):
         temperature: float,
         seed: int,
         timeout_s: float,
-        of_all_kept: bool = False,
+        over_support: bool = False,
         decay: float = 0.0,
     ) -> None:
         self._settings = reference
         self._model_settings = replace(model, path=reference.path or model.path)
         self._temperature = temperature
-        self._of_all_kept = of_all_kept
+        self._over_support = over_support
         self._seed = seed
         self._timeout_s = timeout_s
         self._decay = decay
 
     def start(self, rank: int, world_size: int, master_addr: str, master_port: int) -> None:
-        """Join the other ranks, load the model."""
+        """Join the other ranks and load the model."""
         start_process(
             rank,
             world_size,
@@ -73,40 +78,41 @@ class Reference(FrozenRole):
         attention = self._model_settings.attention
         self._layout = row_layout(module.model.get_decoder(), self._settings, attention)
         self._started = FrozenEngine(module, self._settings)
-        self._weights = MovingWeights(policy, decay=self._decay)
+        self._weights = EmaReference(policy, decay=self._decay)
 
     def score(self, groups: Sequence[RolloutGroup]) -> list[TokenValues]:
-        """Log-probabilities of the sampled tokens of this rank's groups; or of all kept ones."""
-        score = score_distributions if self._of_all_kept else score_groups
+        """Log-probabilities of the sampled tokens of this rank's groups, or over their support."""
+        score = score_distributions if self._over_support else score_groups
         return score(self._predict, groups, layout=self._layout)
 
     def check_weights(self, shapes: Shapes) -> None:
-        """Refuse to follow a policy with such weights; see `MovingWeights.check`."""
+        """Check that the reference can follow such a policy; see `EmaReference.check`."""
         self._weights.check(shapes)
 
     def begin_update(self) -> None:
-        """The policy's weights are about to come; `score` waits until `finish_update`."""
+        """Begin to receive the policy's weights; do not `score` before `finish_update`."""
         self._weights.begin()
 
     def load_bucket(self, bucket: WeightBucket) -> None:
-        """Take in some of the policy's weights; see `MovingWeights.load`."""
+        """Average a bucket of the policy's weights in; see `EmaReference.load`."""
         self._weights.load(bucket)
 
     def finish_update(self) -> None:
-        """All have come; `score` is of the new weights from here on."""
+        """End an update; from here on `score` uses the new weights."""
         self._weights.finish()
 
     def save_checkpoint(self, folder: Path) -> None:
-        """Write where the weights have moved to; every rank calls it."""
-        save_moving(folder, self._weights, self._settings)
+        """Write the current weights; all ranks call it."""
+        save_ema_reference(folder, self._weights, self._settings)
 
     def load_checkpoint(self, folder: Path) -> None:
-        """Go on from what `save_checkpoint` wrote; every rank calls it.
+        """Resume from a folder of `save_checkpoint`; all ranks call it.
 
         Raises:
-            ValueError: it is incomplete, or of another number of ranks, ZeRO stage or dtype.
+            ValueError: the folder is incomplete, or of another number of ranks, ZeRO stage or
+                dtype.
         """
-        load_moving(folder, self._weights, self._settings)
+        load_ema_reference(folder, self._weights, self._settings)
 
     def _predict(self, batch: MicroBatch) -> Tensor:
         assert self._started is not None, "call start() first"
@@ -115,8 +121,8 @@ class Reference(FrozenRole):
             batch.hidden_index,
             batch.targets,
             self._temperature,
-            batch.kept_token_ids,
+            batch.support_token_ids,
             batch.packing,
-            False,  # entropies, which nobody asks for, need no gradient
-            self._of_all_kept,
+            False,  # entropies are not used and need no gradient
+            self._over_support,
         )[0]

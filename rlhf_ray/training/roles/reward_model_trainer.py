@@ -1,4 +1,4 @@
-"""The reward model in training: scores of whole answers, learnt from rankings, on one rank."""
+"""The reward model in training, on one rank: scores of whole answers, learnt from rankings."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
 from rlhf_ray.batching.layout import MicroBatch
-from rlhf_ray.config.groups.model import ModelConfig
-from rlhf_ray.config.groups.training import TrainingConfig
 from rlhf_ray.models.loading import load_tokenizer
 from rlhf_ray.models.reward_folder import classifier_names, new_classifier
 from rlhf_ray.models.reward_normalization import normalization_of, write_normalization
@@ -24,8 +23,10 @@ from rlhf_ray.objectives.rankings import (
     ranking_objective,
     scores_of,
 )
+from rlhf_ray.records.files import load_preference_samples
 from rlhf_ray.records.preferences import PreferenceSamples
 from rlhf_ray.training.engine.ranks import rank
+from rlhf_ray.training.roles.base import RoleArguments
 from rlhf_ray.training.roles.scalar_model import ScalarRole
 from rlhf_ray.training.train_step import Part, run_evaluation, run_update
 from rlhf_ray.training.weights import named as weights
@@ -33,7 +34,7 @@ from rlhf_ray.training.weights.lora import Adapter
 from rlhf_ray.training.weights.lora_folder import FOLDER as ADAPTER
 from rlhf_ray.training.weights.lora_folder import write_adapter
 
-# Rankings of the latest steps on whose answers a saved model's scores are measured.
+# The normalisation of a saved model is measured on the answers of about this many latest rankings.
 _NUM_MEASURED = 256
 
 
@@ -44,25 +45,11 @@ class RewardModelTrainer(ScalarRole):
 
     Args:
         centring_coefficient: see `reward_model_loss`.
+        role: see `TrainedRole`.
     """
 
-    def __init__(
-        self,
-        *,
-        training: TrainingConfig,
-        model: ModelConfig,
-        total_optimizer_steps: int,
-        seed: int,
-        timeout_s: float,
-        centring_coefficient: float,
-    ) -> None:
-        super().__init__(
-            training=training,
-            model=model,
-            total_optimizer_steps=total_optimizer_steps,
-            seed=seed,
-            timeout_s=timeout_s,
-        )
+    def __init__(self, *, centring_coefficient: float, **role: Unpack[RoleArguments]) -> None:
+        super().__init__(**role)
         self._centring_coefficient = centring_coefficient
         self._latest: deque[PreferenceSamples] = deque()
 
@@ -70,7 +57,7 @@ class RewardModelTrainer(ScalarRole):
         """See `TrainedRole.start`.
 
         Raises:
-            RequestError: there is no sequence classifier of the model's kind to save it as.
+            RequestError: transformers has no sequence classifier for the model's architecture.
         """
         self._tokenizer = load_tokenizer(self._model_settings)
         super().start(rank, world_size, master_addr, master_port)
@@ -79,11 +66,11 @@ class RewardModelTrainer(ScalarRole):
         if self._classifier.config.pad_token_id is not None:
             padding = self._classifier.config.pad_token_id
             self._tokenizer.pad_token = self._tokenizer.convert_ids_to_tokens(padding)
-        # A made-up token behind an answer is planned, but never computed.
+        # The placeholder after an answer takes part in the plan, but never in a forward pass.
         self._layout = replace(self._layout, max_tokens=self._layout.max_tokens + 1)
 
     def update(self, steps: Sequence[PreferenceSamples]) -> dict[str, float]:
-        """One optimiser step for each entry; every rank has as many.
+        """Take an optimiser step for each entry; all ranks have the same number.
 
         Returns:
             Metrics over all ranks: means over the rankings, then over optimiser steps.
@@ -105,7 +92,7 @@ class RewardModelTrainer(ScalarRole):
         }
 
     def evaluate(self, samples: PreferenceSamples) -> dict[str, float]:
-        """Loss, accuracy, margin and calibration on the rankings of all ranks; learns nothing."""
+        """Loss, accuracy, margin and calibration on the rankings of all ranks."""
         means = run_evaluation(self._part(samples, "eval"), self._layout)
         metrics, error = mean_calibration_error(means)
         del metrics["eval/tokens"]
@@ -128,7 +115,7 @@ class RewardModelTrainer(ScalarRole):
         torch.distributed.barrier()
 
     def save_checkpoint(self, folder: Path) -> None:
-        """See `TrainedRole.save_checkpoint`; a resumed run measures on the same answers."""
+        """See `TrainedRole.save_checkpoint`; includes the answers of the normalisation."""
         super().save_checkpoint(folder)
         torch.save([_fields(samples) for samples in self._latest], folder / _latest_name())
         torch.distributed.barrier()
@@ -136,7 +123,7 @@ class RewardModelTrainer(ScalarRole):
     def load_checkpoint(self, folder: Path) -> None:
         super().load_checkpoint(folder)
         saved = torch.load(folder / _latest_name(), weights_only=True)
-        self._latest = deque(PreferenceSamples(**fields) for fields in saved)
+        self._latest = deque(load_preference_samples(fields) for fields in saved)
 
     def _write_adapter(self, adapter: Adapter, folder: Path) -> None:
         names = classifier_names(self._classifier)
@@ -166,7 +153,10 @@ class RewardModelTrainer(ScalarRole):
         return scores_of(self._forward(batch)[: batch.num_targets], samples, batch)
 
     def _remember(self, samples: PreferenceSamples) -> None:
-        """By global counts, so that it is the same rankings on any number of ranks."""
+        """Keep the latest rankings for the normalisation.
+
+        Counted over all ranks, so that the same rankings are kept on any number of ranks.
+        """
         self._latest.append(samples)
         num_later = sum(step.num_prompts for step in self._latest) - self._latest[0].num_prompts
         while num_later >= _NUM_MEASURED:

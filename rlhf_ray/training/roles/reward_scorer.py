@@ -1,4 +1,4 @@
-"""The reward model at work: scores groups for reinforcement learning, on one rank."""
+"""The reward model as a scorer of groups for reinforcement learning, on one rank."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rlhf_ray.data.messages import Message
 from rlhf_ray.models.loading import load_scalar_head, load_tokenizer
 from rlhf_ray.models.reward_source import reward_model_source
 from rlhf_ray.records import RolloutGroup
-from rlhf_ray.rewards.scorer import Outcome
+from rlhf_ray.rewards.outcomes import Outcome
 from rlhf_ray.training.engine.deepspeed_engine import FrozenEngine, start_process
 from rlhf_ray.training.engine.ranks import reduce_over_ranks, training_device
 from rlhf_ray.training.forward.modules import ValueForward, disable_dropout
@@ -24,17 +24,16 @@ from rlhf_ray.training.roles.base import FrozenRole
 
 
 class RewardScorer(FrozenRole):
-    """A `GroupScorer` with a model that nobody trains.
+    """A `GroupScorer` with a frozen reward model.
 
-    At ZeRO stage 0 every rank is a whole model and a group of its own. At stage 3 all ranks hold
-    one model together: they score every group together, a share of its samples each.
+    At ZeRO stage 0 every rank holds a whole model and is a separate process group. At stage 3 all
+    ranks hold one model together: each scores its share of the samples of every group.
 
     Args:
-        reward_model: as `stages.rl_reward_model` completes it: with mean and standard deviation
-            where scores are normalised, and `foreign_tokens` "text" only where the tokenizer is
-            another than the policy's.
-        model: how models are loaded; where from says `reward_model`.
-        timeout_s: how long a collective operation waits for the other ranks.
+        reward_model: settings as completed by `stages`: with mean and standard deviation if scores
+            are normalised, and `foreign_tokens` "text" only if the tokenizer is not the policy's.
+        model: how models are loaded; `reward_model` has the path.
+        timeout_s: longest wait of a collective operation for the other ranks.
     """
 
     def __init__(
@@ -46,7 +45,7 @@ class RewardScorer(FrozenRole):
         self._timeout_s = timeout_s
 
     def start(self, rank: int, world_size: int, master_addr: str, master_port: int) -> None:
-        """Join the other ranks of this model, load it."""
+        """Join the other ranks of this model and load it."""
         settings = self._settings
         start_process(
             rank,
@@ -75,7 +74,7 @@ class RewardScorer(FrozenRole):
         )
 
     def start_alone(self) -> None:
-        """As the only rank, on this machine."""
+        """Start as the only rank, on this machine."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -92,7 +91,7 @@ class RewardScorer(FrozenRole):
     def score_texts(
         self, messages: Sequence[Message], answers: Sequence[str], finish_reasons: Sequence[str]
     ) -> Sequence[Outcome]:
-        """See `AnswerScores.score_texts`; `foreign_tokens` is "text" then."""
+        """See `AnswerScores.score_texts`; needs `foreign_tokens` "text"."""
         return self._scores.score_texts(messages, answers, finish_reasons)
 
     def _predict(self, batch: MicroBatch) -> Tensor:

@@ -1,4 +1,4 @@
-"""What every role that trains a scalar head has in common: model, engine, one number per token."""
+"""Base class of roles that train a model with a scalar head."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from rlhf_ray.models.loading import load_scalar_head
 from rlhf_ray.training.engine.deepspeed_engine import TrainEngine
 from rlhf_ray.training.forward.modules import ValueForward, disable_dropout
 from rlhf_ray.training.roles.base import TrainedRole
-from rlhf_ray.training.weights.trainable import choose_of_scalar
+from rlhf_ray.training.weights.trainable import freeze_or_adapt_scalar
 
 
 class ScalarRole(TrainedRole):
-    """A backbone with a scalar head in training, on one rank; subclasses say what it learns."""
+    """A backbone with a scalar head in training, on one rank; subclasses define its loss."""
 
     def _build(self) -> TrainEngine:
         self._model = load_scalar_head(self._model_settings, dtype=self._settings.dtype)
-        self._adapter = choose_of_scalar(self._model, self._settings, seed=self._seed)
+        self._adapter = freeze_or_adapt_scalar(self._model, self._settings, seed=self._seed)
         if self._settings.gradient_checkpointing:
             self._model.backbone.gradient_checkpointing_enable({"use_reentrant": False})
         module = ValueForward(self._model)
@@ -28,5 +28,5 @@ class ScalarRole(TrainedRole):
         return TrainEngine(module, self._settings, total_steps=self._total_optimizer_steps)
 
     def _forward(self, batch: MicroBatch) -> Tensor:
-        """Values [M] of the states in which the micro-batch's targets were sampled."""
+        """Values [M] of the states in which the targets of a micro-batch were sampled."""
         return self._engine.forward(batch.input_ids, batch.hidden_index, batch.packing)

@@ -1,4 +1,4 @@
-"""The imitator: a language model that learns to say what texts say, on one rank."""
+"""Supervised fine-tuning and pre-training of a language model, on one rank."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class SftTrainer(LanguageModelRole):
     """
 
     def update(self, steps: Sequence[SupervisedSamples]) -> dict[str, float]:
-        """One optimiser step for each entry; every rank has as many.
+        """Take an optimiser step for each entry; all ranks have the same number.
 
         Returns:
             Metrics over all ranks: means over the labelled tokens, then over optimiser steps.
@@ -37,7 +37,7 @@ class SftTrainer(LanguageModelRole):
         }
 
     def evaluate(self, samples: SupervisedSamples) -> dict[str, float]:
-        """Mean loss over the labelled tokens of all ranks, and its perplexity; learns nothing."""
+        """Mean loss and perplexity over the labelled tokens of all ranks."""
         metrics = run_evaluation(self._part(samples, "eval/loss"), self._layout)
         return {**metrics, "eval/perplexity": perplexity(metrics["eval/loss"])}
 

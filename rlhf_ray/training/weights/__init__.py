@@ -1,1 +1,1 @@
-"""Named weights of a sharded model: gathered, adapted, averaged, frozen."""
+"""Weights of a sharded model: by name, frozen, with adapters, and as an EMA."""

@@ -1,4 +1,4 @@
-"""The exponential moving average of weights in training, sharded as the optimizer's are."""
+"""The EMA of the policy in training, sharded like the optimizer's states."""
 
 from __future__ import annotations
 
@@ -24,15 +24,16 @@ from rlhf_ray.training.engine.shards import (
 from rlhf_ray.training.weights.named import distinct_tensors
 
 
-class WeightAverage:
-    """A float32 average of every trained parameter: of the part that this rank's optimizer holds.
+class EmaPolicy:
+    """A float32 EMA of every trained parameter, of the part that this rank's optimizer holds.
 
-    It begins at the weights as they are. Costs 4 bytes per weight, divided by the ranks at
-    ZeRO-1 and above.
+    It starts at the current weights and costs 4 bytes per weight, divided by the number of ranks at
+    ZeRO-1 and above (a whole EMA of a 72B model would be 288 GB on every rank). It averages the
+    optimizer's float32 weights: the bfloat16 ones change by whole rounding steps.
 
     Args:
-        module: of a DeepSpeed engine with an optimizer.
-        decay: see `moving_average`.
+        module: the module of a DeepSpeed engine with an optimizer.
+        decay: weight of the past; see `moving_average`.
     """
 
     def __init__(self, module: nn.Module, *, decay: float) -> None:
@@ -49,37 +50,40 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """The optimizer has taken a step."""
+        """Average the new weights in, after an optimiser step."""
         for name, part in self._parts.items():
+            # Asked for again each time: DeepSpeed may have moved its buffers since.
             latest = optimizer_shard(self._parameters[name]).values
             part.copy_(moving_average(part, latest, decay=self._decay))
 
     @torch.no_grad()
     def named_weights(self, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-        """What `weights.named_weights` gives of `model`, averaged, in its number format.
+        """Names and whole tensors as `weights.named_weights` gives them, of the EMA.
 
-        Every rank must iterate to the end, in step with the others. Saved buffers and frozen
-        weights have no average.
+        In the number format of the model. All ranks must iterate to the end together, because the
+        parts are gathered one tensor at a time. Saved buffers and frozen weights have no EMA and
+        are given as they are.
 
         Args:
-            model: the module of this average, or a part of it.
+            model: the module of this EMA, or a part of it.
         """
+        # By identity: `model` may be a part of the module, with shorter names.
         names = {id(parameter): name for name, parameter in self._parameters.items()}
         for name, tensor in distinct_tensors(model).items():
             own = names.get(id(tensor))
-            whole = _as_it_is(tensor) if own is None else self._whole(own)
+            whole = _whole_tensor(tensor) if own is None else self._whole_ema(own)
             yield name, whole.to(tensor.dtype)
 
     def save(self, folder: Path) -> None:
-        """Write this rank's part; every rank calls it."""
+        """Write this rank's part; all ranks call it."""
         if rank() == self._owner():
             write_parts(self._file(folder), self._parts)
 
     def load(self, folder: Path) -> None:
-        """Read what `save` wrote, on as many ranks and at the same ZeRO stage.
+        """Read the files of `save`, on the same number of ranks and at the same ZeRO stage.
 
         Raises:
-            ValueError: there is none, or it is of other weights.
+            ValueError: the file is missing, or of other weights.
         """
         path = self._file(folder)
         if not path.is_file():
@@ -90,22 +94,26 @@ class WeightAverage:
         parts = read_parts(path)
         here = {name: part.numel() for name, part in self._parts.items()}
         if here != {name: part.numel() for name, part in parts.items()}:
-            raise ValueError(f"{path} is the average of other weights than this model has")
+            raise ValueError(
+                f"{path} is the EMA of a model with other weights: resume with the model and "
+                f"training.freeze that wrote it, or start a new run from the saved model"
+            )
         for name, part in self._parts.items():
             part.copy_(parts[name])
 
     def move(self, device: torch.device) -> None:
-        """Keep the average there from now on."""
+        """Move the EMA to a device."""
         self._parts = {name: part.to(device) for name, part in self._parts.items()}
 
-    def _whole(self, name: str) -> Tensor:
-        """The averaged parameter, of the parts of all ranks."""
+    def _whole_ema(self, name: str) -> Tensor:
+        """The EMA of a parameter, put together from the parts of all ranks."""
         parameter, part = self._parameters[name], self._parts[name]
+        # The EMA's part lies where the optimizer's part of the same parameter lies.
         shard = replace(optimizer_shard(parameter), values=part)
         return gather_shards(shard) if is_spread(parameter) else part.view(shard.shape)
 
     def _owner(self) -> int:
-        """The rank whose file has this rank's part: ranks without ZeRO have the same."""
+        """The rank whose file holds this rank's part: without ZeRO all ranks hold the same."""
         spread = any(is_spread(parameter) for parameter in self._parameters.values())
         return rank() if spread else 0
 
@@ -113,51 +121,51 @@ class WeightAverage:
         return folder / f"average_rank_{self._owner():05d}.pt"
 
 
-def _as_it_is(tensor: Tensor) -> Tensor:
-    """What has no average, whole."""
+def _whole_tensor(tensor: Tensor) -> Tensor:
+    """A tensor without an EMA, gathered from its shards."""
     return gather_shards(weight_shard(tensor)) if is_partitioned(tensor) else tensor.detach()
 
 
-class AveragedEngine(TrainEngine):
-    """A `TrainEngine` with a moving average of its weights, which nothing computes with.
+class EmaEngine(TrainEngine):
+    """A `TrainEngine` that keeps an EMA of its weights.
 
-    The average follows every optimiser step and is saved and loaded with the weights. Training
-    itself is the same, bit for bit.
+    The EMA follows every optimiser step and is saved and loaded with the weights. Training does not
+    read it and stays the same, bit for bit.
 
     Args:
-        decay: weight of the past in the average.
+        decay: weight of the past in the EMA.
     """
 
     def __init__(
         self, module: nn.Module, settings: TrainingConfig, *, total_steps: int, decay: float
     ) -> None:
         super().__init__(module, settings, total_steps=total_steps)
-        self.average = WeightAverage(self.module, decay=decay)
+        self.ema = EmaPolicy(self.module, decay=decay)
 
     def step(self) -> StepResult:
         result = super().step()
-        self.average.update()
+        self.ema.update()
         return result
 
     def save(self, folder: Path) -> None:
         super().save(folder)
-        self.average.save(folder)
+        self.ema.save(folder)
 
     def load(self, folder: Path, *, optimizer_step: int) -> None:
         super().load(folder, optimizer_step=optimizer_step)
-        self.average.load(folder)
+        self.ema.load(folder)
 
     def offload_states(self) -> None:
-        self.average.move(torch.device("cpu"))
+        self.ema.move(torch.device("cpu"))
         super().offload_states()
 
     def reload_states(self) -> None:
         super().reload_states()
-        self.average.move(training_device())
+        self.ema.move(training_device())
 
 
 def make_engine(module: nn.Module, settings: TrainingConfig, *, total_steps: int) -> TrainEngine:
-    """The engine that the settings ask for: with an average, or without."""
+    """Build the engine that the settings ask for: with an EMA, or without."""
     if settings.ema_decay is None:
         return TrainEngine(module, settings, total_steps=total_steps)
-    return AveragedEngine(module, settings, total_steps=total_steps, decay=settings.ema_decay)
+    return EmaEngine(module, settings, total_steps=total_steps, decay=settings.ema_decay)

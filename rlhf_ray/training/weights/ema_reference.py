@@ -1,4 +1,4 @@
-"""Weights of a frozen model that follow those of another: buckets in, a moving average kept."""
+"""The EMA of the policy's weights that a reference scores with, updated bucket by bucket."""
 
 from __future__ import annotations
 
@@ -23,26 +23,28 @@ from rlhf_ray.training.engine.shards import Shard, release_gathered, weight_shar
 from rlhf_ray.training.weights.named import distinct_tensors
 
 _MAX_NAMES = 3
-_WAY_OUT = (
-    "a reference that moves has to be of the same architecture as the policy: choose another "
+_FIX = (
+    "a reference that follows the policy needs the same architecture: choose another "
     "reference.path, or set algorithm.reference_every to 0"
 )
 
 Shapes = dict[str, tuple[int, ...]]
 
 
-class MovingWeights:
-    """The parts of a model's weights that this rank holds, and their moving average.
+class EmaReference:
+    """This rank's part of the reference's weights, an EMA of the policy's.
 
-    A refresh is `begin`, then `load` with every bucket, then `finish`. No rank talks to another:
-    each gets whole tensors and keeps its own part of them.
+    An update is `begin`, then `load` with every bucket, then `finish`. Ranks do not communicate:
+    each gets whole tensors and keeps its own part of them. So no rank holds more than one bucket of
+    a large policy at a time.
 
-    Where the average has to be finer than the weights (`decay` above 0, weights in bfloat16),
-    it is kept beside them in float32. Saved buffers are no weights, and are copied.
+    Weights in bfloat16 have a float32 EMA next to them if `decay` is above 0. With a decay of 0.999
+    an update changes most weights by less than bfloat16 can represent, and the EMA would stand
+    still. Saved buffers are copied, not averaged.
 
     Args:
-        model: whole on every rank, or sharded by ZeRO-3.
-        decay: see `moving_average`.
+        model: the reference, whole on every rank or sharded by ZeRO-3.
+        decay: weight of the past; 0 copies the policy. See `moving_average`.
     """
 
     def __init__(self, model: nn.Module, *, decay: float) -> None:
@@ -56,10 +58,10 @@ class MovingWeights:
         }
 
     def check(self, shapes: Shapes) -> None:
-        """Refuse to follow a model with such weights where it has others.
+        """Check that the policy's weights are the reference's, before any has been sent.
 
         Raises:
-            ValueError: says which ones.
+            ValueError: names or shapes differ; the message lists them.
         """
         mine = {name: whole_shape(tensor) for name, tensor in self._tensors.items()}
         problems = [
@@ -76,60 +78,64 @@ class MovingWeights:
         ]
         found = [problem for problem in problems if problem]
         if found:
-            raise ValueError(f"the reference cannot follow: {'; '.join(found)}; {_WAY_OUT}")
+            raise ValueError(f"the reference cannot follow: {'; '.join(found)}; {_FIX}")
 
     def begin(self) -> None:
-        """All weights are about to come, each once."""
+        """Begin an update, in which every weight arrives once."""
         self._expected = set(self._tensors)
+        # ZeRO-3 keeps small weights gathered after a forward pass. Scores after this update would
+        # still use those copies.
         for tensor in self._tensors.values():
             release_gathered(tensor)
 
     @torch.no_grad()
     def load(self, bucket: WeightBucket) -> None:
-        """Take in some of the weights.
+        """Average a bucket of the policy's weights in.
 
         Raises:
-            ValueError: the bucket has a weight that this model does not have, has in another
-                shape, or has got already; nothing of the bucket is taken in then.
+            ValueError: the bucket has a weight that the reference does not have, has in another
+                shape, or has received already. The bucket is then ignored.
         """
         assert self._expected is not None, "call begin() first"
+        # All of the bucket is checked before any of it is averaged: a half-applied bucket would
+        # leave weights of two versions.
         for name, shape in zip(bucket.names, bucket.shapes, strict=True):
             self._check_arrival(name, shape)
         for name, latest in unpack(bucket):
-            self._move(name, latest)
+            self._update(name, latest)
             self._expected.remove(name)
 
     def finish(self) -> None:
-        """All weights have come.
+        """End an update.
 
         Raises:
-            ValueError: some have not.
+            ValueError: some weights have not arrived.
         """
         assert self._expected is not None, "call begin() first"
         if self._expected:
             missing = [name for name in self._tensors if name in self._expected]
-            raise ValueError(f"{_listed('the policy did not send', missing)}; {_WAY_OUT}")
+            raise ValueError(f"{_listed('the policy did not send', missing)}; {_FIX}")
         self._expected = None
 
     def state_dict(self) -> dict[str, Tensor]:
-        """This rank's part of the average by name: float32 where it is kept so."""
+        """This rank's part of the EMA by name: the float32 one if there is one."""
         shards = {name: weight_shard(tensor) for name, tensor in self._tensors.items()}
         return {name: self._masters.get(name, shard.values) for name, shard in shards.items()}
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on from what `state_dict` gave, on the same rank of as many.
+        """Restore the result of `state_dict`, on the same rank of the same number of ranks.
 
         Raises:
-            ValueError: it is of a model with other weights, or sharded in another way.
+            ValueError: it is of a model with other weights, or sharded differently.
         """
         here = {name: tensor.numel() for name, tensor in self.state_dict().items()}
         there = {name: tensor.numel() for name, tensor in state.items()}
         if here != there:
             raise ValueError(
-                f"the saved reference has {sum(there.values())} numbers in {len(there)} weights "
+                f"the saved reference has {sum(there.values())} elements in {len(there)} weights "
                 f"on this rank, and this one {sum(here.values())} in {len(here)}, or they differ "
-                f"in name or size; {_WAY_OUT}"
+                f"in name or size; {_FIX}"
             )
         for name, tensor in self._tensors.items():
             release_gathered(tensor)
@@ -140,42 +146,44 @@ class MovingWeights:
     def _check_arrival(self, name: str, shape: tuple[int, ...]) -> None:
         assert self._expected is not None
         if name not in self._tensors:
-            raise ValueError(f"the policy sent {name}, which the reference has not; {_WAY_OUT}")
+            raise ValueError(f"the policy sent {name}, which the reference has not; {_FIX}")
         here = whole_shape(self._tensors[name])
         if here != shape:
             raise ValueError(
                 f"the policy sent {name} as {list(shape)}, and the reference has it as "
-                f"{list(here)}; {_WAY_OUT}"
+                f"{list(here)}; {_FIX}"
             )
         if name not in self._expected:
             raise ValueError(f"the policy sent {name} twice in one refresh")
 
-    def _move(self, name: str, latest: Tensor) -> None:
+    def _update(self, name: str, latest: Tensor) -> None:
         tensor: Any = self._tensors[name]
         shard: Shard = weight_shard(tensor)
         mine = shard.of(latest)
+        # Buffers are counters, tables and the like: an average of them means nothing.
         if not isinstance(tensor, nn.Parameter):
             shard.values.copy_(mine)
             return
         average = self._masters.get(name, shard.values)
         average.copy_(moving_average(average, mine, decay=self._decay))
+        # The forward pass reads the weights themselves: round the float32 EMA into them.
         if name in self._masters:
             shard.values.copy_(average)
 
 
 def _listed(words: str, names: list[str]) -> str:
-    """The words and the first of the names; empty without names."""
+    """The words, then the first names and the number of the others; empty without names."""
     if not names:
         return ""
     more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
     return f"{words} {', '.join(names[:_MAX_NAMES])}{more}"
 
 
-def save_moving(folder: Path, weights: MovingWeights, role: RoleConfig) -> None:
-    """Write the average, so that a later one equals that of a run that was not interrupted.
+def save_ema_reference(folder: Path, weights: EmaReference, role: RoleConfig) -> None:
+    """Write the EMA, so that a resumed run continues exactly.
 
-    Every rank calls it; the folder is complete when all have returned. Ranks that hold the whole
-    of the weights leave the writing to rank 0.
+    All ranks call it; the folder is complete when all have returned. Below ZeRO-3 every rank holds
+    the same weights, and rank 0 alone writes them.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if rank() == _owner(role):
@@ -191,11 +199,11 @@ def save_moving(folder: Path, weights: MovingWeights, role: RoleConfig) -> None:
     torch.distributed.barrier()
 
 
-def load_moving(folder: Path, weights: MovingWeights, role: RoleConfig) -> None:
-    """Read what `save_moving` wrote; every rank calls it.
+def load_ema_reference(folder: Path, weights: EmaReference, role: RoleConfig) -> None:
+    """Read the files of `save_ema_reference`; all ranks call it.
 
     Raises:
-        ValueError: it is incomplete, of another number of ranks, ZeRO stage or dtype, or of a
+        ValueError: they are incomplete, of another number of ranks, ZeRO stage or dtype, or of a
             model with other weights.
     """
     read_facts(folder, world_size=world_size(), zero_stage=role.zero_stage, dtype=role.dtype)
@@ -203,7 +211,7 @@ def load_moving(folder: Path, weights: MovingWeights, role: RoleConfig) -> None:
 
 
 def _owner(role: RoleConfig) -> int:
-    """The rank whose file has this rank's part."""
+    """The rank whose file holds this rank's part."""
     return rank() if role.zero_stage == 3 else 0
 
 

@@ -1,9 +1,9 @@
-"""Low-rank adapters: put on a model, switched off for a while, merged, written. The home of peft.
+"""Low-rank adapters on a model: added, switched off, merged. The main user of peft.
 
 `inject_adapter_in_model` wraps layers in place: the model keeps its class, and the names of a
 wrapped layer's weights become `NAME.base_layer.weight`, `NAME.lora_A.default.weight` and
-`NAME.lora_B.default.weight`. Outside of training a model has none of these names
-(`weights.named_weights`).
+`NAME.lora_B.default.weight`. `weights.named_weights` hides these names from the engines and from
+saved models.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from transformers import PreTrainedModel
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.lora import ALL_LINEAR, LoraConfig
 
-# What peft calls the only adapter of a model.
+# Name of the only adapter, as peft gives it.
 _NAME = "default"
-# What stands between the name of a layer with an adapter and its own weights.
+# Part of a weight's name between the layer with an adapter and the layer that it wraps.
 BASE = ".base_layer"
 _FACTORS = (".lora_A.", ".lora_B.")
 
 
 class Adapter:
-    """The adapter of a model: what is trained of it, beside a scalar head.
+    """The adapter of a model. Nothing else is trained but a scalar head, if there is one.
 
     Args:
-        model: with the adapter in it; also a module around it, whose names are meant then.
-        config: as `inject_adapter_in_model` has left it, with the names of the layers.
+        model: the model with the adapter in it, or a module around it; layers are named from here.
+        config: peft's configuration after `inject_adapter_in_model`, with the names of the layers.
     """
 
     def __init__(self, model: nn.Module, config: PeftConfig) -> None:
@@ -43,7 +43,10 @@ class Adapter:
 
     @contextmanager
     def off(self) -> Iterator[None]:
-        """The model computes as it did without the adapter. For passes without a gradient."""
+        """Switch the adapter off for a `with` block, for passes without a gradient.
+
+        The base model is then the reference, so a LoRA run needs no second copy of a large model.
+        """
         for layer in self._layers.values():
             layer.enable_adapters(False)
         try:
@@ -53,9 +56,9 @@ class Adapter:
                 layer.enable_adapters(True)
 
     def factors(self) -> Iterator[tuple[str, Any, float]]:
-        """Name, trained weight, and what the layer multiplies it by.
+        """Name, trained weight and scale, layer by layer: A [r, in], then B [out, r].
 
-        In the order of the layers; of each A [r, in], then B [out, r], which has the factor.
+        The layer's scale (alpha / r, or alpha / sqrt(r)) is given with B.
         """
         for name, layer in self._layers.items():
             yield f"{name}.lora_A.weight", layer.lora_A[_NAME].weight, 1.0
@@ -70,16 +73,16 @@ def add_adapter(
     key: str,
     within: nn.Module | None = None,
 ) -> Adapter:
-    """Put an adapter on a model, and freeze everything else; the model computes as before.
+    """Put an adapter on a model and freeze everything else; its output does not change.
 
-    A is random, by `seed` alone, so that every rank has the same; B is 0.
+    A is random and depends on `seed` alone, so that all ranks have the same; B is 0.
 
     Args:
-        key: of the settings, for messages.
-        within: what the model is a part of, where the adapter's layers are to be named from there.
+        key: configuration key of the settings, for messages.
+        within: a module around the model; if given, the adapter's layers are named from there.
 
     Raises:
-        RequestError: there is no such layer, or one that cannot have an adapter.
+        RequestError: no layer has such a name, or the layer cannot have an adapter.
     """
     wanted = settings.target_modules
     config = PeftConfig(
@@ -90,6 +93,7 @@ def add_adapter(
         task_type=TaskType.CAUSAL_LM,
     )
     dtype = model.dtype
+    # The random state is restored: an adapter must not shift the numbers that are drawn later.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
@@ -100,31 +104,35 @@ def add_adapter(
                 f"are {', '.join(_linear_names(model))}"
             ) from error
     for name, layer in _tuned(model).items():
+        # peft also adapts embeddings and convolutions, whose merge is another one. The output head
+        # is called by `forward.head_logprobs` and may be tied to the embedding: merging into it
+        # would change both.
         if not isinstance(layer, Linear) or layer is model.get_output_embeddings():
             raise RequestError(
                 f"{key}.target_modules={wanted}: {name} cannot have an adapter here; name linear "
                 f"layers other than the output head, or take [{ALL_LINEAR}]"
             )
-        # peft makes adapters of bfloat16 models in float32; the optimizer has float32 anyway.
+        # peft makes float32 adapters for bfloat16 models, but the optimizer has float32 weights.
         layer.lora_A.to(dtype)
         layer.lora_B.to(dtype)
     return Adapter(within or model, config)
 
 
 def lora_layers(model: nn.Module) -> dict[str, Any]:
-    """The layers of a model that have an adapter, by name."""
+    """Layers with an adapter, by name."""
     return {name: layer for name, layer in _tuned(model).items() if isinstance(layer, Linear)}
 
 
 def is_factor(name: str) -> bool:
-    """A weight of this name in the model is one of an adapter."""
+    """Whether a weight of this name belongs to an adapter."""
     return any(factor in name for factor in _FACTORS)
 
 
 def merged(layer: Any) -> Tensor:
-    """The weight of a layer with its adapter, in the number format of the weight.
+    """The weight of a layer with its adapter added, in the number format of the weight.
 
-    All of the layer's weights must be whole.
+    All weights of the layer must be gathered. The base weight is not changed: merging into bfloat16
+    and subtracting again would lose bits at every publication.
     """
     base = layer.get_base_layer().weight
     delta = layer.get_delta_weight(_NAME)
@@ -136,6 +144,6 @@ def _tuned(model: nn.Module) -> dict[str, LoraLayer]:
 
 
 def _linear_names(model: nn.Module) -> list[str]:
-    """The different ends of the names of all linear layers."""
+    """Distinct last parts of the names of all linear layers."""
     names = (name for name, layer in model.named_modules() if isinstance(layer, nn.Linear))
     return list(dict.fromkeys(name.rpartition(".")[2] for name in names))

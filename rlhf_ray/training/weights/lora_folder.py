@@ -1,4 +1,4 @@
-"""Adapters by the names that peft and vLLM know: one weight after the other, or as a folder."""
+"""Adapters under the names of peft and vLLM: as a stream of weights, or as a folder."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ from rlhf_ray.training.engine.deepspeed_engine import TrainEngine
 from rlhf_ray.training.engine.ranks import rank
 from rlhf_ray.training.weights.lora import Adapter
 
-# Beside a model's own files until the run's result is taken apart.
+# Folder inside a saved model's folder; `stages.trained_part` moves it out.
 FOLDER = "adapter"
-# What peft puts before the names of a model's weights.
+# Prefix that peft puts before the names of a model's weights.
 _PREFIX = "base_model.model."
 
 
 def scaled_weights(engine: TrainEngine, adapter: Adapter) -> Iterator[tuple[str, Tensor]]:
-    """Whole weights of an adapter whose output is multiplied by nothing, in a fixed order.
+    """Whole weights of an adapter with its scale multiplied in, in a fixed order.
 
-    Every rank must iterate to the end, in step with the others; a tensor is valid until the next
-    one is asked for.
+    All ranks must iterate to the end together. A tensor is valid until the next one is asked for.
     """
     for name, weight, scale in adapter.factors():
         with engine.gathered([weight]):
@@ -41,15 +40,15 @@ def write_adapter(
     names: Callable[[str], str] = str,
     head: Iterable[tuple[str, Tensor]] = (),
 ) -> None:
-    """Write what `peft.PeftModel.from_pretrained` reads; rank 0 writes, every rank calls it.
+    """Write a folder for `peft.PeftModel.from_pretrained`; rank 0 writes, all ranks call it.
 
     Args:
         base: path or name of the model that the adapter is for.
-        names: from the names of the trained model's weights to those of that model's.
-        head: name and whole weight of a scalar head that was trained beside the adapter, which
-            makes the model a classifier.
+        names: maps names of the trained model's weights to names of the base model's.
+        head: name and whole weight of a trained scalar head; it makes the model a classifier.
     """
     state = {}
+    # Without the scale: peft multiplies by it, from the configuration that is saved here.
     for name, weight, _ in adapter.factors():
         with engine.gathered([weight]):
             state[_PREFIX + names(name)] = weight.detach().to("cpu", copy=True)

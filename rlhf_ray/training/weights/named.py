@@ -15,18 +15,18 @@ from rlhf_ray.training.engine.ranks import rank
 from rlhf_ray.training.engine.shards import num_elements, whole_shape
 from rlhf_ray.training.weights.lora import BASE, is_factor, lora_layers, merged
 
-# Elements that are gathered from ZeRO-3 shards at once, if no single tensor is larger.
+# Elements gathered from ZeRO-3 shards at once, unless a single tensor is larger.
 _GATHERED_ELEMENTS = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Weight:
-    """A weight as the world outside knows it.
+    """A weight as engines and saved models see it.
 
     Attributes:
-        name: its Hugging Face name.
-        tensor: what the model has of it.
-        layer: where it is the weight of a layer with an adapter, that layer.
+        name: Hugging Face name.
+        tensor: the model's tensor, possibly sharded.
+        layer: the layer with an adapter that the weight belongs to; None without an adapter.
     """
 
     name: str
@@ -34,24 +34,26 @@ class Weight:
     layer: Any
 
     def parts(self) -> list[Tensor]:
-        """What has to be whole for `value`."""
+        """Tensors that must be gathered for `value`."""
         if self.layer is None:
             return [self.tensor]
         return [self.tensor, *self.layer.lora_A.parameters(), *self.layer.lora_B.parameters()]
 
     def value(self) -> Tensor:
-        """With the adapter in it."""
+        """The weight with its adapter merged in."""
         return self.tensor if self.layer is None else merged(self.layer)
 
 
 def named_weights(engine: TrainEngine, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Parameters and saved buffers of `model`, whole, in the order of its state dict.
 
-    An adapter is merged into the weights of its layers: the names are those of a model without.
-    Of tensors that share storage by design (a tied `lm_head`), the first is yielded. Every rank
-    must iterate to the end, in step with the others: sharded parameters are gathered on the way.
-    A tensor is valid until the next one is asked for; copy what is to be kept.
+    Adapters are merged into the weights of their layers, and the names are those of a model without
+    an adapter. Tied tensors (`lm_head` and the embedding) are yielded once, under the first name.
+    All ranks must iterate to the end together, because sharded parameters are gathered on the way.
+    A tensor is valid until the next one is asked for; copy it to keep it.
     """
+    # Group by group: a gather per tensor is slow, because a model has hundreds of small ones, and a
+    # gather of everything does not fit, because a 72B model in bfloat16 has 144 GB.
     for group in _groups(model):
         with engine.gathered([part for weight in group for part in weight.parts()]):
             for weight in group:
@@ -61,15 +63,17 @@ def named_weights(engine: TrainEngine, model: nn.Module) -> Iterator[tuple[str, 
 
 
 def save_model(engine: TrainEngine, model: Any, tokenizer: Any, folder: Path) -> None:
-    """Write safetensors, configuration and tokenizer; rank 0 writes, every rank calls it."""
+    """Write safetensors, configuration and tokenizer; rank 0 writes, all ranks call it."""
     write_model(named_weights(engine, model), model, tokenizer, folder)
 
 
 def write_model(
     named: Iterable[tuple[str, Tensor]], model: Any, tokenizer: Any, folder: Path
 ) -> None:
-    """The same of weights that come one by one, on every rank alike."""
+    """Like `save_model`, with the weights from an iterator that all ranks run to its end."""
     state = {}
+    # Every rank iterates, because each step may be a collective operation. Only rank 0 copies:
+    # eight copies of a large model would not fit in the memory of a node.
     for name, tensor in named:
         if rank() == 0:
             state[name] = tensor.to("cpu", copy=True)
@@ -81,6 +85,7 @@ def write_model(
 
 def distinct_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and saved buffers by name, in the order of the state dict, each tensor once."""
+    # By identity: under ZeRO-3 all sharded tensors are empty, and their addresses say nothing.
     seen: set[int] = set()
     distinct: dict[str, Tensor] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
@@ -91,11 +96,12 @@ def distinct_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def exported_weights(model: nn.Module) -> list[Weight]:
-    """What is to be known of a model outside, in the order of its state dict, each tensor once."""
+    """Weights for engines and saved models, in the order of the state dict, each tensor once."""
     layers = lora_layers(model)
     weights = []
     for name, tensor in distinct_tensors(model).items():
         owner, _, last = name.rpartition(".")
+        # A wrapped layer: drop peft's part of its name. The adapter leaves its bias alone.
         if owner.endswith(BASE):
             owner = owner.removesuffix(BASE)
             layer = layers[owner] if last == "weight" else None
@@ -106,12 +112,12 @@ def exported_weights(model: nn.Module) -> list[Weight]:
 
 
 def weight_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """What `named_weights` gives away: names and shapes of the whole tensors."""
+    """Names and shapes of the whole tensors that `named_weights` yields, in that order."""
     return {weight.name: whole_shape(weight.tensor) for weight in exported_weights(model)}
 
 
 def _groups(model: nn.Module) -> list[list[Weight]]:
-    """Consecutive tensors of at most `_GATHERED_ELEMENTS` together, each tensor once."""
+    """Consecutive weights of at most `_GATHERED_ELEMENTS` together; a larger one is alone."""
     groups: list[list[Weight]] = [[]]
     size = 0
     for weight in exported_weights(model):

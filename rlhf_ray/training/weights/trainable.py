@@ -1,4 +1,4 @@
-"""What of a model is trained: all of it, all but some weights, or an adapter."""
+"""The trained part of a model: all weights, all but frozen ones, or an adapter."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from rlhf_ray.training.weights.lora import Adapter, add_adapter
 _BACKBONE = "backbone."
 
 
-def choose_of_policy(
+def freeze_or_adapt_policy(
     model: PreTrainedModel, settings: TrainingConfig, *, seed: int
 ) -> Adapter | None:
-    """Freeze what is not trained of a causal language model; its adapter, where it gets one.
+    """Freeze weights of a causal language model, or put an adapter on it and return the adapter.
 
     Raises:
-        RequestError: the model has not what the settings name.
+        RequestError: the model has no weights or layers of the names in the settings.
     """
     if settings.lora.is_on:
         return add_adapter(model, settings.lora, seed=seed, key=_key(settings))
@@ -32,15 +32,15 @@ def choose_of_policy(
     return None
 
 
-def choose_of_scalar(
+def freeze_or_adapt_scalar(
     model: ScalarHeadModel, settings: TrainingConfig, *, seed: int
 ) -> Adapter | None:
-    """The same of a backbone with a scalar head, which is trained whole beside an adapter.
+    """Like `freeze_or_adapt_policy`, for a backbone with a scalar head, which is always trained.
 
-    For `freeze` the weights of the backbone have the names that they have in a language model.
+    Patterns in `freeze` match the names that the backbone has inside a language model.
 
     Raises:
-        RequestError: the model has not what the settings name.
+        RequestError: the model has no weights or layers of the names in the settings.
     """
     if settings.lora.is_on:
         lora, key = settings.lora, _key(settings)
@@ -64,16 +64,17 @@ _MAX_NAMES = 5
 def freeze(
     parameters: Mapping[str, nn.Parameter], decoder: PreTrainedModel, settings: TrainingConfig
 ) -> None:
-    """Take the gradient from what `freeze_layers` and `freeze` name; such weights never change.
+    """Freeze the weights that `freeze_layers` and `freeze` name.
 
     A tensor that is used in two places (a tied output head) is frozen in both.
 
     Args:
-        parameters: of the whole model, by their Hugging Face names, each name once.
+        parameters: all parameters of the model by Hugging Face name.
         decoder: the part of the model with the embedding and the layers.
 
     Raises:
-        RequestError: there are fewer layers, a pattern is of no weight, or nothing is left.
+        RequestError: the model has fewer layers, no weight matches a pattern, or no weight is left
+            to train.
     """
     group = group_of(settings)
     if settings.freeze_layers:
@@ -102,12 +103,12 @@ def freeze(
 
 
 def group_of(settings: TrainingConfig) -> str:
-    """The group of the configuration that these settings are."""
+    """Configuration group of the settings."""
     return "critic" if isinstance(settings, CriticConfig) else "training"
 
 
 def _layers(decoder: Any) -> nn.ModuleList:
-    """The stack of layers, whatever the architecture calls it."""
+    """The list of layers, under any name (`layers`, `h`, ...)."""
     wanted = decoder.config.get_text_config().num_hidden_layers
     stacks = [
         child
@@ -116,13 +117,13 @@ def _layers(decoder: Any) -> nn.ModuleList:
     ]
     if len(stacks) != 1:
         raise RequestError(
-            f"freeze_layers: {type(decoder).__name__} has no one list of {wanted} layers; name "
-            f"the weights with freeze"
+            f"freeze_layers: {type(decoder).__name__} has {len(stacks)} lists of {wanted} layers "
+            f"instead of one; name the weights with freeze"
         )
     return stacks[0]
 
 
 def _examples(parameters: Mapping[str, nn.Parameter]) -> list[str]:
-    """Names from all over the model."""
+    """Names from the beginning to the end of the model."""
     names = list(parameters)
     return names[:: max(1, len(names) // _MAX_NAMES)][:_MAX_NAMES]

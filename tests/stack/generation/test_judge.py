@@ -15,7 +15,7 @@ from rlhf_ray.config.groups.reward import JudgeConfig
 from rlhf_ray.generation.completions import Completion, CompletionFailure, CompletionRequest
 from rlhf_ray.records import FailureKind
 from rlhf_ray.rewards.judge import JudgeScorer
-from rlhf_ray.rewards.process import ItemFailure
+from rlhf_ray.rewards.outcomes import ItemFailure
 from rlhf_ray.testing.tiny import tiny_that_says
 from tests.stack.generation.harness import StartedEngine, load_model, make_prompt
 from tests.unit.rewards.conftest import build_group

@@ -64,7 +64,7 @@ def test_ends_of_texts_are_those_of_decoded_prefixes(engine, folders, stop):
         groups = engine.generate(*PROMPTS)
     num_split = 0
     for group in groups:
-        ends = group.text_ends.split(group.lengths.tolist())
+        ends = group.steps.text_ends.split(group.lengths.tolist())
         for sample, row in zip(samples_of(group), ends, strict=True):
             found = row[1:][sample.mask].tolist()
             assert row[1:][~sample.mask].tolist() == [0] * (len(row) - 1 - len(found))
@@ -106,8 +106,8 @@ def test_logprobs_are_normalised_over_the_tokens_that_are_left(engine, models, s
         kept = logits.masked_fill(~keep(logits), -torch.inf).log_softmax(dim=-1)
         expected.append(kept.gather(1, torch.tensor(sample.tokens)[1:, None])[:, 0])
     assert largest_gap(samples, expected) < 1e-4
-    # Over the whole vocabulary it is another distribution; the learner gets the sets of kept tokens
-    # with the rollouts (test_kept_tokens.py).
+    # Over the whole vocabulary it is another distribution; the learner gets the support
+    # with the rollouts (test_support.py).
     unmasked = [token_logprobs(models["tied0"], s.tokens, 0.7) for s in samples]
     assert largest_gap(samples, unmasked) > 0.1
 

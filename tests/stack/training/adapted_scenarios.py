@@ -1,4 +1,4 @@
-"""What the processes of the training tests do where a part of a model is trained."""
+"""Scenarios that train a part of a model: frozen weights and adapters. See `scenarios`."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from tests.stack.training.rank import Rank, record_gradients, weights_of
 from tests.stack.training.ranking_scenarios import MAX_TOKENS, own_rankings
 from tests.stack.training.samples import groups_of
 
-# The tied embedding and layer 0, and of layer 1 some.
+# The tied embedding, layer 0 and some weights of layer 1.
 FROZEN = {"freeze_layers": 1, "freeze": ["model.norm.*", "*.1.mlp.*"]}
 LORA = LoraConfig(r=4, alpha=8)
 LEARNING = {"warmup_steps": 0, "lora": LORA}
 
 
 def frozen(here: Rank, **settings: Any) -> dict[str, Any]:
-    """Two steps with some weights frozen, with weight decay and an average."""
+    """Two steps with some weights frozen, with weight decay and an EMA."""
     with here.learner(ema_decay=0.5, warmup_steps=0, **FROZEN, **settings) as learner:
         gradients = record_gradients(learner)
         before = weights_of(learner)
         metrics = [here.update(learner) for _ in range(2)]
-        average = learner._engine.average.named_weights(learner._model)
+        average = learner._engine.ema.named_weights(learner._model)
         return {
             "before": before,
             "after": weights_of(learner),
@@ -72,7 +72,7 @@ def adapted(here: Rank, *, name: str, **settings: Any) -> dict[str, Any]:
 
 
 def reference_of_start(here: Rank, **settings: Any) -> dict[str, Any]:
-    """What a reference of its own says."""
+    """Scores of a separate reference."""
     mine = groups_of(here.data, *([(0, 5)] if here.rank == 0 else []))
     with here.reference(**settings) as reference:
         return {"values": [s.values for s in reference.score(mine)]}
@@ -94,7 +94,7 @@ def adapted_values(here: Rank, **settings: Any) -> dict[str, Any]:
 
 
 def adapted_reward_model(here: Rank, *, name: str, **settings: Any) -> dict[str, Any]:
-    """Learn from rankings with an adapter, and write what was learnt."""
+    """Learn from rankings with an adapter, and save the model."""
     samples = own_rankings(here, "padded")
     settings = {"path": "policy", "max_tokens_per_micro_batch": MAX_TOKENS, **settings}
     folder = here.folder / f"adapted_reward_model_{here.world_size}_{name}"
@@ -106,7 +106,7 @@ def adapted_reward_model(here: Rank, *, name: str, **settings: Any) -> dict[str,
 
 
 def _num_states(role: Any) -> int:
-    """Numbers that this rank's optimizer keeps beside the weights."""
+    """Number of elements of this rank's optimizer states."""
     states = role._engine._engine.basic_optimizer.state.values()
     tensors = [value for state in states for value in state.values() if torch.is_tensor(value)]
     return sum(tensor.numel() for tensor in tensors if tensor.dim() > 0)

@@ -1,4 +1,4 @@
-"""Starts the processes of the training tests, once per session, and hands out what they saw."""
+"""Starts the processes of the training tests once per session and hands out their results."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SIZES = TinySizes(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Seen:
-    """Scenario name to its result: of the one process, and of each of the two."""
+    """Results by scenario name: of the single process, and of each of two processes."""
 
     folder: Path
     one: dict[str, Any]
@@ -46,13 +46,13 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
 
 @pytest.fixture(scope="session")
 def followed(tmp_path_factory: pytest.TempPathFactory) -> Seen:
-    """The same of the scenarios in which weights follow others."""
+    """Results of the scenarios of EMAs."""
     return run_scenarios(tmp_path_factory.mktemp("following"), "followed")
 
 
 @pytest.fixture(scope="session")
 def compared(tmp_path_factory: pytest.TempPathFactory) -> Seen:
-    """The same of the scenarios that learn from preferences."""
+    """Results of the scenarios that learn from preferences."""
     return run_scenarios(tmp_path_factory.mktemp("compared"), "compared")
 
 
@@ -96,7 +96,7 @@ def start_worker(
 
 
 def wait_for(processes: dict[str, subprocess.Popen[bytes]], folder: Path) -> None:
-    """Until all have ended well; else all are ended and the first that failed is shown."""
+    """Wait for all processes; if one fails, end the others and show its output."""
     deadline = time.monotonic() + DEADLINE_S
     try:
         while any(process.poll() is None for process in processes.values()):
@@ -118,7 +118,7 @@ def report(name: str, folder: Path) -> str:
 
 
 def free_ports(count: int) -> int:
-    """The first of `count` neighbouring ports that nobody listens on, below the ephemeral ones."""
+    """The first of `count` free neighbouring ports, below the ephemeral ones."""
     for _ in range(50):
         first = random.SystemRandom().randrange(12_000, 32_000 - count)
         if all(is_free(port) for port in range(first, first + count)):

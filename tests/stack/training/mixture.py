@@ -1,4 +1,4 @@
-"""Texts beside the five samples: what they are, and what the ranks do with them."""
+"""Pretraining texts in addition to the five samples, and scenarios with them (PPO-ptx)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rlhf_ray.batching.rank_plan import RankPlan
+from rlhf_ray.config.groups.algorithm import OldLogprobsFrom
 from rlhf_ray.objectives.text import spread_samples
 from rlhf_ray.records import Coefficients
 from rlhf_ray.records.supervised import LabelledTokens
@@ -57,7 +58,7 @@ def losses_of_texts(here: Rank, *, coefficient: float) -> dict[str, Any]:
     """The metric before each of five steps on the same texts, with two optimiser steps in each."""
     samples = _samples_of(here)
     algorithm = replace(ALGORITHM, ptx_coefficient=coefficient)
-    experience = replace(here.experience, old_is_current=True)
+    experience = replace(here.experience, old_logprobs_from=OldLogprobsFrom.LEARNER_IN_UPDATE)
     with here.learner(algorithm, warmup_steps=0) as learner:
         seen = [
             learner.update([experience] * 2, texts=[samples] * 2, coefficients=Coefficients())

@@ -1,4 +1,4 @@
-"""What the processes of the training tests do with a policy that learns from preferences."""
+"""Scenarios of a policy that learns from preferences. See `scenarios`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def answers_of(data: dict[str, torch.Tensor]) -> list[LabelledTokens]:
 
 
 def shift(token_ids: torch.Tensor) -> float:
-    """By how much the made-up reference differs from the policy, in nats, per answer.
+    """Difference between the made-up reference and the policy, in nats, per answer.
 
     Another for every length: at a tie rounding would decide which answer is preferred.
     """
@@ -75,7 +75,7 @@ def _scored(role: Any, samples: PreferenceSamples) -> PreferenceSamples:
 
 
 def _shifted(samples: PreferenceSamples) -> PreferenceSamples:
-    """Compared with another reference than the policy itself."""
+    """Samples with a reference that is not the policy itself."""
     parts = samples.token_ids.split(samples.lengths.tolist())
     shifts = torch.tensor([shift(part) for part in parts], dtype=torch.float64)
     return replace(samples, reference_logprobs=samples.reference_logprobs + shifts)
@@ -112,7 +112,7 @@ def prefer(here: Rank, **settings: Any) -> dict[str, Any]:
 
 
 def judge(here: Rank, **settings: Any) -> dict[str, Any]:
-    """The same from feedback."""
+    """Score, evaluate and learn from feedback."""
     answers = answers_of(here.data)
     rows = [
         Judged(

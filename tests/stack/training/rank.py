@@ -1,4 +1,4 @@
-"""One process of the training tests: the roles that its scenarios start, and what they measure."""
+"""One process of the training tests: roles for its scenarios, and measurements on them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ GRPO = AlgorithmConfig(kl_coefficient=KL_COEFFICIENT, kl_estimator="k3")
 
 
 class Rank:
-    """This process. Every role has a process group of its own, on the next port.
+    """This process. Every role has its own process group, on the next port.
 
     Args:
         folder: with `policy`, `other_policy` and `reward_model` (models) and samples.pt.
@@ -85,7 +85,7 @@ class Rank:
             )
         )
 
-    def imitator(self, *, random_weights: bool = False, **settings: Any) -> Any:
+    def sft_trainer(self, *, random_weights: bool = False, **settings: Any) -> Any:
         """Random weights are those of seed 1."""
         return self._started(
             SftTrainer(
@@ -130,7 +130,7 @@ class Rank:
             )
         )
 
-    def reference(self, *, of_all_kept: bool = False, decay: float = 0.0, **settings: Any) -> Any:
+    def reference(self, *, over_support: bool = False, decay: float = 0.0, **settings: Any) -> Any:
         return self._started(
             Reference(
                 reference=ReferenceConfig(**self._role_settings(settings)),
@@ -139,7 +139,7 @@ class Rank:
                 temperature=TEMPERATURE,
                 seed=0,
                 timeout_s=60.0,
-                of_all_kept=of_all_kept,
+                over_support=over_support,
             )
         )
 
@@ -153,7 +153,7 @@ def weights_of(learner: Learner) -> dict[str, Tensor]:
 
 @contextmanager
 def small_chunks(num_elements: int) -> Iterator[None]:
-    """Logits come in chunks of so many elements."""
+    """Set the size of a chunk of logits for a `with` block."""
     tables = (head_logprobs._CHUNK_ELEMENTS, head_logprobs._KEPT_ELEMENTS)
     before = [table["cpu"] for table in tables]
     for table in tables:
@@ -166,7 +166,7 @@ def small_chunks(num_elements: int) -> Iterator[None]:
 
 
 def record_gradients(role: Any) -> list[dict[str, Tensor]]:
-    """The list that every later optimiser step adds its whole, reduced gradient to."""
+    """Return a list that collects the whole, reduced gradient of every later optimiser step."""
     engine, seen = role._engine, []
     take_step = engine.step
 
@@ -180,7 +180,7 @@ def record_gradients(role: Any) -> list[dict[str, Tensor]]:
 
 
 def record_rows(role: Any) -> list[tuple[int, ...]]:
-    """The list that every later forward pass adds its rows and their width to."""
+    """Return a list that collects the shape of the rows of every later forward pass."""
     engine, seen = role._engine, []
     run = engine.forward
 

@@ -1,4 +1,4 @@
-"""What the processes of the training tests do with a reward model: learning from rankings."""
+"""Scenarios of a reward model that learns from rankings. See `scenarios`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.stack.training.rank import Rank, record_gradients, record_rows, weigh
 from tests.stack.training.samples import VOCABULARY
 
 MAX_TOKENS = 30
-# Answers' tokens with their prompt of two, best first, and the margin.
+# Tokens of the answers, after a prompt of two tokens, best first; and the margin.
 SHAPES = (((5, 9), None), ((7, 4, 6), 0.5), ((3, 8), 1.5), ((10, 4), 0.0), ((4, 5), None))
 
 

@@ -1,4 +1,4 @@
-"""Five ragged samples with experience: what every rank of the training tests works on."""
+"""Five ragged samples with experience, the input of every rank of the training tests."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from rlhf_ray.config.groups.algorithm import OldLogprobsFrom
 from rlhf_ray.records import Experience, Prompt, RolloutGroup
-from rlhf_ray.records.kept_tokens import whole_vocabulary
 
 VOCABULARY = 260
 LENGTHS = (5, 7, 9, 4, 12)
@@ -36,7 +36,7 @@ def make_samples() -> dict[str, Tensor]:
         drawn = mean + spread * torch.randn(total, generator=generator)
         return torch.where(mask, drawn, 0.0)
 
-    # About log(1 / VOCABULARY), where an untrained model is: some ratios are clipped, some not.
+    # About log(1 / VOCABULARY), as of an untrained model: some ratios are clipped, some not.
     return {
         "token_ids": torch.randint(0, VOCABULARY, (total,), generator=generator),
         "loss_mask": mask,
@@ -44,16 +44,14 @@ def make_samples() -> dict[str, Tensor]:
         "old_logprobs": numbers(-5.6, 0.3),
         "generator_logprobs": numbers(-5.6, 0.3),
         "reference_logprobs": numbers(-5.6, 0.3),
-        "kept_token_ids": whole_vocabulary(total),
-        "reference_kept_logprobs": torch.zeros(total, 0),
         "returns": numbers(0.0, 1.0),
         "values": numbers(0.0, 0.3),
-        "weights": mask.float(),
-        "chosen": torch.zeros(total, dtype=torch.bool),
+        "importance_weights": mask.float(),
+        "covariance_selected": torch.zeros(total, dtype=torch.bool),
     }
 
 
-def kept_sets(token_ids: Tensor, mask: Tensor) -> Tensor:
+def support_sets(token_ids: Tensor, mask: Tensor) -> Tensor:
     """Sets of 8 tokens, of 6 for even ones: the sampled one and others; [N, 8] int32."""
     others = torch.arange(8) * 13
     kept = (token_ids[:, None] + others) % VOCABULARY
@@ -61,11 +59,11 @@ def kept_sets(token_ids: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask[:, None], kept, -1).int()
 
 
-def reference_rows(kept_token_ids: Tensor) -> Tensor:
-    """Log-probabilities [N, K] of a reference with opinions of its own; -inf without a token."""
-    opinions = torch.sin(kept_token_ids.float()) - torch.arange(kept_token_ids.shape[1]) / 4
-    rows = opinions.masked_fill(kept_token_ids < 0, -torch.inf).log_softmax(dim=1)
-    return torch.where(kept_token_ids < 0, -torch.inf, rows)
+def reference_rows(support_token_ids: Tensor) -> Tensor:
+    """Log-probabilities [N, K] of a made-up reference; -inf without a token."""
+    opinions = torch.sin(support_token_ids.float()) - torch.arange(support_token_ids.shape[1]) / 4
+    rows = opinions.masked_fill(support_token_ids < 0, -torch.inf).log_softmax(dim=1)
+    return torch.where(support_token_ids < 0, -torch.inf, rows)
 
 
 def share_prompts(data: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -88,20 +86,25 @@ def make_experience(
     starts = lengths.cumsum(0) - lengths
     spans = [torch.arange(int(starts[r]), int(starts[r] + lengths[r])) for r in rows]
     index = torch.cat(spans) if spans else torch.zeros(0, dtype=torch.int64)
-    fields = {name: tensor[index] for name, tensor in data.items()}
+    # The whole vocabulary, unless the data says otherwise.
+    fields = {"support_token_ids": None, "reference_support_logprobs": None}
     return Experience(
-        **fields,
+        **fields | {name: tensor[index] for name, tensor in data.items()},
         lengths=lengths[list(rows)],
         micro_batches=micro_batches,
         num_loss_tokens=int(data["loss_mask"].sum()),
         num_sequences=len(LENGTHS),
         num_positive_tokens=int((data["loss_mask"] & (data["advantages"] > 0)).sum()),
-        old_is_current=False,
+        old_logprobs_from=OldLogprobsFrom.LEARNER_BEFORE_UPDATE,
     )
 
 
 def make_group(
-    prompt_id: str, token_ids: Tensor, lengths: Tensor, mask: Tensor, kept_token_ids: Tensor
+    prompt_id: str,
+    token_ids: Tensor,
+    lengths: Tensor,
+    mask: Tensor,
+    support_token_ids: Tensor | None,
 ) -> RolloutGroup:
     """A group that is not scored; its prompt's name is all that a scoring role needs."""
     num_samples = lengths.shape[0]
@@ -121,7 +124,7 @@ def make_group(
         lengths=lengths,
         loss_mask=mask,
         generator_logprobs=torch.zeros(token_ids.shape[0]),
-        kept_token_ids=kept_token_ids,
+        support_token_ids=support_token_ids,
         weight_versions=torch.zeros(token_ids.shape[0], dtype=torch.int64),
         responses=("",) * num_samples,
         finish_reasons=("stop",) * num_samples,
@@ -133,7 +136,7 @@ def make_group(
 
 def groups_of(data: dict[str, Tensor], *wanted: tuple[int, int]) -> list[RolloutGroup]:
     """Groups of consecutive samples: (first, last + 1)."""
-    groups = []
+    groups, support = [], data.get("support_token_ids")
     for first, end in wanted:
         start, stop = sum(LENGTHS[:first]), sum(LENGTHS[:end])
         groups.append(
@@ -142,7 +145,7 @@ def groups_of(data: dict[str, Tensor], *wanted: tuple[int, int]) -> list[Rollout
                 data["token_ids"][start:stop],
                 torch.tensor(LENGTHS[first:end]),
                 data["loss_mask"][start:stop],
-                data["kept_token_ids"][start:stop],
+                None if support is None else support[start:stop],
             )
         )
     return groups

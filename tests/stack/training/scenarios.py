@@ -1,4 +1,4 @@
-"""What the processes of the training tests do; the tests look at what they saw.
+"""Scenarios that the processes of the training tests run; the tests check their results.
 
 A scenario takes its `Rank` and returns data that `torch.load(weights_only=True)` accepts.
 """
@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from rlhf_ray.config.groups.algorithm import AlgorithmConfig
+from rlhf_ray.config.groups.algorithm import AlgorithmConfig, OldLogprobsFrom
 from rlhf_ray.records import Coefficients
 from rlhf_ray.training.roles.learner import Learner
 from tests.stack.training.rank import (
@@ -28,10 +28,10 @@ from tests.stack.training.samples import (
     SPLITS,
     VOCABULARY,
     groups_of,
-    kept_sets,
     make_experience,
     reference_rows,
     share_prompts,
+    support_sets,
 )
 
 NO_PENALTY = Coefficients()
@@ -66,9 +66,9 @@ def in_chunks(
     """The head on three rows at a time; the ranks have uneven numbers of them, or none."""
     experience = here.experience
     if kept:
-        sets = kept_sets(experience.token_ids, experience.loss_mask)
+        sets = support_sets(experience.token_ids, experience.loss_mask)
         rows = reference_rows(sets)
-        experience = replace(experience, kept_token_ids=sets, reference_kept_logprobs=rows)
+        experience = replace(experience, support_token_ids=sets, reference_support_logprobs=rows)
     with small_chunks(3 * VOCABULARY), here.learner(algorithm, **settings) as learner:
         gradients = record_gradients(learner)
         metrics = learner.update([experience], coefficients=Coefficients(kl=KL_COEFFICIENT))
@@ -76,7 +76,7 @@ def in_chunks(
 
 
 def whole_distributions(here: Rank, **settings: Any) -> dict[str, Any]:
-    """A penalty on the distance of whole distributions."""
+    """A KL penalty between whole distributions."""
     return in_chunks(here, kept=True, algorithm=replace(GRPO, kl_estimator="full"), **settings)
 
 
@@ -87,13 +87,13 @@ def of_sequences(here: Rank, **settings: Any) -> dict[str, Any]:
         reduction="sequence_mean",
         kl_coefficient=KL_COEFFICIENT,
         kl_gradient="unbiased",
-        positive_coefficient=0.2,
+        nll_coefficient=0.2,
     )
     with here.learner(algorithm, **settings) as learner:
         gradients = record_gradients(learner)
         coefficients = Coefficients(kl=KL_COEFFICIENT, entropy=0.3)
-        uneven = here.experience.weights * (1 + here.experience.token_ids % 3)
-        experience = replace(here.experience, weights=uneven)
+        uneven = here.experience.importance_weights * (1 + here.experience.token_ids % 3)
+        experience = replace(here.experience, importance_weights=uneven)
         metrics = learner.update([experience], coefficients=coefficients)
         return {"metrics": metrics, "gradient": gradients[0]}
 
@@ -110,15 +110,15 @@ def value_gradient(here: Rank, **settings: Any) -> dict[str, Any]:
         }
 
 
-def reference_of_all_kept(here: Rank, **settings: Any) -> dict[str, Any]:
+def reference_over_support(here: Rank, **settings: Any) -> dict[str, Any]:
     """A reference that scores all tokens that could be sampled; the second rank has no group."""
-    sets = kept_sets(here.data["token_ids"], here.data["loss_mask"])
-    groups = groups_of(here.data | {"kept_token_ids": sets}, (0, 2), (2, 5))
-    with here.reference(of_all_kept=True, **settings) as reference:
+    sets = support_sets(here.data["token_ids"], here.data["loss_mask"])
+    groups = groups_of(here.data | {"support_token_ids": sets}, (0, 2), (2, 5))
+    with here.reference(over_support=True, **settings) as reference:
         scored = reference.score(groups if here.rank == 0 else [])
     return {
         "values": [part.values for part in scored],
-        "kept_logprobs": [part.kept_logprobs for part in scored],
+        "support_logprobs": [part.support_logprobs for part in scored],
     }
 
 
@@ -164,7 +164,7 @@ def resume(here: Rank, *, name: str, **settings: Any) -> dict[str, Any]:
 
 
 def refused_checkpoints(here: Rank) -> dict[str, Any]:
-    """What another role left behind, and what a kill left behind."""
+    """Messages about the checkpoint of another role and about an incomplete one."""
     folder = here.folder / "checkpoint_of_another"
     with here.learner(zero_stage=2) as learner:
         learner.save_checkpoint(folder)
@@ -219,7 +219,7 @@ def scores(here: Rank, make: Callable[..., Any], **settings: Any) -> dict[str, A
 
 
 def scores_between_updates(here: Rank, **settings: Any) -> dict[str, Any]:
-    """As the driver does it: scores without gradient before and after every update."""
+    """Scores without gradient before and after every update, as in the driver."""
     mine = groups_of(here.data, *([(0, 5)] if here.rank == 0 else []))
     with here.learner(**settings) as learner:
         seen = [learner.score(mine)]
@@ -232,7 +232,7 @@ def scores_between_updates(here: Rank, **settings: Any) -> dict[str, Any]:
 
 
 def on_policy(here: Rank) -> dict[str, Any]:
-    experience = replace(here.experience, old_is_current=True)
+    experience = replace(here.experience, old_logprobs_from=OldLogprobsFrom.LEARNER_IN_UPDATE)
     with here.learner() as learner:
         gradients = record_gradients(learner)
         metrics = learner.update([experience], coefficients=NO_PENALTY)

@@ -1,4 +1,4 @@
-"""Which scenarios the processes of each world size run, by name."""
+"""Table of the scenarios by name, for each world size."""
 
 from __future__ import annotations
 
@@ -8,11 +8,6 @@ from typing import Any
 
 from tests.stack.training.adapted_scenarios import ADAPTED
 from tests.stack.training.following_table import FOLLOWING
-from tests.stack.training.imitator_scenarios import (
-    from_random_weights,
-    imitate,
-    several_steps,
-)
 from tests.stack.training.mixture import losses_of_texts, with_texts
 from tests.stack.training.preference_scenarios import COMPARED
 from tests.stack.training.rank import Rank
@@ -29,7 +24,7 @@ from tests.stack.training.scenarios import (
     on_policy,
     other_micro_batches,
     policy_gradient,
-    reference_of_all_kept,
+    reference_over_support,
     refused_checkpoints,
     resume,
     rows_of_a_batch,
@@ -41,6 +36,11 @@ from tests.stack.training.scenarios import (
     two_steps,
     value_gradient,
     whole_distributions,
+)
+from tests.stack.training.sft_scenarios import (
+    from_random_weights,
+    learn_from_texts,
+    several_steps,
 )
 
 Scenario = Callable[[Rank], dict[str, Any]]
@@ -75,7 +75,7 @@ SCENARIOS: dict[int, dict[str, Scenario]] = {
         "of_sequences": of_sequences,
         "kept_tokens": lambda r: in_chunks(r, kept=True),
         "whole_distributions": whole_distributions,
-        "reference_of_all_kept": reference_of_all_kept,
+        "reference_over_support": reference_over_support,
         "with_texts": with_texts,
         "texts_learnt": lambda r: losses_of_texts(r, coefficient=1.0),
         "texts_only_measured": lambda r: losses_of_texts(r, coefficient=1e-9),
@@ -86,9 +86,9 @@ SCENARIOS: dict[int, dict[str, Scenario]] = {
             for layout in ("padded", "packed")
             for role in ("learner", "critic")
         },
-        "imitate": imitate,
-        "imitate_packed": lambda r: imitate(r, layout="packed"),
-        "imitate_several_steps": several_steps,
+        "sft": learn_from_texts,
+        "sft_packed": lambda r: learn_from_texts(r, layout="packed"),
+        "sft_several_steps": several_steps,
         "scores": lambda r: scores(r, r.learner),
         "other_reference": lambda r: scores(r, r.reference, path=str(r.folder / "other_policy")),
         "saved_model": lambda r: saved_model(r, name="zero_0"),
@@ -113,7 +113,7 @@ SCENARIOS: dict[int, dict[str, Scenario]] = {
         "of_sequences": lambda r: of_sequences(r, zero_stage=2),
         "kept_tokens_zero_3": lambda r: in_chunks(r, kept=True, zero_stage=3),
         "whole_distributions_zero_3": lambda r: whole_distributions(r, zero_stage=3),
-        "reference_of_all_kept_zero_3": lambda r: reference_of_all_kept(r, zero_stage=3),
+        "reference_over_support_zero_3": lambda r: reference_over_support(r, zero_stage=3),
         **_stages("with_texts", with_texts, (0, 1, 2, 3)),
         **_stages("two_steps", two_steps, (0, 1, 2, 3)),
         **_stages("bfloat16", two_steps, (0, 1, 2, 3), dtype="bfloat16"),
@@ -133,8 +133,8 @@ SCENARIOS: dict[int, dict[str, Scenario]] = {
         "packed_learner_zero_3": lambda r: rows_of_a_batch(
             r, r.learner, layout="packed", zero_stage=3
         ),
-        **_stages("imitate", imitate, (0, 1, 2, 3)),
-        "imitate_packed_zero_3": lambda r: imitate(r, layout="packed", zero_stage=3),
+        **_stages("sft", learn_from_texts, (0, 1, 2, 3)),
+        "sft_packed_zero_3": lambda r: learn_from_texts(r, layout="packed", zero_stage=3),
         "from_random_weights": from_random_weights,
         **RANKED[2],
         "scores_zero_0": lambda r: scores(r, r.learner),
@@ -146,7 +146,7 @@ SCENARIOS: dict[int, dict[str, Scenario]] = {
     },
 }
 
-# By the name of the fixture that has them: each is a set of processes of its own.
+# By the name of their fixture: each is a separate set of processes.
 # The same two updates on either device.
 ON_GPU = {
     scenario_name: scenario

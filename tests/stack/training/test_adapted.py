@@ -1,4 +1,4 @@
-"""A part of a model is trained: frozen weights, and adapters beside frozen ones."""
+"""Training a part of a model: frozen weights and adapters."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def ranks_of(seen: Seen, scenario: str, world_size: int) -> list[dict[str, Any]]
 
 
 def is_frozen(name: str) -> bool:
-    """What `FROZEN` names in the tiny model, whose head is tied to the embedding."""
+    """The weights that `FROZEN` names in the tiny model, whose head is tied to the embedding."""
     frozen = ("model.embed_tokens.", "model.layers.0.", "model.norm.", "model.layers.1.mlp.")
     return name.startswith(frozen)
 
 
 def logprobs_of(model: Any, data: dict[str, Tensor]) -> Tensor:
-    """At the temperature of the samples, 0 off the mask."""
+    """Log-probabilities at the temperature of the samples, 0 off the mask."""
     values, start = [], 0
     for length in LENGTHS:
         ids = data["token_ids"][start : start + length]
@@ -49,7 +49,7 @@ def logprobs_of(model: Any, data: dict[str, Tensor]) -> Tensor:
 
 class TestFrozenWeights:
     @pytest.mark.parametrize(("world_size", "stage"), PLACES)
-    def test_they_stay_as_they_are_and_the_others_move(self, compared: Seen, world_size, stage):
+    def test_frozen_weights_stay_and_the_others_change(self, compared: Seen, world_size, stage):
         start = AutoModelForCausalLM.from_pretrained(compared.folder / "policy").state_dict()
         for result in ranks_of(compared, f"frozen_zero_{stage}", world_size):
             kinds = set()
@@ -61,7 +61,7 @@ class TestFrozenWeights:
             assert kinds == {True, False}
 
     @pytest.mark.parametrize(("world_size", "stage"), PLACES)
-    def test_they_have_neither_gradient_nor_state(self, compared: Seen, world_size, stage):
+    def test_frozen_weights_have_no_gradient_or_state(self, compared: Seen, world_size, stage):
         results = ranks_of(compared, f"frozen_zero_{stage}", world_size)
         for result in results:
             names = [name.removeprefix("model.") for name in result["gradient"]]
@@ -70,7 +70,7 @@ class TestFrozenWeights:
         trained = sum(value.numel() for name, value in before.items() if not is_frozen(name))
         copies = world_size if stage == 0 else 1
         states = sum(result["num_states"] for result in results)
-        # Two moments of Adam. Shards are padded to be of one size: by far less than what is frozen.
+        # Two moments of Adam. Padding of the shards is far smaller than the frozen weights.
         assert copies * 2 * trained <= states < copies * 2 * trained * 1.1
 
     @pytest.mark.parametrize("stage", STAGES)
@@ -84,7 +84,7 @@ class TestFrozenWeights:
 
 class TestAdapters:
     @pytest.mark.parametrize(("world_size", "stage"), PLACES)
-    def test_the_model_starts_as_it_was_and_its_merged_layers_move(
+    def test_the_model_starts_unchanged_and_its_merged_layers_change(
         self, compared: Seen, world_size, stage
     ):
         start = AutoModelForCausalLM.from_pretrained(compared.folder / "policy").state_dict()
@@ -126,7 +126,7 @@ class TestAdapters:
                 assert torch.equal(result["resumed_weights"][name], value), name
 
     @pytest.mark.parametrize(("world_size", "stage"), PLACES)
-    def test_the_merged_model_says_what_was_trained(self, compared: Seen, world_size, stage):
+    def test_the_merged_model_scores_like_the_trained_one(self, compared: Seen, world_size, stage):
         folder = compared.folder / f"adapted_zero_{stage}_{world_size}" / "model"
         result = ranks_of(compared, f"adapted_zero_{stage}", world_size)[0]
         model = AutoModelForCausalLM.from_pretrained(folder)
@@ -154,7 +154,7 @@ class TestAdapters:
     def test_the_reference_is_the_policy_without_its_adapter(
         self, compared: Seen, world_size, stage
     ):
-        """As a reference of its own has it, also while the policy moves away."""
+        """It scores like a separate reference, even when the policy has changed."""
         expected = ranks_of(compared, "reference_of_start", world_size)[0]["values"][0]
         result = ranks_of(compared, f"adapted_zero_{stage}", world_size)[0]
         assert len(result["references"]) == 4
@@ -162,7 +162,7 @@ class TestAdapters:
             torch.testing.assert_close(found[0], expected, rtol=0, atol=1e-6)
         assert float((result["scores"][0] - expected).abs().max()) > 1e-2
 
-    def test_what_travels_gives_the_merged_weights(self, compared: Seen):
+    def test_sent_adapter_weights_give_the_merged_weights(self, compared: Seen):
         result = compared.two[0]["adapted_zero_3"]
         adapter = {
             name.removeprefix("base_model.model."): w for name, w in result["adapter"].items()

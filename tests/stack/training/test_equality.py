@@ -15,9 +15,9 @@ from tests.stack.training.samples import (
     KL_COEFFICIENT,
     LENGTHS,
     TEMPERATURE,
-    kept_sets,
     load_samples,
     reference_rows,
+    support_sets,
 )
 
 pytestmark = pytest.mark.stack
@@ -25,7 +25,7 @@ STAGES = (0, 1, 2, 3)
 
 
 def relative_difference(left: dict[str, Tensor], right: dict[str, Tensor]) -> float:
-    """Norm of the difference over the norm, of all tensors together."""
+    """Norm of the difference divided by the norm, of all tensors together."""
     assert left.keys() == right.keys()
     norm = sum(float(value.double().square().sum()) for value in right.values())
     assert norm > 0, "nothing to compare"
@@ -45,7 +45,7 @@ def test_whole_distributions_give_the_same_on_two_ranks(seen: Seen):
     one, two = seen.one["whole_distributions"], seen.two[0]["whole_distributions_zero_3"]
     assert relative_difference(two["gradient"], one["gradient"]) < 1e-6
     assert_same_metrics(two["metrics"], one["metrics"], rel=2e-6)
-    # The penalty, a twentieth of the loss, is another than that of the sampled tokens.
+    # The penalty, a twentieth of the loss, differs from that of the sampled tokens.
     assert relative_difference(one["gradient"], seen.one["kept_tokens"]["gradient"]) > 1e-3
 
 
@@ -53,7 +53,7 @@ def test_whole_distributions_give_the_same_on_two_ranks(seen: Seen):
 def test_a_reference_scores_all_tokens_that_could_be_sampled(seen: Seen):
     model = AutoModelForCausalLM.from_pretrained(seen.folder / "policy", dtype=torch.float64)
     data = load_samples(seen.folder)
-    kept = kept_sets(data["token_ids"], data["loss_mask"])
+    kept = support_sets(data["token_ids"], data["loss_mask"])
     rows, sampled = torch.full(kept.shape, -math.inf, dtype=torch.float64), []
     start = 0
     for length in LENGTHS:
@@ -70,16 +70,16 @@ def test_a_reference_scores_all_tokens_that_could_be_sampled(seen: Seen):
                 sampled.append(0.0)
         start += length
     for result in (
-        seen.one["reference_of_all_kept"],
-        seen.two[0]["reference_of_all_kept_zero_3"],
+        seen.one["reference_over_support"],
+        seen.two[0]["reference_over_support_zero_3"],
     ):
         torch.testing.assert_close(
-            torch.cat(result["kept_logprobs"]).double(), rows, rtol=0, atol=1e-5
+            torch.cat(result["support_logprobs"]).double(), rows, rtol=0, atol=1e-5
         )
         torch.testing.assert_close(
             torch.cat(result["values"]).double(), torch.tensor(sampled).double(), rtol=0, atol=1e-5
         )
-    assert seen.two[1]["reference_of_all_kept_zero_3"]["values"] == []
+    assert seen.two[1]["reference_over_support_zero_3"]["values"] == []
 
 
 @pytest.mark.parametrize("scenario", ["policy_gradient", "value_gradient"])
@@ -107,8 +107,8 @@ def plain_policy_loss(
     model = AutoModelForCausalLM.from_pretrained(folder / "policy", dtype=torch.float64)
     data = load_samples(folder)
     if kept:
-        data["kept_token_ids"] = kept_sets(data["token_ids"], data["loss_mask"])
-        data["reference_kept_logprobs"] = reference_rows(data["kept_token_ids"])
+        data["support_token_ids"] = support_sets(data["token_ids"], data["loss_mask"])
+        data["reference_support_logprobs"] = reference_rows(data["support_token_ids"])
     total = torch.zeros((), dtype=torch.float64)
     start = 0
     for length in LENGTHS:
@@ -120,7 +120,7 @@ def plain_policy_loss(
                 continue
             row = logits[position - 1]
             if kept:
-                own = part["kept_token_ids"][position]
+                own = part["support_token_ids"][position]
                 normalizer = row[own[own >= 0].long()].logsumexp(0)
             else:
                 normalizer = row.logsumexp(0)
@@ -131,10 +131,10 @@ def plain_policy_loss(
                 ratio * advantage, ratio.clamp(1 - 0.2, 1 + 0.2) * advantage
             )
             if whole:
-                for place, token in enumerate(part["kept_token_ids"][position].tolist()):
+                for place, token in enumerate(part["support_token_ids"][position].tolist()):
                     if token >= 0:
                         own = row[token] - normalizer
-                        away = own - part["reference_kept_logprobs"][position, place].double()
+                        away = own - part["reference_support_logprobs"][position, place].double()
                         total = total + KL_COEFFICIENT * own.exp() * away
                 continue
             towards = part["reference_logprobs"][position].double() - logprob
@@ -253,7 +253,7 @@ def test_bfloat16_agrees_over_stages_and_stays_near_float32(seen: Seen, stage):
 def test_the_on_policy_shortcut_equals_scoring_first(seen: Seen):
     short, long = seen.one["on_policy"], seen.one["scored_first"]
     assert relative_difference(short["gradient"], long["gradient"]) < 1e-6
-    assert short["metrics"]["policy/kl_old"] == 0.0
+    assert short["metrics"]["policy/approx_kl"] == 0.0
     assert short["metrics"]["policy/clip_fraction"] == 0.0
     losses = [run["metrics"]["policy/loss"] for run in (short, long)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
@@ -265,7 +265,7 @@ def test_the_on_policy_shortcut_equals_scoring_first(seen: Seen):
 @pytest.mark.parametrize("role", ["learner", "critic"])
 def test_packed_rows_and_shared_prompts_change_nothing(seen: Seen, role):
     padded, packed = (seen.one[f"{layout}_{role}"] for layout in ("padded", "packed"))
-    # Three samples of 4, 6 and 8 needed tokens, of which they share 2; and two alone.
+    # Three samples of 4, 6 and 8 needed tokens, 2 of them shared; and two samples alone.
     assert padded["rows"] == [(3, 8), (1, 3), (1, 11)]
     assert packed["rows"] == [(1, 14), (1, 3), (1, 11)]
     assert relative_difference(packed["gradient"], padded["gradient"]) < 1e-6

@@ -1,4 +1,4 @@
-"""What the optimiser makes of a gradient: clipping, weight decay, learning rate, refusals."""
+"""The optimiser step: clipping, weight decay, learning rate, refusals."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_several_experiences_are_several_steps(seen: Seen):
     for name in ("policy/loss", "policy/grad_norm", "policy/entropy"):
         mean = (first[name] + second[name]) / 2
         assert together[name] == pytest.approx(mean, rel=1e-5), name
-    # After the first step the weights are no longer those that the engine sampled with.
+    # After the first step the weights differ from those that the engine sampled with.
     assert together["rollout/logprob_gap_mean"] == first["rollout/logprob_gap_mean"]
     assert together["rollout/logprob_gap_mean"] != second["rollout/logprob_gap_mean"]
     assert together["policy/learning_rate"] == second["policy/learning_rate"]

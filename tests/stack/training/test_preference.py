@@ -1,4 +1,4 @@
-"""Learning from preferences on real ranks: plain torch's loss, whatever the ranks."""
+"""Learning from preferences on real ranks equals plain torch's loss."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Plain:
         return chosen[answer.loss_mask[1:]].sum()
 
     def log_ratio(self, answer: LabelledTokens) -> Tensor:
-        """Against a reference that is the policy, shifted."""
+        """Metrics against a reference that is the policy, shifted."""
         logprob = self.logprob(answer)
         return logprob - (logprob.detach() + shift(answer.token_ids))
 

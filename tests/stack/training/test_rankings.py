@@ -1,4 +1,4 @@
-"""Learning from rankings on real ranks: plain torch's loss, whatever the ranks and rows."""
+"""Learning from rankings on real ranks equals plain torch's loss."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NUM_TOKENS = 65.0
 
 
 def plain_scores(folder: Path, dtype: torch.dtype) -> tuple[torch.nn.Module, list[list[Tensor]]]:
-    """What transformers says of every answer, one after the other."""
+    """Scores of transformers' classifier, one answer after the other."""
     model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=dtype)
     assert model.config.num_labels == 1
     return model, [
@@ -98,7 +98,7 @@ def test_an_evaluation_is_the_loss_and_learns_nothing(seen: Seen):
 
 
 @pytest.mark.parametrize("folder", ["1_zero_0", "2_zero_3"])
-def test_the_result_is_what_the_ranks_know(seen: Seen, folder: str):
+def test_the_saved_model_gives_the_scores_of_the_ranks(seen: Seen, folder: str):
     """It loads in transformers and as a critic, and both give the scores of the ranks."""
     place = seen.folder / f"trained_reward_model_{folder}"
     result = (seen.one if folder.startswith("1") else seen.two[0])["saved_reward_model"]
@@ -128,7 +128,7 @@ def test_the_result_is_what_the_ranks_know(seen: Seen, folder: str):
 
 
 def test_transformers_pads_as_the_tokenizer_does(seen: Seen):
-    """Rows of several lengths, an end-of-text token behind each answer."""
+    """Rows of several lengths, an end-of-text token after each answer."""
     place = seen.folder / "trained_reward_model_1_zero_0"
     tokenizer = AutoTokenizer.from_pretrained(place)
     model = AutoModelForSequenceClassification.from_pretrained(place).eval()

@@ -102,7 +102,7 @@ def test_one_rank_scores(seen: Seen):
     assert_scores(seen.one["scores"]["some"], ["0-1", "1-3", "3-5"], truth)
 
 
-def test_a_reference_of_its_own(seen: Seen):
+def test_a_separate_reference(seen: Seen):
     names = ["0-1", "1-3", "3-5"]
     other = plain_scores(seen.folder, "other_policy")
     assert_scores(seen.one["other_reference"]["some"], names, other)
@@ -137,7 +137,7 @@ def test_scoring_between_updates_changes_nothing(seen: Seen):
 
 
 def test_the_critic_values_states(seen: Seen):
-    """What the reward model's head says one token earlier."""
+    """A value is the output of the head one token earlier."""
     from transformers import AutoModelForSequenceClassification
 
     model = AutoModelForSequenceClassification.from_pretrained(

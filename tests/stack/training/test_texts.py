@@ -1,4 +1,4 @@
-"""Texts beside the samples of a step (PPO-ptx) with real DeepSpeed."""
+"""Pretraining texts in the steps of a policy (PPO-ptx) with real DeepSpeed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def plain_text_loss(folder: Any) -> tuple[Tensor, dict[str, Tensor]]:
     model = AutoModelForCausalLM.from_pretrained(folder / "policy", dtype=torch.float64)
     total = torch.zeros((), dtype=torch.float64)
     for tokens in make_texts():
-        # No temperature: nobody sampled these.
+        # No temperature: these were not sampled.
         logits = model(input_ids=tokens[None]).logits[0]
         total = total + torch.nn.functional.cross_entropy(logits[:-1], tokens[1:], reduction="sum")
     loss = total / (sum(TEXT_LENGTHS) - len(TEXT_LENGTHS))
@@ -40,7 +40,7 @@ def test_the_gradient_is_the_policy_s_plus_the_coefficient_times_the_texts(seen:
     assert relative_difference(mixed["gradient"], expected) < 1e-5
     assert relative_difference(mixed["gradient"], policy["gradient"]) > 0.1
     assert mixed["metrics"]["policy/ptx_loss"] == pytest.approx(loss.item(), rel=1e-5)
-    # What is measured of the policy does not change, but the norm of the gradient does.
+    # Metrics of the policy do not change, but the norm of the gradient does.
     shared = {name: value for name, value in policy["metrics"].items() if "grad_norm" not in name}
     assert_same_metrics({name: mixed["metrics"][name] for name in shared}, shared, rel=1e-6)
     assert mixed["metrics"].keys() - policy["metrics"].keys() == {"policy/ptx_loss"}

@@ -1,4 +1,4 @@
-"""One process of the training tests: runs the scenarios of its world size, saves what it saw.
+"""One process of the training tests: runs the scenarios of its world size, saves the results.
 
     python -m tests.stack.training.worker RANK WORLD_SIZE MASTER_PORT FOLDER TABLE [SCENARIO ...]
 

@@ -1,4 +1,4 @@
-"""Columns of numbers beside a mask, drawn by hypothesis, with NaN off the mask."""
+"""Columns of numbers with a mask, drawn by hypothesis, with NaN off the mask."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def every(count: int) -> Tensor:
 
 @st.composite
 def columns(draw, count: int, low: float = -12.0, high: float = 12.0):
-    """A mask and `count` columns beside it; none, one and ties are likely."""
+    """A mask and `count` columns; none, one and ties are likely."""
     mask = draw(st.lists(st.sampled_from([True, True, False]), max_size=7))
     number = st.sampled_from([0.0, 1.0]) | st.floats(low, high, allow_subnormal=False, width=32)
     return mask, *([draw(number) for _ in mask] for _ in range(count))

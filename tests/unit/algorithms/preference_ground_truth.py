@@ -86,6 +86,17 @@ def reference_point(log_ratios: list[float]) -> float:
     return max(0.0, math.fsum(log_ratios) / len(log_ratios))
 
 
+def mismatched_rows(prompts: list[str]) -> list[int]:
+    """Walk back from every row, over the end to the last one, to the first other prompt."""
+    found = []
+    for row, prompt in enumerate(prompts):
+        other = row
+        while prompts[other] == prompt:
+            other = (other - 1) % len(prompts)
+        found.append(other)
+    return found
+
+
 def kto_loss(
     log_ratio: float, good: bool, point: float, *, beta: float, weights: tuple[float, float]
 ) -> float:

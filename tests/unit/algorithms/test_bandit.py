@@ -13,6 +13,9 @@ from rlhf_ray.testing.bandit import expected_reward, solve
 from rlhf_ray.testing.bandit_workers import NUM_POSITIONS, RIGHT, VOCABULARY
 
 METHODS = sorted(path.stem for path in (conf_dir() / "algorithm").glob("*.yaml"))
+# A training takes a second: `make quick` runs one method without a critic and one with it.
+UNIT_SLOW = pytest.mark.unit_slow
+QUICK = ("grpo", "ppo")
 OPTIMUM = 1.0
 TASK = ("model=arithmetic", "data=arithmetic", "reward=exact_match", "generation=cpu")
 SIZES = ("prompts_per_step=3", "samples_per_prompt=8", "num_steps=60", "algorithm.num_epochs=2")
@@ -40,7 +43,7 @@ VARIANTS = {
         "algorithm.entropy_target=0.05",
         "algorithm.entropy_step=0.001",
     ],
-    "good tokens": ["algorithm=grpo", "algorithm.positive_coefficient=0.1"],
+    "good tokens": ["algorithm=grpo", "algorithm.nll_coefficient=0.1"],
     "whitened per task": [
         "algorithm=grpo",
         "algorithm.whiten_advantages=true",
@@ -88,12 +91,15 @@ def method(*overrides: str) -> Config:
     return load_config([*TASK, *SIZES, *overrides])
 
 
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("seed", [0, *(pytest.param(s, marks=UNIT_SLOW) for s in (1, 2))])
+@pytest.mark.parametrize(
+    "name", [n if n in QUICK else pytest.param(n, marks=UNIT_SLOW) for n in METHODS]
+)
 def test_every_method_finds_the_optimum(name, seed):
     assert solve(method(f"algorithm={name}"), seed=seed) >= 0.98 * OPTIMUM
 
 
+@UNIT_SLOW
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_variant_finds_it_too(name):
     assert solve(method(*VARIANTS[name]), seed=0) >= 0.98 * OPTIMUM
@@ -109,6 +115,7 @@ def test_expected_reward_by_hand():
     assert expected_reward(weights) == pytest.approx(OPTIMUM)
 
 
+@UNIT_SLOW
 def test_a_strong_penalty_keeps_the_policy_from_it():
     assert solve(method(*STRONG_PENALTY), seed=0) < 0.9
     held = method("algorithm=grpo", "algorithm.kl_coefficient=5", "algorithm.kl_estimator=k2")

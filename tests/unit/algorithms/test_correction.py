@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from rlhf_ray.algorithms.policy_losses.correction import (
     Correction,
-    correct_gap,
     effective_sample_size,
+    importance_correction,
 )
 from tests.unit.algorithms import ground_truth
 from tests.unit.algorithms.ragged_cases import F64, flat_mask, poisoned, sampled, samples, sizes
@@ -21,7 +21,7 @@ from tests.unit.algorithms.ragged_cases import F64, flat_mask, poisoned, sampled
 def correct(gaps: list[float], lengths: list[int], **settings) -> Correction:
     learner = torch.tensor(gaps, dtype=F64)
     defaults = {"weight": "none", "cap": 2.0, "keep": "none", "low": 0.5, "high": 2.0}
-    return correct_gap(
+    return importance_correction(
         learner,
         torch.zeros_like(learner),
         torch.tensor(lengths),
@@ -85,7 +85,7 @@ def test_equals_ground_truth(weight, keep, drawn):
     masks, learner, generator = drawn
     mask = flat_mask(masks)
     bounds = {"cap": 1.7, "low": 0.61, "high": 1.83}
-    result = correct_gap(
+    result = importance_correction(
         poisoned(learner, mask),
         poisoned(generator, mask),
         sizes(masks),

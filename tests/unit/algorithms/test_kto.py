@@ -122,12 +122,22 @@ class TestKto:
         assert isinstance(share, float)
         assert share == -1.25
 
-    def test_the_answers_are_shifted_by_one(self):
-        assert mismatched_answers(4).tolist() == [3, 0, 1, 2]
-        assert mismatched_answers(2).tolist() == [1, 0]
-        for too_few in (0, 1):
-            with pytest.raises(AssertionError, match=f"{too_few} answers cannot be mismatched"):
-                mismatched_answers(too_few)
+    def test_answers_to_different_prompts_are_shifted_by_one(self):
+        assert mismatched_answers("abcd") == [3, 0, 1, 2]
+        assert mismatched_answers("ab") == [1, 0]
+
+    @settings(max_examples=60, deadline=None)
+    @given(st.lists(st.sampled_from("abc"), min_size=1, max_size=8))
+    def test_a_mismatched_answer_is_the_nearest_one_before_to_another_prompt(self, prompts):
+        if len(set(prompts)) == 1:
+            with pytest.raises(ValueError, match="all prompts are the same"):
+                mismatched_answers(prompts)
+            return
+        assert mismatched_answers(prompts) == truth.mismatched_rows(prompts)
+
+    def test_no_answer_has_no_mismatch(self):
+        with pytest.raises(ValueError, match="all prompts are the same"):
+            mismatched_answers([])
 
     def test_far_answers_keep_their_small_loss(self):
         logprobs = torch.tensor([100.0, -1e6], requires_grad=True)

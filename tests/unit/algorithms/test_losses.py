@@ -86,7 +86,7 @@ class TestPolicyLoss:
         generator = torch.Generator().manual_seed(1)
         old = -torch.rand(40, generator=generator, dtype=F64) * 3
         gaps = (torch.rand(40, generator=generator, dtype=F64) - 0.5) * 1.5
-        # Numbers beside a kink have no derivative to compare with.
+        # Numbers next to a kink have no derivative to compare with.
         kinks = torch.tensor([0.8, 1.28], dtype=F64).log()
         gaps = torch.where(((gaps[:, None] - kinks).abs() < 1e-3).any(1), gaps + 0.01, gaps)
         advantages = torch.randn(40, generator=generator, dtype=F64)

@@ -43,7 +43,7 @@ def test_bins_by_hand():
 @given(columns(1, -6, 6), st.integers(1, 7), st.integers(0, 1000))
 def test_equals_ground_truth_for_any_split(drawn, num_bins, seed):
     mask, row = drawn
-    # Beside an edge rounding decides; 0 itself is a tie and has no gap in any bin.
+    # Next to an edge rounding decides; 0 itself is a tie and has no gap in any bin.
     edges = [math.log((num_bins + e) / (num_bins - e)) for e in range(num_bins)]
     row = [x + 1e-6 if x and any(abs(abs(x) - e) < 1e-7 for e in edges) else x for x in row]
     difference, kept = poisoned(row, mask), torch.tensor(mask, dtype=torch.bool)

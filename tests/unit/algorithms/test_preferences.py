@@ -36,7 +36,7 @@ def dpo(
     smoothing: float = 0.0,
     lengths: list[Tensor] | None = None,
 ) -> PreferenceLoss:
-    """Of the policy's chosen and rejected answers and the reference's; divided given lengths."""
+    """Log-probabilities of policy and reference for both answers; divided by lengths if given."""
     chosen, rejected, reference_chosen, reference_rejected = logprobs
     ones = torch.ones_like(mask, dtype=torch.int64)
     chosen_lengths, rejected_lengths = lengths or [ones, ones]

@@ -134,7 +134,7 @@ class TestRatio:
                         ground_truth.sequence_ratio(gaps, keeps, CLAMP), rel=1e-12
                     )
         torch.testing.assert_close(result.ratio, torch.tensor(expected, dtype=F64), **CLOSE)
-        # Beside the clamp itself rounding decides.
+        # Next to the clamp itself rounding decides.
         sure = torch.tensor([abs(math.log(x)) < 19.999 for x in expected], dtype=torch.bool)
         assert not (result.clamped & sure).any()
         assert result.clamped.tolist() == clamped or not sure.all()

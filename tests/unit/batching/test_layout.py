@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlhf_ray.batching.layout import MicroBatch, lay_out
-from rlhf_ray.records.kept_tokens import whole_vocabulary
 
 T, F = True, False
 
@@ -17,7 +16,7 @@ def ragged(*masks: list[bool]):
     """Token i of the whole has id 100 + i."""
     lengths = torch.tensor([len(mask) for mask in masks])
     mask = torch.tensor([keep for row in masks for keep in row])
-    return 100 + torch.arange(mask.shape[0]), lengths, mask, whole_vocabulary(mask.shape[0])
+    return 100 + torch.arange(mask.shape[0]), lengths, mask, None
 
 
 def fields(batch: MicroBatch) -> tuple[list, list, list, list, int]:
@@ -60,19 +59,19 @@ def test_nothing_predicted_still_runs_the_model(rows):
 
 def test_no_samples_at_all():
     nothing = torch.zeros(0, dtype=torch.int64)
-    batch = lay_out(nothing, nothing, nothing.bool(), whole_vocabulary(0), [])
+    batch = lay_out(nothing, nothing, nothing.bool(), None, [])
     assert batch.num_targets == 0
-    assert batch.kept_token_ids.shape == (1, 0)
+    assert batch.support_token_ids is None
 
 
-def test_kept_tokens_go_with_the_targets():
+def test_supports_go_with_the_targets():
     token_ids, lengths, mask, _ = ragged([F, F, T], [F, T, T])
     kept = torch.stack([token_ids, -torch.ones_like(token_ids)], dim=1).int()
     batch = lay_out(token_ids, lengths, mask, kept, [1, 0])
     assert batch.targets.tolist() == [104, 105, 102]
-    assert batch.kept_token_ids.tolist() == [[104, -1], [105, -1], [102, -1]]
+    assert batch.support_token_ids.tolist() == [[104, -1], [105, -1], [102, -1]]
     # The meaningless target 0 can be sampled, so that its log-probability is a number.
-    assert lay_out(token_ids, lengths, mask, kept, []).kept_token_ids.tolist() == [[0, -1]]
+    assert lay_out(token_ids, lengths, mask, kept, []).support_token_ids.tolist() == [[0, -1]]
 
 
 def test_a_first_token_cannot_be_predicted():

@@ -1,4 +1,4 @@
-"""Several texts in one row: the loss is that of rows of their own, and neighbours are strangers."""
+"""Several texts in one row: the loss is that of separate rows; neighbours do not attend."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def laid_out(
     (samples,) = spread_samples(texts, plan)
     (rows,) = samples.micro_batches
     batch = row_layout(model.get_decoder(), role, "sdpa").lay_out(
-        samples.token_ids, samples.lengths, samples.loss_mask, samples.kept_token_ids, rows
+        samples.token_ids, samples.lengths, samples.loss_mask, samples.support_token_ids, rows
     )
     return batch, samples.num_loss_tokens
 
 
 def logprobs_of(model: LlamaForCausalLM, batch: MicroBatch) -> Tensor:
-    inputs = (batch.input_ids, batch.hidden_index, batch.targets, 1.0, batch.kept_token_ids)
+    inputs = (batch.input_ids, batch.hidden_index, batch.targets, 1.0, batch.support_token_ids)
     return PolicyForward(model)(*inputs, batch.packing)[0]
 
 

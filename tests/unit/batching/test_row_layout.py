@@ -83,7 +83,7 @@ def data() -> tuple[Tensor, Tensor, Tensor]:
 
 
 def kept() -> Tensor:
-    """Two tokens that could have been sampled beside each of all."""
+    """A support of two tokens for every token."""
     token_ids = data()[0]
     return torch.stack([token_ids, token_ids + 1], dim=1).int()
 
@@ -102,7 +102,7 @@ def batch_in(kind: str, *, one_row: bool) -> MicroBatch:
 
 
 def weights_like(values: Tensor) -> Tensor:
-    """As an advantage would: a different one for every token."""
+    """A different factor for every token, like an advantage."""
     return torch.linspace(-1.0, 2.0, values.shape[0], dtype=values.dtype)
 
 
@@ -113,7 +113,7 @@ def logprobs_and_gradients(model: Any, batch: MicroBatch) -> tuple[Tensor, dict[
         batch.hidden_index,
         batch.targets,
         0.7,
-        batch.kept_token_ids,
+        batch.support_token_ids,
         batch.packing,
     )
     (weights_like(logprobs) * logprobs).sum().backward()
@@ -193,7 +193,7 @@ def test_without_the_mask_it_would_not_be_equal():
                 batch.hidden_index,
                 batch.targets,
                 0.7,
-                batch.kept_token_ids,
+                batch.support_token_ids,
                 packing,
             )
         assert float((found - expected).abs().max()) > 1e-2
@@ -212,10 +212,10 @@ class TestChoice:
             assert torch.equal(getattr(found, name), getattr(expected, name))
 
     @pytest.mark.parametrize("setting", ["auto", "packed", "padded"])
-    def test_kept_tokens_follow_their_targets(self, setting):
+    def test_supports_follow_their_targets(self, setting):
         batch = self.rows(setting).lay_out(*data(), kept(), ROWS)
         expected = torch.stack([batch.targets, batch.targets + 1], dim=1).int()
-        assert torch.equal(batch.kept_token_ids, expected)
+        assert torch.equal(batch.support_token_ids, expected)
 
     def test_auto_takes_the_cheapest(self):
         batch = self.rows("auto").lay_out(*data(), kept(), ROWS)
@@ -248,7 +248,7 @@ class TestChoice:
 
 
 class IgnoresMasks(nn.Module):
-    """A decoder that mixes tokens in a way of its own, whatever mask it is given."""
+    """A decoder that mixes tokens in its own way, whatever mask it is given."""
 
     dtype = torch.float32
 
@@ -312,7 +312,7 @@ class TestModelsThatCannot:
         assert caplog.text == ""
 
     def test_kernels_without_a_mask(self):
-        with pytest.raises(ValueError, match=r"flash_attention_2 takes no mask of its own"):
+        with pytest.raises(ValueError, match=r"flash_attention_2 takes no mask for every pair"):
             row_layout(decoder("llama"), RoleConfig(layout="packed"), "flash_attention_2")
 
     @pytest.mark.parametrize("name", ["llama", "mistral without window"])

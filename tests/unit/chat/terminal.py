@@ -1,4 +1,4 @@
-"""A command in a terminal of its own."""
+"""Run of a command in its own terminal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 class Terminal:
-    """A command in a terminal of its own: types, and waits for what appears."""
+    """A command in its own terminal: types text, and waits for output."""
 
     def __init__(self, command: list[str]) -> None:
         self.seen = ""
@@ -28,7 +28,7 @@ class Terminal:
             stdout=side,
             stderr=side,
             cwd=REPOSITORY,
-            # A session of its own, so that the terminal sends it Ctrl-C as a signal.
+            # A separate session, so that the terminal sends it Ctrl-C as a signal.
             preexec_fn=_control_terminal,
             env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
             close_fds=True,
@@ -39,7 +39,7 @@ class Terminal:
         os.write(self._screen, text.encode())
 
     def expect(self, text: str, timeout_s: float = 60) -> None:
-        """Wait for it; what comes up to its end is not looked at again."""
+        """Wait for a text; the output up to its end is consumed."""
         deadline = time.monotonic() + timeout_s
         while text not in self.seen:
             assert time.monotonic() < deadline, f"no {text!r} in {self.seen[-2000:]!r}"
@@ -62,7 +62,7 @@ class Terminal:
 
 
 def _control_terminal() -> None:
-    """Run in the child: the terminal at its standard input is the one that sends it signals."""
+    """Make the terminal at standard input the controlling one; runs in the child."""
     import fcntl
     import termios
 

@@ -1,4 +1,4 @@
-"""The loop of the chat with models and a screen that are fakes."""
+"""The chat loop with fake models and a fake screen."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 
-from rlhf_ray.chat.endpoint import SpeakerFailed, TooLong
+from rlhf_ray.chat.endpoint import ChatEndpoint, EndpointFailed, TooLong
 from rlhf_ray.chat.history import History
 from rlhf_ray.chat.loop import HELP, Chat
+from rlhf_ray.chat.screen import TerminalScreen
 from rlhf_ray.chat.side_by_side import Piece
 
 
-class FakeSpeaker:
-    """Answers `NAME: what was said last`, and remembers what it was asked."""
+class FakeEndpoint(ChatEndpoint):
+    """Answers `NAME: last text`, and remembers the chats that it was asked."""
 
     def __init__(self, name: str, *, longest: int = 100) -> None:
         self.name = name
@@ -30,15 +31,15 @@ class FakeSpeaker:
         try:
             yield ""
             if self.fails:
-                raise SpeakerFailed(self.fails)
+                raise EndpointFailed(self.fails)
             yield f"{self.name}: "
             yield str(messages[-1]["content"])
         finally:
             self.num_closed += 1
 
 
-class FakeScreen:
-    """Types the lines; an exception among them is raised. `interrupt` is Ctrl-C in an answer."""
+class FakeScreen(TerminalScreen):
+    """Types lines, raises an exception among them, and breaks off an answer as Ctrl-C does."""
 
     def __init__(self, *lines: str | type[BaseException]) -> None:
         self._lines = list(lines)
@@ -67,9 +68,9 @@ class FakeScreen:
         return texts
 
 
-def chat(screen: FakeScreen, *speakers: FakeSpeaker, system: str | None = None) -> History:
+def chat(screen: FakeScreen, *endpoints: FakeEndpoint, system: str | None = None) -> History:
     history = History(system)
-    Chat(screen, speakers, history).run()
+    Chat(screen, endpoints, history).run()
     return history
 
 
@@ -77,48 +78,48 @@ def contents(messages: Sequence[Any]) -> list[str]:
     return [message["content"] for message in messages]
 
 
-def test_what_was_said_is_remembered_until_it_is_reset():
-    speaker = FakeSpeaker("a")
+def test_turns_are_remembered_until_the_reset():
+    endpoint = FakeEndpoint("a")
     screen = FakeScreen("one", "  ", "two", "/reset", "three", "/quit", "never")
-    chat(screen, speaker, system="be brief")
-    assert [contents(asked) for asked in speaker.asked] == [
+    chat(screen, endpoint, system="be brief")
+    assert [contents(asked) for asked in endpoint.asked] == [
         ["be brief", "one"],
         ["be brief", "one", "a: one", "two"],
         ["be brief", "three"],
     ]
-    assert [m["role"] for m in speaker.asked[1]] == ["system", "user", "assistant", "user"]
+    assert [m["role"] for m in endpoint.asked[1]] == ["system", "user", "assistant", "user"]
     assert [texts for _, texts in screen.shown] == [["a: one"], ["a: two"], ["a: three"]]
     assert screen.notes == ["(forgotten)"]
-    assert speaker.num_closed == 3
+    assert endpoint.num_closed == 3
 
 
 @pytest.mark.parametrize("end", [EOFError, "/quit", "/exit"])
 def test_the_end(end):
     screen = FakeScreen(end, "never")
-    speaker = FakeSpeaker("a")
-    chat(screen, speaker)
-    assert speaker.asked == []
+    endpoint = FakeEndpoint("a")
+    chat(screen, endpoint)
+    assert endpoint.asked == []
 
 
 def test_ctrl_c_at_the_prompt_does_not_end_the_chat():
     screen = FakeScreen(KeyboardInterrupt, "one")
-    chat(screen, FakeSpeaker("a"))
+    chat(screen, FakeEndpoint("a"))
     assert screen.notes == ["(Ctrl-D or /quit ends the chat)"]
     assert len(screen.shown) == 1
 
 
 def test_commands():
     screen = FakeScreen("/help", "/nonsense", "/compare")
-    speaker = FakeSpeaker("a")
-    chat(screen, speaker)
+    endpoint = FakeEndpoint("a")
+    chat(screen, endpoint)
     assert screen.notes[0] == HELP
     assert "there is no command /nonsense" in screen.notes[1]
     assert "there is one model only" in screen.notes[2]
-    assert speaker.asked == []
+    assert endpoint.asked == []
 
 
 def test_two_models_have_the_same_history():
-    first, second = FakeSpeaker("a"), FakeSpeaker("b")
+    first, second = FakeEndpoint("a"), FakeEndpoint("b")
     screen = FakeScreen("one", "/compare", "two", "/compare", "three")
     chat(screen, first, second)
     assert screen.shown[1] == (("a", "b"), ["a: two", "b: two"])
@@ -126,47 +127,50 @@ def test_two_models_have_the_same_history():
     assert contents(second.asked[0]) == ["one", "a: one", "two"]
     assert second.asked == first.asked[1:2]
     assert contents(first.asked[2]) == ["one", "a: one", "two", "a: two", "three"]
-    assert screen.notes == ["(a beside b; the chat goes on with the answers of a)", "(a alone)"]
+    assert screen.notes == [
+        "(a and b side by side; the chat goes on with the answers of a)",
+        "(a alone)",
+    ]
 
 
 def test_ctrl_c_stops_an_answer_and_keeps_what_was_said():
-    speaker = FakeSpeaker("a")
+    endpoint = FakeEndpoint("a")
     screen = FakeScreen("one", "two")
     screen.interrupt_after = 1
-    chat(screen, speaker)
+    chat(screen, endpoint)
     assert [texts for _, texts in screen.shown] == [["a: "], ["a: "]]
-    assert contents(speaker.asked[1]) == ["one", "a: ", "two"]
-    assert speaker.num_closed == 2, "the server is told to stop"
+    assert contents(endpoint.asked[1]) == ["one", "a: ", "two"]
+    assert endpoint.num_closed == 2, "the server is told to stop"
 
 
-def test_what_does_not_fit_is_left_out_from_the_oldest_on():
-    speaker = FakeSpeaker("a", longest=4)
+def test_the_oldest_turns_are_dropped_if_the_chat_is_too_long():
+    endpoint = FakeEndpoint("a", longest=4)
     screen = FakeScreen("one", "two", "three")
-    chat(screen, speaker, system="s")
-    assert contents(speaker.asked[-1]) == ["s", "two", "a: two", "three"]
+    chat(screen, endpoint, system="s")
+    assert contents(endpoint.asked[-1]) == ["s", "two", "a: two", "three"]
     assert screen.notes == ["(the chat is too long for the model: left out its oldest turns, 1)"]
     assert screen.shown[-1] == (("a",), ["a: three"])
 
 
-def test_what_does_not_fit_one_of_two_is_left_out_for_both():
+def test_turns_too_long_for_one_of_two_models_are_dropped_for_both():
     screen = FakeScreen("/compare", "one", "two")
-    chat(screen, FakeSpeaker("a"), FakeSpeaker("b", longest=1))
+    chat(screen, FakeEndpoint("a"), FakeEndpoint("b", longest=1))
     assert [texts for _, texts in screen.shown] == [["a: one", "b: one"], ["a: two", "b: two"]]
     assert screen.errors == []
 
 
 def test_a_text_that_never_fits():
-    speaker = FakeSpeaker("a", longest=0)
+    endpoint = FakeEndpoint("a", longest=0)
     screen = FakeScreen("one")
-    assert len(chat(screen, speaker)) == 0
+    assert len(chat(screen, endpoint)) == 0
     assert screen.notes == ["(this alone is too long: at most so much)"]
     assert screen.shown == []
 
 
 def test_a_failure_is_shown_and_not_remembered():
-    speaker = FakeSpeaker("a")
-    speaker.fails = "the engine ended"
+    endpoint = FakeEndpoint("a")
+    endpoint.fails = "the engine ended"
     screen = FakeScreen("one", "two")
-    assert len(chat(screen, speaker)) == 0
+    assert len(chat(screen, endpoint)) == 0
     assert screen.errors == ["the engine ended", "the engine ended"]
-    assert contents(speaker.asked[1]) == ["two"]
+    assert contents(endpoint.asked[1]) == ["two"]

@@ -1,4 +1,4 @@
-"""What is seen of answers: on a terminal, elsewhere, and of what a model should not say."""
+"""Display of answers: on a terminal, elsewhere, and with control characters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Generator, Iterator
 import pytest
 from rich.console import Console
 
-from rlhf_ray.chat.endpoint import SpeakerFailed
+from rlhf_ray.chat.endpoint import EndpointFailed
 from rlhf_ray.chat.screen import TerminalScreen, printable
 from rlhf_ray.chat.side_by_side import Piece, pieces_of
 
@@ -41,7 +41,7 @@ def test_an_answer_that_is_stopped(output):
 def test_a_failure(output):
     def failing() -> Generator[Piece, None, None]:
         yield Piece(index=0, text="Hel")
-        yield Piece(index=0, error=SpeakerFailed("no more"))
+        yield Piece(index=0, error=EndpointFailed("no more"))
 
     assert TerminalScreen(output).show(["m"], failing()) == ["Hel"]
     assert output.getvalue() == "m> Hel (failed: no more)\n"
@@ -84,7 +84,7 @@ class TestTogether:
     def test_a_failure_ends_one_of_them(self, num_answers):
         def fails() -> Iterator[str]:
             yield "x"
-            raise SpeakerFailed("gone")
+            raise EndpointFailed("gone")
 
         def speaks() -> Iterator[str]:
             yield "y"

@@ -1,4 +1,4 @@
-"""The real command in a real terminal, with a fake of an OpenAI-compatible server."""
+"""The real command in a real terminal, with a fake OpenAI-compatible server."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ def terminal(fake_server, tmp_path, monkeypatch) -> Iterator[Terminal]:
     terminal.close()
 
 
+@pytest.mark.unit_slow
 def test_a_chat(terminal, fake_server):
     terminal.expect("talking to m (1) and m (2)")
     terminal.expect("you> ")
@@ -52,7 +53,7 @@ def test_a_chat(terminal, fake_server):
     terminal.expect("you> ")
 
     terminal.type("/compare\n")
-    terminal.expect("m (1) beside m (2)")
+    terminal.expect("m (1) and m (2) side by side")
     terminal.expect("you> ")
     terminal.type("left and right\n")
     terminal.expect("left and right")
@@ -73,6 +74,7 @@ def test_a_chat(terminal, fake_server):
     assert terminal.process.wait(timeout=20) == 0
 
 
+@pytest.mark.unit_slow
 def test_an_endpoint_that_is_not_there(tmp_path):
     done = subprocess.run(
         [

@@ -1,4 +1,4 @@
-"""What is asked of the other Python and read back, with a stand-in of it."""
+"""Request to the other Python and its result, with a stand-in for it."""
 
 from __future__ import annotations
 

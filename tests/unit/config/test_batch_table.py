@@ -74,7 +74,7 @@ def test_over_sampling_starts_more_prompts():
 
 def test_a_stage_that_learns_from_examples():
     overrides = ["stage=sft", "model.path=a/b", "examples.path=x", "examples.max_tokens=100"]
-    overrides += ["fit.samples_per_step=25", "fit.max_steps=40", "fit.num_epochs=2"]
+    overrides += ["fit.batch_size=25", "fit.max_steps=40", "fit.num_epochs=2"]
     overrides += ["training.num_ranks=2", "training.max_tokens_per_micro_batch=450"]
     assert _values(overrides) == {
         "samples per optimiser step": "25",
@@ -89,7 +89,7 @@ def test_a_stage_that_learns_from_examples():
 
 
 def test_a_stage_that_learns_from_rankings_or_feedback():
-    overrides = ["stage=preference", "model.path=a/b", "examples.path=x", "fit.samples_per_step=10"]
+    overrides = ["stage=preference", "model.path=a/b", "examples.path=x", "fit.batch_size=10"]
     overrides += ["examples.max_tokens=100", "training.max_tokens_per_micro_batch=450"]
     values = _values(overrides)
     assert values["rankings per optimiser step"] == "10"
@@ -103,7 +103,7 @@ def test_a_stage_that_learns_from_rankings_or_feedback():
 
 def test_rankings_have_two_answers_or_more():
     overrides = ["stage=reward_model", "model.path=a/b", "examples.path=x"]
-    overrides += ["examples.max_tokens=100", "fit.samples_per_step=25", "training.num_ranks=2"]
+    overrides += ["examples.max_tokens=100", "fit.batch_size=25", "training.num_ranks=2"]
     overrides += ["training.max_tokens_per_micro_batch=450"]
     assert _values(overrides) == {
         "rankings per optimiser step": "25",
@@ -121,7 +121,7 @@ def test_rendering_is_aligned():
     assert text.splitlines() == ["a              1  x", "long name  1,000"]
 
 
-def test_texts_beside_the_samples():
+def test_texts_in_addition_to_samples():
     mixed = ["recipe=demo", "texts.path=a.jsonl", "algorithm.ptx_coefficient=0.1"]
     values = _values([*mixed, "texts.texts_per_step=24", "texts.max_tokens=100"])
     assert values["texts per optimiser step"] == "24"

@@ -14,7 +14,7 @@ from rlhf_ray.config.load import load_config, read_config, to_yaml
 from rlhf_ray.config.run import Config
 
 
-def test_defaults_are_the_dataclasses_own_where_no_file_chooses():
+def test_defaults_come_from_the_dataclasses_without_a_file():
     config = read_config([])
     assert config.num_steps == Config().num_steps
     assert config.publish == Config().publish
@@ -166,7 +166,7 @@ def test_a_broken_file_is_named_in_a_message(tmp_path, monkeypatch):
         load_config(["recipe=mine"])
 
 
-def test_choices_and_values_are_told_apart():
+def test_choices_and_values_are_separated():
     request, problems = parse_overrides(["algorithm=ppo", "algorithm.gamma=0.9", "recipe=null"])
     assert request.choices == (("algorithm", "ppo"), ("recipe", "null"))
     assert request.values == (("algorithm.gamma", 0.9),)
@@ -188,5 +188,5 @@ _ON_GPU = ["generation=gpu", "training=gpu", "training.zero_stage=2", "reference
         ([*_ON_GPU, "model.head_kernel=chunked"], "chunked"),
     ],
 )
-def test_the_fused_head_is_for_runs_that_it_can_serve(overrides, kernel):
+def test_the_fused_head_kernel_is_for_runs_that_support_it(overrides, kernel):
     assert read_config(overrides).head_kernel == kernel

@@ -1,4 +1,4 @@
-"""The command: statuses, streams, and where a traceback goes."""
+"""The command: exit statuses, streams, and the file of a traceback."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import yaml
 from rlhf_ray import main as command
 from rlhf_ray.config.compose import group_choices
 from rlhf_ray.config.errors import RequestError, RunFailed
-from rlhf_ray.config.groups.deploy import SERVICE_STAGES
-from rlhf_ray.config.run import STAGE_NAMES, StageConfig
+from rlhf_ray.config.run import StageConfig
 from rlhf_ray.config.setting import setting_of
+from rlhf_ray.config.stages import SERVICE_STAGES, STAGE_NAMES, STAGES
 from rlhf_ray.main import main
 from rlhf_ray.stages import plan
 from rlhf_ray.stages.stage import Stage
-from rlhf_ray.stages.table import STAGES, load_stage
+from rlhf_ray.stages.table import load_stage
 
 
 @pytest.fixture
 def stage(monkeypatch):
-    """Puts a function in the place of the rl stage's."""
+    """Replace the function of the rl stage."""
 
     def replace(run):
         stages = {"rl": Stage(name="rl", describe=lambda _: "", run=run)}
@@ -46,9 +46,9 @@ def test_the_stage_gets_the_configuration_and_gives_the_status(stage):
 
 
 def test_a_refused_request_is_one_message(stage, capsys):
-    stage(_raise(RequestError("row 3 of x.jsonl is broken: mend it")))
+    stage(_raise(RequestError("row 3 of x.jsonl is broken: fix it")))
     assert main(["recipe=demo"]) == 2
-    assert capsys.readouterr().err == "rlhf_ray: row 3 of x.jsonl is broken: mend it\n"
+    assert capsys.readouterr().err == "rlhf_ray: row 3 of x.jsonl is broken: fix it\n"
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_plan_prints_and_starts_nothing(way, capsys, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("stage", STAGE_NAMES)
-def test_every_stage_can_be_looked_at(stage, capsys, tmp_path, monkeypatch):
+def test_every_stage_has_a_plan(stage, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     inputs = [
         "examples.path=a.jsonl",
@@ -164,7 +164,9 @@ def test_every_stage_can_be_chosen_in_every_way():
 
 def test_every_stage_has_its_module():
     package = Path(command.__file__).parent.parent
-    files = {name: package / (module.replace(".", "/") + ".py") for name, module in STAGES.items()}
+    files = {
+        name: package / (entry.module.replace(".", "/") + ".py") for name, entry in STAGES.items()
+    }
     assert [name for name, file in files.items() if not file.exists()] == []
 
 

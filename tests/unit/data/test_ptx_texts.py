@@ -79,7 +79,7 @@ def test_the_fingerprint_is_of_the_tokens(load) -> None:
     ("row", "problem"),
     [
         ({"text": None}, "texts.jsonl line 2: column 'text' must be text or a number"),
-        ({"txt": "x"}, "line 2: has no column 'text'"),
+        ({"txt": "x"}, "line 2: the row has no column 'text'"),
         ({"text": " \n"}, "line 2: column 'text' is empty"),
         ('{"text": ', "line 2: is not JSON"),
     ],

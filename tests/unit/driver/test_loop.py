@@ -1,4 +1,4 @@
-"""The loop over fakes: the order of its stages, and what it remembers."""
+"""The loop over fakes: the order of its stages, and its state."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from rlhf_ray.calls import Call
 from rlhf_ray.config.errors import RunFailed
 from rlhf_ray.config.groups.algorithm import AlgorithmConfig
 from rlhf_ray.driver.evaluation.evaluator import NoEvaluation
-from rlhf_ray.driver.loop import Loop, LoopState, train
+from rlhf_ray.driver.loop import Loop, train
 from rlhf_ray.driver.rollouts.failure_budget import FailureBudget
-from rlhf_ray.driver.rollouts.pipeline import Batch, PipelineSettings, RolloutPipeline
-from rlhf_ray.driver.updates.controllers import start_controllers
+from rlhf_ray.driver.rollouts.pipeline import PipelineSettings, RolloutPipeline
+from rlhf_ray.driver.run_checkpoints import LoopState, RunCheckpoints
+from rlhf_ray.driver.run_log import NoRollouts, RunLog
+from rlhf_ray.driver.updates.controllers import Controllers
 from rlhf_ray.driver.updates.device_sharing import ColocatedDevices, DedicatedDevices, DeviceSharing
 from rlhf_ray.driver.updates.reference_update import (
     NoReferenceUpdate,
@@ -27,16 +29,18 @@ from rlhf_ray.driver.updates.scorers import NoScores, Scorers
 from rlhf_ray.driver.updates.texts import NoTexts
 from rlhf_ray.driver.updates.trainer import NoCritic, Trainer, TrainerSettings
 from rlhf_ray.publish.gate import FidelityError, Probe
+from rlhf_ray.publish.object_store import ObjectStoreTransport
 from rlhf_ray.publish.publisher import Publisher, PublishSettings
 from rlhf_ray.records import Coefficients
-from rlhf_ray.testing.fakes import FakeGenerators, FakePrompts, FakeRewards, InProcessWatch, done
+from rlhf_ray.testing.fake_roles import FakeBuilder, FakeLearner, FakeReference
+from rlhf_ray.testing.fakes import FakeGenerators, FakePrompts, FakeRewards, InProcessWaiter, done
 
 PROBE = Probe(sequences=((1, 2, 3), (4, 5)))
 LOGPROBS = [[-1.0, -2.0], [-0.5]]
 
 
 class Receivers(FakeGenerators):
-    """Engines that also take weights; `corrupt` shifts what engine 1 computes of the probe."""
+    """Engines that log their calls; `corrupt` shifts the log-probabilities of engine 1."""
 
     def __init__(self, log: list[str], num_engines: int = 2) -> None:
         super().__init__(num_engines)
@@ -47,16 +51,6 @@ class Receivers(FakeGenerators):
     def generate(self, engine: int, prompt: Any, sample_indices: tuple[int, ...]) -> Call:
         self.events.append("generate")
         return super().generate(engine, prompt, sample_indices)
-
-    def begin_update(self) -> list[Call]:
-        return self._event("begin_update")
-
-    def load_bucket(self, bucket: Any) -> list[Call]:
-        return self._event(f"load {bucket}")
-
-    def finish_update(self, version: int) -> list[Call]:
-        self.version = version
-        return self._event("finish_update")
 
     def weight_version(self) -> list[Call]:
         version = self.version - 1 if self.lost_version else self.version
@@ -71,8 +65,8 @@ class Receivers(FakeGenerators):
         ]
 
 
-class Policy:
-    """A learner that notes what it is asked."""
+class Policy(FakeLearner):
+    """A learner that logs its calls."""
 
     def __init__(self, log: list[str]) -> None:
         self.events = log
@@ -109,8 +103,8 @@ class Policy:
         return []
 
 
-class Following:
-    """A reference that notes what it gets."""
+class Following(FakeReference):
+    """A reference that logs its calls."""
 
     def __init__(self, log: list[str]) -> None:
         self.events = log
@@ -132,7 +126,7 @@ class Following:
         return [done("reference", 0)]
 
 
-class Experience:
+class Experience(FakeBuilder):
     """A builder that reports a KL of 12 nats."""
 
     def build(self, *, step: int, coefficients: Coefficients, **parts: Any) -> Call:
@@ -140,27 +134,39 @@ class Experience:
 
 
 class Notes:
+    """Metrics writer and progress that remember steps and phases."""
+
     def __init__(self) -> None:
         self.steps: list[tuple[int, dict[str, float]]] = []
+        self.shown: list[int] = []
         self.phases: list[str] = []
+
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        self.steps.append((step, metrics))
 
     def phase(self, name: str) -> None:
         self.phases.append(name)
 
-    def step_done(self, step: int, batch: Batch, metrics: dict[str, float]) -> None:
-        self.steps.append((step, metrics))
+    def step_done(self, step: int, metrics: dict[str, float]) -> None:
+        self.shown.append(step)
 
 
-class Saver:
+class Saved:
+    """Checkpoints after every step, without files."""
+
     def __init__(self) -> None:
         self.steps: list[int] = []
 
-    def save_if_due(self, state: LoopState, pipeline: RolloutPipeline) -> None:
-        self.steps.append(state.step)
+    def is_due(self, step: int) -> bool:
+        return True
+
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        assert set(state) == {"adaptive", "pipeline", "texts", "evaluation"}
+        self.steps.append(step)
 
 
 class Held(NoEvaluation):
-    """Held-out prompts that are looked at every so many steps."""
+    """An evaluation after every `every` steps."""
 
     def __init__(self, log: list[str], every: int) -> None:
         self._log = log
@@ -188,30 +194,31 @@ class World:
     ) -> None:
         self._num_steps = num_steps
         self.log: list[str] = []
-        self.watch = InProcessWatch()
+        self.waiter = InProcessWaiter()
         self.engines, self.policy = Receivers(self.log), Policy(self.log)
-        self.notes, self.saver = Notes(), Saver()
+        self.notes, self.saved = Notes(), Saved()
         self.reference_updater: PeriodicReferenceUpdater | NoReferenceUpdate = NoReferenceUpdate()
         if reference_every:
             self.reference_updater = PeriodicReferenceUpdater(
                 policy=self.policy,
                 reference=Following(self.log),
-                watch=self.watch,
+                transport=ObjectStoreTransport(),
+                waiter=self.waiter,
                 settings=ReferenceUpdateSettings(
                     every_steps=reference_every, bucket_bytes=1, timeout_s=1.0
                 ),
             )
-        turns: DeviceSharing = DedicatedDevices()
+        devices: DeviceSharing = DedicatedDevices()
         if colocated:
-            turns = ColocatedDevices(
-                engines=self.engines, trained=(self.policy,), watch=self.watch, timeout_s=1.0
+            devices = ColocatedDevices(
+                engines=self.engines, trained=(self.policy,), waiter=self.waiter, timeout_s=1.0
             )
         self.loop = Loop(
             pipeline=RolloutPipeline(
                 prompts=FakePrompts(),
                 generators=self.engines,
                 rewards=FakeRewards(),
-                watch=self.watch,
+                waiter=self.waiter,
                 failure_budget=FailureBudget(0.1),
                 settings=PipelineSettings(
                     num_steps=num_steps,
@@ -227,7 +234,7 @@ class World:
                 old=NoScores(),
                 untrained=self.policy,
                 num_untrained_steps=critic_warmup_steps,
-                watch=self.watch,
+                waiter=self.waiter,
                 timeout_s=1.0,
             ),
             trainer=Trainer(
@@ -235,7 +242,7 @@ class World:
                 learner=self.policy,
                 critic=NoCritic(),
                 texts=NoTexts(num_ranks=1),
-                watch=self.watch,
+                waiter=self.waiter,
                 settings=TrainerSettings(
                     build_timeout_s=1.0,
                     update_timeout_s=1.0,
@@ -245,23 +252,26 @@ class World:
             publisher=Publisher(
                 source=self.policy,
                 receivers=self.engines,
-                watch=self.watch,
+                transport=ObjectStoreTransport(),
+                waiter=self.waiter,
                 probe=PROBE,
                 settings=PublishSettings(
                     bucket_bytes=1, probe_every=1, probe_tolerance=1e-3, timeout_s=1.0
                 ),
             ),
             reference_updater=self.reference_updater,
-            turns=turns,
+            devices=devices,
             evaluator=Held(self.log, evaluates_every) if evaluates_every else NoEvaluation(),
-            watch=self.watch,
-            observer=self.notes,
-            saver=self.saver,
+            waiter=self.waiter,
+            log=RunLog(metrics=self.notes, progress=self.notes, rollouts=NoRollouts()),
+            checkpoints=RunCheckpoints(
+                self.saved, texts=NoTexts(num_ranks=1), evaluator=NoEvaluation()
+            ),
         )
 
     def train(self, **algorithm: Any) -> LoopState:
         settings = AlgorithmConfig(kl_coefficient=0.1, **algorithm)
-        state = LoopState(step=0, controllers=start_controllers(settings))
+        state = LoopState(step=0, controllers=Controllers.start(settings))
         train(self.loop, state, num_steps=self._num_steps)
         return state
 
@@ -269,7 +279,7 @@ class World:
 STEP = ["hold", "generate", "release", "update", "begin_update", "load a", "load b"]
 
 
-def test_held_out_prompts_are_looked_at_with_the_new_weights():
+def test_evaluations_use_the_new_weights():
     world = World(num_steps=3, evaluates_every=2)
     world.train()
     step = [*STEP, "finish_update"]
@@ -286,7 +296,8 @@ def test_one_step_in_order():
     assert world.log == [*STEP, "finish_update"]
     ((step, metrics),) = world.notes.steps
     assert step == 1
-    assert world.saver.steps == [1]
+    assert world.saved.steps == [1]
+    assert world.notes.shown == [1]
     assert metrics["publish/version"] == 1.0
     assert metrics["publish/probe_gap_max"] == 0.0
     assert metrics["policy/loss"] == 0.5
@@ -304,43 +315,43 @@ def test_colocated_roles_take_turns():
     ]
 
 
-REFRESH = ["begins", "loads a", "loads b", "finishes"]
+UPDATE = ["begins", "loads a", "loads b", "finishes"]
 
 
-def test_the_reference_moves_after_every_so_many_steps():
+def test_the_reference_is_updated_at_its_interval():
     world = World(num_steps=5, reference_every=2)
     world.train()
-    moves = [f"reference {event}" for event in REFRESH]
+    moves = [f"reference {event}" for event in UPDATE]
     step = [*STEP, "finish_update"]
     # Not after the last step alone, and never before the policy has moved.
     assert world.log == [*step, *step, *moves, *step, *step, *moves, *step]
     versions = [metrics["reference/version"] for _, metrics in world.notes.steps]
     assert versions == [0.0, 2.0, 2.0, 4.0, 4.0]
-    assert world.watch.phases.count("refresh") > 0
+    assert world.waiter.phases.count("refresh") > 0
 
 
-def test_a_resumed_run_moves_the_reference_when_the_other_one_would_have():
+def test_a_resumed_run_updates_the_reference_in_the_same_steps():
     world = World(num_steps=4, reference_every=3)
     world.engines.version = 2
-    state = LoopState(step=2, controllers=start_controllers(AlgorithmConfig()))
+    state = LoopState(step=2, controllers=Controllers.start(AlgorithmConfig()))
     train(world.loop, state, num_steps=4)
     versions = [metrics["reference/version"] for _, metrics in world.notes.steps]
     assert versions == [3.0, 3.0]
 
 
-def test_a_reference_that_stays_has_no_version():
+def test_a_reference_that_is_never_updated_has_no_version():
     world = World()
     world.train()
     assert "reference/version" not in world.notes.steps[0][1]
 
 
-def test_the_weights_of_both_are_compared_before_the_first_step():
+def test_weight_shapes_are_checked_before_the_first_step():
     world = World(reference_every=1)
     world.reference_updater.check()
     assert world.log == ["check {'w': (3,)}"]
 
 
-def test_colocated_roles_move_the_reference_before_the_learner_leaves_its_device():
+def test_colocated_roles_update_the_reference_before_the_learner_is_offloaded():
     world = World(colocated=True, reference_every=1)
     world.train()
     assert world.log.index("reference begins") > world.log.index("finish_update")
@@ -373,7 +384,7 @@ def test_the_coefficient_follows_the_controller():
     assert state.controllers.kl.coefficient == pytest.approx(expected[-1] * 1.04)
 
 
-def test_rewards_are_scaled_by_what_is_known_with_their_own_batch():
+def test_rewards_are_scaled_by_moments_that_include_their_batch():
     world = World(num_steps=2)
     world.train(advantage="returns", reward_normalization="running")
     # Every group of the fakes has the rewards 0 and 1.

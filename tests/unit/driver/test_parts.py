@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 
 from rlhf_ray.config.errors import RequestError, RunFailed
-from rlhf_ray.driver.checkpoints import Checkpoints, read_state
+from rlhf_ray.driver.checkpoints import Checkpoints, check_identity, read_state
 from rlhf_ray.driver.rollouts.failure_budget import FailureBudget
 from rlhf_ray.driver.rollouts.pipeline import Batch
 from rlhf_ray.driver.rollouts.prompt_queue import plain_prompts, prompts_from_plain
-from rlhf_ray.driver.run_checkpoints import check_identity
 from rlhf_ray.driver.updates.step_metrics import batch_metrics
 from rlhf_ray.records import FailureKind, SampleFailure
 from rlhf_ray.testing.fakes import make_group, make_prompt
@@ -134,4 +133,4 @@ def test_prompts_in_a_checkpoint_are_the_same_again():
     plain = json.loads(json.dumps(plain_prompts([prompt])))
     assert prompts_from_plain(plain) == [prompt]
     del plain[0]["messages"]
-    assert prompts_from_plain(plain) == [make_prompt(3)], "of a release before there were scorers"
+    assert prompts_from_plain(plain) == [make_prompt(3)], "from a release without scorers"

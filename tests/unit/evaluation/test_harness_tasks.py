@@ -1,4 +1,4 @@
-"""What is made of lm-evaluation-harness's results, and what is said where it is not installed."""
+"""Results of lm-evaluation-harness, and the message if it is not installed."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_results_as_the_harness_returns_them():
     }
 
 
-def test_nothing_is_needed_where_nothing_is_asked_for():
+def test_without_tasks_no_harness_is_needed():
     check_tasks(tasks())
 
 

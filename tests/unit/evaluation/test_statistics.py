@@ -34,7 +34,7 @@ def test_pass_at_k_is_the_share_of_all_choices_of_k_with_a_right_one(counts, dat
 
 
 def test_pass_at_k_is_unbiased_where_the_plain_estimate_is_not():
-    """Averaged over draws of n answers it is the true chance, for every k."""
+    """The average over draws of n answers is the true probability, for every k."""
     n, k, p = 5, 3, 0.3
     chance = [math.comb(n, c) * p**c * (1 - p) ** (n - c) for c in range(n + 1)]
     expected = sum(weight * pass_at_k(n, c, k) for c, weight in enumerate(chance))

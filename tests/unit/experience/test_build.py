@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rlhf_ray.batching.rank_plan import RankPlan
-from rlhf_ray.config.groups.algorithm import AlgorithmConfig
+from rlhf_ray.config.groups.algorithm import AlgorithmConfig, OldLogprobsFrom
 from tests.unit.algorithms import ground_truth
 from tests.unit.training.builders import (
     F,
@@ -44,7 +44,7 @@ class TestGroupAdvantages:
         }
         assert experience.num_loss_tokens == 5
         assert experience.num_sequences == 4
-        assert experience.old_is_current
+        assert experience.old_logprobs_from is OldLogprobsFrom.LEARNER_IN_UPDATE
         assert experience.micro_batches == ((0, 1, 2, 3),)
         for unused in ("reference_logprobs", "returns", "values"):
             assert not getattr(experience, unused).any()
@@ -53,7 +53,7 @@ class TestGroupAdvantages:
                 "advantages/mean": 0.1,
                 # 0.5, 0.5, -0.5, 0, 0 about 0.1, divided by 4.
                 "advantages/std": math.sqrt((2 * 0.16 + 0.36 + 2 * 0.01) / 4),
-                "advantages/zero_groups_fraction": 0.5,
+                "advantages/zero_group_fraction": 0.5,
             }
         )
 
@@ -96,7 +96,7 @@ class TestGroupAdvantages:
         assert batch.metrics["rollout/logprob_gap_mean"] == pytest.approx(0.25)
         assert batch.metrics["rollout/logprob_gap_max"] == pytest.approx(0.5)
         experience = only(batch)
-        assert not experience.old_is_current
+        assert experience.old_logprobs_from is OldLogprobsFrom.LEARNER_BEFORE_UPDATE
         assert by_tokens(experience, "old_logprobs")[1, 2, 3] == [0.0, -1.5, -2.0]
         assert by_tokens(experience, "generator_logprobs")[1, 2, 3] == [0.0, -1.0, -2.0]
 

@@ -1,4 +1,4 @@
-"""What must not change the experience, and how it is cut into optimiser steps."""
+"""Invariance of the experience, and its cut into optimiser steps."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import torch
 from omegaconf import OmegaConf
 
 from rlhf_ray.batching.rank_plan import RankPlan
-from rlhf_ray.config.groups.algorithm import AlgorithmConfig
+from rlhf_ray.config.groups.algorithm import AlgorithmConfig, OldLogprobsFrom
 from rlhf_ray.config.load import conf_dir
 from rlhf_ray.experience.build import ExperienceBatch
 from rlhf_ray.objectives.policy import Predicted, policy_objective, value_objective
-from rlhf_ray.records import Coefficients, Experience, RolloutGroup, TokenValues
+from rlhf_ray.records import Coefficients, Experience, GroupSteps, RolloutGroup, TokenValues
 from tests.unit.training.builders import (
     ONE_RANK,
     VOCABULARY,
@@ -53,7 +53,7 @@ ALGORITHMS = {
     "everything": AlgorithmConfig(
         kl_gradient="unbiased",
         dual_clip=1.5,
-        positive_coefficient=0.3,
+        nll_coefficient=0.3,
         correction_weight="sequence",
         correction_filter="geometric",
         correction_low=0.9,
@@ -99,7 +99,7 @@ def micro_batch_loss(
     algorithm: AlgorithmConfig,
     role: int,
 ) -> torch.Tensor:
-    """Of a policy that gives every token one probability, whatever came before it."""
+    """Loss of a policy or critic that treats a token the same everywhere."""
     predicted = index[experience.loss_mask[index]]
     tokens = experience.token_ids[predicted]
     if role == 1:
@@ -129,7 +129,8 @@ def groups_for(algorithm: AlgorithmConfig, *, seed: int) -> list[RolloutGroup]:
         drawn = torch.rand(group.loss_mask.shape, generator=generator, dtype=torch.float64)
         ends = group.loss_mask & (drawn < 0.5)
         rewards = torch.where(ends, drawn, 0.0)
-        with_steps.append(dataclasses.replace(group, step_rewards=rewards, step_ends=ends))
+        steps = GroupSteps(text_ends=ends.int(), rewards=rewards, ends=ends)
+        with_steps.append(dataclasses.replace(group, steps=steps))
     return with_steps
 
 
@@ -253,7 +254,8 @@ class TestOptimizerSteps:
             assert {e.num_loss_tokens for e in ranks} == {tokens}
             assert {e.num_sequences for e in ranks} == {sequences}
             assert len({len(e.micro_batches) for e in ranks}) == 1
-            assert not any(e.old_is_current for e in ranks)
+            sources = {e.old_logprobs_from for e in ranks}
+            assert sources == {OldLogprobsFrom.LEARNER_BEFORE_UPDATE}
 
     def test_critic_trains_on_the_same_samples_in_the_same_steps(self):
         batch = self.steps(critic=RankPlan(num_ranks=1, max_tokens_per_micro_batch=500))
@@ -275,7 +277,7 @@ class TestOptimizerSteps:
 
 class TestRefusals:
     def test_several_steps_need_old_logprobs(self):
-        with pytest.raises(AssertionError, match="after an optimiser step the current one is new"):
+        with pytest.raises(AssertionError, match="from the second optimiser step on"):
             build(two_groups(), AlgorithmConfig(num_epochs=2))
 
     def test_gae_needs_values(self):

@@ -7,11 +7,12 @@ import random
 
 import pytest
 import torch
+from torch import Tensor
 
-from rlhf_ray.config.groups.algorithm import AlgorithmConfig
+from rlhf_ray.config.groups.algorithm import AlgorithmConfig, OldLogprobsFrom
 from rlhf_ray.experience.build import ExperienceBatch, build_experience
-from rlhf_ray.experience.reward_shaping import NO_CONTROL, RewardShaping, shape_groups
-from rlhf_ray.records import Coefficients, RolloutGroup
+from rlhf_ray.experience.reward_shaping import NO_SHAPING, RewardShaping, shape_rewards
+from rlhf_ray.records import Coefficients, GroupSteps, RolloutGroup
 from rlhf_ray.records.files import load_records, save_records
 from tests.unit.algorithms import ground_truth
 from tests.unit.training.builders import ONE_RANK, F, T, by_tokens, make_group, only, random_groups
@@ -25,7 +26,13 @@ def with_steps(group: RolloutGroup, steps: list[float | None]) -> RolloutGroup:
     rewards = torch.tensor([step or 0.0 for step in steps], dtype=torch.float64)
     ends = torch.tensor([step is not None for step in steps])
     sums = torch.stack([part.sum() for part in rewards.split(group.lengths.tolist())])
-    return dataclasses.replace(group, rewards=sums, step_rewards=rewards, step_ends=ends)
+    steps = GroupSteps(text_ends=ends.int(), rewards=rewards, ends=ends)
+    return dataclasses.replace(group, rewards=sums, steps=steps)
+
+
+def with_rewards(group: RolloutGroup, rewards: Tensor) -> RolloutGroup:
+    assert group.steps is not None
+    return dataclasses.replace(group, steps=dataclasses.replace(group.steps, rewards=rewards))
 
 
 def one_group() -> RolloutGroup:
@@ -37,21 +44,21 @@ def one_group() -> RolloutGroup:
 def build(
     groups: list[RolloutGroup],
     algorithm: AlgorithmConfig = PROCESS,
-    control: RewardShaping = NO_CONTROL,
+    shaping: RewardShaping = NO_SHAPING,
 ) -> ExperienceBatch:
     return build_experience(
         groups,
         reference=None,
         values=None,
         old=None,
-        old_is_current=True,
+        old_logprobs_from=OldLogprobsFrom.LEARNER_IN_UPDATE,
         algorithm=algorithm,
         coefficients=Coefficients(),
         learner=ONE_RANK,
         critic=None,
         seed=0,
         step=0,
-        control=control,
+        shaping=shaping,
     )
 
 
@@ -66,7 +73,7 @@ def test_they_differ_within_one_answer():
     assert advantages(batch) == {(1, 2, 2, 2): [0.0, -1.0, 0.0, 0.0], (1, 3, 3): [0.0, 1.0, 0.0]}
     assert batch.metrics["steps/per_sample"] == 1.5
     assert batch.metrics["steps/reward_mean"] == 2.0
-    assert batch.metrics["advantages/zero_groups_fraction"] == 0.0
+    assert batch.metrics["advantages/zero_group_fraction"] == 0.0
     assert not only(batch).returns.any()
 
 
@@ -92,7 +99,7 @@ def test_equals_ground_truth(seed):
     found = advantages(build(groups, algorithm))
     for group in groups:
         lengths = group.lengths.tolist()
-        parts = (group.step_rewards, group.step_ends, group.loss_mask)
+        parts = (group.steps.rewards, group.steps.ends, group.loss_mask)
         rows = [[piece.tolist() for piece in part.split(lengths)] for part in parts]
         expected = ground_truth.process_advantages(rows[0], rows[1], rows[2], 1e-3)
         for ids, row in zip(group.token_ids.split(lengths), expected, strict=True):
@@ -107,7 +114,7 @@ def test_equal_totals_may_hide_a_signal_and_equal_steps_have_none():
     equal = with_steps(group, [None, 1.0, 1.0, None, None, 1.0])
     batch = build([equal])
     assert not only(batch).advantages.any()
-    assert batch.metrics["advantages/zero_groups_fraction"] == 1.0
+    assert batch.metrics["advantages/zero_group_fraction"] == 1.0
 
 
 def test_groups_without_steps_and_steps_that_are_not_finite_are_our_own_mistakes():
@@ -118,7 +125,7 @@ def test_groups_without_steps_and_steps_that_are_not_finite_are_our_own_mistakes
     with pytest.raises(AssertionError, match="some groups have rewards of steps"):
         build([group, bare], AlgorithmConfig())
     with pytest.raises(AssertionError, match="the reward of a step is not finite"):
-        build([dataclasses.replace(group, step_rewards=group.step_rewards * torch.nan)])
+        build([with_rewards(group, group.steps.rewards * torch.nan)])
 
 
 def test_other_algorithms_take_the_sum():
@@ -134,19 +141,19 @@ def test_a_group_that_lost_all_samples_is_left_out():
 
 class TestSampleControl:
     def test_long_answers_are_punished_in_a_step_at_their_end(self):
-        control = RewardShaping(
+        shaping = RewardShaping(
             max_response_tokens=3, overlong_buffer_tokens=1, overlong_penalty=1.0
         )
-        (shaped,), _ = shape_groups([one_group()], control)
+        (shaped,), _ = shape_rewards([one_group()], shaping)
         # Three tokens are one into the buffer; the second answer is short enough.
-        assert shaped.step_rewards.tolist() == [0.0, 0.0, 1.0, 1.0, 0.0, 3.0, 0.0]
-        assert shaped.step_ends.tolist() == [F, F, T, T, F, T, F]
+        assert shaped.steps.rewards.tolist() == [0.0, 0.0, 1.0, 1.0, 0.0, 3.0, 0.0]
+        assert shaped.steps.ends.tolist() == [F, F, T, T, F, T, F]
         assert shaped.rewards.tolist() == [2.0, 3.0]
         longer = with_steps(one_group(), [None, 1.0, 2.0, None, None, 3.0, None])
-        (shaped,), _ = shape_groups([longer], control)
-        assert shaped.step_rewards.tolist() == [0.0, 1.0, 2.0, -1.0, 0.0, 3.0, 0.0]
-        assert shaped.step_ends.tolist() == [F, T, T, T, F, T, F]
-        assert longer.step_rewards.tolist() == [0.0, 1.0, 2.0, 0.0, 0.0, 3.0, 0.0]
+        (shaped,), _ = shape_rewards([longer], shaping)
+        assert shaped.steps.rewards.tolist() == [0.0, 1.0, 2.0, -1.0, 0.0, 3.0, 0.0]
+        assert shaped.steps.ends.tolist() == [F, T, T, T, F, T, F]
+        assert longer.steps.rewards.tolist() == [0.0, 1.0, 2.0, 0.0, 0.0, 3.0, 0.0]
 
     def test_filtered_answers_stay_in_the_baseline_without_a_gradient(self):
         group = dataclasses.replace(one_group(), finish_reasons=("stop", "length"))
@@ -164,18 +171,20 @@ class TestSampleControl:
 
 def test_steps_are_saved_with_their_group(tmp_path):
     ends = torch.arange(7, dtype=torch.int32)
-    group = dataclasses.replace(one_group(), text_ends=ends)
+    group = one_group()
+    group = dataclasses.replace(group, steps=dataclasses.replace(group.steps, text_ends=ends))
     save_records([group, make_group(1, [[F, T]], [1.0])], tmp_path / "records.pt")
     loaded, bare = load_records(tmp_path / "records.pt")
-    for name in ("text_ends", "step_rewards", "step_ends"):
-        assert torch.equal(getattr(loaded, name), getattr(group, name)), name
-        assert getattr(loaded, name).dtype == getattr(group, name).dtype, name
+    for name in ("text_ends", "rewards", "ends"):
+        found, saved = getattr(loaded.steps, name), getattr(group.steps, name)
+        assert torch.equal(found, saved), name
+        assert found.dtype == saved.dtype, name
     assert loaded.summary().step_rewards == ((1.0, 2.0), (3.0,))
-    assert not bare.has_steps
+    assert bare.steps is None
 
 
 def test_returns_of_steps_on_their_tokens():
-    """Of what is still to come at each token: 1 and 2 of the first answer, 3 of the second."""
+    """Later steps at each token, discounted: 1 and 2 of the first answer, 3 of the second."""
     algorithm = AlgorithmConfig(advantage="returns", reward_level="step", gamma=0.5)
     found = advantages(build([one_group()], algorithm))
     assert found == {(1, 2, 2, 2): [0.0, 1.0, 2.0, 2.0], (1, 3, 3): [0.0, 3.0, 0.0]}

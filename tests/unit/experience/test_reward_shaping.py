@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from rlhf_ray.algorithms.rewards.task_rewards import RewardScale
-from rlhf_ray.config.groups.algorithm import AlgorithmConfig
+from rlhf_ray.config.groups.algorithm import AlgorithmConfig, OldLogprobsFrom
 from rlhf_ray.experience.build import ExperienceBatch, build_experience
-from rlhf_ray.experience.reward_shaping import NO_CONTROL, RewardShaping, shape_groups
+from rlhf_ray.experience.reward_shaping import NO_SHAPING, RewardShaping, shape_rewards
 from rlhf_ray.records import Coefficients, Experience, RolloutGroup, TokenValues
 from tests.unit.training.builders import ONE_RANK, F, T, by_tokens, make_group, only
 
@@ -35,7 +35,7 @@ def groups() -> list[RolloutGroup]:
 
 
 def build(
-    control: RewardShaping,
+    shaping: RewardShaping,
     algorithm: AlgorithmConfig = MEAN_ONLY,
     scales: Mapping[str, RewardScale] | None = None,
     values: Sequence[TokenValues] | None = None,
@@ -45,19 +45,19 @@ def build(
         reference=None,
         values=values,
         old=None,
-        old_is_current=True,
+        old_logprobs_from=OldLogprobsFrom.LEARNER_IN_UPDATE,
         algorithm=algorithm,
         coefficients=Coefficients(reward_scales=scales or {}),
         learner=ONE_RANK,
         critic=None if values is None else ONE_RANK,
         seed=0,
         step=0,
-        control=control,
+        shaping=shaping,
     )
 
 
 def advantages(experience: Experience) -> dict[int, float]:
-    """Of the last token of every sample, by that token."""
+    """Advantages of the last token of every sample, by that token."""
     return {
         tokens[-1]: values[-1] for tokens, values in by_tokens(experience, "advantages").items()
     }
@@ -65,15 +65,15 @@ def advantages(experience: Experience) -> dict[int, float]:
 
 def test_nothing_is_done_by_default():
     before = groups()
-    shaped, metrics = shape_groups(before, NO_CONTROL)
+    shaped, metrics = shape_rewards(before, NO_SHAPING)
     assert all(new is old for new, old in zip(shaped, before, strict=True))
     assert metrics == {}
-    assert advantages(only(build(NO_CONTROL))) == {2: 0.0, 3: -1.0, 4: 1.0, 6: 0.5, 7: -0.5}
+    assert advantages(only(build(NO_SHAPING))) == {2: 0.0, 3: -1.0, 4: 1.0, 6: 0.5, 7: -0.5}
 
 
 def test_long_responses_lose_reward():
-    control = RewardShaping(max_response_tokens=4, overlong_buffer_tokens=3, overlong_penalty=3.0)
-    batch = build(control)
+    shaping = RewardShaping(max_response_tokens=4, overlong_buffer_tokens=3, overlong_penalty=3.0)
+    batch = build(shaping)
     # 2 tokens are 1 into the buffer, 4 are 3: rewards 1, 0 - 1, 2 - 3, about their mean -1/3.
     expected = {2: 4 / 3, 3: -2 / 3, 4: -2 / 3, 6: 0.5, 7: -0.5}
     assert advantages(only(batch)) == pytest.approx(expected)
@@ -82,10 +82,10 @@ def test_long_responses_lose_reward():
 
 def test_the_groups_that_came_in_stay_as_scored():
     before = groups()
-    control = RewardShaping(
+    shaping = RewardShaping(
         max_response_tokens=4, overlong_buffer_tokens=3, overlong_penalty=3.0, overlong_filter=True
     )
-    shape_groups(before, control)
+    shape_rewards(before, shaping)
     assert before[0].rewards.tolist() == [1.0, 0.0, 2.0]
     assert int(before[0].loss_mask.sum()) == 7
 
@@ -107,7 +107,7 @@ def test_a_batch_of_truncated_responses_has_a_count_of_nothing():
         dataclasses.replace(group, finish_reasons=("length",) * group.num_samples)
         for group in groups()
     ]
-    shaped, metrics = shape_groups(cut, RewardShaping(overlong_filter=True))
+    shaped, metrics = shape_rewards(cut, RewardShaping(overlong_filter=True))
     assert not any(bool(group.loss_mask.any()) for group in shaped)
     assert metrics == {"sampling/overlong_filtered_fraction": 1.0}
 
@@ -115,7 +115,7 @@ def test_a_batch_of_truncated_responses_has_a_count_of_nothing():
 @pytest.mark.parametrize("whiten", [False, True])
 def test_weights_multiply_the_advantages_of_their_task(whiten):
     algorithm = AlgorithmConfig(normalize_by_std=False, whiten_advantages=whiten)
-    plain = advantages(only(build(NO_CONTROL, algorithm)))
+    plain = advantages(only(build(NO_SHAPING, algorithm)))
     weighed = advantages(only(build(RewardShaping(task_weights={"words": 3.0}), algorithm)))
     factors = {2: 1.0, 3: 1.0, 4: 1.0, 6: 3.0, 7: 3.0}
     expected = {token: plain[token] * factors[token] for token in plain}
@@ -144,7 +144,7 @@ def test_rewards_are_normalised_by_their_task():
         for group in groups()
     ]
     algorithm = AlgorithmConfig(advantage="gae", gae_lambda=1.0)
-    batch = build(NO_CONTROL, algorithm, SCALES, zero)
+    batch = build(NO_SHAPING, algorithm, SCALES, zero)
     # What the critic learns too: there is one scale for both tasks.
     expected = {2: 0.0, 3: -0.5, 4: 0.5, 6: 0.5, 7: 0.45}
     assert advantages(only(batch)) == pytest.approx(expected)
@@ -157,23 +157,23 @@ def test_rewards_are_normalised_by_their_task():
 
 
 def test_a_group_baseline_takes_the_shift_out_and_keeps_the_scale():
-    found = advantages(only(build(NO_CONTROL, MEAN_ONLY, SCALES)))
+    found = advantages(only(build(NO_SHAPING, MEAN_ONLY, SCALES)))
     assert found == pytest.approx({2: 0.0, 3: -0.5, 4: 0.5, 6: 0.025, 7: -0.025})
 
 
 def test_penalties_are_in_units_of_normalised_rewards():
-    control = RewardShaping(max_response_tokens=4, overlong_buffer_tokens=3, overlong_penalty=3.0)
-    found = advantages(only(build(control, MEAN_ONLY, SCALES)))
+    shaping = RewardShaping(max_response_tokens=4, overlong_buffer_tokens=3, overlong_penalty=3.0)
+    found = advantages(only(build(shaping, MEAN_ONLY, SCALES)))
     # 0, -0.5 - 1 and 0.5 - 3 about their mean -4/3.
     assert found == pytest.approx({2: 4 / 3, 3: -1 / 6, 4: -7 / 6, 6: 0.025, 7: -0.025})
 
 
 def test_a_clip_is_in_units_of_normalised_rewards():
     clipped = AlgorithmConfig(normalize_by_std=False, reward_clip=0.25)
-    found = advantages(only(build(NO_CONTROL, clipped, SCALES)))
+    found = advantages(only(build(NO_SHAPING, clipped, SCALES)))
     assert found == pytest.approx({2: 0.0, 3: -0.25, 4: 0.25, 6: 0.0, 7: 0.0})
 
 
 def test_without_scales_rewards_are_as_scored():
-    batch = build(NO_CONTROL)
+    batch = build(NO_SHAPING)
     assert not [name for name in batch.metrics if name.startswith("reward/normalized")]

@@ -1,4 +1,4 @@
-"""Environment of an engine, and memory that it shares."""
+"""Environment of an engine, and its shared memory."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_one_rank_runs_in_the_engine_process():
         (0, [5], "5|5"),
     ],
 )
-def test_ranks_have_cpus_of_their_own_as_far_as_there_are_enough(engine_index, cpu_ids, places):
+def test_ranks_have_separate_cpus_as_long_as_there_are_enough(engine_index, cpu_ids, places):
     variables = environment(
         tensor_parallel_size=2, cpu_threads=1, engine_index=engine_index, cpu_ids=cpu_ids
     )

@@ -1,4 +1,4 @@
-"""A server ends with the process that started it, and so does what it has started."""
+"""A server and its children end with the process that started the server."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ time.sleep(600)
 """
 
 
-def test_a_killed_parent_leaves_nobody():
+def test_a_killed_parent_leaves_no_process():
     parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     family = [int(parent.stdout.readline()) for _ in range(2)]

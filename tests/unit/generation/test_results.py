@@ -1,4 +1,4 @@
-"""From finished samples to a group."""
+"""Conversion of finished samples to a group."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from rlhf_ray.generation.results import (
     FinishedSample,
     IncompleteSets,
     expand_spans,
-    kept_by_engine,
     make_group,
     response_text,
+    support_from_engine,
 )
 from rlhf_ray.records import FailureKind, Prompt, SampleFailure
-from rlhf_ray.records.kept_tokens import whole_vocabulary
 
 PROMPT = Prompt(
     prompt_id="e0-r1",
@@ -39,7 +38,7 @@ def sample(
         sample_index=index,
         token_ids=token_ids,
         logprobs=tuple(-float(token) for token in token_ids),
-        kept_token_ids=whole_vocabulary(len(token_ids)) if kept is None else kept,
+        support_token_ids=kept,
         versions=(version,) * len(token_ids),
         text=f"text {index}",
         finish_reason="stop",
@@ -56,7 +55,7 @@ def test_a_group_is_ragged_and_aligned():
     assert group.lengths.tolist() == [4, 3]
     assert group.loss_mask.tolist() == [False, False, True, True, False, False, True]
     assert group.generator_logprobs.tolist() == [0, 0, -5, -6, 0, 0, -7]
-    assert group.kept_token_ids.shape == (7, 0)
+    assert group.support_token_ids is None
     assert group.weight_versions.tolist() == [-1, -1, 0, 0, -1, -1, 4]
     assert group.responses == ("text 0", "text 2")
     assert group.failures == (failure,)
@@ -68,9 +67,12 @@ def test_ends_of_texts_are_aligned_with_the_tokens():
     first, second = sample(0, 5, 6), sample(1, 7)
     samples = [replace(first, text_ends=(1, 3)), replace(second, text_ends=(2,))]
     group = make_group(PROMPT, samples, [])
-    assert group.text_ends.tolist() == [0, 0, 1, 3, 0, 0, 2]
-    assert group.text_ends.dtype == torch.int32
-    assert make_group(PROMPT, [first, second], []).text_ends.shape == (0,)
+    assert group.steps is not None
+    assert group.steps.text_ends.tolist() == [0, 0, 1, 3, 0, 0, 2]
+    assert group.steps.text_ends.dtype == torch.int32
+    assert group.steps.rewards.tolist() == [0.0] * 7
+    assert not group.steps.ends.any()
+    assert make_group(PROMPT, [first, second], []).steps is None
 
 
 def test_a_group_without_samples_can_travel():
@@ -80,32 +82,32 @@ def test_a_group_without_samples_can_travel():
     assert group.summary().newest_version == -1
 
 
-def test_sets_of_kept_tokens_are_filled_up_to_the_widest():
+def test_supports_are_filled_up_to_the_widest():
     first, second = torch.tensor([[5], [6]]).int(), torch.tensor([[9, 7]]).int()
     group = make_group(PROMPT, [sample(0, 5, 6, kept=first), sample(1, 7, kept=second)], [])
     nothing = [-1, -1]
-    assert group.kept_token_ids.tolist() == [
+    assert group.support_token_ids.tolist() == [
         *(nothing, nothing, [5, -1], [6, -1]),
         *(nothing, nothing, [9, 7]),
     ]
-    assert group.kept_token_ids.dtype == torch.int32
+    assert group.support_token_ids.dtype == torch.int32
 
 
 LN_2, NEVER = -math.log(2), -math.inf
 
 
-def test_what_the_engine_could_sample_is_what_has_a_probability():
+def test_the_engine_could_sample_the_tokens_with_a_probability():
     # Per position: the sampled token, then the three likeliest.
     token_ids = [7, 4, 7, 2, 4, 4, 9, 1]
     logprobs = [LN_2, LN_2, LN_2, NEVER, 0.0, 0.0, NEVER, NEVER]
-    kept = kept_by_engine(token_ids, logprobs, 4)
+    kept = support_from_engine(token_ids, logprobs, 4)
     assert kept.tolist() == [[7, 4], [4, -1]]
     assert kept.dtype == torch.int32
 
 
 def test_nothing_is_known_of_tokens_that_were_not_asked_for():
-    assert kept_by_engine([3, 4], [-1.0, -2.0], 1).shape == (2, 0)
-    assert kept_by_engine([], [], 4).shape == (0, 0)
+    assert support_from_engine([3, 4], [-1.0, -2.0], 1) is None
+    assert support_from_engine([], [], 4) is None
 
 
 @pytest.mark.parametrize(
@@ -119,12 +121,12 @@ def test_nothing_is_known_of_tokens_that_were_not_asked_for():
 )
 def test_sets_that_are_not_whole_are_refused(token_ids, logprobs):
     with pytest.raises(IncompleteSets, match=r"generation\.top_k"):
-        kept_by_engine(token_ids, logprobs, 3)
+        support_from_engine(token_ids, logprobs, 3)
 
 
 def test_a_sample_with_a_set_too_few_is_refused():
-    with pytest.raises(ValueError, match="2 tokens and sets of kept tokens for 1"):
-        sample(0, 5, 6, kept=whole_vocabulary(1))
+    with pytest.raises(ValueError, match="2 tokens, but a support for 1"):
+        sample(0, 5, 6, kept=torch.zeros(1, 3, dtype=torch.int32))
 
 
 def test_spans_become_one_version_per_token():
@@ -154,7 +156,7 @@ def test_a_sample_with_a_logprob_too_few_is_refused():
             sample_index=0,
             token_ids=(1, 2),
             logprobs=(-1.0,),
-            kept_token_ids=whole_vocabulary(2),
+            support_token_ids=None,
             versions=(0, 0),
             text="",
             finish_reason="stop",

@@ -1,4 +1,4 @@
-"""Where the text of every token ends, with real tokenizers and awkward decoders."""
+"""Ends of the tokens' texts, with real tokenizers and awkward decoders."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ WORDS = {1: "▁the", 2: "▁answer", 3: "s", 4: "▁."}
 
 
 def spaces_dropped(token_ids) -> str:
-    """As SentencePiece: the first token of a text loses its space."""
+    """Decode like SentencePiece: the first token of a text loses its space."""
     return "".join(WORDS[token] for token in token_ids).replace("▁", " ").removeprefix(" ")
 
 

@@ -50,7 +50,7 @@ def test_made_once_for_each_seed(made: list[int], tmp_path: Path) -> None:
     assert all("making builtin:quick" in line for line in reports)
 
 
-def test_another_version_is_made_anew(made: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_version_is_made_again(made: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     first = resolve_model_path("builtin:quick", seed=0)
     newer = BuiltinModel(about="", version=4, make=BUILTIN_MODELS["quick"].make)
     monkeypatch.setitem(BUILTIN_MODELS, "quick", newer)

@@ -93,6 +93,7 @@ def test_killed_in_the_middle(tmp_path: Path) -> None:
     assert not (tmp_path / "model" / "part").exists()
 
 
+@pytest.mark.unit_slow
 def test_two_processes_make_it_once(tmp_path: Path) -> None:
     log = tmp_path / "log"
     processes = [start_maker(tmp_path / "model", log, 0.5) for _ in range(2)]
@@ -101,6 +102,7 @@ def test_two_processes_make_it_once(tmp_path: Path) -> None:
     assert (tmp_path / "model" / "part").read_text() == "whole"
 
 
+@pytest.mark.unit_slow
 def test_waiting_has_a_deadline(tmp_path: Path) -> None:
     reports: list[str] = []
     with (tmp_path / ".model.lock").open("w") as lock:
@@ -119,7 +121,7 @@ def test_waiting_has_a_deadline(tmp_path: Path) -> None:
     assert not (tmp_path / "model").exists()
 
 
-def test_what_others_put_there_is_not_replaced(tmp_path: Path) -> None:
+def test_a_foreign_folder_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "thesis.tex").write_text("precious")
     with pytest.raises(RequestError, match="was not made by this command"):
@@ -127,6 +129,6 @@ def test_what_others_put_there_is_not_replaced(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "model") == ["thesis.tex"]
 
 
-def test_an_empty_folder_is_nobodys(tmp_path: Path) -> None:
+def test_an_empty_folder_is_used(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     assert len(make(tmp_path / "model")) == 1

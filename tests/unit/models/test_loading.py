@@ -120,7 +120,7 @@ class TestPath:
             load_policy(model_at(copy), dtype="float32")
 
     def test_hub_names_are_passed_on(self, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """No hub here: the library's own offline answer shows that the name reached it."""
+        """Without a hub, the library's offline error shows that the name reached it."""
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         for name in ("nobody/no-such-model", "no-such-model"):
             with pytest.raises(RequestError, match=rf"'{name}' \(no such folder here, so taken"):
@@ -248,7 +248,7 @@ class TestScalarHead:
 
 
 def test_random_weights_depend_on_the_seed_alone(tmp_path):
-    """Weights of the folder are not read: it needs none."""
+    """The folder needs no weights, because they are not read."""
     folder = tiny_random(tmp_path / "model")
     loaded = load_policy(model_at(folder), dtype="float32").state_dict()
     (folder / "model.safetensors").unlink()

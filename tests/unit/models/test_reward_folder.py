@@ -96,7 +96,9 @@ def test_models_that_cannot_be_classifiers_are_refused() -> None:
         ({"pad": 2, "eos": 2, "unk": 2, "bos": 2}, None),
     ],
 )
-def test_no_answer_ends_with_what_pads(tokens: dict[str, int], expected: int | None) -> None:
+def test_no_answer_ends_with_the_padding_token(
+    tokens: dict[str, int], expected: int | None
+) -> None:
     assert padding_token(tokenizer(**tokens)) == expected
 
 
@@ -115,5 +117,5 @@ def test_normalization(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there_or_wrong(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / FILE_NAME).write_text(content)
-    with pytest.raises(RequestError, match="stage=reward_model writes it beside the model"):
+    with pytest.raises(RequestError, match="stage=reward_model writes it next to the model"):
         read_normalization(tmp_path)

@@ -46,6 +46,7 @@ def test_no_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("nothing_cached")
+@pytest.mark.unit_slow
 def test_index_that_never_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         use_index(monkeypatch, silent.getsockname()[1])
@@ -55,7 +56,7 @@ def test_index_that_never_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert time.monotonic() - started < 20
 
 
-def test_folder_of_somebody_else_is_refused_at_once(tmp_path: Path) -> None:
+def test_a_foreign_folder_is_refused_at_once(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     started = time.monotonic()
     command = [sys.executable, "-m", "rlhf_ray.models.smollm2", str(tmp_path)]

@@ -95,7 +95,7 @@ def totals(num_ranks: int, preference: PreferenceConfig) -> dict[str, float]:
                     samples.token_ids,
                     samples.lengths,
                     samples.loss_mask,
-                    samples.kept_token_ids,
+                    samples.support_token_ids,
                     rows,
                 )
                 logprobs = -batch.targets[: batch.num_targets].float() / 10

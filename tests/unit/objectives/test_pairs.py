@@ -47,7 +47,11 @@ def batches(
         (
             samples,
             lay_out(
-                samples.token_ids, samples.lengths, samples.loss_mask, samples.kept_token_ids, rows
+                samples.token_ids,
+                samples.lengths,
+                samples.loss_mask,
+                samples.support_token_ids,
+                rows,
             ),
         )
         for samples in spread_preference_groups(preference_groups, plan)

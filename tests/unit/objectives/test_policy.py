@@ -9,10 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlhf_ray.config.groups.algorithm import AlgorithmConfig
+from rlhf_ray.config.groups.algorithm import AlgorithmConfig, OldLogprobsFrom
 from rlhf_ray.objectives.policy import Predicted, policy_objective, value_objective
 from rlhf_ray.records import Coefficients, Experience
-from rlhf_ray.records.kept_tokens import whole_vocabulary
 
 T, F = True, False
 
@@ -26,18 +25,18 @@ def experience() -> Experience:
         advantages=torch.tensor([9.0, 1.0, -2.0, 3.0]),
         old_logprobs=torch.tensor([9.0, -1.0, -1.0, -1.0]),
         generator_logprobs=torch.tensor([9.0, -1.0, -1.5, -1.0]),
-        kept_token_ids=whole_vocabulary(4),
-        reference_kept_logprobs=torch.zeros(4, 0),
+        support_token_ids=None,
+        reference_support_logprobs=None,
         reference_logprobs=torch.tensor([9.0, -1.0, -2.0, -1.0]),
         returns=torch.tensor([9.0, 1.0, 0.0, 1.0]),
         values=torch.tensor([9.0, 0.0, 0.0, 0.5]),
-        weights=torch.tensor([0.0, 1.0, 1.0, 1.0]),
-        chosen=torch.tensor([F, F, F, F]),
+        importance_weights=torch.tensor([0.0, 1.0, 1.0, 1.0]),
+        covariance_selected=torch.tensor([F, F, F, F]),
         micro_batches=((0,),),
         num_loss_tokens=8,
         num_sequences=2,
         num_positive_tokens=4,
-        old_is_current=False,
+        old_logprobs_from=OldLogprobsFrom.LEARNER_BEFORE_UPDATE,
     )
 
 
@@ -52,7 +51,7 @@ def policy(
         Predicted(
             logprobs=leaf,
             entropy=torch.tensor([1.0, 2.0, 3.0])[: len(logprobs)],
-            kept_logprobs=kept,
+            support_logprobs=kept,
         ),
         experience,
         INDEX[: len(logprobs)],
@@ -72,7 +71,7 @@ def test_whole_distributions_are_compared_where_that_is_asked_for():
     reference = torch.tensor([[9.0, 9.0], [0.5, 0.5], [0.5, 0.5], [1.0, 0.0]]).log()
     objective, _ = policy(
         [-1.0, -1.0, -1.0],
-        replace(experience(), reference_kept_logprobs=reference),
+        replace(experience(), reference_support_logprobs=reference),
         kept=kept,
         algorithm=AlgorithmConfig(kl_estimator="full"),
         coefficients=Coefficients(kl=0.5),
@@ -97,7 +96,7 @@ def test_policy_loss_and_metrics_by_hand():
             "policy/clip_fraction": 1 / 8,
             "policy/log_ratio_clamped_fraction": 0.0,
             # k3 of old against current: e^0.5 - 1 - 0.5, twice.
-            "policy/kl_old": 2 * (math.exp(0.5) - 1.5) / 8,
+            "policy/approx_kl": 2 * (math.exp(0.5) - 1.5) / 8,
             "rollout/logprob_gap_mean": (0.0 + 1.0 + 0.5) / 8,
         }
     )
@@ -105,13 +104,16 @@ def test_policy_loss_and_metrics_by_hand():
 
 
 def test_the_shortcut_takes_the_policy_itself_as_the_old_one():
-    objective, leaf = policy([-1.0, -0.5, -0.5], replace(experience(), old_is_current=True))
+    objective, leaf = policy(
+        [-1.0, -0.5, -0.5],
+        replace(experience(), old_logprobs_from=OldLogprobsFrom.LEARNER_IN_UPDATE),
+    )
     objective.loss.backward()
     # The ratio is 1: the gradient is that of -A * logprob.
     assert leaf.grad is not None
     assert leaf.grad.tolist() == pytest.approx([-1 / 8, 2 / 8, -3 / 8])
     assert objective.sums["policy/clip_fraction"].item() == 0.0
-    assert objective.sums["policy/kl_old"].item() == 0.0
+    assert objective.sums["policy/approx_kl"].item() == 0.0
 
 
 def test_the_penalty_in_the_loss():

@@ -91,7 +91,7 @@ def test_sums_over_answers_have_their_gradient() -> None:
     (samples,) = spread_preference_groups(FAMILIES[:2], plan(1))
     for rows in samples.micro_batches:
         batch = lay_out(
-            samples.token_ids, samples.lengths, samples.loss_mask, samples.kept_token_ids, rows
+            samples.token_ids, samples.lengths, samples.loss_mask, samples.support_token_ids, rows
         )
         values = batch.targets.double().requires_grad_(True)
         found = sum_over_answers(values, samples, batch)

@@ -108,7 +108,7 @@ class Model:
                 samples.token_ids,
                 samples.lengths,
                 samples.loss_mask,
-                samples.kept_token_ids,
+                samples.support_token_ids,
                 numbers,
             )
             values = self.forward(batch.input_ids, batch.hidden_index, batch.packing)
@@ -120,7 +120,7 @@ class Model:
 
     @torch.no_grad()
     def plain(self, tokens: tuple[int, ...]) -> Tensor:
-        """Of one answer alone, at every token."""
+        """Values of one answer alone, at every token."""
         return self.model(torch.tensor([tokens]))[0]
 
 
@@ -139,7 +139,7 @@ def test_padding_and_layout_do_not_change_a_score(
 
 
 def test_an_answer_that_is_cut_is_scored_where_it_is_cut(tiny: Path) -> None:
-    """What would have followed changes nothing."""
+    """Tokens after the answer change nothing."""
     model = Model(tiny)
     whole = (3, 4, 20, 21, 22)
     cut = Ranking(answers=(answer(*whole[:4]), answer(3, 4, 23)), margin=None)
@@ -155,7 +155,11 @@ def objective(scores: dict[tuple[int, ...], float], samples: PreferenceSamples, 
     total, sums = 0.0, {}
     for numbers in samples.micro_batches:
         batch = rows.lay_out(
-            samples.token_ids, samples.lengths, samples.loss_mask, samples.kept_token_ids, numbers
+            samples.token_ids,
+            samples.lengths,
+            samples.loss_mask,
+            samples.support_token_ids,
+            numbers,
         )
         values = torch.tensor([scores[tuple(own[n])] for n in numbers], requires_grad=True)
         part = ranking_objective(

@@ -1,4 +1,4 @@
-"""The summary of a stage that learns from examples, computed by hand."""
+"""Summary of a stage that trains on examples, against numbers computed by hand."""
 
 from __future__ import annotations
 

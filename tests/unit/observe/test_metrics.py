@@ -150,7 +150,8 @@ def test_gauge_names_are_valid_for_prometheus(metric: str) -> None:
 
 def test_modules_load_without_ray_and_tensorboard() -> None:
     code = (
-        "import sys, rlhf_ray.observe.metrics, rlhf_ray.observe.progress, rlhf_ray.observe.report\n"
+        "import sys, rlhf_ray.observe.metrics, rlhf_ray.observe.progress\n"
+        "import rlhf_ray.observe.run_report\n"
         "print([m for m in ('ray', 'vllm', 'deepspeed', 'tensorboard') if m in sys.modules])"
     )
     result = subprocess.run(

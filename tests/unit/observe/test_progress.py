@@ -1,4 +1,4 @@
-"""What appears on a screen, wide, narrow or none at all."""
+"""Progress displays on a wide screen, a narrow one, and without a screen."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_auto_looks_at_the_terminal(term: str, kind: str) -> None:
     assert result.stderr.strip() == kind
 
 
-def test_lines_of_a_stage_that_learns_from_examples() -> None:
+def test_lines_of_a_stage_that_trains_on_examples() -> None:
     stream = io.StringIO()
     progress = make_progress("plain", 0, stream, FIT_FACTS)
     progress.expect(3)

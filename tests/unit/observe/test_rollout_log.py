@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from rlhf_ray.observe.rollout_log import rollout_path, rollout_rows, write_rollouts
-from rlhf_ray.records import Prompt, RolloutGroup
-from rlhf_ray.records.kept_tokens import whole_vocabulary
+from rlhf_ray.records import GroupSteps, Prompt, RolloutGroup
 
 
 def scored_group(responses: tuple[str, str] = ("hé", "no\nline\u2028")) -> RolloutGroup:
@@ -34,7 +33,7 @@ def scored_group(responses: tuple[str, str] = ("hé", "no\nline\u2028")) -> Roll
         lengths=torch.tensor([6, 3]),
         loss_mask=mask,
         generator_logprobs=torch.zeros(9),
-        kept_token_ids=whole_vocabulary(9),
+        support_token_ids=None,
         weight_versions=versions,
         responses=responses,
         finish_reasons=("length", "stop"),
@@ -71,7 +70,7 @@ def test_rows() -> None:
     ]
 
 
-def test_the_file_has_one_line_per_sample_and_no_partial_one_beside_it(tmp_path: Path) -> None:
+def test_the_file_has_one_line_per_sample_and_no_partial_file_remains(tmp_path: Path) -> None:
     path = rollout_path(tmp_path, 12)
     assert path == tmp_path / "rollouts" / "step_000012.jsonl"
     groups = [scored_group(), scored_group(("\udc80", ""))]
@@ -95,9 +94,11 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
 def test_steps_are_spans_of_tokens_and_characters() -> None:
     group = dataclasses.replace(
         scored_group(),
-        text_ends=torch.tensor([0, 0, 1, 1, 1, 2, 0, 0, 9], dtype=torch.int32),
-        step_rewards=torch.tensor([0, 0, 0.5, 0, -1.0, 0, 0, 0, 2.0], dtype=torch.float64),
-        step_ends=torch.tensor([False, False, True, False, True, False, False, False, True]),
+        steps=GroupSteps(
+            text_ends=torch.tensor([0, 0, 1, 1, 1, 2, 0, 0, 9], dtype=torch.int32),
+            rewards=torch.tensor([0, 0, 0.5, 0, -1.0, 0, 0, 0, 2.0], dtype=torch.float64),
+            ends=torch.tensor([False, False, True, False, True, False, False, False, True]),
+        ),
     )
     first, second = rollout_rows([group])
     # One sampled token, then two that add no character; the last token belongs to no step.

@@ -1,4 +1,4 @@
-"""Packing: every tensor comes back as it was, in buckets that are no larger than asked."""
+"""Packing: every tensor comes back unchanged, in buckets within the limit."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def make_weights(seed: int = 0) -> dict[str, torch.Tensor]:
     weights["bias"] = weights["bias"].to(torch.bfloat16)
     weights["up"] = weights["up"].to(torch.bfloat16)
     weights["steps"] = torch.tensor([3, 2**40])
-    # A view that is not contiguous, as a transposed weight is.
+    # A view that is not contiguous, like a transposed weight.
     weights["down"] = weights["down"].t()
     return weights
 
@@ -41,7 +41,7 @@ def test_every_tensor_comes_back(bucket_bytes):
         assert torch.equal(tensor, weights[name]), name
 
 
-def test_one_bucket_if_all_fit_and_one_each_if_none_do():
+def test_one_bucket_if_all_fit_and_one_each_if_none_fits():
     weights = make_weights()
     assert len(list(pack_buckets(weights.items(), 10_000))) == 1
     assert len(list(pack_buckets(weights.items(), 1))) == len(weights)
@@ -64,7 +64,7 @@ def test_tensors_are_aligned():
 
 
 def test_a_source_may_free_each_tensor_before_the_next():
-    """As the gathered shards of ZeRO-3 are: overwritten when the next one is asked for."""
+    """Gathered shards of ZeRO-3 are overwritten when the next tensor is asked for."""
     weights = make_weights()
 
     def source():
@@ -89,7 +89,7 @@ def test_a_lent_buffer_is_used_by_every_bucket():
     assert all(torch.equal(tensor, weights[name]) for name, tensor in seen)
 
 
-def test_a_tensor_that_is_too_large_for_the_lent_buffer_still_passes():
+def test_a_tensor_larger_than_the_lent_buffer_still_passes():
     weights = {"small": torch.ones(4), "large": torch.arange(100.0), "last": torch.ones(4)}
     buffer = np.zeros(64, dtype=np.uint8)
     unpacked = {
@@ -100,13 +100,13 @@ def test_a_tensor_that_is_too_large_for_the_lent_buffer_still_passes():
     assert all(torch.equal(unpacked[name], weights[name]) for name in weights)
 
 
-def test_too_small_a_buffer_is_refused():
+def test_a_buffer_that_is_too_small_is_refused():
     with pytest.raises(ValueError, match="64 bytes, a bucket 65"):
         list(pack_buckets({"w": torch.ones(1)}.items(), 65, np.zeros(64, dtype=np.uint8)))
 
 
 def test_pickles_without_a_copy():
-    """What Ray's object store relies on: the buffer leaves the pickle, and returns read-only."""
+    """Ray's object store needs the buffer outside the pickle, and gives it back read-only."""
     (bucket,) = pack_buckets(make_weights().items(), 10_000)
     buffers: list[pickle.PickleBuffer] = []
     pickled = pickle.dumps(bucket, protocol=5, buffer_callback=buffers.append)

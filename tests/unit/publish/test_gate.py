@@ -1,4 +1,4 @@
-"""The gate lets through what is right, and nothing else."""
+"""The gate passes engines that compute like the learner, and no others."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_an_infinite_logprob_is_an_infinite_gap():
 @pytest.mark.parametrize(
     ("engine", "learner"), [([[-1.0]], [[-1.0, -2.0]]), ([[-1.0]], []), ([], []), ([[]], [[]])]
 )
-def test_what_cannot_be_compared_is_refused(engine, learner):
+def test_sets_of_different_lengths_are_refused(engine, learner):
     with pytest.raises(ValueError, match="the engine scored"):
         compare(engine, learner)
 
@@ -70,7 +70,7 @@ def test_a_wrong_version_stops_the_run():
         passes(version=2)
 
 
-def test_all_that_is_wrong_is_said_at_once():
+def test_all_problems_are_reported_at_once():
     with pytest.raises(FidelityError) as caught:
         check(expected_version=3, versions=[2, 3], gaps=[1.0, 2.0], tolerance=0.5)
     message = str(caught.value)

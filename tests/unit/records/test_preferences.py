@@ -20,7 +20,7 @@ def test_ranking() -> None:
     good = (sample(1, 2), sample(1, 3), sample(1, 2, 2))
     assert Ranking(answers=good, margin=0.5).margin == 0.5
     for answers, margin, message in (
-        (good[:1], None, "ranking of 1 answers"),
+        (good[:1], None, "needs at least 2 answers, got 1"),
         ((*good, sample(1, 3)), None, "same tokens"),
         ((*good, sample(1, 4, answer=False)), None, "no token on its loss mask"),
         (good, -1.0, "margin=-1.0"),

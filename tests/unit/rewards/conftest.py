@@ -1,4 +1,4 @@
-"""Unscored groups, and workers that are closed after the test."""
+"""Fixtures: unscored groups, and workers that are closed after the test."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from rlhf_ray.config.groups.reward import RewardConfig
-from rlhf_ray.records import Prompt, RolloutGroup
-from rlhf_ray.records.kept_tokens import join_kept, whole_vocabulary
+from rlhf_ray.records import GroupSteps, Prompt, RolloutGroup
+from rlhf_ray.records.support import join_supports
 from rlhf_ray.rewards.worker import RewardWorker
 
 USER_REWARDS = Path(__file__).parent / "user_rewards.py"
@@ -51,7 +51,7 @@ def build_group(
         lengths=torch.tensor(lengths, dtype=torch.int64),
         loss_mask=mask,
         generator_logprobs=torch.where(mask, -0.001 * token_ids, 0.0).float(),
-        kept_token_ids=join_kept([whole_vocabulary(0), *map(kept_of_sample, indices, lengths)]),
+        support_token_ids=join_supports(list(map(support_of_sample, indices, lengths)), lengths),
         weight_versions=torch.where(mask, token_ids + 7, -1),
         responses=responses,
         finish_reasons=tuple("length" if index % 2 else "stop" for index in indices),
@@ -62,13 +62,21 @@ def build_group(
 
 
 def build_step_group(*responses: str, indices: tuple[int, ...] | None = None) -> RolloutGroup:
-    """As `build_group`, with one more token at the end that has no character of its own."""
+    """Make a group as `build_group` does, with a last token that adds no character."""
     group = build_group(*(f"{response}." for response in responses), indices=indices)
     ends = [e for r in responses for e in (0, 0, *range(1, len(r) + 1), len(r))]
-    return replace(group, responses=responses, text_ends=torch.tensor(ends, dtype=torch.int32))
+    return replace(group, responses=responses, steps=unscored_steps(ends))
 
 
-def kept_of_sample(index: int, length: int) -> Tensor:
+def unscored_steps(text_ends: list[int]) -> GroupSteps:
+    return GroupSteps(
+        text_ends=torch.tensor(text_ends, dtype=torch.int32),
+        rewards=torch.zeros(len(text_ends), dtype=torch.float64),
+        ends=torch.zeros(len(text_ends), dtype=torch.bool),
+    )
+
+
+def support_of_sample(index: int, length: int) -> Tensor:
     """As many tokens as the response is long, so that parts of a group differ in width."""
     tokens = 100 * index + torch.arange(length, dtype=torch.int32)
     kept = tokens[:, None].repeat(1, min(length - 2, 9))

@@ -1,4 +1,4 @@
-"""A service that replies what a test tells it to, and remembers what it was asked."""
+"""A service with replies chosen by the test; it records its requests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Reply:
-    """One reply: JSON, or bytes as they are; after a while."""
+    """One reply: JSON or raw bytes, after a delay."""
 
     def __init__(
         self, content: Any, status: int = 200, *, after_s: float = 0.0, **headers: str
@@ -24,14 +24,16 @@ HANG_UP = None
 
 
 class FakeService:
-    """Gives its replies one after the other; the last one again and again."""
+    """Gives its replies one after the other, and repeats the last one."""
 
     def __init__(self, *replies: Reply | None) -> None:
         self.replies = list(replies)
         self.requests: list[dict[str, Any]] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        # `close` waits until the server looks again whether it should end.
+        serve = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
+        serve.start()
 
     @property
     def url(self) -> str:

@@ -1,4 +1,4 @@
-"""What a reward function may return, and what it says of anything else."""
+"""Return values of reward functions: accepted ones, and the messages for others."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from rlhf_ray.rewards.answers import from_message, outcome, step_values, to_mess
 
 
 def steps(rewards: object, ends: object) -> StepRewards:
-    """As a user may write it: nothing checks the types."""
+    """`StepRewards` as a user may construct it: with unchecked types."""
     return StepRewards(rewards=rewards, ends=ends)  # type: ignore[arg-type]
 
 
 def sent(returned: object, response: str):
-    """Through the message and back."""
+    """Convert a return value to a message and back."""
     return from_message(json.loads(json.dumps(to_message(returned, response))))
 
 

@@ -197,6 +197,6 @@ def test_lines_by_measure_and_scale(arguments: dict[str, Any], rewards) -> None:
         (lambda: Length(limit=5, unit="tokens"), "unit is 'tokens'; it must be one of"),
     ],
 )
-def test_wrong_arguments_are_refused_with_the_way_out(make, message: str) -> None:
+def test_wrong_arguments_are_refused_with_a_fix(make, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()

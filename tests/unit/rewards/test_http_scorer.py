@@ -1,4 +1,4 @@
-"""The scorer that asks a service: what it sends and repeats, and never takes for a score."""
+"""The scorer that asks a service: requests, retries, and replies that are not scores."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.config.groups.reward import HttpRewardConfig, RewardConfig
 from rlhf_ray.data.prompts.load import PromptSet
 from rlhf_ray.records import FailureKind, RolloutGroup
-from rlhf_ray.rewards.http_scorer import HttpScorer
+from rlhf_ray.rewards.http.scorer import HttpScorer
 from rlhf_ray.rewards.scorer import scored_by_async
 from tests.unit.rewards.conftest import build_group
 from tests.unit.rewards.fake_service import HANG_UP, FakeService, Reply
@@ -30,7 +30,7 @@ from tests.unit.rewards.fake_service import HANG_UP, FakeService, Reply
 FAST = HttpRewardConfig(first_wait_s=0.01, connect_s=2, read_s=5, deadline_s=10, max_retries=3)
 GOOD = Reply({"scores": [0.5, -2]})
 PROMPTS = PromptSet(prompts=(), skipped=(), left_out_columns=(), fingerprint="")
-# Of a port that nobody listens at.
+# URL of a port without a listener.
 NOBODY = "http://127.0.0.1:9"
 
 
@@ -78,7 +78,7 @@ def ask(
 
 
 def failure_of(group: RolloutGroup) -> tuple[FailureKind, str]:
-    """Of a group that has lost both samples for the same reason."""
+    """Kind and message of the failure that a group's two samples share."""
     assert group.num_samples == 0
     assert [failure.sample_index for failure in group.failures] == [0, 3]
     (kind,) = {failure.kind for failure in group.failures}
@@ -92,7 +92,7 @@ class TestScores:
         assert group.rewards.tolist() == [2.0, -3.0]
         assert not group.failures
 
-    def test_one_request_says_all_of_a_group(self, serve):
+    def test_one_request_describes_the_whole_group(self, serve):
         service = serve(GOOD)
         ask(service.url + "/", token=BearerToken("s3cret"))
         (request,) = service.requests
@@ -129,7 +129,7 @@ class TestScores:
             ("null", FailureKind.REWARD_ERROR, "null"),
         ],
     )
-    def test_what_is_no_number_is_a_failure(self, serve, score, kind, words):
+    def test_a_score_that_is_no_finite_number_is_a_failure(self, serve, score, kind, words):
         group = ask(serve(Reply(b'{"scores": [%s, 1]}' % score.encode())).url)
         assert group.reward_parts["http"].tolist() == [1.0]
         (failure,) = group.failures
@@ -159,9 +159,11 @@ class TestScores:
 
 class TestRetries:
     @pytest.mark.parametrize(
-        "trouble", [HANG_UP, Reply({}, 429), Reply({}, 500), Reply({}, 503)], ids=str
+        "trouble",
+        [HANG_UP, Reply({}, 429), Reply({}, 500), Reply({}, 503)],
+        ids=["hang-up", "429", "500", "503"],
     )
-    def test_what_may_pass_is_tried_again(self, serve, trouble):
+    def test_passing_failures_are_retried(self, serve, trouble):
         service = serve(trouble, trouble, GOOD)
         assert ask(service.url).reward_parts["http"].tolist() == [0.5, -2.0]
         assert len(service.requests) == 3
@@ -186,13 +188,13 @@ class TestRetries:
         assert "status 422: no such task" in message
         assert len(service.requests) == 1
 
-    def test_nor_is_a_redirection_followed(self, serve):
+    def test_a_redirection_is_not_followed(self, serve):
         elsewhere = serve(GOOD)
         service = serve(Reply({}, 307, Location=elsewhere.url + "/score"))
         assert "status 307" in failure_of(ask(service.url, token=BearerToken("x")))[1]
         assert not elsewhere.requests
 
-    def test_nobody_there(self):
+    def test_no_server(self):
         kind, message = failure_of(ask(NOBODY, replace(FAST, max_retries=1)))
         assert kind is FailureKind.REWARD_ERROR
         assert "no reply" in message
@@ -247,13 +249,13 @@ class TestCheck:
         check_service(context(RewardConfig(url=url, http=http)), PROMPTS, lines.append)
         return lines
 
-    def test_says_what_the_service_says_of_itself(self, serve):
+    def test_returns_the_description_of_the_service(self, serve):
         service = serve(Reply({"status": "ok", "model": "m", "fingerprint": "f"}))
         (line,) = self.check(service.url)
         assert "model m, fingerprint f" in line
         assert service.requests[0]["path"] == "/health"
 
-    def test_waits_for_one_that_starts(self, serve):
+    def test_waits_for_a_service_that_starts(self, serve):
         assert self.check(serve(Reply({}, 503), Reply(b"well")).url)
 
     @pytest.mark.parametrize(
@@ -268,7 +270,7 @@ class TestCheck:
         with pytest.raises(RequestError, match=words):
             self.check(serve(reply).url)
 
-    def test_refuses_nobody(self):
+    def test_no_server_is_refused(self):
         with pytest.raises(RequestError, match="start the service before the run"):
             self.check(NOBODY)
 

@@ -1,4 +1,4 @@
-"""The judge: what it is asked, how its score is read, and that nothing else is ever a score."""
+"""The judge: its questions, the reading of its scores, and judgements without a score."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def tokenizer():
 
 
 class Engine:
-    """Says what a function makes of the question; remembers what was asked together."""
+    """Answers with a function of the question; records the questions of each call."""
 
     def __init__(self, tokenizer: Any, says: Callable[[str, CompletionRequest], Said]) -> None:
         self._tokenizer, self._says = tokenizer, says
@@ -50,7 +50,7 @@ class Engine:
 
 
 def group_of(*responses: str, **prompt: Any) -> RolloutGroup:
-    """Scored by what came before: rewards of 1."""
+    """A group that the reward functions have scored, with rewards of 1."""
     group = build_group(*responses)
     num = len(responses)
     return replace(
@@ -117,7 +117,7 @@ class TestScorer:
         assert len({request.seed for request in engine.requests}) == 4
         assert {request.temperature for request in engine.requests} == {1.0}
 
-    def test_groups_go_to_the_engine_with_the_least_to_do(self, tokenizer):
+    def test_groups_go_to_the_least_loaded_engine(self, tokenizer):
         engines = [Engine(tokenizer, lambda *_: "Score: 5") for _ in range(2)]
         scorer = JudgeScorer(judge=JUDGE, tokenizer=tokenizer, engines=engines, seed=1)
 
@@ -194,12 +194,12 @@ class TestReading:
             ("Score: 0", "not from 1 to 10"),
         ],
     )
-    def test_what_is_no_score(self, said, words):
+    def test_judgements_without_a_score(self, said, words):
         with pytest.raises(NoScore, match=words):
             read_score(JUDGE, said)
 
     @pytest.mark.parametrize("said", ["= nan", "= inf", "= high", "= "])
-    def test_what_a_pattern_finds_may_be_no_number(self, said):
+    def test_a_match_that_is_no_number(self, said):
         with pytest.raises(NoScore):
             read_score(replace(JUDGE, pattern="= (.*)"), said)
 

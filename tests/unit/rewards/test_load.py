@@ -1,4 +1,4 @@
-"""Entries of `reward.functions`: how they are read, found without an import, and loaded."""
+"""Entries of `reward.functions`: reading, search without an import, loading."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ WRONG_ENTRIES = [
     ([], "reward.functions is empty; name a built-in"),
     (["exact_mach"], r"functions\[0\]: there is no built-in reward 'exact_mach', did you mean "
      "'exact_match'"),
-    (["a/b.py:"], "names no function: after the colon stands ''"),
+    (["a/b.py:"], "names no function: '' after the colon is not a name"),
     (["a/b.txt:f"], "'a/b.txt' in 'a/b.txt:f' is neither a module nor a .py file"),
     ([7], r"functions\[0\] is 7; name a built-in"),
     ([{"name": "x"}], r"functions\[0\]\.path is None"),
@@ -63,6 +63,14 @@ WRONG_ENTRIES = [
     (["length", "length"], r"functions\[0\] and \[1\] are both named 'length'"),
     ([{"path": "length", "weight": 0}], "every reward would be 0"),
 ]  # fmt: skip
+
+
+def test_a_path_of_an_earlier_release_names_the_new_one() -> None:
+    old, new = (f"rlhf_ray.{folder}.sentiment:has_the_mood" for folder in ("tasks", "recipes"))
+    with pytest.raises(RequestError) as caught:
+        check_functions([old])
+    assert str(caught.value) == f"reward.functions[0]: {old!r} has moved; write {new!r}"
+    check_functions([new])
 
 
 @pytest.mark.parametrize(("functions", "message"), WRONG_ENTRIES)
@@ -127,7 +135,7 @@ def test_the_check_runs_no_user_code(tmp_path: Path) -> None:
         "def f(sample, **options): ...\n",
     ],
 )
-def test_the_check_lets_through_what_the_source_does_not_tell(source: str, tmp_path: Path) -> None:
+def test_the_check_accepts_what_the_source_does_not_show(source: str, tmp_path: Path) -> None:
     (tmp_path / "r.py").write_text(source)
     check_functions([{"path": f"{tmp_path}/r.py:f", "arguments": {"anything": 1}}])
 
@@ -183,7 +191,7 @@ def test_a_file_may_import_its_neighbours(tmp_path: Path) -> None:
 
 def test_neither_reading_nor_the_child_loads_heavy_libraries() -> None:
     code = (
-        "import sys, rlhf_ray.rewards.child, rlhf_ray.rewards.load\n"
+        "import sys, rlhf_ray.rewards.function_runner, rlhf_ray.rewards.load\n"
         "print([name for name in ('torch', 'ray', 'vllm', 'numpy') if name in sys.modules])"
     )
     result = subprocess.run(

@@ -1,4 +1,4 @@
-"""Groups put together from parts, and samples taken out, token by token."""
+"""Merge of a group's parts, and removal of samples, token by token."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def assert_same(left: RolloutGroup, right: RolloutGroup) -> None:
         "lengths",
         "loss_mask",
         "generator_logprobs",
-        "kept_token_ids",
+        "support_token_ids",
         "weight_versions",
     ):
         first, second = getattr(left, name), getattr(right, name)

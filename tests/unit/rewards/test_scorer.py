@@ -1,4 +1,4 @@
-"""What becomes of a scorer's outcomes: a part of the reward, or a failure."""
+"""Outcomes of a scorer: a part of the reward, or a failure."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import torch
 
 from rlhf_ray.config.groups.reward import RewardConfig, ScorerPart
 from rlhf_ray.records import FailureKind, RolloutGroup
-from rlhf_ray.rewards.process import ItemFailure
-from rlhf_ray.rewards.scorer import Outcome, scored_by
+from rlhf_ray.rewards.outcomes import ItemFailure, Outcome
+from rlhf_ray.rewards.scorer import scored_by
 from rlhf_ray.rewards.worker import RewardWorker
 from tests.unit.rewards.conftest import build_group, build_step_group
 
-LOST = ItemFailure(kind=FailureKind.REWARD_TIMEOUT, message="nobody answered")
+LOST = ItemFailure(kind=FailureKind.REWARD_TIMEOUT, message="no answer came")
 
 
 class Given:
-    """Gives these outcomes, and remembers the groups that it was asked about."""
+    """Scorer with given outcomes; it records the groups that it is asked about."""
 
     def __init__(self, *outcomes: Outcome, weight: float = 1.0, name: str = "judge") -> None:
         self.part = ScorerPart(group="reward.judge", name=name, weight=weight)
@@ -50,7 +50,7 @@ def test_the_part_is_added_with_its_weight(scored):
 
 
 @pytest.mark.parametrize("outcome", [math.nan, math.inf, -math.inf, 1e308])
-def test_what_is_no_number_is_a_failure(scored, outcome):
+def test_a_score_that_is_no_finite_number_is_a_failure(scored, outcome):
     group, summary = scored_by(Given(1.0, outcome, weight=10.0), scored)
     (failure,) = summary.failures
     assert (failure.sample_index, failure.kind) == (1, FailureKind.REWARD_NOT_FINITE)
@@ -63,7 +63,7 @@ def test_a_failure_stays_one(scored):
     group, summary = scored_by(Given(LOST, 1.0), scored)
     (failure,) = summary.failures
     assert (failure.sample_index, failure.kind) == (0, FailureKind.REWARD_TIMEOUT)
-    assert failure.message == "reward 'judge': nobody answered"
+    assert failure.message == "reward 'judge': no answer came"
     assert group.sample_indices == (1,)
     assert group.reward_parts["length"].shape == group.rewards.shape == (1,)
 
@@ -104,8 +104,8 @@ def test_in_a_run_of_steps_the_part_is_the_last_step(weight, expected):
     group, _ = worker.score(build_step_group("ab", "c"))
     group, summary = scored_by(Given(3.0, 3.0, weight=weight), group)
     assert all(
-        (group.step_rewards[place].item(), group.step_ends[place].item()) == expected
+        (group.steps.rewards[place].item(), group.steps.ends[place].item()) == expected
         for place in [int(end) - 1 for end in group.lengths.cumsum(0)]
     )
-    assert int(group.step_ends.sum()) == (2 if weight else 0)
+    assert int(group.steps.ends.sum()) == (2 if weight else 0)
     assert summary.step_rewards == (((6.0,), (6.0,)) if weight else ((), ()))

@@ -1,4 +1,4 @@
-"""Rewards of steps from characters to tokens."""
+"""Rewards of steps: from characters of the text to tokens."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rlhf_ray.records import FailureKind, RolloutGroup, SampleFailure
 from rlhf_ray.rewards import StepRewards
 from rlhf_ray.rewards.merge import drop_failed, merge_parts, with_rewards
 from rlhf_ray.rewards.steps import last_tokens
-from tests.unit.rewards.conftest import build_group
+from tests.unit.rewards.conftest import build_group, unscored_steps
 from tests.unit.rewards.conftest import build_step_group as step_group
 
 
@@ -25,9 +25,9 @@ def steps(**rewards_at: float) -> StepRewards:
 
 
 def found(group: RolloutGroup) -> list[list[tuple[int, float]]]:
-    """(place in the sample, reward) of every step."""
+    """(position in the sample, reward) of every step."""
     lengths = group.lengths.tolist()
-    pairs = zip(group.step_ends.split(lengths), group.step_rewards.split(lengths), strict=True)
+    pairs = zip(group.steps.ends.split(lengths), group.steps.rewards.split(lengths), strict=True)
     return [[(p, float(r[p])) for p in range(len(e)) if e[p]] for e, r in pairs]
 
 
@@ -69,8 +69,8 @@ def test_rewards_go_to_the_last_tokens_of_steps_and_to_no_others():
     assert found(group) == [[(2, 1.0), (6, 2.0)], [(2, -2.0)]]
     assert group.rewards.tolist() == [3.0, -2.0]
     assert group.reward_parts["x"].tolist() == [1.5, -1.0]
-    assert group.step_rewards.dtype == torch.float64
-    assert group.step_rewards[~group.step_ends].abs().sum() == 0
+    assert group.steps.rewards.dtype == torch.float64
+    assert group.steps.rewards[~group.steps.ends].abs().sum() == 0
 
 
 def test_functions_are_added_with_their_weights_and_a_number_is_a_step_at_the_end():
@@ -84,7 +84,7 @@ def test_functions_are_added_with_their_weights_and_a_number_is_a_step_at_the_en
     summary = group.summary()
     assert summary.step_rewards == ((0.0, -5.0, 32.0),)
     assert summary.compared == (0.0, -5.0, 32.0)
-    assert float(group.step_rewards.sum()) == group.rewards.tolist()[0]
+    assert float(group.steps.rewards.sum()) == group.rewards.tolist()[0]
 
 
 def test_a_function_of_weight_0_makes_no_steps():
@@ -95,7 +95,7 @@ def test_a_function_of_weight_0_makes_no_steps():
 
 
 def test_steps_that_end_with_one_token_are_one_step():
-    group = replace(step_group("abcd"), text_ends=torch.tensor([0, 0, 3, 3, 3, 4, 4]))
+    group = replace(step_group("abcd"), steps=unscored_steps([0, 0, 3, 3, 3, 4, 4]))
     scored = with_rewards(group, {"x": [steps(_1=1.0, _2=2.0, _4=4.0)]}, {"x": 1.0})
     assert found(scored) == [[(2, 3.0), (6, 4.0)]]
 
@@ -103,7 +103,7 @@ def test_steps_that_end_with_one_token_are_one_step():
 def test_a_run_that_does_not_train_on_steps_has_the_sum_alone():
     group = with_rewards(build_group("abcd"), {"x": [steps(_1=0.5, _4=1.0)]}, {"x": 2.0})
     assert group.rewards.tolist() == [3.0]
-    assert not group.has_steps
+    assert group.steps is None
     assert group.summary().step_rewards == ()
     assert group.summary().compared == (3.0,)
 
@@ -119,8 +119,7 @@ def test_a_sample_without_a_sampled_token_has_no_step():
 def test_unsampled_tokens_inside_an_answer_get_no_step():
     group = step_group("abc")
     mask = torch.tensor([False, False, True, False, True, True])
-    ends = torch.tensor([0, 0, 1, 0, 3, 3], dtype=torch.int32)
-    group = replace(group, loss_mask=mask, text_ends=ends)
+    group = replace(group, loss_mask=mask, steps=unscored_steps([0, 0, 1, 0, 3, 3]))
     scored = with_rewards(group, {"x": [steps(_1=1.0, _2=2.0)]}, {"x": 1.0})
     assert found(scored) == [[(2, 1.0), (4, 2.0)]]
 
@@ -130,8 +129,8 @@ def test_parts_are_merged_and_failed_samples_leave_with_their_steps():
     empty = drop_failed(step_group("a"), [failure(0)])
     parts = (empty, step_group("ccc", indices=(2,)), step_group("bb", "a", indices=(1, 0)))
     merged = merge_parts(*parts)
-    assert merged.text_ends.tolist() == whole.text_ends.tolist()
-    assert merged.text_ends.dtype == torch.int32
+    assert merged.steps.text_ends.tolist() == whole.steps.text_ends.tolist()
+    assert merged.steps.text_ends.dtype == torch.int32
     answers = [steps(_1=1.0), steps(_1=2.0, _2=3.0), steps(_3=4.0)]
     scored = with_rewards(merged, {"x": answers}, {"x": 1.0})
     dropped = drop_failed(scored, [failure(1)])
@@ -142,13 +141,10 @@ def test_parts_are_merged_and_failed_samples_leave_with_their_steps():
 
 def test_fields_of_steps_that_do_not_fit_are_refused():
     group = step_group("abc")
-    num_tokens = group.token_ids.shape[0]
-    with pytest.raises(ValueError, match=r"text_ends has shape \(2,\)"):
-        replace(group, text_ends=torch.zeros(2, dtype=torch.int32))
-    with pytest.raises(ValueError, match=r"step_ends has shape \(0,\)"):
-        replace(group, step_rewards=torch.zeros(num_tokens, dtype=torch.float64))
-    with pytest.raises(ValueError, match=r"step_rewards has shape \(0,\)"):
-        replace(group, step_ends=torch.zeros(num_tokens, dtype=torch.bool))
+    for name in ("text_ends", "rewards", "ends"):
+        steps = replace(group.steps, **{name: getattr(group.steps, name)[:2]})
+        with pytest.raises(ValueError, match=rf"steps\.{name} has shape \(2,\)"):
+            replace(group, steps=steps)
 
 
 def failure(index: int) -> SampleFailure:

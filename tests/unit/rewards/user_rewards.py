@@ -1,4 +1,4 @@
-"""Reward functions as a user writes them, good and bad. Run in the worker's child process."""
+"""Reward functions as a user may write them, good and bad; they run in the child process."""
 
 import ctypes
 import os
@@ -36,7 +36,7 @@ async def later(sample):
 
 
 def by_response(sample):
-    """Misbehaves as the response says."""
+    """Misbehave in the way that the response names."""
     actions = {
         "divide": lambda: 1 / 0,
         "sleep": lambda: time.sleep(60),
@@ -63,7 +63,7 @@ def by_letter(sample, capital=1.0, other=0.0):
 
 
 def bad_steps(sample):
-    """Steps that are wrong as the response says."""
+    """Return steps that are wrong in the way that the response names."""
     rewards, ends = {
         "nan": ([1.0, float("nan")], [1, 2]),
         "far": ([1.0], [99]),

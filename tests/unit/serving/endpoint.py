@@ -1,4 +1,4 @@
-"""An endpoint in a thread, in front of fakes of vLLM's server that are real processes."""
+"""An endpoint in a thread, in front of fake vLLM servers that are real processes."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from typing import Any
 import uvicorn
 
 from rlhf_ray.config.bearer_token import BearerToken
-from rlhf_ray.serving.child import ServerCommand
 from rlhf_ray.serving.fleet import Fleet
 from rlhf_ray.serving.front import Front
-from rlhf_ray.serving.replica import Replica, Watch
+from rlhf_ray.serving.replica import Replica, ReplicaLimits
 from rlhf_ray.serving.server import address_of, listen
+from rlhf_ray.serving.server_process import ServerCommand
 
 KEY = BearerToken("k3y")
 FAKE = Path(__file__).with_name("fake_upstream.py")
 
 
-def watch(**changes: Any) -> Watch:
+def limits(**changes: Any) -> ReplicaLimits:
     settings: dict[str, Any] = {
         "start_s": 30.0,
         "every_s": 0.2,
@@ -35,7 +35,7 @@ def watch(**changes: Any) -> Watch:
         "max_restarts": 3,
         "restart_window_s": 600.0,
     }
-    return Watch(**(settings | changes))
+    return ReplicaLimits(**(settings | changes))
 
 
 class Endpoint:
@@ -46,7 +46,7 @@ class Endpoint:
         folder: Path,
         *,
         num_replicas: int = 1,
-        watched: Watch | None = None,
+        given: ReplicaLimits | None = None,
         max_in_flight: int = 64,
         command: list[str] | None = None,
     ) -> None:
@@ -58,7 +58,7 @@ class Endpoint:
             Replica(
                 index,
                 self._server(folder, index, command),
-                watched or watch(),
+                given or limits(),
                 self.reports.append,
             )
             for index in range(num_replicas)
@@ -151,7 +151,7 @@ class Endpoint:
 
 
 def _events(reply: http.client.HTTPResponse) -> list[str]:
-    """Its lines; `(broken off)` behind those of a body that did not come to its end."""
+    """Lines of a body; `(broken off)` follows if the body did not come to its end."""
     try:
         content, end = reply.read(), []
     except http.client.IncompleteRead as error:

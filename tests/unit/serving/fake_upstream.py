@@ -1,4 +1,4 @@
-"""A fake of vLLM's OpenAI server: `python fake_upstream.py SOCKET NOTES`.
+"""Fake of vLLM's OpenAI server: `python fake_upstream.py SOCKET NOTES`.
 
 It says again what it is told, one word at a time. Some words make it misbehave. What it has begun
 and what was taken from it goes to the file NOTES, one line each.

@@ -1,4 +1,4 @@
-"""The endpoint in front of fakes of vLLM's server: statuses, streams, deaths, many at once."""
+"""The endpoint in front of fake vLLM servers: statuses, streams, failures, concurrency."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from rlhf_ray.serving import front
 from rlhf_ray.serving.front import read_fields
 from rlhf_ray.serving.front_metrics import merged
 from rlhf_ray.serving.openai_errors import Refused
-from tests.unit.serving.endpoint import KEY, Endpoint, wait_until, watch
+from tests.unit.serving.endpoint import KEY, Endpoint, limits, wait_until
 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory) -> Iterator[Endpoint]:
-    """One for tests that leave it as it is."""
+    """An endpoint for tests that do not change its state."""
     endpoint = Endpoint(tmp_path_factory.mktemp("front")).wait_until_ready()
     yield endpoint
     assert endpoint.reports[-1] == "all ready", "nothing has brought a replica down"
@@ -61,7 +61,7 @@ class TestStatuses:
     def test_another_model(self, shared):
         status, content = shared.ask("hello", model="other")
         assert status == 404
-        assert content["error"]["message"] == "the model 'other' is not served here; there is 'm'"
+        assert content["error"]["message"] == "the model 'other' is not served here; ask for 'm'"
         assert content["error"]["type"] == "NotFoundError"
         assert shared.send("GET", "/v1/models/other")[0] == 404
         assert shared.send("GET", "/v1/models/m")[1]["id"] == "m"
@@ -99,14 +99,14 @@ class TestStatuses:
         with open_stream(shared, "hello", missing=10) as connection:
             assert connection.recv(4096).startswith(b"HTTP/1.1 408 ")
 
-    def test_what_the_engine_refuses_comes_through(self, shared):
+    def test_refusals_of_the_engine_are_passed_on(self, shared):
         status, content = shared.ask("too long")
         assert status == 400
         assert "maximum context length" in content["error"]["message"]
         status, content = shared.ask("too long", stream=True)
         assert (status, content["error"]["code"]) == (400, 400)
 
-    def test_it_goes_on_after_all_of_that(self, shared):
+    def test_the_endpoint_goes_on_after_all_these_requests(self, shared):
         assert shared.ask("hello")[1]["choices"][0]["message"]["content"] == "hello"
 
 
@@ -146,7 +146,7 @@ class TestAnswers:
         assert [(text, answer) for text, answer in answers if text != answer] == []
 
     @pytest.mark.parametrize("stream", [True, False])
-    def test_who_goes_away_ends_the_generation(self, shared, stream):
+    def test_a_client_that_goes_away_ends_the_generation(self, shared, stream):
         text = "endless" if stream else " ".join(["slow"] * 500)
         before = shared.notes.read_text().count("taken " + text)
         with open_stream(shared, text, stream=stream) as connection:
@@ -181,6 +181,7 @@ def test_metrics_of_several_replicas_are_one_family():
     ]
 
 
+@pytest.mark.unit_slow
 class TestDeaths:
     def test_in_mid_stream(self, make_endpoint):
         endpoint = make_endpoint().wait_until_ready()
@@ -204,7 +205,7 @@ class TestDeaths:
 
     @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
     def test_by_a_signal(self, make_endpoint, number):
-        """Killed or stopped: those who wait get an error, and the next ones answers."""
+        """Killed or stopped: waiting clients get an error, and later ones get answers."""
         endpoint = make_endpoint().wait_until_ready()
         with ThreadPoolExecutor(4) as pool:
             text = " ".join(["slow"] * 500)
@@ -225,8 +226,8 @@ class TestDeaths:
         assert not psutil.pid_exists(pid)
         assert 'replica_restarts{replica="0"} 1.0' in endpoint.send("GET", "/metrics")[1]
 
-    def test_an_engine_that_fails_is_looked_at_at_once(self, make_endpoint):
-        endpoint = make_endpoint(watched=watch(every_s=60)).wait_until_ready()
+    def test_an_engine_that_fails_is_checked_at_once(self, make_endpoint):
+        endpoint = make_endpoint(given=limits(every_s=60)).wait_until_ready()
         status, content = endpoint.ask("break")
         assert status == 502
         assert content["error"]["message"] == "the engine failed: engine is dead"
@@ -234,15 +235,15 @@ class TestDeaths:
         assert any("not healthy (HTTP status 503)" in line for line in endpoint.reports)
 
     def test_an_engine_without_progress(self, make_endpoint):
-        """It says that it is well, and does nothing."""
-        endpoint = make_endpoint(watched=watch(stall_s=1.0)).wait_until_ready()
+        """The server answers /health, but its engine makes no steps."""
+        endpoint = make_endpoint(given=limits(stall_s=1.0)).wait_until_ready()
         time.sleep(1.5)
         assert endpoint.reports[-1] == "all ready", "idle is not stalled"
         assert endpoint.ask(" ".join(["slow"] * 150))[0] == 200
         assert endpoint.reports[-1] == "all ready", "slow is not stalled"
         assert endpoint.ask("stall")[0] == 502
         assert_comes_back(endpoint)
-        assert any("made no step for 1 s with requests under way" in r for r in endpoint.reports)
+        assert any("made no step for 1 s with requests in flight" in r for r in endpoint.reports)
 
     def test_another_replica_answers(self, make_endpoint):
         endpoint = make_endpoint(num_replicas=2).wait_until_ready()
@@ -253,14 +254,14 @@ class TestDeaths:
         assert endpoint.send("GET", "/health")[0] == 200
 
     def test_a_replica_that_cannot_be_reached(self, make_endpoint, tmp_path):
-        """A request that nobody has got yet goes to another one."""
-        endpoint = make_endpoint(num_replicas=2, watched=watch(every_s=60)).wait_until_ready()
+        """A request that no replica has received goes to another replica."""
+        endpoint = make_endpoint(num_replicas=2, given=limits(every_s=60)).wait_until_ready()
         (tmp_path / "0.sock").unlink()
         assert [endpoint.ask(f"hello {index}")[0] for index in range(10)] == [200] * 10
         wait_until(lambda: endpoint.fleet.replicas[0].restarts == 1, 10)
 
     def test_too_often(self, make_endpoint):
-        endpoint = make_endpoint(watched=watch(max_restarts=1)).wait_until_ready()
+        endpoint = make_endpoint(given=limits(max_restarts=1)).wait_until_ready()
         for _ in range(2):
             wait_until(lambda: endpoint.fleet.num_ready == 1, 20)
             endpoint.ask("die", stream=True)
@@ -287,7 +288,7 @@ class TestDeaths:
 
     def test_a_start_that_takes_too_long(self, make_endpoint):
         sleeper = [sys.executable, "-c", "import time; time.sleep(60)"]
-        endpoint = make_endpoint(command=sleeper, watched=watch(start_s=1.0))
+        endpoint = make_endpoint(command=sleeper, given=limits(start_s=1.0))
         wait_until(lambda: endpoint.pids() != [None], 20)
         status, content = endpoint.ask("hello")
         assert (status, content["error"]["type"]) == (503, "ServiceUnavailableError")
@@ -297,17 +298,19 @@ class TestDeaths:
         assert not psutil.pid_exists(pid)
 
 
-def test_there_is_a_limit_to_what_is_under_way(make_endpoint):
+@pytest.mark.unit_slow
+def test_requests_in_flight_are_limited(make_endpoint):
     endpoint = make_endpoint(max_in_flight=2).wait_until_ready()
     with ThreadPoolExecutor(2) as pool:
         slow = [pool.submit(endpoint.ask, " ".join(["slow"] * 100)) for _ in range(2)]
         wait_until(lambda: endpoint.fleet.in_flight == 2, 10)
         status, content = endpoint.ask("hello")
-        assert (status, "2 requests are under way" in content["error"]["message"]) == (503, True)
+        assert (status, "2 requests are in flight" in content["error"]["message"]) == (503, True)
         assert [future.result()[0] for future in slow] == [200, 200]
     assert endpoint.ask("hello")[0] == 200
 
 
+@pytest.mark.unit_slow
 def test_the_end_leaves_no_process(make_endpoint):
     endpoint = make_endpoint(num_replicas=2).wait_until_ready()
     pids = endpoint.pids()
@@ -316,7 +319,7 @@ def test_the_end_leaves_no_process(make_endpoint):
 
 
 def assert_comes_back(endpoint: Endpoint) -> None:
-    """It answers again, and says so."""
+    """Check that the endpoint answers again, and that the restart was reported."""
     wait_until(
         lambda: endpoint.fleet.num_ready == 1 and endpoint.fleet.replicas[0].restarts == 1, 20
     )

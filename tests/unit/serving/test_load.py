@@ -1,4 +1,4 @@
-"""The load generator: percentiles, checks of answers, and that failures are seen."""
+"""The load measurement: percentiles, checks of answers, count of failures."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ def test_a_report():
     assert report_of(results, seconds=4).num_wrong == 0
 
 
+@pytest.mark.unit_slow
 @pytest.mark.parametrize("stream", [True, False])
 def test_against_an_endpoint(tmp_path, stream):
     endpoint = Endpoint(tmp_path).wait_until_ready()

@@ -20,8 +20,8 @@ from rlhf_ray.config.bearer_token import BearerToken
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.reward import HttpRewardConfig
 from rlhf_ray.records import FailureKind
-from rlhf_ray.rewards.http_scorer import HttpScorer, ask_health
-from rlhf_ray.rewards.process import ItemFailure
+from rlhf_ray.rewards.http.scorer import HttpScorer, ask_health
+from rlhf_ray.rewards.outcomes import ItemFailure
 from rlhf_ray.serving.server import address_of, listen
 from rlhf_ray.serving.service import ScoreService
 from tests.unit.rewards.conftest import build_group
@@ -32,7 +32,7 @@ GOOD = {"messages": CHAT, "responses": ["abc", "abcd"]}
 
 
 class Lengths:
-    """Scores are lengths; of an empty response there is none, and one brings it down."""
+    """Scores are lengths. An empty response has no score; the response "crash" raises."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[Any, ...]] = []
@@ -104,7 +104,7 @@ def started(starting: Started) -> Started:
 
 
 class TestBefore:
-    """Comes first: later tests have the model."""
+    """Runs first: in later tests the model is loaded."""
 
     @pytest.mark.parametrize("path", ["/health", "/score"])
     def test_starting(self, starting, path):
@@ -136,7 +136,7 @@ class TestReplies:
 
 
 class TestRefusals:
-    """Each is followed by a good request: the service goes on."""
+    """Bad requests, each followed by a good one: the service goes on."""
 
     @pytest.fixture(autouse=True)
     def goes_on(self, started):
@@ -171,7 +171,7 @@ class TestRefusals:
             ({"messages": [{"role": "user"}], "responses": ["a"]}, "has no 'content'"),
             (
                 {"messages": [{"role": "assistant", "content": "x"}], "responses": ["a"]},
-                "assistant's own message",
+                "ends with a message of the assistant",
             ),
             ({**GOOD, "finish_reasons": ["stop"]}, "1 entries for 2 responses"),
             ({**GOOD, "finish_reasons": ["stop", "why"]}, "'why'"),

@@ -1,4 +1,4 @@
-"""Scored groups made of numbers, and experience built from them, for tests."""
+"""Builders of scored groups and of experience, for tests."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from rlhf_ray.batching.rank_plan import RankPlan
-from rlhf_ray.config.groups.algorithm import AlgorithmConfig
+from rlhf_ray.config.groups.algorithm import AlgorithmConfig, OldLogprobsFrom
 from rlhf_ray.experience.build import ExperienceBatch, build_experience
 from rlhf_ray.records import Coefficients, Experience, Prompt, RolloutGroup, TokenValues
-from rlhf_ray.records.kept_tokens import whole_vocabulary
 
 VOCABULARY = 11
 ONE_RANK = RankPlan(num_ranks=1, max_tokens_per_micro_batch=10_000)
@@ -25,11 +24,11 @@ def make_group(
     *,
     generator_logprobs: list[float] | None = None,
     token_ids: list[int] | None = None,
-    kept_token_ids: Tensor | None = None,
+    support_token_ids: Tensor | None = None,
 ) -> RolloutGroup:
     """A group whose samples have these loss masks; numbers not given are made from `index`.
 
-    Sampled from the whole vocabulary unless `kept_token_ids` says otherwise.
+    Sampled from the whole vocabulary unless `support_token_ids` says otherwise.
     """
     mask = torch.tensor([keep for row in masks for keep in row], dtype=torch.bool)
     numbers = random.Random(index)
@@ -53,7 +52,7 @@ def make_group(
         lengths=torch.tensor([len(row) for row in masks], dtype=torch.int64),
         loss_mask=mask,
         generator_logprobs=torch.tensor(generator_logprobs, dtype=torch.float32),
-        kept_token_ids=whole_vocabulary(len(mask)) if kept_token_ids is None else kept_token_ids,
+        support_token_ids=support_token_ids,
         weight_versions=torch.where(mask, 0, -1),
         responses=("",) * len(masks),
         finish_reasons=("stop",) * len(masks),
@@ -79,7 +78,7 @@ def random_groups(seed: int, num_groups: int, samples_per_group: int) -> list[Ro
 
 
 def token_values(groups: list[RolloutGroup], seed: int, shift: float = 0.0) -> list[TokenValues]:
-    """A made-up quantity on the sampled tokens of every group."""
+    """Made-up values on the sampled tokens of every group."""
     result = []
     for group in groups:
         generator = torch.Generator().manual_seed(1000 * seed + group.prompt.stream_index)
@@ -132,7 +131,9 @@ def build(
         reference=reference,
         values=values,
         old=old,
-        old_is_current=old is None,
+        old_logprobs_from=OldLogprobsFrom.LEARNER_IN_UPDATE
+        if old is None
+        else OldLogprobsFrom.LEARNER_BEFORE_UPDATE,
         algorithm=algorithm or AlgorithmConfig(),
         coefficients=coefficients or Coefficients(kl=kl_coefficient),
         learner=learner,

@@ -1,1 +1,3 @@
-"""Steps that drop or change samples of the data stage."""
+"""Cleaning steps, which drop or change samples: checks, limits, language, personal data,
+normalization, decontamination and deduplication. `pipeline` puts them in order.
+"""

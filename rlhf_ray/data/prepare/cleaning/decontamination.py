@@ -1,4 +1,4 @@
-"""Training samples that contain a prompt of an evaluation set."""
+"""Decontamination: removal of training samples that contain an evaluation prompt."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from rlhf_ray.data.prepare.conversion.contents import (
 LEAK = "evaluation leak"
 
 
-class Leaks:
-    """Removes a sample that has `num_words` words in a row in common with an evaluation prompt.
+class Decontamination:
+    """Removes a sample that shares `num_words` words in a row with an evaluation prompt.
 
-    Overlaps of 13 words are those of Brown et al. 2020 (arXiv:2005.14165, appendix C). Case and
-    punctuation do not count. A prompt of fewer words must be a whole text of the sample, because
-    its words in a row occur by chance.
+    Brown et al. 2020 (arXiv:2005.14165, appendix C) use overlaps of 13 words. Case and punctuation
+    do not count. A prompt of fewer words must be a whole text of the sample, because so few words
+    in a row occur by chance.
 
     The evaluation prompts are held in memory as one number for each group of words.
 
     Args:
-        evaluation: samples of the evaluation sets; of a chat its last question counts.
+        evaluation: samples of the evaluation sets; the last question of a chat is its prompt.
     """
 
     def __init__(self, evaluation: Iterable[Sample], *, num_words: int) -> None:
@@ -60,7 +60,7 @@ class Leaks:
 
 
 def _question(sample: Sample) -> str:
-    """What is asked: the last message of the user, or the whole text."""
+    """The last message of the user, or the whole text."""
     content = sample.content
     if isinstance(content, Text):
         return content.text

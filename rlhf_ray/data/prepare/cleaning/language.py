@@ -1,4 +1,4 @@
-"""Samples in another language than asked for."""
+"""Removal of samples in other languages."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from collections.abc import Sequence
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.data.prepare.conversion.contents import Removal, Sample, removal_of
 from rlhf_ray.data.prepare.libraries import library
-from rlhf_ray.data.rows import among
+from rlhf_ray.data.rows import known_names
 
 WRONG_LANGUAGE = "wrong language"
 # The library's class for numbers, markup and the like.
 _NO_LANGUAGE = "zxx"
-# Of a long text the beginning tells its language.
+# The beginning of a long text is enough to identify its language.
 _MAX_CHARACTERS = 4000
 
 
-class Language:
-    """Keeps a sample if all its texts together, read as one, are not surely in another language.
+class LanguageFilter:
+    """Removes a sample whose texts, read as one, are in another language with high confidence.
 
     py3langid (Barbaresi; after Lui and Baldwin 2012, langid.py), whose model is in its package.
 
     Args:
         keep: ISO 639-1 codes.
-        confidence: probability, among all languages, from which an identification counts.
-        min_characters: a shorter text tells nothing.
+        confidence: least probability, among all languages, of an identification that counts.
+        min_characters: shorter samples are kept, because their language cannot be identified.
 
     Raises:
         RequestError: the library is missing, or does not know one of the languages.
@@ -39,7 +39,8 @@ class Language:
         for code in keep:
             if code not in known:
                 raise RequestError(
-                    f"prepare.languages has {code!r}, which is not known; {among(code, known)}"
+                    f"prepare.languages has {code!r}, which is not known; "
+                    f"{known_names(code, known)}"
                 )
         self._keep = {*keep, _NO_LANGUAGE}
         self._confidence = confidence

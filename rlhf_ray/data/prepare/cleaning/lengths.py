@@ -1,4 +1,4 @@
-"""Samples that are too short or too long, in characters or tokens."""
+"""Limits on the length of a sample, in characters or tokens."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ TOO_SHORT, TOO_LONG = "too short", "too long"
 CountTokens = Callable[[str], int]
 
 
-class Characters:
+class CharacterLimits:
     """Bounds on the characters of the longest sequence that a model would read at once."""
 
     def __init__(self, *, least: int | None, most: int | None) -> None:
@@ -18,7 +18,7 @@ class Characters:
         self._most = most
 
     def apply(self, sample: Sample) -> Sample | Removal:
-        count = longest(sample)
+        count = longest_sequence(sample)
         if self._least is not None and count < self._least:
             return removal_of(
                 sample, TOO_SHORT, f"{count} characters; prepare.min_characters={self._least}"
@@ -30,7 +30,7 @@ class Characters:
         return sample
 
 
-class Tokens:
+class TokenLimit:
     """An upper bound on the tokens of the longest sequence."""
 
     def __init__(self, count_tokens: CountTokens, *, most: int) -> None:
@@ -44,6 +44,6 @@ class Tokens:
         return sample
 
 
-def longest(sample: Sample) -> int:
+def longest_sequence(sample: Sample) -> int:
     """Characters of the longest sequence."""
     return max(len(text) for text in sample.content.sequences())

@@ -1,4 +1,4 @@
-"""Mail addresses, telephone numbers and card numbers in the texts of a sample."""
+"""Personal data in samples: mail addresses, telephone numbers and card numbers."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ _MAIL = re.compile(
 )
 # 13 to 19 digits (ISO/IEC 7812) in one run, or in groups by single spaces or hyphens.
 _CARD = re.compile(r"(?<![\w.,-])\d(?:[ -]?\d){12,18}(?![\w-]|[.,]\d)")
-# The matcher takes milliseconds, and most texts have nothing like a number in them. Without a
-# region only numbers with a country code can be found.
+# A cheap test before the matcher, which takes milliseconds, while most texts have no number.
+# Without a region only numbers with a country code can be found.
 _MIGHT_BE_PHONE = re.compile(r"\d(?:[ ().\-/]{0,3}\d){6}")
 _MIGHT_BE_INTERNATIONAL = re.compile(r"[+＋][ (]{0,2}\d(?:[ ().\-/]{0,3}\d){6}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """Where in a text something personal stands: text[start:end]."""
+    """A piece of personal data: text[start:end]."""
 
     kind: str
     start: int
     end: int
 
 
-class Finder:
-    """Finds personal data; what two kinds claim is counted as the first of them.
+class PersonalDataFinder:
+    """Finds personal data. Where two kinds overlap, the first in the order of `MASKS` counts.
 
-    Telephone numbers are those that the numbering plan of their country allows
-    (`phonenumbers`, a port of Google's libphonenumber); card numbers pass the Luhn check
-    (`python-stdnum`), which nine of ten other numbers do not.
+    A telephone number must fit the numbering plan of its country (`phonenumbers`, a port of
+    Google's libphonenumber). A card number must pass the Luhn check (`python-stdnum`), which nine
+    of ten other numbers fail.
 
     Args:
-        phone_region: ISO 3166 code whose national numbers count, or None.
+        phone_region: ISO 3166 code of the country whose national numbers count, or None.
 
     Raises:
         RequestError: a library is missing, or does not know the region.
@@ -65,7 +65,7 @@ class Finder:
         self._might_be = _MIGHT_BE_INTERNATIONAL if phone_region is None else _MIGHT_BE_PHONE
 
     def find(self, text: str) -> list[Finding]:
-        """Findings in their order; none overlap."""
+        """Findings in the order of the text, without overlaps."""
         found: list[Finding] = []
         for finding in (*self._mails(text), *self._cards(text), *self._numbers(text)):
             if all(finding.end <= other.start or finding.start >= other.end for other in found):
@@ -98,14 +98,14 @@ def masked(text: str, findings: list[Finding]) -> str:
     return "".join([*parts, text[at:]])
 
 
-class PersonalData:
+class PersonalDataFilter:
     """Counts personal data and, if asked, masks it or removes its samples.
 
     Args:
         action: report, mask or remove.
     """
 
-    def __init__(self, finder: Finder, *, action: str, notes: Notes) -> None:
+    def __init__(self, finder: PersonalDataFinder, *, action: str, notes: Notes) -> None:
         assert action in ("report", "mask", "remove"), action
         self._finder = finder
         self._action = action

@@ -1,4 +1,4 @@
-"""What a cleaning step is, and the steps one after the other."""
+"""Interface of a cleaning step, and running several of them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ class Step(Protocol):
     """One cleaning step. It may remember what it saw, within bounded memory."""
 
     def apply(self, sample: Sample) -> Sample | Removal:
-        """The sample, changed or not, or why it is removed."""
+        """Return the sample, changed or not, or its removal."""
         ...
 
 
 class Notes:
-    """What was found and not removed, counted by source."""
+    """Counts, by source, of findings that remove nothing."""
 
     def __init__(self) -> None:
         self._counts: dict[str, Counter[str]] = {}
@@ -27,12 +27,12 @@ class Notes:
         self._counts.setdefault(source, Counter())[note] += count
 
     def of(self, source: str) -> dict[str, int]:
-        """Counts by note, the first found first."""
+        """Counts by note, in the order in which the notes were first added."""
         return dict(self._counts.get(source, {}))
 
 
 def apply_steps(steps: Sequence[Step], sample: Sample) -> Sample | Removal:
-    """All steps, up to the one that removes the sample."""
+    """Apply the steps in order, up to a step that removes the sample."""
     for step in steps:
         result = step.apply(sample)
         if isinstance(result, Removal):

@@ -1,4 +1,4 @@
-"""Text that was decoded wrongly, and characters that no text has."""
+"""Normalization of wrongly decoded text and of control characters."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from rlhf_ray.data.prepare.cleaning.steps import Notes
 from rlhf_ray.data.prepare.conversion.contents import Sample
 from rlhf_ray.data.prepare.libraries import library
 
-# ASCII without control characters needs no mending: most text, and much faster than ftfy.
+# Most text is ASCII without control characters. It needs no change, and this is faster than ftfy.
 _PLAIN = re.compile(r"[\t\n\x20-\x7e]*")
 
 
-class Mending:
-    """Mojibake ("schÃ¶n"), control characters, line ends and broken surrogates, with ftfy.
+class TextNormalization:
+    """Repairs mojibake ("schÃ¶n"), control characters, line ends and broken surrogates, with ftfy.
 
-    What a writer may have meant stays: curled quotes, ligatures, full-width letters and HTML.
+    Curled quotes, ligatures, full-width letters and HTML stay, because a writer may mean them.
     """
 
     def __init__(self, notes: Notes) -> None:
@@ -31,13 +31,13 @@ class Mending:
         self._notes = notes
 
     def apply(self, sample: Sample) -> Sample:
-        content = sample.content.mapped(self._mended)
+        content = sample.content.mapped(self._normalized)
         if content == sample.content:
             return sample
         self._notes.add(sample.source, "encoding mended")
         return dataclasses.replace(sample, content=content)
 
-    def _mended(self, text: str) -> str:
+    def _normalized(self, text: str) -> str:
         if _PLAIN.fullmatch(text):
             return text
         return self._ftfy.fix_text(text, self._config)

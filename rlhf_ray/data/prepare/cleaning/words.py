@@ -1,4 +1,4 @@
-"""Words, for comparing texts: without case and punctuation."""
+"""Words of a text without case and punctuation, for comparisons."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""From rows of a source to samples of a layout."""
+"""Conversion of a source's rows to samples, and of samples to another kind."""

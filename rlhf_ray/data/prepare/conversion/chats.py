@@ -1,4 +1,4 @@
-"""Chats: how the roles of many layouts are called here, and which chats are whole."""
+"""Chats: names of roles in many layouts, and checks of the order of roles."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ROLES = {
     "model": "assistant",
     "tool": "tool",
 }
-# Which role may come after which; None is the beginning.
+# Roles that may follow a role; None is the beginning of a chat.
 _MAY_FOLLOW: dict[str | None, tuple[str, ...]] = {
     None: ("system", "user"),
     "system": ("user",),
@@ -36,11 +36,11 @@ class BrokenChat(ValueError):  # noqa: N818 - it reads as a sentence where it is
 def read_messages(
     value: Any, column: str, *, role_key: str = "role", content_key: str = "content"
 ) -> Messages:
-    """A list of messages, with the roles of this project.
+    """Read a list of messages and translate the roles to those of this project.
 
     Raises:
-        BadCell: it is no list of objects with two texts.
-        BrokenChat: it is empty, or a role is unknown.
+        BadCell: the value is not a list of objects with a role and a text.
+        BrokenChat: the list is empty, or a role is unknown.
     """
     if not isinstance(value, list):
         raise BadCell(f"column {column!r} must be a list of messages; it is {shown(value)}")
@@ -56,50 +56,53 @@ def read_messages(
                 raise BadCell(f"{key!r} of {where} must be text; it is {shown(item.get(key))}")
         messages.append(Message(role=role_named(item[role_key]), content=item[content_key]))
     if not messages:
-        raise BrokenChat(f"column {column!r} is a chat without messages")
+        raise BrokenChat(f"column {column!r} is an empty chat; it needs at least one message")
     return tuple(messages)
 
 
 def role_named(name: str) -> str:
-    """The role that a layout calls `name`.
+    """Translate a layout's name of a role.
 
     Raises:
-        BrokenChat: there is none.
+        BrokenChat: the name is unknown.
     """
     role = _ROLES.get(name.strip().lower())
     if role is None:
-        raise BrokenChat(f"the role {name!r} is none of {', '.join(_ROLES)}")
+        raise BrokenChat(f"the role {name!r} is unknown; it must be one of {', '.join(_ROLES)}")
     return role
 
 
 def user_message(text: str) -> Messages:
-    """A prompt of one message."""
+    """A prompt of one user message."""
     return (Message(role="user", content=text),)
 
 
 def split_answer(messages: Messages) -> tuple[Messages, str]:
-    """A chat without its last message, and the text of that.
+    """Split a chat into its prompt and its last answer.
 
     Raises:
-        BrokenChat: the last message is not the assistant's, or the only one.
+        BrokenChat: the last message is not the assistant's, or it is the only message.
     """
     if messages[-1].role != "assistant":
-        raise BrokenChat(f"ends with a message of the {messages[-1].role}, not with an answer")
+        raise BrokenChat(
+            f"the chat ends with a message of the {messages[-1].role}, not with an answer"
+        )
     if len(messages) == 1:
-        raise BrokenChat("has an answer and no prompt")
+        raise BrokenChat("the chat has an answer and no prompt")
     return messages[:-1], messages[-1].content
 
 
 def order_problem(messages: Messages, *, ends_with_answer: bool) -> str | None:
-    """What is wrong with the order of roles, or None."""
+    """Describe what is wrong with the order of roles; None if nothing is."""
     before: str | None = None
     for number, message in enumerate(messages, start=1):
         if message.role not in _MAY_FOLLOW[before]:
+            expected = " or ".join(_MAY_FOLLOW[before])
             after = f"comes after the {before}'s" if before else "comes first"
-            return f"message {number} is of the {message.role} and {after}"
+            return f"message {number} is of the {message.role} and {after}; expected {expected}"
         before = message.role
     if ends_with_answer and before != "assistant":
-        return f"ends with a message of the {before}, not with an answer"
+        return f"the chat ends with a message of the {before}, not with an answer"
     if not ends_with_answer and before not in ("user", "tool"):
-        return f"ends with a message of the {before}, so that there is nothing to answer"
+        return f"the chat ends with a message of the {before}, so there is nothing to answer"
     return None

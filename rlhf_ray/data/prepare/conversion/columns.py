@@ -31,17 +31,17 @@ _BAD = {"false", "0", "no", "bad", "down"}
 
 
 def columns_layout(source: PreparedSource) -> Layout:
-    """The mapping that `columns` of a source describes; a column is called as its part is."""
+    """Mapping by the `columns` of a source; by default a column has the name of its part."""
     column = _Columns(source.columns)
     read = _READERS[source.kind]
-    # What is named on purpose must be there; of what is not, so much as the kind cannot do without.
+    # Columns that the user named must exist, and the least columns that the kind needs.
     needs = [(name,) for name in source.columns.values()]
     needs += [tuple(column(part) for part in group) for group in _NEEDS[source.kind]]
     return Layout(needs=tuple(needs), apply=by_row(lambda row, _: read(row, column)))
 
 
 class _Columns:
-    """The column of a part: as configured, or called like the part."""
+    """Column of a part: as configured, or the name of the part."""
 
     def __init__(self, names: Mapping[str, str]) -> None:
         self._names = names
@@ -88,7 +88,7 @@ def _preference(row: Row, column: _Columns) -> Content:
 
 
 def preference_of_chats(row: Row, column: _Columns, chosen: Any, rejected: Any) -> Preference:
-    """Both sides are chats that end with the answer; they share what comes before it."""
+    """Preference of two chats that end with the answers and share the prompt."""
     prompt, good = split_chat(chosen, column("chosen"), row.cells.get(column("prompt")))
     other, bad = split_chat(rejected, column("rejected"), row.cells.get(column("prompt")))
     if prompt != other:
@@ -97,11 +97,11 @@ def preference_of_chats(row: Row, column: _Columns, chosen: Any, rejected: Any) 
 
 
 def split_chat(value: Any, column: str, prompt: Any) -> tuple[Messages, str]:
-    """Prompt and answer of a chat; one that has the answer alone takes `prompt` before it.
+    """Split a chat into prompt and answer; a chat of only the answer takes `prompt` as prompt.
 
     Raises:
-        BadCell: it is no chat.
-        BrokenChat: it has no answer, or no prompt.
+        BadCell: the value is not a chat.
+        BrokenChat: the chat has no answer or no prompt.
     """
     messages = read_messages(value, column)
     if len(messages) == 1 and messages[0].role == "assistant" and prompt:
@@ -169,7 +169,7 @@ _READERS: dict[str, Callable[[Row, _Columns], Content]] = {
     "preference": _preference,
     "feedback": _feedback,
 }
-# Of each group one column is enough.
+# One column of each group is enough.
 _NEEDS: dict[str, tuple[tuple[str, ...], ...]] = {
     "text": (("text",),),
     "prompt": (("prompt",),),

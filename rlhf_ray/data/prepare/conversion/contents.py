@@ -1,4 +1,4 @@
-"""What a sample can be: five kinds of content, and the sample around them."""
+"""Samples and their five kinds of content."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Text:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PromptOnly:
-    """Something to answer, with a reference answer (or None) that rewards may compare with."""
+    """A prompt, with a reference answer (or None) that rewards may compare with."""
 
     kind: ClassVar[str] = "prompt"
     prompt: Messages
@@ -74,7 +74,7 @@ class Demonstration:
     """A chat that ends with the answer to imitate.
 
     Attributes:
-        reference: the short answer for rewards where the layout has one; used only when a
+        reference: the short answer for rewards, if the layout has one; used only when the
             demonstration becomes a prompt.
     """
 
@@ -100,14 +100,13 @@ class Demonstration:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preference:
-    """Two answers to one prompt, or more of them in an order.
+    """Two or more answers to one prompt, in an order of preference.
 
     Attributes:
-        margin: how much better `chosen` is, in the source's own unit; None where it is unknown.
-        ranking: all answers, best first, of which `chosen` is the first and `rejected` the last;
-            None where there are only the two.
-        ranking_pairs: (better, worse) indices into `ranking`: every pair whose order is known;
-            answers of equal rank make none. None where `ranking` is.
+        margin: by how much `chosen` is better, in the source's own unit; None if unknown.
+        ranking: all answers, best first, from `chosen` to `rejected`; None if there are only two.
+        ranking_pairs: (better, worse) indices into `ranking`, one for every pair whose order is
+            known (answers of equal rank make no pair). None if `ranking` is None.
     """
 
     kind: ClassVar[str] = "preference"
@@ -155,7 +154,7 @@ class Preference:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FeedbackContent:
-    """One answer that somebody called good or bad, without another one beside it."""
+    """One answer labelled good or bad."""
 
     kind: ClassVar[str] = "feedback"
     prompt: Messages
@@ -184,19 +183,19 @@ class FeedbackContent:
         }
 
 
-# All of them have: `opening` (the text that says which question or document it is), `texts`
-# (everything that is cleaned), `sequences` (what a model reads at once; lengths are of these),
-# `mapped` (the same with every text changed) and `to_json` (the canonical fields).
+# Every kind has: `opening` (the text that identifies the question or document), `texts` (all
+# texts that are cleaned), `sequences` (the texts that a model reads at once, whose lengths are
+# limited), `mapped` (a copy with every text changed) and `to_json` (the canonical fields).
 Content = Text | PromptOnly | Demonstration | Preference | FeedbackContent
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sample:
-    """A content and where it comes from.
+    """A content and its origin.
 
     Attributes:
-        sample_id: unique within its source until it is stored.
-        where: file and line, for people.
+        sample_id: made unique when the sample is stored.
+        where: file and line, for messages.
     """
 
     sample_id: str
@@ -217,7 +216,7 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Removal:
-    """A sample, or a row that never became one, that is left out."""
+    """A sample that was removed, or a row that gave no sample."""
 
     sample_id: str
     source: str
@@ -227,7 +226,7 @@ class Removal:
 
 
 def removal_of(sample: Sample, reason: str, detail: str) -> Removal:
-    """The removal of a whole sample."""
+    """Make the removal of a sample."""
     return Removal(
         sample_id=sample.sample_id,
         source=sample.source,
@@ -238,7 +237,7 @@ def removal_of(sample: Sample, reason: str, detail: str) -> Removal:
 
 
 def first_user_text(messages: Messages) -> str:
-    """What a chat begins with, its system message aside."""
+    """The first message of the user; all messages if the user wrote none."""
     return next((m.content for m in messages if m.role == "user"), joined(messages))
 
 

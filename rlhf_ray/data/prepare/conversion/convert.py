@@ -1,4 +1,4 @@
-"""One kind of sample from another: a preference also is a demonstration and a prompt."""
+"""Conversion between kinds of samples, such as a preference to a demonstration."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Conversion = Callable[..., tuple[Content, ...]]
 
 
 def convert(content: Content, kind: str) -> tuple[Content, ...]:
-    """`content` as samples of another kind: one, several, or none where it has nothing to give.
+    """Convert a content to another kind: one, several or no contents.
 
     Raises:
-        BrokenChat: the chat does not end as the other kind needs it.
+        BrokenChat: the chat does not end with what the other kind needs.
     """
     if content.kind == kind:
         return (content,)
@@ -29,7 +29,7 @@ def convert(content: Content, kind: str) -> tuple[Content, ...]:
 
 
 def pairs_of(content: Content) -> tuple[Content, ...]:
-    """A ranking as one preference for each of its pairs; anything else as it is."""
+    """Split a ranking into one preference for each of its pairs; keep other contents."""
     if not isinstance(content, Preference) or content.ranking is None:
         return (content,)
     assert content.ranking_pairs is not None, "a ranking comes with its pairs"
@@ -49,7 +49,7 @@ def _demonstration_of_preference(content: Preference) -> tuple[Content, ...]:
 
 
 def _demonstration_of_feedback(content: FeedbackContent) -> tuple[Content, ...]:
-    """A bad answer is nothing to imitate."""
+    """Only a good answer becomes a demonstration."""
     if not content.good:
         return ()
     answer = Message(role="assistant", content=content.answer)

@@ -1,4 +1,4 @@
-"""From rows to contents: what a mapping is, and how one row at a time becomes a content."""
+"""Mappings from rows to contents, and readers of single cells."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BROKEN_CHAT = "broken conversation"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mapped:
-    """A content and the row that it is from; `suffix` tells several of one row apart."""
+    """A content and its row; `suffix` distinguishes several contents of one row."""
 
     row: Row
     content: Content
@@ -25,11 +25,11 @@ class Mapped:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Unusable:
-    """A row that gives nothing.
+    """A row without a usable content.
 
     Attributes:
-        reason: BROKEN_ROW (its form is wrong: the mapping or the file is) or BROKEN_CHAT (its
-            form is right and the conversation in it is not, as happens in every large set).
+        reason: BROKEN_ROW (the form is wrong, so the mapping or the file is wrong) or BROKEN_CHAT
+            (the form is right but the conversation is not, as happens in every large set).
     """
 
     number: int
@@ -38,27 +38,27 @@ class Unusable:
     problem: str
 
 
-Outcome = Mapped | Unusable
-# Rows of one source to outcomes; the second argument is the kind that is asked for.
-Mapping = Callable[[Iterable[Row | BrokenRow], str], Iterator[Outcome]]
+RowOutcome = Mapped | Unusable
+# From the rows of one source to outcomes; the second argument is the requested kind.
+RowMapping = Callable[[Iterable[Row | BrokenRow], str], Iterator[RowOutcome]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Layout:
-    """A ready mapping.
+    """A mapping and the columns that it needs.
 
     Attributes:
-        needs: columns without which nothing can be read; of each group one is enough.
+        needs: groups of columns; one column of each group must exist.
     """
 
     needs: tuple[tuple[str, ...], ...]
-    apply: Mapping
+    apply: RowMapping
 
 
-def by_row(read: Callable[[Row, str], Content]) -> Mapping:
-    """A mapping that reads each row by itself; `read` raises BadCell or BrokenChat."""
+def by_row(read: Callable[[Row, str], Content]) -> RowMapping:
+    """Make a mapping that reads each row by itself; `read` raises BadCell or BrokenChat."""
 
-    def apply(rows: Iterable[Row | BrokenRow], kind: str) -> Iterator[Outcome]:
+    def apply(rows: Iterable[Row | BrokenRow], kind: str) -> Iterator[RowOutcome]:
         for row in rows:
             if isinstance(row, BrokenRow):
                 yield broken_row(row)
@@ -82,26 +82,26 @@ def unusable(row: Row, reason: str, problem: Exception | str) -> Unusable:
 
 
 def text_in(row: Row, column: str) -> str:
-    """A cell that must be text; an answer that is a number is its digits.
+    """Read a cell as text; a number becomes its digits.
 
     Raises:
-        BadCell: it is missing or something else.
+        BadCell: the cell is missing or neither text nor a number.
     """
     if column not in row.cells:
-        raise BadCell(f"has no column {column!r}, only {sorted(row.cells)}")
+        raise BadCell(f"the row has no column {column!r}, only {sorted(row.cells)}")
     value = row.cells[column]
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):
-        raise BadCell(f"column {column!r} must be text; it is {shown(value)}")
+        raise BadCell(f"column {column!r} must be text or a number; it is {shown(value)}")
     return value
 
 
 def number_in(row: Row, column: str) -> float | None:
-    """A cell with a number, or with one in text as CSV has it; None where there is none.
+    """Read a cell as a number, also from text as in CSV; None if the cell is empty or missing.
 
     Raises:
-        BadCell: it is something else.
+        BadCell: the cell is not a number.
     """
     value = row.cells.get(column)
     if value is None or value == "":
@@ -110,10 +110,10 @@ def number_in(row: Row, column: str) -> float | None:
 
 
 def as_number(value: Any, what: str) -> float:
-    """A number, or text that is one.
+    """Convert a value to a finite number.
 
     Raises:
-        BadCell: it is something else, or not finite.
+        BadCell: the value is not a number, or is not finite.
     """
     try:
         if isinstance(value, bool):
@@ -122,5 +122,5 @@ def as_number(value: Any, what: str) -> float:
         if number - number != 0:  # inf and nan
             raise ValueError
     except (TypeError, ValueError):
-        raise BadCell(f"{what} must be a number; it is {shown(value)}") from None
+        raise BadCell(f"{what} must be a finite number; it is {shown(value)}") from None
     return number

@@ -1,4 +1,4 @@
-"""Rows from plain text: a paragraph, a line or the whole file each."""
+"""Rows from plain text: one for each paragraph or line, or one for the file."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ TEXT_SUFFIXES = (".txt", ".text")
 
 
 def read_text(path: Path, unit: str) -> Iterator[Row | BrokenRow]:
-    """Rows with the column `text`; blank lines end a paragraph and are no lines.
+    """Read rows with the column `text`; blank lines end a paragraph and give no rows.
 
     Args:
-        unit: paragraph, line or file. A whole file is held in memory, the others are not.
+        unit: paragraph, line or file. Only with `file` the whole file is held in memory.
     """
     lines: list[str] = []
     number, first, line_number = 0, 1, 0

@@ -1,4 +1,4 @@
-"""Several answers to one prompt, in an order or with a score each."""
+"""Preferences from several answers to one prompt, ranked or scored."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from rlhf_ray.data.rows import BadCell
 
 
 def preference_of_ranking(prompt: Messages, answers: Sequence[str]) -> Preference:
-    """Answers from best to worst, no two of the same rank.
+    """Make a preference of answers from best to worst, without ties.
 
     Raises:
-        BrokenChat: there are fewer than two.
+        BrokenChat: fewer than two answers.
     """
     _check_count(answers)
     pairs = [(i, j) for i in range(len(answers)) for j in range(i + 1, len(answers))]
@@ -25,22 +25,24 @@ def preference_of_ranking(prompt: Messages, answers: Sequence[str]) -> Preferenc
 def preference_of_scores(
     prompt: Messages, answers: Sequence[str], scores: Sequence[Any]
 ) -> Preference:
-    """Answers with a score each, higher is better; equal scores say nothing of their order.
+    """Make a preference of scored answers; higher is better, and equal scores make no pair.
 
-    `margin` is the distance between the best and the worst score.
+    `margin` is the difference between the best and the worst score.
 
     Raises:
-        BadCell: there is not one number for each answer.
+        BadCell: the number of scores differs from that of answers, or a score is not a number.
         BrokenChat: fewer than two answers, or all scores are equal.
     """
     if len(scores) != len(answers):
-        raise BadCell(f"has {len(answers)} answers and {len(scores)} scores")
+        raise BadCell(
+            f"the row has {len(answers)} answers and {len(scores)} scores; give one for each answer"
+        )
     numbers = [as_number(score, "a score") for score in scores]
     _check_count(answers)
     order = sorted(range(len(answers)), key=lambda index: -numbers[index])
     ranked = [numbers[index] for index in order]
     if ranked[0] == ranked[-1]:
-        raise BrokenChat("all answers have the same score, so that none is preferred")
+        raise BrokenChat(f"all answers have the same score, {ranked[0]:g}, so that none is better")
     pairs = [
         (i, j)
         for i in range(len(ranked))
@@ -72,4 +74,4 @@ def _preference(
 
 def _check_count(answers: Sequence[str]) -> None:
     if len(answers) < 2:
-        raise BrokenChat(f"a ranking needs at least two answers; it has {len(answers)}")
+        raise BrokenChat(f"a ranking needs at least 2 answers; it has {len(answers)}")

@@ -1,4 +1,4 @@
-"""Ready mappings for the layouts of well-known data sets: a file each, and the table of them."""
+"""Mappings for the layouts of well-known data sets: one file each, and their table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Alpaca: instruction, further input that may be empty, output (Taori et al. 2023)."""
+"""Alpaca: instruction, input (may be empty) and output (Taori et al. 2023)."""
 
 from __future__ import annotations
 

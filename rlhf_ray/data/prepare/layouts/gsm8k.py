@@ -9,7 +9,7 @@ from rlhf_ray.data.prepare.conversion.contents import Content, Demonstration, Me
 from rlhf_ray.data.prepare.conversion.mapping import Layout, by_row, text_in
 from rlhf_ray.data.rows import BadCell, Row, shown
 
-# What the authors' own calculator was fed with: no part of an answer for people.
+# Input of the authors' calculator, which is not part of the answer.
 _CALCULATION = re.compile(r"<<[^<>]*>>")
 
 

@@ -1,6 +1,6 @@
 """HH-RLHF: two transcripts with "\\n\\nHuman: " and "\\n\\nAssistant: " before the turns.
 
-Bai et al. 2022, arXiv:2204.05862. The two share everything but the last turn.
+Bai et al. 2022, arXiv:2204.05862. The transcripts differ only in the last turn.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ _TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):[ \t]?")
 
 
 def read_transcript(text: str) -> Messages:
-    """The turns of a transcript, white space around them taken off.
+    """Split a transcript into turns, without white space around them.
 
     Raises:
-        BrokenChat: it does not begin with a turn.
+        BrokenChat: the transcript does not begin with a turn.
     """
     before, *parts = _TURN.split(text)
     if before.strip() or not parts:
-        raise BrokenChat("the transcript does not begin with Human: or Assistant:")
+        raise BrokenChat(
+            f"the transcript must begin with Human: or Assistant:; it begins with {text[:40]!r}"
+        )
     return tuple(
         Message(role=role_named(speaker), content=said.strip())
         for speaker, said in zip(parts[::2], parts[1::2], strict=True)

@@ -26,7 +26,7 @@ from rlhf_ray.data.prepare.conversion.mapping import (
     BROKEN_ROW,
     Layout,
     Mapped,
-    Outcome,
+    RowOutcome,
     Unusable,
     as_number,
     broken_row,
@@ -38,18 +38,18 @@ from rlhf_ray.data.rows import BadCell, BrokenRow, Row, shown
 
 @dataclass(slots=True, kw_only=True)
 class _Node:
-    """A message and the messages that reply to it; `rank` None where nobody ranked it."""
+    """A message and its replies; `rank` is None if the message is not ranked."""
 
     message: Message
     rank: float | None
     replies: list[_Node] = field(default_factory=list)
 
     def ranked_replies(self) -> list[_Node]:
-        """Best first; those without a rank stay behind, in their order."""
+        """Replies from best to worst, then those without a rank in their order."""
         return sorted(self.replies, key=lambda node: (node.rank is None, node.rank or 0.0))
 
 
-def _apply(rows: Iterable[Row | BrokenRow], kind: str) -> Iterator[Outcome]:
+def _apply(rows: Iterable[Row | BrokenRow], kind: str) -> Iterator[RowOutcome]:
     for item in _trees(rows):
         if isinstance(item, Unusable):
             yield item
@@ -63,7 +63,7 @@ def _apply(rows: Iterable[Row | BrokenRow], kind: str) -> Iterator[Outcome]:
 
 
 def _trees(rows: Iterable[Row | BrokenRow]) -> Iterator[tuple[Row, _Node] | Unusable]:
-    """Every tree with the row of its root."""
+    """Yield every tree with the row of its root."""
     current: tuple[Row, _Node] | None = None
     nodes: dict[str, _Node] = {}
     for row in rows:
@@ -77,8 +77,8 @@ def _trees(rows: Iterable[Row | BrokenRow]) -> Iterator[tuple[Row, _Node] | Unus
             node, parent = _flat(row), row.cells.get("parent_id") or None
             if parent is not None and parent not in nodes:
                 raise BadCell(
-                    f"replies to {shown(parent)}, which no earlier message of its tree is; rows "
-                    "of a tree stand together, parents first"
+                    f"the message replies to {shown(parent)}, which is not an earlier message of "
+                    "its tree; put the rows of a tree together, parents first"
                 )
         except BadCell as error:
             yield unusable(row, BROKEN_ROW, error)
@@ -135,7 +135,7 @@ def _contents(root: _Node, kind: str) -> Iterator[Content | BrokenChat]:
 
 
 def _best_chat(root: _Node) -> Content | BrokenChat:
-    """The chat along the best ranked replies, up to its last answer."""
+    """The chat along the best-ranked replies, up to its last answer."""
     messages, node = [root.message], root
     while node.replies:
         node = node.ranked_replies()[0]
@@ -148,7 +148,7 @@ def _best_chat(root: _Node) -> Content | BrokenChat:
 
 
 def _preferences(node: _Node, before: Messages) -> Iterator[Content]:
-    """For every question with at least two ranked answers: their order."""
+    """Yield a preference for every question with at least two ranked answers."""
     prompt = (*before, node.message)
     ranked = [reply for reply in node.ranked_replies() if reply.rank is not None]
     if node.message.role == "user" and len(ranked) > 1:
@@ -159,7 +159,7 @@ def _preferences(node: _Node, before: Messages) -> Iterator[Content]:
         elif len(set(ranks)) > 1:
             scores = [-(rank or 0.0) for rank in ranks]
             by_score = preference_of_scores(prompt, answers, scores)
-            # A distance between ranks is no distance in quality.
+            # A difference of ranks does not measure quality.
             yield dataclasses.replace(by_score, margin=None)
     for reply in node.replies:
         yield from _preferences(reply, prompt)

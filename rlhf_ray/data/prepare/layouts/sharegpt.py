@@ -17,11 +17,13 @@ def _read(row: Row, kind: str) -> Content:
             turns = read_messages(row.cells[column], column, role_key="from", content_key="value")
             break
     else:
-        raise BadCell(f"has none of the columns {', '.join(_COLUMNS)}, only {sorted(row.cells)}")
+        raise BadCell(
+            f"the row has none of the columns {', '.join(_COLUMNS)}, only {sorted(row.cells)}"
+        )
     system = row.cells.get("system")
     if isinstance(system, str) and system.strip() and turns[0].role != "system":
         turns = (Message(role="system", content=system), *turns)
-    # A share may stop after a question: what was answered before it is a demonstration.
+    # A chat may stop after a question: the part up to the last answer is a demonstration.
     while len(turns) > 1 and turns[-1].role == "user":
         turns = turns[:-1]
     return Demonstration(messages=turns)

@@ -1,4 +1,4 @@
-"""What a pipeline tells its stages."""
+"""Stages, folders and figures of a pipeline."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rlhf_ray.config.load import load_config, load_values
 DATA = {"stage": "prepare_data", "prepare": {"sources": {"rows": {"path": "x", "kind": "text"}}}}
 
 
-def test_folders_of_earlier_stages_are_filled_in_wherever_they_stand():
+def test_folders_of_earlier_stages_are_filled_in_everywhere():
     later = {
         "stage": "sft",
         "model": {"path": "{data}/m"},
@@ -23,19 +23,19 @@ def test_folders_of_earlier_stages_are_filled_in_wherever_they_stand():
     assert sft.name == "sft"
     assert sft.values["model"] == {"path": "/out/data/m"}
     assert sft.values["reward.functions"] == [{"path": "/out/data/f"}]
-    assert later["model"] == {"path": "{data}/m"}, "what was read is left as it was"
+    assert later["model"] == {"path": "{data}/m"}, "the entry is not changed"
 
 
 @pytest.mark.parametrize(
     ("stages", "message"),
     [
         ({"a b": DATA}, "pipeline.stages.a b: a stage's name has letters"),
-        ({"a": ["stage=sft"]}, "must be a mapping that says which stage it is"),
-        ({"a": {"num_steps": 3}}, "must be a mapping that says which stage it is"),
-        ({"a": {"stage": "pipeline"}}, "a pipeline has no pipelines in it"),
-        ({"a": {"stage": "chat"}}, "stage=chat: it ends only when it is told to"),
-        ({"a": {"stage": "serve"}}, "stage=serve: it ends only when it is told to"),
-        ({"a": {"stage": "serve_reward"}}, "it ends only when it is told to"),
+        ({"a": ["stage=sft"]}, "must be a mapping that names its stage"),
+        ({"a": {"num_steps": 3}}, "must be a mapping that names its stage"),
+        ({"a": {"stage": "pipeline"}}, "a pipeline cannot contain a pipeline"),
+        ({"a": {"stage": "chat"}}, "stage=chat: this stage runs until it is stopped"),
+        ({"a": {"stage": "serve"}}, "stage=serve: this stage runs until it is stopped"),
+        ({"a": {"stage": "serve_reward"}}, "this stage runs until it is stopped"),
         ({"a": {"stage": "sft", "seed": 1}}, "pipeline.stages.a.seed: the pipeline sets it"),
         (
             {"a": {"stage": "sft", "model": {"path": "{b}/model"}}, "b": DATA},
@@ -62,7 +62,7 @@ def test_wrong_figures_are_refused(text):
         read_report(PipelineConfig(stages={"ppo": DATA}, report={"after": text}))
 
 
-def test_values_are_read_as_a_command_line_is():
+def test_values_are_read_like_a_command_line():
     overrides = ["recipe=demo", "num_steps=7", "training.learning_rate=0.5", "model=smollm2"]
     values = {
         "recipe": "demo",
@@ -82,4 +82,4 @@ def test_one_value_of_a_stage_is_set_on_the_command_line():
     config = load_config(["recipe=pipeline_demo", "pipeline.stages.sft.fit.max_steps=5"])
     stages = {stage.name: stage.values for stage in read_stages(config.pipeline, "/out")}
     assert stages["sft"]["fit"]["max_steps"] == 5
-    assert stages["sft"]["fit"]["samples_per_step"] > 1, "the others stay"
+    assert stages["sft"]["fit"]["batch_size"] > 1, "the other values stay"

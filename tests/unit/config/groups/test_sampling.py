@@ -1,4 +1,4 @@
-"""The files under conf/sampling: every one composes, and the plain one changes nothing."""
+"""The files under conf/sampling: all of them compose, and plain changes nothing."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ _TEXTS = (
 
 
 def tokenizer_with(template: str) -> PreTrainedTokenizerFast:
-    """The built-in tokenizer with one of the templates; `tiny` is its own."""
+    """The built-in tokenizer with one of the templates; `tiny` is its default."""
     tokenizer = train_tokenizer(_TEXTS, vocab_size=340)
     if template != "tiny":
         tokenizer.chat_template = TEMPLATES[template]
@@ -72,13 +72,13 @@ def tokenizers() -> dict[str, PreTrainedTokenizerFast]:
 
 @pytest.fixture(scope="session")
 def written() -> dict[str, Callable[[str], str]]:
-    """What each template writes of an answer."""
+    """Text that each template writes for an answer."""
     return WRITTEN
 
 
 @pytest.fixture
 def tokenizer(tokenizers) -> PreTrainedTokenizerFast:
-    """With its own template: <user>...<assistant>...<eos>."""
+    """The built-in tokenizer with its default template: <user>...<assistant>...<eos>."""
     return tokenizers["tiny"]
 
 

@@ -22,7 +22,7 @@ ROWS = [{"text": f"text number {i}"} for i in range(9)]
 
 
 def parts(sample, tokenizer) -> tuple[str, str]:
-    """What is given, and what is learnt."""
+    """Context and predicted tokens as text."""
     return (
         tokenizer.decode(sample.token_ids[~sample.loss_mask]),
         tokenizer.decode(sample.token_ids[sample.loss_mask]),
@@ -121,7 +121,7 @@ class TestRankings:
             ({"chosen": " "}, "column 'chosen' is empty"),
             ({"margin": -1}, "column 'margin' must be a number of at least 0; it is -1"),
             ({"margin": True}, "column 'margin' must be a number"),
-            ({"prompt": [USER, SAYS]}, "ends with the assistant's own message"),
+            ({"prompt": [USER, SAYS]}, "ends with a message of the assistant"),
         ],
     )
     def test_refused(self, source, tokenizer, change: dict[str, Any], message: str) -> None:

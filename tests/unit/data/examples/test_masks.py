@@ -170,7 +170,7 @@ class TestTokenBorders:
         assert context == tokenizer("assistant: ")["input_ids"]
 
     def test_tokenizer_that_puts_a_space_before_every_text(self) -> None:
-        """As SentencePiece does: parts by themselves have a space that the whole has not."""
+        """Like SentencePiece: separate parts get a space that the whole text lacks."""
         tokenizer = _metaspace_tokenizer()
         marked = MarkedText(text="ab cd<eos>ab", answers=((2, 10),), adds_specials=False)
         sample = labelled(marked, tokenizer)

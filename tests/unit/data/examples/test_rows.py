@@ -1,4 +1,4 @@
-"""What all kinds have in common: the split, lengths, broken rows, columns, fingerprints."""
+"""Behaviour of all kinds of examples: split, lengths, broken rows, columns, fingerprints."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class TestSplit:
         assert numbers[0] == numbers[1] != []
         assert numbers[0] == [f"{i}<eos>" for i in range(40) if is_held_out(f"k{i}", 0.3)]
 
-    def test_a_source_of_its_own(self, load, tokenizer, tmp_path) -> None:
+    def test_a_separate_source(self, load, tokenizer, tmp_path) -> None:
         path = tmp_path / "held_out.jsonl"
         path.write_text("\n".join(json.dumps(row) for row in ROWS[:3]))
         loaded = load(ROWS[3:], eval_path=str(path))
@@ -143,7 +143,7 @@ class TestBadRows:
 
     def test_two_rows_with_one_id(self, load) -> None:
         rows = [{**ROWS[0], "key": "a"}, {**ROWS[1], "key": "a"}]
-        with pytest.raises(DataError, match=r"line 2: has the id 'a' of rows.jsonl line 1"):
+        with pytest.raises(DataError, match=r"line 2: the row has the id 'a' of rows.jsonl line 1"):
             load(rows, id_column="key")
 
     def test_missing_columns(self, load) -> None:
@@ -167,7 +167,7 @@ class TestBadRows:
         tokenizer = train_tokenizer(["a b"])
         tokenizer.chat_template = "{% for m in messages %}[{{ m.content }}]{% endfor %}"
         loaded = load_demonstrations(source(ROWS[:3]), tokenizer, seed=0)
-        assert loaded.num_open == 3
+        assert loaded.num_unended == 3
         assert "no special token ends: 3" in loaded.describe()
 
 

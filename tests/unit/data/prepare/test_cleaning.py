@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import random
+from contextlib import closing
 
 import pytest
 
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.data.prepare import libraries
-from rlhf_ray.data.prepare.cleaning.duplicates import NearDuplicates, band_rows
-from rlhf_ray.data.prepare.cleaning.language import Language
-from rlhf_ray.data.prepare.cleaning.personal_data import Finder, masked
+from rlhf_ray.data.prepare.cleaning.deduplication import NearDeduplication, band_rows
+from rlhf_ray.data.prepare.cleaning.language import LanguageFilter
+from rlhf_ray.data.prepare.cleaning.personal_data import PersonalDataFinder, masked
 from rlhf_ray.data.prepare.conversion.contents import Sample, Text
-from rlhf_ray.data.prepare.store import Store
+from rlhf_ray.data.prepare.store import SampleStore
 from tests.unit.data.prepare.helpers import Result, assistant, source, user, write_lines
 
 ENGLISH = "The river runs through the old town and meets the sea behind the harbour walls."
@@ -80,7 +81,7 @@ def test_tokens(tmp_path):
         ([*user("q"), assistant("a"), *user("q")], "not with an answer"),
         ([*user("q"), {"role": "system", "content": "s"}, assistant("a")], "of the system"),
         ([{"role": "owner", "content": "q"}, assistant("a")], "'owner'"),
-        ([], "without messages"),
+        ([], "is an empty chat"),
     ],
 )
 def test_broken_conversations(tmp_path, messages, words):
@@ -136,7 +137,7 @@ class TestLanguage:
 
     def test_unknown(self):
         with pytest.raises(RequestError, match="'english', which is not known"):
-            Language(["english"], confidence=0.8, min_characters=1)
+            LanguageFilter(["english"], confidence=0.8, min_characters=1)
 
 
 PERSONAL = [
@@ -159,21 +160,21 @@ PERSONAL = [
 class TestPersonalData:
     @pytest.mark.parametrize(("text", "region", "kinds"), PERSONAL, ids=[p[0] for p in PERSONAL])
     def test_found(self, text, region, kinds):
-        assert [finding.kind for finding in Finder(region).find(text)] == kinds
+        assert [finding.kind for finding in PersonalDataFinder(region).find(text)] == kinds
 
     def test_masked(self):
         text = "Jo (jo@x.org, +49 30 123456) paid with 4111 1111 1111 1111!"
-        found = Finder(None).find(text)
+        found = PersonalDataFinder(None).find(text)
         expected = "Jo (<MAIL_ADDRESS>, <TELEPHONE_NUMBER>) paid with <CARD_NUMBER>!"
         assert masked(text, found) == expected
-        assert Finder(None).find(expected) == []
+        assert PersonalDataFinder(None).find(expected) == []
 
     def test_unknown_region(self):
         with pytest.raises(RequestError, match="'us'; it must be the ISO 3166 code"):
-            Finder("us")
+            PersonalDataFinder("us")
 
     @pytest.mark.parametrize("action", ["off", "report", "mask", "remove"])
-    def test_what_becomes_of_it(self, tmp_path, action):
+    def test_report_mask_and_remove(self, tmp_path, action):
         rows = [{"prompt": "mail me", "answer": "at jo@x.org or jo@y.org"}, {"prompt": "clean"}]
         path = write_lines(tmp_path / "p.jsonl", rows)
         result = Result(
@@ -205,7 +206,7 @@ class TestLeaks:
         keys = [key.replace("prepare.sources", "prepare.evaluation_sets") for key in keys]
         return prepared_texts(tmp_path, texts, *keys, *overrides)
 
-    def test_what_contains_a_prompt(self, tmp_path):
+    def test_samples_that_contain_a_prompt(self, tmp_path):
         thirteen, twelve = text_of(*range(1, 14)), text_of(*range(2, 14))
         clean = [f"before {twelve} after", "Sure: what is 2+2? It is 4", "What is 2+3?"]
         leaks = [f"before {thirteen.upper()}, after", "what is 2 + 2"]
@@ -279,8 +280,8 @@ class TestDuplicates:
                 copy[random_.randrange(80)] = random_.randrange(300)
             texts.append(copy)
         groups = [{tuple(words[i : i + 3]) for i in range(78)} for words in texts]
-        with Store(tmp_path / "x.sqlite", seed=0) as store:
-            step = NearDuplicates(store, dataset="text", similarity=0.7)
+        with closing(SampleStore(tmp_path / "x.sqlite", seed=0)) as store:
+            step = NearDeduplication(store, dataset="text", similarity=0.7)
             removed = [
                 not isinstance(step.apply(_sample(number, text_of(*words))), Sample)
                 for number, words in enumerate(texts)

@@ -1,4 +1,4 @@
-"""Small files in the layouts of well-known sets, and what they become."""
+"""Conversion of small files in the layouts of well-known data sets."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from rlhf_ray.config.groups.prepare_sources import (
 )
 from rlhf_ray.data.prepare.conversion.contents import Removal, Sample
 from rlhf_ray.data.prepare.conversion.convert import CONVERSIONS
-from rlhf_ray.data.prepare.conversion.reading import read_samples
 from rlhf_ray.data.prepare.layouts import LAYOUTS
+from rlhf_ray.data.prepare.reading import read_samples
 from tests.unit.data.prepare.helpers import assistant, user, write_lines
 
 
@@ -54,7 +54,11 @@ class TestHhRlhf:
         [
             ("\n\nHuman: a\n\nAssistant: b", "\n\nHuman: x\n\nAssistant: b", "differ before"),
             ("\n\nHuman: a", "\n\nHuman: a", "ends with a message of the user"),
-            ("nobody speaks", "\n\nHuman: a\n\nAssistant: b", "does not begin with"),
+            (
+                "nobody speaks",
+                "\n\nHuman: a\n\nAssistant: b",
+                "must begin with Human: or Assistant:; it begins with 'nobody speaks'",
+            ),
             ("\n\nAssistant: b", "\n\nAssistant: c", "no prompt"),
         ],
     )

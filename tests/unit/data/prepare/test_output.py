@@ -1,4 +1,4 @@
-"""Inputs that are refused, folders that are whole or not there, memory that does not grow."""
+"""Refused inputs, atomic output folders, bounded memory."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_refused_before_any_work(tmp_path, name, good, monkeypatch):
     def fail(*args, **kwargs):
         raise AssertionError("work has begun")
 
-    monkeypatch.setattr(preparing, "Store", fail)
+    monkeypatch.setattr(preparing, "SampleStore", fail)
     overrides, words = broken(tmp_path)[name]
     before = sorted(tmp_path.iterdir())
     with pytest.raises(DataError) as caught:
@@ -221,7 +221,7 @@ class TestFolder:
         assert {p: p.read_bytes() for p in result.output.rglob("*") if p.is_file()} == before
         assert not list(tmp_path.glob("out.*"))
 
-    def test_what_a_killed_run_left_is_thrown_away(self, tmp_path, good):
+    def test_partial_output_of_a_killed_run_is_deleted(self, tmp_path, good):
         left = tmp_path / "out.partial"
         write_lines(left / "text" / "train.jsonl", [{"text": "half"}])
         (left / "scratch.sqlite").write_text("half")
@@ -244,7 +244,7 @@ class TestFolder:
                 prepare(tmp_path / "out", *good)
 
 
-def test_what_is_missing_says_how_it_is_made(tmp_path, good):
+def test_a_missing_file_has_the_command_that_makes_it(tmp_path, good):
     with pytest.raises(RequestError, match=r"no demonstration/train.jsonl.*stage=prepare_data"):
         prepared_file(tmp_path, "sft")
     output = Result(tmp_path / "out", *good).output
@@ -265,6 +265,7 @@ def many_rows() -> Iterator[dict[str, str]]:
         yield {"text": f"{number} {math.sqrt(number + 2):.15f} " * 150}
 
 
+@pytest.mark.unit_slow
 def test_memory_does_not_grow_with_the_set(tmp_path):
     def peak(count):
         NUM_ROWS[0] = count

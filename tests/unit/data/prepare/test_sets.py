@@ -1,4 +1,4 @@
-"""Blending, splits over stages and evaluation, tasks: which samples end up where."""
+"""Blending, splits over stages and evaluation, and tasks."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ class TestStages:
         kinds = {name: set_["kind"] for name, set_ in result.report["datasets"].items()}
         assert kinds == {"sft": "demonstration", "reward_model": "preference", "rl": "prompt"}
 
-    def test_a_source_with_shares_of_its_own(self, tmp_path):
+    def test_a_source_with_its_own_shares(self, tmp_path):
         path = write_lines(
             tmp_path / "d.jsonl", [{"prompt": f"d{n}", "answer": "a"} for n in range(9)]
         )
@@ -221,7 +221,9 @@ def test_demonstrations_from_feedback(tmp_path):
     path = write_lines(tmp_path / "f.jsonl", rows)
     result = Result(tmp_path / "out", *source("f", path, kind="feedback"), "prepare.split=[1,0,0]")
     assert questions(result.lines("sft")) == {"q0", "q2"}
-    assert result.reasons == {"bad answer": "feedback on a bad answer is nothing to imitate"}
+    assert result.reasons == {
+        "bad answer": "feedback on a bad answer cannot become a demonstration"
+    }
 
 
 def test_one_preference_is_two_feedbacks(tmp_path):
@@ -258,7 +260,7 @@ def test_rankings_as_pairs(tmp_path):
     assert {line["ranking"] for line in lines} == {None}
 
 
-def test_every_kind_has_a_set_of_its_own(tmp_path):
+def test_every_kind_has_its_own_set(tmp_path):
     text = tmp_path / "t.txt"
     text.write_text("One line\nand another.\n\n\nA second paragraph.\n", encoding="utf-8")
     path = write_lines(

@@ -140,7 +140,7 @@ class TestMapping:
         assert (prompt.prompt_id, prompt.answer, prompt.source) == ("rk-7", "12", "sums")
         assert prompt.columns == {"level": 3, "tags": ["a", {"b": None}]}
 
-    def test_what_is_not_mapped(self, load) -> None:
+    def test_unmapped_columns(self, load) -> None:
         prompts = load([GOOD, {**GOOD, "answer": "3"}]).prompts
         assert [prompt.prompt_id for prompt in prompts] == ["r0", "r1"]
         assert prompts[1].answer is None
@@ -190,7 +190,7 @@ BAD_PROMPTS: list[tuple[Any, str]] = [
     ([{"role": "user", "content": None}], "'content' of message 1 .* must be text; it is None"),
     ([{"role": "user", "content": ["x"]}], "'content' of message 1 .* must be text"),
     ([{"role": "", "content": "x"}], "'role' of message 1 .* is empty"),
-    ([USER, {"role": "assistant", "content": "3"}], "ends with the assistant's own message"),
+    ([USER, {"role": "assistant", "content": "3"}], "ends with a message of the assistant"),
 ]
 
 
@@ -213,12 +213,16 @@ class TestBadRows:
 
     def test_column_that_one_row_lacks(self, load) -> None:
         rows = [GOOD, {"question": "x"}]
-        with pytest.raises(DataError, match=r"line 2: has no column 'prompt', only \['question'\]"):
+        with pytest.raises(
+            DataError, match=r"line 2: the row has no column 'prompt', only \['question'\]"
+        ):
             load(rows)
 
     def test_two_rows_with_one_id(self, load) -> None:
         rows = [{**GOOD, "id": 1}, {**GOOD, "id": "1"}]
-        with pytest.raises(DataError, match=r"line 2: has the id '1' of sums\.jsonl line 1"):
+        with pytest.raises(
+            DataError, match=r"line 2: the row has the id '1' of sums\.jsonl line 1"
+        ):
             load(rows, id_column="id")
         assert only(load(rows, id_column="id", on_bad_row="skip")).prompt_id == "r1"
 

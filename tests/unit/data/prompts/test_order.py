@@ -36,7 +36,7 @@ def test_places() -> None:
     assert order.epoch == 2
 
 
-def test_every_epoch_has_every_row_once_in_an_order_of_its_own() -> None:
+def test_every_epoch_has_every_row_once_in_its_own_order() -> None:
     taken = rows(make_order(), 30)
     epochs = [taken[start : start + 10] for start in (0, 10, 20)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
@@ -49,7 +49,7 @@ def test_two_sources_of_one_run_are_not_shuffled_alike() -> None:
 
 
 def test_the_order_is_fixed_for_ever() -> None:
-    """For a checkpoint of an earlier release: it is written down here."""
+    """The order must fit checkpoints of earlier releases, so the expected one is in this file."""
     assert rows(make_order("texts"), 10) == [5, 6, 9, 8, 3, 7, 1, 2, 0, 4]
     assert rows(make_order("prompts"), 10) == [4, 9, 8, 7, 6, 3, 2, 0, 5, 1]
 

@@ -43,7 +43,7 @@ def rows(prompts: list[Prompt]) -> list[int]:
     return [prompt.columns["row"] for prompt in prompts]
 
 
-def test_every_epoch_has_every_row_once_in_an_order_of_its_own() -> None:
+def test_every_epoch_has_every_row_once_in_its_own_order() -> None:
     prompts = take(make_stream(10), 30)
     epochs = [rows(prompts[start : start + 10]) for start in (0, 10, 20)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
@@ -70,7 +70,7 @@ def test_seed_decides() -> None:
 
 
 def test_order_and_seeds_are_fixed_for_ever() -> None:
-    """In every process, and for a checkpoint of an earlier release: both are written down here."""
+    """Ids and seeds must be the same in every process and for checkpoints of earlier releases."""
     assert rows(take(make_stream(), 10)) == [4, 9, 8, 7, 6, 3, 2, 0, 5, 1]
     assert stable_seed(0, "e0-r0") == 3549867529649297098
 

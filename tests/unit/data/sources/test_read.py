@@ -1,4 +1,4 @@
-"""Every kind of source, whole and broken."""
+"""Every kind of source, valid and broken."""
 
 from __future__ import annotations
 
@@ -115,8 +115,8 @@ class TestCsv:
     @pytest.mark.parametrize(
         ("text", "message"),
         [
-            ("prompt,prompt\na,b\n", "every column needs a name of its own"),
-            ("prompt,\na,b\n", "every column needs a name of its own"),
+            ("prompt,prompt\na,b\n", "every column needs its own name"),
+            ("prompt,\na,b\n", "every column needs its own name"),
             ('pro"mpt,"a"b\n', "the header, is broken"),
             (b"prompt\n\xff\n", "is not UTF-8"),
         ],
@@ -222,6 +222,13 @@ class TestPython:
         with pytest.raises(DataError, match=message):
             read(path)
 
+    def test_a_path_of_an_earlier_release_names_the_new_one(self) -> None:
+        old, new = (f"rlhf_ray.{folder}.sentiment:requests" for folder in ("tasks", "recipes"))
+        with pytest.raises(DataError) as caught:
+            read(old)
+        assert str(caught.value) == (f"data.path is {old!r}, which has moved; set it to {new!r}")
+        assert read(new)
+
     def test_name_without_module(self) -> None:
         with pytest.raises(DataError, match=r"is named package\.module:name"):
             read("ROWS", format="python")
@@ -241,7 +248,7 @@ class TestPath:
             ("owner/name:subset", "hub"),
         ],
     )
-    def test_kind_by_what_the_path_looks_like(self, path: str, kind: str) -> None:
+    def test_kind_by_the_form_of_the_path(self, path: str, kind: str) -> None:
         assert source_format(DataConfig(path=path)) == kind
 
     def test_kind_as_configured(self, tmp_path: Path) -> None:

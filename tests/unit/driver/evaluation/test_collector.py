@@ -1,4 +1,4 @@
-"""Answers to held-out prompts, and the likelihood of demonstrations, by engines of this process."""
+"""Answers to held-out prompts, and the likelihood of demonstrations, over fake engines."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import dataclasses
 import pytest
 import torch
 
-from rlhf_ray.calls import MemberName
 from rlhf_ray.config.errors import RunFailed
 from rlhf_ray.driver.evaluation.collector import AnswerCollector, CollectSettings
 from rlhf_ray.driver.evaluation.likelihood import measure_likelihood
@@ -15,7 +14,8 @@ from rlhf_ray.driver.updates.scorers import NoScores
 from rlhf_ray.evaluation.answers import MeasureSettings, measure_answers
 from rlhf_ray.records import TokenValues
 from rlhf_ray.records.supervised import LabelledTokens
-from rlhf_ray.testing.fakes import FakeGenerators, FakeRewards, InProcessWatch, done, make_prompt
+from rlhf_ray.testing.fake_roles import FakeBuilder
+from rlhf_ray.testing.fakes import FakeGenerators, FakeRewards, InProcessWaiter, done, make_prompt
 
 SETTINGS = CollectSettings(
     samples=2,
@@ -29,8 +29,8 @@ SETTINGS = CollectSettings(
 PROMPTS = [dataclasses.replace(make_prompt(i), stream_index=0) for i in range(7)]
 
 
-class AnswerMeter:
-    """As the builder, in this process."""
+class Builder(FakeBuilder):
+    """A builder that measures answers in this process."""
 
     def measure(self, groups, reference, settings):
         values = [v for rank in reference for v in rank]
@@ -38,7 +38,7 @@ class AnswerMeter:
 
 
 class Reference:
-    """Two ranks; all tokens are a nat less likely than for the engine."""
+    """Two ranks of a reference that finds every token one nat less likely than the engine."""
 
     def score(self, groups, num_tokens):
         assert num_tokens == [int(group.lengths.sum()) for group in groups]
@@ -57,8 +57,8 @@ def collector(engines=None, rewards=None, reference=None, settings=SETTINGS, see
         generators=engines or FakeGenerators(2),
         rewards=rewards or FakeRewards(),
         reference=reference or NoScores(),
-        meter=AnswerMeter(),
-        watch=InProcessWatch(seed),
+        builder=Builder(),
+        waiter=InProcessWaiter(seed),
         settings=settings,
     )
 
@@ -113,23 +113,19 @@ def test_too_many_failures_end_it():
         collector(rewards=rewards, settings=strict).collect(PROMPTS)
 
 
-class Scorers:
-    """Engines for which the log-probability of a token is minus its id."""
-
-    names = tuple(MemberName(role="generator", rank=i) for i in range(2))
+class Engines(FakeGenerators):
+    """Two engines that remember how many sequences each was asked to score."""
 
     def __init__(self):
+        super().__init__(2)
         self.sizes = []
 
     def score_shares(self, shares):
         self.sizes.append([len(share) for share in shares])
-        return [
-            done("generator", i, signal=[[-float(t) for t in tokens[1:]] for tokens in share])
-            for i, share in enumerate(shares)
-        ]
+        return super().score_shares(shares)
 
 
-def test_the_likelihood_is_of_the_tokens_that_are_learnt():
+def test_the_likelihood_counts_tokens_under_the_mask():
     examples = [
         LabelledTokens(
             token_ids=torch.tensor([9, i, 5, 7]),
@@ -137,8 +133,8 @@ def test_the_likelihood_is_of_the_tokens_that_are_learnt():
         )
         for i in range(5)
     ]
-    engines = Scorers()
-    found = measure_likelihood(engines, InProcessWatch(), examples, at_once=4, timeout_s=1.0)
+    engines = Engines()
+    found = measure_likelihood(engines, InProcessWaiter(), examples, at_once=4, timeout_s=1.0)
     assert found.num_examples == 5
     # The 5 of every example, the 7 of three.
     assert (found.num_tokens, found.total_nats) == (8, pytest.approx(5 * 5 + 3 * 7))

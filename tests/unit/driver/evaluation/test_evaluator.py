@@ -1,4 +1,4 @@
-"""Evaluations while a policy is trained: when, of what, and which model is kept."""
+"""Evaluations while a policy is trained: when they are due, and which model is kept."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rlhf_ray.driver.evaluation.evaluator import (
     NoEvaluation,
 )
 from rlhf_ray.evaluation.answers import Answer, PromptAnswers
-from rlhf_ray.evaluation.report import ReportSettings
+from rlhf_ray.evaluation.evaluation_report import ReportSettings
 from rlhf_ray.testing.fakes import make_prompt
 
 METRIC = "evaluation/greedy/reward/mean"
@@ -60,7 +60,7 @@ def answered(reward: float) -> PromptAnswers:
 
 
 class Rewarded:
-    """A collector whose every call finds the next reward."""
+    """A collector that finds one reward per call."""
 
     def __init__(self, *rewards: float) -> None:
         self._rewards = iter(rewards)
@@ -72,7 +72,7 @@ class Rewarded:
 
 
 class World:
-    """An output folder, in which the model of a moment is a file with the step's number."""
+    """An output folder; the model of a step is a file with the step's number."""
 
     def __init__(self, output, *rewards, every=2, num_steps=7, lowest=False, ema=False) -> None:
         self.output = output
@@ -82,7 +82,7 @@ class World:
         models = BestModels(output, self._save, num_checkpoints=2)
         self.best = BestPolicy(output, models, metric=METRIC, lowest_is_best=lowest)
         self.evaluator = HeldOutEvaluator(
-            collector=Rewarded(*rewards),
+            collect=Rewarded(*rewards).collect,
             prompts=[make_prompt(0)],
             best=self.best,
             average=self.published.append if ema else None,
@@ -105,7 +105,7 @@ class World:
         return json.loads((self.output / "best.json").read_text())
 
 
-def test_every_so_many_steps_and_after_the_last(tmp_path):
+def test_due_at_the_interval_and_after_the_last_step(tmp_path):
     world = World(tmp_path)
     assert [step for step in range(1, 8) if world.evaluator.is_due(step)] == [2, 4, 6, 7]
     assert not any(NoEvaluation().is_due(step) for step in range(8))
@@ -128,27 +128,27 @@ def test_the_best_model_is_kept(tmp_path):
     assert world.kept[0] == ("step_000002", ["of 0.25"])
 
 
-def test_the_first_of_equal_ones_and_the_lowest(tmp_path):
+def test_the_first_of_equal_values_and_the_lowest_is_best(tmp_path):
     world = World(tmp_path, 0.5, 0.5, math.nan, 0.25, lowest=True)
     for step in (2, 4, 6):
         assert world.at(step)["evaluation/best_step"] == 2
     assert world.at(7)["evaluation/best_step"] == 7
 
 
-def test_what_is_not_a_number_is_never_the_best(tmp_path):
+def test_nan_is_never_the_best(tmp_path):
     world = World(tmp_path, math.nan)
     assert "evaluation/best_step" not in world.at(2)
     assert world.evaluator.state_dict() == {}
     assert not (tmp_path / "best.json").exists()
 
 
-def test_the_average_is_evaluated_after_the_last_step_alone(tmp_path):
+def test_the_ema_is_evaluated_only_after_the_last_step(tmp_path):
     world = World(tmp_path, 0.5, 0.25, 0.75, ema=True)
     assert "evaluation/ema/greedy/reward/mean" not in world.at(6)
     metrics = world.at(7)
     assert metrics[METRIC] == 0.25
     assert metrics["evaluation/ema/greedy/reward/mean"] == 0.75
-    # The average is no candidate: what is kept is a policy.
+    # The EMA is no candidate: only policies are kept.
     assert metrics["evaluation/best_step"] == 6
     assert world.published == [7]
     assert [name for name, _ in world.kept] == ["step_000006", "step_000007", "step_000007_ema"]
@@ -163,7 +163,7 @@ def commit(world: World, step: int):
     return json.loads((folder / "run.json").read_text())["evaluation"]
 
 
-def test_a_resumed_run_knows_the_best_of_then(tmp_path):
+def test_a_resumed_run_knows_the_best_before_its_checkpoint(tmp_path):
     killed = World(tmp_path, 0.5, 0.75)
     killed.at(2)
     state = commit(killed, 2)
@@ -179,7 +179,7 @@ def test_a_resumed_run_knows_the_best_of_then(tmp_path):
     assert resumed.at(6)["evaluation/best_step"] == 6
 
 
-def test_a_checkpoint_of_another_folder_brings_its_best_model(tmp_path):
+def test_resuming_from_another_folder_copies_its_best_model(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     first = World(tmp_path / "a", 0.5)
@@ -191,30 +191,30 @@ def test_a_checkpoint_of_another_folder_brings_its_best_model(tmp_path):
     assert first.folders() == ["step_000002"]
 
 
-def test_a_best_model_that_is_gone(tmp_path):
+def test_a_missing_best_model_is_refused(tmp_path):
     state = {"step": 2, "value": 0.5, "metric": METRIC}
     with pytest.raises(RequestError, match="best model before the checkpoint"):
         World(tmp_path).evaluator.load_state_dict(state, tmp_path)
 
 
-def test_another_metric_or_a_release_without_evaluation_begins_anew(tmp_path):
+def test_another_metric_or_a_release_without_evaluation_starts_without_a_best(tmp_path):
     for state in ({"step": 2, "value": 0.5, "metric": "evaluation/kl/reference"}, {}):
         world = World(tmp_path, 0.0)
         world.evaluator.load_state_dict(state, tmp_path)
         assert world.at(4)["evaluation/best_step"] == 4
 
 
-def test_a_new_run_forgets_what_an_earlier_one_left(tmp_path):
+def test_a_new_run_removes_the_models_of_an_earlier_run(tmp_path):
     World(tmp_path, 0.5).at(2)
     world = World(tmp_path)
-    world.best.start_anew()
+    world.best.clear()
     assert world.folders() == []
     assert not (tmp_path / "best.json").exists()
 
 
-def test_no_model_is_kept_where_that_is_not_wanted():
+def test_no_model_is_kept_without_keep_best():
     best = NoBest()
-    best.start_anew()
+    best.clear()
     best.pin()
     best.load_state_dict({"step": 2}, Path())
     assert best.consider(3, {METRIC: 1.0}) == {}

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_ray.calls import Call
+from rlhf_ray.testing.fake_roles import FakeOfflineRanks
 from rlhf_ray.testing.fakes import done
 
 
-class FakeRanks:
-    """One number per rank, the sum of all that it was given, is the whole model.
+class SummingRanks(FakeOfflineRanks):
+    """The model is one number per rank, the sum of all its samples.
 
     Args:
-        losses: of the held-out rows, one evaluation after the other; the last one stays.
+        losses: held-out losses of one evaluation after the other; the last one repeats.
     """
 
     def __init__(self, num_ranks: int = 2, losses: Sequence[float] = (1.0,)) -> None:
@@ -54,11 +55,11 @@ class FakeRanks:
         return [done("learner", rank, signal) for rank in range(len(self.weights))]
 
 
-class FakeObserver:
-    """Remembers the rows that were written down, without times.
+class FakeMetrics:
+    """Metrics writer and progress that remember the rows, without times.
 
     Args:
-        dies_at: a step whose row is still written, and then the process is gone.
+        dies_at: a step after whose row the process is killed.
     """
 
     def __init__(self, dies_at: int = -1) -> None:
@@ -69,6 +70,9 @@ class FakeObserver:
         del name
 
     def step_done(self, step: int, metrics: Any) -> None:
+        del step, metrics
+
+    def write(self, step: int, metrics: Any) -> None:
         kept = {name: value for name, value in metrics.items() if not name.startswith("time/")}
         self.rows.append({"step": step, **kept})
         if step == self._dies_at:

@@ -1,4 +1,4 @@
-"""Log-probabilities of the starting policy: asked for once, kept, and told from others'."""
+"""Log-probabilities of the starting policy: computed once, cached, recomputed for other data."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from rlhf_ray.models.fingerprint import model_facts
 from rlhf_ray.objectives.preference_batches import PreferenceGroup, spread_preference_groups
 from rlhf_ray.records.preferences import PreferenceSamples
 from rlhf_ray.records.supervised import LabelledTokens
-from rlhf_ray.testing.fakes import InProcessWatch, done
+from rlhf_ray.testing.fake_roles import FakeOfflineRanks
+from rlhf_ray.testing.fakes import InProcessWaiter, done
 
 
 def preference_group(*tokens: int) -> PreferenceGroup:
-    """An answer of one token each."""
+    """A group whose answers have one token each."""
     mask = torch.tensor([False, True])
     return PreferenceGroup(
         answers=tuple(
@@ -39,8 +40,8 @@ SETS = {
 }
 
 
-class FakeRanks:
-    """The log-probability of an answer is its token, negative, by ten."""
+class NumberedRanks(FakeOfflineRanks):
+    """The log-probability of an answer is minus a tenth of its token."""
 
     def __init__(self) -> None:
         self.num_calls = 0
@@ -53,10 +54,10 @@ class FakeRanks:
         ]
 
 
-def scorer(ranks: FakeRanks) -> AnswerScorer:
+def scorer(ranks: NumberedRanks) -> AnswerScorer:
     plan = RankPlan(num_ranks=2, max_tokens_per_micro_batch=6)
     return AnswerScorer(
-        ranks, InProcessWatch(), lambda some: spread_preference_groups(some, plan), timeout_s=1.0
+        ranks, InProcessWaiter(), lambda some: spread_preference_groups(some, plan), timeout_s=1.0
     )
 
 
@@ -67,21 +68,21 @@ def numbers(found: dict[str, tuple[PreferenceGroup, ...]]) -> dict[str, list[tup
 EXPECTED = {"train": [(-0.3, -0.4), (-0.5, -0.6, -0.7), (-0.8, -0.9)], "held_out": [(-1.0, -1.1)]}
 
 
-def referenced(folder: Path, facts: Any, ranks: FakeRanks) -> tuple[dict[str, Any], list[str]]:
+def referenced(folder: Path, facts: Any, ranks: NumberedRanks) -> tuple[dict[str, Any], list[str]]:
     said: list[str] = []
     found = ReferenceCache(folder, facts).referenced(SETS, scorer(ranks), said.append)
     return numbers(found), said
 
 
 def test_numbers_come_back_to_their_answers(tmp_path: Path) -> None:
-    found, said = referenced(tmp_path, {"rows": "a"}, FakeRanks())
+    found, said = referenced(tmp_path, {"rows": "a"}, NumberedRanks())
     assert found == EXPECTED
     assert said == ["log-probabilities of 9 answers under the starting policy"]
 
 
-def test_they_are_asked_for_once(tmp_path: Path) -> None:
-    referenced(tmp_path, {"rows": "a"}, FakeRanks())
-    ranks = FakeRanks()
+def test_they_are_computed_once(tmp_path: Path) -> None:
+    referenced(tmp_path, {"rows": "a"}, NumberedRanks())
+    ranks = NumberedRanks()
     found, said = referenced(tmp_path, {"rows": "a"}, ranks)
     assert ranks.num_calls == 0
     assert found == EXPECTED
@@ -90,27 +91,27 @@ def test_they_are_asked_for_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("facts", [{"rows": "b"}, {"rows": "a", "dtype": "bfloat16"}])
 def test_other_data_or_another_model_is_a_miss(tmp_path: Path, facts: dict[str, str]) -> None:
-    referenced(tmp_path, {"rows": "a"}, FakeRanks())
+    referenced(tmp_path, {"rows": "a"}, NumberedRanks())
     file = tmp_path / FILE_NAME
     saved = json.loads(file.read_text())
     saved["sets"]["train"][0] = [-99.0, -99.0]
     file.write_text(json.dumps(saved))
-    assert referenced(tmp_path, {"rows": "a"}, FakeRanks())[0]["train"][0] == (-99.0, -99.0)
-    ranks = FakeRanks()
+    assert referenced(tmp_path, {"rows": "a"}, NumberedRanks())[0]["train"][0] == (-99.0, -99.0)
+    ranks = NumberedRanks()
     assert referenced(tmp_path, facts, ranks)[0] == EXPECTED
     assert ranks.num_calls == 2
-    # And the file is of these from now on.
+    # From now on, the file holds these numbers.
     assert referenced(tmp_path, facts, ranks)[0] == EXPECTED
     assert ranks.num_calls == 2
 
 
-def test_a_write_that_was_cut_off_is_a_miss(tmp_path: Path) -> None:
+def test_an_interrupted_write_is_a_miss(tmp_path: Path) -> None:
     (tmp_path / f"{FILE_NAME}.partial").write_text('{"finger')
-    assert referenced(tmp_path, {"rows": "a"}, FakeRanks())[0] == EXPECTED
+    assert referenced(tmp_path, {"rows": "a"}, NumberedRanks())[0] == EXPECTED
     assert not (tmp_path / f"{FILE_NAME}.partial").exists()
 
 
-def test_a_model_folder_that_was_written_anew_is_another_model(tmp_path: Path) -> None:
+def test_a_model_folder_that_was_rewritten_is_another_model(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "model.safetensors").write_text("weights")

@@ -9,7 +9,7 @@ import pytest
 from rlhf_ray.config.errors import RunFailed
 from rlhf_ray.driver.rollouts.failure_budget import FailureBudget
 from rlhf_ray.driver.rollouts.pipeline import Batch, PipelineSettings, RolloutPipeline
-from rlhf_ray.testing.fakes import FakeGenerators, FakePrompts, FakeRewards, InProcessWatch
+from rlhf_ray.testing.fakes import FakeGenerators, FakePrompts, FakeRewards, InProcessWaiter
 
 
 def make_pipeline(
@@ -26,7 +26,7 @@ def make_pipeline(
         prompts=FakePrompts(),
         generators=generators or FakeGenerators(),
         rewards=rewards or FakeRewards(),
-        watch=InProcessWatch(seed),
+        waiter=InProcessWaiter(seed),
         failure_budget=FailureBudget(max_failure_rate),
         settings=PipelineSettings(
             num_steps=num_steps,
@@ -43,7 +43,7 @@ def ids(batch: Batch) -> list[str]:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_batches_are_in_prompt_order_however_groups_return(seed):
+def test_batches_are_in_prompt_order_for_any_completion_order(seed):
     pipeline = make_pipeline(
         generators=FakeGenerators(3), rewards=FakeRewards(2), seed=seed, max_staleness=1
     )

@@ -1,4 +1,4 @@
-"""Dynamic sampling, over-sampling and replay over fakes, and going on after a stop."""
+"""Dynamic sampling, over-sampling and replay over fakes, and resuming."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from rlhf_ray.testing.fakes import (
     FakePrompts,
     FakeReward,
     FakeRewards,
-    InProcessWatch,
+    InProcessWaiter,
     make_prompt,
 )
 
 SIZE = 4
 
 
-class SlowWatch(InProcessWatch):
-    """Calls of some prompts are done when nothing else is left."""
+class SlowWaiter(InProcessWaiter):
+    """Calls of some prompts are done last."""
 
     def __init__(self, slow: Collection[int]) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class SlowWatch(InProcessWatch):
 
 
 class PublishedPipeline(RolloutPipeline):
-    """Before a step begins, its weights have been published to the engines."""
+    """Publishes the weights of a step to the engines before the step begins."""
 
     def __init__(self, *, generators: FakeGenerators, **parts: Any) -> None:
         super().__init__(generators=generators, **parts)
@@ -65,14 +65,14 @@ def make_pipeline(
     prompts: PromptSource | None = None,
     generators: FakeGenerators | None = None,
     score: Callable[[Prompt, int], FakeReward | None] = lambda prompt, index: float(index),
-    watch: InProcessWatch | None = None,
+    waiter: InProcessWaiter | None = None,
     max_staleness: int = 0,
 ) -> RolloutPipeline:
     return PublishedPipeline(
         prompts=prompts or FakePrompts(),
         generators=generators or FakeGenerators(),
         rewards=FakeRewards(score=score),
-        watch=watch or InProcessWatch(),
+        waiter=waiter or InProcessWaiter(),
         failure_budget=FailureBudget(1.0),
         settings=PipelineSettings(
             num_steps=50,
@@ -107,7 +107,7 @@ class TestDynamicSampling:
         assert batch.num_dropped == 0, "a group without variance is no failure"
         assert places(pipeline.next_batch(1)) == [7, 8, 9, 10]
 
-    def test_at_the_bound_the_batch_goes_on_with_what_it_has(self):
+    def test_at_the_bound_groups_without_variance_fill_the_batch(self):
         sampling = SamplingConfig(dynamic=True, max_replacements_per_step=2)
         batch = make_pipeline(sampling, score=uniform_at(0, 1, 2, 4)).next_batch(0)
         # 4 and 5 came in for 0, 1 and 2; the first prompts without variance fill the batch.
@@ -154,9 +154,9 @@ class TestDynamicSampling:
     @given(
         kinds=st.lists(st.sampled_from(["mixed", "uniform", "failed"]), min_size=30, max_size=30),
         allowed=st.integers(1, 8),
-        watch_seeds=st.tuples(st.integers(0, 99), st.integers(100, 199)),
+        seeds=st.tuples(st.integers(0, 99), st.integers(100, 199)),
     )
-    def test_a_synchronous_batch_does_not_depend_on_who_is_first(self, kinds, allowed, watch_seeds):
+    def test_a_synchronous_batch_does_not_depend_on_completion_order(self, kinds, allowed, seeds):
         def score(prompt: Prompt, sample: int) -> float | None:
             rewards = {"mixed": float(sample), "uniform": 1.0, "failed": None}
             return rewards[kinds[prompt.stream_index] if prompt.stream_index < 30 else "mixed"]
@@ -166,12 +166,12 @@ class TestDynamicSampling:
                 SamplingConfig(dynamic=True, max_replacements_per_step=allowed),
                 generators=FakeGenerators(2),
                 score=score,
-                watch=InProcessWatch(seed),
+                waiter=InProcessWaiter(seed),
             )
             found = [pipeline.next_batch(step) for step in range(3)]
             return [(places(batch), dict(batch.sampling_metrics)) for batch in found]
 
-        first, second = (batches(seed) for seed in watch_seeds)
+        first, second = (batches(seed) for seed in seeds)
         assert first == second
         for indices, metrics in first:
             assert len(indices) == SIZE
@@ -187,7 +187,7 @@ class TestDynamicSampling:
         pipeline = make_pipeline(
             SamplingConfig(dynamic=True),
             score=uniform_at(*range(0, 40, 3)),
-            watch=InProcessWatch(seed),
+            waiter=InProcessWaiter(seed),
             max_staleness=2,
         )
         batches = [pipeline.next_batch(step) for step in range(4)]
@@ -201,8 +201,8 @@ class TestOversampling:
 
     def test_the_first_to_finish_are_kept_and_the_others_cancelled(self):
         generators = FakeGenerators(2)
-        watch = SlowWatch({1, 2})
-        pipeline = make_pipeline(self.SAMPLING, generators=generators, watch=watch)
+        waiter = SlowWaiter({1, 2})
+        pipeline = make_pipeline(self.SAMPLING, generators=generators, waiter=waiter)
         batch = pipeline.next_batch(0)
         assert places(batch) == [0, 3, 4, 5]
         assert generators.aborted == [(0, ("e0-r2",)), (1, ("e0-r1",))]
@@ -213,7 +213,7 @@ class TestOversampling:
 
     def test_cancelled_prompts_come_first_in_the_next_batch(self):
         generators = FakeGenerators()
-        pipeline = make_pipeline(self.SAMPLING, generators=generators, watch=SlowWatch({1, 2}))
+        pipeline = make_pipeline(self.SAMPLING, generators=generators, waiter=SlowWaiter({1, 2}))
         pipeline.next_batch(0)
         generators.requests.clear()
         pipeline.begin(1)
@@ -223,7 +223,7 @@ class TestOversampling:
         assert generators.released[-1] == [12]
 
     def test_a_prompt_that_was_cancelled_often_enough_is_waited_for(self):
-        pipeline = make_pipeline(self.SAMPLING, watch=SlowWatch({1}))
+        pipeline = make_pipeline(self.SAMPLING, waiter=SlowWaiter({1}))
         batches = []
         for step in range(3):
             batches.append(places(pipeline.next_batch(step)))
@@ -231,15 +231,15 @@ class TestOversampling:
         assert all(len(batch) == SIZE for batch in batches)
 
     def test_every_prompt_is_trained_on_exactly_once(self):
-        watch = SlowWatch(random.Random(0).sample(range(60), 20))
+        waiter = SlowWaiter(random.Random(0).sample(range(60), 20))
         prompts = FakePrompts()
-        pipeline = make_pipeline(self.SAMPLING, watch=watch, prompts=prompts)
+        pipeline = make_pipeline(self.SAMPLING, waiter=waiter, prompts=prompts)
         seen = [index for step in range(12) for index in places(pipeline.next_batch(step))]
         assert len(set(seen)) == len(seen) == 12 * SIZE
-        assert set(range(40)) <= set(seen), "none is left behind for long"
+        assert set(range(40)) <= set(seen), "no prompt waits for long"
         assert sorted(prompts.recorded) == sorted(f"e0-r{index}" for index in seen)
 
-    def test_a_failing_group_is_replaced_here_too(self):
+    def test_a_failing_group_is_replaced_with_oversampling_too(self):
         def score(prompt: Prompt, sample: int) -> float | None:
             return None if prompt.stream_index in (0, 3) else float(sample)
 
@@ -259,11 +259,11 @@ class TestOversampling:
         assert SamplingConfig(oversample=1.0).prompts_to_start(size) == size
         assert SamplingConfig(oversample=1.1).prompts_to_start(size) == (size * 11 + 9) // 10
 
-    def test_what_was_given_back_is_in_the_state(self):
-        straight = make_pipeline(self.SAMPLING, watch=SlowWatch({1, 2}))
+    def test_returned_prompts_are_in_the_state(self):
+        straight = make_pipeline(self.SAMPLING, waiter=SlowWaiter({1, 2}))
         straight.next_batch(0)
         state = json.loads(json.dumps(straight.state_dict()))
-        resumed = make_pipeline(self.SAMPLING, watch=SlowWatch({1, 2}))
+        resumed = make_pipeline(self.SAMPLING, waiter=SlowWaiter({1, 2}))
         resumed.load_state_dict(state)
         for step in (1, 2, 3):
             assert places(resumed.next_batch(step)) == places(straight.next_batch(step))
@@ -375,7 +375,7 @@ def test_a_pipeline_restored_in_the_middle_goes_on_identically(curriculum, stop_
             prompts=real_stream(curriculum=curriculum),
             generators=FakeGenerators(2),
             score=score,
-            watch=InProcessWatch(5),
+            waiter=InProcessWaiter(5),
         )
 
     def take(pipeline: RolloutPipeline, steps: range) -> list[Any]:

@@ -1,4 +1,4 @@
-"""What adapts from step to step, and its way through a checkpoint."""
+"""Controllers from step to step, and through a checkpoint."""
 
 from __future__ import annotations
 
@@ -9,14 +9,7 @@ import pytest
 
 from rlhf_ray.config.groups.algorithm import AlgorithmConfig
 from rlhf_ray.driver.rollouts.batch import Batch
-from rlhf_ray.driver.updates.controllers import (
-    Controllers,
-    advance,
-    load_controllers,
-    observe,
-    save_controllers,
-    start_controllers,
-)
+from rlhf_ray.driver.updates.controllers import Controllers
 from rlhf_ray.records import Coefficients, GroupSummary
 
 SETTINGS = {
@@ -60,47 +53,47 @@ def batch(*, replayed: int = 0, **rewards: list[float]) -> Batch:
 
 
 def step_on(state: Controllers, batch: Batch) -> Controllers:
-    return advance(observe(state, batch), METRICS, num_samples=500)
+    return state.observe(batch).advance(METRICS, num_samples=500)
 
 
 METRICS = {"kl/reference": 9.0, "policy/entropy": 0.5, "reward/mean": 2.0}
 
 
 @pytest.mark.parametrize("algorithm", SETTINGS.values(), ids=SETTINGS)
-def test_goes_on_from_a_checkpoint_as_if_nothing_had_been(algorithm):
-    state = step_on(start_controllers(algorithm), batch(sums=[0.1, 0.7], words=[3.0, 90.0]))
-    restored = load_controllers(json.loads(json.dumps(save_controllers(state), allow_nan=False)))
+def test_a_restored_controller_goes_on_identically(algorithm):
+    state = step_on(Controllers.start(algorithm), batch(sums=[0.1, 0.7], words=[3.0, 90.0]))
+    restored = Controllers.load(json.loads(json.dumps(state.state_dict(), allow_nan=False)))
     assert restored == state
     following = batch(words=[7.3], sums=[1 / 3])
     assert step_on(restored, following) == step_on(state, following)
 
 
-def test_a_checkpoint_of_a_release_that_normalised_nothing():
-    saved = save_controllers(start_controllers(SETTINGS["fixed"]))
+def test_a_checkpoint_of_a_release_without_normalisation():
+    saved = Controllers.start(SETTINGS["fixed"]).state_dict()
     del saved["scales"]
-    assert load_controllers(saved) == start_controllers(SETTINGS["fixed"])
+    assert Controllers.load(saved) == Controllers.start(SETTINGS["fixed"])
 
 
-def test_what_is_in_force():
-    assert start_controllers(SETTINGS["fixed"]).coefficients == Coefficients(kl=0.1, entropy=0.02)
-    scheduled = advance(start_controllers(SETTINGS["scheduled"]), METRICS, num_samples=1)
+def test_coefficients_of_the_next_step():
+    assert Controllers.start(SETTINGS["fixed"]).coefficients == Coefficients(kl=0.1, entropy=0.02)
+    scheduled = Controllers.start(SETTINGS["scheduled"]).advance(METRICS, num_samples=1)
     assert scheduled.coefficients == Coefficients(kl=0.2, entropy=0.0, reward_baseline=2.0)
-    entropy = start_controllers(SETTINGS["entropy"])
+    entropy = Controllers.start(SETTINGS["entropy"])
     assert entropy.coefficients.entropy == 0.0
-    assert advance(entropy, METRICS, num_samples=1).coefficients.entropy == 0.25
+    assert entropy.advance(METRICS, num_samples=1).coefficients.entropy == 0.25
 
 
 def test_a_step_without_a_policy_update_leaves_the_entropy_controller():
-    state = start_controllers(SETTINGS["entropy"])
-    moved = advance(state, {"reward/mean": 1.0}, num_samples=1)
+    state = Controllers.start(SETTINGS["entropy"])
+    moved = state.advance({"reward/mean": 1.0}, num_samples=1)
     assert moved.entropy == state.entropy
     assert math.isinf(moved.entropy.observed)
     assert moved.baseline.value == 1.0
 
 
 def scales_of(mode: str, *batches: Batch) -> dict[str, tuple[float, float]]:
-    """Mean and deviation in force on the last batch, by task."""
-    state = start_controllers(AlgorithmConfig(reward_normalization=mode))
+    """Mean and deviation that scale the last batch, by task."""
+    state = Controllers.start(AlgorithmConfig(reward_normalization=mode))
     for one in batches:
         state = step_on(state, one)
     scales = state.coefficients.reward_scales
@@ -110,7 +103,7 @@ def scales_of(mode: str, *batches: Batch) -> dict[str, tuple[float, float]]:
 FIRST, SECOND = batch(sums=[1.0, 3.0], words=[100.0]), batch(sums=[5.0, 7.0])
 
 
-def test_a_batch_is_normalised_by_rewards_up_to_and_with_its_own():
+def test_a_batch_is_normalised_by_all_rewards_including_its_own():
     assert scales_of("none", FIRST, SECOND) == {}
     assert scales_of("batch", FIRST, SECOND) == {"sums": (6.0, pytest.approx(2**0.5))}
     # 1, 3, 5, 7; the task of one reward has no deviation.
@@ -125,5 +118,5 @@ def test_replayed_rewards_are_counted_once():
         100.5,
         pytest.approx(0.5**0.5),
     )
-    # Of the batch alone they are part of what is trained on.
+    # Mode "batch" counts replayed rewards too, because they are trained on.
     assert set(scales_of("batch", again)) == {"sums", "words"}

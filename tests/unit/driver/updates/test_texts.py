@@ -1,4 +1,4 @@
-"""Texts beside the samples of a step: who gets which, and going on after a stop."""
+"""Texts in addition to the samples of a step: their order, their ranks, and resuming."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.algorithm import AlgorithmConfig
 from rlhf_ray.data.ptx_texts import TextSet
 from rlhf_ray.data.rows import DataError
-from rlhf_ray.driver.checkpoints import Checkpoints, read_state
+from rlhf_ray.driver.checkpoints import Checkpoints, StepCheckpoints, read_state
 from rlhf_ray.driver.evaluation.evaluator import NoEvaluation
-from rlhf_ray.driver.loop import LoopState
-from rlhf_ray.driver.run_checkpoints import RunCheckpoints
-from rlhf_ray.driver.updates.controllers import start_controllers
+from rlhf_ray.driver.run_checkpoints import LoopState, RunCheckpoints
+from rlhf_ray.driver.updates.controllers import Controllers
 from rlhf_ray.driver.updates.texts import NoTexts, TextMixture, TextSource
 from rlhf_ray.driver.updates.trainer import NoCritic, Trainer, TrainerSettings
 from rlhf_ray.records import Coefficients
-from rlhf_ray.testing.fakes import InProcessWatch, done
+from rlhf_ray.testing.fake_roles import FakeBuilder, FakeLearner
+from rlhf_ray.testing.fakes import InProcessWaiter, done
 
 BATCH: Any = SimpleNamespace(groups=())
 SCORES: Any = SimpleNamespace(reference=(), values=(), old=())
@@ -56,7 +56,7 @@ def make_mixture(
 
 
 def names(texts: Sequence[Any], step: int) -> list[int]:
-    """Which texts an optimiser step has, over all ranks."""
+    """Numbers of the texts of an optimiser step, over all ranks."""
     found = []
     for mine in texts:
         samples = mine[step]
@@ -64,7 +64,7 @@ def names(texts: Sequence[Any], step: int) -> list[int]:
     return sorted(found)
 
 
-def test_every_optimiser_step_has_texts_of_its_own() -> None:
+def test_every_optimiser_step_has_other_texts() -> None:
     texts = make_mixture(num_ranks=2, steps_per_update=2).next()
     assert [len(mine) for mine in texts] == [2, 2]
     first, second = names(texts, 0), names(texts, 1)
@@ -78,10 +78,10 @@ def test_every_optimiser_step_has_texts_of_its_own() -> None:
         assert {len(mine[step].micro_batches) for mine in texts} == {
             len(texts[0][step].micro_batches)
         }
-        assert all(int(mine[step].lengths.sum()) > 0 for mine in texts), "both have work"
+        assert all(int(mine[step].lengths.sum()) > 0 for mine in texts), "no rank is idle"
 
 
-def test_which_texts_a_step_has_does_not_depend_on_ranks_or_updates() -> None:
+def test_the_texts_of_a_step_do_not_depend_on_ranks_or_updates() -> None:
     one, two = make_mixture(), make_mixture(num_ranks=2, steps_per_update=3)
     apart = [names(one.next(), 0) for _ in range(6)]
     together = [names(texts, step) for texts in (two.next(), two.next()) for step in range(3)]
@@ -89,15 +89,15 @@ def test_which_texts_a_step_has_does_not_depend_on_ranks_or_updates() -> None:
     assert [names(make_mixture(seed=4).next(), 0)] != apart[:1]
 
 
-def test_none() -> None:
+def test_without_texts() -> None:
     none = NoTexts(num_ranks=3)
     assert none.next() == ((), (), ())
     assert none.state_dict() == {}
     none.load_state_dict({})
 
 
-class Policy:
-    """A learner that notes its texts, and saves nothing."""
+class Policy(FakeLearner):
+    """A learner that remembers its texts."""
 
     def __init__(self) -> None:
         self.seen: list[Sequence[Any]] = []
@@ -109,14 +109,8 @@ class Policy:
         self.seen.append(texts)
         return [done("learner", rank, signal={}) for rank in range(2)]
 
-    def save_checkpoint(self, folder: Path) -> list[Call]:
-        return []
 
-    def load_checkpoint(self, folder: Path) -> list[Call]:
-        return []
-
-
-class Builder:
+class Builder(FakeBuilder):
     def build(self, **parts: Any) -> Call:
         return done("builder", 0, signal={}, payload=(("e0", "e1"), ()))
 
@@ -140,32 +134,30 @@ class World:
         critic_warmup_steps: int = 0,
         path: str | None = "a.jsonl",
     ) -> None:
-        self.policy, watch = Policy(), InProcessWatch()
+        self.policy, waiter = Policy(), InProcessWaiter()
         self.folder = folder
         self.trainer = Trainer(
             builder=Builder(),
             learner=self.policy,
             critic=NoCritic(),
             texts=texts,
-            watch=watch,
+            waiter=waiter,
             settings=TrainerSettings(
                 build_timeout_s=1.0,
                 update_timeout_s=1.0,
                 critic_warmup_steps=critic_warmup_steps,
             ),
         )
-        self.checkpoints = Checkpoints(folder, keep_last=9)
-        self.saver = RunCheckpoints(
-            checkpoints=self.checkpoints,
+        checkpoints = StepCheckpoints(
+            Checkpoints(folder, keep_last=9),
             roles={"learner": self.policy},
-            texts=texts,
-            evaluator=NoEvaluation(),
-            watch=watch,
+            waiter=waiter,
             every_steps=1,
             timeout_s=1.0,
             identity={"seed": 3, "texts.path": path},
         )
-        self.state = LoopState(step=0, controllers=start_controllers(AlgorithmConfig()))
+        self.saver = RunCheckpoints(checkpoints, texts=texts, evaluator=NoEvaluation())
+        self.state = LoopState(step=0, controllers=Controllers.start(AlgorithmConfig()))
         self.pipeline: Any = Pipeline()
 
     def train(self, num_steps: int) -> None:
@@ -180,7 +172,7 @@ class World:
         )
 
     def tokens(self) -> list[list[list[list[int]]]]:
-        """Per update, rank and optimiser step, the tokens as they lie there."""
+        """The tokens of every update, by rank and optimiser step."""
         return [
             [[samples.token_ids.tolist() for samples in mine] for mine in texts]
             for texts in self.policy.seen
@@ -191,7 +183,7 @@ def two_ranks(texts: TextSet | None = None) -> TextMixture:
     return make_mixture(texts, num_ranks=2, steps_per_update=2)
 
 
-def test_a_resumed_run_has_the_same_texts_as_one_that_was_not_stopped(tmp_path: Path) -> None:
+def test_a_resumed_run_has_the_same_texts_as_an_uninterrupted_run(tmp_path: Path) -> None:
     straight = World(tmp_path / "straight", two_ranks())
     straight.train(7)
     stopped = World(tmp_path / "stopped", two_ranks())
@@ -213,7 +205,7 @@ def test_a_checkpoint_of_other_texts_is_refused(tmp_path: Path) -> None:
         World(tmp_path, NoTexts(num_ranks=2), path=None).resume(1)
 
 
-def test_a_checkpoint_from_before_there_were_texts_is_resumed(tmp_path: Path) -> None:
+def test_a_checkpoint_of_a_release_without_texts_is_resumed(tmp_path: Path) -> None:
     World(tmp_path, NoTexts(num_ranks=2), path=None).train(1)
     file = tmp_path / "checkpoints" / "step_000001" / "run.json"
     state = read_state(file.parent)
@@ -237,4 +229,4 @@ def test_predicted_tokens() -> None:
     assert samples.token_ids.tolist() == [0] * 8
     assert samples.loss_mask.tolist() == [False, True] * 4
     assert samples.token_ids.dtype == torch.int64
-    assert samples.kept_token_ids.shape == (8, 0)
+    assert samples.support_token_ids is None

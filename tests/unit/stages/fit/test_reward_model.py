@@ -28,7 +28,7 @@ def examples(train: tuple[Ranking, ...], held_out: tuple[Ranking, ...]) -> Examp
         train=train,
         held_out=held_out,
         num_cut=0,
-        num_open=0,
+        num_unended=0,
         skipped=(),
         vocabulary_size=1000,
         fingerprint="",

@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 
 from rlhf_ray.config.errors import RequestError
+from rlhf_ray.config.groups.algorithm import OldLogprobsFrom
 from rlhf_ray.config.load import load_config
 from rlhf_ray.data.prompts.curriculum import CurriculumStream
 from rlhf_ray.data.prompts.load import PromptSet
@@ -17,6 +18,7 @@ from rlhf_ray.stages.rl.settings import rl_settings
 from rlhf_ray.testing.fakes import make_prompt
 
 WEIGHTS = ["recipe=demo", "data.source_column=task"]
+CORRECTED = ["algorithm.correction_weight=token"]
 
 
 def check_weights(overrides: list[str], prompts: PromptSet) -> None:
@@ -49,12 +51,16 @@ def test_a_weight_is_for_a_task_that_there_is():
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        ([], True),
-        (["sampling.dynamic=true", "sampling.oversample=2"], True),
-        (["sampling.replay_groups_per_step=1"], False),
-        (["max_staleness=1"], False),
-        (["algorithm.num_epochs=2"], False),
+        ([], OldLogprobsFrom.LEARNER_IN_UPDATE),
+        (["sampling.dynamic=true", "sampling.oversample=2"], OldLogprobsFrom.LEARNER_IN_UPDATE),
+        (["sampling.replay_groups_per_step=1"], OldLogprobsFrom.GENERATOR),
+        (["max_staleness=1"], OldLogprobsFrom.GENERATOR),
+        (["max_staleness=1", "algorithm.old_policy=learner"], OldLogprobsFrom.LEARNER_IN_UPDATE),
+        (["max_staleness=1", *CORRECTED], OldLogprobsFrom.LEARNER_BEFORE_UPDATE),
+        (CORRECTED, OldLogprobsFrom.LEARNER_BEFORE_UPDATE),
+        (["algorithm.num_epochs=2"], OldLogprobsFrom.LEARNER_BEFORE_UPDATE),
+        (["algorithm.old_policy=generator"], OldLogprobsFrom.GENERATOR),
     ],
 )
-def test_replayed_groups_are_not_on_policy(overrides, expected):
-    assert load_config(["recipe=demo", *overrides]).old_is_current is expected
+def test_the_source_of_the_old_logprobs_follows_staleness_and_correction(overrides, expected):
+    assert load_config(["recipe=demo", *overrides]).old_logprobs_from is expected

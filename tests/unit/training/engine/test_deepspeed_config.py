@@ -1,4 +1,4 @@
-"""DeepSpeed's configuration from ours."""
+"""DeepSpeed's configuration, made from ours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Learning rates against numbers worked out by hand."""
+"""Learning rates against numbers computed by hand."""
 
 from __future__ import annotations
 

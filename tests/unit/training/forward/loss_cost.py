@@ -1,4 +1,4 @@
-"""What log-probabilities from hidden states cost, measured in a process of its own.
+"""Cost of log-probabilities from hidden states, measured in a separate process.
 
     python -m tests.unit.training.forward.loss_cost memory plain|chunked    bytes
     python -m tests.unit.training.forward.loss_cost time REPEATS            two lists of seconds
@@ -17,7 +17,6 @@ import time
 import torch
 from torch import Tensor, nn
 
-from rlhf_ray.records.kept_tokens import whole_vocabulary
 from rlhf_ray.training.forward.head_logprobs import Head, HeadInputs, chunked
 
 TOKENS, VOCABULARY, HIDDEN = 4096, 49_152, 576
@@ -25,7 +24,7 @@ TEMPERATURE = 0.7
 
 
 def plain(head: Head, inputs: HeadInputs) -> tuple[Tensor, Tensor]:
-    """All logits, log_softmax, gather, autograd; no entropy, which would cost it more still."""
+    """All logits, log_softmax, gather, autograd; without the entropy, which would cost more."""
     logprobs = (head.module(inputs.hidden) / inputs.temperature).log_softmax(dim=1)
     return logprobs.gather(1, inputs.targets[:, None])[:, 0], torch.zeros(0)
 
@@ -39,7 +38,7 @@ def make() -> tuple[Head, HeadInputs]:
     inputs = HeadInputs(
         hidden=torch.randn(TOKENS, HIDDEN, requires_grad=True),
         targets=torch.randint(0, VOCABULARY, (TOKENS,)),
-        kept_token_ids=whole_vocabulary(TOKENS),
+        support_token_ids=None,
         temperature=TEMPERATURE,
         entropy_gradient=False,
     )
@@ -55,7 +54,7 @@ def forward_and_backward(name: str, head: Head, inputs: HeadInputs) -> None:
 
 
 def peak_bytes(name: str) -> int:
-    """The most memory that this process has held, less what it held before."""
+    """Peak memory of this process, minus its memory before the run."""
     head, inputs = make()
     before = memory_bytes("VmRSS")
     forward_and_backward(name, head, inputs)
@@ -71,7 +70,7 @@ def memory_bytes(field: str) -> int:
 
 
 def seconds(repeats: int) -> dict[str, list[float]]:
-    """Processor seconds of both kernels in turn, after one run of each that nobody counts.
+    """Processor seconds of both kernels in turn, after a warm-up run of each.
 
     On one thread: with more, what else runs on the machine decides how long they wait for each
     other, and small pieces of work wait more often.

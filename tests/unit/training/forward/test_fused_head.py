@@ -25,7 +25,7 @@ from tests.unit.training.forward.test_head_logprobs import (
 
 
 class FakeLiger:
-    """Liger's operator as its documentation describes it, in plain torch; it can be wrong."""
+    """Liger's operator in plain torch, after its documentation; can be made to be wrong."""
 
     calls: list[tuple]
 
@@ -74,14 +74,14 @@ def test_liger_gives_what_the_chunks_give(fake_liger, entropy):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_liger_refuses_heads_that_it_does_not_know(fake_liger):
+def test_liger_refuses_unsupported_heads(fake_liger):
     _, scaled = make_head()
     for head in (scaled, unscaled(nn.Linear(HIDDEN, VOCABULARY, bias=True))):
         with pytest.raises(ValueError, match="set head_kernel to chunked"):
             head_kernel("liger", head)
 
 
-def test_liger_that_is_not_installed_is_named(monkeypatch):
+def test_the_message_says_that_liger_is_not_installed(monkeypatch):
     def absent(name: str):
         raise ImportError(f"No module named {name!r}")
 
@@ -91,7 +91,7 @@ def test_liger_that_is_not_installed_is_named(monkeypatch):
 
 
 def chosen(monkeypatch: pytest.MonkeyPatch, fake: FakeLiger) -> tuple[list[Tensor], CountingHead]:
-    """Two calls of the choice between the two; their results, and the head that was called."""
+    """Results of two calls of `auto`, and the head that was called."""
     monkeypatch.setattr(module, "_liger_function", lambda: fake)
     linear = CountingHead(torch.float32)
     kernel = LigerOrChunks(unscaled(linear))
@@ -101,7 +101,7 @@ def chosen(monkeypatch: pytest.MonkeyPatch, fake: FakeLiger) -> tuple[list[Tenso
 def test_auto_takes_the_operator_that_gives_the_same(monkeypatch, caplog):
     fake = FakeLiger()
     results, linear = chosen(monkeypatch, fake)
-    # Once to compare, in either way, and then once a call.
+    # Once for the comparison, then once per call.
     assert len(fake.calls) == 3
     assert linear.rows == [32]
     assert linear.weight.grad is None

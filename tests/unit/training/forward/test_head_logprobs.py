@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.gemma2 import Gemma2Config, Gemma2ForCausalLM
 
-from rlhf_ray.records.kept_tokens import whole_vocabulary
 from rlhf_ray.training.forward import head_logprobs as module
 from rlhf_ray.training.forward.head_logprobs import Head, HeadInputs
 from rlhf_ray.training.forward.modules import PolicyForward, head_kernel
@@ -18,7 +17,7 @@ TEMPERATURE = 0.7
 
 
 class CountingHead(nn.Linear):
-    """Notes how many rows every call had."""
+    """A head that records the number of rows of every call."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__(HIDDEN, VOCABULARY, bias=False, dtype=dtype)
@@ -50,9 +49,9 @@ def make_inputs(
         kept[::2, -1] = -1
     return HeadInputs(
         hidden=hidden.requires_grad_(),
-        # Among the kept tokens, whichever are.
+        # Any token of the support.
         targets=order[:, 0],
-        kept_token_ids=kept,
+        support_token_ids=kept if num_kept else None,
         temperature=TEMPERATURE,
         entropy_gradient=entropy,
     )
@@ -61,9 +60,9 @@ def make_inputs(
 def plain(head: Head, inputs: HeadInputs) -> tuple[Tensor, Tensor]:
     """Ground truth: a mask over all logits, one log_softmax."""
     logits = cap(nn.functional.linear(inputs.hidden, head.module.get_parameter("weight")))
-    if inputs.kept_token_ids.shape[1]:
+    if inputs.support_token_ids is not None:
         allowed = torch.zeros(logits.shape[0], VOCABULARY + 1, dtype=torch.bool)
-        allowed.scatter_(1, inputs.kept_token_ids.long() % (VOCABULARY + 1), True)
+        allowed.scatter_(1, inputs.support_token_ids.long() % (VOCABULARY + 1), True)
         logits = logits.masked_fill(~allowed[:, :VOCABULARY], -1e9)
     logprobs = (logits / inputs.temperature).log_softmax(dim=1)
     entropy = -(logprobs.exp() * logprobs).sum(dim=1)
@@ -105,7 +104,7 @@ def test_no_call_of_the_head_has_more_rows_than_a_chunk():
     logprobs, _ = head_kernel("chunked", head)(make_inputs(19, entropy=False))
     assert linear.rows == [4, 4, 4, 4, 3]
     logprobs.sum().backward()
-    # Again in the backward pass, from the last to the first.
+    # Again in the backward pass, from last to first.
     assert linear.rows[5:] == [3, 4, 4, 4, 4]
 
 
@@ -130,7 +129,7 @@ def test_one_chunk_alone_is_not_computed_again():
 
 @pytest.mark.usefixtures("chunks_of_four_rows")
 def test_a_rank_with_few_rows_calls_the_head_as_often_as_the_others(monkeypatch):
-    """Another rank has rows for three chunks: under ZeRO-3 every call is a collective one."""
+    """Another rank has rows for three chunks: under ZeRO-3 every call is collective."""
     monkeypatch.setattr(module, "largest_over_ranks", lambda number, device: max(number, 3))
     linear, head = make_head()
     inputs = make_inputs(2, entropy=False)
@@ -143,7 +142,7 @@ def test_a_rank_with_few_rows_calls_the_head_as_often_as_the_others(monkeypatch)
 
 
 def test_the_head_of_a_tied_model_gets_both_gradients(monkeypatch):
-    """The embedding is read at one end of the model and at the other in several chunks."""
+    """The embedding is read at both ends of the model, at one of them in several chunks."""
     monkeypatch.setattr(module, "_KEPT_ELEMENTS", {"cpu": 0})
     monkeypatch.setattr(module, "_CHUNK_ELEMENTS", {"cpu": 2 * VOCABULARY})
     sizes = {
@@ -170,9 +169,7 @@ def test_the_head_of_a_tied_model_gets_both_gradients(monkeypatch):
         logits.log_softmax(1).gather(1, ids[0, 1:, None]).sum().backward()
         expected = {key: p.grad.clone() for key, p in model.named_parameters()}
         model.zero_grad()
-        logprobs, _ = PolicyForward(model)(
-            ids, torch.arange(7), ids[0, 1:], TEMPERATURE, whole_vocabulary(7)
-        )
+        logprobs, _ = PolicyForward(model)(ids, torch.arange(7), ids[0, 1:], TEMPERATURE, None)
         logprobs.sum().backward()
         assert "lm_head.weight" not in expected, name
         for key, parameter in model.named_parameters():

@@ -1,4 +1,4 @@
-"""Memory and time of the loss against the plain form, in processes of their own."""
+"""Memory and time of the loss against the plain form, in separate processes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def measured(*arguments: str) -> Any:
 @pytest.mark.nightly
 def test_peak_memory_is_at_most_a_quarter():
     plain, chunked = (measured("memory", name) for name in ("plain", "chunked"))
-    # All logits and the gradient of them, at the least: the measurement has seen them.
+    # All logits and their gradient, at least: the measurement has seen them.
     assert plain > 2 * 4096 * 49_152 * 4
     assert chunked <= plain / 4, f"{chunked / 2**20:.0f} MiB, and {plain / 2**20:.0f} plainly"
 

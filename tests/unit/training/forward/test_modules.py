@@ -1,4 +1,4 @@
-"""The policy's own forward pass: logits like the model's, on the chosen positions alone."""
+"""The policy's forward pass: the model's logits, at the positions of targets only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from transformers.models.gemma2 import Gemma2Config, Gemma2ForCausalLM
 from transformers.models.granite import GraniteConfig, GraniteForCausalLM
 
 from rlhf_ray.batching.layout import lay_out
-from rlhf_ray.records.kept_tokens import whole_vocabulary
 from rlhf_ray.training.forward.modules import PolicyForward, ValueForward, disable_dropout
 
 SIZES = {
@@ -41,16 +40,16 @@ def model(request: pytest.FixtureRequest) -> nn.Module:
 
 
 def test_equals_the_models_own_logits(model):
-    """Right padding, no attention mask, several rows: the same as every sample alone."""
+    """Right padding, no attention mask, several rows: the same as one sample at a time."""
     ids = torch.arange(3, 17)
     lengths = torch.tensor([5, 2, 7])
     mask = torch.tensor([i not in (0, 5, 7) for i in range(14)])
-    batch = lay_out(ids, lengths, mask, whole_vocabulary(14), [2, 0, 1])
+    batch = lay_out(ids, lengths, mask, None, [2, 0, 1])
     forward = PolicyForward(model)
     forward.check_head()
     with torch.no_grad():
         logprobs, entropy = forward(
-            batch.input_ids, batch.hidden_index, batch.targets, 0.7, batch.kept_token_ids
+            batch.input_ids, batch.hidden_index, batch.targets, 0.7, batch.support_token_ids
         )
         expected, expected_entropy = {}, {}
         for start, length in ((0, 5), (5, 2), (7, 7)):
@@ -69,7 +68,7 @@ def test_kept_tokens_and_the_gradient_of_the_entropy_reach_the_head(model):
     kept = torch.stack([ids, (ids + 5) % 23, torch.full_like(ids, -1)], dim=1).int()
     data = ids, torch.tensor([6]), torch.tensor([False] + [True] * 5), kept
     batch = lay_out(*data, [0])
-    inputs = batch.input_ids, batch.hidden_index, batch.targets, 0.7, batch.kept_token_ids
+    inputs = batch.input_ids, batch.hidden_index, batch.targets, 0.7, batch.support_token_ids
     logprobs, entropy = PolicyForward(model)(*inputs, entropy_gradient=True)
     logits = model(ids[None]).logits[0, :-1] / 0.7
     pairs = torch.stack([logits.gather(1, kept[1:, i : i + 1].long())[:, 0] for i in (0, 1)], 1)
@@ -85,7 +84,7 @@ def test_kept_tokens_and_the_gradient_of_the_entropy_reach_the_head(model):
 
 
 class Scaled(nn.Module):
-    """A head that multiplies its logits without saying so in the configuration."""
+    """A model that multiplies its logits without a field in its configuration."""
 
     def __init__(self, model: LlamaForCausalLM) -> None:
         super().__init__()
@@ -107,7 +106,7 @@ class Scaled(nn.Module):
         return output
 
 
-def test_a_head_that_is_not_understood_is_refused():
+def test_an_unknown_scaling_of_logits_is_refused():
     torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(**SIZES)).eval()
     with pytest.raises(ValueError, match="Scaled does something to its logits"):
@@ -115,7 +114,7 @@ def test_a_head_that_is_not_understood_is_refused():
 
 
 def test_a_known_field_alone_is_not_enough():
-    """The factor of the configuration is applied, and a wrong one is seen."""
+    """The factor of the configuration is applied, and a wrong one is detected."""
     torch.manual_seed(0)
     model = GraniteForCausalLM(GraniteConfig(**SIZES, logits_scaling=7.0)).eval()
     model.config.logits_scaling = 6.0

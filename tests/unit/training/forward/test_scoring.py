@@ -1,4 +1,4 @@
-"""Values after answers that were cut off, on one rank without a model."""
+"""Values after truncated answers, on one rank without a model."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ COSTS = PairCosts(causal=1e-3, masked=1e-3)
 
 
 def tokens_before(batch: MicroBatch) -> torch.Tensor:
-    """Stands for a critic: the token before each predicted one, which is what it depends on."""
+    """A stand-in for a critic: returns the token before each predicted one."""
     return batch.input_ids.flatten()[batch.hidden_index].float()
 
 
 @pytest.fixture(autouse=True)
 def one_rank(tmp_path: Path) -> Iterator[None]:
-    """Scoring asks the other ranks how much they have."""
+    """A process group of one rank: scoring asks the other ranks for their number of batches."""
     store = f"file://{tmp_path}/store"
     torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
     yield
@@ -45,13 +45,13 @@ def three_samples():
 
 
 @pytest.mark.parametrize("setting", ["padded", "packed", "auto"])
-def test_the_state_after_an_answer_that_was_cut_off(setting):
+def test_the_state_after_a_truncated_answer(setting):
     layout = RowLayout(setting=setting, costs=COSTS, max_tokens=3)
     (scored,) = score_states(tokens_before, [three_samples()], layout=layout)
     assert scored.after.tolist() == [3.0, 0.0, 8.0]
     (plain,) = score_groups(tokens_before, [three_samples()], layout=layout)
     assert torch.equal(scored.values, plain.values)
-    assert plain.after.shape == (0,)
+    assert plain.after is None
 
 
 def test_no_group_at_all():
@@ -59,7 +59,7 @@ def test_no_group_at_all():
     assert score_states(tokens_before, [], layout=layout) == []
 
 
-def test_advantages_go_on_behind_the_limit():
+def test_advantages_bootstrap_beyond_the_limit():
     algorithm = AlgorithmConfig(advantage="gae", gamma=0.5, gae_lambda=0.0)
     zeros = torch.zeros(8)
     ended = TokenValues(prompt_id="prompt-0", values=zeros)

@@ -1,4 +1,4 @@
-"""Log-probabilities and entropy against plain log_softmax, over the edges of chunks."""
+"""Log-probabilities and entropy against plain log_softmax, across edges of chunks."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from functools import partial
 import pytest
 import torch
 
-from rlhf_ray.records.kept_tokens import whole_vocabulary
 from rlhf_ray.training.forward import token_logprobs as module
-from rlhf_ray.training.forward.token_logprobs import among_kept, token_logprobs
+from rlhf_ray.training.forward.token_logprobs import token_logprobs, within_support
 
 
 def plain(logits, targets, temperature):
@@ -76,7 +75,7 @@ def test_banned_tokens_have_no_weight_and_no_gradient():
     logits.requires_grad_()
     logprobs, entropy = token_logprobs(logits, torch.tensor([2, 1]), 1.0)
     assert logprobs.tolist() == pytest.approx([math.log(0.75), 0.0])
-    # Of 1/4 and 3/4; and of certainty.
+    # Entropy of (1/4, 3/4), and of certainty.
     assert entropy.tolist() == pytest.approx(
         [0.25 * math.log(4) + 0.75 * math.log(4 / 3), 0.0], abs=1e-6
     )
@@ -142,17 +141,17 @@ def test_banned_tokens_have_no_gradient_of_the_entropy():
     leaf.requires_grad_()
     _, entropy = token_logprobs(leaf, torch.tensor([2, 1]), 1.0, entropy_gradient=True)
     entropy.sum().backward()
-    # p (-log p - H) of 1/4 and 3/4.
+    # p (-log p - H) for p = 1/4 and 3/4.
     slope = 0.25 * (math.log(4) - (0.25 * math.log(4) + 0.75 * math.log(4 / 3)))
     assert leaf.grad is not None
     expected = torch.tensor([[slope, 0.0, -slope], [0.0, 0.0, 0.0]])
     torch.testing.assert_close(leaf.grad, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_the_part_that_was_sampled_from():
+def test_logprobs_within_the_support():
     logits = torch.tensor([[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]], requires_grad=True)
     kept = torch.tensor([[2, 0, -1], [3, 1, 2]], dtype=torch.int32)
-    found, places = among_kept(logits, torch.tensor([0, 2]), kept)
+    found, places = within_support(logits, torch.tensor([0, 2]), kept)
     assert found.tolist() == [[3.0, 1.0, -math.inf], [8.0, 6.0, 7.0]]
     assert places.tolist() == [1, 2]
     logprobs, entropy = token_logprobs(found, places, 1.0)
@@ -168,18 +167,18 @@ def test_the_part_that_was_sampled_from():
     assert logits.grad[0, 0].item() == pytest.approx(1 - 1 / (1 + math.e**2), rel=1e-5)
 
 
-def test_no_sets_are_the_whole_vocabulary():
+def test_no_support_is_the_whole_vocabulary():
     logits, targets = numbers(3)
-    found, places = among_kept(logits, targets, whole_vocabulary(3))
+    found, places = within_support(logits, targets, None)
     assert found is logits
     assert places is targets
 
 
 def test_a_target_that_could_not_be_sampled_is_not_a_number():
-    """It must not pass for another token's probability; the row beside it is untouched."""
+    """It must not pass for another token's probability; the next row is untouched."""
     logits = torch.zeros(2, 3)
     kept = torch.tensor([[0, 1], [0, 1]], dtype=torch.int32)
-    found, places = among_kept(logits, torch.tensor([2, 1]), kept)
+    found, places = within_support(logits, torch.tensor([2, 1]), kept)
     logprobs, _ = token_logprobs(found, places, 1.0)
     assert logprobs[0].isnan()
     assert logprobs[1].item() == pytest.approx(math.log(0.5))

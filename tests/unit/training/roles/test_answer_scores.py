@@ -1,4 +1,4 @@
-"""Scores of sampled answers against transformers' own classifier, and what becomes a failure."""
+"""Scores of sampled answers against transformers' own classifier, and failures."""
 
 from __future__ import annotations
 
@@ -19,13 +19,12 @@ from rlhf_ray.config.groups.data import ExamplesConfig
 from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.config.groups.reward import ModelRewardConfig
 from rlhf_ray.data.examples import load_rankings
-from rlhf_ray.data.examples.answered import encode_answers
+from rlhf_ray.data.examples.answer_encoding import encode_answers
 from rlhf_ray.models.loading import load_scalar_head
 from rlhf_ray.models.tiny.llama import TinySizes
 from rlhf_ray.objectives.rankings import ranking_objective, scores_of, spread_rankings
 from rlhf_ray.records import FailureKind, Prompt, RolloutGroup
-from rlhf_ray.records.kept_tokens import whole_vocabulary
-from rlhf_ray.rewards.process import ItemFailure
+from rlhf_ray.rewards.outcomes import ItemFailure
 from rlhf_ray.testing.tiny import tiny_reward_model
 from rlhf_ray.training.forward.modules import ValueForward, disable_dropout
 from rlhf_ray.training.roles.answer_scores import AnswerScores, Limits, Share, limits_of
@@ -34,7 +33,7 @@ SIZES = TinySizes(
     hidden=32, intermediate=64, num_layers=2, num_heads=4, num_key_value_heads=2, head_size=8
 )
 PROMPT, END = (4, 70, 71, 72, 73, 74, 75, 3), 1
-# Token ids behind the prompt: rows of several lengths, two that were cut off.
+# Token ids after the prompt: rows of several lengths, two of them truncated.
 ANSWERS = ((80, 81, 82, END), (90, END), (100, 101, 102, 103, 104, 105), (END,), (80, 81))
 REASONS = ("stop", "stop", "length", "stop", "length")
 TEXTS = ("the answer", "no", "this is late and", "", "thank")
@@ -67,7 +66,7 @@ def group_of(answers=ANSWERS, reasons=REASONS, texts=TEXTS) -> RolloutGroup:
         lengths=lengths,
         loss_mask=mask,
         generator_logprobs=torch.zeros(num_tokens),
-        kept_token_ids=whole_vocabulary(num_tokens),
+        support_token_ids=None,
         weight_versions=torch.zeros(num_tokens, dtype=torch.int64),
         responses=tuple(texts),
         finish_reasons=tuple(reasons),
@@ -78,7 +77,7 @@ def group_of(answers=ANSWERS, reasons=REASONS, texts=TEXTS) -> RolloutGroup:
 
 
 class Loaded:
-    """The model of a folder, and scorers over it; counts the tokens that it computes."""
+    """The model of a folder and its scorers; counts the tokens that it computes."""
 
     def __init__(self, folder: Path) -> None:
         self.model = load_scalar_head(ModelConfig(path=str(folder)), dtype="float32")
@@ -118,7 +117,7 @@ def loaded(folder: Path) -> Loaded:
 
 @torch.no_grad()
 def by_transformers(folder: Path, rows: list[list[int]]) -> list[float]:
-    """One row at a time, and all padded together, which must be the same."""
+    """Scores one row at a time and all rows padded together, which must agree."""
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     alone = [float(model(torch.tensor([row])).logits[0, 0]) for row in rows]
     width, padding = max(map(len, rows)), model.config.pad_token_id
@@ -140,7 +139,7 @@ def test_scores_are_those_of_transformers(folder, loaded, layout, budget):
     scores = loaded.scores(layout=layout, max_tokens_per_micro_batch=budget).score(group)
     assert scores == pytest.approx(by_transformers(folder, rows_of(group)), abs=1e-5)
     assert len({round(score, 3) for score in scores}) == len(ANSWERS), "they tell answers apart"
-    # A made-up token is planned behind every answer.
+    # A placeholder is planned after every answer.
     assert all(rows * width <= budget + 1 for rows, width in loaded.computed)
     # Packed, the whole group has 23 tokens.
     assert (len(loaded.computed) == 1) == (budget == 1000 or (budget, layout) == (30, "packed"))
@@ -165,7 +164,7 @@ def test_normalised_and_clipped(folder, loaded):
     assert clipped != pytest.approx(expected, abs=1e-4)
 
 
-def test_what_is_unfinished_may_have_a_score_of_its_own(folder, loaded):
+def test_unfinished_answers_may_have_a_fixed_score(folder, loaded):
     scores = loaded.scores(unfinished_score=-3.0).score(group_of())
     raw = by_transformers(folder, rows_of(group_of()))
     expected = [-3.0 if r == "length" else s for s, r in zip(raw, REASONS, strict=True)]
@@ -176,8 +175,8 @@ def test_what_is_unfinished_may_have_a_score_of_its_own(folder, loaded):
     assert loaded.computed == []
 
 
-def test_texts_are_rendered_and_tokenised_anew(folder, loaded):
-    """The sampled ids are those of nobody's tokenizer here: they must not matter."""
+def test_texts_are_rendered_and_tokenised_again(folder, loaded):
+    """The sampled ids here are of no real tokenizer: they must not matter."""
     group = replace(group_of(), token_ids=torch.full_like(group_of().token_ids, 9))
     scores = loaded.scores(text=True).score(group)
     start = "<user>What is this?<assistant>"
@@ -199,7 +198,7 @@ def failures_of(outcomes) -> dict[int, ItemFailure]:
         (None, {"max_tokens_per_micro_batch": 13}, {2}, ["14 tokens", "micro_batch=13"]),
     ],
 )
-def test_what_the_model_cannot_read_is_a_failure(loaded, limits, keys, failed, words):
+def test_answers_that_the_model_cannot_read_are_failures(loaded, limits, keys, failed, words):
     outcomes = loaded.scores(limits=limits, **keys).score(group_of())
     failures = failures_of(outcomes)
     assert set(failures) == failed
@@ -208,7 +207,7 @@ def test_what_the_model_cannot_read_is_a_failure(loaded, limits, keys, failed, w
         assert [word for word in words if word not in failure.message] == []
 
 
-def test_limits_are_those_of_the_model(loaded):
+def test_limits_come_from_the_model(loaded):
     assert limits_of(loaded.model) == Limits(
         context=1024, num_embeddings=len(loaded.tokenizer), padding=loaded.tokenizer.pad_token_id
     )
@@ -223,7 +222,7 @@ def test_a_template_that_refuses_is_a_failure(loaded):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_score_that_is_no_number_is_a_failure(loaded, value):
+def test_a_score_that_is_not_finite_is_a_failure(loaded, value):
     loaded.model.head.weight.data[0, 0] = value
     failures = failures_of(loaded.scores(clip=3.0).score(group_of()))
     assert set(failures) == set(range(len(ANSWERS)))
@@ -231,7 +230,7 @@ def test_a_score_that_is_no_number_is_a_failure(loaded, value):
 
 
 def test_ranks_compute_a_share_each(folder, loaded):
-    """Three of them; the last one has one sample, and none of a group of two."""
+    """Three ranks; the last one has one sample, and none of a group of two."""
     for answers in (ANSWERS, ANSWERS[:2]):
         number = len(answers)
         group = group_of(answers, REASONS[:number], TEXTS[:number])
@@ -248,8 +247,8 @@ def test_ranks_compute_a_share_each(folder, loaded):
         assert summed == pytest.approx(by_transformers(folder, rows_of(group)), abs=1e-5)
 
 
-def test_scores_are_those_of_the_stage_that_trains(loaded, tmp_path):
-    """The same prompt and answers as rows of a preference: its held-out margin."""
+def test_scores_equal_those_of_reward_model_training(loaded, tmp_path):
+    """The margin of the same prompt and answers as a row of preferences."""
     prompt, good, bad = "What is this?", "The answer is late", "no"
     rows = tmp_path / "rows.jsonl"
     rows.write_text(json.dumps({"prompt": prompt, "chosen": good, "rejected": bad}))
@@ -262,7 +261,7 @@ def test_scores_are_those_of_the_stage_that_trains(loaded, tmp_path):
         samples.token_ids,
         samples.lengths,
         samples.loss_mask,
-        samples.kept_token_ids,
+        samples.support_token_ids,
         samples.micro_batches[0],
     )
     values = loaded.module(batch.input_ids, batch.hidden_index, batch.packing)
@@ -275,8 +274,8 @@ def test_scores_are_those_of_the_stage_that_trains(loaded, tmp_path):
     assert abs(first - second) > 1e-2
 
 
-def test_where_the_end_of_text_pads_the_score_is_read_before_it(folder, tmp_path):
-    """As transformers does, which such a model has been trained with."""
+def test_if_the_end_of_text_pads_the_score_is_read_before_it(folder, tmp_path):
+    """The same as transformers, with which such a model was trained."""
     usual = Loaded(folder).scores().score(group_of())
     shutil.copytree(folder, tmp_path / "m")
     config = json.loads((tmp_path / "m" / "config.json").read_text())
@@ -297,7 +296,7 @@ def test_a_bias_of_the_head_counts(folder, loaded):
 
 
 def test_rendered_rows_share_their_prompt(loaded):
-    """What the layout goes by."""
+    """The layout relies on it."""
     rows = encode_answers(group_of().prompt.messages, TEXTS, [True] * len(TEXTS), loaded.tokenizer)
     prompts = {tuple(row.token_ids[~row.loss_mask].tolist()) for row in rows}  # type: ignore[union-attr]
     assert len(prompts) == 1

@@ -1,4 +1,4 @@
-"""The order and the groups in which weights are given away."""
+"""Order and groups of the named weights of a model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rlhf_ray.training.weights import named as weights
 
 
 class Recorder:
-    """Stands where the engine is: notes what is gathered together."""
+    """A stand-in for the engine that records which tensors are gathered together."""
 
     def __init__(self) -> None:
         self.gathered_together: list[int] = []
@@ -60,7 +60,7 @@ def test_groups_are_bounded_and_in_order(monkeypatch):
     assert names == list(model.state_dict())
     sizes = [tensor.numel() for tensor in model.state_dict().values()]
     assert sum(recorder.gathered_together) == sum(sizes)
-    # A tensor that is larger alone is a group of its own; every other group is within the bound.
+    # A tensor larger than the bound is a group by itself; every other group is within the bound.
     assert all(size <= 200 or size in sizes for size in recorder.gathered_together)
     assert 1 < len(recorder.gathered_together) < len(sizes)
 

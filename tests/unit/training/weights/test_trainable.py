@@ -1,4 +1,4 @@
-"""What is trained of a model: patterns of names, layers, adapters; and what is refused."""
+"""The trained part of a model: patterns of names, layers, adapters, refusals."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from rlhf_ray.models.loading import ScalarHeadModel
 from rlhf_ray.training.weights.lora import Adapter
 from rlhf_ray.training.weights.lora_folder import scaled_weights
 from rlhf_ray.training.weights.named import named_weights, weight_shapes
-from rlhf_ray.training.weights.trainable import choose_of_policy, choose_of_scalar
+from rlhf_ray.training.weights.trainable import freeze_or_adapt_policy, freeze_or_adapt_scalar
 
 TOKENS = torch.tensor([[3, 7, 1, 12, 5]])
 
@@ -74,7 +74,7 @@ def names(model: nn.Module) -> set[str]:
 
 
 def learn(adapter: Adapter) -> None:
-    """As if B had been trained."""
+    """Give B random values, as training would."""
     generator = torch.Generator().manual_seed(1)
     for name, weight, _ in adapter.factors():
         if "lora_B" in name:
@@ -84,7 +84,7 @@ def learn(adapter: Adapter) -> None:
 
 def adapted(model: PreTrainedModel, **settings: Any) -> Adapter:
     lora = LoraConfig(**({"r": 3, "alpha": 6} | settings))
-    adapter = choose_of_policy(model, TrainingConfig(lora=lora), seed=5)
+    adapter = freeze_or_adapt_policy(model, TrainingConfig(lora=lora), seed=5)
     assert adapter is not None
     return adapter
 
@@ -97,12 +97,12 @@ def logits(model: Any) -> Tensor:
 class TestFreezing:
     def test_all_is_trained_by_default(self):
         model = llama()
-        assert choose_of_policy(model, TrainingConfig(), seed=0) is None
+        assert freeze_or_adapt_policy(model, TrainingConfig(), seed=0) is None
         assert trained(model) == names(model)
 
     def test_the_embedding_and_the_first_layers(self):
         model = llama(tied=False)
-        choose_of_policy(model, TrainingConfig(freeze_layers=1), seed=0)
+        freeze_or_adapt_policy(model, TrainingConfig(freeze_layers=1), seed=0)
         frozen = names(model) - trained(model)
         assert frozen == {"model.embed_tokens.weight"} | {
             name for name in names(model) if name.startswith("model.layers.0.")
@@ -110,7 +110,7 @@ class TestFreezing:
 
     def test_layers_under_another_name(self):
         model = gpt2()
-        choose_of_policy(model, TrainingConfig(freeze_layers=2), seed=0)
+        freeze_or_adapt_policy(model, TrainingConfig(freeze_layers=2), seed=0)
         assert trained(model) == {
             "transformer.wpe.weight",
             "transformer.ln_f.weight",
@@ -119,7 +119,7 @@ class TestFreezing:
 
     def test_patterns_of_names(self):
         model = llama()
-        choose_of_policy(
+        freeze_or_adapt_policy(
             model, TrainingConfig(freeze=["model.layers.[1-9].mlp.*", "*norm.weight"]), seed=0
         )
         assert names(model) - trained(model) == {
@@ -128,12 +128,14 @@ class TestFreezing:
 
     def test_a_tied_head_is_the_embedding(self):
         model = llama()
-        choose_of_policy(model, TrainingConfig(freeze=["lm_head.*"]), seed=0)
+        freeze_or_adapt_policy(model, TrainingConfig(freeze=["lm_head.*"]), seed=0)
         assert names(model) - trained(model) == {"model.embed_tokens.weight"}
 
     def test_a_backbone_has_the_names_of_its_language_model(self):
         model = ScalarHeadModel(LlamaModel(_config(True)), nn.Linear(8, 1, bias=False))
-        choose_of_scalar(model, CriticConfig(freeze_layers=1, freeze=["model.norm.weight"]), seed=0)
+        freeze_or_adapt_scalar(
+            model, CriticConfig(freeze_layers=1, freeze=["model.norm.weight"]), seed=0
+        )
         frozen = names(model) - trained(model)
         assert {"backbone.norm.weight", "backbone.embed_tokens.weight"} < frozen
         assert "head.weight" in trained(model)
@@ -149,14 +151,14 @@ class TestFreezing:
             ({"freeze": ["*"]}, "leave nothing to train"),
         ],
     )
-    def test_what_the_model_does_not_have_is_refused(self, settings, message):
+    def test_names_that_the_model_does_not_have_are_refused(self, settings, message):
         with pytest.raises(RequestError, match=message):
-            choose_of_policy(llama(), TrainingConfig(**settings), seed=0)
+            freeze_or_adapt_policy(llama(), TrainingConfig(**settings), seed=0)
 
-    def test_the_critic_is_named(self):
+    def test_the_message_names_the_critic(self):
         model = ScalarHeadModel(LlamaModel(_config(True)), nn.Linear(8, 1, bias=False))
         with pytest.raises(RequestError, match=r"critic\.freeze_layers=3"):
-            choose_of_scalar(model, CriticConfig(freeze_layers=3), seed=0)
+            freeze_or_adapt_scalar(model, CriticConfig(freeze_layers=3), seed=0)
 
 
 class TestAdapters:
@@ -176,7 +178,7 @@ class TestAdapters:
         plain.load_state_dict(state, strict=False)
         torch.testing.assert_close(logits(plain), found, rtol=1e-5, atol=1e-5)
 
-    def test_the_scale_is_in_what_travels(self):
+    def test_sent_weights_contain_the_scale(self):
         model = llama()
         adapter = adapted(model, r=4, alpha=6, rslora=True)
         learn(adapter)
@@ -187,7 +189,7 @@ class TestAdapters:
             assert torch.equal(tensor, weight * scale)
             assert scale == (3.0 if "lora_B" in name else 1.0)
 
-    def test_switched_off_it_is_the_model_that_it_was_put_on(self):
+    def test_a_model_with_its_adapter_off_is_the_base_model(self):
         model = llama()
         start = logits(model)
         adapter = adapted(model)
@@ -198,7 +200,7 @@ class TestAdapters:
         assert (logits(model) - start).abs().max() > 1e-3
         assert trained(model) == before
 
-    def test_it_depends_on_the_seed_alone(self):
+    def test_an_adapter_depends_on_the_seed_alone(self):
         torch.manual_seed(1)
         first = dict(llama().named_parameters()) and [w for _, w, _ in adapted(llama()).factors()]
         torch.rand(7)
@@ -206,9 +208,9 @@ class TestAdapters:
         model = llama()
         torch.set_rng_state(state)
         second = [w for _, w, _ in adapted(model).factors()]
-        assert torch.equal(torch.get_rng_state(), state), "nobody else's numbers are drawn"
+        assert torch.equal(torch.get_rng_state(), state), "the global random state has changed"
         assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-        other = choose_of_policy(llama(), TrainingConfig(lora=LoraConfig(r=3)), seed=6)
+        other = freeze_or_adapt_policy(llama(), TrainingConfig(lora=LoraConfig(r=3)), seed=6)
         assert other is not None
         factors = [w for name, w, _ in other.factors() if "lora_A" in name]
         assert not any(torch.equal(a, b) for a, b in zip(first[::2], factors, strict=True))
@@ -217,7 +219,7 @@ class TestAdapters:
         adapter = adapted(llama().to(torch.bfloat16))
         assert {weight.dtype for _, weight, _ in adapter.factors()} == {torch.bfloat16}
 
-    def test_some_layers(self):
+    def test_an_adapter_on_some_layers(self):
         adapter = adapted(llama(), target_modules=["q_proj", "layers.1.mlp.down_proj"])
         assert {name.rpartition(".lora_")[0] for name, _, _ in adapter.factors()} == {
             "model.layers.0.self_attn.q_proj",
@@ -226,14 +228,14 @@ class TestAdapters:
         }
 
     @pytest.mark.parametrize("target", ["lm_head", "embed_tokens", "query"])
-    def test_what_cannot_have_one_is_refused(self, target):
+    def test_layers_that_cannot_have_an_adapter_are_refused(self, target):
         with pytest.raises(RequestError, match=r"training\.lora\.target_modules=\['"):
             adapted(llama(tied=False), target_modules=[target])
 
-    def test_beside_a_scalar_head(self):
+    def test_an_adapter_with_a_scalar_head(self):
         model = ScalarHeadModel(LlamaModel(_config(True)), nn.Linear(8, 1, bias=False))
         settings = CriticConfig(lora=LoraConfig(r=2))
-        adapter = choose_of_scalar(model, settings, seed=0)
+        adapter = freeze_or_adapt_scalar(model, settings, seed=0)
         assert adapter is not None
         heads = [name for name in trained(model) if ".lora_" not in name]
         assert heads == ["head.weight"]

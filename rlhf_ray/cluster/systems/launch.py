@@ -1,0 +1,78 @@
+"""The actors of roles: created where the plan says, started together, ended on every way out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+
+from ray.util.placement_group import PlacementGroup
+
+from rlhf_ray.cluster.resource_plan import ResourcePlan
+from rlhf_ray.cluster.roles.base import Role, Starting
+from rlhf_ray.cluster.runtime.launch import Launcher
+from rlhf_ray.cluster.runtime.session import reserved
+from rlhf_ray.cluster.runtime.supervisor import Member, Supervisor
+from rlhf_ray.config.groups.runtime import DeadlineConfig, PlacementConfig
+
+
+@contextmanager
+def launched(
+    roles: Sequence[Role],
+    plan: ResourcePlan,
+    *,
+    placement: PlacementConfig,
+    deadlines: DeadlineConfig,
+) -> Iterator[tuple[dict[str, list[Member]], Supervisor]]:
+    """Every actor of the roles, started, by role; all are ended on the way out, whatever happened.
+
+    Args:
+        roles: with paths in their settings that every node can read.
+        plan: where their actors go.
+
+    Raises:
+        RequestError: the cluster is too small.
+        RunFailed: a role did not start.
+    """
+    with (
+        reserved_for(plan, placement=placement, deadlines=deadlines) as group,
+        launched_in(group, roles, plan, deadlines=deadlines) as started,
+    ):
+        yield started
+
+
+def reserved_for(
+    plan: ResourcePlan, *, placement: PlacementConfig, deadlines: DeadlineConfig
+) -> AbstractContextManager[PlacementGroup]:
+    """The plan's bundles; see `session.reserved`."""
+    return reserved(plan, wait_s=placement.wait_s, timeout_s=deadlines.start_s)
+
+
+@contextmanager
+def launched_in(
+    group: PlacementGroup,
+    roles: Sequence[Role],
+    plan: ResourcePlan,
+    *,
+    deadlines: DeadlineConfig,
+) -> Iterator[tuple[dict[str, list[Member]], Supervisor]]:
+    """Start some roles of a plan in bundles that are already reserved; see `launched`."""
+    supervisor = Supervisor()
+    launcher = Launcher(group, supervisor, timeout_s=deadlines.start_s, stop_s=deadlines.stop_s)
+    orderly = False
+    try:
+        for role in roles:
+            role_plan = plan.role(role.name)
+            for rank in range(role_plan.num_actors):
+                launcher.create(role_plan, rank, role.actor_class, role.settings(rank))
+        by_role: dict[str, list[Member]] = {}
+        for member in launcher.members():
+            by_role.setdefault(member.name.role, []).append(member)
+        # All roles load their models at the same time.
+        starting = Starting(by_role=by_role, waiter=supervisor, timeout_s=deadlines.start_s)
+        calls = [call for role in roles for call in role.start(by_role[role.name], starting)]
+        supervisor.results(calls, phase="start", timeout_s=deadlines.start_s)
+        launcher.remember_processes()
+        yield by_role, supervisor
+        orderly = True
+    finally:
+        launcher.close(orderly=orderly)

@@ -1,0 +1,112 @@
+"""Encoding of a prompt and its answers with another model's template and tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from rlhf_ray.data.examples.labels import label_texts
+from rlhf_ray.data.examples.spans import MarkedText, mark_answers, mark_plain, special_texts
+from rlhf_ray.data.rows import BadCell
+from rlhf_ray.records.supervised import LabelledTokens, num_scored_tokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Message = dict[str, Any]
+# Placeholder for an empty answer, whose place in the rendered text could not be found.
+_SOMETHING = "x"
+
+
+def encode_answers(
+    messages: Sequence[Message],
+    answers: Sequence[str],
+    finished: Sequence[bool],
+    tokenizer: PreTrainedTokenizerBase,
+) -> list[LabelledTokens | BadCell]:
+    """Encode the prompt with each answer, up to the end of the answer; the loss mask is the answer.
+
+    A finished answer ends with the token that ends a turn, as in the training of a reward model. An
+    answer that was cut off ends with its text.
+
+    Args:
+        messages: the prompt as a chat that ends where the answer begins.
+
+    Returns:
+        the tokens of each answer, or the reason why it cannot be rendered.
+    """
+    marked: list[MarkedText | BadCell] = []
+    for answer, is_finished in zip(answers, finished, strict=True):
+        try:
+            text = _answered(messages, answer, tokenizer)
+            marked.append(text if is_finished else _without_end(text, tokenizer))
+        except BadCell as error:
+            marked.append(error)
+    texts = [text for text in marked if isinstance(text, MarkedText) and text.answers]
+    labelled = iter(label_texts(texts, tokenizer))
+    rows: list[LabelledTokens | BadCell] = []
+    for text in marked:
+        if isinstance(text, BadCell):
+            rows.append(text)
+        elif text.answers:
+            row = next(labelled)
+            rows.append(row if isinstance(row, BadCell) else _up_to_the_end(row))
+        else:
+            rows.append(_prompt_alone(text, tokenizer))
+    return rows
+
+
+def _answered(
+    messages: Sequence[Message], answer: str, tokenizer: PreTrainedTokenizerBase
+) -> MarkedText:
+    """Render the conversation with only the answer marked.
+
+    Raises:
+        BadCell: a chat of several messages has no template, or the template refuses it.
+    """
+    if not messages:
+        raise BadCell(
+            "the prompt has no messages: it comes from a checkpoint of an older release; start "
+            "again with resume=never"
+        )
+    if tokenizer.chat_template is None:
+        if len(messages) > 1 or messages[0]["role"] != "user":
+            raise BadCell(
+                "the prompt is a chat of several messages, and the reward model's tokenizer has no "
+                "chat template to render it with"
+            )
+        return mark_plain(messages[0]["content"], answer, tokenizer)
+    said = answer if answer.strip() else _SOMETHING
+    conversation = [*messages, {"role": "assistant", "content": said}]
+    text = mark_answers(conversation, tokenizer, only_last=True)
+    if said == answer:
+        return text
+    start, stop = text.answers[-1]
+    place = text.text.rindex(_SOMETHING, start, stop)
+    end = text.text[place + len(_SOMETHING) : stop]
+    whole = text.text[:place] + answer + end
+    return MarkedText(text=whole, answers=((start, len(whole)),), adds_specials=text.adds_specials)
+
+
+def _without_end(text: MarkedText, tokenizer: PreTrainedTokenizerBase) -> MarkedText:
+    """Cut the conversation at the end of the answer, before the token that ends its turn."""
+    start, stop = text.answers[-1]
+    own = text.text[start:stop]
+    end = next((token for token in special_texts(tokenizer) if own.endswith(token)), "")
+    whole = text.text[: stop - len(end)]
+    answers = ((start, len(whole)),) if start < len(whole) else ()
+    return MarkedText(text=whole, answers=answers, adds_specials=text.adds_specials)
+
+
+def _up_to_the_end(row: LabelledTokens) -> LabelledTokens:
+    end = num_scored_tokens(row)
+    return LabelledTokens(token_ids=row.token_ids[:end], loss_mask=row.loss_mask[:end])
+
+
+def _prompt_alone(text: MarkedText, tokenizer: PreTrainedTokenizerBase) -> LabelledTokens:
+    """Tokens of the prompt with an answer that was cut off before its first character."""
+    ids = tokenizer(text.text, add_special_tokens=text.adds_specials)["input_ids"]
+    token_ids = torch.tensor(ids, dtype=torch.int64)
+    return LabelledTokens(token_ids=token_ids, loss_mask=torch.zeros_like(token_ids) > 0)

@@ -1,0 +1,194 @@
+"""Prompts in flight: sampled by an engine, failed samples retried by another, then scored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rlhf_ray.calls import Call, CallWaiter
+from rlhf_ray.driver.roles import GeneratorRole, RewardRole
+from rlhf_ray.records import GroupSummary, Prompt, SampleFailure
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoredPrompt:
+    """A prompt that is sampled and scored, with a reference to its group."""
+
+    batch: int
+    prompt: Prompt
+    group: Any
+    summary: GroupSummary
+
+
+@dataclass(kw_only=True, slots=True)
+class _Request:
+    """One prompt in flight.
+
+    Attributes:
+        worker: engine that samples it; the reward worker once `scoring` is set.
+        samples: indices of the samples that the engine was asked for.
+        parts: references to the groups that engines have returned so far.
+        retried: whether failed samples were sent a second time.
+    """
+
+    batch: int
+    prompt: Prompt
+    worker: int
+    samples: tuple[int, ...]
+    parts: list[Any]
+    retried: bool
+    scoring: bool
+
+
+class InFlight:
+    """Sends prompts to the least loaded engine and reward worker, and waits for them.
+
+    Args:
+        greedy: sample indices of the greedy answers, which come after all others.
+        timeout_s: deadline of a wait that is not for samples or scores.
+    """
+
+    def __init__(
+        self,
+        *,
+        generators: GeneratorRole,
+        rewards: RewardRole,
+        waiter: CallWaiter,
+        samples_per_prompt: int,
+        greedy: tuple[int, ...],
+        timeout_s: float,
+    ) -> None:
+        self._generators = generators
+        self._rewards = rewards
+        self._waiter = waiter
+        self._samples_per_prompt = samples_per_prompt
+        self._greedy = greedy
+        self._timeout_s = timeout_s
+        # The load of an engine is its number of samples, of a reward worker its number of groups.
+        self._engine_load = [0] * len(generators.names)
+        self._worker_load = [0] * len(rewards.names)
+        # A request has exactly one call at a time: sampling, its retry, or scoring.
+        self._requests: dict[Call, _Request] = {}
+
+    def start(self, batch: int, prompts: Sequence[Prompt]) -> None:
+        """Send several prompts; if the engines are idle, all prompts start together."""
+        # What an engine computes depends in its last bits on which requests share a step. Idle
+        # engines hold all requests back until the last one is there, so that a synchronous batch
+        # is the same in every run. Engines at work cannot be made reproducible this way.
+        together = not self._requests
+        if together:
+            self._wait(self._generators.hold())
+        for prompt in prompts:
+            self.send(batch, prompt)
+        if together:
+            # Nothing else is in flight, so the loads are the numbers of requests held back.
+            self._wait(self._generators.release(self._engine_load))
+
+    def send(self, batch: int, prompt: Prompt) -> None:
+        """Send one prompt at once."""
+        request = _Request(
+            batch=batch,
+            prompt=prompt,
+            worker=_least_loaded(self._engine_load),
+            samples=(*range(self._samples_per_prompt), *self._greedy),
+            parts=[],
+            retried=False,
+            scoring=False,
+        )
+        self._generate(request)
+
+    def wait(self, phase: str, timeout_s: float) -> Iterator[ScoredPrompt]:
+        """Wait until a call is done; yield the prompts that are scored then, maybe none.
+
+        Raises:
+            RunFailed: a worker died or failed, or no call was done in time.
+        """
+        for call in self._waiter.some_done(list(self._requests), phase=phase, timeout_s=timeout_s):
+            scored = self._advance(call, phase)
+            if scored is not None:
+                yield scored
+
+    def prompts_of(self, batch: int) -> list[Prompt]:
+        """Prompts of this batch that are in flight."""
+        return [request.prompt for request in self._requests.values() if request.batch == batch]
+
+    def is_generating(self, batch: int) -> bool:
+        """Whether an engine still samples for this batch."""
+        return any(r.batch == batch and not r.scoring for r in self._requests.values())
+
+    def cancel(self, batch: int) -> list[Prompt]:
+        """Give up the prompts of this batch that are in flight; return them.
+
+        Engines have stopped sampling them when this returns. A score that is being computed is
+        not waited for.
+        """
+        mine = {call: request for call, request in self._requests.items() if request.batch == batch}
+        if not mine:
+            return []
+        sampling = {call: request for call, request in mine.items() if not request.scoring}
+        calls = [
+            self._generators.abort(engine, [request.prompt.prompt_id for request in there])
+            for engine in range(len(self._engine_load))
+            if (there := [r for r in sampling.values() if r.worker == engine])
+        ]
+        # Wait for the requests too. Ray may run an `abort` before a request that was sent earlier:
+        # that request samples to its end, and would share the engine with the next batch.
+        self._wait([*calls, *sampling])
+        for call, request in mine.items():
+            del self._requests[call]
+            if request.scoring:
+                self._worker_load[request.worker] -= 1
+            else:
+                self._engine_load[request.worker] -= len(request.samples)
+        return [request.prompt for request in mine.values()]
+
+    def _wait(self, calls: Sequence[Call]) -> None:
+        self._waiter.results(calls, phase="generate", timeout_s=self._timeout_s)
+
+    def _generate(self, request: _Request) -> None:
+        self._engine_load[request.worker] += len(request.samples)
+        call = self._generators.generate(request.worker, request.prompt, request.samples)
+        self._requests[call] = request
+
+    def _advance(self, call: Call, phase: str) -> ScoredPrompt | None:
+        request = self._requests.pop(call)
+        # The call is done: this fetches its signal, or raises its failure.
+        (signal,) = self._waiter.results([call], phase=phase, timeout_s=self._timeout_s)
+        if not request.scoring:
+            self._score_or_retry(request, call.payload, signal)
+            return None
+        self._worker_load[request.worker] -= 1
+        # Greedy answers come last in a group. They are a baseline and no rollouts, so the summary
+        # that the driver works with must not count them.
+        summary = signal.of_first(self._samples_per_prompt)
+        return ScoredPrompt(
+            batch=request.batch, prompt=request.prompt, group=call.payload, summary=summary
+        )
+
+    def _score_or_retry(
+        self, request: _Request, group: Any, failures: Sequence[SampleFailure]
+    ) -> None:
+        self._engine_load[request.worker] -= len(request.samples)
+        request.parts.append(group)
+        if failures and not request.retried:
+            # Only the failed samples, and on another engine if there is one: the failure may be
+            # the engine's. The reward worker merges the parts into one group.
+            request.retried = True
+            request.worker = _least_loaded(self._engine_load, other_than=request.worker)
+            request.samples = tuple(failure.sample_index for failure in failures)
+            self._generate(request)
+            return
+        # Samples that failed twice go to scoring too: the summary then names their failures, and
+        # the pipeline replaces the prompt.
+        request.scoring = True
+        request.worker = _least_loaded(self._worker_load)
+        self._worker_load[request.worker] += 1
+        call = self._rewards.score(request.worker, request.parts)
+        self._requests[call] = request
+
+
+def _least_loaded(loads: Sequence[int], other_than: int | None = None) -> int:
+    """The first of the least loaded; not `other_than`, if there are several."""
+    candidates = [i for i in range(len(loads)) if i != other_than or len(loads) == 1]
+    return min(candidates, key=lambda i: (loads[i], i))

@@ -1,0 +1,179 @@
+"""Summary of an RL run: a table for people, JSON for scripts."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from rlhf_ray.atomic_file import write_atomically
+from rlhf_ray.observe.facts import duration
+
+FIRST_STEPS = 3
+LAST_STEPS = 10
+_TABLE_WIDTH = 100
+# Metrics `reward/...` that are statistics of the whole reward, not parts of it.
+_PART, _NOT_PARTS = "reward/", ("mean", "std", "baseline")
+_PHASES = ("generate", "score", "reference", "update", "publish")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunSummary:
+    """Results of a run. None for a metric that no step had.
+
+    Attributes:
+        first_step, last_step: range of the summarised steps.
+        reward_first: mean reward of the first `FIRST_STEPS` steps.
+        reward_last: mean reward of the last `LAST_STEPS` steps.
+        reward_best, reward_best_step: largest mean reward of a step, and that step.
+        parts_first, parts_last: mean of every part of the reward over the same steps.
+        kl_last: mean KL divergence of an answer to the reference over the last steps, in nats.
+        total_s: sum of the steps' times.
+        step_s: mean time of a step.
+        phase_s: mean time per phase of a step.
+        tokens_per_s: generated tokens per second of a step.
+        probe_gap_max: largest log-probability gap of all fidelity probes, in nats.
+        failed_groups: groups without a reward.
+        result: path of the trained model.
+    """
+
+    num_steps: int
+    first_step: int | None
+    last_step: int | None
+    reward_first: float | None
+    reward_last: float | None
+    reward_best: float | None
+    reward_best_step: int | None
+    parts_first: dict[str, float]
+    parts_last: dict[str, float]
+    kl_last: float | None
+    total_s: float | None
+    step_s: float | None
+    phase_s: dict[str, float]
+    tokens_per_s: float | None
+    probe_gap_max: float | None
+    failed_groups: int
+    result: str
+
+
+def summarize(metrics: Sequence[Mapping[str, float]], *, result: Path) -> RunSummary:
+    """Sum up the metrics of all steps, in order, as `read_metrics` returns them.
+
+    Args:
+        result: path of the trained model.
+    """
+    rewards = [
+        (row["reward/mean"], int(row["step"]))
+        for row in metrics
+        if math.isfinite(row.get("reward/mean", math.nan))
+    ]
+    values = [reward for reward, _ in rewards]
+    best, best_step = max(rewards, key=lambda pair: pair[0]) if rewards else (None, None)
+    times_s = _values(metrics, "time/step_s")
+    phases = {name: _mean(_values(metrics, f"time/{name}_s")) for name in _PHASES}
+    tokens = sum(_values(metrics, "tokens/generated"))
+    return RunSummary(
+        num_steps=len(metrics),
+        first_step=int(metrics[0]["step"]) if metrics else None,
+        last_step=int(metrics[-1]["step"]) if metrics else None,
+        reward_first=_mean(values[:FIRST_STEPS]),
+        reward_last=_mean(values[-LAST_STEPS:]),
+        reward_best=best,
+        reward_best_step=best_step,
+        parts_first=_parts(metrics[:FIRST_STEPS]),
+        parts_last=_parts(metrics[-LAST_STEPS:]),
+        kl_last=_mean(_values(metrics[-LAST_STEPS:], "kl/reference")),
+        total_s=sum(times_s) if times_s else None,
+        step_s=_mean(times_s),
+        phase_s={name: seconds for name, seconds in phases.items() if seconds is not None},
+        tokens_per_s=tokens / sum(times_s) if tokens and sum(times_s) > 0 else None,
+        probe_gap_max=max(_values(metrics, "publish/probe_gap_max"), default=None),
+        failed_groups=int(sum(_values(metrics, "rollout/failed_groups"))),
+        result=str(result),
+    )
+
+
+def summary_table(summary: RunSummary) -> str:
+    """The summary as a plain-text table and a line with the result; no newline at the end."""
+    return plain_table(_rows(summary), result=summary.result)
+
+
+def plain_table(rows: Sequence[tuple[str, str]], *, result: str) -> str:
+    """Table of names and values, and a line with the result; no newline at the end."""
+    table = Table(box=box.SIMPLE_HEAD, show_header=False, title="Summary", title_justify="left")
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    for name, value in rows:
+        table.add_row(name, value)
+    stream = io.StringIO()
+    console = Console(file=stream, width=_TABLE_WIDTH, color_system=None, force_terminal=False)
+    console.print(table)
+    lines = (line.rstrip() for line in stream.getvalue().splitlines())
+    # The result stands outside the table, which would fold a long path so that it cannot be copied.
+    return "\n".join([*(line for line in lines if line), f"Result: {result}"])
+
+
+def write_summary(output_dir: Path, summary: RunSummary) -> None:
+    """Write summary.txt and summary.json."""
+    write_files(output_dir, dataclasses.asdict(summary), summary_table(summary))
+
+
+def write_files(output_dir: Path, values: Mapping[str, Any], table: str) -> None:
+    """Write summary.json with the values and summary.txt with the table."""
+    text = json.dumps(values, indent=2, allow_nan=False)
+    write_atomically(output_dir / "summary.json", text + "\n")
+    write_atomically(output_dir / "summary.txt", table + "\n")
+
+
+def _rows(summary: RunSummary) -> list[tuple[str, str]]:
+    steps = f"{summary.first_step} to {summary.last_step}" if summary.num_steps else "none"
+    best = _number(summary.reward_best, ".3f")
+    rows = [
+        ("steps", steps),
+        (f"reward, first {FIRST_STEPS} steps", _number(summary.reward_first, ".3f")),
+        (f"reward, last {LAST_STEPS} steps", _number(summary.reward_last, ".3f")),
+        ("reward, best step", f"{best} (step {summary.reward_best_step})" if best != "-" else "-"),
+        ("time, all steps", "-" if summary.total_s is None else duration(summary.total_s)),
+        ("time, mean step", _number(summary.step_s, ".2f", " s")),
+    ]
+    rows += [(f"  {name}", f"{seconds:.2f} s") for name, seconds in summary.phase_s.items()]
+    return [
+        *rows,
+        ("generated tokens per second", _number(summary.tokens_per_s, ".0f")),
+        ("largest probe gap", _number(summary.probe_gap_max, ".1e", " nats")),
+        ("failed groups", str(summary.failed_groups)),
+    ]
+
+
+def _parts(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean of every part of the reward, by name."""
+    names = dict.fromkeys(name for row in metrics for name in row if name.startswith(_PART))
+    means = {name.removeprefix(_PART): _mean(_values(metrics, name)) for name in names}
+    return {
+        name: value
+        for name, value in means.items()
+        if value is not None and name.split("/")[0] not in _NOT_PARTS
+    }
+
+
+def _values(metrics: Sequence[Mapping[str, float]], name: str) -> list[float]:
+    """The finite values of one metric."""
+    return [row[name] for row in metrics if name in row and math.isfinite(row[name])]
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return fmean(values) if values else None
+
+
+def _number(value: float | None, form: str, unit: str = "") -> str:
+    return "-" if value is None else format(value, form) + unit

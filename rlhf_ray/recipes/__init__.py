@@ -1,0 +1,1 @@
+"""The Python side of conf/recipe/*.yaml: rows made by code, vocabularies and reward functions."""

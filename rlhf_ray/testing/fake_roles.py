@@ -1,0 +1,126 @@
+"""Learner, critic, reference, builder and offline ranks that live in this process and do nothing.
+
+They implement the protocols of `driver.roles`. A test subclasses one and overrides the methods
+that it looks at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rlhf_ray.calls import Call
+from rlhf_ray.evaluation.answers import MeasureSettings
+from rlhf_ray.records import Coefficients
+from rlhf_ray.testing.fakes import done
+
+
+class _FakeRanks:
+    """One rank that scores nothing and has nothing to save."""
+
+    role = "rank"
+
+    def score(self, groups: Sequence[Any], num_tokens: Sequence[int]) -> list[Call]:
+        return self._done(payload=[])
+
+    def save_checkpoint(self, folder: Path) -> list[Call]:
+        return self._done()
+
+    def load_checkpoint(self, folder: Path) -> list[Call]:
+        return self._done()
+
+    def _done(self, signal: Any = None, payload: Any = None) -> list[Call]:
+        return [done(self.role, 0, signal=signal, payload=payload)]
+
+
+class FakeLearner(_FakeRanks):
+    """A learner without weights."""
+
+    role = "learner"
+
+    def update(
+        self, experiences: Sequence[Any], *, texts: Sequence[Any], coefficients: Coefficients
+    ) -> list[Call]:
+        return self._done(signal={})
+
+    def score_sequences(self, sequences: list[tuple[int, ...]]) -> list[Call]:
+        return self._done(signal=[])
+
+    def weight_buckets(self, bucket_bytes: int) -> tuple[Call, list[Call]]:
+        return done(self.role, 0, signal=[]), []
+
+    def weight_shapes(self) -> Call:
+        return done(self.role, 0, signal={})
+
+    def offload_states(self) -> list[Call]:
+        return self._done()
+
+    def reload_states(self) -> list[Call]:
+        return self._done()
+
+
+class FakeCritic(_FakeRanks):
+    """A critic without weights."""
+
+    role = "critic"
+
+    def update(self, experiences: Sequence[Any]) -> list[Call]:
+        return self._done(signal={})
+
+
+class FakeReference(_FakeRanks):
+    """A reference that takes any weights."""
+
+    role = "reference"
+
+    def check_weights(self, shapes: dict[str, tuple[int, ...]]) -> list[Call]:
+        return self._done()
+
+    def begin_update(self) -> list[Call]:
+        return self._done()
+
+    def load_bucket(self, bucket: Any) -> list[Call]:
+        return self._done()
+
+    def finish_update(self) -> list[Call]:
+        return self._done()
+
+
+class FakeBuilder:
+    """A builder whose experience is empty."""
+
+    def build(
+        self,
+        *,
+        step: int,
+        coefficients: Coefficients,
+        groups: Sequence[Any],
+        reference: Sequence[Any],
+        values: Sequence[Any],
+        old: Sequence[Any],
+    ) -> Call:
+        return done("builder", 0, signal={}, payload=((), ()))
+
+    def measure(
+        self, groups: Sequence[Any], reference: Sequence[Any], settings: MeasureSettings
+    ) -> Call:
+        return done("builder", 0, signal=[])
+
+    def write_rollouts(self, path: Path, groups: Sequence[Any]) -> Call:
+        return done("builder", 0)
+
+
+class FakeOfflineRanks(_FakeRanks):
+    """Ranks that learn from examples; their loss is always 1."""
+
+    role = "learner"
+
+    def update(self, samples: Sequence[Any]) -> list[Call]:
+        return self._done(signal={"train/loss": 1.0})
+
+    def evaluate(self, samples: Sequence[Any]) -> list[Call]:
+        return self._done(signal={"eval/loss": 1.0})
+
+    def score_answers(self, samples: Sequence[Any]) -> list[Call]:
+        return self._done(signal=[])

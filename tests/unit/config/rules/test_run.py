@@ -1,0 +1,137 @@
+"""Rules of the run and of a pipeline."""
+
+from __future__ import annotations
+
+from tests.unit.config.rules.cases import (
+    SERVICE,
+    check_broken_values,
+    check_rule,
+    check_rule_of_a_stage,
+    each,
+)
+
+PIPELINE = ["stage=pipeline", "pipeline.stages.a={stage: sft}"]
+
+CASES = [
+    ("no model", [], ["model.path="], ["model.path is empty", "recipe=demo"], ["model.path=a/b"]),
+    ("no data", [], ["data.path="], ["data.path is empty"], ["data.path=rows.jsonl"]),
+    (
+        "no reward",
+        [],
+        ["reward.functions=[]"],
+        ["reward.functions is empty", "[exact_match]"],
+        ["reward.functions=[length]"],
+    ),
+    (
+        "only watched",
+        ["reward.model.path=a/b"],
+        ["reward.functions=[]", "reward.model.weight=0"],
+        ["every part of the reward has weight 0"],
+        ["reward.functions=[]"],
+    ),
+    (
+        "name of the reward model's part",
+        ["reward.model.path=a/b"],
+        ["reward.model.name=exact_match"],
+        ["reward.functions[0] and reward.model are both named 'exact_match'"],
+        ["reward.model.name=taste"],
+    ),
+    (
+        "reserved name of the reward model's part",
+        ["reward.model.path=a/b"],
+        ["reward.model.name=std"],
+        ["reward.model.name is 'std'", "reward/std"],
+        ["reward.model.name=model"],
+    ),
+    (
+        "reward entry",
+        [],
+        ["reward.functions=[{path:length,wight:1}]"],
+        ["reward.functions[0]", "'wight'", "'weight'"],
+        ["reward.functions=[{path:length,weight:1}]"],
+    ),
+    (
+        "answer column",
+        [],
+        ["data.answer_column=null"],
+        ["data.answer_column=null", "exact_match"],
+        ["data.answer_column=answer"],
+    ),
+    ("output", [], ["output_dir="], ["output_dir is empty"], ["output_dir=x"]),
+    ("store", [], ["output_dir=s3://a/b"], ["output_dir=s3://a/b", "folder"], ["output_dir=/b"]),
+    ("resume", [], ["resume="], ["resume is empty", "auto or never"], ["resume=never"]),
+    (
+        "request deadline",
+        [],
+        ["deadlines.request_s=700"],
+        ["deadlines.request_s=700.0", "deadlines.generate_s=600.0"],
+        ["deadlines.request_s=600"],
+    ),
+    (
+        "reward deadline",
+        [],
+        ["reward.timeout_s=700"],
+        ["reward.timeout_s=700.0", "deadlines.generate_s=600.0"],
+        ["reward.timeout_s=600"],
+    ),
+    (
+        "two parts of one name",
+        SERVICE,
+        ["reward.http.name=exact_match"],
+        ["reward.functions[0] and reward.http are both named 'exact_match'"],
+        ["reward.http.name=service"],
+    ),
+    (
+        "a service that counts for nothing",
+        [*SERVICE, "reward.functions=[]"],
+        ["reward.http.weight=0"],
+        ["every part of the reward has weight 0"],
+        ["reward.http.weight=0.1"],
+    ),
+]
+
+STAGE_CASES = [
+    (
+        "no stages",
+        ["stage=pipeline"],
+        [],
+        ["pipeline.stages is empty", "recipe=pipeline_demo"],
+        PIPELINE,
+    ),
+    (
+        "folder of a later stage",
+        PIPELINE,
+        ["pipeline.stages.a.model.path='{b}/model'"],
+        ["pipeline.stages.a.model.path={b}/model: there is no stage 'b' before this one"],
+        ["pipeline.stages.b={stage: sft, model.path: '{a}/model'}"],
+    ),
+    (
+        "figure of no stage",
+        PIPELINE,
+        ["pipeline.report.loss=b:loss_last"],
+        ["pipeline.report.loss=b:loss_last: must be STAGE:PATH with one of the stages a"],
+        ["pipeline.report.loss=a:loss_last"],
+    ),
+    (
+        "a checkpoint of a pipeline",
+        PIPELINE,
+        ["resume=some/folder"],
+        ["some/folder: a pipeline continues where it stopped", "auto or never"],
+        ["resume=never"],
+    ),
+]
+
+
+@each(CASES)
+def test_rule(case):
+    check_rule(case)
+
+
+@each(CASES)
+def test_broken_values_are_not_checked(case):
+    check_broken_values(case)
+
+
+@each(STAGE_CASES)
+def test_rule_of_a_stage(case):
+    check_rule_of_a_stage(case)
