@@ -48,7 +48,7 @@ WRONG_ENTRIES = [
     ([], "reward.functions is empty; name a built-in"),
     (["exact_mach"], r"functions\[0\]: there is no built-in reward 'exact_mach', did you mean "
      "'exact_match'"),
-    (["a/b.py:"], "names no function: after the colon stands ''"),
+    (["a/b.py:"], "names no function: '' after the colon is not a name"),
     (["a/b.txt:f"], "'a/b.txt' in 'a/b.txt:f' is neither a module nor a .py file"),
     ([7], r"functions\[0\] is 7; name a built-in"),
     ([{"name": "x"}], r"functions\[0\]\.path is None"),
