@@ -120,7 +120,7 @@ def test_a_known_field_alone_is_not_enough():
     model.config.logits_scaling = 6.0
     forward = PolicyForward(model)
     model.config.logits_scaling = 7.0
-    with pytest.raises(ValueError, match="Supported fields of a model.s configuration"):
+    with pytest.raises(ValueError, match=r"Supported fields of a model.s configuration"):
         forward.check_head()
 
 
