@@ -1,4 +1,4 @@
-"""The loop. It reads like the algorithm: one call and one timer per stage."""
+"""The loop. It reads like the algorithm: one call and one timer per phase."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ def train(loop: Loop, state: LoopState, *, num_steps: int) -> None:
 
         with clock("generate"):
             batch = loop.pipeline.next_batch(step)
+            # Controllers: KL and entropy coefficients, reward baseline and scales.
             state.controllers = state.controllers.observe(batch)
+        # Reference, critic and old log-probabilities; rewards were scored with the rollouts.
         with clock("reference"):
             loop.devices.begin_training()
             scores = loop.scorers.score(batch, step)

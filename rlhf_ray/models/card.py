@@ -12,6 +12,7 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
 from rlhf_ray.config.errors import RequestError
+from rlhf_ray.config.groups.reward import SCORER_SWITCHES
 
 _UNKNOWN = "not known"
 # Keys of a run's configuration that the card shows as the recipe, in this order.
@@ -135,7 +136,7 @@ def _lines(facts: CardFacts) -> Iterator[str]:
 def _rewards(origin: Origin) -> str:
     functions = origin.value("reward.functions") or []
     names = [f if isinstance(f, str) else f.get("path", _UNKNOWN) for f in functions]
-    names += [str(v) for k in ("reward.model.path", "reward.url") if (v := origin.value(k))]
+    names += [str(v) for k in SCORER_SWITCHES if (v := origin.value(k))]
     return ", ".join(names) or _UNKNOWN
 
 

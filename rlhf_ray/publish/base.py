@@ -1,4 +1,4 @@
-"""The seam of weight transports: how weights get from one role to another."""
+"""The interface of weight transports, which move weights from one role to another."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ class TransferSettings:
 class WeightSource(Protocol):
     """A role that gives weights away, such as `cluster.roles.learner.LearnerGroup`."""
 
-    def weight_buckets(self, bucket_bytes: int) -> tuple[Call, list[Call]]: ...
+    def weight_buckets(self, bucket_bytes: int) -> tuple[Call, list[Call]]:
+        """The stream of buckets from rank 0; the calls of the other ranks, which help to gather."""
+        ...
 
 
 class WeightReceivers(Protocol):

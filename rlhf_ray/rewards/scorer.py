@@ -19,10 +19,7 @@ from torch import Tensor
 from rlhf_ray.config.groups.reward import ScorerPart
 from rlhf_ray.records import FailureKind, GroupSteps, GroupSummary, RolloutGroup, SampleFailure
 from rlhf_ray.rewards.merge import drop_failed
-from rlhf_ray.rewards.outcomes import ItemFailure
-
-# Of one sample: its score, or why it has none.
-Outcome = float | ItemFailure
+from rlhf_ray.rewards.outcomes import ItemFailure, Outcome
 
 
 class GroupScorer(Protocol):
@@ -47,6 +44,10 @@ class GroupScorer(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Free what the scorer holds."""
+        ...
+
 
 class AsyncGroupScorer(Protocol):
     """Scorer that waits for a service or an engine: it scores several groups at a time."""
@@ -58,6 +59,10 @@ class AsyncGroupScorer(Protocol):
 
     async def score(self, group: RolloutGroup) -> Sequence[Outcome]:
         """See `GroupScorer.score`."""
+        ...
+
+    async def close(self) -> None:
+        """See `GroupScorer.close`."""
         ...
 
 

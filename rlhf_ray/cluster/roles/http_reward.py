@@ -30,7 +30,7 @@ _REPORTED = ("model", "fingerprint")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HttpRewardSettings:
-    """Settings of the client; see `rewards.http_scorer.HttpScorer`."""
+    """Settings of the client; see `rewards.http.scorer.HttpScorer`."""
 
     url: str
     http: HttpRewardConfig
@@ -80,7 +80,7 @@ def check_service(context: ScoringContext, _: PromptSet, report: Report) -> None
     report(f"the service at {reward.url} answers{': ' + words if words else ''}")
 
 
-HTTP_REWARD = ScoringKind(scoring=_scoring, check=check_service)
+HTTP_REWARD = ScoringKind(name="http", scoring=_scoring, check=check_service)
 
 
 class HttpRewardActor(AsyncScorerActor):

@@ -82,6 +82,7 @@ def _engines(context: ScoringContext, source: ModelConfig) -> Role:
         max_sequence_tokens=judge.max_sequence_tokens,
         greedy_from=0,
         request_timeout_s=judge.timeout_s,
+        # Never used: the weights of a judge do not change.
         weight_backend=ENGINE_BACKEND,
     )
     # Engines on one CPU node take their places by index: the judge's come after the run's.
@@ -155,7 +156,7 @@ def _check_positions(judge: JudgeConfig, source: ModelConfig) -> None:
         )
 
 
-JUDGE = ScoringKind(scoring=_scoring, check=check_judge)
+JUDGE = ScoringKind(name="judge", scoring=_scoring, check=check_judge)
 
 
 class JudgeActor(AsyncScorerActor):

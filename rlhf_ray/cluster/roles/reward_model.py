@@ -117,7 +117,7 @@ def resolve_reward_model(
     )
 
 
-REWARD_MODEL = ScoringKind(scoring=_scoring, resolve=resolve_reward_model)
+REWARD_MODEL = ScoringKind(name="model", scoring=_scoring, resolve=resolve_reward_model)
 
 
 def _tokenizer_of(source: ModelConfig) -> PreTrainedTokenizerBase:

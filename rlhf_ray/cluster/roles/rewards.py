@@ -82,6 +82,7 @@ class ScoringKind:
     """A kind of reward.
 
     Attributes:
+        name: as in `config.groups.reward.REWARD_KINDS`.
         scoring: its part of a run; None where the configuration does not ask for it.
         check: refuse with a RequestError, before any worker starts, what cannot work; takes the
             prompts and a receiver of lines for people.
@@ -89,6 +90,7 @@ class ScoringKind:
             takes the policy's tokenizer, too.
     """
 
+    name: str
     scoring: Callable[[ScoringContext], Scoring | None]
     check: Callable[[ScoringContext, PromptSet, Report], None] = _nothing_to_check
     resolve: Callable[
