@@ -191,7 +191,7 @@ class Config:
 
     @property
     def collective_timeout_s(self) -> float:
-        """How long a collective operation waits for the other ranks.
+        """Longest wait of a collective operation for the other ranks.
 
         It is a little less than the driver waits, so that the ranks say which operation it was.
         """

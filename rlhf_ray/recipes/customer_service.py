@@ -83,7 +83,7 @@ class Reply:
 
     @property
     def rank(self) -> int:
-        """How highly people rank the answer, from 0 to 4 (best)."""
+        """Rank that people give the answer, from 0 to 4 (best)."""
         return _RANKS[self.opener_tone] + _RANKS[self.sentence_tone]
 
 

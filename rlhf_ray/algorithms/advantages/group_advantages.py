@@ -41,7 +41,7 @@ def group_advantages(
     std_epsilon: float,
     std_estimator: str = "unbiased",
 ) -> Tensor:
-    """How much better each sample is than its group, one number per sample.
+    """Advantage of each sample over its group, one number per sample.
 
         A_i = r_i - mean(r)                                without the standard deviation
         A_i = (r_i - mean(r)) / (std(r) + std_epsilon)     with it

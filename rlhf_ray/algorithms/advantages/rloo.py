@@ -8,7 +8,7 @@ from rlhf_ray.algorithms.by_group import by_group
 
 
 def rloo_advantages(rewards: Tensor, group_sizes: Tensor) -> Tensor:
-    """How much better each sample is than the others of its group, one number per sample.
+    """Advantage of each sample over the others of its group, one number per sample.
 
         A_i = r_i - mean of r_j over j != i  =  n / (n - 1) * (r_i - mean(r))
 

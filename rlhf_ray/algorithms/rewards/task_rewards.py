@@ -35,7 +35,7 @@ class RewardMoments:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RewardScale:
-    """How the rewards of one task are normalised: (reward - mean) / deviation."""
+    """Normalisation of the rewards of one task: (reward - mean) / deviation."""
 
     mean: float
     deviation: float

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rlhf_ray.config.groups.fit import PreferenceConfig, RewardModelConfig
     from rlhf_ray.config.groups.model import ModelConfig
     from rlhf_ray.config.groups.training import TrainingConfig
+    from rlhf_ray.training.roles.base import RoleArguments
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +51,17 @@ def offline_role(settings: OfflineSettings, actor_class: type[OfflineActor]) -> 
     )
 
 
+def _shared(settings: OfflineSettings) -> RoleArguments:
+    """The arguments that every trainer takes."""
+    return {
+        "training": settings.training,
+        "model": settings.model,
+        "total_optimizer_steps": settings.total_optimizer_steps,
+        "seed": settings.seed,
+        "timeout_s": settings.timeout_s,
+    }
+
+
 class OfflineActor(TrainedActor):
     """One rank; subclasses make the worker."""
 
@@ -70,13 +82,7 @@ class SftActor(OfflineActor):
         super().__init__()
         from rlhf_ray.training.roles.sft_trainer import SftTrainer
 
-        self._worker = SftTrainer(
-            training=settings.training,
-            model=settings.model,
-            total_optimizer_steps=settings.total_optimizer_steps,
-            seed=settings.seed,
-            timeout_s=settings.timeout_s,
-        )
+        self._worker = SftTrainer(**_shared(settings))
 
 
 class RewardModelTrainerActor(OfflineActor):
@@ -87,12 +93,7 @@ class RewardModelTrainerActor(OfflineActor):
         from rlhf_ray.training.roles.reward_model_trainer import RewardModelTrainer
 
         self._worker = RewardModelTrainer(
-            training=settings.training,
-            model=settings.model,
-            total_optimizer_steps=settings.total_optimizer_steps,
-            seed=settings.seed,
-            timeout_s=settings.timeout_s,
-            centring_coefficient=settings.reward_model.centring_coefficient,
+            centring_coefficient=settings.reward_model.centring_coefficient, **_shared(settings)
         )
 
 
@@ -103,14 +104,7 @@ class PreferenceTrainerActor(OfflineActor):
         super().__init__()
         from rlhf_ray.training.roles.preference_trainer import PreferenceTrainer
 
-        self._worker = PreferenceTrainer(
-            preference=settings.preference,
-            training=settings.training,
-            model=settings.model,
-            total_optimizer_steps=settings.total_optimizer_steps,
-            seed=settings.seed,
-            timeout_s=settings.timeout_s,
-        )
+        self._worker = PreferenceTrainer(preference=settings.preference, **_shared(settings))
 
     def score_answers(self, samples: Any) -> list[float]:
         return self._worker.score_answers(samples)
@@ -123,14 +117,7 @@ class FeedbackTrainerActor(OfflineActor):
         super().__init__()
         from rlhf_ray.training.roles.preference_trainer import FeedbackTrainer
 
-        self._worker = FeedbackTrainer(
-            preference=settings.preference,
-            training=settings.training,
-            model=settings.model,
-            total_optimizer_steps=settings.total_optimizer_steps,
-            seed=settings.seed,
-            timeout_s=settings.timeout_s,
-        )
+        self._worker = FeedbackTrainer(preference=settings.preference, **_shared(settings))
 
 
 class OfflineGroup(TrainedGroup):

@@ -7,8 +7,7 @@ from collections.abc import Collection
 from rlhf_ray.config.rules.algorithm import ALGORITHM_RULES
 from rlhf_ray.config.rules.batch import BATCH_RULES
 from rlhf_ray.config.rules.deploy import DEPLOY_RULES
-from rlhf_ray.config.rules.evaluation import EVALUATION_RULES
-from rlhf_ray.config.rules.evaluation_in_training import EVALUATION_IN_TRAINING_RULES
+from rlhf_ray.config.rules.evaluation import EVALUATION_IN_TRAINING_RULES, EVALUATION_RULES
 from rlhf_ray.config.rules.fit import FIT_RULES
 from rlhf_ray.config.rules.generation import GENERATION_RULES
 from rlhf_ray.config.rules.lora import LORA_RULES

@@ -44,7 +44,7 @@ def collect_settings(
     measures_kl: bool,
     with_text: bool,
 ) -> CollectSettings:
-    """How prompts are answered."""
+    """Settings for answering the prompts."""
     slots = generation.num_engines * generation.max_num_seqs
     return CollectSettings(
         samples=evaluation.samples,

@@ -63,7 +63,7 @@ def _as_read(_: FitInputs, examples: Any, _system: FitSystem, _output: RunOutput
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FitStage(Generic[T]):
-    """How a stage differs from the others.
+    """The parts in which a stage differs from the others.
 
     Attributes:
         load: reads the rows: `(config.examples, tokenizer, seed=...)`.
