@@ -11,7 +11,7 @@ from rlhf_ray.algorithms.ragged import count_by_segment, segment_ids
 _REDUCTIONS = ("token_mean", "sequence_mean", "sequence_sum", "constant_length")
 
 
-def masked_mean(values: Tensor, mask: Tensor, global_count: int) -> Tensor:
+def mean_share(values: Tensor, mask: Tensor, global_count: int) -> Tensor:
     """This micro-batch's share of the mean over all masked tokens of the optimiser step.
 
         sum over the mask of values / global_count
@@ -57,7 +57,7 @@ def reduce_tokens(
     arXiv:2402.03300; Ahmadian et al. 2024, RLOO, arXiv:2402.14740; Liu et al. 2025, Dr. GRPO,
     arXiv:2503.20783.
 
-    Conventions: the counts are global, as in `masked_mean`; sequences without a masked token
+    Conventions: the counts are global, as in `mean_share`; sequences without a masked token
     are not among them and leave every mean. All tokens of a sequence must be in this
     micro-batch.
 
@@ -71,13 +71,13 @@ def reduce_tokens(
     """
     assert reduction in _REDUCTIONS, f"reduction {reduction!r} is not in {_REDUCTIONS}"
     if reduction == "token_mean":
-        return masked_mean(values, mask, num_tokens)
+        return mean_share(values, mask, num_tokens)
     if reduction == "sequence_sum":
-        return masked_mean(values, mask, num_sequences)
+        return mean_share(values, mask, num_sequences)
     if reduction == "constant_length":
         assert constant_length > 0, f"constant_length is {constant_length}"
-        return masked_mean(values, mask, num_sequences * constant_length)
+        return mean_share(values, mask, num_sequences * constant_length)
     assert_lengths(lengths, mask.shape[0])
     counts = count_by_segment(mask, lengths).clamp(min=1)[segment_ids(lengths)]
     # Masked before the division: a gradient of NaN / n would be NaN.
-    return masked_mean(torch.where(mask, values, 0.0) / counts, mask, num_sequences)
+    return mean_share(torch.where(mask, values, 0.0) / counts, mask, num_sequences)

@@ -13,7 +13,7 @@ from rlhf_ray.algorithms.checks import assert_no_gradient, assert_token_tensors
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ValueLoss:
-    """Loss and diagnostics of every token; reduce each with `masked_mean`.
+    """Loss and diagnostics of every token; reduce each with `mean_share`.
 
     Attributes:
         per_token [N]: the loss, with gradient; 0 off the mask.

@@ -44,7 +44,7 @@ def render_rows(rows: list[BatchRow]) -> str:
 
 def _rollout_rows(config: Config) -> list[BatchRow]:
     generation, batches = config.generation, config.max_staleness + 1
-    started = config.sampling.prompts_to_start(config.prompts_per_step)
+    started = config.rollout_selection.prompts_to_start(config.prompts_per_step)
     prompts = started * batches
     slots = generation.num_engines * generation.max_num_seqs
     return [
@@ -74,7 +74,9 @@ def _rollout_rows(config: Config) -> list[BatchRow]:
 def _oversampled_rows(config: Config, started: int) -> list[BatchRow]:
     if started == config.prompts_per_step:
         return []
-    return [row("prompts started per step", started, "prompts_per_step x sampling.oversample")]
+    return [
+        row("prompts started per step", started, "prompts_per_step x rollout_selection.oversample")
+    ]
 
 
 def _update_rows(config: Config) -> list[BatchRow]:

@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from rlhf_ray.config.earlier_release import RENAMED_KEYS
+from rlhf_ray.config.earlier_release import renamed_key
 from rlhf_ray.config.run import Config
 from rlhf_ray.config.schema import Key, all_keys, group_names, nearest_keys
 
@@ -165,7 +165,7 @@ def _convert(key: Key, tree: DictConfig | ListConfig, target: DictConfig) -> str
 
 
 def _unknown_key(name: str) -> str:
-    if new := RENAMED_KEYS.get(name):
+    if new := renamed_key(name):
         return f"{name}: this key is now called {new}"
     near = nearest_keys(name)
     if near:

@@ -14,6 +14,7 @@ from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.config.groups.pipeline import PipelineConfig
 from rlhf_ray.config.groups.prepare import PrepareConfig
 from rlhf_ray.config.groups.reward import RewardConfig
+from rlhf_ray.config.groups.rollout_selection import RolloutSelectionConfig
 from rlhf_ray.config.groups.runtime import (
     CheckpointConfig,
     DeadlineConfig,
@@ -21,7 +22,6 @@ from rlhf_ray.config.groups.runtime import (
     PlacementConfig,
     PublishConfig,
 )
-from rlhf_ray.config.groups.sampling import SamplingConfig
 from rlhf_ray.config.groups.training import CriticConfig, ReferenceConfig, TrainingConfig
 from rlhf_ray.config.setting import setting
 from rlhf_ray.config.stages import EVALUATION_STAGES, FIT_STAGES, STAGE_NAMES
@@ -71,7 +71,7 @@ class Config:
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    rollout_selection: RolloutSelectionConfig = field(default_factory=RolloutSelectionConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     critic: CriticConfig = field(default_factory=CriticConfig)
@@ -159,7 +159,7 @@ class Config:
     def old_logprobs_from(self) -> OldLogprobsFrom:
         """Source of the old log-probabilities of the ratio; see `algorithm.old_policy`."""
         algorithm = self.algorithm
-        is_fresh = self.max_staleness == 0 and self.sampling.replay_groups_per_step == 0
+        is_fresh = self.max_staleness == 0 and self.rollout_selection.replay_groups_per_step == 0
         auto = "learner" if is_fresh or algorithm.has_importance_correction else "generator"
         if (auto if algorithm.old_policy == "auto" else algorithm.old_policy) == "generator":
             return OldLogprobsFrom.GENERATOR

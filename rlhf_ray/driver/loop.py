@@ -11,8 +11,8 @@ from rlhf_ray.driver.run_checkpoints import LoopState, RunCheckpoints
 from rlhf_ray.driver.run_log import RunLog, StepClock
 from rlhf_ray.driver.updates.device_sharing import DeviceSharing
 from rlhf_ray.driver.updates.reference_update import ReferenceUpdater
-from rlhf_ray.driver.updates.scorers import Scorers
 from rlhf_ray.driver.updates.step_metrics import batch_metrics, coefficient_metrics
+from rlhf_ray.driver.updates.token_scores import TokenScorers
 from rlhf_ray.driver.updates.trainer import Trainer
 from rlhf_ray.publish.publisher import Publisher
 
@@ -22,7 +22,7 @@ class Loop:
     """The parts of the loop; each hides its workers."""
 
     pipeline: RolloutPipeline
-    scorers: Scorers
+    token_scorers: TokenScorers
     trainer: Trainer
     publisher: Publisher
     reference_updater: ReferenceUpdater
@@ -51,7 +51,7 @@ def train(loop: Loop, state: LoopState, *, num_steps: int) -> None:
         # Reference, critic and old log-probabilities; rewards were scored with the rollouts.
         with clock("reference"):
             loop.devices.begin_training()
-            scores = loop.scorers.score(batch, step)
+            scores = loop.token_scorers.score(batch, step)
         with clock("update"):
             coefficients = state.controllers.coefficients
             updated = loop.trainer.update(batch, scores, step=step, coefficients=coefficients)

@@ -105,7 +105,7 @@ def _gae(rewards: Tensor, batch: RolloutBatch, algorithm: AlgorithmConfig) -> tu
         gamma=algorithm.gamma,
         gae_lambda=algorithm.gae_lambda,
         # 0 unless answers that were cut off are bootstrapped.
-        bootstrap=batch.after,
+        bootstrap=batch.final_values,
     )
 
 

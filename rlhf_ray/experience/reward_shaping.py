@@ -24,7 +24,7 @@ from rlhf_ray.records import RolloutGroup
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RewardShaping:
-    """The keys of the same names in `config.groups.sampling`; the defaults change nothing.
+    """The keys of the same names in `config.groups.rollout_selection`; the defaults change nothing.
 
     Attributes:
         max_response_tokens: tokens after which a response is cut off.
@@ -59,7 +59,7 @@ def shape_rewards(
         shaped = [
             _punished(group, penalty) for group, penalty in zip(shaped, penalties, strict=True)
         ]
-        metrics["sampling/overlong_penalty_mean"] = _mean(penalties)
+        metrics["rollout_selection/overlong_penalty_mean"] = _mean(penalties)
     if shaping.overlong_filter:
         truncated = [_truncated(group) for group in shaped]
         shaped = [
@@ -68,7 +68,7 @@ def shape_rewards(
             )
             for group, cut in zip(shaped, truncated, strict=True)
         ]
-        metrics["sampling/overlong_filtered_fraction"] = _mean(truncated)
+        metrics["rollout_selection/overlong_filtered_fraction"] = _mean(truncated)
     return shaped, metrics
 
 

@@ -40,7 +40,7 @@ class RolloutBatch:
         reference_support_logprobs [N, K]: log-probabilities under the reference over the support,
             -inf on filled up entries; None unless the KL of whole distributions is on.
         values [N]: the critic's, 0.0 off the mask, and everywhere without a critic.
-        after [S]: the critic's value after each answer; 0.0 if the answer ended, or if
+        final_values [S]: the critic's value after each answer; 0.0 if the answer ended, or if
             bootstrapping is off.
     """
 
@@ -58,7 +58,7 @@ class RolloutBatch:
     reference_logprobs: Tensor
     reference_support_logprobs: Tensor | None
     values: Tensor
-    after: Tensor
+    final_values: Tensor
 
 
 def flatten_groups(
@@ -118,7 +118,7 @@ def flatten_groups(
         reference_logprobs=unused if reference is None else joined("reference", reference),
         reference_support_logprobs=_support_logprobs(ordered, reference or [], support),
         values=unused if values is None else joined("critic", values),
-        after=_after(ordered, values or []),
+        final_values=_final_values(ordered, values or []),
     )
 
 
@@ -160,8 +160,8 @@ def _support_logprobs(
     return torch.cat(rows)
 
 
-def _after(groups: Sequence[RolloutGroup], values: Sequence[TokenValues]) -> Tensor:
-    by_prompt = {item.prompt_id: item.after for item in values}
+def _final_values(groups: Sequence[RolloutGroup], values: Sequence[TokenValues]) -> Tensor:
+    by_prompt = {item.prompt_id: item.final_values for item in values}
     parts = [by_prompt.get(group.prompt.prompt_id) for group in groups]
     return torch.cat(
         [

@@ -14,7 +14,7 @@ from rlhf_ray.algorithms.preferences.kto_loss import (
     mismatched_answers,
 )
 from rlhf_ray.algorithms.preferences.pair_statistics import correct_pairs
-from rlhf_ray.algorithms.reduce import masked_mean
+from rlhf_ray.algorithms.reduce import mean_share
 from rlhf_ray.batching.layout import MicroBatch
 from rlhf_ray.batching.rank_plan import RankPlan
 from rlhf_ray.config.groups.fit import PreferenceConfig
@@ -146,15 +146,15 @@ def feedback_objective(
         desirable_weight=preference.desirable_weight,
         undesirable_weight=preference.undesirable_weight,
     )
-    share = masked_mean(loss.per_answer, mask, on_device.num_prompts)
+    share = mean_share(loss.per_answer, mask, on_device.num_prompts)
     above = loss.rewards - preference.beta * loss.reference_point
     # Good answers belong above the reference point, bad ones below.
     is_right = correct_pairs(torch.where(is_good, above, -above), mask)
-    good = masked_mean(loss.rewards, is_good, samples.num_good)
-    bad = masked_mean(loss.rewards, ~is_good, samples.num_bad)
+    good = mean_share(loss.rewards, is_good, samples.num_good)
+    bad = mean_share(loss.rewards, ~is_good, samples.num_bad)
     sums = {
         f"{phase}/loss": share.detach(),
-        f"{phase}/accuracy": masked_mean(is_right, mask, on_device.num_prompts),
+        f"{phase}/accuracy": mean_share(is_right, mask, on_device.num_prompts),
         f"{phase}/reward_margin": good - bad,
         f"{phase}/chosen_reward": good,
         f"{phase}/rejected_reward": bad,

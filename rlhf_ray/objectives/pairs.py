@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rlhf_ray.algorithms.preferences.preference_loss import preference_loss
 from rlhf_ray.algorithms.preferences.ranked_pairs import RankedPairs, pair_share, ranked_pairs
-from rlhf_ray.algorithms.reduce import masked_mean
+from rlhf_ray.algorithms.reduce import mean_share
 from rlhf_ray.batching.layout import MicroBatch
 from rlhf_ray.config.groups.fit import PreferenceConfig
 from rlhf_ray.objectives.policy import Objective
@@ -65,7 +65,7 @@ def pair_objective(
     }
     if preference.sft_coefficient > 0:
         is_best = samples.ranks[answers.samples] == 0
-        likelihood = masked_mean(-answers.sums / answers.counts, is_best, samples.num_prompts)
+        likelihood = mean_share(-answers.sums / answers.counts, is_best, samples.num_prompts)
         total = total + preference.sft_coefficient * likelihood
         sums[f"{phase}/sft_loss"] = likelihood.detach()
     return Objective(loss=total, sums={f"{phase}/loss": total.detach(), **sums}, maxima={})

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rlhf_ray.algorithms.kl import full_kl, token_kl
-from rlhf_ray.algorithms.reduce import masked_mean, reduce_tokens
+from rlhf_ray.algorithms.reduce import mean_share, reduce_tokens
 from rlhf_ray.algorithms.value_loss import value_loss
 from rlhf_ray.config.groups.algorithm import AlgorithmConfig, OldLogprobsFrom
 from rlhf_ray.objectives.policy_losses import PredictedTokens, surrogate
@@ -76,7 +76,7 @@ def policy_objective(
     policy = surrogate(tokens, algorithm)
 
     def share(values: Tensor) -> Tensor:
-        return masked_mean(values, mask, experience.num_loss_tokens)
+        return mean_share(values, mask, experience.num_loss_tokens)
 
     def reduced(values: Tensor) -> Tensor:
         reduction = algorithm.reduction
@@ -99,7 +99,7 @@ def policy_objective(
     if coefficients.entropy > 0:
         loss = loss - coefficients.entropy * reduced(entropy)
     if algorithm.nll_coefficient > 0:
-        likelihood = masked_mean(-logprobs, tokens.advantages > 0, experience.num_positive_tokens)
+        likelihood = mean_share(-logprobs, tokens.advantages > 0, experience.num_positive_tokens)
         loss = loss + algorithm.nll_coefficient * likelihood
         sums["policy/nll_loss"] = likelihood.detach()
     maxima = {}
@@ -173,7 +173,7 @@ def value_objective(
         clip=algorithm.value_clip,
         huber_delta=algorithm.value_huber_delta,
     )
-    loss = masked_mean(per_token.per_token, mask, experience.num_loss_tokens)
-    clipped = masked_mean(per_token.clipped, mask, experience.num_loss_tokens)
+    loss = mean_share(per_token.per_token, mask, experience.num_loss_tokens)
+    clipped = mean_share(per_token.clipped, mask, experience.num_loss_tokens)
     sums = {"value/loss": loss.detach(), "value/clip_fraction": clipped}
     return Objective(loss=loss, sums=sums, maxima={})

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from rlhf_ray.algorithms.policy_losses.cispo import cispo_loss
+from rlhf_ray.algorithms.policy_losses.clip import PolicyLoss, clipped_loss, unclipped_loss
 from rlhf_ray.algorithms.policy_losses.covariance import with_kl_penalty, without_gradient
 from rlhf_ray.algorithms.policy_losses.gmpo import gmpo_loss
-from rlhf_ray.algorithms.policy_losses.policy_loss import PolicyLoss, policy_loss, unclipped_loss
 from rlhf_ray.algorithms.policy_losses.ratio import Ratio, probability_ratio
 from rlhf_ray.algorithms.policy_losses.sapo import sapo_loss
 from rlhf_ray.config.groups.algorithm import AlgorithmConfig
@@ -39,7 +39,7 @@ _PolicyLoss = Callable[[PredictedTokens, Ratio, AlgorithmConfig], PolicyLoss]
 
 
 def _clip(tokens: PredictedTokens, ratio: Ratio, algorithm: AlgorithmConfig) -> PolicyLoss:
-    return policy_loss(
+    return clipped_loss(
         ratio,
         tokens.advantages,
         tokens.mask,

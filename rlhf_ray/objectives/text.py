@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rlhf_ray.algorithms.reduce import masked_mean
+from rlhf_ray.algorithms.reduce import mean_share
 from rlhf_ray.batching.rank_plan import RankPlan, consecutive_rows, plan_rows
 from rlhf_ray.objectives.policy import Objective
 from rlhf_ray.records.supervised import LabelledTokens, SupervisedSamples
@@ -54,7 +54,7 @@ def text_objective(
         name: name of the metric, which is without the coefficient.
     """
     mask = torch.ones_like(logprobs, dtype=torch.bool)
-    loss = masked_mean(-logprobs, mask, num_loss_tokens)
+    loss = mean_share(-logprobs, mask, num_loss_tokens)
     return Objective(loss=coefficient * loss, sums={name: loss.detach()}, maxima={})
 
 

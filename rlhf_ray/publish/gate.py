@@ -98,7 +98,7 @@ def compare(
     return math.nan if any(math.isnan(gap) for gap in gaps) else max(gaps)
 
 
-def check(
+def check_fidelity(
     *,
     expected_version: int,
     versions: Sequence[int],

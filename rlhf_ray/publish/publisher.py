@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from rlhf_ray.calls import Call, CallWaiter
 from rlhf_ray.publish.base import TransferSettings, WeightReceivers, WeightSource, WeightTransport
-from rlhf_ray.publish.gate import Probe, check, compare
+from rlhf_ray.publish.gate import Probe, check_fidelity, compare
 
 
 class PublishedPolicy(WeightSource, Protocol):
@@ -36,7 +36,7 @@ class PublishSettings:
 
 
 class Publisher:
-    """Publishes the learner's weights to every engine and proves them with a fixed probe."""
+    """Publishes the learner's weights to every engine and checks them with a fixed probe."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Publisher:
         )
 
     def publish(self, version: int) -> dict[str, float]:
-        """Move the weights; prove them if a probe of this version is due.
+        """Move the weights; check them if a probe of this version is due.
 
         Raises:
             FidelityError: an engine does not compute what the learner computes.
@@ -69,10 +69,10 @@ class Publisher:
         self._wait(self._receivers.finish_update(version))
         metrics = {"publish/version": float(version)}
         if version % self._settings.probe_every == 0:
-            metrics |= self.prove(version)
+            metrics |= self.check(version)
         return metrics
 
-    def prove(self, version: int) -> dict[str, float]:
+    def check(self, version: int) -> dict[str, float]:
         """Check that every engine reports `version` and scores the probe as the learner does.
 
         Raises:
@@ -85,7 +85,7 @@ class Publisher:
         learner = self._wait(self._source.score_sequences(sequences))[0]
         versions = self._wait(self._receivers.weight_version())
         gaps = [compare(engine, learner) for engine in scored]
-        check(
+        check_fidelity(
             expected_version=version,
             versions=versions,
             gaps=gaps,

@@ -96,7 +96,7 @@ def _convert_group(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _convert_values(fields: dict[str, Any]) -> dict[str, Any]:
-    return _renamed(fields, {"kept_logprobs": "support_logprobs"})
+    return _renamed(fields, {"after": "final_values", "kept_logprobs": "support_logprobs"})
 
 
 def _convert_experience(fields: dict[str, Any]) -> dict[str, Any]:

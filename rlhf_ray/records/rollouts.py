@@ -185,7 +185,7 @@ class TokenValues:
     Attributes:
         values [N] float32: aligned with the group's tokens: a log-probability or a value
             estimate on sampled tokens, 0.0 elsewhere.
-        after [G] float32: value of the state after each sample's last token, 0.0 where the
+        final_values [G] float32: value of the state after each sample's last token, 0.0 where the
             answer is over; None unless bootstrapping is on.
         support_logprobs [N, K] float32: log-probabilities over the support of the sampling
             distribution, -inf on filled up entries and off the mask; None unless the KL of whole
@@ -194,7 +194,7 @@ class TokenValues:
 
     prompt_id: str
     values: Tensor
-    after: Tensor | None = None
+    final_values: Tensor | None = None
     support_logprobs: Tensor | None = None
 
 

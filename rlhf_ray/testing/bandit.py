@@ -31,8 +31,8 @@ from rlhf_ray.driver.updates.reference_update import (
     ReferenceUpdater,
     ReferenceUpdateSettings,
 )
-from rlhf_ray.driver.updates.scorers import NoScores, Scorers
 from rlhf_ray.driver.updates.texts import NoTexts
+from rlhf_ray.driver.updates.token_scores import NoTokenScores, TokenScorers
 from rlhf_ray.driver.updates.trainer import NoCritic, Trainer, TrainerSettings
 from rlhf_ray.experience.builder import ExperienceBuilder
 from rlhf_ray.experience.reward_shaping import NO_SHAPING
@@ -73,7 +73,7 @@ def solve(config: Config, *, seed: int) -> float:
         num_greedy=algorithm.num_greedy,
         max_staleness=config.max_staleness,
         generate_timeout_s=_TIMEOUT_S,
-        sampling=config.sampling,
+        rollout_selection=config.rollout_selection,
     )
     builder = _builder(algorithm, config.old_logprobs_from, critic is not None, seed)
     loop = Loop(
@@ -85,10 +85,10 @@ def solve(config: Config, *, seed: int) -> float:
             failure_budget=FailureBudget(config.reward.max_failure_rate),
             settings=rollouts,
         ),
-        scorers=Scorers(
-            reference=reference if config.needs_reference else NoScores(),
-            critic=critic or NoScores(),
-            old=policy if scores_old else NoScores(),
+        token_scorers=TokenScorers(
+            reference=reference if config.needs_reference else NoTokenScores(),
+            critic=critic or NoTokenScores(),
+            old=policy if scores_old else NoTokenScores(),
             untrained=policy,
             num_untrained_steps=algorithm.critic_warmup_steps,
             waiter=waiter,

@@ -125,39 +125,55 @@ MALFORMED_CONFIGURATIONS = [
         [DEMO, "stage=sft", "examples.path=x", "model.random_weights=true"],
         ["model.random_weights=true", "use stage=pretrain"],
     ),
-    # Sampling control.
-    ("unknown sampling", [DEMO, "sampling=dap"], ["sampling=dap", "did you mean sampling=dapo?"]),
-    ("too few", [DEMO, "sampling.oversample=0.5"], ["sampling.oversample=0.5", "at least 1"]),
+    # Rollout selection.
+    (
+        "unknown selection",
+        [DEMO, "rollout_selection=dap"],
+        ["rollout_selection=dap", "did you mean rollout_selection=dapo?"],
+    ),
+    (
+        "too few",
+        [DEMO, "rollout_selection.oversample=0.5"],
+        ["rollout_selection.oversample=0.5", "at least 1"],
+    ),
     (
         "no replacements",
-        [DEMO, "sampling.dynamic=true", "sampling.max_replacements_per_step=0"],
-        ["sampling.max_replacements_per_step=0", "at least 1 (prompts)"],
+        [DEMO, "rollout_selection.dynamic=true", "rollout_selection.max_replacements_per_step=0"],
+        ["rollout_selection.max_replacements_per_step=0", "at least 1 (prompts)"],
     ),
-    ("sure success", [DEMO, "sampling.curriculum_target=1"], ["=1: must be", "less than 1"]),
+    (
+        "sure success",
+        [DEMO, "rollout_selection.curriculum_target=1"],
+        ["=1: must be", "less than 1"],
+    ),
     (
         "inexact resume",
-        [DEMO, "sampling.oversample=1.5", "checkpoint.every_steps=10"],
-        ["sampling.oversample=1.5", "sampling.exact_resume=false"],
+        [DEMO, "rollout_selection.oversample=1.5", "checkpoint.every_steps=10"],
+        ["rollout_selection.oversample=1.5", "rollout_selection.exact_resume=false"],
     ),
     (
         "replay on-policy",
-        [DEMO, "sampling=replay", "algorithm.num_mini_batches=2"],
-        ["sampling.replay_groups_per_step=4", "algorithm.num_mini_batches=2"],
+        [DEMO, "rollout_selection=replay", "algorithm.num_mini_batches=2"],
+        ["rollout_selection.replay_groups_per_step=4", "algorithm.num_mini_batches=2"],
     ),
     (
         "punished from the start",
-        [DEMO, "sampling.overlong_buffer_tokens=20"],
-        ["sampling.overlong_buffer_tokens=20", "at most 5"],
+        [DEMO, "rollout_selection.overlong_buffer_tokens=20"],
+        ["rollout_selection.overlong_buffer_tokens=20", "at most 5"],
     ),
     (
         "text for a weight",
-        [DEMO, "sampling.task_weights.sums=much"],
-        ["sampling.task_weights={'sums': 'much'}", "mapping of names to values", "{a:1,b:2}"],
+        [DEMO, "rollout_selection.task_weights.sums=much"],
+        [
+            "rollout_selection.task_weights={'sums': 'much'}",
+            "mapping of names to values",
+            "{a:1,b:2}",
+        ],
     ),
     (
         "weights without tasks",
-        [DEMO, "sampling.task_weights.sums=2"],
-        ["sampling.task_weights", "data.source_column"],
+        [DEMO, "rollout_selection.task_weights.sums=2"],
+        ["rollout_selection.task_weights", "data.source_column"],
     ),
     # Texts.
     (
@@ -274,8 +290,12 @@ MALFORMED_INPUTS = [
     # Tasks.
     (
         "unknown task",
-        ["data.path=tasks.jsonl", "data.source_column=task", "sampling.task_weights={sum:2}"],
-        ["sampling.task_weights.sum", "did you mean sums?", "There are: sums, words"],
+        [
+            "data.path=tasks.jsonl",
+            "data.source_column=task",
+            "rollout_selection.task_weights={sum:2}",
+        ],
+        ["rollout_selection.task_weights.sum", "did you mean sums?", "There are: sums, words"],
     ),
     # Texts.
     ("no such texts", [*MIXED, "texts.path=text.jsonl"], ["texts.path", "'texts.jsonl'"]),

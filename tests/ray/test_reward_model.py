@@ -18,10 +18,10 @@ from rlhf_ray.cluster.roles.base import Starting, start_ranks
 from rlhf_ray.cluster.roles.critic import CriticActor, CriticSettings
 from rlhf_ray.cluster.roles.reward_model import RewardModelActor, RewardModelSettings
 from rlhf_ray.cluster.roles.rewards import (
-    OneOfRanks,
-    Replicas,
+    ReplicatedScorer,
     RewardActor,
     RewardGroup,
+    ShardedScorer,
 )
 from rlhf_ray.cluster.runtime.launch import Launcher
 from rlhf_ray.cluster.runtime.supervisor import Supervisor
@@ -78,8 +78,8 @@ class Roles:
             for call in start_ranks(by_role[role], starting)
         ]
         self.supervisor.results(calls, phase="start", timeout_s=180)
-        self.whole = RewardGroup(by_role["reward"], [Replicas(by_role["reward_model"])])
-        self.sharded = RewardGroup(by_role["reward"], [OneOfRanks(by_role["sharded"])])
+        self.whole = RewardGroup(by_role["reward"], [ReplicatedScorer(by_role["reward_model"])])
+        self.sharded = RewardGroup(by_role["reward"], [ShardedScorer(by_role["sharded"])])
         self.critic = by_role["critic"][0].handle
 
     def _create(self, role: str, actor: type, settings: Any) -> None:
@@ -162,4 +162,4 @@ def test_a_critic_that_starts_from_it_has_its_values(roles: Roles):
     cut = replace(group, finish_reasons=("length",) * group.num_samples)
     _, values = roles.critic.score.options(num_returns=2).remote(cut)
     (found,) = ray.get(values, timeout=60)
-    assert found.after.tolist() == pytest.approx(roles.by_transformers(cut), abs=1e-5)
+    assert found.final_values.tolist() == pytest.approx(roles.by_transformers(cut), abs=1e-5)

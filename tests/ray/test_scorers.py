@@ -6,7 +6,7 @@ import pytest
 import ray
 
 from rlhf_ray.calls import Call
-from rlhf_ray.cluster.roles.rewards import OneOfRanks, Replicas, RewardGroup
+from rlhf_ray.cluster.roles.rewards import ReplicatedScorer, RewardGroup, ShardedScorer
 from rlhf_ray.config.errors import RunFailed
 from tests.ray.troupe import Troupe
 
@@ -19,14 +19,14 @@ def given(troupe: Troupe, group) -> Call:
 
 
 def test_a_group_goes_from_one_scorer_to_the_next(shared_troupe):
-    rewards = RewardGroup(shared_troupe.members[:1], [Replicas(shared_troupe.members[1:])])
+    rewards = RewardGroup(shared_troupe.members[:1], [ReplicatedScorer(shared_troupe.members[1:])])
     call = rewards.score(0, [ray.put("a"), ray.put("b")])
     assert shared_troupe.wait(call) == ["scored by 1"]
     assert ray.get(call.payload, timeout=TIMEOUT_S) == ["a", "b", 0, 1]
 
 
 def test_the_least_loaded_scorer_gets_the_next_group(shared_troupe):
-    scorers = Replicas(shared_troupe.members)
+    scorers = ReplicatedScorer(shared_troupe.members)
     busy = shared_troupe.members[0].handle.answer.remote("busy", 2.0)
     first = scorers.score(given(shared_troupe, []))
     second = scorers.score(given(shared_troupe, []))
@@ -40,17 +40,17 @@ def test_the_least_loaded_scorer_gets_the_next_group(shared_troupe):
 
 
 def test_the_worker_that_failed_first_is_named(shared_troupe):
-    rewards = RewardGroup(shared_troupe.members[:1], [Replicas(shared_troupe.members[1:])])
+    rewards = RewardGroup(shared_troupe.members[:1], [ReplicatedScorer(shared_troupe.members[1:])])
     with pytest.raises(RunFailed, match=r"^puppet_0 failed .*ValueError: no such group"):
         shared_troupe.wait(rewards.score(0, [ray.put("bad")]))
     before = given(shared_troupe, ["bad"])
     with pytest.raises(RunFailed, match=r"^puppet_1 failed .*ValueError: no such group"):
-        shared_troupe.wait(Replicas(shared_troupe.members[1:]).score(before))
+        shared_troupe.wait(ReplicatedScorer(shared_troupe.members[1:]).score(before))
 
 
 def test_the_worker_that_others_wait_for_is_named(troupe):
     troupe.members[0].handle.answer.remote("busy", 30)
-    rewards = RewardGroup(troupe.members[:1], [Replicas(troupe.members[1:])])
+    rewards = RewardGroup(troupe.members[:1], [ReplicatedScorer(troupe.members[1:])])
     assert troupe.failure(rewards.score(0, [ray.put("a")]), timeout_s=1).startswith(
         "puppet_0 did not answer in 1 s"
     )
@@ -58,7 +58,7 @@ def test_the_worker_that_others_wait_for_is_named(troupe):
 
 def test_the_rank_that_dies_is_named(troupe):
     """Rank 0 has the result, and rank 1 dies of the group."""
-    ranks = OneOfRanks(troupe.members)
+    ranks = ShardedScorer(troupe.members)
     assert ray.get(ranks.score(given(troupe, ["a"])).payload, timeout=TIMEOUT_S) == ["a", 0]
     with pytest.raises(RunFailed, match=r"^puppet_1 died"):
         troupe.wait(ranks.score(given(troupe, ["deadly"])))

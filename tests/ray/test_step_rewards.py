@@ -13,7 +13,7 @@ from rlhf_ray.cluster.roles.builder import BuilderActor, BuilderSettings
 from rlhf_ray.cluster.roles.rewards import RewardActor
 from rlhf_ray.config.groups.algorithm import AlgorithmConfig, OldLogprobsFrom
 from rlhf_ray.config.groups.reward import RewardConfig
-from rlhf_ray.config.groups.sampling import SamplingConfig
+from rlhf_ray.config.groups.rollout_selection import RolloutSelectionConfig
 from rlhf_ray.config.groups.training import TrainingConfig
 from rlhf_ray.observe.rollout_log import rollout_path
 from rlhf_ray.records import Coefficients, GroupSteps
@@ -38,7 +38,7 @@ def actors(tmp_path: Path):
     reward = RewardConfig(functions=[f"{tmp_path}/reward.py:capitals"])
     settings = BuilderSettings(
         algorithm=AlgorithmConfig(advantage="process", normalize_by_std=False),
-        sampling=SamplingConfig(),
+        rollout_selection=RolloutSelectionConfig(),
         learner=TrainingConfig(max_tokens_per_micro_batch=100),
         critic=None,
         old_logprobs_from=OldLogprobsFrom.LEARNER_IN_UPDATE,

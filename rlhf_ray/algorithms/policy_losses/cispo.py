@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rlhf_ray.algorithms.checks import assert_no_gradient, assert_token_tensors
-from rlhf_ray.algorithms.policy_losses.policy_loss import PolicyLoss
+from rlhf_ray.algorithms.policy_losses.clip import PolicyLoss
 from rlhf_ray.algorithms.policy_losses.ratio import Ratio
 
 

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from rlhf_ray.algorithms.checks import assert_flags, assert_no_gradient, assert_token_tensors
-from rlhf_ray.algorithms.reduce import masked_mean
+from rlhf_ray.algorithms.reduce import mean_share
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KtoLoss:
-    """Loss and rewards of every answer, in float32 or wider; reduce each with `masked_mean`.
+    """Loss and rewards of every answer, in float32 or wider; reduce each with `mean_share`.
 
     Attributes:
         per_answer [S]: the loss, with gradient; 0 off the mask.
@@ -59,7 +59,7 @@ def log_ratio_share(
 
         sum over the mask of log(policy / reference)(y' | x) / global_count
 
-    Conventions: as in `masked_mean` the plain SUM of the shares over ranks and micro-batches is
+    Conventions: as in `mean_share` the plain SUM of the shares over ranks and micro-batches is
     the mean. It is clamped at 0 by `kto_loss`, not here: a sum of clamped shares is not the
     clamped mean. TRL and OpenRLHF take the mean of the ranks' means over one micro-batch.
 
@@ -75,7 +75,7 @@ def log_ratio_share(
         mask, mismatched_logprobs=mismatched_logprobs, reference_logprobs=reference_logprobs
     )
     log_ratio = mismatched_logprobs.detach().double() - reference_logprobs.detach().double()
-    return float(masked_mean(log_ratio, mask, global_count))
+    return float(mean_share(log_ratio, mask, global_count))
 
 
 def kto_loss(

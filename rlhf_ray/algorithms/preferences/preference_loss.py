@@ -35,7 +35,7 @@ from rlhf_ray.algorithms.preferences.pair_statistics import correct_pairs
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PreferenceLoss:
-    """Loss and statistics of every pair, in float32 or wider; reduce each with `masked_mean`.
+    """Loss and statistics of every pair, in float32 or wider; reduce each with `mean_share`.
 
     Attributes:
         per_pair [P]: the loss, with gradient; 0 off the mask.

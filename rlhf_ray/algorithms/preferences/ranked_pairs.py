@@ -14,7 +14,7 @@ from rlhf_ray.algorithms.checks import (
     assert_token_tensors,
 )
 from rlhf_ray.algorithms.ragged import segment_ids
-from rlhf_ray.algorithms.reduce import masked_mean
+from rlhf_ray.algorithms.reduce import mean_share
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,7 +75,7 @@ def pair_share(values: Tensor, weights: Tensor, mask: Tensor, global_count: int)
 
     Conventions: `global_count` counts the rankings of ALL ranks and micro-batches (of single
     pairs, each with the weight 1: the pairs), so that the plain SUM of the shares is the mean,
-    as in `masked_mean`. Without a pair it is 0 with a gradient path. TRL, OpenRLHF and
+    as in `mean_share`. Without a pair it is 0 with a gradient path. TRL, OpenRLHF and
     DeepSpeed-Chat average the averages of micro-batches and ranks, which is the same for equal
     sizes only.
 
@@ -90,4 +90,4 @@ def pair_share(values: Tensor, weights: Tensor, mask: Tensor, global_count: int)
     assert_no_gradient(weights=weights)
     # The weights are masked too: 0 * NaN in the backward pass would be NaN.
     weighted = values.double() * torch.where(mask, weights.double(), 0.0)
-    return masked_mean(weighted, mask, global_count)
+    return mean_share(weighted, mask, global_count)

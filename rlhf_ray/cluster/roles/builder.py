@@ -15,7 +15,7 @@ from rlhf_ray.cluster.runtime.process import ActorProcess
 if TYPE_CHECKING:
     from rlhf_ray.cluster.runtime.supervisor import Member
     from rlhf_ray.config.groups.algorithm import AlgorithmConfig, OldLogprobsFrom
-    from rlhf_ray.config.groups.sampling import SamplingConfig
+    from rlhf_ray.config.groups.rollout_selection import RolloutSelectionConfig
     from rlhf_ray.config.groups.training import CriticConfig, TrainingConfig
     from rlhf_ray.records import Coefficients, RolloutGroup
 
@@ -33,7 +33,7 @@ class BuilderSettings:
     """
 
     algorithm: AlgorithmConfig
-    sampling: SamplingConfig
+    rollout_selection: RolloutSelectionConfig
     learner: TrainingConfig
     critic: CriticConfig | None
     old_logprobs_from: OldLogprobsFrom
@@ -60,7 +60,7 @@ class BuilderActor(ActorProcess):
         from rlhf_ray.experience.builder import ExperienceBuilder
         from rlhf_ray.experience.reward_shaping import RewardShaping
 
-        sampling, critic = settings.sampling, settings.critic
+        selection, critic = settings.rollout_selection, settings.critic
         self._worker = ExperienceBuilder(
             algorithm=settings.algorithm,
             learner=rank_plan(settings.learner),
@@ -69,10 +69,10 @@ class BuilderActor(ActorProcess):
             seed=settings.seed,
             shaping=RewardShaping(
                 max_response_tokens=settings.max_response_tokens,
-                overlong_buffer_tokens=sampling.overlong_buffer_tokens,
-                overlong_penalty=sampling.overlong_penalty,
-                overlong_filter=sampling.overlong_filter,
-                task_weights=sampling.task_weights,
+                overlong_buffer_tokens=selection.overlong_buffer_tokens,
+                overlong_penalty=selection.overlong_penalty,
+                overlong_filter=selection.overlong_filter,
+                task_weights=selection.task_weights,
             ),
         )
 

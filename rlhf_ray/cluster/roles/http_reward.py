@@ -9,7 +9,7 @@ from rlhf_ray.cluster.resource_plan import Resources
 from rlhf_ray.cluster.roles.base import Role, start_actors
 from rlhf_ray.cluster.roles.rewards import (
     AsyncScorerActor,
-    Replicas,
+    ReplicatedScorer,
     Report,
     Scoring,
     ScoringContext,
@@ -48,7 +48,7 @@ def _scoring(context: ScoringContext) -> Scoring | None:
         settings=lambda _: settings,
         start=start_actors,
     )
-    return Scoring(roles=(role,), pool=lambda by_role: Replicas(by_role[_ROLE]))
+    return Scoring(roles=(role,), pool=lambda by_role: ReplicatedScorer(by_role[_ROLE]))
 
 
 def check_service(context: ScoringContext, _: PromptSet, report: Report) -> None:

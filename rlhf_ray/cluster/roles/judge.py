@@ -16,7 +16,7 @@ from rlhf_ray.cluster.roles.base import Role, Starting, call_of
 from rlhf_ray.cluster.roles.generator import EngineSettings, engines_role
 from rlhf_ray.cluster.roles.rewards import (
     AsyncScorerActor,
-    Replicas,
+    ReplicatedScorer,
     Report,
     Scoring,
     ScoringContext,
@@ -70,7 +70,9 @@ def _scoring(context: ScoringContext) -> Scoring | None:
         start=start,
     )
     engines = (_engines(context, source),) if judge.has_engines else ()
-    return Scoring(roles=(*engines, scorer), pool=lambda by_role: Replicas(by_role[_SCORER]))
+    return Scoring(
+        roles=(*engines, scorer), pool=lambda by_role: ReplicatedScorer(by_role[_SCORER])
+    )
 
 
 def _engines(context: ScoringContext, source: ModelConfig) -> Role:

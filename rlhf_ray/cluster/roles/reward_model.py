@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 from rlhf_ray.calls import Call
 from rlhf_ray.cluster.roles.base import Address, Role, Starting, rank_resources, start_ranks
 from rlhf_ray.cluster.roles.rewards import (
-    OneOfRanks,
-    Replicas,
+    ReplicatedScorer,
     Report,
     ScorerActor,
     ScorerPool,
     Scoring,
     ScoringContext,
     ScoringKind,
+    ShardedScorer,
 )
 from rlhf_ray.config.errors import RequestError
 
@@ -63,7 +63,7 @@ def _scoring(context: ScoringContext) -> Scoring | None:
         return [call for ranks in models for call in start_ranks(ranks, starting)]
 
     def pool(by_role: Mapping[str, Sequence[Member]]) -> ScorerPool:
-        return OneOfRanks(by_role[_ROLE]) if is_sharded else Replicas(by_role[_ROLE])
+        return ShardedScorer(by_role[_ROLE]) if is_sharded else ReplicatedScorer(by_role[_ROLE])
 
     role = Role(
         resources=rank_resources(_ROLE, reward_model),

@@ -192,7 +192,7 @@ class RewardGroup:
         return call
 
 
-class Replicas:
+class ReplicatedScorer:
     """Actors that each score groups on their own; the least loaded one gets the next group."""
 
     def __init__(self, members: Sequence[Member]) -> None:
@@ -209,7 +209,7 @@ class Replicas:
         return Call(member=member.name, signal=signal, payload=group, before=before)
 
 
-class OneOfRanks:
+class ShardedScorer:
     """Ranks that hold one model together: all of them score every group, in the same order."""
 
     def __init__(self, members: Sequence[Member]) -> None:

@@ -53,7 +53,7 @@ def run_roles(config: Config) -> RunRoles:
     )
     builder = BuilderSettings(
         algorithm=config.algorithm,
-        sampling=config.sampling,
+        rollout_selection=config.rollout_selection,
         learner=config.training,
         critic=config.critic if config.needs_critic else None,
         old_logprobs_from=config.old_logprobs_from,

@@ -14,9 +14,9 @@ from rlhf_ray.config.rules.lora import LORA_RULES
 from rlhf_ray.config.rules.preference import PREFERENCE_RULES
 from rlhf_ray.config.rules.prepare import PREPARE_RULES
 from rlhf_ray.config.rules.reward import REWARD_RULES
+from rlhf_ray.config.rules.rollout_selection import ROLLOUT_SELECTION_RULES
 from rlhf_ray.config.rules.rule import Rule
 from rlhf_ray.config.rules.run import RUN_RULES
-from rlhf_ray.config.rules.sampling import SAMPLING_RULES
 from rlhf_ray.config.rules.training import TRAINING_RULES
 from rlhf_ray.config.run import Config
 
@@ -25,7 +25,7 @@ ALL_RULES: tuple[Rule, ...] = (
     *RUN_RULES,
     *PREPARE_RULES,
     *BATCH_RULES,
-    *SAMPLING_RULES,
+    *ROLLOUT_SELECTION_RULES,
     *ALGORITHM_RULES,
     *GENERATION_RULES,
     *TRAINING_RULES,

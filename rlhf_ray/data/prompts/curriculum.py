@@ -14,7 +14,7 @@ from rlhf_ray.records import GroupSummary, Prompt
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CurriculumSettings:
-    """See the keys of the same names in `config.sampling`."""
+    """See the keys of the same names in `config.rollout_selection`."""
 
     target: float
     min_weight: float
@@ -100,7 +100,7 @@ class CurriculumStream:
         if "success_rates" not in state:
             raise DataError(
                 "the checkpoint is of a run without a curriculum. Resume with "
-                "sampling.curriculum=false, or start again with resume=never"
+                "rollout_selection.curriculum=false, or start again with resume=never"
             )
         self._stream.load_state_dict(state["stream"])
         self._rates = dict(state["success_rates"])

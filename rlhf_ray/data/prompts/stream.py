@@ -64,6 +64,6 @@ class PromptStream:
         if "success_rates" in state:
             raise DataError(
                 "the checkpoint is of a run with a curriculum. Resume with "
-                "sampling.curriculum=true, or start again with resume=never"
+                "rollout_selection.curriculum=true, or start again with resume=never"
             )
         self._order.load_state_dict(state)

@@ -58,7 +58,7 @@ class AnswerCollector:
     """Asks engines, rewards, reference and builder; see the module.
 
     Args:
-        reference: model that sampled answers are compared with; `NoScores` for no comparison.
+        reference: model that sampled answers are compared with; `NoTokenScores` for no comparison.
         builder: reduces groups to numbers, in its own process.
     """
 

@@ -23,7 +23,7 @@ class Batch:
         generate_s, score_s: how long the driver waited for samples, and for scores after the
             last sample.
         num_replayed: number of groups at the end that were trained on before.
-        sampling_metrics: metrics of dynamic sampling, over-sampling and replay; empty without
+        selection_metrics: metrics of dynamic sampling, over-sampling and replay; empty without
             these.
     """
 
@@ -34,7 +34,7 @@ class Batch:
     generate_s: float
     score_s: float
     num_replayed: int = 0
-    sampling_metrics: Mapping[str, float] = field(default_factory=dict)
+    selection_metrics: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def fresh_groups(self) -> tuple[Any, ...]:

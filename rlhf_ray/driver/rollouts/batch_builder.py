@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlhf_ray.config.groups.sampling import SamplingConfig
+from rlhf_ray.config.groups.rollout_selection import RolloutSelectionConfig
 from rlhf_ray.records import GroupSummary, Prompt, SampleFailure
 
 
@@ -48,14 +48,14 @@ class BatchBuilder:
         prompts: Sequence[Prompt],
         *,
         size: int,
-        sampling: SamplingConfig,
+        selection: RolloutSelectionConfig,
         urgent: Sequence[int] = (),
     ) -> None:
         self.prompts = list(prompts)
         self.failures: list[SampleFailure] = []
         self.num_dropped = 0
         self._size = size
-        self._sampling = sampling
+        self._selection = selection
         self._urgent = frozenset(urgent)
         # Both in the order in which the groups were scored.
         self._good: list[ScoredGroup] = []
@@ -64,7 +64,7 @@ class BatchBuilder:
 
     def add(self, scored: ScoredGroup) -> None:
         """Add a group. With dynamic sampling, a group without variance is only a stopgap."""
-        is_stopgap = self._sampling.dynamic and not has_variance(scored.summary)
+        is_stopgap = self._selection.dynamic and not has_variance(scored.summary)
         (self._uniform if is_stopgap else self._good).append(scored)
 
     def drop(self, prompt: Prompt, failures: Sequence[SampleFailure], instead: Prompt) -> None:
@@ -80,7 +80,7 @@ class BatchBuilder:
             num_in_flight: groups of this batch that are still sampled or scored.
         """
         lacking = self._size - len(self._good) - num_in_flight
-        allowed = self._sampling.max_replacements_per_step - self._num_replaced
+        allowed = self._selection.max_replacements_per_step - self._num_replaced
         return max(0, min(lacking, allowed))
 
     def replace(self, prompts: Sequence[Prompt]) -> None:
@@ -115,13 +115,13 @@ class BatchBuilder:
 
     def metrics(self, kept: Sequence[ScoredGroup]) -> dict[str, float]:
         """Metrics of dynamic sampling; empty without it."""
-        if not self._sampling.dynamic:
+        if not self._selection.dynamic:
             return {}
         num_scored = len(self._good) + len(self._uniform)
         return {
-            "sampling/replaced_groups": float(self._num_replaced),
-            "sampling/zero_variance_fraction": len(self._uniform) / num_scored,
-            "sampling/zero_variance_kept": float(
+            "rollout_selection/replaced_groups": float(self._num_replaced),
+            "rollout_selection/zero_variance_fraction": len(self._uniform) / num_scored,
+            "rollout_selection/zero_variance_kept": float(
                 sum(not has_variance(scored.summary) for scored in kept)
             ),
         }

@@ -16,7 +16,7 @@ from typing import Any
 
 from rlhf_ray.calls import CallWaiter
 from rlhf_ray.config.errors import RunFailed
-from rlhf_ray.config.groups.sampling import SamplingConfig
+from rlhf_ray.config.groups.rollout_selection import RolloutSelectionConfig
 from rlhf_ray.driver.roles import GeneratorRole, PromptSource, RewardRole
 from rlhf_ray.driver.rollouts.batch import Batch
 from rlhf_ray.driver.rollouts.batch_builder import BatchBuilder, ScoredGroup, Selection
@@ -37,7 +37,7 @@ class PipelineSettings:
     num_greedy: int = 0
     max_staleness: int
     generate_timeout_s: float
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    rollout_selection: RolloutSelectionConfig = field(default_factory=RolloutSelectionConfig)
 
     @property
     def greedy(self) -> tuple[int, ...]:
@@ -47,7 +47,7 @@ class PipelineSettings:
     @property
     def is_reproducible(self) -> bool:
         """Whether a batch is the same in every run, whatever the timing."""
-        return self.max_staleness == 0 and self.sampling.oversample == 1
+        return self.max_staleness == 0 and self.rollout_selection.oversample == 1
 
 
 class RolloutPipeline:
@@ -63,7 +63,9 @@ class RolloutPipeline:
         failure_budget: FailureBudget,
         settings: PipelineSettings,
     ) -> None:
-        self._queue = PromptQueue(prompts, max_cancellations=settings.sampling.max_cancellations)
+        self._queue = PromptQueue(
+            prompts, max_cancellations=settings.rollout_selection.max_cancellations
+        )
         self._in_flight = InFlight(
             generators=generators,
             rewards=rewards,
@@ -74,7 +76,7 @@ class RolloutPipeline:
         )
         self._budget = failure_budget
         self._settings = settings
-        self._replay = ReplayBuffer(settings.sampling)
+        self._replay = ReplayBuffer(settings.rollout_selection)
         self._batches: dict[int, BatchBuilder] = {}
         self._restored: list[list[Prompt]] = []
         self._next_batch = 0
@@ -133,12 +135,12 @@ class RolloutPipeline:
         settings = self._settings
         # After a resume, the first batches start with the prompts that were in flight before.
         restored = self._restored.pop(0) if self._restored else []
-        wanted = settings.sampling.prompts_to_start(settings.prompts_per_step)
+        wanted = settings.rollout_selection.prompts_to_start(settings.prompts_per_step)
         prompts = restored + self._queue.take(max(0, wanted - len(restored)))
         self._batches[index] = BatchBuilder(
             prompts,
             size=settings.prompts_per_step,
-            sampling=settings.sampling,
+            selection=settings.rollout_selection,
             urgent=[p.stream_index for p in prompts if self._queue.is_urgent(p)],
         )
         self._in_flight.start(index, prompts)
@@ -154,7 +156,7 @@ class RolloutPipeline:
             builder.add(
                 ScoredGroup(prompt=scored.prompt, group=scored.group, summary=scored.summary)
             )
-        if self._settings.sampling.dynamic:
+        if self._settings.rollout_selection.dynamic:
             self._replace_uniform(scored.batch, builder)
 
     def _replace_uniform(self, batch: int, builder: BatchBuilder) -> None:
@@ -191,7 +193,7 @@ class RolloutPipeline:
             generate_s=generate_s,
             score_s=score_s,
             num_replayed=len(replayed),
-            sampling_metrics={
+            selection_metrics={
                 **builder.metrics(selected.kept),
                 **self._oversampling_metrics(selected, cancelled),
                 **self._replay.metrics(replayed, version=step),
@@ -201,11 +203,11 @@ class RolloutPipeline:
     def _oversampling_metrics(
         self, selected: Selection, cancelled: Sequence[Prompt]
     ) -> dict[str, float]:
-        if self._settings.sampling.oversample == 1:
+        if self._settings.rollout_selection.oversample == 1:
             return {}
         return {
-            "sampling/cancelled_groups": float(len(cancelled)),
-            "sampling/spare_groups": float(len(selected.spare)),
+            "rollout_selection/cancelled_groups": float(len(cancelled)),
+            "rollout_selection/spare_groups": float(len(selected.spare)),
         }
 
     def _check_staleness(self, summaries: Sequence[GroupSummary], version: int) -> None:

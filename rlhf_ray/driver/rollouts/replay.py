@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from rlhf_ray.config.groups.sampling import SamplingConfig
+from rlhf_ray.config.groups.rollout_selection import RolloutSelectionConfig
 from rlhf_ray.records import GroupSummary
 
 
@@ -22,10 +22,10 @@ class ReplayBuffer:
     an empty buffer.
     """
 
-    def __init__(self, sampling: SamplingConfig) -> None:
-        self._num_groups = sampling.replay_groups_per_step
-        self._capacity = sampling.replay_capacity
-        self._max_staleness = sampling.replay_max_staleness
+    def __init__(self, selection: RolloutSelectionConfig) -> None:
+        self._num_groups = selection.replay_groups_per_step
+        self._capacity = selection.replay_capacity
+        self._max_staleness = selection.replay_max_staleness
         self._groups: list[tuple[Any, GroupSummary]] = []
 
     def take(self, version: int) -> list[tuple[Any, GroupSummary]]:
@@ -64,9 +64,9 @@ class ReplayBuffer:
             return {}
         ages = [version - summary.oldest_version for _, summary in taken]
         return {
-            "sampling/replayed_groups": float(len(taken)),
-            "sampling/replay_staleness_max": float(max(ages, default=0)),
-            "sampling/replay_size": float(len(self._groups)),
+            "rollout_selection/replayed_groups": float(len(taken)),
+            "rollout_selection/replay_staleness_max": float(max(ages, default=0)),
+            "rollout_selection/replay_size": float(len(self._groups)),
         }
 
 

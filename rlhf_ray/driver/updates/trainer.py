@@ -9,8 +9,8 @@ from typing import Any
 from rlhf_ray.calls import Call, CallWaiter
 from rlhf_ray.driver.roles import BuilderRole, CriticRole, LearnerRole
 from rlhf_ray.driver.rollouts.batch import Batch
-from rlhf_ray.driver.updates.scorers import BatchScores
 from rlhf_ray.driver.updates.texts import TextSource
+from rlhf_ray.driver.updates.token_scores import BatchTokenScores
 from rlhf_ray.records import Coefficients
 
 
@@ -56,7 +56,7 @@ class Trainer:
         self._settings = settings
 
     def update(
-        self, batch: Batch, scores: BatchScores, *, step: int, coefficients: Coefficients
+        self, batch: Batch, scores: BatchTokenScores, *, step: int, coefficients: Coefficients
     ) -> dict[str, float]:
         """Train on a batch; return metrics of the experience, the policy and the values.
 

@@ -21,7 +21,7 @@ from rlhf_ray.config.load import to_yaml
 from rlhf_ray.config.run import Config
 from rlhf_ray.driver.evaluation.collector import AnswerCollector, CollectSettings
 from rlhf_ray.driver.evaluation.likelihood import measure_likelihood
-from rlhf_ray.driver.updates.scorers import NoScores
+from rlhf_ray.driver.updates.token_scores import NoTokenScores
 from rlhf_ray.evaluation.evaluation_report import ModelAnswers, describe_models
 from rlhf_ray.evaluation.files import write_report, write_samples
 from rlhf_ray.evaluation.harness_tasks import check_tasks
@@ -94,7 +94,7 @@ def _evaluate(
         collector = AnswerCollector(
             generators=engines,
             rewards=scoring.rewards,
-            reference=scoring.reference or NoScores(),
+            reference=scoring.reference or NoTokenScores(),
             builder=scoring.builder,
             waiter=supervisor,
             settings=collect,

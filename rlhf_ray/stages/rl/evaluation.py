@@ -19,7 +19,7 @@ from rlhf_ray.driver.evaluation.evaluator import (
     NoEvaluation,
 )
 from rlhf_ray.driver.updates.device_sharing import DeviceSharing
-from rlhf_ray.driver.updates.scorers import NoScores
+from rlhf_ray.driver.updates.token_scores import NoTokenScores
 from rlhf_ray.publish.base import TransferSettings
 from rlhf_ray.publish.transports import weight_transport
 from rlhf_ray.records import Prompt
@@ -51,7 +51,7 @@ def make_evaluator(
     collector = AnswerCollector(
         generators=system.generators,
         rewards=system.rewards,
-        reference=reference_role(settings, system) if measures_kl else NoScores(),
+        reference=reference_role(settings, system) if measures_kl else NoTokenScores(),
         builder=system.builder,
         waiter=system.supervisor,
         settings=settings.collect,

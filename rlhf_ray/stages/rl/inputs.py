@@ -142,7 +142,7 @@ def read_inputs(request: RlRequest, progress: Progress) -> RlInputs:
     if config.evaluation.every:
         source = held_out_data(config.evaluation, config.data)
         held_out = _read_held_out(source, tokenizer, prompts, config.seed, report=report)
-    check_tasks(config.sampling.task_weights, prompts, column=config.data.source_column)
+    check_tasks(config.rollout_selection.task_weights, prompts, column=config.data.source_column)
     context = scoring_context(config)
     check_scoring(context, prompts, report=report)
     reward = resolve_scoring(context, tokenizer, prompts, report=report)
@@ -188,7 +188,7 @@ def check_tasks(task_weights: dict[str, float], prompts: PromptSet, *, column: s
         hint = f"did you mean {close[0]}? " if close else ""
         shown = ", ".join(tasks[:_MAX_SHOWN]) + (", ..." if len(tasks) > _MAX_SHOWN else "")
         raise RequestError(
-            f"sampling.task_weights.{name}: no prompt has {name} in data.source_column="
+            f"rollout_selection.task_weights.{name}: no prompt has {name} in data.source_column="
             f"{column}; {hint}There are: {shown}"
         )
 

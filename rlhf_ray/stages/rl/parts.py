@@ -30,8 +30,8 @@ from rlhf_ray.driver.updates.reference_update import (
     PeriodicReferenceUpdater,
     ReferenceUpdateSettings,
 )
-from rlhf_ray.driver.updates.scorers import NoScores, Scorers
 from rlhf_ray.driver.updates.texts import TextSource
+from rlhf_ray.driver.updates.token_scores import NoTokenScores, TokenScorers
 from rlhf_ray.driver.updates.trainer import NoCritic, Trainer, TrainerSettings
 from rlhf_ray.publish.gate import Probe
 from rlhf_ray.publish.publisher import Publisher, PublishSettings
@@ -56,14 +56,14 @@ def make_pipeline(settings: RlSettings, system: System, prompts: PromptSet) -> R
 def make_stream(settings: RlSettings, prompts: PromptSet) -> PromptStream | CurriculumStream:
     """Prompts in the order of the seed, thinned out by a curriculum where there is one."""
     stream = PromptStream(prompts, seed=settings.seed, shuffle=settings.data.shuffle)
-    sampling = settings.pipeline.sampling
-    if not sampling.curriculum:
+    selection = settings.pipeline.rollout_selection
+    if not selection.curriculum:
         return stream
     curriculum = CurriculumSettings(
-        target=sampling.curriculum_target,
-        min_weight=sampling.curriculum_min_weight,
-        recency=sampling.curriculum_recency,
-        success_reward=sampling.success_reward,
+        target=selection.curriculum_target,
+        min_weight=selection.curriculum_min_weight,
+        recency=selection.curriculum_recency,
+        success_reward=selection.success_reward,
     )
     return CurriculumStream(stream, curriculum, seed=settings.seed)
 
@@ -98,13 +98,13 @@ def make_device_sharing(settings: RlSettings, system: System) -> DeviceSharing:
     )
 
 
-def make_scorers(settings: RlSettings, system: System) -> Scorers:
+def make_token_scorers(settings: RlSettings, system: System) -> TokenScorers:
     """Reference, values and old log-probabilities of a batch."""
     scores_old = settings.old_logprobs_from is OldLogprobsFrom.LEARNER_BEFORE_UPDATE
-    return Scorers(
+    return TokenScorers(
         reference=reference_role(settings, system),
-        critic=system.critic or NoScores(),
-        old=system.learner if scores_old else NoScores(),
+        critic=system.critic or NoTokenScores(),
+        old=system.learner if scores_old else NoTokenScores(),
         untrained=system.learner,
         num_untrained_steps=settings.algorithm.critic_warmup_steps,
         waiter=system.supervisor,
@@ -164,7 +164,7 @@ def reference_role(settings: RlSettings, system: System) -> TokenScorer:
     """The role that scores a batch as the reference."""
     if settings.reference_is_policy:
         return PolicyWithoutAdapter(system.learner)
-    return system.reference or NoScores()
+    return system.reference or NoTokenScores()
 
 
 def make_reference_updater(

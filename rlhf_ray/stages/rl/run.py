@@ -25,7 +25,7 @@ from rlhf_ray.stages.rl.parts import (
     make_publisher,
     make_reference_updater,
     make_rollout_files,
-    make_scorers,
+    make_token_scorers,
     make_trainer,
     save_models,
 )
@@ -85,7 +85,7 @@ def _train(inputs: RlInputs, system: System, progress: Progress) -> None:
     elif settings.publishes_adapter:
         # Adapter 0 changes nothing: every later publish then replaces one under running requests.
         publisher.publish(0)
-    publisher.prove(state.step)
+    publisher.check(state.step)
     devices.begin_generating()
 
     with make_writer(
@@ -94,7 +94,7 @@ def _train(inputs: RlInputs, system: System, progress: Progress) -> None:
         rollouts = make_rollout_files(settings, system)
         loop = Loop(
             pipeline=pipeline,
-            scorers=make_scorers(settings, system),
+            token_scorers=make_token_scorers(settings, system),
             trainer=make_trainer(settings, system, inputs.texts),
             publisher=publisher,
             reference_updater=reference_updater,

@@ -76,7 +76,7 @@ def rl_settings(config: Config) -> RlSettings:
             num_greedy=config.algorithm.num_greedy,
             max_staleness=config.max_staleness,
             generate_timeout_s=config.deadlines.generate_s,
-            sampling=config.sampling,
+            rollout_selection=config.rollout_selection,
         ),
         max_failure_rate=config.reward.max_failure_rate,
         data=config.data,

@@ -123,9 +123,11 @@ def _split_off(group: RolloutGroup, scored: TokenValues) -> TokenValues:
     last = ((group.lengths + cut.long()).cumsum(0) - 1)[cut]
     is_own = torch.ones(scored.values.shape[0], dtype=torch.bool)
     is_own[last] = False
-    after = torch.zeros(group.num_samples)
-    after[cut] = scored.values[last]
-    return TokenValues(prompt_id=scored.prompt_id, values=scored.values[is_own], after=after)
+    final_values = torch.zeros(group.num_samples)
+    final_values[cut] = scored.values[last]
+    return TokenValues(
+        prompt_id=scored.prompt_id, values=scored.values[is_own], final_values=final_values
+    )
 
 
 def _is_cut_off(group: RolloutGroup) -> Tensor:

@@ -19,7 +19,7 @@ from rlhf_ray.config.groups.lora import LoraConfig
 from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.generation.engine import GenerationEngine
 from rlhf_ray.publish.bucket import pack_buckets
-from rlhf_ray.publish.gate import check, compare, make_probe
+from rlhf_ray.publish.gate import check_fidelity, compare, make_probe
 from rlhf_ray.records import Prompt, RolloutGroup
 
 MAX_SEQUENCE_TOKENS = 1000
@@ -155,7 +155,9 @@ class StartedEngine:
         expected = [token_logprobs(model, tokens).tolist() for tokens in sequences]
         gap = compare(scored, expected)
         versions = [self.run(self.engine.weight_version())]
-        check(expected_version=self.version, versions=versions, gaps=[gap], tolerance=tolerance)
+        check_fidelity(
+            expected_version=self.version, versions=versions, gaps=[gap], tolerance=tolerance
+        )
         return gap
 
 

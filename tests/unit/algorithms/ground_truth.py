@@ -161,7 +161,7 @@ def value_loss(value: float, old_value: float, target: float, *, clip: float | N
     return max(loss, (near - target) ** 2 / 2)
 
 
-def masked_mean(values: list[float], mask: list[bool], global_count: int) -> float:
+def mean_share(values: list[float], mask: list[bool], global_count: int) -> float:
     total = math.fsum(x for x, keep in zip(values, mask, strict=True) if keep)
     return total / global_count if global_count else 0.0
 

@@ -16,7 +16,7 @@ from rlhf_ray.algorithms.preferences.kto_loss import (
     log_ratio_share,
     mismatched_answers,
 )
-from rlhf_ray.algorithms.reduce import masked_mean
+from rlhf_ray.algorithms.reduce import mean_share
 from tests.unit.algorithms import preference_ground_truth as truth
 from tests.unit.algorithms.pair_cases import F64, assert_close, columns, cuts, every, poisoned
 
@@ -110,10 +110,10 @@ class TestKto:
         for loss in losses:
             assert loss.reference_point == pytest.approx(point, rel=1e-9, abs=1e-9)
         total = math.fsum(
-            masked_mean(loss.per_answer, kept[piece], count).item()
+            mean_share(loss.per_answer, kept[piece], count).item()
             for loss, piece in zip(losses, pieces, strict=True)
         )
-        whole = masked_mean(kto(logprobs, reference, good, kept, point).per_answer, kept, count)
+        whole = mean_share(kto(logprobs, reference, good, kept, point).per_answer, kept, count)
         assert total == pytest.approx(whole.item(), rel=1e-9, abs=1e-9)
 
     def test_a_share_is_not_clamped_has_no_gradient_and_is_wide(self):
@@ -160,7 +160,7 @@ class TestKto:
         weight = torch.tensor(2.0, requires_grad=True)
         none, zero = torch.zeros(count, dtype=torch.bool), torch.zeros(count)
         assert log_ratio_share(zero, zero, none, 0) == 0.0
-        loss = masked_mean(kto(weight * zero, zero, none, none, 0.0).per_answer, none, 0)
+        loss = mean_share(kto(weight * zero, zero, none, none, 0.0).per_answer, none, 0)
         loss.backward()
         assert loss.item() == 0.0
         assert weight.grad is not None

@@ -8,9 +8,9 @@ import math
 import pytest
 import torch
 
-from rlhf_ray.algorithms.policy_losses.policy_loss import PolicyLoss, policy_loss
+from rlhf_ray.algorithms.policy_losses.clip import PolicyLoss, clipped_loss
 from rlhf_ray.algorithms.policy_losses.ratio import probability_ratio
-from rlhf_ray.algorithms.reduce import masked_mean
+from rlhf_ray.algorithms.reduce import mean_share
 from rlhf_ray.algorithms.value_loss import value_loss
 from tests.unit.algorithms import ground_truth
 
@@ -26,7 +26,7 @@ def surrogate(
 ) -> PolicyLoss:
     lengths = torch.tensor([mask.shape[0]])
     ratio = probability_ratio(logprobs, old, lengths, mask, level="token", log_ratio_clamp=20.0)
-    return policy_loss(ratio, advantages, mask, clip_low=0.2, clip_high=0.28, dual_clip=dual_clip)
+    return clipped_loss(ratio, advantages, mask, clip_low=0.2, clip_high=0.28, dual_clip=dual_clip)
 
 
 class TestPolicyLoss:
@@ -76,7 +76,7 @@ class TestPolicyLoss:
         mask = torch.ones(3, dtype=torch.bool)
         result = surrogate(logprobs, old, torch.full((3,), -1.0, dtype=F64), mask)
         assert result.clamped.tolist() == [True, True, False]
-        assert float(masked_mean(result.clamped, mask, 3)) == pytest.approx(2 / 3)
+        assert float(mean_share(result.clamped, mask, 3)) == pytest.approx(2 / 3)
         torch.testing.assert_close(result.ratio[0].item(), math.exp(20.0))
         result.per_token.sum().backward()
         assert logprobs.grad is not None
@@ -112,7 +112,7 @@ class TestPolicyLoss:
         old = torch.tensor([-1.1, -1.0, poison, -1.0])
         advantages = torch.tensor([1.0, 1.0, 1.0, poison])
         result = surrogate(logprobs, old, advantages, mask)
-        masked_mean(result.per_token, mask, 1).backward()
+        mean_share(result.per_token, mask, 1).backward()
         assert result.per_token.tolist()[1:] == [0.0, 0.0, 0.0]
         assert not result.clipped[1:].any()
         assert not result.clamped[1:].any()
@@ -178,7 +178,7 @@ class TestValueLoss:
         old = torch.tensor([1.0, 0.0, math.inf, 0.0])
         returns = torch.tensor([0.0, 0.0, 0.0, math.nan])
         result = value_loss(values, old, returns, mask, clip=clip)
-        masked_mean(result.per_token, mask, 1).backward()
+        mean_share(result.per_token, mask, 1).backward()
         assert result.per_token.tolist() == [0.5, 0.0, 0.0, 0.0]
         assert values.grad is not None
         assert values.grad.tolist() == [1.0, 0.0, 0.0, 0.0]
@@ -187,19 +187,19 @@ class TestValueLoss:
 class TestMaskedMean:
     def test_hand_computed(self):
         values = torch.tensor([1.0, 10.0, 2.0])
-        assert masked_mean(values, torch.tensor([True, False, True]), 4).item() == 0.75
+        assert mean_share(values, torch.tensor([True, False, True]), 4).item() == 0.75
 
     def test_equals_ground_truth(self):
         values = torch.randn(50, generator=torch.Generator().manual_seed(3), dtype=F64)
         mask = torch.arange(50) % 3 == 0
-        expected = ground_truth.masked_mean(values.tolist(), mask.tolist(), 120)
-        assert masked_mean(values, mask, 120).item() == pytest.approx(expected, rel=1e-12)
+        expected = ground_truth.mean_share(values.tolist(), mask.tolist(), 120)
+        assert mean_share(values, mask, 120).item() == pytest.approx(expected, rel=1e-12)
 
     @pytest.mark.parametrize("num_tokens", [0, 3])
     def test_no_token_gives_zero_with_a_gradient_path(self, num_tokens):
         weight = torch.tensor(2.0, requires_grad=True)
         values = weight * torch.ones(num_tokens)
-        loss = masked_mean(values, torch.zeros(num_tokens, dtype=torch.bool), 0)
+        loss = mean_share(values, torch.zeros(num_tokens, dtype=torch.bool), 0)
         loss.backward()
         assert loss.item() == 0.0
         assert weight.grad is not None
@@ -207,7 +207,7 @@ class TestMaskedMean:
 
     def test_masked_nan_has_no_part_in_value_or_gradient(self):
         values = torch.tensor([1.0, math.nan], requires_grad=True)
-        loss = masked_mean(values, torch.tensor([True, False]), 2)
+        loss = mean_share(values, torch.tensor([True, False]), 2)
         loss.backward()
         assert loss.item() == 0.5
         assert values.grad is not None
@@ -217,9 +217,9 @@ class TestMaskedMean:
         generator = torch.Generator().manual_seed(4)
         values = torch.randn(64, generator=generator, dtype=F64)
         mask = torch.rand(64, generator=generator) < 0.5
-        whole = masked_mean(values, mask, int(mask.sum()))
+        whole = mean_share(values, mask, int(mask.sum()))
         assert whole.item() == pytest.approx(values[mask].mean().item(), rel=1e-12)
         for sizes in ([64], [1, 63], [0, 10, 54], [16, 16, 16, 16]):
             pieces = zip(values.split(sizes), mask.split(sizes), strict=True)
-            total = sum(masked_mean(v, m, int(mask.sum())).item() for v, m in pieces)
+            total = sum(mean_share(v, m, int(mask.sum())).item() for v, m in pieces)
             assert total == pytest.approx(whole.item(), rel=1e-12)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rlhf_ray.algorithms.preferences.preference_loss import PreferenceLoss, preference_loss
-from rlhf_ray.algorithms.reduce import masked_mean
+from rlhf_ray.algorithms.reduce import mean_share
 from tests.unit.algorithms import preference_ground_truth as truth
 from tests.unit.algorithms.pair_cases import F64, assert_close, columns, cuts, every, poisoned
 
@@ -200,7 +200,7 @@ class TestPreferenceLoss:
         def share(first: int, last: int) -> float:
             part = [column[first:last] for column in logprobs]
             result = dpo(part, kept[first:last], variant=variant, smoothing=smoothing)
-            return masked_mean(result.per_pair, kept[first:last], count).item()
+            return mean_share(result.per_pair, kept[first:last], count).item()
 
         pieces = [share(a, b) for a, b in cuts(len(mask), seed)]
         assert math.fsum(pieces) == pytest.approx(share(0, len(mask)), rel=1e-9, abs=1e-9)
@@ -211,7 +211,7 @@ class TestPreferenceLoss:
         weight = torch.tensor(2.0, requires_grad=True)
         none, zero = torch.zeros(count, dtype=torch.bool), torch.zeros(count)
         result = dpo([weight * zero, zero, zero, zero], none, variant=variant, smoothing=smoothing)
-        loss = masked_mean(result.per_pair, none, 0)
+        loss = mean_share(result.per_pair, none, 0)
         loss.backward()
         assert loss.item() == 0.0
         assert weight.grad is not None

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rlhf_ray.algorithms.policy_losses.cispo import cispo_loss
+from rlhf_ray.algorithms.policy_losses.clip import PolicyLoss, clipped_loss, unclipped_loss
 from rlhf_ray.algorithms.policy_losses.covariance import (
     clip_cov_tokens,
     kl_cov_tokens,
@@ -20,7 +21,6 @@ from rlhf_ray.algorithms.policy_losses.covariance import (
     without_gradient,
 )
 from rlhf_ray.algorithms.policy_losses.gmpo import gmpo_loss
-from rlhf_ray.algorithms.policy_losses.policy_loss import PolicyLoss, policy_loss, unclipped_loss
 from rlhf_ray.algorithms.policy_losses.ratio import Ratio, probability_ratio
 from rlhf_ray.algorithms.policy_losses.sapo import sapo_loss
 from tests.unit.algorithms import ground_truth
@@ -46,12 +46,12 @@ def ratio_of(
 
 def gspo(logprobs: Tensor, old: Tensor, adv: Tensor, lengths: Tensor, mask: Tensor) -> PolicyLoss:
     ratio = ratio_of(logprobs, old, lengths, mask, "sequence")
-    return policy_loss(ratio, adv, mask, clip_low=0.2, clip_high=0.3, dual_clip=None)
+    return clipped_loss(ratio, adv, mask, clip_low=0.2, clip_high=0.3, dual_clip=None)
 
 
 def dual(logprobs: Tensor, old: Tensor, adv: Tensor, lengths: Tensor, mask: Tensor) -> PolicyLoss:
     ratio = ratio_of(logprobs, old, lengths, mask)
-    return policy_loss(ratio, adv, mask, clip_low=0.2, clip_high=0.3, dual_clip=1.5)
+    return clipped_loss(ratio, adv, mask, clip_low=0.2, clip_high=0.3, dual_clip=1.5)
 
 
 def plain(logprobs: Tensor, old: Tensor, adv: Tensor, lengths: Tensor, mask: Tensor) -> PolicyLoss:

@@ -64,7 +64,7 @@ def test_uneven_sizes_are_rounded_up():
 
 
 def test_over_sampling_starts_more_prompts():
-    values = _values(["recipe=demo", "sampling.oversample=1.3"])
+    values = _values(["recipe=demo", "rollout_selection.oversample=1.3"])
     assert values["prompts per step"] == "16"
     # 16 x 1.3 = 20.8, rounded up; 8 samples of each, and 128 places.
     assert values["prompts started per step"] == "21"

@@ -22,6 +22,22 @@ def test_a_renamed_key_is_refused_with_its_new_name(old: str, new: str) -> None:
     assert f"{old}: this key is now called {new}" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("override", "new"),
+    [
+        ("sampling=dapo", "sampling: this key is now called rollout_selection"),
+        (
+            "sampling.dynamic=true",
+            "sampling.dynamic: this key is now called rollout_selection.dynamic",
+        ),
+    ],
+)
+def test_a_renamed_group_is_refused_with_its_new_name(override: str, new: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_config(["recipe=demo", override])
+    assert new in str(caught.value)
+
+
 def test_a_renamed_key_in_a_stage_of_a_pipeline() -> None:
     stages = "{a: {stage: sft, model: {path: x/y}, fit: {samples_per_step: 4}}}"
     from rlhf_ray.stages.pipeline import read_steps
@@ -32,6 +48,7 @@ def test_a_renamed_key_in_a_stage_of_a_pipeline() -> None:
 
 def test_a_checkpoint_of_the_earlier_release_goes_on() -> None:
     assert earlier_key("fit.batch_size") == "fit.samples_per_step"
+    assert earlier_key("rollout_selection.oversample") == "sampling.oversample"
     assert earlier_key("seed") == "seed"
     folder = Path("checkpoints/step_000001")
     saved = {"seed": 0, "fit.samples_per_step": 16}

@@ -25,8 +25,8 @@ from rlhf_ray.driver.updates.reference_update import (
     PeriodicReferenceUpdater,
     ReferenceUpdateSettings,
 )
-from rlhf_ray.driver.updates.scorers import NoScores, Scorers
 from rlhf_ray.driver.updates.texts import NoTexts
+from rlhf_ray.driver.updates.token_scores import NoTokenScores, TokenScorers
 from rlhf_ray.driver.updates.trainer import NoCritic, Trainer, TrainerSettings
 from rlhf_ray.publish.gate import FidelityError, Probe
 from rlhf_ray.publish.object_store import ObjectStoreTransport
@@ -228,10 +228,10 @@ class World:
                     generate_timeout_s=1.0,
                 ),
             ),
-            scorers=Scorers(
-                reference=NoScores(),
-                critic=NoScores(),
-                old=NoScores(),
+            token_scorers=TokenScorers(
+                reference=NoTokenScores(),
+                critic=NoTokenScores(),
+                old=NoTokenScores(),
                 untrained=self.policy,
                 num_untrained_steps=critic_warmup_steps,
                 waiter=self.waiter,

@@ -77,7 +77,7 @@ def test_long_responses_lose_reward():
     # 2 tokens are 1 into the buffer, 4 are 3: rewards 1, 0 - 1, 2 - 3, about their mean -1/3.
     expected = {2: 4 / 3, 3: -2 / 3, 4: -2 / 3, 6: 0.5, 7: -0.5}
     assert advantages(only(batch)) == pytest.approx(expected)
-    assert batch.metrics["sampling/overlong_penalty_mean"] == pytest.approx(4 / 5)
+    assert batch.metrics["rollout_selection/overlong_penalty_mean"] == pytest.approx(4 / 5)
 
 
 def test_the_groups_that_came_in_stay_as_scored():
@@ -99,7 +99,7 @@ def test_truncated_responses_get_no_gradient_and_stay_in_the_baseline():
     assert experience.num_sequences == 4
     assert not any(by_tokens(experience, "loss_mask")[1, 4, 4, 4, 4])
     assert not any(by_tokens(experience, "generator_logprobs")[1, 4, 4, 4, 4])
-    assert batch.metrics["sampling/overlong_filtered_fraction"] == pytest.approx(1 / 5)
+    assert batch.metrics["rollout_selection/overlong_filtered_fraction"] == pytest.approx(1 / 5)
 
 
 def test_a_batch_of_truncated_responses_has_a_count_of_nothing():
@@ -109,7 +109,7 @@ def test_a_batch_of_truncated_responses_has_a_count_of_nothing():
     ]
     shaped, metrics = shape_rewards(cut, RewardShaping(overlong_filter=True))
     assert not any(bool(group.loss_mask.any()) for group in shaped)
-    assert metrics == {"sampling/overlong_filtered_fraction": 1.0}
+    assert metrics == {"rollout_selection/overlong_filtered_fraction": 1.0}
 
 
 @pytest.mark.parametrize("whiten", [False, True])

@@ -11,7 +11,7 @@ from rlhf_ray.config.errors import RunFailed
 from rlhf_ray.publish.gate import (
     FidelityError,
     Probe,
-    check,
+    check_fidelity,
     compare,
     default_tolerance,
     make_probe,
@@ -48,7 +48,7 @@ def test_sets_of_different_lengths_are_refused(engine, learner):
 
 
 def passes(version: int = 3, gap: float = 1e-5) -> None:
-    check(expected_version=3, versions=[3, version], gaps=[0.0, gap], tolerance=1e-3)
+    check_fidelity(expected_version=3, versions=[3, version], gaps=[0.0, gap], tolerance=1e-3)
 
 
 def test_good_engines_pass():
@@ -72,7 +72,7 @@ def test_a_wrong_version_stops_the_run():
 
 def test_all_problems_are_reported_at_once():
     with pytest.raises(FidelityError) as caught:
-        check(expected_version=3, versions=[2, 3], gaps=[1.0, 2.0], tolerance=0.5)
+        check_fidelity(expected_version=3, versions=[2, 3], gaps=[1.0, 2.0], tolerance=0.5)
     message = str(caught.value)
     assert "engine 0 reports" in message
     assert "engine 0 differs" in message

@@ -135,11 +135,11 @@ def test_values_of_a_role(tmp_path):
     bare = old | {"after": torch.zeros(0), "kept_logprobs": torch.zeros(0, 0)}
     found = loaded(tmp_path, bare)
     assert isinstance(found, TokenValues)
-    assert found.after is None
+    assert found.final_values is None
     assert found.support_logprobs is None
     full = old | {"after": torch.tensor([2.0]), "kept_logprobs": torch.tensor([[0.5], [0.25]])}
     found = loaded(tmp_path, full)
-    assert found.after.tolist() == [2.0]
+    assert found.final_values.tolist() == [2.0]
     assert found.support_logprobs.tolist() == [[0.5], [0.25]]
 
 

@@ -137,9 +137,9 @@ def test_state_does_not_follow_the_stream():
 
 def test_with_and_without_a_curriculum_are_different_runs():
     plain = PromptStream(make_set(10), seed=1, shuffle=True)
-    with pytest.raises(DataError, match=r"without a curriculum.*sampling\.curriculum=false"):
+    with pytest.raises(DataError, match=r"without a curriculum.*selection\.curriculum=false"):
         make_stream().load_state_dict(plain.state_dict())
-    with pytest.raises(DataError, match=r"with a curriculum.*sampling\.curriculum=true"):
+    with pytest.raises(DataError, match=r"with a curriculum.*selection\.curriculum=true"):
         plain.load_state_dict(make_stream().state_dict())
     with pytest.raises(DataError, match="num_prompts was 9 and is 10"):
         make_stream().load_state_dict(make_stream(9).state_dict())

@@ -10,7 +10,7 @@ import torch
 from rlhf_ray.config.errors import RunFailed
 from rlhf_ray.driver.evaluation.collector import AnswerCollector, CollectSettings
 from rlhf_ray.driver.evaluation.likelihood import measure_likelihood
-from rlhf_ray.driver.updates.scorers import NoScores
+from rlhf_ray.driver.updates.token_scores import NoTokenScores
 from rlhf_ray.evaluation.answers import MeasureSettings, measure_answers
 from rlhf_ray.records import TokenValues
 from rlhf_ray.records.supervised import LabelledTokens
@@ -56,7 +56,7 @@ def collector(engines=None, rewards=None, reference=None, settings=SETTINGS, see
     return AnswerCollector(
         generators=engines or FakeGenerators(2),
         rewards=rewards or FakeRewards(),
-        reference=reference or NoScores(),
+        reference=reference or NoTokenScores(),
         builder=Builder(),
         waiter=InProcessWaiter(seed),
         settings=settings,

@@ -1,4 +1,4 @@
-"""What the configuration of sampling control makes of a run."""
+"""The configuration of rollout selection in a run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CORRECTED = ["algorithm.correction_weight=token"]
 
 def check_weights(overrides: list[str], prompts: PromptSet) -> None:
     config = load_config(overrides)
-    check_tasks(config.sampling.task_weights, prompts, column=config.data.source_column)
+    check_tasks(config.rollout_selection.task_weights, prompts, column=config.data.source_column)
 
 
 def make_set(*tasks: str) -> PromptSet:
@@ -37,23 +37,26 @@ def make_set(*tasks: str) -> PromptSet:
 def test_a_curriculum_is_made_where_it_is_asked_for():
     prompts = make_set("a", "a")
     assert isinstance(make_stream(rl_settings(load_config(["recipe=demo"])), prompts), PromptStream)
-    asked = load_config(["recipe=demo", "sampling=curriculum"])
+    asked = load_config(["recipe=demo", "rollout_selection=curriculum"])
     assert isinstance(make_stream(rl_settings(asked), prompts), CurriculumStream)
 
 
 def test_a_weight_is_for_a_task_that_there_is():
     prompts = make_set("sums", "words", "sums")
-    check_weights([*WEIGHTS, "sampling.task_weights={sums:2,words:0}"], prompts)
+    check_weights([*WEIGHTS, "rollout_selection.task_weights={sums:2,words:0}"], prompts)
     with pytest.raises(RequestError, match=r"word: no prompt .*did you mean words\? There are: s"):
-        check_weights([*WEIGHTS, "sampling.task_weights={sums:2,word:1}"], prompts)
+        check_weights([*WEIGHTS, "rollout_selection.task_weights={sums:2,word:1}"], prompts)
 
 
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
         ([], OldLogprobsFrom.LEARNER_IN_UPDATE),
-        (["sampling.dynamic=true", "sampling.oversample=2"], OldLogprobsFrom.LEARNER_IN_UPDATE),
-        (["sampling.replay_groups_per_step=1"], OldLogprobsFrom.GENERATOR),
+        (
+            ["rollout_selection.dynamic=true", "rollout_selection.oversample=2"],
+            OldLogprobsFrom.LEARNER_IN_UPDATE,
+        ),
+        (["rollout_selection.replay_groups_per_step=1"], OldLogprobsFrom.GENERATOR),
         (["max_staleness=1"], OldLogprobsFrom.GENERATOR),
         (["max_staleness=1", "algorithm.old_policy=learner"], OldLogprobsFrom.LEARNER_IN_UPDATE),
         (["max_staleness=1", *CORRECTED], OldLogprobsFrom.LEARNER_BEFORE_UPDATE),

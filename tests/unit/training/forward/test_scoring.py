@@ -48,10 +48,10 @@ def three_samples():
 def test_the_state_after_a_truncated_answer(setting):
     layout = RowLayout(setting=setting, costs=COSTS, max_tokens=3)
     (scored,) = score_states(tokens_before, [three_samples()], layout=layout)
-    assert scored.after.tolist() == [3.0, 0.0, 8.0]
+    assert scored.final_values.tolist() == [3.0, 0.0, 8.0]
     (plain,) = score_groups(tokens_before, [three_samples()], layout=layout)
     assert torch.equal(scored.values, plain.values)
-    assert plain.after is None
+    assert plain.final_values is None
 
 
 def test_no_group_at_all():
@@ -63,7 +63,7 @@ def test_advantages_bootstrap_beyond_the_limit():
     algorithm = AlgorithmConfig(advantage="gae", gamma=0.5, gae_lambda=0.0)
     zeros = torch.zeros(8)
     ended = TokenValues(prompt_id="prompt-0", values=zeros)
-    cut = dataclasses.replace(ended, after=torch.tensor([4.0, 0.0, 2.0]))
+    cut = dataclasses.replace(ended, final_values=torch.tensor([4.0, 0.0, 2.0]))
     found = [only(build([three_samples()], algorithm, values=[v])).returns for v in (ended, cut)]
     difference = (found[1] - found[0]).sort().values.tolist()
     # Half of 4 and of 2 on the last tokens of the first and the third sample.

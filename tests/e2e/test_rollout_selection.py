@@ -1,4 +1,4 @@
-"""Sampling control with the real engine and trainer; what it promises of a resumed run."""
+"""Rollout selection with the real engine and trainer; what it promises of a resumed run."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ REPRODUCIBLE = (
     "num_steps=5",
     "checkpoint.every_steps=2",
     "samples_per_prompt=2",
-    "sampling.dynamic=true",
-    "sampling.max_replacements_per_step=3",
-    "sampling.curriculum=true",
-    "sampling.success_reward=0.5",
-    "sampling.overlong_buffer_tokens=3",
-    "sampling.overlong_filter=true",
+    "rollout_selection.dynamic=true",
+    "rollout_selection.max_replacements_per_step=3",
+    "rollout_selection.curriculum=true",
+    "rollout_selection.success_reward=0.5",
+    "rollout_selection.overlong_buffer_tokens=3",
+    "rollout_selection.overlong_filter=true",
 )
 
 
@@ -42,8 +42,8 @@ def test_killed_and_resumed_equals_uninterrupted(make_run):
     expected, found = without_times(straight.metrics()), without_times(resumed.metrics())
     assert found == expected
     # Something was there to be resumed.
-    assert sum(row["sampling/replaced_groups"] for row in expected) > 0
-    assert max(row["sampling/overlong_penalty_mean"] for row in expected) > 0
+    assert sum(row["rollout_selection/replaced_groups"] for row in expected) > 0
+    assert max(row["rollout_selection/overlong_penalty_mean"] for row in expected) > 0
     assert all(math.isfinite(value) for row in expected for value in row.values())
     for step in range(1, 6):
         assert [row["prompt_id"] for row in resumed.rollouts(step)] == [
@@ -56,17 +56,20 @@ def test_the_first_to_finish_and_replay(make_run):
         # Responses of up to 40 tokens differ in length, and so do their rewards.
         "reward.functions=[{path: length, arguments: {target: 40}}]",
         "num_steps=5",
-        "sampling.oversample=2",
-        "sampling.replay_groups_per_step=1",
+        "rollout_selection.oversample=2",
+        "rollout_selection.replay_groups_per_step=1",
         "generation.max_response_tokens=40",
         "generation.max_num_batched_tokens=1024",
     ).succeed()
     metrics = run.metrics()
     assert len(metrics) == 5
     # Four prompts are started for two, and the engine really works on nothing else afterwards.
-    gone = [row["sampling/cancelled_groups"] + row["sampling/spare_groups"] for row in metrics]
+    gone = [
+        row["rollout_selection/cancelled_groups"] + row["rollout_selection/spare_groups"]
+        for row in metrics
+    ]
     assert gone == [2.0] * 5
-    assert sum(row["sampling/replayed_groups"] for row in metrics) > 0
+    assert sum(row["rollout_selection/replayed_groups"] for row in metrics) > 0
     assert max(row["publish/probe_gap_max"] for row in metrics) < 1e-4
     prompts = [row["prompt_id"] for step in range(1, 6) for row in run.rollouts(step)]
     # Two groups of four samples a step, fresh ones alone, none twice.

@@ -1,4 +1,4 @@
-"""Rules of sampling control and of texts mixed into updates."""
+"""Rules of rollout selection and of texts mixed into updates."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from rlhf_ray.config.run import Config
 
 
 def _groups_can_vary(config: Config) -> Iterator[str]:
-    sampling = config.sampling
+    selection = config.rollout_selection
     wanted = {
-        "sampling.dynamic=true": sampling.dynamic,
-        f"sampling.replay_groups_per_step={sampling.replay_groups_per_step}": (
-            sampling.replay_groups_per_step > 0
+        "rollout_selection.dynamic=true": selection.dynamic,
+        f"rollout_selection.replay_groups_per_step={selection.replay_groups_per_step}": (
+            selection.replay_groups_per_step > 0
         ),
     }
     for setting, is_on in wanted.items():
@@ -27,16 +27,16 @@ def _groups_can_vary(config: Config) -> Iterator[str]:
 
 
 def _resume_is_exact(config: Config) -> Iterator[str]:
-    sampling = config.sampling
+    selection = config.rollout_selection
     is_promised = config.max_staleness == 0 and config.checkpoint.every_steps > 0
-    if not (is_promised and sampling.exact_resume):
+    if not (is_promised and selection.exact_resume):
         return
     reasons = {
-        f"sampling.oversample={sampling.oversample:g}": (
-            sampling.oversample > 1 and "the groups that finish first differ from run to run"
+        f"rollout_selection.oversample={selection.oversample:g}": (
+            selection.oversample > 1 and "the groups that finish first differ from run to run"
         ),
-        f"sampling.replay_groups_per_step={sampling.replay_groups_per_step}": (
-            sampling.replay_groups_per_step > 0 and "the groups to replay are not in a checkpoint"
+        f"rollout_selection.replay_groups_per_step={selection.replay_groups_per_step}": (
+            selection.replay_groups_per_step > 0 and "the groups to replay are not in a checkpoint"
         ),
     }
     for setting, reason in reasons.items():
@@ -45,113 +45,131 @@ def _resume_is_exact(config: Config) -> Iterator[str]:
                 f"{setting}: {reason}, so a resumed run would differ from an uninterrupted one, "
                 f"although max_staleness=0 with checkpoint.every_steps="
                 f"{config.checkpoint.every_steps} promises exact resume; accept the difference "
-                f"with sampling.exact_resume=false, or switch {setting.partition('=')[0]} off"
+                "with rollout_selection.exact_resume=false, or switch "
+                f"{setting.partition('=')[0]} off"
             )
 
 
 def _overlong_buffer(config: Config) -> Iterator[str]:
-    buffer, longest = config.sampling.overlong_buffer_tokens, config.generation.max_response_tokens
+    buffer, longest = (
+        config.rollout_selection.overlong_buffer_tokens,
+        config.generation.max_response_tokens,
+    )
     if buffer >= longest:
         yield (
-            f"sampling.overlong_buffer_tokens={buffer}: is not shorter than "
+            f"rollout_selection.overlong_buffer_tokens={buffer}: is not shorter than "
             f"generation.max_response_tokens={longest}, so every response would be punished; "
             f"lower it to at most {longest - 1}, or to 0 to switch it off"
         )
 
 
 def _overlong_parts(config: Config) -> Iterator[str]:
-    sampling = config.sampling
-    if sampling.overlong_filter and config.generation.ignore_eos:
+    selection = config.rollout_selection
+    if selection.overlong_filter and config.generation.ignore_eos:
         yield (
-            "sampling.overlong_filter=true: with generation.ignore_eos=true every response is cut "
+            "rollout_selection.overlong_filter=true: with generation.ignore_eos=true every "
+            "response is cut "
             "off at the limit and would be excluded; set one of them to false"
         )
 
 
 def _task_weights(config: Config) -> Iterator[str]:
-    for name, weight in config.sampling.task_weights.items():
+    for name, weight in config.rollout_selection.task_weights.items():
         if not math.isfinite(weight) or weight < 0:
             yield (
-                f"sampling.task_weights.{name}={weight}: a weight of advantages must be a "
+                f"rollout_selection.task_weights.{name}={weight}: a weight of advantages must be a "
                 f"finite number of at least 0; 0 excludes the task from the gradient"
             )
-    weights = config.sampling.task_weights
+    weights = config.rollout_selection.task_weights
     if weights and config.data.source_column is None:
         yield (
-            f"sampling.task_weights={weights}: without data.source_column all prompts belong to "
+            f"rollout_selection.task_weights={weights}: without data.source_column all prompts "
+            "belong to "
             f"one task; name the column with the task, or remove the weights"
         )
 
 
 def _replay_is_off_policy(config: Config) -> Iterator[str]:
-    sampling, steps = config.sampling, config.optimizer_steps_per_batch
-    groups = sampling.replay_groups_per_step
+    selection, steps = config.rollout_selection, config.optimizer_steps_per_batch
+    groups = selection.replay_groups_per_step
     if groups == 0:
         return
     if steps > 1:
         yield (
-            f"sampling.replay_groups_per_step={groups}: the old log-probabilities of a replayed "
+            f"rollout_selection.replay_groups_per_step={groups}: the old log-probabilities of a "
+            "replayed "
             f"group are those of the engine that sampled it, and {steps} optimiser steps per batch "
             f"(algorithm.num_epochs={config.algorithm.num_epochs} x algorithm.num_mini_batches="
             f"{config.algorithm.num_mini_batches}) take the learner's; set both to 1, or "
             f"replay_groups_per_step to 0"
         )
-    if sampling.replay_max_staleness <= config.max_staleness:
+    if selection.replay_max_staleness <= config.max_staleness:
         yield (
-            f"sampling.replay_max_staleness={sampling.replay_max_staleness}: with max_staleness="
+            f"rollout_selection.replay_max_staleness={selection.replay_max_staleness}: with "
+            "max_staleness="
             f"{config.max_staleness} a group may be too stale for replay once it has been "
             f"trained on; raise it to at least {config.max_staleness + 1}"
         )
-    if sampling.replay_capacity < groups:
+    if selection.replay_capacity < groups:
         yield (
-            f"sampling.replay_capacity={sampling.replay_capacity}: is less than "
-            f"sampling.replay_groups_per_step={groups}; raise the capacity or lower the groups"
+            f"rollout_selection.replay_capacity={selection.replay_capacity}: is less than "
+            f"rollout_selection.replay_groups_per_step={groups}; raise the capacity or lower the "
+            "groups"
         )
 
 
 _CONTROL_RULES: tuple[Rule, ...] = (
     Rule(
-        about="`sampling.dynamic` and `sampling.replay_groups_per_step` need `samples_per_prompt` "
+        about="`rollout_selection.dynamic` and `rollout_selection.replay_groups_per_step` need "
+        "`samples_per_prompt` "
         "of at least 2.",
-        keys=("sampling.dynamic", "sampling.replay_groups_per_step", "samples_per_prompt"),
+        keys=(
+            "rollout_selection.dynamic",
+            "rollout_selection.replay_groups_per_step",
+            "samples_per_prompt",
+        ),
         problems=_groups_can_vary,
     ),
     Rule(
-        about="`sampling.oversample` above 1 and `sampling.replay_groups_per_step` above 0 need "
-        "`sampling.exact_resume=false` if exact resume is promised: `max_staleness` 0 with "
+        about="`rollout_selection.oversample` above 1 and "
+        "`rollout_selection.replay_groups_per_step` above 0 need "
+        "`rollout_selection.exact_resume=false` if exact resume is promised: `max_staleness` 0 "
+        "with "
         "`checkpoint.every_steps` above 0.",
         keys=(
-            "sampling.oversample",
-            "sampling.replay_groups_per_step",
-            "sampling.exact_resume",
+            "rollout_selection.oversample",
+            "rollout_selection.replay_groups_per_step",
+            "rollout_selection.exact_resume",
             "max_staleness",
             "checkpoint.every_steps",
         ),
         problems=_resume_is_exact,
     ),
     Rule(
-        about="`sampling.overlong_buffer_tokens` is less than `generation.max_response_tokens`.",
-        keys=("sampling.overlong_buffer_tokens", "generation.max_response_tokens"),
+        about="`rollout_selection.overlong_buffer_tokens` is less than "
+        "`generation.max_response_tokens`.",
+        keys=("rollout_selection.overlong_buffer_tokens", "generation.max_response_tokens"),
         problems=_overlong_buffer,
     ),
     Rule(
-        about="`sampling.overlong_filter` needs `generation.ignore_eos` false.",
-        keys=("sampling.overlong_filter", "generation.ignore_eos"),
+        about="`rollout_selection.overlong_filter` needs `generation.ignore_eos` false.",
+        keys=("rollout_selection.overlong_filter", "generation.ignore_eos"),
         problems=_overlong_parts,
     ),
     Rule(
-        about="`sampling.task_weights` are finite, at least 0, and need `data.source_column`.",
-        keys=("sampling.task_weights", "data.source_column"),
+        about="`rollout_selection.task_weights` are finite, at least 0, and need "
+        "`data.source_column`.",
+        keys=("rollout_selection.task_weights", "data.source_column"),
         problems=_task_weights,
     ),
     Rule(
-        about="`sampling.replay_groups_per_step` needs one optimiser step per batch, "
-        "`sampling.replay_max_staleness` above `max_staleness`, and at most "
-        "`sampling.replay_capacity` groups.",
+        about="`rollout_selection.replay_groups_per_step` needs one optimiser step per batch, "
+        "`rollout_selection.replay_max_staleness` above `max_staleness`, and at most "
+        "`rollout_selection.replay_capacity` groups.",
         keys=(
-            "sampling.replay_groups_per_step",
-            "sampling.replay_max_staleness",
-            "sampling.replay_capacity",
+            "rollout_selection.replay_groups_per_step",
+            "rollout_selection.replay_max_staleness",
+            "rollout_selection.replay_capacity",
             "max_staleness",
             "algorithm.num_epochs",
             "algorithm.num_mini_batches",
@@ -217,4 +235,4 @@ _TEXT_RULES: tuple[Rule, ...] = (
     ),
 )
 
-SAMPLING_RULES: tuple[Rule, ...] = _CONTROL_RULES + _TEXT_RULES
+ROLLOUT_SELECTION_RULES: tuple[Rule, ...] = _CONTROL_RULES + _TEXT_RULES

@@ -12,9 +12,11 @@ _ROUNDING = 1e-9
 
 
 @dataclass
-class SamplingConfig:
-    """Sampling control, between prompts and advantages; off by default. docs/algorithms.md
-    explains every part and its source."""
+class RolloutSelectionConfig:
+    """Choice of prompts, groups and samples between data and advantages; off by default.
+
+    docs/algorithms.md explains every part and its source.
+    """
 
     dynamic: bool = setting(
         False,

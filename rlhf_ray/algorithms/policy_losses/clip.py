@@ -28,7 +28,7 @@ class PolicyLoss:
     clamped: Tensor
 
 
-def policy_loss(
+def clipped_loss(
     ratio: Ratio,
     advantages: Tensor,
     mask: Tensor,

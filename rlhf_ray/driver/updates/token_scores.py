@@ -11,7 +11,7 @@ from rlhf_ray.driver.roles import TokenScorer
 from rlhf_ray.driver.rollouts.batch import Batch
 
 
-class NoScores:
+class NoTokenScores:
     """Null object of a role that is not part of the run."""
 
     def score(self, groups: Sequence[Any], num_tokens: Sequence[int]) -> list[Call]:
@@ -20,7 +20,7 @@ class NoScores:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class BatchScores:
+class BatchTokenScores:
     """References to `list[TokenValues]`, one per rank; empty for a role that was not asked."""
 
     reference: tuple[Any, ...]
@@ -28,7 +28,7 @@ class BatchScores:
     old: tuple[Any, ...]
 
 
-class Scorers:
+class TokenScorers:
     """Asks reference, critic and learner at the same time.
 
     Args:
@@ -57,7 +57,7 @@ class Scorers:
         self._waiter = waiter
         self._timeout_s = timeout_s
 
-    def score(self, batch: Batch, step: int) -> BatchScores:
+    def score(self, batch: Batch, step: int) -> BatchTokenScores:
         """Per-token values of all groups of a batch.
 
         Raises:
@@ -70,4 +70,4 @@ class Scorers:
         everything = [call for part in calls for call in part]
         self._waiter.results(everything, phase="reference", timeout_s=self._timeout_s)
         reference, values, old = (tuple(call.payload for call in part) for part in calls)
-        return BatchScores(reference=reference, values=values, old=old)
+        return BatchTokenScores(reference=reference, values=values, old=old)
