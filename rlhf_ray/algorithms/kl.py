@@ -18,9 +18,15 @@ def _k2(difference: Tensor) -> Tensor:
     return 0.5 * difference.square()
 
 
+# In float32 the exponential overflows at 88.7 nats, and the square of its gradient, which the norm
+# needs, at 44.
+_FURTHEST = 40.0
+
+
 def _k3(difference: Tensor) -> Tensor:
+    bounded = difference.clamp(-_FURTHEST, _FURTHEST)
     # expm1: near 0, where policy and reference almost agree, exp(-d) - 1 cancels.
-    return torch.expm1(-difference) + difference
+    return torch.expm1(-bounded) + bounded
 
 
 def _absolute(difference: Tensor) -> Tensor:
@@ -60,7 +66,9 @@ def token_kl(
     KL(reference || policy). That of k2 averages to the gradient of KL(policy || reference):
     gradient "unbiased" gives every estimator that one and leaves its value as it is.
 
-    Conventions: none of them is clamped. 0 off the mask.
+    Conventions: k3 bounds d at +-40 nats and has no gradient beyond, so that one token that the
+    policy finds impossible cannot make a batch infinite in float32. The others are not bounded.
+    0 off the mask.
 
     Args:
         logprobs [N] (may carry a gradient), reference_logprobs [N], mask [N] bool.
@@ -78,7 +86,8 @@ def token_kl(
     if gradient == "estimator":
         return _ESTIMATORS[estimator](difference)
     surrogate = _k2(difference)
-    return _ESTIMATORS[estimator](difference.detach()) + surrogate - surrogate.detach()
+    # In brackets: the k2 of a far token would take the last digits of the value with it.
+    return _ESTIMATORS[estimator](difference.detach()) + (surrogate - surrogate.detach())
 
 
 def full_kl(logits: Tensor, reference_logits: Tensor, mask: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rlhf_ray.algorithms.equality import reaches
 from rlhf_ray.evaluation.answers import DISTINCT_SIZES, MODES, SAMPLED, Answer, PromptAnswers
 from rlhf_ray.evaluation.statistics import (
     Estimate,
@@ -221,7 +222,7 @@ def _passes(groups: Sequence[Sequence[Answer]], settings: ReportSettings) -> dic
 
 
 def _succeeds(answer: Answer, settings: ReportSettings) -> bool:
-    return answer.score(settings.success_by) >= settings.success_reward
+    return reaches(answer.score(settings.success_by), settings.success_reward)
 
 
 def _describe_likelihood(likelihood: Likelihood | None) -> dict[str, Any] | None:

@@ -61,6 +61,7 @@ def _group(
         normalize_by_std=algorithm.normalize_by_std,
         std_epsilon=algorithm.group_std_epsilon,
         std_estimator=algorithm.group_std_estimator,
+        tolerance=algorithm.reward_tolerance,
     )
 
 
@@ -121,6 +122,7 @@ def _process(_: Tensor, batch: RolloutBatch, algorithm: AlgorithmConfig) -> tupl
         normalize_by_std=algorithm.normalize_by_std,
         std_epsilon=algorithm.group_std_epsilon,
         std_estimator=algorithm.group_std_estimator,
+        tolerance=algorithm.reward_tolerance,
     )
     return torch.where(batch.loss_mask, advantages, 0.0), torch.zeros_like(advantages)
 

@@ -82,6 +82,7 @@ def _gmpo(tokens: PredictedTokens, ratio: Ratio, algorithm: AlgorithmConfig) -> 
         tokens.mask,
         clip_low=algorithm.clip_ratio_low,
         clip_high=algorithm.clip_ratio_high,
+        log_ratio_clamp=algorithm.log_ratio_clamp,
     )
 
 

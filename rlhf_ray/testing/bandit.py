@@ -74,6 +74,7 @@ def solve(config: Config, *, seed: int) -> float:
         max_staleness=config.max_staleness,
         generate_timeout_s=_TIMEOUT_S,
         rollout_selection=config.rollout_selection,
+        reward_tolerance=algorithm.reward_tolerance,
     )
     builder = _builder(algorithm, config.old_logprobs_from, critic is not None, seed)
     loop = Loop(
@@ -112,11 +113,8 @@ def solve(config: Config, *, seed: int) -> float:
         log=RunLog(metrics=_Silent(), progress=_Silent(), rollouts=NoRollouts()),
         checkpoints=_no_checkpoints(waiter),
     )
-    train(
-        loop,
-        LoopState(step=0, controllers=Controllers.start(algorithm)),
-        num_steps=config.num_steps,
-    )
+    state = LoopState(step=0, controllers=Controllers.start(algorithm))
+    train(loop, state, num_steps=config.num_steps)
     return expected_reward(policy.table.weights)
 
 

@@ -8,25 +8,29 @@ import torch
 from torch import Tensor
 
 from rlhf_ray.algorithms.by_group import by_group
+from rlhf_ray.algorithms.equality import BFLOAT16_ULP, ROUNDING, are_equal
 
 
-def _unbiased(group: Tensor) -> Tensor:
+def _unbiased(group: Tensor, _: float) -> Tensor:
     return group.std(unbiased=True)
 
 
-def _biased(group: Tensor) -> Tensor:
+def _biased(group: Tensor, _: float) -> Tensor:
     return group.std(unbiased=False)
 
 
-def _leave_one_out(group: Tensor) -> Tensor:
-    """Unbiased deviation of the OTHER samples of each [n]; 0 where there is one other only."""
+def _leave_one_out(group: Tensor, tolerance: float) -> Tensor:
+    """Unbiased deviation of the OTHER samples of each [n]; exactly 0 where the others are equal."""
     others = group.repeat(group.shape[0], 1)[~torch.eye(group.shape[0], dtype=torch.bool)]
     others = others.view(group.shape[0], -1)
     centred = others - others.mean(dim=1, keepdim=True)
-    return (centred.square().sum(dim=1) / max(others.shape[1] - 1, 1)).sqrt()
+    deviation = (centred.square().sum(dim=1) / max(others.shape[1] - 1, 1)).sqrt()
+    # Equal rewards whose mean was rounded leave a deviation of 1e-17, and not of 0.
+    same = torch.tensor([are_equal(row, tolerance) for row in others], device=group.device)
+    return torch.where(same, 0.0, deviation)
 
 
-_DEVIATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+_DEVIATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "unbiased": _unbiased,
     "biased": _biased,
     "leave_one_out": _leave_one_out,
@@ -40,6 +44,7 @@ def group_advantages(
     normalize_by_std: bool,
     std_epsilon: float,
     std_estimator: str = "unbiased",
+    tolerance: float = BFLOAT16_ULP,
 ) -> Tensor:
     """Advantage of each sample over its group, one number per sample.
 
@@ -51,13 +56,14 @@ def group_advantages(
 
     Conventions: unbiased standard deviation (n - 1), epsilon outside the root, statistics in
     float64. A group of equal rewards, or of one, has advantages of exactly 0 (`by_group`).
-    "leave_one_out" divides by the deviation of the other samples; where those do not differ,
-    by 1.
+    "leave_one_out" divides by the deviation of the other samples; where the others are equal, up
+    to the same tolerance, by 1.
 
     Args:
         rewards [S]: one per sample, the samples of a group side by side.
         group_sizes [G] int64: samples per group; sums to S.
         std_estimator: "unbiased", "biased" or "leave_one_out".
+        tolerance: see `by_group`.
 
     Returns:
         [S] float64.
@@ -71,7 +77,9 @@ def group_advantages(
         centred = group - group.mean()
         if not normalize_by_std:
             return centred
-        deviation = _DEVIATIONS[std_estimator](group)
+        deviation = _DEVIATIONS[std_estimator](group, tolerance)
         return centred / torch.where(deviation > 0, deviation + std_epsilon, 1.0)
 
-    return by_group(rewards, group_sizes, estimate)
+    # Only a division magnifies a difference of rounding.
+    least = tolerance if normalize_by_std else ROUNDING
+    return by_group(rewards, group_sizes, estimate, tolerance=least)

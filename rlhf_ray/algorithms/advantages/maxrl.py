@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from rlhf_ray.algorithms.by_group import by_group
+from rlhf_ray.algorithms.equality import ROUNDING
 
 
 def maxrl_advantages(rewards: Tensor, group_sizes: Tensor) -> Tensor:
@@ -36,4 +37,4 @@ def maxrl_advantages(rewards: Tensor, group_sizes: Tensor) -> Tensor:
         del members
         return (group - group.mean()) / group.mean()
 
-    return by_group(rewards, group_sizes, estimate)
+    return by_group(rewards, group_sizes, estimate, tolerance=ROUNDING)

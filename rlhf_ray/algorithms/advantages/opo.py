@@ -6,6 +6,7 @@ from torch import Tensor
 
 from rlhf_ray.algorithms.by_group import by_group
 from rlhf_ray.algorithms.checks import assert_floating
+from rlhf_ray.algorithms.equality import ROUNDING
 
 
 def opo_advantages(rewards: Tensor, response_lengths: Tensor, group_sizes: Tensor) -> Tensor:
@@ -34,4 +35,4 @@ def opo_advantages(rewards: Tensor, response_lengths: Tensor, group_sizes: Tenso
             return group - group.mean()
         return group - (weights * group).sum() / weights.sum()
 
-    return by_group(rewards, group_sizes, estimate)
+    return by_group(rewards, group_sizes, estimate, tolerance=ROUNDING)

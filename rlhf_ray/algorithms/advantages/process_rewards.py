@@ -8,6 +8,7 @@ from torch import Tensor
 from rlhf_ray.algorithms.advantages.group_advantages import group_advantages
 from rlhf_ray.algorithms.advantages.returns import returns_to_go
 from rlhf_ray.algorithms.checks import assert_lengths, assert_token_tensors
+from rlhf_ray.algorithms.equality import BFLOAT16_ULP
 
 
 def process_advantages(
@@ -20,6 +21,7 @@ def process_advantages(
     std_epsilon: float,
     normalize_by_std: bool = True,
     std_estimator: str = "unbiased",
+    tolerance: float = BFLOAT16_ULP,
 ) -> Tensor:
     """Sum of the normalised rewards of the steps that end at a token or after it.
 
@@ -36,7 +38,7 @@ def process_advantages(
         step_ends [N] bool: True on the last token of every step; those off `mask` do not count.
         lengths [S] int64 summing to N, mask [N] bool.
         group_sizes [G] int64: samples per group; sums to S.
-        normalize_by_std, std_estimator: see `group_advantages`.
+        normalize_by_std, std_estimator, tolerance: see `group_advantages`.
 
     Returns:
         [N] float64, 0 off the mask.
@@ -57,5 +59,6 @@ def process_advantages(
         normalize_by_std=normalize_by_std,
         std_epsilon=std_epsilon,
         std_estimator=std_estimator,
+        tolerance=tolerance,
     )
     return returns_to_go(normalized, lengths, mask, gamma=1.0)

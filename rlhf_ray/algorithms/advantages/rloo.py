@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from rlhf_ray.algorithms.by_group import by_group
+from rlhf_ray.algorithms.equality import ROUNDING
 
 
 def rloo_advantages(rewards: Tensor, group_sizes: Tensor) -> Tensor:
@@ -28,4 +29,4 @@ def rloo_advantages(rewards: Tensor, group_sizes: Tensor) -> Tensor:
         others = (group.sum() - group) / (group.shape[0] - 1)
         return group - others
 
-    return by_group(rewards, group_sizes, estimate)
+    return by_group(rewards, group_sizes, estimate, tolerance=ROUNDING)

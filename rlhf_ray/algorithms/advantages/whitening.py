@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from rlhf_ray.algorithms.checks import assert_lengths, assert_token_tensors
+from rlhf_ray.algorithms.equality import are_equal
 
 _VARIANCE_EPSILON = 1e-8
 
@@ -22,7 +23,8 @@ def whiten(values: Tensor, mask: Tensor) -> Tensor:
 
     Conventions: mean and unbiased variance are those of the n masked entries, in float64, and
     the result is masked again. `values` must hold the GLOBAL batch: whitened per rank, the
-    result would depend on the number of ranks. One entry alone becomes 0.
+    result would depend on the number of ranks. One entry alone becomes 0. Entries that are equal
+    (`are_equal`) are only centred.
 
     Args:
         values [N], mask [N] bool.
@@ -36,6 +38,9 @@ def whiten(values: Tensor, mask: Tensor) -> Tensor:
     if kept.numel() == 0:
         return whitened
     centred = kept - kept.mean()
+    if are_equal(kept):
+        whitened[mask] = centred.to(values.dtype)
+        return whitened
     variance = centred.square().sum() / max(kept.numel() - 1, 1)
     whitened[mask] = (centred / torch.sqrt(variance + _VARIANCE_EPSILON)).to(values.dtype)
     return whitened

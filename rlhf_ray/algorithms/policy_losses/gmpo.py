@@ -19,16 +19,20 @@ def gmpo_loss(
     *,
     clip_low: float,
     clip_high: float,
+    log_ratio_clamp: float,
 ) -> PolicyLoss:
     """One loss per sequence, on each of its tokens.
 
         e_t  = min(d_t, clip_high)   where A > 0
         e_t  = max(d_t, -clip_low)   where A < 0
-        loss = -exp(mean of e_t) * A,   A the mean of the sequence's advantages
+        loss = -exp(clamp(mean of e_t)) * A,   A the mean of the sequence's advantages
 
     Zhao et al. 2025, Geometric-Mean Policy Optimization, arXiv:2507.20673, equation 4: the
     pessimistic clip of the LOG ratio d, token by token, before the mean; the paper uses 0.4 on
     both sides.
+
+    Conventions: each sign of A leaves one side open, so the mean is clamped to +- log_ratio_clamp
+    before the exponential, and a clamped sequence has no gradient (see `probability_ratio`).
 
     Args:
         ratio: of N tokens, at the level "token".
@@ -41,10 +45,11 @@ def gmpo_loss(
     above = (advantages > 0) & (ratio.log_ratio.detach() > clip_high)
     below = (advantages < 0) & (ratio.log_ratio.detach() < -clip_low)
     clipped = torch.where(above, clip_high, torch.where(below, -clip_low, ratio.log_ratio))
-    geometric = sequence_means(clipped, lengths, mask).exp()
+    exponent = sequence_means(clipped, lengths, mask)
+    geometric = exponent.clamp(-log_ratio_clamp, log_ratio_clamp).exp()
     return PolicyLoss(
         per_token=-geometric * advantages,
         ratio=torch.where(mask, geometric.detach(), 1.0),
         clipped=above | below,
-        clamped=torch.zeros_like(mask),
+        clamped=exponent.detach().abs() > log_ratio_clamp,
     )

@@ -9,10 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from rlhf_ray.algorithms.checks import assert_floating
-
-# Spread, relative to the largest reward, below which rewards do not differ: a sum of weighted
-# parts may come out a rounding error apart, which must not become a signal.
-_LEAST_SPREAD = 1e-9
+from rlhf_ray.algorithms.equality import BFLOAT16_ULP, are_equal
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,14 +72,13 @@ def merge_moments(first: RewardMoments, second: RewardMoments) -> RewardMoments:
     )
 
 
-def reward_scale(moments: RewardMoments) -> RewardScale:
+def reward_scale(moments: RewardMoments, *, tolerance: float = BFLOAT16_ULP) -> RewardScale:
     """Mean, and unbiased standard deviation sqrt(squares / (count - 1)).
 
-    Conventions: rewards that do not differ are only centred (a deviation of 1), and so is one
-    reward alone: it becomes 0.
+    Conventions: rewards that are equal (`are_equal`) are only centred (a deviation of 1), and so
+    is one reward alone: it becomes 0.
     """
-    size = max(abs(moments.lowest), abs(moments.highest))
-    if moments.highest - moments.lowest <= _LEAST_SPREAD * size:
+    if are_equal((moments.lowest, moments.highest), tolerance):
         return RewardScale(mean=moments.mean, deviation=1.0)
     deviation = math.sqrt(moments.squares / (moments.count - 1))
     return RewardScale(mean=moments.mean, deviation=deviation)

@@ -49,6 +49,15 @@ class AlgorithmConfig:
     group_std_epsilon: float = setting(
         1e-6, "Added to the group's standard deviation, outside the square root.", minimum=0
     )
+    reward_tolerance: float = setting(
+        2.0**-7,
+        "Rewards that differ by at most this share of the largest count as equal: in a group (or "
+        "its steps) whose advantages are divided by a deviation, in dynamic sampling, replay and "
+        "reward_normalization. The default is one step of bfloat16; lower it for exact rewards "
+        "that differ by less.",
+        minimum=0,
+        below=1,
+    )
     baseline_decay: float = setting(
         0.9, "Weight of the past in the moving mean of advantage=baseline.", minimum=0, below=1
     )

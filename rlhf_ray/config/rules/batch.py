@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rlhf_ray.config.groups.algorithm import GROUP_ADVANTAGES
+from rlhf_ray.config.groups.algorithm import GROUP_ADVANTAGES, OldLogprobsFrom
 from rlhf_ray.config.rules.rule import ROLE_KEYS, Rule, model_roles, trained_roles
 from rlhf_ray.config.run import Config
 from rlhf_ray.config.stages import SCORING_STAGES
@@ -29,6 +29,17 @@ def _mini_batches_have_samples(config: Config) -> Iterator[str]:
         yield (
             f"algorithm.num_mini_batches={parts}: a step has only {_samples(config)}; lower it to "
             f"at most {samples}, or raise prompts_per_step or samples_per_prompt"
+        )
+
+
+def _distance_from_the_old_policy(config: Config) -> Iterator[str]:
+    in_update = OldLogprobsFrom.LEARNER_IN_UPDATE
+    if config.algorithm.policy_loss == "kl_cov" and config.old_logprobs_from is in_update:
+        yield (
+            "algorithm.policy_loss=kl_cov: its penalty is on the distance from the old policy, "
+            "which is 0 in the only optimiser step of a batch (algorithm.num_epochs=1 x "
+            "algorithm.num_mini_batches=1), so it would do nothing; set num_mini_batches to "
+            "8, or use policy_loss=clip_cov"
         )
 
 
@@ -112,6 +123,18 @@ BATCH_RULES: tuple[Rule, ...] = (
         about="`algorithm.num_mini_batches` is at most `prompts_per_step` x `samples_per_prompt`.",
         keys=(_MINI_BATCHES, *_SIZES),
         problems=_mini_batches_have_samples,
+    ),
+    Rule(
+        about="`algorithm.policy_loss=kl_cov` needs several optimiser steps per batch, or the "
+        "engine's log-probabilities as the old ones.",
+        keys=(
+            "algorithm.policy_loss",
+            "algorithm.num_epochs",
+            _MINI_BATCHES,
+            "algorithm.old_policy",
+            "max_staleness",
+        ),
+        problems=_distance_from_the_old_policy,
     ),
     Rule(
         about="Every rank of learner and critic gets a sample in every optimiser step, and every "

@@ -6,6 +6,7 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
+from rlhf_ray.algorithms.equality import reaches
 from rlhf_ray.data.prompts.order import stable_seed
 from rlhf_ray.data.prompts.stream import PromptStream
 from rlhf_ray.data.rows import DataError
@@ -82,7 +83,9 @@ class CurriculumStream:
         """Update the success rate of a prompt's row with the rewards of a group."""
         if not outcome.rewards:
             return
-        successes = sum(reward >= self._settings.success_reward for reward in outcome.rewards)
+        successes = sum(
+            reaches(reward, self._settings.success_reward) for reward in outcome.rewards
+        )
         newest, row = successes / len(outcome.rewards), _row(outcome.prompt_id)
         before = self._rates.get(row, newest)
         self._rates[row] = before + self._settings.recency * (newest - before)

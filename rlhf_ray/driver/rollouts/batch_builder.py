@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rlhf_ray.algorithms.equality import are_equal
 from rlhf_ray.config.groups.rollout_selection import RolloutSelectionConfig
 from rlhf_ray.records import GroupSummary, Prompt, SampleFailure
 
@@ -49,6 +50,7 @@ class BatchBuilder:
         *,
         size: int,
         selection: RolloutSelectionConfig,
+        reward_tolerance: float,
         urgent: Sequence[int] = (),
     ) -> None:
         self.prompts = list(prompts)
@@ -56,6 +58,7 @@ class BatchBuilder:
         self.num_dropped = 0
         self._size = size
         self._selection = selection
+        self._reward_tolerance = reward_tolerance
         self._urgent = frozenset(urgent)
         # Both in the order in which the groups were scored.
         self._good: list[ScoredGroup] = []
@@ -64,7 +67,7 @@ class BatchBuilder:
 
     def add(self, scored: ScoredGroup) -> None:
         """Add a group. With dynamic sampling, a group without variance is only a stopgap."""
-        is_stopgap = self._selection.dynamic and not has_variance(scored.summary)
+        is_stopgap = self._selection.dynamic and not self._has_variance(scored)
         (self._uniform if is_stopgap else self._good).append(scored)
 
     def drop(self, prompt: Prompt, failures: Sequence[SampleFailure], instead: Prompt) -> None:
@@ -122,14 +125,13 @@ class BatchBuilder:
             "rollout_selection/replaced_groups": float(self._num_replaced),
             "rollout_selection/zero_variance_fraction": len(self._uniform) / num_scored,
             "rollout_selection/zero_variance_kept": float(
-                sum(not has_variance(scored.summary) for scored in kept)
+                sum(not self._has_variance(scored) for scored in kept)
             ),
         }
 
-
-def has_variance(summary: GroupSummary) -> bool:
-    """Whether any two samples (or steps) of a group have different rewards."""
-    return len(set(summary.compared)) > 1
+    def _has_variance(self, scored: ScoredGroup) -> bool:
+        """Whether any two samples (or steps) of a group have different rewards."""
+        return not are_equal(scored.summary.compared, self._reward_tolerance)
 
 
 def _place(scored: ScoredGroup) -> int:

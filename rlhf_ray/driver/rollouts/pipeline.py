@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from rlhf_ray.algorithms.equality import BFLOAT16_ULP
 from rlhf_ray.calls import CallWaiter
 from rlhf_ray.config.errors import RunFailed
 from rlhf_ray.config.groups.rollout_selection import RolloutSelectionConfig
@@ -38,6 +39,7 @@ class PipelineSettings:
     max_staleness: int
     generate_timeout_s: float
     rollout_selection: RolloutSelectionConfig = field(default_factory=RolloutSelectionConfig)
+    reward_tolerance: float = BFLOAT16_ULP
 
     @property
     def greedy(self) -> tuple[int, ...]:
@@ -76,7 +78,9 @@ class RolloutPipeline:
         )
         self._budget = failure_budget
         self._settings = settings
-        self._replay = ReplayBuffer(settings.rollout_selection)
+        self._replay = ReplayBuffer(
+            settings.rollout_selection, reward_tolerance=settings.reward_tolerance
+        )
         self._batches: dict[int, BatchBuilder] = {}
         self._restored: list[list[Prompt]] = []
         self._next_batch = 0
@@ -141,6 +145,7 @@ class RolloutPipeline:
             prompts,
             size=settings.prompts_per_step,
             selection=settings.rollout_selection,
+            reward_tolerance=settings.reward_tolerance,
             urgent=[p.stream_index for p in prompts if self._queue.is_urgent(p)],
         )
         self._in_flight.start(index, prompts)

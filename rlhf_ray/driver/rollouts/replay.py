@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from rlhf_ray.algorithms.equality import are_equal
 from rlhf_ray.config.groups.rollout_selection import RolloutSelectionConfig
 from rlhf_ray.records import GroupSummary
 
@@ -22,10 +23,11 @@ class ReplayBuffer:
     an empty buffer.
     """
 
-    def __init__(self, selection: RolloutSelectionConfig) -> None:
+    def __init__(self, selection: RolloutSelectionConfig, *, reward_tolerance: float) -> None:
         self._num_groups = selection.replay_groups_per_step
         self._capacity = selection.replay_capacity
         self._max_staleness = selection.replay_max_staleness
+        self._reward_tolerance = reward_tolerance
         self._groups: list[tuple[Any, GroupSummary]] = []
 
     def take(self, version: int) -> list[tuple[Any, GroupSummary]]:
@@ -52,7 +54,8 @@ class ReplayBuffer:
         self._groups += [
             (group, summary)
             for group, summary in groups
-            if _variance(summary.compared) > 0 and summary.oldest_version >= 0
+            if not are_equal(summary.compared, self._reward_tolerance)
+            and summary.oldest_version >= 0
         ]
         self._groups = self._groups[-self._capacity :]
 
@@ -71,8 +74,6 @@ class ReplayBuffer:
 
 
 def _variance(rewards: Sequence[float]) -> float:
-    """Biased variance; exactly 0 for equal rewards, whatever their rounding."""
-    if len(set(rewards)) < 2:
-        return 0.0
+    """Biased variance."""
     mean = math.fsum(rewards) / len(rewards)
     return math.fsum((reward - mean) ** 2 for reward in rewards) / len(rewards)

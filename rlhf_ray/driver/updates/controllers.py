@@ -57,7 +57,9 @@ class Controllers:
             kl=_kl_controller(algorithm),
             entropy=_entropy_controller(algorithm),
             baseline=start_moving_baseline(algorithm.baseline_decay),
-            scales=RewardScales.start(algorithm.reward_normalization),
+            scales=RewardScales.start(
+                algorithm.reward_normalization, tolerance=algorithm.reward_tolerance
+            ),
         )
 
     def observe(self, batch: Batch) -> Controllers:

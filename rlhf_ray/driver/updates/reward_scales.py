@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rlhf_ray.algorithms.equality import BFLOAT16_ULP
 from rlhf_ray.algorithms.rewards.task_rewards import (
     RewardMoments,
     RewardScale,
@@ -25,20 +26,25 @@ class RewardScales:
     Attributes:
         mode: see `AlgorithmConfig.reward_normalization`.
         moments: moments by task; empty without normalisation.
+        tolerance: see `AlgorithmConfig.reward_tolerance`.
     """
 
     mode: str
     moments: Mapping[str, RewardMoments]
+    tolerance: float
 
     @property
     def by_task(self) -> dict[str, RewardScale]:
         """The current scale of every task; empty without normalisation."""
-        return {task: reward_scale(moments) for task, moments in self.moments.items()}
+        return {
+            task: reward_scale(moments, tolerance=self.tolerance)
+            for task, moments in self.moments.items()
+        }
 
     @classmethod
-    def start(cls, mode: str) -> RewardScales:
+    def start(cls, mode: str, *, tolerance: float) -> RewardScales:
         """The scales before the first batch."""
-        return cls(mode=mode, moments={})
+        return cls(mode=mode, moments={}, tolerance=tolerance)
 
     def observe(self, batch: Batch) -> RewardScales:
         """The scales that normalise this batch; its own rewards are counted.
@@ -63,7 +69,9 @@ class RewardScales:
     def load(cls, saved: Mapping[str, Any]) -> RewardScales:
         """Restore from `state_dict`."""
         moments = {task: RewardMoments(**fields) for task, fields in saved["moments"].items()}
-        return cls(mode=saved["mode"], moments=moments)
+        # Checkpoints of releases without a tolerance lack this key.
+        tolerance = saved.get("tolerance", BFLOAT16_ULP)
+        return cls(mode=saved["mode"], moments=moments, tolerance=tolerance)
 
 
 def _moments(summaries: Sequence[GroupSummary]) -> dict[str, RewardMoments]:

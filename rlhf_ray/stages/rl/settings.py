@@ -77,6 +77,7 @@ def rl_settings(config: Config) -> RlSettings:
             max_staleness=config.max_staleness,
             generate_timeout_s=config.deadlines.generate_s,
             rollout_selection=config.rollout_selection,
+            reward_tolerance=config.algorithm.reward_tolerance,
         ),
         max_failure_rate=config.reward.max_failure_rate,
         data=config.data,

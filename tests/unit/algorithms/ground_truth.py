@@ -8,6 +8,17 @@ from __future__ import annotations
 
 import math
 
+TOLERANCE = 2.0**-7  # one step of bfloat16
+
+
+def equal(numbers: list[float], tolerance: float = TOLERANCE) -> bool:
+    """No two numbers are further apart than a share of the largest."""
+    return all(
+        abs(a - b) <= max(tolerance, 1e-9) * max(map(abs, numbers))
+        for a in numbers
+        for b in numbers
+    )
+
 
 def mean(numbers: list[float]) -> float:
     return math.fsum(numbers) / len(numbers)
@@ -24,7 +35,7 @@ def group_advantages(
     """GRPO, arXiv:2402.03300."""
     result = []
     for group in groups:
-        if len(set(group)) <= 1:
+        if equal(group, TOLERANCE if normalize_by_std else 0.0):
             result.append([0.0] * len(group))
             continue
         scale = math.sqrt(unbiased_variance(group)) + std_epsilon if normalize_by_std else 1.0
@@ -42,7 +53,7 @@ def normalized_rewards(
         normalized = []
         for task, reward in batch:
             same = [r for one in known for other, r in one if other == task]
-            scale = math.sqrt(unbiased_variance(same)) if len(set(same)) > 1 else 1.0
+            scale = math.sqrt(unbiased_variance(same)) if not equal(same) else 1.0
             normalized.append((reward - mean(same)) / scale)
         result.append(normalized)
     return result
@@ -84,8 +95,7 @@ def whiten(values: list[float], mask: list[bool]) -> list[float]:
     kept = [x for x, keep in zip(values, mask, strict=True) if keep]
     if not kept:
         return [0.0] * len(values)
-    variance = unbiased_variance(kept) if len(kept) > 1 else 0.0
-    scale = math.sqrt(variance + 1e-8)
+    scale = 1.0 if equal(kept) else math.sqrt(unbiased_variance(kept) + 1e-8)
     return [(x - mean(kept)) / scale if keep else 0.0 for x, keep in zip(values, mask, strict=True)]
 
 
@@ -167,11 +177,13 @@ def mean_share(values: list[float], mask: list[bool], global_count: int) -> floa
 
 
 def leave_one_out_std_advantages(group: list[float], epsilon: float) -> list[float]:
-    """GRPO divided by the deviation of the others; by 1 where they do not differ."""
+    """GRPO divided by the deviation of the others; by 1 where they are equal."""
+    if equal(group):
+        return [0.0] * len(group)
     result = []
     for i, reward in enumerate(group):
         others = group[:i] + group[i + 1 :]
-        spread = math.sqrt(unbiased_variance(others)) if len(others) > 1 else 0.0
+        spread = 0.0 if equal(others) else math.sqrt(unbiased_variance(others))
         result.append((reward - mean(group)) / (spread + epsilon if spread > 0 else 1.0))
     return result
 
@@ -229,7 +241,7 @@ def process_advantages(
     ]
     rewards = [reward for _, _, reward in steps]
     result = [[0.0] * len(mask) for mask in masks]
-    if len(set(rewards)) <= 1:
+    if equal(rewards):
         return result
     scale = math.sqrt(unbiased_variance(rewards)) + std_epsilon
     for sample, mask in enumerate(masks):

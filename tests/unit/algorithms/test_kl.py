@@ -51,6 +51,23 @@ def test_equals_ground_truth_unclamped(estimator):
     torch.testing.assert_close(result, torch.tensor(expected, dtype=F64), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("gap", [-89.0, -1e4, 1e4])
+@pytest.mark.parametrize("gradient", ["estimator", "unbiased"])
+def test_k3_of_a_far_token_is_finite_in_float32(gap, gradient):
+    logprobs = torch.tensor([gap, -1.0], requires_grad=True)
+    mask = torch.ones(2, dtype=torch.bool)
+    reference = torch.tensor([0.0, -1.5])
+    result = token_kl(logprobs, reference, mask, estimator="k3", gradient=gradient)
+    result.sum().backward()
+    near = -40.0 if gap < 0 else 40.0
+    assert result.isfinite().all()
+    assert result[0].item() == pytest.approx(math.expm1(-near) + near, rel=1e-6)
+    assert logprobs.grad is not None
+    # The norm of the gradient is finite too.
+    assert math.isfinite(logprobs.grad.square().sum().item())
+    assert logprobs.grad[1].item() != 0.0
+
+
 def test_k3_keeps_its_precision_near_zero():
     # d^2 / 2 to first order; exp(-d) - 1 + d in float32 would give 0 or 6e-8 here.
     gap = torch.tensor([1e-4], dtype=torch.float32)

@@ -65,7 +65,7 @@ def sapo(logprobs: Tensor, old: Tensor, adv: Tensor, lengths: Tensor, mask: Tens
 
 def gmpo(logprobs: Tensor, old: Tensor, adv: Tensor, lengths: Tensor, mask: Tensor) -> PolicyLoss:
     ratio = ratio_of(logprobs, old, lengths, mask)
-    return gmpo_loss(ratio, adv, lengths, mask, clip_low=0.2, clip_high=0.3)
+    return gmpo_loss(ratio, adv, lengths, mask, clip_low=0.2, clip_high=0.3, log_ratio_clamp=20.0)
 
 
 def kl_cov(logprobs: Tensor, old: Tensor, adv: Tensor, lengths: Tensor, mask: Tensor) -> PolicyLoss:
@@ -339,6 +339,18 @@ class TestGmpo:
         )
         assert result.clipped.tolist() == [False, True, True, False]
         torch.testing.assert_close(leaf.grad, torch.tensor([-up, 0, 0, down], dtype=F64))
+
+    @pytest.mark.parametrize("gap", [25.0, 100.0])
+    def test_the_open_side_is_clamped(self, gap):
+        # A negative advantage leaves large ratios unclipped: e^25 is 7.2e10, and e^100 infinite.
+        leaf = torch.tensor([gap, gap, 0.1], requires_grad=True)
+        lengths, mask = torch.tensor([2, 1]), torch.ones(3, dtype=torch.bool)
+        result = gmpo(leaf, torch.zeros(3), torch.tensor([-1.0, -1.0, 1.0]), lengths, mask)
+        result.per_token.sum().backward()
+        assert result.per_token[0].item() == pytest.approx(math.exp(20.0), rel=1e-5)
+        assert result.clamped.tolist() == [True, True, False]
+        assert leaf.grad is not None
+        assert leaf.grad.tolist() == pytest.approx([0.0, 0.0, -math.exp(0.1)])
 
     @settings(max_examples=60, deadline=None)
     @given(drawn=samples(3))

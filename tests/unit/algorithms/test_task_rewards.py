@@ -84,8 +84,9 @@ def test_rewards_that_do_not_differ_are_only_centred(rewards):
 
 def test_small_differences_are_a_signal():
     rewards = [1.0, 1.0 + 1e-6]
-    found = normalized([("a", reward) for reward in rewards], {"a": reward_moments(rewards)})
-    assert found == pytest.approx([-(0.5**0.5), 0.5**0.5], rel=1e-6)
+    scale = reward_scale(reward_moments(rewards), tolerance=1e-7)
+    found = normalize_rewards(torch.tensor(rewards, dtype=torch.float64), ["a", "a"], {"a": scale})
+    assert found.tolist() == pytest.approx([-(0.5**0.5), 0.5**0.5], rel=1e-6)
 
 
 def test_a_constant_task_stays_one_over_many_batches():

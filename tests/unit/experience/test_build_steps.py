@@ -36,7 +36,7 @@ def published(path: Path) -> AlgorithmConfig:
     """A method as it is published, with shares that choose tokens in a batch of this size."""
     settings = OmegaConf.to_container(OmegaConf.load(path))
     assert isinstance(settings, dict)
-    large = {"covariance_share": 0.1, "covariance_low": 0.0}
+    large = {"covariance_share": 0.1, "covariance_low": 0.0, "num_mini_batches": 1}
     return AlgorithmConfig(**{**settings, **(large if "covariance_share" in settings else {})})
 
 

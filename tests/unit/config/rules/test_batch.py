@@ -34,6 +34,13 @@ CASES = [
         ["reference.max_tokens_per_micro_batch=38"],
     ),
     (
+        "a penalty that would do nothing",
+        ["algorithm=kl_cov"],
+        ["algorithm.num_mini_batches=1"],
+        ["policy_loss=kl_cov", "only optimiser step", "num_mini_batches"],
+        ["algorithm.num_mini_batches=2"],
+    ),
+    (
         "mini-batches",
         [],
         ["algorithm.num_mini_batches=129"],
