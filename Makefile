@@ -14,7 +14,7 @@ SMOLLM2 := outputs/models/smollm2-135m
 SHELL_SCRIPTS := $(wildcard launch/*.sh) launch/slurm.sbatch .ci/run
 DOCKERFILES := docker/Dockerfile docker/Dockerfile.cpu
 
-.PHONY: help setup demo demo-ppo pipeline product pipeline-smollm2 smollm2 quick test test-slow test-gpu mutation lint bench agreement docs clean
+.PHONY: help setup demo demo-ppo pipeline product pipeline-smollm2 smollm2 quick test test-slow test-gpu mutation lock audit lint bench agreement docs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -68,6 +68,13 @@ mutation: ## breaks the algorithms in small ways: do the tests notice? outputs/m
 test-gpu: ## the tests that need a GPU
 	$(SETUP) dev
 	@$(PYTHON) -m pytest -m gpu $(ARGS)
+
+lock: ## launch/locks again: versions and hashes of every package (ARGS=--upgrade for newest)
+	@launch/lock.sh $(ARGS)
+
+audit: ## licences of the installed packages, and known vulnerabilities where the network allows
+	$(SETUP) dev
+	@source launch/uv_env.sh && $(PYTHON) launch/audit.py --uv "$${uv[0]}"
 
 lint: ## Python, types, shell, Dockerfiles, and the files that start clusters
 	$(SETUP) dev

@@ -17,7 +17,8 @@ source launch/uv_env.sh
 
 # One stamp per extra: a request whose every extra was installed from these
 # same files is a no-op, whichever other extras came with it then.
-wanted="$(cat pyproject.toml launch/setup.sh launch/uv_env.sh | sha256sum | cut -c1-16)"
+wanted="$(cat pyproject.toml launch/setup.sh launch/uv_env.sh launch/locks/"$device".txt |
+    sha256sum | cut -c1-16)"
 wanted="$wanted $python_version"
 extras=("$device" "$@")
 current=yes
@@ -32,6 +33,11 @@ joined="$(IFS=, && echo "${extras[*]}")"
 # Bytecode at once: a run starts about ten processes that import the same libraries, and
 # on machines where Python may not write it, every one of them would compile them anew.
 install=("${uv[@]}" pip install --quiet --compile-bytecode --python "$venv/bin/python")
+# Sets `locked`: the versions and hashes to install, where this machine is of the locked kind.
+lock="$device"
+# shellcheck source-path=SCRIPTDIR source=locked.sh
+source launch/locked.sh
+install+=("${locked[@]}")
 echo "setup: installing rlhf_ray[$joined] into $venv" >&2
 if [ "$device" = gpu ]; then
     # flash-attn imports torch while it is built, so torch goes in first and the

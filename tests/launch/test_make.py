@@ -41,7 +41,9 @@ def dry_run(target: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-@pytest.mark.parametrize("target", [name for name in TARGETS if name not in ("help", "clean")])
+@pytest.mark.parametrize(
+    "target", [name for name in TARGETS if name not in ("help", "clean", "lock")]
+)
 def test_a_target_makes_the_environment_first(target):
     assert dry_run(target)[0].startswith("launch/setup.sh")
 
@@ -103,19 +105,19 @@ def ci(tmp_path) -> Ci:
 def test_ci_runs_lint_tests_and_slow_tests_in_what_is_left(ci):
     done = ci()
     assert done.returncode == 0, done.stderr
-    assert [call[0] for call in ci.calls] == ["lint", "test", "test-slow"]
-    wanted, _, left_s = ci.calls[2][1].partition(" --session-timeout=")
+    assert [call[0] for call in ci.calls] == ["lint", "audit", "test", "test-slow"]
+    wanted, _, left_s = ci.calls[3][1].partition(" --session-timeout=")
     assert wanted == "ARGS=-m 'slow and not gpu and not nightly'"
     assert 4400 < int(left_s) <= 4500
     # The last lines are pytest's own, for whoever reads the end of a log only.
     assert [line.split()[-2] for line in done.stdout.splitlines()[-2:]] == ["test", "test-slow"]
 
 
-@pytest.mark.parametrize("target", ["lint", "test"])
+@pytest.mark.parametrize("target", ["lint", "audit", "test"])
 def test_ci_runs_everything_fast_and_fails_if_one_part_does(ci, target):
     done = ci(FAKE_MAKE_FAILS=target)
     assert done.returncode == 1
-    assert [call[0] for call in ci.calls] == ["lint", "test"]
+    assert [call[0] for call in ci.calls] == ["lint", "audit", "test"]
     assert "test-slow  not run: an earlier step failed" in done.stdout
 
 
@@ -126,5 +128,5 @@ def test_ci_fails_where_slow_tests_fail(ci):
 def test_ci_fails_where_no_time_is_left_for_slow_tests(ci):
     done = ci(**{BUDGET: "61"}, FAKE_MAKE_S="1.1")
     assert done.returncode == 1
-    assert [call[0] for call in ci.calls] == ["lint", "test"]
+    assert [call[0] for call in ci.calls] == ["lint", "audit", "test"]
     assert "test-slow  not run" in done.stdout

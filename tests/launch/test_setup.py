@@ -16,6 +16,13 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NOTHING_TO_DO_S = 1.0
+CHANGES_THE_INSTALL = (
+    "pyproject.toml",
+    "launch/setup.sh",
+    "launch/uv_env.sh",
+    "launch/locks/cpu.txt",
+)
+COPIED = (*CHANGES_THE_INSTALL, "launch/locked.sh", "launch/locks/gpu.txt")
 # Writes down every call; makes the interpreter where an environment is asked for.
 FAKE_UV = """\
 #!/usr/bin/env python3
@@ -38,7 +45,8 @@ class Setup:
     def __init__(self, folder: Path) -> None:
         self.checkout = folder / "checkout"
         (self.checkout / "launch").mkdir(parents=True)
-        for name in ("launch/setup.sh", "launch/uv_env.sh", "pyproject.toml"):
+        (self.checkout / "launch/locks").mkdir()
+        for name in COPIED:
             shutil.copy(REPOSITORY / name, self.checkout / name)
         (folder / "fakes").mkdir()
         fake = folder / "fakes" / "uv"
@@ -99,7 +107,7 @@ def test_an_extra_more_is_installed_and_an_extra_less_is_not(setup):
     assert setup.calls("bench", "dev") == []
 
 
-@pytest.mark.parametrize("name", ["pyproject.toml", "launch/setup.sh", "launch/uv_env.sh"])
+@pytest.mark.parametrize("name", CHANGES_THE_INSTALL)
 def test_a_change_of_what_it_reads_installs_again(setup, name):
     setup.calls()
     with (setup.checkout / name).open("a") as file:
@@ -144,3 +152,24 @@ def test_the_device_is_a_gpu_where_one_is_listed(setup, tmp_path):
     fake.write_text("#!/bin/sh\necho 'GPU 0: a fake one'\n")
     fake.chmod(0o755)
     assert setup.calls()[-1]["arguments"][-1] == ".[gpu]"
+
+
+def test_versions_and_hashes_of_the_lock_hold(setup):
+    arguments = setup.calls("dev")[-1]["arguments"]
+    assert arguments[arguments.index("--constraints") + 1] == "launch/locks/cpu.txt"
+    assert "--verify-hashes" in arguments
+
+
+def test_without_the_lock_it_says_so(setup):
+    setup.environment["RLHF_RAY_LOCK"] = "no"
+    done = setup("dev")
+    assert done.returncode == 0
+    assert "RLHF_RAY_LOCK=no: versions and hashes of launch/locks do not hold" in done.stderr
+
+
+def test_another_python_is_not_locked_and_says_so(setup):
+    setup.environment["RLHF_RAY_PYTHON"] = "3.12"
+    done = setup("dev")
+    assert done.returncode == 0
+    assert "is for Linux on x86-64 with Python 3.11" in done.stderr
+    assert "--constraints" not in setup.calls("bench")[-1]["arguments"]
