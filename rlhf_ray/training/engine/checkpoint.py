@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rlhf_ray.plain_files import load_plain
+
 _FACTS_FILE = "role.json"
 
 
@@ -76,7 +78,7 @@ def write_random_states(folder: Path, rank: int) -> None:
 
 def read_random_states(folder: Path, rank: int) -> None:
     """Restore the random generators of this process from the file of `write_random_states`."""
-    states = torch.load(_random_file(folder, rank), weights_only=True)
+    states = load_plain(_random_file(folder, rank))
     version, numbers, gauss = states["python"]
     random.setstate((version, tuple(numbers), gauss))
     name, keys, position, has_gauss, cached = states["numpy"]
@@ -95,7 +97,7 @@ def write_parts(path: Path, parts: dict[str, Tensor]) -> None:
 
 def read_parts(path: Path) -> dict[str, Tensor]:
     """Read the file of `write_parts`; the tensors are on the CPU."""
-    return torch.load(path, weights_only=True, map_location="cpu")
+    return load_plain(path)
 
 
 def _random_file(folder: Path, rank: int) -> Path:
