@@ -62,6 +62,11 @@ class CheckpointConfig:
         0, "Steps between two checkpoints; 0 writes only the final model.", unit="steps", minimum=0
     )
     keep_last: int = setting(2, "Committed checkpoints to keep.", minimum=1)
+    accept_changes: list[str] = setting(
+        [],
+        "Keys and groups that decide what is optimised and may differ from those of the checkpoint "
+        "that a run goes on from: [algorithm.kl_coefficient,reward].",
+    )
 
 
 @dataclass

@@ -211,6 +211,9 @@ def test_a_checkpoint_of_a_release_without_texts_is_resumed(tmp_path: Path) -> N
     state = read_state(file.parent)
     del state["texts"], state["identity"]["texts.path"]
     file.write_text(json.dumps(state))
+    # Such a release wrote no manifest either, and an empty marker.
+    (file.parent / "manifest.json").unlink()
+    (file.parent / "COMMITTED").write_text("")
     world = World(tmp_path, NoTexts(num_ranks=2), path=None)
     world.resume(1)
     assert world.state.step == 1
