@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rlhf_ray.checkpoint_files.facts import RoleLayout, layout_problem, load_facts
 from rlhf_ray.config.errors import RequestError
+from rlhf_ray.driver.checkpoint_folders import Checkpoints, step_of
 from rlhf_ray.driver.checkpoint_state import (
     check_whole,
     damaged,
@@ -15,7 +16,7 @@ from rlhf_ray.driver.checkpoint_state import (
     problem_of,
     read_state,
 )
-from rlhf_ray.driver.checkpoints import Checkpoints, StepCheckpoints, step_of
+from rlhf_ray.driver.checkpoints import StepCheckpoints
 from rlhf_ray.driver.resume_changes import RunSettings, check_identity, compare_settings
 
 

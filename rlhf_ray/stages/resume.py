@@ -1,4 +1,4 @@
-"""What a run asks of a checkpoint that it goes on from."""
+"""The demands of a run on the checkpoint that it goes on from."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import pytest
 
 from rlhf_ray.checkpoint_files.manifest import Manifest, files_below
 from rlhf_ray.config.errors import RunFailed
-from rlhf_ray.driver import checkpoints as module
+from rlhf_ray.driver import checkpoint_folders as module
 from rlhf_ray.driver.checkpoint_state import DamagedCheckpointError, read_manifest, read_state
 from rlhf_ray.driver.checkpoints import Checkpoints
 from tests.unit.driver.checkpoint_fakes import (

@@ -17,7 +17,8 @@ from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.algorithm import AlgorithmConfig
 from rlhf_ray.data.ptx_texts import TextSet
 from rlhf_ray.data.rows import DataError
-from rlhf_ray.driver.checkpoints import Checkpoints, StepCheckpoints, read_state
+from rlhf_ray.driver.checkpoint_state import read_state
+from rlhf_ray.driver.checkpoints import Checkpoints, StepCheckpoints
 from rlhf_ray.driver.evaluation.evaluator import NoEvaluation
 from rlhf_ray.driver.run_checkpoints import LoopState, RunCheckpoints
 from rlhf_ray.driver.updates.controllers import Controllers
