@@ -10,7 +10,7 @@ from rlhf_ray.calls import Call, CallWaiter
 from rlhf_ray.checkpoint_files.manifest import FileSeal, hash_problems, listed, size_problems
 from rlhf_ray.config.errors import RunFailed
 from rlhf_ray.driver.checkpoint_folders import Checkpoints
-from rlhf_ray.driver.checkpoint_state import damaged, read_manifest, read_state
+from rlhf_ray.driver.checkpoint_state import damaged, is_committed, read_manifest, read_state
 from rlhf_ray.driver.resume_changes import check_identity
 from rlhf_ray.driver.roles import Checkpointed
 
@@ -66,6 +66,8 @@ class StepCheckpoints:
             content = {"step": step, "identity": self._identity, **self._settings, **state}
             self._folders.commit(folder, content, files)
         except (RunFailed, OSError) as error:
+            if is_committed(folder):  # It is whole; an old one could not be removed.
+                raise
             self._folders.abandon(folder)
             raise RunFailed(f"{error}\n{self._after_failure(folder)}") from error
 

@@ -94,7 +94,7 @@ class DeadlineConfig:
     evaluate_s: float = setting(1200.0, "One pass over the held-out rows.", unit="seconds", above=0)
     publish_s: float = setting(300.0, "One publish, with its probe.", unit="seconds", above=0)
     checkpoint_s: float = setting(
-        600.0, "Saving or loading one checkpoint.", unit="seconds", above=0
+        600.0, "Saving, verifying or loading one checkpoint.", unit="seconds", above=0
     )
     stop_s: float = setting(30.0, "Shutdown of the workers.", unit="seconds", above=0)
 

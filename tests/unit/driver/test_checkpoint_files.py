@@ -128,6 +128,23 @@ class TestFailures:
         assert isinstance(failed.value.__cause__, OSError)
         assert Checkpoints(tmp_path, keep_last=1).folders() == [older]
 
+    def test_an_old_one_that_cannot_be_removed_is_no_failure_of_the_new_one(
+        self, tmp_path, monkeypatch
+    ):
+        written(tmp_path, 1)
+        remove = Checkpoints._remove
+
+        def refuse(self, folder: Path) -> None:
+            if folder.name == "step_000001":
+                raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+            remove(self, folder)
+
+        monkeypatch.setattr(Checkpoints, "_remove", refuse)
+        with pytest.raises(PermissionError):
+            step_checkpoints(tmp_path, keep_last=1).save(2, STATE)
+        names = [folder.name for folder in Checkpoints(tmp_path, keep_last=1).committed()]
+        assert names == ["step_000001", "step_000002"]
+
     def test_the_first_one(self, tmp_path):
         failing = step_checkpoints(tmp_path, WritingRanks(disk_is_full()))
         with pytest.raises(RunFailed, match="there is no other"):
