@@ -50,6 +50,11 @@ def all_keys() -> dict[str, Key]:
     return {key.name: key for key in _walk(Config(), "")}
 
 
+def values_of(config: Config) -> dict[str, Any]:
+    """Read the value of every key, by dotted name."""
+    return {key.name: key.default for key in _walk(config, "")}
+
+
 @functools.cache
 def path_keys() -> tuple[Key, ...]:
     """Keys whose value may name a local file or folder."""

@@ -18,6 +18,7 @@ from rlhf_ray.config.errors import RequestError
 SaveModel = Callable[[Path], object]
 
 _FOLDER = "best"
+_PREFIX = "step_"
 
 
 class BestModels:
@@ -56,8 +57,12 @@ class BestModels:
             if there != self.folder(best_step):
                 with atomic_folder(self.folder(best_step)) as partial:
                     shutil.copytree(there, partial)
+        if run_folder == self._root.parent:
+            # Older checkpoints of this run need theirs, if the newer ones turn out to be damaged.
+            self._pinned.extend(step for step in self._steps() if 0 < step < best_step)
+        if best_step:
             self._pinned.append(best_step)
-        self._remove_all_but(best_step)
+        self._remove_all_but(*self._pinned)
 
     def keep(self, step: int) -> None:
         """Write the current model as the best so far; remove models that are no longer needed."""
@@ -84,6 +89,13 @@ class BestModels:
     def folder(self, step: int) -> Path:
         """Folder of the model of this step, if it is kept."""
         return self._root / _name(step)
+
+    def _steps(self) -> list[int]:
+        """Steps whose models are there, in order."""
+        if not self._root.is_dir():
+            return []
+        found = [path.name.removeprefix(_PREFIX) for path in self._root.iterdir()]
+        return sorted(int(step) for step in found if step.isdecimal())
 
     def _remove_all_but(self, *steps: int) -> None:
         kept = {self.folder(step) for step in steps}
@@ -113,4 +125,4 @@ class LastModel:
 
 
 def _name(step: int) -> str:
-    return f"step_{step:06d}"
+    return f"{_PREFIX}{step:06d}"

@@ -1,84 +1,20 @@
-"""Checkpoint folders, and when and how roles are saved to them.
-
-A folder `checkpoints/step_000050` is complete only if it holds the file COMMITTED, which is
-written last. A folder without that file was left behind by a killed run.
-"""
+"""Checkpoints of roles and driver: when they are written, verified and loaded."""
 
 from __future__ import annotations
 
-import json
-import os
-import re
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rlhf_ray.calls import Call, CallWaiter
-from rlhf_ray.config.earlier_release import earlier_key
-from rlhf_ray.config.errors import RequestError
+from rlhf_ray.checkpoint_files.manifest import FileSeal, hash_problems, listed, size_problems
+from rlhf_ray.config.errors import RunFailed
+from rlhf_ray.driver.checkpoint_folders import Checkpoints
+from rlhf_ray.driver.checkpoint_state import damaged, is_committed, read_manifest, read_state
+from rlhf_ray.driver.resume_changes import check_identity
 from rlhf_ray.driver.roles import Checkpointed
 
-_MARKER = "COMMITTED"
-_STATE_FILE = "run.json"
-_NAME = re.compile(r"step_(\d{6,})")
-
-
-class Checkpoints:
-    """The checkpoint folders of one output directory.
-
-    Args:
-        keep_last: number of committed checkpoints that `commit` leaves.
-    """
-
-    def __init__(self, output_dir: Path, *, keep_last: int) -> None:
-        self._root = output_dir / "checkpoints"
-        self._keep_last = keep_last
-
-    def begin(self, step: int) -> Path:
-        """Make an empty folder for the checkpoint after `step` steps."""
-        folder = self._root / f"step_{step:06d}"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        return folder
-
-    def commit(self, folder: Path, state: dict[str, Any]) -> None:
-        """Write the driver's state and then the marker; remove the oldest checkpoints."""
-        _write_synced(folder / _STATE_FILE, json.dumps(state))
-        _write_synced(folder / _MARKER, "")
-        for old in self._committed()[: -self._keep_last]:
-            # The marker goes first: if the run is killed in between, the rest is not committed.
-            (old / _MARKER).unlink()
-            shutil.rmtree(old)
-
-    def resolve(self, resume: str) -> Path | None:
-        """The folder that `resume` ("auto", "never" or a path) means; None to start from step 0.
-
-        Raises:
-            RequestError: the path is no committed checkpoint.
-        """
-        if resume == "never":
-            return None
-        if resume == "auto":
-            committed = self._committed()
-            return committed[-1] if committed else None
-        folder = Path(resume)
-        if not (folder / _MARKER).is_file():
-            raise RequestError(
-                f"resume={resume} is no committed checkpoint ({folder / _MARKER} is missing): "
-                f"give a folder such as {self._root}/step_000050, auto, or never"
-            )
-        return folder
-
-    def _committed(self) -> list[Path]:
-        if not self._root.is_dir():
-            return []
-        found = [
-            path
-            for path in self._root.iterdir()
-            if _NAME.fullmatch(path.name) and (path / _MARKER).is_file()
-        ]
-        return sorted(found, key=lambda path: int(path.name.removeprefix("step_")))
+__all__ = ["Checkpoints", "StepCheckpoints"]
 
 
 class StepCheckpoints:
@@ -87,8 +23,9 @@ class StepCheckpoints:
     Args:
         roles: roles by the name of their folder in a checkpoint.
         every_steps: steps between two checkpoints; 0 writes none.
-        timeout_s: deadline of saving or loading all roles.
+        timeout_s: deadline of saving, sealing or loading all roles.
         identity: settings that a resumed run must share with the run that was saved.
+        settings: further keys of the state, about the settings of the run.
     """
 
     def __init__(
@@ -100,6 +37,7 @@ class StepCheckpoints:
         every_steps: int,
         timeout_s: float,
         identity: dict[str, Any],
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         self._folders = folders
         self._roles = roles
@@ -107,6 +45,7 @@ class StepCheckpoints:
         self._every_steps = every_steps
         self._timeout_s = timeout_s
         self._identity = identity
+        self._settings = dict(settings or {})
 
     def is_due(self, step: int) -> bool:
         """Whether to write a checkpoint after `step` steps."""
@@ -116,18 +55,50 @@ class StepCheckpoints:
         """Write all roles, then the driver's `state` (plain values), then the marker.
 
         Raises:
-            RunFailed: a worker failed or was late.
+            RunFailed: a worker failed or was late, or the driver could not write. The folder was
+                removed; earlier checkpoints are as they were.
         """
         folder = self._folders.begin(step)
-        roles = self._roles.items()
-        self._wait([call for name, role in roles for call in role.save_checkpoint(folder / name)])
-        self._folders.commit(folder, {"step": step, "identity": self._identity, **state})
+        try:
+            roles = self._roles.items()
+            self._wait([c for name, role in roles for c in role.save_checkpoint(folder / name)])
+            files = self._sealed(folder, sync=True)
+            content = {"step": step, "identity": self._identity, **self._settings, **state}
+            self._folders.commit(folder, content, files)
+        except (RunFailed, OSError) as error:
+            if is_committed(folder):  # It is whole; an old one could not be removed.
+                raise
+            self._folders.abandon(folder)
+            raise RunFailed(f"{error}\n{self._after_failure(folder)}") from error
+
+    def check_content(self, folder: Path) -> None:
+        """Compare the content of all files with the manifest, every rank its own.
+
+        Does nothing for a checkpoint of a release without manifests.
+
+        Raises:
+            DamagedCheckpointError: a file has changed since it was written.
+            RunFailed: a worker failed or was late.
+        """
+        manifest = read_manifest(folder)
+        if manifest is None:
+            return
+        written = {
+            f"{name}/{path}": seal
+            for name in self._roles
+            for path, seal in manifest.below(name).items()
+        }
+        # Sizes first: they cost nothing, and a missing file needs no reading of the others.
+        problems = size_problems(folder, written)
+        problems = problems or hash_problems(written, self._sealed(folder, sync=False))
+        if problems:
+            raise damaged(folder, listed(problems))
 
     def read(self, folder: Path) -> dict[str, Any]:
         """The driver's state of a checkpoint, with its `step`.
 
         Raises:
-            RequestError: the checkpoint belongs to a run with other settings.
+            RequestError: the checkpoint is damaged, or belongs to a run with other settings.
         """
         saved = read_state(folder)
         check_identity(folder, saved["identity"], self._identity)
@@ -142,49 +113,27 @@ class StepCheckpoints:
         roles = self._roles.items()
         self._wait([call for name, role in roles for call in role.load_checkpoint(folder / name)])
 
-    def _wait(self, calls: Sequence[Call]) -> None:
-        self._waiter.results(calls, phase="checkpoint", timeout_s=self._timeout_s)
+    def _sealed(self, folder: Path, *, sync: bool) -> dict[str, FileSeal]:
+        """The seals of all roles' files, by their path in the checkpoint."""
+        calls = {
+            name: role.seal_checkpoint(folder / name, sync=sync)
+            for name, role in self._roles.items()
+        }
+        found = iter(self._wait([call for own in calls.values() for call in own]))
+        return {
+            f"{name}/{path}": seal
+            for name, own in calls.items()
+            for _ in own
+            for path, seal in next(found).items()
+        }
 
+    def _after_failure(self, folder: Path) -> str:
+        committed = self._folders.committed()
+        newest = "there is no other"
+        if committed:
+            newest = f"the newest committed one is {committed[-1]}"
+        left = f"what is left is in {folder}" if folder.exists() else "its folder was removed"
+        return f"the checkpoint {folder.name} was not written to the end: {left}; {newest}"
 
-def read_state(folder: Path) -> dict[str, Any]:
-    """The driver's state of a committed checkpoint."""
-    return json.loads((folder / _STATE_FILE).read_text())
-
-
-def checkpoint_to_resume(output: Path, resume: str, identity: dict[str, Any]) -> Path | None:
-    """The checkpoint folder from which a run goes on; None to start from step 0.
-
-    Raises:
-        RequestError: there is no such checkpoint, or it belongs to a run with other settings.
-    """
-    folder = Checkpoints(output, keep_last=1).resolve(resume)
-    if folder:
-        check_identity(folder, read_state(folder)["identity"], identity)
-    return folder
-
-
-def check_identity(folder: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
-    """Refuse to go on from the checkpoint of a run with other settings.
-
-    Raises:
-        RequestError: names every setting that differs.
-    """
-    # A checkpoint of an earlier release has the old name of a key that was renamed.
-    saved = {name: there.get(name, there.get(earlier_key(name))) for name in here}
-    differing = [
-        f"{name}={saved[name]!r} there, {value!r} here"
-        for name, value in here.items()
-        if saved[name] != value
-    ]
-    if differing:
-        raise RequestError(
-            f"the checkpoint {folder} is of another run: {'; '.join(differing)}. Use its "
-            f"settings, another output_dir, or resume=never to start from step 0"
-        )
-
-
-def _write_synced(path: Path, text: str) -> None:
-    with path.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    def _wait(self, calls: Sequence[Call]) -> list[Any]:
+        return self._waiter.results(calls, phase="checkpoint", timeout_s=self._timeout_s)

@@ -41,6 +41,9 @@ class Checkpointed(Protocol):
 
     def save_checkpoint(self, folder: Path) -> list[Call]: ...
     def load_checkpoint(self, folder: Path) -> list[Call]: ...
+    def seal_checkpoint(self, folder: Path, *, sync: bool) -> list[Call]:
+        """Hash the role's files. Signal: `FileSeal` by path; the shares of all ranks are all."""
+        ...
 
 
 class GeneratorRole(PublishedEngines, Protocol):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from rlhf_ray.driver.checkpoint_state import reading_state
 from rlhf_ray.driver.checkpoints import StepCheckpoints
 from rlhf_ray.driver.evaluation.evaluator import Evaluator
+from rlhf_ray.driver.resume_choice import Resume, verified
 from rlhf_ray.driver.rollouts.pipeline import RolloutPipeline
 from rlhf_ray.driver.updates.controllers import Controllers
 from rlhf_ray.driver.updates.texts import TextSource
@@ -59,14 +62,21 @@ class RunCheckpoints:
         """Put roles, pipeline, texts and evaluator where the checkpoint left them.
 
         Raises:
-            RequestError: the checkpoint belongs to a run with other settings.
+            RequestError: the checkpoint is damaged, or belongs to a run with other settings.
             RunFailed: a worker failed or was late.
         """
         saved = self._checkpoints.read(folder)
+        # The driver's state first: its damage is found before the ranks read theirs.
+        with reading_state(folder):
+            controllers = Controllers.load(saved["adaptive"])
+            pipeline.load_state_dict(saved["pipeline"])
+            # Checkpoints of releases without texts or without evaluation lack these keys.
+            self._texts.load_state_dict(saved.get("texts", {}))
+            # The folder is checkpoints/step_000050 in the folder of its run.
+            self._evaluator.load_state_dict(saved.get("evaluation", {}), folder.parent.parent)
         self._checkpoints.load_roles(folder)
-        pipeline.load_state_dict(saved["pipeline"])
-        # Checkpoints of releases without texts or without evaluation lack these keys.
-        self._texts.load_state_dict(saved.get("texts", {}))
-        # The folder is checkpoints/step_000050 in the folder of its run.
-        self._evaluator.load_state_dict(saved.get("evaluation", {}), folder.parent.parent)
-        return LoopState(step=saved["step"], controllers=Controllers.load(saved["adaptive"]))
+        return LoopState(step=saved["step"], controllers=controllers)
+
+    def verified(self, resume: Resume, report: Callable[[str], None]) -> Path:
+        """The folder to load; see `resume_choice.verified`."""
+        return verified(resume, self._checkpoints, report)

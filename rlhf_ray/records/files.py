@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rlhf_ray.config.groups.algorithm import OldLogprobsFrom
+from rlhf_ray.plain_files import load_plain
 from rlhf_ray.records import (
     Experience,
     FailureKind,
@@ -43,7 +44,7 @@ def load_records(path: Path) -> list[Any]:
 
     A file that holds anything but data is refused.
     """
-    return [_restore(item) for item in torch.load(path, weights_only=True)]
+    return [_restore(item) for item in load_plain(path)]
 
 
 def load_preference_samples(fields: Mapping[str, Any]) -> PreferenceSamples:

@@ -82,6 +82,23 @@ def with_absolute_paths(reward: RewardConfig) -> RewardConfig:
     return replace(reward, functions=entries)
 
 
+def reward_code(reward: RewardConfig) -> dict[str, str]:
+    """Hash the files of the reward functions that are not of this package, by path.
+
+    What those files import is not covered.
+
+    Raises:
+        RequestError: an entry is wrong; see `check_functions`.
+    """
+    found: dict[str, str] = {}
+    for entry in read_functions(reward.functions, reward.scorers):
+        target = parse_target(entry.path)
+        file = target.file if target.file is not None else _source_of_module(target.module)
+        if file is not None and not target.module.startswith("rlhf_ray."):
+            found[str(file)] = hashlib.sha256(file.read_bytes()).hexdigest()
+    return found
+
+
 def load_reward(entry: RewardFunctionConfig) -> LoadedReward:
     """Import one function, or construct the class, with the entry's arguments.
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_ray.calls import Call
+from rlhf_ray.checkpoint_files.manifest import seal_share
 from rlhf_ray.evaluation.answers import MeasureSettings
 from rlhf_ray.records import Coefficients
 from rlhf_ray.testing.fakes import done
@@ -29,6 +30,9 @@ class _FakeRanks:
 
     def load_checkpoint(self, folder: Path) -> list[Call]:
         return self._done()
+
+    def seal_checkpoint(self, folder: Path, *, sync: bool) -> list[Call]:
+        return self._done(signal=seal_share(folder, rank=0, world_size=1, sync=sync))
 
     def _done(self, signal: Any = None, payload: Any = None) -> list[Call]:
         return [done(self.role, 0, signal=signal, payload=payload)]

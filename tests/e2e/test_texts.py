@@ -56,4 +56,4 @@ def test_a_resumed_run_equals_one_that_was_not_stopped(make_run, texts):
     other = make_run(*options[1:], "texts.path=other.jsonl", "num_steps=5", output="resumed")
     assert other.wait(60) == 2
     assert "texts.path=" in other.text
-    assert "resume=never to start anew" in other.text
+    assert "resume=never to start from step 0" in other.text

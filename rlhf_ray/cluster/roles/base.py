@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf_ray.batching.balance import balance
 from rlhf_ray.calls import Call, CallWaiter
+from rlhf_ray.checkpoint_files.manifest import FileSeal, seal_share
 from rlhf_ray.cluster.resource_plan import Resources
 from rlhf_ray.cluster.runtime.process import ActorProcess
 
@@ -126,6 +127,11 @@ class CheckpointedActor(RankActor):
     def load_checkpoint(self, folder: Path) -> None:
         self._worker.load_checkpoint(folder)
 
+    def seal_checkpoint(
+        self, folder: Path, rank: int, world_size: int, sync: bool
+    ) -> dict[str, FileSeal]:
+        return seal_share(folder, rank=rank, world_size=world_size, sync=sync)
+
 
 class TrainedActor(CheckpointedActor):
     """One rank of a role with an optimizer."""
@@ -174,6 +180,14 @@ class CheckpointedGroup(RankGroup):
 
     def load_checkpoint(self, folder: Path) -> list[Call]:
         return [call_of(m, m.handle.load_checkpoint.remote(folder)) for m in self._members]
+
+    def seal_checkpoint(self, folder: Path, *, sync: bool) -> list[Call]:
+        """Hash the files of a checkpoint, every rank its own; see `manifest.seal_share`."""
+        size = len(self._members)
+        return [
+            call_of(m, m.handle.seal_checkpoint.remote(folder, rank, size, sync))
+            for rank, m in enumerate(self._members)
+        ]
 
 
 class TrainedGroup(CheckpointedGroup):

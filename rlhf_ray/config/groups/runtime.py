@@ -62,6 +62,11 @@ class CheckpointConfig:
         0, "Steps between two checkpoints; 0 writes only the final model.", unit="steps", minimum=0
     )
     keep_last: int = setting(2, "Committed checkpoints to keep.", minimum=1)
+    accept_changes: list[str] = setting(
+        [],
+        "Keys and groups that decide what is optimised and may differ from those of the checkpoint "
+        "that a run goes on from: [algorithm.kl_coefficient,reward].",
+    )
 
 
 @dataclass
@@ -89,7 +94,7 @@ class DeadlineConfig:
     evaluate_s: float = setting(1200.0, "One pass over the held-out rows.", unit="seconds", above=0)
     publish_s: float = setting(300.0, "One publish, with its probe.", unit="seconds", above=0)
     checkpoint_s: float = setting(
-        600.0, "Saving or loading one checkpoint.", unit="seconds", above=0
+        600.0, "Saving, verifying or loading one checkpoint.", unit="seconds", above=0
     )
     stop_s: float = setting(30.0, "Shutdown of the workers.", unit="seconds", above=0)
 

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.pipeline import read_report, read_stages
 from rlhf_ray.config.groups.reward import SCORER_NAMES, SCORER_SWITCHES, SCORER_WEIGHTS
+from rlhf_ray.config.objective_keys import acceptance_problem
 from rlhf_ray.config.reward_entries import read_functions
 from rlhf_ray.config.rules.rule import Rule
 from rlhf_ray.config.run import Config
-from rlhf_ray.config.stages import SCORING_STAGES, STAGE_NAMES
+from rlhf_ray.config.stages import SCORING_STAGES, STAGE_NAMES, TRAINING_STAGES
 
 # Built-in rewards that compare with the reference answer.
 _COMPARE_WITH_ANSWER = ("exact_match", "arithmetic")
@@ -61,6 +62,12 @@ def _folders(config: Config) -> Iterator[str]:
             yield f"{key}={value}: is not a folder; name a folder that every node can reach"
 
 
+def _accepted(config: Config) -> Iterator[str]:
+    for entry in config.checkpoint.accept_changes:
+        if problem := acceptance_problem(entry):
+            yield f"checkpoint.accept_changes: {problem}"
+
+
 def _deadlines(config: Config) -> Iterator[str]:
     deadlines = config.deadlines
     if deadlines.request_s > deadlines.generate_s:
@@ -102,6 +109,13 @@ _TRAINING_RUN_RULES: tuple[Rule, ...] = (
         keys=("output_dir", "resume"),
         problems=_folders,
         stages=STAGE_NAMES,
+    ),
+    Rule(
+        about="`checkpoint.accept_changes` names keys or groups of keys that decide what is "
+        "optimised: a resumed run refuses no others.",
+        keys=("checkpoint.accept_changes",),
+        problems=_accepted,
+        stages=TRAINING_STAGES,
     ),
     Rule(
         about="`deadlines.request_s` and `reward.timeout_s` are at most `deadlines.generate_s`.",

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rlhf_ray.driver.best_models import BestModels, LastModel
+from rlhf_ray.driver.checkpoint_state import reading_state
 from rlhf_ray.driver.checkpoints import StepCheckpoints
 from rlhf_ray.driver.fit.held_out import Improvement
 from rlhf_ray.driver.fit.steps import FitSteps
+from rlhf_ray.driver.resume_choice import Resume, verified
 
 
 @dataclass(kw_only=True, slots=True)
@@ -59,13 +62,20 @@ class FitCheckpoints:
 
         Raises:
             DataError: the checkpoint has other rows, another seed or another order.
-            RequestError: the run had other settings, or its best model is gone.
+            RequestError: the checkpoint is damaged, the run had other settings, or its best model
+                is gone.
             RunFailed: a worker failed or was late.
         """
         saved = self._checkpoints.read(folder)
-        state = FitState(step=saved["step"], improvement=Improvement.load(saved["improvement"]))
-        self._steps.load_state_dict(saved["steps"])
+        with reading_state(folder):
+            improvement = Improvement.load(saved["improvement"])
+            self._steps.load_state_dict(saved["steps"])
+        state = FitState(step=saved["step"], improvement=improvement)
         # The folder is checkpoints/step_000050 in the folder of its run.
         self._models.resume(state.improvement.best_step, folder.parent.parent)
         self._checkpoints.load_roles(folder)
         return state
+
+    def verified(self, resume: Resume, report: Callable[[str], None]) -> Path:
+        """The folder to load; see `resume_choice.verified`."""
+        return verified(resume, self._checkpoints, report)

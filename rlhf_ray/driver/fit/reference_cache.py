@@ -91,7 +91,7 @@ class ReferenceCache:
         Args:
             report: takes a line for people that says which of the two it was.
         """
-        known = self._read()
+        known = self._read(sets, report)
         if known is None:
             num_answers = sum(
                 len(preference_group.answers) for own in sets.values() for preference_group in own
@@ -109,13 +109,34 @@ class ReferenceCache:
             for name, preference_groups in sets.items()
         }
 
-    def _read(self) -> dict[str, Any] | None:
-        """The saved numbers; None if there is no file, or its facts are others."""
+    def _read(
+        self, sets: Mapping[str, Groups], report: Callable[[str], None]
+    ) -> dict[str, Any] | None:
+        """The saved numbers; None if there is no file, its facts are others, or it is damaged."""
         if not self._path.is_file():
             return None
-        saved = json.loads(self._path.read_text(encoding="utf-8"))
-        return saved["sets"] if saved["fingerprint"] == self._fingerprint else None
+        try:
+            saved = json.loads(self._path.read_text(encoding="utf-8"))
+            if saved["fingerprint"] != self._fingerprint:
+                return None
+            known = saved["sets"]
+            whole = all(_answers(known[name]) == _expected(own) for name, own in sets.items())
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            whole = False
+        if not whole:
+            report(f"{self._path} is damaged, and is replaced")
+            return None
+        return known
 
     def _write(self, sets: Mapping[str, list[tuple[float, ...]]]) -> None:
         """Write the file. JSON in Python keeps every bit of a float."""
         write_atomically(self._path, json.dumps({"fingerprint": self._fingerprint, "sets": sets}))
+
+
+def _answers(known: Sequence[Sequence[float]]) -> list[int]:
+    """The number of answers of each group of the file, all of them with a number."""
+    return [len([float(number) for number in numbers]) for numbers in known]
+
+
+def _expected(preference_groups: Groups) -> list[int]:
+    return [len(preference_group.answers) for preference_group in preference_groups]

@@ -17,6 +17,8 @@ from rlhf_ray.config.groups.runtime import CheckpointConfig, DeadlineConfig, Obs
 from rlhf_ray.config.run import Config
 from rlhf_ray.data.examples import ExampleSet
 from rlhf_ray.driver.fit.steps import count_steps
+from rlhf_ray.driver.resume_changes import RunSettings
+from rlhf_ray.driver.resume_choice import Resume
 from rlhf_ray.records.preferences import Feedback, Ranking
 from rlhf_ray.records.supervised import LabelledTokens
 from rlhf_ray.stages.output import RunOutput
@@ -34,8 +36,8 @@ class FitInputs:
         model_path: folder of the model that is trained.
         plan: how rows are spread over the ranks.
         role: the ranks.
-        identity: settings that must match when a run is resumed.
-        resume_from: checkpoint folder, or None.
+        kept_settings: of this run, as its checkpoints keep them.
+        resume_from: the checkpoint that it goes on from, or None.
         dtype, attention: for a stage that scores its rows before training.
     """
 
@@ -50,8 +52,8 @@ class FitInputs:
     checkpoint: CheckpointConfig
     deadlines: DeadlineConfig
     observe: ObserveConfig
-    identity: dict[str, Any]
-    resume_from: Path | None
+    kept_settings: RunSettings
+    resume_from: Resume | None
     dtype: str
     attention: str
 
@@ -84,8 +86,8 @@ def fit_inputs(
     stage: FitStage[T],
     num_steps: int,
     *,
-    identity: dict[str, Any],
-    resume_from: Path | None,
+    kept_settings: RunSettings,
+    resume_from: Resume | None,
 ) -> FitInputs:
     settings = OfflineSettings(
         training=config.training,
@@ -108,7 +110,7 @@ def fit_inputs(
         checkpoint=config.checkpoint,
         deadlines=config.deadlines,
         observe=config.observe,
-        identity=identity,
+        kept_settings=kept_settings,
         resume_from=resume_from,
         dtype=config.training.dtype,
         attention=config.model.attention,

@@ -17,7 +17,7 @@ from rlhf_ray.config.run import Config
 from rlhf_ray.data.examples import ExampleSet
 from rlhf_ray.data.prompts.order import RowOrder
 from rlhf_ray.driver.best_models import BestModels, LastModel
-from rlhf_ray.driver.checkpoints import Checkpoints, StepCheckpoints, checkpoint_to_resume
+from rlhf_ray.driver.checkpoints import Checkpoints, StepCheckpoints
 from rlhf_ray.driver.fit.checkpoints import FitCheckpoints, FitState
 from rlhf_ray.driver.fit.held_out import NOTHING_EVALUATED, HeldOut, NoHeldOut
 from rlhf_ray.driver.fit.loop import FitLoop, FitSettings, fit
@@ -39,6 +39,7 @@ from rlhf_ray.stages.fit.inputs import (
 )
 from rlhf_ray.stages.inputs import check_inputs, check_warmup
 from rlhf_ray.stages.output import opened_output
+from rlhf_ray.stages.resume import resume_of_fit, run_settings
 from rlhf_ray.stages.trained_part import check_trained, split_off_adapter
 
 
@@ -52,8 +53,8 @@ def run_fit(config: Config, stage: FitStage[T]) -> int:
         RequestError: the inputs are wrong; no worker has been started then.
         RunFailed: it failed while running.
     """
-    identity = fit_identity(config)
-    resume_from = checkpoint_to_resume(Path(config.output_dir), config.resume, identity)
+    settings = run_settings(config, fit_identity(config), code={})
+    resume_from = resume_of_fit(config, settings)
     check_inputs(config)
     with opened_output(
         Path(config.output_dir),
@@ -65,6 +66,8 @@ def run_fit(config: Config, stage: FitStage[T]) -> int:
         progress = output.progress
         plan = resource_plan(config)
         progress.message(f"{render_rows(batch_table(config))}\n{describe(plan)}")
+        for note in resume_from.notes if resume_from else ():
+            progress.message(note)
         progress.phase("model")
         path = resolve_model_path(config.model.path, seed=config.seed, report=progress.message)
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, path=path))
@@ -76,7 +79,9 @@ def run_fit(config: Config, stage: FitStage[T]) -> int:
         check_warmup(config.training.warmup_steps, num_steps)
         progress.expect(num_steps)
         progress.phase("start")
-        inputs = fit_inputs(config, stage, num_steps, identity=identity, resume_from=resume_from)
+        inputs = fit_inputs(
+            config, stage, num_steps, kept_settings=settings, resume_from=resume_from
+        )
         with (
             connected(dashboard=config.observe.dashboard),
             started_fit(
@@ -116,8 +121,9 @@ def _learn(run: _Run) -> int | None:
     saver = _saver(run, models)
     state = FitState(step=0, improvement=NOTHING_EVALUATED)
     if inputs.resume_from:
-        state = saver.load(inputs.resume_from)
-        progress.message(f"resumed after step {state.step} from {inputs.resume_from}")
+        folder = saver.verified(inputs.resume_from, progress.message)
+        state = saver.load(folder)
+        progress.message(f"resumed after step {state.step} from {folder}")
     else:
         models.clear()
     # The line of step 0 has what was measured before the first step.
@@ -211,6 +217,7 @@ def _saver(run: _Run, models: BestModels | LastModel) -> FitCheckpoints:
         waiter=run.system.supervisor,
         every_steps=checkpoint.every_steps,
         timeout_s=run.inputs.deadlines.checkpoint_s,
-        identity=run.inputs.identity,
+        identity=run.inputs.kept_settings.identity,
+        settings=run.inputs.kept_settings.in_checkpoint(),
     )
     return FitCheckpoints(checkpoints, steps=run.steps, models=models)

@@ -6,8 +6,7 @@ import dataclasses
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rlhf_ray.batching.rank_plan import RankPlan, rank_plan
 from rlhf_ray.cluster.resource_plan import ResourcePlan, describe
@@ -19,16 +18,18 @@ from rlhf_ray.config.groups.data import DataConfig, TextsConfig
 from rlhf_ray.config.run import Config
 from rlhf_ray.data.prompts.load import PromptSet, load_prompts
 from rlhf_ray.data.ptx_texts import load_texts
-from rlhf_ray.driver.checkpoints import checkpoint_to_resume
+from rlhf_ray.driver.resume_changes import RunSettings
+from rlhf_ray.driver.resume_choice import Resume
 from rlhf_ray.driver.updates.texts import NoTexts, TextMixture, TextSource
 from rlhf_ray.models.builtin import resolve_model_path
 from rlhf_ray.models.loading import load_tokenizer
 from rlhf_ray.observe.progress import Progress
 from rlhf_ray.publish.gate import Probe, make_probe
 from rlhf_ray.records import Prompt
-from rlhf_ray.rewards.load import with_absolute_paths
+from rlhf_ray.rewards.load import reward_code, with_absolute_paths
 from rlhf_ray.stages.evaluate.settings import held_out_data
 from rlhf_ray.stages.inputs import check_models
+from rlhf_ray.stages.resume import resume_of_rl, run_settings
 from rlhf_ray.stages.rl.settings import RlSettings, rl_settings
 from rlhf_ray.stages.trained_part import check_trained, trained_identity, with_named_layers
 
@@ -46,13 +47,13 @@ class RlRequest:
 
     Attributes:
         config: with paths of reward functions that every node can read.
-        identity: settings without which a resumed run is not the same run.
-        resume_from: checkpoint folder, or None.
+        settings: of this run, as its checkpoints keep them.
+        resume_from: the checkpoint that it goes on from, or None.
     """
 
     config: Config
-    identity: dict[str, Any]
-    resume_from: Path | None
+    settings: RunSettings
+    resume_from: Resume | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,7 +66,7 @@ class RlInputs:
         texts: pretraining texts that the policy learns in addition to its samples.
         held_out: prompts that are answered while the policy is trained; may be empty.
         probe: sequences with which every publish is proven.
-        identity, resume_from: see `RlRequest`.
+        kept_settings, resume_from: see `RlRequest`.
     """
 
     settings: RlSettings
@@ -75,8 +76,8 @@ class RlInputs:
     texts: TextSource
     held_out: tuple[Prompt, ...]
     probe: Probe
-    identity: dict[str, Any]
-    resume_from: Path | None
+    kept_settings: RunSettings
+    resume_from: Resume | None
 
 
 def check_request(config: Config) -> RlRequest:
@@ -101,10 +102,11 @@ def check_request(config: Config) -> RlRequest:
         "training.ema_decay": config.training.ema_decay,
         **trained_identity(config.training, config.critic),
     }
-    resume_from = checkpoint_to_resume(Path(config.output_dir), config.resume, identity)
     check_models(config)
     config = dataclasses.replace(config, reward=with_absolute_paths(config.reward))
-    return RlRequest(config=config, identity=identity, resume_from=resume_from)
+    settings = run_settings(config, identity, code=reward_code(config.reward))
+    resume_from = resume_of_rl(config, settings)
+    return RlRequest(config=config, settings=settings, resume_from=resume_from)
 
 
 def read_inputs(request: RlRequest, progress: Progress) -> RlInputs:
@@ -122,6 +124,8 @@ def read_inputs(request: RlRequest, progress: Progress) -> RlInputs:
     config, report = request.config, progress.message
     plan = resource_plan(config)
     report(f"{render_rows(batch_table(config))}\n{describe(plan)}")
+    for note in request.resume_from.notes if request.resume_from else ():
+        report(note)
     progress.phase("model")
     path = resolve_model_path(config.model.path, seed=config.seed, report=report)
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, path=path))
@@ -162,7 +166,7 @@ def read_inputs(request: RlRequest, progress: Progress) -> RlInputs:
             vocab_size=len(tokenizer),
             seed=config.seed,
         ),
-        identity=request.identity,
+        kept_settings=request.settings,
         resume_from=request.resume_from,
     )
 

@@ -143,7 +143,8 @@ def make_checkpoints(
         waiter=system.supervisor,
         every_steps=settings.checkpoint.every_steps,
         timeout_s=settings.deadlines.checkpoint_s,
-        identity=inputs.identity,
+        identity=inputs.kept_settings.identity,
+        settings=inputs.kept_settings.in_checkpoint(),
     )
     return RunCheckpoints(checkpoints, texts=inputs.texts, evaluator=evaluator)
 

@@ -79,9 +79,10 @@ def _train(inputs: RlInputs, system: System, progress: Progress) -> None:
     state = LoopState(step=0, controllers=Controllers.start(settings.algorithm))
     progress.phase("publish")
     if inputs.resume_from:
-        state = saver.load(inputs.resume_from, pipeline)
+        folder = saver.verified(inputs.resume_from, progress.message)
+        state = saver.load(folder, pipeline)
         publisher.publish(state.step)
-        progress.message(f"resumed after step {state.step} from {inputs.resume_from}")
+        progress.message(f"resumed after step {state.step} from {folder}")
     elif settings.publishes_adapter:
         # Adapter 0 changes nothing: every later publish then replaces one under running requests.
         publisher.publish(0)

@@ -2,56 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import random
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-_FACTS_FILE = "role.json"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CheckpointFacts:
-    """The run that wrote a checkpoint; all but the step must match to read it.
-
-    Attributes:
-        optimizer_step: 0 for a role without an optimizer.
-    """
-
-    world_size: int
-    zero_stage: int
-    dtype: str
-    optimizer_step: int
-
-
-def write_facts(folder: Path, facts: CheckpointFacts) -> None:
-    (folder / _FACTS_FILE).write_text(json.dumps(asdict(facts), indent=2) + "\n")
+from rlhf_ray.checkpoint_files.facts import (
+    CheckpointFacts,
+    RoleLayout,
+    layout_problem,
+    load_facts,
+)
+from rlhf_ray.plain_files import load_plain
 
 
 def read_facts(folder: Path, *, world_size: int, zero_stage: int, dtype: str) -> CheckpointFacts:
     """Read the facts of a checkpoint, and check that this role can resume from it.
 
     Raises:
-        ValueError: the file is missing, or the checkpoint was written with another number of
-            ranks, ZeRO stage or number format.
+        ValueError: the file is missing or damaged, or the checkpoint was written with another
+            number of ranks, ZeRO stage or number format.
     """
-    path = folder / _FACTS_FILE
-    if not path.is_file():
-        raise ValueError(f"{path} is missing: {folder} is not a complete checkpoint of a role")
-    facts = CheckpointFacts(**json.loads(path.read_text()))
-    here = {"num_ranks": world_size, "zero_stage": zero_stage, "dtype": dtype}
-    there = {"num_ranks": facts.world_size, "zero_stage": facts.zero_stage, "dtype": facts.dtype}
-    for name, value in here.items():
-        if there[name] != value:
-            raise ValueError(
-                f"the checkpoint {folder} was written with {name}={there[name]}, and this run "
-                f"has {name}={value}: resume with {name}={there[name]}, or start a new run from "
-                f"the saved model"
-            )
+    facts = load_facts(folder)
+    here = RoleLayout(num_ranks=world_size, zero_stage=zero_stage, dtype=dtype)
+    if problem := layout_problem(folder, facts, here):
+        raise ValueError(problem)
     return facts
 
 
@@ -76,7 +53,7 @@ def write_random_states(folder: Path, rank: int) -> None:
 
 def read_random_states(folder: Path, rank: int) -> None:
     """Restore the random generators of this process from the file of `write_random_states`."""
-    states = torch.load(_random_file(folder, rank), weights_only=True)
+    states = load_plain(_random_file(folder, rank))
     version, numbers, gauss = states["python"]
     random.setstate((version, tuple(numbers), gauss))
     name, keys, position, has_gauss, cached = states["numpy"]
@@ -95,7 +72,7 @@ def write_parts(path: Path, parts: dict[str, Tensor]) -> None:
 
 def read_parts(path: Path) -> dict[str, Tensor]:
     """Read the file of `write_parts`; the tensors are on the CPU."""
-    return torch.load(path, weights_only=True, map_location="cpu")
+    return load_plain(path)
 
 
 def _random_file(folder: Path, rank: int) -> Path:

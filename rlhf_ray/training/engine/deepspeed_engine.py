@@ -1,4 +1,4 @@
-"""Process group, trained engine and frozen engine: the only file that calls DeepSpeed."""
+"""Process group, trained engine and frozen engine, over DeepSpeed."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from rlhf_ray.config.groups.training import RoleConfig, TrainingConfig
 from rlhf_ray.training.engine.deepspeed_config import frozen_config, trained_config
+from rlhf_ray.training.engine.deepspeed_files import PlainCheckpointEngine
 from rlhf_ray.training.engine.host_memory import keep_freed_memory
 from rlhf_ray.training.engine.ranks import training_device, world_size
 from rlhf_ray.training.engine.schedule import learning_rate
@@ -136,6 +137,8 @@ class TrainEngine:
             config=trained_config(settings, on_cuda=on_cuda),
             dist_init_required=False,
         )[0]
+        # DeepSpeed chooses it by its configuration, which cannot name one of ours.
+        self._engine.checkpoint_engine = PlainCheckpointEngine(self._engine._config)
         self._is_plain = not self._engine.zero_optimization()
         if self._is_plain and world_size() == 1:
             # A single rank has nothing to sum, but stage 0 would still copy all gradients to one

@@ -8,13 +8,12 @@ from typing import TypedDict
 
 import torch
 
+from rlhf_ray.checkpoint_files.facts import CheckpointFacts, write_facts
 from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.config.groups.training import TrainingConfig
 from rlhf_ray.training.engine.checkpoint import (
-    CheckpointFacts,
     read_facts,
     read_random_states,
-    write_facts,
     write_random_states,
 )
 from rlhf_ray.training.engine.deepspeed_engine import (

@@ -23,6 +23,7 @@ from rlhf_ray.objectives.rankings import (
     ranking_objective,
     scores_of,
 )
+from rlhf_ray.plain_files import load_plain
 from rlhf_ray.records.files import load_preference_samples
 from rlhf_ray.records.preferences import PreferenceSamples
 from rlhf_ray.training.engine.ranks import rank
@@ -122,7 +123,7 @@ class RewardModelTrainer(ScalarRole):
 
     def load_checkpoint(self, folder: Path) -> None:
         super().load_checkpoint(folder)
-        saved = torch.load(folder / _latest_name(), weights_only=True)
+        saved = load_plain(folder / _latest_name())
         self._latest = deque(load_preference_samples(fields) for fields in saved)
 
     def _write_adapter(self, adapter: Adapter, folder: Path) -> None:

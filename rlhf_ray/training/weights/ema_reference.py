@@ -9,15 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_ray.algorithms.ema import moving_average
+from rlhf_ray.checkpoint_files.facts import CheckpointFacts, write_facts
 from rlhf_ray.config.groups.training import RoleConfig
 from rlhf_ray.publish.bucket import WeightBucket, unpack
-from rlhf_ray.training.engine.checkpoint import (
-    CheckpointFacts,
-    read_facts,
-    read_parts,
-    write_facts,
-    write_parts,
-)
+from rlhf_ray.training.engine.checkpoint import read_facts, read_parts, write_parts
 from rlhf_ray.training.engine.ranks import rank, world_size
 from rlhf_ray.training.engine.shards import Shard, release_gathered, weight_shard, whole_shape
 from rlhf_ray.training.weights.named import distinct_tensors

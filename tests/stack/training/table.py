@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from tests.stack.training.adapted_scenarios import ADAPTED
+from tests.stack.training.checkpoint_scenarios import RESTORED
 from tests.stack.training.following_table import FOLLOWING
 from tests.stack.training.mixture import losses_of_texts, with_texts
 from tests.stack.training.preference_scenarios import COMPARED
@@ -161,6 +162,7 @@ TABLES = {
     "seen": SCENARIOS,
     "on_cpu": {1: _stages("float32", two_steps, (0, 1, 2, 3))},
     "on_gpu": {1: ON_GPU},
+    "restored": RESTORED,
     "followed": FOLLOWING,
     "compared": {size: COMPARED[size] | ADAPTED[size] for size in COMPARED},
 }

@@ -10,7 +10,7 @@ from rlhf_ray.config.earlier_release import RENAMED_KEYS, earlier_key
 from rlhf_ray.config.errors import ConfigError, RequestError
 from rlhf_ray.config.load import load_config, read_config
 from rlhf_ray.config.schema import all_keys
-from rlhf_ray.driver.checkpoints import check_identity
+from rlhf_ray.driver.resume_changes import check_identity
 
 
 @pytest.mark.parametrize(("old", "new"), RENAMED_KEYS.items())

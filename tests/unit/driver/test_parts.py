@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from rlhf_ray.config.errors import RequestError, RunFailed
-from rlhf_ray.driver.checkpoints import Checkpoints, check_identity, read_state
+from rlhf_ray.driver.checkpoint_state import read_state
+from rlhf_ray.driver.checkpoints import Checkpoints
+from rlhf_ray.driver.resume_changes import check_identity
 from rlhf_ray.driver.rollouts.failure_budget import FailureBudget
 from rlhf_ray.driver.rollouts.pipeline import Batch
 from rlhf_ray.driver.rollouts.prompt_queue import plain_prompts, prompts_from_plain

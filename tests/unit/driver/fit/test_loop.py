@@ -225,6 +225,21 @@ def test_resuming_from_another_folder_copies_its_best_model(tmp_path: Path) -> N
     assert second.result() == _weights_after(first, 2)
 
 
+def test_an_older_checkpoint_can_be_resumed_after_a_newer_one_was(tmp_path: Path) -> None:
+    """Its best model stays: the newer checkpoint may turn out to be damaged."""
+    losses = [9, 5, 4, 3, 2, 1]
+    killed = Run(tmp_path, losses=losses, dies_at=7)
+    with pytest.raises(KeyboardInterrupt):
+        killed.from_start()
+    older, newer = (tmp_path / "checkpoints" / f"step_00000{step}" for step in (3, 6))
+    again = Run(tmp_path, losses=losses)
+    assert again.checkpoints.load(newer).improvement.best_step == 6
+    assert again.kept() == ["step_000002", "step_000006"]
+    fallen_back = Run(tmp_path, losses=losses)
+    assert fallen_back.checkpoints.load(older).improvement.best_step == 2
+    assert fallen_back.kept() == ["step_000002"]
+
+
 def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     Run(tmp_path, losses=[9, 3, 4]).from_start()
     folder = tmp_path / "checkpoints" / "step_000006"

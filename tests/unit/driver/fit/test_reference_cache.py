@@ -111,6 +111,33 @@ def test_an_interrupted_write_is_a_miss(tmp_path: Path) -> None:
     assert not (tmp_path / f"{FILE_NAME}.partial").exists()
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text[: len(text) // 2],
+        lambda text: "",
+        lambda text: "[]",
+        lambda text: "null",
+        lambda text: text.replace('"sets"', '"sats"'),
+        lambda text: text.replace('"held_out"', '"held"'),
+        lambda text: text.replace("-0.9", "null"),
+        lambda text: text.replace("-0.8, ", ""),
+    ],
+)
+def test_a_damaged_file_is_replaced_and_said(tmp_path: Path, damage: Any) -> None:
+    facts, ranks = {"rows": "a"}, NumberedRanks()
+    referenced(tmp_path, facts, ranks)
+    path = tmp_path / FILE_NAME
+    whole = path.read_text()
+    path.write_text(damage(whole))
+    assert path.read_text() != whole
+    found, said = referenced(tmp_path, facts, ranks)
+    assert found == EXPECTED
+    assert said[0] == f"{path} is damaged, and is replaced"
+    assert ranks.num_calls == 4
+    assert path.read_text() == whole
+
+
 def test_a_model_folder_that_was_rewritten_is_another_model(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()

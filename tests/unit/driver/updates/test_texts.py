@@ -17,7 +17,8 @@ from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.algorithm import AlgorithmConfig
 from rlhf_ray.data.ptx_texts import TextSet
 from rlhf_ray.data.rows import DataError
-from rlhf_ray.driver.checkpoints import Checkpoints, StepCheckpoints, read_state
+from rlhf_ray.driver.checkpoint_state import read_state
+from rlhf_ray.driver.checkpoints import Checkpoints, StepCheckpoints
 from rlhf_ray.driver.evaluation.evaluator import NoEvaluation
 from rlhf_ray.driver.run_checkpoints import LoopState, RunCheckpoints
 from rlhf_ray.driver.updates.controllers import Controllers
@@ -211,6 +212,9 @@ def test_a_checkpoint_of_a_release_without_texts_is_resumed(tmp_path: Path) -> N
     state = read_state(file.parent)
     del state["texts"], state["identity"]["texts.path"]
     file.write_text(json.dumps(state))
+    # Such a release wrote no manifest either, and an empty marker.
+    (file.parent / "manifest.json").unlink()
+    (file.parent / "COMMITTED").write_text("")
     world = World(tmp_path, NoTexts(num_ranks=2), path=None)
     world.resume(1)
     assert world.state.step == 1

@@ -1,0 +1,134 @@
+"""The settings of a run in its checkpoints, and what a resumed run has changed of them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlhf_ray.config.earlier_release import earlier_key
+from rlhf_ray.config.errors import RequestError
+from rlhf_ray.config.objective_keys import is_accepted, is_objective
+from rlhf_ray.config.schema import path_keys
+
+_MAX_SHOWN = 120
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunSettings:
+    """The settings of a run, as a checkpoint keeps them.
+
+    Attributes:
+        identity: settings without which a resumed run is not the same run.
+        configuration: the value of every key.
+        defaults: of every key, for checkpoints of releases that did not have it.
+        code: hashes of the files of reward functions, by path.
+        accepted: keys and groups whose change a resumed run accepts.
+    """
+
+    identity: dict[str, Any]
+    configuration: Mapping[str, Any]
+    defaults: Mapping[str, Any]
+    code: Mapping[str, str]
+    accepted: tuple[str, ...]
+
+    def in_checkpoint(self) -> dict[str, Any]:
+        """The keys of the driver's state about settings, next to the identity."""
+        return {"configuration": dict(self.configuration), "code": dict(self.code)}
+
+
+def check_identity(folder: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """Refuse to go on from the checkpoint of a run with other settings.
+
+    Raises:
+        RequestError: names every setting that differs.
+    """
+    # A checkpoint of an earlier release has the old name of a key that was renamed.
+    saved = {name: there.get(name, there.get(earlier_key(name))) for name in here}
+    differing = [
+        f"{name}={saved[name]!r} there, {value!r} here"
+        for name, value in here.items()
+        if not _is_same(name, saved[name], value)
+    ]
+    if differing:
+        raise RequestError(
+            f"the checkpoint {folder} is of another run: {'; '.join(differing)}. Use its "
+            f"settings, another output_dir, or resume=never to start from step 0"
+        )
+
+
+def compare_settings(folder: Path, state: Mapping[str, Any], here: RunSettings) -> list[str]:
+    """List the settings that have changed since a checkpoint: key, old value, new value.
+
+    Raises:
+        RequestError: one of them decides what is optimised, and is not accepted.
+    """
+    saved = state.get("configuration")
+    if not isinstance(saved, dict):
+        return [
+            f"the checkpoint {folder} is of a release that kept no configuration: changed settings "
+            f"are not known, except for those of the run's identity, which are the same"
+        ]
+    changes = _changes(saved, here)
+    code = state.get("code")
+    changed_code = _changed_code(code if isinstance(code, dict) else {}, here.code)
+    refused = {
+        key: change
+        for key, change in {**changes, **changed_code}.items()
+        if is_objective(key) and not is_accepted(key, here.accepted)
+    }
+    if refused:
+        raise RequestError(
+            f"the checkpoint {folder} is of a run that optimises something else: "
+            f"{'; '.join(refused.values())}. Use its settings, or accept the change with "
+            f"'checkpoint.accept_changes=[{','.join(refused)}]', or set another output_dir, or "
+            f"resume=never to start from step 0"
+        )
+    listed = [*changes.values(), *changed_code.values()]
+    return [f"changed since the checkpoint: {'; '.join(listed)}"] if listed else []
+
+
+def _changes(saved: Mapping[str, Any], here: RunSettings) -> dict[str, str]:
+    """A sentence for every key whose value is not that of the checkpoint."""
+    changes = {}
+    for key, value in here.configuration.items():
+        # A release that did not have the key did what is the default now.
+        before = saved.get(key, saved.get(earlier_key(key), here.defaults[key]))
+        if not _is_same(key, before, value):
+            changes[key] = f"{key}: {_shown(before)} -> {_shown(value)}"
+    return changes
+
+
+def _changed_code(saved: Mapping[str, Any], here: Mapping[str, str]) -> dict[str, str]:
+    changed = [path for path, digest in here.items() if path in saved and saved[path] != digest]
+    if not changed:
+        return {}
+    return {"reward.functions": f"reward.functions: the code in {', '.join(changed)} has changed"}
+
+
+def _is_same(name: str, there: Any, here: Any) -> bool:
+    if there == here or _plain(there) == _plain(here):
+        return True
+    is_path = name in {key.name for key in path_keys()}
+    return is_path and isinstance(there, str) and isinstance(here, str) and _one_place(there, here)
+
+
+def _one_place(there: str, here: str) -> bool:
+    """Whether two paths lead to one existing file; earlier releases kept relative paths."""
+    try:
+        return os.path.samefile(Path(there).expanduser(), Path(here).expanduser())
+    except (OSError, ValueError, RuntimeError):
+        return False
+
+
+def _plain(value: Any) -> Any:
+    """The value as it reads back from a checkpoint: tuples are lists there."""
+    return json.loads(json.dumps(value))
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."

@@ -1,0 +1,219 @@
+"""Every stage that resumes: what it refuses before a worker starts, and what it lists."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rlhf_ray.checkpoint_files.facts import RoleLayout
+from rlhf_ray.config.load import load_config
+from rlhf_ray.config.run import Config
+from rlhf_ray.config.stages import FIT_STAGES
+from rlhf_ray.driver.checkpoints import Checkpoints, StepCheckpoints
+from rlhf_ray.driver.resume_choice import Resume
+from rlhf_ray.main import main
+from rlhf_ray.stages.fit.inputs import fit_identity
+from rlhf_ray.stages.resume import FIT_PARTS, RL_PARTS, resume_of_fit, run_settings
+from rlhf_ray.stages.rl.inputs import check_request
+from rlhf_ray.testing.fakes import InProcessWaiter
+from tests.unit.driver.checkpoint_fakes import WritingRanks
+
+STAGES = ("rl", *FIT_STAGES)
+REWARD = "def score(sample):\n    return 1.0\n"
+
+
+class Run:
+    """The command of one stage, and a checkpoint that its run has written.
+
+    The files of the ranks are texts: what is looked at comes before any rank reads them.
+    """
+
+    def __init__(self, stage: str, folder: Path) -> None:
+        self.stage, self.folder = stage, folder
+        self.output = folder / "output"
+        (folder / "rows.jsonl").write_text('{"prompt": "a", "answer": "b", "text": "c"}\n')
+        (folder / "reward.py").write_text(REWARD)
+        rows = folder / "rows.jsonl"
+        of_stage = [f"examples.path={rows}", "model.path=builtin:arithmetic"]
+        if stage == "rl":
+            of_stage = ["recipe=demo", f"reward.functions=['{folder / 'reward.py'}:score']"]
+        if stage == "pretrain":
+            of_stage.append("model.random_weights=true")
+        self.arguments = [f"stage={stage}", f"output_dir={self.output}", *of_stage]
+
+    def config(self, *changes: str) -> Config:
+        return load_config([*self.arguments, *changes])
+
+    def save(self, *changes: str, step: int = 2, without: str = "") -> Path:
+        config = self.config("resume=never", *changes)
+        if self.stage == "rl":
+            settings, parts = check_request(config).settings, RL_PARTS
+        else:
+            settings, parts = run_settings(config, fit_identity(config), code={}), FIT_PARTS
+        role = config.training
+        layout = RoleLayout(num_ranks=role.num_ranks, zero_stage=role.zero_stage, dtype=role.dtype)
+        checkpoints = StepCheckpoints(
+            Checkpoints(self.output, keep_last=9),
+            roles={"learner": WritingRanks(layout=layout)},
+            waiter=InProcessWaiter(),
+            every_steps=1,
+            timeout_s=1.0,
+            identity=settings.identity,
+            settings=settings.in_checkpoint(),
+        )
+        checkpoints.save(step, {name: {} for name in parts if name != without})
+        return self.output / "checkpoints" / f"step_{step:06d}"
+
+    def resume(self, *changes: str) -> Resume:
+        config = self.config(*changes)
+        if self.stage == "rl":
+            found = check_request(config).resume_from
+        else:
+            found = resume_of_fit(config, run_settings(config, fit_identity(config), code={}))
+        assert found is not None
+        return found
+
+    def refused(self, capsys: pytest.CaptureFixture[str], *changes: str) -> str:
+        """The one message of a command that must end with status 2."""
+        capsys.readouterr()
+        assert main([*self.arguments, *changes]) == 2
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert len(lines) == 1
+        assert lines[0].startswith("rlhf_ray: ")
+        return lines[0]
+
+
+@pytest.fixture(params=STAGES)
+def run(request: pytest.FixtureRequest, tmp_path: Path) -> Run:
+    return Run(request.param, tmp_path)
+
+
+def test_the_same_command_goes_on_without_a_word(run: Run):
+    folder = run.save()
+    found = run.resume()
+    assert found.folder == folder
+    assert found.notes == ()
+
+
+def test_changed_settings_are_listed(run: Run):
+    run.save()
+    found = run.resume("training.learning_rate=0.125", "deadlines.update_s=77")
+    (note,) = found.notes
+    assert note.startswith("changed since the checkpoint: ")
+    assert "training.learning_rate: " in note
+    assert " -> 0.125" in note
+    assert "deadlines.update_s: 1200.0 -> 77.0" in note
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["training.zero_stage=3", "training.dtype=bfloat16", "training.num_ranks=2"],
+)
+def test_another_layout_is_found_before_the_start(run: Run, capsys, change):
+    run.save()
+    name, _, value = change.removeprefix("training.").partition("=")
+    message = run.refused(capsys, change)
+    assert f"and this run has {name}={value}" in message
+
+
+def test_another_run_is_refused(run: Run, capsys):
+    run.save()
+    assert "seed=0 there, 5 here" in run.refused(capsys, "seed=5")
+
+
+def test_a_damaged_only_checkpoint_is_refused(run: Run, capsys):
+    folder = run.save()
+    (folder / "run.json").write_text("{")
+    message = run.refused(capsys)
+    assert f"the checkpoint {folder} is damaged: run.json has 1 bytes" in message
+    assert "resume=never starts from step 0" in message
+
+
+def test_a_missing_part_of_the_state_is_refused(run: Run, capsys):
+    run.save(without="pipeline" if run.stage == "rl" else "steps")
+    assert "run.json has no " in run.refused(capsys)
+
+
+def test_a_long_name_is_refused(run: Run, capsys):
+    assert "is no committed checkpoint" in run.refused(capsys, f"resume={'x' * 300}")
+
+
+def test_the_older_one_is_taken_where_the_newest_is_damaged(run: Run):
+    older, newest = run.save(step=2), run.save(step=4)
+    (newest / "learner" / "random_rank_00000.pt").unlink()
+    found = run.resume()
+    assert found.folder == older
+    assert "random_rank_00000.pt is missing" in found.notes[0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "algorithm.kl_coefficient=0.25",
+        "generation.temperature=0.5",
+        "generation.max_response_tokens=5",
+        "reward.functions=[exact_match]",
+    ],
+)
+def test_what_rl_optimises_is_refused_unless_accepted(tmp_path, capsys, change):
+    run = Run("rl", tmp_path)
+    run.save()
+    key = change.partition("=")[0]
+    message = run.refused(capsys, change)
+    assert f"{key}: " in message
+    assert f"'checkpoint.accept_changes=[{key}]'" in message
+    (note,) = run.resume(change, f"checkpoint.accept_changes=[{key}]").notes
+    assert f"{key}: " in note
+
+
+def test_what_a_preference_stage_optimises_is_refused(tmp_path, capsys):
+    run = Run("preference", tmp_path)
+    run.save()
+    assert "preference.beta: 0.1 -> 0.5" in run.refused(capsys, "preference.beta=0.5")
+
+
+def test_a_reward_model_stage_too(tmp_path, capsys):
+    run = Run("reward_model", tmp_path)
+    run.save()
+    change = "reward_model.centring_coefficient=0.5"
+    assert "reward_model.centring_coefficient: " in run.refused(capsys, change)
+
+
+def test_changed_code_of_a_reward_is_refused_unless_accepted(tmp_path, capsys):
+    run = Run("rl", tmp_path)
+    run.save()
+    (tmp_path / "reward.py").write_text(REWARD.replace("1.0", "2.0"))
+    message = run.refused(capsys)
+    assert f"the code in {tmp_path / 'reward.py'} has changed" in message
+    (note,) = run.resume("checkpoint.accept_changes=[reward.functions]").notes
+    assert "has changed" in note
+
+
+def test_a_moved_reference_must_fit_too(tmp_path, capsys):
+    """Its folder is looked at where the reference is part of a checkpoint."""
+    run = Run("rl", tmp_path)
+    changes = ["algorithm.kl_coefficient=0.1", "algorithm.reference_every=2"]
+    folder = run.save(*changes)
+    message = run.refused(capsys, *changes)
+    assert f"{folder / 'reference' / 'role.json'} is missing" in message
+
+
+@pytest.mark.parametrize("key", ["texts.path", "data.path"])
+def test_a_relative_path_of_an_earlier_release(tmp_path, monkeypatch, key):
+    run = Run("rl", tmp_path)
+    (tmp_path / "texts.jsonl").write_text('{"text": "a b c"}\n')
+    changes = [
+        f"{key}={tmp_path / 'texts.jsonl'}",
+        *(["algorithm.ptx_coefficient=0.5"] if key == "texts.path" else []),
+    ]
+    folder = run.save(*changes)
+    state = json.loads((folder / "run.json").read_text())
+    assert state["identity"][key] == str(tmp_path / "texts.jsonl")
+    state["identity"][key] = "texts.jsonl"
+    del state["configuration"], state["code"]
+    (folder / "run.json").write_text(json.dumps(state))
+    (folder / "COMMITTED").write_text("")
+    monkeypatch.chdir(tmp_path)
+    assert run.resume(*changes).folder == folder
