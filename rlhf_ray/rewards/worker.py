@@ -8,7 +8,8 @@ from rlhf_ray.config.groups.reward import RewardConfig
 from rlhf_ray.config.reward_entries import read_functions
 from rlhf_ray.records import FailureKind, GroupSummary, RolloutGroup, SampleFailure
 from rlhf_ray.rewards.answers import Answer, outcome, step_values
-from rlhf_ray.rewards.function_process import FunctionProcess, Item
+from rlhf_ray.rewards.functions.containment import containment_of
+from rlhf_ray.rewards.functions.process import FunctionProcess, Item
 from rlhf_ray.rewards.merge import drop_failed, merge_parts, with_rewards
 from rlhf_ray.rewards.outcomes import ItemFailure
 from rlhf_ray.rewards.protocol import RewardSample
@@ -29,7 +30,9 @@ class RewardWorker:
         self._functions = read_functions(reward.functions, reward.scorers)
         self._weights = {entry.name: entry.weight for entry in self._functions}
         self._retry = reward.on_failure == "retry"
-        self._process = FunctionProcess(self._functions, timeout_s=reward.timeout_s)
+        self._process = FunctionProcess(
+            self._functions, containment_of(reward), timeout_s=reward.timeout_s
+        )
 
     def start(self) -> None:
         """Start the child process and load the functions.

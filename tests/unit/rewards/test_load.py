@@ -191,7 +191,7 @@ def test_a_file_may_import_its_neighbours(tmp_path: Path) -> None:
 
 def test_neither_reading_nor_the_child_loads_heavy_libraries() -> None:
     code = (
-        "import sys, rlhf_ray.rewards.function_runner, rlhf_ray.rewards.load\n"
+        "import sys, rlhf_ray.rewards.functions.runner, rlhf_ray.rewards.load\n"
         "print([name for name in ('torch', 'ray', 'vllm', 'numpy') if name in sys.modules])"
     )
     result = subprocess.run(
