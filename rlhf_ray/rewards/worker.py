@@ -6,7 +6,7 @@ import math
 
 from rlhf_ray.config.groups.reward import RewardConfig
 from rlhf_ray.config.reward_entries import read_functions
-from rlhf_ray.records import FailureKind, GroupSummary, RolloutGroup, SampleFailure
+from rlhf_ray.records import FailureKind, GroupSummary, Prompt, RolloutGroup, SampleFailure
 from rlhf_ray.rewards.answers import Answer, outcome, step_values
 from rlhf_ray.rewards.functions.containment import containment_of
 from rlhf_ray.rewards.functions.process import FunctionProcess, Item
@@ -123,19 +123,23 @@ class RewardWorker:
         )
 
 
+def reward_sample(prompt: Prompt, *, index: int, response: str, finish_reason: str) -> RewardSample:
+    """A sample as the functions see it."""
+    return RewardSample(
+        prompt_id=prompt.prompt_id,
+        sample_index=index,
+        prompt=prompt.text,
+        response=response,
+        answer=prompt.answer,
+        source=prompt.source,
+        columns=prompt.columns,
+        finish_reason=finish_reason,
+    )
+
+
 def _samples(group: RolloutGroup) -> list[RewardSample]:
-    prompt = group.prompt
     return [
-        RewardSample(
-            prompt_id=prompt.prompt_id,
-            sample_index=index,
-            prompt=prompt.text,
-            response=response,
-            answer=prompt.answer,
-            source=prompt.source,
-            columns=prompt.columns,
-            finish_reason=finish_reason,
-        )
+        reward_sample(group.prompt, index=index, response=response, finish_reason=finish_reason)
         for index, response, finish_reason in zip(
             group.sample_indices, group.responses, group.finish_reasons, strict=True
         )

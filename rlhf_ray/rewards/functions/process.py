@@ -28,7 +28,7 @@ from rlhf_ray.rewards.answers import Answer
 from rlhf_ray.rewards.functions.channel import Channel, MessageTooLong
 from rlhf_ray.rewards.functions.containment import Containment
 from rlhf_ray.rewards.functions.keeper import SETTLE
-from rlhf_ray.rewards.functions.replies import BadReply, Expected, read_reply
+from rlhf_ray.rewards.functions.replies import Expected, UnexpectedReply, read_reply
 from rlhf_ray.rewards.outcomes import ItemFailure
 from rlhf_ray.rewards.protocol import RewardSample
 
@@ -229,7 +229,7 @@ class FunctionProcess:
             outcomes.append(self._late())
         except (EOFError, ConnectionError):
             outcomes.append(self._ended())
-        except (BadReply, MessageTooLong) as error:
+        except (UnexpectedReply, MessageTooLong) as error:
             self.kill()
             outcomes.append(
                 ItemFailure(
@@ -277,7 +277,7 @@ class FunctionProcess:
 
 
 def _in_words(report: dict[str, Any], *, sandboxed: bool) -> str:
-    """How the process of the functions ended, from the keeper's report."""
+    """The end of the functions' process, from the keeper's report."""
     if not report:
         return "it closed its socket, or its keeper was ended"
     if report["status"] is None:

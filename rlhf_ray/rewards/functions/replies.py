@@ -27,7 +27,7 @@ _BASE_BYTES = 1 << 20
 _BYTES_PER_CHARACTER = 64
 
 
-class BadReply(ValueError):  # noqa: N818 - it reads as a sentence
+class UnexpectedReply(ValueError):  # noqa: N818 - it reads as a sentence
     """A message is not the reply that is due."""
 
 
@@ -55,14 +55,14 @@ def read_reply(data: bytes, expected: Expected) -> Answer | ItemFailure:
     """Read the outcome of one item.
 
     Raises:
-        BadReply: it is not the reply to this item.
+        UnexpectedReply: it is not the reply to this item.
     """
     reply = _read_object(data)
     # `is`-like strictness: True == 1, and a reply to item 1 is no reply to item True.
     if reply.get("call") != expected.call or type(reply.get("item")) is not int:
-        raise BadReply("a message that the worker did not ask for")
+        raise UnexpectedReply("a message that the worker did not ask for")
     if reply["item"] != expected.item:
-        raise BadReply(f"a reply to item {reply['item']} where item {expected.item} was due")
+        raise UnexpectedReply(f"a reply to item {reply['item']} where item {expected.item} was due")
     if "failed" in reply:
         return _failure(reply)
     checked = to_message(_returned(reply), expected.response)
@@ -73,9 +73,9 @@ def _read_object(data: bytes) -> dict[str, Any]:
     try:
         reply = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise BadReply("a message that is not JSON") from error
+        raise UnexpectedReply("a message that is not JSON") from error
     if not isinstance(reply, dict):
-        raise BadReply("a message that is not a JSON object")
+        raise UnexpectedReply("a message that is not a JSON object")
     return reply
 
 
@@ -84,12 +84,12 @@ def _returned(reply: dict[str, Any]) -> Any:
         return reply["value"]
     rewards, ends = reply.get("rewards"), reply.get("ends")
     if not isinstance(rewards, list) or not isinstance(ends, list):
-        raise BadReply("a reply without a value")
+        raise UnexpectedReply("a reply without a value")
     return StepRewards(rewards=tuple(rewards), ends=tuple(ends))
 
 
 def _failure(reply: dict[str, Any]) -> ItemFailure:
     kind, message = reply["failed"], reply.get("message")
     if not isinstance(kind, str) or kind not in _KINDS or not isinstance(message, str):
-        raise BadReply("a failure without kind and message")
+        raise UnexpectedReply("a failure without kind and message")
     return ItemFailure(kind=_KINDS[kind], message=message[:_MAX_MESSAGE_CHARACTERS])

@@ -126,6 +126,6 @@ def test_the_environment_is_an_allow_list() -> None:
 
 
 def test_a_variable_that_is_not_set_is_refused(make_worker) -> None:
-    with pytest.raises(RequestError, match="reward.environment: NO_SUCH_KEY is not set where"):
+    with pytest.raises(RequestError, match=r"reward\.environment: NO_SUCH_KEY is not set where"):
         make_worker("length", environment=["NO_SUCH_KEY"])
     assert RewardConfig().environment == []

@@ -13,7 +13,7 @@ import pytest
 
 from rlhf_ray.records import FailureKind
 from rlhf_ray.rewards.functions.channel import Channel, MessageTooLong
-from rlhf_ray.rewards.functions.replies import BadReply, Expected, read_reply
+from rlhf_ray.rewards.functions.replies import Expected, UnexpectedReply, read_reply
 from rlhf_ray.rewards.outcomes import ItemFailure
 from rlhf_ray.rewards.protocol import StepRewards
 
@@ -139,7 +139,7 @@ def test_values_are_checked_again(fields: dict, kind: FailureKind, message: str)
     ],
 )
 def test_what_is_no_reply_is_refused(data: bytes) -> None:
-    with pytest.raises(BadReply):
+    with pytest.raises(UnexpectedReply):
         read_reply(data, DUE)
 
 
