@@ -85,10 +85,14 @@ def sandbox_options(
     options += ["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc"]
     for folder in hidden:
         options += [*size, "--tmpfs", str(folder)]
-    for path in _needed((*visible, *sandbox.read), hidden):
+    # Names of servers are looked up in a file that may be a link to below /run.
+    names = [Path("/etc/resolv.conf")] if sandbox.network else []
+    shown = list(_needed((*visible, *sandbox.read, *names), hidden))
+    for path in shown:
         options += ["--ro-bind", str(path), str(path)]
     here = Path.cwd()
-    return [*options, "--chdir", "/tmp" if _lies_in(here, hidden) else str(here), "--"]
+    is_seen = _lies_in(here, shown) or not _lies_in(here, hidden)
+    return [*options, "--chdir", str(here) if is_seen else "/tmp", "--"]
 
 
 def _needed(paths: Iterable[Path], hidden: list[Path]) -> Iterator[Path]:

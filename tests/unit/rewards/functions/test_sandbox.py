@@ -81,6 +81,8 @@ def test_the_network_is_shared_on_request_alone() -> None:
 def test_a_folder_that_is_hidden_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert sandbox_options(PLAIN, [], home=None, has_size=True)[-3:] == ["--chdir", "/tmp", "--"]
+    shown = sandbox_options(PLAIN, [tmp_path.parent], home=None, has_size=True)
+    assert shown[-3:] == ["--chdir", str(tmp_path), "--"]
     monkeypatch.chdir("/usr")
     assert sandbox_options(PLAIN, [], home=None, has_size=True)[-3:] == ["--chdir", "/usr", "--"]
 
