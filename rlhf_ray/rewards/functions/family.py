@@ -29,12 +29,21 @@ def children(pid: int) -> list[int]:
     return found
 
 
-def family(pid: int) -> list[int]:
-    """A process and all of its descendants that are not its own zombies' remains."""
-    found = [pid]
-    for member in found:
-        found += (child for child in children(member) if child not in found)
-    return found
+def family(pid: int, *, enough: int | None = None) -> list[int]:
+    """A process and its descendants, parents before their children.
+
+    Args:
+        enough: stop after this many; in a family that grows fast, counting takes long.
+    """
+    found = {pid: None}  # keeps the order
+    members = [pid]
+    for member in members:
+        if enough is not None and len(members) >= enough:
+            break
+        new = [child for child in children(member) if child not in found]
+        found.update(dict.fromkeys(new))
+        members += new
+    return members
 
 
 def private_bytes(pids: Iterable[int]) -> int:
@@ -53,7 +62,7 @@ def _children_by_scan(parent: int) -> list[int]:
     found: list[int] = []
     for name in filter(str.isdigit, os.listdir(_PROC)):
         try:
-            status = (_PROC / name / "stat").read_text()
+            status = (_PROC / name / "stat").read_text(errors="replace")
         except (FileNotFoundError, ProcessLookupError):
             continue
         # The second field is the program's name in brackets, which may hold anything.

@@ -26,7 +26,6 @@ import signal
 import socket
 import sys
 import time
-from typing import Any
 
 from rlhf_ray.rewards.functions.channel import Channel
 from rlhf_ray.rewards.functions.family import children, family
@@ -37,7 +36,9 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _LOOK_EVERY_S = 0.25
 _POLL_S = 0.002
-_END_TIMEOUT_S = 5.0
+# Shorter than the worker waits for the keeper.
+_END_TIMEOUT_S = 25.0
+_ENDED_AT_ONCE = 100
 # bubblewrap's own: one outside of the sandbox, and process 1 inside of it.
 _SANDBOX_PROCESSES = 2
 
@@ -63,11 +64,10 @@ def main() -> None:
         _run(channel, limits, settings["command"])
         return
     channel.close()
-    report = _Keeper(
-        orders, limits, functions=functions, sandboxed=settings["command"] is not None
-    ).keep()
-    with contextlib.suppress(ConnectionError, TimeoutError):
-        orders.send(json.dumps(report).encode(), timeout_s=1.0)
+    # Above processes that fork without end; root alone may.
+    with contextlib.suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, 0, -20)
+    _Keeper(orders, limits, functions=functions, sandboxed=settings["command"] is not None).keep()
 
 
 def _run(channel: socket.socket, limits: FunctionLimits, command: list[str] | None) -> None:
@@ -99,12 +99,11 @@ class _Keeper:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
 
-    def keep(self) -> dict[str, Any]:
-        """Wait for the end, and end all.
+    def keep(self) -> None:
+        """Wait for the end, report it, and end all.
 
-        Returns:
-            the report: `status`, the wait status of the functions' process or None if it had not
-            ended; `limit`, a sentence or None.
+        The report has `status`, the wait status of the functions' process or None if it had not
+        ended, and `limit`, a sentence or None.
         """
         broken: str | None = None
         self._reap()
@@ -115,10 +114,12 @@ class _Keeper:
             if self._orders.fileno() in ready and not self._obey():
                 break
             broken = self._limits.broken_by(self._counted())
-        status = self._status
+        report = {"status": self._status, "limit": broken}
+        # First, because the worker waits for it; the end of many processes takes its time.
+        with contextlib.suppress(ConnectionError, TimeoutError):
+            self._orders.send(json.dumps(report).encode(), timeout_s=1.0)
         if left := self._end_all():
             print(f"{left} processes of the reward functions cannot be ended", file=sys.stderr)
-        return {"status": status, "limit": broken}
 
     def _poll(self, timeout_s: float) -> set[int]:
         poll = select.poll()
@@ -153,8 +154,10 @@ class _Keeper:
                 self._status = status
 
     def _counted(self) -> list[int]:
-        members = [pid for pid in family(os.getpid()) if pid != os.getpid()]
-        return members[_SANDBOX_PROCESSES:] if self._sandboxed else members
+        others = 1 + (_SANDBOX_PROCESSES if self._sandboxed else 0)
+        most = self._limits.processes
+        enough = None if most is None else others + most + 1
+        return family(os.getpid(), enough=enough)[others:]
 
     def _orphans(self) -> list[int]:
         """Processes whose parent has ended, with their descendants."""
@@ -181,9 +184,13 @@ class _Keeper:
     def _end_all(self) -> int:
         """End all descendants. The number of those that are left, because they are not ours."""
         deadline = time.monotonic() + _END_TIMEOUT_S
+        if self._sandboxed:
+            # Process 1 of the sandbox: the kernel ends all others with it, and none can be born.
+            _kill(children(self._functions))
         # As they end, their children become the keeper's: none is left when it has no child.
         while self._reap():
-            members = [pid for pid in family(os.getpid()) if pid != os.getpid()]
+            # Parents first and some at a time, because they may fork while they are listed.
+            members = family(os.getpid(), enough=_ENDED_AT_ONCE)[1:]
             if time.monotonic() > deadline:
                 return len(members)
             _kill(members)

@@ -47,10 +47,7 @@ class FunctionLimits:
     def broken_by(self, pids: Sequence[int]) -> str | None:
         """The limit that these processes exceed together, as a sentence; None if they do not."""
         if self.processes is not None and len(pids) > self.processes:
-            return (
-                f"it had {len(pids)} processes at once, and reward.max_processes is "
-                f"{self.processes}"
-            )
+            return f"it had more processes at once than reward.max_processes, {self.processes}"
         # The kernel's limit is enough for one process.
         if self.memory_gib is None or len(pids) < 2:
             return None

@@ -36,7 +36,7 @@ from rlhf_ray.rewards.protocol import RewardSample
 START_TIMEOUT_S = 300.0
 # For the process to end by itself: after the worker has closed the socket, or has found it closed.
 _CLOSE_TIMEOUT_S = 2.0
-_KILL_TIMEOUT_S = 10.0
+_KILL_TIMEOUT_S = 30.0
 _MAX_START_BYTES = 1 << 20
 
 # One call: position of the sample, position of the function.

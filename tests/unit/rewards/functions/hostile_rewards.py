@@ -67,6 +67,16 @@ def forks(sample):
     return 2.0
 
 
+def bomb(sample):
+    """Double the number of processes without end; for ten seconds, lest a machine is lost."""
+    own_pid, end = os.getpid(), time.monotonic() + 10
+    while time.monotonic() < end:
+        os.fork()
+    if os.getpid() != own_pid:
+        os._exit(0)
+    return 1.0
+
+
 def uses(sample, folder="/tmp"):
     """Use more than allowed, of what the response names."""
     if sample.response == "memory":

@@ -30,7 +30,7 @@ NONE = FunctionLimits(memory_gib=None, processes=None, open_files=None, file_gib
         ("memory", "reward.max_memory_gib is 1: MemoryError ("),
         ("files", "reward.max_open_files is 100: OSError: [Errno 24]"),
         ("file", "reward.max_file_gib is 0.01: OSError: [Errno 27]"),
-        ("processes", "processes at once, and reward.max_processes is 20"),
+        ("processes", "it had more processes at once than reward.max_processes, 20"),
     ],
 )
 def test_a_limit_that_is_reached_is_a_failure_that_names_it(

@@ -8,6 +8,7 @@ import socket
 import subprocess
 from pathlib import Path
 
+import psutil
 import pytest
 
 from rlhf_ray.config.errors import RequestError
@@ -169,3 +170,27 @@ def test_a_reward_file_in_a_hidden_folder_is_seen_with_its_neighbours(
     file.write_text("import neighbour_in_sandbox\ndef f(s): return neighbour_in_sandbox.VALUE\n")
     group, _ = make_worker(f"{file}:f", sandbox="bwrap").score(make_group("a"))
     assert group.rewards.tolist() == [4.0]
+
+
+@pytest.mark.unit_slow
+@pytest.mark.parametrize(
+    "sandbox",
+    [
+        pytest.param("bwrap", marks=needs_bwrap),
+        pytest.param(
+            "none",
+            marks=pytest.mark.skipif(
+                os.geteuid() != 0, reason="without root the keeper has no priority over a bomb"
+            ),
+        ),
+    ],
+)
+def test_a_fork_bomb_is_ended(make_worker, make_group, sandbox: str) -> None:
+    worker = make_worker(f"{HOSTILE}:bomb", sandbox=sandbox, max_processes=20, timeout_s=60.0)
+    group, summary = worker.score(make_group("a"))
+    assert group.rewards.tolist() == []
+    (failure,) = summary.failures
+    assert failure.kind is FailureKind.REWARD_LIMIT
+    assert "more processes at once than reward.max_processes, 20" in failure.message
+    # The next process of the functions is there, or none; nothing of the bomb.
+    assert len(psutil.Process().children(recursive=True)) <= 5
