@@ -28,6 +28,8 @@ class FailureKind(enum.StrEnum):
     REWARD_TIMEOUT = "reward_timeout"
     REWARD_NOT_FINITE = "reward_not_finite"
     REWARD_WORKER_LOST = "reward_worker_lost"
+    REWARD_LIMIT = "reward_limit"
+    REWARD_PROTOCOL = "reward_protocol"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,9 +4,9 @@ A reward is a weighted sum of parts. The parts come from reward functions and fr
 group goes through them in this order:
 
 1. `worker.py` merges the parts of a group that several engines sampled (`merge.py`) and runs the
-   functions of `reward.functions` on every sample. They run in a child process with a time limit
-   (`function_process.py` starts and calls it, `function_runner.py` is its program). `load.py` finds
-   and imports them, `signatures.py` checks them without an import, `answers.py` checks what they
+   functions of `reward.functions` on every sample. They run in a child process with limits
+   (`functions/`), and are called once before a run starts (`first_row.py`). `load.py` finds and
+   imports them, `signatures.py` checks them without an import, `answers.py` checks what they
    return, `steps.py` puts the rewards of a response's steps on its tokens.
 2. One scorer after the other adds its part (`scorer.py`): a reward model
    (`training/roles/reward_scorer.py`), a service over HTTP (`http/`), a language model as a judge

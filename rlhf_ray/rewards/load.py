@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.machinery import ModuleSpec, PathFinder
@@ -58,7 +59,7 @@ def check_functions(
 
 
 def with_absolute_paths(reward: RewardConfig) -> RewardConfig:
-    """Complete every entry and make every file's path absolute.
+    """Complete every entry and make every path absolute.
 
     Called in the driver, because a worker may run in another folder.
 
@@ -79,7 +80,16 @@ def with_absolute_paths(reward: RewardConfig) -> RewardConfig:
                 "arguments": entry.arguments,
             }
         )
-    return replace(reward, functions=entries)
+    return replace(reward, functions=entries, sandbox_read=_existing(reward.sandbox_read))
+
+
+def _existing(paths: Sequence[str]) -> list[str]:
+    """Absolute paths of files and folders for the sandbox."""
+    found = [Path(path).expanduser().absolute() for path in paths]
+    for path in found:
+        if not path.exists():
+            raise RequestError(f"reward.sandbox_read: {path} does not exist")
+    return list(map(str, found))
 
 
 def reward_code(reward: RewardConfig) -> dict[str, str]:
@@ -108,10 +118,10 @@ def load_reward(entry: RewardFunctionConfig) -> LoadedReward:
     target = parse_target(entry.path)
     try:
         module = _load_file(target.file) if target.file else importlib.import_module(target.module)
-    except Exception as error:
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
         raise RequestError(
             f"reward {entry.name!r}: {target.file or target.module} cannot be imported: "
-            f"{type(error).__name__}: {error}"
+            f"{_described(error)}"
         ) from error
     if target.attribute not in vars(module) and "__getattr__" not in vars(module):
         raise RequestError(_no_such_name(entry.name, target, list(vars(module))))
@@ -130,10 +140,10 @@ def _bind(entry: RewardFunctionConfig, target: FunctionTarget, found: Any) -> Re
         return cast(Reward, functools.partial(found, **entry.arguments))
     try:
         instance = found(**entry.arguments)
-    except Exception as error:
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
         raise RequestError(
             f"reward {entry.name!r}: {target} does not accept the arguments {entry.arguments}: "
-            f"{type(error).__name__}: {error}"
+            f"{_described(error)}"
         ) from error
     if not callable(instance):
         raise RequestError(
@@ -142,6 +152,19 @@ def _bind(entry: RewardFunctionConfig, target: FunctionTarget, found: Any) -> Re
         )
     _refuse_async(entry.name, target, inspect.iscoroutinefunction(type(instance).__call__))
     return cast(Reward, instance)
+
+
+def _described(error: BaseException) -> str:
+    """Describe an error of a user's code, with the line that raised it."""
+    text = f"{type(error).__name__}: {error}"
+    # Without the frames that call it: they say nothing about the user's code.
+    ours = (__file__, importlib.__file__)
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename not in ours and not frame.filename.startswith("<frozen")
+    ]
+    return f"{text} ({frames[-1].filename}, line {frames[-1].lineno})" if frames else text
 
 
 def _refuse_async(name: str, target: FunctionTarget, is_async: bool) -> None:

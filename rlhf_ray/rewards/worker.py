@@ -6,9 +6,10 @@ import math
 
 from rlhf_ray.config.groups.reward import RewardConfig
 from rlhf_ray.config.reward_entries import read_functions
-from rlhf_ray.records import FailureKind, GroupSummary, RolloutGroup, SampleFailure
+from rlhf_ray.records import FailureKind, GroupSummary, Prompt, RolloutGroup, SampleFailure
 from rlhf_ray.rewards.answers import Answer, outcome, step_values
-from rlhf_ray.rewards.function_process import FunctionProcess, Item
+from rlhf_ray.rewards.functions.containment import containment_of
+from rlhf_ray.rewards.functions.process import FunctionProcess, Item
 from rlhf_ray.rewards.merge import drop_failed, merge_parts, with_rewards
 from rlhf_ray.rewards.outcomes import ItemFailure
 from rlhf_ray.rewards.protocol import RewardSample
@@ -29,7 +30,9 @@ class RewardWorker:
         self._functions = read_functions(reward.functions, reward.scorers)
         self._weights = {entry.name: entry.weight for entry in self._functions}
         self._retry = reward.on_failure == "retry"
-        self._process = FunctionProcess(self._functions, timeout_s=reward.timeout_s)
+        self._process = FunctionProcess(
+            self._functions, containment_of(reward), timeout_s=reward.timeout_s
+        )
 
     def start(self) -> None:
         """Start the child process and load the functions.
@@ -120,19 +123,23 @@ class RewardWorker:
         )
 
 
+def reward_sample(prompt: Prompt, *, index: int, response: str, finish_reason: str) -> RewardSample:
+    """A sample as the functions see it."""
+    return RewardSample(
+        prompt_id=prompt.prompt_id,
+        sample_index=index,
+        prompt=prompt.text,
+        response=response,
+        answer=prompt.answer,
+        source=prompt.source,
+        columns=prompt.columns,
+        finish_reason=finish_reason,
+    )
+
+
 def _samples(group: RolloutGroup) -> list[RewardSample]:
-    prompt = group.prompt
     return [
-        RewardSample(
-            prompt_id=prompt.prompt_id,
-            sample_index=index,
-            prompt=prompt.text,
-            response=response,
-            answer=prompt.answer,
-            source=prompt.source,
-            columns=prompt.columns,
-            finish_reason=finish_reason,
-        )
+        reward_sample(group.prompt, index=index, response=response, finish_reason=finish_reason)
         for index, response, finish_reason in zip(
             group.sample_indices, group.responses, group.finish_reasons, strict=True
         )

@@ -7,6 +7,7 @@ from operator import attrgetter
 from typing import Any
 
 from rlhf_ray.config.groups.generation import EngineConfig
+from rlhf_ray.config.groups.runtime import ForeignCodeConfig
 from rlhf_ray.config.groups.training import RoleConfig
 from rlhf_ray.config.setting import setting
 
@@ -234,7 +235,7 @@ class JudgeConfig(EngineConfig):
 
 
 @dataclass
-class RewardConfig:
+class RewardConfig(ForeignCodeConfig):
     """Reward functions, their workers, and the tolerance for failures."""
 
     functions: list[Any] = setting(
@@ -247,6 +248,11 @@ class RewardConfig:
     num_cpus: float = setting(0.1, "Ray CPUs per reward worker.", unit="CPUs", minimum=0)
     timeout_s: float = setting(
         10.0, "Time limit for one function on one sample.", unit="seconds", above=0
+    )
+    try_first_row: bool = setting(
+        True,
+        "Call every function once on the first row of the prompts before a worker starts, and "
+        "refuse to start if it fails.",
     )
     on_failure: str = setting(
         "drop",

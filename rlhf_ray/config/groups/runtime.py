@@ -1,4 +1,4 @@
-"""Publishing, placement, checkpoints, deadlines and observation."""
+"""Publishing, placement, checkpoints, deadlines, observation, and the borders of foreign code."""
 
 from __future__ import annotations
 
@@ -112,3 +112,45 @@ class ObserveConfig:
     ray_metrics: bool = setting(True, "Export gauges to Ray's metrics endpoint.")
     rollouts: bool = setting(True, "Write every sample to rollouts/.")
     dashboard: bool = setting(False, "Start Ray's dashboard if the run starts a local Ray.")
+
+
+@dataclass
+class ForeignCodeConfig:
+    """Borders of the process that runs reward functions."""
+
+    environment: list[str] = setting(
+        [],
+        "Names of environment variables that reward functions see in addition to those of paths, "
+        "language and threads. No token is among those (see docs/rewards.md).",
+    )
+    max_memory_gib: float | None = setting(
+        16.0,
+        "Most memory of each process of a worker's reward functions, and of all of them "
+        "together; null for no limit.",
+        unit="GiB",
+        above=0,
+    )
+    max_processes: int | None = setting(
+        256,
+        "Most processes that a worker's reward functions have at once, their own included; null "
+        "for no limit.",
+        minimum=1,
+    )
+    max_open_files: int | None = setting(
+        4096, "Most open files of each such process; null for no limit.", minimum=64
+    )
+    max_file_gib: float | None = setting(
+        4.0, "Longest file that such a process writes; null for no limit.", unit="GiB", above=0
+    )
+    sandbox: str = setting(
+        "none",
+        "bwrap: run reward functions with bubblewrap, in a file system that they can only read, "
+        "without the home folder, the network and other processes.",
+        choices=("none", "bwrap"),
+    )
+    sandbox_network: bool = setting(False, "Let reward functions in the sandbox use the network.")
+    sandbox_read: list[str] = setting(
+        [],
+        "Files and folders below hidden folders (home, /tmp) that reward functions in the "
+        "sandbox may read all the same. Folders of their own modules are visible.",
+    )

@@ -1,4 +1,4 @@
-"""Rules of the reward model, the reward service and the judge."""
+"""Rules of the process of reward functions, the reward model, the reward service and the judge."""
 
 from __future__ import annotations
 
@@ -10,6 +10,60 @@ from rlhf_ray.config.rules.generation import cache_problems, gpu_problems
 from rlhf_ray.config.rules.rule import Rule
 from rlhf_ray.config.run import Config
 from rlhf_ray.config.stages import EVALUATION_STAGES, SCORING_STAGES
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def _environment(config: Config) -> Iterator[str]:
+    tokens = {
+        config.reward.http.token_variable: "reward.http.token_variable",
+        config.serve.token_variable: "serve.token_variable",
+    }
+    for name in config.reward.environment:
+        where = f"reward.environment=[{name}]"
+        if not _VARIABLE.fullmatch(name):
+            yield f"{where}: is not the name of an environment variable; give names without values"
+        elif name.startswith("RAY_"):
+            yield (
+                f"{where}: a reward function with Ray's variables can join the cluster and run "
+                f"anything there; remove the name"
+            )
+        elif name in tokens:
+            yield (
+                f"{where}: is the token of {tokens[name]}, which no reward function needs; remove "
+                f"the name, or keep the functions' token in another variable"
+            )
+
+
+def _sandbox(config: Config) -> Iterator[str]:
+    reward = config.reward
+    if reward.sandbox != "none":
+        return
+    for key, value in (
+        ("reward.sandbox_network", reward.sandbox_network and "true"),
+        ("reward.sandbox_read", reward.sandbox_read),
+    ):
+        if value:
+            yield (
+                f"{key}={value}: there is no sandbox with reward.sandbox=none; set "
+                f"reward.sandbox=bwrap, or remove the key"
+            )
+
+
+_FUNCTION_RULES: tuple[Rule, ...] = (
+    Rule(
+        about="`reward.environment` has names of variables, and neither Ray's nor those of tokens.",
+        keys=("reward.environment", "reward.http.token_variable", "serve.token_variable"),
+        problems=_environment,
+        stages=SCORING_STAGES,
+    ),
+    Rule(
+        about="`reward.sandbox_network` and `reward.sandbox_read` need `reward.sandbox`.",
+        keys=("reward.sandbox", "reward.sandbox_network", "reward.sandbox_read"),
+        problems=_sandbox,
+        stages=SCORING_STAGES,
+    ),
+)
 
 
 def _moments(config: Config) -> Iterator[str]:
@@ -231,4 +285,4 @@ _JUDGE_RULES: tuple[Rule, ...] = (
     ),
 )
 
-REWARD_RULES: tuple[Rule, ...] = _MODEL_RULES + _HTTP_RULES + _JUDGE_RULES
+REWARD_RULES: tuple[Rule, ...] = _FUNCTION_RULES + _MODEL_RULES + _HTTP_RULES + _JUDGE_RULES

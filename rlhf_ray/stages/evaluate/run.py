@@ -27,6 +27,7 @@ from rlhf_ray.evaluation.files import write_report, write_samples
 from rlhf_ray.evaluation.harness_tasks import check_tasks
 from rlhf_ray.evaluation.table import side_by_side
 from rlhf_ray.observe.facts import duration
+from rlhf_ray.rewards.first_row import try_first_rows
 from rlhf_ray.rewards.load import with_absolute_paths
 from rlhf_ray.stages.evaluate.inputs import Candidate, EvaluationInputs, read_inputs
 from rlhf_ray.stages.evaluate.settings import harness_tasks
@@ -58,6 +59,8 @@ def run(config: Config) -> int:
         progress.message(describe(plan))
         progress.phase("models")
         inputs = read_inputs(config, report=progress.message)
+        prompt_sets = (inputs.candidates[0].prompts.prompts,)
+        try_first_rows(config.reward, prompt_sets, report=progress.message)
         progress.phase("start")
         with (
             connected(dashboard=config.observe.dashboard),

@@ -15,6 +15,7 @@ from rlhf_ray.driver.updates.controllers import Controllers
 from rlhf_ray.observe.metrics import make_writer, read_metrics
 from rlhf_ray.observe.progress import Progress
 from rlhf_ray.observe.run_report import summarize, summary_table, write_summary
+from rlhf_ray.rewards.first_row import try_first_rows
 from rlhf_ray.stages.output import opened_output
 from rlhf_ray.stages.rl.evaluation import make_evaluator
 from rlhf_ray.stages.rl.inputs import RlInputs, check_request, read_inputs
@@ -49,6 +50,8 @@ def run(config: Config) -> int:
         num_steps=config.num_steps,
     ) as output:
         inputs = read_inputs(request, output.progress)
+        prompt_sets = (inputs.prompts.prompts, inputs.held_out)
+        try_first_rows(request.config.reward, prompt_sets, report=output.progress.message)
         output.progress.phase("start")
         with (
             connected(dashboard=config.observe.dashboard),

@@ -181,6 +181,33 @@ def test_files_get_absolute_paths(monkeypatch: pytest.MonkeyPatch, user_rewards:
     assert reward.timeout_s == 3
 
 
+def test_paths_for_the_sandbox_exist_and_become_absolute(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    reward = RewardConfig(functions=["exact_match"], sandbox_read=["data"])
+    assert with_absolute_paths(reward).sandbox_read == [str(tmp_path / "data")]
+    with pytest.raises(RequestError, match=r"reward\.sandbox_read: .*/gone does not exist"):
+        with_absolute_paths(RewardConfig(functions=["exact_match"], sandbox_read=["gone"]))
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("import sys\nsys.exit(3)\n", r"cannot be imported: SystemExit: 3 \(.*/r.py, line 2\)"),
+        ("def g():\n    1 / 0\ng()\n", r"ZeroDivisionError: division by zero \(.*/r.py, line 2"),
+        ("raise KeyboardInterrupt\n", r"cannot be imported: KeyboardInterrupt:  \(.*, line 1\)"),
+        ("import no_such_thing\n", r"No module named 'no_such_thing' \(.*/r.py, line 1\)"),
+        ("class f:\n    def __init__(self):\n        exit(2)\n", r"SystemExit: 2"),
+    ],
+)
+def test_a_module_that_fails_or_exits_is_refused_with_its_line(
+    source: str, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "r.py").write_text(source)
+    with pytest.raises(RequestError, match=message):
+        load_reward(read_functions([f"{tmp_path}/r.py:f"])[0])
+
+
 def test_a_file_may_import_its_neighbours(tmp_path: Path) -> None:
     (tmp_path / "neighbour_of_rewards.py").write_text("VALUE = 4\n")
     file = tmp_path / "rewards.py"
@@ -191,7 +218,7 @@ def test_a_file_may_import_its_neighbours(tmp_path: Path) -> None:
 
 def test_neither_reading_nor_the_child_loads_heavy_libraries() -> None:
     code = (
-        "import sys, rlhf_ray.rewards.function_runner, rlhf_ray.rewards.load\n"
+        "import sys, rlhf_ray.rewards.functions.runner, rlhf_ray.rewards.load\n"
         "print([name for name in ('torch', 'ray', 'vllm', 'numpy') if name in sys.modules])"
     )
     result = subprocess.run(

@@ -1,4 +1,4 @@
-"""Rules of the reward model, the reward service and the judge."""
+"""Rules of reward functions, the reward model, the reward service and the judge."""
 
 from __future__ import annotations
 
@@ -16,6 +16,41 @@ from tests.unit.config.rules.cases import (
 OWN_JUDGE = ["reward.judge.model=a/b"]
 
 CASES = [
+    (
+        "a variable with its value",
+        [],
+        ["reward.environment=['A=b']"],
+        ["reward.environment=[A=b]: is not the name", "without values"],
+        ["reward.environment=[A]"],
+    ),
+    (
+        "Ray's token for reward functions",
+        [],
+        ["reward.environment=[RAY_AUTH_TOKEN]"],
+        ["reward.environment=[RAY_AUTH_TOKEN]", "join the cluster"],
+        ["reward.environment=[RAYS_KEY]"],
+    ),
+    (
+        "the token of a service for reward functions",
+        ["reward.http.token_variable=KEY"],
+        ["reward.environment=[KEY]"],
+        ["reward.environment=[KEY]", "reward.http.token_variable", "another variable"],
+        ["reward.environment=[OTHER_KEY]"],
+    ),
+    (
+        "the network of no sandbox",
+        [],
+        ["reward.sandbox_network=true"],
+        ["reward.sandbox_network=true", "reward.sandbox=none", "reward.sandbox=bwrap"],
+        ["reward.sandbox_network=true", "reward.sandbox=bwrap"],
+    ),
+    (
+        "files in no sandbox",
+        [],
+        ["reward.sandbox_read=[/data]"],
+        ["reward.sandbox_read=['/data']", "reward.sandbox=bwrap"],
+        ["reward.sandbox_read=[/data]", "reward.sandbox=bwrap"],
+    ),
     (
         "half a normalisation",
         ["reward.model.path=a/b"],
