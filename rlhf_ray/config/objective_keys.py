@@ -46,6 +46,14 @@ _RUNS = {
     "max_retries",
     "max_in_flight",
     "token_variable",
+    "try_first_row",
+    "max_memory_gib",
+    "max_processes",
+    "max_open_files",
+    "max_file_gib",
+    "sandbox",
+    "sandbox_network",
+    "sandbox_read",
 }
 
 
