@@ -22,8 +22,12 @@ from rlhf_ray.data.prepare.conversion.contents import (
     PromptOnly,
     Text,
 )
-from rlhf_ray.data.prepare.conversion.mapping import Layout, by_row, number_in, text_in
-from rlhf_ray.data.prepare.conversion.ranked import preference_of_ranking, preference_of_scores
+from rlhf_ray.data.prepare.conversion.mapping import Layout, by_row, text_in
+from rlhf_ray.data.prepare.conversion.ranked import (
+    margin_of_pair,
+    preference_of_ranking,
+    preference_of_scores,
+)
 from rlhf_ray.data.rows import BadCell, Row, shown
 
 _GOOD = {"true", "1", "yes", "good", "up"}
@@ -137,11 +141,12 @@ def _prompt_messages(row: Row, column: str) -> Messages:
 
 
 def _margin(row: Row, column: _Columns) -> float | None:
-    better, worse = (number_in(row, column(name)) for name in ("chosen_score", "rejected_score"))
-    given = number_in(row, column("margin"))
-    if given is None and better is not None and worse is not None:
-        return better - worse
-    return given
+    return margin_of_pair(
+        row,
+        chosen_score=column("chosen_score"),
+        rejected_score=column("rejected_score"),
+        margin=column("margin"),
+    )
 
 
 def _optional(row: Row, column: str) -> str | None:
