@@ -9,9 +9,10 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from rlhf_ray.config.groups.reward import JudgeConfig
-from rlhf_ray.data.examples.spans import special_texts
+from rlhf_ray.data.encoding import encode, most_characters
 from rlhf_ray.data.messages import apply_template
 from rlhf_ray.data.rows import BadCell
+from rlhf_ray.data.special_texts import special_texts
 from rlhf_ray.records import Prompt
 from rlhf_ray.rewards.numerals import numerals, read_number
 
@@ -65,8 +66,15 @@ class Rubric:
             )
         except BadCell as error:
             raise NoScore(f"the question cannot be rendered: {error}") from error
-        ids = self._tokenizer(text, add_special_tokens=not has_template)["input_ids"]
         limit = self._judge.max_prompt_tokens
+        if len(text) > most_characters(self._tokenizer, limit):
+            raise NoScore(
+                f"the question to the judge has {len(text)} characters, more than "
+                f"reward.judge.max_prompt_tokens={limit} tokens can hold; raise it"
+            )
+        (ids,) = encode([text], self._tokenizer, add_special_tokens=not has_template)
+        if isinstance(ids, BadCell):
+            raise NoScore(f"the question cannot be tokenised: {ids}")
         if len(ids) > limit:
             raise NoScore(
                 f"the question to the judge has {len(ids)} tokens, more than "
@@ -81,7 +89,7 @@ class Rubric:
                 return self._harmless(response)
             if match[1] == "prompt":
                 return self._harmless(_conversation(prompt))
-            if prompt.answer is None:
+            if prompt.answer is None or not prompt.answer.strip():
                 raise NoScore("the rubric has {answer}, and the prompt has no reference answer")
             return self._harmless(prompt.answer)
 
