@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from jinja2 import TemplateError, TemplateSyntaxError
 
 from rlhf_ray.config.groups.data import DataConfig, ExamplesConfig
-from rlhf_ray.data.rows import BadCell, DataError, Row, cell, shown
+from rlhf_ray.data.rows import BadCell, DataError, Row, cell, refuse_written_chat, shown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -40,6 +40,7 @@ def render(
     if isinstance(value, str):
         if not value.strip():
             raise BadCell(f"column {data.prompt_column!r} is empty; it must be text or a chat")
+        refuse_written_chat(value, data.prompt_column)
         text, value = value, [{"role": "user", "content": value}]
         if not uses_template(data, tokenizer):
             return value, text

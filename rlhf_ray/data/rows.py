@@ -6,6 +6,7 @@ import datetime
 import decimal
 import difflib
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -93,6 +94,27 @@ def text_cell(row: Row, column: str) -> str:
     if isinstance(value, float) and not math.isfinite(value):
         raise BadCell(f"column {column!r} must be text or a finite number; it is {shown(value)}")
     return str(value)
+
+
+# The beginning of a list of messages in JSON, or as Python writes it.
+_WRITTEN_CHAT = re.compile(
+    r"""\s*\[\s*\{\s*(['"]role['"]\s*:\s*['"](system|developer|user|assistant)['"]"""
+    r"""|['"]content['"]\s*:.*['"]role['"]\s*:)""",
+    re.DOTALL,
+)
+
+
+def refuse_written_chat(text: str, column: str) -> None:
+    """Refuse a chat that was written as text, as in CSV, which has no lists.
+
+    Raises:
+        BadCell: the text begins as a list of messages does.
+    """
+    if _WRITTEN_CHAT.match(text):
+        raise BadCell(
+            f"column {column!r} is a chat that was written as text, which would be one message; "
+            f"write JSON lines, which have lists: {shown(text)}"
+        )
 
 
 def cell(row: Row, column: str) -> Any:

@@ -223,6 +223,36 @@ def test_named_templates(load: Callable[..., Any], own_tokenizer: Any, kind: str
     assert load(kind, lines, own_tokenizer).fingerprint == alone
 
 
+@pytest.mark.parametrize("kind", WITH_TEMPLATE)
+@pytest.mark.parametrize("write", [json.dumps, str])
+def test_a_chat_that_was_written_as_text(
+    load: Callable[..., Any], tokenizer: Any, kind: str, write: Callable[[Any], str]
+) -> None:
+    """JSON or Python's own form, as `to_csv` writes lists."""
+    text = write([{"role": "user", "content": "hi"}])
+    lines = [row(kind, "one"), row(kind, text)]
+    if kind == "chat":
+        lines = [row(kind, "one"), {"messages": text}]
+    with pytest.raises(
+        DataError, match=r"line 2: column '\w+' (is a chat that was written as|must)"
+    ):
+        load(kind, lines, tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("margin", "value"),
+    [(0.5, 0.5), ("0.5", 0.5), ("", None), (None, None), (float("nan"), None), (10**400, "bad")],
+)
+@pytest.mark.parametrize("bad", [-1, "-1", "inf", "big", True, [1]])
+def test_margins(
+    load: Callable[..., Any], tokenizer: Any, margin: Any, value: Any, bad: Any
+) -> None:
+    lines = [{**row("ranking", "one"), "margin": one} for one in (0, margin, bad)]
+    found = load("ranking", lines, tokenizer, on_bad_row="skip")
+    margins = [ranking.margin for ranking in found.train]
+    assert margins == ([0.0] if value == "bad" else [0.0, value])
+
+
 @pytest.mark.parametrize("answer", ["", " ", None, float("nan"), float("inf"), True, [1]])
 def test_a_reference_answer_is_text_or_a_number(
     load: Callable[..., Any], tokenizer: Any, answer: Any

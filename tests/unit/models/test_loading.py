@@ -166,7 +166,7 @@ class TestTokenizer:
         (copy / "chat_template.jinja").unlink()
         tokenizer.save_pretrained(copy)
         assert load_tokenizer(model_at(copy, chat_template="tool_use")).chat_template == "b"
-        with pytest.raises(RequestError, match="own templates are '(rag|tool_use)', '"):
+        with pytest.raises(RequestError, match=r"own templates are '(rag|tool_use)', '"):
             load_tokenizer(model_at(copy, chat_template="tools"))
         file = tmp_path / "template.jinja"
         file.write_text("c")

@@ -22,7 +22,7 @@ from rlhf_ray.data.prepare.conversion.contents import (
     PromptOnly,
     Text,
 )
-from rlhf_ray.data.prepare.conversion.mapping import Layout, by_row, text_in
+from rlhf_ray.data.prepare.conversion.mapping import Layout, by_row, said_in, text_in
 from rlhf_ray.data.prepare.conversion.ranked import (
     margin_of_pair,
     preference_of_ranking,
@@ -68,7 +68,7 @@ def _demonstration(row: Row, column: _Columns) -> Content:
     if column("messages") in row.cells:
         name = column("messages")
         return Demonstration(messages=read_messages(row.cells[name], name))
-    answer = Message(role="assistant", content=text_in(row, column("answer")))
+    answer = Message(role="assistant", content=said_in(row, column("answer")))
     return Demonstration(messages=(*_prompt_messages(row, column("prompt")), answer))
 
 
@@ -85,8 +85,8 @@ def _preference(row: Row, column: _Columns) -> Content:
         return preference_of_chats(row, column, chosen, rejected)
     return Preference(
         prompt=_prompt_messages(row, column("prompt")),
-        chosen=text_in(row, column("chosen")),
-        rejected=text_in(row, column("rejected")),
+        chosen=said_in(row, column("chosen")),
+        rejected=said_in(row, column("rejected")),
         margin=_margin(row, column),
     )
 
@@ -119,7 +119,7 @@ def split_chat(value: Any, column: str, prompt: Any) -> tuple[Messages, str]:
 def _feedback(row: Row, column: _Columns) -> Content:
     return FeedbackContent(
         prompt=_prompt_messages(row, column("prompt")),
-        answer=text_in(row, column("answer")),
+        answer=said_in(row, column("answer")),
         good=_good(row, column("good")),
     )
 
@@ -137,7 +137,7 @@ def _good(row: Row, column: str) -> bool:
 def _prompt_messages(row: Row, column: str) -> Messages:
     if isinstance(row.cells.get(column), list):
         return read_messages(row.cells[column], column)
-    return user_message(text_in(row, column))
+    return user_message(said_in(row, column))
 
 
 def _margin(row: Row, column: _Columns) -> float | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from rlhf_ray.data.prepare.conversion.chats import BrokenChat
 from rlhf_ray.data.prepare.conversion.contents import Content
-from rlhf_ray.data.rows import BadCell, BrokenRow, Row, shown
+from rlhf_ray.data.rows import BadCell, BrokenRow, Row, refuse_written_chat, shown
 
 BROKEN_ROW = "broken row"
 BROKEN_CHAT = "broken conversation"
@@ -100,10 +100,23 @@ def text_in(row: Row, column: str) -> str:
         raise BadCell(f"the row has no column {column!r}, only {sorted(row.cells)}")
     value = row.cells[column]
     if isinstance(value, int | float) and not isinstance(value, bool):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise BadCell(f"column {column!r} must be a finite number; it is {shown(value)}")
         return str(value)
     if not isinstance(value, str):
         raise BadCell(f"column {column!r} must be text or a number; it is {shown(value)}")
     return value
+
+
+def said_in(row: Row, column: str) -> str:
+    """Read a cell as the text of one message.
+
+    Raises:
+        BadCell: see `text_in`; or the cell is a whole chat that was written as text.
+    """
+    text = text_in(row, column)
+    refuse_written_chat(text, column)
+    return text
 
 
 def number_in(row: Row, column: str) -> float | None:

@@ -300,6 +300,19 @@ class TestColumns:
         assert "'big'" in word.detail
 
     @pytest.mark.parametrize(
+        ("kind", "row"),
+        [
+            ("prompt", {"prompt": str(user("q"))}),
+            ("demonstration", {"prompt": "q", "answer": str([assistant("a")])}),
+            ("preference", {"prompt": "q", "chosen": str([assistant("a")]), "rejected": "b"}),
+            ("feedback", {"prompt": str(user("q")), "answer": "a", "good": True}),
+        ],
+    )
+    def test_a_chat_that_was_written_as_text(self, tmp_path, kind, row):
+        (item,) = read(tmp_path, [row], kind=kind)
+        assert "is a chat that was written as text" in item.detail
+
+    @pytest.mark.parametrize(
         ("value", "good"),
         [(True, True), (0, False), ("good", True), ("bad", False), ("1", True), ("False", False)],
     )
