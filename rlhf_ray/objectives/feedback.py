@@ -150,15 +150,20 @@ def feedback_objective(
     above = loss.rewards - preference.beta * loss.reference_point
     # Good answers belong above the reference point, bad ones below.
     is_right = correct_pairs(torch.where(is_good, above, -above), mask)
-    good = masked_mean(loss.rewards, is_good, samples.num_good)
-    bad = masked_mean(loss.rewards, ~is_good, samples.num_bad)
     sums = {
         f"{phase}/loss": share.detach(),
         f"{phase}/accuracy": masked_mean(is_right, mask, on_device.num_prompts),
-        f"{phase}/reward_margin": good - bad,
-        f"{phase}/chosen_reward": good,
-        f"{phase}/rejected_reward": bad,
     }
+    # Global counts: all ranks and micro-batches of a step have the same metrics. A step may be
+    # without answers of one kind, and has no mean of theirs then.
+    if samples.num_good:
+        good = masked_mean(loss.rewards, is_good, samples.num_good)
+        sums[f"{phase}/chosen_reward"] = good
+    if samples.num_bad:
+        bad = masked_mean(loss.rewards, ~is_good, samples.num_bad)
+        sums[f"{phase}/rejected_reward"] = bad
+    if samples.num_good and samples.num_bad:
+        sums[f"{phase}/reward_margin"] = good - bad
     return Objective(loss=share, sums=sums, maxima={})
 
 
