@@ -156,14 +156,13 @@ def feedback_objective(
     }
     # Global counts: all ranks and micro-batches of a step have the same metrics. A step may be
     # without answers of one kind, and has no mean of theirs then.
+    chosen, rejected = f"{phase}/chosen_reward", f"{phase}/rejected_reward"
     if samples.num_good:
-        good = masked_mean(loss.rewards, is_good, samples.num_good)
-        sums[f"{phase}/chosen_reward"] = good
+        sums[chosen] = masked_mean(loss.rewards, is_good, samples.num_good)
     if samples.num_bad:
-        bad = masked_mean(loss.rewards, ~is_good, samples.num_bad)
-        sums[f"{phase}/rejected_reward"] = bad
+        sums[rejected] = masked_mean(loss.rewards, ~is_good, samples.num_bad)
     if samples.num_good and samples.num_bad:
-        sums[f"{phase}/reward_margin"] = good - bad
+        sums[f"{phase}/reward_margin"] = sums[chosen] - sums[rejected]
     return Objective(loss=share, sums=sums, maxima={})
 
 
