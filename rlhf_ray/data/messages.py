@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from jinja2 import TemplateError, TemplateSyntaxError
 
 from rlhf_ray.config.groups.data import DataConfig, ExamplesConfig
-from rlhf_ray.data.rows import BadCell, DataError, Row, cell, shown
+from rlhf_ray.data.rows import BadCell, DataError, Row, cell, refuse_written_chat, shown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -40,6 +40,7 @@ def render(
     if isinstance(value, str):
         if not value.strip():
             raise BadCell(f"column {data.prompt_column!r} is empty; it must be text or a chat")
+        refuse_written_chat(value, data.prompt_column)
         text, value = value, [{"role": "user", "content": value}]
         if not uses_template(data, tokenizer):
             return value, text
@@ -62,14 +63,18 @@ def uses_template(data: DataConfig | ExamplesConfig, tokenizer: PreTrainedTokeni
     return data.apply_chat_template and tokenizer.chat_template is not None
 
 
-def check_system_prompt(
-    data: DataConfig | ExamplesConfig, tokenizer: PreTrainedTokenizerBase
-) -> None:
-    """Refuse a system prompt without a chat template that could hold it.
+def check_templates(data: DataConfig | ExamplesConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a system prompt without a chat template, and named templates without a default.
 
     Raises:
-        DataError: prompts do not go through a chat template.
+        DataError: prompts do not go through a chat template; or there are several and none is it.
     """
+    named = tokenizer.chat_template
+    if data.apply_chat_template and isinstance(named, dict) and "default" not in named:
+        raise DataError(
+            f"the model's tokenizer has the chat templates {', '.join(map(repr, named))}, and none "
+            "is the default; name one with model.chat_template"
+        )
     if data.system_prompt is not None and not uses_template(data, tokenizer):
         raise DataError(f"{data.key('system_prompt')} is set, {no_template(data)}")
 
@@ -208,3 +213,8 @@ def _explained(render: Callable[[], T]) -> T:
         raise DataError(f"the chat template is broken: line {error.lineno}: {error}") from error
     except TemplateError as error:
         raise BadCell(f"the chat template refuses the messages: {error}") from error
+    # A template may call anything on what a message holds: TypeError, KeyError, RecursionError, ...
+    except Exception as error:
+        raise BadCell(
+            f"the chat template fails on the messages: {type(error).__name__}: {error}"
+        ) from error

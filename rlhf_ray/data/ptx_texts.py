@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rlhf_ray.config.groups.data import TextsConfig
+from rlhf_ray.data.encoding import encode, most_characters
 from rlhf_ray.data.rejects import INVALID, Rejects, Skipped, good_rows, skipped_lines
 from rlhf_ray.data.rows import BadCell, DataError, Row, check_columns, text_cell
 from rlhf_ray.data.sources.read import read_rows
+from rlhf_ray.data.special_texts import SpecialTextCheck
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,6 +32,7 @@ class TextSet:
         num_cut: rows of more than `texts.max_tokens`.
         skipped: rows that are left out, by reason.
         fingerprint: hash of all tokens, in order.
+        notes: further lines for the screen.
     """
 
     token_ids: tuple[tuple[int, ...], ...]
@@ -37,6 +40,7 @@ class TextSet:
     num_cut: int
     skipped: tuple[Skipped, ...]
     fingerprint: str
+    notes: tuple[str, ...] = ()
 
     def describe(self) -> str:
         """Lines for the screen: number and lengths of texts, and rows left out."""
@@ -46,7 +50,7 @@ class TextSet:
             f"({sum(lengths) / len(lengths):.0f} on average) from {self.num_rows} rows, "
             f"{self.num_cut} of them longer than texts.max_tokens"
         ]
-        return "\n".join([*lines, *skipped_lines(self.skipped)])
+        return "\n".join([*lines, *self.notes, *skipped_lines(self.skipped)])
 
 
 def load_texts(texts: TextsConfig, tokenizer: PreTrainedTokenizerBase) -> TextSet:
@@ -68,7 +72,16 @@ def load_texts(texts: TextsConfig, tokenizer: PreTrainedTokenizerBase) -> TextSe
     check_columns(texts, {"text_column": texts.text_column}, rows)
     pieces: list[tuple[int, ...]] = []
     num_rows = num_cut = 0
-    for row, token_ids in _tokenised(list(_filled(rows, texts, rejects)), tokenizer):
+    specials = SpecialTextCheck(texts, tokenizer)
+    filled = list(_filled(rows, texts, rejects, specials))
+    if texts.on_long_text == "cut":
+        # What is cut off need not be tokenised.
+        end = 2 * most_characters(tokenizer, texts.max_tokens)
+        filled = [(row, text[:end]) for row, text in filled]
+    for row, token_ids in _tokenised(filled, tokenizer):
+        if isinstance(token_ids, BadCell):
+            rejects.bad_row(INVALID, row.where, str(token_ids))
+            continue
         if len(token_ids) < 2:
             rejects.count(TOO_SHORT, f"{row.where}: nothing in it can be predicted")
             continue
@@ -83,16 +96,20 @@ def load_texts(texts: TextsConfig, tokenizer: PreTrainedTokenizerBase) -> TextSe
         num_cut=num_cut,
         skipped=rejects.skipped(),
         fingerprint=_fingerprint(pieces),
+        notes=specials.lines(),
     )
 
 
-def _filled(rows: Iterable[Row], texts: TextsConfig, rejects: Rejects) -> Iterator[tuple[Row, str]]:
+def _filled(
+    rows: Iterable[Row], texts: TextsConfig, rejects: Rejects, specials: SpecialTextCheck
+) -> Iterator[tuple[Row, str]]:
     """Yield the rows that have a text, with the text."""
     for row in rows:
         try:
             text = text_cell(row, texts.text_column)
             if not text.strip():
                 raise BadCell(f"column {texts.text_column!r} is empty; it must be text")
+            specials.check(row, text)
         except BadCell as error:
             rejects.bad_row(INVALID, row.where, str(error))
         else:
@@ -101,11 +118,11 @@ def _filled(rows: Iterable[Row], texts: TextsConfig, rejects: Rejects) -> Iterat
 
 def _tokenised(
     items: Sequence[tuple[Row, str]], tokenizer: PreTrainedTokenizerBase
-) -> Iterator[tuple[Row, list[int]]]:
+) -> Iterator[tuple[Row, list[int] | BadCell]]:
     """Tokenise in chunks: tokenizers are fast on many texts at once."""
     for start in range(0, len(items), _TOKENISED_AT_ONCE):
         chunk = items[start : start + _TOKENISED_AT_ONCE]
-        encoded = tokenizer([text for _, text in chunk])["input_ids"]
+        encoded = encode([text for _, text in chunk], tokenizer)
         yield from zip([row for row, _ in chunk], encoded, strict=True)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime
 import decimal
 import difflib
+import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -42,7 +44,12 @@ def row_from(value: Any, *, number: int, where: str) -> Row | BrokenRow:
 
 def shown(value: Any, limit: int = 80) -> str:
     """Format a value for a message: its type, and the value cut to `limit` characters."""
-    text = repr(value)
+    # A slice before `repr`: a value may be a text of megabytes.
+    is_text = isinstance(value, str | bytes)
+    try:
+        text = repr(value[: limit + 1] if is_text else value)
+    except (ValueError, RecursionError):  # a whole number of thousands of digits; too deep
+        text = "a value that is too long to show"
     if len(text) > limit:
         text = text[:limit] + "..."
     return f"{text} ({type(value).__name__})"
@@ -84,7 +91,30 @@ def text_cell(row: Row, column: str) -> str:
     value = cell(row, column)
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise BadCell(f"column {column!r} must be text or a number; it is {shown(value)}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise BadCell(f"column {column!r} must be text or a finite number; it is {shown(value)}")
     return str(value)
+
+
+# The beginning of a list of messages in JSON, or as Python writes it.
+_WRITTEN_CHAT = re.compile(
+    r"""\s*\[\s*\{\s*(['"]role['"]\s*:\s*['"](system|developer|user|assistant)['"]"""
+    r"""|['"]content['"]\s*:.*['"]role['"]\s*:)""",
+    re.DOTALL,
+)
+
+
+def refuse_written_chat(text: str, column: str) -> None:
+    """Refuse a chat that was written as text, as in CSV, which has no lists.
+
+    Raises:
+        BadCell: the text begins as a list of messages does.
+    """
+    if _WRITTEN_CHAT.match(text):
+        raise BadCell(
+            f"column {column!r} is a chat that was written as text, which would be one message; "
+            f"write JSON lines, which have lists: {shown(text)}"
+        )
 
 
 def cell(row: Row, column: str) -> Any:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlhf_ray.config.errors import RequestError
+from rlhf_ray.data.scalars import python_value
 
 _ERROR = "_stderr"
 
@@ -106,5 +107,6 @@ def _metrics(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _number(value: Any) -> float | None:
     """A finite number, or None; the harness writes "N/A" for an unknown one."""
+    value = python_value(value)
     is_number = isinstance(value, int | float) and math.isfinite(value)
     return float(value) if is_number else None

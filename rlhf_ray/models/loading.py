@@ -49,9 +49,28 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if model.chat_template is not None:
-        tokenizer.chat_template = read_chat_template(model.chat_template)
+        tokenizer.chat_template = _chosen_template(tokenizer, model.chat_template)
     _check_vocabulary(tokenizer, path, _load_config(model))
     return tokenizer
+
+
+def _chosen_template(tokenizer: PreTrainedTokenizerBase, chosen: str) -> str:
+    """The template of the tokenizer with the name `chosen`, or that of the file `chosen`.
+
+    Raises:
+        RequestError: see `read_chat_template`; names the tokenizer's templates, if it has several.
+    """
+    named = tokenizer.chat_template
+    if not isinstance(named, dict):
+        return read_chat_template(chosen)
+    if chosen in named:
+        return named[chosen]
+    try:
+        return read_chat_template(chosen)
+    except RequestError as error:
+        raise RequestError(
+            f"{error}; the tokenizer's own templates are {', '.join(map(repr, named))}"
+        ) from error
 
 
 def load_policy(model: ModelConfig, *, dtype: str) -> PreTrainedModel:

@@ -150,15 +150,19 @@ def feedback_objective(
     above = loss.rewards - preference.beta * loss.reference_point
     # Good answers belong above the reference point, bad ones below.
     is_right = correct_pairs(torch.where(is_good, above, -above), mask)
-    good = mean_share(loss.rewards, is_good, samples.num_good)
-    bad = mean_share(loss.rewards, ~is_good, samples.num_bad)
     sums = {
         f"{phase}/loss": share.detach(),
         f"{phase}/accuracy": mean_share(is_right, mask, on_device.num_prompts),
-        f"{phase}/reward_margin": good - bad,
-        f"{phase}/chosen_reward": good,
-        f"{phase}/rejected_reward": bad,
     }
+    # Global counts: all ranks and micro-batches of a step have the same metrics. A step may be
+    # without answers of one kind, and has no mean of theirs then.
+    chosen, rejected = f"{phase}/chosen_reward", f"{phase}/rejected_reward"
+    if samples.num_good:
+        sums[chosen] = mean_share(loss.rewards, is_good, samples.num_good)
+    if samples.num_bad:
+        sums[rejected] = mean_share(loss.rewards, ~is_good, samples.num_bad)
+    if samples.num_good and samples.num_bad:
+        sums[f"{phase}/reward_margin"] = sums[chosen] - sums[rejected]
     return Objective(loss=share, sums=sums, maxima={})
 
 

@@ -29,6 +29,7 @@ class FitSummary:
         perplexity_before, perplexity_after: perplexity of the held-out rows, before the first step
             and for the resulting model.
         eval_before, eval_after: all held-out metrics at these two times, without `eval/`.
+        num_held_out: rows behind the held-out metrics.
         best_step: step of the resulting model; None if it is the last one.
         trained_tokens: number of predicted tokens in the loss.
         tokens_per_s: trained tokens per second of update time, without evaluations.
@@ -47,6 +48,7 @@ class FitSummary:
     perplexity_after: float | None
     eval_before: dict[str, float]
     eval_after: dict[str, float]
+    num_held_out: int
     best_step: int | None
     trained_tokens: int
     tokens_per_s: float | None
@@ -59,12 +61,14 @@ def summarize_fit(
     *,
     stage: str,
     planned_steps: int,
+    num_held_out: int,
     best_step: int | None,
     result: Path,
 ) -> FitSummary:
     """Sum up the metrics of all steps, in order, as `read_metrics` returns them.
 
     Args:
+        num_held_out: rows behind the held-out metrics.
         best_step: step of the resulting model; None for the last one.
         result: path of the trained model.
     """
@@ -87,6 +91,7 @@ def summarize_fit(
         perplexity_after=after.get(_PERPLEXITY.removeprefix(_EVAL)),
         eval_before=before,
         eval_after=after,
+        num_held_out=num_held_out,
         best_step=best_step,
         trained_tokens=int(tokens),
         tokens_per_s=tokens / update_s if tokens and update_s > 0 else None,
@@ -123,6 +128,8 @@ def _rows(summary: FitSummary) -> list[tuple[str, str]]:
         )
         for name in names
     ]
+    if names:
+        rows.append(("held-out rows", f"{summary.num_held_out:,}"))
     best = "last" if summary.best_step is None else f"step {summary.best_step}, the best"
     return [
         *rows,

@@ -10,6 +10,7 @@ import math
 import numbers
 from typing import Any
 
+from rlhf_ray.data.scalars import python_value
 from rlhf_ray.rewards.protocol import StepRewards
 
 Answer = float | StepRewards
@@ -57,7 +58,9 @@ def outcome(answer: Answer) -> float:
 
 
 def _value(returned: Any) -> float:
-    # bool and NumPy's scalars are Real. A text or a tensor is not, although float() would take it.
+    # Single values of numpy and torch are numbers, arrays and texts are not, although float() takes
+    # some of both.
+    returned = python_value(returned)
     if not isinstance(returned, numbers.Real):
         kind = type(returned).__name__
         raise BadAnswer("error", f"it returned {_shown(returned)} ({kind}), not a number")
@@ -89,6 +92,7 @@ def _step_value(place: int, reward: Any) -> float:
 
 
 def _checked_ends(ends: list[Any], num_characters: int) -> list[int]:
+    ends = [python_value(end) for end in ends]
     for place, end in enumerate(ends):
         if not isinstance(end, numbers.Integral) or isinstance(end, bool):
             raise BadAnswer(

@@ -72,9 +72,9 @@ def reference_answer(sample: RewardSample) -> str:
     """The sample's reference answer.
 
     Raises:
-        ValueError: the prompt has none.
+        ValueError: the prompt has none, or an empty one, which an empty response would match.
     """
-    if sample.answer is None:
+    if sample.answer is None or not sample.answer.strip():
         raise ValueError(
             f"prompt {sample.prompt_id} has no reference answer; name the column that holds it "
             "in data.answer_column, or use a reward that needs no answer"

@@ -5,18 +5,26 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from rlhf_ray.config.groups.reward import JudgeConfig
-from rlhf_ray.data.examples.spans import special_texts
+from rlhf_ray.data.encoding import encode, most_characters
 from rlhf_ray.data.messages import apply_template
 from rlhf_ray.data.rows import BadCell
+from rlhf_ray.data.special_texts import special_texts
 from rlhf_ray.records import Prompt
+from rlhf_ray.rewards.numerals import numerals, read_number
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _PLACE = re.compile(r"\{(prompt|response|answer)\}")
+# A scale behind a score, or the end of a range of scores.
+_SCALE = re.compile(
+    r"\s*(?:/|out of\b|of\b)\s*(?P<highest>[0-9]+(?:[.,][0-9]+)?)"
+    r"|\s?(?P<percent>%)|[-\u2013][0-9]+"
+)
 _MAX_SHOWN_CHARACTERS = 200
 
 
@@ -58,8 +66,15 @@ class Rubric:
             )
         except BadCell as error:
             raise NoScore(f"the question cannot be rendered: {error}") from error
-        ids = self._tokenizer(text, add_special_tokens=not has_template)["input_ids"]
         limit = self._judge.max_prompt_tokens
+        if len(text) > most_characters(self._tokenizer, limit):
+            raise NoScore(
+                f"the question to the judge has {len(text)} characters, more than "
+                f"reward.judge.max_prompt_tokens={limit} tokens can hold; raise it"
+            )
+        (ids,) = encode([text], self._tokenizer, add_special_tokens=not has_template)
+        if isinstance(ids, BadCell):
+            raise NoScore(f"the question cannot be tokenised: {ids}")
         if len(ids) > limit:
             raise NoScore(
                 f"the question to the judge has {len(ids)} tokens, more than "
@@ -74,7 +89,7 @@ class Rubric:
                 return self._harmless(response)
             if match[1] == "prompt":
                 return self._harmless(_conversation(prompt))
-            if prompt.answer is None:
+            if prompt.answer is None or not prompt.answer.strip():
                 raise NoScore("the rubric has {answer}, and the prompt has no reference answer")
             return self._harmless(prompt.answer)
 
@@ -97,17 +112,46 @@ def read_score(judge: JudgeConfig, said: str) -> float:
     last = None
     for match in re.finditer(judge.pattern, said):
         last = match
-    found = last[1] if last else None
-    if found is None:
+    if last is None or last[1] is None:
         raise NoScore(f"reward.judge.pattern has no match in {_shown(said)}")
-    try:
-        score = float(found)
-    except ValueError:
-        raise NoScore(f"{found!r} in {_shown(said)} is not a number") from None
+    found = last[1].strip().removesuffix(".")
+    number = read_number(found)
+    if number is None:
+        raise NoScore(f"{last[1]!r} in {_shown(said)} is not a number")
     low, high = judge.min_score, judge.max_score
-    if not low <= score <= high:
-        raise NoScore(f"the score {score:g} in {_shown(said)} is not from {low:g} to {high:g}")
+    _check_whole(said, last, high)
+    # Compared before it becomes a float, which cannot hold every number.
+    if not low <= number <= high:
+        raise NoScore(f"the score {found} in {_shown(said)} is not from {low:g} to {high:g}")
+    score = float(number)
     return (score - low) / (high - low) if judge.scale else score
+
+
+def _check_whole(said: str, match: re.Match[str], high: float) -> None:
+    """Refuse a score that is a part of a longer number, or is on another scale.
+
+    A scale behind the score is accepted if it is the configured one: "7/10" with max_score=10.
+
+    Raises:
+        NoScore: shows the whole.
+    """
+    start, end = match.span(1)
+    for numeral in numerals(said):
+        if numeral.start < end and numeral.end > start:
+            start, end = min(start, numeral.start), max(end, numeral.end)
+    behind = _SCALE.match(said, match.end(1))
+    scale = read_number(behind["highest"] or "") if behind else None
+    if behind and behind["percent"]:
+        scale = Fraction(100)
+    if scale == Fraction(high):
+        end = min(end, match.end(1))
+    # Characters that the pattern itself matches are what the user expects around a score.
+    elif start < match.start() or end > match.end() or (behind and behind.end() > match.end()):
+        whole = said[start : max(end, behind.end() if behind else 0)]
+        raise NoScore(
+            f"{match[1]!r} in {_shown(said)} is not the whole score, which is {whole!r}; "
+            f"reward.judge.max_score is {high:g}"
+        )
 
 
 def mean_score(judge: JudgeConfig, judgements: Sequence[str]) -> float:

@@ -12,12 +12,14 @@ from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.config.groups.prepare_sources import PreparedSource, read_source, read_split
 from rlhf_ray.config.load import to_yaml
 from rlhf_ray.config.run import Config
-from rlhf_ray.data.prepare.cleaning.lengths import CountTokens
+from rlhf_ray.data.encoding import encode, most_characters
+from rlhf_ray.data.prepare.cleaning.lengths import TokenLimit
 from rlhf_ray.data.prepare.cleaning.pipeline import make_cleaning
 from rlhf_ray.data.prepare.prepare import Preparation
 from rlhf_ray.data.prepare.reading import check_rows, check_source
 from rlhf_ray.data.prepare.report import report_of, report_tables
 from rlhf_ray.data.prepare.work_folder import check_output, work_folder
+from rlhf_ray.data.rows import BadCell
 from rlhf_ray.data.sources.prepared import REPORT
 from rlhf_ray.stages.stage import Stage
 
@@ -40,15 +42,15 @@ def run(config: Config) -> int:
         check_rows(source, on_bad_row=prepare.on_bad_row)
     report = _reporter(config.observe.progress)
     report(f"checking {len(sources)} sources")
-    count_tokens = None
+    token_limit = None
     if prepare.max_tokens is not None:
         # Seconds of import that only a limit in tokens needs.
         from rlhf_ray.models.builtin import resolve_model_path
 
         path = resolve_model_path(config.model.path, seed=config.seed, report=report)
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, path=path))
-        count_tokens = _token_counter(config.model)
-    cleaning = make_cleaning(prepare, evaluation, count_tokens)
+        token_limit = _token_limit(config.model, prepare.max_tokens)
+    cleaning = make_cleaning(prepare, evaluation, token_limit)
     expected = {
         source.name: check_rows(source, on_bad_row=prepare.on_bad_row) for source in sources
     }
@@ -86,11 +88,16 @@ def _read_all(group: str, entries: Mapping[str, Any]) -> tuple[PreparedSource, .
     return tuple(read_source(name, entry, group=group) for name, entry in entries.items())
 
 
-def _token_counter(model: ModelConfig) -> CountTokens:
+def _token_limit(model: ModelConfig, most: int) -> TokenLimit:
     from rlhf_ray.models.loading import load_tokenizer
 
     tokenizer = load_tokenizer(model)
-    return lambda text: len(tokenizer.encode(text, add_special_tokens=False))
+
+    def count(text: str) -> int | BadCell:
+        (ids,) = encode([text], tokenizer, add_special_tokens=False)
+        return ids if isinstance(ids, BadCell) else len(ids)
+
+    return TokenLimit(count, most=most, max_characters=most_characters(tokenizer, most))
 
 
 def _reporter(progress: str) -> Callable[[str], None]:

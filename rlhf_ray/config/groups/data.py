@@ -20,8 +20,9 @@ class SourceConfig:
 
     path: str = setting(
         "",
-        "A file (.jsonl, .json, .csv, .parquet), a folder written by "
-        "datasets.save_to_disk, a hub name (NAME or NAME:SUBSET), or package.module:iterable.",
+        "A file (.jsonl, .json, .csv, each also with .gz, .bz2, .xz or .zst; .parquet), a folder "
+        "written by datasets.save_to_disk, a hub name (NAME or NAME:SUBSET), or "
+        "package.module:iterable.",
         is_path=True,
     )
     format: str = setting(
@@ -37,6 +38,18 @@ class SourceConfig:
         "error",
         "For a row that cannot be read: end the run, or skip and count the row.",
         choices=("error", "skip"),
+    )
+    on_special_text: str = setting(
+        "keep",
+        "For a row whose own text has that of a special token, such as <eos>, which the tokenizer "
+        "makes the special token: keep it and say how many there are, or refuse it as a bad row.",
+        choices=("keep", "refuse"),
+    )
+    row_timeout_s: float = setting(
+        600.0,
+        "Longest wait for one row of a Python source, with its import before the first.",
+        unit="seconds",
+        above=0,
     )
     shuffle: bool = setting(True, "Shuffle every epoch by the run's seed.")
 

@@ -21,7 +21,10 @@ class ModelConfig:
         None, "Folder or hub name of the tokenizer; null takes the model's.", is_path=True
     )
     chat_template: str | None = setting(
-        None, "File with a Jinja chat template that replaces the model's.", is_path=True
+        None,
+        "File with a Jinja chat template that replaces the model's, or the name of one of the "
+        "model's templates if it has several.",
+        is_path=True,
     )
     random_weights: bool = setting(
         False,

@@ -82,6 +82,7 @@ class PreparedSource:
         columns: column names by content, where they differ from the default names.
         task: task of samples that do not name one.
         limit: most rows to read.
+        row_timeout_s: like `data.row_timeout_s`.
         weight: share of the blend, relative to the other sources.
         max_epochs: see `prepare.max_epochs`.
         max_samples: most samples in a train.jsonl, repetitions included.
@@ -99,6 +100,7 @@ class PreparedSource:
     columns: Mapping[str, str] = field(default_factory=dict)
     task: str = ""
     limit: int | None = None
+    row_timeout_s: float = 600.0
     weight: float | None = None
     max_epochs: float | None = None
     max_samples: int | None = None
@@ -114,7 +116,11 @@ class PreparedSource:
     def data(self) -> DataConfig:
         """Settings for the readers of `rlhf_ray.data`."""
         return DataConfig(
-            path=self.path, format=self.format, split=self.dataset_split, limit=self.limit
+            path=self.path,
+            format=self.format,
+            split=self.dataset_split,
+            limit=self.limit,
+            row_timeout_s=self.row_timeout_s,
         )
 
 
@@ -168,6 +174,7 @@ def read_source(name: str, entry: Any, *, group: str) -> PreparedSource:
         columns=_read_columns(where, values.get("columns", {}), kind, layout),
         task=_text(where, "task", values.get("task", name)),
         limit=_count(where, "limit", values.get("limit")),
+        row_timeout_s=_positive(where, "row_timeout_s", values.get("row_timeout_s")) or 600.0,
         weight=_positive(where, "weight", values.get("weight")),
         max_epochs=_positive(where, "max_epochs", values.get("max_epochs")),
         max_samples=_count(where, "max_samples", values.get("max_samples")),

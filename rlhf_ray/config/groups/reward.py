@@ -180,9 +180,9 @@ class JudgeConfig(EngineConfig):
         "reference answer) are filled in; null asks for a score from 1 to 10.",
     )
     pattern: str = setting(
-        r"[Ss]core[:*\s]*(-?\d+(?:\.\d+)?)",
+        r"[Ss]core[:*\s]*([-+\u2212]?\.?\d+(?:\.\d+)?)",
         "Regular expression whose first group is the score; the last match in the judgement "
-        "counts. Without a match the sample fails.",
+        "counts. Without a match, or with one of half a number, the sample fails.",
     )
     min_score: float = setting(
         1.0, "Lowest score; a sample with a score outside of the range fails."

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from rlhf_ray.data.encoding import encode
 from rlhf_ray.data.examples.labels import label_texts
-from rlhf_ray.data.examples.spans import MarkedText, mark_answers, mark_plain, special_texts
+from rlhf_ray.data.examples.spans import MarkedText, mark_answers, mark_plain
 from rlhf_ray.data.rows import BadCell
+from rlhf_ray.data.special_texts import special_texts
 from rlhf_ray.records.supervised import LabelledTokens, num_scored_tokens
 
 if TYPE_CHECKING:
@@ -105,8 +107,10 @@ def _up_to_the_end(row: LabelledTokens) -> LabelledTokens:
     return LabelledTokens(token_ids=row.token_ids[:end], loss_mask=row.loss_mask[:end])
 
 
-def _prompt_alone(text: MarkedText, tokenizer: PreTrainedTokenizerBase) -> LabelledTokens:
+def _prompt_alone(text: MarkedText, tokenizer: PreTrainedTokenizerBase) -> LabelledTokens | BadCell:
     """Tokens of the prompt with an answer that was cut off before its first character."""
-    ids = tokenizer(text.text, add_special_tokens=text.adds_specials)["input_ids"]
+    (ids,) = encode([text.text], tokenizer, add_special_tokens=text.adds_specials)
+    if isinstance(ids, BadCell):
+        return ids
     token_ids = torch.tensor(ids, dtype=torch.int64)
     return LabelledTokens(token_ids=token_ids, loss_mask=torch.zeros_like(token_ids) > 0)

@@ -15,7 +15,7 @@ from rlhf_ray.data.messages import (
     uses_template,
     with_system,
 )
-from rlhf_ray.data.rows import BadCell, DataError, Row, cell, shown
+from rlhf_ray.data.rows import BadCell, DataError, Row, cell, refuse_written_chat, shown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -33,7 +33,7 @@ def prompt_cell(row: Row, column: str) -> str | list[Message]:
         BadCell: the cell is neither, or empty.
     """
     value = cell(row, column)
-    return answer_text(value, column) if isinstance(value, str) else check_messages(value, column)
+    return answer_cell(row, column) if isinstance(value, str) else check_messages(value, column)
 
 
 def answer_cell(row: Row, column: str) -> str:
@@ -42,7 +42,9 @@ def answer_cell(row: Row, column: str) -> str:
     Raises:
         BadCell: the cell is not text, or empty.
     """
-    return answer_text(cell(row, column), column)
+    answer = answer_text(cell(row, column), column)
+    refuse_written_chat(answer, column)
+    return answer
 
 
 def answer_text(value: Any, column: str) -> str:

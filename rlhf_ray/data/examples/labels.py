@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from rlhf_ray.data.encoding import encode
 from rlhf_ray.data.examples.spans import MarkedText
 from rlhf_ray.data.rows import BadCell
 from rlhf_ray.records.supervised import LabelledTokens
@@ -49,10 +50,25 @@ def label_texts(
         parts = flat[position : position + len(row)]
         position += len(row)
         try:
-            labelled.append(_masked(_aligned(text, whole, parts, tokenizer)))
+            ids, *of_parts = _readable([whole, *parts])
+            labelled.append(_masked(_aligned(text, ids, of_parts, tokenizer)))
         except BadCell as error:
             labelled.append(error)
     return labelled
+
+
+def _readable(encoded: Sequence[list[int] | BadCell]) -> list[list[int]]:
+    """Token ids of all texts.
+
+    Raises:
+        BadCell: a text cannot be tokenised.
+    """
+    readable: list[list[int]] = []
+    for ids in encoded:
+        if isinstance(ids, BadCell):
+            raise ids
+        readable.append(ids)
+    return readable
 
 
 def _pieces(text: MarkedText) -> list[str]:
@@ -63,13 +79,11 @@ def _pieces(text: MarkedText) -> list[str]:
 
 def _encode(
     texts: Sequence[str], adds_specials: Sequence[bool], tokenizer: PreTrainedTokenizerBase
-) -> list[list[int]]:
-    encoded: list[list[int]] = [[] for _ in texts]
+) -> list[list[int] | BadCell]:
+    encoded: list[list[int] | BadCell] = [[] for _ in texts]
     for flag in (False, True):
         numbers = [number for number, adds in enumerate(adds_specials) if adds == flag]
-        if not numbers:
-            continue
-        ids = tokenizer([texts[n] for n in numbers], add_special_tokens=flag)["input_ids"]
+        ids = encode([texts[n] for n in numbers], tokenizer, add_special_tokens=flag)
         for number, row in zip(numbers, ids, strict=True):
             encoded[number] = row
     return encoded
@@ -91,7 +105,7 @@ def _aligned(
         return parts
     edges = [edge for answer in text.answers for edge in answer]
     flags = [text.adds_specials] * len(edges)
-    beginnings = _encode([text.text[:edge] for edge in edges], flags, tokenizer)
+    beginnings = _readable(_encode([text.text[:edge] for edge in edges], flags, tokenizer))
     cuts = [0, *(len(beginning) for beginning in beginnings), len(whole)]
     if cuts == sorted(cuts) and all(whole[: len(ids)] == ids for ids in beginnings):
         return [whole[a:b] for a, b in pairwise(cuts)]

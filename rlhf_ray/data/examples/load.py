@@ -8,15 +8,17 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic
 
 from rlhf_ray.config.groups.data import ExamplesConfig
+from rlhf_ray.data.encoding import most_characters
 from rlhf_ray.data.examples.labels import label_texts
 from rlhf_ray.data.examples.lengths import LengthLimit
 from rlhf_ray.data.examples.rows import Source, identity, read_sources
 from rlhf_ray.data.examples.sets import ExampleSet, T, fingerprint_of
-from rlhf_ray.data.examples.spans import MarkedText, special_texts
+from rlhf_ray.data.examples.spans import MarkedText
 from rlhf_ray.data.examples.split import content_key
-from rlhf_ray.data.messages import check_system_prompt
+from rlhf_ray.data.messages import check_templates
 from rlhf_ray.data.rejects import INVALID, Rejects, Skipped
 from rlhf_ray.data.rows import BadCell, DataError, Row
+from rlhf_ray.data.special_texts import SpecialTextCheck, special_texts
 from rlhf_ray.records.supervised import LabelledTokens
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ class GatheredExamples(Generic[T]):
     held_out: list[T] = field(default_factory=list)
     num_cut: int = 0
     num_unended: int = 0
+    notes: tuple[str, ...] = ()
 
     def of(self, *, held_out: bool) -> list[T]:
         """The list of one side."""
@@ -73,17 +76,27 @@ def load_examples(
         DataError: a source cannot be read, columns are missing, no example is left, or a row is
             unusable or too long and the configuration ends the run.
     """
-    check_system_prompt(examples, tokenizer)
+    check_templates(examples, tokenizer)
     gathered: GatheredExamples[T] = GatheredExamples()
     sources = read_sources(examples, layouts)
     ids = [tokenizer.convert_tokens_to_ids(text) for text in special_texts(tokenizer)]
     ends = frozenset(number for number in ids if isinstance(number, int))
+    columns = [column for keys in layouts for column in (vars(examples)[key] for key in keys)]
+    max_characters = most_characters(tokenizer, examples.max_tokens)
     for source in sources:
-        lengths = LengthLimit(examples, source.rejects)
-        drafts = _drafts(source, examples, draft)
+        lengths = LengthLimit(examples, source.rejects, max_characters)
+        specials = SpecialTextCheck(source.config, tokenizer)
+
+        def checked(row: Row, specials: SpecialTextCheck = specials) -> Draft[T]:
+            drafted = draft(row)
+            specials.check(row, [row.cells.get(column) for column in columns])
+            return drafted
+
+        drafts = _drafts(source, examples, checked)
         while chunk := list(islice(drafts, _LABELLED_AT_ONCE)):
             _build(chunk, gathered, tokenizer, lengths, ends)
         gathered.num_cut += lengths.num_cut
+        gathered.notes += specials.lines()
     return finished_set(kind, examples, tokenizer, gathered, sources)
 
 
@@ -119,6 +132,7 @@ def finished_set(
         skipped=_skipped([source.rejects for source in sources]),
         vocabulary_size=len(tokenizer),
         fingerprint=fingerprint_of(gathered.train, gathered.held_out),
+        notes=gathered.notes,
     )
 
 
@@ -154,9 +168,12 @@ def _build(
     Args:
         ends: ids of the special tokens.
     """
-    labelled = iter(label_texts([t for _, _, draft in chunk for t in draft.texts], tokenizer))
-    for row, is_held_out, draft in chunk:
-        samples = list(islice(labelled, len(draft.texts)))
+    texts = [lengths.shortened(row, draft.texts) for row, _, draft in chunk]
+    labelled = iter(label_texts([t for of_row in texts for t in of_row or ()], tokenizer))
+    for (row, is_held_out, draft), of_row in zip(chunk, texts, strict=True):
+        if of_row is None:
+            continue
+        samples = list(islice(labelled, len(of_row)))
         good = [sample for sample in samples if isinstance(sample, LabelledTokens)]
         problems = [sample for sample in samples if isinstance(sample, BadCell)]
         if problems:

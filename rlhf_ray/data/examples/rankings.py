@@ -93,9 +93,13 @@ def _answers(row: Row, examples: ExamplesConfig) -> list[str]:
 
 def _margin(row: Row, column: str) -> float | None:
     value = row.cells.get(column)
-    if value is None:
+    if value is None or value == "":
         return None
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or value < 0:
+    try:
+        # CSV has numbers as text.
+        margin = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        margin = math.nan
+    if not math.isfinite(margin) or margin < 0:
         raise BadCell(f"column {column!r} must be a number of at least 0; it is {shown(value)}")
-    return float(value)
+    return margin

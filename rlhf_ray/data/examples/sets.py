@@ -12,6 +12,8 @@ from rlhf_ray.data.rejects import Skipped, skipped_lines
 from rlhf_ray.records.preferences import Feedback, Ranking
 from rlhf_ray.records.supervised import LabelledTokens
 
+# Below this a share has a standard error of up to 0.09.
+FEW_ROWS = 30
 T = TypeVar("T", LabelledTokens, Ranking, Feedback)
 
 
@@ -30,6 +32,7 @@ class ExampleSet(Generic[T]):
         skipped: rows of both sources that are left out, by reason.
         vocabulary_size: of the tokenizer; every token id is below it.
         fingerprint: hash of the tokens, masks and labels of both, in order.
+        notes: further lines for the screen.
     """
 
     kind: str
@@ -40,11 +43,14 @@ class ExampleSet(Generic[T]):
     skipped: tuple[Skipped, ...]
     vocabulary_size: int
     fingerprint: str
+    notes: tuple[str, ...] = ()
 
     def describe(self) -> str:
         """Lines for the screen: number and lengths of examples, and rows left out."""
         lines = [f"{self.kind} to learn from: {_sizes(self.train)}"]
         lines.append(f"held out: {_sizes(self.held_out)}")
+        if 0 < len(self.held_out) < FEW_ROWS:
+            lines.append(few_rows(len(self.held_out)))
         if self.num_cut:
             lines.append(f"cut to examples.max_tokens: {self.num_cut}")
         if self.num_unended:
@@ -52,7 +58,16 @@ class ExampleSet(Generic[T]):
                 f"with an answer that no special token ends: {self.num_unended}; from these the "
                 "model does not learn when to stop"
             )
-        return "\n".join([*lines, *skipped_lines(self.skipped)])
+        return "\n".join([*lines, *self.notes, *skipped_lines(self.skipped)])
+
+
+def few_rows(count: int) -> str:
+    """Warning about metrics of few held-out rows."""
+    return (
+        f"few held-out rows: a share of {count}, such as an accuracy, changes by "
+        f"{1 / count:.0%} with a single row; hold out more (examples.eval_share, "
+        "examples.eval_path)"
+    )
 
 
 def samples_of(example: LabelledTokens | Ranking | Feedback) -> tuple[LabelledTokens, ...]:

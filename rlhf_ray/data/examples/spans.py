@@ -14,6 +14,7 @@ from rlhf_ray.data.messages import (
     has_text,
 )
 from rlhf_ray.data.rows import BadCell
+from rlhf_ray.data.special_texts import special_texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -86,13 +87,6 @@ def mark_plain(prompt: str, answer: str, tokenizer: PreTrainedTokenizerBase) -> 
         )
     text = prompt + answer + end
     return MarkedText(text=text, answers=((len(prompt), len(text)),), adds_specials=True)
-
-
-def special_texts(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
-    """The special tokens as text, the longest first."""
-    added = tokenizer.added_tokens_decoder.values()
-    texts = {token.content for token in added if token.special} | {*tokenizer.all_special_tokens}
-    return tuple(sorted(texts, key=len, reverse=True))
 
 
 def _found_parts(

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from rlhf_ray.config.groups.data import ExamplesConfig
-from rlhf_ray.data.examples.chats import answer_cell
+from rlhf_ray.data.encoding import encode, most_characters
+from rlhf_ray.data.examples.chats import answer_text
 from rlhf_ray.data.examples.lengths import LengthLimit
 from rlhf_ray.data.examples.load import GatheredExamples, finished_set
 from rlhf_ray.data.examples.rows import Source, identity, read_sources
@@ -18,7 +19,8 @@ from rlhf_ray.data.examples.sets import ExampleSet
 from rlhf_ray.data.examples.split import content_key
 from rlhf_ray.data.prompts.order import stable_seed
 from rlhf_ray.data.rejects import INVALID
-from rlhf_ray.data.rows import BadCell, DataError, Row
+from rlhf_ray.data.rows import BadCell, DataError, Row, cell
+from rlhf_ray.data.special_texts import SpecialTextCheck
 from rlhf_ray.records.supervised import LabelledTokens
 
 if TYPE_CHECKING:
@@ -48,15 +50,21 @@ def load_texts(
     sources = read_sources(examples, (("text_column",),))
     gathered: GatheredExamples[LabelledTokens] = GatheredExamples()
     for source in sources:
+        lengths = LengthLimit(
+            examples, source.rejects, most_characters(tokenizer, examples.max_tokens)
+        )
+        specials = SpecialTextCheck(source.config, tokenizer)
         documents: dict[bool, list[tuple[Row, list[int]]]] = {False: [], True: []}
-        rows = _texts(source, examples)
+        rows = _texts(source, examples, lengths, specials)
         while chunk := list(islice(rows, _TOKENISED_AT_ONCE)):
-            encoded = tokenizer([text for _, _, text in chunk])["input_ids"]
+            encoded = encode([text for _, _, text in chunk], tokenizer)
             for (row, is_held_out, _), ids in zip(chunk, encoded, strict=True):
+                if isinstance(ids, BadCell):
+                    source.rejects.bad_row(INVALID, row.where, str(ids))
+                    continue
                 # Some tokenizers end every text themselves.
                 ended = ids if ids and ids[-1] == end else [*ids, end]
                 documents[is_held_out].append((row, ended))
-        lengths = LengthLimit(examples, source.rejects)
         for is_held_out in (False, True):
             rows_of_side = documents[is_held_out]
             gathered.of(held_out=is_held_out).extend(
@@ -65,19 +73,27 @@ def load_texts(
                 else _separate(rows_of_side, lengths)
             )
         gathered.num_cut += lengths.num_cut
+        gathered.notes += specials.lines()
     return finished_set("texts", examples, tokenizer, gathered, sources)
 
 
-def _texts(source: Source, examples: ExamplesConfig) -> Iterator[tuple[Row, bool, str]]:
-    """Yield usable rows with their side of the split and text."""
+def _texts(
+    source: Source, examples: ExamplesConfig, lengths: LengthLimit, specials: SpecialTextCheck
+) -> Iterator[tuple[Row, bool, str]]:
+    """Yield usable rows with their side of the split and text, cut if it is surely too long."""
     for row in source.rows:
         try:
             own = identity(row, examples)
-            text = answer_cell(row, examples.text_column)
+            text = answer_text(cell(row, examples.text_column), examples.text_column)
+            specials.check(row, text)
         except BadCell as error:
             source.rejects.bad_row(INVALID, row.where, str(error))
             continue
-        yield row, source.holds_out(content_key(text) if own is None else own), text
+        is_held_out = source.holds_out(content_key(text) if own is None else own)
+        if examples.pack_texts:
+            yield row, is_held_out, text
+        elif not lengths.leaves_out(row, len(text)):
+            yield row, is_held_out, text[: 2 * lengths.max_characters]
 
 
 def _packed(

@@ -17,7 +17,7 @@ from rlhf_ray.data.prepare.cleaning.pipeline import Cleaning
 from rlhf_ray.data.prepare.cleaning.steps import Step, apply_steps
 from rlhf_ray.data.prepare.conversion.chats import BrokenChat
 from rlhf_ray.data.prepare.conversion.contents import Content, Removal, Sample, removal_of
-from rlhf_ray.data.prepare.conversion.convert import convert, pairs_of
+from rlhf_ray.data.prepare.conversion.convert import convert, has_ties, pairs_of
 from rlhf_ray.data.prepare.conversion.mapping import BROKEN_CHAT
 from rlhf_ray.data.prepare.counts import DatasetCounts, SourceCounts
 from rlhf_ray.data.prepare.output import JsonLines
@@ -156,9 +156,10 @@ class Preparation:
 
     def _converted(self, content: Content, *kinds: str) -> list[Content]:
         """Convert to the kind that the source gives, then to the kind of the data set."""
-        contents = [content]
-        if self.prepare.rankings == "pairs":
-            contents = list(pairs_of(content))
+        # A list of answers has no place for a tie: what trains on it would learn one of its orders.
+        stays = set(kinds) == {content.kind}
+        splits = self.prepare.rankings == "pairs" or (stays and has_ties(content))
+        contents = list(pairs_of(content)) if splits else [content]
         for kind in kinds:
             contents = [made for one in contents for made in convert(one, kind)]
         return contents

@@ -155,7 +155,7 @@ def _in_terms_of(source: PreparedSource, error: DataError) -> DataError:
     """Replace the keys of the readers' messages, such as `data.path`, by those of the source."""
     names = {"split": "dataset_split"}
     text = re.sub(
-        r"\bdata\.(path|format|split|limit)\b",
+        r"\bdata\.(path|format|split|limit|row_timeout_s)\b",
         lambda match: f"{source.key}.{names.get(match[1], match[1])}",
         str(error),
     )

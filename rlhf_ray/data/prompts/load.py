@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rlhf_ray.config.groups.data import DataConfig
-from rlhf_ray.data.messages import Message, check_system_prompt, render, uses_template
+from rlhf_ray.data.encoding import encode, most_characters
+from rlhf_ray.data.messages import Message, check_templates, render, uses_template
 from rlhf_ray.data.prompts.order import stable_seed
 from rlhf_ray.data.rejects import INVALID, Rejects, Skipped, good_rows, skipped_lines
 from rlhf_ray.data.rows import BadCell, DataError, Row, check_columns, text_cell, unmapped_columns
 from rlhf_ray.data.sources.read import read_rows, source_name
+from rlhf_ray.data.special_texts import SpecialTextCheck
 from rlhf_ray.records import Prompt
 
 if TYPE_CHECKING:
@@ -33,12 +35,14 @@ class PromptSet:
         skipped: rows that are left out, by reason.
         left_out_columns: columns without plain values, which rewards do not see.
         fingerprint: hash of ids, tokens, answers and tasks, in order.
+        notes: further lines for the screen.
     """
 
     prompts: tuple[Prompt, ...]
     skipped: tuple[Skipped, ...]
     left_out_columns: tuple[str, ...]
     fingerprint: str
+    notes: tuple[str, ...] = ()
 
     def describe(self) -> str:
         """Lines for the screen: number and lengths of prompts, and rows left out."""
@@ -47,7 +51,7 @@ class PromptSet:
             f"{len(lengths)} prompts of {min(lengths)} to {max(lengths)} tokens "
             f"({sum(lengths) / len(lengths):.0f} on average)"
         ]
-        lines += skipped_lines(self.skipped)
+        lines += [*self.notes, *skipped_lines(self.skipped)]
         if self.left_out_columns:
             names = ", ".join(self.left_out_columns)
             lines.append(f"columns without plain values are left out: {names}")
@@ -64,7 +68,7 @@ def load_prompts(data: DataConfig, tokenizer: PreTrainedTokenizerBase, *, seed: 
         DataError: the source cannot be read, no row has a configured column, no prompt is left,
             or a row is unusable and `data.on_bad_row` is error.
     """
-    check_system_prompt(data, tokenizer)
+    check_templates(data, tokenizer)
     rejects = Rejects(data)
     rows = list(good_rows(read_rows(data), rejects))
     if not rows:
@@ -76,12 +80,18 @@ def load_prompts(data: DataConfig, tokenizer: PreTrainedTokenizerBase, *, seed: 
         "id_column": data.id_column,
     }
     check_columns(data, columns, rows)
-    rendered = _unique(_rendered(rows, data, tokenizer, rejects), rejects)
+    specials = SpecialTextCheck(data, tokenizer)
+    rendered = _unique(_rendered(rows, data, tokenizer, rejects, specials), rejects)
+    max_characters = most_characters(tokenizer, data.max_prompt_tokens)
     prompts: list[Prompt] = []
     left_out: set[str] = set()
-    for item, token_ids in _tokenised(list(rendered), data, tokenizer):
+    fitting = list(_fitting(rendered, data, rejects, max_characters))
+    for item, token_ids in _tokenised(fitting, data, tokenizer):
+        if isinstance(token_ids, BadCell):
+            rejects.bad_row(INVALID, item.row.where, str(token_ids))
+            continue
         if len(token_ids) > data.max_prompt_tokens:
-            _count_long(rejects, data, item.row, len(token_ids))
+            _count_long(rejects, data, item.row, f"{len(token_ids)} tokens")
             continue
         columns, others = unmapped_columns(data, item.row)
         left_out |= others
@@ -105,6 +115,7 @@ def load_prompts(data: DataConfig, tokenizer: PreTrainedTokenizerBase, *, seed: 
         skipped=rejects.skipped(),
         left_out_columns=tuple(sorted(left_out)),
         fingerprint=_fingerprint(prompts),
+        notes=specials.lines(),
     )
 
 
@@ -120,9 +131,20 @@ class _Rendered:
     source: str
 
 
-def _count_long(rejects: Rejects, data: DataConfig, row: Row, num_tokens: int) -> None:
+def _fitting(
+    items: Iterable[_Rendered], data: DataConfig, rejects: Rejects, max_characters: int
+) -> Iterator[_Rendered]:
+    """Leave out prompts of so many characters that they are too long without being tokenised."""
+    for item in items:
+        if len(item.text) > max_characters:
+            _count_long(rejects, data, item.row, f"{len(item.text)} characters")
+        else:
+            yield item
+
+
+def _count_long(rejects: Rejects, data: DataConfig, row: Row, length: str) -> None:
     limit = data.max_prompt_tokens
-    message = f"{row.where}: the prompt has {num_tokens} tokens"
+    message = f"{row.where}: the prompt has {length}"
     if data.on_long_prompt == "error":
         raise DataError(
             f"{message}, and data.max_prompt_tokens is {limit}. Raise it, or leave such rows "
@@ -132,23 +154,36 @@ def _count_long(rejects: Rejects, data: DataConfig, row: Row, num_tokens: int) -
 
 
 def _rendered(
-    rows: Sequence[Row], data: DataConfig, tokenizer: PreTrainedTokenizerBase, rejects: Rejects
+    rows: Sequence[Row],
+    data: DataConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    rejects: Rejects,
+    specials: SpecialTextCheck,
 ) -> Iterator[_Rendered]:
     default_source = source_name(data)
     for row in rows:
         try:
             identity = text_cell(row, data.id_column) if data.id_column else str(row.number)
             messages, text = render(row, data, tokenizer)
+            specials.check(row, row.cells[data.prompt_column])
             yield _Rendered(
                 row=row,
                 prompt_id=f"r{identity}",
                 messages=tuple(messages),
                 text=text,
-                answer=text_cell(row, data.answer_column) if data.answer_column else None,
+                answer=_answer(row, data.answer_column) if data.answer_column else None,
                 source=text_cell(row, data.source_column) if data.source_column else default_source,
             )
         except BadCell as error:
             rejects.bad_row(INVALID, row.where, str(error))
+
+
+def _answer(row: Row, column: str) -> str:
+    """The reference answer. An empty one is missing: an empty response would match it."""
+    answer = text_cell(row, column)
+    if not answer.strip():
+        raise BadCell(f"column {column!r} is empty; it must be the reference answer")
+    return answer
 
 
 def _unique(items: Iterable[_Rendered], rejects: Rejects) -> Iterator[_Rendered]:
@@ -167,7 +202,7 @@ def _unique(items: Iterable[_Rendered], rejects: Rejects) -> Iterator[_Rendered]
 
 def _tokenised(
     items: Sequence[_Rendered], data: DataConfig, tokenizer: PreTrainedTokenizerBase
-) -> Iterator[tuple[_Rendered, list[int]]]:
+) -> Iterator[tuple[_Rendered, list[int] | BadCell]]:
     """Tokenise in chunks: tokenizers are fast on many texts at once.
 
     A template writes its own special tokens; plain text gets those that the tokenizer adds.
@@ -175,8 +210,9 @@ def _tokenised(
     add_special_tokens = not uses_template(data, tokenizer)
     for start in range(0, len(items), _TOKENISED_AT_ONCE):
         chunk = items[start : start + _TOKENISED_AT_ONCE]
-        encoded = tokenizer([item.text for item in chunk], add_special_tokens=add_special_tokens)
-        yield from zip(chunk, encoded["input_ids"], strict=True)
+        texts = [item.text for item in chunk]
+        encoded = encode(texts, tokenizer, add_special_tokens=add_special_tokens)
+        yield from zip(chunk, encoded, strict=True)
 
 
 def _fingerprint(prompts: Sequence[Prompt]) -> str:

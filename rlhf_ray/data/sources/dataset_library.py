@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_ray.config.groups.data import SourceConfig
-from rlhf_ray.data.rows import BrokenRow, DataError, Row, known_names, row_from
+from rlhf_ray.data.rows import BrokenRow, DataError, Row, known_names
+from rlhf_ray.data.sources.cells import BadValue, arrow_row
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[\w.-]+)?")
 
@@ -87,5 +88,14 @@ def _explained(what: str, load: Callable[[], Any]) -> Any:
 
 
 def _rows(content: Any, name: str) -> Iterator[Row | BrokenRow]:
-    for number, cells in enumerate(content):
-        yield row_from(cells, number=number, where=f"{name} row {number + 1}")
+    number, rows = 0, iter(content)
+    while number < len(content):
+        cells: Any
+        try:
+            cells = next(rows)
+        # A damaged image or a text that is not UTF-8; the libraries that decode raise anything.
+        except Exception as error:  # noqa: BLE001
+            cells = BadValue(f"cannot be read: {type(error).__name__}: {error}")
+            rows = iter(content.select(range(number + 1, len(content))))
+        yield arrow_row(cells, number=number, where=f"{name} row {number + 1}")
+        number += 1

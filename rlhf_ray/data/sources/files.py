@@ -3,36 +3,67 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from rlhf_ray.data.rows import BrokenRow, DataError, Row, row_from, shown
+from rlhf_ray.data.sources.cells import (
+    BadValue,
+    arrow_row,
+    decoded,
+    parse_json,
+    plain_row,
+    plain_value,
+)
+from rlhf_ray.data.sources.compressed import opened
 
 _MAX_CELL_CHARACTERS = 2**27
 _PARQUET_BATCH_ROWS = 1024
+_LIST_OF_OBJECTS = re.compile(rb"(\xef\xbb\xbf)?\s*\[\s*(\{|$)")
+# Cells of CSV that pandas, and with it `datasets`, reads as missing.
+_MISSING = frozenset(
+    ("NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "-NaN", "-nan", "NULL", "null", "None")
+)
 
 
-def read_jsonl(path: Path) -> Iterator[Row | BrokenRow]:
-    """Read one JSON object per line; skip blank lines. Messages count lines from 1."""
+def read_jsonl(path: Path, *, format_key: str) -> Iterator[Row | BrokenRow]:
+    """Read one JSON object per line; skip blank lines. Messages count lines from 1.
+
+    Args:
+        format_key: dotted name of the setting of the file's format.
+
+    Raises:
+        DataError: the file holds one list of objects, or compressed data that are damaged.
+    """
     number = 0
     # Bytes: a line that is not UTF-8 is one broken row, not the end of the file.
-    with path.open("rb") as file:
+    with opened(path) as file:
         for line_number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
-            where = f"{path.name} line {line_number}"
-            try:
-                yield row_from(
-                    json.loads(line.decode("utf-8-sig").strip()), number=number, where=where
+            if number == 0 and _LIST_OF_OBJECTS.match(line):
+                raise DataError(
+                    f"{path} holds one list of objects, not an object in each line; set "
+                    f"{format_key}=json, which reads the whole file at once, or write a line for "
+                    "each object"
                 )
-            except json.JSONDecodeError as error:
-                problem = f"is not JSON: {error.msg} at column {error.colno}"
-                yield BrokenRow(number=number, where=where, problem=problem)
-            except UnicodeDecodeError as error:
-                problem = f"is not UTF-8: {error.reason} at byte {error.start}"
-                yield BrokenRow(number=number, where=where, problem=problem)
+            yield _json_row(line, number=number, where=f"{path.name} line {line_number}")
             number += 1
+
+
+def _json_row(line: bytes, *, number: int, where: str) -> Row | BrokenRow:
+    try:
+        value = parse_json(line.decode("utf-8-sig").strip())
+    except UnicodeDecodeError as error:
+        problem = f"is not UTF-8: {error.reason} at byte {error.start}"
+        return BrokenRow(number=number, where=where, problem=problem)
+    except BadValue as error:
+        return BrokenRow(number=number, where=where, problem=str(error))
+    return row_from(value, number=number, where=where)
 
 
 def read_json(path: Path, *, format_key: str) -> Iterator[Row | BrokenRow]:
@@ -45,7 +76,8 @@ def read_json(path: Path, *, format_key: str) -> Iterator[Row | BrokenRow]:
         DataError: the file is not JSON, or holds no list of objects.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        with opened(path) as file:
+            content = decoded(file.read().decode("utf-8-sig"))
     except json.JSONDecodeError as error:
         hint = ""
         if error.msg == "Extra data":
@@ -55,6 +87,11 @@ def read_json(path: Path, *, format_key: str) -> Iterator[Row | BrokenRow]:
         ) from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from error
+    except BadValue as error:
+        raise DataError(
+            f"{path} {error}. Write a line for each object and set {format_key}=jsonl: then only "
+            "the row is refused"
+        ) from error
     rows = content.get("data") if isinstance(content, dict) else content
     if not isinstance(rows, list):
         raise DataError(
@@ -62,21 +99,25 @@ def read_json(path: Path, *, format_key: str) -> Iterator[Row | BrokenRow]:
             f"it holds {shown(content)}"
         )
     for number, value in enumerate(rows):
-        yield row_from(value, number=number, where=f"{path.name} row {number + 1}")
+        yield plain_row(value, number=number, where=f"{path.name} row {number + 1}")
 
 
 def read_csv(path: Path) -> Iterator[Row | BrokenRow]:
     """Read comma-separated values under a header line; cells stay text, so that 007 is not 7.
 
+    A cell that pandas and `datasets` take for missing, such as NA or nan, is null. An empty cell is
+    empty text.
+
     Raises:
-        DataError: the file is not UTF-8, or the header has an empty or repeated name.
+        DataError: the header is not UTF-8, or has an empty or repeated name.
     """
     csv.field_size_limit(_MAX_CELL_CHARACTERS)
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            yield from _csv_rows(path, csv.reader(file, strict=True))
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from error
+    # A byte that is not UTF-8 makes one broken row: `plain_row` finds the mark that it leaves.
+    with (
+        opened(path) as file,
+        io.TextIOWrapper(file, newline="", encoding="utf-8-sig", errors="surrogateescape") as text,
+    ):
+        yield from _csv_rows(path, csv.reader(text, strict=True))
 
 
 def _csv_rows(path: Path, reader: Iterator[list[str]]) -> Iterator[Row | BrokenRow]:
@@ -99,8 +140,9 @@ def _csv_rows(path: Path, reader: Iterator[list[str]]) -> Iterator[Row | BrokenR
             header = _checked_header(path, cells)
         elif cells:
             if len(cells) == len(header):
-                named = dict(zip(header, cells, strict=True))
-                yield Row(number=number, where=where, cells=named)
+                known = (None if cell in _MISSING else cell for cell in cells)
+                named = dict(zip(header, known, strict=True))
+                yield plain_row(named, number=number, where=where)
             else:
                 problem = f"has {len(cells)} cells, but the header names {len(header)} columns"
                 yield BrokenRow(number=number, where=where, problem=problem)
@@ -109,6 +151,10 @@ def _csv_rows(path: Path, reader: Iterator[list[str]]) -> Iterator[Row | BrokenR
 
 def _checked_header(path: Path, names: list[str]) -> list[str]:
     names = [name.strip() for name in names]
+    try:
+        plain_value(names)
+    except BadValue as error:
+        raise DataError(f"the header of {path} {error}; save the file as UTF-8") from error
     wrong = sorted({name for name in names if not name or names.count(name) > 1})
     if wrong or not names:
         raise DataError(
@@ -122,7 +168,7 @@ def read_parquet(path: Path) -> Iterator[Row | BrokenRow]:
     """Read rows of a Parquet file; lists of structs are chats.
 
     Raises:
-        DataError: the file is not Parquet, or is damaged.
+        DataError: the file is not Parquet, is damaged, or has two columns of one name.
     """
     # Imported here, because it takes 0.1 s and other sources do not need it.
     import pyarrow
@@ -131,12 +177,36 @@ def read_parquet(path: Path) -> Iterator[Row | BrokenRow]:
     number = 0
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
+            _check_names(path, file.schema_arrow.names)
             for batch in file.iter_batches(batch_size=_PARQUET_BATCH_ROWS):
-                for cells in batch.to_pylist():
-                    where = f"{path.name} row {number + 1}"
-                    yield row_from(cells, number=number, where=where)
+                for cells in _batch_rows(batch):
+                    yield arrow_row(cells, number=number, where=f"{path.name} row {number + 1}")
                     number += 1
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(
             f"{path} cannot be read as Parquet (after {number} rows): {error}"
         ) from error
+
+
+def _check_names(path: Path, names: list[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DataError(
+            f"{path} has several columns with the name {', '.join(map(repr, twice))}, of which "
+            "only one could be read; rename them"
+        )
+
+
+def _batch_rows(batch: Any) -> Iterator[Any]:
+    """The rows of a batch; a `BadValue` in place of a row that Python cannot hold."""
+    # Errors of Arrow: text that is not UTF-8, a date before year 1, one name twice in a struct.
+    errors = (ValueError, OverflowError, KeyError)
+    try:
+        yield from batch.to_pylist(maps_as_pydicts="strict")
+    except errors:
+        for number in range(batch.num_rows):
+            try:
+                (cells,) = batch.slice(number, 1).to_pylist(maps_as_pydicts="strict")
+            except errors as error:
+                cells = BadValue(f"cannot be read: {type(error).__name__}: {error}")
+            yield cells

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rlhf_ray.config.groups.data import SourceConfig
 from rlhf_ray.data.rows import BrokenRow, DataError, Row, known_names
+from rlhf_ray.data.sources.compressed import COMPRESSED, bare_name
 from rlhf_ray.data.sources.dataset_library import is_hub_name, is_saved_folder, read_hub, read_saved
 from rlhf_ray.data.sources.files import read_csv, read_json, read_jsonl, read_parquet
 from rlhf_ray.data.sources.prepared import prepared_hint, refuse_prepared_folder
@@ -38,6 +39,11 @@ def read_rows(source: SourceConfig) -> Iterator[Row | BrokenRow]:
     if kind in _FILE_FORMATS:
         path = Path(source.path).expanduser()
         check_file(path, source.key("path"))
+        if kind == "parquet" and path.suffix.lower() in COMPRESSED:
+            raise DataError(
+                f"{source.key('path')} is {source.path!r}: Parquet is compressed inside, and "
+                "cannot be read as a stream from another compression; decompress the file"
+            )
         rows = _file_readers(source)[kind](path)
     elif kind == "saved":
         rows = read_saved(source)
@@ -65,8 +71,9 @@ def source_format(source: SourceConfig) -> str:
     if path.is_dir():
         refuse_prepared_folder(path, key)
         return "saved" if is_saved_folder(path) else "hub"
-    if path.suffix.lower() in _SUFFIXES:
-        return _SUFFIXES[path.suffix.lower()]
+    suffix = bare_name(path).suffix
+    if suffix.lower() in _SUFFIXES:
+        return _SUFFIXES[suffix.lower()]
     if path.is_file():
         raise DataError(
             f"{key} is {source.path!r}: the suffix {path.suffix!r} does not tell how to read it; "
@@ -89,13 +96,13 @@ def source_name(source: SourceConfig) -> str:
     """Default task of the rows: the name of the file or of the Python iterable."""
     if source_format(source) == "python":
         return source.path.partition(":")[2]
-    return Path(source.path).stem
+    return bare_name(Path(source.path)).stem
 
 
 def _file_readers(source: SourceConfig) -> dict[str, Callable[[Path], Iterator[Row | BrokenRow]]]:
     """A reader for each of the file formats."""
     return {
-        "jsonl": read_jsonl,
+        "jsonl": partial(read_jsonl, format_key=source.key("format")),
         "json": partial(read_json, format_key=source.key("format")),
         "csv": read_csv,
         "parquet": read_parquet,
@@ -119,7 +126,7 @@ def check_file(path: Path, key: str) -> None:
         raise DataError(
             f"{key} is {str(path)!r}: there is no folder {str(path.parent)!r}{prepared_hint(path)}"
         )
-    names = [child.name for child in path.parent.iterdir() if child.suffix in _SUFFIXES]
+    names = [child.name for child in path.parent.iterdir() if bare_name(child).suffix in _SUFFIXES]
     raise DataError(
         f"{key} is {str(path)!r}: no such file; {known_names(path.name, names)}"
         f"{prepared_hint(path)}"

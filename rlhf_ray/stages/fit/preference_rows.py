@@ -115,8 +115,16 @@ def _referenced(
 
 
 def load_comparable_feedback(*inputs: Any, **named: Any) -> ExampleSet[Feedback]:
-    """`load_feedback` that refuses rows which cannot be mismatched."""
+    """`load_feedback` that refuses rows which cannot be mismatched, or teach no difference."""
     examples = load_feedback(*inputs, **named)
+    kinds = {row.is_good for row in examples.train}
+    if len(kinds) == 1:
+        kind, other = ("good", "bad") if kinds == {True} else ("bad", "good")
+        raise RequestError(
+            f"preference.loss=kto learns from good and bad answers, but all {len(examples.train)} "
+            f"answers that are learnt from are {kind}; add {other} ones"
+            + (", or learn these answers with stage=sft" if kind == "good" else "")
+        )
     for name, rows in (("learnt from", examples.train), ("held out", examples.held_out)):
         if len({prompt_of(row) for row in rows}) == 1:
             raise RequestError(

@@ -95,6 +95,7 @@ def run_fit(config: Config, stage: FitStage[T]) -> int:
                 system=system,
                 steps=_steps(inputs, stage, ready),
                 held_out=_held_out(inputs, stage, ready, system),
+                num_held_out=len(ready.held_out),
                 progress=progress,
             )
             best_step = _learn(run)
@@ -111,6 +112,7 @@ class _Run:
     system: FitSystem
     steps: FitSteps[Any]
     held_out: HeldOut | NoHeldOut
+    num_held_out: int
     progress: Progress
 
 
@@ -157,6 +159,7 @@ def _report(run: _Run, planned_steps: int, best_step: int | None) -> str:
         read_metrics(run.output / "metrics.jsonl"),
         stage=run.inputs.stage,
         planned_steps=planned_steps,
+        num_held_out=run.num_held_out,
         best_step=best_step,
         result=run.output / "model",
     )

@@ -18,8 +18,16 @@ class ByteTokenizer:
     """One token a byte, after one that begins every text."""
 
     BEGIN = 300
+    added_tokens_decoder: dict[int, Any] = {}  # noqa: RUF012
+    all_special_tokens = ("<end>",)
 
-    def __call__(self, texts: list[str]) -> dict[str, list[list[int]]]:
+    def get_vocab(self) -> dict[str, int]:
+        return {chr(number): number for number in range(256)}
+
+    def __call__(self, texts: list[str], *, add_special_tokens: bool) -> dict[str, list[list[int]]]:
+        assert add_special_tokens
+        if any("\x00" in text for text in texts):
+            raise TypeError("no null, please")
         return {"input_ids": [[self.BEGIN, *text.encode()] for text in texts]}
 
 
@@ -99,7 +107,9 @@ def test_bad_rows_end_the_run_or_are_counted(load, row: Any, problem: str) -> No
 
 def test_one_token_predicts_nothing(tmp_path: Path) -> None:
     class NoBeginning(ByteTokenizer):
-        def __call__(self, texts: list[str]) -> dict[str, list[list[int]]]:
+        def __call__(
+            self, texts: list[str], *, add_special_tokens: bool
+        ) -> dict[str, list[list[int]]]:
             return {"input_ids": [list(text.encode()) for text in texts]}
 
     path = tmp_path / "a.jsonl"
@@ -117,3 +127,35 @@ def test_nothing_there(load) -> None:
         load([])
     with pytest.raises(DataError, match=r"texts\.text_column is 'body'.*There are: text"):
         load([{"text": "x"}], text_column="body")
+
+
+def test_a_text_that_the_tokenizer_refuses_is_a_bad_row(load) -> None:
+    rows = [{"text": "fine"}, {"text": "\x00"}, {"text": "fine"}]
+    words = r"line 2: the tokenizer cannot read the text: TypeError: no null, please"
+    with pytest.raises(DataError, match=words):
+        load(rows)
+    texts = load(rows, on_bad_row="skip")
+    assert as_text(texts.token_ids) == ["^fine", "^fine"]
+    assert [(s.reason, s.count) for s in texts.skipped] == [(INVALID, 1)]
+
+
+def test_what_is_cut_off_is_not_tokenised(load, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    tokenise = ByteTokenizer.__call__
+
+    def spied(self: ByteTokenizer, texts: list[str], **settings: Any) -> Any:
+        seen.extend(map(len, texts))
+        return tokenise(self, texts, **settings)
+
+    monkeypatch.setattr(ByteTokenizer, "__call__", spied)
+    texts = load([{"text": "ab" * 5_000_000}], on_long_text="cut", max_tokens=4)
+    assert as_text(texts.token_ids) == ["^aba"]
+    assert texts.num_cut == 1
+    assert max(seen) == 200_000
+
+
+def test_texts_of_special_tokens_are_counted_or_refused(load) -> None:
+    rows = [{"text": "a<end>b"}, {"text": "fine"}]
+    assert "which it becomes: 1 rows (first: texts.jsonl line 1: '<end>')" in load(rows).describe()
+    with pytest.raises(DataError, match="'<end>' is that of a special token"):
+        load(rows, on_special_text="refuse")

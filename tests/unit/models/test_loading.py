@@ -158,6 +158,20 @@ class TestTokenizer:
         chat = [{"role": "user", "content": "hi"}]
         assert tokenizer.apply_chat_template(chat, tokenize=False) == "hi!"
 
+    def test_one_of_several_chat_templates_by_its_name(
+        self, copy: Path, tiny: Path, tmp_path: Path
+    ) -> None:
+        tokenizer = load_tokenizer(model_at(tiny))
+        tokenizer.chat_template = {"rag": "a", "tool_use": "b"}
+        (copy / "chat_template.jinja").unlink()
+        tokenizer.save_pretrained(copy)
+        assert load_tokenizer(model_at(copy, chat_template="tool_use")).chat_template == "b"
+        with pytest.raises(RequestError, match=r"own templates are '(rag|tool_use)', '"):
+            load_tokenizer(model_at(copy, chat_template="tools"))
+        file = tmp_path / "template.jinja"
+        file.write_text("c")
+        assert load_tokenizer(model_at(copy, chat_template=str(file))).chat_template == "c"
+
     @pytest.mark.parametrize(
         ("content", "message"),
         [(None, "cannot be read"), (b" \n", "the file is empty"), (b"\xff", "cannot be read")],

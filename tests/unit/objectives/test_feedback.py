@@ -77,9 +77,11 @@ ROWS = [
 ]
 
 
-def totals(num_ranks: int, preference: PreferenceConfig) -> dict[str, float]:
+def totals(
+    num_ranks: int, preference: PreferenceConfig, rows: list[Judged] | None = None
+) -> dict[str, float]:
     plan = RankPlan(num_ranks=num_ranks, max_tokens_per_micro_batch=6)
-    spread = spread_feedback(ROWS, plan)
+    spread = spread_feedback(rows or ROWS, plan)
     found: dict[str, float] = {}
 
     def add(sums: dict[str, torch.Tensor]) -> None:
@@ -137,3 +139,17 @@ def test_loss_by_hand(num_ranks: int) -> None:
     assert found["train/chosen_reward"] == pytest.approx(1.0)
     assert found["train/rejected_reward"] == pytest.approx(0.25)
     assert found["train/reward_margin"] == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2])
+@pytest.mark.parametrize(
+    ("rows", "named", "value"),
+    [(ROWS[:1], "chosen", 1.0), (ROWS[1:], "rejected", 0.25)],
+    ids=["good", "bad"],
+)
+def test_a_step_with_one_kind_reports_nothing_of_the_other(
+    num_ranks: int, rows: list[Judged], named: str, value: float
+) -> None:
+    found = totals(num_ranks, PreferenceConfig(loss="kto", beta=0.5), rows)
+    rewards = {name: found[name] for name in found if "reward" in name}
+    assert rewards == {f"train/{named}_reward": pytest.approx(value)}

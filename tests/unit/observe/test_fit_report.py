@@ -26,7 +26,12 @@ METRICS = [
 
 def summary_of(metrics: list[dict[str, float]], *, best_step: int | None, planned_steps: int = 3):
     return summarize_fit(
-        metrics, stage="sft", planned_steps=planned_steps, best_step=best_step, result=RESULT
+        metrics,
+        stage="sft",
+        planned_steps=planned_steps,
+        num_held_out=3,
+        best_step=best_step,
+        result=RESULT,
     )
 
 
@@ -51,6 +56,7 @@ def test_nothing_is_held_out() -> None:
     summary = summary_of([step(1, math.nan)], best_step=None, planned_steps=1)
     assert summary.perplexity_before is summary.perplexity_after is summary.loss_first is None
     assert summary.eval_before == summary.eval_after == {}
+    assert "held-out" not in fit_table(summary)
 
 
 def test_the_files(tmp_path: Path) -> None:
@@ -60,5 +66,7 @@ def test_the_files(tmp_path: Path) -> None:
     assert saved["best_step"] == 2
     table = (tmp_path / "summary.txt").read_text().splitlines()
     assert "  held-out perplexity   7.4000 before, 2.7000 after" in table
+    assert "  held-out rows         3" in table
+    assert saved["num_held_out"] == 3
     assert "  model                 step 2, the best" in table
     assert table[-1] == f"Result: {RESULT}"

@@ -9,6 +9,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,7 +27,15 @@ def sent(returned: object, response: str):
     return from_message(json.loads(json.dumps(to_message(returned, response))))
 
 
-@pytest.mark.parametrize("returned", [1.5, True, 2, np.float32(0.5), Fraction(1, 4)])
+@pytest.mark.parametrize(
+    "returned",
+    [
+        *(1.5, True, 2, Fraction(1, 4)),
+        *(np.float32(0.5), np.float16(2), np.longdouble(3), np.int8(-1), np.uint64(7)),
+        *(np.bool_(True), np.isclose(1.0, 2.0), np.array(0.25), np.array(True)),
+        *(torch.tensor(0.5), torch.tensor(True), torch.tensor(3), torch.tensor(2.0).bfloat16()),
+    ],
+)
 def test_numbers_pass(returned):
     assert sent(returned, "abc") == float(returned)
 
@@ -38,6 +47,8 @@ def test_numbers_pass(returned):
         (steps((0.5, -1.0, 0.25), (1, 2, 3)), "abc"),
         (steps([1, True], [2, 3]), "abc"),
         (steps(np.array([0.5, 1.5]), np.array([1, 3])), "abc"),
+        (steps(np.array([True, False]), torch.tensor([1, 3])), "abc"),
+        (steps(torch.tensor([0.5, 1.5]), [np.int64(1), torch.tensor(3)]), "abc"),
         # An empty response has one place to end.
         (steps((2.0,), (0,)), ""),
     ],
@@ -75,6 +86,13 @@ def test_a_number_is_one_step():
         (steps((1.0, 1.0), (1, 4)), "error", r"ends\[1\] is 4; .*, which is 3 here: \[1, 4\]"),
         (steps(1.0, (1,)), "error", "rewards is 1.0; it must have one entry for each step"),
         (steps((1.0,), 3), "error", "ends is 3; it must have one entry"),
+        (steps((1.0,), (np.bool_(True),)), "error", r"ends\[0\] is True, not a whole number"),
+        (np.array([1.0]), "error", r"it returned array\(\[1\.\]\) \(ndarray\), not a number"),
+        (torch.tensor([1.0]), "error", r"it returned tensor\(\[1\.\]\) \(Tensor\), not a number"),
+        (np.str_("1"), "error", r"it returned '1' \(str\), not a number"),
+        (np.complex64(1), "error", r"\(complex\), not a number"),
+        (np.float32("nan"), "not_finite", "it returned nan"),
+        (torch.tensor(float("inf")), "not_finite", "it returned inf"),
         ((1.0, 2.0), "error", r"it returned \(1.0, 2.0\) \(tuple\), not a number"),
     ],
 )

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
+import time
+from fractions import Fraction
 from typing import Any
 
 import pytest
 
 from rlhf_ray.rewards import RewardSample, StepRewards
 from rlhf_ray.rewards.answers import to_message
-from rlhf_ray.rewards.builtin.arithmetic import Arithmetic, last_number
+from rlhf_ray.rewards.builtin.arithmetic import Arithmetic
 from rlhf_ray.rewards.builtin.exact_match import ExactMatch
 from rlhf_ray.rewards.builtin.length import Length
 from rlhf_ray.rewards.builtin.lines import Lines
 from rlhf_ray.rewards.builtin.regular_expression import RegularExpression
+from rlhf_ray.rewards.numerals import last_number, numerals, read_number
 
 
 def sample(response: str, answer: str | None = None) -> RewardSample:
@@ -61,9 +63,45 @@ def test_missing_answer_is_an_error_and_no_low_score(reward: ExactMatch | Arithm
         ("(2+3)-5", "5"),
         ("1,234", "1234"),
         ("-1,234,567.50 dollars", "-1234567.50"),
-        ("1,23", "23"),
-        ("1,2345", "2345"),
-        ("1234,567", "567"),
+        ("1,23", "1.23"),
+        ("1,2345", "1.2345"),
+        ("1234,567", "1234.567"),
+        ("0,125", "0.125"),
+        ("1.234,50", "1234.5"),
+        ("1.234.567", "1234567"),
+        ("1'234.5", "1234.5"),
+        ("1_000", "1000"),
+        ("1\u00a0234", "1234"),
+        ("1\u202f234,5", "1234.5"),
+        ("1{,}234", "1234"),
+        ("1\\,234", "1234"),
+        ("1e5", "100000"),
+        ("1.5E-3", "0.0015"),
+        ("1.e+05", "100000"),
+        ("1.5 \u00d7 10^3", "1500"),
+        ("1.5\\times 10^{-3}", "0.0015"),
+        ("3*10**5", "300000"),
+        ("0x1F", "31"),
+        ("2eggs", "2"),
+        ("-$5", "-5"),
+        ("$-5", "-5"),
+        ("-\\$1,000", "-1000"),
+        ("\u20ac 5,00", "5"),
+        ("-.5", "-0.5"),
+        ("wait...5", "5"),
+        ("= - 5", "-5"),
+        ("3 - 5", "5"),
+        ("\n- 5", "5"),
+        ("\u20135", "-5"),
+        ("10\u20135", "5"),
+        ("3/4", "3/4"),
+        ("-3 / 4", "-3/4"),
+        ("1 1/2", "3/2"),
+        ("\u00bd", "1/2"),
+        ("1\u00bd", "3/2"),
+        ("-\\frac{1}{2}", "-1/2"),
+        ("\\boxed{-7}", "-7"),
+        ("50 %", "50"),
         ("3, 4, 5", "5"),
         ("0.5", "0.5"),
         (".5", "0.5"),
@@ -73,7 +111,57 @@ def test_missing_answer_is_an_error_and_no_low_score(reward: ExactMatch | Arithm
     ],
 )
 def test_last_number(text: str, number: str) -> None:
-    assert last_number(text) == Decimal(number)
+    assert last_number(text) == Fraction(number)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1e5x",
+        "1e5.5",
+        "1e999999999",
+        "1,234,5",
+        "1,23,456",
+        "1.2.3",
+        "12:30",
+        "2024/01/05",
+        "10^5",
+        "3**2",
+        "10\u2075",
+        "10 000",
+        "3/0",
+        "1 3/2",
+        "-$-5",
+        "9" * 5000,
+    ],
+)
+def test_a_number_without_a_certain_reading_is_not_read(text: str) -> None:
+    """Neither the half of it nor the number before it."""
+    assert last_number(f"first 7, then {text}") is None
+    assert Arithmetic()(sample(f"7 {text}", "7")) == 0.0
+
+
+def test_a_number_alone_and_numbers_in_a_text() -> None:
+    assert read_number(" -$1,234.50 ") == Fraction("-1234.5")
+    assert [read_number(text) for text in ("5 kg", "1 2", "nan", "inf", "")] == [None] * 5
+    found = [(n.start, n.end, n.value) for n in numerals("a 1,5 and 12:30")]
+    assert found == [(2, 5, Fraction("1.5")), (10, 15, None)]
+
+
+@pytest.mark.parametrize(
+    "piece", ["1,", "9", "- ", "\\frac{", "1 ", "1/", "$", "1e", "0x", "(= ", "1 1/", "1{,}", "1^"]
+)
+def test_long_responses_are_read_in_linear_time(piece: str) -> None:
+    started = time.process_time()
+    last_number(piece * 50_000)
+    assert time.process_time() - started < 5.0
+
+
+@pytest.mark.parametrize("answer", ["", " \n"])
+@pytest.mark.parametrize("reward", [ExactMatch(), Arithmetic()])
+def test_an_empty_answer_is_missing(reward: ExactMatch | Arithmetic, answer: str) -> None:
+    with pytest.raises(ValueError, match="e0-r7 has no reference answer"):
+        reward(sample("", answer))
 
 
 @pytest.mark.parametrize("text", ["", "seven", "- , .", "\u0667"])
@@ -91,6 +179,10 @@ def test_no_number(text: str) -> None:
         ("0.3", "0.30", 0.0, 1.0),
         ("3.14", "3.14159", 0.01, 1.0),
         ("3.1", "3.14159", 0.01, 0.0),
+        ("It is 1e5.", "100,000", 0.0, 1.0),
+        ("3/4", "0.75", 0.0, 1.0),
+        ("-$5", "5", 0.0, 0.0),
+        ("1,5", "5", 0.0, 0.0),
         ("1" + "0" * 40 + "1", "1" + "0" * 40 + "2", 0.0, 0.0),
     ],
 )

@@ -192,11 +192,41 @@ class TestReading:
             ("Score: 11", "not from 1 to 10"),
             ("Score: -3", "not from 1 to 10"),
             ("Score: 0", "not from 1 to 10"),
+            ("Score: 1e99", "'1' in .* is not the whole score, which is '1e99'"),
+            ("Score: 7,5", "is not the whole score, which is '7,5'"),
+            ("Score: 3/4", "the whole score, which is '3/4'; reward.judge.max_score is 10"),
+            ("Score: 70/100", "the whole score, which is '70/100'"),
+            ("Score: 4 out of 5", "the whole score, which is '4 out of 5'"),
+            ("Score: 9%", "the whole score, which is '9%'"),
+            ("Score: 8-9", "the whole score, which is '8-9'"),
+            ("Score: 8. Final score: \u22125", "the score \u22125 .* is not from 1 to 10"),
+            ("Score: 8. Final score: .5", "not from 1 to 10"),
         ],
     )
     def test_judgements_without_a_score(self, said, words):
         with pytest.raises(NoScore, match=words):
             read_score(JUDGE, said)
+
+    @pytest.mark.parametrize(
+        ("said", "score"),
+        [
+            ("Score: 7.5/10", 7.5),
+            ("Score: 7.5 / 10.", 7.5),
+            ("**Score:** 7 out of 10, and 3 of 4 points", 7.0),
+            ("Score: 8 - 2 errors", 8.0),
+            ("Score: +5", 5.0),
+            ("Score: 5.", 5.0),
+        ],
+    )
+    def test_the_configured_scale_may_stand_behind_a_score(self, said, score):
+        assert read_score(replace(JUDGE, scale=False), said) == score
+
+    def test_what_the_pattern_matches_around_a_score_is_expected(self):
+        judge = replace(JUDGE, pattern=r"(\d+)/100", max_score=100.0, scale=False)
+        assert read_score(judge, "I say 70/100") == 70.0
+        judge = replace(JUDGE, pattern=r"(\d+)/5", scale=False)
+        assert read_score(judge, "I say 4/5") == 4.0
+        assert read_score(replace(JUDGE, max_score=100.0, scale=False), "Score: 70%") == 70.0
 
     @pytest.mark.parametrize("said", ["= nan", "= inf", "= high", "= "])
     def test_a_match_that_is_no_number(self, said):

@@ -11,7 +11,7 @@ from rlhf_ray.data.prepare.cleaning.content_check import ContentCheck
 from rlhf_ray.data.prepare.cleaning.decontamination import Decontamination
 from rlhf_ray.data.prepare.cleaning.deduplication import ExactDeduplication, NearDeduplication
 from rlhf_ray.data.prepare.cleaning.language import LanguageFilter
-from rlhf_ray.data.prepare.cleaning.lengths import CharacterLimits, CountTokens, TokenLimit
+from rlhf_ray.data.prepare.cleaning.lengths import CharacterLimits, TokenLimit
 from rlhf_ray.data.prepare.cleaning.personal_data import PersonalDataFilter, PersonalDataFinder
 from rlhf_ray.data.prepare.cleaning.steps import Notes, Step
 from rlhf_ray.data.prepare.cleaning.text_normalization import TextNormalization
@@ -39,12 +39,12 @@ class Cleaning:
 
 
 def make_cleaning(
-    prepare: PrepareConfig, evaluation: tuple[PreparedSource, ...], count_tokens: CountTokens | None
+    prepare: PrepareConfig, evaluation: tuple[PreparedSource, ...], token_limit: TokenLimit | None
 ) -> Cleaning:
     """Make the steps: cheap ones first, comparisons with other samples last.
 
     Args:
-        count_tokens: None if no limit is in tokens.
+        token_limit: None if no limit is in tokens.
 
     Raises:
         RequestError: a library is missing, or does not know a language or region.
@@ -58,7 +58,7 @@ def make_cleaning(
         before_routing=normalization,
         after_routing=(
             ContentCheck(),
-            *_length_steps(prepare, count_tokens),
+            *_length_steps(prepare, token_limit),
             *_language_steps(prepare),
             *_personal_steps(prepare, notes),
             *_decontamination_steps(prepare, evaluation, normalization),
@@ -68,13 +68,13 @@ def make_cleaning(
     )
 
 
-def _length_steps(prepare: PrepareConfig, count_tokens: CountTokens | None) -> Iterator[Step]:
+def _length_steps(prepare: PrepareConfig, token_limit: TokenLimit | None) -> Iterator[Step]:
     least, most = prepare.min_characters, prepare.max_characters
     if least is not None or most is not None:
         yield CharacterLimits(least=least, most=most)
     if prepare.max_tokens is not None:
-        assert count_tokens is not None, "the stage loads a tokenizer for prepare.max_tokens"
-        yield TokenLimit(count_tokens, most=prepare.max_tokens)
+        assert token_limit is not None, "the stage loads a tokenizer for prepare.max_tokens"
+        yield token_limit
 
 
 def _language_steps(prepare: PrepareConfig) -> Iterator[Step]:

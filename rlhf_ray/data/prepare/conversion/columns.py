@@ -22,8 +22,12 @@ from rlhf_ray.data.prepare.conversion.contents import (
     PromptOnly,
     Text,
 )
-from rlhf_ray.data.prepare.conversion.mapping import Layout, by_row, number_in, text_in
-from rlhf_ray.data.prepare.conversion.ranked import preference_of_ranking, preference_of_scores
+from rlhf_ray.data.prepare.conversion.mapping import Layout, by_row, said_in, text_in
+from rlhf_ray.data.prepare.conversion.ranked import (
+    margin_of_pair,
+    preference_of_ranking,
+    preference_of_scores,
+)
 from rlhf_ray.data.rows import BadCell, Row, shown
 
 _GOOD = {"true", "1", "yes", "good", "up"}
@@ -64,7 +68,7 @@ def _demonstration(row: Row, column: _Columns) -> Content:
     if column("messages") in row.cells:
         name = column("messages")
         return Demonstration(messages=read_messages(row.cells[name], name))
-    answer = Message(role="assistant", content=text_in(row, column("answer")))
+    answer = Message(role="assistant", content=said_in(row, column("answer")))
     return Demonstration(messages=(*_prompt_messages(row, column("prompt")), answer))
 
 
@@ -81,8 +85,8 @@ def _preference(row: Row, column: _Columns) -> Content:
         return preference_of_chats(row, column, chosen, rejected)
     return Preference(
         prompt=_prompt_messages(row, column("prompt")),
-        chosen=text_in(row, column("chosen")),
-        rejected=text_in(row, column("rejected")),
+        chosen=said_in(row, column("chosen")),
+        rejected=said_in(row, column("rejected")),
         margin=_margin(row, column),
     )
 
@@ -115,7 +119,7 @@ def split_chat(value: Any, column: str, prompt: Any) -> tuple[Messages, str]:
 def _feedback(row: Row, column: _Columns) -> Content:
     return FeedbackContent(
         prompt=_prompt_messages(row, column("prompt")),
-        answer=text_in(row, column("answer")),
+        answer=said_in(row, column("answer")),
         good=_good(row, column("good")),
     )
 
@@ -133,15 +137,16 @@ def _good(row: Row, column: str) -> bool:
 def _prompt_messages(row: Row, column: str) -> Messages:
     if isinstance(row.cells.get(column), list):
         return read_messages(row.cells[column], column)
-    return user_message(text_in(row, column))
+    return user_message(said_in(row, column))
 
 
 def _margin(row: Row, column: _Columns) -> float | None:
-    better, worse = (number_in(row, column(name)) for name in ("chosen_score", "rejected_score"))
-    given = number_in(row, column("margin"))
-    if given is None and better is not None and worse is not None:
-        return better - worse
-    return given
+    return margin_of_pair(
+        row,
+        chosen_score=column("chosen_score"),
+        rejected_score=column("rejected_score"),
+        margin=column("margin"),
+    )
 
 
 def _optional(row: Row, column: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from rlhf_ray.data.prepare.conversion.chats import split_answer
@@ -41,6 +42,14 @@ def pairs_of(content: Content) -> tuple[Content, ...]:
         )
         for better, worse in content.ranking_pairs
     )
+
+
+def has_ties(content: Content) -> bool:
+    """Whether a ranking has answers of equal rank."""
+    if not isinstance(content, Preference) or content.ranking is None:
+        return False
+    assert content.ranking_pairs is not None, "a ranking comes with its pairs"
+    return len(content.ranking_pairs) < math.comb(len(content.ranking), 2)
 
 
 def _demonstration_of_preference(content: Preference) -> tuple[Content, ...]:

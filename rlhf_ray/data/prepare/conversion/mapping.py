@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from rlhf_ray.data.prepare.conversion.chats import BrokenChat
 from rlhf_ray.data.prepare.conversion.contents import Content
-from rlhf_ray.data.rows import BadCell, BrokenRow, Row, shown
+from rlhf_ray.data.rows import BadCell, BrokenRow, Row, refuse_written_chat, shown
 
 BROKEN_ROW = "broken row"
 BROKEN_CHAT = "broken conversation"
+NOT_BETTER = "chosen not better"
+
+
+class NotBetter(ValueError):  # noqa: N818 - it reads as a sentence where it is raised
+    """The scores of a row do not say that the chosen answer is better."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,8 +34,9 @@ class Unusable:
     """A row without a usable content.
 
     Attributes:
-        reason: BROKEN_ROW (the form is wrong, so the mapping or the file is wrong) or BROKEN_CHAT
-            (the form is right but the conversation is not, as happens in every large set).
+        reason: BROKEN_ROW (the form is wrong, so the mapping or the file is wrong), BROKEN_CHAT
+            (the form is right but the conversation is not, as happens in every large set) or
+            NOT_BETTER (the scores do not put one answer above the other).
     """
 
     number: int
@@ -69,6 +76,8 @@ def by_row(read: Callable[[Row, str], Content]) -> RowMapping:
                 yield unusable(row, BROKEN_ROW, error)
             except BrokenChat as error:
                 yield unusable(row, BROKEN_CHAT, error)
+            except NotBetter as error:
+                yield unusable(row, NOT_BETTER, error)
 
     return apply
 
@@ -91,20 +100,35 @@ def text_in(row: Row, column: str) -> str:
         raise BadCell(f"the row has no column {column!r}, only {sorted(row.cells)}")
     value = row.cells[column]
     if isinstance(value, int | float) and not isinstance(value, bool):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise BadCell(f"column {column!r} must be a finite number; it is {shown(value)}")
         return str(value)
     if not isinstance(value, str):
         raise BadCell(f"column {column!r} must be text or a number; it is {shown(value)}")
     return value
 
 
+def said_in(row: Row, column: str) -> str:
+    """Read a cell as the text of one message.
+
+    Raises:
+        BadCell: see `text_in`; or the cell is a whole chat that was written as text.
+    """
+    text = text_in(row, column)
+    refuse_written_chat(text, column)
+    return text
+
+
 def number_in(row: Row, column: str) -> float | None:
-    """Read a cell as a number, also from text as in CSV; None if the cell is empty or missing.
+    """Read a cell as a number, also from text as in CSV; None if it is empty, missing or NaN.
+
+    Pandas writes a missing number as NaN.
 
     Raises:
         BadCell: the cell is not a number.
     """
     value = row.cells.get(column)
-    if value is None or value == "":
+    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return None
     return as_number(value, f"column {column!r}")
 
@@ -121,6 +145,6 @@ def as_number(value: Any, what: str) -> float:
         number = float(value)
         if number - number != 0:  # inf and nan
             raise ValueError
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise BadCell(f"{what} must be a finite number; it is {shown(value)}") from None
     return number

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rlhf_ray.data.rows import BrokenRow, Row
+from rlhf_ray.data.sources.compressed import opened
 
 TEXT_SUFFIXES = (".txt", ".text")
 
@@ -19,7 +20,7 @@ def read_text(path: Path, unit: str) -> Iterator[Row | BrokenRow]:
     lines: list[str] = []
     number, first, line_number = 0, 1, 0
     # Bytes: a line that is not UTF-8 is one broken row, not the end of the file.
-    with path.open("rb") as file:
+    with opened(path) as file:
         for line_number, raw in enumerate(file, start=1):
             try:
                 line = raw.decode("utf-8-sig" if line_number == 1 else "utf-8")

@@ -7,8 +7,8 @@ from typing import Any
 
 from rlhf_ray.data.prepare.conversion.chats import BrokenChat
 from rlhf_ray.data.prepare.conversion.contents import Messages, Preference
-from rlhf_ray.data.prepare.conversion.mapping import as_number
-from rlhf_ray.data.rows import BadCell
+from rlhf_ray.data.prepare.conversion.mapping import NotBetter, as_number, number_in
+from rlhf_ray.data.rows import BadCell, Row
 
 
 def preference_of_ranking(prompt: Messages, answers: Sequence[str]) -> Preference:
@@ -31,7 +31,8 @@ def preference_of_scores(
 
     Raises:
         BadCell: the number of scores differs from that of answers, or a score is not a number.
-        BrokenChat: fewer than two answers, or all scores are equal.
+        BrokenChat: fewer than two answers.
+        NotBetter: all scores are equal.
     """
     if len(scores) != len(answers):
         raise BadCell(
@@ -42,7 +43,7 @@ def preference_of_scores(
     order = sorted(range(len(answers)), key=lambda index: -numbers[index])
     ranked = [numbers[index] for index in order]
     if ranked[0] == ranked[-1]:
-        raise BrokenChat(f"all answers have the same score, {ranked[0]:g}, so that none is better")
+        raise NotBetter(f"all answers have the same score, {ranked[0]:g}, so that none is better")
     pairs = [
         (i, j)
         for i in range(len(ranked))
@@ -52,6 +53,33 @@ def preference_of_scores(
     return _preference(
         prompt, [answers[index] for index in order], pairs, margin=ranked[0] - ranked[-1]
     )
+
+
+def margin_of_pair(
+    row: Row, *, chosen_score: str, rejected_score: str, margin: str | None = None
+) -> float | None:
+    """Read by how much the chosen answer is better: a margin, or the difference of two scores.
+
+    Args:
+        chosen_score, rejected_score, margin: columns; a column may be missing or empty.
+
+    Raises:
+        BadCell: a cell is not a number.
+        NotBetter: the score of the chosen answer is not above that of the rejected one, or the
+            margin is negative. Such a pair would teach the wrong order, or none.
+    """
+    better, worse = number_in(row, chosen_score), number_in(row, rejected_score)
+    given = None if margin is None else number_in(row, margin)
+    if given is not None and given < 0:
+        raise NotBetter(f"the margin is {given:g}, so that the chosen answer is the worse one")
+    if better is None or worse is None:
+        return given
+    if better <= worse:
+        raise NotBetter(
+            f"the chosen answer has the score {better:g} and the rejected one {worse:g}, so that "
+            f"the chosen one is {'not better' if better == worse else 'the worse one'}"
+        )
+    return better - worse if given is None else given
 
 
 def _preference(

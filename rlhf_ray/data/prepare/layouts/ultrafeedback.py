@@ -5,7 +5,8 @@ from __future__ import annotations
 from rlhf_ray.data.prepare.conversion.chats import BrokenChat
 from rlhf_ray.data.prepare.conversion.columns import split_chat
 from rlhf_ray.data.prepare.conversion.contents import Content, Preference
-from rlhf_ray.data.prepare.conversion.mapping import Layout, by_row, number_in
+from rlhf_ray.data.prepare.conversion.mapping import Layout, by_row
+from rlhf_ray.data.prepare.conversion.ranked import margin_of_pair
 from rlhf_ray.data.rows import Row
 
 
@@ -16,8 +17,7 @@ def _read(row: Row, kind: str) -> Content:
     other, rejected = split_chat(row.cells.get("rejected"), "rejected", asked)
     if prompt != other:
         raise BrokenChat("chosen and rejected answer different prompts")
-    better, worse = number_in(row, "score_chosen"), number_in(row, "score_rejected")
-    margin = None if better is None or worse is None else better - worse
+    margin = margin_of_pair(row, chosen_score="score_chosen", rejected_score="score_rejected")
     return Preference(prompt=prompt, chosen=chosen, rejected=rejected, margin=margin)
 
 

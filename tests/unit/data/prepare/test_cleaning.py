@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from contextlib import closing
 
 import pytest
@@ -14,6 +15,7 @@ from rlhf_ray.data.prepare.cleaning.language import LanguageFilter
 from rlhf_ray.data.prepare.cleaning.personal_data import PersonalDataFinder, masked
 from rlhf_ray.data.prepare.conversion.contents import Sample, Text
 from rlhf_ray.data.prepare.store import SampleStore
+from rlhf_ray.data.rows import DataError
 from tests.unit.data.prepare.helpers import Result, assistant, source, user, write_lines
 
 ENGLISH = "The river runs through the old town and meets the sea behind the harbour walls."
@@ -70,6 +72,31 @@ def test_tokens(tmp_path):
     result, kept = prepared_texts(tmp_path, ["abcd", "äöü", "abcde"], *overrides)
     assert kept == {"abcd"}
     assert result.report["removed"] == {"too long": 2}
+
+
+def test_megabytes_are_too_long_without_being_tokenised(tmp_path):
+    from rlhf_ray.testing.tiny import tiny_random
+
+    model = tiny_random(tmp_path / "model")
+    overrides = [f"model.path={model}", "prepare.max_tokens=64", "prepare.mend_encoding=false"]
+    started = time.process_time()
+    result, kept = prepared_texts(tmp_path, ["abcd", "word " * 2_000_000], *overrides)
+    assert time.process_time() - started < 20
+    assert kept == {"abcd"}
+    assert result.reasons == {"too long": "10000000 characters; prepare.max_tokens=64"}
+
+
+def test_rows_that_cannot_be_read_end_the_run_or_are_counted(tmp_path):
+    path = tmp_path / "r.jsonl"
+    lines = ['{"text": "x \\ud83d"}', '{"text": ' + "9" * 5000 + "}", "[" * 100_000]
+    lines += ['{"text": "a", "text": "b"}', '{"text": NaN}']
+    path.write_text("\n".join(['{"text": "good"}', *lines]))
+    keys = source("t", path, kind="text")
+    with pytest.raises(DataError, match=r"prepare\.sources\.t: r\.jsonl line 2: .*surrogate"):
+        Result(tmp_path / "out", *keys)
+    result = Result(tmp_path / "out", *keys, "prepare.on_bad_row=skip")
+    assert result.report["removed"] == {"broken row": 5}
+    assert [line["text"] for line in result.lines("text")] == ["good"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -82,6 +83,36 @@ class TestUltraFeedback:
         }
         expected = preference(user("Q"), "good", "bad", margin=2.5)
         assert read(tmp_path, [row], layout="ultrafeedback") == [expected]
+
+    @pytest.mark.parametrize(
+        ("better", "worse", "words"),
+        [
+            (3, 5.0, "the score 3 and the rejected one 5, .*the worse one"),
+            ("2.5", 2.5, "so that the chosen one is not better"),
+        ],
+    )
+    @pytest.mark.parametrize(
+        ("entry", "scores"),
+        [
+            ({"layout": "ultrafeedback"}, ("score_chosen", "score_rejected")),
+            ({"kind": "preference"}, ("chosen_score", "rejected_score")),
+        ],
+    )
+    def test_a_chosen_answer_without_the_higher_score_is_removed(
+        self, tmp_path, entry, scores, better, worse, words
+    ):
+        row = {"chosen": [*user("Q"), assistant("a")], "rejected": [*user("Q"), assistant("b")]}
+        row |= dict(zip(scores, (better, worse), strict=True))
+        (item,) = read(tmp_path, [row], **entry)
+        assert item.reason == "chosen not better"
+        assert re.search(words, item.detail)
+
+    def test_a_score_that_pandas_wrote_as_nan_is_missing(self, tmp_path):
+        row = {"prompt": "q", "chosen": "a", "rejected": "b", "chosen_score": float("nan")}
+        rows = [{**row, "rejected_score": 2}, {**row, "margin": -1}]
+        good, negative = read(tmp_path, rows, kind="preference")
+        assert good["margin"] is None
+        assert "the margin is -1" in negative.detail
 
     def test_answers_without_the_question(self, tmp_path):
         row = {"prompt": "Q", "chosen": [assistant("good")], "rejected": [assistant("bad")]}
@@ -265,8 +296,21 @@ class TestColumns:
                 ranking_pairs=[[0, 1], [0, 2]],
             ),
         ]
-        assert (equal.reason, count.reason) == ("broken conversation", "broken row")
+        assert (equal.reason, count.reason) == ("chosen not better", "broken row")
         assert "'big'" in word.detail
+
+    @pytest.mark.parametrize(
+        ("kind", "row"),
+        [
+            ("prompt", {"prompt": str(user("q"))}),
+            ("demonstration", {"prompt": "q", "answer": str([assistant("a")])}),
+            ("preference", {"prompt": "q", "chosen": str([assistant("a")]), "rejected": "b"}),
+            ("feedback", {"prompt": str(user("q")), "answer": "a", "good": True}),
+        ],
+    )
+    def test_a_chat_that_was_written_as_text(self, tmp_path, kind, row):
+        (item,) = read(tmp_path, [row], kind=kind)
+        assert "is a chat that was written as text" in item.detail
 
     @pytest.mark.parametrize(
         ("value", "good"),

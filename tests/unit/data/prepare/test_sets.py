@@ -6,8 +6,9 @@ from collections import Counter
 
 import pytest
 
-from rlhf_ray.config.groups.data import DataConfig
+from rlhf_ray.config.groups.data import DataConfig, ExamplesConfig
 from rlhf_ray.config.groups.prepare_sources import PreparedSource
+from rlhf_ray.data.examples import load_rankings
 from rlhf_ray.data.prepare.blend import blend
 from rlhf_ray.data.prompts.load import load_prompts
 from tests.unit.data.prepare.helpers import Result, assistant, source, user, write_lines
@@ -244,6 +245,43 @@ def test_one_preference_is_two_feedbacks(tmp_path):
     assert len({line["id"] for line in lines}) == 6
     told = result.report["sources"]["u"]
     assert (told["read"], told["made"], told["kept"]) == (3, 3, 6)
+
+
+def test_a_ranking_with_ties_becomes_pairs(tmp_path):
+    rows = [
+        {"prompt": "q", "answers": ["a", "b", "c"], "scores": [1, 4, 1]},
+        {"prompt": "r", "answers": ["a", "b", "c"], "scores": [1, 4, 2]},
+    ]
+    keys = source("r", write_lines(tmp_path / "r.jsonl", rows), kind="preference")
+    result = Result(tmp_path / "out", *keys)
+    lines = result.lines("preference")
+    assert sorted((str(line["ranking"]), line["chosen"], line["rejected"]) for line in lines) == [
+        ("None", "b", "a"),
+        ("None", "b", "c"),
+        ("['b', 'c', 'a']", "b", "a"),
+    ]
+    told = result.report["sources"]["r"]
+    assert (told["read"], told["made"], told["kept"]) == (2, 1, 3)
+
+
+def test_the_next_stage_reads_every_pair_that_is_written(tmp_path, tokenizer):
+    """Pairs in the wrong order and ties are removed and counted, by every route."""
+    rows = [
+        {
+            "chosen": [*user(f"q{n}"), assistant("a")],
+            "rejected": [*user(f"q{n}"), assistant("b")],
+            "score_chosen": score,
+            "score_rejected": 5,
+        }
+        for n, score in enumerate((7, 3, 5, None))
+    ]
+    path = write_lines(tmp_path / "u.jsonl", rows)
+    for kind in ("preference", "demonstration", "feedback"):
+        result = Result(tmp_path / kind, *source("u", path, layout="ultrafeedback", kind=kind))
+        assert result.report["removed"] == {"chosen not better": 2}
+        assert questions(result.lines(kind)) == {"q0", "q3"}
+    config = ExamplesConfig(path=str(tmp_path / "preference/preference/train.jsonl"), eval_share=0)
+    assert len(load_rankings(config, tokenizer, seed=0).train) == 2
 
 
 def test_rankings_as_pairs(tmp_path):

@@ -93,6 +93,11 @@ class TestRendering:
             """Stands for tokenizers that begin every text with a token (Llama, Gemma)."""
 
             chat_template = None
+            added_tokens_decoder: dict[int, Any] = {}  # noqa: RUF012
+            all_special_tokens: tuple[str, ...] = ()
+
+            def get_vocab(self) -> dict[str, int]:
+                return {"a": 9, "b": 8}
 
             def __call__(self, texts: list[str], *, add_special_tokens: bool) -> dict[str, Any]:
                 begin = [1] if add_special_tokens else []

@@ -118,7 +118,7 @@ class TestCsv:
             ("prompt,prompt\na,b\n", "every column needs its own name"),
             ("prompt,\na,b\n", "every column needs its own name"),
             ('pro"mpt,"a"b\n', "the header, is broken"),
-            (b"prompt\n\xff\n", "is not UTF-8"),
+            (b"\xff\nprompt\n", "header of .*a.csv is not UTF-8"),
         ],
     )
     def test_broken(self, tmp_path: Path, text: str | bytes, message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.data import ExamplesConfig
+from rlhf_ray.data.examples.sets import few_rows
 from rlhf_ray.models.tiny.tokenizer import train_tokenizer
 from rlhf_ray.stages.fit.preference_rows import load_comparable_feedback, rankings_within
 
@@ -45,3 +47,27 @@ def test_feedback_on_one_prompt_is_compared_with_nothing(tmp_path: Path) -> None
     load_comparable_feedback(examples(tmp_path, *rows), TOKENIZER, seed=0)
     with pytest.raises(RequestError, match=r"learnt from has one prompt.*examples\.eval_share"):
         load_comparable_feedback(examples(tmp_path, *rows[:2]), TOKENIZER, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("is_good", "words"),
+    [
+        (True, "all 2 answers .* are good; add bad ones, or learn these answers with stage=sft"),
+        (False, "all 2 answers .* are bad; add good ones$"),
+    ],
+)
+def test_feedback_of_one_kind(tmp_path: Path, is_good: bool, words: str) -> None:
+    rows = [{"prompt": prompt, "answer": "1", "good": is_good} for prompt in ("a?", "b?")]
+    with pytest.raises(RequestError, match=words):
+        load_comparable_feedback(examples(tmp_path, *rows), TOKENIZER, seed=0)
+
+
+def test_few_held_out_rows_are_said(tmp_path: Path) -> None:
+    rows = [{"prompt": f"{n}?", "answer": "1", "good": n % 2 == 0} for n in range(60)]
+    config = examples(tmp_path, *rows)
+    for count, is_few in ((3, True), (29, True), (30, False)):
+        (tmp_path / "held_out.jsonl").write_text("\n".join(json.dumps(r) for r in rows[:count]))
+        settings = dataclasses.replace(config, eval_path=str(tmp_path / "held_out.jsonl"))
+        told = load_comparable_feedback(settings, TOKENIZER, seed=0).describe()
+        assert (f"few held-out rows: a share of {count}, such as an accuracy" in told) == is_few
+    assert "changes by 33% with a single row" in few_rows(3)
