@@ -15,6 +15,7 @@ from rlhf_ray.data.examples.sets import ExampleSet, T, fingerprint_of
 from rlhf_ray.data.examples.spans import MarkedText, special_texts
 from rlhf_ray.data.examples.split import content_key
 from rlhf_ray.data.messages import check_system_prompt
+from rlhf_ray.data.notes import RowNotes
 from rlhf_ray.data.rejects import INVALID, Rejects, Skipped
 from rlhf_ray.data.rows import BadCell, DataError, Row
 from rlhf_ray.records.supervised import LabelledTokens
@@ -33,11 +34,13 @@ class Draft(Generic[T]):
         question: the prompt as plain values; the key for the held-out split of a row without id.
         texts: texts whose tokens make the example.
         build: makes the example of these tokens; raises ValueError if that is impossible.
+        notes: what is learnt otherwise than the row says, in addition to the notes of `texts`.
     """
 
     question: Any
     texts: tuple[MarkedText, ...]
     build: Callable[[tuple[LabelledTokens, ...]], T]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -48,6 +51,7 @@ class GatheredExamples(Generic[T]):
     held_out: list[T] = field(default_factory=list)
     num_cut: int = 0
     num_unended: int = 0
+    notes: RowNotes = field(default_factory=RowNotes)
 
     def of(self, *, held_out: bool) -> list[T]:
         """The list of one side."""
@@ -117,6 +121,7 @@ def finished_set(
         num_cut=gathered.num_cut,
         num_unended=gathered.num_unended,
         skipped=_skipped([source.rejects for source in sources]),
+        notes=gathered.notes.lines(),
         vocabulary_size=len(tokenizer),
         fingerprint=fingerprint_of(gathered.train, gathered.held_out),
     )
@@ -165,6 +170,8 @@ def _build(
         example = lengths.fit(row, good, draft.build)
         if example is not None:
             gathered.of(held_out=is_held_out).append(example)
+            own = (note for text in draft.texts for note in text.notes)
+            gathered.notes.add(row.where, (*draft.notes, *own))
             gathered.num_unended += any(_last_predicted(sample) not in ends for sample in good)
 
 

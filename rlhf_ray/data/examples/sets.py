@@ -28,6 +28,7 @@ class ExampleSet(Generic[T]):
         num_unended: examples of both with an answer after which the template writes no special
             token, before any cut. They do not teach the model to stop.
         skipped: rows of both sources that are left out, by reason.
+        notes: lines about rows that are learnt otherwise than they say.
         vocabulary_size: of the tokenizer; every token id is below it.
         fingerprint: hash of the tokens, masks and labels of both, in order.
     """
@@ -40,6 +41,7 @@ class ExampleSet(Generic[T]):
     skipped: tuple[Skipped, ...]
     vocabulary_size: int
     fingerprint: str
+    notes: tuple[str, ...] = ()
 
     def describe(self) -> str:
         """Lines for the screen: number and lengths of examples, and rows left out."""
@@ -52,7 +54,7 @@ class ExampleSet(Generic[T]):
                 f"with an answer that no special token ends: {self.num_unended}; from these the "
                 "model does not learn when to stop"
             )
-        return "\n".join([*lines, *skipped_lines(self.skipped)])
+        return "\n".join([*lines, *self.notes, *skipped_lines(self.skipped)])
 
 
 def samples_of(example: LabelledTokens | Ranking | Feedback) -> tuple[LabelledTokens, ...]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from rlhf_ray.config.groups.data import ExamplesConfig
-from rlhf_ray.data.examples.chats import answer_cell
+from rlhf_ray.data.examples.chats import filled_cell
 from rlhf_ray.data.examples.lengths import LengthLimit
 from rlhf_ray.data.examples.load import GatheredExamples, finished_set
 from rlhf_ray.data.examples.rows import Source, identity, read_sources
@@ -73,7 +73,7 @@ def _texts(source: Source, examples: ExamplesConfig) -> Iterator[tuple[Row, bool
     for row in source.rows:
         try:
             own = identity(row, examples)
-            text = answer_cell(row, examples.text_column)
+            text = filled_cell(row, examples.text_column)
         except BadCell as error:
             source.rejects.bad_row(INVALID, row.where, str(error))
             continue

@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rlhf_ray.config.groups.data import DataConfig
-from rlhf_ray.data.messages import Message, check_system_prompt, render, uses_template
+from rlhf_ray.data.messages import RenderedPrompt, check_system_prompt, render, uses_template
+from rlhf_ray.data.notes import RowNotes
 from rlhf_ray.data.prompts.order import stable_seed
 from rlhf_ray.data.rejects import INVALID, Rejects, Skipped, good_rows, skipped_lines
+from rlhf_ray.data.rendering.chat import RenderedChat
+from rlhf_ray.data.rendering.check import check_rendering
 from rlhf_ray.data.rows import BadCell, DataError, Row, check_columns, text_cell, unmapped_columns
 from rlhf_ray.data.sources.read import read_rows, source_name
 from rlhf_ray.records import Prompt
@@ -33,12 +36,14 @@ class PromptSet:
         skipped: rows that are left out, by reason.
         left_out_columns: columns without plain values, which rewards do not see.
         fingerprint: hash of ids, tokens, answers and tasks, in order.
+        notes: lines about prompts of which the chat template leaves something out.
     """
 
     prompts: tuple[Prompt, ...]
     skipped: tuple[Skipped, ...]
     left_out_columns: tuple[str, ...]
     fingerprint: str
+    notes: tuple[str, ...] = ()
 
     def describe(self) -> str:
         """Lines for the screen: number and lengths of prompts, and rows left out."""
@@ -47,7 +52,7 @@ class PromptSet:
             f"{len(lengths)} prompts of {min(lengths)} to {max(lengths)} tokens "
             f"({sum(lengths) / len(lengths):.0f} on average)"
         ]
-        lines += skipped_lines(self.skipped)
+        lines += [*self.notes, *skipped_lines(self.skipped)]
         if self.left_out_columns:
             names = ", ".join(self.left_out_columns)
             lines.append(f"columns without plain values are left out: {names}")
@@ -79,23 +84,26 @@ def load_prompts(data: DataConfig, tokenizer: PreTrainedTokenizerBase, *, seed: 
     rendered = _unique(_rendered(rows, data, tokenizer, rejects), rejects)
     prompts: list[Prompt] = []
     left_out: set[str] = set()
+    notes = RowNotes()
     for item, token_ids in _tokenised(list(rendered), data, tokenizer):
         if len(token_ids) > data.max_prompt_tokens:
             _count_long(rejects, data, item.row, len(token_ids))
             continue
         columns, others = unmapped_columns(data, item.row)
         left_out |= others
+        notes.add(item.row.where, item.notes)
         prompts.append(
             Prompt(
                 prompt_id=item.prompt_id,
                 stream_index=0,
-                text=item.text,
+                text=item.prompt.text,
                 token_ids=tuple(token_ids),
                 answer=item.answer,
                 source=item.source,
                 seed=stable_seed(seed, item.prompt_id),
                 columns=columns,
-                messages=item.messages,
+                messages=tuple(item.prompt.messages),
+                tools=tuple(item.prompt.tools),
             )
         )
     if not prompts:
@@ -105,6 +113,7 @@ def load_prompts(data: DataConfig, tokenizer: PreTrainedTokenizerBase, *, seed: 
         skipped=rejects.skipped(),
         left_out_columns=tuple(sorted(left_out)),
         fingerprint=_fingerprint(prompts),
+        notes=notes.lines(),
     )
 
 
@@ -114,10 +123,10 @@ class _Rendered:
 
     row: Row
     prompt_id: str
-    messages: tuple[Message, ...]
-    text: str
+    prompt: RenderedPrompt
     answer: str | None
     source: str
+    notes: tuple[str, ...]
 
 
 def _count_long(rejects: Rejects, data: DataConfig, row: Row, num_tokens: int) -> None:
@@ -138,17 +147,33 @@ def _rendered(
     for row in rows:
         try:
             identity = text_cell(row, data.id_column) if data.id_column else str(row.number)
-            messages, text = render(row, data, tokenizer)
+            prompt = render(row, data, tokenizer)
             yield _Rendered(
                 row=row,
                 prompt_id=f"r{identity}",
-                messages=tuple(messages),
-                text=text,
+                prompt=prompt,
                 answer=text_cell(row, data.answer_column) if data.answer_column else None,
                 source=text_cell(row, data.source_column) if data.source_column else default_source,
+                notes=_checked(prompt, data, tokenizer),
             )
         except BadCell as error:
             rejects.bad_row(INVALID, row.where, str(error))
+
+
+def _checked(
+    prompt: RenderedPrompt, data: DataConfig, tokenizer: PreTrainedTokenizerBase
+) -> tuple[str, ...]:
+    """Notes about a prompt.
+
+    Raises:
+        BadCell: the template leaves out a message, a call or a tool.
+    """
+    if not uses_template(data, tokenizer):
+        return ()
+    chat = RenderedChat(
+        messages=prompt.messages, tools=prompt.tools, text=prompt.text, learnt={}, for_answer=True
+    )
+    return check_rendering(chat, tokenizer)
 
 
 def _unique(items: Iterable[_Rendered], rejects: Rejects) -> Iterator[_Rendered]:
@@ -175,7 +200,9 @@ def _tokenised(
     add_special_tokens = not uses_template(data, tokenizer)
     for start in range(0, len(items), _TOKENISED_AT_ONCE):
         chunk = items[start : start + _TOKENISED_AT_ONCE]
-        encoded = tokenizer([item.text for item in chunk], add_special_tokens=add_special_tokens)
+        encoded = tokenizer(
+            [item.prompt.text for item in chunk], add_special_tokens=add_special_tokens
+        )
         yield from zip(chunk, encoded["input_ids"], strict=True)
 
 
