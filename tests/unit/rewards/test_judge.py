@@ -158,7 +158,9 @@ class TestRubric:
         assert (
             'Q: tools: [{"type": "function", "function": {"name": "add"}}]\n\nuser: 1+1?\n\n'
             'assistant: {"name": "add", "arguments": {"a": 1}}\n\ntool: 2 A:'
-        ) in self.text(tokenizer, JUDGE, "", messages=chat, tools=tools)
+        ) in self.text(
+            tokenizer, replace(JUDGE, max_prompt_tokens=300), "", messages=chat, tools=tools
+        )
 
     def test_reference_answer(self, tokenizer):
         judge = replace(JUDGE, rubric="{response} or {answer}?")

@@ -82,7 +82,7 @@ def test_a_template_that_drops_them_is_refused(load, template: str, message: str
 
 def test_a_template_that_drops_a_message(load) -> None:
     rows = [{"prompt": [{"role": "system", "content": "Be brief."}, USER]}]
-    with pytest.raises(DataError, match="leaves out message 1 .*'system'"):
+    with pytest.raises(DataError, match=r"leaves out message 1 .*'system'"):
         load(rows, "two_roles")
 
 
@@ -106,5 +106,5 @@ def test_weights_of_a_prompt(load) -> None:
     (prompt,) = load([{"prompt": chat}]).prompts
     assert prompt.messages[1] == {"role": "assistant", "content": "3"}
     chat[1]["weight"] = 1
-    with pytest.raises(DataError, match="message 2 .*'weight' 1, but nothing in a prompt"):
+    with pytest.raises(DataError, match=r"message 2 .*'weight' 1, but nothing in a prompt"):
         load([{"prompt": chat}])
