@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from jinja2 import TemplateError, TemplateSyntaxError
 
 from rlhf_ray.config.groups.data import DataConfig, ExamplesConfig
+from rlhf_ray.data.chat_fields import (
+    Message,
+    Tool,
+    is_learnt,
+    read_message,
+    read_tools,
+    without_weight,
+)
 from rlhf_ray.data.rows import BadCell, DataError, Row, cell, refuse_written_chat, shown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Message = dict[str, Any]
 T = TypeVar("T")
 
 # Roles that may follow a role; None is the beginning of a chat.
@@ -27,28 +35,68 @@ _MAY_FOLLOW: dict[str | None, tuple[str, ...]] = {
 }
 
 
-def render(
-    row: Row, data: DataConfig, tokenizer: PreTrainedTokenizerBase
-) -> tuple[list[Message], str]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RenderedPrompt:
+    """The prompt of a row.
+
+    Attributes:
+        messages: the prompt as a chat, without system prompt if the text is plain.
+        text: the same, up to where the answer begins.
+        tools: functions that the answer may call.
+    """
+
+    messages: list[Message]
+    text: str
+    tools: list[Tool]
+
+
+def render(row: Row, data: DataConfig, tokenizer: PreTrainedTokenizerBase) -> RenderedPrompt:
     """Read the prompt of a row as a chat and as text that ends where the answer begins.
 
     Raises:
         BadCell: the prompt is neither text nor a chat, is empty, or the template refuses it.
-        DataError: the prompt is a chat and the tokenizer has no template.
+        DataError: the prompt is a chat or has tools, and the tokenizer has no template.
     """
     value = cell(row, data.prompt_column)
+    tools = tools_cell(row, data, tokenizer)
     if isinstance(value, str):
         if not value.strip():
             raise BadCell(f"column {data.prompt_column!r} is empty; it must be text or a chat")
         refuse_written_chat(value, data.prompt_column)
         text, value = value, [{"role": "user", "content": value}]
         if not uses_template(data, tokenizer):
-            return value, text
+            return RenderedPrompt(messages=value, text=text, tools=[])
     messages = check_messages(value, data.prompt_column)
     if not uses_template(data, tokenizer):
         raise DataError(f"{row.where}: the prompt is a chat, {no_template(data)}")
     messages = with_system(messages, data.system_prompt)
-    return messages, apply_template(messages, tokenizer, add_generation_prompt=True)
+    text = apply_template(messages, tokenizer, add_generation_prompt=True, tools=tools)
+    return RenderedPrompt(messages=messages, text=text, tools=tools)
+
+
+def tools_cell(
+    row: Row, source: DataConfig | ExamplesConfig, tokenizer: PreTrainedTokenizerBase
+) -> list[Tool]:
+    """Read the tools of a row; a row without the column has none.
+
+    Raises:
+        BadCell: see `read_tools`.
+        DataError: the row has tools and no chat template could hold them.
+    """
+    column = source.tools_column
+    if column is None:
+        return []
+    try:
+        tools = read_tools(row.cells.get(column), column)
+    except BadCell as error:
+        key = source.key("tools_column")
+        raise BadCell(f"{error}. If the column has no tools, set {key}=null") from error
+    if tools and not uses_template(source, tokenizer):
+        raise DataError(
+            f"{row.where}: the row has tools in the column {column!r}, {no_template(source)}; "
+            f"{source.key('tools_column')}=null leaves them out"
+        )
+    return tools
 
 
 def with_system(messages: Sequence[Message], system_prompt: str | None) -> list[Message]:
@@ -90,10 +138,11 @@ def no_template(data: DataConfig | ExamplesConfig) -> str:
 
 
 def check_messages(value: Any, column: str) -> list[Message]:
-    """Check the messages of a prompt.
+    """Check the messages of a prompt; see `read_message` for their form.
 
     Raises:
-        BadCell: the value is not a list of messages with role and text, or ends with an answer.
+        BadCell: the value is not a list of messages with role and text, ends with an answer, or
+            asks to learn an answer, though all answers of a prompt are context.
     """
     messages = _check_list(value, column)
     if messages[-1]["role"] == "assistant":
@@ -101,15 +150,21 @@ def check_messages(value: Any, column: str) -> list[Message]:
             f"the chat in column {column!r} ends with a message of the assistant, so that there "
             "is nothing to answer; end it with a message of another role"
         )
-    return messages
+    for number, message in enumerate(messages, start=1):
+        if message.get("weight") == 1:
+            raise BadCell(
+                f"message {number} in column {column!r} has 'weight' 1, but nothing in a prompt is "
+                "learnt; leave the weight out or set it to 0"
+            )
+    return [without_weight(message) for message in messages]
 
 
 def check_conversation(value: Any, column: str) -> list[Message]:
-    """Check the messages of a demonstration and return them up to the last answer.
+    """Check the messages of a demonstration and return them up to the last answer to learn.
 
     Raises:
         BadCell: the value is not a list of messages with role and text, a role is unknown or out
-            of order, or no answer has text.
+            of order, or no answer says anything that is to be learnt.
     """
     messages = _check_list(value, column)
     before: str | None = None
@@ -125,15 +180,15 @@ def check_conversation(value: Any, column: str) -> list[Message]:
                 f"{' or '.join(_MAY_FOLLOW[before])}"
             )
         before = role
-    answers = [i for i, m in enumerate(messages) if m["role"] == "assistant" and has_text(m)]
+    answers = [i for i, message in enumerate(messages) if is_learnt(message)]
     if not answers:
+        if any(message.get("weight") == 0 for message in messages):
+            raise BadCell(
+                f"no answer in the chat in column {column!r} is to be learnt: those with text "
+                "have 'weight' 0; leave the row out"
+            )
         raise BadCell(f"the assistant says nothing in the chat in column {column!r}; add an answer")
     return messages[: answers[-1] + 1]
-
-
-def has_text(message: Message) -> bool:
-    """Whether a message has any text but white space."""
-    return bool(message["content"].strip())
 
 
 def _check_list(value: Any, column: str) -> list[Message]:
@@ -141,30 +196,24 @@ def _check_list(value: Any, column: str) -> list[Message]:
         raise BadCell(f"column {column!r} must be text or a list of messages; it is {shown(value)}")
     if not value:
         raise BadCell(f"column {column!r} is a chat without messages; it needs at least one")
-    for number, message in enumerate(value, start=1):
-        _check_message(message, f"message {number} in column {column!r}")
-    return value
-
-
-def _check_message(message: Any, where: str) -> None:
-    if not isinstance(message, dict):
-        raise BadCell(f"{where} must be an object with role and content; it is {shown(message)}")
-    for name in ("role", "content"):
-        if name not in message:
-            raise BadCell(f"{where} has no {name!r}, only {sorted(map(str, message))}")
-        if not isinstance(message[name], str):
-            raise BadCell(f"{name!r} of {where} must be text; it is {shown(message[name])}")
-    if not message["role"]:
-        raise BadCell(f"'role' of {where} is empty; name the role, such as 'user'")
+    return [
+        read_message(message, f"message {number} in column {column!r}")
+        for number, message in enumerate(value, start=1)
+    ]
 
 
 def apply_template(
-    messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, *, add_generation_prompt: bool
+    messages: Sequence[Message],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    add_generation_prompt: bool,
+    tools: Sequence[Tool] = (),
 ) -> str:
     """Render a chat as text.
 
     Args:
         add_generation_prompt: end the text with the beginning of an assistant's turn.
+        tools: functions that the assistant may call.
 
     Raises:
         BadCell: the template refuses the messages.
@@ -172,7 +221,10 @@ def apply_template(
     """
     text = _explained(
         lambda: tokenizer.apply_chat_template(
-            list(messages), add_generation_prompt=add_generation_prompt, tokenize=False
+            [without_weight(message) for message in messages],
+            tools=list(tools) or None,
+            add_generation_prompt=add_generation_prompt,
+            tokenize=False,
         )
     )
     assert isinstance(text, str)
@@ -180,7 +232,7 @@ def apply_template(
 
 
 def apply_template_with_marks(
-    messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase
+    messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, *, tools: Sequence[Tool] = ()
 ) -> tuple[str, list[tuple[int, int]]]:
     """Render a chat as text, with the [start, stop) of the characters that the template marks.
 
@@ -197,8 +249,9 @@ def apply_template_with_marks(
     render: Callable[..., Any] = render_jinja_template
     texts, marks = _explained(
         lambda: render(
-            conversations=[list(messages)],
-            chat_template=tokenizer.get_chat_template(),
+            conversations=[[without_weight(message) for message in messages]],
+            tools=list(tools) or None,
+            chat_template=tokenizer.get_chat_template(tools=list(tools) or None),
             return_assistant_tokens_mask=True,
             **tokenizer.special_tokens_map,
         )

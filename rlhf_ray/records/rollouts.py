@@ -60,6 +60,7 @@ class Prompt:
         columns: the row's other columns, for rewards.
         messages: the prompt as a chat, the system message included; a plain text is one message of
             the user. For reward models and judges, which have their own tokenizer and template.
+        tools: functions that the answer may call, as the chat template got them.
     """
 
     prompt_id: str
@@ -71,6 +72,7 @@ class Prompt:
     seed: int
     columns: dict[str, Any]
     messages: tuple[dict[str, Any], ...] = ()
+    tools: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

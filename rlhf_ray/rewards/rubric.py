@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Sequence
@@ -177,9 +178,19 @@ def _conversation(prompt: Prompt) -> str:
     messages: Sequence[dict[str, Any]] = prompt.messages
     if not messages:
         return prompt.text
-    if len(messages) == 1:
+    if len(messages) == 1 and not prompt.tools:
         return messages[0]["content"]
-    return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
+    parts = [f"{message['role']}: {_said(message)}" for message in messages]
+    if prompt.tools:
+        parts.insert(0, f"tools: {json.dumps(prompt.tools, ensure_ascii=False)}")
+    return "\n\n".join(parts)
+
+
+def _said(message: dict[str, Any]) -> str:
+    """The text of a message, and its calls of tools as JSON."""
+    calls = [call["function"] for call in message.get("tool_calls", ())]
+    said = [message["content"], *(json.dumps(call, ensure_ascii=False) for call in calls)]
+    return "\n".join(part for part in said if part)
 
 
 def _shown(said: str) -> str:

@@ -7,7 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from rlhf_ray.data.messages import Message, check_messages
+from rlhf_ray.data.chat_fields import Message, Tool, read_tools
+from rlhf_ray.data.messages import check_messages
 from rlhf_ray.data.rows import BadCell
 
 
@@ -29,6 +30,7 @@ class ScoreRequest(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
 
     messages: list[dict[str, Any]] = Field(default_factory=list)
+    tools: list[Tool] = Field(default_factory=list)
     prompt: str | None = None
     responses: list[str] = Field(min_length=1)
     finish_reasons: list[str] | None = None
@@ -71,7 +73,8 @@ def read_request(body: bytes) -> ScoreRequest:
     try:
         request = ScoreRequest.model_validate(fields)
         if request.messages:
-            check_messages(request.messages, "messages")
+            request.messages = check_messages(request.messages, "messages")
+        request.tools = read_tools(request.tools, "tools")
         _check_texts(request)
     except ValidationError as error:
         raise BadRequest(422, _words(error)) from error
@@ -86,7 +89,8 @@ def _check_texts(request: ScoreRequest) -> None:
     Raises:
         UnicodeEncodeError: a text has one.
     """
-    for text in (*(message["content"] for message in request.chat), *request.responses):
+    chat = json.dumps([request.chat, request.tools], ensure_ascii=False)
+    for text in (chat, *request.responses):
         text.encode("utf-8")
 
 

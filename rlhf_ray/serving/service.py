@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from rlhf_ray.config.bearer_token import BearerToken
-from rlhf_ray.data.messages import Message
+from rlhf_ray.data.chat_fields import Message, Tool
 from rlhf_ray.rewards.outcomes import ItemFailure, Outcome
 from rlhf_ray.serving.requests import BadRequest, ScoreRequest, read_request
 
@@ -29,7 +29,12 @@ class TextScorer(Protocol):
     """A model that scores texts, such as `training.roles.reward_scorer.RewardScorer`."""
 
     def score_texts(
-        self, messages: Sequence[Message], answers: Sequence[str], finish_reasons: Sequence[str]
+        self,
+        messages: Sequence[Message],
+        answers: Sequence[str],
+        finish_reasons: Sequence[str],
+        *,
+        tools: Sequence[Tool] = (),
     ) -> Sequence[Outcome]: ...
 
 
@@ -90,7 +95,9 @@ class ScoreService:
 
     def _outcomes(self, asked: ScoreRequest) -> Sequence[Outcome]:
         assert self._scorer is not None, "requests are refused before"
-        return self._scorer.score_texts(asked.chat, asked.responses, asked.reasons)
+        return self._scorer.score_texts(
+            asked.chat, asked.responses, asked.reasons, tools=asked.tools
+        )
 
     def _refusal(self, request: Request) -> Response | None:
         """The error reply if the token is wrong, or the model is still being loaded; else None."""

@@ -168,7 +168,7 @@ def _try_prompts(tokenizer: PreTrainedTokenizerBase, prompts: PromptSet) -> None
 
     for prompt in prompts.prompts[:_NUM_TRIED]:
         try:
-            (row,) = encode_answers(prompt.messages, ["x"], [True], tokenizer)
+            (row,) = encode_answers(prompt.messages, ["x"], [True], tokenizer, tools=prompt.tools)
         except DataError as error:
             row = BadCell(str(error))
         if isinstance(row, BadCell):

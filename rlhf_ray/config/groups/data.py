@@ -72,6 +72,11 @@ class DataConfig(SourceConfig):
         None, "Column with the reference answer, for rewards that compare with it."
     )
     source_column: str | None = setting(None, "Column with the name of the row's task.")
+    tools_column: str | None = setting(
+        "tools",
+        "Column with the functions that an answer may call, for the chat template: a list, or JSON "
+        "text of one. Rows may lack it. null leaves tools out.",
+    )
     id_column: str | None = setting(None, "Column with a stable id; null takes the row number.")
     system_prompt: str | None = setting(None, "System message put before every chat that has none.")
     apply_chat_template: bool = setting(
@@ -133,6 +138,11 @@ class ExamplesConfig(SourceConfig):
     )
     label_column: str = setting(
         "good", "Column with the label of an answer, good or not: true or false."
+    )
+    tools_column: str | None = setting(
+        "tools",
+        "Column with the functions that an answer may call, for the chat template: a list, or JSON "
+        "text of one. Rows may lack it. null leaves tools out.",
     )
     system_prompt: str | None = setting(None, "System message put before every chat that has none.")
     apply_chat_template: bool = setting(

@@ -16,8 +16,8 @@ from rlhf_ray.config.groups.data import DataConfig
 # Columns by kind; docs/data.md has the optional ones in brackets.
 COLUMNS: dict[str, tuple[str, ...]] = {
     "text": ("text",),
-    "prompt": ("prompt", "answer"),
-    "demonstration": ("messages", "prompt", "answer"),
+    "prompt": ("prompt", "answer", "tools"),
+    "demonstration": ("messages", "prompt", "answer", "tools"),
     "preference": (
         "prompt",
         "chosen",
@@ -28,8 +28,9 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         "ranking",
         "answers",
         "scores",
+        "tools",
     ),
-    "feedback": ("prompt", "answer", "good"),
+    "feedback": ("prompt", "answer", "good", "tools"),
 }
 KINDS = tuple(COLUMNS)
 _COMMON_COLUMNS = ("id", "task")

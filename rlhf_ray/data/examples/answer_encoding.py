@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
+from rlhf_ray.data.chat_fields import Message, Tool
 from rlhf_ray.data.encoding import encode
 from rlhf_ray.data.examples.labels import label_texts
 from rlhf_ray.data.examples.spans import MarkedText, mark_answers, mark_plain
+from rlhf_ray.data.messages import apply_template
+from rlhf_ray.data.rendering.chat import RenderedChat
+from rlhf_ray.data.rendering.check import check_rendering
 from rlhf_ray.data.rows import BadCell
 from rlhf_ray.data.special_texts import special_texts
 from rlhf_ray.records.supervised import LabelledTokens, num_scored_tokens
@@ -17,7 +21,6 @@ from rlhf_ray.records.supervised import LabelledTokens, num_scored_tokens
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Message = dict[str, Any]
 # Placeholder for an empty answer, whose place in the rendered text could not be found.
 _SOMETHING = "x"
 
@@ -27,6 +30,8 @@ def encode_answers(
     answers: Sequence[str],
     finished: Sequence[bool],
     tokenizer: PreTrainedTokenizerBase,
+    *,
+    tools: Sequence[Tool] = (),
 ) -> list[LabelledTokens | BadCell]:
     """Encode the prompt with each answer, up to the end of the answer; the loss mask is the answer.
 
@@ -35,14 +40,19 @@ def encode_answers(
 
     Args:
         messages: the prompt as a chat that ends where the answer begins.
+        tools: functions that the answers may call.
 
     Returns:
         the tokens of each answer, or the reason why it cannot be rendered.
     """
+    try:
+        _check_tools(messages, tools, tokenizer)
+    except BadCell as error:
+        return [error for _ in answers]
     marked: list[MarkedText | BadCell] = []
     for answer, is_finished in zip(answers, finished, strict=True):
         try:
-            text = _answered(messages, answer, tokenizer)
+            text = _answered(messages, answer, tokenizer, tools)
             marked.append(text if is_finished else _without_end(text, tokenizer))
         except BadCell as error:
             marked.append(error)
@@ -60,8 +70,27 @@ def encode_answers(
     return rows
 
 
+def _check_tools(
+    messages: Sequence[Message], tools: Sequence[Tool], tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Refuse a template without a place for the tools, or for calls in the prompt.
+
+    Raises:
+        BadCell: see `check_rendering`.
+    """
+    has_calls = any(message.get("tool_calls") for message in messages)
+    if tokenizer.chat_template is None or not (tools or has_calls):
+        return
+    text = apply_template(messages, tokenizer, add_generation_prompt=True, tools=tools)
+    chat = RenderedChat(messages=messages, tools=tools, text=text, learnt={}, for_answer=True)
+    check_rendering(chat, tokenizer)
+
+
 def _answered(
-    messages: Sequence[Message], answer: str, tokenizer: PreTrainedTokenizerBase
+    messages: Sequence[Message],
+    answer: str,
+    tokenizer: PreTrainedTokenizerBase,
+    tools: Sequence[Tool],
 ) -> MarkedText:
     """Render the conversation with only the answer marked.
 
@@ -74,15 +103,15 @@ def _answered(
             "again with resume=never"
         )
     if tokenizer.chat_template is None:
-        if len(messages) > 1 or messages[0]["role"] != "user":
+        if tools or len(messages) > 1 or messages[0]["role"] != "user":
             raise BadCell(
-                "the prompt is a chat of several messages, and the reward model's tokenizer has no "
-                "chat template to render it with"
+                "the prompt is a chat of several messages or has tools, and the reward model's "
+                "tokenizer has no chat template to render it with"
             )
         return mark_plain(messages[0]["content"], answer, tokenizer)
     said = answer if answer.strip() else _SOMETHING
     conversation = [*messages, {"role": "assistant", "content": said}]
-    text = mark_answers(conversation, tokenizer, only_last=True)
+    text = mark_answers(conversation, tokenizer, only_last=True, tools=tools, checks_text=False)
     if said == answer:
         return text
     start, stop = text.answers[-1]

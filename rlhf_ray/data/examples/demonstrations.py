@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rlhf_ray.config.groups.data import ExamplesConfig
+from rlhf_ray.data.chat_fields import Message, says_something
 from rlhf_ray.data.examples.chats import (
     answer_cell,
     conversation_cell,
@@ -30,7 +32,7 @@ def load_demonstrations(
     """Conversations with the loss on every answer of the assistant, the end of its turn included.
 
     A row has a whole conversation, or a prompt and an answer. With the latter the loss is only on
-    the answer, not on earlier answers inside the prompt.
+    the answer, not on earlier answers inside the prompt. A message with the weight 0 is context.
 
     Args:
         seed: not used, because nothing is random; all loaders have the same arguments.
@@ -44,7 +46,12 @@ def load_demonstrations(
         if has_cell(row, examples.messages_column):
             messages = conversation_cell(row, examples.messages_column)
             marked = mark_chat(row, messages, examples, tokenizer, only_last=False)
-            return Draft(question=question_of_chat(messages), texts=(marked,), build=_with_answer)
+            return Draft(
+                question=question_of_chat(messages),
+                texts=(marked,),
+                build=_with_answer,
+                notes=tuple(_silences(messages, row.cells[examples.messages_column])),
+            )
         prompt = prompt_cell(row, examples.prompt_column)
         answer = answer_cell(row, examples.answer_column)
         marked = mark_answer(row, prompt, answer, examples, tokenizer)
@@ -57,6 +64,14 @@ def load_demonstrations(
         layouts=(("messages_column",), ("prompt_column", "answer_column")),
         draft=draft,
     )
+
+
+def _silences(messages: Sequence[Message], given: Sequence[Any]) -> Iterator[str]:
+    """Notes about messages of a conversation from which nothing is learnt."""
+    if len(given) > len(messages):
+        yield "messages after the last answer that is learnt are left out"
+    if any(m["role"] == "assistant" and not says_something(m) for m in messages):
+        yield "an answer without text is context, and not learnt"
 
 
 def _with_answer(samples: tuple[LabelledTokens, ...]) -> LabelledTokens:

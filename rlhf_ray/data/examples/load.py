@@ -16,6 +16,7 @@ from rlhf_ray.data.examples.sets import ExampleSet, T, fingerprint_of
 from rlhf_ray.data.examples.spans import MarkedText
 from rlhf_ray.data.examples.split import content_key
 from rlhf_ray.data.messages import check_templates
+from rlhf_ray.data.notes import RowNotes
 from rlhf_ray.data.rejects import INVALID, Rejects, Skipped
 from rlhf_ray.data.rows import BadCell, DataError, Row
 from rlhf_ray.data.special_texts import SpecialTextCheck, special_texts
@@ -35,11 +36,13 @@ class Draft(Generic[T]):
         question: the prompt as plain values; the key for the held-out split of a row without id.
         texts: texts whose tokens make the example.
         build: makes the example of these tokens; raises ValueError if that is impossible.
+        notes: what is learnt otherwise than the row says, in addition to the notes of `texts`.
     """
 
     question: Any
     texts: tuple[MarkedText, ...]
     build: Callable[[tuple[LabelledTokens, ...]], T]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -50,7 +53,8 @@ class GatheredExamples(Generic[T]):
     held_out: list[T] = field(default_factory=list)
     num_cut: int = 0
     num_unended: int = 0
-    notes: tuple[str, ...] = ()
+    special_notes: tuple[str, ...] = ()
+    notes: RowNotes = field(default_factory=RowNotes)
 
     def of(self, *, held_out: bool) -> list[T]:
         """The list of one side."""
@@ -96,7 +100,7 @@ def load_examples(
         while chunk := list(islice(drafts, _LABELLED_AT_ONCE)):
             _build(chunk, gathered, tokenizer, lengths, ends)
         gathered.num_cut += lengths.num_cut
-        gathered.notes += specials.lines()
+        gathered.special_notes += specials.lines()
     return finished_set(kind, examples, tokenizer, gathered, sources)
 
 
@@ -130,9 +134,9 @@ def finished_set(
         num_cut=gathered.num_cut,
         num_unended=gathered.num_unended,
         skipped=_skipped([source.rejects for source in sources]),
+        notes=(*gathered.notes.lines(), *gathered.special_notes),
         vocabulary_size=len(tokenizer),
         fingerprint=fingerprint_of(gathered.train, gathered.held_out),
-        notes=gathered.notes,
     )
 
 
@@ -182,6 +186,8 @@ def _build(
         example = lengths.fit(row, good, draft.build)
         if example is not None:
             gathered.of(held_out=is_held_out).append(example)
+            own = (note for text in draft.texts for note in text.notes)
+            gathered.notes.add(row.where, (*draft.notes, *own))
             gathered.num_unended += any(_last_predicted(sample) not in ends for sample in good)
 
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from rlhf_ray.config.groups.data import ExamplesConfig
 from rlhf_ray.data.examples.chats import (
+    Answer,
     answer_cell,
-    answer_text,
+    answer_value,
     has_cell,
     mark_answer,
     prompt_cell,
@@ -60,7 +61,7 @@ def load_rankings(
     )
 
 
-def _answers(row: Row, examples: ExamplesConfig) -> list[str]:
+def _answers(row: Row, examples: ExamplesConfig) -> list[Answer]:
     """Read the answers from best to worst.
 
     Raises:
@@ -84,8 +85,8 @@ def _answers(row: Row, examples: ExamplesConfig) -> list[str]:
             f"column {column!r} must be a list of two answers or more, best first; it is "
             f"{shown(value)}"
         )
-    answers = [answer_text(answer, column) for answer in value]
-    if len(set(answers)) < len(answers):
+    answers = [answer_value(answer, column) for answer in value]
+    if any(answers.count(answer) > 1 for answer in answers):
         same = next(answer for answer in answers if answers.count(answer) > 1)
         raise BadCell(f"column {column!r} has the same answer twice: {shown(same)}")
     return answers

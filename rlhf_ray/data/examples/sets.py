@@ -30,9 +30,9 @@ class ExampleSet(Generic[T]):
         num_unended: examples of both with an answer after which the template writes no special
             token, before any cut. They do not teach the model to stop.
         skipped: rows of both sources that are left out, by reason.
+        notes: lines about rows that are learnt otherwise than they say, and of special tokens.
         vocabulary_size: of the tokenizer; every token id is below it.
         fingerprint: hash of the tokens, masks and labels of both, in order.
-        notes: further lines for the screen.
     """
 
     kind: str

@@ -7,19 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rlhf_ray.data.messages import (
-    Message,
-    apply_template,
-    apply_template_with_marks,
-    has_text,
-)
+from rlhf_ray.data.chat_fields import REASONING_FIELDS, Message, Tool, is_learnt, says_something
+from rlhf_ray.data.messages import apply_template, apply_template_with_marks
+from rlhf_ray.data.rendering.chat import Part, RenderedChat, common_length
+from rlhf_ray.data.rendering.check import check_rendering
 from rlhf_ray.data.rows import BadCell
 from rlhf_ray.data.special_texts import special_texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Part = tuple[int, int]
+UNMARKED = "the chat template does not mark an answer with {% generation %}, and it is not learnt"
 
 # The tag by which a template marks the answers of the model.
 _MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
@@ -35,15 +33,22 @@ class MarkedText:
         answers: [start, stop) of each part, in order; not empty, and not touching each other.
         adds_specials: the tokenizer adds its special tokens at the beginning of the text; False
             with a template, which writes them itself.
+        notes: what the template changes, for `RowNotes`.
     """
 
     text: str
     answers: tuple[Part, ...]
     adds_specials: bool
+    notes: tuple[str, ...] = ()
 
 
 def mark_answers(
-    messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, *, only_last: bool
+    messages: Sequence[Message],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    only_last: bool,
+    tools: Sequence[Tool] = (),
+    checks_text: bool = True,
 ) -> MarkedText:
     """Render a conversation with the chat template, and find the assistant's text in it.
 
@@ -54,8 +59,12 @@ def mark_answers(
     text must begin with that rendering.
 
     Args:
-        messages: the last one is the assistant's, and has text.
-        only_last: mark only the last answer; otherwise every answer with text.
+        messages: the last one is the assistant's, and says something. An answer with the weight 0
+            is context.
+        only_last: mark only the last answer; otherwise every answer that says something.
+        tools: functions that the assistant may call.
+        checks_text: refuse a template that leaves out or changes what the messages say; False for
+            answers of a model, which may be anything.
 
     Raises:
         BadCell: the template refuses the messages or does not write the answers, or the whole
@@ -63,14 +72,22 @@ def mark_answers(
             answer is unknown.
     """
     specials = special_texts(tokenizer)
-    template = tokenizer.get_chat_template()
+    template = tokenizer.get_chat_template(tools=list(tools) or None)
     assert isinstance(template, str)
-    if _MARK.search(template):
-        text, parts = _marked_parts(messages, tokenizer, specials, only_last=only_last)
+    last = len(messages) - 1
+    learnt = [last] if only_last else [i for i, m in enumerate(messages) if is_learnt(m)]
+    find = _marked_parts if _MARK.search(template) else _found_parts
+    text, parts = find(messages, learnt, tokenizer, tools, specials)
+    notes: list[str] = []
+    if not checks_text or last not in parts:
+        _check_says("".join(text[a:b] for a, b in parts.get(last, [])), messages[last])
     else:
-        text, parts = _found_parts(messages, tokenizer, specials, only_last=only_last)
-    bare = tuple(_without_space(text, part, specials) for part in parts)
-    return MarkedText(text=text, answers=bare, adds_specials=False)
+        spans = {index: (own[0][0], own[-1][1]) for index, own in parts.items()}
+        chat = RenderedChat(messages=messages, tools=tools, text=text, learnt=spans)
+        notes += check_rendering(chat, tokenizer)
+        notes += [UNMARKED for index in learnt if index not in parts]
+    bare = (_without_space(text, part, specials) for own in parts.values() for part in own)
+    return MarkedText(text=text, answers=tuple(bare), adds_specials=False, notes=tuple(notes))
 
 
 def mark_plain(prompt: str, answer: str, tokenizer: PreTrainedTokenizerBase) -> MarkedText:
@@ -91,31 +108,33 @@ def mark_plain(prompt: str, answer: str, tokenizer: PreTrainedTokenizerBase) -> 
 
 def _found_parts(
     messages: Sequence[Message],
+    learnt: Sequence[int],
     tokenizer: PreTrainedTokenizerBase,
+    tools: Sequence[Tool],
     specials: tuple[str, ...],
-    *,
-    only_last: bool,
-) -> tuple[str, list[Part]]:
+) -> tuple[str, dict[int, list[Part]]]:
     """Find the answers in the whole conversation by rendering the messages before each."""
-    whole = apply_template(messages, tokenizer, add_generation_prompt=False)
-    wanted = [i for i, m in enumerate(messages) if m["role"] == "assistant" and has_text(m)]
-    parts = []
-    for index in wanted[-1:] if only_last else wanted:
-        before = apply_template(messages[:index], tokenizer, add_generation_prompt=True)
+    whole = apply_template(messages, tokenizer, add_generation_prompt=False, tools=tools)
+    parts = {}
+    for index in learnt:
+        before = apply_template(
+            messages[:index], tokenizer, add_generation_prompt=True, tools=tools
+        )
         _check_begins(whole, before, index)
         stop = len(whole)
         if index < len(messages) - 1:
-            until = apply_template(messages[: index + 1], tokenizer, add_generation_prompt=False)
-            stop = _end(whole, before, until, messages[index]["content"], specials)
-        parts.append((len(before), stop))
-        _check_says(whole[len(before) : stop], messages[index])
+            until = apply_template(
+                messages[: index + 1], tokenizer, add_generation_prompt=False, tools=tools
+            )
+            stop = _end(whole, before, until, specials)
+        parts[index] = [(len(before), stop)]
     return whole, parts
 
 
 def _check_begins(whole: str, before: str, num_messages: int) -> None:
     if whole.startswith(before):
         return
-    same = _common_length(before, whole)
+    same = common_length(before, whole)
     raise BadCell(
         f"the chat template renders the {num_messages} messages before an answer otherwise than "
         f"in the whole conversation: {before[same : same + 40]!r} instead of "
@@ -123,28 +142,29 @@ def _check_begins(whole: str, before: str, num_messages: int) -> None:
     )
 
 
-def _end(whole: str, before: str, until: str, content: str, specials: tuple[str, ...]) -> int:
+def _end(whole: str, before: str, until: str, specials: tuple[str, ...]) -> int:
     """Find the end of an answer that is not the last.
 
     Some templates write the last answer differently: with thoughts in front, or with an
-    end-of-text token behind. Then the whole conversation must contain the answer word by word, and
-    it must end with the same token.
+    end-of-text token behind. Then the whole conversation must go on with a part of the answer's own
+    rendering, as far as a token that ends a turn.
 
     Args:
         before: rendering of the messages before the answer, a beginning of `whole`.
         until: rendering of the conversation up to and with the answer.
-        content: text of the answer.
     """
     if whole.startswith(until) and until.startswith(before):
         return len(until)
-    start = len(before)
-    # Many templates strip the content; try it unchanged first.
-    for said in (content, content.strip()):
-        stop = start + len(said)
-        ends = [end for end in specials if whole.startswith(end, stop) and said + end in until]
-        if ends and whole.startswith(said, start):
-            return stop + len(ends[0])
-    same = _common_length(whole, until)
+    start, own = len(before), until[common_length(before, until) :]
+    ends = (m.end() for m in re.finditer("|".join(map(re.escape, specials)), whole[start:]))
+    found = 0
+    for end in ends:
+        if whole[start : start + end] not in own:
+            break
+        found = end
+    if found:
+        return start + found
+    same = common_length(whole, until)
     raise BadCell(
         "the chat template writes an answer otherwise where more follows: "
         f"{whole[same : same + 40]!r} instead of {until[same : same + 40]!r}, so that its end is "
@@ -154,22 +174,39 @@ def _end(whole: str, before: str, until: str, content: str, specials: tuple[str,
 
 def _marked_parts(
     messages: Sequence[Message],
+    learnt: Sequence[int],
     tokenizer: PreTrainedTokenizerBase,
+    tools: Sequence[Tool],
     specials: tuple[str, ...],
-    *,
-    only_last: bool,
-) -> tuple[str, list[Part]]:
+) -> tuple[str, dict[int, list[Part]]]:
     """Find the answers in the whole conversation by the template's marks."""
-    text, marks = apply_template_with_marks(messages, tokenizer)
+    text, marks = apply_template_with_marks(messages, tokenizer, tools=tools)
     parts = _joined(_with_end(text, [(a, b) for a, b in marks if a < b], specials))
-    # The last answer begins where the text changes if another answer is rendered.
-    last = messages[-1]
-    other = {**last, "content": "b" if last["content"].lstrip().startswith("a") else "a"}
-    changed, _ = apply_template_with_marks([*messages[:-1], other], tokenizer)
-    content_begins = _common_length(text, changed)
-    last_parts = [(a, b) for a, b in parts if b > content_begins]
-    _check_says("".join(text[a:b] for a, b in last_parts), last)
-    return text, last_parts if only_last else parts
+    says = [i for i, m in enumerate(messages) if m["role"] == "assistant" and says_something(m)]
+    # An answer begins where the text changes if another answer is rendered.
+    begins = {}
+    for index in says:
+        other = [*messages[:index], _another(messages[index]), *messages[index + 1 :]]
+        changed, _ = apply_template_with_marks(other, tokenizer, tools=tools)
+        begins[index] = common_length(text, changed)
+    owned: dict[int, list[Part]] = {}
+    for part in parts:
+        # Of the last answer that begins before its end; what is marked before all, of the first.
+        owner = max((i for i in says if begins[i] < part[1]), default=says[0])
+        owned.setdefault(owner, []).append(part)
+    return text, {index: own for index, own in owned.items() if index in learnt}
+
+
+def _another(message: Message) -> Message:
+    """The message with another text, or with calls of other functions if it has no text."""
+    if message["content"].strip():
+        return {**message, "content": "b" if message["content"].lstrip().startswith("a") else "a"}
+    thoughts = {name: f"not {message[name]}" for name in REASONING_FIELDS if name in message}
+    calls = [
+        {**call, "function": {**call["function"], "name": f"not_{call['function']['name']}"}}
+        for call in message.get("tool_calls", ())
+    ]
+    return {**message, **thoughts, **({"tool_calls": calls} if calls else {})}
 
 
 def _with_end(text: str, parts: list[Part], specials: tuple[str, ...]) -> list[Part]:
@@ -203,15 +240,9 @@ def _without_space(text: str, part: Part, specials: tuple[str, ...]) -> Part:
 
 def _check_says(part: str, message: Message) -> None:
     """Refuse a template that drops the text of a message; it may drop thoughts in front."""
-    last_word = message["content"].split()[-1]
-    if last_word not in part:
+    words = message["content"].split()
+    if words and words[-1] not in part:
         raise BadCell(
             f"the chat template does not write the answer {message['content'][:40]!r} where it "
             f"should stand: there is {part[:40]!r}; {_FIX}"
         )
-
-
-def _common_length(one: str, other: str) -> int:
-    """Length of the common prefix of two texts."""
-    pairs = zip(one, other, strict=False)
-    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))

@@ -11,7 +11,7 @@ import torch
 
 from rlhf_ray.config.groups.data import ExamplesConfig
 from rlhf_ray.data.encoding import encode, most_characters
-from rlhf_ray.data.examples.chats import answer_text
+from rlhf_ray.data.examples.chats import filled_cell
 from rlhf_ray.data.examples.lengths import LengthLimit
 from rlhf_ray.data.examples.load import GatheredExamples, finished_set
 from rlhf_ray.data.examples.rows import Source, identity, read_sources
@@ -19,7 +19,7 @@ from rlhf_ray.data.examples.sets import ExampleSet
 from rlhf_ray.data.examples.split import content_key
 from rlhf_ray.data.prompts.order import stable_seed
 from rlhf_ray.data.rejects import INVALID
-from rlhf_ray.data.rows import BadCell, DataError, Row, cell
+from rlhf_ray.data.rows import BadCell, DataError, Row
 from rlhf_ray.data.special_texts import SpecialTextCheck
 from rlhf_ray.records.supervised import LabelledTokens
 
@@ -73,7 +73,7 @@ def load_texts(
                 else _separate(rows_of_side, lengths)
             )
         gathered.num_cut += lengths.num_cut
-        gathered.notes += specials.lines()
+        gathered.special_notes += specials.lines()
     return finished_set("texts", examples, tokenizer, gathered, sources)
 
 
@@ -84,7 +84,7 @@ def _texts(
     for row in source.rows:
         try:
             own = identity(row, examples)
-            text = answer_text(cell(row, examples.text_column), examples.text_column)
+            text = filled_cell(row, examples.text_column)
             specials.check(row, text)
         except BadCell as error:
             source.rejects.bad_row(INVALID, row.where, str(error))

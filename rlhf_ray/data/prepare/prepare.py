@@ -111,7 +111,10 @@ class Preparation:
         num_samples = 0
         for item in read_samples(source):
             counts.read += 1
-            num_samples += isinstance(item, Sample)
+            if isinstance(item, Sample):
+                num_samples += 1
+                for name in item.left_out:
+                    self.cleaning.notes.add(source.name, f"column {name!r} not kept")
             for result, route in self._results(item, source, router, steps, counts):
                 if isinstance(result, Removal):
                     self._remove(result, counts, removed)

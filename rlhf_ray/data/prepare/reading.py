@@ -55,7 +55,7 @@ def read_samples(source: PreparedSource) -> Iterator[Sample | Removal]:
         first = list(itertools.islice(rows, _PEEKED_ROWS))
         _check_columns(source, layout, first)
         for outcome in layout.apply(itertools.chain(first, rows), source.native_kind):
-            yield _sample(source, outcome)
+            yield _sample(source, layout, outcome)
     except DataError as error:
         raise _in_terms_of(source, error) from error
 
@@ -85,7 +85,7 @@ def digest(content: Content) -> str:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
-def _sample(source: PreparedSource, outcome: Mapped | Unusable) -> Sample | Removal:
+def _sample(source: PreparedSource, layout: Layout, outcome: Mapped | Unusable) -> Sample | Removal:
     if isinstance(outcome, Mapped):
         try:
             return Sample(
@@ -94,6 +94,7 @@ def _sample(source: PreparedSource, outcome: Mapped | Unusable) -> Sample | Remo
                 source=source.name,
                 where=outcome.row.where,
                 content=outcome.content,
+                left_out=layout.left_out(outcome.row, source.columns.values()),
             )
         except BadCell as error:
             outcome = unusable(outcome.row, BROKEN_ROW, error)

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING
 
 from rlhf_ray.config.groups.data import DataConfig
 from rlhf_ray.data.encoding import encode, most_characters
-from rlhf_ray.data.messages import Message, check_templates, render, uses_template
+from rlhf_ray.data.messages import RenderedPrompt, check_templates, render, uses_template
+from rlhf_ray.data.notes import RowNotes
 from rlhf_ray.data.prompts.order import stable_seed
 from rlhf_ray.data.rejects import INVALID, Rejects, Skipped, good_rows, skipped_lines
+from rlhf_ray.data.rendering.chat import RenderedChat
+from rlhf_ray.data.rendering.check import check_rendering
 from rlhf_ray.data.rows import BadCell, DataError, Row, check_columns, text_cell, unmapped_columns
 from rlhf_ray.data.sources.read import read_rows, source_name
 from rlhf_ray.data.special_texts import SpecialTextCheck
@@ -35,7 +38,8 @@ class PromptSet:
         skipped: rows that are left out, by reason.
         left_out_columns: columns without plain values, which rewards do not see.
         fingerprint: hash of ids, tokens, answers and tasks, in order.
-        notes: further lines for the screen.
+        notes: lines about prompts of which the chat template leaves something out, and of special
+            tokens.
     """
 
     prompts: tuple[Prompt, ...]
@@ -85,6 +89,7 @@ def load_prompts(data: DataConfig, tokenizer: PreTrainedTokenizerBase, *, seed: 
     max_characters = most_characters(tokenizer, data.max_prompt_tokens)
     prompts: list[Prompt] = []
     left_out: set[str] = set()
+    notes = RowNotes()
     fitting = list(_fitting(rendered, data, rejects, max_characters))
     for item, token_ids in _tokenised(fitting, data, tokenizer):
         if isinstance(token_ids, BadCell):
@@ -95,17 +100,19 @@ def load_prompts(data: DataConfig, tokenizer: PreTrainedTokenizerBase, *, seed: 
             continue
         columns, others = unmapped_columns(data, item.row)
         left_out |= others
+        notes.add(item.row.where, item.notes)
         prompts.append(
             Prompt(
                 prompt_id=item.prompt_id,
                 stream_index=0,
-                text=item.text,
+                text=item.prompt.text,
                 token_ids=tuple(token_ids),
                 answer=item.answer,
                 source=item.source,
                 seed=stable_seed(seed, item.prompt_id),
                 columns=columns,
-                messages=item.messages,
+                messages=tuple(item.prompt.messages),
+                tools=tuple(item.prompt.tools),
             )
         )
     if not prompts:
@@ -115,7 +122,7 @@ def load_prompts(data: DataConfig, tokenizer: PreTrainedTokenizerBase, *, seed: 
         skipped=rejects.skipped(),
         left_out_columns=tuple(sorted(left_out)),
         fingerprint=_fingerprint(prompts),
-        notes=specials.lines(),
+        notes=(*notes.lines(), *specials.lines()),
     )
 
 
@@ -125,10 +132,10 @@ class _Rendered:
 
     row: Row
     prompt_id: str
-    messages: tuple[Message, ...]
-    text: str
+    prompt: RenderedPrompt
     answer: str | None
     source: str
+    notes: tuple[str, ...]
 
 
 def _fitting(
@@ -136,8 +143,8 @@ def _fitting(
 ) -> Iterator[_Rendered]:
     """Leave out prompts of so many characters that they are too long without being tokenised."""
     for item in items:
-        if len(item.text) > max_characters:
-            _count_long(rejects, data, item.row, f"{len(item.text)} characters")
+        if len(item.prompt.text) > max_characters:
+            _count_long(rejects, data, item.row, f"{len(item.prompt.text)} characters")
         else:
             yield item
 
@@ -164,15 +171,15 @@ def _rendered(
     for row in rows:
         try:
             identity = text_cell(row, data.id_column) if data.id_column else str(row.number)
-            messages, text = render(row, data, tokenizer)
+            prompt = render(row, data, tokenizer)
             specials.check(row, row.cells[data.prompt_column])
             yield _Rendered(
                 row=row,
                 prompt_id=f"r{identity}",
-                messages=tuple(messages),
-                text=text,
+                prompt=prompt,
                 answer=_answer(row, data.answer_column) if data.answer_column else None,
                 source=text_cell(row, data.source_column) if data.source_column else default_source,
+                notes=_checked(prompt, data, tokenizer),
             )
         except BadCell as error:
             rejects.bad_row(INVALID, row.where, str(error))
@@ -184,6 +191,22 @@ def _answer(row: Row, column: str) -> str:
     if not answer.strip():
         raise BadCell(f"column {column!r} is empty; it must be the reference answer")
     return answer
+
+
+def _checked(
+    prompt: RenderedPrompt, data: DataConfig, tokenizer: PreTrainedTokenizerBase
+) -> tuple[str, ...]:
+    """Notes about a prompt.
+
+    Raises:
+        BadCell: the template leaves out a message, a call or a tool.
+    """
+    if not uses_template(data, tokenizer):
+        return ()
+    chat = RenderedChat(
+        messages=prompt.messages, tools=prompt.tools, text=prompt.text, learnt={}, for_answer=True
+    )
+    return check_rendering(chat, tokenizer)
 
 
 def _unique(items: Iterable[_Rendered], rejects: Rejects) -> Iterator[_Rendered]:
@@ -210,7 +233,7 @@ def _tokenised(
     add_special_tokens = not uses_template(data, tokenizer)
     for start in range(0, len(items), _TOKENISED_AT_ONCE):
         chunk = items[start : start + _TOKENISED_AT_ONCE]
-        texts = [item.text for item in chunk]
+        texts = [item.prompt.text for item in chunk]
         encoded = encode(texts, tokenizer, add_special_tokens=add_special_tokens)
         yield from zip(chunk, encoded, strict=True)
 

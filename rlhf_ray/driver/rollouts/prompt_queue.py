@@ -73,8 +73,9 @@ def prompts_from_plain(plain: Sequence[dict[str, Any]]) -> list[Prompt]:
             **{
                 **prompt,
                 "token_ids": tuple(prompt["token_ids"]),
-                # Checkpoints of releases without scorers lack this key.
+                # Checkpoints of earlier releases lack these keys.
                 "messages": tuple(prompt.get("messages", ())),
+                "tools": tuple(prompt.get("tools", ())),
             }
         )
         for prompt in plain

@@ -21,7 +21,7 @@ class BadReply(ValueError):  # noqa: N818 - it reads as a sentence
 def request_of(group: RolloutGroup) -> dict[str, Any]:
     """The JSON that asks for the scores of a group."""
     prompt = group.prompt
-    return {
+    request = {
         "prompt_id": prompt.prompt_id,
         "task": prompt.source,
         "prompt": prompt.text,
@@ -31,6 +31,8 @@ def request_of(group: RolloutGroup) -> dict[str, Any]:
         "responses": list(group.responses),
         "finish_reasons": list(group.finish_reasons),
     }
+    # Services without tools need not know the field.
+    return {**request, "tools": list(prompt.tools)} if prompt.tools else request
 
 
 def read_reply(body: bytes, num_responses: int) -> list[Outcome]:

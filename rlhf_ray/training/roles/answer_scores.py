@@ -12,8 +12,8 @@ from torch import Tensor
 
 from rlhf_ray.batching.row_layout import RowLayout
 from rlhf_ray.config.groups.reward import ModelRewardConfig, ScorerPart
+from rlhf_ray.data.chat_fields import Message, Tool
 from rlhf_ray.data.examples.answer_encoding import encode_answers
-from rlhf_ray.data.messages import Message
 from rlhf_ray.models.context import context_of
 from rlhf_ray.models.loading import ScalarHeadModel
 from rlhf_ray.models.reward_normalization import RewardNormalization
@@ -112,14 +112,20 @@ class AnswerScores:
         return self._scored(self._rows(group), group.finish_reasons)
 
     def score_texts(
-        self, messages: Sequence[Message], answers: Sequence[str], finish_reasons: Sequence[str]
+        self,
+        messages: Sequence[Message],
+        answers: Sequence[str],
+        finish_reasons: Sequence[str],
+        *,
+        tools: Sequence[Tool] = (),
     ) -> list[Outcome]:
         """Like `score`, for answers to a chat as text; needs the tokenizer.
 
         Args:
             finish_reasons: "stop" or "length" for each answer.
+            tools: functions that the answers may call.
         """
-        rows = self._text_rows(messages, answers, finish_reasons)
+        rows = self._text_rows(messages, answers, finish_reasons, tools=tools)
         return self._scored(rows, finish_reasons)
 
     def _scored(
@@ -147,14 +153,22 @@ class AnswerScores:
                 group.token_ids.split(lengths), group.loss_mask.split(lengths), strict=True
             )
             return [LabelledTokens(token_ids=ids, loss_mask=mask) for ids, mask in pieces]
-        return self._text_rows(group.prompt.messages, group.responses, group.finish_reasons)
+        prompt = group.prompt
+        return self._text_rows(
+            prompt.messages, group.responses, group.finish_reasons, tools=prompt.tools
+        )
 
     def _text_rows(
-        self, messages: Sequence[Message], answers: Sequence[str], finish_reasons: Sequence[str]
+        self,
+        messages: Sequence[Message],
+        answers: Sequence[str],
+        finish_reasons: Sequence[str],
+        *,
+        tools: Sequence[Tool],
     ) -> list[LabelledTokens | ItemFailure]:
         assert self._tokenizer is not None, "texts need a tokenizer"
         finished = [reason != "length" for reason in finish_reasons]
-        encoded = encode_answers(messages, answers, finished, self._tokenizer)
+        encoded = encode_answers(messages, answers, finished, self._tokenizer, tools=tools)
         return [row if isinstance(row, LabelledTokens) else _failure(str(row)) for row in encoded]
 
     def _checked(self, row: LabelledTokens | ItemFailure) -> LabelledTokens | ItemFailure:

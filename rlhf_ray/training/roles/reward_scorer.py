@@ -11,7 +11,7 @@ from rlhf_ray.batching.layout import MicroBatch
 from rlhf_ray.batching.row_layout import row_layout
 from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.config.groups.reward import ModelRewardConfig, ScorerPart
-from rlhf_ray.data.messages import Message
+from rlhf_ray.data.chat_fields import Message, Tool
 from rlhf_ray.models.loading import load_scalar_head, load_tokenizer
 from rlhf_ray.models.reward_source import reward_model_source
 from rlhf_ray.records import RolloutGroup
@@ -89,10 +89,15 @@ class RewardScorer(FrozenRole):
         return self._scores.score(group)
 
     def score_texts(
-        self, messages: Sequence[Message], answers: Sequence[str], finish_reasons: Sequence[str]
+        self,
+        messages: Sequence[Message],
+        answers: Sequence[str],
+        finish_reasons: Sequence[str],
+        *,
+        tools: Sequence[Tool] = (),
     ) -> Sequence[Outcome]:
         """See `AnswerScores.score_texts`; needs `foreign_tokens` "text"."""
-        return self._scores.score_texts(messages, answers, finish_reasons)
+        return self._scores.score_texts(messages, answers, finish_reasons, tools=tools)
 
     def _predict(self, batch: MicroBatch) -> Tensor:
         assert self._started is not None, "call start() first"

@@ -131,8 +131,10 @@ def test_batch_metrics_by_hand():
 
 
 def test_prompts_in_a_checkpoint_are_the_same_again():
-    prompt = replace(make_prompt(3), messages=({"role": "user", "content": "prompt 3"},))
+    tools = ({"type": "function", "function": {"name": "add"}},)
+    messages = ({"role": "user", "content": "prompt 3"},)
+    prompt = replace(make_prompt(3), messages=messages, tools=tools)
     plain = json.loads(json.dumps(plain_prompts([prompt])))
     assert prompts_from_plain(plain) == [prompt]
-    del plain[0]["messages"]
+    del plain[0]["messages"], plain[0]["tools"]
     assert prompts_from_plain(plain) == [make_prompt(3)], "from a release without scorers"

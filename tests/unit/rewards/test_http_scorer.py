@@ -22,6 +22,7 @@ from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.config.groups.reward import HttpRewardConfig, RewardConfig
 from rlhf_ray.data.prompts.load import PromptSet
 from rlhf_ray.records import FailureKind, RolloutGroup
+from rlhf_ray.rewards.http.messages import request_of
 from rlhf_ray.rewards.http.scorer import HttpScorer
 from rlhf_ray.rewards.scorer import scored_by_async
 from tests.unit.rewards.conftest import build_group
@@ -108,6 +109,14 @@ class TestScores:
             "responses": ["yes", "no"],
             "finish_reasons": ["stop", "length"],
         }
+
+    def test_a_request_has_the_tools_of_its_prompt(self):
+        tools = ({"type": "function", "function": {"name": "add"}},)
+        group = build_group("yes", "no", indices=(0, 3))
+        assert "tools" not in request_of(group)
+        assert request_of(replace(group, prompt=replace(group.prompt, tools=tools)))["tools"] == [
+            *tools
+        ]
 
     def test_a_sample_without_one_fails_alone(self, serve):
         reply = Reply({"scores": [None, 1.0], "errors": ["too long", None]})

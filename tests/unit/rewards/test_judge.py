@@ -147,6 +147,21 @@ class TestRubric:
             tokenizer, JUDGE, "", messages=several
         )
 
+    def test_calls_and_tools(self, tokenizer):
+        call = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+        chat = (
+            {"role": "user", "content": "1+1?"},
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+            {"role": "tool", "content": "2"},
+        )
+        tools = ({"type": "function", "function": {"name": "add"}},)
+        assert (
+            'Q: tools: [{"type": "function", "function": {"name": "add"}}]\n\nuser: 1+1?\n\n'
+            'assistant: {"name": "add", "arguments": {"a": 1}}\n\ntool: 2 A:'
+        ) in self.text(
+            tokenizer, replace(JUDGE, max_prompt_tokens=300), "", messages=chat, tools=tools
+        )
+
     def test_reference_answer(self, tokenizer):
         judge = replace(JUDGE, rubric="{response} or {answer}?")
         assert "41 or 42?" in self.text(tokenizer, judge, "41")

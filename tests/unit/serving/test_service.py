@@ -38,9 +38,15 @@ class Lengths:
         self.asked: list[tuple[Any, ...]] = []
 
     def score_texts(
-        self, messages: Sequence[Any], answers: Sequence[str], finish_reasons: Sequence[str]
+        self,
+        messages: Sequence[Any],
+        answers: Sequence[str],
+        finish_reasons: Sequence[str],
+        *,
+        tools: Sequence[Any],
     ) -> list[float | ItemFailure]:
         self.asked.append((messages, answers, finish_reasons))
+        self.tools = tools
         if "crash" in answers:
             raise RuntimeError("out of memory")
         nothing = ItemFailure(kind=FailureKind.REWARD_ERROR, message="it is empty")
@@ -122,6 +128,20 @@ class TestReplies:
     def test_a_plain_prompt_is_a_message_of_the_user(self, started):
         assert started.ask({"prompt": "hello", "messages": [], "responses": ["a"]})[0] == 200
         assert started.scorer.asked[-1] == (CHAT, ["a"], ["stop"])
+
+    def test_tools_and_calls_of_the_prompt(self, started):
+        call = {"name": "add", "arguments": '{"a": 1}'}
+        chat = [*CHAT, {"role": "assistant", "content": None, "tool_calls": [{"function": call}]}]
+        chat.append({"role": "tool", "content": "2"})
+        body = {"messages": chat, "responses": ["a"], "tools": [{"name": "add"}]}
+        assert started.ask(body)[0] == 200
+        assert started.scorer.tools == [{"type": "function", "function": {"name": "add"}}]
+        ((_, message, _), _, _) = started.scorer.asked[-1]
+        assert message["content"] == ""
+        assert message["tool_calls"][0]["function"]["arguments"] == {"a": 1}
+        status, reply, _ = started.ask({**body, "tools": [{"type": "web_search"}]})
+        assert status == 422
+        assert "tool 1" in reply["error"]
 
     def test_a_response_without_a_score(self, started):
         status, reply, _ = started.ask({"messages": CHAT, "responses": ["", "a"]})

@@ -8,7 +8,6 @@ from rlhf_ray.data.prepare.conversion.chats import order_problem
 from rlhf_ray.data.prepare.conversion.contents import (
     Demonstration,
     FeedbackContent,
-    Messages,
     Preference,
     PromptOnly,
     Removal,
@@ -16,6 +15,7 @@ from rlhf_ray.data.prepare.conversion.contents import (
     removal_of,
 )
 from rlhf_ray.data.prepare.conversion.mapping import BROKEN_CHAT
+from rlhf_ray.data.prepare.conversion.messages import Messages
 
 EMPTY = "empty"
 IDENTICAL = "identical answers"
@@ -33,7 +33,7 @@ class ContentCheck:
         content = sample.content
         messages, ends_with_answer = _chat_of(sample)
         for number, message in enumerate(messages, start=1):
-            if not message.content.strip():
+            if not any(text.strip() for text in message.texts()):
                 yield EMPTY, f"message {number} of {len(messages)} ({message.role}) has no text"
         for text in content.texts():
             if not text.strip():

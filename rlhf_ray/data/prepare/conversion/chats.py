@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-from rlhf_ray.data.prepare.conversion.contents import Message, Messages
+from rlhf_ray.data.chat_fields import read_message
+from rlhf_ray.data.prepare.conversion.messages import Message, Messages, as_prompt
 from rlhf_ray.data.rows import BadCell, shown
 
 _ROLES = {
@@ -36,7 +38,7 @@ class BrokenChat(ValueError):  # noqa: N818 - it reads as a sentence where it is
 def read_messages(
     value: Any, column: str, *, role_key: str = "role", content_key: str = "content"
 ) -> Messages:
-    """Read a list of messages and translate the roles to those of this project.
+    """Read a list of messages with all their fields, and translate the roles.
 
     Raises:
         BadCell: the value is not a list of objects with a role and a text.
@@ -51,13 +53,29 @@ def read_messages(
             raise BadCell(
                 f"{where} must be an object with {role_key} and {content_key}; it is {shown(item)}"
             )
-        for key in (role_key, content_key):
+        has_calls = bool(item.get("tool_calls")) and item.get(content_key) is None
+        for key in (role_key, *(() if has_calls else (content_key,))):
             if not isinstance(item.get(key), str):
                 raise BadCell(f"{key!r} of {where} must be text; it is {shown(item.get(key))}")
-        messages.append(Message(role=role_named(item[role_key]), content=item[content_key]))
+        others = {key: item[key] for key in item if key not in (role_key, content_key)}
+        messages.append(
+            _message({**others, "content": item.get(content_key)}, item[role_key], where)
+        )
     if not messages:
         raise BrokenChat(f"column {column!r} is an empty chat; it needs at least one message")
     return tuple(messages)
+
+
+def _message(fields: dict[str, Any], role: str, where: str) -> Message:
+    read = read_message({**fields, "role": role_named(role)}, where)
+    others = {name: value for name, value in read.items() if name not in ("role", "content")}
+    try:
+        json.dumps(others)
+    except TypeError as error:
+        raise BadCell(
+            f"{where} has a field that cannot be written as JSON ({error}); take it out"
+        ) from error
+    return Message(role=read["role"], content=read["content"], fields=others)
 
 
 def role_named(name: str) -> str:
@@ -77,7 +95,7 @@ def user_message(text: str) -> Messages:
     return (Message(role="user", content=text),)
 
 
-def split_answer(messages: Messages) -> tuple[Messages, str]:
+def split_answer(messages: Messages) -> tuple[Messages, Message]:
     """Split a chat into its prompt and its last answer.
 
     Raises:
@@ -89,7 +107,34 @@ def split_answer(messages: Messages) -> tuple[Messages, str]:
         )
     if len(messages) == 1:
         raise BrokenChat("the chat has an answer and no prompt")
-    return messages[:-1], messages[-1].content
+    return as_prompt(messages[:-1]), messages[-1]
+
+
+def split_text(messages: Messages) -> tuple[Messages, str]:
+    """Split a chat into its prompt and the text of its last answer.
+
+    Raises:
+        BrokenChat: see `split_answer`, `text_of_answer`.
+    """
+    prompt, answer = split_answer(messages)
+    return prompt, text_of_answer(answer)
+
+
+def text_of_answer(answer: Message) -> str:
+    """The text of an answer of a kind whose answers are texts.
+
+    Raises:
+        BrokenChat: the answer has more than text, or is not to be learnt.
+    """
+    more = sorted(name for name in answer.fields if name != "weight")
+    if more:
+        raise BrokenChat(
+            f"the answer has {', '.join(map(repr, more))}, and only demonstrations keep more of an "
+            "answer than its text"
+        )
+    if answer.fields.get("weight") == 0:
+        raise BrokenChat("the answer has 'weight' 0, so that it is not to be learnt")
+    return answer.content
 
 
 def order_problem(messages: Messages, *, ends_with_answer: bool) -> str | None:

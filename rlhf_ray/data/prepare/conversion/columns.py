@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rlhf_ray.config.groups.prepare_sources import PreparedSource
+from rlhf_ray.config.groups.prepare_sources import COLUMNS, PreparedSource
+from rlhf_ray.data.chat_fields import Tool, read_tools
 from rlhf_ray.data.prepare.conversion.chats import (
     BrokenChat,
     read_messages,
-    split_answer,
+    split_text,
+    text_of_answer,
     user_message,
 )
 from rlhf_ray.data.prepare.conversion.contents import (
     Content,
     Demonstration,
     FeedbackContent,
-    Message,
-    Messages,
     Preference,
     PromptOnly,
     Text,
 )
 from rlhf_ray.data.prepare.conversion.mapping import Layout, by_row, said_in, text_in
+from rlhf_ray.data.prepare.conversion.messages import (
+    Message,
+    Messages,
+    as_context,
+    as_prompt,
+)
 from rlhf_ray.data.prepare.conversion.ranked import (
     margin_of_pair,
     preference_of_ranking,
@@ -41,7 +48,11 @@ def columns_layout(source: PreparedSource) -> Layout:
     # Columns that the user named must exist, and the least columns that the kind needs.
     needs = [(name,) for name in source.columns.values()]
     needs += [tuple(column(part) for part in group) for group in _NEEDS[source.kind]]
-    return Layout(needs=tuple(needs), apply=by_row(lambda row, _: read(row, column)))
+    return Layout(
+        needs=tuple(needs),
+        apply=by_row(lambda row, _: read(row, column)),
+        reads=tuple(column(part) for part in COLUMNS[source.kind]),
+    )
 
 
 class _Columns:
@@ -60,19 +71,28 @@ def _text(row: Row, column: _Columns) -> Content:
 
 def _prompt(row: Row, column: _Columns) -> Content:
     return PromptOnly(
-        prompt=_prompt_messages(row, column("prompt")), answer=_optional(row, column("answer"))
+        prompt=_prompt_messages(row, column("prompt")),
+        answer=_optional(row, column("answer")),
+        tools=_tools(row, column),
     )
 
 
 def _demonstration(row: Row, column: _Columns) -> Content:
     if column("messages") in row.cells:
         name = column("messages")
-        return Demonstration(messages=read_messages(row.cells[name], name))
+        return Demonstration(
+            messages=read_messages(row.cells[name], name), tools=_tools(row, column)
+        )
     answer = Message(role="assistant", content=said_in(row, column("answer")))
-    return Demonstration(messages=(*_prompt_messages(row, column("prompt")), answer))
+    prompt = as_context(_prompt_messages(row, column("prompt")))
+    return Demonstration(messages=(*prompt, answer), tools=_tools(row, column))
 
 
 def _preference(row: Row, column: _Columns) -> Content:
+    return dataclasses.replace(_preference_alone(row, column), tools=_tools(row, column))
+
+
+def _preference_alone(row: Row, column: _Columns) -> Preference:
     if column("ranking") in row.cells and row.cells[column("ranking")] is not None:
         answers = _texts(row, column("ranking"))
         return preference_of_ranking(_prompt_messages(row, column("prompt")), answers)
@@ -112,8 +132,8 @@ def split_chat(value: Any, column: str, prompt: Any) -> tuple[Messages, str]:
         before = (
             user_message(prompt) if isinstance(prompt, str) else read_messages(prompt, "prompt")
         )
-        return before, messages[0].content
-    return split_answer(messages)
+        return as_prompt(before), text_of_answer(messages[0])
+    return split_text(messages)
 
 
 def _feedback(row: Row, column: _Columns) -> Content:
@@ -121,7 +141,12 @@ def _feedback(row: Row, column: _Columns) -> Content:
         prompt=_prompt_messages(row, column("prompt")),
         answer=said_in(row, column("answer")),
         good=_good(row, column("good")),
+        tools=_tools(row, column),
     )
+
+
+def _tools(row: Row, column: _Columns) -> tuple[Tool, ...]:
+    return tuple(read_tools(row.cells.get(column("tools")), column("tools")))
 
 
 def _good(row: Row, column: str) -> bool:
@@ -136,8 +161,18 @@ def _good(row: Row, column: str) -> bool:
 
 def _prompt_messages(row: Row, column: str) -> Messages:
     if isinstance(row.cells.get(column), list):
-        return read_messages(row.cells[column], column)
+        return _checked_prompt(read_messages(row.cells[column], column), column)
     return user_message(said_in(row, column))
+
+
+def _checked_prompt(messages: Messages, column: str) -> Messages:
+    for number, message in enumerate(messages, start=1):
+        if message.fields.get("weight") == 1:
+            raise BadCell(
+                f"message {number} in column {column!r} has 'weight' 1, but nothing in a prompt is "
+                "learnt; leave the weight out or set it to 0"
+            )
+    return as_prompt(messages)
 
 
 def _margin(row: Row, column: _Columns) -> float | None:

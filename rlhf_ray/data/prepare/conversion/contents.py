@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-Transform = Callable[[str], str]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Message:
-    """One turn of a chat; `role` is system, user, assistant or tool."""
-
-    role: str
-    content: str
-
-
-Messages = tuple[Message, ...]
+from rlhf_ray.data.chat_fields import Tool
+from rlhf_ray.data.prepare.conversion.messages import (
+    Messages,
+    Transform,
+    contents_of,
+    first_user_text,
+    joined,
+    mapped_messages,
+    messages_json,
+    tools_json,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,6 +49,7 @@ class PromptOnly:
     kind: ClassVar[str] = "prompt"
     prompt: Messages
     answer: str | None
+    tools: tuple[Tool, ...] = ()
 
     def opening(self) -> str:
         return first_user_text(self.prompt)
@@ -63,10 +62,11 @@ class PromptOnly:
 
     def mapped(self, change: Transform) -> PromptOnly:
         answer = None if self.answer is None else change(self.answer)
-        return PromptOnly(prompt=mapped_messages(self.prompt, change), answer=answer)
+        return dataclasses.replace(self, prompt=mapped_messages(self.prompt, change), answer=answer)
 
     def to_json(self) -> dict[str, Any]:
-        return {"prompt": messages_json(self.prompt), "answer": self.answer}
+        prompt = messages_json(self.prompt)
+        return {"prompt": prompt, "answer": self.answer, **tools_json(self.tools)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,6 +81,7 @@ class Demonstration:
     kind: ClassVar[str] = "demonstration"
     messages: Messages
     reference: str | None = None
+    tools: tuple[Tool, ...] = ()
 
     def opening(self) -> str:
         return first_user_text(self.messages)
@@ -95,7 +96,7 @@ class Demonstration:
         return dataclasses.replace(self, messages=mapped_messages(self.messages, change))
 
     def to_json(self) -> dict[str, Any]:
-        return {"messages": messages_json(self.messages)}
+        return {"messages": messages_json(self.messages), **tools_json(self.tools)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,6 +117,7 @@ class Preference:
     margin: float | None = None
     ranking: tuple[str, ...] | None = None
     ranking_pairs: tuple[tuple[int, int], ...] | None = None
+    tools: tuple[Tool, ...] = ()
 
     def answers(self) -> tuple[str, ...]:
         return self.ranking if self.ranking is not None else (self.chosen, self.rejected)
@@ -149,6 +151,7 @@ class Preference:
             "ranking_pairs": (
                 None if self.ranking_pairs is None else [list(pair) for pair in self.ranking_pairs]
             ),
+            **tools_json(self.tools),
         }
 
 
@@ -160,6 +163,7 @@ class FeedbackContent:
     prompt: Messages
     answer: str
     good: bool
+    tools: tuple[Tool, ...] = ()
 
     def opening(self) -> str:
         return first_user_text(self.prompt)
@@ -180,6 +184,7 @@ class FeedbackContent:
             "prompt": messages_json(self.prompt),
             "answer": self.answer,
             "good": self.good,
+            **tools_json(self.tools),
         }
 
 
@@ -196,6 +201,7 @@ class Sample:
     Attributes:
         sample_id: made unique when the sample is stored.
         where: file and line, for messages.
+        left_out: columns of its row that are not part of it.
     """
 
     sample_id: str
@@ -203,6 +209,7 @@ class Sample:
     source: str
     where: str
     content: Content
+    left_out: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The canonical record."""
@@ -234,24 +241,3 @@ def removal_of(sample: Sample, reason: str, detail: str) -> Removal:
         reason=reason,
         detail=detail,
     )
-
-
-def first_user_text(messages: Messages) -> str:
-    """The first message of the user; all messages if the user wrote none."""
-    return next((m.content for m in messages if m.role == "user"), joined(messages))
-
-
-def contents_of(messages: Messages) -> tuple[str, ...]:
-    return tuple(message.content for message in messages)
-
-
-def joined(messages: Messages) -> str:
-    return "\n".join(message.content for message in messages)
-
-
-def mapped_messages(messages: Messages, change: Transform) -> Messages:
-    return tuple(Message(role=m.role, content=change(m.content)) for m in messages)
-
-
-def messages_json(messages: Messages) -> list[dict[str, str]]:
-    return [{"role": message.role, "content": message.content} for message in messages]

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from rlhf_ray.data.prepare.conversion.chats import split_answer
+from rlhf_ray.data.prepare.conversion.chats import BrokenChat, split_answer
 from rlhf_ray.data.prepare.conversion.contents import (
     Content,
     Demonstration,
     FeedbackContent,
-    Message,
     Preference,
     PromptOnly,
 )
+from rlhf_ray.data.prepare.conversion.messages import Message, as_context
 
 Conversion = Callable[..., tuple[Content, ...]]
 
@@ -39,6 +39,7 @@ def pairs_of(content: Content) -> tuple[Content, ...]:
             prompt=content.prompt,
             chosen=content.ranking[better],
             rejected=content.ranking[worse],
+            tools=content.tools,
         )
         for better, worse in content.ranking_pairs
     )
@@ -53,32 +54,43 @@ def has_ties(content: Content) -> bool:
 
 
 def _demonstration_of_preference(content: Preference) -> tuple[Content, ...]:
-    answer = Message(role="assistant", content=content.chosen)
-    return (Demonstration(messages=(*content.prompt, answer)),)
+    return (_demonstration(content, content.chosen),)
 
 
 def _demonstration_of_feedback(content: FeedbackContent) -> tuple[Content, ...]:
     """Only a good answer becomes a demonstration."""
     if not content.good:
         return ()
-    answer = Message(role="assistant", content=content.answer)
-    return (Demonstration(messages=(*content.prompt, answer)),)
+    return (_demonstration(content, content.answer),)
+
+
+def _demonstration(content: Preference | FeedbackContent, text: str) -> Demonstration:
+    """Only this answer is learnt, and not those in the prompt."""
+    answer = Message(role="assistant", content=text)
+    return Demonstration(messages=(*as_context(content.prompt), answer), tools=content.tools)
 
 
 def _prompt_of_demonstration(content: Demonstration) -> tuple[Content, ...]:
+    """The reference is the text of the answer, without thoughts.
+
+    Raises:
+        BrokenChat: the answer calls tools, which is no text.
+    """
     prompt, answer = split_answer(content.messages)
-    reference = answer if content.reference is None else content.reference
-    return (PromptOnly(prompt=prompt, answer=reference),)
+    if content.reference is None and "tool_calls" in answer.fields:
+        raise BrokenChat("the answer calls tools, and the reference answer of a prompt is text")
+    reference = answer.content if content.reference is None else content.reference
+    return (PromptOnly(prompt=prompt, answer=reference, tools=content.tools),)
 
 
 def _prompt_only(content: Preference | FeedbackContent) -> tuple[Content, ...]:
-    return (PromptOnly(prompt=content.prompt, answer=None),)
+    return (PromptOnly(prompt=content.prompt, answer=None, tools=content.tools),)
 
 
 def _feedback_of_preference(content: Preference) -> tuple[Content, ...]:
-    return (
-        FeedbackContent(prompt=content.prompt, answer=content.chosen, good=True),
-        FeedbackContent(prompt=content.prompt, answer=content.rejected, good=False),
+    return tuple(
+        FeedbackContent(prompt=content.prompt, answer=answer, good=good, tools=content.tools)
+        for answer, good in ((content.chosen, True), (content.rejected, False))
     )
 
 

@@ -56,10 +56,25 @@ class Layout:
 
     Attributes:
         needs: groups of columns; one column of each group must exist.
+        reads: further columns that it reads; all others are left out and counted.
     """
 
     needs: tuple[tuple[str, ...], ...]
     apply: RowMapping
+    reads: tuple[str, ...] = ()
+
+    def left_out(self, row: Row, more: Iterable[str]) -> tuple[str, ...]:
+        """The columns of a row with a value that the layout does not read.
+
+        Args:
+            more: columns that others read.
+        """
+        read = {*self.reads, *more, *(column for group in self.needs for column in group)}
+        return tuple(
+            name
+            for name, value in row.cells.items()
+            if name not in read and value is not None and value != ""
+        )
 
 
 def by_row(read: Callable[[Row, str], Content]) -> RowMapping:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlhf_ray.data.prepare.conversion.chats import BrokenChat
-from rlhf_ray.data.prepare.conversion.contents import Messages, Preference
+from rlhf_ray.data.prepare.conversion.contents import Preference
 from rlhf_ray.data.prepare.conversion.mapping import NotBetter, as_number, number_in
+from rlhf_ray.data.prepare.conversion.messages import Messages
 from rlhf_ray.data.rows import BadCell, Row
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from rlhf_ray.data.prepare.conversion.contents import Content, Demonstration, Message
+from rlhf_ray.data.prepare.conversion.contents import Content, Demonstration
 from rlhf_ray.data.prepare.conversion.mapping import Layout, by_row, text_in
+from rlhf_ray.data.prepare.conversion.messages import Message
 from rlhf_ray.data.rows import Row
 
 
@@ -20,4 +21,4 @@ def _read(row: Row, kind: str) -> Content:
     )
 
 
-ALPACA = Layout(needs=(("instruction",), ("output",)), apply=by_row(_read))
+ALPACA = Layout(needs=(("instruction",), ("output",)), apply=by_row(_read), reads=("input",))

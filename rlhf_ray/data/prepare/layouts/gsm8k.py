@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 
 from rlhf_ray.data.prepare.conversion.chats import user_message
-from rlhf_ray.data.prepare.conversion.contents import Content, Demonstration, Message, PromptOnly
+from rlhf_ray.data.prepare.conversion.contents import Content, Demonstration, PromptOnly
 from rlhf_ray.data.prepare.conversion.mapping import Layout, by_row, text_in
+from rlhf_ray.data.prepare.conversion.messages import Message
 from rlhf_ray.data.rows import BadCell, Row, shown
 
 # Input of the authors' calculator, which is not part of the answer.

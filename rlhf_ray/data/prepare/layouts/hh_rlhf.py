@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 
-from rlhf_ray.data.prepare.conversion.chats import BrokenChat, role_named, split_answer
-from rlhf_ray.data.prepare.conversion.contents import Content, Message, Messages, Preference
+from rlhf_ray.data.prepare.conversion.chats import BrokenChat, role_named, split_text
+from rlhf_ray.data.prepare.conversion.contents import Content, Preference
 from rlhf_ray.data.prepare.conversion.mapping import Layout, by_row, text_in
+from rlhf_ray.data.prepare.conversion.messages import Message, Messages
 from rlhf_ray.data.rows import Row
 
 _TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):[ \t]?")
@@ -34,8 +35,8 @@ def read_transcript(text: str) -> Messages:
 
 def _read(row: Row, kind: str) -> Content:
     del kind
-    prompt, chosen = split_answer(read_transcript(text_in(row, "chosen")))
-    other, rejected = split_answer(read_transcript(text_in(row, "rejected")))
+    prompt, chosen = split_text(read_transcript(text_in(row, "chosen")))
+    other, rejected = split_text(read_transcript(text_in(row, "rejected")))
     if prompt != other:
         raise BrokenChat("chosen and rejected differ before their last turn")
     return Preference(prompt=prompt, chosen=chosen, rejected=rejected)

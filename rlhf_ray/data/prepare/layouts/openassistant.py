@@ -14,13 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rlhf_ray.data.prepare.conversion.chats import BrokenChat, role_named
-from rlhf_ray.data.prepare.conversion.contents import (
-    Content,
-    Demonstration,
-    Message,
-    Messages,
-    PromptOnly,
-)
+from rlhf_ray.data.prepare.conversion.contents import Content, Demonstration, PromptOnly
 from rlhf_ray.data.prepare.conversion.mapping import (
     BROKEN_CHAT,
     BROKEN_ROW,
@@ -32,6 +26,7 @@ from rlhf_ray.data.prepare.conversion.mapping import (
     broken_row,
     unusable,
 )
+from rlhf_ray.data.prepare.conversion.messages import Message, Messages
 from rlhf_ray.data.prepare.conversion.ranked import preference_of_ranking, preference_of_scores
 from rlhf_ray.data.rows import BadCell, BrokenRow, Row, shown
 
@@ -165,4 +160,8 @@ def _preferences(node: _Node, before: Messages) -> Iterator[Content]:
         yield from _preferences(reply, prompt)
 
 
-OPENASSISTANT = Layout(needs=(("text", "prompt"), ("message_id", "prompt")), apply=_apply)
+OPENASSISTANT = Layout(
+    needs=(("text", "prompt"), ("message_id", "prompt")),
+    apply=_apply,
+    reads=("parent_id", "role", "rank", "replies"),
+)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from rlhf_ray.data.chat_fields import read_tools
 from rlhf_ray.data.prepare.conversion.chats import read_messages
-from rlhf_ray.data.prepare.conversion.contents import Content, Demonstration, Message
+from rlhf_ray.data.prepare.conversion.contents import Content, Demonstration
 from rlhf_ray.data.prepare.conversion.mapping import Layout, by_row
+from rlhf_ray.data.prepare.conversion.messages import Message
 from rlhf_ray.data.rows import BadCell, Row
 
 _COLUMNS = ("conversations", "items", "conversation")
@@ -26,7 +28,8 @@ def _read(row: Row, kind: str) -> Content:
     # A chat may stop after a question: the part up to the last answer is a demonstration.
     while len(turns) > 1 and turns[-1].role == "user":
         turns = turns[:-1]
-    return Demonstration(messages=turns)
+    tools = tuple(read_tools(row.cells.get("tools"), "tools"))
+    return Demonstration(messages=turns, tools=tools)
 
 
-SHAREGPT = Layout(needs=(_COLUMNS,), apply=by_row(_read))
+SHAREGPT = Layout(needs=(_COLUMNS,), apply=by_row(_read), reads=("system", "tools"))

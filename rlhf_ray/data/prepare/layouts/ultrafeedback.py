@@ -21,4 +21,8 @@ def _read(row: Row, kind: str) -> Content:
     return Preference(prompt=prompt, chosen=chosen, rejected=rejected, margin=margin)
 
 
-ULTRAFEEDBACK = Layout(needs=(("chosen",), ("rejected",)), apply=by_row(_read))
+ULTRAFEEDBACK = Layout(
+    needs=(("chosen",), ("rejected",)),
+    apply=by_row(_read),
+    reads=("prompt", "score_chosen", "score_rejected"),
+)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from rlhf_ray.data.examples import load_rankings
 from rlhf_ray.data.examples.answer_encoding import encode_answers
 from rlhf_ray.data.rows import BadCell
 from rlhf_ray.records.supervised import LabelledTokens, num_scored_tokens
+from tests.unit.data import templates
 from tests.unit.data.examples.conftest import WRITTEN, tokenizer_with
 
 QUESTION = {"role": "user", "content": "Where is my order?"}
@@ -97,3 +100,22 @@ def test_each_answer_that_the_template_refuses_is_reported():
     assert "no bad words" in str(bad)
     (lost,) = encode_answers([], ["good"], [True], tokenizer)
     assert "no messages" in str(lost)
+
+
+def test_tools_and_calls_of_the_prompt():
+    tools = [{"type": "function", "function": {"name": "add"}}]
+    tokenizer = templates.tokenizer_of("whole")
+    (row,) = encode_answers([QUESTION], ["Here."], [True], tokenizer, tools=tools)
+    assert tokenizer.decode(row.token_ids).startswith(f"<pad>{json.dumps(tools)}<eos><user>user\n")
+    assert answer_of(row, tokenizer) == "Here.<eos>"
+    call = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "add"}}]}
+    call["tool_calls"][0]["function"]["arguments"] = {}
+    chat = [QUESTION, call, {"role": "tool", "content": "2"}]
+    for template, prompt in (("no_tools", [QUESTION]), ("no_calls", chat)):
+        blind = templates.tokenizer_of(template)
+        (refused,) = encode_answers(prompt, ["Here."], [True], blind, tools=tools)
+        assert isinstance(refused, BadCell)
+        assert "the chat template does not write" in str(refused)
+    tokenizer.chat_template = None
+    (refused,) = encode_answers([QUESTION], ["Here."], [True], tokenizer, tools=tools)
+    assert "has tools" in str(refused)

@@ -1,0 +1,1 @@
+"""Rendered chats, and the check that a template writes what a row says."""
