@@ -11,12 +11,13 @@ from rlhf_ray.config.groups.data import ExamplesConfig
 from rlhf_ray.data.examples.labels import label_texts
 from rlhf_ray.data.examples.lengths import LengthLimit
 from rlhf_ray.data.examples.rows import Source, identity, read_sources
-from rlhf_ray.data.examples.sets import ExampleSet, T, fingerprint_of
-from rlhf_ray.data.examples.spans import MarkedText, special_texts
+from rlhf_ray.data.examples.sets import ExampleSet, T, fingerprint_of, samples_of
+from rlhf_ray.data.examples.spans import MarkedText
 from rlhf_ray.data.examples.split import content_key
 from rlhf_ray.data.messages import check_system_prompt
 from rlhf_ray.data.rejects import INVALID, Rejects, Skipped
 from rlhf_ray.data.rows import BadCell, DataError, Row
+from rlhf_ray.data.turn_ends import LearntEnds, TurnEnd, added_tokens
 from rlhf_ray.records.supervised import LabelledTokens
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class GatheredExamples(Generic[T]):
     held_out: list[T] = field(default_factory=list)
     num_cut: int = 0
     num_unended: int = 0
+    turn_ends: tuple[TurnEnd, ...] = ()
 
     def of(self, *, held_out: bool) -> list[T]:
         """The list of one side."""
@@ -76,14 +78,17 @@ def load_examples(
     check_system_prompt(examples, tokenizer)
     gathered: GatheredExamples[T] = GatheredExamples()
     sources = read_sources(examples, layouts)
-    ids = [tokenizer.convert_tokens_to_ids(text) for text in special_texts(tokenizer)]
-    ends = frozenset(number for number in ids if isinstance(number, int))
+    ends = frozenset(added_tokens(tokenizer).values())
+    learnt = LearntEnds(tokenizer)
     for source in sources:
         lengths = LengthLimit(examples, source.rejects)
         drafts = _drafts(source, examples, draft)
         while chunk := list(islice(drafts, _LABELLED_AT_ONCE)):
             _build(chunk, gathered, tokenizer, lengths, ends)
         gathered.num_cut += lengths.num_cut
+    for example in gathered.train:
+        learnt.add(samples_of(example))
+    gathered.turn_ends = learnt.found()
     return finished_set(kind, examples, tokenizer, gathered, sources)
 
 
@@ -116,6 +121,7 @@ def finished_set(
         held_out=tuple(gathered.held_out),
         num_cut=gathered.num_cut,
         num_unended=gathered.num_unended,
+        turn_ends=gathered.turn_ends,
         skipped=_skipped([source.rejects for source in sources]),
         vocabulary_size=len(tokenizer),
         fingerprint=fingerprint_of(gathered.train, gathered.held_out),
@@ -152,7 +158,7 @@ def _build(
     """Add the examples of some drafts to their side of the split.
 
     Args:
-        ends: ids of the special tokens.
+        ends: ids of the tokens that can end an answer.
     """
     labelled = iter(label_texts([t for _, _, draft in chunk for t in draft.texts], tokenizer))
     for row, is_held_out, draft in chunk:

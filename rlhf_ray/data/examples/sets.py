@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from rlhf_ray.data.rejects import Skipped, skipped_lines
+from rlhf_ray.data.turn_ends import TurnEnd
 from rlhf_ray.records.preferences import Feedback, Ranking
 from rlhf_ray.records.supervised import LabelledTokens
 
@@ -30,6 +31,7 @@ class ExampleSet(Generic[T]):
         skipped: rows of both sources that are left out, by reason.
         vocabulary_size: of the tokenizer; every token id is below it.
         fingerprint: hash of the tokens, masks and labels of both, in order.
+        turn_ends: tokens with which the learnt parts of `train` end, the most frequent first.
     """
 
     kind: str
@@ -40,6 +42,7 @@ class ExampleSet(Generic[T]):
     skipped: tuple[Skipped, ...]
     vocabulary_size: int
     fingerprint: str
+    turn_ends: tuple[TurnEnd, ...] = ()
 
     def describe(self) -> str:
         """Lines for the screen: number and lengths of examples, and rows left out."""

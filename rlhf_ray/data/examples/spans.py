@@ -14,6 +14,7 @@ from rlhf_ray.data.messages import (
     has_text,
 )
 from rlhf_ray.data.rows import BadCell
+from rlhf_ray.data.turn_ends import added_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -61,7 +62,7 @@ def mark_answers(
             text does not begin with the rendering of a beginning, so that the position of an
             answer is unknown.
     """
-    specials = special_texts(tokenizer)
+    specials = tuple(added_tokens(tokenizer))
     template = tokenizer.get_chat_template()
     assert isinstance(template, str)
     if _MARK.search(template):

@@ -19,6 +19,7 @@ from rlhf_ray.data.examples.split import content_key
 from rlhf_ray.data.prompts.order import stable_seed
 from rlhf_ray.data.rejects import INVALID
 from rlhf_ray.data.rows import BadCell, DataError, Row
+from rlhf_ray.data.turn_ends import TurnEnd
 from rlhf_ray.records.supervised import LabelledTokens
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def load_texts(
         )
     sources = read_sources(examples, (("text_column",),))
     gathered: GatheredExamples[LabelledTokens] = GatheredExamples()
+    num_texts = 0
     for source in sources:
         documents: dict[bool, list[tuple[Row, list[int]]]] = {False: [], True: []}
         rows = _texts(source, examples)
@@ -56,6 +58,7 @@ def load_texts(
                 # Some tokenizers end every text themselves.
                 ended = ids if ids and ids[-1] == end else [*ids, end]
                 documents[is_held_out].append((row, ended))
+        num_texts += len(documents[False])
         lengths = LengthLimit(examples, source.rejects)
         for is_held_out in (False, True):
             rows_of_side = documents[is_held_out]
@@ -65,6 +68,8 @@ def load_texts(
                 else _separate(rows_of_side, lengths)
             )
         gathered.num_cut += lengths.num_cut
+    text_end = TurnEnd(token_id=end, text=str(tokenizer.eos_token), count=num_texts)
+    gathered.turn_ends = (text_end,)
     return finished_set("texts", examples, tokenizer, gathered, sources)
 
 

@@ -71,11 +71,13 @@ class FitStage(Generic[T]):
             and before they go on from a checkpoint; as many as were read, in the same order.
         spread: the rows of one step, or all held-out ones, to the samples of every rank.
         actor_class: of `cluster.roles.fit`: the actors of the ranks.
+        is_generative: the result writes text, and must know where an answer ends.
     """
 
     load: Callable[..., ExampleSet[T]]
     spread: Callable[[Sequence[Any], RankPlan], Sequence[Any]]
     actor_class: type[OfflineActor]
+    is_generative: bool = True
     prepare: Callable[[FitInputs, ExampleSet[T], FitSystem, RunOutput], ExampleSet[Any]] = _as_read
 
 

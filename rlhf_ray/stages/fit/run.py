@@ -24,6 +24,7 @@ from rlhf_ray.driver.fit.loop import FitLoop, FitSettings, fit
 from rlhf_ray.driver.fit.steps import FitSteps
 from rlhf_ray.driver.run_log import FitLog
 from rlhf_ray.models.builtin import resolve_model_path
+from rlhf_ray.models.generation_ends import add_ends, added_line
 from rlhf_ray.models.loading import load_tokenizer
 from rlhf_ray.observe.facts import FIT_FACTS
 from rlhf_ray.observe.fit_report import fit_table, summarize_fit, write_fit_summary
@@ -70,9 +71,13 @@ def run_fit(config: Config, stage: FitStage[T]) -> int:
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, path=path))
         check_trained(config)
         progress.phase("examples")
-        examples = stage.load(config.examples, load_tokenizer(config.model), seed=config.seed)
+        tokenizer = load_tokenizer(config.model)
+        examples = stage.load(config.examples, tokenizer, seed=config.seed)
+        turn_ends = examples.turn_ends if stage.is_generative else ()
         num_steps = num_optimizer_steps(config.fit, examples)
         progress.message(f"{examples.describe()}\n{num_steps} optimiser steps")
+        if line := added_line(turn_ends, config.model, tokenizer):
+            progress.message(line)
         check_warmup(config.training.warmup_steps, num_steps)
         progress.expect(num_steps)
         progress.phase("start")
@@ -91,6 +96,7 @@ def run_fit(config: Config, stage: FitStage[T]) -> int:
                 steps=_steps(inputs, stage, ready),
                 held_out=_held_out(inputs, stage, ready, system),
                 progress=progress,
+                end_token_ids=tuple(end.token_id for end in turn_ends),
             )
             best_step = _learn(run)
             output.finish(_report(run, num_steps, best_step))
@@ -99,7 +105,11 @@ def run_fit(config: Config, stage: FitStage[T]) -> int:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Run:
-    """The parts of a run once its workers have started."""
+    """The parts of a run once its workers have started.
+
+    Attributes:
+        end_token_ids: ends of answers that the ranks learn; none of a model that writes no text.
+    """
 
     inputs: FitInputs
     output: Path
@@ -107,6 +117,7 @@ class _Run:
     steps: FitSteps[Any]
     held_out: HeldOut | NoHeldOut
     progress: Progress
+    end_token_ids: tuple[int, ...]
 
 
 def _learn(run: _Run) -> int | None:
@@ -197,6 +208,8 @@ def _models(run: _Run) -> BestModels | LastModel:
             phase="checkpoint",
             timeout_s=run.inputs.deadlines.checkpoint_s,
         )
+        if run.end_token_ids:
+            add_ends(folder, run.end_token_ids)
 
     if run.inputs.fit.keep_best:
         return BestModels(run.output, save, num_checkpoints=run.inputs.checkpoint.keep_last)

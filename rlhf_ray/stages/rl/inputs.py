@@ -19,9 +19,11 @@ from rlhf_ray.config.groups.data import DataConfig, TextsConfig
 from rlhf_ray.config.run import Config
 from rlhf_ray.data.prompts.load import PromptSet, load_prompts
 from rlhf_ray.data.ptx_texts import load_texts
+from rlhf_ray.data.turn_ends import engine_ends
 from rlhf_ray.driver.checkpoints import checkpoint_to_resume
 from rlhf_ray.driver.updates.texts import NoTexts, TextMixture, TextSource
 from rlhf_ray.models.builtin import resolve_model_path
+from rlhf_ray.models.generation_ends import stops_line
 from rlhf_ray.models.loading import load_tokenizer
 from rlhf_ray.observe.progress import Progress
 from rlhf_ray.publish.gate import Probe, make_probe
@@ -148,8 +150,10 @@ def read_inputs(request: RlRequest, progress: Progress) -> RlInputs:
     reward = resolve_scoring(context, tokenizer, prompts, report=report)
     config = dataclasses.replace(config, reward=reward)
     report(prompts.describe())
+    if line := stops_line(config.model, tokenizer):
+        report(line)
     return RlInputs(
-        settings=rl_settings(config),
+        settings=rl_settings(config, end_token_ids=engine_ends(tokenizer)),
         roles=run_roles(config),
         plan=plan,
         prompts=prompts,
