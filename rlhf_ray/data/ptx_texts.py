@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rlhf_ray.config.groups.data import TextsConfig
+from rlhf_ray.data.plain_texts import PlainEncoder
 from rlhf_ray.data.rejects import INVALID, Rejects, Skipped, good_rows, skipped_lines
 from rlhf_ray.data.rows import BadCell, DataError, Row, check_columns, text_cell
 from rlhf_ray.data.sources.read import read_rows
@@ -29,6 +30,7 @@ class TextSet:
         num_rows: rows that the texts come from.
         num_cut: rows of more than `texts.max_tokens`.
         skipped: rows that are left out, by reason.
+        already: words on texts that had the tokens of their beginning or end already.
         fingerprint: hash of all tokens, in order.
     """
 
@@ -37,6 +39,7 @@ class TextSet:
     num_cut: int
     skipped: tuple[Skipped, ...]
     fingerprint: str
+    already: tuple[str, ...] = ()
 
     def describe(self) -> str:
         """Lines for the screen: number and lengths of texts, and rows left out."""
@@ -46,16 +49,16 @@ class TextSet:
             f"({sum(lengths) / len(lengths):.0f} on average) from {self.num_rows} rows, "
             f"{self.num_cut} of them longer than texts.max_tokens"
         ]
-        return "\n".join([*lines, *skipped_lines(self.skipped)])
+        return "\n".join([*lines, *self.already, *skipped_lines(self.skipped)])
 
 
 def load_texts(texts: TextsConfig, tokenizer: PreTrainedTokenizerBase) -> TextSet:
     """Read and tokenise the whole source.
 
-    A text gets the special tokens that the tokenizer itself adds to plain text, and no chat
-    template. A text of more than `max_tokens` is split into pieces of that many tokens (the last
-    one may be shorter), or cut after its first piece, as configured. A last piece of one token is
-    left out, because no token precedes it from which it could be predicted.
+    A text gets the special tokens that the tokenizer itself adds to plain text, unless it has them
+    already, and no chat template. A text of more than `max_tokens` is split into pieces of that
+    many tokens (the last one may be shorter), or cut after its first piece, as configured. A last
+    piece of one token is left out, because no token precedes it from which it could be predicted.
 
     Raises:
         DataError: the source cannot be read, no row has the column, no text is left, or a row is
@@ -68,7 +71,8 @@ def load_texts(texts: TextsConfig, tokenizer: PreTrainedTokenizerBase) -> TextSe
     check_columns(texts, {"text_column": texts.text_column}, rows)
     pieces: list[tuple[int, ...]] = []
     num_rows = num_cut = 0
-    for row, token_ids in _tokenised(list(_filled(rows, texts, rejects)), tokenizer):
+    plain = PlainEncoder(tokenizer)
+    for row, token_ids in _tokenised(list(_filled(rows, texts, rejects)), plain):
         if len(token_ids) < 2:
             rejects.count(TOO_SHORT, f"{row.where}: nothing in it can be predicted")
             continue
@@ -83,6 +87,7 @@ def load_texts(texts: TextsConfig, tokenizer: PreTrainedTokenizerBase) -> TextSe
         num_cut=num_cut,
         skipped=rejects.skipped(),
         fingerprint=_fingerprint(pieces),
+        already=tuple(plain.lines()),
     )
 
 
@@ -100,12 +105,12 @@ def _filled(rows: Iterable[Row], texts: TextsConfig, rejects: Rejects) -> Iterat
 
 
 def _tokenised(
-    items: Sequence[tuple[Row, str]], tokenizer: PreTrainedTokenizerBase
+    items: Sequence[tuple[Row, str]], plain: PlainEncoder
 ) -> Iterator[tuple[Row, list[int]]]:
     """Tokenise in chunks: tokenizers are fast on many texts at once."""
     for start in range(0, len(items), _TOKENISED_AT_ONCE):
         chunk = items[start : start + _TOKENISED_AT_ONCE]
-        encoded = tokenizer([text for _, text in chunk])["input_ids"]
+        encoded = plain.encode([text for _, text in chunk], with_end=True)
         yield from zip([row for row, _ in chunk], encoded, strict=True)
 
 

@@ -104,7 +104,7 @@ class LearntEnds:
         turn, is none.
         """
         return tuple(
-            TurnEnd(token_id=token, text=self._tokenizer.decode([token]), count=count)
+            TurnEnd(token_id=token, text=str(self._tokenizer.decode([token])), count=count)
             for token, count in self._ending.most_common()
             if self._inside[token] <= _MOST_INSIDE * count
         )
@@ -122,7 +122,7 @@ class LearntEnds:
     def _closes_turn(self, token: int) -> bool:
         """Whether a token may stand between the end of an answer and the end of its turn."""
         if token not in self._closes:
-            self._closes[token] = self._tokenizer.decode([token]).isspace()
+            self._closes[token] = str(self._tokenizer.decode([token])).isspace()
         return self._closes[token]
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rlhf_ray.config.groups.reward import JudgeConfig
 from rlhf_ray.data.examples.spans import special_texts
 from rlhf_ray.data.messages import apply_template
+from rlhf_ray.data.plain_texts import PlainEncoder
 from rlhf_ray.data.rows import BadCell
 from rlhf_ray.records import Prompt
 
@@ -58,7 +59,10 @@ class Rubric:
             )
         except BadCell as error:
             raise NoScore(f"the question cannot be rendered: {error}") from error
-        ids = self._tokenizer(text, add_special_tokens=not has_template)["input_ids"]
+        if has_template:
+            ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        else:
+            (ids,) = PlainEncoder(self._tokenizer).encode([text])
         limit = self._judge.max_prompt_tokens
         if len(ids) > limit:
             raise NoScore(

@@ -9,6 +9,7 @@ import torch
 
 from rlhf_ray.data.examples.labels import label_texts
 from rlhf_ray.data.examples.spans import MarkedText, mark_answers, mark_plain, special_texts
+from rlhf_ray.data.plain_texts import PlainEncoder
 from rlhf_ray.data.rows import BadCell
 from rlhf_ray.records.supervised import LabelledTokens, num_scored_tokens
 
@@ -107,6 +108,9 @@ def _up_to_the_end(row: LabelledTokens) -> LabelledTokens:
 
 def _prompt_alone(text: MarkedText, tokenizer: PreTrainedTokenizerBase) -> LabelledTokens:
     """Tokens of the prompt with an answer that was cut off before its first character."""
-    ids = tokenizer(text.text, add_special_tokens=text.adds_specials)["input_ids"]
+    if text.adds_specials:
+        (ids,) = PlainEncoder(tokenizer).encode([text.text])
+    else:
+        ids = tokenizer(text.text, add_special_tokens=False)["input_ids"]
     token_ids = torch.tensor(ids, dtype=torch.int64)
     return LabelledTokens(token_ids=token_ids, loss_mask=torch.zeros_like(token_ids) > 0)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from rlhf_ray.data.examples.spans import MarkedText
+from rlhf_ray.data.plain_texts import PlainEncoder
 from rlhf_ray.data.rows import BadCell
 from rlhf_ray.records.supervised import LabelledTokens
 
@@ -69,7 +70,11 @@ def _encode(
         numbers = [number for number, adds in enumerate(adds_specials) if adds == flag]
         if not numbers:
             continue
-        ids = tokenizer([texts[n] for n in numbers], add_special_tokens=flag)["input_ids"]
+        chosen = [texts[n] for n in numbers]
+        if flag:
+            ids = PlainEncoder(tokenizer).encode(chosen)
+        else:
+            ids = tokenizer(chosen, add_special_tokens=False)["input_ids"]
         for number, row in zip(numbers, ids, strict=True):
             encoded[number] = row
     return encoded

@@ -15,6 +15,7 @@ from rlhf_ray.data.examples.sets import ExampleSet, T, fingerprint_of, samples_o
 from rlhf_ray.data.examples.spans import MarkedText
 from rlhf_ray.data.examples.split import content_key
 from rlhf_ray.data.messages import check_system_prompt
+from rlhf_ray.data.plain_texts import PlainEncoder, already_lines
 from rlhf_ray.data.rejects import INVALID, Rejects, Skipped
 from rlhf_ray.data.rows import BadCell, DataError, Row
 from rlhf_ray.data.turn_ends import LearntEnds, TurnEnd, added_tokens
@@ -49,6 +50,8 @@ class GatheredExamples(Generic[T]):
     held_out: list[T] = field(default_factory=list)
     num_cut: int = 0
     num_unended: int = 0
+    num_begun: int = 0
+    num_ended: int = 0
     turn_ends: tuple[TurnEnd, ...] = ()
 
     def of(self, *, held_out: bool) -> list[T]:
@@ -121,6 +124,7 @@ def finished_set(
         held_out=tuple(gathered.held_out),
         num_cut=gathered.num_cut,
         num_unended=gathered.num_unended,
+        already=tuple(already_lines(tokenizer, gathered.num_begun, gathered.num_ended)),
         turn_ends=gathered.turn_ends,
         skipped=_skipped([source.rejects for source in sources]),
         vocabulary_size=len(tokenizer),
@@ -160,6 +164,7 @@ def _build(
     Args:
         ends: ids of the tokens that can end an answer.
     """
+    plain = PlainEncoder(tokenizer)
     labelled = iter(label_texts([t for _, _, draft in chunk for t in draft.texts], tokenizer))
     for row, is_held_out, draft in chunk:
         samples = list(islice(labelled, len(draft.texts)))
@@ -172,6 +177,9 @@ def _build(
         if example is not None:
             gathered.of(held_out=is_held_out).append(example)
             gathered.num_unended += any(_last_predicted(sample) not in ends for sample in good)
+            texts = [text for text in draft.texts if text.adds_specials]
+            gathered.num_begun += any(plain.begins(text.text) for text in texts)
+            gathered.num_ended += any(text.has_end for text in texts)
 
 
 def _last_predicted(sample: LabelledTokens) -> int:

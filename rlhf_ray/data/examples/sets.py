@@ -31,6 +31,7 @@ class ExampleSet(Generic[T]):
         skipped: rows of both sources that are left out, by reason.
         vocabulary_size: of the tokenizer; every token id is below it.
         fingerprint: hash of the tokens, masks and labels of both, in order.
+        already: words on texts that had the tokens of their beginning or end already.
         turn_ends: tokens with which the learnt parts of `train` end, the most frequent first.
     """
 
@@ -43,6 +44,7 @@ class ExampleSet(Generic[T]):
     vocabulary_size: int
     fingerprint: str
     turn_ends: tuple[TurnEnd, ...] = ()
+    already: tuple[str, ...] = ()
 
     def describe(self) -> str:
         """Lines for the screen: number and lengths of examples, and rows left out."""
@@ -55,7 +57,7 @@ class ExampleSet(Generic[T]):
                 f"with an answer that no special token ends: {self.num_unended}; from these the "
                 "model does not learn when to stop"
             )
-        return "\n".join([*lines, *skipped_lines(self.skipped)])
+        return "\n".join([*lines, *self.already, *skipped_lines(self.skipped)])
 
 
 def samples_of(example: LabelledTokens | Ranking | Feedback) -> tuple[LabelledTokens, ...]:

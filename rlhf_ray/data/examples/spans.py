@@ -14,7 +14,7 @@ from rlhf_ray.data.messages import (
     has_text,
 )
 from rlhf_ray.data.rows import BadCell
-from rlhf_ray.data.turn_ends import added_tokens
+from rlhf_ray.data.turn_ends import added_tokens, template_end
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,11 +35,13 @@ class MarkedText:
         answers: [start, stop) of each part, in order; not empty, and not touching each other.
         adds_specials: the tokenizer adds its special tokens at the beginning of the text; False
             with a template, which writes them itself.
+        has_end: the answer of a row without template ended already, so that no end was added.
     """
 
     text: str
     answers: tuple[Part, ...]
     adds_specials: bool
+    has_end: bool = False
 
 
 def mark_answers(
@@ -76,6 +78,9 @@ def mark_answers(
 def mark_plain(prompt: str, answer: str, tokenizer: PreTrainedTokenizerBase) -> MarkedText:
     """Join prompt, answer and end of text, for a model without a chat template.
 
+    A rendered answer ends already, with the end of text or the token that ends a turn in the
+    tokenizer's template; white space after it is context, as with a template.
+
     Raises:
         BadCell: the tokenizer has no end-of-text token.
     """
@@ -85,8 +90,22 @@ def mark_plain(prompt: str, answer: str, tokenizer: PreTrainedTokenizerBase) -> 
             "the tokenizer has no end-of-text token to end an answer with; set its eos_token, or "
             "name another tokenizer with model.tokenizer_path"
         )
+    bare = answer.rstrip()
+    if _is_ended(bare, end, tokenizer):
+        part = (len(prompt), len(prompt) + len(bare))
+        return MarkedText(text=prompt + answer, answers=(part,), adds_specials=True, has_end=True)
     text = prompt + answer + end
     return MarkedText(text=text, answers=((len(prompt), len(text)),), adds_specials=True)
+
+
+def _is_ended(answer: str, end: str, tokenizer: PreTrainedTokenizerBase) -> bool:
+    if answer.endswith(end):
+        return True
+    # Rendering is slow, and hardly any answer ends with a token of its own.
+    if not answer.endswith(tuple(added_tokens(tokenizer))):
+        return False
+    turn_end = template_end(tokenizer)
+    return turn_end is not None and answer.endswith(str(tokenizer.decode([turn_end])))
 
 
 def special_texts(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from rlhf_ray.data.examples.load import GatheredExamples, finished_set
 from rlhf_ray.data.examples.rows import Source, identity, read_sources
 from rlhf_ray.data.examples.sets import ExampleSet
 from rlhf_ray.data.examples.split import content_key
+from rlhf_ray.data.plain_texts import PlainEncoder
 from rlhf_ray.data.prompts.order import stable_seed
 from rlhf_ray.data.rejects import INVALID
 from rlhf_ray.data.rows import BadCell, DataError, Row
@@ -49,14 +50,16 @@ def load_texts(
     sources = read_sources(examples, (("text_column",),))
     gathered: GatheredExamples[LabelledTokens] = GatheredExamples()
     num_texts = 0
+    plain = PlainEncoder(tokenizer)
     for source in sources:
         documents: dict[bool, list[tuple[Row, list[int]]]] = {False: [], True: []}
         rows = _texts(source, examples)
         while chunk := list(islice(rows, _TOKENISED_AT_ONCE)):
-            encoded = tokenizer([text for _, _, text in chunk])["input_ids"]
+            encoded = plain.encode([_up_to_end(text, tokenizer) for _, _, text in chunk])
             for (row, is_held_out, _), ids in zip(chunk, encoded, strict=True):
-                # Some tokenizers end every text themselves.
-                ended = ids if ids and ids[-1] == end else [*ids, end]
+                has_end = bool(ids) and ids[-1] == end
+                gathered.num_ended += has_end
+                ended = ids if has_end else [*ids, end]
                 documents[is_held_out].append((row, ended))
         num_texts += len(documents[False])
         lengths = LengthLimit(examples, source.rejects)
@@ -70,6 +73,7 @@ def load_texts(
         gathered.num_cut += lengths.num_cut
     text_end = TurnEnd(token_id=end, text=str(tokenizer.eos_token), count=num_texts)
     gathered.turn_ends = (text_end,)
+    gathered.num_begun = plain.num_begun
     return finished_set("texts", examples, tokenizer, gathered, sources)
 
 
@@ -83,6 +87,12 @@ def _texts(source: Source, examples: ExamplesConfig) -> Iterator[tuple[Row, bool
             source.rejects.bad_row(INVALID, row.where, str(error))
             continue
         yield row, source.holds_out(content_key(text) if own is None else own), text
+
+
+def _up_to_end(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The text without white space after an end of text that it has already."""
+    bare = text.rstrip()
+    return bare if bare.endswith(str(tokenizer.eos_token)) else text
 
 
 def _packed(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from rlhf_ray.config.groups.data import DataConfig
 from rlhf_ray.data.messages import Message, check_system_prompt, render, uses_template
+from rlhf_ray.data.plain_texts import PlainEncoder
 from rlhf_ray.data.prompts.order import stable_seed
 from rlhf_ray.data.rejects import INVALID, Rejects, Skipped, good_rows, skipped_lines
 from rlhf_ray.data.rows import BadCell, DataError, Row, check_columns, text_cell, unmapped_columns
@@ -33,12 +34,14 @@ class PromptSet:
         skipped: rows that are left out, by reason.
         left_out_columns: columns without plain values, which rewards do not see.
         fingerprint: hash of ids, tokens, answers and tasks, in order.
+        already: words on plain prompts that had the tokens of their beginning already.
     """
 
     prompts: tuple[Prompt, ...]
     skipped: tuple[Skipped, ...]
     left_out_columns: tuple[str, ...]
     fingerprint: str
+    already: tuple[str, ...] = ()
 
     def describe(self) -> str:
         """Lines for the screen: number and lengths of prompts, and rows left out."""
@@ -47,7 +50,7 @@ class PromptSet:
             f"{len(lengths)} prompts of {min(lengths)} to {max(lengths)} tokens "
             f"({sum(lengths) / len(lengths):.0f} on average)"
         ]
-        lines += skipped_lines(self.skipped)
+        lines += [*self.already, *skipped_lines(self.skipped)]
         if self.left_out_columns:
             names = ", ".join(self.left_out_columns)
             lines.append(f"columns without plain values are left out: {names}")
@@ -79,7 +82,8 @@ def load_prompts(data: DataConfig, tokenizer: PreTrainedTokenizerBase, *, seed: 
     rendered = _unique(_rendered(rows, data, tokenizer, rejects), rejects)
     prompts: list[Prompt] = []
     left_out: set[str] = set()
-    for item, token_ids in _tokenised(list(rendered), data, tokenizer):
+    plain = PlainEncoder(tokenizer)
+    for item, token_ids in _tokenised(list(rendered), data, tokenizer, plain):
         if len(token_ids) > data.max_prompt_tokens:
             _count_long(rejects, data, item.row, len(token_ids))
             continue
@@ -105,6 +109,7 @@ def load_prompts(data: DataConfig, tokenizer: PreTrainedTokenizerBase, *, seed: 
         skipped=rejects.skipped(),
         left_out_columns=tuple(sorted(left_out)),
         fingerprint=_fingerprint(prompts),
+        already=tuple(plain.lines()),
     )
 
 
@@ -166,17 +171,25 @@ def _unique(items: Iterable[_Rendered], rejects: Rejects) -> Iterator[_Rendered]
 
 
 def _tokenised(
-    items: Sequence[_Rendered], data: DataConfig, tokenizer: PreTrainedTokenizerBase
+    items: Sequence[_Rendered],
+    data: DataConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    plain: PlainEncoder,
 ) -> Iterator[tuple[_Rendered, list[int]]]:
     """Tokenise in chunks: tokenizers are fast on many texts at once.
 
-    A template writes its own special tokens; plain text gets those that the tokenizer adds.
+    A template writes its own special tokens; plain text gets those that the tokenizer puts before
+    it, unless it has them already.
     """
-    add_special_tokens = not uses_template(data, tokenizer)
+    is_rendered = uses_template(data, tokenizer)
     for start in range(0, len(items), _TOKENISED_AT_ONCE):
         chunk = items[start : start + _TOKENISED_AT_ONCE]
-        encoded = tokenizer([item.text for item in chunk], add_special_tokens=add_special_tokens)
-        yield from zip(chunk, encoded["input_ids"], strict=True)
+        texts = [item.text for item in chunk]
+        if is_rendered:
+            encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        else:
+            encoded = plain.encode(texts)
+        yield from zip(chunk, encoded, strict=True)
 
 
 def _fingerprint(prompts: Sequence[Prompt]) -> str:
