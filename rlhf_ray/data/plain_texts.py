@@ -39,7 +39,7 @@ class PlainEncoder:
         if not texts:
             return []
         if self._is_opaque:
-            return self._tokenizer(list(texts))["input_ids"]
+            return self._tokenizer(list(texts), add_special_tokens=True)["input_ids"]
         encoded = self._tokenizer(list(texts), add_special_tokens=False)["input_ids"]
         return [self._around(ids, self._after if with_end else []) for ids in encoded]
 
@@ -77,8 +77,8 @@ def already_lines(tokenizer: PreTrainedTokenizerBase, num_begun: int, num_ended:
 
 def _around(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]] | None:
     """The tokens that the tokenizer puts before and after a text; None if it changes the text."""
-    inner = tokenizer(_PROBE, add_special_tokens=False)["input_ids"]
-    whole = tokenizer(_PROBE)["input_ids"]
+    (inner,) = tokenizer([_PROBE], add_special_tokens=False)["input_ids"]
+    (whole,) = tokenizer([_PROBE], add_special_tokens=True)["input_ids"]
     for start in range(len(whole) - len(inner) + 1):
         stop = start + len(inner)
         if whole[start:stop] == inner:

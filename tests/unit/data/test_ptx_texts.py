@@ -19,8 +19,9 @@ class ByteTokenizer:
 
     BEGIN = 300
 
-    def __call__(self, texts: list[str]) -> dict[str, list[list[int]]]:
-        return {"input_ids": [[self.BEGIN, *text.encode()] for text in texts]}
+    def __call__(self, texts: list[str], *, add_special_tokens: bool) -> dict[str, list[list[int]]]:
+        begin = [self.BEGIN] if add_special_tokens else []
+        return {"input_ids": [[*begin, *text.encode()] for text in texts]}
 
 
 @pytest.fixture
@@ -99,7 +100,10 @@ def test_bad_rows_end_the_run_or_are_counted(load, row: Any, problem: str) -> No
 
 def test_one_token_predicts_nothing(tmp_path: Path) -> None:
     class NoBeginning(ByteTokenizer):
-        def __call__(self, texts: list[str]) -> dict[str, list[list[int]]]:
+        def __call__(
+            self, texts: list[str], *, add_special_tokens: bool
+        ) -> dict[str, list[list[int]]]:
+            del add_special_tokens
             return {"input_ids": [list(text.encode()) for text in texts]}
 
     path = tmp_path / "a.jsonl"
