@@ -9,6 +9,7 @@ from jinja2 import TemplateError, TemplateSyntaxError
 
 from rlhf_ray.config.groups.data import DataConfig, ExamplesConfig
 from rlhf_ray.data.rows import BadCell, DataError, Row, cell, shown
+from rlhf_ray.data.template_time import time_variables
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -167,7 +168,10 @@ def apply_template(
     """
     text = _explained(
         lambda: tokenizer.apply_chat_template(
-            list(messages), add_generation_prompt=add_generation_prompt, tokenize=False
+            list(messages),
+            add_generation_prompt=add_generation_prompt,
+            tokenize=False,
+            **time_variables(tokenizer),
         )
     )
     assert isinstance(text, str)
@@ -196,6 +200,7 @@ def apply_template_with_marks(
             chat_template=tokenizer.get_chat_template(),
             return_assistant_tokens_mask=True,
             **tokenizer.special_tokens_map,
+            **time_variables(tokenizer),
         )
     )
     return texts[0], [(start, stop) for start, stop in marks[0]]

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrained
 
 from rlhf_ray.atomic_file import write_atomically
 from rlhf_ray.config.groups.model import ModelConfig
+from rlhf_ray.data.template_time import time_line
 from rlhf_ray.data.turn_ends import TurnEnd, engine_ends
 from rlhf_ray.models.location import read_chat_template
 
@@ -107,6 +108,12 @@ def added_line(
         f"what is learnt ends with {names}, where the generation settings of {model.path} stop at "
         f"{named}; the settings of the result name all of these"
     )
+
+
+def template_lines(model: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Words on the time that the chat template writes, and on ends that only it names."""
+    lines = (time_line(tokenizer), stops_line(model, tokenizer))
+    return [line for line in lines if line is not None]
 
 
 def stops_line(model: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> str | None:

@@ -20,6 +20,7 @@ from rlhf_ray.driver.fit.steps import count_steps
 from rlhf_ray.records.preferences import Feedback, Ranking
 from rlhf_ray.records.supervised import LabelledTokens
 from rlhf_ray.stages.output import RunOutput
+from rlhf_ray.stages.template_time import KEY as TEMPLATE_TIME
 from rlhf_ray.stages.trained_part import trained_identity
 
 T = TypeVar("T", LabelledTokens, Ranking, Feedback)
@@ -128,6 +129,7 @@ def fit_identity(config: Config) -> dict[str, Any]:
         "stage": config.stage.name,
         "seed": config.seed,
         "model.path": config.model.path,
+        TEMPLATE_TIME: config.model.template_time,
         "model.random_weights": config.model.random_weights,
         "examples.path": config.examples.path,
         "fit.batch_size": config.fit.batch_size,

@@ -16,6 +16,7 @@ from rlhf_ray.config.load import to_yaml
 from rlhf_ray.config.run import Config
 from rlhf_ray.data.examples import ExampleSet
 from rlhf_ray.data.prompts.order import RowOrder
+from rlhf_ray.data.template_time import time_line
 from rlhf_ray.driver.best_models import BestModels, LastModel
 from rlhf_ray.driver.checkpoints import Checkpoints, StepCheckpoints, checkpoint_to_resume
 from rlhf_ray.driver.fit.checkpoints import FitCheckpoints, FitState
@@ -40,6 +41,7 @@ from rlhf_ray.stages.fit.inputs import (
 )
 from rlhf_ray.stages.inputs import check_inputs, check_warmup
 from rlhf_ray.stages.output import opened_output
+from rlhf_ray.stages.template_time import with_template_time
 from rlhf_ray.stages.trained_part import check_trained, split_off_adapter
 
 
@@ -53,6 +55,7 @@ def run_fit(config: Config, stage: FitStage[T]) -> int:
         RequestError: the inputs are wrong; no worker has been started then.
         RunFailed: it failed while running.
     """
+    config = with_template_time(config)
     identity = fit_identity(config)
     resume_from = checkpoint_to_resume(Path(config.output_dir), config.resume, identity)
     check_inputs(config)
@@ -75,9 +78,9 @@ def run_fit(config: Config, stage: FitStage[T]) -> int:
         examples = stage.load(config.examples, tokenizer, seed=config.seed)
         turn_ends = examples.turn_ends if stage.is_generative else ()
         num_steps = num_optimizer_steps(config.fit, examples)
-        progress.message(f"{examples.describe()}\n{num_steps} optimiser steps")
-        if line := added_line(turn_ends, config.model, tokenizer):
-            progress.message(line)
+        lines = [examples.describe(), f"{num_steps} optimiser steps"]
+        lines += [time_line(tokenizer), added_line(turn_ends, config.model, tokenizer)]
+        progress.message("\n".join(filter(None, lines)))
         check_warmup(config.training.warmup_steps, num_steps)
         progress.expect(num_steps)
         progress.phase("start")

@@ -23,7 +23,7 @@ from rlhf_ray.data.turn_ends import engine_ends
 from rlhf_ray.driver.checkpoints import checkpoint_to_resume
 from rlhf_ray.driver.updates.texts import NoTexts, TextMixture, TextSource
 from rlhf_ray.models.builtin import resolve_model_path
-from rlhf_ray.models.generation_ends import stops_line
+from rlhf_ray.models.generation_ends import template_lines
 from rlhf_ray.models.loading import load_tokenizer
 from rlhf_ray.observe.progress import Progress
 from rlhf_ray.publish.gate import Probe, make_probe
@@ -32,6 +32,8 @@ from rlhf_ray.rewards.load import with_absolute_paths
 from rlhf_ray.stages.evaluate.settings import held_out_data
 from rlhf_ray.stages.inputs import check_models
 from rlhf_ray.stages.rl.settings import RlSettings, rl_settings
+from rlhf_ray.stages.template_time import KEY as TEMPLATE_TIME
+from rlhf_ray.stages.template_time import with_template_time
 from rlhf_ray.stages.trained_part import check_trained, trained_identity, with_named_layers
 
 if TYPE_CHECKING:
@@ -87,10 +89,12 @@ def check_request(config: Config) -> RlRequest:
     Raises:
         RequestError: a checkpoint of another run, or a model or reward function that is missing.
     """
+    config = with_template_time(config)
     algorithm = config.algorithm
     identity = {
         "seed": config.seed,
         "model.path": config.model.path,
+        TEMPLATE_TIME: config.model.template_time,
         "data.path": config.data.path,
         # A setting that is off is null, as in a checkpoint of a release that did not have it.
         "texts.path": config.texts.path or None,
@@ -150,7 +154,7 @@ def read_inputs(request: RlRequest, progress: Progress) -> RlInputs:
     reward = resolve_scoring(context, tokenizer, prompts, report=report)
     config = dataclasses.replace(config, reward=reward)
     report(prompts.describe())
-    if line := stops_line(config.model, tokenizer):
+    for line in template_lines(config.model, tokenizer):
         report(line)
     return RlInputs(
         settings=rl_settings(config, end_token_ids=engine_ends(tokenizer)),
