@@ -18,6 +18,7 @@ from rlhf_ray.data.chat_fields import (
     without_weight,
 )
 from rlhf_ray.data.rows import BadCell, DataError, Row, cell, refuse_written_chat, shown
+from rlhf_ray.data.template_time import time_variables
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -225,6 +226,7 @@ def apply_template(
             tools=list(tools) or None,
             add_generation_prompt=add_generation_prompt,
             tokenize=False,
+            **time_variables(tokenizer),
         )
     )
     assert isinstance(text, str)
@@ -254,6 +256,7 @@ def apply_template_with_marks(
             chat_template=tokenizer.get_chat_template(tools=list(tools) or None),
             return_assistant_tokens_mask=True,
             **tokenizer.special_tokens_map,
+            **time_variables(tokenizer),
         )
     )
     return texts[0], [(start, stop) for start, stop in marks[0]]

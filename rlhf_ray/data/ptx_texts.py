@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rlhf_ray.config.groups.data import TextsConfig
-from rlhf_ray.data.encoding import encode, most_characters
+from rlhf_ray.data.encoding import most_characters
+from rlhf_ray.data.plain_texts import PlainEncoder
 from rlhf_ray.data.rejects import INVALID, Rejects, Skipped, good_rows, skipped_lines
 from rlhf_ray.data.rows import BadCell, DataError, Row, check_columns, text_cell
 from rlhf_ray.data.sources.read import read_rows
@@ -31,6 +32,7 @@ class TextSet:
         num_rows: rows that the texts come from.
         num_cut: rows of more than `texts.max_tokens`.
         skipped: rows that are left out, by reason.
+        already: words on texts that had the tokens of their beginning or end already.
         fingerprint: hash of all tokens, in order.
         notes: further lines for the screen.
     """
@@ -41,6 +43,7 @@ class TextSet:
     skipped: tuple[Skipped, ...]
     fingerprint: str
     notes: tuple[str, ...] = ()
+    already: tuple[str, ...] = ()
 
     def describe(self) -> str:
         """Lines for the screen: number and lengths of texts, and rows left out."""
@@ -50,16 +53,16 @@ class TextSet:
             f"({sum(lengths) / len(lengths):.0f} on average) from {self.num_rows} rows, "
             f"{self.num_cut} of them longer than texts.max_tokens"
         ]
-        return "\n".join([*lines, *self.notes, *skipped_lines(self.skipped)])
+        return "\n".join([*lines, *self.already, *self.notes, *skipped_lines(self.skipped)])
 
 
 def load_texts(texts: TextsConfig, tokenizer: PreTrainedTokenizerBase) -> TextSet:
     """Read and tokenise the whole source.
 
-    A text gets the special tokens that the tokenizer itself adds to plain text, and no chat
-    template. A text of more than `max_tokens` is split into pieces of that many tokens (the last
-    one may be shorter), or cut after its first piece, as configured. A last piece of one token is
-    left out, because no token precedes it from which it could be predicted.
+    A text gets the special tokens that the tokenizer itself adds to plain text, unless it has them
+    already, and no chat template. A text of more than `max_tokens` is split into pieces of that
+    many tokens (the last one may be shorter), or cut after its first piece, as configured. A last
+    piece of one token is left out, because no token precedes it from which it could be predicted.
 
     Raises:
         DataError: the source cannot be read, no row has the column, no text is left, or a row is
@@ -78,7 +81,8 @@ def load_texts(texts: TextsConfig, tokenizer: PreTrainedTokenizerBase) -> TextSe
         # What is cut off need not be tokenised.
         end = 2 * most_characters(tokenizer, texts.max_tokens)
         filled = [(row, text[:end]) for row, text in filled]
-    for row, token_ids in _tokenised(filled, tokenizer):
+    plain = PlainEncoder(tokenizer)
+    for row, token_ids in _tokenised(filled, plain):
         if isinstance(token_ids, BadCell):
             rejects.bad_row(INVALID, row.where, str(token_ids))
             continue
@@ -97,6 +101,7 @@ def load_texts(texts: TextsConfig, tokenizer: PreTrainedTokenizerBase) -> TextSe
         skipped=rejects.skipped(),
         fingerprint=_fingerprint(pieces),
         notes=specials.lines(),
+        already=tuple(plain.lines()),
     )
 
 
@@ -117,12 +122,12 @@ def _filled(
 
 
 def _tokenised(
-    items: Sequence[tuple[Row, str]], tokenizer: PreTrainedTokenizerBase
+    items: Sequence[tuple[Row, str]], plain: PlainEncoder
 ) -> Iterator[tuple[Row, list[int] | BadCell]]:
     """Tokenise in chunks: tokenizers are fast on many texts at once."""
     for start in range(0, len(items), _TOKENISED_AT_ONCE):
         chunk = items[start : start + _TOKENISED_AT_ONCE]
-        encoded = encode([text for _, text in chunk], tokenizer)
+        encoded = plain.encode([text for _, text in chunk], with_end=True)
         yield from zip([row for row, _ in chunk], encoded, strict=True)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rlhf_ray.generation.errors import RequestFailed
+from rlhf_ray.generation.results import said_tokens
 from rlhf_ray.records import FailureKind
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ async def complete(
     *,
     decode: Callable[[Sequence[int]], str],
     timeout_s: float,
+    end_token_ids: Sequence[int] = (),
 ) -> list[CompletionOutcome]:
     """Run all requests at once; returns an outcome for each, in order.
 
@@ -61,11 +63,12 @@ async def complete(
     Args:
         decode: tokens to text, special tokens left out.
         timeout_s: time limit for each request.
+        end_token_ids: see `sampling.sampling_arguments`.
 
     Raises:
         EngineLost: the engine process has ended.
     """
-    calls = (_complete(requests, request, decode, timeout_s) for request in asked)
+    calls = (_complete(requests, request, decode, timeout_s, end_token_ids) for request in asked)
     return await asyncio.gather(*calls)
 
 
@@ -74,9 +77,10 @@ async def _complete(
     request: CompletionRequest,
     decode: Callable[[Sequence[int]], str],
     timeout_s: float,
+    end_token_ids: Sequence[int],
 ) -> CompletionOutcome:
     submission = requests.submit(
-        request.token_ids, _arguments(request), order=(0, 0), may_be_held=False
+        request.token_ids, _arguments(request, end_token_ids), order=(0, 0), may_be_held=False
     )
     try:
         async with asyncio.timeout(timeout_s):
@@ -87,15 +91,16 @@ async def _complete(
         )
     except RequestFailed as error:
         return CompletionFailure(kind=FailureKind.REWARD_ERROR, message=str(error))
-    return Completion(text=decode(output.outputs[0].token_ids))
+    return Completion(text=decode(said_tokens(output.outputs[0])))
 
 
-def _arguments(request: CompletionRequest) -> dict[str, Any]:
+def _arguments(request: CompletionRequest, end_token_ids: Sequence[int]) -> dict[str, Any]:
     """Arguments of vLLM's `SamplingParams`."""
     return {
         "n": 1,
         "seed": request.seed,
         "temperature": request.temperature,
         "max_tokens": request.max_tokens,
+        "stop_token_ids": list(end_token_ids),
         "detokenize": False,
     }

@@ -86,11 +86,11 @@ class GenerationEngine:
         )
         # vLLM reads the environment when it is imported: nothing may import it before this line.
         check_vllm()
-        from transformers import AutoTokenizer
-
+        from rlhf_ray.data.turn_ends import engine_ends
         from rlhf_ray.generation.requests import EngineRequests
         from rlhf_ray.generation.weights.adapter_sender import AdapterSender
         from rlhf_ray.generation.weights.bucket_sender import BucketSender
+        from rlhf_ray.models.generation_ends import engine_tokenizer
 
         arguments = engine_arguments(
             self._generation,
@@ -101,9 +101,12 @@ class GenerationEngine:
         )
         config = make_vllm_config(arguments)
         self._vocab_size = config.model_config.get_vocab_size()
-        self._tokenizer = AutoTokenizer.from_pretrained(
-            arguments["tokenizer"], trust_remote_code=self._model.trust_remote_code
+        self._tokenizer = engine_tokenizer(
+            arguments["tokenizer"],
+            trust_remote_code=self._model.trust_remote_code,
+            chat_template=self._model.chat_template,
         )
+        self._end_token_ids = engine_ends(self._tokenizer)
         self._llm = start_llm(config, engine_index=self._index)
         self._sender = AdapterSender(self._llm) if self._lora else BucketSender(self._llm)
         # Two tasks pause the engine: an update of the weights, and the start of held requests. The
@@ -150,6 +153,7 @@ class GenerationEngine:
                     seed=sample_seed(prompt.seed, sample_index),
                     vocab_size=self._vocab_size,
                     greedy=sample_index >= self._greedy_from,
+                    end_token_ids=self._end_token_ids,
                 ),
                 order=(prompt.stream_index, sample_index),
             )
@@ -190,7 +194,13 @@ class GenerationEngine:
         self, asked: Sequence[CompletionRequest], *, timeout_s: float
     ) -> list[CompletionOutcome]:
         """Continue texts that are not trained on; see `completions.complete`."""
-        return await complete(self._requests, asked, decode=self._decode, timeout_s=timeout_s)
+        return await complete(
+            self._requests,
+            asked,
+            decode=self._decode,
+            end_token_ids=self._end_token_ids,
+            timeout_s=timeout_s,
+        )
 
     async def hold(self) -> None:
         """Collect requests, but start none until `release`."""
@@ -241,7 +251,7 @@ class GenerationEngine:
             await self._answer(self._llm.wake_up())
 
     def _decode(self, token_ids: Sequence[int]) -> str:
-        return self._tokenizer.decode(token_ids, skip_special_tokens=True)
+        return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=True))
 
     async def _answer(self, call: Coroutine[Any, Any, T]) -> T:
         return await answer(self._llm, self._index, call)

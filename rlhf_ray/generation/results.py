@@ -141,6 +141,15 @@ def response_text(
     return text if place < 0 else text[:place]
 
 
+def said_tokens(completion: Any) -> Sequence[int]:
+    """The tokens of vLLM's `CompletionOutput` without a stop token at their end.
+
+    Decoding leaves special tokens out, but a token that ends turns need not be marked as special.
+    """
+    token_ids = completion.token_ids
+    return token_ids[:-1] if isinstance(completion.stop_reason, int) else token_ids
+
+
 def make_group(
     prompt: Prompt, samples: Sequence[FinishedSample], failures: Sequence[SampleFailure]
 ) -> RolloutGroup:
@@ -216,7 +225,8 @@ def finished_sample(
     # vLLM's stop reason: a stop string, the id of a stop token, or None at the end of text and at
     # the limit.
     reason = completion.stop_reason
-    text = response_text(decode, token_ids, reason if isinstance(reason, str) else None)
+    stop_string = reason if isinstance(reason, str) else None
+    text = response_text(decode, said_tokens(completion), stop_string)
     return FinishedSample(
         sample_index=sample_index,
         token_ids=token_ids,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 from rlhf_ray.config.groups.generation import GenerationConfig
@@ -35,7 +36,12 @@ def num_returned(top_k: int, *, vocab_size: int) -> int:
 
 
 def sampling_arguments(
-    generation: GenerationConfig, *, seed: int, vocab_size: int, greedy: bool = False
+    generation: GenerationConfig,
+    *,
+    seed: int,
+    vocab_size: int,
+    greedy: bool = False,
+    end_token_ids: Sequence[int] = (),
 ) -> dict[str, Any]:
     """Arguments of vLLM's `SamplingParams` for one sample.
 
@@ -44,6 +50,10 @@ def sampling_arguments(
     min-p, normalised over the tokens that these leave. With a `top_k`, log-probabilities of the
     likeliest tokens come back too; the finite ones are the support of the sampling distribution. A
     greedy answer samples from the likeliest token only.
+
+    Args:
+        end_token_ids: tokens that end a response, in addition to those that vLLM reads from the
+            model's generation settings.
 
     Raises:
         ValueError: vLLM would change or refuse the temperature.
@@ -65,6 +75,8 @@ def sampling_arguments(
         "min_tokens": generation.min_response_tokens,
         "ignore_eos": generation.ignore_eos,
         "stop": list(generation.stop) or None,
+        # vLLM ignores its own ends with `ignore_eos`, but not these.
+        "stop_token_ids": [] if generation.ignore_eos else list(end_token_ids),
         # In addition to the sampled token.
         "logprobs": num_returned(generation.top_k, vocab_size=vocab_size),
         "flat_logprobs": True,

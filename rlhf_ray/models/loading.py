@@ -19,6 +19,7 @@ from transformers import (
 
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.model import ModelConfig
+from rlhf_ray.data.template_time import freeze_time
 from rlhf_ray.models.location import check_location, explained, read_chat_template
 from rlhf_ray.models.quiet import without_progress_bars
 
@@ -29,8 +30,8 @@ _MAX_NAMES = 5
 def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
     """Load the model's tokenizer, with the configured chat template and a padding token.
 
-    Without its own padding token, the end-of-text token pads: padding is masked everywhere, so
-    that any token serves.
+    Chats are rendered at `model.template_time`, if it is set. Without its own padding token, the
+    end-of-text token pads: padding is masked everywhere, so that any token serves.
 
     Raises:
         RequestError: the tokenizer cannot be read, has no end-of-text token, or has tokens without
@@ -50,6 +51,8 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
         tokenizer.pad_token = tokenizer.eos_token
     if model.chat_template is not None:
         tokenizer.chat_template = _chosen_template(tokenizer, model.chat_template)
+    if model.template_time is not None:
+        freeze_time(tokenizer, model.template_time)
     _check_vocabulary(tokenizer, path, _load_config(model))
     return tokenizer
 

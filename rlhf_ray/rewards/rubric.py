@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rlhf_ray.config.groups.reward import JudgeConfig
 from rlhf_ray.data.encoding import encode, most_characters
 from rlhf_ray.data.messages import apply_template
+from rlhf_ray.data.plain_texts import PlainEncoder
 from rlhf_ray.data.rows import BadCell
 from rlhf_ray.data.special_texts import special_texts
 from rlhf_ray.records import Prompt
@@ -73,7 +74,10 @@ class Rubric:
                 f"the question to the judge has {len(text)} characters, more than "
                 f"reward.judge.max_prompt_tokens={limit} tokens can hold; raise it"
             )
-        (ids,) = encode([text], self._tokenizer, add_special_tokens=not has_template)
+        if has_template:
+            (ids,) = encode([text], self._tokenizer, add_special_tokens=False)
+        else:
+            (ids,) = PlainEncoder(self._tokenizer).encode([text])
         if isinstance(ids, BadCell):
             raise NoScore(f"the question cannot be tokenised: {ids}")
         if len(ids) > limit:

@@ -26,6 +26,12 @@ class ModelConfig:
         "model's templates if it has several.",
         is_path=True,
     )
+    template_time: str | None = setting(
+        None,
+        "Time that a chat template writes if it asks for it (strftime_now), as in "
+        "2026-01-31T12:00:00; null takes the start of the run, and that of the checkpoint in a run "
+        "that is resumed.",
+    )
     random_weights: bool = setting(
         False,
         "Pre-train from random weights, drawn with `seed`; only configuration and tokenizer are "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.pipeline import read_report, read_stages
@@ -68,6 +69,19 @@ def _accepted(config: Config) -> Iterator[str]:
             yield f"checkpoint.accept_changes: {problem}"
 
 
+def _template_time(config: Config) -> Iterator[str]:
+    time = config.model.template_time
+    if time is None:
+        return
+    try:
+        datetime.fromisoformat(time)
+    except ValueError:
+        yield (
+            f"model.template_time={time}: is no time; write it as in 2026-01-31T12:00:00, or leave "
+            f"it null for the start of the run"
+        )
+
+
 def _deadlines(config: Config) -> Iterator[str]:
     deadlines = config.deadlines
     if deadlines.request_s > deadlines.generate_s:
@@ -116,6 +130,12 @@ _TRAINING_RUN_RULES: tuple[Rule, ...] = (
         keys=("checkpoint.accept_changes",),
         problems=_accepted,
         stages=TRAINING_STAGES,
+    ),
+    Rule(
+        about="`model.template_time` is a time in ISO 8601.",
+        keys=("model.template_time",),
+        problems=_template_time,
+        stages=STAGE_NAMES,
     ),
     Rule(
         about="`deadlines.request_s` and `reward.timeout_s` are at most `deadlines.generate_s`.",

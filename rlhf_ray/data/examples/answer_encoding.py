@@ -12,6 +12,7 @@ from rlhf_ray.data.encoding import encode
 from rlhf_ray.data.examples.labels import label_texts
 from rlhf_ray.data.examples.spans import MarkedText, mark_answers, mark_plain
 from rlhf_ray.data.messages import apply_template
+from rlhf_ray.data.plain_texts import PlainEncoder
 from rlhf_ray.data.rendering.chat import RenderedChat
 from rlhf_ray.data.rendering.check import check_rendering
 from rlhf_ray.data.rows import BadCell
@@ -138,7 +139,10 @@ def _up_to_the_end(row: LabelledTokens) -> LabelledTokens:
 
 def _prompt_alone(text: MarkedText, tokenizer: PreTrainedTokenizerBase) -> LabelledTokens | BadCell:
     """Tokens of the prompt with an answer that was cut off before its first character."""
-    (ids,) = encode([text.text], tokenizer, add_special_tokens=text.adds_specials)
+    if text.adds_specials:
+        (ids,) = PlainEncoder(tokenizer).encode([text.text])
+    else:
+        (ids,) = encode([text.text], tokenizer, add_special_tokens=False)
     if isinstance(ids, BadCell):
         return ids
     token_ids = torch.tensor(ids, dtype=torch.int64)

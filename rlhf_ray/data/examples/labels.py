@@ -10,6 +10,7 @@ import torch
 
 from rlhf_ray.data.encoding import encode
 from rlhf_ray.data.examples.spans import MarkedText
+from rlhf_ray.data.plain_texts import PlainEncoder
 from rlhf_ray.data.rows import BadCell
 from rlhf_ray.records.supervised import LabelledTokens
 
@@ -83,7 +84,11 @@ def _encode(
     encoded: list[list[int] | BadCell] = [[] for _ in texts]
     for flag in (False, True):
         numbers = [number for number, adds in enumerate(adds_specials) if adds == flag]
-        ids = encode([texts[n] for n in numbers], tokenizer, add_special_tokens=flag)
+        chosen = [texts[n] for n in numbers]
+        if flag:
+            ids = PlainEncoder(tokenizer).encode(chosen)
+        else:
+            ids = encode(chosen, tokenizer, add_special_tokens=False)
         for number, row in zip(numbers, ids, strict=True):
             encoded[number] = row
     return encoded

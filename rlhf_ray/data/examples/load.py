@@ -12,14 +12,16 @@ from rlhf_ray.data.encoding import most_characters
 from rlhf_ray.data.examples.labels import label_texts
 from rlhf_ray.data.examples.lengths import LengthLimit
 from rlhf_ray.data.examples.rows import Source, identity, read_sources
-from rlhf_ray.data.examples.sets import ExampleSet, T, fingerprint_of
+from rlhf_ray.data.examples.sets import ExampleSet, T, fingerprint_of, samples_of
 from rlhf_ray.data.examples.spans import MarkedText
 from rlhf_ray.data.examples.split import content_key
 from rlhf_ray.data.messages import check_templates
 from rlhf_ray.data.notes import RowNotes
+from rlhf_ray.data.plain_texts import PlainEncoder, already_lines
 from rlhf_ray.data.rejects import INVALID, Rejects, Skipped
 from rlhf_ray.data.rows import BadCell, DataError, Row
-from rlhf_ray.data.special_texts import SpecialTextCheck, special_texts
+from rlhf_ray.data.special_texts import SpecialTextCheck
+from rlhf_ray.data.turn_ends import LearntEnds, TurnEnd, added_tokens
 from rlhf_ray.records.supervised import LabelledTokens
 
 if TYPE_CHECKING:
@@ -55,6 +57,9 @@ class GatheredExamples(Generic[T]):
     num_unended: int = 0
     special_notes: tuple[str, ...] = ()
     notes: RowNotes = field(default_factory=RowNotes)
+    num_begun: int = 0
+    num_ended: int = 0
+    turn_ends: tuple[TurnEnd, ...] = ()
 
     def of(self, *, held_out: bool) -> list[T]:
         """The list of one side."""
@@ -83,8 +88,8 @@ def load_examples(
     check_templates(examples, tokenizer)
     gathered: GatheredExamples[T] = GatheredExamples()
     sources = read_sources(examples, layouts)
-    ids = [tokenizer.convert_tokens_to_ids(text) for text in special_texts(tokenizer)]
-    ends = frozenset(number for number in ids if isinstance(number, int))
+    ends = frozenset(added_tokens(tokenizer).values())
+    learnt = LearntEnds(tokenizer)
     columns = [column for keys in layouts for column in (vars(examples)[key] for key in keys)]
     max_characters = most_characters(tokenizer, examples.max_tokens)
     for source in sources:
@@ -101,6 +106,9 @@ def load_examples(
             _build(chunk, gathered, tokenizer, lengths, ends)
         gathered.num_cut += lengths.num_cut
         gathered.special_notes += specials.lines()
+    for example in gathered.train:
+        learnt.add(samples_of(example))
+    gathered.turn_ends = learnt.found()
     return finished_set(kind, examples, tokenizer, gathered, sources)
 
 
@@ -133,6 +141,8 @@ def finished_set(
         held_out=tuple(gathered.held_out),
         num_cut=gathered.num_cut,
         num_unended=gathered.num_unended,
+        already=tuple(already_lines(tokenizer, gathered.num_begun, gathered.num_ended)),
+        turn_ends=gathered.turn_ends,
         skipped=_skipped([source.rejects for source in sources]),
         notes=(*gathered.notes.lines(), *gathered.special_notes),
         vocabulary_size=len(tokenizer),
@@ -170,8 +180,9 @@ def _build(
     """Add the examples of some drafts to their side of the split.
 
     Args:
-        ends: ids of the special tokens.
+        ends: ids of the tokens that can end an answer.
     """
+    plain = PlainEncoder(tokenizer)
     texts = [lengths.shortened(row, draft.texts) for row, _, draft in chunk]
     labelled = iter(label_texts([t for of_row in texts for t in of_row or ()], tokenizer))
     for (row, is_held_out, draft), of_row in zip(chunk, texts, strict=True):
@@ -189,6 +200,9 @@ def _build(
             own = (note for text in draft.texts for note in text.notes)
             gathered.notes.add(row.where, (*draft.notes, *own))
             gathered.num_unended += any(_last_predicted(sample) not in ends for sample in good)
+            bare = [text for text in draft.texts if text.adds_specials]
+            gathered.num_begun += any(plain.begins(text.text) for text in bare)
+            gathered.num_ended += any(text.has_end for text in bare)
 
 
 def _last_predicted(sample: LabelledTokens) -> int:

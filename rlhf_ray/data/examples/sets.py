@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from rlhf_ray.data.rejects import Skipped, skipped_lines
+from rlhf_ray.data.turn_ends import TurnEnd
 from rlhf_ray.records.preferences import Feedback, Ranking
 from rlhf_ray.records.supervised import LabelledTokens
 
@@ -33,6 +34,8 @@ class ExampleSet(Generic[T]):
         notes: lines about rows that are learnt otherwise than they say, and of special tokens.
         vocabulary_size: of the tokenizer; every token id is below it.
         fingerprint: hash of the tokens, masks and labels of both, in order.
+        already: words on texts that had the tokens of their beginning or end already.
+        turn_ends: tokens with which the learnt parts of `train` end, the most frequent first.
     """
 
     kind: str
@@ -44,6 +47,8 @@ class ExampleSet(Generic[T]):
     vocabulary_size: int
     fingerprint: str
     notes: tuple[str, ...] = ()
+    turn_ends: tuple[TurnEnd, ...] = ()
+    already: tuple[str, ...] = ()
 
     def describe(self) -> str:
         """Lines for the screen: number and lengths of examples, and rows left out."""
@@ -58,7 +63,7 @@ class ExampleSet(Generic[T]):
                 f"with an answer that no special token ends: {self.num_unended}; from these the "
                 "model does not learn when to stop"
             )
-        return "\n".join([*lines, *self.notes, *skipped_lines(self.skipped)])
+        return "\n".join([*lines, *self.already, *self.notes, *skipped_lines(self.skipped)])
 
 
 def few_rows(count: int) -> str:

@@ -12,7 +12,7 @@ from rlhf_ray.data.messages import apply_template, apply_template_with_marks
 from rlhf_ray.data.rendering.chat import Part, RenderedChat, common_length
 from rlhf_ray.data.rendering.check import check_rendering
 from rlhf_ray.data.rows import BadCell
-from rlhf_ray.data.special_texts import special_texts
+from rlhf_ray.data.turn_ends import added_tokens, template_end
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -34,12 +34,14 @@ class MarkedText:
         adds_specials: the tokenizer adds its special tokens at the beginning of the text; False
             with a template, which writes them itself.
         notes: what the template changes, for `RowNotes`.
+        has_end: the answer of a row without template ended already, so that no end was added.
     """
 
     text: str
     answers: tuple[Part, ...]
     adds_specials: bool
     notes: tuple[str, ...] = ()
+    has_end: bool = False
 
 
 def mark_answers(
@@ -71,7 +73,7 @@ def mark_answers(
             text does not begin with the rendering of a beginning, so that the position of an
             answer is unknown.
     """
-    specials = special_texts(tokenizer)
+    specials = tuple(added_tokens(tokenizer))
     template = tokenizer.get_chat_template(tools=list(tools) or None)
     assert isinstance(template, str)
     last = len(messages) - 1
@@ -93,6 +95,9 @@ def mark_answers(
 def mark_plain(prompt: str, answer: str, tokenizer: PreTrainedTokenizerBase) -> MarkedText:
     """Join prompt, answer and end of text, for a model without a chat template.
 
+    A rendered answer ends already, with the end of text or the token that ends a turn in the
+    tokenizer's template; white space after it is context, as with a template.
+
     Raises:
         BadCell: the tokenizer has no end-of-text token.
     """
@@ -102,8 +107,22 @@ def mark_plain(prompt: str, answer: str, tokenizer: PreTrainedTokenizerBase) -> 
             "the tokenizer has no end-of-text token to end an answer with; set its eos_token, or "
             "name another tokenizer with model.tokenizer_path"
         )
+    bare = answer.rstrip()
+    if _is_ended(bare, end, tokenizer):
+        part = (len(prompt), len(prompt) + len(bare))
+        return MarkedText(text=prompt + answer, answers=(part,), adds_specials=True, has_end=True)
     text = prompt + answer + end
     return MarkedText(text=text, answers=((len(prompt), len(text)),), adds_specials=True)
+
+
+def _is_ended(answer: str, end: str, tokenizer: PreTrainedTokenizerBase) -> bool:
+    if answer.endswith(end):
+        return True
+    # Rendering is slow, and hardly any answer ends with a token of its own.
+    if not answer.endswith(tuple(added_tokens(tokenizer))):
+        return False
+    turn_end = template_end(tokenizer)
+    return turn_end is not None and answer.endswith(str(tokenizer.decode([turn_end])))
 
 
 def _found_parts(

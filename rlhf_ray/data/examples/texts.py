@@ -10,17 +10,19 @@ from typing import TYPE_CHECKING
 import torch
 
 from rlhf_ray.config.groups.data import ExamplesConfig
-from rlhf_ray.data.encoding import encode, most_characters
+from rlhf_ray.data.encoding import most_characters
 from rlhf_ray.data.examples.chats import filled_cell
 from rlhf_ray.data.examples.lengths import LengthLimit
 from rlhf_ray.data.examples.load import GatheredExamples, finished_set
 from rlhf_ray.data.examples.rows import Source, identity, read_sources
 from rlhf_ray.data.examples.sets import ExampleSet
 from rlhf_ray.data.examples.split import content_key
+from rlhf_ray.data.plain_texts import PlainEncoder
 from rlhf_ray.data.prompts.order import stable_seed
 from rlhf_ray.data.rejects import INVALID
 from rlhf_ray.data.rows import BadCell, DataError, Row
 from rlhf_ray.data.special_texts import SpecialTextCheck
+from rlhf_ray.data.turn_ends import TurnEnd
 from rlhf_ray.records.supervised import LabelledTokens
 
 if TYPE_CHECKING:
@@ -49,6 +51,8 @@ def load_texts(
         )
     sources = read_sources(examples, (("text_column",),))
     gathered: GatheredExamples[LabelledTokens] = GatheredExamples()
+    num_texts = 0
+    plain = PlainEncoder(tokenizer)
     for source in sources:
         lengths = LengthLimit(
             examples, source.rejects, most_characters(tokenizer, examples.max_tokens)
@@ -57,14 +61,15 @@ def load_texts(
         documents: dict[bool, list[tuple[Row, list[int]]]] = {False: [], True: []}
         rows = _texts(source, examples, lengths, specials)
         while chunk := list(islice(rows, _TOKENISED_AT_ONCE)):
-            encoded = encode([text for _, _, text in chunk], tokenizer)
+            encoded = plain.encode([_up_to_end(text, tokenizer) for _, _, text in chunk])
             for (row, is_held_out, _), ids in zip(chunk, encoded, strict=True):
                 if isinstance(ids, BadCell):
                     source.rejects.bad_row(INVALID, row.where, str(ids))
                     continue
-                # Some tokenizers end every text themselves.
-                ended = ids if ids and ids[-1] == end else [*ids, end]
-                documents[is_held_out].append((row, ended))
+                has_end = bool(ids) and ids[-1] == end
+                gathered.num_ended += has_end
+                documents[is_held_out].append((row, ids if has_end else [*ids, end]))
+        num_texts += len(documents[False])
         for is_held_out in (False, True):
             rows_of_side = documents[is_held_out]
             gathered.of(held_out=is_held_out).extend(
@@ -74,6 +79,9 @@ def load_texts(
             )
         gathered.num_cut += lengths.num_cut
         gathered.special_notes += specials.lines()
+    text_end = TurnEnd(token_id=end, text=str(tokenizer.eos_token), count=num_texts)
+    gathered.turn_ends = (text_end,)
+    gathered.num_begun = plain.num_begun
     return finished_set("texts", examples, tokenizer, gathered, sources)
 
 
@@ -94,6 +102,12 @@ def _texts(
             yield row, is_held_out, text
         elif not lengths.leaves_out(row, len(text)):
             yield row, is_held_out, text[: 2 * lengths.max_characters]
+
+
+def _up_to_end(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The text without white space after an end of text that it has already."""
+    bare = text.rstrip()
+    return bare if bare.endswith(str(tokenizer.eos_token)) else text
 
 
 def _packed(

@@ -12,6 +12,7 @@ from rlhf_ray.config.groups.data import DataConfig
 from rlhf_ray.data.encoding import encode, most_characters
 from rlhf_ray.data.messages import RenderedPrompt, check_templates, render, uses_template
 from rlhf_ray.data.notes import RowNotes
+from rlhf_ray.data.plain_texts import PlainEncoder
 from rlhf_ray.data.prompts.order import stable_seed
 from rlhf_ray.data.rejects import INVALID, Rejects, Skipped, good_rows, skipped_lines
 from rlhf_ray.data.rendering.chat import RenderedChat
@@ -40,6 +41,7 @@ class PromptSet:
         fingerprint: hash of ids, tokens, answers and tasks, in order.
         notes: lines about prompts of which the chat template leaves something out, and of special
             tokens.
+        already: words on plain prompts that had the tokens of their beginning already.
     """
 
     prompts: tuple[Prompt, ...]
@@ -47,6 +49,7 @@ class PromptSet:
     left_out_columns: tuple[str, ...]
     fingerprint: str
     notes: tuple[str, ...] = ()
+    already: tuple[str, ...] = ()
 
     def describe(self) -> str:
         """Lines for the screen: number and lengths of prompts, and rows left out."""
@@ -55,7 +58,7 @@ class PromptSet:
             f"{len(lengths)} prompts of {min(lengths)} to {max(lengths)} tokens "
             f"({sum(lengths) / len(lengths):.0f} on average)"
         ]
-        lines += [*self.notes, *skipped_lines(self.skipped)]
+        lines += [*self.already, *self.notes, *skipped_lines(self.skipped)]
         if self.left_out_columns:
             names = ", ".join(self.left_out_columns)
             lines.append(f"columns without plain values are left out: {names}")
@@ -90,8 +93,9 @@ def load_prompts(data: DataConfig, tokenizer: PreTrainedTokenizerBase, *, seed: 
     prompts: list[Prompt] = []
     left_out: set[str] = set()
     notes = RowNotes()
+    plain = PlainEncoder(tokenizer)
     fitting = list(_fitting(rendered, data, rejects, max_characters))
-    for item, token_ids in _tokenised(fitting, data, tokenizer):
+    for item, token_ids in _tokenised(fitting, data, tokenizer, plain):
         if isinstance(token_ids, BadCell):
             rejects.bad_row(INVALID, item.row.where, str(token_ids))
             continue
@@ -123,6 +127,7 @@ def load_prompts(data: DataConfig, tokenizer: PreTrainedTokenizerBase, *, seed: 
         left_out_columns=tuple(sorted(left_out)),
         fingerprint=_fingerprint(prompts),
         notes=(*notes.lines(), *specials.lines()),
+        already=tuple(plain.lines()),
     )
 
 
@@ -224,17 +229,24 @@ def _unique(items: Iterable[_Rendered], rejects: Rejects) -> Iterator[_Rendered]
 
 
 def _tokenised(
-    items: Sequence[_Rendered], data: DataConfig, tokenizer: PreTrainedTokenizerBase
+    items: Sequence[_Rendered],
+    data: DataConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    plain: PlainEncoder,
 ) -> Iterator[tuple[_Rendered, list[int] | BadCell]]:
     """Tokenise in chunks: tokenizers are fast on many texts at once.
 
-    A template writes its own special tokens; plain text gets those that the tokenizer adds.
+    A template writes its own special tokens; plain text gets those that the tokenizer puts before
+    it, unless it has them already.
     """
-    add_special_tokens = not uses_template(data, tokenizer)
+    is_rendered = uses_template(data, tokenizer)
     for start in range(0, len(items), _TOKENISED_AT_ONCE):
         chunk = items[start : start + _TOKENISED_AT_ONCE]
         texts = [item.prompt.text for item in chunk]
-        encoded = encode(texts, tokenizer, add_special_tokens=add_special_tokens)
+        if is_rendered:
+            encoded = encode(texts, tokenizer, add_special_tokens=False)
+        else:
+            encoded = plain.encode(texts)
         yield from zip(chunk, encoded, strict=True)
 
 

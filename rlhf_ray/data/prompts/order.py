@@ -84,8 +84,9 @@ class RowOrder:
         if different:
             raise DataError(
                 f"the checkpoint's stream of {self._kind} is not that of this run: "
-                f"{'; '.join(different)}. Resume with the same data, tokenizer and seed, or start "
-                "again with resume=never"
+                f"{'; '.join(different)}. Resume with the same data, tokenizer, chat template and "
+                "seed, or start again with resume=never. If only the fingerprint differs, see "
+                "whether the template writes the date: model.template_time sets it"
             )
         self._next_index = state["next_index"]
 

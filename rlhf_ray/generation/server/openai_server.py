@@ -16,6 +16,7 @@ from typing import Any
 
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.generation import GenerationConfig
+from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.generation.engine_arguments import refuse_unknown
 from rlhf_ray.generation.environment import engine_environment
 from rlhf_ray.generation.parent_watch import end_group_with_stdin
@@ -67,11 +68,43 @@ def main() -> int:
     arguments = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     try:
         check_vllm()
-        _serve(arguments)
+        _serve(with_turn_ends(arguments))
     except RequestError as error:
         print(f"{REFUSAL}{error}", file=sys.stderr, flush=True)
         return EXIT_WRONG_REQUEST
     return 0
+
+
+def with_turn_ends(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments, with generation settings that name the end of a turn in the chat template.
+
+    The settings of a model without instruction tuning, or of one that gets another template here,
+    may not name it, so that no answer of a chat would end. vLLM reads more ends from a folder only.
+    """
+    if "generation_config" in arguments or "uds" not in arguments:
+        return dict(arguments)
+    from rlhf_ray.models.generation_ends import (
+        engine_tokenizer,
+        missing_ends,
+        write_served_settings,
+    )
+
+    model = ModelConfig(
+        path=arguments["model"], trust_remote_code=bool(arguments.get("trust_remote_code"))
+    )
+    tokenizer = engine_tokenizer(
+        arguments["tokenizer"],
+        trust_remote_code=model.trust_remote_code,
+        chat_template=arguments.get("chat_template"),
+    )
+    ends = missing_ends(model, tokenizer)
+    if not ends:
+        return dict(arguments)
+    names = ", ".join(repr(tokenizer.decode([end])) for end in ends)
+    print(f"answers also end at {names}, with which the chat template ends turns", flush=True)
+    folder = Path(arguments["uds"]).with_suffix(".generation")
+    write_served_settings(model, ends, folder)
+    return {**arguments, "generation_config": str(folder)}
 
 
 def _serve(arguments: Mapping[str, Any]) -> None:

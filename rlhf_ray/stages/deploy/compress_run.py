@@ -27,6 +27,7 @@ from rlhf_ray.models.loading import load_tokenizer
 from rlhf_ray.stages.evaluate import run as evaluate
 from rlhf_ray.stages.evaluate.inputs import load_eval_demonstrations
 from rlhf_ray.stages.inputs import check_models
+from rlhf_ray.stages.template_time import with_template_time
 
 # Answered all at once when the speed is measured.
 _PROMPTS_OF_SPEED = 32
@@ -45,6 +46,7 @@ def run(config: Config) -> int:
     if problems := cross_field_problems(_of_evaluation(config, {ORIGINAL: config.model.path})):
         raise ConfigError(show_problems(problems))
     check_models(config)
+    config = with_template_time(config)
     _check_python(config.compress.python)
     output = Path(config.output_dir)
     output.mkdir(parents=True, exist_ok=True)

@@ -31,6 +31,7 @@ def run(config: Config) -> int:
     # Seconds of import, which a description of the stage does not need.
     from rlhf_ray.models.builtin import resolve_model_path
     from rlhf_ray.models.card import CardFacts, model_card, read_origin
+    from rlhf_ray.models.generation_ends import adapter_ends, ends_of, joined
     from rlhf_ray.models.loading import load_tokenizer
     from rlhf_ray.models.merged import adapter_base, load_merged
     from rlhf_ray.models.quiet import without_progress_bars
@@ -48,7 +49,9 @@ def run(config: Config) -> int:
     origin = read_origin(run_dir)
     evaluation = _evaluation(export.evaluation_dir)
     merged = load_merged(model, dtype=export.dtype)
-    merged.generation_config = _generation(config.generation, tokenizer)
+    assert merged.generation_config is not None
+    ends = joined(ends_of(merged.generation_config), adapter_ends(Path(path)))
+    merged.generation_config = _generation(config.generation, tokenizer, ends)
     facts = CardFacts(
         name=export.name or Path(config.output_dir).name,
         licence=export.licence,
@@ -85,10 +88,17 @@ def _evaluation(folder: str | None) -> str:
         ) from error
 
 
-def _generation(generation: EngineConfig, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
-    """The sampling settings with which the policy was trained."""
+def _generation(
+    generation: EngineConfig, tokenizer: PreTrainedTokenizerBase, ends: tuple[int, ...]
+) -> GenerationConfig:
+    """The sampling settings with which the policy was trained.
+
+    Args:
+        ends: tokens at which the model stops.
+    """
     from transformers import GenerationConfig
 
+    all_ends = list(dict.fromkeys([*ends, tokenizer.eos_token_id]))
     is_sampled = generation.temperature > 0
     sampling = {
         "temperature": generation.temperature,
@@ -100,7 +110,7 @@ def _generation(generation: EngineConfig, tokenizer: PreTrainedTokenizerBase) ->
         do_sample=is_sampled,
         **(sampling if is_sampled else {}),
         bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=all_ends[0] if len(all_ends) == 1 else all_ends,
         pad_token_id=tokenizer.pad_token_id,
         max_new_tokens=generation.max_response_tokens,
     )

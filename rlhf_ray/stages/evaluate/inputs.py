@@ -25,6 +25,7 @@ from rlhf_ray.data.prompts.load import PromptSet, load_prompts
 from rlhf_ray.driver.evaluation.collector import CollectSettings
 from rlhf_ray.evaluation.evaluation_report import ReportSettings
 from rlhf_ray.models.builtin import resolve_model_path
+from rlhf_ray.models.generation_ends import template_lines
 from rlhf_ray.models.loading import load_tokenizer
 from rlhf_ray.models.location import check_location
 from rlhf_ray.records.supervised import LabelledTokens
@@ -183,6 +184,8 @@ def _read_all(
                 demonstrations=load_eval_demonstrations(examples, tokenizer, seed=seed),
             )
             _check_reference(read, reference)
+            for line in template_lines(model, tokenizer):
+                report(f"{name}: {line}")
             found.append(read)
     return found
 

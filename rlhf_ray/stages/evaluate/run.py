@@ -33,6 +33,7 @@ from rlhf_ray.stages.evaluate.inputs import Candidate, EvaluationInputs, read_in
 from rlhf_ray.stages.evaluate.settings import harness_tasks
 from rlhf_ray.stages.inputs import check_models
 from rlhf_ray.stages.output import opened_output
+from rlhf_ray.stages.template_time import with_template_time
 
 
 def run(config: Config) -> int:
@@ -47,6 +48,7 @@ def run(config: Config) -> int:
     """
     check_models(config)
     check_tasks(harness_tasks(config.evaluation))
+    config = with_template_time(config)
     config = dataclasses.replace(config, reward=with_absolute_paths(config.reward))
     with opened_output(
         Path(config.output_dir),

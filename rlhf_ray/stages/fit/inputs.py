@@ -22,6 +22,7 @@ from rlhf_ray.driver.resume_choice import Resume
 from rlhf_ray.records.preferences import Feedback, Ranking
 from rlhf_ray.records.supervised import LabelledTokens
 from rlhf_ray.stages.output import RunOutput
+from rlhf_ray.stages.template_time import KEY as TEMPLATE_TIME
 from rlhf_ray.stages.trained_part import trained_identity
 
 T = TypeVar("T", LabelledTokens, Ranking, Feedback)
@@ -73,11 +74,13 @@ class FitStage(Generic[T]):
             and before they go on from a checkpoint; as many as were read, in the same order.
         spread: the rows of one step, or all held-out ones, to the samples of every rank.
         actor_class: of `cluster.roles.fit`: the actors of the ranks.
+        is_generative: the result writes text, and must know where an answer ends.
     """
 
     load: Callable[..., ExampleSet[T]]
     spread: Callable[[Sequence[Any], RankPlan], Sequence[Any]]
     actor_class: type[OfflineActor]
+    is_generative: bool = True
     prepare: Callable[[FitInputs, ExampleSet[T], FitSystem, RunOutput], ExampleSet[Any]] = _as_read
 
 
@@ -128,6 +131,7 @@ def fit_identity(config: Config) -> dict[str, Any]:
         "stage": config.stage.name,
         "seed": config.seed,
         "model.path": config.model.path,
+        TEMPLATE_TIME: config.model.template_time,
         "model.random_weights": config.model.random_weights,
         "examples.path": config.examples.path,
         "fit.batch_size": config.fit.batch_size,

@@ -35,6 +35,7 @@ def _run(config: Config) -> int:
             load=load,
             spread=lambda rows, plan: spread_rankings(rows, plan, use_margins=use_margins),
             actor_class=RewardModelTrainerActor,
+            is_generative=False,
         ),
     )
 

@@ -16,6 +16,7 @@ from rlhf_ray.config.load import to_yaml
 from rlhf_ray.config.run import Config
 from rlhf_ray.data.examples import ExampleSet
 from rlhf_ray.data.prompts.order import RowOrder
+from rlhf_ray.data.template_time import time_line
 from rlhf_ray.driver.best_models import BestModels, LastModel
 from rlhf_ray.driver.checkpoints import Checkpoints, StepCheckpoints
 from rlhf_ray.driver.fit.checkpoints import FitCheckpoints, FitState
@@ -24,6 +25,7 @@ from rlhf_ray.driver.fit.loop import FitLoop, FitSettings, fit
 from rlhf_ray.driver.fit.steps import FitSteps
 from rlhf_ray.driver.run_log import FitLog
 from rlhf_ray.models.builtin import resolve_model_path
+from rlhf_ray.models.generation_ends import add_ends, added_line
 from rlhf_ray.models.loading import load_tokenizer
 from rlhf_ray.observe.facts import FIT_FACTS
 from rlhf_ray.observe.fit_report import fit_table, summarize_fit, write_fit_summary
@@ -40,6 +42,7 @@ from rlhf_ray.stages.fit.inputs import (
 from rlhf_ray.stages.inputs import check_inputs, check_warmup
 from rlhf_ray.stages.output import opened_output
 from rlhf_ray.stages.resume import resume_of_fit, run_settings
+from rlhf_ray.stages.template_time import with_template_time
 from rlhf_ray.stages.trained_part import check_trained, split_off_adapter
 
 
@@ -53,6 +56,7 @@ def run_fit(config: Config, stage: FitStage[T]) -> int:
         RequestError: the inputs are wrong; no worker has been started then.
         RunFailed: it failed while running.
     """
+    config = with_template_time(config)
     settings = run_settings(config, fit_identity(config), code={})
     resume_from = resume_of_fit(config, settings)
     check_inputs(config)
@@ -73,9 +77,13 @@ def run_fit(config: Config, stage: FitStage[T]) -> int:
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, path=path))
         check_trained(config)
         progress.phase("examples")
-        examples = stage.load(config.examples, load_tokenizer(config.model), seed=config.seed)
+        tokenizer = load_tokenizer(config.model)
+        examples = stage.load(config.examples, tokenizer, seed=config.seed)
+        turn_ends = examples.turn_ends if stage.is_generative else ()
         num_steps = num_optimizer_steps(config.fit, examples)
-        progress.message(f"{examples.describe()}\n{num_steps} optimiser steps")
+        lines = [examples.describe(), f"{num_steps} optimiser steps"]
+        lines += [time_line(tokenizer), added_line(turn_ends, config.model, tokenizer)]
+        progress.message("\n".join(filter(None, lines)))
         check_warmup(config.training.warmup_steps, num_steps)
         progress.expect(num_steps)
         progress.phase("start")
@@ -97,6 +105,7 @@ def run_fit(config: Config, stage: FitStage[T]) -> int:
                 held_out=_held_out(inputs, stage, ready, system),
                 num_held_out=len(ready.held_out),
                 progress=progress,
+                end_token_ids=tuple(end.token_id for end in turn_ends),
             )
             best_step = _learn(run)
             output.finish(_report(run, num_steps, best_step))
@@ -105,7 +114,11 @@ def run_fit(config: Config, stage: FitStage[T]) -> int:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Run:
-    """The parts of a run once its workers have started."""
+    """The parts of a run once its workers have started.
+
+    Attributes:
+        end_token_ids: ends of answers that the ranks learn; none of a model that writes no text.
+    """
 
     inputs: FitInputs
     output: Path
@@ -114,6 +127,7 @@ class _Run:
     held_out: HeldOut | NoHeldOut
     num_held_out: int
     progress: Progress
+    end_token_ids: tuple[int, ...]
 
 
 def _learn(run: _Run) -> int | None:
@@ -206,6 +220,8 @@ def _models(run: _Run) -> BestModels | LastModel:
             phase="checkpoint",
             timeout_s=run.inputs.deadlines.checkpoint_s,
         )
+        if run.end_token_ids:
+            add_ends(folder, run.end_token_ids)
 
     if run.inputs.fit.keep_best:
         return BestModels(run.output, save, num_checkpoints=run.inputs.checkpoint.keep_last)

@@ -20,6 +20,7 @@ from rlhf_ray.driver.evaluation.evaluator import (
 )
 from rlhf_ray.driver.updates.device_sharing import DeviceSharing
 from rlhf_ray.driver.updates.token_scores import NoTokenScores
+from rlhf_ray.models.generation_ends import add_ends
 from rlhf_ray.publish.base import TransferSettings
 from rlhf_ray.publish.transports import weight_transport
 from rlhf_ray.records import Prompt
@@ -86,6 +87,7 @@ def _best(settings: RlSettings, system: System, turns: DeviceSharing) -> BestPol
             phase="checkpoint",
             timeout_s=settings.deadlines.checkpoint_s,
         )
+        add_ends(folder, settings.end_token_ids)
         turns.begin_publishing()
         turns.begin_generating()
 

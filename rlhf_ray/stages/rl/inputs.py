@@ -18,10 +18,12 @@ from rlhf_ray.config.groups.data import DataConfig, TextsConfig
 from rlhf_ray.config.run import Config
 from rlhf_ray.data.prompts.load import PromptSet, load_prompts
 from rlhf_ray.data.ptx_texts import load_texts
+from rlhf_ray.data.turn_ends import engine_ends
 from rlhf_ray.driver.resume_changes import RunSettings
 from rlhf_ray.driver.resume_choice import Resume
 from rlhf_ray.driver.updates.texts import NoTexts, TextMixture, TextSource
 from rlhf_ray.models.builtin import resolve_model_path
+from rlhf_ray.models.generation_ends import template_lines
 from rlhf_ray.models.loading import load_tokenizer
 from rlhf_ray.observe.progress import Progress
 from rlhf_ray.publish.gate import Probe, make_probe
@@ -31,6 +33,8 @@ from rlhf_ray.stages.evaluate.settings import held_out_data
 from rlhf_ray.stages.inputs import check_models
 from rlhf_ray.stages.resume import resume_of_rl, run_settings
 from rlhf_ray.stages.rl.settings import RlSettings, rl_settings
+from rlhf_ray.stages.template_time import KEY as TEMPLATE_TIME
+from rlhf_ray.stages.template_time import with_template_time
 from rlhf_ray.stages.trained_part import check_trained, trained_identity, with_named_layers
 
 if TYPE_CHECKING:
@@ -86,10 +90,12 @@ def check_request(config: Config) -> RlRequest:
     Raises:
         RequestError: a checkpoint of another run, or a model or reward function that is missing.
     """
+    config = with_template_time(config)
     algorithm = config.algorithm
     identity = {
         "seed": config.seed,
         "model.path": config.model.path,
+        TEMPLATE_TIME: config.model.template_time,
         "data.path": config.data.path,
         # A setting that is off is null, as in a checkpoint of a release that did not have it.
         "texts.path": config.texts.path or None,
@@ -152,8 +158,10 @@ def read_inputs(request: RlRequest, progress: Progress) -> RlInputs:
     reward = resolve_scoring(context, tokenizer, prompts, report=report)
     config = dataclasses.replace(config, reward=reward)
     report(prompts.describe())
+    for line in template_lines(config.model, tokenizer):
+        report(line)
     return RlInputs(
-        settings=rl_settings(config),
+        settings=rl_settings(config, end_token_ids=engine_ends(tokenizer)),
         roles=run_roles(config),
         plan=plan,
         prompts=prompts,

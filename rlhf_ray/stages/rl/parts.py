@@ -33,6 +33,7 @@ from rlhf_ray.driver.updates.reference_update import (
 from rlhf_ray.driver.updates.texts import TextSource
 from rlhf_ray.driver.updates.token_scores import NoTokenScores, TokenScorers
 from rlhf_ray.driver.updates.trainer import NoCritic, Trainer, TrainerSettings
+from rlhf_ray.models.generation_ends import add_ends
 from rlhf_ray.publish.gate import Probe
 from rlhf_ray.publish.publisher import Publisher, PublishSettings
 from rlhf_ray.publish.transports import weight_transport
@@ -204,3 +205,4 @@ def _save(
         system.supervisor.results(
             write(partial), phase="checkpoint", timeout_s=settings.deadlines.checkpoint_s
         )
+        add_ends(partial, settings.end_token_ids)

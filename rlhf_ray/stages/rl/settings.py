@@ -32,6 +32,7 @@ class RlSettings:
         reference_is_policy: the policy's ranks are the reference, with their adapter off.
         collect: how held-out prompts are answered.
         report: what is reported of the answers.
+        end_token_ids: tokens at which the engines stop; none if they sample past the end.
     """
 
     run_name: str
@@ -55,9 +56,10 @@ class RlSettings:
     evaluation: EvaluationConfig
     collect: CollectSettings
     report: ReportSettings
+    end_token_ids: tuple[int, ...]
 
 
-def rl_settings(config: Config) -> RlSettings:
+def rl_settings(config: Config, *, end_token_ids: tuple[int, ...] = ()) -> RlSettings:
     """The settings of a run with this resolved configuration."""
     output = Path(config.output_dir)
     tolerance = config.publish.probe_tolerance
@@ -103,4 +105,5 @@ def rl_settings(config: Config) -> RlSettings:
             with_text=False,
         ),
         report=report_settings(config.evaluation, seed=config.seed),
+        end_token_ids=() if config.generation.ignore_eos else end_token_ids,
     )

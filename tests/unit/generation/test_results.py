@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from rlhf_ray.generation.results import (
     FinishedSample,
     IncompleteSets,
     expand_spans,
+    finished_sample,
     make_group,
     response_text,
     support_from_engine,
@@ -187,3 +189,30 @@ def decode(token_ids):
 )
 def test_the_text_ends_before_the_stop_string(token_ids, stop_string, text):
     assert response_text(decode, token_ids, stop_string) == text
+
+
+def finished(stop_reason: int | str | None) -> FinishedSample:
+    """A sample whose last token is not special, as vLLM returns it."""
+    completion = SimpleNamespace(
+        token_ids=[4, 5, 9],
+        logprobs=SimpleNamespace(token_ids=[4, 5, 9], logprobs=[-1.0, -2.0, -3.0]),
+        weight_versions=[SimpleNamespace(version="0", start=0, end=3)],
+        stop_reason=stop_reason,
+        finish_reason="stop",
+    )
+    return finished_sample(0, completion, decode=decoded, width=1, with_text_ends=True)
+
+
+def decoded(token_ids) -> str:
+    return "".join({4: "the", 5: " sum", 9: "<|im_end|>"}[token] for token in token_ids)
+
+
+def test_a_stop_token_is_trained_on_but_not_said():
+    sample = finished(9)
+    assert sample.text == "the sum"
+    assert sample.token_ids == (4, 5, 9)
+    assert sample.text_ends == (3, 7, 7)
+
+
+def test_a_last_token_that_is_no_stop_token_is_said():
+    assert finished(None).text == "the sum<|im_end|>"

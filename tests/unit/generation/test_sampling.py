@@ -38,9 +38,21 @@ def test_every_setting_reaches_the_engine():
     assert (arguments["min_tokens"], arguments["max_tokens"]) == (2, 33)
     assert arguments["ignore_eos"] is True
     assert arguments["stop"] == ["\n", "END"]
+    assert arguments["stop_token_ids"] == []
     assert arguments["detokenize"] is True
     # The top 20, and room for 16 that tie with the last one.
     assert arguments["logprobs"] == 36
+
+
+def test_ends_of_turns_end_a_response_unless_all_ends_are_ignored():
+    def stops(**settings: bool) -> list[int]:
+        arguments = sampling_arguments(
+            GenerationConfig(**settings), seed=0, vocab_size=1000, end_token_ids=(3, 7)
+        )
+        return arguments["stop_token_ids"]
+
+    assert stops() == [3, 7]
+    assert stops(ignore_eos=True) == []
 
 
 @pytest.mark.parametrize(

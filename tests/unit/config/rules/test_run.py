@@ -14,6 +14,13 @@ PIPELINE = ["stage=pipeline", "pipeline.stages.a={stage: sft}"]
 
 CASES = [
     ("no model", [], ["model.path="], ["model.path is empty", "recipe=demo"], ["model.path=a/b"]),
+    (
+        "no time",
+        ["model.template_time=2026-01-31T12:00:00"],
+        ["model.template_time=yesterday"],
+        ["model.template_time=yesterday", "2026-01-31T12:00:00"],
+        ["model.template_time=2026-01-31"],
+    ),
     ("no data", [], ["data.path="], ["data.path is empty"], ["data.path=rows.jsonl"]),
     (
         "no reward",

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.load import load_config, to_yaml
+from rlhf_ray.models.generation_ends import add_ends
 from rlhf_ray.stages.deploy.export import run
 from rlhf_ray.testing.tiny import tiny_random
 
@@ -103,6 +104,30 @@ def test_an_adapter_is_merged(trained, tmp_path):
     assert float((logits_of(base) - expected).abs().max()) > 1e-3
     assert AutoTokenizer.from_pretrained(found).chat_template
     assert not (found / "adapter_config.json").exists()
+
+
+def test_every_end_is_kept(trained, tmp_path):
+    """Those of the settings, and the end of text of the tokenizer."""
+    add_ends(trained / "model", [7, 9])
+    found = export(tmp_path, f"model.path={trained / 'model'}")
+    tokenizer = AutoTokenizer.from_pretrained(found)
+    generation = GenerationConfig.from_pretrained(found)
+    assert set(generation.eos_token_id) == {7, 9, tokenizer.eos_token_id}
+
+
+def test_the_ends_of_an_adapter(trained, tmp_path):
+    """The base does not name an end that the adapter has learnt."""
+    adapted = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(trained / "model"),
+        LoraConfig(r=4, target_modules=["q_proj"]),
+    )
+    adapted.save_pretrained(tmp_path / "run" / "adapter")
+    (tmp_path / "run" / "config.json").write_text("{}")
+    add_ends(tmp_path / "run", [7])
+    found = export(tmp_path, f"model.path={tmp_path / 'run' / 'adapter'}")
+    tokenizer = AutoTokenizer.from_pretrained(found)
+    generation = GenerationConfig.from_pretrained(found)
+    assert set(generation.eos_token_id) == {7, tokenizer.eos_token_id}
 
 
 def test_another_number_format(trained, tmp_path):
