@@ -12,12 +12,15 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlhf_ray.calls import Call, CallWaiter
 from rlhf_ray.config.earlier_release import earlier_key
 from rlhf_ray.config.errors import RequestError
-from rlhf_ray.driver.roles import Checkpointed
+
+if TYPE_CHECKING:
+    # It imports torch, which finding a checkpoint does not need.
+    from rlhf_ray.driver.roles import Checkpointed
 
 _MARKER = "COMMITTED"
 _STATE_FILE = "run.json"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rlhf_ray.config.load import to_yaml
 from rlhf_ray.config.run import Config
 from rlhf_ray.stages.rl.stage import STAGE as RL
-from rlhf_ray.stages.stage import Stage
+from rlhf_ray.stages.stage import FolderUse, Stage
 from rlhf_ray.stages.table import load_stage
 
 
@@ -19,4 +19,4 @@ def run(config: Config) -> int:
 
 
 # On its own it describes reinforcement learning.
-STAGE = Stage(name="plan", describe=RL.describe, run=run)
+STAGE = Stage(name="plan", describe=RL.describe, run=run, folder=FolderUse.NONE)
