@@ -18,6 +18,7 @@ from rlhf_ray.config.load import load_values, to_yaml
 from rlhf_ray.config.run import Config
 from rlhf_ray.observe.facts import duration
 from rlhf_ray.observe.run_report import plain_table, write_files
+from rlhf_ray.stages.request_checks import check_part
 from rlhf_ray.stages.stage import Stage
 from rlhf_ray.stages.start import start_stage
 from rlhf_ray.stages.table import load_stage
@@ -201,4 +202,17 @@ def _figure(folder: Path, path: tuple[str, ...]) -> float:
     return float(value)
 
 
-STAGE = Stage(name="pipeline", describe=_describe, run=run)
+def _check(config: Config) -> None:
+    """Check every stage; what an earlier one makes may be missing.
+
+    Raises:
+        RequestError: names the stage, and what is missing or wrong.
+    """
+    for step in read_steps(config):
+        try:
+            check_part(step.config, made_in=Path(config.output_dir))
+        except RequestError as error:
+            raise RequestError(f"pipeline.stages.{step.name}: {error}") from error
+
+
+STAGE = Stage(name="pipeline", describe=_describe, run=run, check=_check)

@@ -10,11 +10,17 @@ from rlhf_ray.stages.table import load_stage
 
 
 def run(config: Config) -> int:
-    """Print configuration and plan of the chosen stage to stdout; returns exit status 0."""
+    """Print configuration and plan of the chosen stage to stdout; returns exit status 0.
+
+    Raises:
+        RequestError: something is missing that the run would refuse at once.
+    """
     name = config.stage.name
     described = RL if name == "plan" else load_stage(name)
     print(f"# Configuration\n{to_yaml(config)}")
-    print(described.describe(config))
+    print(described.describe(config), flush=True)
+    # After the plan, which may be wanted where the model and the data are not.
+    described.check(config)
     return 0
 
 

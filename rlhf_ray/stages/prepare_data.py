@@ -19,6 +19,7 @@ from rlhf_ray.data.prepare.reading import check_rows, check_source
 from rlhf_ray.data.prepare.report import report_of, report_tables
 from rlhf_ray.data.prepare.work_folder import check_output, work_folder
 from rlhf_ray.data.sources.prepared import REPORT
+from rlhf_ray.stages.request_checks import check_request
 from rlhf_ray.stages.stage import FolderUse, Stage
 
 _SCRATCH = "scratch.sqlite"
@@ -101,4 +102,6 @@ def _reporter(progress: str) -> Callable[[str], None]:
     return report
 
 
-STAGE = Stage(name="prepare_data", describe=_describe, run=run, folder=FolderUse.REPLACED)
+STAGE = Stage(
+    name="prepare_data", describe=_describe, run=run, folder=FolderUse.REPLACED, check=check_request
+)

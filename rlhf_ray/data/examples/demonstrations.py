@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rlhf_ray.config.groups.data import ExamplesConfig
+from rlhf_ray.data.example_columns import LAYOUTS
 from rlhf_ray.data.examples.chats import (
     answer_cell,
     conversation_cell,
@@ -54,7 +55,7 @@ def load_demonstrations(
         "demonstrations",
         examples,
         tokenizer,
-        layouts=(("messages_column",), ("prompt_column", "answer_column")),
+        layouts=LAYOUTS["demonstrations"],
         draft=draft,
     )
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from rlhf_ray.config.groups.data import ExamplesConfig
+from rlhf_ray.data.example_columns import LAYOUTS
 from rlhf_ray.data.examples.chats import answer_cell
 from rlhf_ray.data.examples.lengths import LengthLimit
 from rlhf_ray.data.examples.load import GatheredExamples, finished_set
@@ -45,7 +46,7 @@ def load_texts(
             "the model's tokenizer has no end-of-text token, which must end every text; name "
             "another tokenizer with model.tokenizer_path"
         )
-    sources = read_sources(examples, (("text_column",),))
+    sources = read_sources(examples, LAYOUTS["texts"])
     gathered: GatheredExamples[LabelledTokens] = GatheredExamples()
     for source in sources:
         documents: dict[bool, list[tuple[Row, list[int]]]] = {False: [], True: []}

@@ -18,6 +18,7 @@ from rlhf_ray.config.run import Config
 from rlhf_ray.run_folder.place import prepare_place
 from rlhf_ray.serving.local import ServedModel, private_endpoint
 from rlhf_ray.stages.deploy.serve import LOGS, served_model
+from rlhf_ray.stages.request_checks import check_request
 from rlhf_ray.stages.stage import FolderUse, Stage
 
 if TYPE_CHECKING:
@@ -116,4 +117,4 @@ def _describe(config: Config) -> str:
     return f"# Chat\nwith {chat.url or here}" + (f", next to {other}" if other else "")
 
 
-STAGE = Stage(name="chat", describe=_describe, run=run, folder=FolderUse.NONE)
+STAGE = Stage(name="chat", describe=_describe, run=run, folder=FolderUse.NONE, check=check_request)

@@ -17,6 +17,7 @@ from rlhf_ray.config.batch_table import batch_table, render_rows
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.data import DataConfig, TextsConfig
 from rlhf_ray.config.run import Config
+from rlhf_ray.data.held_out import held_out_data
 from rlhf_ray.data.prompts.load import PromptSet, load_prompts
 from rlhf_ray.data.ptx_texts import load_texts
 from rlhf_ray.driver.checkpoints import checkpoint_to_resume
@@ -27,7 +28,6 @@ from rlhf_ray.observe.progress import Progress
 from rlhf_ray.publish.gate import Probe, make_probe
 from rlhf_ray.records import Prompt
 from rlhf_ray.rewards.load import with_absolute_paths
-from rlhf_ray.stages.evaluate.settings import held_out_data
 from rlhf_ray.stages.inputs import check_models
 from rlhf_ray.stages.rl.settings import RlSettings, rl_settings
 from rlhf_ray.stages.trained_part import check_trained, trained_identity, with_named_layers

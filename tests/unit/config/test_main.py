@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import subprocess
@@ -214,13 +215,23 @@ def test_plan_prints_and_starts_nothing(way, capsys, tmp_path, monkeypatch):
 @pytest.mark.parametrize("stage", STAGE_NAMES)
 def test_every_stage_has_a_plan(stage, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    rows = tmp_path.parent / f"{tmp_path.name}_rows.jsonl"
+    columns = {
+        "pretrain": {"text": "a"},
+        "sft": {"prompt": "a", "answer": "b"},
+        "reward_model": {"prompt": "a", "chosen": "b", "rejected": "c"},
+    }
+    rows.write_text(json.dumps(columns.get(stage, columns["reward_model"])) + "\n")
+    texts = rows.with_suffix(".json")
+    texts.write_text(json.dumps([columns["pretrain"]]))
     inputs = [
-        "examples.path=a.jsonl",
-        "prepare.sources.a={path:a.jsonl,kind:text}",
-        "pipeline.stages.a={stage:pretrain,model.path:m,examples.path:a.jsonl}",
+        f"examples.path={rows}",
+        f"prepare.sources.a={{path:'{rows}',kind:text}}",
+        f"pipeline.stages.a={{stage:pretrain,model.path:m,examples.path:'{texts}'}}",
         "evaluation.models.a=a/b",
         *(["reward.model.path=a/b"] if stage == "serve_reward" else []),
         *(["model.path=a/b", "export.licence=mit"] if stage in ("compress", "export") else []),
+        *([f"compress.python={sys.executable}"] if stage == "compress" else []),
     ]
     assert main(["recipe=demo", f"stage={stage}", "dry_run=true", *inputs]) == 0
     out, err = capsys.readouterr()
