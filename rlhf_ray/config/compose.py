@@ -196,7 +196,7 @@ def _text_problem(text: str, key: str, value: Any) -> str | None:
     """The problem of brackets that Hydra takes for a list or a mapping where a text is wanted."""
     if not (isinstance(value, list | dict) and key in text_keys()):
         return None
-    return f"{text}: {key} must be text; if the brackets belong to it, write {_quoted(text)}"
+    return f"{text}: must be text; if the brackets belong to it, write {_quoted(text)}"
 
 
 def _choice_problem(group: str, value: Any, known: list[str]) -> str | None:

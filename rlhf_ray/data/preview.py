@@ -61,6 +61,13 @@ def preview_examples(examples: ExamplesConfig, kind: str) -> None:
         _preview(source, check)
 
 
+def preview_held_out(examples: ExamplesConfig) -> None:
+    """Like `preview_prompts`, for demonstrations that a model is only measured with."""
+    source = held_out_source(examples)
+    layouts = LAYOUTS["demonstrations"]
+    _preview(source, lambda rows: check_layout(examples, source, layouts, rows))
+
+
 def _preview(source: SourceConfig, check: Callable[[Sequence[Row]], None]) -> None:
     kind = source_format(source)
     if kind not in _FILES:

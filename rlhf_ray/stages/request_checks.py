@@ -13,7 +13,12 @@ from rlhf_ray.config.groups.prepare_sources import read_source
 from rlhf_ray.config.run import Config
 from rlhf_ray.config.stages import ONE_MODEL_STAGES, SCORING_STAGES, TRAINING_STAGES
 from rlhf_ray.data.held_out import has_own_prompts, held_out_data
-from rlhf_ray.data.preview import preview_examples, preview_prompts, preview_texts
+from rlhf_ray.data.preview import (
+    preview_examples,
+    preview_held_out,
+    preview_prompts,
+    preview_texts,
+)
 from rlhf_ray.driver.checkpoints import Checkpoints
 from rlhf_ray.models.builtin import check_builtin, is_builtin
 from rlhf_ray.models.location import read_chat_template
@@ -84,8 +89,9 @@ def _check_prompts(config: Config, made_in: Path | None) -> None:
         if source.path and not is_made_later(source.path, made_in):
             preview_prompts(source)
     if config.is_evaluation or config.stage.name in ONE_MODEL_STAGES:
-        if config.examples.eval_path and not is_made_later(config.examples.eval_path, made_in):
-            check_inputs(config, made_in=made_in)
+        measured = config.examples.eval_path
+        if measured and not is_made_later(measured, made_in):
+            preview_held_out(config.examples)
         return
     if config.mixes_texts and not is_made_later(config.texts.path, made_in):
         preview_texts(config.texts)

@@ -45,7 +45,8 @@ def start_stage(stage: Stage, config: Config, *, replaces: bool = False) -> int:
     if stage.folder is FolderUse.REPLACED:
         # The stage writes next to the folder, locks that place, and replaces the folder at the end.
         remove_made(prepare_place(partial_path(folder)))
-        (folder / _ERROR_LOG).unlink(missing_ok=True)
+        if folder.is_dir():
+            (folder / _ERROR_LOG).unlink(missing_ok=True)
         return stage.run(config)
     with held_folder(folder, stage.name) as (lock, written):
         if not replaces:

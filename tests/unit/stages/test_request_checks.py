@@ -63,6 +63,26 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
         ("stage=evaluate", *RL, "evaluation.models.a=a/b", "evaluation.path={none}.jsonl"),
         "no such file",
     ),
+    "measured demonstrations": (
+        ("stage=evaluate", *RL, "evaluation.models.a=a/b", "examples.eval_path={none}.jsonl"),
+        "examples.eval_path is",
+    ),
+    "columns of measured demonstrations": (
+        ("stage=evaluate", *RL, "evaluation.models.a=a/b", "examples.eval_path={texts}"),
+        "examples.eval_path: ",
+    ),
+    "compress": (
+        ("stage=compress", *RL, "model.path={none}/model", "compress.python={rows}"),
+        "model.path is",
+    ),
+    "Python of compress": (
+        ("stage=compress", *RL, "model.path=a/b", "compress.python={none}"),
+        "compress.python is",
+    ),
+    "prompts of compress": (
+        ("stage=compress", *RL, "model.path=a/b", "data.path={none}.jsonl"),
+        "data.path is",
+    ),
     "export": (("stage=export", "model.path={none}/model", "export.licence=mit"), "model.path is"),
     "serve": (("stage=serve", "model.path={none}/model"), "model.path is"),
     "chat": (("stage=chat", "model.path={none}/model"), "model.path is"),
@@ -140,7 +160,8 @@ def told(files) -> dict[str, tuple[int, str, list[str]]]:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return dict(zip(commands, map(tuple, json.loads(done.stdout)), strict=True))
+    answers = json.loads(done.stdout.splitlines()[-1])  # After the plans.
+    return dict(zip(commands, map(tuple, answers), strict=True))
 
 
 @pytest.mark.parametrize("way", ["", "plan: "])

@@ -305,6 +305,20 @@ def test_other_stages_make_no_lock(use, config, folder):
     assert not folder.exists()
 
 
+def test_a_stage_that_replaces_its_folder_says_itself_what_is_wrong_with_it(config, folder):
+    """Such as a file in its place; a stale traceback in an earlier result is removed."""
+    stage = Stage(
+        name="prepare_data", describe=lambda _: "", run=lambda _: 0, folder=FolderUse.REPLACED
+    )
+    folder.mkdir()
+    (folder / "error.log").touch()
+    assert start_stage(stage, config()) == 0
+    assert list(folder.iterdir()) == []
+    folder.rmdir()
+    folder.touch()
+    assert start_stage(stage, config()) == 0
+
+
 def test_a_stage_that_replaces_its_folder_needs_a_place_that_can_be_written(config, tmp_path):
     (tmp_path / "file").touch()
     stage = Stage(
