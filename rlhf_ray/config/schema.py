@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from rlhf_ray.config.limits import largest
 from rlhf_ray.config.run import Config
-from rlhf_ray.config.setting import Setting, setting_of
+from rlhf_ray.config.setting import Setting, largest, setting_of
 
 # Accepts a swapped letter or a missing group, refuses an unrelated word.
 _CLOSE_ENOUGH = 0.6

@@ -12,9 +12,9 @@ import pytest
 
 from rlhf_ray.config.errors import ConfigError, RequestError
 from rlhf_ray.config.groups.prepare_sources import read_source
-from rlhf_ray.config.limits import largest
 from rlhf_ray.config.load import load_config, read_config
 from rlhf_ray.config.schema import all_keys, path_keys
+from rlhf_ray.config.setting import largest
 from rlhf_ray.main import main
 
 
