@@ -1,7 +1,8 @@
 """Atomic writes: whoever reads, or resumes after a kill, finds the old content or the new one.
 
 The new content is written to NAME.partial in the same folder and renamed at the end. A block that
-raises removes the partial content; a killed process leaves it, and the next write replaces it.
+raises removes the partial content; a killed process leaves it, and the next write replaces it. A
+disk that fills up is named (`DiskFull`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
+
+from rlhf_ray.disk_space import full_disk_said
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -28,7 +31,10 @@ def atomic_file(path: Path) -> Iterator[TextIO]:
     """
     partial = partial_path(path)
     try:
-        with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
+        with (
+            full_disk_said(path),
+            partial.open("w", encoding="utf-8", errors="backslashreplace") as file,
+        ):
             yield file
         os.replace(partial, path)
     except BaseException:
@@ -47,7 +53,8 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        yield partial
+        with full_disk_said(folder):
+            yield partial
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from rlhf_ray.config.compose import group_choices
-from rlhf_ray.config.errors import RequestError, RunFailed
+from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.load import load_config, read_config, to_yaml
 from rlhf_ray.config.run import Config
+from rlhf_ray.failure_report import printable, quiet_if_not_read, report_failure
+from rlhf_ray.stages.start import start_stage
 from rlhf_ray.stages.table import load_stage
 
 EXIT_FAILED = 1
@@ -38,48 +39,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _carry_out(_parse(sys.argv[1:] if arguments is None else arguments))
     except RequestError as error:
-        print(f"rlhf_ray: {error}", file=sys.stderr)
+        print(f"rlhf_ray: {printable(str(error))}", file=sys.stderr)
         return EXIT_WRONG_REQUEST
     except KeyboardInterrupt:
         print("rlhf_ray: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - a fault before any stage was chosen
+        report_failure(error, None)
+        return EXIT_FAILED
 
 
 def _carry_out(options: argparse.Namespace) -> int:
-    if options.help:
-        print(_help_text())
-        return 0
-    if options.cfg:
-        print(to_yaml(read_config(options.overrides)), end="")
+    if options.help or options.cfg:
+        with quiet_if_not_read():
+            print(
+                _help_text() if options.help else to_yaml(read_config(options.overrides)).rstrip()
+            )
         return 0
     return _run_stage(load_config(options.overrides))
 
 
 def _run_stage(config: Config) -> int:
-    name = "plan" if config.dry_run else config.stage.name
+    if config.dry_run or config.stage.name == "plan":
+        with quiet_if_not_read():
+            return load_stage("plan").run(config)
+        return 0
     try:
-        return load_stage(name).run(config)
+        return start_stage(load_stage(config.stage.name), config)
     except RequestError:
         raise
-    except RunFailed as error:
-        return _fail(config.output_dir, str(error))
     except Exception as error:  # noqa: BLE001 - the one place where every failure ends
-        return _fail(config.output_dir, f"{type(error).__name__}: {error}")
-
-
-def _fail(output_dir: str, message: str) -> int:
-    """Say what failed; the traceback goes to a file, because the message is for people."""
-    print(f"rlhf_ray: failed: {message}", file=sys.stderr)
-    log = Path(output_dir) / "error.log"
-    try:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_text(traceback.format_exc(), encoding="utf-8")
-    except OSError as error:
-        traceback.print_exc()
-        print(f"rlhf_ray: the traceback is above ({log}: {error})", file=sys.stderr)
-    else:
-        print(f"rlhf_ray: the traceback is in {log}", file=sys.stderr)
-    return EXIT_FAILED
+        report_failure(error, Path(config.output_dir))
+        return EXIT_FAILED
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import copy
 import difflib
 import functools
+import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,11 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from rlhf_ray.config.schema import text_keys, text_mappings
+
+# key=value, without the signs before and after a key that Hydra knows.
+_ASSIGNMENT = re.compile(r"\+{0,2}(?P<key>[A-Za-z_][\w.-]*)=(?P<value>.*)", re.DOTALL)
+_MAX_SHOWN = 80
 _PACKAGE_DIR = Path(__file__).resolve().parents[1]
 
 
@@ -60,12 +67,22 @@ def parse_overrides(overrides: Sequence[str]) -> tuple[Request, list[str]]:
             override = parser.parse_override(text)
             value = override.value()
         except HydraException:
-            problems.append(_not_understood(text))
+            literal = _literal(text)
+            if literal is None:
+                problems.append(_not_understood(text))
+            else:
+                values.append(literal)
+            continue
+        except RecursionError:
+            problems.append(f"{text[:_MAX_SHOWN]}...: brackets are nested too deeply")
             continue
         key = override.key_or_group
+        value = _as_typed(text, key, value)
         is_choice = key in groups and not isinstance(value, dict)
-        problem = _form_problem(text, override) or (
-            _choice_problem(key, value, groups[key]) if is_choice else None
+        problem = (
+            _form_problem(text, override)
+            or _text_problem(text, key, value)
+            or (_choice_problem(key, value, groups[key]) if is_choice else None)
         )
         if problem is not None:
             problems.append(problem)
@@ -120,8 +137,41 @@ def _not_understood(text: str) -> str:
         return f"{text}: is not of the form key=value; write KEY=VALUE"
     return (
         f"{text}: the value cannot be read; put values with spaces, commas, brackets or = in "
-        f"quotes, as in 'key=\"value\"'"
+        f"quotes, as in {_quoted(text)}"
     )
+
+
+def _quoted(text: str) -> str:
+    """The argument as a shell takes it, with the value in Hydra's quotes."""
+    key, _, value = text.partition("=")
+    plain = value.strip("'\"")
+    # In Hydra's quotes a backslash counts as itself, but for those before a quote.
+    inner = re.sub(r'(\\*)"', lambda found: found[1] * 2 + r"\"", plain)
+    inner += "\\" * (len(inner) - len(inner.rstrip("\\")))
+    return shlex.quote(f'{key}="{inner}"')
+
+
+def _literal(text: str) -> tuple[str, str] | None:
+    """Key and value of a text that Hydra's grammar does not have, if the key takes any text.
+
+    Paths have letters of all languages, and signs that mean something in the grammar.
+    """
+    found = _ASSIGNMENT.fullmatch(text)
+    if found is None or not _takes_text(found["key"]) or found["value"][:1] in ("'", '"'):
+        return None
+    return found["key"], found["value"]
+
+
+def _as_typed(text: str, key: str, value: Any) -> Any:
+    """The value; for a key that takes text, a number or truth as it was typed: 007, 1e3, true."""
+    found = _ASSIGNMENT.fullmatch(text)
+    if isinstance(value, bool | int | float) and found and _takes_text(key):
+        return found["value"].strip()
+    return value
+
+
+def _takes_text(key: str) -> bool:
+    return key in text_keys() or key.startswith(tuple(f"{name}." for name in text_mappings()))
 
 
 def _form_problem(text: str, override: Override) -> str | None:
@@ -131,10 +181,22 @@ def _form_problem(text: str, override: Override) -> str | None:
     if override.type is OverrideType.DEL:
         return f"{text}: keys cannot be removed; set a value, or null if the key allows it"
     if override.is_sweep_override():
-        return f"{text}: one run takes one value; start one run for each, or write [a,b] for a list"
+        other = (
+            f"write {_quoted(text)} for one text"
+            if _takes_text(override.key_or_group)
+            else ("write [a,b] for a list")
+        )
+        return f"{text}: one run takes one value; start one run for each, or {other}"
     if override.package is not None:
         return f"{text}: groups have a fixed place; write {override.key_or_group}=NAME"
     return None
+
+
+def _text_problem(text: str, key: str, value: Any) -> str | None:
+    """The problem of brackets that Hydra takes for a list or a mapping where a text is wanted."""
+    if not (isinstance(value, list | dict) and key in text_keys()):
+        return None
+    return f"{text}: must be text; if the brackets belong to it, write {_quoted(text)}"
 
 
 def _choice_problem(group: str, value: Any, known: list[str]) -> str | None:

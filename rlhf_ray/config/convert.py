@@ -12,11 +12,15 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from rlhf_ray.config.earlier_release import renamed_key
+from rlhf_ray.config.paths import unshowable
 from rlhf_ray.config.run import Config
 from rlhf_ray.config.schema import Key, all_keys, group_names, nearest_keys
 
 # Longer values are cut in messages.
 _MAX_SHOWN = 80
+# The last part of keys whose text is one name or address.
+_NAMES = frozenset({"host", "licence", "name", "python", "resume"})
+_NAME_ENDINGS = ("url", "_dir", "_variable", "_name", "_column", "_path")
 
 
 class Conversion:
@@ -79,7 +83,7 @@ class Conversion:
             self.broken.add(name)
             example = next(key for key in self._keys if key.startswith(name + "."))
             self.problems.append(
-                f"{name}={_shown(value)}: {name} is a group of keys; set them one by one, "
+                f"{name}={shown(value)}: {name} is a group of keys; set them one by one, "
                 f"as in {example}=..."
             )
 
@@ -152,16 +156,31 @@ def _convert(key: Key, tree: DictConfig | ListConfig, target: DictConfig) -> str
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
         return f"{key.name}: {reason}; ${{...}} must name a key of this configuration"
+    # OmegaConf takes any number for true, and true for 1.
+    is_truth = isinstance(value, bool)
+    if (key.takes(bool) and isinstance(value, int | float) and not is_truth) or (
+        is_truth and (key.takes(int) or key.takes(float)) and not key.takes(bool)
+    ):
+        return f"{key.name}={shown(value)}: must be {_expected(key)}"
+    if isinstance(value, str) and (problem := _unshowable(key, value)):
+        return f"{key.name}={shown(value)}: {problem}"
     try:
         OmegaConf.update(target, key.name, value, merge=False)
     except OmegaConfBaseException:
-        return f"{key.name}={_shown(value)}: must be {_expected(key)}"
+        return f"{key.name}={shown(value)}: must be {_expected(key)}"
     violation = key.setting.violation(OmegaConf.select(target, key.name))
     if violation is None:
         return None
     OmegaConf.update(target, key.name, key.default, merge=False)
     unit = f" ({key.setting.unit})" if key.setting.unit else ""
-    return f"{key.name}={_shown(value)}: {violation}{unit}"
+    return f"{key.name}={shown(value)}: {violation}{unit}"
+
+
+def _unshowable(key: Key, value: str) -> str | None:
+    """The problem with a text that is a name, an address or a path, or None."""
+    last = key.name.rpartition(".")[2]
+    is_name = key.setting.is_path or last in _NAMES or last.endswith(_NAME_ENDINGS)
+    return unshowable(value) if is_name else None
 
 
 def _unknown_key(name: str) -> str:
@@ -182,7 +201,7 @@ def _expected(key: Key) -> str:
     return words if words.startswith(("true", "text")) else f"a {words}"
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """Format a value as on the command line."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from operator import attrgetter
-from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -16,8 +15,9 @@ from rlhf_ray.config.compose import (
     parse_overrides,
     sort_values,
 )
-from rlhf_ray.config.convert import Conversion, show_problems
+from rlhf_ray.config.convert import Conversion, show_problems, shown
 from rlhf_ray.config.errors import ConfigError
+from rlhf_ray.config.paths import absolute, absolute_if_found, path_problem
 from rlhf_ray.config.rules.table import cross_field_problems
 from rlhf_ray.config.run import Config
 from rlhf_ray.config.schema import path_keys
@@ -73,35 +73,45 @@ def _load(request: Request, request_problems: list[str], *, is_complete: bool) -
         problems += cross_field_problems(config, without=conversion.broken)
     if problems:
         raise ConfigError(show_problems(problems))
-    _make_paths_absolute(config)
+    if problems := _make_paths_absolute(config):
+        raise ConfigError(show_problems(problems))
     return config
 
 
-def _make_paths_absolute(config: Config) -> None:
-    """Make paths absolute, because workers run in other folders."""
-    config.output_dir = _absolute(config.output_dir)
+def _make_paths_absolute(config: Config) -> list[str]:
+    """Make paths absolute, because workers run in other folders; returns the problems with them."""
+    problems: list[str] = []
+    config.output_dir = _absolute("output_dir", config.output_dir, problems)
     if config.resume not in ("auto", "never"):
-        config.resume = _absolute(config.resume)
+        config.resume = _absolute("resume", config.resume, problems)
     for key in path_keys():
         group, _, name = key.name.rpartition(".")
         values = vars(attrgetter(group)(config))
-        values[name] = _located(values[name], key.setting.keywords)
+        values[name] = _located(key.name, values[name], key.setting.keywords, problems)
+    return problems
 
 
-def _located(value: Any, keywords: Collection[str]) -> Any:
+def _located(name: str, value: Any, keywords: Collection[str], problems: list[str]) -> Any:
     """Make a path, or all paths of a mapping, absolute."""
     if isinstance(value, dict):
-        return {name: _located(path, keywords) for name, path in value.items()}
-    return value if value is None or value in keywords else _absolute_if_found(value)
+        return {
+            inner: _located(f"{name}.{inner}", path, keywords, problems)
+            for inner, path in value.items()
+        }
+    if value is None or value in keywords:
+        return value
+    if problem := path_problem(value):
+        problems.append(f"{name}={shown(value)}: {problem}")
+        return value
+    return absolute_if_found(value)
 
 
-def _absolute(folder: str) -> str:
+def _absolute(name: str, folder: str, problems: list[str]) -> str:
     """Make a folder absolute; other values stay, for the rules to refuse and messages to show."""
-    is_folder = folder.strip() and "://" not in folder
-    return str(Path(folder).expanduser().absolute()) if is_folder else folder
-
-
-def _absolute_if_found(path: str) -> str:
-    """Make an existing path absolute; hub names, import paths and missing files stay."""
-    local = Path(path).expanduser()
-    return str(local.absolute()) if path and local.exists() else path
+    if not folder.strip() or "://" in folder:
+        return folder
+    # Whether the output folder can be made is found out where it is made.
+    if problem := path_problem(folder):
+        problems.append(f"{name}={shown(folder)}: {problem}")
+        return folder
+    return absolute(folder)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlhf_ray.config.run import Config
-from rlhf_ray.config.setting import Setting, setting_of
+from rlhf_ray.config.setting import Setting, largest, setting_of
 
 # Accepts a swapped letter or a missing group, refuses an unrelated word.
 _CLOSE_ENOUGH = 0.6
@@ -40,6 +40,15 @@ class Key:
         """Whether the value maps names of the user's choice: `key.name=value`."""
         return typing.get_origin(self.type) is dict
 
+    @property
+    def is_text(self) -> bool:
+        """Whether the value is text, or text or null."""
+        return str in _kinds(self.type)
+
+    def takes(self, kind: type) -> bool:
+        """Whether the annotated type, or one of its union, is this type."""
+        return kind in _kinds(self.type)
+
     def type_words(self) -> str:
         """The type in words: "whole number or null"."""
         return _type_words(self.type)
@@ -59,6 +68,18 @@ def values_of(config: Config) -> dict[str, Any]:
 def path_keys() -> tuple[Key, ...]:
     """Keys whose value may name a local file or folder."""
     return tuple(key for key in all_keys().values() if key.setting.is_path)
+
+
+@functools.cache
+def text_keys() -> frozenset[str]:
+    """Names of the keys whose value is text."""
+    return frozenset(name for name, key in all_keys().items() if key.is_text)
+
+
+@functools.cache
+def text_mappings() -> tuple[str, ...]:
+    """Names of the keys that map names to texts."""
+    return tuple(name for name, key in all_keys().items() if key.type == dict[str, str])
 
 
 @functools.cache
@@ -103,7 +124,26 @@ def _walk(group: Any, prefix: str) -> Iterator[Key]:
         if setting is None:
             yield from _walk(value, name + ".")
         else:
-            yield Key(name=name, type=hints[field.name], default=value, setting=setting)
+            kind = hints[field.name]
+            yield Key(name=name, type=kind, default=value, setting=_bounded(name, kind, setting))
+
+
+def _bounded(name: str, kind: Any, setting: Setting) -> Setting:
+    """The setting with a maximum, if it is of a number and states none."""
+    is_open = setting.maximum is None and setting.below is None and not setting.choices
+    if not is_open or not {int, float} & set(_kinds(kind)):
+        return setting
+    most = largest(name, setting.unit)
+    # A number of either sign is bounded on both sides.
+    is_free = setting.minimum is None and setting.above is None
+    return dataclasses.replace(setting, maximum=most, minimum=-most if is_free else setting.minimum)
+
+
+def _kinds(annotation: Any) -> tuple[Any, ...]:
+    """The type, or the types of a union."""
+    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
+        return typing.get_args(annotation)
+    return (annotation,)
 
 
 _TYPE_WORDS: dict[Any, str] = {

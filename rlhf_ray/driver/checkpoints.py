@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlhf_ray.calls import Call, CallWaiter
 from rlhf_ray.checkpoint_files.manifest import FileSeal, hash_problems, listed, size_problems
@@ -12,7 +12,10 @@ from rlhf_ray.config.errors import RunFailed
 from rlhf_ray.driver.checkpoint_folders import Checkpoints
 from rlhf_ray.driver.checkpoint_state import damaged, is_committed, read_manifest, read_state
 from rlhf_ray.driver.resume_changes import check_identity
-from rlhf_ray.driver.roles import Checkpointed
+
+if TYPE_CHECKING:
+    # It imports torch, which finding a checkpoint does not need.
+    from rlhf_ray.driver.roles import Checkpointed
 
 __all__ = ["Checkpoints", "StepCheckpoints"]
 

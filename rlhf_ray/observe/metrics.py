@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -11,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from rlhf_ray.atomic_file import write_atomically
+from rlhf_ray.config.errors import RunFailed
 from rlhf_ray.config.groups.runtime import ObserveConfig
+from rlhf_ray.disk_space import full_disk_said
 
 if TYPE_CHECKING:
     from ray.util.metrics import Gauge
@@ -45,15 +48,35 @@ class JsonlWriter:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
             _keep_steps(path, last_step)
+        self._path = path
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """See `MetricsWriter.write`.
+
+        Raises:
+            DiskFull: the disk is full.
+            RunFailed: the file was deleted or replaced, and later lines would be lost.
+        """
         values = {name: _finite_or_none(value) for name, value in metrics.items()}
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
+        with full_disk_said(self._path):
+            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            self._file.flush()
+        if not _is_open_file(self._path, self._file.fileno()):
+            raise RunFailed(
+                f"{self._path} was deleted, moved or replaced while the run was writing to it; "
+                f"start the run again in a folder that stays"
+            )
 
     def close(self) -> None:
         self._file.close()
+
+
+def _is_open_file(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:

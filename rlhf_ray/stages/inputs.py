@@ -19,19 +19,22 @@ _ROWS = {
 }
 
 
-def check_inputs(config: Config) -> None:
+def check_inputs(config: Config, *, made_in: Path | None = None) -> None:
     """Refuse a local folder or file that is not there before anything is read.
+
+    Args:
+        made_in: see `check_models`.
 
     Raises:
         RequestError: names what is missing, and the command that makes it.
     """
-    check_models(config)
+    check_models(config, made_in=made_in)
     stage = config.stage.name
     for key, path in (
         ("examples.path", config.examples.path),
         ("examples.eval_path", config.examples.eval_path),
     ):
-        if _is_missing(path):
+        if _is_missing(path) and not is_made_later(path, made_in):
             raise RequestError(
                 f"{key} is {path!r}: there is no such file. stage={stage} learns from "
                 f"{_ROWS[stage]}; stage=prepare_data makes such files: {_COMMAND} "
@@ -39,8 +42,11 @@ def check_inputs(config: Config) -> None:
             )
 
 
-def check_models(config: Config) -> None:
+def check_models(config: Config, *, made_in: Path | None = None) -> None:
     """Refuse the missing local folder of a model, for any role that the stage starts.
+
+    Args:
+        made_in: folder in which an earlier stage of a pipeline may still make it.
 
     Raises:
         RequestError: names what is missing, and the command that makes it.
@@ -48,10 +54,12 @@ def check_models(config: Config) -> None:
     # The stages that serve or rewrite one model read no other.
     is_alone = config.is_fit or config.stage.name in ONE_MODEL_STAGES
     evaluated = config.evaluation.models if config.is_evaluation else {}
+    reads_model = not config.is_evaluation and config.stage.name != "serve_reward"
+    stage = "rl" if config.stage.name == "plan" else config.stage.name
     maker = "pretrain" if config.is_fit else "sft"
     # Key, value, the stage that makes such a model, and whether the run reads it.
     models = [
-        ("model.path", config.model.path, maker, not config.is_evaluation),
+        ("model.path", config.model.path, maker, reads_model),
         *((f"evaluation.models.{name}", path, "rl", True) for name, path in evaluated.items()),
         ("critic.path", config.critic.path, "reward_model", not is_alone and config.needs_critic),
         ("reference.path", config.reference.path, "sft", not is_alone and config.needs_reference),
@@ -63,11 +71,11 @@ def check_models(config: Config) -> None:
         ),
     ]
     for key, path, made_by, is_read in models:
-        if is_read and _is_missing(path):
+        if is_read and _is_missing(path) and not is_made_later(path, made_in):
             needs = "evaluates models" if config.is_evaluation else "starts from a model"
             rows = "data.path" if made_by == "rl" else "examples.path"
             raise RequestError(
-                f"{key} is {path!r}: there is no such folder. stage={config.stage.name} {needs}; "
+                f"{key} is {path!r}: there is no such folder. stage={stage} {needs}; "
                 f"stage={made_by} makes one: {_COMMAND} stage={made_by} model.path=... {rows}=... "
                 f"output_dir=FOLDER, and then {key}=FOLDER/model"
             )
@@ -85,6 +93,18 @@ def check_warmup(warmup: int, num_steps: int) -> None:
             f"so that the peak learning rate would never be reached; lower it to at most "
             f"{num_steps - 1}, or raise fit.num_epochs or fit.max_steps"
         )
+
+
+def is_made_later(path: str | None, made_in: Path | None) -> bool:
+    """Whether the path is missing now, in a folder where an earlier stage writes.
+
+    Args:
+        made_in: that folder; None without earlier stages.
+    """
+    if made_in is None or not path:
+        return False
+    place = Path(path).expanduser().absolute()
+    return made_in.absolute() in place.parents and not place.exists()
 
 
 def _is_missing(path: str | None) -> bool:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ from rlhf_ray.config.load import load_values, to_yaml
 from rlhf_ray.config.run import Config
 from rlhf_ray.observe.facts import duration
 from rlhf_ray.observe.run_report import plain_table, write_files
+from rlhf_ray.stages.request_checks import check_part
 from rlhf_ray.stages.stage import Stage
+from rlhf_ray.stages.start import start_stage
 from rlhf_ray.stages.table import load_stage
 
 _RECORD = "progress.json"
@@ -55,7 +57,8 @@ def run(config: Config) -> int:
     output.mkdir(parents=True, exist_ok=True)
     (output / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
     record = _Record(output / _RECORD, is_kept=config.resume == "auto")
-    with _one_cluster(dashboard=config.observe.dashboard):
+    has_work = not all(record.is_finished(step) for step in steps)
+    with _one_cluster(dashboard=config.observe.dashboard) if has_work else nullcontext():
         for number, step in enumerate(steps, start=1):
             title = f"{step.name} ({number} of {len(steps)})"
             if record.is_finished(step):
@@ -108,7 +111,8 @@ def _run_step(step: _Step, record: _Record) -> None:
     record.start(step)
     started = time.monotonic()
     try:
-        load_stage(step.config.stage.name).run(step.config)
+        stage = load_stage(step.config.stage.name)
+        start_stage(stage, step.config, replaces=step.config.resume == "never")
     except RequestError as error:
         raise RequestError(f"pipeline stage {step.name}: {error}") from error
     except RunFailed as error:
@@ -198,4 +202,17 @@ def _figure(folder: Path, path: tuple[str, ...]) -> float:
     return float(value)
 
 
-STAGE = Stage(name="pipeline", describe=_describe, run=run)
+def _check(config: Config) -> None:
+    """Check every stage; what an earlier one makes may be missing.
+
+    Raises:
+        RequestError: names the stage, and what is missing or wrong.
+    """
+    for step in read_steps(config):
+        try:
+            check_part(step.config, made_in=Path(config.output_dir))
+        except RequestError as error:
+            raise RequestError(f"pipeline.stages.{step.name}: {error}") from error
+
+
+STAGE = Stage(name="pipeline", describe=_describe, run=run, check=_check)

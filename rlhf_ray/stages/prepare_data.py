@@ -21,7 +21,8 @@ from rlhf_ray.data.prepare.report import report_of, report_tables
 from rlhf_ray.data.prepare.work_folder import check_output, work_folder
 from rlhf_ray.data.rows import BadCell
 from rlhf_ray.data.sources.prepared import REPORT
-from rlhf_ray.stages.stage import Stage
+from rlhf_ray.stages.request_checks import check_request
+from rlhf_ray.stages.stage import FolderUse, Stage
 
 _SCRATCH = "scratch.sqlite"
 
@@ -108,4 +109,6 @@ def _reporter(progress: str) -> Callable[[str], None]:
     return report
 
 
-STAGE = Stage(name="prepare_data", describe=_describe, run=run)
+STAGE = Stage(
+    name="prepare_data", describe=_describe, run=run, folder=FolderUse.REPLACED, check=check_request
+)

@@ -6,6 +6,7 @@ nothing heavy at its top: `stage=plan` describes any stage within a second.
 
 from __future__ import annotations
 
+import enum
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,11 +17,26 @@ from rlhf_ray.config.batch_table import batch_table, render_rows
 from rlhf_ray.config.run import Config
 
 
+class FolderUse(enum.Enum):
+    """The use that a stage makes of `output_dir`."""
+
+    HELD = "writes into it, and holds its lock meanwhile"
+    REPLACED = "writes next to it under a lock there, and replaces it at the end"
+    NONE = "writes at most logs"
+
+
+def no_check(_config: Config) -> None:
+    """Nothing to check without the imports of the stage."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stage:
     """One stage.
 
     Attributes:
+        check: refuses, within a second or two, what needs neither torch nor a tokenizer to be
+            refused; `stage=plan` does so, too. Raises RequestError.
+        folder: how it uses `output_dir`; see `stages.start`.
         describe: what `stage=plan` and `dry_run=true` print below the configuration; starts
             nothing.
         run: check the request, run the stage, return the exit status 0. Raises RequestError for a
@@ -31,6 +47,8 @@ class Stage:
     name: str
     describe: Callable[[Config], str]
     run: Callable[[Config], int]
+    check: Callable[[Config], None] = no_check
+    folder: FolderUse = FolderUse.HELD
 
 
 def run_in(module: str) -> Callable[[Config], int]:

@@ -16,7 +16,8 @@ from torch import Tensor
 from rlhf_ray.batching.rank_plan import RankPlan
 from rlhf_ray.config.groups.algorithm import AlgorithmConfig, OldLogprobsFrom
 from rlhf_ray.config.run import Config
-from rlhf_ray.driver.checkpoints import Checkpoints, StepCheckpoints
+from rlhf_ray.driver.checkpoint_folders import Checkpoints
+from rlhf_ray.driver.checkpoints import StepCheckpoints
 from rlhf_ray.driver.evaluation.evaluator import NoEvaluation
 from rlhf_ray.driver.loop import Loop, train
 from rlhf_ray.driver.rollouts.failure_budget import FailureBudget

@@ -49,7 +49,7 @@ MALFORMED_CONFIGURATIONS = [
     # Forms that are not understood.
     ("no value", [DEMO, "num_steps"], ["num_steps: is not of the form key=value"]),
     ("no key", [DEMO, "=3"], ["=3: is not of the form key=value"]),
-    ("unquoted equals", [DEMO, "data.system_prompt=a=b"], ["data.system_prompt=a=b", "quotes"]),
+    ("unquoted equals", [DEMO, "num_steps=3=4"], ["num_steps=3=4", "quotes"]),
     ("open bracket", [DEMO, "generation.stop=[a"], ["generation.stop=[a", "cannot be read"]),
     ("sweep", [DEMO, "num_steps=1,2"], ["num_steps=1,2", "one run takes one value"]),
     ("removal", [DEMO, "~num_steps"], ["~num_steps", "cannot be removed"]),
@@ -65,7 +65,7 @@ MALFORMED_CONFIGURATIONS = [
     ("text for a truth", [DEMO, "dry_run=maybe"], ["dry_run=maybe: must be true or false"]),
     ("null for a number", [DEMO, "num_steps=null"], ["num_steps=null: must be a whole number"]),
     ("text for a list", [DEMO, "generation.stop=x"], ["must be a list of text", "[a,b]"]),
-    ("list for text", [DEMO, "model.path=[a]"], ["model.path=['a']: must be text"]),
+    ("list for text", [DEMO, "model.path=[a]"], ["model.path=[a]: must be text"]),
     ("text for a mapping", [DEMO, "generation.extra_engine_args=x"], ["mapping", "{a:1,b:2}"]),
     # Values out of bounds.
     ("no steps", [DEMO, "num_steps=0"], ["num_steps=0: must be at least 1 (steps)"]),

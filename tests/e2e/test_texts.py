@@ -53,7 +53,9 @@ def test_a_resumed_run_equals_one_that_was_not_stopped(make_run, texts):
     resumed = make_run(*options, "num_steps=4", output="resumed").succeed()
     assert "resumed after step 2" in resumed.text
     assert without_times(resumed.metrics()) == without_times(straight.metrics())
-    other = make_run(*options[1:], "texts.path=other.jsonl", "num_steps=5", output="resumed")
+    rows = straight.output.with_name("other.jsonl")
+    rows.write_text('{"text": "other"}\n')
+    other = make_run(*options[1:], f"texts.path={rows}", "num_steps=5", output="resumed")
     assert other.wait(60) == 2
     assert "texts.path=" in other.text
     assert "resume=never to start from step 0" in other.text

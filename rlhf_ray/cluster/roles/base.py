@@ -26,6 +26,7 @@ from rlhf_ray.calls import Call, CallWaiter
 from rlhf_ray.checkpoint_files.manifest import FileSeal, seal_share
 from rlhf_ray.cluster.resource_plan import Resources
 from rlhf_ray.cluster.runtime.process import ActorProcess
+from rlhf_ray.disk_space import full_disk_said
 
 if TYPE_CHECKING:
     from rlhf_ray.cluster.runtime.supervisor import Member
@@ -122,7 +123,8 @@ class CheckpointedActor(RankActor):
     """One rank of a role that has a folder in every checkpoint."""
 
     def save_checkpoint(self, folder: Path) -> None:
-        self._worker.save_checkpoint(folder)
+        with full_disk_said(folder):
+            self._worker.save_checkpoint(folder)
 
     def load_checkpoint(self, folder: Path) -> None:
         self._worker.load_checkpoint(folder)

@@ -16,6 +16,7 @@ from rlhf_ray.cluster.roles.base import (
     rank_resources,
     start_ranks,
 )
+from rlhf_ray.disk_space import full_disk_said
 
 if TYPE_CHECKING:
     from rlhf_ray.config.groups.fit import PreferenceConfig, RewardModelConfig
@@ -72,7 +73,8 @@ class OfflineActor(TrainedActor):
         return self._worker.evaluate(samples)
 
     def save_model(self, folder: Path) -> None:
-        self._worker.save_model(folder)
+        with full_disk_said(folder):
+            self._worker.save_model(folder)
 
 
 class SftActor(OfflineActor):

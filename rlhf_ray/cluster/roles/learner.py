@@ -16,6 +16,7 @@ from rlhf_ray.cluster.roles.base import (
     rank_resources,
     start_ranks,
 )
+from rlhf_ray.disk_space import full_disk_said
 
 if TYPE_CHECKING:
     import numpy as np
@@ -114,10 +115,12 @@ class LearnerActor(TrainedActor):
         return self._worker.average_weights() if what == AVERAGE else self._worker.named_weights()
 
     def save_model(self, folder: Path) -> None:
-        self._worker.save_model(folder)
+        with full_disk_said(folder):
+            self._worker.save_model(folder)
 
     def save_average(self, folder: Path) -> None:
-        self._worker.save_average(folder)
+        with full_disk_said(folder):
+            self._worker.save_average(folder)
 
 
 class LearnerGroup(TrainedGroup):

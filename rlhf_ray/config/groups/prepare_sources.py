@@ -12,6 +12,7 @@ from typing import Any
 
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.data import DataConfig
+from rlhf_ray.config.paths import path_problem
 
 # Columns by kind; docs/data.md has the optional ones in brackets.
 COLUMNS: dict[str, tuple[str, ...]] = {
@@ -64,6 +65,7 @@ STAGE_KINDS: dict[str, str] = {
 # Names of sources are part of ids.
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _FORMATS = ("auto", "jsonl", "json", "csv", "parquet", "saved", "hub", "python", "text")
+_MAX_SHOWN = 80
 _UNITS = ("paragraph", "line", "file")
 
 
@@ -161,6 +163,8 @@ def read_source(name: str, entry: Any, *, group: str) -> PreparedSource:
                 f"{where}.{key}: unknown key; {_nearest(str(key), _FIELDS)}There are: "
                 f"{', '.join(_FIELDS)}"
             )
+    if isinstance(path := values.get("path"), str) and (problem := path_problem(path)):
+        raise RequestError(f"{where}.path={path[:_MAX_SHOWN]}: {problem}")
     layout = _one_of(where, "layout", values.get("layout"), LAYOUT_KINDS)
     kind = _read_kind(where, values.get("kind"), layout, text_file=_is_text(values))
     source = PreparedSource(

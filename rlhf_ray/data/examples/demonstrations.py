@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf_ray.config.groups.data import ExamplesConfig
 from rlhf_ray.data.chat_fields import Message, says_something
+from rlhf_ray.data.example_columns import LAYOUTS
 from rlhf_ray.data.examples.chats import (
     answer_cell,
     conversation_cell,
@@ -61,7 +62,7 @@ def load_demonstrations(
         "demonstrations",
         examples,
         tokenizer,
-        layouts=(("messages_column",), ("prompt_column", "answer_column")),
+        layouts=LAYOUTS["demonstrations"],
         draft=draft,
     )
 

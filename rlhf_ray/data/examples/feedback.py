@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rlhf_ray.config.groups.data import ExamplesConfig
+from rlhf_ray.data.example_columns import LAYOUTS
 from rlhf_ray.data.examples.chats import answer_cell, mark_answer, prompt_cell, question_of_prompt
 from rlhf_ray.data.examples.load import Draft, load_examples
 from rlhf_ray.data.examples.sets import ExampleSet
@@ -45,7 +46,7 @@ def load_feedback(
         "feedback",
         examples,
         tokenizer,
-        layouts=(("prompt_column", "answer_column", "label_column"),),
+        layouts=LAYOUTS["feedback"],
         draft=draft,
     )
 

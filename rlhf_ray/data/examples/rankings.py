@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from rlhf_ray.config.groups.data import ExamplesConfig
+from rlhf_ray.data.example_columns import LAYOUTS
 from rlhf_ray.data.examples.chats import (
     Answer,
     answer_cell,
@@ -53,10 +54,7 @@ def load_rankings(
         "rankings",
         examples,
         tokenizer,
-        layouts=(
-            ("prompt_column", "chosen_column", "rejected_column"),
-            ("prompt_column", "ranking_column"),
-        ),
+        layouts=LAYOUTS["rankings"],
         draft=draft,
     )
 

@@ -11,6 +11,7 @@ import torch
 
 from rlhf_ray.config.groups.data import ExamplesConfig
 from rlhf_ray.data.encoding import most_characters
+from rlhf_ray.data.example_columns import LAYOUTS
 from rlhf_ray.data.examples.chats import filled_cell
 from rlhf_ray.data.examples.lengths import LengthLimit
 from rlhf_ray.data.examples.load import GatheredExamples, finished_set
@@ -49,7 +50,7 @@ def load_texts(
             "the model's tokenizer has no end-of-text token, which must end every text; name "
             "another tokenizer with model.tokenizer_path"
         )
-    sources = read_sources(examples, (("text_column",),))
+    sources = read_sources(examples, LAYOUTS["texts"])
     gathered: GatheredExamples[LabelledTokens] = GatheredExamples()
     num_texts = 0
     plain = PlainEncoder(tokenizer)

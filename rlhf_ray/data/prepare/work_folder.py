@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,10 +11,11 @@ from rlhf_ray.atomic_file import partial_path
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.data.rows import known_names
 from rlhf_ray.data.sources.prepared import REPORT
+from rlhf_ray.run_folder.lock import LOCK, folder_lock
 
 _LOCK = "lock"
 # Files that a failed run leaves in its output folder.
-_LEFT_BY_FAILURES = {"error.log"}
+_LEFT_BY_FAILURES = {"error.log", LOCK}
 
 
 def check_output(output: Path) -> None:
@@ -50,14 +50,8 @@ def work_folder(output: Path) -> Iterator[Path]:
     work = partial_path(output)
     previous = output.with_name(output.name + ".previous")
     work.mkdir(parents=True, exist_ok=True)
-    with (work / _LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise RequestError(
-                f"output_dir is {str(output)!r}, and another run is preparing it (in {work}); wait "
-                "for that run, or name another output_dir"
-            ) from error
+    with folder_lock(work / _LOCK, folder=output) as lock:
+        lock.write("prepare_data")
         _recover(output, previous)
         _empty(work)
         try:
@@ -65,7 +59,7 @@ def work_folder(output: Path) -> Iterator[Path]:
         except BaseException:
             shutil.rmtree(work, ignore_errors=True)
             raise
-        (work / _LOCK).unlink()
+        lock.remove()
         if output.exists():
             output.rename(previous)
         work.rename(output)

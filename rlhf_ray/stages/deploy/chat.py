@@ -15,9 +15,11 @@ from rlhf_ray.config.bearer_token import BearerToken, read_token
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.deploy import ChatConfig
 from rlhf_ray.config.run import Config
+from rlhf_ray.run_folder.place import prepare_place
 from rlhf_ray.serving.local import ServedModel, private_endpoint
 from rlhf_ray.stages.deploy.serve import LOGS, served_model
-from rlhf_ray.stages.stage import Stage
+from rlhf_ray.stages.request_checks import check_request
+from rlhf_ray.stages.stage import FolderUse, Stage
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -36,6 +38,8 @@ def run(config: Config) -> int:
     chat, screen = config.chat, TerminalScreen()
     token = read_token("chat.token_variable", chat.token_variable)
     logs = Path(config.output_dir) / LOGS
+    if chat.url is None or chat.compare_path is not None:
+        prepare_place(Path(config.output_dir))
     with ExitStack() as stack:
 
         def here(served: ServedModel, index: int) -> ChatEndpoint:
@@ -113,4 +117,4 @@ def _describe(config: Config) -> str:
     return f"# Chat\nwith {chat.url or here}" + (f", next to {other}" if other else "")
 
 
-STAGE = Stage(name="chat", describe=_describe, run=run)
+STAGE = Stage(name="chat", describe=_describe, run=run, folder=FolderUse.NONE, check=check_request)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rlhf_ray.config.run import Config
+from rlhf_ray.stages.request_checks import check_request
 from rlhf_ray.stages.stage import Stage, run_in
 
 
@@ -11,5 +12,8 @@ def _describe(config: Config) -> str:
 
 
 STAGE = Stage(
-    name="compress", describe=_describe, run=run_in("rlhf_ray.stages.deploy.compress_run")
+    name="compress",
+    describe=_describe,
+    run=run_in("rlhf_ray.stages.deploy.compress_run"),
+    check=check_request,
 )

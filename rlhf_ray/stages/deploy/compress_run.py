@@ -24,9 +24,10 @@ from rlhf_ray.data.prompts.load import load_prompts
 from rlhf_ray.generation.speed import Speed, read_result, write_request
 from rlhf_ray.models.builtin import resolve_model_path
 from rlhf_ray.models.loading import load_tokenizer
-from rlhf_ray.stages.evaluate import run as evaluate
 from rlhf_ray.stages.evaluate.inputs import load_eval_demonstrations
+from rlhf_ray.stages.evaluate.stage import STAGE as EVALUATE
 from rlhf_ray.stages.inputs import check_models
+from rlhf_ray.stages.start import start_stage
 from rlhf_ray.stages.template_time import with_template_time
 
 # Answered all at once when the speed is measured.
@@ -81,7 +82,7 @@ def run(config: Config) -> int:
     models = {form.compressed.name: str(form.compressed.path) for form in forms if form.runs}
     # Without the original in the engine there is nothing to compare the other forms with.
     if ORIGINAL in models:
-        evaluate.run(_of_evaluation(config, models))
+        start_stage(EVALUATE, _of_evaluation(config, models))
         found = output / "evaluation" / "evaluation.json"
         evaluation = json.loads(found.read_text(encoding="utf-8"))
     report = describe(forms, evaluation)

@@ -11,6 +11,7 @@ from rlhf_ray.atomic_file import atomic_folder
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.run import Config
 from rlhf_ray.stages.inputs import check_models
+from rlhf_ray.stages.request_checks import check_request
 from rlhf_ray.stages.stage import Stage
 
 if TYPE_CHECKING:
@@ -120,4 +121,4 @@ def _describe(config: Config) -> str:
     return f"# Export\n{config.model.path} in {config.export.dtype}, {config.export.licence}"
 
 
-STAGE = Stage(name="export", describe=_describe, run=run)
+STAGE = Stage(name="export", describe=_describe, run=run, check=check_request)

@@ -28,6 +28,7 @@ from rlhf_ray.serving.local import (
 from rlhf_ray.serving.replica import Report
 from rlhf_ray.serving.server import address_of, listen, serve
 from rlhf_ray.stages.inputs import check_models
+from rlhf_ray.stages.request_checks import check_request
 from rlhf_ray.stages.stage import Stage
 
 # What a program reads to find the service; it is there from when it is ready to its end.
@@ -186,4 +187,4 @@ def _describe(config: Config) -> str:
     )
 
 
-STAGE = Stage(name="serve", describe=_describe, run=run)
+STAGE = Stage(name="serve", describe=_describe, run=run, check=check_request)

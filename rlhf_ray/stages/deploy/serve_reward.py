@@ -14,7 +14,8 @@ from rlhf_ray.config.bearer_token import read_token
 from rlhf_ray.config.groups.reward import ModelRewardConfig
 from rlhf_ray.config.run import Config
 from rlhf_ray.models.fingerprint import model_facts
-from rlhf_ray.stages.stage import Stage
+from rlhf_ray.stages.request_checks import check_request
+from rlhf_ray.stages.stage import FolderUse, Stage
 
 
 def run(config: Config) -> int:
@@ -97,4 +98,6 @@ def _describe(config: Config) -> str:
     )
 
 
-STAGE = Stage(name="serve_reward", describe=_describe, run=run)
+STAGE = Stage(
+    name="serve_reward", describe=_describe, run=run, folder=FolderUse.NONE, check=check_request
+)

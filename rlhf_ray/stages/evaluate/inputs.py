@@ -21,6 +21,7 @@ from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.config.groups.reward import RewardConfig
 from rlhf_ray.config.run import Config
 from rlhf_ray.data.examples import load_demonstrations
+from rlhf_ray.data.held_out import held_out_data
 from rlhf_ray.data.prompts.load import PromptSet, load_prompts
 from rlhf_ray.driver.evaluation.collector import CollectSettings
 from rlhf_ray.evaluation.evaluation_report import ReportSettings
@@ -32,7 +33,6 @@ from rlhf_ray.records.supervised import LabelledTokens
 from rlhf_ray.stages.evaluate.settings import (
     collect_settings,
     harness_tasks,
-    held_out_data,
     report_settings,
     sampling_facts,
 )

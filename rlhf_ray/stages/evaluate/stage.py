@@ -5,6 +5,7 @@ from __future__ import annotations
 from rlhf_ray.cluster.resource_plan import describe
 from rlhf_ray.cluster.roles.run_roles import resource_plan
 from rlhf_ray.config.run import Config
+from rlhf_ray.stages.request_checks import check_request
 from rlhf_ray.stages.stage import Stage, run_in
 
 
@@ -13,4 +14,9 @@ def _describe(config: Config) -> str:
     return f"# Models\n{models}\n\n# Placement\n{describe(resource_plan(config))}"
 
 
-STAGE = Stage(name="evaluate", describe=_describe, run=run_in("rlhf_ray.stages.evaluate.run"))
+STAGE = Stage(
+    name="evaluate",
+    describe=_describe,
+    run=run_in("rlhf_ray.stages.evaluate.run"),
+    check=check_request,
+)

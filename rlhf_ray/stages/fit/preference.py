@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rlhf_ray.config.run import Config
+from rlhf_ray.stages.request_checks import check_request
 from rlhf_ray.stages.stage import Stage, describe_training
 
 
@@ -15,4 +16,4 @@ def _run(config: Config) -> int:
     return run_fit(config, rankings_stage(config.training.max_tokens_per_micro_batch))
 
 
-STAGE = Stage(name="preference", describe=describe_training, run=_run)
+STAGE = Stage(name="preference", describe=describe_training, run=_run, check=check_request)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.run import Config
+from rlhf_ray.stages.request_checks import check_request
 from rlhf_ray.stages.stage import Stage, describe_training
 
 if TYPE_CHECKING:
@@ -59,4 +60,4 @@ def check_budget(rankings: ExampleSet[Ranking], budget: int) -> None:
                 raise RequestError(str(error)) from error
 
 
-STAGE = Stage(name="reward_model", describe=describe_training, run=_run)
+STAGE = Stage(name="reward_model", describe=describe_training, run=_run, check=check_request)

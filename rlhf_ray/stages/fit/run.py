@@ -18,7 +18,8 @@ from rlhf_ray.data.examples import ExampleSet
 from rlhf_ray.data.prompts.order import RowOrder
 from rlhf_ray.data.template_time import time_line
 from rlhf_ray.driver.best_models import BestModels, LastModel
-from rlhf_ray.driver.checkpoints import Checkpoints, StepCheckpoints
+from rlhf_ray.driver.checkpoint_folders import Checkpoints
+from rlhf_ray.driver.checkpoints import StepCheckpoints
 from rlhf_ray.driver.fit.checkpoints import FitCheckpoints, FitState
 from rlhf_ray.driver.fit.held_out import NOTHING_EVALUATED, HeldOut, NoHeldOut
 from rlhf_ray.driver.fit.loop import FitLoop, FitSettings, fit

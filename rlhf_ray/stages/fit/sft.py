@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rlhf_ray.stages.fit.stage import runs
+from rlhf_ray.stages.request_checks import check_request
 from rlhf_ray.stages.stage import Stage, describe_training
 
 if TYPE_CHECKING:
@@ -21,4 +22,4 @@ def _stage() -> FitStage[LabelledTokens]:
     return FitStage(load=load_demonstrations, spread=spread_samples, actor_class=SftActor)
 
 
-STAGE = Stage(name="sft", describe=describe_training, run=runs(_stage))
+STAGE = Stage(name="sft", describe=describe_training, run=runs(_stage), check=check_request)

@@ -16,6 +16,7 @@ from rlhf_ray.config.batch_table import batch_table, render_rows
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.data import DataConfig, TextsConfig
 from rlhf_ray.config.run import Config
+from rlhf_ray.data.held_out import held_out_data
 from rlhf_ray.data.prompts.load import PromptSet, load_prompts
 from rlhf_ray.data.ptx_texts import load_texts
 from rlhf_ray.data.turn_ends import engine_ends
@@ -29,7 +30,6 @@ from rlhf_ray.observe.progress import Progress
 from rlhf_ray.publish.gate import Probe, make_probe
 from rlhf_ray.records import Prompt
 from rlhf_ray.rewards.load import reward_code, with_absolute_paths
-from rlhf_ray.stages.evaluate.settings import held_out_data
 from rlhf_ray.stages.inputs import check_models
 from rlhf_ray.stages.resume import resume_of_rl, run_settings
 from rlhf_ray.stages.rl.settings import RlSettings, rl_settings

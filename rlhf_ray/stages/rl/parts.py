@@ -13,7 +13,8 @@ from rlhf_ray.config.groups.algorithm import OldLogprobsFrom
 from rlhf_ray.data.prompts.curriculum import CurriculumSettings, CurriculumStream
 from rlhf_ray.data.prompts.load import PromptSet
 from rlhf_ray.data.prompts.stream import PromptStream
-from rlhf_ray.driver.checkpoints import Checkpoints, StepCheckpoints
+from rlhf_ray.driver.checkpoint_folders import Checkpoints
+from rlhf_ray.driver.checkpoints import StepCheckpoints
 from rlhf_ray.driver.evaluation.evaluator import Evaluator
 from rlhf_ray.driver.roles import Checkpointed, TokenScorer
 from rlhf_ray.driver.rollouts.failure_budget import FailureBudget

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from rlhf_ray.stages.request_checks import check_request
 from rlhf_ray.stages.stage import Stage, describe_training, run_in
 
-STAGE = Stage(name="rl", describe=describe_training, run=run_in("rlhf_ray.stages.rl.run"))
+STAGE = Stage(
+    name="rl", describe=describe_training, run=run_in("rlhf_ray.stages.rl.run"), check=check_request
+)

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import os
+import shutil
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 import yaml
 
+from rlhf_ray import disk_space
 from rlhf_ray import main as command
 from rlhf_ray.config.compose import group_choices
 from rlhf_ray.config.errors import RequestError, RunFailed
@@ -21,8 +28,9 @@ from rlhf_ray.stages.table import load_stage
 
 
 @pytest.fixture
-def stage(monkeypatch):
-    """Replace the function of the rl stage."""
+def stage(monkeypatch, tmp_path):
+    """Replace the function of the rl stage, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
 
     def replace(run):
         stages = {"rl": Stage(name="rl", describe=lambda _: "", run=run)}
@@ -69,11 +77,122 @@ def test_a_failure_names_the_file_with_the_traceback(stage, capsys, tmp_path, er
     assert "Traceback" not in "".join(lines)
 
 
-def test_a_traceback_that_cannot_be_written_is_shown(stage, capsys, tmp_path):
-    (tmp_path / "run").write_text("a file, not a folder")
-    stage(_raise(KeyError("surprise")))
+def test_a_traceback_that_cannot_be_written_is_shown_once(stage, capsys, tmp_path, monkeypatch):
+    def run(_config):
+        (tmp_path / "run" / "error.log").mkdir()
+        try:
+            raise OSError("the cause")
+        except OSError as error:
+            raise KeyError("surprise") from error
+
+    def no_file(**_):
+        raise PermissionError("no temporary files")
+
+    monkeypatch.setattr(tempfile, "mkstemp", no_file)
+    stage(run)
     assert main(["recipe=demo", f"output_dir={tmp_path}/run"]) == 1
-    assert "Traceback" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert err.count("Traceback") == 1
+    assert "the cause" in err
+    assert err.startswith("rlhf_ray: failed: KeyError: 'surprise'\n")
+
+
+def test_a_traceback_that_does_not_fit_the_folder_is_a_temporary_file(stage, capsys, tmp_path):
+    def run(_config):
+        (tmp_path / "run" / "error.log").mkdir()
+        raise KeyError("surprise")
+
+    stage(run)
+    assert main(["recipe=demo", f"output_dir={tmp_path}/run"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    log = Path(lines[-1].rpartition(" ")[2])
+    assert "Traceback" in log.read_text()
+    log.unlink()
+    assert len(lines) == 2
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded", "metrics.jsonl"),
+        RunFailed("learner_0 failed: SafetensorError: I/O error: No space left on device"),
+    ],
+)
+def test_a_full_disk_is_said_first(stage, capsys, tmp_path, monkeypatch, error):
+    stage(_raise(error))
+    monkeypatch.setattr(disk_space, "free_bytes", lambda _: 0)
+    assert main(["recipe=demo", f"output_dir={tmp_path}/run"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("rlhf_ray: failed: the disk of ")
+    assert "mounted at" in lines[0]
+    assert "is full" in lines[0]
+    assert str(error) in lines[1]
+
+
+@pytest.mark.parametrize("free", [0, 10**12])
+def test_torchs_words_for_a_short_file_mean_a_full_disk_where_little_is_free(
+    stage, capsys, tmp_path, monkeypatch, free
+):
+    words = "[enforce fail at inline_container.cc:672] . unexpected pos 4777344 vs 4777236"
+    stage(_raise(RunFailed(f"learner_0 failed: RuntimeError: {words}")))
+    monkeypatch.setattr(disk_space, "free_bytes", lambda _: free)
+    assert main(["recipe=demo", f"output_dir={tmp_path}/run"]) == 1
+    assert ("is full" in capsys.readouterr().err) == (free == 0)
+
+
+def test_a_deleted_folder_is_one_sentence_and_not_made_again(stage, capsys, tmp_path):
+    def run(_config):
+        shutil.rmtree(tmp_path / "run")
+        raise FileNotFoundError(2, "No such file or directory", "tensorboard/events")
+
+    stage(run)
+    assert main(["recipe=demo", f"output_dir={tmp_path}/run"]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(f"rlhf_ray: failed: the folder output_dir={tmp_path}/run was deleted")
+    assert not (tmp_path / "run").exists()
+    Path(err.split()[-1]).unlink()
+
+
+@pytest.mark.parametrize("arguments", [["recipe=demo"], ["--cfg", "job"]])
+def test_a_fault_before_the_start_is_one_message(arguments, capsys, monkeypatch):
+    def fault(_):
+        raise TypeError("our fault")
+
+    monkeypatch.setattr(command, "load_config", fault)
+    monkeypatch.setattr(command, "read_config", fault)
+    assert main(arguments) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "rlhf_ray: failed: TypeError: our fault"
+    log = Path(lines[1].rpartition(" ")[2])
+    assert len(lines) == 2
+    assert "Traceback" in log.read_text()
+    log.unlink()
+
+
+def test_what_a_terminal_would_obey_is_escaped(stage, capsys):
+    stage(_raise(RequestError("row \x1b[31m of \u202egpj.x\nsecond line")))
+    assert main(["recipe=demo"]) == 2
+    expected = "rlhf_ray: row \\x1b[31m of \\u202egpj.x\nsecond line\n"
+    assert capsys.readouterr().err == expected
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["recipe=demo", "stage=plan"]])
+def test_a_reader_that_leaves_is_no_error(arguments, tmp_path):
+    """The pipe of `plan | head -1` when head has gone."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "rlhf_ray.main", *arguments],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+        timeout=120,
+        check=False,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_interrupted(stage, capsys):
@@ -96,13 +215,23 @@ def test_plan_prints_and_starts_nothing(way, capsys, tmp_path, monkeypatch):
 @pytest.mark.parametrize("stage", STAGE_NAMES)
 def test_every_stage_has_a_plan(stage, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    rows = tmp_path.parent / f"{tmp_path.name}_rows.jsonl"
+    columns = {
+        "pretrain": {"text": "a"},
+        "sft": {"prompt": "a", "answer": "b"},
+        "reward_model": {"prompt": "a", "chosen": "b", "rejected": "c"},
+    }
+    rows.write_text(json.dumps(columns.get(stage, columns["reward_model"])) + "\n")
+    texts = rows.with_suffix(".json")
+    texts.write_text(json.dumps([columns["pretrain"]]))
     inputs = [
-        "examples.path=a.jsonl",
-        "prepare.sources.a={path:a.jsonl,kind:text}",
-        "pipeline.stages.a={stage:pretrain,model.path:m,examples.path:a.jsonl}",
+        f"examples.path={rows}",
+        f"prepare.sources.a={{path:'{rows}',kind:text}}",
+        f"pipeline.stages.a={{stage:pretrain,model.path:m,examples.path:'{texts}'}}",
         "evaluation.models.a=a/b",
         *(["reward.model.path=a/b"] if stage == "serve_reward" else []),
         *(["model.path=a/b", "export.licence=mit"] if stage in ("compress", "export") else []),
+        *([f"compress.python={sys.executable}"] if stage == "compress" else []),
     ]
     assert main(["recipe=demo", f"stage={stage}", "dry_run=true", *inputs]) == 0
     out, err = capsys.readouterr()

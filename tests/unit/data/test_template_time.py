@@ -179,7 +179,7 @@ class TestRun:
         time = request.config.model.template_time
         assert time is not None
         assert request.settings.identity["model.template_time"] == time
-        checkpointed(tmp_path, {**request.identity, "model.template_time": TIME})
+        checkpointed(tmp_path, {**request.settings.identity, "model.template_time": TIME})
         assert check_request(config).config.model.template_time == TIME
 
 

@@ -157,5 +157,28 @@ def test_a_broken_record_is_named(stages, config, tmp_path):
 
 
 def test_the_plan_names_the_stages(config, tmp_path, capsys):
-    assert plan(config()) == 0
+    rows = {"base": {"text": "a"}, "tuned": {"prompt": "a", "answer": "b"}}
+    stages = {}
+    for name, row in rows.items():
+        file = tmp_path / f"{name}.jsonl"
+        file.write_text(json.dumps(row) + "\n")
+        stages[name] = {**STAGES[name], "examples.path": str(file)}
+    assert plan(config(stages=stages)) == 0
     assert f"tuned  stage=sft {tmp_path}/out/tuned" in capsys.readouterr().out
+
+
+def test_the_plan_of_missing_rows_is_shown_and_refused(config, capsys):
+    with pytest.raises(RequestError, match=r"pipeline\.stages\.base: examples\.path is 'x'"):
+        plan(config())
+    assert "tuned  stage=sft" in capsys.readouterr().out
+
+
+def test_a_pipeline_that_is_done_starts_no_cluster(stages, config, monkeypatch, capsys):
+    pipeline.run(config())
+
+    def refuse(**_):
+        raise AssertionError("a cluster was started")
+
+    monkeypatch.setattr(pipeline, "_one_cluster", refuse)
+    assert pipeline.run(config()) == 0
+    assert capsys.readouterr().out.count("finished before") == 2

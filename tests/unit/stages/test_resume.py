@@ -33,7 +33,7 @@ class Run:
     def __init__(self, stage: str, folder: Path) -> None:
         self.stage, self.folder = stage, folder
         self.output = folder / "output"
-        (folder / "rows.jsonl").write_text('{"prompt": "a", "answer": "b", "text": "c"}\n')
+        (folder / "rows.jsonl").write_text('{"prompt": "a", "answer": "b", "text": "c", "chosen": "b", "rejected": "d"}\n')
         (folder / "reward.py").write_text(REWARD)
         rows = folder / "rows.jsonl"
         of_stage = [f"examples.path={rows}", "model.path=builtin:arithmetic"]
@@ -137,7 +137,7 @@ def test_a_missing_part_of_the_state_is_refused(run: Run, capsys):
 
 
 def test_a_long_name_is_refused(run: Run, capsys):
-    assert "is no committed checkpoint" in run.refused(capsys, f"resume={'x' * 300}")
+    assert "longer than the file system allows" in run.refused(capsys, f"resume={'x' * 300}")
 
 
 def test_the_older_one_is_taken_where_the_newest_is_damaged(run: Run):

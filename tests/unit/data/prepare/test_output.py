@@ -240,7 +240,7 @@ class TestFolder:
         (tmp_path / "out.partial").mkdir()
         with (tmp_path / "out.partial" / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            with pytest.raises(RequestError, match="another run is preparing"):
+            with pytest.raises(RequestError, match="another run is writing there"):
                 prepare(tmp_path / "out", *good)
 
 

@@ -8,8 +8,9 @@ import pytest
 
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.load import load_config
+from rlhf_ray.data.held_out import held_out_data
 from rlhf_ray.stages.evaluate.inputs import read_inputs
-from rlhf_ray.stages.evaluate.settings import collect_settings, held_out_data
+from rlhf_ray.stages.evaluate.settings import collect_settings
 from rlhf_ray.testing.tiny import tiny_random, tiny_reward_model
 
 

@@ -1,0 +1,120 @@
+"""Refusals within a second or two: without torch, a tokenizer or a worker.
+
+The same mistakes are found again where everything is read. Here they are found before the seconds
+of import that reading needs, and by `stage=plan`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rlhf_ray.config.errors import RequestError
+from rlhf_ray.config.groups.prepare_sources import read_source
+from rlhf_ray.config.run import Config
+from rlhf_ray.config.stages import ONE_MODEL_STAGES, SCORING_STAGES, TRAINING_STAGES
+from rlhf_ray.data.held_out import has_own_prompts, held_out_data
+from rlhf_ray.data.preview import (
+    preview_examples,
+    preview_held_out,
+    preview_prompts,
+    preview_texts,
+)
+from rlhf_ray.driver.checkpoint_folders import Checkpoints
+from rlhf_ray.models.builtin import check_builtin, is_builtin
+from rlhf_ray.models.location import read_chat_template
+from rlhf_ray.rewards.load import with_absolute_paths
+from rlhf_ray.stages.inputs import check_inputs, check_models, is_made_later
+
+_KINDS = {"pretrain": "texts", "sft": "demonstrations", "reward_model": "rankings"}
+
+
+def check_request(config: Config) -> None:
+    """Refuse a request for any stage but a pipeline; see `check_part`.
+
+    Raises:
+        RequestError: says what is missing or wrong.
+    """
+    check_part(config, made_in=None)
+
+
+def check_part(config: Config, *, made_in: Path | None) -> None:
+    """Refuse a missing model, file, checkpoint or reward function, or a missing column.
+
+    Args:
+        made_in: folder in which earlier stages of a pipeline write; files below it that are
+            missing are taken to be made in time.
+
+    Raises:
+        RequestError: says what is missing or wrong.
+    """
+    stage = config.stage.name
+    if stage in TRAINING_STAGES:
+        Checkpoints(Path(config.output_dir), keep_last=1).resolve(config.resume)
+    if stage == "prepare_data":
+        _check_sources(config, made_in)
+        return
+    if stage == "chat" and config.chat.url is not None:
+        return  # The endpoint has the model.
+    check_models(config, made_in=made_in)
+    if is_builtin(config.model.path) and not config.is_evaluation:
+        check_builtin(config.model.path)
+    if config.model.chat_template is not None:
+        read_chat_template(config.model.chat_template)
+    if config.is_fit:
+        _check_examples(config, made_in)
+    if stage in SCORING_STAGES:
+        with_absolute_paths(config.reward)
+    if stage in (*SCORING_STAGES, "compress"):
+        _check_prompts(config, made_in)
+    if stage == "compress":
+        _check_file("compress.python", config.compress.python)
+
+
+def _check_examples(config: Config, made_in: Path | None) -> None:
+    check_inputs(config, made_in=made_in)
+    examples = config.examples
+    kind = _KINDS.get(config.stage.name)
+    if config.stage.name == "preference":
+        kind = "feedback" if config.preference.is_of_feedback else "rankings"
+    assert kind is not None, f"stage={config.stage.name} learns from examples"
+    if not any(is_made_later(path, made_in) for path in (examples.path, examples.eval_path)):
+        preview_examples(examples, kind)
+
+
+def _check_prompts(config: Config, made_in: Path | None) -> None:
+    sources = [] if config.is_evaluation else [config.data]
+    if config.is_evaluation or (config.evaluation.every and has_own_prompts(config.evaluation)):
+        sources.append(held_out_data(config.evaluation, config.data))
+    for source in sources:
+        if source.path and not is_made_later(source.path, made_in):
+            preview_prompts(source)
+    if config.is_evaluation or config.stage.name in ONE_MODEL_STAGES:
+        measured = config.examples.eval_path
+        if measured and not is_made_later(measured, made_in):
+            preview_held_out(config.examples)
+        return
+    if config.mixes_texts and not is_made_later(config.texts.path, made_in):
+        preview_texts(config.texts)
+
+
+def _check_sources(config: Config, made_in: Path | None) -> None:
+    # The tables of layouts and readers, which other stages do not need.
+    from rlhf_ray.data.prepare.reading import check_source
+
+    groups = {
+        "prepare.sources": config.prepare.sources,
+        "prepare.evaluation_sets": config.prepare.evaluation_sets,
+    }
+    for group, entries in groups.items():
+        for name, entry in entries.items():
+            source = read_source(name, entry, group=group)
+            if not is_made_later(source.path, made_in):
+                check_source(source)
+
+
+def _check_file(key: str, path: str) -> None:
+    if not Path(path).expanduser().is_file():
+        raise RequestError(
+            f"{key} is {path!r}: there is no such file. It is the Python of the environment with "
+            f"LLM Compressor, which launch/setup_compress.sh makes in .venv-compress"
+        )
