@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -19,6 +18,7 @@ from transformers import (
 
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.model import ModelConfig
+from rlhf_ray.models.checks.config_file import load_model_config
 from rlhf_ray.models.location import check_location, explained, read_chat_template
 from rlhf_ray.models.quiet import without_progress_bars
 
@@ -50,7 +50,7 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
         tokenizer.pad_token = tokenizer.eos_token
     if model.chat_template is not None:
         tokenizer.chat_template = read_chat_template(model.chat_template)
-    _check_vocabulary(tokenizer, path, _load_config(model))
+    _check_vocabulary(tokenizer, path, load_model_config(model))
     return tokenizer
 
 
@@ -77,7 +77,7 @@ def new_policy(model: ModelConfig, *, dtype: str, seed: int) -> PreTrainedModel:
     Raises:
         RequestError: the configuration cannot be read, or is of no such model.
     """
-    config = _load_config(model)
+    config = load_model_config(model)
     with (
         explained(model.path, "model.path", "a causal language model"),
         torch.random.fork_rng(devices=[]),
@@ -127,7 +127,7 @@ def load_scalar_head(model: ModelConfig, *, dtype: str) -> ScalarHeadModel:
         RequestError: the model cannot be read, weights are missing, or it is a classifier with
             several labels.
     """
-    config = _load_config(model)
+    config = load_model_config(model)
     if any(name.endswith("ForSequenceClassification") for name in config.architectures or ()):
         return _load_classifier(model, config, dtype)
     backbone = _load_weights(AutoModel, model, dtype, "a language model")
@@ -150,7 +150,7 @@ def empty_scalar_head(model: ModelConfig) -> ScalarHeadModel:
 
 
 def _empty(auto_class: Any, model: ModelConfig, what: str) -> PreTrainedModel:
-    config = _load_config(model)
+    config = load_model_config(model)
     with explained(model.path, "model.path", what), torch.device("meta"):
         return auto_class.from_config(config, trust_remote_code=model.trust_remote_code)
 
@@ -174,12 +174,6 @@ def _load_classifier(model: ModelConfig, config: PreTrainedConfig, dtype: str) -
             "Name another model"
         )
     return ScalarHeadModel(backbone, heads[0])
-
-
-def _load_config(model: ModelConfig) -> PreTrainedConfig:
-    check_location(model.path, "model.path", needs_config=True)
-    with explained(model.path, "model.path", "a model"):
-        return AutoConfig.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
 
 
 def _load_weights(auto_class: Any, model: ModelConfig, dtype: str, what: str) -> PreTrainedModel:

@@ -48,8 +48,9 @@ class LengthLimit:
         message = f"{row.where}: has {longest} tokens"
         if self.examples.on_long == "error":
             raise DataError(
-                f"{message}, and examples.max_tokens is {limit}. Raise it, cut such rows with "
-                "examples.on_long=cut, or leave them out with examples.on_long=skip"
+                f"{message}, and examples.max_tokens is {limit} (what the model reads, where that "
+                "is less). Raise it, cut such rows with examples.on_long=cut, or leave them out "
+                "with examples.on_long=skip"
             )
         if self.examples.on_long == "skip":
             self.rejects.count(TOO_LONG, f"{message}, limit {limit}")

@@ -21,12 +21,15 @@ from rlhf_ray.config.load import to_yaml
 from rlhf_ray.config.rules.table import cross_field_problems
 from rlhf_ray.config.run import Config, StageConfig
 from rlhf_ray.data.prompts.load import load_prompts
+from rlhf_ray.generation.head_sizes import check_head_size
 from rlhf_ray.generation.speed import Speed, read_result, write_request
 from rlhf_ray.models.builtin import resolve_model_path
 from rlhf_ray.models.loading import load_tokenizer
 from rlhf_ray.stages.evaluate import run as evaluate
 from rlhf_ray.stages.evaluate.inputs import load_eval_demonstrations
+from rlhf_ray.stages.evaluate.models import demonstrations_within
 from rlhf_ray.stages.inputs import check_models
+from rlhf_ray.stages.positions import check_sequences
 
 # Answered all at once when the speed is measured.
 _PROMPTS_OF_SPEED = 32
@@ -52,6 +55,9 @@ def run(config: Config) -> int:
     path = resolve_model_path(config.model.path, seed=config.seed, report=_say)
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, path=path))
     tokenizer = load_tokenizer(config.model)
+    check_head_size(config.model, config.generation)
+    check_sequences(config)
+    examples = demonstrations_within({ORIGINAL: config.model}, config.examples, _say)
     prompts = [p.token_ids for p in load_prompts(config.data, tokenizer, seed=config.seed).prompts]
     calibration = prompts[: config.compress.calibration_prompts]
     _say(f"compressing {path}: {', '.join(config.compress.methods)}; {len(calibration)} prompts")
@@ -59,7 +65,7 @@ def run(config: Config) -> int:
         path,
         config.compress,
         calibration=calibration,
-        demonstrations=load_eval_demonstrations(config.examples, tokenizer, seed=config.seed),
+        demonstrations=load_eval_demonstrations(examples, tokenizer, seed=config.seed),
         output=output,
         seed=config.seed,
     )

@@ -16,6 +16,7 @@ from rlhf_ray.config.bearer_token import BearerToken, read_token
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.load import to_yaml
 from rlhf_ray.config.run import Config
+from rlhf_ray.generation.head_sizes import check_head_size
 from rlhf_ray.models.builtin import resolve_model_path
 from rlhf_ray.models.location import check_location, read_chat_template
 from rlhf_ray.serving.local import (
@@ -28,6 +29,7 @@ from rlhf_ray.serving.local import (
 from rlhf_ray.serving.replica import Report
 from rlhf_ray.serving.server import address_of, listen, serve
 from rlhf_ray.stages.inputs import check_models
+from rlhf_ray.stages.positions import check_engine_length
 from rlhf_ray.stages.stage import Stage
 
 # What a program reads to find the service; it is there from when it is ready to its end.
@@ -73,11 +75,15 @@ def served_model(config: Config, *, report: Report) -> ServedModel:
     path = resolve_model_path(config.model.path, seed=config.seed, report=report)
     check_location(path, "model.path", needs_config=True)
     _check_generates(path)
+    model = dataclasses.replace(config.model, path=path)
+    check_head_size(model, config.generation)
+    if "hf_overrides" not in config.generation.extra_engine_args:
+        check_engine_length(model, config.serve.max_model_tokens, key="serve.max_model_tokens")
     if config.model.chat_template is not None:
         read_chat_template(config.model.chat_template)
     return ServedModel(
         name=name,
-        model=dataclasses.replace(config.model, path=path),
+        model=model,
         generation=config.generation,
         serve=config.serve,
         start_s=config.deadlines.start_s,

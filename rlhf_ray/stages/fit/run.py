@@ -39,6 +39,7 @@ from rlhf_ray.stages.fit.inputs import (
 )
 from rlhf_ray.stages.inputs import check_inputs, check_warmup
 from rlhf_ray.stages.output import opened_output
+from rlhf_ray.stages.positions import context_of_model, examples_within
 from rlhf_ray.stages.trained_part import check_trained, split_off_adapter
 
 
@@ -69,6 +70,10 @@ def run_fit(config: Config, stage: FitStage[T]) -> int:
         path = resolve_model_path(config.model.path, seed=config.seed, report=progress.message)
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, path=path))
         check_trained(config)
+        limited = examples_within(
+            config.examples, context_of_model(config.model), path, progress.message
+        )
+        config = dataclasses.replace(config, examples=limited)
         progress.phase("examples")
         examples = stage.load(config.examples, load_tokenizer(config.model), seed=config.seed)
         num_steps = num_optimizer_steps(config.fit, examples)

@@ -21,6 +21,7 @@ from rlhf_ray.data.prompts.load import PromptSet, load_prompts
 from rlhf_ray.data.ptx_texts import load_texts
 from rlhf_ray.driver.checkpoints import checkpoint_to_resume
 from rlhf_ray.driver.updates.texts import NoTexts, TextMixture, TextSource
+from rlhf_ray.generation.head_sizes import check_head_size
 from rlhf_ray.models.builtin import resolve_model_path
 from rlhf_ray.models.loading import load_tokenizer
 from rlhf_ray.observe.progress import Progress
@@ -29,6 +30,7 @@ from rlhf_ray.records import Prompt
 from rlhf_ray.rewards.load import with_absolute_paths
 from rlhf_ray.stages.evaluate.settings import held_out_data
 from rlhf_ray.stages.inputs import check_models
+from rlhf_ray.stages.positions import check_sequences, context_of_model, texts_within
 from rlhf_ray.stages.rl.settings import RlSettings, rl_settings
 from rlhf_ray.stages.trained_part import check_trained, trained_identity, with_named_layers
 
@@ -126,6 +128,8 @@ def read_inputs(request: RlRequest, progress: Progress) -> RlInputs:
     path = resolve_model_path(config.model.path, seed=config.seed, report=report)
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, path=path))
     tokenizer = load_tokenizer(config.model)
+    check_head_size(config.model, config.generation)
+    check_sequences(config)
     check_trained(config)
     if config.publishes_adapter:
         training = with_named_layers(config.training, config.model, seed=config.seed)
@@ -135,9 +139,8 @@ def read_inputs(request: RlRequest, progress: Progress) -> RlInputs:
     if config.mixes_texts:
         steps = config.optimizer_steps_per_batch
         plan_of_ranks = rank_plan(config.training)
-        texts = _read_texts(
-            config.texts, tokenizer, config.seed, plan_of_ranks, steps, report=report
-        )
+        limited = texts_within(config.texts, context_of_model(config.model), path, report)
+        texts = _read_texts(limited, tokenizer, config.seed, plan_of_ranks, steps, report=report)
     held_out: tuple[Prompt, ...] = ()
     if config.evaluation.every:
         source = held_out_data(config.evaluation, config.data)
