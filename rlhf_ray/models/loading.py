@@ -19,8 +19,10 @@ from transformers import (
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.models.checks.config_file import load_model_config
+from rlhf_ray.models.checks.whole_model import is_classifier
 from rlhf_ray.models.location import check_location, explained, read_chat_template
 from rlhf_ray.models.quiet import without_progress_bars
+from rlhf_ray.models.saving.generation_settings import mend_generation_settings
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _MAX_NAMES = 5
@@ -83,12 +85,14 @@ def new_policy(model: ModelConfig, *, dtype: str, seed: int) -> PreTrainedModel:
         torch.random.fork_rng(devices=[]),
     ):
         torch.manual_seed(seed)
-        return AutoModelForCausalLM.from_config(
+        made = AutoModelForCausalLM.from_config(
             config,
             dtype=_DTYPES[dtype],
             attn_implementation=model.attention,
             trust_remote_code=model.trust_remote_code,
         )
+    mend_generation_settings(made)
+    return made
 
 
 def empty_policy(model: ModelConfig) -> PreTrainedModel:
@@ -128,7 +132,7 @@ def load_scalar_head(model: ModelConfig, *, dtype: str) -> ScalarHeadModel:
             several labels.
     """
     config = load_model_config(model)
-    if any(name.endswith("ForSequenceClassification") for name in config.architectures or ()):
+    if is_classifier(config):
         return _load_classifier(model, config, dtype)
     backbone = _load_weights(AutoModel, model, dtype, "a language model")
     head = nn.Linear(
@@ -197,6 +201,8 @@ def _load_weights(auto_class: Any, model: ModelConfig, dtype: str, what: str) ->
             f"{', '.join(missing[:_MAX_NAMES])}{more} are missing and would be random. "
             "Is the folder complete, and of this kind of model?"
         )
+    # The driver has told of it, before the run: see `saving.trial`.
+    mend_generation_settings(loaded)
     return loaded
 
 

@@ -31,9 +31,11 @@ def run(config: Config) -> int:
     # Seconds of import, which a description of the stage does not need.
     from rlhf_ray.models.builtin import resolve_model_path
     from rlhf_ray.models.card import CardFacts, model_card, read_origin
-    from rlhf_ray.models.loading import load_tokenizer
+    from rlhf_ray.models.checks.whole_model import Use, check_weights
+    from rlhf_ray.models.loading import empty_policy, load_tokenizer
     from rlhf_ray.models.merged import adapter_base, load_merged
     from rlhf_ray.models.quiet import without_progress_bars
+    from rlhf_ray.models.saving.trial import try_saving
 
     check_models(config)
     export = config.export
@@ -47,8 +49,15 @@ def run(config: Config) -> int:
     tokenizer = load_tokenizer(model if has_tokenizer else dataclasses.replace(model, path=base))
     origin = read_origin(run_dir)
     evaluation = _evaluation(export.evaluation_dir)
+    generation = _generation(config.generation, tokenizer)
+    whole = model if base is None else dataclasses.replace(model, path=base)
+    check_weights(whole, Use.POLICY)
+    # First without the weights, which take minutes to load: what cannot be saved fails here.
+    empty = empty_policy(whole)
+    empty.generation_config = generation
+    try_saving(empty, tokenizer, path)
     merged = load_merged(model, dtype=export.dtype)
-    merged.generation_config = _generation(config.generation, tokenizer)
+    merged.generation_config = generation
     facts = CardFacts(
         name=export.name or Path(config.output_dir).name,
         licence=export.licence,

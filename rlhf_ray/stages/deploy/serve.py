@@ -71,11 +71,15 @@ def served_model(config: Config, *, report: Report) -> ServedModel:
         RequestError: there is no such model, or it does not generate.
     """
     name = model_name(config.serve.model_name, config.model.path)
+    # Seconds of import, which a description of the stage does not need.
+    from rlhf_ray.models.checks.whole_model import Use, check_weights
+
     check_models(config)
     path = resolve_model_path(config.model.path, seed=config.seed, report=report)
     check_location(path, "model.path", needs_config=True)
     _check_generates(path)
     model = dataclasses.replace(config.model, path=path)
+    check_weights(model, Use.ENGINE)
     check_head_size(model, config.generation)
     if "hf_overrides" not in config.generation.extra_engine_args:
         check_engine_length(model, config.serve.max_model_tokens, key="serve.max_model_tokens")

@@ -28,6 +28,7 @@ def run(config: Config) -> int:
             nothing has been loaded then.
     """
     # Seconds of import, which a description of the stage does not need.
+    from rlhf_ray.models.checks.whole_model import Use, check_weights
     from rlhf_ray.models.loading import load_tokenizer
     from rlhf_ray.models.reward_source import check_reward_model, reward_model_source
     from rlhf_ray.serving.server import address_of, listen, serve
@@ -38,6 +39,7 @@ def run(config: Config) -> int:
     token = read_token("serve.token_variable", settings.token_variable)
     source = reward_model_source(config.reward.model, config.model)
     check_reward_model(source)
+    check_weights(source, Use.SCORES, key="reward.model.path")
     load_tokenizer(source)
     model = replace(with_moments(config.reward.model), foreign_tokens="text")
     facts = _facts(model)

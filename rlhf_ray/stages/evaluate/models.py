@@ -12,6 +12,7 @@ from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.config.run import Config
 from rlhf_ray.generation.head_sizes import check_head_size
 from rlhf_ray.models.builtin import resolve_model_path
+from rlhf_ray.models.checks.whole_model import Use, check_weights
 from rlhf_ray.models.location import check_location
 from rlhf_ray.stages.positions import (
     check_engine_length,
@@ -52,6 +53,7 @@ def check_engine_models(models: Mapping[str, ModelConfig], config: Config) -> No
     """Refuse a model that the engine lacks a kernel for, or that reads less than it is to."""
     for name, model in models.items():
         with about_model(name):
+            check_weights(model, Use.ENGINE)
             check_head_size(model, config.generation)
             check_sequences(dataclasses.replace(config, model=model))
             check_engine_length(

@@ -24,7 +24,7 @@ from rlhf_ray.driver.fit.loop import FitLoop, FitSettings, fit
 from rlhf_ray.driver.fit.steps import FitSteps
 from rlhf_ray.driver.run_log import FitLog
 from rlhf_ray.models.builtin import resolve_model_path
-from rlhf_ray.models.loading import load_tokenizer
+from rlhf_ray.models.saving.write import check_saved
 from rlhf_ray.observe.facts import FIT_FACTS
 from rlhf_ray.observe.fit_report import fit_table, summarize_fit, write_fit_summary
 from rlhf_ray.observe.metrics import make_writer, read_metrics
@@ -38,6 +38,7 @@ from rlhf_ray.stages.fit.inputs import (
     num_optimizer_steps,
 )
 from rlhf_ray.stages.inputs import check_inputs, check_warmup
+from rlhf_ray.stages.model_files import check_trained_model
 from rlhf_ray.stages.output import opened_output
 from rlhf_ray.stages.positions import context_of_model, examples_within
 from rlhf_ray.stages.trained_part import check_trained, split_off_adapter
@@ -69,13 +70,14 @@ def run_fit(config: Config, stage: FitStage[T]) -> int:
         progress.phase("model")
         path = resolve_model_path(config.model.path, seed=config.seed, report=progress.message)
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, path=path))
+        tokenizer = check_trained_model(config, progress.message)
         check_trained(config)
         limited = examples_within(
             config.examples, context_of_model(config.model), path, progress.message
         )
         config = dataclasses.replace(config, examples=limited)
         progress.phase("examples")
-        examples = stage.load(config.examples, load_tokenizer(config.model), seed=config.seed)
+        examples = stage.load(config.examples, tokenizer, seed=config.seed)
         num_steps = num_optimizer_steps(config.fit, examples)
         progress.message(f"{examples.describe()}\n{num_steps} optimiser steps")
         check_warmup(config.training.warmup_steps, num_steps)
@@ -148,6 +150,7 @@ def _learn(run: _Run) -> int | None:
     progress.phase("save")
     models.finish(state.improvement.best_step, run.output / "model")
     split_off_adapter(run.output)
+    check_saved(run.output / "model")
     return state.improvement.best_step or None if inputs.fit.keep_best else None
 
 

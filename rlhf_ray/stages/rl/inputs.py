@@ -23,13 +23,13 @@ from rlhf_ray.driver.checkpoints import checkpoint_to_resume
 from rlhf_ray.driver.updates.texts import NoTexts, TextMixture, TextSource
 from rlhf_ray.generation.head_sizes import check_head_size
 from rlhf_ray.models.builtin import resolve_model_path
-from rlhf_ray.models.loading import load_tokenizer
 from rlhf_ray.observe.progress import Progress
 from rlhf_ray.publish.gate import Probe, make_probe
 from rlhf_ray.records import Prompt
 from rlhf_ray.rewards.load import with_absolute_paths
 from rlhf_ray.stages.evaluate.settings import held_out_data
 from rlhf_ray.stages.inputs import check_models
+from rlhf_ray.stages.model_files import check_trained_model
 from rlhf_ray.stages.positions import check_sequences, context_of_model, texts_within
 from rlhf_ray.stages.rl.settings import RlSettings, rl_settings
 from rlhf_ray.stages.trained_part import check_trained, trained_identity, with_named_layers
@@ -127,9 +127,9 @@ def read_inputs(request: RlRequest, progress: Progress) -> RlInputs:
     progress.phase("model")
     path = resolve_model_path(config.model.path, seed=config.seed, report=report)
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, path=path))
-    tokenizer = load_tokenizer(config.model)
     check_head_size(config.model, config.generation)
     check_sequences(config)
+    tokenizer = check_trained_model(config, report)
     check_trained(config)
     if config.publishes_adapter:
         training = with_named_layers(config.training, config.model, seed=config.seed)

@@ -18,7 +18,8 @@ from rlhf_ray.generation.head_sizes import CPU_HEAD_SIZES, check_head_size, head
 def test_table_is_that_of_the_installed_vllm() -> None:
     """Read from its source: importing vLLM takes ten seconds and changes the process."""
     found = importlib.util.find_spec("vllm")
-    assert found is not None and found.origin is not None
+    assert found is not None
+    assert found.origin is not None
     source = Path(found.origin).parent / "v1/attention/backends/cpu_attn.py"
     (function,) = (
         node
@@ -53,7 +54,7 @@ def model_of(folder: Path, size: int) -> ModelConfig:
 
 def test_refusal_names_size_and_kernels(tmp_path: Path) -> None:
     model = model_of(tmp_path, 16)
-    with pytest.raises(RequestError, match="of 16 dimensions, for which vLLM has no kernel.*32"):
+    with pytest.raises(RequestError, match=r"of 16 dimensions, for which vLLM has no kernel.*32"):
         check_head_size(model, GenerationConfig())
     check_head_size(model, GenerationConfig(num_gpus=1))
     check_head_size(model_of(tmp_path, 32), GenerationConfig())
