@@ -208,3 +208,7 @@ def _explained(render: Callable[[], T]) -> T:
         raise DataError(f"the chat template is broken: line {error.lineno}: {error}") from error
     except TemplateError as error:
         raise BadCell(f"the chat template refuses the messages: {error}") from error
+    # A template is a program, and ends on messages that it was not written for in any way.
+    except Exception as error:
+        kind = type(error).__name__
+        raise BadCell(f"the chat template fails on the messages: {kind}: {error}") from error

@@ -70,12 +70,17 @@ def check_trained_model(config: Config, report: Report) -> PreTrainedTokenizerBa
         The tokenizer.
 
     Raises:
-        RequestError: see `check_model_files`; or the result could not be saved.
+        RequestError: see `check_model_files`; or the chat template cannot be used, or the result
+            could not be saved.
     """
+    from rlhf_ray.models.checks.chat_template import check_chat_template
     from rlhf_ray.models.loading import load_tokenizer
 
     check_model_files(config)
     tokenizer = load_tokenizer(config.model)
+    rendered = config.examples if config.is_fit else config.data
+    if rendered.apply_chat_template and config.stage.name != "pretrain":
+        check_chat_template(tokenizer, config.model.tokenizer_path or config.model.path)
     _save_on_trial(config, tokenizer, report)
     return tokenizer
 

@@ -116,6 +116,7 @@ def check_judge(context: ScoringContext, prompts: PromptSet, report: Report) -> 
     """
     from rlhf_ray.data.rows import DataError
     from rlhf_ray.generation.head_sizes import check_head_size
+    from rlhf_ray.models.checks.chat_template import check_chat_template
     from rlhf_ray.models.loading import load_tokenizer
     from rlhf_ray.rewards.rubric import NoScore, Rubric
 
@@ -127,7 +128,9 @@ def check_judge(context: ScoringContext, prompts: PromptSet, report: Report) -> 
         engine = _engine_config(judge, context.generation)
         check_head_size(source, engine, key="reward.judge.model")
     _check_positions(judge, source)
-    rubric = Rubric(judge, load_tokenizer(source))
+    tokenizer = load_tokenizer(source)
+    check_chat_template(tokenizer, source.path)
+    rubric = Rubric(judge, tokenizer)
     longest = 0
     for prompt in prompts.prompts[:_NUM_TRIED]:
         try:

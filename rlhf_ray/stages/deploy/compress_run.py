@@ -24,6 +24,7 @@ from rlhf_ray.data.prompts.load import load_prompts
 from rlhf_ray.generation.head_sizes import check_head_size
 from rlhf_ray.generation.speed import Speed, read_result, write_request
 from rlhf_ray.models.builtin import resolve_model_path
+from rlhf_ray.models.checks.chat_template import check_chat_template
 from rlhf_ray.models.checks.whole_model import Use, check_weights
 from rlhf_ray.models.loading import load_tokenizer
 from rlhf_ray.stages.evaluate import run as evaluate
@@ -56,6 +57,8 @@ def run(config: Config) -> int:
     path = resolve_model_path(config.model.path, seed=config.seed, report=_say)
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, path=path))
     tokenizer = load_tokenizer(config.model)
+    if config.data.apply_chat_template:
+        check_chat_template(tokenizer, config.model.tokenizer_path or path)
     check_weights(config.model, Use.POLICY)
     check_head_size(config.model, config.generation)
     check_sequences(config)

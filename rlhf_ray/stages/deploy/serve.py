@@ -18,7 +18,7 @@ from rlhf_ray.config.load import to_yaml
 from rlhf_ray.config.run import Config
 from rlhf_ray.generation.head_sizes import check_head_size
 from rlhf_ray.models.builtin import resolve_model_path
-from rlhf_ray.models.location import check_location, read_chat_template
+from rlhf_ray.models.location import check_location
 from rlhf_ray.serving.local import (
     ServedModel,
     local_fleet,
@@ -72,6 +72,7 @@ def served_model(config: Config, *, report: Report) -> ServedModel:
     """
     name = model_name(config.serve.model_name, config.model.path)
     # Seconds of import, which a description of the stage does not need.
+    from rlhf_ray.models.checks.chat_template import check_served_template
     from rlhf_ray.models.checks.whole_model import Use, check_weights
 
     check_models(config)
@@ -80,11 +81,10 @@ def served_model(config: Config, *, report: Report) -> ServedModel:
     _check_generates(path)
     model = dataclasses.replace(config.model, path=path)
     check_weights(model, Use.ENGINE)
+    check_served_template(model)
     check_head_size(model, config.generation)
     if "hf_overrides" not in config.generation.extra_engine_args:
         check_engine_length(model, config.serve.max_model_tokens, key="serve.max_model_tokens")
-    if config.model.chat_template is not None:
-        read_chat_template(config.model.chat_template)
     return ServedModel(
         name=name,
         model=model,

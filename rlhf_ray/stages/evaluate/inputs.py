@@ -24,6 +24,7 @@ from rlhf_ray.data.prompts.load import PromptSet, load_prompts
 from rlhf_ray.driver.evaluation.collector import CollectSettings
 from rlhf_ray.evaluation.evaluation_report import ReportSettings
 from rlhf_ray.models.builtin import resolve_model_path
+from rlhf_ray.models.checks.chat_template import check_chat_template
 from rlhf_ray.models.loading import load_tokenizer
 from rlhf_ray.models.location import check_location
 from rlhf_ray.records.supervised import LabelledTokens
@@ -180,6 +181,8 @@ def _read_all(
     for name, model in models.items():
         with about_model(name):
             tokenizer = load_tokenizer(model)
+            if source.apply_chat_template:
+                check_chat_template(tokenizer, model.tokenizer_path or model.path)
             read = _Read(
                 name=name,
                 model=model,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,7 +53,7 @@ def edit(file: Path, **fields: object) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | fields))
 
 
-def rows(path: Path, *content: dict[str, object]) -> Path:
+def rows(path: Path, *content: Mapping[str, object]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in content), encoding="utf-8")
     return path
 
