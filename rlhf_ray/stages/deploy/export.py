@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +29,13 @@ def run(config: Config) -> int:
     """
     # Seconds of import, which a description of the stage does not need.
     from rlhf_ray.models.builtin import resolve_model_path
-    from rlhf_ray.models.card import CardFacts, model_card, read_origin
+    from rlhf_ray.models.card import (
+        CardFacts,
+        default_title,
+        model_card,
+        read_origin,
+        without_private_paths,
+    )
     from rlhf_ray.models.checks.whole_model import Use, check_weights
     from rlhf_ray.models.loading import empty_policy, load_tokenizer
     from rlhf_ray.models.merged import adapter_base, load_merged
@@ -49,20 +54,21 @@ def run(config: Config) -> int:
     tokenizer = load_tokenizer(model if has_tokenizer else dataclasses.replace(model, path=base))
     origin = read_origin(run_dir)
     evaluation = _evaluation(export.evaluation_dir)
-    generation = _generation(config.generation, tokenizer)
     whole = model if base is None else dataclasses.replace(model, path=base)
     check_weights(whole, Use.POLICY)
     # First without the weights, which take minutes to load: what cannot be saved fails here.
     empty = empty_policy(whole)
-    empty.generation_config = generation
+    empty.generation_config = _generation(config.generation, tokenizer)
     try_saving(empty, tokenizer, path)
     merged = load_merged(model, dtype=export.dtype)
-    merged.generation_config = generation
+    merged.generation_config = _generation(config.generation, tokenizer)
+    started_from = export.base_model or origin.value("model.path") or base
     facts = CardFacts(
-        name=export.name or Path(config.output_dir).name,
+        name=export.name
+        or default_title(started_from, origin.value("stage.name"), Path(config.output_dir)),
         licence=export.licence,
         language=export.language,
-        base_model=export.base_model or origin.value("model.path") or base,
+        base_model=started_from,
         num_parameters=merged.num_parameters(),
         dtype=str(merged.dtype).removeprefix("torch."),
         origin=origin,
@@ -76,7 +82,8 @@ def run(config: Config) -> int:
         tokenizer.save_pretrained(partial)
         card.save(partial / "README.md")
         if (run_dir / "config.yaml").is_file():
-            shutil.copy2(run_dir / "config.yaml", partial / "training_config.yaml")
+            told = without_private_paths((run_dir / "config.yaml").read_text(encoding="utf-8"))
+            (partial / "training_config.yaml").write_text(told, encoding="utf-8")
     print(f"Result: {target}", flush=True)
     return 0
 

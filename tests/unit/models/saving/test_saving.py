@@ -46,7 +46,8 @@ def test_mends(
     model = empty_policy(ModelConfig(path=str(tiny)))
     model.generation_config = GenerationConfig(**settings)
     lines = mend_generation_settings(model)
-    assert [told in line for line in lines] == ([True] if told else [])
+    assert len(lines) == (told is not None)
+    assert (told or "") in "".join(lines)
     fields = model.generation_config.to_dict()
     assert {name: fields.get(name) for name in kept} == kept
     model.generation_config.save_pretrained(tmp_path)
