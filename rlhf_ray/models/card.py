@@ -159,6 +159,14 @@ def shown_name(text: str) -> str:
     return path.parent.name if is_result else path.name
 
 
+def copy_configuration(run_dir: Path, folder: Path) -> None:
+    """Write the configuration of a run, if it left one, to the folder of its model."""
+    file = run_dir / "config.yaml"
+    if file.is_file():
+        told = without_private_paths(file.read_text(encoding="utf-8"))
+        (folder / "training_config.yaml").write_text(told, encoding="utf-8")
+
+
 def without_private_paths(configuration: str) -> str:
     """The text of a run's configuration with names in the place of absolute paths."""
     paths = sorted(set(_absolute_paths(yaml.safe_load(configuration))), key=len, reverse=True)

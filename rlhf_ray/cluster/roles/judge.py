@@ -115,7 +115,7 @@ def check_judge(context: ScoringContext, prompts: PromptSet, report: Report) -> 
         RequestError: the reason.
     """
     from rlhf_ray.data.rows import DataError
-    from rlhf_ray.generation.head_sizes import check_head_size
+    from rlhf_ray.generation.requirements import check_head_size
     from rlhf_ray.models.checks.chat_template import check_chat_template
     from rlhf_ray.models.loading import load_tokenizer
     from rlhf_ray.rewards.rubric import NoScore, Rubric

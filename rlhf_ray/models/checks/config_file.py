@@ -19,7 +19,7 @@ _MAX_PROBLEMS = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Size:
+class _SizeField:
     """A size that a configuration may have.
 
     Attributes:
@@ -31,21 +31,21 @@ class _Size:
     most: int
 
 
-_HEADS = _Size(names=("num_attention_heads", "n_head", "n_heads", "num_heads"), most=100_000)
-_KV_HEADS = _Size(names=("num_key_value_heads",), most=100_000)
-_HIDDEN = _Size(names=("hidden_size", "n_embd", "d_model"), most=1_000_000)
-_HEAD_SIZE = _Size(names=("head_dim",), most=100_000)
+_HEADS = _SizeField(names=("num_attention_heads", "n_head", "n_heads", "num_heads"), most=100_000)
+_KV_HEADS = _SizeField(names=("num_key_value_heads",), most=100_000)
+_HIDDEN = _SizeField(names=("hidden_size", "n_embd", "d_model"), most=1_000_000)
+_HEAD_SIZE = _SizeField(names=("head_dim",), most=100_000)
 _SIZES = (
     _HEADS,
     _KV_HEADS,
     _HIDDEN,
     _HEAD_SIZE,
     # The deepest models have less than 200.
-    _Size(names=("num_hidden_layers", "n_layer", "n_layers", "num_layers"), most=2_000),
-    _Size(names=("intermediate_size", "n_inner", "ffn_dim"), most=10_000_000),
-    _Size(names=("vocab_size",), most=100_000_000),
-    _Size(names=("max_position_embeddings", "n_positions", "max_seq_len"), most=10**10),
-    _Size(names=("sliding_window",), most=10**10),
+    _SizeField(names=("num_hidden_layers", "n_layer", "n_layers", "num_layers"), most=2_000),
+    _SizeField(names=("intermediate_size", "n_inner", "ffn_dim"), most=10_000_000),
+    _SizeField(names=("vocab_size",), most=100_000_000),
+    _SizeField(names=("max_position_embeddings", "n_positions", "max_seq_len"), most=10**10),
+    _SizeField(names=("sliding_window",), most=10**10),
 )
 # Parts of a configuration that describe the language model of a composite model.
 _TEXT_PARTS = ("text_config", "llm_config", "language_config")
@@ -105,7 +105,7 @@ def _problems(part: Mapping[str, Any], prefix: str) -> Iterator[str]:
         yield from _heads_problems(part, prefix)
 
 
-def _wrong_values(part: Mapping[str, Any], size: _Size, prefix: str) -> Iterator[str]:
+def _wrong_values(part: Mapping[str, Any], size: _SizeField, prefix: str) -> Iterator[str]:
     for name in size.names:
         value = part.get(name)
         # A list: one value per layer, as some architectures have it.
@@ -138,7 +138,7 @@ def _heads_problems(part: Mapping[str, Any], prefix: str) -> Iterator[str]:
         )
 
 
-def _first(part: Mapping[str, Any], size: _Size) -> tuple[str, int] | None:
+def _first(part: Mapping[str, Any], size: _SizeField) -> tuple[str, int] | None:
     """The first of the names that has one number."""
     found = ((name, part.get(name)) for name in size.names)
     return next(((name, int(v)) for name, v in found if isinstance(v, int | float)), None)

@@ -33,12 +33,22 @@ def read_generation_settings(empty: PreTrainedModel, model: ModelConfig) -> list
     return mend_generation_settings(empty)
 
 
-def try_saving(empty: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str) -> None:
+def try_saving(
+    empty: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    path: str,
+    generation: GenerationConfig | None = None,
+) -> None:
     """Save a model without its weights, and its tokenizer, to a folder that is then removed.
+
+    Args:
+        generation: settings in the place of the model's.
 
     Raises:
         RequestError: it fails, and would fail after the training as well.
     """
+    if generation is not None:
+        empty.generation_config = generation
     with tempfile.TemporaryDirectory(prefix="rlhf_ray_trial_") as folder, without_progress_bars():
         for what, save in (
             ("configuration", lambda: empty.save_pretrained(folder, state_dict={})),

@@ -28,14 +28,8 @@ def run(config: Config) -> int:
         RequestError: the model, its base, or what the card is to say cannot be read.
     """
     # Seconds of import, which a description of the stage does not need.
+    from rlhf_ray.models import card as cards
     from rlhf_ray.models.builtin import resolve_model_path
-    from rlhf_ray.models.card import (
-        CardFacts,
-        default_title,
-        model_card,
-        read_origin,
-        without_private_paths,
-    )
     from rlhf_ray.models.checks.whole_model import Use, check_weights
     from rlhf_ray.models.loading import empty_policy, load_tokenizer
     from rlhf_ray.models.merged import adapter_base, load_merged
@@ -52,20 +46,18 @@ def run(config: Config) -> int:
     has_tokenizer = base is None or (Path(path) / "tokenizer_config.json").is_file()
     # An adapter by itself has the tokenizer of its base.
     tokenizer = load_tokenizer(model if has_tokenizer else dataclasses.replace(model, path=base))
-    origin = read_origin(run_dir)
+    origin = cards.read_origin(run_dir)
     evaluation = _evaluation(export.evaluation_dir)
     whole = model if base is None else dataclasses.replace(model, path=base)
     check_weights(whole, Use.POLICY)
     # First without the weights, which take minutes to load: what cannot be saved fails here.
-    empty = empty_policy(whole)
-    empty.generation_config = _generation(config.generation, tokenizer)
-    try_saving(empty, tokenizer, path)
+    try_saving(empty_policy(whole), tokenizer, path, _generation(config.generation, tokenizer))
     merged = load_merged(model, dtype=export.dtype)
     merged.generation_config = _generation(config.generation, tokenizer)
     started_from = export.base_model or origin.value("model.path") or base
-    facts = CardFacts(
-        name=export.name
-        or default_title(started_from, origin.value("stage.name"), Path(config.output_dir)),
+    title = cards.default_title(started_from, origin.value("stage.name"), Path(config.output_dir))
+    facts = cards.CardFacts(
+        name=export.name or title,
         licence=export.licence,
         language=export.language,
         base_model=started_from,
@@ -74,16 +66,14 @@ def run(config: Config) -> int:
         origin=origin,
         evaluation=evaluation,
     )
-    card = model_card(facts)
+    card = cards.model_card(facts)
     target = Path(config.output_dir) / "model"
     with atomic_folder(target) as partial:
         with without_progress_bars():
             merged.save_pretrained(partial, max_shard_size=f"{export.max_shard_gb:g}GB")
         tokenizer.save_pretrained(partial)
         card.save(partial / "README.md")
-        if (run_dir / "config.yaml").is_file():
-            told = without_private_paths((run_dir / "config.yaml").read_text(encoding="utf-8"))
-            (partial / "training_config.yaml").write_text(told, encoding="utf-8")
+        cards.copy_configuration(run_dir, partial)
     print(f"Result: {target}", flush=True)
     return 0
 

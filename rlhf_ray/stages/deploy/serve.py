@@ -16,7 +16,7 @@ from rlhf_ray.config.bearer_token import BearerToken, read_token
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.load import to_yaml
 from rlhf_ray.config.run import Config
-from rlhf_ray.generation.head_sizes import check_head_size
+from rlhf_ray.generation.requirements import check_head_size
 from rlhf_ray.models.builtin import resolve_model_path
 from rlhf_ray.models.location import check_location
 from rlhf_ray.serving.local import (

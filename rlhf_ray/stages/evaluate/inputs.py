@@ -41,7 +41,6 @@ from rlhf_ray.stages.evaluate.settings import (
     report_settings,
     sampling_facts,
 )
-from rlhf_ray.stages.model_files import check_model_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -125,7 +124,6 @@ def read_inputs(config: Config, *, report: Report) -> EvaluationInputs:
         reference=dataclasses.replace(config.reference, path=reference_path),
     )
     check_engine_models(models, config)
-    check_model_files(dataclasses.replace(config, model=models[evaluation.baseline_name]))
     candidates = _same_rows(_read_all(models, config.examples, source, reference, seed), report)
     baseline = next(c for c in candidates if c.name == evaluation.baseline_name)
     contexts = [

@@ -10,10 +10,11 @@ from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.data import ExamplesConfig
 from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.config.run import Config
-from rlhf_ray.generation.head_sizes import check_head_size
+from rlhf_ray.generation.requirements import check_head_size
 from rlhf_ray.models.builtin import resolve_model_path
 from rlhf_ray.models.checks.whole_model import Use, check_weights
 from rlhf_ray.models.location import check_location
+from rlhf_ray.stages.model_files import check_model_files
 from rlhf_ray.stages.positions import (
     check_engine_length,
     check_sequences,
@@ -50,7 +51,7 @@ def demonstrations_within(
 
 
 def check_engine_models(models: Mapping[str, ModelConfig], config: Config) -> None:
-    """Refuse a model that the engine lacks a kernel for, or that reads less than it is to."""
+    """Refuse a model that an engine cannot load or run, or that reads less than it is to."""
     for name, model in models.items():
         with about_model(name):
             check_weights(model, Use.ENGINE)
@@ -59,6 +60,8 @@ def check_engine_models(models: Mapping[str, ModelConfig], config: Config) -> No
             check_engine_length(
                 model, config.evaluation.lm_eval_max_tokens, key="evaluation.lm_eval_max_tokens"
             )
+    baseline = models[config.evaluation.baseline_name]
+    check_model_files(dataclasses.replace(config, model=baseline))
 
 
 def _model(model: ModelConfig, name: str, path: str, seed: int, report: Report) -> ModelConfig:

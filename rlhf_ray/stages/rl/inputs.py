@@ -21,7 +21,7 @@ from rlhf_ray.data.prompts.load import PromptSet, load_prompts
 from rlhf_ray.data.ptx_texts import load_texts
 from rlhf_ray.driver.checkpoints import checkpoint_to_resume
 from rlhf_ray.driver.updates.texts import NoTexts, TextMixture, TextSource
-from rlhf_ray.generation.head_sizes import check_head_size
+from rlhf_ray.generation.requirements import check_head_size
 from rlhf_ray.models.builtin import resolve_model_path
 from rlhf_ray.observe.progress import Progress
 from rlhf_ray.publish.gate import Probe, make_probe

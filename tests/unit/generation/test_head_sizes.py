@@ -12,7 +12,7 @@ from transformers import AutoConfig
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.generation import GenerationConfig
 from rlhf_ray.config.groups.model import ModelConfig
-from rlhf_ray.generation.head_sizes import CPU_HEAD_SIZES, check_head_size, head_size
+from rlhf_ray.generation.requirements import CPU_HEAD_SIZES, check_head_size, head_size
 
 
 def test_table_is_that_of_the_installed_vllm() -> None:
