@@ -245,6 +245,29 @@ class TestFiles:
             assert status == 2, said
             assert "a folder without weights" in said
 
+    @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])
+    @pytest.mark.parametrize("text", ["[]", "7", "{", '{"model_type": 3}', ""])
+    def test_damaged_small_files(
+        self, run: Run, model: Path, tmp_path: Path, name: str, text: str
+    ) -> None:
+        """A sentence with the key, and no error of Python."""
+        (model / name).write_text(text)
+        status, said = run(*fit_stage("sft", model, tmp_path))
+        if status == 2:
+            assert "model.path is" in said or "the tokenizer of" in said, said
+        else:
+            # Two of the texts say nothing that a tokenizer needs to know.
+            assert (name, STARTED in said) == ("tokenizer_config.json", True), said
+
+    @pytest.mark.parametrize("stage", ["sft", "reward_model", "rl"])
+    def test_chat_template(self, run: Run, model: Path, tmp_path: Path, stage: str) -> None:
+        (model / "chat_template.jinja").write_text("{% include 'x' %}")
+        path = rows(tmp_path / "prompts.jsonl", {"prompt": "1+1?", "answer": "2"})
+        rl = ("recipe=demo", f"model.path={model}", f"data.path={path}")
+        status, said = run(*(rl if stage == "rl" else fit_stage(stage, model, tmp_path)))
+        assert status == 2, said
+        assert f"the chat template of {model} fails on a chat of two messages" in said
+
     def test_random_weights_need_no_file(self, run: Run, model: Path, tmp_path: Path) -> None:
         (model / "model.safetensors").unlink()
         status, said = run(*fit_stage("pretrain", model, tmp_path, "model.random_weights=true"))
