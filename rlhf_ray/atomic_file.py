@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,9 +59,33 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+    follow_umask(partial)
     # From here on the new folder is complete: an error must not remove it.
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)
+
+
+def follow_umask(folder: Path) -> None:
+    """Give the files of a folder the mode that a file has that is simply opened.
+
+    safetensors writes to a temporary file, which only its owner may read, and renames it: a model
+    in a shared folder could be read by no one else. Files of other owners stay as they are.
+    """
+    wanted = 0o666 & ~_umask()
+    for file in folder.rglob("*"):
+        facts = file.lstat()
+        is_private = stat.S_ISREG(facts.st_mode) and stat.S_IMODE(facts.st_mode) == 0o600
+        if is_private and facts.st_uid == os.geteuid():
+            file.chmod(wanted)
+
+
+def _umask() -> int:
+    """The mask of the process, read without setting it, which other threads would see."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace")
+    for line in status.splitlines():
+        if line.startswith("Umask:"):
+            return int(line.split()[1], 8)
+    return 0o077
 
 
 def partial_path(path: Path) -> Path:

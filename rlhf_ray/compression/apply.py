@@ -61,6 +61,9 @@ def _compress(name: str, request: dict[str, Any]) -> dict[str, Any]:
     zeros = sum(int((m.weight == 0).sum()) for m in linears.values())
     share = zeros / sum(m.weight.numel() for m in linears.values())
     folder = Path(request["folder"]) / name
+    # The file of the original is copied below. Settings that transformers reads and refuses to
+    # save (a temperature without do_sample) would cost the whole form here.
+    model.generation_config = type(model.generation_config)()
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder, save_compressed=True)
     _copy_the_rest(Path(request["model"]), folder)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlhf_ray.atomic_file import follow_umask
 from rlhf_ray.compression.run_command import run_command
 from rlhf_ray.config.errors import RunFailed
 from rlhf_ray.config.groups.deploy import CompressConfig
@@ -87,6 +88,8 @@ def compress(
     result = json.loads(files[1].read_text(encoding="utf-8"))
     for file in files:
         file.unlink()
+    for name in settings.methods:
+        follow_umask(output / name)
     found = [_compressed(name, value) for name, value in result["methods"].items()]
     return result["original"]["perplexity"], found
 

@@ -90,7 +90,7 @@ class GenerationEngine:
         from rlhf_ray.generation.requests import EngineRequests
         from rlhf_ray.generation.weights.adapter_sender import AdapterSender
         from rlhf_ray.generation.weights.bucket_sender import BucketSender
-        from rlhf_ray.models.generation_ends import engine_tokenizer
+        from rlhf_ray.models.saving.generation_ends import engine_tokenizer
 
         arguments = engine_arguments(
             self._generation,

@@ -1,4 +1,4 @@
-"""Parts of vLLM that this package uses, checked by name before an engine starts.
+"""Parts of vLLM that this package and its models need, checked before an engine starts.
 
 vLLM's interface for reinforcement learning changes between minor releases. All
 missing parts are reported here at once, instead of an attribute error in the middle of a run.
@@ -10,9 +10,14 @@ import dataclasses
 import importlib
 import importlib.metadata
 import inspect
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlhf_ray.config.errors import RequestError
+from rlhf_ray.config.groups.generation import EngineConfig
+from rlhf_ray.config.groups.model import ModelConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 PLUGIN_GROUP = "vllm.general_plugins"
 PLUGIN = "rlhf_ray.generation.weights.receiver:register"
@@ -75,6 +80,15 @@ NEEDS: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 
 
+# vLLM 0.32, v1/attention/backends/cpu_attn.py: `CPUAttentionBackend.get_supported_head_sizes`.
+# Importing it takes ten seconds and needs the environment of an engine; a test compares the two.
+# On a GPU every size has a kernel: flash-attn has multiples of 8, Triton's has sizes from 32 on,
+# and flex attention has all.
+CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
+# Attention over compressed keys (DeepSeek) has its own kernels, and models without attention none.
+_OTHER_ATTENTION = ("kv_lora_rank", "state_size", "ssm_cfg")
+
+
 def check_vllm() -> None:
     """Check that vLLM has the needed parts and that the receiver's plugin is installed.
 
@@ -126,3 +140,44 @@ def _parameters(found: Any) -> set[str]:
     if inspect.isclass(found):
         return set(inspect.signature(found).parameters) | set(dir(found))
     return set(inspect.signature(found).parameters)
+
+
+def check_head_size(model: ModelConfig, engine: EngineConfig, *, key: str = "model.path") -> None:
+    """Refuse a model whose heads the engine cannot compute.
+
+    An engine without a kernel for them fails after most of a minute, with words about its memory.
+
+    Args:
+        key: dotted name of the setting with the path.
+
+    Raises:
+        RequestError: names the size and those that there are; or the configuration cannot be read.
+    """
+    # Seconds of import, which the description of a stage does not need.
+    from rlhf_ray.models.checks.config_file import load_model_config
+
+    if engine.num_gpus > 0:
+        return
+    size = head_size(load_model_config(model, key=key))
+    if size is None or size in CPU_HEAD_SIZES:
+        return
+    raise RequestError(
+        f"{key} is {model.path!r}: attention heads of {size} dimensions, for which vLLM has no "
+        f"kernel on a CPU; there are kernels for {', '.join(map(str, CPU_HEAD_SIZES))}. Take "
+        f"another model, or engines on GPUs (num_gpus)"
+    )
+
+
+def head_size(config: PreTrainedConfig) -> int | None:
+    """Dimensions of an attention head as vLLM reads them; None if the configuration has none."""
+    text = config.get_text_config()
+    fields = text.to_dict()
+    fields |= {name: fields[own] for name, own in text.attribute_map.items() if own in fields}
+    if any(fields.get(name) is not None for name in _OTHER_ATTENTION):
+        return None
+    if isinstance(fields.get("head_dim"), int) and fields["head_dim"] > 0:
+        return fields["head_dim"]
+    hidden, heads = fields.get("hidden_size"), fields.get("num_attention_heads")
+    if not isinstance(hidden, int) or not isinstance(heads, int) or heads < 1:
+        return None
+    return hidden // heads

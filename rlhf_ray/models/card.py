@@ -15,6 +15,8 @@ from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.reward import SCORER_SWITCHES
 
 _UNKNOWN = "not known"
+# Folders that a run writes its models to.
+_RESULTS = ("model", "model_ema", "adapter")
 # Keys of a run's configuration that the card shows as the recipe, in this order.
 _RECIPE = (
     "recipe",
@@ -137,16 +139,65 @@ def _rewards(origin: Origin) -> str:
     functions = origin.value("reward.functions") or []
     names = [f if isinstance(f, str) else f.get("path", _UNKNOWN) for f in functions]
     names += [str(v) for k in SCORER_SWITCHES if (v := origin.value(k))]
-    return ", ".join(names) or _UNKNOWN
+    return ", ".join(shown_name(name) for name in names) or _UNKNOWN
 
 
 def _shown(value: Any) -> str:
-    """Show only the name of a folder, without private paths of the machine."""
-    if not value:
-        return _UNKNOWN
-    text = str(value)
-    return Path(text).name if text.startswith(("/", "~", ".")) else text
+    """Show only the name of a file or folder, without private paths of the machine."""
+    return shown_name(str(value)) if value else _UNKNOWN
+
+
+def shown_name(text: str) -> str:
+    """The name of a file or folder; anything else, such as a hub name or an address, as it is.
+
+    The result of a run is a folder `model` in the folder of the run, whose name says more.
+    """
+    if not _is_local_path(text):
+        return text
+    path = Path(text)
+    is_result = path.name in _RESULTS and path.parent.name not in ("", "..", "~")
+    return path.parent.name if is_result else path.name
+
+
+def copy_configuration(run_dir: Path, folder: Path) -> None:
+    """Write the configuration of a run, if it left one, to the folder of its model."""
+    file = run_dir / "config.yaml"
+    if file.is_file():
+        told = without_private_paths(file.read_text(encoding="utf-8"))
+        (folder / "training_config.yaml").write_text(told, encoding="utf-8")
+
+
+def without_private_paths(configuration: str) -> str:
+    """The text of a run's configuration with names in the place of absolute paths."""
+    paths = sorted(set(_absolute_paths(yaml.safe_load(configuration))), key=len, reverse=True)
+    for path in paths:
+        configuration = configuration.replace(path, shown_name(path))
+    return configuration
+
+
+def default_title(base_model: str | None, stage: str | None, output_dir: Path) -> str:
+    """Title of a card without a configured one: the base model and the stage, if they are known."""
+    if base_model:
+        return "-".join(part for part in (shown_name(base_model), stage) if part)
+    return output_dir.name or "Language model"
+
+
+def _absolute_paths(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list):
+        for one in value:
+            yield from _absolute_paths(one)
+    elif isinstance(value, str) and value.startswith(("/", "~/")) and len(value) > 1:
+        yield value
+
+
+def _is_local_path(text: str) -> bool:
+    if "://" in text:
+        return False
+    is_rooted = text.startswith(("/", "~", "."))
+    return is_rooted or text.count("/") > 1 or ("/" in text and Path(text).exists())
 
 
 def _is_hub_name(path: str) -> bool:
-    return path.count("/") == 1 and not path.startswith((".", "/", "~")) and ":" not in path
+    return path.count("/") == 1 and not _is_local_path(path) and ":" not in path

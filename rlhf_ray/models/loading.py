@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -20,8 +19,11 @@ from transformers import (
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.data.template_time import freeze_time
+from rlhf_ray.models.checks.config_file import load_model_config
+from rlhf_ray.models.checks.whole_model import is_classifier
 from rlhf_ray.models.location import check_location, explained, read_chat_template
 from rlhf_ray.models.quiet import without_progress_bars
+from rlhf_ray.models.saving.generation_settings import mend_generation_settings
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _MAX_NAMES = 5
@@ -53,7 +55,7 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
         tokenizer.chat_template = _chosen_template(tokenizer, model.chat_template)
     if model.template_time is not None:
         freeze_time(tokenizer, model.template_time)
-    _check_vocabulary(tokenizer, path, _load_config(model))
+    _check_vocabulary(tokenizer, path, load_model_config(model))
     return tokenizer
 
 
@@ -99,18 +101,20 @@ def new_policy(model: ModelConfig, *, dtype: str, seed: int) -> PreTrainedModel:
     Raises:
         RequestError: the configuration cannot be read, or is of no such model.
     """
-    config = _load_config(model)
+    config = load_model_config(model)
     with (
         explained(model.path, "model.path", "a causal language model"),
         torch.random.fork_rng(devices=[]),
     ):
         torch.manual_seed(seed)
-        return AutoModelForCausalLM.from_config(
+        made = AutoModelForCausalLM.from_config(
             config,
             dtype=_DTYPES[dtype],
             attn_implementation=model.attention,
             trust_remote_code=model.trust_remote_code,
         )
+    mend_generation_settings(made)
+    return made
 
 
 def empty_policy(model: ModelConfig) -> PreTrainedModel:
@@ -149,8 +153,8 @@ def load_scalar_head(model: ModelConfig, *, dtype: str) -> ScalarHeadModel:
         RequestError: the model cannot be read, weights are missing, or it is a classifier with
             several labels.
     """
-    config = _load_config(model)
-    if any(name.endswith("ForSequenceClassification") for name in config.architectures or ()):
+    config = load_model_config(model)
+    if is_classifier(config):
         return _load_classifier(model, config, dtype)
     backbone = _load_weights(AutoModel, model, dtype, "a language model")
     head = nn.Linear(
@@ -172,7 +176,7 @@ def empty_scalar_head(model: ModelConfig) -> ScalarHeadModel:
 
 
 def _empty(auto_class: Any, model: ModelConfig, what: str) -> PreTrainedModel:
-    config = _load_config(model)
+    config = load_model_config(model)
     with explained(model.path, "model.path", what), torch.device("meta"):
         return auto_class.from_config(config, trust_remote_code=model.trust_remote_code)
 
@@ -198,12 +202,6 @@ def _load_classifier(model: ModelConfig, config: PreTrainedConfig, dtype: str) -
     return ScalarHeadModel(backbone, heads[0])
 
 
-def _load_config(model: ModelConfig) -> PreTrainedConfig:
-    check_location(model.path, "model.path", needs_config=True)
-    with explained(model.path, "model.path", "a model"):
-        return AutoConfig.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
-
-
 def _load_weights(auto_class: Any, model: ModelConfig, dtype: str, what: str) -> PreTrainedModel:
     """Load, and refuse missing weights, which transformers initialises with only a warning."""
     check_location(model.path, "model.path", needs_config=True)
@@ -225,6 +223,8 @@ def _load_weights(auto_class: Any, model: ModelConfig, dtype: str, what: str) ->
             f"{', '.join(missing[:_MAX_NAMES])}{more} are missing and would be random. "
             "Is the folder complete, and of this kind of model?"
         )
+    # The driver has told of it, before the run: see `saving.trial`.
+    mend_generation_settings(loaded)
     return loaded
 
 

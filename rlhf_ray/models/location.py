@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,15 +62,30 @@ def _check_folder(folder: Path, key: str, *, needs_config: bool) -> None:
 
 @contextmanager
 def explained(path: str, key: str, what: str) -> Iterator[None]:
-    """Turn errors of transformers about the files of a model into a message about `key`."""
+    """Turn errors of libraries about the files of a model into a message about `key`."""
     try:
         yield
     except RequestError:
         raise
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:600]
+    # Files that no one has checked make libraries raise any kind of error: a TypeError for text
+    # in the place of a number, a ZeroDivisionError for no heads, an UnpicklingError.
+    except Exception as error:
+        reason = _words(error)
         where = "" if Path(path).is_dir() else " (no such folder here, so taken for a hub name)"
         raise RequestError(f"{key} is {path!r}{where}: cannot load {what}: {reason}") from error
+
+
+def _words(error: Exception) -> str:
+    """The error on one line; with its kind, where the text alone would say nothing."""
+    if isinstance(error, pickle.UnpicklingError):
+        # torch's own words advise to set weights_only=False, which would run the code.
+        return (
+            "its weights are a pickle file that is damaged or holds more than weights, which is "
+            "never run here; ask for the weights as safetensors"
+        )
+    text = " ".join(str(error).split())[:600]
+    is_plain = isinstance(error, OSError | ValueError | ImportError | SafetensorError)
+    return text if is_plain and text else f"{type(error).__name__}: {text}"
 
 
 def read_chat_template(path: str) -> str:

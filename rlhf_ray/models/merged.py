@@ -20,7 +20,8 @@ def adapter_base(folder: str) -> str | None:
     """Path or name of the base model of the adapter in the folder; None without an adapter."""
     if not (Path(folder) / ADAPTER_CONFIG).is_file():
         return None
-    return PeftConfig.from_pretrained(folder).base_model_name_or_path
+    with explained(folder, "model.path", "an adapter"):
+        return PeftConfig.from_pretrained(folder).base_model_name_or_path
 
 
 def load_merged(model: ModelConfig, *, dtype: str) -> PreTrainedModel:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from transformers import AutoConfig
-
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.config.groups.reward import ModelRewardConfig
-from rlhf_ray.models.location import check_location, explained
+from rlhf_ray.models.checks.config_file import load_model_config
 
 KEY = "reward.model.path"
 
@@ -32,9 +30,7 @@ def check_reward_model(source: ModelConfig) -> None:
         RequestError: the model cannot be read, is not a sequence classifier, or has several labels.
     """
     path = source.path
-    check_location(path, KEY, needs_config=True)
-    with explained(path, KEY, "a reward model"):
-        config = AutoConfig.from_pretrained(path, trust_remote_code=source.trust_remote_code)
+    config = load_model_config(source, key=KEY)
     kinds = config.architectures or ()
     if not any(kind.endswith("ForSequenceClassification") for kind in kinds):
         raise RequestError(

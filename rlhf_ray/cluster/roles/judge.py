@@ -117,8 +117,9 @@ def check_judge(context: ScoringContext, prompts: PromptSet, report: Report) -> 
         RequestError: the reason.
     """
     from rlhf_ray.data.rows import DataError
+    from rlhf_ray.generation.requirements import check_head_size
+    from rlhf_ray.models.checks.chat_template import check_chat_template
     from rlhf_ray.models.loading import load_tokenizer
-    from rlhf_ray.models.location import check_location
     from rlhf_ray.rewards.rubric import NoScore, Rubric
 
     judge = context.reward.judge
@@ -126,9 +127,12 @@ def check_judge(context: ScoringContext, prompts: PromptSet, report: Report) -> 
         return
     source = judge_source(judge, context.model)
     if judge.has_engines:
-        check_location(source.path, "reward.judge.model", needs_config=True)
+        engine = _engine_config(judge, context.generation)
+        check_head_size(source, engine, key="reward.judge.model")
     _check_positions(judge, source)
-    rubric = Rubric(judge, load_tokenizer(source))
+    tokenizer = load_tokenizer(source)
+    check_chat_template(tokenizer, source.path)
+    rubric = Rubric(judge, tokenizer)
     longest = 0
     for prompt in prompts.prompts[:_NUM_TRIED]:
         try:
@@ -142,14 +146,10 @@ def check_judge(context: ScoringContext, prompts: PromptSet, report: Report) -> 
 
 
 def _check_positions(judge: JudgeConfig, source: ModelConfig) -> None:
-    from transformers import AutoConfig
-
+    from rlhf_ray.models.checks.config_file import load_model_config
     from rlhf_ray.models.context import context_of
-    from rlhf_ray.models.location import explained
 
-    with explained(source.path, "reward.judge.model", "a language model"):
-        read = AutoConfig.from_pretrained(source.path, trust_remote_code=source.trust_remote_code)
-    context = context_of(read)
+    context = context_of(load_model_config(source, key="reward.judge.model"))
     if context is not None and judge.max_sequence_tokens > context:
         raise RequestError(
             f"reward.judge.max_prompt_tokens={judge.max_prompt_tokens} and "

@@ -92,6 +92,7 @@ def resolve_reward_model(
         RequestError: the model cannot score, the scale of its scores is unknown, or its tokens are
             not the policy's.
     """
+    from rlhf_ray.models.checks.chat_template import check_chat_template
     from rlhf_ray.models.reward_source import check_reward_model, reward_model_source
     from rlhf_ray.models.tokenizer_match import tokenizer_differences
 
@@ -106,6 +107,7 @@ def resolve_reward_model(
     if differences and model.foreign_tokens == "refuse":
         raise RequestError(_foreign(reward.model, context.model, differences))
     if differences:
+        check_chat_template(own, source.tokenizer_path or source.path)
         _try_prompts(own, prompts)
         report(
             "the reward model reads texts, rendered and tokenised again: it differs from the "

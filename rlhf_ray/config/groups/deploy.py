@@ -177,7 +177,9 @@ class ChatConfig:
 class ExportConfig:
     """Export of the model at `model.path`, with a model card, to `output_dir/model`."""
 
-    name: str | None = setting(None, "Title of the model card; null takes the name of output_dir.")
+    name: str | None = setting(
+        None, "Title of the model card; null takes the names of the base model and of the stage."
+    )
     licence: str | None = setting(
         None, "Licence of the weights, as a hub identifier: apache-2.0, mit, other, ..."
     )

@@ -104,8 +104,9 @@ class LengthLimit:
 
 def _too_long(message: str, limit: int) -> DataError:
     return DataError(
-        f"{message}, and examples.max_tokens is {limit}. Raise it, cut such rows with "
-        "examples.on_long=cut, or leave them out with examples.on_long=skip"
+        f"{message}, and examples.max_tokens is {limit} (what the model reads, where that is "
+        "less). Raise it, cut such rows with examples.on_long=cut, or leave them out with "
+        "examples.on_long=skip"
     )
 
 

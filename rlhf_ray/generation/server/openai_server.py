@@ -83,7 +83,7 @@ def with_turn_ends(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """
     if "generation_config" in arguments or "uds" not in arguments:
         return dict(arguments)
-    from rlhf_ray.models.generation_ends import (
+    from rlhf_ray.models.saving.generation_ends import (
         engine_tokenizer,
         missing_ends,
         write_served_settings,

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rlhf_ray.atomic_file import write_atomically
 from rlhf_ray.compression.compression_report import ORIGINAL, Form, describe, table
@@ -21,14 +22,22 @@ from rlhf_ray.config.load import to_yaml
 from rlhf_ray.config.rules.table import cross_field_problems
 from rlhf_ray.config.run import Config, StageConfig
 from rlhf_ray.data.prompts.load import load_prompts
+from rlhf_ray.generation.requirements import check_head_size
 from rlhf_ray.generation.speed import Speed, read_result, write_request
 from rlhf_ray.models.builtin import resolve_model_path
+from rlhf_ray.models.checks.chat_template import check_chat_template
+from rlhf_ray.models.checks.whole_model import Use, check_weights
 from rlhf_ray.models.loading import load_tokenizer
 from rlhf_ray.stages.evaluate.inputs import load_eval_demonstrations
+from rlhf_ray.stages.evaluate.models import demonstrations_within
 from rlhf_ray.stages.evaluate.stage import STAGE as EVALUATE
 from rlhf_ray.stages.inputs import check_models
+from rlhf_ray.stages.positions import check_sequences
 from rlhf_ray.stages.start import start_stage
 from rlhf_ray.stages.template_time import with_template_time
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # Answered all at once when the speed is measured.
 _PROMPTS_OF_SPEED = 32
@@ -54,7 +63,8 @@ def run(config: Config) -> int:
     (output / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
     path = resolve_model_path(config.model.path, seed=config.seed, report=_say)
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, path=path))
-    tokenizer = load_tokenizer(config.model)
+    tokenizer = _checked_tokenizer(config)
+    examples = demonstrations_within({ORIGINAL: config.model}, config.examples, _say)
     prompts = [p.token_ids for p in load_prompts(config.data, tokenizer, seed=config.seed).prompts]
     calibration = prompts[: config.compress.calibration_prompts]
     _say(f"compressing {path}: {', '.join(config.compress.methods)}; {len(calibration)} prompts")
@@ -62,7 +72,7 @@ def run(config: Config) -> int:
         path,
         config.compress,
         calibration=calibration,
-        demonstrations=load_eval_demonstrations(config.examples, tokenizer, seed=config.seed),
+        demonstrations=load_eval_demonstrations(examples, tokenizer, seed=config.seed),
         output=output,
         seed=config.seed,
     )
@@ -93,6 +103,22 @@ def run(config: Config) -> int:
     write_atomically(output / "table.md", shown + "\n")
     print(f"\n{shown}\n\nResult: {output / 'compression.json'}", flush=True)
     return 0
+
+
+def _checked_tokenizer(config: Config) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model whose files, sizes and lengths were checked.
+
+    Raises:
+        RequestError: it could not be compressed, or no engine could run it.
+    """
+    model = config.model
+    tokenizer = load_tokenizer(model)
+    if config.data.apply_chat_template:
+        check_chat_template(tokenizer, model.tokenizer_path or model.path)
+    check_weights(model, Use.POLICY)
+    check_head_size(model, config.generation)
+    check_sequences(config)
+    return tokenizer
 
 
 def _check_python(python: str) -> None:

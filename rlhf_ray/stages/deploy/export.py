@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,12 +29,14 @@ def run(config: Config) -> int:
         RequestError: the model, its base, or what the card is to say cannot be read.
     """
     # Seconds of import, which a description of the stage does not need.
+    from rlhf_ray.models import card as cards
     from rlhf_ray.models.builtin import resolve_model_path
-    from rlhf_ray.models.card import CardFacts, model_card, read_origin
-    from rlhf_ray.models.generation_ends import adapter_ends, ends_of, joined
-    from rlhf_ray.models.loading import load_tokenizer
+    from rlhf_ray.models.checks.whole_model import Use, check_weights
+    from rlhf_ray.models.loading import empty_policy, load_tokenizer
     from rlhf_ray.models.merged import adapter_base, load_merged
     from rlhf_ray.models.quiet import without_progress_bars
+    from rlhf_ray.models.saving.generation_ends import adapter_ends, joined, read_ends
+    from rlhf_ray.models.saving.trial import try_saving
 
     check_models(config)
     export = config.export
@@ -47,31 +48,36 @@ def run(config: Config) -> int:
     has_tokenizer = base is None or (Path(path) / "tokenizer_config.json").is_file()
     # An adapter by itself has the tokenizer of its base.
     tokenizer = load_tokenizer(model if has_tokenizer else dataclasses.replace(model, path=base))
-    origin = read_origin(run_dir)
+    origin = cards.read_origin(run_dir)
     evaluation = _evaluation(export.evaluation_dir)
+    whole = model if base is None else dataclasses.replace(model, path=base)
+    check_weights(whole, Use.POLICY)
+    # First without the weights, which take minutes to load: what cannot be saved fails here.
+    ends = joined(read_ends(whole), adapter_ends(Path(path)))
+    settings = _generation(config.generation, tokenizer, ends)
+    try_saving(empty_policy(whole), tokenizer, path, settings)
     merged = load_merged(model, dtype=export.dtype)
-    assert merged.generation_config is not None
-    ends = joined(ends_of(merged.generation_config), adapter_ends(Path(path)))
-    merged.generation_config = _generation(config.generation, tokenizer, ends)
-    facts = CardFacts(
-        name=export.name or Path(config.output_dir).name,
+    merged.generation_config = settings
+    started_from = export.base_model or origin.value("model.path") or base
+    title = cards.default_title(started_from, origin.value("stage.name"), Path(config.output_dir))
+    facts = cards.CardFacts(
+        name=export.name or title,
         licence=export.licence,
         language=export.language,
-        base_model=export.base_model or origin.value("model.path") or base,
+        base_model=started_from,
         num_parameters=merged.num_parameters(),
         dtype=str(merged.dtype).removeprefix("torch."),
         origin=origin,
         evaluation=evaluation,
     )
-    card = model_card(facts)
+    card = cards.model_card(facts)
     target = Path(config.output_dir) / "model"
     with atomic_folder(target) as partial:
         with without_progress_bars():
             merged.save_pretrained(partial, max_shard_size=f"{export.max_shard_gb:g}GB")
         tokenizer.save_pretrained(partial)
         card.save(partial / "README.md")
-        if (run_dir / "config.yaml").is_file():
-            shutil.copy2(run_dir / "config.yaml", partial / "training_config.yaml")
+        cards.copy_configuration(run_dir, partial)
     print(f"Result: {target}", flush=True)
     return 0
 

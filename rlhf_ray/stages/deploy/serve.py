@@ -16,8 +16,9 @@ from rlhf_ray.config.bearer_token import BearerToken, read_token
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.load import to_yaml
 from rlhf_ray.config.run import Config
+from rlhf_ray.generation.requirements import check_head_size
 from rlhf_ray.models.builtin import resolve_model_path
-from rlhf_ray.models.location import check_location, read_chat_template
+from rlhf_ray.models.location import check_location
 from rlhf_ray.serving.local import (
     ServedModel,
     local_fleet,
@@ -28,6 +29,7 @@ from rlhf_ray.serving.local import (
 from rlhf_ray.serving.replica import Report
 from rlhf_ray.serving.server import address_of, listen, serve
 from rlhf_ray.stages.inputs import check_models
+from rlhf_ray.stages.positions import check_engine_length
 from rlhf_ray.stages.request_checks import check_request
 from rlhf_ray.stages.stage import Stage
 
@@ -70,15 +72,23 @@ def served_model(config: Config, *, report: Report) -> ServedModel:
         RequestError: there is no such model, or it does not generate.
     """
     name = model_name(config.serve.model_name, config.model.path)
+    # Seconds of import, which a description of the stage does not need.
+    from rlhf_ray.models.checks.chat_template import check_served_template
+    from rlhf_ray.models.checks.whole_model import Use, check_weights
+
     check_models(config)
     path = resolve_model_path(config.model.path, seed=config.seed, report=report)
     check_location(path, "model.path", needs_config=True)
     _check_generates(path)
-    if config.model.chat_template is not None:
-        read_chat_template(config.model.chat_template)
+    model = dataclasses.replace(config.model, path=path)
+    check_weights(model, Use.ENGINE)
+    check_served_template(model)
+    check_head_size(model, config.generation)
+    if "hf_overrides" not in config.generation.extra_engine_args:
+        check_engine_length(model, config.serve.max_model_tokens, key="serve.max_model_tokens")
     return ServedModel(
         name=name,
-        model=dataclasses.replace(config.model, path=path),
+        model=model,
         generation=config.generation,
         serve=config.serve,
         start_s=config.deadlines.start_s,

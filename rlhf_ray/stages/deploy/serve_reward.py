@@ -29,6 +29,8 @@ def run(config: Config) -> int:
             nothing has been loaded then.
     """
     # Seconds of import, which a description of the stage does not need.
+    from rlhf_ray.models.checks.chat_template import check_chat_template
+    from rlhf_ray.models.checks.whole_model import Use, check_weights
     from rlhf_ray.models.loading import load_tokenizer
     from rlhf_ray.models.reward_source import check_reward_model, reward_model_source
     from rlhf_ray.serving.server import address_of, listen, serve
@@ -39,7 +41,9 @@ def run(config: Config) -> int:
     token = read_token("serve.token_variable", settings.token_variable)
     source = reward_model_source(config.reward.model, config.model)
     check_reward_model(source)
-    load_tokenizer(source)
+    check_weights(source, Use.SCORES, key="reward.model.path")
+    tokenizer = load_tokenizer(source)
+    check_chat_template(tokenizer, source.tokenizer_path or source.path)
     model = replace(with_moments(config.reward.model), foreign_tokens="text")
     facts = _facts(model)
     with (

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +25,17 @@ from rlhf_ray.data.prompts.load import PromptSet, load_prompts
 from rlhf_ray.driver.evaluation.collector import CollectSettings
 from rlhf_ray.evaluation.evaluation_report import ReportSettings
 from rlhf_ray.models.builtin import resolve_model_path
-from rlhf_ray.models.generation_ends import template_lines
+from rlhf_ray.models.checks.chat_template import check_chat_template
 from rlhf_ray.models.loading import load_tokenizer
 from rlhf_ray.models.location import check_location
+from rlhf_ray.models.saving.generation_ends import template_lines
 from rlhf_ray.records.supervised import LabelledTokens
+from rlhf_ray.stages.evaluate.models import (
+    about_model,
+    candidate_models,
+    check_engine_models,
+    demonstrations_within,
+)
 from rlhf_ray.stages.evaluate.settings import (
     collect_settings,
     harness_tasks,
@@ -112,12 +118,15 @@ def read_inputs(config: Config, *, report: Report) -> EvaluationInputs:
     reference_path, reference = _reference(
         config.model, config.reference.path, seed, is_read=config.needs_reference, report=report
     )
-    candidates = _same_rows(
-        _read_all(
-            evaluation.models, config.model, config.examples, source, reference, seed, report
-        ),
-        report,
+    models = candidate_models(evaluation.models, config.model, seed, report)
+    config = dataclasses.replace(
+        config,
+        examples=demonstrations_within(models, config.examples, report),
+        reference=dataclasses.replace(config.reference, path=reference_path),
     )
+    check_engine_models(models, config)
+    read = _read_all(models, config.examples, source, reference, seed, report)
+    candidates = _same_rows(read, report)
     baseline = next(c for c in candidates if c.name == evaluation.baseline_name)
     contexts = [
         scoring_context(dataclasses.replace(config, model=candidate.model))
@@ -127,7 +136,6 @@ def read_inputs(config: Config, *, report: Report) -> EvaluationInputs:
         config,
         reward=_resolved_reward(contexts, candidates, report),
         model=baseline.model,
-        reference=dataclasses.replace(config.reference, path=reference_path),
     )
     check_scoring(scoring_context(config), baseline.prompts, report=report)
     return EvaluationInputs(
@@ -163,8 +171,7 @@ def _prompts_facts(source: DataConfig, prompts: PromptSet) -> dict[str, Any]:
 
 
 def _read_all(
-    paths: Mapping[str, str],
-    shared: ModelConfig,
+    models: Mapping[str, ModelConfig],
     examples: ExamplesConfig,
     source: DataConfig,
     reference: PreTrainedTokenizerBase | None,
@@ -172,10 +179,11 @@ def _read_all(
     report: Report,
 ) -> list[_Read]:
     found: list[_Read] = []
-    for name, path in paths.items():
-        with _about(name):
-            model = _model(shared, name, path, seed, report)
+    for name, model in models.items():
+        with about_model(name):
             tokenizer = load_tokenizer(model)
+            if source.apply_chat_template:
+                check_chat_template(tokenizer, model.tokenizer_path or model.path)
             read = _Read(
                 name=name,
                 model=model,
@@ -188,12 +196,6 @@ def _read_all(
                 report(f"{name}: {line}")
             found.append(read)
     return found
-
-
-def _model(model: ModelConfig, name: str, path: str, seed: int, report: Report) -> ModelConfig:
-    path = resolve_model_path(path, seed=seed, report=report)
-    check_location(path, f"evaluation.models.{name}", needs_config=True)
-    return dataclasses.replace(model, path=path)
 
 
 def _harness(
@@ -257,7 +259,7 @@ def _resolved_reward(
     """The reward settings with scorers that understand every candidate."""
     rewards = []
     for context, candidate in zip(contexts, candidates, strict=True):
-        with _about(candidate.name):
+        with about_model(candidate.name):
             rewards.append(
                 resolve_scoring(context, candidate.tokenizer, candidate.prompts, report=report)
             )
@@ -285,12 +287,3 @@ def _check_reference(candidate: _Read, reference: PreTrainedTokenizerBase | None
             "its vocabulary is not that of reference.path, so that there is no divergence between "
             "them; leave the model out, or set evaluation.kl to none"
         )
-
-
-@contextmanager
-def _about(name: str) -> Iterator[None]:
-    """Say of which model an error is."""
-    try:
-        yield
-    except RequestError as error:
-        raise RequestError(f"evaluation.models.{name}: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from rlhf_ray.config.run import Config
 from rlhf_ray.data.examples import ExampleSet
 from rlhf_ray.data.prompts.order import RowOrder
 from rlhf_ray.data.template_time import time_line
+from rlhf_ray.data.turn_ends import TurnEnd
 from rlhf_ray.driver.best_models import BestModels, LastModel
 from rlhf_ray.driver.checkpoint_folders import Checkpoints
 from rlhf_ray.driver.checkpoints import StepCheckpoints
@@ -26,8 +28,8 @@ from rlhf_ray.driver.fit.loop import FitLoop, FitSettings, fit
 from rlhf_ray.driver.fit.steps import FitSteps
 from rlhf_ray.driver.run_log import FitLog
 from rlhf_ray.models.builtin import resolve_model_path
-from rlhf_ray.models.generation_ends import add_ends, added_line
-from rlhf_ray.models.loading import load_tokenizer
+from rlhf_ray.models.saving.generation_ends import add_ends, added_line
+from rlhf_ray.models.saving.write import check_saved
 from rlhf_ray.observe.facts import FIT_FACTS
 from rlhf_ray.observe.fit_report import fit_table, summarize_fit, write_fit_summary
 from rlhf_ray.observe.metrics import make_writer, read_metrics
@@ -41,7 +43,9 @@ from rlhf_ray.stages.fit.inputs import (
     num_optimizer_steps,
 )
 from rlhf_ray.stages.inputs import check_inputs, check_warmup
+from rlhf_ray.stages.model_files import check_trained_model
 from rlhf_ray.stages.output import opened_output
+from rlhf_ray.stages.positions import context_of_model, examples_within
 from rlhf_ray.stages.resume import resume_of_fit, run_settings
 from rlhf_ray.stages.template_time import with_template_time
 from rlhf_ray.stages.trained_part import check_trained, split_off_adapter
@@ -73,23 +77,10 @@ def run_fit(config: Config, stage: FitStage[T]) -> int:
         progress.message(f"{render_rows(batch_table(config))}\n{describe(plan)}")
         for note in resume_from.notes if resume_from else ():
             progress.message(note)
-        progress.phase("model")
-        path = resolve_model_path(config.model.path, seed=config.seed, report=progress.message)
-        config = dataclasses.replace(config, model=dataclasses.replace(config.model, path=path))
-        check_trained(config)
-        progress.phase("examples")
-        tokenizer = load_tokenizer(config.model)
-        examples = stage.load(config.examples, tokenizer, seed=config.seed)
-        turn_ends = examples.turn_ends if stage.is_generative else ()
-        num_steps = num_optimizer_steps(config.fit, examples)
-        lines = [examples.describe(), f"{num_steps} optimiser steps"]
-        lines += [time_line(tokenizer), added_line(turn_ends, config.model, tokenizer)]
-        progress.message("\n".join(filter(None, lines)))
-        check_warmup(config.training.warmup_steps, num_steps)
-        progress.expect(num_steps)
+        read = _read(config, stage, progress)
         progress.phase("start")
         inputs = fit_inputs(
-            config, stage, num_steps, kept_settings=settings, resume_from=resume_from
+            read.config, stage, read.num_steps, kept_settings=settings, resume_from=resume_from
         )
         with (
             connected(dashboard=config.observe.dashboard),
@@ -97,7 +88,7 @@ def run_fit(config: Config, stage: FitStage[T]) -> int:
                 inputs.role, plan, placement=config.placement, deadlines=config.deadlines
             ) as system,
         ):
-            ready = stage.prepare(inputs, examples, system, output)
+            ready = stage.prepare(inputs, read.examples, system, output)
             run = _Run(
                 inputs=inputs,
                 output=output.folder,
@@ -106,11 +97,43 @@ def run_fit(config: Config, stage: FitStage[T]) -> int:
                 held_out=_held_out(inputs, stage, ready, system),
                 num_held_out=len(ready.held_out),
                 progress=progress,
-                end_token_ids=tuple(end.token_id for end in turn_ends),
+                end_token_ids=tuple(end.token_id for end in read.turn_ends),
             )
             best_step = _learn(run)
-            output.finish(_report(run, num_steps, best_step))
+            output.finish(_report(run, read.num_steps, best_step))
     return 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Read:
+    """Model and examples of a run, read and checked; see `_Run` for the ends."""
+
+    config: Config
+    examples: ExampleSet
+    turn_ends: Sequence[TurnEnd]
+    num_steps: int
+
+
+def _read(config: Config, stage: FitStage, progress: Progress) -> _Read:
+    progress.phase("model")
+    path = resolve_model_path(config.model.path, seed=config.seed, report=progress.message)
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, path=path))
+    tokenizer = check_trained_model(config, progress.message)
+    check_trained(config)
+    limited = examples_within(
+        config.examples, context_of_model(config.model), path, progress.message
+    )
+    config = dataclasses.replace(config, examples=limited)
+    progress.phase("examples")
+    examples = stage.load(config.examples, tokenizer, seed=config.seed)
+    turn_ends = examples.turn_ends if stage.is_generative else ()
+    num_steps = num_optimizer_steps(config.fit, examples)
+    lines = [examples.describe(), f"{num_steps} optimiser steps"]
+    lines += [time_line(tokenizer), added_line(turn_ends, config.model, tokenizer)]
+    progress.message("\n".join(filter(None, lines)))
+    check_warmup(config.training.warmup_steps, num_steps)
+    progress.expect(num_steps)
+    return _Read(config=config, examples=examples, turn_ends=turn_ends, num_steps=num_steps)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -166,6 +189,7 @@ def _learn(run: _Run) -> int | None:
     progress.phase("save")
     models.finish(state.improvement.best_step, run.output / "model")
     split_off_adapter(run.output)
+    check_saved(run.output / "model")
     return state.improvement.best_step or None if inputs.fit.keep_best else None
 
 

@@ -20,7 +20,7 @@ from rlhf_ray.driver.evaluation.evaluator import (
 )
 from rlhf_ray.driver.updates.device_sharing import DeviceSharing
 from rlhf_ray.driver.updates.token_scores import NoTokenScores
-from rlhf_ray.models.generation_ends import add_ends
+from rlhf_ray.models.saving.generation_ends import add_ends
 from rlhf_ray.publish.base import TransferSettings
 from rlhf_ray.publish.transports import weight_transport
 from rlhf_ray.records import Prompt

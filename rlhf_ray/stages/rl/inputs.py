@@ -23,14 +23,16 @@ from rlhf_ray.data.turn_ends import engine_ends
 from rlhf_ray.driver.resume_changes import RunSettings
 from rlhf_ray.driver.resume_choice import Resume
 from rlhf_ray.driver.updates.texts import NoTexts, TextMixture, TextSource
+from rlhf_ray.generation.requirements import check_head_size
 from rlhf_ray.models.builtin import resolve_model_path
-from rlhf_ray.models.generation_ends import template_lines
-from rlhf_ray.models.loading import load_tokenizer
+from rlhf_ray.models.saving.generation_ends import template_lines
 from rlhf_ray.observe.progress import Progress
 from rlhf_ray.publish.gate import Probe, make_probe
 from rlhf_ray.records import Prompt
 from rlhf_ray.rewards.load import reward_code, with_absolute_paths
 from rlhf_ray.stages.inputs import check_models
+from rlhf_ray.stages.model_files import check_trained_model
+from rlhf_ray.stages.positions import check_sequences, context_of_model, texts_within
 from rlhf_ray.stages.resume import resume_of_rl, run_settings
 from rlhf_ray.stages.rl.settings import RlSettings, rl_settings
 from rlhf_ray.stages.template_time import KEY as TEMPLATE_TIME
@@ -135,7 +137,9 @@ def read_inputs(request: RlRequest, progress: Progress) -> RlInputs:
     progress.phase("model")
     path = resolve_model_path(config.model.path, seed=config.seed, report=report)
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, path=path))
-    tokenizer = load_tokenizer(config.model)
+    check_head_size(config.model, config.generation)
+    check_sequences(config)
+    tokenizer = check_trained_model(config, report)
     check_trained(config)
     if config.publishes_adapter:
         training = with_named_layers(config.training, config.model, seed=config.seed)
@@ -145,9 +149,8 @@ def read_inputs(request: RlRequest, progress: Progress) -> RlInputs:
     if config.mixes_texts:
         steps = config.optimizer_steps_per_batch
         plan_of_ranks = rank_plan(config.training)
-        texts = _read_texts(
-            config.texts, tokenizer, config.seed, plan_of_ranks, steps, report=report
-        )
+        limited = texts_within(config.texts, context_of_model(config.model), path, report)
+        texts = _read_texts(limited, tokenizer, config.seed, plan_of_ranks, steps, report=report)
     held_out: tuple[Prompt, ...] = ()
     if config.evaluation.every:
         source = held_out_data(config.evaluation, config.data)

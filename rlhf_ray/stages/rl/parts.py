@@ -34,7 +34,8 @@ from rlhf_ray.driver.updates.reference_update import (
 from rlhf_ray.driver.updates.texts import TextSource
 from rlhf_ray.driver.updates.token_scores import NoTokenScores, TokenScorers
 from rlhf_ray.driver.updates.trainer import NoCritic, Trainer, TrainerSettings
-from rlhf_ray.models.generation_ends import add_ends
+from rlhf_ray.models.saving.generation_ends import add_ends
+from rlhf_ray.models.saving.write import check_saved
 from rlhf_ray.publish.gate import Probe
 from rlhf_ray.publish.publisher import Publisher, PublishSettings
 from rlhf_ray.publish.transports import weight_transport
@@ -196,6 +197,8 @@ def save_models(settings: RlSettings, system: System) -> None:
     split_off_adapter(settings.output)
     if settings.ema_decay is not None:
         _save(settings, system, "model_ema", system.learner.save_average)
+        check_saved(settings.output / "model_ema")
+    check_saved(settings.output / "model")
 
 
 def _save(

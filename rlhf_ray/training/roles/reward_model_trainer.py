@@ -16,6 +16,7 @@ from rlhf_ray.batching.layout import MicroBatch
 from rlhf_ray.models.loading import load_tokenizer
 from rlhf_ray.models.reward_folder import classifier_names, new_classifier
 from rlhf_ray.models.reward_normalization import normalization_of, write_normalization
+from rlhf_ray.models.saving.write import noted
 from rlhf_ray.objectives.policy import Objective
 from rlhf_ray.objectives.rankings import (
     RankingScores,
@@ -112,7 +113,8 @@ class RewardModelTrainer(ScalarRole):
             self._write_adapter(self._adapter, folder / ADAPTER)
         moments = self._moments()
         if rank() == 0:
-            write_normalization(folder, normalization_of(*moments))
+            with noted(folder, "the normalisation of the scores"):
+                write_normalization(folder, normalization_of(*moments))
         torch.distributed.barrier()
 
     def save_checkpoint(self, folder: Path) -> None:

@@ -11,6 +11,7 @@ from peft import TaskType
 from safetensors.torch import save_file
 from torch import Tensor
 
+from rlhf_ray.models.saving.write import noted
 from rlhf_ray.training.engine.deepspeed_engine import TrainEngine
 from rlhf_ray.training.engine.ranks import rank
 from rlhf_ray.training.weights.lora import Adapter
@@ -61,6 +62,8 @@ def write_adapter(
         config.modules_to_save = [name.rpartition(".")[0]]
     if rank() == 0:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-        config.save_pretrained(str(folder))
+        # The merged weights are written already: a failure here must not cost them.
+        with noted(folder.parent, "the adapter"):
+            save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+            config.save_pretrained(str(folder))
     torch.distributed.barrier()

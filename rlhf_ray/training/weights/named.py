@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rlhf_ray.models.saving.write import write_folder
 from rlhf_ray.training.engine.deepspeed_engine import TrainEngine
 from rlhf_ray.training.engine.ranks import rank
 from rlhf_ray.training.engine.shards import num_elements, whole_shape
@@ -78,8 +79,7 @@ def write_model(
         if rank() == 0:
             state[name] = tensor.to("cpu", copy=True)
     if rank() == 0:
-        model.save_pretrained(folder, state_dict=state, safe_serialization=True)
-        tokenizer.save_pretrained(folder)
+        write_folder(model, tokenizer, folder, state)
     torch.distributed.barrier()
 
 

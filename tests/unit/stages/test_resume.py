@@ -33,7 +33,9 @@ class Run:
     def __init__(self, stage: str, folder: Path) -> None:
         self.stage, self.folder = stage, folder
         self.output = folder / "output"
-        (folder / "rows.jsonl").write_text('{"prompt": "a", "answer": "b", "text": "c", "chosen": "b", "rejected": "d"}\n')
+        (folder / "rows.jsonl").write_text(
+            '{"prompt": "a", "answer": "b", "text": "c", "chosen": "b", "rejected": "d"}\n'
+        )
         (folder / "reward.py").write_text(REWARD)
         rows = folder / "rows.jsonl"
         of_stage = [f"examples.path={rows}", "model.path=builtin:arithmetic"]

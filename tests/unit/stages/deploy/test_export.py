@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.load import load_config, to_yaml
-from rlhf_ray.models.generation_ends import add_ends
+from rlhf_ray.models.saving.generation_ends import add_ends
 from rlhf_ray.stages.deploy.export import run
 from rlhf_ray.testing.tiny import tiny_random
 
@@ -81,9 +81,36 @@ def test_the_card(trained, tmp_path):
         "training_config.yaml",
     ):
         assert text in card.text
-    assert (found / "training_config.yaml").read_text() == (trained / "config.yaml").read_text()
+    written = (trained / "config.yaml").read_text()
+    (own,) = [line for line in written.splitlines() if line.startswith("output_dir: /")]
+    told = (found / "training_config.yaml").read_text()
+    assert told == written.replace(own, f"output_dir: {own.rpartition('/')[2]}")
     # Where things lay on the machine is nobody's business.
     assert str(tmp_path) not in card.text
+
+
+def test_names_and_no_paths(trained, tmp_path):
+    """Where things lay on the machine is private: in the card and in the configuration."""
+    base = tmp_path / "private" / "Sums-1B" / "model"
+    rewards = f"[{{path: {tmp_path}/rewards/mine.py:score}}]"
+    overrides = [f"model.path={base}", f"data.path={tmp_path}/rows/sums.jsonl"]
+    overrides += [f"reward.functions={rewards}", "num_steps=7"]
+    (trained / "config.yaml").write_text(to_yaml(load_config(["recipe=demo", *overrides])))
+    found = export(tmp_path, f"model.path={trained / 'model'}")
+    card = (found / "README.md").read_text()
+    for text in (
+        "# Sums-1B-rl",
+        "Trained from: Sums-1B",
+        "- prompts: sums.jsonl",
+        "- reward: mine.py:score",
+    ):
+        assert text in card
+    told = (found / "training_config.yaml").read_text()
+    for text in (card, told):
+        assert str(tmp_path) not in text
+        assert "private" not in text
+    assert "sums.jsonl" in told
+    assert "num_steps: 7" in told
 
 
 def test_an_adapter_is_merged(trained, tmp_path):
@@ -134,6 +161,20 @@ def test_another_number_format(trained, tmp_path):
     found = export(tmp_path, f"model.path={trained / 'model'}", "export.dtype=bfloat16")
     assert AutoModelForCausalLM.from_pretrained(found, dtype="auto").dtype == torch.bfloat16
     assert "in bfloat16" in (found / "README.md").read_text()
+
+
+def test_what_cannot_be_saved_fails_before_the_weights_are_read(trained, tmp_path, monkeypatch):
+    def load(*_, **__):
+        raise AssertionError("the weights would be read here")
+
+    monkeypatch.setattr("rlhf_ray.models.merged.load_merged", load)
+    monkeypatch.setattr(
+        "rlhf_ray.stages.deploy.export._generation",
+        lambda *_: GenerationConfig(temperature=0.5),
+    )
+    with pytest.raises(RequestError, match="could not be saved, because of its configuration"):
+        export(tmp_path, f"model.path={trained / 'model'}")
+    assert not (tmp_path / "exported").exists()
 
 
 def test_a_missing_evaluation_says_how_it_is_made(trained, tmp_path):

@@ -16,6 +16,7 @@ from rlhf_ray.config.load import load_config
 from rlhf_ray.config.run import Config
 from rlhf_ray.serving.local import ServedModel, model_name
 from rlhf_ray.stages.deploy.serve import run, served_model, tell_ready
+from rlhf_ray.testing.tiny import tiny_random
 
 
 def config_of(path: Path | str, *overrides: str) -> Config:
@@ -23,8 +24,8 @@ def config_of(path: Path | str, *overrides: str) -> Config:
 
 
 def model_folder(folder: Path, architecture: str = "LlamaForCausalLM") -> Path:
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps({"architectures": [architecture]}))
+    config = json.loads((tiny_random(folder) / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"architectures": [architecture]}))
     return folder
 
 

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.data.turn_ends import TurnEnd
 from rlhf_ray.generation.server.openai_server import with_turn_ends
-from rlhf_ray.models.generation_ends import (
+from rlhf_ray.models.saving.generation_ends import (
     add_ends,
     added_line,
     engine_tokenizer,

@@ -1,0 +1,165 @@
+"""The weight files of a model's folder: names and shapes from their headers alone.
+
+The headers of a 72B model, in 37 files, take milliseconds. A file that is damaged is refused here
+and not by a worker, a minute later, in the words of a library.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from rlhf_ray.config.errors import RequestError
+
+_WHOLE = ("model.safetensors", "pytorch_model.bin")
+# What transformers reads, the first one that is there.
+_CANDIDATES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+# First bytes of the archives that `torch.save` writes, and of the pickles that it wrote before
+# 2020, whose names cannot be read without reading all of them.
+_ARCHIVE, _OLD_PICKLE = b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+_MAX_SHOWN = 5
+
+
+def read_headers(folder: Path, key: str, *, any_name: bool = False) -> dict[str, Tensor] | None:
+    """The weights of a folder by name, as tensors with a shape and without content.
+
+    Args:
+        key: dotted name of the setting with the folder.
+        any_name: take all safetensors files where none has a name that transformers reads, as
+            vLLM does.
+
+    Returns:
+        None for files in an old format without a header.
+
+    Raises:
+        RequestError: weights are missing, a file is damaged or a pickle with more than weights, or
+            the index names files outside of the folder.
+    """
+    found = next((folder / name for name in _CANDIDATES if (folder / name).is_file()), None)
+    about = f"{key} is {str(folder)!r}"
+    others = sorted(folder.glob("*.safetensors")) if any_name else []
+    if found is None and not others:
+        raise RequestError(
+            f"{about}, a folder without weights: none of {', '.join(_CANDIDATES)} is there; "
+            f"copy them again"
+        )
+    if found is None:
+        return _all_of(others, about)
+    if found.name in _WHOLE:
+        return _header(found, about)
+    by_file = _read_index(found, about)
+    weights = _all_of([folder / name for name in by_file], about)
+    if weights is None:
+        return None
+    lost = [name for names in by_file.values() for name in names if name not in weights]
+    if lost:
+        raise RequestError(
+            f"{about}: {found.name} names weights that its files do not have: {_shown(lost)}; "
+            f"index and files are not of one model: copy them again"
+        )
+    return weights
+
+
+def _all_of(files: Sequence[Path], about: str) -> dict[str, Tensor] | None:
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise RequestError(
+            f"{about}: {len(missing)} of its {len(files)} weight files are missing: "
+            f"{_shown(missing)}; copy them again"
+        )
+    weights: dict[str, Tensor] = {}
+    for file in files:
+        header = _header(file, about)
+        if header is None:
+            return None
+        weights |= header
+    return weights
+
+
+def _read_index(index: Path, about: str) -> dict[str, list[str]]:
+    """The names of the weights of every file, by its path below the folder."""
+    try:
+        content = json.loads(index.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RequestError(
+            f"{about}: {index.name} cannot be read: {error}; copy it again"
+        ) from error
+    places = content.get("weight_map") if isinstance(content, Mapping) else None
+    is_map = isinstance(places, Mapping) and all(isinstance(v, str) for v in places.values())
+    if not is_map or not places:
+        raise RequestError(
+            f"{about}: {index.name} has no weight_map of weights to files; copy it again"
+        )
+    by_file: dict[str, list[str]] = {}
+    for name, file in places.items():
+        path = PurePosixPath(file)
+        if path.is_absolute() or ".." in path.parts:
+            raise RequestError(
+                f"{about}: {index.name} takes {name} from {file!r}, outside of the folder, which "
+                f"is never read; take a model whose files lie in its folder"
+            )
+        by_file.setdefault(file, []).append(name)
+    return by_file
+
+
+def _header(file: Path, about: str) -> dict[str, Tensor] | None:
+    if file.suffix != ".safetensors":
+        return _pickle_header(file, about)
+    try:
+        # As numpy: for torch the whole file is mapped as memory that may be written, which a
+        # machine with less memory than the file refuses.
+        with safe_open(file, framework="numpy") as opened:
+            shapes = {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118 - no mapping
+    except (SafetensorError, OSError) as error:
+        size = file.stat().st_size
+        raise RequestError(
+            f"{about}: {file.name} ({size:,} bytes) is damaged or incomplete: {error}; "
+            f"copy it again"
+        ) from error
+    return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+
+
+def _pickle_header(file: Path, about: str) -> dict[str, Tensor] | None:
+    """Names and shapes of a file of `torch.save`; its content stays on the disk."""
+    with file.open("rb") as opened:
+        start = opened.read(len(_OLD_PICKLE))
+    if start == _OLD_PICKLE:
+        return None
+    try:
+        if not start.startswith(_ARCHIVE):
+            raise EOFError("it is no archive of torch.save")
+        found = torch.load(file, map_location="meta", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        # torch's own words advise to set weights_only=False, which would run the code.
+        raise RequestError(
+            f"{about}: {file.name} is a pickle that holds more than weights, or is damaged. Such "
+            f"a file can run code when it is read, so it is not; ask for the weights as safetensors"
+        ) from error
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise RequestError(
+            f"{about}: {file.name} ({file.stat().st_size:,} bytes) is damaged or incomplete: "
+            f"{reason}; copy it again"
+        ) from error
+    is_weights = isinstance(found, Mapping) and all(isinstance(t, Tensor) for t in found.values())
+    if not is_weights:
+        raise RequestError(
+            f"{about}: {file.name} holds other things than weights by name; name another model"
+        )
+    return dict(found)
+
+
+def _shown(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MAX_SHOWN} more" if len(names) > _MAX_SHOWN else ""
+    return f"{', '.join(names[:_MAX_SHOWN])}{more}"

@@ -1,0 +1,122 @@
+"""Comparison of a folder's weights with its config.json, without reading the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.utils import logging
+
+from rlhf_ray.config.errors import RequestError
+from rlhf_ray.config.groups.model import ModelConfig
+from rlhf_ray.models.checks.config_file import load_model_config
+from rlhf_ray.models.checks.weight_files import read_headers
+from rlhf_ray.models.location import explained
+from rlhf_ray.models.quiet import without_progress_bars
+
+_MAX_NAMES = 5
+
+
+class Use(Enum):
+    """The part of a model that a role loads."""
+
+    POLICY = "a causal language model"
+    SCORES = "a language model under a scalar head"
+    # vLLM also loads formats and architectures that transformers lacks.
+    ENGINE = "a model of an engine"
+
+
+def check_weights(model: ModelConfig, use: Use, *, key: str = "model.path") -> None:
+    """Refuse a folder whose weights a worker could not load: damaged, missing, of other shapes.
+
+    A hub name is not looked at: its files come when it is loaded.
+
+    Args:
+        key: dotted name of the setting with the path.
+
+    Raises:
+        RequestError: names the file, or the weights with their shapes.
+    """
+    folder = Path(model.path)
+    config = load_model_config(model, key=key)
+    if not folder.is_dir():
+        return
+    weights = read_headers(folder, key, any_name=use is Use.ENGINE)
+    is_quantised = "quantization_config" in config.to_dict()
+    if weights is None or is_quantised or (use is Use.ENGINE and not _is_plain(config)):
+        return
+    with explained(model.path, key, use.value), without_progress_bars(), _silent():
+        empty = _empty(config, use, model)
+        # The library's own loading, with its renamings and ties, on tensors without content.
+        load: Callable[..., Any] = type(empty).from_pretrained
+        _, found = load(
+            None,
+            config=config,
+            state_dict=weights,
+            device_map="meta",
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+    kind = type(empty).__name__
+    if found["mismatched_keys"]:
+        shown = [
+            f"{name} is {list(there)} in the files and {list(wanted)} by config.json"
+            for name, there, wanted in sorted(found["mismatched_keys"])
+        ]
+        raise RequestError(
+            f"{key} is {model.path!r}: weights of other shapes than its config.json says "
+            f"({kind}): {_shown(shown, '; ')}. Files and config.json are not of one model"
+        )
+    if found["missing_keys"]:
+        raise RequestError(
+            f"{key} is {model.path!r}, which does not hold all weights of {use.value} ({kind}): "
+            f"{_shown(sorted(found['missing_keys']), ', ')} are missing and would be random. Is "
+            f"the folder complete, and of this kind of model?"
+        )
+
+
+def is_classifier(config: PreTrainedConfig) -> bool:
+    """Whether the folder holds a sequence classifier: a reward model."""
+    return any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
+
+
+def _empty(config: PreTrainedConfig, use: Use, model: ModelConfig) -> PreTrainedModel:
+    auto_class = AutoModelForCausalLM
+    if use is Use.SCORES:
+        auto_class = AutoModelForSequenceClassification if is_classifier(config) else AutoModel
+    with torch.device("meta"):
+        return auto_class.from_config(config, trust_remote_code=model.trust_remote_code)
+
+
+def _is_plain(config: PreTrainedConfig) -> bool:
+    """Whether transformers has the language model that the folder says it holds."""
+    kinds = config.architectures or ()
+    return type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and any("CausalLM" in k for k in kinds)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keep the library's own report of the weights away: the result is read, not printed."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def _shown(names: list[str], separator: str) -> str:
+    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    return f"{separator.join(names[:_MAX_NAMES])}{more}"
