@@ -55,7 +55,7 @@ def run(config: Config) -> int:
     output.mkdir(parents=True, exist_ok=True)
     (output / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
     record = _Record(output / _RECORD, is_kept=config.resume == "auto")
-    with _one_cluster(dashboard=config.observe.dashboard):
+    with _one_cluster(config, error_log=output / "error.log"):
         for number, step in enumerate(steps, start=1):
             title = f"{step.name} ({number} of {len(steps)})"
             if record.is_finished(step):
@@ -117,12 +117,14 @@ def _run_step(step: _Step, record: _Record) -> None:
 
 
 @contextmanager
-def _one_cluster(*, dashboard: bool) -> Iterator[None]:
+def _one_cluster(config: Config, *, error_log: Path) -> Iterator[None]:
     """One local cluster for all stages, if any of them has workers."""
     # Seconds of import, after the configuration of every stage was found right.
     from rlhf_ray.cluster.runtime.session import connected
 
-    with connected(dashboard=dashboard):
+    with connected(
+        dashboard=config.observe.dashboard, deadlines=config.deadlines, error_log=error_log
+    ):
         yield
 
 

@@ -78,7 +78,11 @@ def run_fit(config: Config, stage: FitStage[T]) -> int:
         progress.phase("start")
         inputs = fit_inputs(config, stage, num_steps, identity=identity, resume_from=resume_from)
         with (
-            connected(dashboard=config.observe.dashboard),
+            connected(
+                dashboard=config.observe.dashboard,
+                deadlines=config.deadlines,
+                error_log=output.folder / "error.log",
+            ),
             started_fit(
                 inputs.role, plan, placement=config.placement, deadlines=config.deadlines
             ) as system,

@@ -51,7 +51,11 @@ def run(config: Config) -> int:
         inputs = read_inputs(request, output.progress)
         output.progress.phase("start")
         with (
-            connected(dashboard=config.observe.dashboard),
+            connected(
+                dashboard=config.observe.dashboard,
+                deadlines=config.deadlines,
+                error_log=output.folder / "error.log",
+            ),
             started_system(
                 inputs.roles,
                 inputs.plan,
