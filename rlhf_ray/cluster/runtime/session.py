@@ -15,7 +15,7 @@ import ray
 from ray.exceptions import GetTimeoutError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
-from rlhf_ray.cluster.resource_plan import ResourcePlan, missing
+from rlhf_ray.cluster.resource_plan import ResourcePlan, describe_nodes, missing
 from rlhf_ray.cluster.runtime.address import check_ray_environment, is_open, joined_address
 from rlhf_ray.cluster.runtime.ray_processes import GcsProbe, logs_folder, ray_processes
 from rlhf_ray.cluster.runtime.ray_start import (
@@ -190,14 +190,14 @@ def reserved(plan: ResourcePlan, *, wait_s: float, timeout_s: float) -> Iterator
     """
     lacking = missing(plan, _nodes())
     if lacking and wait_s <= 0:
-        raise RequestError(_too_small(lacking))
+        raise RequestError(_too_small(plan, lacking))
     # Ray refuses bundles without any resource: those are not reserved.
     group = placement_group([dict(bundle) for bundle in plan.bundles], strategy=plan.strategy)
     try:
         deadline = time.monotonic() + max(wait_s, timeout_s)
         while not _is_ready(group):
             if time.monotonic() > deadline:
-                raise RequestError(_too_small(missing(plan, _nodes())))
+                raise RequestError(_too_small(plan, missing(plan, _nodes())))
         yield group
     finally:
         remove_placement_group(group)
@@ -219,10 +219,11 @@ def _nodes() -> list[dict[str, float]]:
     ]
 
 
-def _too_small(lacking: list[str]) -> str:
+def _too_small(plan: ResourcePlan, lacking: list[str]) -> str:
     reason = "; ".join(lacking) if lacking else "its resources are taken by other jobs"
     return (
-        f"the Ray cluster is too small: {reason}. It has {_nodes()}. Lower num_ranks, num_engines, "
-        f"num_cpus or num_gpus of the roles named, add nodes, or let an autoscaler add them with "
-        f"placement.wait_s"
+        f"the Ray cluster is too small: {reason}. It has {describe_nodes(_nodes())}; the whole run "
+        f"needs {plan.totals['GPU']:g} GPUs and {plan.totals['CPU']:g} CPUs. Lower num_ranks, "
+        f"num_engines, num_cpus or num_gpus of the roles named, add nodes, or let an autoscaler "
+        f"add them with placement.wait_s"
     )

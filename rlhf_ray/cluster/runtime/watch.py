@@ -26,6 +26,8 @@ _POLL_S = 0.5
 # How long the main thread may take to leave, after a signal or a failure of Ray. Slurm waits 30 s
 # between SIGTERM and SIGKILL. Workers end in 5 s, Ray in 4 s.
 _LEAVE_S = 20.0
+# The same when Ray's processes have got the signal, too (systemd, Slurm): nothing answers then.
+_LEAVE_WITHOUT_RAY_S = 3.0
 # The watch makes the main thread raise by this signal, which interrupts its waits.
 _RAISE = signal.SIGUSR2
 _ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
@@ -120,8 +122,16 @@ class Watch:
                 self._hear_signals()
             if fault and not self._ending:
                 self._end_by(fault)
-            if self._ending and time.monotonic() > self._ending[2] and not self._quit.is_set():
+            if self._ending and time.monotonic() > self._last_moment() and not self._quit.is_set():
                 self._force_end(*self._ending[:2])
+
+    def _last_moment(self) -> float:
+        assert self._ending is not None
+        words, status, latest = self._ending
+        if any(process.end() for process in self._processes):
+            latest = min(latest, time.monotonic() + _LEAVE_WITHOUT_RAY_S)
+            self._ending = (words, status, latest)
+        return latest
 
     def _hear_signals(self) -> None:
         try:
