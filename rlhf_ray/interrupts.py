@@ -9,12 +9,15 @@ import os
 import signal
 import sys
 import threading
+import time
 from types import FrameType
 from typing import NoReturn
 
 EXIT_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 # Name of a thread whose call never returned; see `leave`.
 ABANDONED = "abandoned"
+# An orderly end takes less.
+_END_S = 30.0
 
 
 class Interrupted(SystemExit):
@@ -35,16 +38,22 @@ class EndOnSignal:
 
     It keeps the standard error of its first moment: a run sends descriptor 2 to a file.
 
+    Args:
+        at_once: end the process instead. While modules are imported there is nothing to end in
+            order, and a library may take the exception for a failed import.
+
     Attributes:
         interrupted: what it has raised. A call of Ray turns it into a SystemExit of status 1.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, at_once: bool = False) -> None:
         try:
             self._screen = os.dup(2)
         except OSError:  # Closed by whoever started the command.
             self._screen = os.open(os.devnull, os.O_WRONLY)
+        self.at_once = at_once
         self._pid = os.getpid()
+        self._raised_at = 0.0
         self.interrupted: Interrupted | None = None
 
     def install(self, *numbers: signal.Signals) -> None:
@@ -63,13 +72,16 @@ class EndOnSignal:
             signal.raise_signal(number)
             return
         # A second signal must not cut the orderly end short, and `timeout` and Slurm send several.
-        if self.interrupted:
+        # A later one gets through: a library may have caught the first.
+        if self.interrupted and time.monotonic() - self._raised_at < _END_S:
             return
-        self.interrupted = Interrupted(number)
+        self.interrupted, self._raised_at = Interrupted(number), time.monotonic()
         # While `ray.init` runs, Ray's handler in C++ comes first, and sets an alarm of three
         # seconds that aborts the process.
         signal.alarm(0)
         self.say(f"{self.interrupted.title}: ending the run")
+        if self.at_once:
+            os._exit(128 + number)
         raise self.interrupted
 
     def say(self, text: str) -> None:
@@ -88,10 +100,19 @@ def current_handler() -> EndOnSignal:
     return handler if isinstance(handler, EndOnSignal) else EndOnSignal()
 
 
-def give_ctrl_c_back() -> None:
-    """Let SIGINT raise KeyboardInterrupt again, as it did before `EndOnSignal.install`."""
+def begin_command() -> None:
+    """Raise at a signal from now on, where the handler is installed; Ctrl-C as Python does."""
+    handler = signal.getsignal(signal.SIGTERM)
+    if isinstance(handler, EndOnSignal):
+        handler.at_once = False
     if isinstance(signal.getsignal(signal.SIGINT), EndOnSignal):
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def interruption() -> Interrupted | None:
+    """The signal that has come: an error may be what a library has made of it."""
+    handler = signal.getsignal(signal.SIGTERM)
+    return handler.interrupted if isinstance(handler, EndOnSignal) else None
 
 
 def leave(status: int) -> NoReturn:

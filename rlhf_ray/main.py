@@ -16,11 +16,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from rlhf_ray.interrupts import EXIT_SIGNALS, EndOnSignal, Interrupted, give_ctrl_c_back, leave
+from rlhf_ray.interrupts import (
+    EXIT_SIGNALS,
+    EndOnSignal,
+    Interrupted,
+    begin_command,
+    interruption,
+    leave,
+)
 
 if __name__ == "__main__":
     # Before the other imports, which take a second: a signal may come at any moment.
-    EndOnSignal().install(*EXIT_SIGNALS, signal.SIGINT)
+    EndOnSignal(at_once=True).install(*EXIT_SIGNALS, signal.SIGINT)
 
 from rlhf_ray.cluster.runtime.address import check_ray_environment
 from rlhf_ray.config.compose import group_choices
@@ -45,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: instead of the process's own.
     """
     try:
-        give_ctrl_c_back()
+        begin_command()
         return _carry_out(_parse(sys.argv[1:] if arguments is None else arguments))
     except RequestError as error:
         print(f"rlhf_ray: {error}", file=sys.stderr)
@@ -84,6 +91,8 @@ def _run_stage(config: Config) -> int:
 
 def _fail(output_dir: str, message: str) -> int:
     """Say what failed; the traceback goes to a file, because the message is for people."""
+    if signal_that_came := interruption():
+        raise signal_that_came from None
     print(f"rlhf_ray: failed: {message}", file=sys.stderr)
     log = Path(output_dir) / "error.log"
     try:

@@ -5,10 +5,10 @@ python -m tests.ray.bare_driver FOLDER RAY_S SECONDS
 
 from __future__ import annotations
 
-from rlhf_ray.interrupts import EXIT_SIGNALS, EndOnSignal, Interrupted, leave
+from rlhf_ray.interrupts import EXIT_SIGNALS, EndOnSignal, Interrupted, begin_command, leave
 
 if __name__ == "__main__":
-    EndOnSignal().install(*EXIT_SIGNALS)
+    EndOnSignal(at_once=True).install(*EXIT_SIGNALS)
 
 import sys
 import time
@@ -29,6 +29,7 @@ class Worker:
 
 
 def main(folder: Path, ray_s: float, seconds: float) -> int:
+    begin_command()
     try:
         print("connecting", flush=True)
         with connected(

@@ -1,4 +1,4 @@
-"""A driver on a real local Ray: its signals, the loss of Ray's processes, its ports, its remains."""
+"""A driver on a real local Ray: signals, the loss of Ray's processes, ports, what is left over."""
 
 from __future__ import annotations
 

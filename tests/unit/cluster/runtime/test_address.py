@@ -73,7 +73,7 @@ def test_what_listens_is_joined(listener, monkeypatch):
 def test_what_does_not_listen_is_refused_in_time(dead_address, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", dead_address)
     started = time.monotonic()
-    with pytest.raises(RequestError, match="no Ray cluster at .* \\(Connection refused"):
+    with pytest.raises(RequestError, match=r"no Ray cluster at .* \(Connection refused"):
         check_ray_environment()
     assert time.monotonic() - started < 10
 
@@ -90,7 +90,7 @@ def test_silence_is_refused_in_time(monkeypatch):
             filler.setblocking(False)
             filler.connect_ex(name)
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{name[1]}")
-        with pytest.raises(RequestError, match="no answer, within 0.3 s"):
+        with pytest.raises(RequestError, match=r"no answer, within 0\.3 s"):
             check_ray_environment()
         for filler in fillers:
             filler.close()
@@ -98,7 +98,7 @@ def test_silence_is_refused_in_time(monkeypatch):
 
 def test_a_name_that_does_not_resolve_is_refused(monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "no-such-host.invalid:6379")
-    with pytest.raises(RequestError, match="no-such-host.invalid"):
+    with pytest.raises(RequestError, match=r"no-such-host\.invalid"):
         check_ray_environment()
 
 
