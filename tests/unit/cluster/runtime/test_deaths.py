@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from ray.core.generated.common_pb2 import ActorDiedErrorContext
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError
 
 from rlhf_ray.cluster.runtime.deaths import cause, headline, is_death
@@ -21,8 +22,13 @@ MEMORY = (
 )
 
 
-def test_memory_names_the_node_and_who_used_it():
-    error = OutOfMemoryError(MEMORY)
+def died(message: str) -> ActorDiedError:
+    return ActorDiedError(ActorDiedErrorContext(error_message=message, actor_id=b"1" * 16))
+
+
+@pytest.mark.parametrize("of_actor", [False, True])
+def test_memory_names_the_node_and_who_used_it(of_actor):
+    error = died(MEMORY) if of_actor else OutOfMemoryError(MEMORY)
     assert is_death(error)
     assert headline("generator_0", error) == (
         "generator_0 was ended, because its node ran out of memory"
@@ -37,14 +43,14 @@ def test_memory_names_the_node_and_who_used_it():
 
 
 def test_a_node_that_died_is_named_before_its_worker():
-    error = ActorDiedError(f"{'x' * 3} The actor died because its node has died. Node Id: 3f")
+    error = died("The actor died because its node has died. Node Id: 3f")
     assert headline("generator_0", error) == "the node of generator_0 died"
 
 
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (ActorDiedError("The worker process has died: connection error code 2."), "puppet_0 died"),
+        (died("The worker process has died: connection error code 2."), "puppet_0 died"),
         (RayTaskError("f", "traceback", ValueError("no")), "puppet_0 failed"),
     ],
 )
