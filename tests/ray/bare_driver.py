@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import ray
+from ray.exceptions import GetTimeoutError, RayError
 
 from rlhf_ray.cluster.runtime.ray_processes import ray_processes
 from rlhf_ray.cluster.runtime.session import connected
@@ -42,8 +43,12 @@ def main(folder: Path, ray_s: float, seconds: float) -> int:
             for process in ray_processes():
                 print(f"{process.title}: {process.process.pid}", flush=True)
             print("ready", flush=True)
-            ray.wait([worker.answer.remote(1000)], timeout=seconds)
-            print("ending", flush=True)
+            try:
+                ray.get(worker.answer.remote(1000), timeout=seconds)
+            except GetTimeoutError:
+                print("ending", flush=True)
+            except RayError as error:
+                raise RunFailed("the worker died") from error
         print("ended", flush=True)
     except RequestError as error:
         print(f"refused: {error}", flush=True)

@@ -66,11 +66,14 @@ def connected(*, dashboard: bool, deadlines: DeadlineConfig, error_log: Path) ->
         on_forced_end=guardian.dismiss if guardian else lambda: None,
     )
     try:
-        with watch, _with_cause(watch, handler):
+        with watch:
             try:
-                _join_or_start(address, guardian, watch, dashboard=dashboard, deadlines=deadlines)
-                handler.install()  # Again: Ray's C++ has its own for SIGTERM.
-                yield
+                with _with_cause(watch, handler):
+                    _join_or_start(
+                        address, guardian, watch, dashboard=dashboard, deadlines=deadlines
+                    )
+                    handler.install()  # Again: Ray's C++ has its own for SIGTERM.
+                    yield
             finally:
                 watch.look_away()
                 _shut_down(guardian, is_lost=watch.fault is not None)
@@ -140,10 +143,11 @@ def _with_cause(watch: Watch, handler: EndOnSignal) -> Iterator[None]:
     except BaseException as error:
         if handler.interrupted:
             raise handler.interrupted from None
-        if watch.fault:
+        if fault := watch.fault or watch.find_lost():
             is_worker = isinstance(error, RunFailed)  # A worker that needed it failed first.
             followed = f"\n--- what followed from it:\n{error}" if is_worker else ""
-            raise RunFailed(f"{watch.fault}{followed}") from None
+            watch.fault = fault
+            raise RunFailed(f"{fault}{followed}") from None
         if interruption := _interruption_behind(error):
             raise interruption from None
         raise

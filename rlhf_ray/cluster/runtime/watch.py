@@ -96,6 +96,17 @@ class Watch:
         self._logs = logs
         self._probe, self._processes = probe, tuple(processes)
 
+    def find_lost(self) -> str | None:
+        """Name the process of Ray that is gone; a worker that fails may show it first."""
+        for process in self._processes:
+            if end := process.end():
+                return (
+                    f"Ray's {process} on this node {end}, and no worker can run without it. If "
+                    f"neither you nor the kernel (out of memory, see dmesg) killed it, see its log "
+                    f"in {self._logs}"
+                )
+        return None
+
     def look_away(self) -> None:
         """Watch nothing: Ray is being shut down."""
         self._processes = ()
@@ -160,13 +171,9 @@ class Watch:
 
     def _find_fault(self) -> str | None:
         now = time.monotonic()
+        if lost := self.find_lost():
+            return lost
         for process in self._processes:
-            if end := process.end():
-                return (
-                    f"Ray's {process} on this node {end}, and no worker can run without it. If "
-                    f"neither you nor the kernel (out of memory, see dmesg) killed it, see its log "
-                    f"in {self._logs}"
-                )
             name = str(process)
             if not process.is_stopped():
                 self._stopped_since.pop(name, None)
