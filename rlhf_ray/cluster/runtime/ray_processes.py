@@ -40,7 +40,7 @@ class RayProcess:
     own: subprocess.Popen[bytes] | None = None
 
     def end(self) -> str | None:
-        """How it ended, in words; None while it is there."""
+        """The manner of its end, in words; None while it is there."""
         status = self.own.poll() if self.own else None
         if status is not None and status < 0:
             return f"was killed by {signal.Signals(-status).name}"
