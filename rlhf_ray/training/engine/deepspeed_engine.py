@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from rlhf_ray.config.groups.training import RoleConfig, TrainingConfig
 from rlhf_ray.training.engine.deepspeed_config import frozen_config, trained_config
 from rlhf_ray.training.engine.host_memory import keep_freed_memory
-from rlhf_ray.training.engine.meeting import meeting_store
+from rlhf_ray.training.engine.meeting import meet
 from rlhf_ray.training.engine.ranks import training_device, world_size
 from rlhf_ray.training.engine.schedule import learning_rate
 from rlhf_ray.training.engine.shards import is_partitioned, whole_shape
@@ -80,17 +80,8 @@ def start_process(
     torch.manual_seed(seed)
     _skip_shared_memory_op()
     backend = "nccl" if torch.cuda.is_available() else "gloo"
-    timeout = timedelta(seconds=timeout_s)
     # DeepSpeed takes the process group that is there.
-    torch.distributed.init_process_group(
-        backend,
-        store=meeting_store(rank, world_size, master_addr, master_port, timeout=timeout),
-        rank=rank,
-        world_size=world_size,
-        timeout=timeout,
-        # As DeepSpeed would: a rank alone has no peer that NCCL would have to find early.
-        device_id=torch.device("cuda", 0) if backend == "nccl" and world_size > 1 else None,
-    )
+    meet(backend, rank, world_size, master_addr, master_port, timeout=timedelta(seconds=timeout_s))
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
 
 

@@ -1,11 +1,33 @@
-"""The store through which the ranks of a model find each other."""
+"""The meeting of the ranks of a model: the store through which they find each other."""
 
 from __future__ import annotations
 
 import socket
 from datetime import timedelta
 
+import torch
 from torch.distributed import HashStore, Store, TCPStore
+
+
+def meet(
+    backend: str,
+    rank: int,
+    world_size: int,
+    master_addr: str,
+    master_port: int,
+    *,
+    timeout: timedelta,
+) -> None:
+    """Make the default process group of torch; see `meeting_store` for arguments and errors."""
+    torch.distributed.init_process_group(
+        backend,
+        store=meeting_store(rank, world_size, master_addr, master_port, timeout=timeout),
+        rank=rank,
+        world_size=world_size,
+        timeout=timeout,
+        # As DeepSpeed would: NCCL connects the ranks now, and a rank alone has no peer.
+        device_id=torch.device("cuda", 0) if backend == "nccl" and world_size > 1 else None,
+    )
 
 
 def meeting_store(
