@@ -9,15 +9,31 @@ problems of a configuration one at a time, in Hydra's own terms, and leaves fold
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from rlhf_ray.interrupts import (
+    EXIT_SIGNALS,
+    EndOnSignal,
+    Interrupted,
+    begin_command,
+    interruption,
+    leave,
+)
+
+if __name__ == "__main__":
+    # Before the other imports, which take a second: a signal may come at any moment.
+    EndOnSignal(at_once=True).install(*EXIT_SIGNALS, signal.SIGINT)
+
+from rlhf_ray.cluster.runtime.address import check_ray_environment
 from rlhf_ray.config.compose import group_choices
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.load import load_config, read_config, to_yaml
 from rlhf_ray.config.run import Config
+from rlhf_ray.config.stages import RAY_STAGES
 from rlhf_ray.failure_report import printable, quiet_if_not_read, report_failure
 from rlhf_ray.stages.start import start_stage
 from rlhf_ray.stages.table import load_stage
@@ -31,12 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status.
 
     0 done; 2 the request was wrong, said in one message before any worker starts; 1 it failed
-    while running; 130 Ctrl-C.
+    while running; 130 Ctrl-C; 143 SIGTERM; 129 SIGHUP.
 
     Args:
         arguments: instead of the process's own.
     """
     try:
+        begin_command()
         return _carry_out(_parse(sys.argv[1:] if arguments is None else arguments))
     except RequestError as error:
         print(f"rlhf_ray: {printable(str(error))}", file=sys.stderr)
@@ -44,6 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("rlhf_ray: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except Interrupted as end:
+        print(f"rlhf_ray: ended by {end.title}", file=sys.stderr)
+        return 128 + end.number
     except Exception as error:  # noqa: BLE001 - a fault before any stage was chosen
         report_failure(error, None)
         return EXIT_FAILED
@@ -65,10 +85,14 @@ def _run_stage(config: Config) -> int:
             return load_stage("plan").run(config)
         return 0
     try:
+        if config.stage.name in RAY_STAGES:
+            check_ray_environment()
         return start_stage(load_stage(config.stage.name), config)
     except RequestError:
         raise
     except Exception as error:  # noqa: BLE001 - the one place where every failure ends
+        if signal_that_came := interruption():
+            raise signal_that_came from None
         report_failure(error, Path(config.output_dir))
         return EXIT_FAILED
 
@@ -105,9 +129,10 @@ Lists and text with spaces: 'reward.functions=[exact_match]' 'data.system_prompt
   stage=plan    also check it, and print the batch and the placement (dry_run=true does the same)
   --help, -h    this text
 
-Exit status: 0 done, 1 failed while running, 2 the request was wrong, 130 interrupted.
+Exit status: 0 done, 1 failed while running, 2 the request was wrong, 130 Ctrl-C,
+143 SIGTERM, 129 SIGHUP.
 Every key is explained in docs/configuration.md."""
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

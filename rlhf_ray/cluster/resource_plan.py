@@ -163,6 +163,8 @@ def describe(plan: ResourcePlan) -> str:
 def missing(plan: ResourcePlan, available: Sequence[Mapping[str, float]]) -> list[str]:
     """The bundles that the cluster has no room for, a sentence per kind; empty if all fit.
 
+    Where a bundle is larger than every node, only such bundles are named.
+
     Bundles are placed largest first on the first node with room, which is how Ray packs them.
 
     Args:
@@ -182,31 +184,43 @@ def missing(plan: ResourcePlan, available: Sequence[Mapping[str, float]]) -> lis
     return _sentences(plan, available, lost)
 
 
+def describe_nodes(available: Sequence[Mapping[str, float]]) -> str:
+    """Resources of all nodes together, and of the largest, in words."""
+    if not available:
+        return "no node"
+    total = {name: sum(node.get(name, 0.0) for node in available) for name in ("GPU", "CPU")}
+    words = f"{total['GPU']:g} GPUs and {total['CPU']:g} CPUs"
+    if len(available) == 1:
+        return f"{words} on 1 node"
+    largest = {name: max(node.get(name, 0.0) for node in available) for name in ("GPU", "CPU")}
+    return (
+        f"{words} on {len(available)} nodes, at most {largest['GPU']:g} GPUs and "
+        f"{largest['CPU']:g} CPUs on one"
+    )
+
+
 def _sentences(
     plan: ResourcePlan, available: Sequence[Mapping[str, float]], lost: Sequence[int]
 ) -> list[str]:
-    kinds = Counter((" and ".join(plan.roles_in(i)), *_size(plan.bundles[i])) for i in lost)
-    wanted = Counter(
-        (" and ".join(plan.roles_in(i)), *_size(bundle)) for i, bundle in enumerate(plan.bundles)
-    )
+    # A bundle for which no node is large enough is the reason. The others found no room only
+    # because of their order.
+    impossible = [i for i in lost if not any(_fits(plan.bundles[i], node) for node in available)]
+    kinds = Counter(_kind(plan, index) for index in impossible or lost)
+    wanted = Counter(_kind(plan, index) for index in range(len(plan.bundles)))
+    ending = "fit on no node" if impossible else "find no room next to the larger ones"
     return [
-        f"{roles}: {count} of {wanted[roles, gpus, cpus]} bundles with {gpus:g} GPUs and {cpus:g} "
-        f"CPUs on one node cannot be placed; {_cluster_words(available)}, and the whole run needs "
-        f"{plan.totals['GPU']:g} GPUs and {plan.totals['CPU']:g} CPUs"
-        for (roles, gpus, cpus), count in sorted(kinds.items())
+        f"{kind[0]}: {count} of {wanted[kind]} bundles with {kind[1]:g} GPUs and {kind[2]:g} CPUs "
+        f"{ending}"
+        for kind, count in sorted(kinds.items())
     ]
 
 
-def _cluster_words(available: Sequence[Mapping[str, float]]) -> str:
-    if not available:
-        return "the cluster has no node"
-    nodes = "1 node" if len(available) == 1 else f"{len(available)} nodes"
-    total = {name: sum(node.get(name, 0.0) for node in available) for name in ("GPU", "CPU")}
-    largest = {name: max(node.get(name, 0.0) for node in available) for name in ("GPU", "CPU")}
-    return (
-        f"the cluster has {total['GPU']:g} GPUs and {total['CPU']:g} CPUs free on {nodes}, at most "
-        f"{largest['GPU']:g} GPUs and {largest['CPU']:g} CPUs on one"
-    )
+def _kind(plan: ResourcePlan, index: int) -> tuple[str, float, float]:
+    return (" and ".join(plan.roles_in(index)), *_size(plan.bundles[index]))
+
+
+def _fits(bundle: Bundle, node: Mapping[str, float]) -> bool:
+    return all(_units(amount) <= _units(node.get(name, 0.0)) for name, amount in bundle.items())
 
 
 def _size(bundle: Bundle) -> tuple[float, float]:

@@ -72,6 +72,8 @@ TRAINING_STAGES = _of(StageKind.RL, StageKind.FIT)
 DEEPSPEED_STAGES = _of(StageKind.RL, StageKind.FIT, StageKind.EVALUATION)
 # Stages that sample answers and score them.
 SCORING_STAGES = _of(StageKind.RL, StageKind.EVALUATION)
+# Stages whose every run has workers in Ray.
+RAY_STAGES = tuple(name for name in DEEPSPEED_STAGES if name != "plan")
 SERVICE_STAGES = _of(StageKind.SERVICE)
 SERVER_STAGES = _of(StageKind.SERVER)
 # Stages whose only model is the one at `model.path`.

@@ -58,7 +58,8 @@ def run(config: Config) -> int:
     (output / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
     record = _Record(output / _RECORD, is_kept=config.resume == "auto")
     has_work = not all(record.is_finished(step) for step in steps)
-    with _one_cluster(dashboard=config.observe.dashboard) if has_work else nullcontext():
+    cluster = _one_cluster(config, error_log=output / "error.log")
+    with cluster if has_work else nullcontext():
         for number, step in enumerate(steps, start=1):
             title = f"{step.name} ({number} of {len(steps)})"
             if record.is_finished(step):
@@ -121,12 +122,14 @@ def _run_step(step: _Step, record: _Record) -> None:
 
 
 @contextmanager
-def _one_cluster(*, dashboard: bool) -> Iterator[None]:
+def _one_cluster(config: Config, *, error_log: Path) -> Iterator[None]:
     """One local cluster for all stages, if any of them has workers."""
     # Seconds of import, after the configuration of every stage was found right.
     from rlhf_ray.cluster.runtime.session import connected
 
-    with connected(dashboard=dashboard):
+    with connected(
+        dashboard=config.observe.dashboard, deadlines=config.deadlines, error_log=error_log
+    ):
         yield
 
 

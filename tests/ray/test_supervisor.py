@@ -9,6 +9,7 @@ import pytest
 import ray
 
 from rlhf_ray.calls import Call
+from rlhf_ray.cluster.runtime.supervisor import Supervisor
 from rlhf_ray.config.errors import RunFailed
 from tests.ray.troupe import NUM_PUPPETS, Troupe
 
@@ -150,3 +151,18 @@ def test_close_ends_what_workers_have_started(troupe):
     troupe.launcher.close(orderly=True)
     assert not stays_alive(child)
     assert not any(stays_alive(member.info.pid) for member in troupe.members)
+
+
+def test_a_late_part_of_a_batch_names_the_deadline_and_the_wait(troupe):
+    """A wait for one of many answers has what is left of the deadline of all."""
+    _, second = handles(troupe)
+    supervisor = Supervisor({"generate_s": 30.0})
+    for member in troupe.members:
+        supervisor.add(member)
+    late = troupe.call(1, second.answer.remote(1, 60))
+    with pytest.raises(RunFailed) as caught:
+        supervisor.some_done([late], phase="generate", timeout_s=2.0096)
+    assert str(caught.value).startswith(
+        "puppet_1 did not answer in 2.01 s (phase generate, step 0): the deadline is "
+        "deadlines.generate_s=30, of which 28 s had passed before\n"
+    )

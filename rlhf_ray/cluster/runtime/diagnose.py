@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,29 @@ def on_node(node_id: str, function: Callable[..., Any], *arguments: Any) -> Any:
     return ray.get(
         task.options(scheduling_strategy=strategy).remote(*arguments), timeout=_REMOTE_TIMEOUT_S
     )
+
+
+def on_nodes(function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
+    """Run a function of this module on several nodes at once, and wait for all; results are lost.
+
+    A node that is gone, or does not answer in time, is passed over.
+
+    Args:
+        arguments: the one argument of the function, by node.
+    """
+    own = ray.get_runtime_context().get_node_id()
+    task = ray.remote(num_cpus=0, max_retries=0)(function)
+    under_way = [
+        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
+            argument
+        )
+        for node, argument in arguments.items()
+        if node != own
+    ]
+    if own in arguments:
+        function(arguments[own])
+    if under_way:
+        ray.wait(under_way, num_returns=len(under_way), timeout=_REMOTE_TIMEOUT_S)
 
 
 def _read_end(path: str) -> str:

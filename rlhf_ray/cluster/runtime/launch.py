@@ -8,13 +8,12 @@ from typing import Any
 
 import psutil
 import ray
-from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from rlhf_ray.calls import Call, MemberName
 from rlhf_ray.cluster.resource_plan import RolePlan
-from rlhf_ray.cluster.runtime.diagnose import kill_processes, on_node
+from rlhf_ray.cluster.runtime.diagnose import kill_processes, on_nodes
 from rlhf_ray.cluster.runtime.process import ProcessKey
 from rlhf_ray.cluster.runtime.supervisor import Member, Supervisor
 
@@ -96,11 +95,7 @@ class Launcher:
             ray.wait(closing, num_returns=len(closing), timeout=self._stop_s)
         for handle in self._handles.values():
             ray.kill(handle)
-        for node_id, keys in self._processes.items():
-            try:
-                on_node(node_id, end_processes, keys)
-            except RayError:
-                continue  # the node is gone, and its processes with it
+        on_nodes(end_processes, self._processes)
 
 
 def end_processes(keys: Sequence[ProcessKey]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,47 +15,170 @@ import ray
 from ray.exceptions import GetTimeoutError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
-from rlhf_ray.cluster.resource_plan import ResourcePlan, missing
-from rlhf_ray.config.errors import RequestError
+from rlhf_ray.cluster.resource_plan import ResourcePlan, describe_nodes, missing
+from rlhf_ray.cluster.runtime.address import check_ray_environment, is_open, joined_address
+from rlhf_ray.cluster.runtime.ray_processes import GcsProbe, logs_folder, ray_processes
+from rlhf_ray.cluster.runtime.ray_start import (
+    Guardian,
+    local_environment,
+    local_start,
+    own_signal_handlers,
+)
+from rlhf_ray.cluster.runtime.watch import Watch
+from rlhf_ray.config.errors import RequestError, RunFailed
+from rlhf_ray.config.groups.runtime import DeadlineConfig
+from rlhf_ray.interrupts import ABANDONED, EXIT_SIGNALS, EndOnSignal, current_handler
 
 _POLL_S = 1.0
+# It takes 1 to 4 s.
+_SHUTDOWN_S = 8.0
 
 
 @contextmanager
-def connected(*, dashboard: bool) -> Iterator[None]:
+def connected(*, dashboard: bool, deadlines: DeadlineConfig, error_log: Path) -> Iterator[None]:
     """A connection to the cluster of `RAY_ADDRESS` (set inside a Ray job), or a local one.
+
+    Call it in the main thread: signals are handled while it lasts.
 
     Args:
         dashboard: serve the dashboard of a local cluster; a joined one has its own.
+        error_log: file for a failure that the main thread can no longer report.
+
+    Raises:
+        RequestError: the variables of Ray are wrong, or no cluster answers there.
+        RunFailed: a process of Ray was lost, in place of the failure that this led to.
     """
     if ray.is_initialized():  # A pipeline is connected for all of its stages.
         yield
         return
+    check_ray_environment()
+    address = joined_address()
+    guardian = Guardian() if address is None else None
+    handler = current_handler()
+    before = {number: signal.getsignal(number) for number in EXIT_SIGNALS}
+    handler.install()
+    if is_open():
+        handler.say("RAY_AUTH_MODE=disabled: Ray takes orders from everyone who reaches its ports")
+    watch = Watch(
+        silence_s=deadlines.ray_s,
+        handler=handler,
+        error_log=error_log,
+        on_forced_end=guardian.dismiss if guardian else lambda: None,
+    )
+    try:
+        with watch:
+            try:
+                with _with_cause(watch, handler):
+                    _join_or_start(
+                        address, guardian, watch, dashboard=dashboard, deadlines=deadlines
+                    )
+                    handler.install()  # Again: Ray's C++ has its own for SIGTERM.
+                    yield
+            finally:
+                watch.look_away()
+                _shut_down(guardian, is_lost=watch.fault is not None)
+    finally:
+        if guardian:
+            guardian.end()
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def _join_or_start(
+    address: str | None,
+    guardian: Guardian | None,
+    watch: Watch,
+    *,
+    dashboard: bool,
+    deadlines: DeadlineConfig,
+) -> None:
     # Workers log to their own files; Ray keeps them and shows them in the dashboard.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     common = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(**common)
+    if address is not None:
+        probe = _probed(address, deadlines.ray_s)
+        title = f"Joining the Ray cluster at {address}"
+        with watch.limited(title, deadlines.start_s), own_signal_handlers():
+            ray.init(address=address, **common)
     else:
-        ray.init(
-            address="local",
-            include_dashboard=dashboard,
-            # The project as this process sees it, also where it is run without an install.
-            runtime_env={"env_vars": {"PYTHONPATH": _import_path()}},
-            **common,
+        assert guardian is not None
+        with (
+            watch.limited("The start of Ray on this machine", deadlines.start_s),
+            own_signal_handlers(),
+            local_start(guardian),
+        ):
+            ray.init(
+                address="local",
+                include_dashboard=dashboard,
+                runtime_env={"env_vars": local_environment()},
+                **common,
+            )
+        probe = GcsProbe(ray.get_runtime_context().gcs_address)
+    watch.look_at(ray_processes(), probe, logs=logs_folder())
+
+
+def _probed(address: str, timeout_s: float) -> GcsProbe:
+    """A probe of a cluster's GCS that has answered.
+
+    Raises:
+        RequestError: it has not; `ray.init` would wait for it without a limit.
+    """
+    probe = GcsProbe(address)
+    if not probe.answers_within(timeout_s):
+        probe.close()
+        raise RequestError(
+            f"RAY_ADDRESS={address}: no Ray cluster answers there, within deadlines.ray_s="
+            f"{timeout_s:g} s{f' ({probe.error})' if probe.error else ''}. See that its head node "
+            f"runs, that the address is the one of the GCS (usually port 6379), and that "
+            f"RAY_AUTH_MODE and the token are those of the cluster"
         )
-    # `ray job stop`, Slurm and Kubernetes end a run with SIGTERM: leave in order then, too.
-    # After ray.init, which has its own handler that ends the process at once.
-    before = signal.signal(signal.SIGTERM, _leave)
+    return probe
+
+
+@contextmanager
+def _with_cause(watch: Watch, handler: EndOnSignal) -> Iterator[None]:
+    """Let the cause be raised: the signal, or the lost process of Ray, and not what followed."""
     try:
         yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        ray.shutdown()
+    except BaseException as error:
+        if handler.interrupted:
+            raise handler.interrupted from None
+        if fault := watch.fault or watch.find_lost():
+            is_worker = isinstance(error, RunFailed)  # A worker that needed it failed first.
+            followed = f"\n--- what followed from it:\n{error}" if is_worker else ""
+            watch.fault = fault
+            raise RunFailed(f"{fault}{followed}") from None
+        if interruption := _interruption_behind(error):
+            raise interruption from None
+        raise
+    if handler.interrupted:  # Whoever caught it has gone on; the run is not to.
+        raise handler.interrupted
 
 
-def _leave(number: int, _frame: object) -> None:
-    raise SystemExit(128 + number)
+def _interruption_behind(error: BaseException) -> KeyboardInterrupt | None:
+    """The Ctrl-C that an error came from: an orderly end fails when what it ends is gone."""
+    behind: BaseException | None = error
+    while behind is not None:
+        if isinstance(behind, KeyboardInterrupt):
+            return behind
+        behind = behind.__context__
+    return None
+
+
+def _shut_down(guardian: Guardian | None, *, is_lost: bool) -> None:
+    """`ray.shutdown`, with a limit: it waits for a stopped raylet or GCS for ever.
+
+    Args:
+        is_lost: a process of Ray is gone or hangs, so that there is nothing to end in order.
+    """
+    if is_lost and guardian:
+        guardian.end()
+    thread = threading.Thread(target=ray.shutdown, name=ABANDONED, daemon=True)
+    thread.start()
+    thread.join(_SHUTDOWN_S)
+    if thread.is_alive() and guardian:
+        guardian.end()  # What it waits for is then gone.
+        thread.join(_SHUTDOWN_S)
 
 
 @contextmanager
@@ -70,14 +194,14 @@ def reserved(plan: ResourcePlan, *, wait_s: float, timeout_s: float) -> Iterator
     """
     lacking = missing(plan, _nodes())
     if lacking and wait_s <= 0:
-        raise RequestError(_too_small(lacking))
+        raise RequestError(_too_small(plan, lacking))
     # Ray refuses bundles without any resource: those are not reserved.
     group = placement_group([dict(bundle) for bundle in plan.bundles], strategy=plan.strategy)
     try:
         deadline = time.monotonic() + max(wait_s, timeout_s)
         while not _is_ready(group):
             if time.monotonic() > deadline:
-                raise RequestError(_too_small(missing(plan, _nodes())))
+                raise RequestError(_too_small(plan, missing(plan, _nodes())))
         yield group
     finally:
         remove_placement_group(group)
@@ -99,16 +223,11 @@ def _nodes() -> list[dict[str, float]]:
     ]
 
 
-def _too_small(lacking: list[str]) -> str:
+def _too_small(plan: ResourcePlan, lacking: list[str]) -> str:
     reason = "; ".join(lacking) if lacking else "its resources are taken by other jobs"
     return (
-        f"the Ray cluster is too small: {reason}. It has {_nodes()}. Lower num_ranks, num_engines, "
-        f"num_cpus or num_gpus of the roles named, add nodes, or let an autoscaler add them with "
-        f"placement.wait_s"
+        f"the Ray cluster is too small: {reason}. It has {describe_nodes(_nodes())}; the whole run "
+        f"needs {plan.totals['GPU']:g} GPUs and {plan.totals['CPU']:g} CPUs. Lower num_ranks, "
+        f"num_engines, num_cpus or num_gpus of the roles named, add nodes, or let an autoscaler "
+        f"add them with placement.wait_s"
     )
-
-
-def _import_path() -> str:
-    package_parent = str(Path(__file__).resolve().parents[3])
-    existing = os.environ.get("PYTHONPATH", "")
-    return f"{package_parent}{os.pathsep}{existing}" if existing else package_parent

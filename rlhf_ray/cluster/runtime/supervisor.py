@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError, RayTaskError
+from ray.exceptions import RayError
 
 from rlhf_ray.calls import Call, MemberName
+from rlhf_ray.cluster.runtime.deaths import cause, headline, is_death
 from rlhf_ray.cluster.runtime.diagnose import dump_stacks, on_node, tail_log
 from rlhf_ray.cluster.runtime.process import ProcessInfo
 from rlhf_ray.config.errors import RunFailed
@@ -19,6 +20,11 @@ from rlhf_ray.config.errors import RunFailed
 # peer was killed reports a lost connection before Ray reports the death.
 _ROOT_CAUSE_WAIT_S = 3.0
 _TAIL_LINES = 25
+# For the stacks of all workers: hundreds of engines take a second each, a lost node 20.
+_REPORT_S = 30.0
+# Of a result whose call is done: it is small, but its node may have gone since.
+_FETCH_S = 60.0
+_ROUNDING_S = 0.5
 # Phases whose deadline is that of another one.
 _DEADLINES = {"score": "generate", "build": "reference", "refresh": "publish"}
 
@@ -33,9 +39,14 @@ class Member:
 
 
 class Supervisor:
-    """The `CallWaiter` over Ray actors."""
+    """The `CallWaiter` over Ray actors.
 
-    def __init__(self) -> None:
+    Args:
+        limits: value of every deadline by its key, such as `generate_s`, for messages.
+    """
+
+    def __init__(self, limits: Mapping[str, float] | None = None) -> None:
+        self._limits = dict(limits or {})
         self._members: dict[MemberName, Member] = {}
         self._step = 0
 
@@ -103,7 +114,7 @@ class Supervisor:
 
     def _fetch(self, call: Call, pending: Sequence[Call], phase: str) -> Any:
         try:
-            return ray.get(call.signal)
+            return ray.get(call.signal, timeout=_FETCH_S)
         except RayError as error:
             raise self._failed(call, error, pending, phase) from None
 
@@ -115,11 +126,10 @@ class Supervisor:
         failures = {call.member: error, **self._failures_of([c for c in calls if c is not call])}
         # What others waited for comes first: it is the cause, and theirs the consequence.
         failed = [c.member for c in calls if c.member in failures]
-        dead = [name for name in failed if _is_death(failures[name])]
+        dead = [name for name in failed if is_death(failures[name])]
         culprit = dead[0] if dead else failed[0]
         failure = failures[culprit]
-        what = "died" if _is_death(failure) else "failed"
-        return self._report(culprit, f"{culprit} {what}", _cause(failure), phase)
+        return self._report(culprit, headline(str(culprit), failure), cause(failure), phase)
 
     def _failures_of(self, calls: Sequence[Call]) -> dict[MemberName, RayError]:
         failures: dict[MemberName, RayError] = {}
@@ -132,7 +142,7 @@ class Supervisor:
             for signal in ready:
                 call = pending.pop(signal)
                 try:
-                    ray.get(signal)
+                    ray.get(signal, timeout=_FETCH_S)
                 except RayError as error:
                     failures.setdefault(call.member, error)
         return failures
@@ -141,15 +151,23 @@ class Supervisor:
         late = sorted({_unfinished(call).member for call in calls}, key=str)
         names = ", ".join(str(name) for name in late)
         setting = _DEADLINES.get(phase, phase)
-        cause = f"the deadline is deadlines.{setting}_s"
-        return self._report(late[0], f"{names} did not answer in {timeout_s:g} s", cause, phase)
+        reason = f"the deadline is deadlines.{setting}_s"
+        limit = self._limits.get(f"{setting}_s", timeout_s)
+        if timeout_s < limit - _ROUNDING_S:
+            # Of a whole batch, when this wait is for one of its parts.
+            reason += f"={limit:g}, of which {limit - timeout_s:.0f} s had passed before"
+        return self._report(late[0], f"{names} did not answer in {timeout_s:.3g} s", reason, phase)
 
-    def _report(self, culprit: MemberName, headline: str, cause: str, phase: str) -> RunFailed:
-        parts = [f"{headline} (phase {phase}, step {self._step}): {cause}"]
+    def _report(self, culprit: MemberName, what: str, reason: str, phase: str) -> RunFailed:
+        parts = [f"{what} (phase {phase}, step {self._step}): {reason}"]
+        deadline = time.monotonic() + _REPORT_S
         if culprit in self._members:
             tail = self._ask(self._members[culprit], tail_log, _TAIL_LINES)
             parts.append(f"--- end of the log of {culprit}:\n{tail or '(empty)'}")
         for member in self._members.values():
+            if time.monotonic() > deadline:
+                parts.append(f"--- no stacks from {member.name} on: there was no time to ask more")
+                break
             parts.append(f"--- stacks of {member.name}:\n{self._ask(member, dump_stacks)}")
         return RunFailed("\n".join(parts))
 
@@ -171,13 +189,3 @@ def _unfinished(call: Call) -> Call:
         if not ray.wait([earlier.signal], timeout=0)[0]:
             return earlier
     return call
-
-
-def _is_death(error: RayError) -> bool:
-    return isinstance(error, ActorDiedError | ActorUnavailableError)
-
-
-def _cause(error: RayError) -> str:
-    if isinstance(error, RayTaskError):
-        return f"{type(error.cause).__name__}: {error.cause}"
-    return " ".join(str(error).split())[:600]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
@@ -56,7 +57,7 @@ def launched_in(
     deadlines: DeadlineConfig,
 ) -> Iterator[tuple[dict[str, list[Member]], Supervisor]]:
     """Start some roles of a plan in bundles that are already reserved; see `launched`."""
-    supervisor = Supervisor()
+    supervisor = Supervisor(dataclasses.asdict(deadlines))
     launcher = Launcher(group, supervisor, timeout_s=deadlines.start_s, stop_s=deadlines.stop_s)
     orderly = False
     try:

@@ -97,6 +97,13 @@ class DeadlineConfig:
         600.0, "Saving, verifying or loading one checkpoint.", unit="seconds", above=0
     )
     stop_s: float = setting(30.0, "Shutdown of the workers.", unit="seconds", above=0)
+    ray_s: float = setting(
+        30.0,
+        "Silence of Ray's own processes (the GCS, the raylet of the driver's node) before the run "
+        "ends.",
+        unit="seconds",
+        minimum=5,
+    )
 
 
 @dataclass

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import threading
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,14 @@ def run(config: Config) -> int:
     (output / READY_FILE).unlink(missing_ok=True)  # A service that was killed has left its own.
     (output / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
     if config.serve.backend == "ray_serve":
-        _serve_on_cluster(served, token, output, dashboard=config.observe.dashboard)
+        from rlhf_ray.cluster.runtime.session import connected  # Seconds of import.
+
+        connection = connected(
+            dashboard=config.observe.dashboard,
+            deadlines=config.deadlines,
+            error_log=output / "error.log",
+        )
+        _serve_on_cluster(served, token, output, connection)
     else:
         _serve_here(served, token, output)
     _say("ended")
@@ -124,15 +131,17 @@ def _serve_here(served: ServedModel, token: BearerToken | None, output: Path) ->
 
 
 def _serve_on_cluster(
-    served: ServedModel, token: BearerToken | None, output: Path, *, dashboard: bool
+    served: ServedModel,
+    token: BearerToken | None,
+    output: Path,
+    connection: AbstractContextManager[None],
 ) -> None:
     # Here: seconds of import that only a cluster needs.
     from rlhf_ray.cluster.ray_serve import check_ray_serve, deployed
-    from rlhf_ray.cluster.runtime.session import connected
 
     check_ray_serve()
     with ExitStack() as stack:
-        stack.enter_context(connected(dashboard=dashboard))
+        stack.enter_context(connection)
         _say(f"loading {served.model.path} on the cluster")
         logs = (output / LOGS).absolute()
         url, check = stack.enter_context(deployed(served, token, logs=logs))

@@ -65,7 +65,11 @@ def run(config: Config) -> int:
         try_first_rows(config.reward, prompt_sets, report=progress.message)
         progress.phase("start")
         with (
-            connected(dashboard=config.observe.dashboard),
+            connected(
+                dashboard=config.observe.dashboard,
+                deadlines=config.deadlines,
+                error_log=output.folder / "error.log",
+            ),
             started_scoring(
                 inputs.roles, plan, placement=config.placement, deadlines=config.deadlines
             ) as scoring,

@@ -83,7 +83,11 @@ def run_fit(config: Config, stage: FitStage[T]) -> int:
             read.config, stage, read.num_steps, kept_settings=settings, resume_from=resume_from
         )
         with (
-            connected(dashboard=config.observe.dashboard),
+            connected(
+                dashboard=config.observe.dashboard,
+                deadlines=config.deadlines,
+                error_log=output.folder / "error.log",
+            ),
             started_fit(
                 inputs.role, plan, placement=config.placement, deadlines=config.deadlines
             ) as system,

@@ -54,7 +54,11 @@ def run(config: Config) -> int:
         try_first_rows(request.config.reward, prompt_sets, report=output.progress.message)
         output.progress.phase("start")
         with (
-            connected(dashboard=config.observe.dashboard),
+            connected(
+                dashboard=config.observe.dashboard,
+                deadlines=config.deadlines,
+                error_log=output.folder / "error.log",
+            ),
             started_system(
                 inputs.roles,
                 inputs.plan,

@@ -26,6 +26,7 @@ from rlhf_ray.config.groups.training import RoleConfig, TrainingConfig
 from rlhf_ray.training.engine.deepspeed_config import frozen_config, trained_config
 from rlhf_ray.training.engine.deepspeed_files import PlainCheckpointEngine
 from rlhf_ray.training.engine.host_memory import keep_freed_memory
+from rlhf_ray.training.engine.meeting import meet
 from rlhf_ray.training.engine.ranks import training_device, world_size
 from rlhf_ray.training.engine.schedule import learning_rate
 from rlhf_ray.training.engine.shards import is_partitioned, whole_shape
@@ -79,12 +80,10 @@ def start_process(
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
     _skip_shared_memory_op()
-    deepspeed.init_distributed(
-        dist_backend="nccl" if torch.cuda.is_available() else "gloo",
-        auto_mpi_discovery=False,
-        timeout=timedelta(seconds=timeout_s),
-        verbose=False,
-    )
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    # DeepSpeed takes the process group that is there.
+    meet(backend, rank, world_size, master_addr, master_port, timeout=timedelta(seconds=timeout_s))
+    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
 
 
 def _choose_device(on_gpu: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rlhf_ray.cluster.resource_plan import describe, missing
+from rlhf_ray.cluster.resource_plan import describe, describe_nodes, missing
 from rlhf_ray.cluster.roles.run_roles import resource_plan
 from rlhf_ray.config.load import load_config
 
@@ -191,11 +191,7 @@ def test_a_bundle_is_never_split_over_nodes():
     )
     assert missing(plan, [{"CPU": 32.0, "GPU": 8.0}]) == []
     (sentence,) = missing(plan, [{"CPU": 32.0, "GPU": 4.0}] * 2)
-    assert sentence == (
-        "generator: 1 of 1 bundles with 8 GPUs and 1 CPUs on one node cannot be placed; the "
-        "cluster has 8 GPUs and 64 CPUs free on 2 nodes, at most 4 GPUs and 32 CPUs on one, and "
-        f"the whole run needs 8 GPUs and {plan.totals['CPU']:g} CPUs"
-    )
+    assert sentence == ("generator: 1 of 1 bundles with 8 GPUs and 1 CPUs fit on no node")
 
 
 def test_the_largest_bundles_are_placed_first():
@@ -213,13 +209,28 @@ def test_missing_names_every_role_without_a_place():
     # Engine and learner (0.5 each) take the whole core; the smaller ones find nothing left.
     sentences = missing(_plan("recipe=demo"), [{"CPU": 1.0}])
     assert [sentence.split(":")[0] for sentence in sentences] == ["builder", "reference", "reward"]
-    assert all("1 CPUs free on 1 node" in sentence for sentence in sentences)
+    assert all("find no room next to the larger ones" in sentence for sentence in sentences)
+
+
+def test_only_what_fits_on_no_node_is_named():
+    # The engine needs 4 CPUs; without it the others would have room, and are not to blame.
+    plan = _plan("recipe=demo", "generation.num_cpus=4", "training.num_cpus=1.5")
+    assert missing(plan, [{"CPU": 2.0}]) == [
+        "generator: 1 of 1 bundles with 0 GPUs and 4 CPUs fit on no node"
+    ]
+
+
+def test_nodes_are_described_once_and_together():
+    assert describe_nodes([{"CPU": 2.0}]) == "0 GPUs and 2 CPUs on 1 node"
+    assert describe_nodes([GPU_NODE, {"CPU": 4.0}]).endswith("CPUs on one")
+    assert len(describe_nodes([GPU_NODE] * 64)) < 100
 
 
 def test_no_node_at_all():
     sentences = missing(_plan("recipe=demo"), [])
     assert len(sentences) == 5
-    assert all("the cluster has no node" in sentence for sentence in sentences)
+    assert all("fit on no node" in sentence for sentence in sentences)
+    assert describe_nodes([]) == "no node"
 
 
 def test_parts_of_a_cpu_add_up_exactly():

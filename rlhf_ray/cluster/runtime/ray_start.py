@@ -1,0 +1,140 @@
+"""The start of Ray's processes, and the three places of Ray 2.60 that are changed for it.
+
+No other file changes parts of Ray. Each change holds while `ray.init` runs:
+
+- `services.ConsolePopen` starts a process in the session of the driver. A signal to the driver's
+  group (`timeout`, a shell) then ends GCS and raylet before the driver can end in order. Here each
+  process leads its own session. It can go when Ray has an option for it.
+- `utils.set_sigterm_handler`: `ray.init` replaces the handler of SIGTERM by one that exits with
+  status 15. It can go when Ray leaves handlers alone.
+- `ray_constants.ENABLE_RAY_CLUSTER`: Ray's own switch for a Ray that listens on 127.0.0.1 only
+  (RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER, read when Ray is imported). `_node_ip_address="127.0.0.1"`
+  would be the public way, but Ray replaces it by the address of the network.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from ray._private import ray_constants, services, utils
+
+from rlhf_ray.cluster.runtime import guardian
+
+_MARK = "RLHF_RAY_LOCAL"
+_LOOPBACK_SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+_END_WAIT_S = 12.0
+
+
+class Guardian:
+    """The driver's side of the guardian process; see `guardian`."""
+
+    def __init__(self) -> None:
+        self.mark = uuid.uuid4().hex
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", guardian.__file__, f"{_MARK}={self.mark}"],
+            stdin=subprocess.PIPE,
+            # It must not hold the driver's pipes open: `... | tee log` waits for all writers.
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        assert self._process.stdin is not None
+        self._input = self._process.stdin
+
+    def note(self, pid: int) -> None:
+        """Tell it of a process that Ray's start has begun."""
+        try:
+            self._input.write(b"%d\n" % pid)
+            self._input.flush()
+        except BrokenPipeError:
+            return  # It was killed. Its work is a safeguard: the run goes on without.
+
+    def dismiss(self) -> None:
+        """Let it end the processes of Ray that are left, without waiting for it."""
+        try:
+            self._input.close()
+        except BrokenPipeError:
+            return
+
+    def end(self) -> None:
+        """Let it end what is left, and wait for its end."""
+        self.dismiss()
+        try:
+            self._process.wait(_END_WAIT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+@contextmanager
+def own_signal_handlers() -> Iterator[None]:
+    """Keep `ray.init` from replacing the handler of SIGTERM."""
+    with _replaced(utils, "set_sigterm_handler", lambda _handler: None):
+        yield
+
+
+@contextmanager
+def local_start(watched_by: Guardian) -> Iterator[None]:
+    """Let `ray.init` start processes in sessions of their own that listen on 127.0.0.1 only."""
+    environment = {_MARK: watched_by.mark, _LOOPBACK_SWITCH: "0"}
+    with ExitStack() as stack:
+        stack.enter_context(_replaced(services, "ConsolePopen", _popen(watched_by.note)))
+        stack.enter_context(_replaced(ray_constants, "ENABLE_RAY_CLUSTER", False))
+        stack.enter_context(_environment(environment))
+        yield
+
+
+def local_environment() -> dict[str, str]:
+    """Variables of the workers of a local Ray: its libraries, too, listen on 127.0.0.1 only."""
+    chosen = {"VLLM_HOST_IP": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
+    return {
+        **{name: os.environ.get(name, value) for name, value in chosen.items()},
+        # The project as this process sees it, also where it is run without an install.
+        "PYTHONPATH": _import_path(),
+    }
+
+
+def _popen(note: Callable[[int], None]) -> type:
+    class SessionPopen(services.ConsolePopen):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, start_new_session=True, **options)
+            note(self.pid)
+
+    return SessionPopen
+
+
+@contextmanager
+def _replaced(module: Any, name: str, value: Any) -> Iterator[None]:
+    before = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, before)
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _import_path() -> str:
+    package_parent = str(Path(__file__).resolve().parents[3])
+    existing = os.environ.get("PYTHONPATH", "")
+    return f"{package_parent}{os.pathsep}{existing}" if existing else package_parent
