@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rlhf_ray.config.groups.data import TextsConfig
-from rlhf_ray.data.encoding import most_characters
-from rlhf_ray.data.plain_texts import PlainEncoder
 from rlhf_ray.data.rejects import INVALID, Rejects, Skipped, good_rows, skipped_lines
 from rlhf_ray.data.rows import BadCell, DataError, Row, check_columns, text_cell
 from rlhf_ray.data.sources.read import read_rows
-from rlhf_ray.data.special_texts import SpecialTextCheck
+from rlhf_ray.data.tokens.encoding import most_characters
+from rlhf_ray.data.tokens.plain_texts import PlainEncoder
+from rlhf_ray.data.tokens.special_texts import SpecialTextCheck
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

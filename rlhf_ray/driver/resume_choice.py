@@ -21,7 +21,7 @@ from rlhf_ray.driver.resume_changes import RunSettings, check_identity, compare_
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Expected:
+class ResumedRun:
     """A run, as far as a checkpoint must fit it.
 
     Attributes:
@@ -50,7 +50,7 @@ class Resume:
     notes: tuple[str, ...]
 
 
-def checkpoint_to_resume(output: Path, resume: str, expected: Expected) -> Resume | None:
+def checkpoint_to_resume(output: Path, resume: str, expected: ResumedRun) -> Resume | None:
     """Choose the checkpoint that a run goes on from; None to start from step 0.
 
     Called before any worker starts.
@@ -94,7 +94,7 @@ def verified(resume: Resume, checkpoints: StepCheckpoints, report: Callable[[str
     raise RequestError(_refusal(problems, candidates, ()))
 
 
-def _check(folder: Path, expected: Expected) -> None:
+def _check(folder: Path, expected: ResumedRun) -> None:
     """Check all that the driver can see, and refuse the checkpoint of another run.
 
     Raises:
@@ -130,7 +130,7 @@ def _passed_over(folders: Checkpoints, chosen: Path, problems: Sequence[str]) ->
     return notes
 
 
-def _about(folder: Path, expected: Expected) -> list[str]:
+def _about(folder: Path, expected: ResumedRun) -> list[str]:
     """Sentences about the chosen checkpoint.
 
     Raises:

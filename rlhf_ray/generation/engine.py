@@ -86,7 +86,7 @@ class GenerationEngine:
         )
         # vLLM reads the environment when it is imported: nothing may import it before this line.
         check_vllm()
-        from rlhf_ray.data.turn_ends import engine_ends
+        from rlhf_ray.data.tokens.turn_ends import engine_ends
         from rlhf_ray.generation.requests import EngineRequests
         from rlhf_ray.generation.weights.adapter_sender import AdapterSender
         from rlhf_ray.generation.weights.bucket_sender import BucketSender

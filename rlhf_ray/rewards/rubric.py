@@ -10,11 +10,11 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from rlhf_ray.config.groups.reward import JudgeConfig
-from rlhf_ray.data.encoding import encode, most_characters
 from rlhf_ray.data.messages import apply_template
-from rlhf_ray.data.plain_texts import PlainEncoder
 from rlhf_ray.data.rows import BadCell
-from rlhf_ray.data.special_texts import special_texts
+from rlhf_ray.data.tokens.encoding import encode, most_characters
+from rlhf_ray.data.tokens.plain_texts import PlainEncoder
+from rlhf_ray.data.tokens.special_texts import special_texts
 from rlhf_ray.records import Prompt
 from rlhf_ray.rewards.numerals import numerals, read_number
 

@@ -58,8 +58,8 @@ def run(config: Config) -> int:
     (output / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
     record = _Record(output / _RECORD, is_kept=config.resume == "auto")
     has_work = not all(record.is_finished(step) for step in steps)
-    cluster = _one_cluster(config, error_log=output / "error.log")
-    with cluster if has_work else nullcontext():
+    log = output / "error.log"
+    with _one_cluster(config, error_log=log) if has_work else nullcontext():
         for number, step in enumerate(steps, start=1):
             title = f"{step.name} ({number} of {len(steps)})"
             if record.is_finished(step):

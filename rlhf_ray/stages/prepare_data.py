@@ -12,7 +12,6 @@ from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.config.groups.prepare_sources import PreparedSource, read_source, read_split
 from rlhf_ray.config.load import to_yaml
 from rlhf_ray.config.run import Config
-from rlhf_ray.data.encoding import encode, most_characters
 from rlhf_ray.data.prepare.cleaning.lengths import TokenLimit
 from rlhf_ray.data.prepare.cleaning.pipeline import make_cleaning
 from rlhf_ray.data.prepare.prepare import Preparation
@@ -21,6 +20,7 @@ from rlhf_ray.data.prepare.report import report_of, report_tables
 from rlhf_ray.data.prepare.work_folder import check_output, work_folder
 from rlhf_ray.data.rows import BadCell
 from rlhf_ray.data.sources.prepared import REPORT
+from rlhf_ray.data.tokens.encoding import encode, most_characters
 from rlhf_ray.stages.request_checks import check_request
 from rlhf_ray.stages.stage import FolderUse, Stage
 

@@ -11,7 +11,7 @@ from rlhf_ray.config.groups.training import RoleConfig
 from rlhf_ray.config.run import Config
 from rlhf_ray.config.schema import values_of
 from rlhf_ray.driver.resume_changes import RunSettings
-from rlhf_ray.driver.resume_choice import Expected, Resume, checkpoint_to_resume
+from rlhf_ray.driver.resume_choice import Resume, ResumedRun, checkpoint_to_resume
 
 # Keys of the driver's state that a stage reads.
 RL_PARTS = ("adaptive", "pipeline")
@@ -48,7 +48,7 @@ def resume_of_rl(config: Config, settings: RunSettings) -> Resume | None:
         roles["critic"] = config.critic
     if config.starts_reference and config.algorithm.reference_every > 0:
         roles["reference"] = config.reference
-    expected = Expected(settings=settings, parts=RL_PARTS, layouts=_layouts(roles))
+    expected = ResumedRun(settings=settings, parts=RL_PARTS, layouts=_layouts(roles))
     return checkpoint_to_resume(Path(config.output_dir), config.resume, expected)
 
 
@@ -59,7 +59,7 @@ def resume_of_fit(config: Config, settings: RunSettings) -> Resume | None:
         RequestError: see `checkpoint_to_resume`.
     """
     layouts = _layouts({"learner": config.training})
-    expected = Expected(settings=settings, parts=FIT_PARTS, layouts=layouts)
+    expected = ResumedRun(settings=settings, parts=FIT_PARTS, layouts=layouts)
     return checkpoint_to_resume(Path(config.output_dir), config.resume, expected)
 
 

@@ -104,7 +104,9 @@ def test_tensor_files_are_read_in_one_place():
         for file in PACKAGE.rglob("*.py")
         if (names := _unsafe_readers(ast.parse(file.read_text(encoding="utf-8"))))
     }
-    assert found == {"plain_files.py": ["torch.load"]}
+    # The headers of a model, on no device; no unrestricted pickle (weights_only).
+    headers = {"models/checks/weight_files.py": ["torch.load"]}
+    assert found == {"plain_files.py": ["torch.load"]} | headers
 
 
 def test_pickles_are_read_only_from_own_processes():
@@ -116,4 +118,4 @@ def test_pickles_are_read_only_from_own_processes():
         if isinstance(node, ast.Call)
         and ast.unparse(node.func) in ("pickle.load", "pickle.loads", "cloudpickle.loads")
     }
-    assert readers == {"config/convert.py", "rewards/function_runner.py"}
+    assert readers == {"config/convert.py", "rewards/functions/runner.py"}

@@ -77,7 +77,7 @@ def on_node(node_id: str, function: Callable[..., Any], *arguments: Any) -> Any:
     if node_id == ray.get_runtime_context().get_node_id():
         return function(*arguments)
     strategy = NodeAffinitySchedulingStrategy(node_id, soft=False)
-    task = ray.remote(num_cpus=0, max_retries=0)(function)
+    task: Any = ray.remote(num_cpus=0, max_retries=0)(function)
     return ray.get(
         task.options(scheduling_strategy=strategy).remote(*arguments), timeout=_REMOTE_TIMEOUT_S
     )

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rlhf_ray.config.addresses import address_problems
 from rlhf_ray.config.groups.deploy import METHODS
 from rlhf_ray.config.rules.generation import OWNED_ARGUMENTS
-from rlhf_ray.config.rules.rule import Rule
+from rlhf_ray.config.rules.rule import Rule, address_problems
 from rlhf_ray.config.run import Config
 from rlhf_ray.config.stages import SERVER_STAGES, SERVICE_STAGES
 

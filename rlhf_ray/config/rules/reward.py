@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from rlhf_ray.config.addresses import address_problems
 from rlhf_ray.config.rules.generation import cache_problems, gpu_problems
-from rlhf_ray.config.rules.rule import Rule
+from rlhf_ray.config.rules.rule import Rule, address_problems
 from rlhf_ray.config.run import Config
 from rlhf_ray.config.stages import EVALUATION_STAGES, SCORING_STAGES
 

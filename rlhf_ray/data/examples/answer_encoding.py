@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 import torch
 
 from rlhf_ray.data.chat_fields import Message, Tool
-from rlhf_ray.data.encoding import encode
 from rlhf_ray.data.examples.labels import label_texts
 from rlhf_ray.data.examples.spans import MarkedText, mark_answers, mark_plain
 from rlhf_ray.data.messages import apply_template
-from rlhf_ray.data.plain_texts import PlainEncoder
 from rlhf_ray.data.rendering.chat import RenderedChat
 from rlhf_ray.data.rendering.check import check_rendering
 from rlhf_ray.data.rows import BadCell
-from rlhf_ray.data.special_texts import special_texts
+from rlhf_ray.data.tokens.encoding import encode
+from rlhf_ray.data.tokens.plain_texts import PlainEncoder
+from rlhf_ray.data.tokens.special_texts import special_texts
 from rlhf_ray.records.supervised import LabelledTokens, num_scored_tokens
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from rlhf_ray.data.encoding import encode
 from rlhf_ray.data.examples.spans import MarkedText
-from rlhf_ray.data.plain_texts import PlainEncoder
 from rlhf_ray.data.rows import BadCell
+from rlhf_ray.data.tokens.encoding import encode
+from rlhf_ray.data.tokens.plain_texts import PlainEncoder
 from rlhf_ray.records.supervised import LabelledTokens
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic
 
 from rlhf_ray.config.groups.data import ExamplesConfig
-from rlhf_ray.data.encoding import most_characters
 from rlhf_ray.data.examples.labels import label_texts
 from rlhf_ray.data.examples.lengths import LengthLimit
 from rlhf_ray.data.examples.rows import Source, identity, read_sources
@@ -17,11 +16,12 @@ from rlhf_ray.data.examples.spans import MarkedText
 from rlhf_ray.data.examples.split import content_key
 from rlhf_ray.data.messages import check_templates
 from rlhf_ray.data.notes import RowNotes
-from rlhf_ray.data.plain_texts import PlainEncoder, already_lines
 from rlhf_ray.data.rejects import INVALID, Rejects, Skipped
 from rlhf_ray.data.rows import BadCell, DataError, Row
-from rlhf_ray.data.special_texts import SpecialTextCheck
-from rlhf_ray.data.turn_ends import LearntEnds, TurnEnd, added_tokens
+from rlhf_ray.data.tokens.encoding import most_characters
+from rlhf_ray.data.tokens.plain_texts import PlainEncoder, already_lines
+from rlhf_ray.data.tokens.special_texts import SpecialTextCheck
+from rlhf_ray.data.tokens.turn_ends import LearntEnds, TurnEnd, added_tokens
 from rlhf_ray.records.supervised import LabelledTokens
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from rlhf_ray.data.rejects import Skipped, skipped_lines
-from rlhf_ray.data.turn_ends import TurnEnd
+from rlhf_ray.data.tokens.turn_ends import TurnEnd
 from rlhf_ray.records.preferences import Feedback, Ranking
 from rlhf_ray.records.supervised import LabelledTokens
 

@@ -12,7 +12,7 @@ from rlhf_ray.data.messages import apply_template, apply_template_with_marks
 from rlhf_ray.data.rendering.chat import Part, RenderedChat, common_length
 from rlhf_ray.data.rendering.check import check_rendering
 from rlhf_ray.data.rows import BadCell
-from rlhf_ray.data.turn_ends import added_tokens, template_end
+from rlhf_ray.data.tokens.turn_ends import added_tokens, template_end
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from rlhf_ray.config.groups.data import ExamplesConfig
-from rlhf_ray.data.encoding import most_characters
 from rlhf_ray.data.example_columns import LAYOUTS
 from rlhf_ray.data.examples.chats import filled_cell
 from rlhf_ray.data.examples.lengths import LengthLimit
@@ -18,12 +17,13 @@ from rlhf_ray.data.examples.load import GatheredExamples, finished_set
 from rlhf_ray.data.examples.rows import Source, identity, read_sources
 from rlhf_ray.data.examples.sets import ExampleSet
 from rlhf_ray.data.examples.split import content_key
-from rlhf_ray.data.plain_texts import PlainEncoder
 from rlhf_ray.data.prompts.order import stable_seed
 from rlhf_ray.data.rejects import INVALID
 from rlhf_ray.data.rows import BadCell, DataError, Row
-from rlhf_ray.data.special_texts import SpecialTextCheck
-from rlhf_ray.data.turn_ends import TurnEnd
+from rlhf_ray.data.tokens.encoding import most_characters
+from rlhf_ray.data.tokens.plain_texts import PlainEncoder
+from rlhf_ray.data.tokens.special_texts import SpecialTextCheck
+from rlhf_ray.data.tokens.turn_ends import TurnEnd
 from rlhf_ray.records.supervised import LabelledTokens
 
 if TYPE_CHECKING:

@@ -6,20 +6,20 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rlhf_ray.config.groups.data import DataConfig
-from rlhf_ray.data.encoding import encode, most_characters
 from rlhf_ray.data.messages import RenderedPrompt, check_templates, render, uses_template
 from rlhf_ray.data.notes import RowNotes
-from rlhf_ray.data.plain_texts import PlainEncoder
 from rlhf_ray.data.prompts.order import stable_seed
 from rlhf_ray.data.rejects import INVALID, Rejects, Skipped, good_rows, skipped_lines
 from rlhf_ray.data.rendering.chat import RenderedChat
 from rlhf_ray.data.rendering.check import check_rendering
 from rlhf_ray.data.rows import BadCell, DataError, Row, check_columns, text_cell, unmapped_columns
 from rlhf_ray.data.sources.read import read_rows, source_name
-from rlhf_ray.data.special_texts import SpecialTextCheck
+from rlhf_ray.data.tokens.encoding import encode, most_characters
+from rlhf_ray.data.tokens.plain_texts import PlainEncoder
+from rlhf_ray.data.tokens.special_texts import SpecialTextCheck
 from rlhf_ray.records import Prompt
 
 if TYPE_CHECKING:
@@ -105,20 +105,7 @@ def load_prompts(data: DataConfig, tokenizer: PreTrainedTokenizerBase, *, seed: 
         columns, others = unmapped_columns(data, item.row)
         left_out |= others
         notes.add(item.row.where, item.notes)
-        prompts.append(
-            Prompt(
-                prompt_id=item.prompt_id,
-                stream_index=0,
-                text=item.prompt.text,
-                token_ids=tuple(token_ids),
-                answer=item.answer,
-                source=item.source,
-                seed=stable_seed(seed, item.prompt_id),
-                columns=columns,
-                messages=tuple(item.prompt.messages),
-                tools=tuple(item.prompt.tools),
-            )
-        )
+        prompts.append(_prompt(item, token_ids, columns, seed=seed))
     if not prompts:
         raise DataError(f"{data.key('path')}: no prompt of {data.path} is left{rejects.summary()}")
     return PromptSet(
@@ -128,6 +115,23 @@ def load_prompts(data: DataConfig, tokenizer: PreTrainedTokenizerBase, *, seed: 
         fingerprint=_fingerprint(prompts),
         notes=(*notes.lines(), *specials.lines()),
         already=tuple(plain.lines()),
+    )
+
+
+def _prompt(
+    item: _Rendered, token_ids: Sequence[int], columns: dict[str, Any], *, seed: int
+) -> Prompt:
+    return Prompt(
+        prompt_id=item.prompt_id,
+        stream_index=0,
+        text=item.prompt.text,
+        token_ids=tuple(token_ids),
+        answer=item.answer,
+        source=item.source,
+        seed=stable_seed(seed, item.prompt_id),
+        columns=columns,
+        messages=tuple(item.prompt.messages),
+        tools=tuple(item.prompt.tools),
     )
 
 

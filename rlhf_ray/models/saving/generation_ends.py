@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrained
 from rlhf_ray.atomic_file import write_atomically
 from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.data.template_time import time_line
-from rlhf_ray.data.turn_ends import TurnEnd, engine_ends
+from rlhf_ray.data.tokens.turn_ends import TurnEnd, engine_ends
 from rlhf_ray.models.location import read_chat_template
 
 FILE_NAME = "generation_config.json"

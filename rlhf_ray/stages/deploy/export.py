@@ -70,13 +70,12 @@ def run(config: Config) -> int:
         origin=origin,
         evaluation=evaluation,
     )
-    card = cards.model_card(facts)
     target = Path(config.output_dir) / "model"
     with atomic_folder(target) as partial:
         with without_progress_bars():
             merged.save_pretrained(partial, max_shard_size=f"{export.max_shard_gb:g}GB")
         tokenizer.save_pretrained(partial)
-        card.save(partial / "README.md")
+        cards.model_card(facts).save(partial / "README.md")
         cards.copy_configuration(run_dir, partial)
     print(f"Result: {target}", flush=True)
     return 0

@@ -132,11 +132,8 @@ def read_inputs(config: Config, *, report: Report) -> EvaluationInputs:
         scoring_context(dataclasses.replace(config, model=candidate.model))
         for candidate in candidates
     ]
-    config = dataclasses.replace(
-        config,
-        reward=_resolved_reward(contexts, candidates, report),
-        model=baseline.model,
-    )
+    reward = _resolved_reward(contexts, candidates, report)
+    config = dataclasses.replace(config, reward=reward, model=baseline.model)
     check_scoring(scoring_context(config), baseline.prompts, report=report)
     return EvaluationInputs(
         reward=config.reward,

@@ -18,7 +18,7 @@ from rlhf_ray.config.run import Config
 from rlhf_ray.data.examples import ExampleSet
 from rlhf_ray.data.prompts.order import RowOrder
 from rlhf_ray.data.template_time import time_line
-from rlhf_ray.data.turn_ends import TurnEnd
+from rlhf_ray.data.tokens.turn_ends import TurnEnd
 from rlhf_ray.driver.best_models import BestModels, LastModel
 from rlhf_ray.driver.checkpoint_folders import Checkpoints
 from rlhf_ray.driver.checkpoints import StepCheckpoints
@@ -109,7 +109,7 @@ def run_fit(config: Config, stage: FitStage[T]) -> int:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Read:
+class _Material:
     """Model and examples of a run, read and checked; see `_Run` for the ends."""
 
     config: Config
@@ -118,7 +118,7 @@ class _Read:
     num_steps: int
 
 
-def _read(config: Config, stage: FitStage, progress: Progress) -> _Read:
+def _read(config: Config, stage: FitStage, progress: Progress) -> _Material:
     progress.phase("model")
     path = resolve_model_path(config.model.path, seed=config.seed, report=progress.message)
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, path=path))
@@ -137,7 +137,7 @@ def _read(config: Config, stage: FitStage, progress: Progress) -> _Read:
     progress.message("\n".join(filter(None, lines)))
     check_warmup(config.training.warmup_steps, num_steps)
     progress.expect(num_steps)
-    return _Read(config=config, examples=examples, turn_ends=turn_ends, num_steps=num_steps)
+    return _Material(config=config, examples=examples, turn_ends=turn_ends, num_steps=num_steps)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

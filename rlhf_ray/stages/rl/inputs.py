@@ -19,7 +19,7 @@ from rlhf_ray.config.run import Config
 from rlhf_ray.data.held_out import held_out_data
 from rlhf_ray.data.prompts.load import PromptSet, load_prompts
 from rlhf_ray.data.ptx_texts import load_texts
-from rlhf_ray.data.turn_ends import engine_ends
+from rlhf_ray.data.tokens.turn_ends import engine_ends
 from rlhf_ray.driver.resume_changes import RunSettings
 from rlhf_ray.driver.resume_choice import Resume
 from rlhf_ray.driver.updates.texts import NoTexts, TextMixture, TextSource
@@ -170,15 +170,20 @@ def read_inputs(request: RlRequest, progress: Progress) -> RlInputs:
         prompts=prompts,
         texts=texts,
         held_out=held_out,
-        probe=make_probe(
-            [prompt.token_ids for prompt in prompts.prompts[: config.publish.num_probe_sequences]],
-            num_sequences=config.publish.num_probe_sequences,
-            num_tokens=min(_PROBE_TOKENS, config.max_sequence_tokens - 1),
-            vocab_size=len(tokenizer),
-            seed=config.seed,
-        ),
+        probe=_probe(config, prompts, vocab_size=len(tokenizer)),
         kept_settings=request.settings,
         resume_from=request.resume_from,
+    )
+
+
+def _probe(config: Config, prompts: PromptSet, *, vocab_size: int) -> Probe:
+    num_sequences = config.publish.num_probe_sequences
+    return make_probe(
+        [prompt.token_ids for prompt in prompts.prompts[:num_sequences]],
+        num_sequences=num_sequences,
+        num_tokens=min(_PROBE_TOKENS, config.max_sequence_tokens - 1),
+        vocab_size=vocab_size,
+        seed=config.seed,
     )
 
 

@@ -16,9 +16,9 @@ from rlhf_ray.data.examples import (
 )
 from rlhf_ray.data.examples.answer_encoding import encode_answers
 from rlhf_ray.data.examples.sets import samples_of
-from rlhf_ray.data.plain_texts import PlainEncoder
 from rlhf_ray.data.prompts.load import load_prompts
 from rlhf_ray.data.ptx_texts import load_texts as load_ptx_texts
+from rlhf_ray.data.tokens.plain_texts import PlainEncoder
 from rlhf_ray.records import Prompt
 from rlhf_ray.records.supervised import LabelledTokens
 from rlhf_ray.rewards.rubric import Rubric

@@ -180,7 +180,7 @@ class TestRun:
         assert time is not None
         assert request.settings.identity["model.template_time"] == time
         checkpointed(tmp_path, {**request.settings.identity, "model.template_time": TIME})
-        assert check_request(config).config.model.template_time == TIME
+        assert with_template_time(config).model.template_time == TIME
 
 
 def test_a_stream_that_differs_names_the_time() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from rlhf_ray.config.groups.data import ExamplesConfig
 from rlhf_ray.data.examples import load_demonstrations, load_rankings, load_texts
-from rlhf_ray.data.turn_ends import engine_ends, template_end
+from rlhf_ray.data.tokens.turn_ends import engine_ends, template_end
 from rlhf_ray.testing.turns import CHATML, TEXT_END, TURN_BEGIN, TURN_END, two_ends_tokenizer
 
 # Thoughts are written like a turn, and end with a token that also ends the turns before the last.

@@ -13,7 +13,7 @@ from rlhf_ray.checkpoint_files.manifest import seal_share
 from rlhf_ray.config.errors import RunFailed
 from rlhf_ray.driver.checkpoints import Checkpoints, StepCheckpoints
 from rlhf_ray.driver.resume_changes import RunSettings
-from rlhf_ray.driver.resume_choice import Expected
+from rlhf_ray.driver.resume_choice import ResumedRun
 from rlhf_ray.testing.fake_roles import FakeLearner
 from rlhf_ray.testing.fakes import InProcessWaiter, done
 
@@ -87,8 +87,8 @@ def run_settings(
     )
 
 
-def expected(settings: RunSettings | None = None, layout: RoleLayout = LAYOUT) -> Expected:
-    return Expected(settings=settings or run_settings(), parts=PARTS, layouts={"learner": layout})
+def expected(settings: RunSettings | None = None, layout: RoleLayout = LAYOUT) -> ResumedRun:
+    return ResumedRun(settings=settings or run_settings(), parts=PARTS, layouts={"learner": layout})
 
 
 def step_checkpoints(

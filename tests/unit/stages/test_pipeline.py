@@ -46,7 +46,7 @@ class FakeStages:
 def stages(monkeypatch) -> FakeStages:
     fakes = FakeStages()
     monkeypatch.setattr(pipeline, "load_stage", fakes.load_stage)
-    monkeypatch.setattr(pipeline, "_one_cluster", lambda **_: nullcontext())
+    monkeypatch.setattr(pipeline, "_one_cluster", lambda *_, **__: nullcontext())
     return fakes
 
 

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from rlhf_ray.config.groups.model import ModelConfig
-from rlhf_ray.data.turn_ends import TurnEnd
+from rlhf_ray.data.tokens.turn_ends import TurnEnd
 from rlhf_ray.generation.server.openai_server import with_turn_ends
 from rlhf_ray.models.saving.generation_ends import (
     add_ends,

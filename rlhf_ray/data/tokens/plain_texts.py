@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rlhf_ray.data.encoding import encode
 from rlhf_ray.data.rows import BadCell
+from rlhf_ray.data.tokens.encoding import encode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
