@@ -101,7 +101,7 @@ def make_front(served: ServedModel, fleet: Fleet, token: BearerToken | None) -> 
         fleet=fleet,
         model_name=served.name,
         token=token,
-        max_request_bytes=served.serve.max_request_bytes,
+        settings=served.serve,
     )
 
 
