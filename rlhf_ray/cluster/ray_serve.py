@@ -101,7 +101,8 @@ def deployed(
     """
     serve = _import_serve()
     settings = served.serve
-    serve.start(http_options={"host": settings.host, "port": settings.port})
+    address = {"host": settings.host, "port": settings.port}
+    serve.start(http_options=address | {"keep_alive_timeout_s": settings.limits.idle_s})
     try:
         serve.run_many(
             [serve.RunTarget(_application(serve, served, token, logs), name=_APPLICATION)],

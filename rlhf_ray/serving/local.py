@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rlhf_ray.config.bearer_token import BearerToken
@@ -156,7 +157,9 @@ def private_endpoint(
             first_index=index,
         )
         front = make_front(served, fleet, token)
-        with serving(front.application, listener, work=lambda: fleet.supervise(ready.set)) as check:
+        work = partial(fleet.supervise, ready.set)
+        limits = served.serve.limits
+        with serving(front.application, listener, work=work, limits=limits) as check:
             while not ready.wait(_POLL_S):
                 check()
             yield f"{address_of(listener)}/v1", token

@@ -62,8 +62,8 @@ class ServeLimitsConfig:
         unit="seconds",
         above=0,
     )
-    idle_s: float = setting(
-        30.0, "Time after which an idle connection is closed.", unit="seconds", above=0
+    idle_s: int = setting(
+        30, "Time after which an idle connection is closed.", unit="seconds", minimum=1
     )
     answer_s: float = setting(
         3600.0, "Longest time of one answer, with its wait.", unit="seconds", above=0

@@ -108,6 +108,8 @@ def _serve_here(served: ServedModel, token: BearerToken | None, output: Path) ->
             front.application,
             listener,
             work=lambda: fleet.supervise(when_ready),
+            limits=settings.limits,
+            report=_say,
             drain_s=served.stop_s,
         )
 

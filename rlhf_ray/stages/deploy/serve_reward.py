@@ -65,7 +65,7 @@ def run(config: Config) -> int:
             _say(f"ready at {address_of(listener)}")
 
         try:
-            serve(service.application, listener, work=load)
+            serve(service.application, listener, work=load, limits=settings.limits, report=_say)
         finally:
             executor.submit(scorer.close).result()
     _say("ended")
