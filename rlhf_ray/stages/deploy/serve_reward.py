@@ -49,7 +49,7 @@ def run(config: Config) -> int:
             facts=facts,
             executor=executor,
             token=token,
-            max_request_bytes=settings.max_request_bytes,
+            settings=settings,
         )
         _say(f"loading {facts['model']} ({facts['fingerprint']}) for {address_of(listener)}")
         scorer = RewardScorer(
