@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import shutil
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -20,6 +18,7 @@ from rlhf_ray.config.groups.generation import GenerationConfig
 from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.generation.engine_arguments import server_arguments
 from rlhf_ray.generation.server.openai_server import server_command, server_environment
+from rlhf_ray.scratch_folder import scratch_folder
 from rlhf_ray.serving.fleet import Fleet
 from rlhf_ray.serving.front import Front
 from rlhf_ray.serving.replica import Replica, ReplicaLimits, Report
@@ -55,16 +54,6 @@ def model_name(chosen: str | None, path: str) -> str:
         return path.removeprefix("builtin:")
     folder = Path(path).resolve()
     return folder.parent.name if folder.name == MODEL_FOLDER else folder.name
-
-
-@contextmanager
-def scratch_folder() -> Iterator[Path]:
-    """A private temporary folder for sockets. The path is short: Unix sockets allow 107 bytes."""
-    folder = Path(tempfile.mkdtemp(prefix="rlhf_ray_"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def local_fleet(

@@ -164,11 +164,12 @@ def _check_prompts(fields: Mapping[str, Any], prompts: list[Any], most: int) -> 
     for one in (rest, *prompts):
         size = size_of(one, most_characters=most, most_items=most, per_number=CHARACTERS_PER_TOKEN)
         if max(size.characters, size.items) > most:
+            # In vLLM's words, by which clients see that a chat is too long.
             raise Refused(
                 400,
                 f"the prompt has more than {most:,} characters (a token id counts as "
-                f"{CHARACTERS_PER_TOKEN}), the most for this model; shorten it, or raise "
-                f"serve.limits.prompt_characters",
+                f"{CHARACTERS_PER_TOKEN}), the most for the model's maximum context length; "
+                f"shorten it, or raise serve.limits.prompt_characters",
             )
         num_characters += size.characters
         if num_characters > together:

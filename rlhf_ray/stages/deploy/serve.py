@@ -18,12 +18,12 @@ from rlhf_ray.config.load import to_yaml
 from rlhf_ray.config.run import Config
 from rlhf_ray.models.builtin import resolve_model_path
 from rlhf_ray.models.location import check_location, read_chat_template
+from rlhf_ray.scratch_folder import scratch_folder
 from rlhf_ray.serving.local import (
     ServedModel,
     local_fleet,
     make_front,
     model_name,
-    scratch_folder,
 )
 from rlhf_ray.serving.replica import Report
 from rlhf_ray.serving.server import address_of, listen, serve

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from rlhf_ray.chat.endpoint import _TOO_LONG
 from rlhf_ray.config.groups.deploy import ServeLimitsConfig
 from rlhf_ray.serving.openai_errors import Refused
 from rlhf_ray.serving.request_limits import (
@@ -61,6 +62,7 @@ def test_characters_of_the_context():
         with pytest.raises(Refused, match=r"more than 1,600 characters") as refused:
             check(fields)
         assert refused.value.status == 400
+        assert any(words in str(refused.value) for words in _TOO_LONG), "stage=chat drops a turn"
 
 
 def test_characters_that_are_configured():
