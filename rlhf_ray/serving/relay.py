@@ -19,6 +19,13 @@ from rlhf_ray.serving.replica import Replica
 CLIENT_GONE = 499
 _EVENT_STREAM = "text/event-stream"
 _LAST_EVENT = b"data: [DONE]"
+# Begin of an event with which vLLM says that it failed in mid-stream. Text of an answer is quoted
+# in JSON, and cannot look like it.
+_ERROR_EVENT = b'data: {"error"'
+_OF_STREAM = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+]
 _LOST = "the engine ended while it answered; ask again"
 
 # Called with the HTTP status of a request that has ended.
@@ -133,7 +140,7 @@ class Relayed(Response):
                 return 502
             try:
                 if reply.content_type == _EVENT_STREAM:
-                    return await _stream(reply, replica, send)
+                    return await self._stream(reply, replica, send)
                 return await self._whole(reply, replica, scope, receive, send)
             finally:
                 # `close`, not `release`: an answer that is not read to its end is given up, and the
@@ -160,7 +167,9 @@ class Relayed(Response):
         try:
             content = await reply.read()
         except (aiohttp.ClientError, OSError):
-            content, status = _LOST.encode(), 502
+            replica.suspect()
+            await error_reply(502, f"the engine failed: {_LOST}")(scope, receive, send)
+            return 502
         # The client's own errors (4xx) are the engine's to explain; a 5xx may mean a broken engine.
         if status < 500:
             answer = Response(content, status_code=status, media_type=reply.content_type)
@@ -185,36 +194,44 @@ class Relayed(Response):
         replica.suspect()
         return 502, f"the engine failed: {message}"
 
+    async def _stream(self, reply: aiohttp.ClientResponse, replica: Replica, send: Send) -> int:
+        """Pass on a stream of events; returns the status.
 
-async def _stream(reply: aiohttp.ClientResponse, replica: Replica, send: Send) -> int:
-    """Pass on a stream of events; returns the status.
+        Only whole events are sent, so that the error event never lands inside another one.
+        """
+        await send({"type": "http.response.start", "status": reply.status, "headers": _OF_STREAM})
+        status, rest, is_complete = reply.status, b"", False
+        try:
+            async for piece in reply.content.iter_any():
+                whole, end, rest = (rest + piece).rpartition(b"\n\n")
+                if _ERROR_EVENT in whole:
+                    whole, status = await self._with_failure(whole, replica)
+                if end:
+                    await _send(send, whole + end)
+                # A stream that ends without its last event was cut off, even if the connection
+                # closed in order.
+                is_complete = is_complete or whole.endswith(_LAST_EVENT)
+        except (aiohttp.ClientError, OSError):
+            is_complete = False
+        if is_complete:
+            await send({"type": "http.response.body", "body": b""})
+            return status
+        replica.suspect()
+        # The body gets no end, so that the HTTP server breaks the connection off: a client that
+        # does not read the error event still sees that the answer is incomplete.
+        await _send(send, error_event(502, _LOST))
+        return 502
 
-    Only whole events are sent, so that the error event never lands inside another one.
-    """
-    headers = [
-        (b"content-type", b"text/event-stream; charset=utf-8"),
-        (b"cache-control", b"no-cache"),
-    ]
-    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    rest, is_complete = b"", False
-    try:
-        async for piece in reply.content.iter_any():
-            whole, end, rest = (rest + piece).rpartition(b"\n\n")
-            if end:
-                await _send(send, whole + end)
-            # A stream that ends without its last event was cut off, even if the connection closed
-            # in order.
-            is_complete = is_complete or whole.endswith(_LAST_EVENT)
-    except (aiohttp.ClientError, OSError):
-        is_complete = False
-    if is_complete:
-        await send({"type": "http.response.body", "body": b""})
-        return reply.status
-    replica.suspect()
-    # The body gets no end, so that the HTTP server breaks the connection off: a client that does
-    # not read the error event still sees that the answer is incomplete.
-    await _send(send, error_event(502, _LOST))
-    return 502
+    async def _with_failure(self, events: bytes, replica: Replica) -> tuple[bytes, int]:
+        """Events in which a failure of the engine is explained, and the status of the answer."""
+        found, status = events.split(b"\n\n"), 200
+        for index, event in enumerate(found):
+            if event.startswith(_ERROR_EVENT):
+                content = event.removeprefix(b"data: ")
+                if _code_in(content) >= 500:
+                    status, words = await self._failure(replica, _message_in(content))
+                    found[index] = error_event(status, words).rstrip(b"\n")
+        return b"\n\n".join(found), status
 
 
 async def _send(send: Send, body: bytes) -> None:
@@ -232,3 +249,11 @@ def _message_in(content: bytes) -> str:
         return str(json.loads(content)["error"]["message"])
     except (ValueError, KeyError, TypeError):
         return content.decode(errors="replace")[:500]
+
+
+def _code_in(content: bytes) -> int:
+    """Status in an engine's error; 500 if there is none."""
+    try:
+        return int(json.loads(content)["error"]["code"])
+    except (ValueError, KeyError, TypeError):
+        return 500

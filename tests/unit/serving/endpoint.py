@@ -173,3 +173,11 @@ def wait_until(holds: Callable[[], bool], timeout_s: float) -> None:
     while not holds():
         assert time.monotonic() < deadline, f"not after {timeout_s} s"
         time.sleep(0.02)
+
+
+def assert_comes_back(endpoint: Endpoint) -> None:
+    """Check that the endpoint answers again, and that the restart was reported."""
+    wait_until(
+        lambda: endpoint.fleet.num_ready == 1 and endpoint.fleet.replicas[0].restarts == 1, 20
+    )
+    assert endpoint.ask("hello again")[1]["choices"][0]["message"]["content"] == "hello again"

@@ -98,6 +98,11 @@ class Upstream:
                 await reply.write(event[: len(event) // 2])
                 await asyncio.sleep(0.1)
                 os._exit(3)
+            if word in ("no-grammar", "bad-request"):
+                code = 500 if word == "no-grammar" else 400
+                error = {"error": {"message": "Internal server error", "code": code}}
+                await reply.write(f"data: {json.dumps(error)}\n\n".encode())
+                break
             if word == "stop-early":
                 return reply
             await reply.write(event)
