@@ -10,6 +10,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from rlhf_ray.config.groups.deploy import ServeLimitsConfig
 from rlhf_ray.serving.openai_errors import Refused
 
@@ -33,6 +35,8 @@ _CONSTRAINTS: tuple[tuple[str, tuple[Any, ...]], ...] = (
 )
 # Longest average of text in natural languages and code is about 8; of a token in a vocabulary, 128.
 CHARACTERS_PER_TOKEN = 16
+_INTEGER = TypeAdapter(int)
+_LARGEST_COUNT = 10**9
 # All prompts of a request together: a few seconds of a tokenizer.
 _CHARACTERS_TOGETHER = 1_000_000
 
@@ -101,6 +105,8 @@ def check_size(
     if most is not None:
         _check_prompts(fields, prompts, most)
     _check_parts(fields, limits.prompt_parts)
+    if len(fields) > limits.field_items:
+        raise Refused(400, f"the request has {len(fields):,} fields; send those of the API alone")
     for name, value in fields.items():
         if name not in _PROMPT_FIELDS:
             _check_field(name, value, limits)
@@ -110,7 +116,7 @@ def check_size(
         raise Refused(
             400,
             f"the request asks for {num_answers:,} answers ({len(prompts):,} prompts, n="
-            f"{fields.get('n') or 1}), and may ask for {allowed:,}: the smaller of "
+            f"{shown(fields.get('n') or 1)}), and may ask for {allowed:,}: the smaller of "
             f"serve.limits.answers={limits.answers:,} and serve.max_requests_under_way="
             f"{max_requests:,}; send several requests",
         )
@@ -218,5 +224,12 @@ def _check_field(name: str, value: Any, limits: ServeLimitsConfig) -> None:
 
 
 def _count(value: Any) -> int:
-    """A count in a request. The engine refuses one that is no number."""
-    return value if isinstance(value, int) and not isinstance(value, bool) else 1
+    """A count in a request, read as vLLM reads it: "3" and 3.0 are 3.
+
+    The engine refuses what is no number.
+    """
+    try:
+        # Cut, because Python does not print numbers of any length.
+        return min(_INTEGER.validate_python(value), _LARGEST_COUNT)
+    except ValidationError:
+        return 1

@@ -21,6 +21,8 @@ from rlhf_ray.serving.connections import room_for_connections
 from rlhf_ray.serving.server import listen, serving
 from tests.unit.serving.endpoint import wait_until
 
+pytestmark = pytest.mark.unit_slow
+
 CLIENT_S = 1.0
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 

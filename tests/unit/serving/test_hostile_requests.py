@@ -65,6 +65,7 @@ def test_a_text_that_fits_is_tokenized(shared):
     assert shared.notes.read_text().splitlines()[-1] == "tokenized 3100"
 
 
+@pytest.mark.unit_slow
 def test_several_answers_count_as_several_requests(make_endpoint):
     endpoint = make_endpoint(max_in_flight=4).wait_until_ready()
     chat = {"messages": [{"role": "user", "content": " ".join(["slow"] * 100)}], "n": 3}
@@ -79,6 +80,7 @@ def test_several_answers_count_as_several_requests(make_endpoint):
     assert endpoint.fleet.in_flight == 0
 
 
+@pytest.mark.unit_slow
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_answer_that_takes_too_long(make_endpoint, stream):
     settings = ServeConfig(limits=ServeLimitsConfig(answer_s=0.5))
@@ -140,6 +142,7 @@ class TestGrammars:
         words = [json.loads(line[6:])["choices"][0]["delta"]["content"] for line in lines[:-1]]
         assert words == ['data:{"error":1} ', '{"error":2} ']
 
+    @pytest.mark.unit_slow
     def test_an_engine_that_dies_of_a_grammar(self, make_endpoint):
         endpoint = make_endpoint().wait_until_ready()
         assert self.ask(endpoint, "break", structured_outputs={"regex": "a"})[0] == 502

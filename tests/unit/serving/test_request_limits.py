@@ -37,12 +37,27 @@ def check(fields: dict[str, Any], *, context: int | None = 100, **limits: Any) -
         ({"prompt": [[1, 2], [3]], "n": 2}, 4),
         ({"prompt": []}, 1),
         ({"prompt": "a", "n": "many"}, 1),
+        ({"prompt": "a", "n": "100"}, 100),
+        ({"prompt": "a", "n": 100.0}, 100),
+        ({"prompt": "a", "n": 1.5}, 1),
+        ({"prompt": "a", "n": []}, 1),
         ({"prompt": "a", "n": True}, 1),
         ({"prompt": "a", "n": -3}, 1),
     ],
 )
 def test_answers(fields, expected):
     assert check(fields) == expected
+
+
+@pytest.mark.parametrize("n", [129, "129", 129.0, " 129 ", 10**4299])
+def test_too_many_answers(n):
+    with pytest.raises(Refused, match=r"\(2 prompts, n=.*, and may ask for 128: the smaller of"):
+        check({"prompt": ["a", "b"], "n": n})
+
+
+def test_many_fields():
+    with pytest.raises(Refused, match="the request has 5,000 fields"):
+        check({str(index): 1 for index in range(5000)})
 
 
 def test_characters_of_the_context():
