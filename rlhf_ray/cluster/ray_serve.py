@@ -21,7 +21,8 @@ from starlette.types import Receive, Scope, Send
 
 from rlhf_ray.config.bearer_token import BearerToken
 from rlhf_ray.config.errors import RequestError, RunFailed
-from rlhf_ray.serving.local import ServedModel, local_fleet, make_front, scratch_folder
+from rlhf_ray.scratch_folder import scratch_folder
+from rlhf_ray.serving.local import ServedModel, local_fleet, make_front
 from rlhf_ray.serving.replica import ReplicaState
 
 _POLL_S = 0.5
@@ -101,7 +102,8 @@ def deployed(
     """
     serve = _import_serve()
     settings = served.serve
-    serve.start(http_options={"host": settings.host, "port": settings.port})
+    address = {"host": settings.host, "port": settings.port}
+    serve.start(http_options=address | {"keep_alive_timeout_s": settings.limits.idle_s})
     try:
         serve.run_many(
             [serve.RunTarget(_application(serve, served, token, logs), name=_APPLICATION)],

@@ -14,13 +14,13 @@ class Fleet:
     """Replicas that share the requests.
 
     Args:
-        max_in_flight: limit of the requests in flight over all replicas.
+        max_in_flight: limit of the answers in flight over all replicas.
         report: called with lines for the user.
     """
 
     def __init__(self, replicas: Sequence[Replica], *, max_in_flight: int, report: Report) -> None:
         self.replicas = tuple(replicas)
-        self._max_in_flight = max_in_flight
+        self.max_in_flight = max_in_flight
         self._report = report
 
     @property
@@ -32,6 +32,11 @@ class Fleet:
         return sum(replica.in_flight for replica in self.replicas)
 
     @property
+    def context_tokens(self) -> int | None:
+        """Longest prompt and answer of the model; None until a replica knows it."""
+        return next((r.context_tokens for r in self.replicas if r.context_tokens), None)
+
+    @property
     def state(self) -> ReplicaState:
         """Ready if any replica is ready, failed if all have failed."""
         states = {replica.state for replica in self.replicas}
@@ -40,10 +45,11 @@ class Fleet:
                 return state
         return ReplicaState.FAILED
 
-    def next_replica(self, *, besides: Collection[Replica] = ()) -> Replica:
+    def next_replica(self, num_answers: int = 1, *, besides: Collection[Replica] = ()) -> Replica:
         """The ready replica with the fewest requests.
 
         Args:
+            num_answers: answers that the request asks for.
             besides: replicas to leave out, because this request could not reach them.
 
         Raises:
@@ -52,9 +58,11 @@ class Fleet:
         ready = [r for r in self.replicas if r.state is ReplicaState.READY and r not in besides]
         if not ready:
             raise Refused(503, "the engine is starting; try again")
-        if self.in_flight >= self._max_in_flight:
+        if self.in_flight + num_answers > self.max_in_flight:
             raise Refused(
-                503, f"{self.in_flight} requests are in flight, the most allowed; try again"
+                503,
+                f"{self.in_flight} requests are in flight, and {num_answers} more would be over "
+                f"serve.max_requests_under_way={self.max_in_flight}; try again",
             )
         return min(ready, key=lambda replica: replica.in_flight)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from collections.abc import Callable
@@ -10,21 +9,23 @@ from typing import Any, NoReturn
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from rlhf_ray.config.bearer_token import BearerToken
+from rlhf_ray.config.groups.deploy import ServeConfig
+from rlhf_ray.serving.arrival import OwnRequests, read_body
 from rlhf_ray.serving.fleet import Fleet
 from rlhf_ray.serving.front_metrics import CONTENT_TYPE, FrontMetrics
-from rlhf_ray.serving.openai_errors import RETRY_AFTER_S, Refused, as_openai_error
-from rlhf_ray.serving.relay import CLIENT_GONE, Relayed
+from rlhf_ray.serving.openai_errors import RETRY_AFTER_S, Refused, as_openai_error, error_reply
+from rlhf_ray.serving.relay import CLIENT_GONE, Asked, Relayed
 from rlhf_ray.serving.replica import ReplicaState
+from rlhf_ray.serving.request_limits import check_roles, check_size, constraint_of
 
 # Paths that are passed on to a replica.
 ASKED_PATHS = ("/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize")
-# Time limit for a request's body: a client that stops in the middle must not hold a connection.
-_BODY_S = 60.0
 
 
 class Front:
@@ -34,7 +35,7 @@ class Front:
         fleet: the replicas that generate.
         model_name: name of the model in requests.
         token: bearer token that requests must carry; None for an open endpoint.
-        max_request_bytes: limit of a request's body.
+        settings: limits of requests, roles of messages, and the address.
     """
 
     def __init__(
@@ -43,12 +44,12 @@ class Front:
         fleet: Fleet,
         model_name: str,
         token: BearerToken | None,
-        max_request_bytes: int,
+        settings: ServeConfig,
     ) -> None:
         self._fleet = fleet
         self._model_name = model_name
         self._token = token
-        self._max_bytes = max_request_bytes
+        self._settings = settings
         self._metrics = FrontMetrics(fleet)
 
     def application(self, lifespan: Callable[[Starlette], Any] | None = None) -> Starlette:
@@ -56,7 +57,9 @@ class Front:
         handlers: dict[Any, Any] = dict.fromkeys(
             (Refused, HTTPException, 500, json.JSONDecodeError), as_openai_error
         )
+        open_to_all = Middleware(OwnRequests, hosts=(self._settings.host,), error_reply=error_reply)
         return Starlette(
+            middleware=[open_to_all] if self._token is None else [],
             routes=[
                 Route("/health", self._health, methods=["GET"]),
                 Route("/metrics", self._show_metrics, methods=["GET"]),
@@ -84,7 +87,7 @@ class Front:
 
     async def _models(self, request: Request) -> Response:
         self._check_key(request)
-        return Relayed(self._fleet, "/v1/models", None, self._counter(request))
+        return self._relayed(Asked(path="/v1/models"), self._counter(request))
 
     async def _model(self, request: Request) -> Response:
         self._check_key(request)
@@ -98,16 +101,38 @@ class Front:
         count = self._counter(request)
         try:
             self._check_key(request)
-            body = await self._body(request)
-            fields = read_fields(body)
-            self._check_model(fields.get("model") or self._model_name)
+            asked = await self._read(request)
         except Refused as refused:
             count(refused.status)
             raise
         except ClientDisconnect:
             count(CLIENT_GONE)
             return Response(status_code=400)  # The client is gone and reads no reply.
-        return Relayed(self._fleet, request.url.path, body, count)
+        return self._relayed(asked, count)
+
+    async def _read(self, request: Request) -> Asked:
+        settings, limits = self._settings, self._settings.limits
+        body = await read_body(
+            request, max_bytes=settings.max_request_bytes, timeout_s=limits.client_s
+        )
+        fields = read_fields(body)
+        self._check_model(fields.get("model") or self._model_name)
+        num_answers = check_size(
+            fields,
+            limits,
+            context_tokens=self._fleet.context_tokens,
+            max_requests=self._fleet.max_in_flight,
+        )
+        check_roles(fields, settings.roles)
+        return Asked(
+            path=request.url.path,
+            body=body,
+            num_answers=num_answers,
+            constraint=constraint_of(fields),
+        )
+
+    def _relayed(self, asked: Asked, count: Callable[[int], None]) -> Response:
+        return Relayed(self._fleet, asked, count, timeout_s=self._settings.limits.answer_s)
 
     def _counter(self, request: Request) -> Callable[[int], None]:
         began = time.monotonic()
@@ -128,26 +153,6 @@ class Front:
             raise Refused(
                 404, f"the model {name!r} is not served here; ask for {self._model_name!r}"
             )
-
-    async def _body(self, request: Request) -> bytes:
-        """Read the body up to its end or the limit.
-
-        The limit is checked while reading: the length that a client announces may be wrong.
-        """
-        body = bytearray()
-        try:
-            async with asyncio.timeout(_BODY_S):
-                async for piece in request.stream():
-                    body += piece
-                    if len(body) > self._max_bytes:
-                        raise Refused(
-                            413,
-                            f"the request is longer than serve.max_request_bytes="
-                            f"{self._max_bytes:,}",
-                        )
-        except TimeoutError:
-            raise Refused(408, f"the request did not come within {_BODY_S:g} s") from None
-        return bytes(body)
 
 
 def read_fields(body: bytes) -> dict[str, Any]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import shutil
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rlhf_ray.config.bearer_token import BearerToken
@@ -19,6 +18,7 @@ from rlhf_ray.config.groups.generation import GenerationConfig
 from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.generation.engine_arguments import server_arguments
 from rlhf_ray.generation.server.openai_server import server_command, server_environment
+from rlhf_ray.scratch_folder import scratch_folder
 from rlhf_ray.serving.fleet import Fleet
 from rlhf_ray.serving.front import Front
 from rlhf_ray.serving.replica import Replica, ReplicaLimits, Report
@@ -56,16 +56,6 @@ def model_name(chosen: str | None, path: str) -> str:
     return folder.parent.name if folder.name == MODEL_FOLDER else folder.name
 
 
-@contextmanager
-def scratch_folder() -> Iterator[Path]:
-    """A private temporary folder for sockets. The path is short: Unix sockets allow 107 bytes."""
-    folder = Path(tempfile.mkdtemp(prefix="rlhf_ray_"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def local_fleet(
     served: ServedModel,
     *,
@@ -101,7 +91,7 @@ def make_front(served: ServedModel, fleet: Fleet, token: BearerToken | None) -> 
         fleet=fleet,
         model_name=served.name,
         token=token,
-        max_request_bytes=served.serve.max_request_bytes,
+        settings=served.serve,
     )
 
 
@@ -156,7 +146,9 @@ def private_endpoint(
             first_index=index,
         )
         front = make_front(served, fleet, token)
-        with serving(front.application, listener, work=lambda: fleet.supervise(ready.set)) as check:
+        work = partial(fleet.supervise, ready.set)
+        limits = served.serve.limits
+        with serving(front.application, listener, work=work, limits=limits) as check:
             while not ready.wait(_POLL_S):
                 check()
             yield f"{address_of(listener)}/v1", token

@@ -75,7 +75,8 @@ class Replica:
 
     Attributes:
         index: position of the replica in the fleet.
-        in_flight: requests that wait for an answer of this replica.
+        in_flight: answers that are waited for; a request may ask for several.
+        context_tokens: longest prompt and answer of the model; None until the server has told.
         restarts: number of restarts so far.
     """
 
@@ -85,6 +86,7 @@ class Replica:
         self.index = index
         self.state = ReplicaState.STARTING
         self.in_flight = 0
+        self.context_tokens: int | None = None
         self.restarts = 0
         self._server = server
         self._limits = limits
@@ -99,18 +101,27 @@ class Replica:
         return self._process.pid if self._process else None
 
     @contextmanager
-    def asked(self) -> Iterator[aiohttp.ClientSession]:
-        """Lend the connections to the server for one request, and count the request."""
+    def asked(self, num_answers: int) -> Iterator[aiohttp.ClientSession]:
+        """Lend the connections to the server for one request, and count its answers."""
         assert self._process is not None, "only a ready replica is asked"
-        self.in_flight += 1
+        self.in_flight += num_answers
         try:
             yield self._process.session
         finally:
-            self.in_flight -= 1
+            self.in_flight -= num_answers
 
     def suspect(self) -> None:
         """Check the server now instead of at the next health check: a request to it failed."""
         self._look_now.set()
+
+    async def is_healthy(self) -> bool:
+        """Ask the server now."""
+        process = self._process
+        return (
+            process is not None
+            and process.status is None
+            and await process.health(self._limits.health_timeout_s) == HEALTHY
+        )
 
     async def metrics(self) -> str:
         """Metrics of the server in Prometheus' format; empty if no server is ready."""
@@ -156,6 +167,7 @@ class Replica:
         try:
             reason = await self._not_ready(process)
             if reason is None:
+                await self._read_context(process)
                 self.state = ReplicaState.READY
                 self._has_been_ready = True
                 self._report(
@@ -170,6 +182,15 @@ class Replica:
             self.state = ReplicaState.STARTING
             # Shielded, so that a cancelled replica still ends its server.
             await asyncio.shield(process.end(orderly=answers))
+
+    async def _read_context(self, process: ServerProcess) -> None:
+        self.context_tokens = await process.context_tokens(self._limits.health_timeout_s)
+        if self.context_tokens is None:
+            self._report(
+                f"replica {self.index}: its server does not tell the length of the model's "
+                f"context; prompts are limited by serve.limits.prompt_characters and "
+                f"serve.max_request_bytes alone"
+            )
 
     async def _not_ready(self, process: ServerProcess) -> str | None:
         """Wait until the server is ready (None); else returns what went wrong."""

@@ -10,18 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from rlhf_ray.data.chat_fields import Message, Tool, read_tools
 from rlhf_ray.data.messages import check_messages
 from rlhf_ray.data.rows import BadCell
-
-
-class BadRequest(ValueError):  # noqa: N818 - it reads as a sentence
-    """The request is wrong.
-
-    Attributes:
-        status: HTTP status of the reply.
-    """
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
+from rlhf_ray.serving.openai_errors import Refused
 
 
 class ScoreRequest(BaseModel):
@@ -64,12 +53,12 @@ def read_request(body: bytes) -> ScoreRequest:
     """Parse a request's body.
 
     Raises:
-        BadRequest: 400 if it is not JSON, 422 if its fields are wrong.
+        Refused: 400 if it is not JSON, 422 if its fields are wrong.
     """
     try:
         fields = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise BadRequest(400, f"the body is not JSON: {error}") from error
+        raise Refused(400, f"the body is not JSON: {error}") from error
     try:
         request = ScoreRequest.model_validate(fields)
         if request.messages:
@@ -77,9 +66,9 @@ def read_request(body: bytes) -> ScoreRequest:
         request.tools = read_tools(request.tools, "tools")
         _check_texts(request)
     except ValidationError as error:
-        raise BadRequest(422, _words(error)) from error
+        raise Refused(422, _words(error)) from error
     except (BadCell, UnicodeEncodeError) as error:
-        raise BadRequest(422, str(error)) from error
+        raise Refused(422, str(error)) from error
     return request
 
 

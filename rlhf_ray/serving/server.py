@@ -8,12 +8,15 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from functools import partial
 from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
 
 from rlhf_ray.config.errors import RequestError
+from rlhf_ray.config.groups.deploy import ServeLimitsConfig
+from rlhf_ray.serving.connections import LimitedConnection, room_for_connections
 
 # Context that is entered when the server starts and left when it ends.
 Lifespan = Callable[[Starlette], AbstractAsyncContextManager[None]]
@@ -46,6 +49,8 @@ def serve(
     listener: socket.socket,
     *,
     work: Callable[[], Coroutine[Any, Any, None]],
+    limits: ServeLimitsConfig,
+    report: Callable[[str], None],
     drain_s: float | None = None,
 ) -> None:
     """Answer requests until SIGTERM or SIGINT; requests in flight are answered before the end.
@@ -53,13 +58,16 @@ def serve(
     Args:
         make_application: makes the application from the lifespan to give it.
         work: background task that runs with the server, and is cancelled at its end.
+        limits: limits of connections.
+        report: takes lines for people.
         drain_s: time limit for requests in flight at the end; None waits for all of them.
 
     Raises:
         KeyboardInterrupt: SIGINT ended the server.
         Exception: as `work` raised it; the server ends then.
     """
-    server = _Server(make_application, work, drain_s)
+    max_connections = room_for_connections(limits.connections, report)
+    server = _Server(make_application, work, limits, max_connections, drain_s)
     # uvicorn ends in order on SIGTERM and then raises the signal again for the handler that was
     # installed before. The default one would kill this process with a signal's exit status.
     before = signal.signal(signal.SIGTERM, server.end)
@@ -76,13 +84,14 @@ def serving(
     listener: socket.socket,
     *,
     work: Callable[[], Coroutine[Any, Any, None]],
+    limits: ServeLimitsConfig,
 ) -> Iterator[Callable[[], None]]:
     """Run a server in a thread as long as the block runs; see `serve`.
 
     Yields:
         A function that raises the error of `work`, if there was one.
     """
-    server = _Server(make_application, work, drain_s=1)
+    server = _Server(make_application, work, limits, limits.connections, drain_s=1)
     thread = threading.Thread(target=server.run, args=(listener,), daemon=True)
     thread.start()
     try:
@@ -99,13 +108,20 @@ class _Server:
         self,
         make_application: Callable[[Lifespan], Starlette],
         work: Callable[[], Coroutine[Any, Any, None]],
+        limits: ServeLimitsConfig,
+        max_connections: int,
         drain_s: float | None,
     ) -> None:
+        connection: Any = partial(LimitedConnection, limits, max_connections)
         self._work = work
         self._failures: list[BaseException] = []
         self._uvicorn = uvicorn.Server(
             uvicorn.Config(
                 make_application(self._lifespan),
+                http=connection,
+                # A connection that is handed over to a web socket would have no limits.
+                ws="none",
+                timeout_keep_alive=limits.idle_s,
                 log_level="warning",
                 access_log=False,
                 lifespan="on",

@@ -94,6 +94,18 @@ class ServerProcess:
         except (aiohttp.ClientError, OSError, TimeoutError):
             return None
 
+    async def context_tokens(self, timeout_s: float) -> int | None:
+        """Longest prompt and answer of the model; None if the server does not tell."""
+        try:
+            async with (
+                asyncio.timeout(timeout_s),
+                self.session.get("/v1/models", headers={"Connection": "close"}) as reply,
+            ):
+                said = await reply.json()
+                return int(said["data"][0]["max_model_len"])
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError, LookupError, TypeError):
+            return None
+
     async def metrics(self, timeout_s: float) -> str:
         """Metrics in Prometheus' format; empty if the server gives none in time."""
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -92,6 +93,44 @@ def test_wrong_requests(served, client):
             model="arithmetic", messages=hello
         )
     assert ask(model="arithmetic", messages=hello, **GREEDY).choices
+
+
+def test_requests_that_would_hold_up_the_others(served, client):
+    root = served.facts()["url"].removesuffix("/v1")
+    began = time.monotonic()
+    reply = httpx.post(
+        f"{root}/tokenize",
+        json={"prompt": "word " * 3_000_000},
+        headers={"Authorization": f"Bearer {KEY}"},
+        timeout=30,
+    )
+    assert (reply.status_code, time.monotonic() - began < 20) == (400, True)
+    assert "maximum context length" in reply.json()["error"]["message"]
+    ask = client.chat.completions.create
+    hello = user("hello")
+    with pytest.raises(openai.BadRequestError, match="may ask for 128"):
+        ask(model="arithmetic", messages=hello, n=10_000)
+    with pytest.raises(openai.BadRequestError, match="the role 'root'"):
+        ask(model="arithmetic", messages=[{"role": "root", "content": "hello"}])
+    for constraint in ({"grammar": "root ::= ("}, {"regex": "(a"}):
+        with pytest.raises(openai.BadRequestError):
+            ask(
+                model="arithmetic",
+                messages=hello,
+                extra_body={"structured_outputs": constraint},
+            )
+    # Followed as far as it goes, or refused; it is no failure of the engine.
+    many = {"type": "array", "items": {"type": "string"}, "minItems": 9999, "maxItems": 9999}
+    with contextlib.suppress(openai.BadRequestError):
+        ask(
+            model="arithmetic",
+            messages=hello,
+            max_tokens=8,
+            extra_body={"structured_outputs": {"json": many}},
+        )
+    several = ask(model="arithmetic", messages=hello, n=4, temperature=1, max_tokens=4)
+    assert len(several.choices) == 4
+    assert served.metric("rlhf_ray_serve_requests_in_flight") == 0
 
 
 def test_a_client_that_goes_away_ends_its_generation(served):

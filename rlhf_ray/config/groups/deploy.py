@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rlhf_ray.config.setting import setting
 
@@ -10,11 +10,78 @@ from rlhf_ray.config.setting import setting
 LOCAL_HOSTS = ("127.0.0.1", "::1", "localhost")
 
 
+# Roles of OpenAI's chats.
+_ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+
+
+@dataclass
+class ServeLimitsConfig:
+    """Limits of single requests and connections; a request beyond them is refused.
+
+    `stage=serve` reads all but `responses`. `stage=serve_reward` reads `prompt_characters`,
+    `responses`, and the limits of connections.
+    """
+
+    prompt_characters: int | None = setting(
+        None,
+        "Longest text of a prompt, checked before it is tokenised; null takes 16 characters per "
+        "token of the model's context. All prompts of a request together may have a million "
+        "characters, or this many if it is more.",
+        unit="characters",
+        minimum=1,
+    )
+    prompt_parts: int = setting(
+        16384,
+        "Most parts of a prompt: messages, pieces of their content, tools and their parameters, "
+        "each with all objects and lists in it.",
+        minimum=1,
+    )
+    answers: int = setting(
+        128,
+        "Most answers to one request: prompts times `n`. Each counts as a request in flight.",
+        minimum=1,
+    )
+    responses: int = setting(
+        1024, "Most responses that one request to stage=serve_reward may score.", minimum=1
+    )
+    field_characters: int = setting(
+        65536,
+        "Largest value of any other field, such as a grammar or a JSON schema.",
+        unit="characters",
+        minimum=1,
+    )
+    field_items: int = setting(
+        4096,
+        "Most items in the value of any other field, such as stop strings or logit_bias.",
+        minimum=1,
+    )
+    client_s: float = setting(
+        60.0,
+        "Longest wait for a client: for the whole head of its request, for the whole body, and for "
+        "a client that does not read its answer.",
+        unit="seconds",
+        above=0,
+    )
+    idle_s: int = setting(
+        30, "Time after which an idle connection is closed.", unit="seconds", minimum=1
+    )
+    answer_s: float = setting(
+        3600.0, "Longest time of one answer, with its wait.", unit="seconds", above=0
+    )
+    connections: int = setting(
+        2048,
+        "Most open connections. At the limit the longest idle one is closed for a new one; if "
+        "none is idle, the new one gets status 503.",
+        minimum=1,
+    )
+
+
 @dataclass
 class ServeConfig:
     """Services of `stage=serve` and `stage=serve_reward`.
 
-    Both stages read the first four keys; only `stage=serve` reads the others.
+    Both stages read the first four keys, `max_requests_under_way` and `limits`; only `stage=serve`
+    reads the others.
     """
 
     host: str = setting("127.0.0.1", "Address to listen at.")
@@ -57,7 +124,8 @@ class ServeConfig:
     )
     max_requests_under_way: int = setting(
         1024,
-        "Most requests in flight; the service asks clients to retry further ones later.",
+        "Most requests in flight; the service asks clients to retry further ones later. A request "
+        "for several answers counts as so many.",
         minimum=1,
     )
     health_every_s: float = setting(
@@ -84,6 +152,11 @@ class ServeConfig:
     restart_window_s: float = setting(
         600.0, "Time window of serve.max_restarts.", unit="seconds", above=0
     )
+    roles: list[str] = setting(
+        list(_ROLES),
+        "Roles that a message may have; add one that the model's chat template knows.",
+    )
+    limits: ServeLimitsConfig = field(default_factory=ServeLimitsConfig)
 
     @property
     def is_local(self) -> bool:

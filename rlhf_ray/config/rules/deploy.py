@@ -79,7 +79,21 @@ def _port(config: Config) -> Iterator[str]:
         )
 
 
+def _roles(config: Config) -> Iterator[str]:
+    if not config.serve.roles:
+        yield (
+            "serve.roles=[]: every chat would be refused; name the roles that a message may have, "
+            "such as system, user and assistant"
+        )
+
+
 _SERVE_RULES: tuple[Rule, ...] = (
+    Rule(
+        about="`serve.roles` is not empty.",
+        keys=("serve.roles",),
+        problems=_roles,
+        stages=SERVER_STAGES,
+    ),
     Rule(
         about="`model.path` is set.",
         keys=("model.path",),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -18,6 +18,7 @@ from vllm.lora.request import LoRARequest
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from rlhf_ray.publish.bucket import WeightBucket, unpack
+from rlhf_ray.scratch_folder import scratch_folder
 
 # There is only one adapter; vLLM's numbers start at 1.
 _NAME, _NUMBER = "policy", 1
@@ -33,7 +34,8 @@ class AdapterSender:
     def __init__(self, llm: AsyncLLM) -> None:
         self._llm = llm
         self._tensors: dict[str, torch.Tensor] = {}
-        self._root = Path(tempfile.mkdtemp(prefix="rlhf_ray_adapter_"))
+        self._open = ExitStack()
+        self._root = self._open.enter_context(scratch_folder())
         # The adapter that requests must name; None until the first publish.
         self.adapter: LoRARequest | None = None
 
@@ -71,7 +73,7 @@ class AdapterSender:
 
     def close(self) -> None:
         """Remove the folders."""
-        shutil.rmtree(self._root, ignore_errors=True)
+        self._open.close()
 
 
 def _write(folder: Path, tensors: dict[str, torch.Tensor]) -> None:

@@ -19,12 +19,12 @@ from rlhf_ray.config.run import Config
 from rlhf_ray.generation.requirements import check_head_size
 from rlhf_ray.models.builtin import resolve_model_path
 from rlhf_ray.models.location import check_location
+from rlhf_ray.scratch_folder import scratch_folder
 from rlhf_ray.serving.local import (
     ServedModel,
     local_fleet,
     make_front,
     model_name,
-    scratch_folder,
 )
 from rlhf_ray.serving.replica import Report
 from rlhf_ray.serving.server import address_of, listen, serve
@@ -126,6 +126,8 @@ def _serve_here(served: ServedModel, token: BearerToken | None, output: Path) ->
             front.application,
             listener,
             work=lambda: fleet.supervise(when_ready),
+            limits=settings.limits,
+            report=_say,
             drain_s=served.stop_s,
         )
 

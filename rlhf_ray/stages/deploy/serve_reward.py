@@ -54,7 +54,7 @@ def run(config: Config) -> int:
             facts=facts,
             executor=executor,
             token=token,
-            max_request_bytes=settings.max_request_bytes,
+            settings=settings,
         )
         _say(f"loading {facts['model']} ({facts['fingerprint']}) for {address_of(listener)}")
         scorer = RewardScorer(
@@ -70,7 +70,7 @@ def run(config: Config) -> int:
             _say(f"ready at {address_of(listener)}")
 
         try:
-            serve(service.application, listener, work=load)
+            serve(service.application, listener, work=load, limits=settings.limits, report=_say)
         finally:
             executor.submit(scorer.close).result()
     _say("ended")

@@ -107,6 +107,12 @@ class AnswerScores:
         settings = self._settings
         return ScorerPart(group="reward.model", name=settings.name, weight=settings.weight)
 
+    @property
+    def max_tokens(self) -> int:
+        """Longest prompt and answer together that the model reads."""
+        budget, context = self._settings.max_tokens_per_micro_batch, self._limits.context
+        return budget if context is None else min(budget, context)
+
     def score(self, group: RolloutGroup) -> list[Outcome]:
         """See `GroupScorer.score`. Ranks that share a model call it together."""
         return self._scored(self._rows(group), group.finish_reasons)

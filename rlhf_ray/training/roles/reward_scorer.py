@@ -84,6 +84,10 @@ class RewardScorer(FrozenRole):
     def part(self) -> ScorerPart:
         return self._scores.part
 
+    @property
+    def max_tokens(self) -> int:
+        return self._scores.max_tokens
+
     def score(self, group: RolloutGroup) -> Sequence[Outcome]:
         """See `AnswerScores.score`."""
         return self._scores.score(group)

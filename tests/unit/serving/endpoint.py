@@ -16,6 +16,7 @@ from typing import Any
 import uvicorn
 
 from rlhf_ray.config.bearer_token import BearerToken
+from rlhf_ray.config.groups.deploy import ServeConfig
 from rlhf_ray.serving.fleet import Fleet
 from rlhf_ray.serving.front import Front
 from rlhf_ray.serving.replica import Replica, ReplicaLimits
@@ -49,6 +50,8 @@ class Endpoint:
         given: ReplicaLimits | None = None,
         max_in_flight: int = 64,
         command: list[str] | None = None,
+        settings: ServeConfig | None = None,
+        token: BearerToken | None = KEY,
     ) -> None:
         self.reports: list[str] = []
         self.notes = folder / "notes"
@@ -64,7 +67,8 @@ class Endpoint:
             for index in range(num_replicas)
         ]
         self.fleet = Fleet(replicas, max_in_flight=max_in_flight, report=self.reports.append)
-        front = Front(fleet=self.fleet, model_name="m", token=KEY, max_request_bytes=4000)
+        settings = settings or ServeConfig(max_request_bytes=4000)
+        front = Front(fleet=self.fleet, model_name="m", token=token, settings=settings)
         self._listener = listen("127.0.0.1", 0)
         self.url = address_of(self._listener)
         self._uvicorn = uvicorn.Server(
@@ -125,12 +129,17 @@ class Endpoint:
         return self.send("POST", path, json.dumps(fields).encode() if body is None else body, key)
 
     def send(
-        self, method: str, path: str, body: bytes | None = None, key: str | None = KEY.header
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        key: str | None = KEY.header,
+        **headers: str,
     ) -> tuple[int, Any]:
         connection = http.client.HTTPConnection(*self._address(), timeout=30)
         try:
-            headers = {"Authorization": key} if key else {}
-            connection.request(method, path, body, headers)
+            given = {name.replace("_", "-"): value for name, value in headers.items()}
+            connection.request(method, path, body, given | ({"Authorization": key} if key else {}))
             reply = connection.getresponse()
             content_type = reply.headers.get("content-type", "")
             if content_type.startswith("text/event-stream"):
@@ -164,3 +173,11 @@ def wait_until(holds: Callable[[], bool], timeout_s: float) -> None:
     while not holds():
         assert time.monotonic() < deadline, f"not after {timeout_s} s"
         time.sleep(0.02)
+
+
+def assert_comes_back(endpoint: Endpoint) -> None:
+    """Check that the endpoint answers again, and that the restart was reported."""
+    wait_until(
+        lambda: endpoint.fleet.num_ready == 1 and endpoint.fleet.replicas[0].restarts == 1, 20
+    )
+    assert endpoint.ask("hello again")[1]["choices"][0]["message"]["content"] == "hello again"

@@ -15,6 +15,7 @@ from pathlib import Path
 from aiohttp import web
 
 WORD_S = 0.01
+CONTEXT_TOKENS = 200
 
 
 class Upstream:
@@ -48,7 +49,12 @@ class Upstream:
         return web.Response(text="\n".join(lines) + "\n")
 
     async def models(self, _: web.Request) -> web.Response:
-        return web.json_response({"object": "list", "data": [{"id": "m", "object": "model"}]})
+        model = {"id": "m", "object": "model", "max_model_len": CONTEXT_TOKENS}
+        return web.json_response({"object": "list", "data": [model]})
+
+    async def tokenize(self, request: web.Request) -> web.Response:
+        self.note(f"tokenized {len((await request.json())['prompt'])}")
+        return web.json_response({"tokens": [], "count": 0})
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         fields = await request.json()
@@ -59,6 +65,9 @@ class Upstream:
         if text == "break":
             self._is_healthy = False
             return web.json_response({"error": {"message": "engine is dead"}}, status=500)
+        if text == "no grammar":
+            message = "Internal server error"  # In these words, of a grammar that does not compile.
+            return web.json_response({"error": {"message": message}}, status=500)
         self.note(f"begun {text}")
         try:
             if text == "stall":
@@ -89,6 +98,11 @@ class Upstream:
                 await reply.write(event[: len(event) // 2])
                 await asyncio.sleep(0.1)
                 os._exit(3)
+            if word in ("no-grammar", "bad-request"):
+                code = 500 if word == "no-grammar" else 400
+                error = {"error": {"message": "Internal server error", "code": code}}
+                await reply.write(f"data: {json.dumps(error)}\n\n".encode())
+                break
             if word == "stop-early":
                 return reply
             await reply.write(event)
@@ -106,6 +120,7 @@ def main() -> None:
     app.router.add_get("/health", upstream.health)
     app.router.add_get("/metrics", upstream.metrics)
     app.router.add_get("/v1/models", upstream.models)
+    app.router.add_post("/tokenize", upstream.tokenize)
     app.router.add_post("/v1/chat/completions", upstream.chat)
     # aiohttp cancels a handler whose client went away only when told to.
     web.run_app(app, path=sys.argv[1], print=None, handler_cancellation=True)

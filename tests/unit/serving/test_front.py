@@ -8,40 +8,17 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
 
 from rlhf_ray.config.errors import RequestError, RunFailed
-from rlhf_ray.serving import front
+from rlhf_ray.config.groups.deploy import ServeConfig, ServeLimitsConfig
 from rlhf_ray.serving.front import read_fields
 from rlhf_ray.serving.front_metrics import merged
 from rlhf_ray.serving.openai_errors import Refused
-from tests.unit.serving.endpoint import KEY, Endpoint, limits, wait_until
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory) -> Iterator[Endpoint]:
-    """An endpoint for tests that do not change its state."""
-    endpoint = Endpoint(tmp_path_factory.mktemp("front")).wait_until_ready()
-    yield endpoint
-    assert endpoint.reports[-1] == "all ready", "nothing has brought a replica down"
-    endpoint.close()
-
-
-@pytest.fixture
-def make_endpoint(tmp_path) -> Iterator:
-    made: list[Endpoint] = []
-
-    def make(**settings) -> Endpoint:
-        made.append(Endpoint(tmp_path, **settings))
-        return made[-1]
-
-    yield make
-    for endpoint in made:
-        endpoint.close()
+from tests.unit.serving.endpoint import KEY, Endpoint, assert_comes_back, limits, wait_until
 
 
 class TestStatuses:
@@ -94,10 +71,13 @@ class TestStatuses:
         assert status == 413
         assert "serve.max_request_bytes=4,000" in content["error"]["message"]
 
-    def test_a_request_that_never_comes(self, shared, monkeypatch):
-        monkeypatch.setattr(front, "_BODY_S", 0.3)
-        with open_stream(shared, "hello", missing=10) as connection:
-            assert connection.recv(4096).startswith(b"HTTP/1.1 408 ")
+    def test_a_request_that_never_comes(self, make_endpoint):
+        limits_of_requests = ServeLimitsConfig(client_s=0.3)
+        endpoint = make_endpoint(settings=ServeConfig(limits=limits_of_requests))
+        with open_stream(endpoint, "hello", missing=10) as connection:
+            reply = connection.recv(4096)
+        assert reply.startswith(b"HTTP/1.1 408 ")
+        assert b"serve.limits.client_s=0.3 s" in reply
 
     def test_refusals_of_the_engine_are_passed_on(self, shared):
         status, content = shared.ask("too long")
@@ -316,14 +296,6 @@ def test_the_end_leaves_no_process(make_endpoint):
     pids = endpoint.pids()
     endpoint.close()
     assert [pid for pid in pids if psutil.pid_exists(pid)] == []
-
-
-def assert_comes_back(endpoint: Endpoint) -> None:
-    """Check that the endpoint answers again, and that the restart was reported."""
-    wait_until(
-        lambda: endpoint.fleet.num_ready == 1 and endpoint.fleet.replicas[0].restarts == 1, 20
-    )
-    assert endpoint.ask("hello again")[1]["choices"][0]["message"]["content"] == "hello again"
 
 
 def open_stream(

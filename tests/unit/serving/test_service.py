@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import threading
 import time
 import urllib.error
@@ -18,13 +19,15 @@ import uvicorn
 
 from rlhf_ray.config.bearer_token import BearerToken
 from rlhf_ray.config.errors import RequestError
+from rlhf_ray.config.groups.deploy import ServeConfig, ServeLimitsConfig
 from rlhf_ray.config.groups.reward import HttpRewardConfig
 from rlhf_ray.records import FailureKind
 from rlhf_ray.rewards.http.scorer import HttpScorer, ask_health
 from rlhf_ray.rewards.outcomes import ItemFailure
 from rlhf_ray.serving.server import address_of, listen
-from rlhf_ray.serving.service import ScoreService
+from rlhf_ray.serving.service import ScoreService, pieces
 from tests.unit.rewards.conftest import build_group
+from tests.unit.serving.endpoint import wait_until
 
 TOKEN = BearerToken("t0ken")
 CHAT = [{"role": "user", "content": "hello"}]
@@ -32,10 +35,16 @@ GOOD = {"messages": CHAT, "responses": ["abc", "abcd"]}
 
 
 class Lengths:
-    """Scores are lengths. An empty response has no score; the response "crash" raises."""
+    """Scores are lengths. An empty response has no score; the response "crash" raises.
+
+    The response "wait" is scored when `free` is set.
+    """
+
+    max_tokens = 100
 
     def __init__(self) -> None:
         self.asked: list[tuple[Any, ...]] = []
+        self.free = threading.Event()
 
     def score_texts(
         self,
@@ -47,6 +56,8 @@ class Lengths:
     ) -> list[float | ItemFailure]:
         self.asked.append((messages, answers, finish_reasons))
         self.tools = tools
+        if "wait" in answers:
+            self.free.wait(30)
         if "crash" in answers:
             raise RuntimeError("out of memory")
         nothing = ItemFailure(kind=FailureKind.REWARD_ERROR, message="it is empty")
@@ -56,13 +67,15 @@ class Lengths:
 class Started:
     """A service that runs in a thread."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, settings: ServeConfig | None = None, token: BearerToken | None = TOKEN
+    ) -> None:
         self.executor = ThreadPoolExecutor(max_workers=1)
         self.service = ScoreService(
             facts={"model": "m", "fingerprint": "f"},
             executor=self.executor,
-            token=TOKEN,
-            max_request_bytes=2000,
+            token=token,
+            settings=settings or ServeConfig(max_request_bytes=3000),
         )
         self.scorer = Lengths()
         listener = listen("127.0.0.1", 0)
@@ -82,13 +95,20 @@ class Started:
         self.executor.shutdown()
 
     def ask(
-        self, body: Any = None, *, path: str = "/score", token: str | None = TOKEN.header
+        self,
+        body: Any = None,
+        *,
+        path: str = "/score",
+        token: str | None = TOKEN.header,
+        **headers: str,
     ) -> tuple[int, Any, Any]:
         """Status, JSON and headers of the reply."""
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data=None if body is None else data)
         if token is not None:
             request.add_header("Authorization", token)
+        for name, value in headers.items():
+            request.add_header(name.replace("_", "-"), value)
         try:
             with urllib.request.urlopen(request, timeout=10) as reply:
                 return reply.status, json.load(reply), reply.headers
@@ -204,9 +224,9 @@ class TestRefusals:
         assert words in reply["error"]
 
     def test_too_long(self, started):
-        status, reply, _ = started.ask({"messages": CHAT, "responses": ["a" * 2000]})
+        status, reply, _ = started.ask({"messages": CHAT, "responses": ["a" * 3000]})
         assert status == 413
-        assert "serve.max_request_bytes=2,000" in reply["error"]
+        assert "serve.max_request_bytes=3,000" in reply["error"]
 
     def test_path_and_method(self, started):
         assert started.ask(path="/nothing")[0] == 404
@@ -215,6 +235,146 @@ class TestRefusals:
     def test_a_model_that_fails(self, started):
         status, reply, _ = started.ask({"messages": CHAT, "responses": ["crash"]})
         assert (status, reply) == (500, {"error": "RuntimeError: out of memory"})
+
+
+@pytest.fixture
+def make_service() -> Iterator[Any]:
+    made: list[Started] = []
+
+    def make(token: BearerToken | None = TOKEN, **limits: Any) -> Started:
+        settings = ServeConfig(limits=ServeLimitsConfig(**limits), max_requests_under_way=2)
+        made.append(Started(settings, token))
+        made[-1].service.begin(made[-1].scorer)
+        return made[-1]
+
+    yield make
+    for started in made:
+        started.scorer.free.set()
+        started.close()
+
+
+class TestLimits:
+    def test_a_response_that_no_context_holds(self, started):
+        """The model reads 100 tokens; the other response has its score."""
+        num_asked = len(started.scorer.asked)
+        status, reply, _ = started.ask({"messages": CHAT, "responses": ["a" * 1700, "abc"]})
+        assert (status, reply["scores"]) == (200, [None, 3.0])
+        assert "more than 1,600 characters" in reply["errors"][0]
+        assert [responses for _, responses, _ in started.scorer.asked[num_asked:]] == [["abc"]]
+
+    def test_a_prompt_that_no_context_holds(self, started):
+        num_asked = len(started.scorer.asked)
+        reply = started.ask({"prompt": "x" * 1700, "responses": ["a", "b"]})[1]
+        assert reply["scores"] == [None, None]
+        assert len(started.scorer.asked) == num_asked, "no tokenizer has seen it"
+
+    def test_a_limit_that_is_configured(self, make_service):
+        started = make_service(prompt_characters=50)
+        reply = started.ask({"prompt": "x" * 10, "responses": ["a" * 40, "a"]})[1]
+        assert reply["scores"] == [None, 1.0]
+        assert "50 characters" in reply["errors"][0]
+
+    def test_many_responses(self, make_service):
+        started = make_service(responses=5)
+        assert started.ask({"prompt": "a", "responses": ["a"] * 5})[0] == 200
+        status, reply, _ = started.ask({"prompt": "a", "responses": ["a"] * 6})
+        assert status == 422
+        assert "6 responses, more than serve.limits.responses=5" in reply["error"]
+
+    def test_many_messages(self, make_service):
+        chat = [{"role": ("user", "assistant")[i % 2], "content": "a"} for i in range(7)]
+        status, reply, _ = make_service(prompt_parts=6).ask({"messages": chat, "responses": ["a"]})
+        assert status == 422
+        assert "7 messages, more than serve.limits.prompt_parts=6" in reply["error"]
+
+    def test_a_request_is_scored_in_pieces(self, make_service):
+        started = make_service()
+        responses = ["a" * (index % 9) for index in range(200)]
+        reply = started.ask({"prompt": "a", "responses": responses})[1]
+        assert reply["scores"] == [float(len(text)) if text else None for text in responses]
+        assert [len(piece) for _, piece, _ in started.scorer.asked] == [64, 64, 64, 8]
+
+    def test_a_piece_has_a_limit_of_characters(self):
+        found = list(pieces(dict.fromkeys(range(7), 200_000) | {7: 900_000, 8: 1}))
+        assert found == [[0, 1], [2, 3], [4, 5], [6], [7], [8]]
+
+    def test_another_request_has_its_turn_between_two_pieces(self, make_service):
+        started = make_service()
+        with ThreadPoolExecutor(2) as pool:
+            long = pool.submit(started.ask, {"prompt": "l", "responses": ["wait", *["a"] * 99]})
+            wait_until(lambda: len(started.scorer.asked) == 1, 10)
+            short = pool.submit(started.ask, {"prompt": "s", "responses": ["b"]})
+            wait_until(lambda: started.service.num_under_way == 2, 10)
+            time.sleep(0.5)  # And its body has come.
+            started.scorer.free.set()
+            assert (long.result()[0], short.result()[0]) == (200, 200)
+        asked = [messages[0]["content"] for messages, _, _ in started.scorer.asked]
+        assert asked == ["l", "s", "l"]
+
+    def test_a_client_that_has_gone_is_given_up(self, make_service, caplog):
+        started = make_service()
+        body = json.dumps({"prompt": "p", "responses": ["wait", *["a"] * 999]})
+        with send(started, body):
+            wait_until(lambda: len(started.scorer.asked) == 1, 10)
+        time.sleep(0.1)
+        started.scorer.free.set()
+        assert started.ask(GOOD)[0] == 200
+        wait_until(lambda: started.service.num_under_way == 0, 10)
+        assert [len(piece) for _, piece, _ in started.scorer.asked] == [64, 2]
+        assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+    def test_a_client_that_goes_within_its_request_is_no_error(self, make_service, caplog):
+        started = make_service()
+        with send(started, json.dumps(GOOD), missing=100):
+            wait_until(lambda: started.service.num_under_way == 1, 10)
+        wait_until(lambda: started.service.num_under_way == 0, 10)
+        assert started.ask(GOOD)[0] == 200
+        assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+    def test_a_body_that_never_comes(self, make_service):
+        started = make_service(client_s=0.3)
+        with send(started, json.dumps(GOOD), missing=100) as connection:
+            reply = connection.recv(4096)
+        assert reply.startswith(b"HTTP/1.1 408 ")
+        assert b"serve.limits.client_s=0.3 s" in reply
+
+    def test_requests_in_flight(self, make_service):
+        started = make_service()
+        with ThreadPoolExecutor(2) as pool:
+            asked = [pool.submit(started.ask, {"prompt": "l", "responses": ["wait"]}) for _ in "ab"]
+            wait_until(lambda: started.service.num_under_way == 2, 10)
+            status, reply, headers = started.ask(GOOD)
+            assert (status, headers["Retry-After"]) == (503, "2")
+            assert "2 requests are in flight" in reply["error"]
+            started.scorer.free.set()
+            assert [one.result()[0] for one in asked] == [200, 200]
+        assert started.ask(GOOD)[0] == 200
+
+    def test_scores_that_take_too_long(self, make_service):
+        started = make_service(answer_s=0.3)
+        status, reply, _ = started.ask({"prompt": "l", "responses": ["wait"]})
+        assert status == 504
+        assert "serve.limits.answer_s=0.3 s" in reply["error"]
+        started.scorer.free.set()
+        assert started.ask(GOOD)[0] == 200
+
+
+class TestWithoutAToken:
+    """A web page in a browser of this machine must not get through."""
+
+    def test_a_name_that_points_here(self, make_service):
+        started = make_service(token=None)
+        for path, body in (("/health", None), ("/score", GOOD)):
+            status, reply, _ = started.ask(body, path=path, token=None, Host="evil.com:8000")
+            assert status == 403
+            assert "Host is 'evil.com:8000'" in reply["error"]
+        assert started.ask(path="/health", token=None)[0] == 200
+
+    def test_content_that_a_form_can_send(self, make_service):
+        started = make_service(token=None)
+        assert started.ask(GOOD, token=None)[0] == 415, "urllib's default is that of a form"
+        assert started.ask(GOOD, token=None, Content_Type="text/plain")[0] == 415
+        assert started.ask(GOOD, token=None, Content_Type="application/json")[0] == 200
 
 
 class TestWithTheScorerOfARun:
@@ -248,6 +408,17 @@ class TestWithTheScorerOfARun:
     def test_health(self, started):
         said = asyncio.run(ask_health(started.url, self.settings, TOKEN))
         assert said["fingerprint"] == "f"
+
+
+def send(started: Started, body: str, *, missing: int = 0) -> socket.socket:
+    """A connection that has sent a request; closing it is how a client goes away."""
+    host, _, port = started.url.removeprefix("http://").partition(":")
+    connection = socket.create_connection((host, int(port)), timeout=20)
+    connection.sendall(
+        f"POST /score HTTP/1.1\r\nHost: x\r\nAuthorization: {TOKEN.header}\r\n"
+        f"Content-Length: {len(body) + missing}\r\n\r\n{body}".encode()
+    )
+    return connection
 
 
 def test_a_port_in_use_is_refused():

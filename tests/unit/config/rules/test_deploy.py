@@ -104,6 +104,13 @@ STAGE_CASES = [
         ["serve.max_model_tokens=64", "generation.extra_engine_args.max_logprobs=5"],
     ),
     (
+        "no role",
+        CHAT_MODEL,
+        ["serve.roles=[]"],
+        ["serve.roles=[]: every chat would be refused"],
+        ["serve.roles=[user,assistant]"],
+    ),
+    (
         "any port of a cluster",
         [*CHAT_MODEL, "serve.backend=ray_serve"],
         ["serve.port=0"],

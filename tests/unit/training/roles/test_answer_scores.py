@@ -207,6 +207,15 @@ def test_answers_that_the_model_cannot_read_are_failures(loaded, limits, keys, f
         assert [word for word in words if word not in failure.message] == []
 
 
+@pytest.mark.parametrize(
+    ("context", "budget", "expected"), [(12, 50, 12), (50, 12, 12), (None, 50, 50)]
+)
+def test_what_the_model_reads_at_most(loaded, context, budget, expected):
+    limits = Limits(context=context, num_embeddings=320)
+    scores = loaded.scores(limits=limits, max_tokens_per_micro_batch=budget)
+    assert scores.max_tokens == expected
+
+
 def test_limits_come_from_the_model(loaded):
     assert limits_of(loaded.model) == Limits(
         context=1024, num_embeddings=len(loaded.tokenizer), padding=loaded.tokenizer.pad_token_id
