@@ -94,6 +94,20 @@ class EndOnSignal:
                 return
 
 
+class CtrlC:
+    """Python's own handler of Ctrl-C, which also remembers it.
+
+    A library may make another error of a KeyboardInterrupt, such as one of its import.
+    """
+
+    def __init__(self) -> None:
+        self.has_come = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self.has_come = True
+        signal.default_int_handler(number, frame)
+
+
 def current_handler() -> EndOnSignal:
     """The handler of SIGTERM that the command installed, or a new one."""
     handler = signal.getsignal(signal.SIGTERM)
@@ -106,13 +120,19 @@ def begin_command() -> None:
     if isinstance(handler, EndOnSignal):
         handler.at_once = False
     if isinstance(signal.getsignal(signal.SIGINT), EndOnSignal):
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, CtrlC())
 
 
 def interruption() -> Interrupted | None:
     """The signal that has come: an error may be what a library has made of it."""
     handler = signal.getsignal(signal.SIGTERM)
     return handler.interrupted if isinstance(handler, EndOnSignal) else None
+
+
+def is_interrupted() -> bool:
+    """Whether Ctrl-C or a signal has come; see `interruption`."""
+    handler = signal.getsignal(signal.SIGINT)
+    return interruption() is not None or (isinstance(handler, CtrlC) and handler.has_come)
 
 
 def leave(status: int) -> NoReturn:

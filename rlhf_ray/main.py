@@ -21,6 +21,7 @@ from rlhf_ray.interrupts import (
     Interrupted,
     begin_command,
     interruption,
+    is_interrupted,
     leave,
 )
 
@@ -65,6 +66,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"rlhf_ray: ended by {end.title}", file=sys.stderr)
         return 128 + end.number
     except Exception as error:  # noqa: BLE001 - a fault before any stage was chosen
+        if (end := interruption()) is not None:
+            print(f"rlhf_ray: ended by {end.title}", file=sys.stderr)
+            return 128 + end.number
+        if is_interrupted():
+            print("rlhf_ray: interrupted", file=sys.stderr)
+            return EXIT_INTERRUPTED
         report_failure(error, None)
         return EXIT_FAILED
 
@@ -90,9 +97,9 @@ def _run_stage(config: Config) -> int:
         return start_stage(load_stage(config.stage.name), config)
     except RequestError:
         raise
-    except Exception as error:  # noqa: BLE001 - the one place where every failure ends
-        if signal_that_came := interruption():
-            raise signal_that_came from None
+    except Exception as error:
+        if is_interrupted():
+            raise
         report_failure(error, Path(config.output_dir))
         return EXIT_FAILED
 

@@ -311,7 +311,7 @@ MALFORMED_INPUTS = [
     ),
     # Model and checkpoint.
     ("no model", ["model.path=./nowhere/model"], ["./nowhere/model", "no such folder"]),
-    ("no model in it", ["model.path=folder"], ["model.path", "folder", "cannot load a tokenizer"]),
+    ("no model in it", ["model.path=folder"], ["model.path", "folder", "without config.json"]),
     ("unknown built-in", ["model.path=builtin:arithmetik"], ["arithmetik", "arithmetic"]),
     ("chat template", ["model.chat_template=template.jinja"], ["template"]),
     ("no checkpoint", ["resume=folder"], ["folder", "COMMITTED"]),
