@@ -1,24 +1,29 @@
-"""Runs the tests in two parts: those that may share the cores first, in parallel; then the others.
+"""Runs the tests in parts: those of single functions first, in parallel; then two lanes at once.
 
     python -m tests.parts [arguments of pytest]
 
-Engines, Ray clusters and groups of ranks need all cores, and their time limits assume them. They
-are started once for all tests of a folder, so those tests run in one process, alone.
+Engines, Ray clusters and groups of ranks are started once for all tests of a folder, so that a
+folder runs in one process. Those that wait most of the time, for processes of Ray, share the cores
+with those that compute. The words of a lane are printed when both have ended.
 """
 
 from __future__ import annotations
 
+import contextlib
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent
-# Folders and files below tests/ whose tests run one at a time.
-ALONE = ("e2e", "gpu", "launch", "ray", "stack")
+# Lanes: folders and files below tests/ whose tests run one at a time.
+LANES = {"ray": ("e2e", "launch", "ray"), "stack": ("gpu", "stack")}
 # Of those, files that start no engine and no cluster.
-NOT_ALONE = ("e2e/test_malformed.py",)
-PARTS = ("parallel", "alone")
+NOT_IN_A_LANE = ("e2e/test_malformed.py",)
+PARTS = ("parallel", *LANES)
 # Neighbouring tests go to one process, which makes what they share once.
 PARALLEL = ("-n", "logical", "--maxprocesses", "8", "--dist", "worksteal")
 NO_TESTS_COLLECTED = 5
@@ -27,18 +32,42 @@ NO_TESTS_COLLECTED = 5
 def part_of(file: Path) -> str:
     """The part that a test file, or a folder that is all in one part, belongs to."""
     name = file.resolve().relative_to(TESTS).as_posix()
-    is_alone = name.split("/")[0] in ALONE and name not in NOT_ALONE
-    return "alone" if is_alone else "parallel"
+    if name in NOT_IN_A_LANE:
+        return "parallel"
+    folder = name.split("/")[0]
+    return next((lane for lane, folders in LANES.items() if folder in folders), "parallel")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The exit status of pytest; a part without a test is fine if the other part has one."""
-    statuses = []
-    for part in PARTS:
-        command = [sys.executable, "-m", "pytest", f"--part={part}"]
-        command += [*(PARALLEL if part == "parallel" else ()), *arguments]
-        statuses.append(subprocess.run(command, check=False).returncode)
+    """The exit status of pytest; a part without a test is fine if another part has one."""
+    statuses = [subprocess.run(_command("parallel", arguments), check=False).returncode]
+    with contextlib.ExitStack() as stack:
+        running = []
+        for lane in LANES:
+            words = stack.enter_context(tempfile.TemporaryFile())
+            process = subprocess.Popen(
+                _command(lane, arguments), stdout=words, stderr=subprocess.STDOUT
+            )
+            stack.callback(_end, process)
+            running.append((process, words))
+        for process, words in running:
+            statuses.append(process.wait())
+            words.seek(0)
+            shutil.copyfileobj(words, sys.stdout.buffer)
+            sys.stdout.flush()
     return exit_status(statuses)
+
+
+def _command(part: str, arguments: Sequence[str]) -> list[str]:
+    shared = PARALLEL if part == "parallel" else ()
+    return [sys.executable, "-m", "pytest", f"--part={part}", *shared, *arguments]
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a lane that is left behind, by Ctrl-C; pytest ends what it started."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        process.wait()
 
 
 def exit_status(statuses: Sequence[int]) -> int:

@@ -116,10 +116,20 @@ def test_a_wrong_row_is_one_message_and_leaves_nothing(inputs):
     assert sorted(inputs.iterdir()) == before
 
 
-def test_the_plan_reads_nothing(tmp_path):
-    done = run(tmp_path, *SOURCES, "dry_run=true")
+def test_the_plan_reads_nothing(inputs):
+    before = sorted(inputs.iterdir())
+    for file in before:
+        file.write_bytes(b"\x00 nothing that can be read")
+    done = run(inputs, *SOURCES, "dry_run=true")
     assert done.returncode == 0, done.stderr
     assert "hh: hh.jsonl, hh_rlhf -> preference" in done.stdout
+    assert sorted(inputs.iterdir()) == before
+
+
+def test_the_plan_refuses_a_source_that_is_not_there(tmp_path):
+    done = run(tmp_path, *SOURCES, "dry_run=true")
+    assert done.returncode == 2
+    assert "prepare.sources.hh.path is 'hh.jsonl': no such file" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,4 +1,4 @@
-"""The two parts of `make test`: no test is in none, and the outcome of neither is lost."""
+"""The parts of `make test`: no test is in none, and the outcome of none is lost."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
         ("unit/test_architecture.py", "parallel"),
         ("benchmarks/test_agreement.py", "parallel"),
         ("e2e/test_malformed.py", "parallel"),
-        ("e2e/test_resume.py", "alone"),
-        ("stack/training/test_state.py", "alone"),
-        ("ray/test_runtime.py", "alone"),
+        ("e2e/test_resume.py", "ray"),
+        ("stack/training/test_state.py", "stack"),
+        ("ray/test_runtime.py", "ray"),
     ],
 )
 def test_part_of_a_file(file, part):
@@ -30,11 +30,11 @@ def test_part_of_a_file(file, part):
 
 
 def test_what_is_named_is_there():
-    named = [*parts.ALONE, *parts.NOT_ALONE]
+    named = [*(f for folders in parts.LANES.values() for f in folders), *parts.NOT_IN_A_LANE]
     assert [name for name in named if not (parts.TESTS / name).exists()] == []
 
 
-@pytest.mark.parametrize(("part", "status"), [("alone", 0), ("parallel", 5)])
+@pytest.mark.parametrize(("part", "status"), [("ray", 0), ("stack", 5), ("parallel", 5)])
 @pytest.mark.parametrize("argument", ["tests/launch", "tests/launch/test_parts.py"])
 def test_a_part_collects_its_own_tests(part, status, argument):
     """Also of a folder or a file of the other part that is named on the command line."""
@@ -43,7 +43,7 @@ def test_a_part_collects_its_own_tests(part, status, argument):
         command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == status, done.stdout
-    assert ("test_part_of_a_file" in done.stdout) == (part == "alone")
+    assert ("test_part_of_a_file" in done.stdout) == (part == "ray")
 
 
 @pytest.mark.parametrize(
@@ -54,15 +54,27 @@ def test_exit_status(statuses, status):
     assert exit_status(statuses) == status
 
 
-def test_both_parts_run_whatever_becomes_of_the_first(monkeypatch):
-    calls: list[list[str]] = []
+@pytest.mark.parametrize("fails", [None, "parallel", "ray", "stack"])
+def test_every_part_runs_and_is_heard_whatever_becomes_of_the_others(
+    monkeypatch, capfdbinary, fails
+):
+    """With a command that prints its part in the place of pytest."""
 
-    def run(command: list[str], *, check: bool) -> subprocess.CompletedProcess[str]:
-        calls.append(command)
-        return subprocess.CompletedProcess(command, returncode=int(len(calls) == 1))
+    def command(part: str, arguments: list[str]) -> list[str]:
+        said = f"{part} {' '.join(arguments)}"
+        return [sys.executable, "-c", f"print({said!r}); raise SystemExit({part == fails:d})"]
 
-    monkeypatch.setattr(subprocess, "run", run)
-    assert parts.main(["-k", "name"]) == 1
-    assert ["--part=parallel" in calls[0], "--part=alone" in calls[1]] == [True, True]
-    assert [call[-2:] for call in calls] == [["-k", "name"]] * 2
-    assert ["-n" in call for call in calls] == [True, False]
+    monkeypatch.setattr(parts, "_command", command)
+    assert parts.main(["-k", "name"]) == (fails is not None)
+    assert capfdbinary.readouterr().out.decode().splitlines() == [
+        "parallel -k name",
+        "ray -k name",
+        "stack -k name",
+    ]
+
+
+def test_the_command_of_a_part():
+    shared, lane = (parts._command(part, ["-x"]) for part in ("parallel", "ray"))
+    assert "--part=parallel" in shared
+    assert "-n" in shared
+    assert lane[1:] == ["-m", "pytest", "--part=ray", "-x"]

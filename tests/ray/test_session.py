@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 import re
@@ -267,8 +268,10 @@ class Relay:
                 threading.Thread(target=self._pass_on, args=(source, sink), daemon=True).start()
 
     def _pass_on(self, source: socket.socket, sink: socket.socket) -> None:
-        while data := source.recv(65536):
-            if self._is_cut.is_set():
-                return
-            sink.sendall(data)
+        # The other direction closes both at its end.
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                if self._is_cut.is_set():
+                    return
+                sink.sendall(data)
         sink.close()

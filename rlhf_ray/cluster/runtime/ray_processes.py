@@ -74,7 +74,10 @@ def ray_processes() -> list[RayProcess]:
     found: list[RayProcess] = []
     if raylet is not None:
         for child in raylet.process.children():
-            line = " ".join(child.cmdline())
+            try:
+                line = " ".join(child.cmdline())
+            except psutil.NoSuchProcess:  # Also a zombie: a short helper of the raylet has ended.
+                continue
             title = next((title for part, title in _AGENTS.items() if part in line), None)
             if title:
                 found.append(RayProcess(title=title, process=child))
