@@ -92,7 +92,7 @@ def on_nodes(function: Callable[..., Any], arguments: Mapping[str, Any]) -> None
         arguments: the one argument of the function, by node.
     """
     own = ray.get_runtime_context().get_node_id()
-    task = ray.remote(num_cpus=0, max_retries=0)(function)
+    task: Any = ray.remote(num_cpus=0, max_retries=0)(function)
     under_way = [
         task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
             argument
