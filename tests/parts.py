@@ -1,10 +1,10 @@
-"""Runs the tests in parts: those of single functions first, in parallel; then two lanes at once.
+"""Runs the tests in parts: those of single functions first, in parallel; then lanes at once.
 
     python -m tests.parts [arguments of pytest]
 
 Engines, Ray clusters and groups of ranks are started once for all tests of a folder, so that a
 folder runs in one process. Those that wait most of the time, for processes of Ray, share the cores
-with those that compute. The words of a lane are printed when both have ended.
+with those that compute. The words of a lane are printed when it has ended, in their order.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent
 # Lanes: folders and files below tests/ whose tests run one at a time.
-LANES = {"ray": ("e2e", "launch", "ray"), "stack": ("gpu", "stack")}
+LANES = {"ray": ("ray",), "e2e": ("e2e", "launch"), "stack": ("gpu", "stack")}
 # Of those, files that start no engine and no cluster.
 NOT_IN_A_LANE = ("e2e/test_malformed.py",)
 PARTS = ("parallel", *LANES)

@@ -20,7 +20,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
         ("unit/test_architecture.py", "parallel"),
         ("benchmarks/test_agreement.py", "parallel"),
         ("e2e/test_malformed.py", "parallel"),
-        ("e2e/test_resume.py", "ray"),
+        ("e2e/test_resume.py", "e2e"),
         ("stack/training/test_state.py", "stack"),
         ("ray/test_runtime.py", "ray"),
     ],
@@ -34,7 +34,7 @@ def test_what_is_named_is_there():
     assert [name for name in named if not (parts.TESTS / name).exists()] == []
 
 
-@pytest.mark.parametrize(("part", "status"), [("ray", 0), ("stack", 5), ("parallel", 5)])
+@pytest.mark.parametrize(("part", "status"), [("e2e", 0), ("stack", 5), ("parallel", 5)])
 @pytest.mark.parametrize("argument", ["tests/launch", "tests/launch/test_parts.py"])
 def test_a_part_collects_its_own_tests(part, status, argument):
     """Also of a folder or a file of the other part that is named on the command line."""
@@ -43,7 +43,7 @@ def test_a_part_collects_its_own_tests(part, status, argument):
         command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == status, done.stdout
-    assert ("test_part_of_a_file" in done.stdout) == (part == "ray")
+    assert ("test_part_of_a_file" in done.stdout) == (part == "e2e")
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_exit_status(statuses, status):
     assert exit_status(statuses) == status
 
 
-@pytest.mark.parametrize("fails", [None, "parallel", "ray", "stack"])
+@pytest.mark.parametrize("fails", [None, "parallel", "ray", "e2e", "stack"])
 def test_every_part_runs_and_is_heard_whatever_becomes_of_the_others(
     monkeypatch, capfdbinary, fails
 ):
@@ -69,6 +69,7 @@ def test_every_part_runs_and_is_heard_whatever_becomes_of_the_others(
     assert capfdbinary.readouterr().out.decode().splitlines() == [
         "parallel -k name",
         "ray -k name",
+        "e2e -k name",
         "stack -k name",
     ]
 

@@ -133,7 +133,12 @@ def is_loopback(ip: str) -> bool:
     [
         ("raylet", signal.SIGKILL, "was killed by SIGKILL"),
         ("gcs_server", signal.SIGKILL, "was killed by SIGKILL"),
-        ("raylet", signal.SIGSTOP, "has been stopped (SIGSTOP) for longer than deadlines.ray_s=5"),
+        pytest.param(
+            "raylet",
+            signal.SIGSTOP,
+            "has been stopped (SIGSTOP) for longer than deadlines.ray_s=5",
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             "gcs_server",
             signal.SIGSTOP,
@@ -164,6 +169,7 @@ def test_a_process_of_ray_that_goes_on_in_time_is_forgiven(start):
     assert driver.ends(90) == 0, driver.text
 
 
+@pytest.mark.slow
 def test_a_gcs_that_hangs_at_the_end_does_not_hold_it_up(start):
     driver = start(ray_s=60, seconds=5)
     driver.wait_for("ready")
@@ -174,7 +180,11 @@ def test_a_gcs_that_hangs_at_the_end_does_not_hold_it_up(start):
 
 
 @pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)], ids=["TERM", "HUP"]
+    ("number", "status"),
+    [
+        pytest.param(signal.SIGTERM, 143, id="TERM"),
+        pytest.param(signal.SIGHUP, 129, id="HUP", marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.parametrize("to", ["driver", "group", "all"])
 def test_a_signal_ends_with_its_status_whoever_gets_it(start, number, status, to):

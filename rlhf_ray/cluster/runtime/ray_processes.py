@@ -26,6 +26,9 @@ _AGENTS = {
 }
 
 
+KILLED = "was killed by SIGKILL"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RayProcess:
     """One process of Ray on this node.

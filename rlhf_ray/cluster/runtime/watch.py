@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Self
 
-from rlhf_ray.cluster.runtime.ray_processes import GcsProbe, RayProcess
+from rlhf_ray.cluster.runtime.ray_processes import KILLED, GcsProbe, RayProcess
 from rlhf_ray.interrupts import EndOnSignal, Interrupted
 
 _POLL_S = 0.5
@@ -98,13 +98,15 @@ class Watch:
 
     def find_lost(self) -> str | None:
         """Name the process of Ray that is gone; a worker that fails may show it first."""
-        for process in self._processes:
-            if end := process.end():
-                return (
-                    f"Ray's {process} on this node {end}, and no worker can run without it. If "
-                    f"neither you nor the kernel (out of memory, see dmesg) killed it, see its log "
-                    f"in {self._logs}"
-                )
+        ends = [(process, end) for process in self._processes if (end := process.end())]
+        # Agents end with a raylet that was killed, and a raylet ends itself when an agent is gone.
+        killed = [found for found in ends if found[1] == KILLED]
+        for process, end in killed or ends:
+            return (
+                f"Ray's {process} on this node {end}, and no worker can run without it. If "
+                f"neither you nor the kernel (out of memory, see dmesg) killed it, see its log "
+                f"in {self._logs}"
+            )
         return None
 
     def look_away(self) -> None:
