@@ -101,13 +101,13 @@ class Watch:
         ends = [(process, end) for process in self._processes if (end := process.end())]
         # Agents end with a raylet that was killed, and a raylet ends itself when an agent is gone.
         killed = [found for found in ends if found[1] == KILLED]
-        for process, end in killed or ends:
-            return (
-                f"Ray's {process} on this node {end}, and no worker can run without it. If "
-                f"neither you nor the kernel (out of memory, see dmesg) killed it, see its log "
-                f"in {self._logs}"
-            )
-        return None
+        if not ends:
+            return None
+        process, end = (killed or ends)[0]
+        return (
+            f"Ray's {process} on this node {end}, and no worker can run without it. If neither "
+            f"you nor the kernel (out of memory, see dmesg) killed it, see its log in {self._logs}"
+        )
 
     def look_away(self) -> None:
         """Watch nothing: Ray is being shut down."""
