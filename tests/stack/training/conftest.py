@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,8 +57,9 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Seen:
     return run_scenarios(tmp_path_factory.mktemp("compared"), "compared")
 
 
-def run_scenarios(folder: Path, table: str) -> Seen:
-    make_models(folder)
+def run_scenarios(folder: Path, table: str, make: Callable[[Path], None] | None = None) -> Seen:
+    """Run a table; `make` writes the models to the folder, by default those of `make_models`."""
+    (make or make_models)(folder)
     torch.save(make_samples(), folder / "samples.pt")
     ports = {1: free_ports(NUM_PORTS), 2: free_ports(NUM_PORTS)}
     processes = {
