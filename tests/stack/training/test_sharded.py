@@ -9,7 +9,7 @@ import torch
 
 from rlhf_ray.models.tiny.llama import TinySizes
 from rlhf_ray.testing.tiny import tiny_random
-from tests.stack.training.conftest import SIZES, Seen, run_scenarios
+from tests.stack.training.conftest import SIZES, Runs, Seen, make_inputs
 from tests.stack.training.samples import VOCABULARY
 from tests.stack.training.test_equality import assert_same_metrics, relative_difference
 
@@ -69,11 +69,16 @@ def test_gradients_in_bfloat16_round_the_same_update(seen: Seen, stage):
 
 @pytest.fixture(scope="module")
 def sizes(tmp_path_factory: pytest.TempPathFactory) -> Seen:
-    """Starts of a model of 100 MB."""
-    return run_scenarios(tmp_path_factory.mktemp("sizes"), "sizes", make_two_models)
+    """Starts of a model of 100 MB, in processes that have done nothing else."""
+    runs = Runs(tmp_path_factory.mktemp("sizes"), ["sizes"], make_two_models)
+    try:
+        return runs.seen("sizes")
+    finally:
+        runs.close()
 
 
 def make_two_models(folder: Path) -> None:
+    make_inputs(folder)
     shape = TinySizes(
         hidden=512,
         intermediate=1536,
@@ -86,6 +91,7 @@ def make_two_models(folder: Path) -> None:
     tiny_random(folder / "small", seed=0, vocab_size=VOCABULARY, sizes=SIZES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["random", "converted"])
 def test_a_rank_holds_its_share_while_it_starts(sizes: Seen, start):
     """One layer and the shards: far less than the model, and half with two ranks.
