@@ -72,6 +72,8 @@ def tiny_mixture(folder: Path, *, seed: int = 0, num_experts: int = 4) -> Path:
         head_dim=32,
         num_experts=num_experts,
         num_experts_per_tok=2,
+        # Five times the usual: at this size the experts would hardly change a log-probability.
+        initializer_range=0.1,
         tie_word_embeddings=False,
         max_position_embeddings=TINY.max_positions,
         bos_token_id=None,

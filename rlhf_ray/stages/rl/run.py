@@ -122,10 +122,11 @@ def _train(inputs: RlInputs, system: System, progress: Progress) -> None:
         train(loop, state, num_steps=settings.num_steps)
         rollouts.flush()
 
-    transport.close()
     progress.phase("save")
     devices.begin_training()
     save_models(settings, system)
+    # After the result is safe: a failure here must not cost it.
+    transport.close()
 
 
 def _report(output: Path) -> str:

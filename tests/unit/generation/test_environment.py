@@ -1,4 +1,4 @@
-"""Environment of an engine, and its shared memory."""
+"""Environment of an engine."""
 
 from __future__ import annotations
 
