@@ -67,9 +67,8 @@ def tiny_mixture(folder: Path, *, seed: int = 0, num_experts: int = 4) -> Path:
         # vLLM's kernel for experts on a CPU wants multiples of 32.
         moe_intermediate_size=64,
         num_hidden_layers=TINY.num_layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=32,
+        num_attention_heads=2,
+        num_key_value_heads=1,
         num_experts=num_experts,
         num_experts_per_tok=2,
         # Five times the usual: at this size the experts would hardly change a log-probability.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from rlhf_ray.testing.tiny import tiny_mixture
 
@@ -11,15 +13,15 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]
 STEPS = ("num_steps=3", "training.learning_rate=1e-2", "publish.bucket_bytes=65536")
 
 
-def check(run) -> list[dict[str, float]]:
+def check(run) -> None:
     rows = run.metrics()
     assert [row["publish/version"] for row in rows] == [1, 2, 3]
     for row in rows:
         assert row["publish/probe_gap_max"] < 1e-3
         assert row["rollout/logprob_gap_max"] < 1e-3
-    return rows
 
 
+@pytest.mark.slow
 def test_a_run_by_collective(make_run):
     run = make_run(*STEPS, "publish.transport=collective").succeed()
     check(run)
@@ -32,7 +34,10 @@ def test_a_mixture_of_experts_trains(make_run, tmp_path, transport):
     model = tiny_mixture(tmp_path / "mixture")
     shape = ("training.num_ranks=2", "training.zero_stage=2", "training.cpu_threads=1")
     run = make_run(f"model.path={model}", *STEPS, *shape, f"publish.transport={transport}")
-    rows = check(run.succeed(600))
-    # The policy moves: a gate over weights that stay the same proves nothing.
-    assert rows[-1]["policy/grad_norm"] > 0
-    assert len({row["rollout/logprob_gap_max"] for row in rows}) == 3
+    check(run.succeed(600))
+    # The experts move: a gate over weights that stay the same proves nothing.
+    before, after = (
+        load_file(folder / "model.safetensors") for folder in (model, run.output / "model")
+    )
+    experts = [name for name in before if ".experts." in name]
+    assert any(not torch.equal(before[name], after[name]) for name in experts)

@@ -80,7 +80,7 @@ def channel(
 
     async def open_both() -> list[str]:
         opening = asyncio.to_thread(end.open, settings, 0, CPU)
-        return await asyncio.gather(opening, engine.engine.updates.open_channel(settings))
+        return list(await asyncio.gather(opening, engine.engine.updates.open_channel(settings)))
 
     try:
         assert engine.run(open_both()) == ["", ""]
