@@ -9,7 +9,7 @@ from rlhf_ray.config.groups.algorithm import OldLogprobsFrom
 from rlhf_ray.config.load import load_config
 
 METHODS = sorted(path.stem for path in (conf_dir() / "algorithm").glob("*.yaml"))
-# The loss differs from REINFORCE where ratios differ from 1; their sources take these steps a batch.
+# Losses that need ratios other than 1: their sources take these steps per batch.
 STEPS = {
     "cispo": 16,
     "clip_cov": 8,
