@@ -13,6 +13,7 @@ from ray.exceptions import RayError
 from rlhf_ray.calls import Call, MemberName
 from rlhf_ray.cluster.runtime.deaths import cause, headline, is_death
 from rlhf_ray.cluster.runtime.diagnose import dump_stacks, on_node, tail_log
+from rlhf_ray.cluster.runtime.nodes import lost_nodes, lost_words
 from rlhf_ray.cluster.runtime.process import ProcessInfo
 from rlhf_ray.config.errors import RunFailed
 
@@ -159,16 +160,27 @@ class Supervisor:
         return self._report(late[0], f"{names} did not answer in {timeout_s:.3g} s", reason, phase)
 
     def _report(self, culprit: MemberName, what: str, reason: str, phase: str) -> RunFailed:
-        parts = [f"{what} (phase {phase}, step {self._step}): {reason}"]
+        where = f"(phase {phase}, step {self._step})"
+        workers: dict[str, list[str]] = {}
+        for member in self._members.values():
+            workers.setdefault(member.info.node_id, []).append(str(member.name))
+        lost = lost_nodes(workers)
+        parts = [f"{what} {where}: {reason}"]
+        if lost:
+            # Whoever failed first needed something of it.
+            event, cause_of_loss = lost_words(lost, workers)
+            parts = [f"{event} {where}: {cause_of_loss}", f"--- seen as: {parts[0]}"]
+        gone = {node.node_id: f"on the lost node {node.name}" for node in lost}
         deadline = time.monotonic() + _REPORT_S
-        if culprit in self._members:
+        if culprit in self._members and self._members[culprit].info.node_id not in gone:
             tail = self._ask(self._members[culprit], tail_log, _TAIL_LINES)
             parts.append(f"--- end of the log of {culprit}:\n{tail or '(empty)'}")
         for member in self._members.values():
             if time.monotonic() > deadline:
                 parts.append(f"--- no stacks from {member.name} on: there was no time to ask more")
                 break
-            parts.append(f"--- stacks of {member.name}:\n{self._ask(member, dump_stacks)}")
+            stacks = gone.get(member.info.node_id) or self._ask(member, dump_stacks)
+            parts.append(f"--- stacks of {member.name}:\n{stacks}")
         return RunFailed("\n".join(parts))
 
     def _ask(self, member: Member, function: Any, *arguments: Any) -> str:
