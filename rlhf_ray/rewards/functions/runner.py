@@ -18,6 +18,7 @@ import json
 import os
 import pickle
 import random
+import signal
 import socket
 import sys
 import traceback
@@ -70,8 +71,13 @@ def _serve(channel: Channel, limits: FunctionLimits) -> None:
     _send(channel, {"ready": True})
     while True:
         call, samples, items = pickle.loads(channel.receive())
+        # Every function gets an own copy: one that changes it changes nothing for the next.
+        copies = [pickle.dumps(sample) for sample in samples]
         for number, (sample, function) in enumerate(items):
-            reply = _score(rewards[function], samples[sample], limits)
+            reply = _score(rewards[function], pickle.loads(copies[sample]), limits)
+            # A timer that a function leaves behind would end the next one.
+            for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
+                signal.setitimer(timer, 0)
             if os.getpid() != own_pid:
                 # A function has forked, and its child has returned from the call, too.
                 os._exit(0)
@@ -80,10 +86,11 @@ def _serve(channel: Channel, limits: FunctionLimits) -> None:
 
 def _score(reward: LoadedReward, sample: RewardSample, limits: FunctionLimits) -> dict[str, Any]:
     """Call one function on one sample. The named recovery point for errors of reward functions."""
+    response = sample.response
     try:
         # Inside `try`, because reading the returned value may run user code too: a custom
         # sequence or `repr`.
-        return to_message(reward.function(sample), sample.response)
+        return to_message(reward.function(sample), response)
     except BaseException as error:  # noqa: BLE001 - becomes a typed failure, `sys.exit` included
         reached = limits.reached_by(error)
         if reached is None:

@@ -215,3 +215,16 @@ def looks_around(sample, target=""):
     except OSError:
         return 0.0
     return 1.0
+
+
+def changes_the_sample(sample):
+    sample.columns["changed"] = True
+    object.__setattr__(sample, "response", "changed")
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    return 0.0
+
+
+def reads_the_sample(sample):
+    """1.0 if the sample is untouched, and no signal ends the process meanwhile."""
+    time.sleep(0.4)
+    return float(sample.response != "changed" and "changed" not in sample.columns)

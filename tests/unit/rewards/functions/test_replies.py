@@ -62,6 +62,14 @@ def test_a_reply_for_another_sample_is_refused_even_with_the_secret(
     assert "a reply to item 1 where item 0 was due" in summary.failures[0].message
 
 
+def test_a_function_changes_nothing_for_the_next(make_worker, make_group) -> None:
+    """Neither by the sample it was given, nor by a timer that it leaves behind."""
+    names = ("changes_the_sample", "reads_the_sample")
+    entries = [{"path": f"{HOSTILE}:{name}", "weight": weight} for weight, name in enumerate(names)]
+    group, summary = make_worker(*entries).score(make_group("a", "b"))
+    assert (group.rewards.tolist(), summary.failures) == ([1.0, 1.0], ())
+
+
 def test_checks_that_a_function_has_patched_are_made_again(make_worker, make_group) -> None:
     _, summary = make_worker(f"{HOSTILE}:patches").score(make_group("a"))
     assert summary.failures[0].kind is FailureKind.REWARD_NOT_FINITE
