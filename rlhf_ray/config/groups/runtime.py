@@ -52,6 +52,13 @@ class PlacementConfig:
         "bundles and take turns (the hybrid engine).",
         choices=("disaggregated", "colocated"),
     )
+    gpu_memory_gib: float | None = setting(
+        None,
+        "Memory of one GPU: a run whose weights and states cannot fit is refused before it starts. "
+        "null does not compare.",
+        unit="GiB",
+        above=0,
+    )
     spread: bool = setting(False, "Spread the bundles of a role over nodes if possible.")
     wait_s: float = setting(
         0.0,
