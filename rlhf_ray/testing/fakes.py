@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from rlhf_ray.calls import Call, MemberName
+from rlhf_ray.publish.base import EnginePart
 from rlhf_ray.records import (
     FailureKind,
     GroupSteps,
@@ -135,8 +136,8 @@ class FakeGenerators:
     def sleep(self) -> list[Call]:
         return self._event("sleep")
 
-    def wake_up(self) -> list[Call]:
-        return self._event("wake_up")
+    def wake_up(self, part: EnginePart) -> list[Call]:
+        return self._event(f"wake_up {part.value}")
 
     def begin_update(self) -> list[Call]:
         return self._event("begin_update")
