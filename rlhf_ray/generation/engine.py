@@ -46,6 +46,7 @@ class GenerationEngine:
         request_timeout_s: time limit of one request from the moment vLLM has it.
         with_text_ends: find where in the response each token ends, for rewards of steps.
         lora: settings of the adapter, if updates bring adapters only; None for whole weights.
+        keeps_cache: running requests keep their key-value cache over an update.
         shares_gpus: the GPUs are shared with the learner, so that the engine sleeps at times.
     """
 
@@ -60,6 +61,7 @@ class GenerationEngine:
         request_timeout_s: float,
         with_text_ends: bool = False,
         lora: LoraConfig | None = None,
+        keeps_cache: bool = False,
         shares_gpus: bool = False,
     ) -> None:
         self._generation = generation
@@ -70,6 +72,7 @@ class GenerationEngine:
         self._timeout_s = request_timeout_s
         self._with_text_ends = with_text_ends
         self._lora = lora
+        self._keeps_cache = keeps_cache
         self._sleeps = shares_gpus and generation.num_gpus > 0
         self._started = contextlib.ExitStack()
         self._sampling: PromptTasks[FinishedSample | SampleFailure] = PromptTasks()
@@ -113,7 +116,11 @@ class GenerationEngine:
         # one that holds this lock resumes it, so that neither resumes the other's pause.
         pause = asyncio.Lock()
         self._requests = EngineRequests(
-            self._llm, pause=pause, engine_index=self._index, timeout_s=self._timeout_s
+            self._llm,
+            pause=pause,
+            engine_index=self._index,
+            timeout_s=self._timeout_s,
+            keeps_cache=self._keeps_cache,
         )
         self.num_workers: int = config.parallel_config.world_size
         self.updates = WeightUpdates(
@@ -227,7 +234,8 @@ class GenerationEngine:
     async def begin_update(self) -> None:
         """Pause the engine and prepare for new weights. Running requests wait and then go on.
 
-        Their key-value cache is computed again: each token depends on one version of the weights.
+        Their key-value cache is computed again, so that each token depends on one version of the
+        weights; with `keeps_cache` it stays.
         """
         await self.updates.begin()
 

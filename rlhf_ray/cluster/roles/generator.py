@@ -34,6 +34,7 @@ class EngineSettings:
     engine_index: int = 0
     with_text_ends: bool = False
     lora: LoraConfig | None = None
+    keeps_cache: bool = False
     shares_gpus: bool = False
 
 
@@ -120,6 +121,7 @@ class GeneratorActor(ActorProcess):
             request_timeout_s=settings.request_timeout_s,
             with_text_ends=settings.with_text_ends,
             lora=settings.lora,
+            keeps_cache=settings.keeps_cache,
             shares_gpus=settings.shares_gpus,
         )
         await self._engine.start()

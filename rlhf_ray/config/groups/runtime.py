@@ -26,6 +26,11 @@ class PublishConfig:
         "adapters always take object_store.",
         choices=("auto", "object_store", "collective", "ipc"),
     )
+    keep_cache: bool = setting(
+        False,
+        "Running requests keep their key-value cache over a publish, and go on at once with keys "
+        "and values of older weights; false computes them again, exactly.",
+    )
     bucket_bytes: int = setting(
         128 * 1024 * 1024, "Largest bucket of packed weights.", unit="bytes", minimum=1024
     )
