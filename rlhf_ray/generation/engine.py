@@ -43,7 +43,7 @@ class GenerationEngine:
         engine_index: position among the run's engines, for messages and the choice of CPUs.
         max_sequence_tokens: longest prompt and response together.
         greedy_from: samples of a prompt from this index on are greedy answers.
-        request_timeout_s: time limit of one request from the moment vLLM has it.
+        request_timeout_s: time for which one request may run; see `prompt_tasks.RunClock`.
         with_text_ends: find where in the response each token ends, for rewards of steps.
         lora: settings of the adapter, if updates bring adapters only; None for whole weights.
         keeps_cache: running requests keep their key-value cache over an update.

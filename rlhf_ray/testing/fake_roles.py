@@ -115,6 +115,9 @@ class FakeBuilder:
     def write_rollouts(self, path: Path, groups: Sequence[Any]) -> Call:
         return done("builder", 0)
 
+    def finish_rollouts(self) -> Call:
+        return done("builder", 0)
+
 
 class FakeOfflineRanks(_FakeRanks):
     """Ranks that learn from examples; their loss is always 1."""

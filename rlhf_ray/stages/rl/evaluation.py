@@ -119,9 +119,7 @@ def _keep(settings: RlSettings, system: System) -> Callable[[str, Sequence[Any]]
         if not settings.observe.rollouts:
             return
         path = settings.output / "evaluation" / f"{name}.jsonl"
-        written = system.builder.write_rollouts(path, groups)
-        system.supervisor.results(
-            [written], phase="build", timeout_s=settings.deadlines.reference_s
-        )
+        written = [system.builder.write_rollouts(path, groups), system.builder.finish_rollouts()]
+        system.supervisor.results(written, phase="build", timeout_s=settings.deadlines.reference_s)
 
     return write
