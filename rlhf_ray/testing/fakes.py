@@ -1,8 +1,7 @@
 """Prompts, engines, rewards and a waiter that live in this process: the driver without Ray.
 
 They implement the protocols of `driver.roles` and `calls`; `fake_roles.py` has the other roles.
-Calls are done at once, in an order that a test may choose, and payloads are the objects
-themselves.
+Calls are done at once, in an order that a test may choose; payloads are the objects themselves.
 """
 
 from __future__ import annotations

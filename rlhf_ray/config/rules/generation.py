@@ -174,6 +174,14 @@ def gpu_problems(group: str, engine: EngineConfig) -> Iterator[str]:
         )
 
 
+def _kept_cache(config: Config) -> Iterator[str]:
+    if config.publish.keep_cache and config.max_staleness == 0:
+        yield (
+            "publish.keep_cache=true: with max_staleness=0 no request runs during a publish; set "
+            "keep_cache to false, or max_staleness above 0"
+        )
+
+
 def _engine_arguments(config: Config) -> Iterator[str]:
     arguments = config.generation.extra_engine_args
     yield from argument_problems(arguments, OWNED_ARGUMENTS, FIXED_ARGUMENTS)
@@ -234,5 +242,10 @@ GENERATION_RULES: tuple[Rule, ...] = (
         keys=("generation.extra_engine_args",),
         problems=_engine_arguments,
         stages=SCORING_STAGES,
+    ),
+    Rule(
+        about="`publish.keep_cache` needs `max_staleness` above 0.",
+        keys=("publish.keep_cache", "max_staleness"),
+        problems=_kept_cache,
     ),
 )

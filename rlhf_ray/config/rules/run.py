@@ -104,14 +104,6 @@ def _transport(config: Config) -> Iterator[str]:
         )
 
 
-def _kept_cache(config: Config) -> Iterator[str]:
-    if config.publish.keep_cache and config.max_staleness == 0:
-        yield (
-            "publish.keep_cache=true: with max_staleness=0 no request runs during a publish; set "
-            "keep_cache to false, or max_staleness above 0"
-        )
-
-
 def _folders(config: Config) -> Iterator[str]:
     for key, value in (("output_dir", config.output_dir), ("resume", config.resume)):
         if not value.strip():
@@ -228,11 +220,6 @@ _TRAINING_RUN_RULES: tuple[Rule, ...] = (
         ),
         problems=_reward_functions,
         stages=SCORING_STAGES,
-    ),
-    Rule(
-        about="`publish.keep_cache` needs `max_staleness` above 0.",
-        keys=("publish.keep_cache", "max_staleness"),
-        problems=_kept_cache,
     ),
     Rule(
         about="`publish.transport` of `collective` or `ipc` needs whole weights (not "

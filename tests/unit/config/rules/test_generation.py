@@ -22,6 +22,13 @@ from tests.unit.config.rules.cases import (
 
 CASES = [
     (
+        "a cache kept for nothing",
+        [],
+        ["publish.keep_cache=true"],
+        ["publish.keep_cache=true", "max_staleness=0", "set keep_cache to false"],
+        ["publish.keep_cache=true", "max_staleness=1"],
+    ),
+    (
         "part of the vocabulary: top_p",
         [],
         ["generation.top_p=0.9"],

@@ -16,13 +16,6 @@ LORA = ["training.lora.r=4", "training.lora.target_modules=[q_proj]"]
 PIPELINE = ["stage=pipeline", "pipeline.stages.a={stage: sft}"]
 
 CASES = [
-    (
-        "a cache kept for nothing",
-        [],
-        ["publish.keep_cache=true"],
-        ["publish.keep_cache=true", "max_staleness=0", "set keep_cache to false"],
-        ["publish.keep_cache=true", "max_staleness=1"],
-    ),
     ("no model", [], ["model.path="], ["model.path is empty", "recipe=demo"], ["model.path=a/b"]),
     (
         "transport of an adapter",
