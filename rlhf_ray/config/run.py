@@ -140,8 +140,8 @@ class Config:
     def head_kernel(self) -> str:
         """`model.head_kernel`, with auto replaced by chunked if the run rules out the fused kernel.
 
-        The fused operator runs on GPUs, reads the head's whole weight and normalises over the
-        whole vocabulary.
+        The fused operator runs on GPUs, and normalises over the whole vocabulary. At ZeRO stage 3
+        it has not run on a GPU yet, so that auto does not choose it there.
         """
         trained = [] if self.is_evaluation else [self.training]
         roles = [*trained, *([self.reference] if self.starts_reference else [])]

@@ -90,7 +90,6 @@ class ReferenceRole(TokenScorer, Checkpointed, WeightReceivers, Protocol):
     """The frozen policy, which may take weights. See `cluster.roles.reference.ReferenceGroup`."""
 
     def check_weights(self, shapes: dict[str, tuple[int, ...]]) -> list[Call]: ...
-    def finish_update(self) -> list[Call]: ...
 
 
 class BuilderRole(Protocol):

@@ -61,6 +61,8 @@ class EngineRequests:
         self._clock = RunClock(is_paused=pause.locked, has_begun=self._has_begun)
         # Adapter for requests that start from now on; None without LoRA.
         self.adapter: LoRARequest | None = None
+        # Why no request may start, while the weights are not those of any version.
+        self.refusal: str | None = None
         self._num_requests = 0
         # The held requests, or None while requests are not held.
         self._held: list[Submission] | None = None
@@ -77,7 +79,12 @@ class EngineRequests:
 
         Args:
             may_be_held: hold and count the request while requests are held; False starts it anyway.
+
+        Raises:
+            RunFailed: an update of the weights has failed.
         """
+        if self.refusal is not None:
+            raise RunFailed(self.refusal)
         held = self._held if may_be_held else None
         submission = Submission(
             order=order,
@@ -127,7 +134,7 @@ class EngineRequests:
                 them after the call of `release`, although they were made before it.
 
         Raises:
-            RunFailed: the requests have not arrived in time.
+            RunFailed: the requests have not arrived in time, or an update of weights has failed.
         """
         deadline = time.monotonic() + self._timeout_s
         while self._held is not None and len(self._held) < num_requests:
@@ -143,6 +150,9 @@ class EngineRequests:
             return
         try:
             async with self._pause:
+                if self.refusal is not None:
+                    # Starting them ends with a resume, which would run on these weights.
+                    raise RunFailed(self.refusal)
                 # The engine is paused while requests are added: all of them join the same step.
                 # The prefix cache is cleared, because entries that others left there, such as an
                 # evaluation, change the numbers in the last bits.

@@ -169,6 +169,11 @@ class RankGroup:
     def __init__(self, members: Sequence[Member]) -> None:
         self._members = tuple(members)
 
+    @property
+    def nodes(self) -> frozenset[str]:
+        """Ids of the nodes with a rank."""
+        return frozenset(member.info.node_id for member in self._members)
+
     def score(self, groups: Sequence[Any], num_tokens: Sequence[int]) -> list[Call]:
         """Score groups, scattered over the ranks.
 

@@ -15,7 +15,6 @@ from rlhf_ray.cluster.roles.rewards import Scoring, ScoringContext, reward_role
 from rlhf_ray.cluster.roles.scoring_kinds import scorings_of
 from rlhf_ray.cluster.runtime.worker_environment import worker_environment
 from rlhf_ray.config.run import Config
-from rlhf_ray.publish.transports import engine_backend
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,7 +50,6 @@ def run_roles(config: Config) -> RunRoles:
         request_timeout_s=config.deadlines.request_s,
         with_text_ends=config.algorithm.rewards_steps,
         lora=config.training.lora if config.publishes_adapter else None,
-        weight_backend=engine_backend(config.publish.transport),
     )
     builder = BuilderSettings(
         algorithm=config.algorithm,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rlhf_ray.calls import MemberName
@@ -26,11 +26,16 @@ class _Question:
     culprit: ProcessInfo | None
 
 
-def worker_report(workers: dict[MemberName, ProcessInfo], culprit: MemberName) -> list[str]:
+def worker_report(
+    workers: dict[MemberName, ProcessInfo], culprit: MemberName, gone: Mapping[str, str]
+) -> list[str]:
     """The end of the culprit's log, its stacks, and those of other workers.
 
     Every role is shown with one worker at least. Workers of a role with the same stacks are shown
     once, and a role with at most three different stacks.
+
+    Args:
+        gone: what to show in place of stacks for workers of a lost node, by node id.
     """
     by_node: dict[str, list[MemberName]] = {}
     for name, info in workers.items():
@@ -41,18 +46,23 @@ def worker_report(workers: dict[MemberName, ProcessInfo], culprit: MemberName) -
             culprit=workers[culprit] if culprit in names else None,
         )
         for node, names in by_node.items()
+        if node not in gone
     }
     answers = on_nodes(_answer, questions, timeout_s=_REPORT_S)
     stacks: dict[MemberName, str] = {}
     tail = ""
     for node, names in by_node.items():
+        if node in gone:
+            stacks.update(dict.fromkeys(names, gone[node]))
+            continue
         answer = answers[node]
         if isinstance(answer, Exception):
             answer = (f"not to be had: {_first_line(answer)}",) * (len(names) + 1)
         own_tail, *own_stacks = answer
         tail = own_tail if culprit in names else tail
         stacks.update(zip(names, own_stacks, strict=True))
-    parts = [f"--- end of the log of {culprit}:\n{tail or '(empty)'}"] if culprit in workers else []
+    is_known = culprit in workers and workers[culprit].node_id not in gone
+    parts = [f"--- end of the log of {culprit}:\n{tail or '(empty)'}"] if is_known else []
     return parts + describe_stacks(stacks, culprit)
 
 

@@ -14,6 +14,7 @@ from ray.exceptions import RayError
 from rlhf_ray.calls import Call, MemberName
 from rlhf_ray.cluster.runtime.deaths import cause, headline, is_death
 from rlhf_ray.cluster.runtime.failure_stacks import worker_report
+from rlhf_ray.cluster.runtime.nodes import lost_nodes, lost_words
 from rlhf_ray.cluster.runtime.pending import CallSet
 from rlhf_ray.cluster.runtime.process import ProcessInfo
 from rlhf_ray.config.errors import RunFailed
@@ -157,9 +158,19 @@ class Supervisor:
         return self._report(late[0], f"{names} did not answer in {timeout_s:.3g} s", reason, phase)
 
     def _report(self, culprit: MemberName, what: str, reason: str, phase: str) -> RunFailed:
-        head = f"{what} (phase {phase}, step {self._step}): {reason}"
+        parts = [f"{what} (phase {phase}, step {self._step}): {reason}"]
         workers = {name: member.info for name, member in self._members.items()}
-        return RunFailed("\n".join([head, *worker_report(workers, culprit)]))
+        on_node: dict[str, list[str]] = {}
+        for name, info in workers.items():
+            on_node.setdefault(info.node_id, []).append(str(name))
+        lost = lost_nodes(on_node)
+        if lost:
+            # Whoever failed first needed something of it.
+            event, cause_of_loss = lost_words(lost, on_node)
+            where = f"(phase {phase}, step {self._step})"
+            parts = [f"{event} {where}: {cause_of_loss}", f"--- seen as: {parts[0]}"]
+        gone = {node.node_id: f"on the lost node {node.name}" for node in lost}
+        return RunFailed("\n".join([*parts, *worker_report(workers, culprit, gone)]))
 
 
 class SupervisedCalls:

@@ -17,7 +17,15 @@ class PublishConfig:
         "only the adapter, which the engines apply.",
         choices=("merged", "adapter"),
     )
-    transport: str = setting("object_store", "Transport of the weights.", choices=("object_store",))
+    transport: str = setting(
+        "auto",
+        "Transport of the weights. object_store: buckets through Ray's object store. collective: a "
+        "broadcast from learner rank 0 to all engine workers (NCCL on GPUs, Gloo on CPUs). ipc: "
+        "memory that both share: a GPU's in a colocated run, the machine's on CPUs. "
+        "auto: ipc if colocated, collective on GPUs or on several nodes, otherwise object_store; "
+        "adapters always take object_store.",
+        choices=("auto", "object_store", "collective", "ipc"),
+    )
     bucket_bytes: int = setting(
         128 * 1024 * 1024, "Largest bucket of packed weights.", unit="bytes", minimum=1024
     )

@@ -16,13 +16,9 @@ from rlhf_ray.training.engine.checkpoint import (
     read_random_states,
     write_random_states,
 )
-from rlhf_ray.training.engine.deepspeed_engine import (
-    FrozenEngine,
-    TrainEngine,
-    start_process,
-    stop_process,
-)
+from rlhf_ray.training.engine.deepspeed_engine import FrozenEngine, TrainEngine
 from rlhf_ray.training.engine.meeting import Meeting, limit_collectives
+from rlhf_ray.training.engine.process import start_process, stop_process
 from rlhf_ray.training.engine.ranks import rank, world_size
 
 

@@ -43,6 +43,7 @@ from tests.stack.training.sft_scenarios import (
     learn_from_texts,
     several_steps,
 )
+from tests.stack.training.sharded_scenarios import SHARDED, SIZES
 
 Scenario = Callable[[Rank], dict[str, Any]]
 
@@ -100,6 +101,7 @@ SCENARIOS: dict[int, dict[str, Scenario]] = {
         "refused_checkpoints": refused_checkpoints,
     },
     2: {
+        **SHARDED,
         "policy_gradient": policy_gradient,
         "value_gradient": value_gradient,
         "policy_gradient_zero_3": lambda r: policy_gradient(r, zero_stage=3),
@@ -137,6 +139,7 @@ SCENARIOS: dict[int, dict[str, Scenario]] = {
         **_stages("sft", learn_from_texts, (0, 1, 2, 3)),
         "sft_packed_zero_3": lambda r: learn_from_texts(r, layout="packed", zero_stage=3),
         "from_random_weights": from_random_weights,
+        "from_random_weights_zero_3": lambda r: from_random_weights(r, zero_stage=3),
         **RANKED[2],
         "scores_zero_0": lambda r: scores(r, r.learner),
         "scores_zero_3": lambda r: scores(r, r.learner, zero_stage=3),
@@ -163,6 +166,7 @@ TABLES = {
     "on_cpu": {1: _stages("float32", two_steps, (0, 1, 2, 3))},
     "on_gpu": {1: ON_GPU},
     "restored": RESTORED,
+    "sizes": SIZES,
     "followed": FOLLOWING,
     "compared": {size: COMPARED[size] | ADAPTED[size] for size in COMPARED},
 }

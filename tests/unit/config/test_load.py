@@ -184,6 +184,7 @@ _ON_GPU = ["generation=gpu", "training=gpu", "training.zero_stage=2", "reference
         ([*_ON_GPU, "generation.top_k=20"], "chunked"),
         ([*_ON_GPU, "reference.zero_stage=3", "algorithm.kl_coefficient=0.1"], "chunked"),
         (["recipe=gpu_70b"], "chunked"),
+        (["recipe=gpu_70b", "model.head_kernel=liger"], "liger"),
         ([*_ON_GPU, "model.head_kernel=liger"], "liger"),
         ([*_ON_GPU, "model.head_kernel=chunked"], "chunked"),
     ],

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from tests.unit.config.rules.cases import (
+    COLOCATED_GPU,
+    GPU,
     SERVICE,
     check_broken_values,
     check_rule,
@@ -10,10 +12,46 @@ from tests.unit.config.rules.cases import (
     each,
 )
 
+LORA = ["training.lora.r=4", "training.lora.target_modules=[q_proj]"]
 PIPELINE = ["stage=pipeline", "pipeline.stages.a={stage: sft}"]
 
 CASES = [
     ("no model", [], ["model.path="], ["model.path is empty", "recipe=demo"], ["model.path=a/b"]),
+    (
+        "transport of an adapter",
+        ["publish.lora=adapter", *LORA],
+        ["publish.transport=ipc"],
+        ["publish.transport=ipc: with publish.lora=adapter only the adapter is sent"],
+        ["publish.transport=auto"],
+    ),
+    (
+        "transport between a GPU and a CPU",
+        ["training=gpu"],
+        ["publish.transport=collective"],
+        ["publish.transport=collective: generation.num_gpus=0 and training.num_gpus=1"],
+        ["publish.transport=object_store"],
+    ),
+    (
+        "shared memory without a shared GPU",
+        GPU,
+        ["publish.transport=ipc"],
+        ["publish.transport=ipc: with placement=disaggregated", "auto or collective"],
+        ["publish.transport=collective"],
+    ),
+    (
+        "two members of NCCL on one GPU",
+        COLOCATED_GPU,
+        ["publish.transport=collective"],
+        ["NCCL refuses two members on one GPU", "placement=colocated", "auto or ipc"],
+        ["publish.transport=ipc"],
+    ),
+    (
+        "two members of NCCL on parts of GPUs",
+        [*GPU, "generation.num_gpus=0.5", "training.num_gpus=0.5"],
+        ["publish.transport=collective"],
+        ["generation.num_gpus=0.5, training.num_gpus=0.5", "auto or object_store"],
+        ["publish.transport=auto"],
+    ),
     (
         "no time",
         ["model.template_time=2026-01-31T12:00:00"],
