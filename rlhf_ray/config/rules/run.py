@@ -72,38 +72,6 @@ def _reward_functions(config: Config) -> Iterator[str]:
         )
 
 
-def _transport(config: Config) -> Iterator[str]:
-    name = config.publish.transport
-    if name not in ("collective", "ipc"):
-        return
-    engine, learner = config.generation.num_gpus, config.training.num_gpus
-    is_colocated = config.placement.strategy == "colocated"
-    key = f"publish.transport={name}"
-    if config.publishes_adapter:
-        yield (
-            f"{key}: with publish.lora=adapter only the adapter is sent, which goes through the "
-            f"object store; set publish.transport to auto or object_store"
-        )
-    if (engine > 0) != (learner > 0):
-        yield (
-            f"{key}: generation.num_gpus={engine:g} and training.num_gpus={learner:g}; learner and "
-            f"engines must both be on GPUs or both on CPUs; set publish.transport to auto or "
-            f"object_store"
-        )
-    elif engine > 0 and name == "ipc" and not is_colocated:
-        yield (
-            f"{key}: with placement={config.placement.strategy} no engine worker is on the GPU of "
-            f"a learner rank; set publish.transport to auto or collective"
-        )
-    elif engine > 0 and name == "collective" and (is_colocated or min(engine, learner) < 1):
-        yield (
-            f"{key}: NCCL refuses two members on one GPU, but learner and engines may share GPUs "
-            f"(placement={config.placement.strategy}, generation.num_gpus={engine:g}, "
-            f"training.num_gpus={learner:g}); set publish.transport to auto or "
-            f"{'ipc' if is_colocated else 'object_store'}"
-        )
-
-
 def _folders(config: Config) -> Iterator[str]:
     for key, value in (("output_dir", config.output_dir), ("resume", config.resume)):
         if not value.strip():
@@ -220,19 +188,6 @@ _TRAINING_RUN_RULES: tuple[Rule, ...] = (
         ),
         problems=_reward_functions,
         stages=SCORING_STAGES,
-    ),
-    Rule(
-        about="`publish.transport` of `collective` or `ipc` needs whole weights (not "
-        "`publish.lora=adapter`), and learner and engines both on CPUs or both on GPUs: for "
-        "`collective` on different whole GPUs, for `ipc` on the same (`placement=colocated`).",
-        keys=(
-            "publish.transport",
-            "publish.lora",
-            "placement.strategy",
-            "generation.num_gpus",
-            "training.num_gpus",
-        ),
-        problems=_transport,
     ),
     Rule(
         about="`output_dir` and `resume` are folders, not URLs.",
