@@ -16,7 +16,7 @@ from rlhf_ray.generation.completions import CompletionOutcome, CompletionRequest
 from rlhf_ray.generation.engine_arguments import engine_arguments, make_vllm_config
 from rlhf_ray.generation.environment import engine_environment
 from rlhf_ray.generation.errors import RequestFailed, T, answer
-from rlhf_ray.generation.llm import start_llm
+from rlhf_ray.generation.llm import EngineStatistics, start_llm
 from rlhf_ray.generation.prompt_tasks import PromptTasks
 from rlhf_ray.generation.requirements import check_vllm
 from rlhf_ray.generation.results import FinishedSample, IncompleteSets, finished_sample, make_group
@@ -68,6 +68,7 @@ class GenerationEngine:
         self._timeout_s = request_timeout_s
         self._with_text_ends = with_text_ends
         self._lora = lora
+        self.statistics = EngineStatistics()
         self._started = contextlib.ExitStack()
         self._sampling: PromptTasks[FinishedSample | SampleFailure] = PromptTasks()
 
@@ -103,7 +104,7 @@ class GenerationEngine:
             chat_template=self._model.chat_template,
         )
         self._end_token_ids = engine_ends(self._tokenizer)
-        self._llm = start_llm(config, engine_index=self._index)
+        self._llm = start_llm(config, engine_index=self._index, statistics=self.statistics)
         self._sender = AdapterSender(self._llm) if self._lora else BucketSender(self._llm)
         # Two tasks pause the engine: an update of the weights, and the start of held requests. The
         # one that holds this lock resumes it, so that neither resumes the other's pause.

@@ -163,6 +163,10 @@ class FakeGenerators:
         self.released.append(list(num_requests))
         return self._event("release")
 
+    def statistics(self) -> list[Call]:
+        """No statistics: these engines have no scheduler."""
+        return []
+
     def sleep(self) -> list[Call]:
         return self._event("sleep")
 
