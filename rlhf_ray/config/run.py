@@ -191,12 +191,20 @@ class Config:
 
     @property
     def collective_timeout_s(self) -> float:
-        """Longest wait of a collective operation for the other ranks.
+        """Longest wait of a collective operation for the other ranks, once they are started.
 
-        It is a little less than the driver waits, so that the ranks say which operation it was.
+        By default it is a little less than the driver waits, so that the ranks say which operation
+        it was.
         """
         deadlines = self.deadlines
-        longest = [deadlines.update_s, deadlines.start_s]
+        if deadlines.collective_s is not None:
+            return deadlines.collective_s
+        longest = [
+            deadlines.update_s,
+            deadlines.reference_s,
+            deadlines.publish_s,
+            deadlines.checkpoint_s,
+        ]
         if self.is_fit or self.is_evaluation:
             longest.append(deadlines.evaluate_s)
         return 0.9 * max(longest)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from rlhf_ray.calls import Call, CallWaiter
-from rlhf_ray.publish.base import TransferSettings, WeightReceivers, WeightSource, WeightTransport
+from rlhf_ray.publish.base import POLICY, WeightReceivers, WeightSource, WeightTransport
 from rlhf_ray.publish.gate import Probe, check_fidelity, compare
 
 
@@ -20,23 +20,31 @@ class PublishedPolicy(WeightSource, Protocol):
 class PublishedEngines(WeightReceivers, Protocol):
     """Engines that name the version of their weights and can score the probe."""
 
-    def finish_update(self, version: int) -> list[Call]: ...
     def weight_version(self) -> list[Call]: ...
     def score_sequences(self, sequences: list[tuple[int, ...]]) -> list[Call]: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PublishSettings:
-    """See `config.groups.runtime.PublishConfig`; the tolerance is a number here."""
+    """See `config.groups.runtime.PublishConfig`; the tolerance is a number here.
 
-    bucket_bytes: int
+    Attributes:
+        what: weights to publish, `POLICY` or `ADAPTER`.
+        timeout_s: deadline of the probe.
+    """
+
+    what: str = POLICY
     probe_every: int
     probe_tolerance: float
     timeout_s: float
 
 
 class Publisher:
-    """Publishes the learner's weights to every engine and checks them with a fixed probe."""
+    """Publishes the learner's weights to every engine and checks them with a fixed probe.
+
+    Args:
+        transport: opened from the source to the receivers.
+    """
 
     def __init__(
         self,
@@ -54,9 +62,6 @@ class Publisher:
         self._waiter = waiter
         self._probe = probe
         self._settings = settings
-        self._transfer = TransferSettings(
-            bucket_bytes=settings.bucket_bytes, phase="publish", timeout_s=settings.timeout_s
-        )
 
     def publish(self, version: int) -> dict[str, float]:
         """Move the weights; check them if a probe of this version is due.
@@ -65,8 +70,7 @@ class Publisher:
             FidelityError: an engine does not compute what the learner computes.
             RunFailed: a worker failed or was late.
         """
-        self._transport.send(self._source, self._receivers, self._waiter, self._transfer)
-        self._wait(self._receivers.finish_update(version))
+        self._transport.send(version, what=self._settings.what)
         metrics = {"publish/version": float(version)}
         if version % self._settings.probe_every == 0:
             metrics |= self.check(version)

@@ -8,6 +8,7 @@ themselves.
 from __future__ import annotations
 
 import random
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -48,11 +49,41 @@ class InProcessWaiter:
         self.phases.append(phase)
         return [call.signal for call in calls]
 
-    def some_done(self, calls: Sequence[Call], *, phase: str, timeout_s: float) -> list[Call]:
-        return [self._random.choice(calls)] if self._random else [calls[0]]
+    def pending(self) -> InProcessPending:
+        return InProcessPending(self.choose)
+
+    def choose(self, calls: Sequence[Call]) -> Call:
+        """The call that is handed out next."""
+        return self._random.choice(calls) if self._random else calls[0]
 
     def stream(self, call: Call, *, phase: str, timeout_s: float) -> Iterator[Any]:
         yield from call.signal
+
+
+class InProcessPending:
+    """A `PendingCalls` that hands out one call at a time.
+
+    Args:
+        choose: picks the next call from all; None for the order in which they were added.
+    """
+
+    def __init__(self, choose: Callable[[Sequence[Call]], Call] | None = None) -> None:
+        self._choose = choose
+        self._calls: OrderedDict[Call, None] = OrderedDict()
+
+    def add(self, call: Call) -> None:
+        self._calls[call] = None
+
+    def discard(self, call: Call) -> None:
+        self._calls.pop(call, None)
+
+    def take_done(self, *, phase: str, timeout_s: float) -> list[tuple[Call, Any]]:
+        if self._choose is None:
+            call, _ = self._calls.popitem(last=False)
+        else:
+            call = self._choose(list(self._calls))
+            del self._calls[call]
+        return [(call, call.signal)]
 
 
 def done(role: str, rank: int, signal: Any = None, payload: Any = None) -> Call:

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 # Host and port at which rank 0 of a role listens.
 Address = tuple[str, int]
+# Ranks give up a little before the driver, so that they say what they waited for.
+_START_SHARE = 0.9
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,7 +95,10 @@ def start_ranks(members: Sequence[Member], starting: Starting) -> list[Call]:
     first = call_of(members[0], members[0].handle.reserve_address.remote())
     (address,) = starting.waiter.results([first], phase="start", timeout_s=starting.timeout_s)
     return [
-        call_of(member, member.handle.start.remote(rank, len(members), address))
+        call_of(
+            member,
+            member.handle.start.remote(rank, len(members), address, starting.timeout_s),
+        )
         for rank, member in enumerate(members)
     ]
 
@@ -104,13 +109,26 @@ def call_of(member: Member, refs: Any) -> Call:
     return Call(member=member.name, signal=signal, payload=payload)
 
 
-class RankActor(ActorProcess):
-    """One rank of a DeepSpeed role; subclasses make `_worker`."""
+class MeetingActor(ActorProcess):
+    """An actor whose `_worker` starts as one of several ranks."""
 
     _worker: Any
 
-    def start(self, rank: int, world_size: int, address: Address) -> None:
-        self._worker.start(rank, world_size, *address)
+    def start(self, rank: int, world_size: int, address: Address, timeout_s: float) -> None:
+        """Meet the other ranks and load the model.
+
+        Args:
+            timeout_s: of the start. Ranks load models at different speeds, so its collective
+                operations may take longer than later ones.
+        """
+        from rlhf_ray.training.engine.meeting import Meeting
+
+        meeting = Meeting(listener=self.take_listener(), timeout_s=_START_SHARE * timeout_s)
+        self._worker.start(rank, world_size, *address, meeting=meeting)
+
+
+class RankActor(MeetingActor):
+    """One rank of a DeepSpeed role; subclasses make `_worker`."""
 
     def score(self, *groups: RolloutGroup) -> tuple[None, Any]:
         return None, self._worker.score(groups)
@@ -150,6 +168,11 @@ class RankGroup:
 
     def __init__(self, members: Sequence[Member]) -> None:
         self._members = tuple(members)
+
+    @property
+    def nodes(self) -> frozenset[str]:
+        """Ids of the nodes with a rank."""
+        return frozenset(member.info.node_id for member in self._members)
 
     def score(self, groups: Sequence[Any], num_tokens: Sequence[int]) -> list[Call]:
         """Score groups, scattered over the ranks.

@@ -17,23 +17,19 @@ if TYPE_CHECKING:
     from rlhf_ray.config.groups.generation import GenerationConfig
     from rlhf_ray.config.groups.lora import LoraConfig
     from rlhf_ray.config.groups.model import ModelConfig
+    from rlhf_ray.publish.channel import ChannelSettings
     from rlhf_ray.records import Prompt, RolloutGroup, SampleFailure
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineSettings:
-    """Settings of an engine; see `generation.engine.GenerationEngine`.
-
-    Attributes:
-        weight_backend: vLLM's name of the weight receiver; see `publish.transports`.
-    """
+    """Settings of an engine; see `generation.engine.GenerationEngine`."""
 
     generation: GenerationConfig
     model: ModelConfig
     max_sequence_tokens: int
     greedy_from: int
     request_timeout_s: float
-    weight_backend: str
     engine_index: int = 0
     with_text_ends: bool = False
     lora: LoraConfig | None = None
@@ -121,7 +117,6 @@ class GeneratorActor(ActorProcess):
             request_timeout_s=settings.request_timeout_s,
             with_text_ends=settings.with_text_ends,
             lora=settings.lora,
-            weight_backend=settings.weight_backend,
         )
         await self._engine.start()
 
@@ -156,6 +151,18 @@ class GeneratorActor(ActorProcess):
         await self._engine.finish_update(version)
         return await self._engine.weight_version()
 
+    async def num_workers(self) -> int:
+        return self._engine.num_workers
+
+    async def open_channel(self, settings: ChannelSettings) -> str:
+        return await self._engine.updates.open_channel(settings)
+
+    async def receive_weights(self, version: int) -> str:
+        return await self._engine.updates.receive(version)
+
+    async def close_channel(self) -> None:
+        await self._engine.updates.close_channel()
+
     async def weight_version(self) -> int:
         return await self._engine.weight_version()
 
@@ -178,6 +185,11 @@ class GeneratorGroup:
     @property
     def names(self) -> tuple[MemberName, ...]:
         return tuple(member.name for member in self._members)
+
+    @property
+    def nodes(self) -> frozenset[str]:
+        """Ids of the nodes with an engine."""
+        return frozenset(member.info.node_id for member in self._members)
 
     def generate(self, engine: int, prompt: Prompt, sample_indices: tuple[int, ...]) -> Call:
         """Signal: the samples that failed. Payload: the group of the others."""
@@ -215,6 +227,24 @@ class GeneratorGroup:
     def finish_update(self, version: int) -> list[Call]:
         """Signal: the version that the engine reports afterwards."""
         return [call_of(m, m.handle.finish_update.remote(version)) for m in self._members]
+
+    def num_workers(self) -> list[Call]:
+        """Signal: vLLM's worker processes of the engine."""
+        return [call_of(m, m.handle.num_workers.remote()) for m in self._members]
+
+    def open_channel(self, settings: Sequence[ChannelSettings]) -> list[Call]:
+        """Signal: the text of a failure, or ""."""
+        return [
+            call_of(member, member.handle.open_channel.remote(own))
+            for member, own in zip(self._members, settings, strict=True)
+        ]
+
+    def receive_weights(self, version: int) -> list[Call]:
+        """Take new weights from the channel and use them. Signal: like that of `open_channel`."""
+        return [call_of(m, m.handle.receive_weights.remote(version)) for m in self._members]
+
+    def close_channel(self) -> list[Call]:
+        return [call_of(m, m.handle.close_channel.remote()) for m in self._members]
 
     def weight_version(self) -> list[Call]:
         return [call_of(m, m.handle.weight_version.remote()) for m in self._members]

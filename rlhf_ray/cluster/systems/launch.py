@@ -58,7 +58,13 @@ def launched_in(
 ) -> Iterator[tuple[dict[str, list[Member]], Supervisor]]:
     """Start some roles of a plan in bundles that are already reserved; see `launched`."""
     supervisor = Supervisor(dataclasses.asdict(deadlines))
-    launcher = Launcher(group, supervisor, timeout_s=deadlines.start_s, stop_s=deadlines.stop_s)
+    launcher = Launcher(
+        group,
+        supervisor,
+        timeout_s=deadlines.start_s,
+        stop_s=deadlines.stop_s,
+        environment=plan.environment,
+    )
     orderly = False
     try:
         for role in roles:

@@ -104,7 +104,7 @@ class RolloutPipeline:
         builder = self._batches[step]
         started = time.monotonic()
         generated = started
-        while not builder.is_complete(self._in_flight.prompts_of(step)):
+        while not builder.is_complete(self._in_flight.num_of(step)):
             left_s = started + self._settings.generate_timeout_s - time.monotonic()
             # Failures and timeouts name this phase: "generate" until the last sample is there.
             phase = "generate" if self._in_flight.is_generating(step) else "score"
@@ -166,7 +166,7 @@ class RolloutPipeline:
 
     def _replace_uniform(self, batch: int, builder: BatchBuilder) -> None:
         """Dynamic sampling: start new prompts in place of groups without variance, if allowed."""
-        num_in_flight = len(self._in_flight.prompts_of(batch))
+        num_in_flight = self._in_flight.num_of(batch)
         if num_in_flight and self._settings.is_reproducible:
             # Replace in rounds, when the whole batch is scored: the order in which groups come
             # back must not decide which requests share an engine step.

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhf_ray.cluster.roles.learner import AverageWeights
 from rlhf_ray.cluster.systems.rl import System
 from rlhf_ray.driver.best_models import BestModels
 from rlhf_ray.driver.evaluation.collector import AnswerCollector
@@ -21,8 +20,7 @@ from rlhf_ray.driver.evaluation.evaluator import (
 from rlhf_ray.driver.updates.device_sharing import DeviceSharing
 from rlhf_ray.driver.updates.token_scores import NoTokenScores
 from rlhf_ray.models.saving.generation_ends import add_ends
-from rlhf_ray.publish.base import TransferSettings
-from rlhf_ray.publish.transports import weight_transport
+from rlhf_ray.publish.base import AVERAGE, WeightTransport
 from rlhf_ray.records import Prompt
 from rlhf_ray.stages.rl.parts import reference_role
 from rlhf_ray.stages.rl.settings import RlSettings
@@ -36,12 +34,14 @@ def make_evaluator(
     system: System,
     prompts: Sequence[Prompt],
     turns: DeviceSharing,
+    transport: WeightTransport,
     *,
     is_resumed: bool,
 ) -> Evaluator:
     """The evaluator of the policy of a started system.
 
     Args:
+        transport: opened from the learner to the engines.
         is_resumed: the checkpoint knows the best model so far. Otherwise models that an earlier
             run left are removed.
     """
@@ -65,7 +65,7 @@ def make_evaluator(
         collect=collector.collect,
         prompts=prompts,
         best=best,
-        average=_average(settings, system, turns) if averages else None,
+        average=_average(transport, turns) if averages else None,
         keep=_keep(settings, system),
         settings=EvaluatorSettings(
             every=evaluation.every, num_steps=settings.num_steps, report=settings.report
@@ -100,23 +100,13 @@ def _best(settings: RlSettings, system: System, turns: DeviceSharing) -> BestPol
     )
 
 
-def _average(settings: RlSettings, system: System, turns: DeviceSharing) -> Callable[[int], None]:
+def _average(transport: WeightTransport, turns: DeviceSharing) -> Callable[[int], None]:
     """Publish the EMA to the engines. Without a probe: only the engines compute with the EMA."""
-    timeout_s = settings.deadlines.publish_s
 
     def publish(version: int) -> None:
         turns.begin_training()
         turns.begin_publishing()
-        weight_transport(settings.publish.transport).send(
-            AverageWeights(system.learner),
-            system.generators,
-            system.supervisor,
-            TransferSettings(
-                bucket_bytes=settings.publish.bucket_bytes, phase="publish", timeout_s=timeout_s
-            ),
-        )
-        finished = system.generators.finish_update(version)
-        system.supervisor.results(finished, phase="publish", timeout_s=timeout_s)
+        transport.send(version, what=AVERAGE)
         turns.begin_generating()
 
     return publish
@@ -127,9 +117,7 @@ def _keep(settings: RlSettings, system: System) -> Callable[[str, Sequence[Any]]
         if not settings.observe.rollouts:
             return
         path = settings.output / "evaluation" / f"{name}.jsonl"
-        written = system.builder.write_rollouts(path, groups)
-        system.supervisor.results(
-            [written], phase="build", timeout_s=settings.deadlines.reference_s
-        )
+        written = [system.builder.write_rollouts(path, groups), system.builder.finish_rollouts()]
+        system.supervisor.results(written, phase="build", timeout_s=settings.deadlines.reference_s)
 
     return write

@@ -30,6 +30,7 @@ from rlhf_ray.stages.rl.parts import (
     make_trainer,
     save_models,
 )
+from rlhf_ray.stages.rl.transport import open_transport
 
 
 def run(config: Config) -> int:
@@ -74,10 +75,16 @@ def run(config: Config) -> int:
 def _train(inputs: RlInputs, system: System, progress: Progress) -> None:
     settings = inputs.settings
     pipeline = make_pipeline(settings, system, inputs.prompts)
-    publisher = make_publisher(settings, system, inputs.probe)
+    transport = open_transport(settings, system)
+    publisher = make_publisher(settings, system, transport, inputs.probe)
     devices = make_device_sharing(settings, system)
     evaluator = make_evaluator(
-        settings, system, inputs.held_out, devices, is_resumed=inputs.resume_from is not None
+        settings,
+        system,
+        inputs.held_out,
+        devices,
+        transport,
+        is_resumed=inputs.resume_from is not None,
     )
     saver = make_checkpoints(settings, system, inputs, evaluator)
     reference_updater = make_reference_updater(settings, system)
@@ -118,6 +125,8 @@ def _train(inputs: RlInputs, system: System, progress: Progress) -> None:
     progress.phase("save")
     devices.begin_training()
     save_models(settings, system)
+    # After the result is safe: a failure here must not cost it.
+    transport.close()
 
 
 def _report(output: Path) -> str:

@@ -15,7 +15,7 @@ from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
 from deepspeed.utils import groups
 
 from rlhf_ray.training.engine.host_memory import keep_freed_memory
-from rlhf_ray.training.engine.meeting import meet
+from rlhf_ray.training.engine.meeting import Meeting, meet
 
 
 def start_process(
@@ -28,6 +28,7 @@ def start_process(
     cpu_threads: int,
     seed: int,
     on_gpu: bool,
+    meeting: Meeting | None = None,
 ) -> None:
     """Make this process a rank of its role: device, environment, process group, threads, seed.
 
@@ -36,6 +37,7 @@ def start_process(
     Args:
         master_addr, master_port: address of the role's rank 0.
         timeout_s: a collective operation that waits longer for another rank fails.
+        meeting: of the ranks; None where they meet as in a test, at a free port.
         on_gpu: train on the GPU; if False on the CPU, even if a GPU is visible.
 
     Raises:
@@ -58,7 +60,16 @@ def start_process(
     _skip_shared_memory_op()
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     # DeepSpeed takes the process group that is there.
-    meet(backend, rank, world_size, master_addr, master_port, timeout=timedelta(seconds=timeout_s))
+    meeting = meeting or Meeting()
+    meet(
+        backend,
+        rank,
+        world_size,
+        master_addr,
+        master_port,
+        timeout=timedelta(seconds=meeting.timeout_s or timeout_s),
+        listener=meeting.listener,
+    )
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
 
 

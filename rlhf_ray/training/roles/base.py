@@ -17,6 +17,7 @@ from rlhf_ray.training.engine.checkpoint import (
     write_random_states,
 )
 from rlhf_ray.training.engine.deepspeed_engine import FrozenEngine, TrainEngine
+from rlhf_ray.training.engine.meeting import Meeting, limit_collectives
 from rlhf_ray.training.engine.process import start_process, stop_process
 from rlhf_ray.training.engine.ranks import rank, world_size
 
@@ -56,7 +57,15 @@ class TrainedRole(ABC):
         self._timeout_s = timeout_s
         self._started: TrainEngine | None = None
 
-    def start(self, rank: int, world_size: int, master_addr: str, master_port: int) -> None:
+    def start(
+        self,
+        rank: int,
+        world_size: int,
+        master_addr: str,
+        master_port: int,
+        *,
+        meeting: Meeting | None = None,
+    ) -> None:
         """Join the other ranks, load the model, build the engine; all ranks together.
 
         Raises:
@@ -71,8 +80,10 @@ class TrainedRole(ABC):
             cpu_threads=self._settings.cpu_threads,
             seed=self._seed,
             on_gpu=self._settings.num_gpus > 0,
+            meeting=meeting,
         )
         self._started = self._build()
+        limit_collectives(self._timeout_s)
 
     @abstractmethod
     def _build(self) -> TrainEngine:

@@ -14,6 +14,7 @@ from rlhf_ray.config.groups.training import ReferenceConfig
 from rlhf_ray.publish.bucket import WeightBucket
 from rlhf_ray.records import RolloutGroup, TokenValues
 from rlhf_ray.training.engine.deepspeed_engine import FrozenEngine
+from rlhf_ray.training.engine.meeting import Meeting, limit_collectives
 from rlhf_ray.training.engine.process import start_process
 from rlhf_ray.training.forward.modules import PolicyForward, disable_dropout
 from rlhf_ray.training.forward.scoring import score_distributions, score_groups
@@ -60,7 +61,15 @@ class Reference(FrozenRole):
         self._timeout_s = timeout_s
         self._decay = decay
 
-    def start(self, rank: int, world_size: int, master_addr: str, master_port: int) -> None:
+    def start(
+        self,
+        rank: int,
+        world_size: int,
+        master_addr: str,
+        master_port: int,
+        *,
+        meeting: Meeting | None = None,
+    ) -> None:
         """Join the other ranks and load the model."""
         start_process(
             rank,
@@ -71,6 +80,7 @@ class Reference(FrozenRole):
             cpu_threads=self._settings.cpu_threads,
             seed=self._seed,
             on_gpu=self._settings.num_gpus > 0,
+            meeting=meeting,
         )
         policy = policy_of_files(self._model_settings, self._settings)
         module = PolicyForward(policy, kernel=self._model_settings.head_kernel)
@@ -78,6 +88,7 @@ class Reference(FrozenRole):
         self._layout = try_policy(policy, self._model_settings, self._settings)
         self._started = FrozenEngine(module, self._settings)
         self._weights = EmaReference(policy, decay=self._decay)
+        limit_collectives(self._timeout_s)
 
     def score(self, groups: Sequence[RolloutGroup]) -> list[TokenValues]:
         """Log-probabilities of the sampled tokens of this rank's groups, or over their support."""

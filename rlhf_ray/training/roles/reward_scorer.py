@@ -16,6 +16,7 @@ from rlhf_ray.models.reward_source import reward_model_source
 from rlhf_ray.records import RolloutGroup
 from rlhf_ray.rewards.outcomes import Outcome
 from rlhf_ray.training.engine.deepspeed_engine import FrozenEngine
+from rlhf_ray.training.engine.meeting import Meeting, limit_collectives
 from rlhf_ray.training.engine.process import start_process
 from rlhf_ray.training.engine.ranks import reduce_over_ranks, training_device
 from rlhf_ray.training.forward.modules import ValueForward, disable_dropout
@@ -46,7 +47,15 @@ class RewardScorer(FrozenRole):
         self._seed = seed
         self._timeout_s = timeout_s
 
-    def start(self, rank: int, world_size: int, master_addr: str, master_port: int) -> None:
+    def start(
+        self,
+        rank: int,
+        world_size: int,
+        master_addr: str,
+        master_port: int,
+        *,
+        meeting: Meeting | None = None,
+    ) -> None:
         """Join the other ranks of this model and load it."""
         settings = self._settings
         start_process(
@@ -58,6 +67,7 @@ class RewardScorer(FrozenRole):
             cpu_threads=settings.cpu_threads,
             seed=self._seed,
             on_gpu=settings.num_gpus > 0,
+            meeting=meeting,
         )
         model = scalar_head(self._model_settings, settings)
         limits = limits_of(model)
@@ -74,6 +84,7 @@ class RewardScorer(FrozenRole):
             tokenizer=load_tokenizer(self._model_settings) if is_foreign else None,
             share=Share(rank=rank, num_ranks=world_size, gather=_sum_over_ranks),
         )
+        limit_collectives(self._timeout_s)
 
     def start_alone(self) -> None:
         """Start as the only rank, on this machine."""

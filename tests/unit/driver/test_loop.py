@@ -28,6 +28,7 @@ from rlhf_ray.driver.updates.reference_update import (
 from rlhf_ray.driver.updates.texts import NoTexts
 from rlhf_ray.driver.updates.token_scores import NoTokenScores, TokenScorers
 from rlhf_ray.driver.updates.trainer import NoCritic, Trainer, TrainerSettings
+from rlhf_ray.publish.base import POLICY, TransferSettings
 from rlhf_ray.publish.gate import FidelityError, Probe
 from rlhf_ray.publish.object_store import ObjectStoreTransport
 from rlhf_ray.publish.publisher import Publisher, PublishSettings
@@ -37,6 +38,18 @@ from rlhf_ray.testing.fakes import FakeGenerators, FakePrompts, FakeRewards, InP
 
 PROBE = Probe(sequences=((1, 2, 3), (4, 5)))
 LOGPROBS = [[-1.0, -2.0], [-0.5]]
+
+
+def opened_transport(
+    policy: FakeLearner,
+    receivers: FakeGenerators | FakeReference,
+    waiter: InProcessWaiter,
+    phase: str = "publish",
+) -> ObjectStoreTransport:
+    settings = TransferSettings(bucket_bytes=1, phase=phase, timeout_s=1.0)
+    transport = ObjectStoreTransport(waiter, settings)
+    transport.open(policy, receivers)
+    return transport
 
 
 class Receivers(FakeGenerators):
@@ -88,7 +101,7 @@ class Policy(FakeLearner):
     def weight_shapes(self) -> Call:
         return done("learner", 0, signal={"w": (3,)})
 
-    def weight_buckets(self, bucket_bytes: int) -> tuple[Call, list[Call]]:
+    def weight_buckets(self, bucket_bytes: int, *, what: str = POLICY) -> tuple[Call, list[Call]]:
         return done("learner", 0, signal=["a", "b"]), []
 
     def score_sequences(self, sequences: list[tuple[int, ...]]) -> list[Call]:
@@ -118,7 +131,7 @@ class Following(FakeReference):
     def load_bucket(self, bucket: Any) -> list[Call]:
         return self._event(f"reference loads {bucket}")
 
-    def finish_update(self) -> list[Call]:
+    def finish_update(self, version: int) -> list[Call]:
         return self._event("reference finishes")
 
     def _event(self, name: str) -> list[Call]:
@@ -199,14 +212,13 @@ class World:
         self.notes, self.saved = Notes(), Saved()
         self.reference_updater: PeriodicReferenceUpdater | NoReferenceUpdate = NoReferenceUpdate()
         if reference_every:
+            reference = Following(self.log)
             self.reference_updater = PeriodicReferenceUpdater(
                 policy=self.policy,
-                reference=Following(self.log),
-                transport=ObjectStoreTransport(),
+                reference=reference,
+                transport=opened_transport(self.policy, reference, self.waiter, "refresh"),
                 waiter=self.waiter,
-                settings=ReferenceUpdateSettings(
-                    every_steps=reference_every, bucket_bytes=1, timeout_s=1.0
-                ),
+                settings=ReferenceUpdateSettings(every_steps=reference_every, timeout_s=1.0),
             )
         devices: DeviceSharing = DedicatedDevices()
         if colocated:
@@ -252,12 +264,10 @@ class World:
             publisher=Publisher(
                 source=self.policy,
                 receivers=self.engines,
-                transport=ObjectStoreTransport(),
+                transport=opened_transport(self.policy, self.engines, self.waiter),
                 waiter=self.waiter,
                 probe=PROBE,
-                settings=PublishSettings(
-                    bucket_bytes=1, probe_every=1, probe_tolerance=1e-3, timeout_s=1.0
-                ),
+                settings=PublishSettings(probe_every=1, probe_tolerance=1e-3, timeout_s=1.0),
             ),
             reference_updater=self.reference_updater,
             devices=devices,
