@@ -32,6 +32,7 @@ from rlhf_ray.config.groups.algorithm import AlgorithmConfig
 from rlhf_ray.config.groups.generation import GenerationConfig
 from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.config.groups.training import TrainingConfig
+from rlhf_ray.driver.updates.device_sharing import DedicatedDevices
 from rlhf_ray.publish.base import AVERAGE, POLICY, TransferSettings
 from rlhf_ray.publish.gate import FidelityError, make_probe
 from rlhf_ray.publish.publisher import Publisher, PublishSettings
@@ -152,6 +153,7 @@ class Publishing:
             source=source,
             receivers=group,
             transport=self.transport,
+            turns=DedicatedDevices(),
             waiter=self.waiter,
             probe=PROBE,
             settings=PublishSettings(probe_every=1, probe_tolerance=1e-4, timeout_s=60.0),
