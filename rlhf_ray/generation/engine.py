@@ -16,7 +16,7 @@ from rlhf_ray.generation.completions import CompletionOutcome, CompletionRequest
 from rlhf_ray.generation.engine_arguments import engine_arguments, make_vllm_config
 from rlhf_ray.generation.environment import engine_environment
 from rlhf_ray.generation.errors import RequestFailed, T, answer
-from rlhf_ray.generation.llm import EngineSleep, start_llm
+from rlhf_ray.generation.llm import EngineSleep, EngineStatistics, start_llm
 from rlhf_ray.generation.prompt_tasks import PromptTasks
 from rlhf_ray.generation.requirements import check_vllm
 from rlhf_ray.generation.results import FinishedSample, IncompleteSets, finished_sample, make_group
@@ -72,6 +72,7 @@ class GenerationEngine:
         self._timeout_s = request_timeout_s
         self._with_text_ends = with_text_ends
         self._lora = lora
+        self.statistics = EngineStatistics()
         self._keeps_cache = keeps_cache
         self._sleeps = shares_gpus and generation.num_gpus > 0
         self._started = contextlib.ExitStack()
@@ -110,7 +111,7 @@ class GenerationEngine:
             chat_template=self._model.chat_template,
         )
         self._end_token_ids = engine_ends(self._tokenizer)
-        self._llm = start_llm(config, engine_index=self._index)
+        self._llm = start_llm(config, engine_index=self._index, statistics=self.statistics)
         self._sender = AdapterSender(self._llm) if self._lora else BucketSender(self._llm)
         # Two tasks pause the engine: an update of the weights, and the start of held requests. The
         # one that holds this lock resumes it, so that neither resumes the other's pause.
@@ -234,8 +235,7 @@ class GenerationEngine:
     async def begin_update(self) -> None:
         """Pause the engine and prepare for new weights. Running requests wait and then go on.
 
-        Their key-value cache is computed again, so that each token depends on one version of the
-        weights; with `keeps_cache` it stays.
+        Without `keeps_cache` their cache is computed again: each token depends on one version.
         """
         await self.updates.begin()
 

@@ -61,11 +61,7 @@ class InProcessWaiter:
 
 
 class InProcessPending:
-    """A `PendingCalls` that hands out one call at a time.
-
-    Args:
-        choose: picks the next call from all; None for the order in which they were added.
-    """
+    """A `PendingCalls` that hands out one call at a time: what `choose` picks, else the first."""
 
     def __init__(self, choose: Callable[[Sequence[Call]], Call] | None = None) -> None:
         self._choose = choose
@@ -162,6 +158,10 @@ class FakeGenerators:
     def release(self, num_requests: Sequence[int]) -> list[Call]:
         self.released.append(list(num_requests))
         return self._event("release")
+
+    def statistics(self) -> list[Call]:
+        """No statistics: these engines have no scheduler."""
+        return []
 
     def sleep(self) -> list[Call]:
         return self._event("sleep")

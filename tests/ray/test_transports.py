@@ -129,7 +129,7 @@ def learner(
     ranks = Actors("learner", LearnerActor, [settings] * num_ranks)
     try:
         address = ray.get(ranks.members[0].handle.reserve_address.remote(), timeout=60)
-        ranks.start(*((rank, num_ranks, address) for rank in range(num_ranks)))
+        ranks.start(*((rank, num_ranks, address, START_S) for rank in range(num_ranks)))
         yield LearnerGroup(ranks.members)
     finally:
         ranks.close()

@@ -184,6 +184,9 @@ class GeneratorActor(ActorProcess):
     async def weight_version(self) -> int:
         return await self._engine.weight_version()
 
+    async def statistics(self) -> dict[str, float]:
+        return self._engine.statistics.take()
+
     async def sleep(self) -> None:
         await self._engine.sleeping.begin()
 
@@ -276,6 +279,10 @@ class GeneratorGroup:
             call_of(member, member.handle.score_sequences.remote(share))
             for member, share in zip(self._members, shares, strict=True)
         ]
+
+    def statistics(self) -> list[Call]:
+        """Signal: numbers of the engine since the last call; see `llm.EngineStatistics`."""
+        return [call_of(m, m.handle.statistics.remote()) for m in self._members]
 
     def sleep(self) -> list[Call]:
         return [call_of(m, m.handle.sleep.remote()) for m in self._members]
