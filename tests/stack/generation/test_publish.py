@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 import torch
@@ -92,12 +93,14 @@ def test_weights_change_under_running_requests(engine, models):
             assert gap < 1e-4
 
 
-def logprobs_with_old_cache(old, new, tokens: torch.Tensor, first_new: int) -> torch.Tensor:
-    """Log-probabilities of `tokens[first_new:]`, whose past has keys and values of another model.
+def logprobs_with_old_cache(
+    old: Any, new: Any, token_ids: tuple[int, ...], first_new: int
+) -> torch.Tensor:
+    """Log-probabilities of `token_ids[first_new:]`; the past has keys and values of another model.
 
     The engine has read all tokens but the last one before it takes the new weights.
     """
-    read = first_new - 1
+    tokens, read = torch.tensor(token_ids), first_new - 1
     with torch.no_grad():
         cache = old(input_ids=tokens[None, :read], use_cache=True).past_key_values
         logits = new(input_ids=tokens[None, read:], past_key_values=cache).logits[0]
@@ -122,10 +125,10 @@ def test_running_requests_may_keep_their_cache(engine, models):
             group, failures = engine.run(scenario())
         assert failures == ()
         for sample in samples_of(group):
-            is_new = sample.versions == old + 1
-            first_new = int(is_new.nonzero()[0, 0])
+            # Versions and log-probabilities are of all tokens but the first.
+            first_new = int((sample.versions == old + 1).nonzero()[0, 0])
             expected = logprobs_with_old_cache(
-                models["tied0"], models["tied1"], sample.tokens, first_new
+                models["tied0"], models["tied1"], sample.tokens, 1 + first_new
             )
             assert (sample.logprobs[first_new:] - expected).abs().max() < 1e-4
             # Keys and values of the new weights would give others.
