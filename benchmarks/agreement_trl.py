@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from transformers import AutoTokenizer
-from trl import DPOConfig, DPOTrainer, RewardConfig, RewardModelTrainer, SFTConfig, SFTTrainer
+from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
 
 from benchmarks.agreement_work import (
     ADAM_BETA2,
@@ -37,7 +37,7 @@ from benchmarks.agreement_work import (
 # Trainer, its configuration, and what that takes beyond what all three have.
 _TRAINERS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "sft": (SFTTrainer, SFTConfig, {}),
-    "reward_model": (RewardModelTrainer, RewardConfig, {"center_rewards_coefficient": CENTRING}),
+    "reward_model": (RewardTrainer, RewardConfig, {"center_rewards_coefficient": CENTRING}),
     "preference": (DPOTrainer, DPOConfig, {"beta": BETA}),
 }
 

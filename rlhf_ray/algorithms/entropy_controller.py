@@ -46,8 +46,7 @@ def update_entropy_controller(
         coefficient = coefficient + step_size   if the entropy is below the target
         coefficient = coefficient - step_size   otherwise, but not below 0
 
-    He et al. 2025, Skywork Open Reasoner 1, arXiv:2505.22312, section 4 (adaptive entropy
-    control).
+    He et al. 2025, Skywork Open Reasoner 1, arXiv:2505.22312 (adaptive entropy control).
 
     Args:
         observed_entropy: in nats; must be finite.

@@ -66,8 +66,8 @@ def update_kl_controller(
         coefficient = coefficient * (1 + error * num_samples / horizon)
 
     Ziegler et al. 2019, Fine-Tuning Language Models from Human Preferences,
-    arXiv:1909.08593, section 2.2, with K_beta = num_samples / horizon. That factor is at most
-    1, so that a batch larger than the horizon cannot turn the coefficient negative.
+    arXiv:1909.08593, section 2.2, where the gain K_beta is 0.1; num_samples / horizon is that of
+    their code. Here it is at most 1: above 5 the factor 1 - 0.2 * gain would be negative.
 
     Scheduled: the coefficient goes an equal part of the way to `final` in every batch.
 

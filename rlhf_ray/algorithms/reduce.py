@@ -55,7 +55,8 @@ def reduce_tokens(
 
     In this order: Yu et al. 2025, DAPO, arXiv:2503.14476; Shao et al. 2024, GRPO,
     arXiv:2402.03300; Ahmadian et al. 2024, RLOO, arXiv:2402.14740; Liu et al. 2025, Dr. GRPO,
-    arXiv:2503.20783.
+    arXiv:2503.20783. DAPO's equation 12 divides by the tokens of one prompt's answers and averages
+    over prompts; `token_mean` divides by all tokens of the step.
 
     Conventions: the counts are global, as in `mean_share`; sequences without a masked token
     are not among them and leave every mean. All tokens of a sequence must be in this

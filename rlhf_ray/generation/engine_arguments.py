@@ -28,16 +28,18 @@ def engine_arguments(
     *,
     max_sequence_tokens: int,
     lora: LoraConfig | None = None,
+    sleeps: bool = False,
 ) -> dict[str, Any]:
     """Arguments of vLLM's `AsyncEngineArgs`; the user's own come last and win.
 
     Args:
         lora: settings of the adapter with the names of its layers, if adapters are published alone;
             None for whole weights.
+        sleeps: the engine frees its GPU at times. vLLM then allocates from a memory pool.
     """
     arguments = _common_arguments(generation, model) | {
         "max_model_len": max_sequence_tokens,
-        "enable_sleep_mode": generation.num_gpus > 0,
+        "enable_sleep_mode": sleeps,
         # Log-probabilities under the distribution that was sampled from.
         "logprobs_mode": "processed_logprobs",
         "max_logprobs": num_returned(LARGEST_TOP_K, vocab_size=2 * LARGEST_TOP_K),

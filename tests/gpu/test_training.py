@@ -9,11 +9,11 @@ import torch
 
 from tests.stack.training.conftest import (
     free_ports,
-    make_models,
+    load_results,
+    make_inputs,
     start_worker,
     wait_for,
 )
-from tests.stack.training.samples import make_samples
 
 STAGES = (0, 1, 2, 3)
 
@@ -24,10 +24,9 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
     seen = {}
     for device in ("on_cpu", "on_gpu"):
         folder = tmp_path_factory.mktemp(device)
-        make_models(folder)
-        torch.save(make_samples(), folder / "samples.pt")
-        wait_for({"1_0": start_worker(folder, 0, 1, free_ports(20), device)}, folder)
-        seen[device] = torch.load(folder / "results_1_0.pt", weights_only=True)
+        make_inputs(folder / device)
+        wait_for({"1_0": start_worker(folder, 0, 1, free_ports(20), [device])}, folder)
+        seen[device] = load_results(folder / device, "1_0")
     return seen
 
 

@@ -63,7 +63,7 @@ class Roles:
 
     def _start(self, ranks: list[Member]) -> None:
         address = ray.get(ranks[0].handle.reserve_address.remote(), timeout=60)
-        refs = [m.handle.start.remote(m.name.rank, len(ranks), address) for m in ranks]
+        refs = [m.handle.start.remote(m.name.rank, len(ranks), address, 120.0) for m in ranks]
         calls = [
             Call(member=m.name, signal=ref, payload=None)
             for m, ref in zip(ranks, refs, strict=True)

@@ -132,7 +132,7 @@ def is_loopback(ip: str) -> bool:
     ("title", "number", "words"),
     [
         ("raylet", signal.SIGKILL, "was killed by SIGKILL"),
-        ("gcs_server", signal.SIGKILL, "was killed by SIGKILL"),
+        pytest.param("gcs_server", signal.SIGKILL, "was killed by SIGKILL", marks=pytest.mark.slow),
         pytest.param(
             "raylet",
             signal.SIGSTOP,
@@ -145,7 +145,7 @@ def is_loopback(ip: str) -> bool:
             "has been stopped (SIGSTOP) for longer than deadlines.ray_s=5",
             marks=pytest.mark.slow,
         ),
-        ("dashboard agent", signal.SIGKILL, "is gone"),
+        pytest.param("dashboard agent", signal.SIGKILL, "is gone", marks=pytest.mark.slow),
         pytest.param("runtime env agent", signal.SIGKILL, "is gone", marks=pytest.mark.slow),
     ],
 )
@@ -186,7 +186,14 @@ def test_a_gcs_that_hangs_at_the_end_does_not_hold_it_up(start):
         pytest.param(signal.SIGHUP, 129, id="HUP", marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.parametrize("to", ["driver", "group", "all"])
+@pytest.mark.parametrize(
+    "to",
+    [
+        pytest.param("driver", marks=pytest.mark.slow),
+        "group",
+        pytest.param("all", marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_ends_with_its_status_whoever_gets_it(start, number, status, to):
     """`timeout` sends it to the group, systemd and Slurm to every process of the job."""
     driver = start()
@@ -204,7 +211,15 @@ def test_a_signal_ends_with_its_status_whoever_gets_it(start, number, status, to
     assert driver.remains() == []
 
 
-@pytest.mark.parametrize("after_s", [0.0, 1.0, 3.0, pytest.param(6.0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "after_s",
+    [
+        0.0,
+        pytest.param(1.0, marks=pytest.mark.slow),
+        3.0,
+        pytest.param(6.0, marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_while_ray_starts(start, after_s):
     driver = start()
     driver.wait_for("connecting")

@@ -32,6 +32,7 @@ from rlhf_ray.config.groups.algorithm import AlgorithmConfig
 from rlhf_ray.config.groups.generation import GenerationConfig
 from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.config.groups.training import TrainingConfig
+from rlhf_ray.driver.updates.device_sharing import DedicatedDevices
 from rlhf_ray.publish.base import AVERAGE, POLICY, TransferSettings
 from rlhf_ray.publish.gate import FidelityError, make_probe
 from rlhf_ray.publish.publisher import Publisher, PublishSettings
@@ -128,7 +129,7 @@ def learner(
     ranks = Actors("learner", LearnerActor, [settings] * num_ranks)
     try:
         address = ray.get(ranks.members[0].handle.reserve_address.remote(), timeout=60)
-        ranks.start(*((rank, num_ranks, address) for rank in range(num_ranks)))
+        ranks.start(*((rank, num_ranks, address, START_S) for rank in range(num_ranks)))
         yield LearnerGroup(ranks.members)
     finally:
         ranks.close()
@@ -152,6 +153,7 @@ class Publishing:
             source=source,
             receivers=group,
             transport=self.transport,
+            turns=DedicatedDevices(),
             waiter=self.waiter,
             probe=PROBE,
             settings=PublishSettings(probe_every=1, probe_tolerance=1e-4, timeout_s=60.0),

@@ -14,6 +14,8 @@ import pytest
 
 from rlhf_ray.interrupts import ABANDONED, leave
 
+pytestmark = pytest.mark.unit_slow
+
 REPOSITORY = Path(__file__).parents[2]
 STATUS = {signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGINT: 130}
 # A command that says when it is ready, and ends after a minute.

@@ -30,7 +30,7 @@ def gae(
         A_t     = delta_t + gamma * lambda * A_{t+1}
         R_t     = A_t + V_t
 
-    Schulman et al. 2016, High-Dimensional Continuous Control Using Generalized Advantage
+    Schulman et al. 2015, High-Dimensional Continuous Control Using Generalized Advantage
     Estimation, arXiv:1506.02438, equations 11 and 16.
 
     Conventions: t counts the SAMPLED tokens of one sample. Tokens off the mask (prompt, tool

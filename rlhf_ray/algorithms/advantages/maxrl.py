@@ -15,7 +15,8 @@ def maxrl_advantages(rewards: Tensor, group_sizes: Tensor) -> Tensor:
 
     Tajwar et al. 2026, Maximum Likelihood Reinforcement Learning, arXiv:2602.02710: for
     rewards of 0 and 1 the gradient is that of the log of the success rate, not of the rate.
-    A group without a success has mean 0 and advantages of 0.
+    A group without a success has mean 0 and advantages of 0. The authors' code adds 1e-6 to the
+    mean; nothing is added here.
 
     Args:
         rewards [S]: none of them negative; the samples of a group side by side.

@@ -36,8 +36,8 @@ def update_moving_baseline(state: MovingBaseline, *, mean_reward: float) -> Movi
         b = r                                after the first batch
         b = decay * b + (1 - decay) * r      after every other one
 
-    Williams 1992, Simple Statistical Gradient-Following Algorithms, section 5 (reinforcement
-    baseline as a running average).
+    Williams 1992, Simple Statistical Gradient-Following Algorithms, section 8.4: the exponential
+    average of the rewards before this one (reinforcement comparison).
     """
     weight = state.decay if state.num_updates else 0.0
     value = weight * state.value + (1.0 - weight) * mean_reward

@@ -13,8 +13,8 @@ def remax_advantages(rewards: Tensor, greedy_rewards: Tensor, group_sizes: Tenso
 
         A_i = r_i - r(greedy answer)
 
-    Li et al. 2023, ReMax, arXiv:2310.10505, equation 5. Needs no other sample: a group of one
-    has a baseline too.
+    Li et al. 2023, ReMax, arXiv:2310.10505. Needs no other sample: a group of one has a baseline
+    too.
 
     Args:
         rewards [S]: one per sample, the samples of a group side by side.

@@ -14,7 +14,7 @@ def rloo_advantages(rewards: Tensor, group_sizes: Tensor) -> Tensor:
         A_i = r_i - mean of r_j over j != i  =  n / (n - 1) * (r_i - mean(r))
 
     Ahmadian et al. 2024, Back to Basics: Revisiting REINFORCE-Style Optimization,
-    arXiv:2402.14740, equation 8 (Kool et al. 2019).
+    arXiv:2402.14740 (the estimator is that of Kool et al. 2019).
 
     Args:
         rewards [S]: one per sample, the samples of a group side by side.

@@ -45,7 +45,7 @@ def clipped_loss(
     Schulman et al. 2017, Proximal Policy Optimization Algorithms, arXiv:1707.06347,
     equation 7; clip_high > clip_low is "clip-higher" of Yu et al. 2025, DAPO,
     arXiv:2503.14476; the dual clip: Ye et al. 2019, Mastering Complex Control in MOBA Games,
-    arXiv:1912.09729, equation 5.
+    arXiv:1912.09729.
 
     Conventions: no dual clip unless one is given. On the first optimiser step on fresh
     rollouts pass the log-probabilities, detached, as the old ones: the ratio is then exactly 1

@@ -43,8 +43,8 @@ def clip_cov_tokens(
 ) -> Tensor:
     """A few tokens drawn at random from those with a covariance in (low, high): [N] bool.
 
-    Equation 12 of arXiv:2505.22617: `share` of all tokens of the mask, at least one, as far as
-    there are candidates.
+    Equation 11 of arXiv:2505.22617: `share` of all tokens of the mask, as far as there are
+    candidates. The authors' code takes at least one, and so does this.
 
     Args:
         covariance [N], mask [N] bool; seed: of the draw.
@@ -64,7 +64,7 @@ def clip_cov_tokens(
 def kl_cov_tokens(covariance: Tensor, mask: Tensor, *, share: float) -> Tensor:
     """The tokens with the largest covariance: `share` of all, at least one. [N] bool.
 
-    Equation 14 of arXiv:2505.22617. Ties are resolved by order.
+    Equation 13 of arXiv:2505.22617. Ties are resolved by order.
 
     Args:
         covariance [N], mask [N] bool.
@@ -81,7 +81,7 @@ def kl_cov_tokens(covariance: Tensor, mask: Tensor, *, share: float) -> Tensor:
 def without_gradient(loss: PolicyLoss, selected: Tensor) -> PolicyLoss:
     """Clip-Cov: the selected tokens add nothing to the loss and to the gradient.
 
-    Equation 13 of arXiv:2505.22617.
+    Equation 12 of arXiv:2505.22617.
     """
     assert_token_tensors(selected, per_token=loss.per_token)
     return dataclasses.replace(
@@ -98,7 +98,8 @@ def with_kl_penalty(
 
         loss = loss + coefficient * |log policy(token) - log old(token)|   on selected tokens
 
-    Equation 15 of arXiv:2505.22617.
+    Equation 14 of arXiv:2505.22617, with the divergence of a token estimated by the absolute log
+    ratio, as in the authors' code.
     """
     assert_token_tensors(selected, per_token=loss.per_token, log_ratio=ratio.log_ratio)
     penalty = coefficient * torch.where(selected, ratio.log_ratio, 0.0).abs()

@@ -61,7 +61,8 @@ def log_ratio_share(
 
     Conventions: as in `mean_share` the plain SUM of the shares over ranks and micro-batches is
     the mean. It is clamped at 0 by `kto_loss`, not here: a sum of clamped shares is not the
-    clamped mean. TRL and OpenRLHF take the mean of the ranks' means over one micro-batch.
+    clamped mean. TRL 1.16 and OpenRLHF 0.9.6 take the mean of the ranks' means over one
+    micro-batch.
 
     Args:
         mismatched_logprobs [S], reference_logprobs [S]: summed over the tokens of the
@@ -100,7 +101,7 @@ def kto_loss(
     one number for the whole batch.
 
     Conventions: the weights are not normalised: the loss is the sum over all answers of the
-    optimiser step divided by their number, as in TRL and OpenRLHF. TRL warns where
+    optimiser step divided by their number. TRL warns where the numbers differ and
     desirable_weight * number of good answers is not 1 to 4/3 times undesirable_weight * number
     of bad ones; here the caller chooses.
 

@@ -95,9 +95,9 @@ def preference_loss(
     """Loss per pair of the gap between the log ratios of its two answers: see the module.
 
     Conventions: "ipo" sums over the tokens as equation 17 and OpenRLHF do, and divides as TRL
-    does with `divide_by_length`. "sigmoid" with label smoothing is OpenRLHF's; TRL reads it for
-    "robust" only. An answer without a token has the log ratio 0. TRL reports the rewards of
-    undivided log ratios and counts ties as wrong.
+    does with `divide_by_length`. "sigmoid" with label smoothing is that of OpenRLHF and
+    DeepSpeed-Chat; TRL's "sigmoid" does not read it. An answer without a token has the log ratio
+    0. TRL reports the rewards of undivided log ratios and counts ties as wrong.
 
     Args:
         chosen_logprobs [P], rejected_logprobs [P]: summed over each answer's tokens, with

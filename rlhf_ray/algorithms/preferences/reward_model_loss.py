@@ -57,7 +57,7 @@ def reward_model_loss(
     Args:
         chosen_rewards [P], rejected_rewards [P] of the model in training, with gradient.
         margins [P]: constants; 0 for none. mask [P] bool: False on padding.
-        centering: coefficient; 0 for none, 0.01 in the paper.
+        centering: coefficient; 0 for none. TRL's documentation has 0.01 for the paper's.
     """
     assert_token_tensors(
         mask, chosen_rewards=chosen_rewards, rejected_rewards=rejected_rewards, margins=margins

@@ -57,8 +57,8 @@ def merge_moments(first: RewardMoments, second: RewardMoments) -> RewardMoments:
         mean    = mean_1 + d * n_2 / n
         squares = squares_1 + squares_2 + d^2 * n_1 * n_2 / n
 
-    Chan, Golub and LeVeque 1983, Algorithms for Computing the Sample Variance, equation 2.1. Sums
-    of squares would cancel where the mean is far from 0.
+    Chan, Golub and LeVeque 1983, Algorithms for Computing the Sample Variance. Sums of squares
+    would cancel where the mean is far from 0.
     """
     count = first.count + second.count
     apart = second.mean - first.mean

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rlhf_ray.config.groups.generation import GenerationConfig
     from rlhf_ray.config.groups.lora import LoraConfig
     from rlhf_ray.config.groups.model import ModelConfig
+    from rlhf_ray.publish.base import EnginePart
     from rlhf_ray.publish.channel import ChannelSettings
     from rlhf_ray.records import Prompt, RolloutGroup, SampleFailure
 
@@ -33,6 +34,8 @@ class EngineSettings:
     engine_index: int = 0
     with_text_ends: bool = False
     lora: LoraConfig | None = None
+    keeps_cache: bool = False
+    shares_gpus: bool = False
 
 
 def generator_role(settings: EngineSettings, *, shares_gpus_of: str | None) -> Role:
@@ -42,6 +45,7 @@ def generator_role(settings: EngineSettings, *, shares_gpus_of: str | None) -> R
         shares_gpus_of: the role of the trained ranks that lie in the engines' bundles (the
             hybrid engine). The engines then ask Ray for no GPU: they use those of the ranks.
     """
+    settings = replace(settings, shares_gpus=shares_gpus_of is not None)
     return engines_role("generator", settings, first_index=0, shares_gpus_of=shares_gpus_of)
 
 
@@ -117,8 +121,12 @@ class GeneratorActor(ActorProcess):
             request_timeout_s=settings.request_timeout_s,
             with_text_ends=settings.with_text_ends,
             lora=settings.lora,
+            keeps_cache=settings.keeps_cache,
+            shares_gpus=settings.shares_gpus,
         )
         await self._engine.start()
+        # The ranks that share its GPUs load their model next. The first publish brings the weights.
+        await self._engine.sleeping.begin()
 
     async def generate(
         self, prompt: Prompt, sample_indices: tuple[int, ...]
@@ -166,11 +174,14 @@ class GeneratorActor(ActorProcess):
     async def weight_version(self) -> int:
         return await self._engine.weight_version()
 
-    async def sleep(self) -> None:
-        await self._engine.sleep()
+    async def statistics(self) -> dict[str, float]:
+        return self._engine.statistics.take()
 
-    async def wake_up(self) -> None:
-        await self._engine.wake_up()
+    async def sleep(self) -> None:
+        await self._engine.sleeping.begin()
+
+    async def wake_up(self, part: EnginePart) -> None:
+        await self._engine.sleeping.end(part)
 
     async def close(self) -> None:
         await self._engine.close()
@@ -259,8 +270,13 @@ class GeneratorGroup:
             for member, share in zip(self._members, shares, strict=True)
         ]
 
+    def statistics(self) -> list[Call]:
+        """Signal: numbers of the engine since the last call; see `llm.EngineStatistics`."""
+        return [call_of(m, m.handle.statistics.remote()) for m in self._members]
+
     def sleep(self) -> list[Call]:
         return [call_of(m, m.handle.sleep.remote()) for m in self._members]
 
-    def wake_up(self) -> list[Call]:
-        return [call_of(m, m.handle.wake_up.remote()) for m in self._members]
+    def wake_up(self, part: EnginePart) -> list[Call]:
+        """Take the memory of a part back; the cache after the weights."""
+        return [call_of(m, m.handle.wake_up.remote(part)) for m in self._members]

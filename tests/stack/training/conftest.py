@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,12 @@ from transformers import LlamaForSequenceClassification
 
 from rlhf_ray.models.tiny.llama import TinySizes
 from rlhf_ray.testing.tiny import tiny_random
-from tests.stack.training.samples import VOCABULARY, make_samples
+from tests.stack.training.samples import NUM_PORTS, VOCABULARY, make_samples
 
 REPOSITORY = Path(__file__).parents[3]
 DEADLINE_S = 280.0
-# One for every role of every scenario.
-NUM_PORTS = 130
+# Fixtures that are results of the table of the same name.
+FIXTURES = ("seen", "followed", "compared", "restored")
 SIZES = TinySizes(
     hidden=32, intermediate=64, num_layers=2, num_heads=4, num_key_value_heads=2, head_size=8
 )
@@ -38,37 +39,99 @@ class Seen:
     two: tuple[dict[str, Any], dict[str, Any]]
 
 
+class Runs:
+    """One process alone and two together, which run the tables of scenarios one after the other.
+
+    A process costs seconds of imports, so that all tables share the three. Results of a table are
+    written when it is through, and the tests of it run while the next one does.
+
+    Args:
+        make: writes the inputs of a table to its folder.
+    """
+
+    def __init__(
+        self, folder: Path, tables: Sequence[str], make: Callable[[Path], None] | None = None
+    ) -> None:
+        self._folder, self._seen = folder, dict[str, Seen]()
+        for table in tables:
+            (make or make_inputs)(folder / table)
+        count = NUM_PORTS * len(tables)
+        ports = {1: free_ports(count), 2: free_ports(count)}
+        self._processes = {
+            f"{world_size}_{rank}": start_worker(
+                folder, rank, world_size, ports[world_size], tables
+            )
+            for world_size, rank in ((2, 0), (2, 1), (1, 0))
+        }
+
+    def seen(self, table: str) -> Seen:
+        """Wait for the results of a table."""
+        if table not in self._seen:
+            folder = self._folder / table
+            files = [folder / f"results_{name}.pt" for name in self._processes]
+            deadline = time.monotonic() + DEADLINE_S
+            while not all(file.exists() for file in files):
+                check(self._processes, self._folder)
+                assert time.monotonic() < deadline, late(self._processes, self._folder)
+                time.sleep(0.1)
+            one, *two = (load_results(folder, name) for name in ("1_0", "2_0", "2_1"))
+            self._seen[table] = Seen(folder=folder, one=one, two=(two[0], two[1]))
+        return self._seen[table]
+
+    def close(self) -> None:
+        end(self._processes)
+
+
 @pytest.fixture(scope="session")
-def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
+def runs(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Runs]:
+    """The tables that the tests of this session ask for, in the order of their tests."""
+    wanted = dict.fromkeys(
+        name
+        for item in request.session.items
+        if isinstance(item, pytest.Function)
+        for name in item.fixturenames
+        if name in FIXTURES
+    )
+    runs = Runs(tmp_path_factory.mktemp("training"), list(wanted))
+    yield runs
+    runs.close()
+
+
+@pytest.fixture(scope="session")
+def seen(runs: Runs) -> Seen:
     """Results of every scenario on 1 rank and on 2 ranks."""
-    return run_scenarios(tmp_path_factory.mktemp("training"), "seen")
+    return runs.seen("seen")
 
 
 @pytest.fixture(scope="session")
-def followed(tmp_path_factory: pytest.TempPathFactory) -> Seen:
+def followed(runs: Runs) -> Seen:
     """Results of the scenarios of EMAs."""
-    return run_scenarios(tmp_path_factory.mktemp("following"), "followed")
+    return runs.seen("followed")
 
 
 @pytest.fixture(scope="session")
-def compared(tmp_path_factory: pytest.TempPathFactory) -> Seen:
+def compared(runs: Runs) -> Seen:
     """Results of the scenarios that learn from preferences."""
-    return run_scenarios(tmp_path_factory.mktemp("compared"), "compared")
+    return runs.seen("compared")
 
 
-def run_scenarios(folder: Path, table: str) -> Seen:
+@pytest.fixture(scope="session")
+def restored(runs: Runs) -> Seen:
+    """Results of the scenarios of checkpoint files."""
+    return runs.seen("restored")
+
+
+def make_inputs(folder: Path) -> None:
+    """Make the models and samples of a table; its scenarios write below the folder, too."""
+    folder.mkdir(parents=True, exist_ok=True)
     make_models(folder)
     torch.save(make_samples(), folder / "samples.pt")
-    ports = {1: free_ports(NUM_PORTS), 2: free_ports(NUM_PORTS)}
-    processes = {
-        f"{world_size}_{rank}": start_worker(folder, rank, world_size, ports[world_size], table)
-        for world_size, rank in ((2, 0), (2, 1), (1, 0))
-    }
-    wait_for(processes, folder)
-    results = {
-        name: torch.load(folder / f"results_{name}.pt", weights_only=True) for name in processes
-    }
-    return Seen(folder=folder, one=results["1_0"], two=(results["2_0"], results["2_1"]))
+
+
+def load_results(folder: Path, name: str) -> dict[str, Any]:
+    return torch.load(folder / f"results_{name}.pt", weights_only=True)
 
 
 def make_models(folder: Path) -> None:
@@ -82,9 +145,10 @@ def make_models(folder: Path) -> None:
 
 
 def start_worker(
-    folder: Path, rank: int, world_size: int, port: int, table: str
+    folder: Path, rank: int, world_size: int, port: int, tables: Sequence[str]
 ) -> subprocess.Popen[bytes]:
-    arguments = [str(argument) for argument in (rank, world_size, port, folder, table)]
+    """Start a process; the inputs and results of a table are in the folder of its name."""
+    arguments = [str(argument) for argument in (rank, world_size, port, folder, *tables)]
     with (folder / f"log_{world_size}_{rank}.txt").open("wb") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "tests.stack.training.worker", *arguments],
@@ -100,16 +164,27 @@ def wait_for(processes: dict[str, subprocess.Popen[bytes]], folder: Path) -> Non
     deadline = time.monotonic() + DEADLINE_S
     try:
         while any(process.poll() is None for process in processes.values()):
-            failed = [name for name, process in processes.items() if process.poll()]
-            assert not failed, report(failed[0], folder)
-            assert time.monotonic() < deadline, "\n".join(report(n, folder) for n in processes)
+            check(processes, folder)
+            assert time.monotonic() < deadline, late(processes, folder)
             time.sleep(0.1)
+        check(processes, folder)
     finally:
-        for process in processes.values():
-            process.kill()
-            process.wait()
-    for name, process in processes.items():
-        assert process.returncode == 0, report(name, folder)
+        end(processes)
+
+
+def check(processes: dict[str, subprocess.Popen[bytes]], folder: Path) -> None:
+    failed = [name for name, process in processes.items() if process.poll()]
+    assert not failed, report(failed[0], folder)
+
+
+def late(processes: dict[str, subprocess.Popen[bytes]], folder: Path) -> str:
+    return "\n".join(report(name, folder) for name in processes)
+
+
+def end(processes: dict[str, subprocess.Popen[bytes]]) -> None:
+    for process in processes.values():
+        process.kill()
+        process.wait()
 
 
 def report(name: str, folder: Path) -> str:

@@ -15,6 +15,8 @@ LENGTHS = (5, 7, 9, 4, 12)
 PROMPT_TOKENS = 2
 TEMPERATURE = 0.7
 MAX_RESPONSE_TOKENS = 64
+# One for every role of every scenario of a table.
+NUM_PORTS = 130
 KL_COEFFICIENT = 0.05
 # Per world size and rank, the samples and their micro-batches: uneven token counts, and micro-
 # batches without a sample on rank 1 of 2.

@@ -8,16 +8,11 @@ import pytest
 import torch
 
 from tests.stack.training.checkpoint_scenarios import RESTORED
-from tests.stack.training.conftest import Seen, run_scenarios
+from tests.stack.training.conftest import Seen
 
 pytestmark = pytest.mark.stack
 
 KINDS = {"model_states", "optim_states", "random_rank", "average_rank", "moving_rank", "latest_"}
-
-
-@pytest.fixture(scope="module")
-def restored(tmp_path_factory: pytest.TempPathFactory) -> Seen:
-    return run_scenarios(tmp_path_factory.mktemp("restored"), "restored")
 
 
 @pytest.mark.parametrize("scenario", RESTORED[1])

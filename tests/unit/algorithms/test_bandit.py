@@ -91,7 +91,7 @@ def method(*overrides: str) -> Config:
     return load_config([*TASK, *SIZES, *overrides])
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(s, marks=UNIT_SLOW) for s in (1, 2))])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(s, marks=pytest.mark.slow) for s in (1, 2))])
 @pytest.mark.parametrize(
     "name", [n if n in QUICK else pytest.param(n, marks=UNIT_SLOW) for n in METHODS]
 )

@@ -26,6 +26,8 @@ from rlhf_ray.stages import plan
 from rlhf_ray.stages.stage import Stage
 from rlhf_ray.stages.table import load_stage
 
+pytestmark = pytest.mark.unit_slow
+
 
 @pytest.fixture
 def stage(monkeypatch, tmp_path):

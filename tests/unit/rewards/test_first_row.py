@@ -15,6 +15,8 @@ from rlhf_ray.records import Prompt
 from rlhf_ray.rewards.first_row import try_first_rows
 from rlhf_ray.testing.fakes import make_prompt
 
+pytestmark = pytest.mark.unit_slow
+
 HOSTILE = str(Path(__file__).parent / "functions/hostile_rewards.py")
 
 

@@ -28,6 +28,8 @@ from rlhf_ray.rewards.scorer import scored_by_async
 from tests.unit.rewards.conftest import build_group
 from tests.unit.rewards.fake_service import HANG_UP, FakeService, Reply
 
+pytestmark = pytest.mark.unit_slow
+
 FAST = HttpRewardConfig(first_wait_s=0.01, connect_s=2, read_s=5, deadline_s=10, max_retries=3)
 GOOD = Reply({"scores": [0.5, -2]})
 PROMPTS = PromptSet(prompts=(), skipped=(), left_out_columns=(), fingerprint="")

@@ -15,6 +15,8 @@ from rlhf_ray.rewards.scorer import scored_by
 from rlhf_ray.rewards.worker import RewardWorker
 from tests.unit.rewards.conftest import build_group, build_step_group
 
+pytestmark = pytest.mark.unit_slow
+
 LOST = ItemFailure(kind=FailureKind.REWARD_TIMEOUT, message="no answer came")
 
 

@@ -20,9 +20,10 @@ from rlhf_ray.records import FailureKind
 from rlhf_ray.rewards.worker import RewardWorker
 from tests.unit.rewards.conftest import build_step_group as step_group
 
+pytestmark = pytest.mark.unit_slow
+
 TIMEOUT_S = 0.5
 LATE = "it took longer than reward.timeout_s, 0.5 s"
-UNIT_SLOW = pytest.mark.unit_slow
 
 
 def test_parts_are_weighted_and_reported_separately(make_worker, make_group, user_rewards) -> None:
@@ -69,7 +70,7 @@ def test_a_function_by_import_path_sees_the_whole_sample(make_worker, make_group
         ("infinity", FailureKind.REWARD_NOT_FINITE, "it returned -inf"),
         ("huge", FailureKind.REWARD_NOT_FINITE, "it returned inf"),
         *(
-            pytest.param(name, FailureKind.REWARD_TIMEOUT, LATE, marks=UNIT_SLOW)
+            (name, FailureKind.REWARD_TIMEOUT, LATE)
             for name in ("sleep", "regex", "hold")
         ),
         ("exit", FailureKind.REWARD_WORKER_LOST, "its process ended: exit status 3"),
@@ -229,7 +230,6 @@ def test_a_child_killed_between_groups_is_started_again(make_worker, make_group,
     assert other.pid != child.pid
 
 
-@UNIT_SLOW
 def test_a_stopped_child_is_replaced_even_if_the_message_does_not_fit(
     make_worker, make_group, user_rewards
 ) -> None:
@@ -252,7 +252,6 @@ def test_the_child_is_light_and_ends_with_close(make_worker, make_group, user_re
     wait_for_end(child)
 
 
-@UNIT_SLOW
 def test_programs_of_a_killed_function_are_killed(make_worker, make_group, user_rewards, tmp_path):
     worker = make_worker(
         {"path": f"{user_rewards}:leaves_program", "arguments": {"folder": str(tmp_path)}},
@@ -264,7 +263,6 @@ def test_programs_of_a_killed_function_are_killed(make_worker, make_group, user_
         wait_for_end(psutil.Process(pid))
 
 
-@UNIT_SLOW
 def test_the_child_dies_with_its_parent_even_in_a_function_that_holds_the_interpreter(
     user_rewards, tmp_path
 ) -> None:

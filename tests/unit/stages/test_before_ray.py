@@ -19,6 +19,8 @@ from rlhf_ray.stages.fit import run as fit_run
 from rlhf_ray.stages.rl import run as rl_run
 from rlhf_ray.testing.tiny import TINY, tiny_random, tiny_reward_model
 
+pytestmark = pytest.mark.unit_slow
+
 Run = Callable[..., tuple[int, str]]
 STARTED = "Ray would start here"
 # Hundreds of tokens.

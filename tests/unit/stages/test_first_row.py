@@ -12,6 +12,8 @@ from rlhf_ray.stages.evaluate import run as evaluate_run
 from rlhf_ray.stages.rl import run as rl_run
 from rlhf_ray.testing.tiny import tiny_random
 
+pytestmark = pytest.mark.unit_slow
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:

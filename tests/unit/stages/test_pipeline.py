@@ -14,6 +14,8 @@ from rlhf_ray.stages import pipeline
 from rlhf_ray.stages.plan import run as plan
 from rlhf_ray.stages.stage import Stage
 
+pytestmark = pytest.mark.unit_slow
+
 STAGES = {
     "base": {"stage": "pretrain", "model.path": "m", "examples.path": "x"},
     "tuned": {"stage": "sft", "model.path": "{base}/model", "examples.path": "x"},

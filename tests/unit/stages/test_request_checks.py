@@ -18,6 +18,8 @@ from rlhf_ray.main import main
 from rlhf_ray.stages.pipeline import STAGE as PIPELINE
 from rlhf_ray.stages.request_checks import check_request
 
+pytestmark = pytest.mark.unit_slow
+
 HEAVY = ("torch", "transformers", "ray", "vllm", "deepspeed", "datasets")
 
 RL = ("recipe=demo",)

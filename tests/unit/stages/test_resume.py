@@ -20,6 +20,8 @@ from rlhf_ray.stages.rl.inputs import check_request
 from rlhf_ray.testing.fakes import InProcessWaiter
 from tests.unit.driver.checkpoint_fakes import WritingRanks
 
+pytestmark = pytest.mark.unit_slow
+
 STAGES = ("rl", *FIT_STAGES)
 REWARD = "def score(sample):\n    return 1.0\n"
 

@@ -14,6 +14,8 @@ from rlhf_ray.stages.fit import run as fit_run
 from rlhf_ray.stages.rl.parts import save_models
 from rlhf_ray.stages.rl.settings import rl_settings
 
+pytestmark = pytest.mark.unit_slow
+
 
 class Ranks:
     """Write the settings of a base model that ends with 2, and an adapter."""

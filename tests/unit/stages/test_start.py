@@ -14,6 +14,8 @@ from rlhf_ray.run_folder.lock import LOCK, folder_lock
 from rlhf_ray.stages.stage import FolderUse, Stage
 from rlhf_ray.stages.start import start_stage
 
+pytestmark = pytest.mark.unit_slow
+
 TRAINING = ("rl", "sft", "reward_model", "preference", "pretrain")
 HELD = (*TRAINING, "evaluate", "export", "compress", "serve", "pipeline")
 

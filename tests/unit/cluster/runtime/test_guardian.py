@@ -13,6 +13,8 @@ import pytest
 
 from rlhf_ray.cluster.runtime import guardian
 
+pytestmark = pytest.mark.unit_slow
+
 # Like a raylet: leads a session, and starts an agent in it, a worker with a group of its own, and
 # a daemon that leaves the session but keeps the environment.
 LEADER = """

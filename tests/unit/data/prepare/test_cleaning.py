@@ -18,6 +18,8 @@ from rlhf_ray.data.prepare.store import SampleStore
 from rlhf_ray.data.rows import DataError
 from tests.unit.data.prepare.helpers import Result, assistant, source, user, write_lines
 
+pytestmark = pytest.mark.unit_slow
+
 ENGLISH = "The river runs through the old town and meets the sea behind the harbour walls."
 GERMAN = "Der Fluss fließt durch die alte Stadt und mündet hinter dem Hafen ins Meer."
 WORDS = random.Random(0).sample(range(10_000), 300)

@@ -14,6 +14,8 @@ from rlhf_ray.data.prompts.load import load_prompts
 from tests.unit.data.prepare.helpers import Result, assistant, source, user, write_lines
 from tests.unit.data.templates import tokenizer_of
 
+pytestmark = pytest.mark.unit_slow
+
 TOOLS = [{"type": "function", "function": {"name": "add", "description": "Adds."}}]
 CALL = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": {"a": "one"}}}
 TEXT_CALL = {"id": "c1", "function": {"name": "add", "arguments": '{"a": "one"}'}}

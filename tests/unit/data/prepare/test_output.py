@@ -22,6 +22,8 @@ from rlhf_ray.data.rows import DataError
 from rlhf_ray.data.sources.prepared import prepared_file
 from tests.unit.data.prepare.helpers import Result, prepare, source, write_lines
 
+pytestmark = pytest.mark.unit_slow
+
 ROWS = [{"prompt": f"question {number}", "answer": str(number)} for number in range(20)]
 
 
@@ -265,7 +267,6 @@ def many_rows() -> Iterator[dict[str, str]]:
         yield {"text": f"{number} {math.sqrt(number + 2):.15f} " * 150}
 
 
-@pytest.mark.unit_slow
 def test_memory_does_not_grow_with_the_set(tmp_path):
     def peak(count):
         NUM_ROWS[0] = count

@@ -13,6 +13,8 @@ from rlhf_ray.data.prepare.blend import blend
 from rlhf_ray.data.prompts.load import load_prompts
 from tests.unit.data.prepare.helpers import Result, assistant, source, user, write_lines
 
+pytestmark = pytest.mark.unit_slow
+
 SPLIT = "prepare.split=[2,4,4]"
 EVAL = "prepare.eval_fraction=0.2"
 

@@ -14,6 +14,8 @@ from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.models.checks import chat_template
 from rlhf_ray.models.checks.chat_template import check_chat_template, check_served_template
 
+pytestmark = pytest.mark.unit_slow
+
 NESTED = "{% for a in range(99999) %}" * 3 + "{% endfor %}" * 3
 
 

@@ -12,6 +12,8 @@ import pytest
 
 from tests.unit.rewards.functions.test_sandbox import needs_bwrap
 
+pytestmark = pytest.mark.unit_slow
+
 PAGE = Path(__file__).parents[4] / "docs/rewards.md"
 
 

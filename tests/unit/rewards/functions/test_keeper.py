@@ -15,6 +15,8 @@ import pytest
 from rlhf_ray.records import FailureKind
 from rlhf_ray.rewards.functions.family import _children_by_scan, children, family, private_bytes
 
+pytestmark = pytest.mark.unit_slow
+
 HOSTILE = str(Path(__file__).parent / "hostile_rewards.py")
 REPOSITORY = Path(__file__).parents[4]
 
@@ -76,7 +78,6 @@ def test_a_helper_that_is_kept_outlives_a_call_and_ends_with_close(make_worker, 
     wait_until_ended([process.pid for process in started])
 
 
-@pytest.mark.unit_slow
 @pytest.mark.parametrize("killed", ["worker", "worker and guard"])
 def test_a_daemon_ends_with_a_worker_that_is_killed(tmp_path, killed: str) -> None:
     file, script = tmp_path / "pids", tmp_path / "parent.py"
@@ -104,7 +105,7 @@ def test_a_daemon_ends_with_a_worker_that_is_killed(tmp_path, killed: str) -> No
     wait_until_ended([process.pid for process in started] + noted(file))
 
 
-@pytest.mark.parametrize("response", ["kill", pytest.param("stop", marks=pytest.mark.unit_slow)])
+@pytest.mark.parametrize("response", ["kill", "stop"])
 def test_a_keeper_that_is_lost_is_replaced(make_worker, make_group, monkeypatch, response) -> None:
     monkeypatch.setattr("rlhf_ray.rewards.functions.process._KILL_TIMEOUT_S", 1.0)
     worker = make_worker(f"{HOSTILE}:stops_keeper", timeout_s=2.0)

@@ -20,6 +20,8 @@ from rlhf_ray.records import FailureKind
 from rlhf_ray.rewards.functions.environment import function_environment
 from rlhf_ray.rewards.functions.limits import FunctionLimits
 
+pytestmark = pytest.mark.unit_slow
+
 HOSTILE = str(Path(__file__).parent / "hostile_rewards.py")
 NONE = FunctionLimits(memory_gib=None, processes=None, open_files=None, file_gib=None)
 
@@ -54,7 +56,6 @@ def test_a_limit_that_is_reached_is_a_failure_that_names_it(
     assert "sleep" not in {p.name() for p in psutil.Process().children(recursive=True)}
 
 
-@pytest.mark.unit_slow
 def test_memory_counts_for_all_processes_together(make_worker, make_group) -> None:
     worker = make_worker(f"{HOSTILE}:uses", max_memory_gib=0.4, timeout_s=30.0)
     _, summary = worker.score(make_group("together"))

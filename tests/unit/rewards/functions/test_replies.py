@@ -17,6 +17,8 @@ from rlhf_ray.rewards.functions.replies import Expected, UnexpectedReply, read_r
 from rlhf_ray.rewards.outcomes import ItemFailure
 from rlhf_ray.rewards.protocol import StepRewards
 
+pytestmark = pytest.mark.unit_slow
+
 HOSTILE = str(Path(__file__).parent / "hostile_rewards.py")
 DUE = Expected(call="c0ffee", item=1, response="ab")
 
@@ -66,7 +68,6 @@ def test_checks_that_a_function_has_patched_are_made_again(make_worker, make_gro
     assert "it returned nan" in summary.failures[0].message
 
 
-@pytest.mark.unit_slow
 @pytest.mark.parametrize(
     ("response", "kind", "message"),
     [

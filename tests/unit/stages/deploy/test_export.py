@@ -16,6 +16,8 @@ from rlhf_ray.models.saving.generation_ends import add_ends
 from rlhf_ray.stages.deploy.export import run
 from rlhf_ray.testing.tiny import tiny_random
 
+pytestmark = pytest.mark.unit_slow
+
 TOKEN_IDS = torch.tensor([[5, 6, 7, 8, 9]])
 
 

@@ -18,6 +18,8 @@ from rlhf_ray.serving.local import ServedModel, model_name
 from rlhf_ray.stages.deploy.serve import run, served_model, tell_ready
 from rlhf_ray.testing.tiny import tiny_random
 
+pytestmark = pytest.mark.unit_slow
+
 
 def config_of(path: Path | str, *overrides: str) -> Config:
     return load_config(["stage=serve", f"model.path={path}", *overrides])

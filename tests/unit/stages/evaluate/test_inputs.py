@@ -13,6 +13,8 @@ from rlhf_ray.stages.evaluate.inputs import read_inputs
 from rlhf_ray.stages.evaluate.settings import collect_settings
 from rlhf_ray.testing.tiny import tiny_random, tiny_reward_model
 
+pytestmark = pytest.mark.unit_slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
