@@ -235,8 +235,7 @@ class GenerationEngine:
     async def begin_update(self) -> None:
         """Pause the engine and prepare for new weights. Running requests wait and then go on.
 
-        Their key-value cache is computed again, so that each token depends on one version of the
-        weights; with `keeps_cache` it stays.
+        Without `keeps_cache` their cache is computed again: each token depends on one version.
         """
         await self.updates.begin()
 
