@@ -123,7 +123,7 @@ class GenerationEngine:
             timeout_s=self._timeout_s,
             keeps_cache=self._keeps_cache,
         )
-        self.num_workers: int = config.parallel_config.world_size
+        self.num_workers = self._generation.num_workers
         self.updates = WeightUpdates(
             self._llm,
             self._sender,
