@@ -54,6 +54,8 @@ class Machines:
         sshd = [shutil.which("sshd") or "sshd", "-D", "-e", "-f", str(self.folder / "sshd")]
         for number in (HEAD, WORKER):
             hosts[number].start(sshd, self.log, self.environment, Path("/"))
+        for number in (HEAD, WORKER):
+            wait_until(lambda number=number: self._listens(number), _CALL_S, self.log)
         self.call("bash", "-c", _MAKE_HOME.format(folder=self.folder))
 
     def call(self, *command: str, timeout_s: float = _CALL_S) -> str:
@@ -79,6 +81,12 @@ class Machines:
         file = self.folder / "hosts.yaml"
         file.write_text(yaml.safe_dump(cluster))
         return file
+
+    def _listens(self, number: int) -> bool:
+        """Whether sshd takes connections from the client."""
+        probe = f"exec 3<>/dev/tcp/{self.hosts[number].address}/22"
+        done = self.hosts[CLIENT].run(["bash", "-c", probe], self.environment, timeout=_CALL_S)
+        return done.returncode == 0
 
     def has_raylet(self, number: int) -> bool:
         return any("/raylet/raylet " in title for title in self.hosts[number].titles())
