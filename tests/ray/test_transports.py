@@ -210,14 +210,14 @@ def test_two_sharded_ranks_and_an_engine(folder: Path, one_engine: list[Member])
             publishing(OBJECT_STORE, source, one_engine) as opened,
             pytest.raises(FidelityError, match="engine 0 differs"),
         ):
-            opened.publisher.check(0)
+            opened.publisher.check_loaded(0)
         version = check_all_transports(source, one_engine, 0)
         with publishing(COLLECTIVE, source, one_engine) as opened:
             opened.transport.send(version + 1, what=AVERAGE)
             # The policy has taken no step: its average is the policy.
-            opened.publisher.check(version + 1)
+            opened.publisher.check_loaded(version + 1)
             opened.transport.send(version + 2, what=POLICY)
-            opened.publisher.check(version + 2)
+            opened.publisher.check_loaded(version + 2)
 
 
 @pytest.mark.slow
