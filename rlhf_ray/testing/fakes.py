@@ -53,7 +53,6 @@ class InProcessWaiter:
         return InProcessPending(self.choose)
 
     def choose(self, calls: Sequence[Call]) -> Call:
-        """The call that is handed out next."""
         return self._random.choice(calls) if self._random else calls[0]
 
     def stream(self, call: Call, *, phase: str, timeout_s: float) -> Iterator[Any]:
@@ -61,11 +60,7 @@ class InProcessWaiter:
 
 
 class InProcessPending:
-    """A `PendingCalls` that hands out one call at a time.
-
-    Args:
-        choose: picks the next call from all; None for the order in which they were added.
-    """
+    """A `PendingCalls` that hands out one call at a time: the first, or as `choose` says."""
 
     def __init__(self, choose: Callable[[Sequence[Call]], Call] | None = None) -> None:
         self._choose = choose
