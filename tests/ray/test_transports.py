@@ -32,6 +32,7 @@ from rlhf_ray.config.groups.algorithm import AlgorithmConfig
 from rlhf_ray.config.groups.generation import GenerationConfig
 from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.config.groups.training import TrainingConfig
+from rlhf_ray.driver.updates.device_sharing import DedicatedDevices
 from rlhf_ray.publish.base import AVERAGE, POLICY, TransferSettings
 from rlhf_ray.publish.gate import FidelityError, make_probe
 from rlhf_ray.publish.publisher import Publisher, PublishSettings
@@ -152,6 +153,7 @@ class Publishing:
             source=source,
             receivers=group,
             transport=self.transport,
+            turns=DedicatedDevices(),
             waiter=self.waiter,
             probe=PROBE,
             settings=PublishSettings(probe_every=1, probe_tolerance=1e-4, timeout_s=60.0),
@@ -232,9 +234,16 @@ def test_every_zero_stage_and_shape(folder: Path, num_engines: int, width: int):
 
 def worker_of(member: Member) -> psutil.Process:
     """The process of an engine that receives: vLLM's last worker, or its engine process."""
-    children = psutil.Process(member.info.pid).children(recursive=True)
-    named = [p for p in children if p.cmdline() and p.cmdline()[0].startswith("VLLM::")]
-    return max(named, key=lambda process: process.cmdline()[0].startswith("VLLM::Worker"))
+    deadline = time.monotonic() + 30
+    while True:
+        children = psutil.Process(member.info.pid).children(recursive=True)
+        titles = {p: " ".join(p.cmdline()) for p in children if p.is_running()}
+        for title in ("VLLM::Worker", "VLLM::EngineCore"):
+            named = [process for process, words in titles.items() if words.startswith(title)]
+            if named:
+                return named[-1]
+        assert time.monotonic() < deadline, titles
+        time.sleep(0.1)
 
 
 @pytest.mark.slow

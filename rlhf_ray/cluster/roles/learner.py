@@ -52,6 +52,7 @@ def learner_role(settings: LearnerSettings, *, shares_bundles_of: str | None) ->
         actor_class=LearnerActor,
         settings=lambda _: settings,
         start=start_ranks,
+        starts_after=shares_bundles_of,
     )
 
 

@@ -50,6 +50,7 @@ def run_roles(config: Config) -> RunRoles:
         request_timeout_s=config.deadlines.request_s,
         with_text_ends=config.algorithm.rewards_steps,
         lora=config.training.lora if config.publishes_adapter else None,
+        keeps_cache=config.publish.keep_cache,
     )
     builder = BuilderSettings(
         algorithm=config.algorithm,

@@ -123,6 +123,12 @@ def _colocated(config: Config) -> Iterator[str]:
             f"max_staleness={config.max_staleness}: with placement=colocated engine and learner "
             f"take turns and do not overlap; set it to 0, or use placement=disaggregated"
         )
+    if config.training.offload_parameters:
+        yield (
+            "training.offload_parameters=true: with placement=colocated the learner's weights "
+            "leave the GPU while engines generate, which DeepSpeed refuses for parameters that it "
+            "offloads itself; set it to false"
+        )
     generation, training = config.generation, config.training
     if generation.num_gpus != training.num_gpus:
         yield (
@@ -226,9 +232,10 @@ TRAINING_RULES: tuple[Rule, ...] = (
         stages=DEEPSPEED_STAGES,
     ),
     Rule(
-        about="`placement=colocated` needs `max_staleness` 0 and the same `num_gpus` for engine "
-        "and learner; on GPUs also `generation.num_engines` x `generation.tensor_parallel_size` = "
-        "`training.num_ranks` and `training.zero_stage` 2 or 3.",
+        about="`placement=colocated` needs `max_staleness` 0, no `training.offload_parameters` and "
+        "the same `num_gpus` for engine and learner; on GPUs also "
+        "`generation.num_engines` x `generation.tensor_parallel_size` = `training.num_ranks` and "
+        "`training.zero_stage` 2 or 3.",
         keys=(
             "placement.strategy",
             "max_staleness",
@@ -238,6 +245,7 @@ TRAINING_RULES: tuple[Rule, ...] = (
             "training.num_gpus",
             "training.num_ranks",
             "training.zero_stage",
+            "training.offload_parameters",
         ),
         problems=_colocated,
     ),

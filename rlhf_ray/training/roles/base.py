@@ -11,6 +11,7 @@ import torch
 from rlhf_ray.checkpoint_files.facts import CheckpointFacts, write_facts
 from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.config.groups.training import TrainingConfig
+from rlhf_ray.publish.base import LearnerPart
 from rlhf_ray.training.engine.checkpoint import (
     read_facts,
     read_random_states,
@@ -129,9 +130,9 @@ class TrainedRole(ABC):
         self._engine.load(folder, optimizer_step=facts.optimizer_step)
         read_random_states(folder, rank())
 
-    def offload_states(self) -> None:
-        """Free the GPU for a role that shares it; does nothing on a CPU."""
-        self._engine.offload_states()
+    def offload_states(self, part: LearnerPart) -> None:
+        """Free the GPU of a part, for a role that shares it; does nothing on a CPU."""
+        self._engine.offload_states(part)
 
     def reload_states(self) -> None:
         """Undo `offload_states`."""

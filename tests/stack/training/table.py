@@ -35,6 +35,7 @@ from tests.stack.training.scenarios import (
     scores_between_updates,
     several_steps_in_one_update,
     two_steps,
+    two_steps_in_turns,
     value_gradient,
     whole_distributions,
 )
@@ -121,6 +122,8 @@ SCENARIOS: dict[int, dict[str, Scenario]] = {
         **_stages("two_steps", two_steps, (0, 1, 2, 3)),
         **_stages("bfloat16", two_steps, (0, 1, 2, 3), dtype="bfloat16"),
         **_stages("offload_optimizer", two_steps, (1, 2, 3), offload_optimizer=True),
+        **_stages("in_turns", two_steps_in_turns, (2, 3)),
+        **_stages("in_turns_bfloat16", two_steps_in_turns, (2, 3), dtype="bfloat16"),
         "offload_all_zero_3": lambda r: two_steps(
             r, zero_stage=3, offload_optimizer=True, offload_parameters=True
         ),

@@ -133,6 +133,13 @@ CASES = [
         ["max_staleness=0"],
     ),
     (
+        "colocated and offloaded by DeepSpeed",
+        ["placement=colocated", "training.zero_stage=3"],
+        ["training.offload_parameters=true"],
+        ["training.offload_parameters=true", "placement=colocated", "set it to false"],
+        ["training.offload_parameters=false"],
+    ),
+    (
         "colocated on a GPU and a CPU",
         ["placement=colocated"],
         ["training.num_gpus=1"],
