@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rlhf_ray.config.groups.algorithm import GROUP_ADVANTAGES, OldLogprobsFrom
-from rlhf_ray.config.rules.rule import ROLE_KEYS, Rule, model_roles, trained_roles
+from rlhf_ray.config.rules.rule import ROLE_KEYS, SPLIT_KEYS, Rule, model_roles, trained_roles
 from rlhf_ray.config.run import Config
 from rlhf_ray.config.stages import SCORING_STAGES
 
@@ -13,13 +13,15 @@ from rlhf_ray.config.stages import SCORING_STAGES
 def _sample_fits_micro_batch(config: Config) -> Iterator[str]:
     longest = config.max_sequence_tokens
     for group, role in model_roles(config):
-        if role.max_tokens_per_micro_batch < longest:
+        if role.max_sample_tokens < longest:
+            size = role.sequence_parallel_size
+            over = f", over {group}.sequence_parallel_size={size} ranks" if size > 1 else ""
             yield (
                 f"{group}.max_tokens_per_micro_batch={role.max_tokens_per_micro_batch}: the "
                 f"longest sample has {longest} tokens (data.max_prompt_tokens="
                 f"{config.data.max_prompt_tokens} + generation.max_response_tokens="
-                f"{config.generation.max_response_tokens}); raise it to at least {longest}, or "
-                f"shorten prompts or responses"
+                f"{config.generation.max_response_tokens}){over}; raise it to at least "
+                f"{-(-longest // size)}, or shorten prompts or responses"
             )
 
 
@@ -48,18 +50,19 @@ def _ranks_have_samples(config: Config) -> Iterator[str]:
     smallest = config.samples_per_step // parts
     for group, role in trained_roles(config):
         # The rule before this one reports an optimiser step without samples.
-        if 0 < smallest < role.num_ranks:
+        if 0 < smallest < role.num_sequence_groups:
             yield (
                 f"{group}.num_ranks={role.num_ranks}: an optimiser step has only {smallest} "
                 f"samples ({_samples(config)}, algorithm.num_mini_batches={parts}), so some ranks "
-                f"would be idle; use at most {smallest} ranks, or raise prompts_per_step "
-                f"or samples_per_prompt"
+                f"would be idle; use at most {smallest * role.sequence_parallel_size} ranks, or "
+                f"raise prompts_per_step or samples_per_prompt"
             )
-    ranks = config.reference.num_ranks
-    if config.starts_reference and ranks > config.samples_per_step:
+    reference = config.reference
+    if config.starts_reference and reference.num_sequence_groups > config.samples_per_step:
         yield (
-            f"reference.num_ranks={ranks}: a step has only {_samples(config)}, so some ranks would "
-            f"be idle; use at most {config.samples_per_step} ranks"
+            f"reference.num_ranks={reference.num_ranks}: a step has only {_samples(config)}, so "
+            f"some ranks would be idle; use at most "
+            f"{config.samples_per_step * reference.sequence_parallel_size} ranks"
         )
 
 
@@ -105,13 +108,14 @@ _MINI_BATCHES = "algorithm.num_mini_batches"
 
 BATCH_RULES: tuple[Rule, ...] = (
     Rule(
-        about="`max_tokens_per_micro_batch` of every role that runs is at least "
-        "`data.max_prompt_tokens` + `generation.max_response_tokens`: samples are not split.",
+        about="`max_tokens_per_micro_batch` x `sequence_parallel_size` of every role that runs is "
+        "at least `data.max_prompt_tokens` + `generation.max_response_tokens`.",
         keys=(
             "training.max_tokens_per_micro_batch",
             "critic.max_tokens_per_micro_batch",
             "reference.max_tokens_per_micro_batch",
             "reward.model.max_tokens_per_micro_batch",
+            *SPLIT_KEYS,
             "data.max_prompt_tokens",
             "generation.max_response_tokens",
             *ROLE_KEYS,
@@ -143,6 +147,7 @@ BATCH_RULES: tuple[Rule, ...] = (
             "training.num_ranks",
             "critic.num_ranks",
             "reference.num_ranks",
+            *SPLIT_KEYS,
             _MINI_BATCHES,
             *_SIZES,
             *ROLE_KEYS,

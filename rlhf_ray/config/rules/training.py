@@ -86,15 +86,66 @@ def _head_kernel(config: Config) -> Iterator[str]:
 
 
 def _packed_rows(config: Config) -> Iterator[str]:
-    if config.model.attention != "flash_attention_2":
-        return
+    attention = config.model.attention
+    is_flash = attention == "flash_attention_2"
     for group, role in model_roles(config):
-        if role.layout == "packed":
+        if role.layout == "packed" and is_flash:
             yield (
                 f"{group}.layout=packed: model.attention=flash_attention_2 does not support the "
-                f"attention mask of packed rows; use {group}.layout=auto, which then pads, or "
+                f"attention mask of packed rows; use {group}.layout=varlen, or "
                 f"model.attention=sdpa"
             )
+        if role.layout == "varlen" and not is_flash:
+            yield (
+                f"{group}.layout=varlen: model.attention={attention} does not take the lengths of "
+                f"the samples of a row; use {group}.layout=packed, or "
+                f"model.attention=flash_attention_2"
+            )
+
+
+def _sequence_groups(config: Config) -> Iterator[str]:
+    for group, role in model_roles(config):
+        size = role.sequence_parallel_size
+        if size == 1:
+            continue
+        name = f"{group}.sequence_parallel_size={size}"
+        if role.num_ranks % size:
+            yield (
+                f"{name}: groups of {size} ranks, and {group}.num_ranks={role.num_ranks} is no "
+                f"multiple of it; use {size * -(-role.num_ranks // size)} ranks, or another size"
+            )
+        if config.model.attention == "eager":
+            yield (
+                f"{name}: model.attention=eager needs a mask for every pair of tokens, which no "
+                f"rank has; use model.attention=sdpa or flash_attention_2"
+            )
+        if role.layout == "packed":
+            yield (
+                f"{name}: no rank has the attention mask of packed rows; use {group}.layout=auto, "
+                f"which then pads, or sequence_parallel_size=1"
+            )
+        if group == "reward.model" and role.zero_stage != 3:
+            yield (
+                f"{name}: with reward.model.zero_stage={role.zero_stage} every rank scores on its "
+                f"own; use zero_stage 3, or sequence_parallel_size=1"
+            )
+
+
+def _colocated_groups(config: Config) -> Iterator[str]:
+    training, engines = config.training, config.generation.num_engines
+    size = training.sequence_parallel_size
+    # An engine and its ranks are one bundle, on one node.
+    if config.placement.strategy != "colocated" or size == 1:
+        return
+    if training.num_sequence_groups % engines:
+        yield (
+            f"training.sequence_parallel_size={size}: with placement=colocated every engine shares "
+            f"a node with whole groups of ranks, and {training.num_sequence_groups} groups "
+            f"(training.num_ranks={training.num_ranks}) cannot be divided among "
+            f"generation.num_engines={engines}; use a size that divides the "
+            f"{training.num_ranks // engines} ranks of an engine, fewer engines with a larger "
+            f"generation.tensor_parallel_size, or placement=disaggregated"
+        )
 
 
 def _colocated(config: Config) -> Iterator[str]:
@@ -188,7 +239,31 @@ TRAINING_RULES: tuple[Rule, ...] = (
         stages=DEEPSPEED_STAGES,
     ),
     Rule(
-        about="`layout=packed` needs `model.attention` sdpa or eager.",
+        about="`sequence_parallel_size` above 1 divides `num_ranks`, and needs `model.attention` "
+        "sdpa or flash_attention_2 and a `layout` other than packed; `reward.model` needs "
+        "`zero_stage` 3 with it.",
+        keys=(
+            "model.attention",
+            *_roles("sequence_parallel_size", "num_ranks", "layout"),
+            "reward.model.zero_stage",
+        ),
+        problems=_sequence_groups,
+        stages=DEEPSPEED_STAGES,
+    ),
+    Rule(
+        about="With `placement=colocated`, `generation.num_engines` divides `training.num_ranks` / "
+        "`training.sequence_parallel_size`, if groups have several ranks.",
+        keys=(
+            "placement.strategy",
+            "generation.num_engines",
+            "training.num_ranks",
+            "training.sequence_parallel_size",
+        ),
+        problems=_colocated_groups,
+    ),
+    Rule(
+        about="`layout=packed` needs `model.attention` sdpa or eager, `layout=varlen` "
+        "flash_attention_2.",
         keys=("model.attention", *_roles("layout")),
         problems=_packed_rows,
         stages=DEEPSPEED_STAGES,

@@ -23,6 +23,7 @@ from rlhf_ray.training.engine.deepspeed_engine import (
     stop_process,
 )
 from rlhf_ray.training.engine.ranks import rank, world_size
+from rlhf_ray.training.forward.sequences import Sequences, WholeSequences
 
 
 class RoleArguments(TypedDict):
@@ -37,6 +38,8 @@ class RoleArguments(TypedDict):
 
 class TrainedRole(ABC):
     """A role with an optimizer, on one rank. Subclasses build the model in `_build`.
+
+    `start` of a subclass may divide samples over ranks (`_sequences`).
 
     Args:
         model: source of weights and tokenizer.
@@ -59,6 +62,7 @@ class TrainedRole(ABC):
         self._seed = seed
         self._timeout_s = timeout_s
         self._started: TrainEngine | None = None
+        self._sequences: Sequences = WholeSequences()
 
     def start(self, rank: int, world_size: int, master_addr: str, master_port: int) -> None:
         """Join the other ranks, load the model, build the engine; all ranks together.
@@ -133,6 +137,7 @@ class TrainedRole(ABC):
     def close(self) -> None:
         """Leave the process group; the role is of no use afterwards."""
         if self._started is not None:
+            self._sequences.close()
             self._started.close()
             self._started = None
             stop_process()
@@ -142,10 +147,12 @@ class FrozenRole:
     """One rank of a model without an optimizer; subclasses start the engine."""
 
     _started: FrozenEngine | None = None
+    _sequences: Sequences = WholeSequences()
 
     def close(self) -> None:
         """Leave the process group; the role is of no use afterwards."""
         if self._started is not None:
+            self._sequences.close()
             self._started.close()
             self._started = None
             stop_process()

@@ -16,6 +16,7 @@ from rlhf_ray.training.engine.deepspeed_engine import TrainEngine
 from rlhf_ray.training.forward.modules import PolicyForward, disable_dropout
 from rlhf_ray.training.forward.scoring import score_tokens
 from rlhf_ray.training.roles.base import TrainedRole
+from rlhf_ray.training.roles.row_trials import StartedModel, try_rows
 from rlhf_ray.training.weights import named as weights
 from rlhf_ray.training.weights.ema_policy import make_engine
 from rlhf_ray.training.weights.lora_folder import FOLDER as ADAPTER
@@ -43,6 +44,19 @@ class LanguageModelRole(TrainedRole):
         attention = self._model_settings.attention
         self._layout = row_layout(self._model.get_decoder(), self._settings, attention)
         return make_engine(module, self._settings, total_steps=self._total_optimizer_steps)
+
+    def start(self, rank: int, world_size: int, master_addr: str, master_port: int) -> None:
+        """See `TrainedRole.start`."""
+        super().start(rank, world_size, master_addr, master_port)
+        started = StartedModel(
+            module=self._engine.module,
+            decoder=self._model.get_decoder(),
+            attention=self._model_settings.attention,
+            predict=self._predict_at(1.0),
+        )
+        self._layout, self._sequences = try_rows(
+            started, self._layout, self._settings, timeout_s=self._timeout_s
+        )
 
     def score_sequences(self, sequences: Sequence[tuple[int, ...]]) -> list[list[float]]:
         """Log-probabilities, at temperature 1, of every token but the first of each sequence.

@@ -19,6 +19,7 @@ from rlhf_ray.training.engine.deepspeed_engine import FrozenEngine, start_proces
 from rlhf_ray.training.forward.modules import PolicyForward, disable_dropout
 from rlhf_ray.training.forward.scoring import score_distributions, score_groups
 from rlhf_ray.training.roles.base import FrozenRole
+from rlhf_ray.training.roles.row_trials import StartedModel, try_rows
 from rlhf_ray.training.weights.ema_reference import (
     EmaReference,
     Shapes,
@@ -78,6 +79,15 @@ class Reference(FrozenRole):
         attention = self._model_settings.attention
         self._layout = row_layout(module.model.get_decoder(), self._settings, attention)
         self._started = FrozenEngine(module, self._settings)
+        started = StartedModel(
+            module=module,
+            decoder=policy.get_decoder(),
+            attention=attention,
+            predict=self._predict,
+        )
+        self._layout, self._sequences = try_rows(
+            started, self._layout, self._settings, timeout_s=self._timeout_s
+        )
         self._weights = EmaReference(policy, decay=self._decay)
 
     def score(self, groups: Sequence[RolloutGroup]) -> list[TokenValues]:

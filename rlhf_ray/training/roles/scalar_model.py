@@ -10,6 +10,7 @@ from rlhf_ray.models.loading import load_scalar_head
 from rlhf_ray.training.engine.deepspeed_engine import TrainEngine
 from rlhf_ray.training.forward.modules import ValueForward, disable_dropout
 from rlhf_ray.training.roles.base import TrainedRole
+from rlhf_ray.training.roles.row_trials import StartedModel, try_rows
 from rlhf_ray.training.weights.trainable import freeze_or_adapt_scalar
 
 
@@ -26,6 +27,19 @@ class ScalarRole(TrainedRole):
         attention = self._model_settings.attention
         self._layout = row_layout(self._model.backbone, self._settings, attention)
         return TrainEngine(module, self._settings, total_steps=self._total_optimizer_steps)
+
+    def start(self, rank: int, world_size: int, master_addr: str, master_port: int) -> None:
+        """See `TrainedRole.start`."""
+        super().start(rank, world_size, master_addr, master_port)
+        started = StartedModel(
+            module=self._engine.module,
+            decoder=self._model.backbone,
+            attention=self._model_settings.attention,
+            predict=self._forward,
+        )
+        self._layout, self._sequences = try_rows(
+            started, self._layout, self._settings, timeout_s=self._timeout_s
+        )
 
     def _forward(self, batch: MicroBatch) -> Tensor:
         """Values [M] of the states in which the targets of a micro-batch were sampled."""
