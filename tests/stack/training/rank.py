@@ -99,8 +99,8 @@ class Rank:
     @contextmanager
     def _started(self, role: Any) -> Iterator[Any]:
         self._port += 1
-        role.start(self.rank, self.world_size, "127.0.0.1", self._port - 1)
         try:
+            role.start(self.rank, self.world_size, "127.0.0.1", self._port - 1)
             yield role
         finally:
             role.close()

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.config.groups.reward import ModelRewardConfig
+from rlhf_ray.training.engine.ulysses import UlyssesAttention
 from rlhf_ray.training.roles.reward_scorer import RewardScorer
 from tests.stack.training.adapted_scenarios import adapted, frozen
 from tests.stack.training.ema_policy_scenarios import ema_policy
@@ -60,6 +62,20 @@ def reward_scores(here: Rank, **settings: Any) -> dict[str, Any]:
     (group,) = groups_of(here.data, (0, 5))
     with here._started(scorer) as scorer:
         return {"scores": [float(outcome) for outcome in scorer.score(group)]}
+
+
+def without_exchange(here: Rank) -> dict[str, Any]:
+    """Ranks whose attention sees their own piece alone."""
+
+    def plain(self: UlyssesAttention, *states: Any, **settings: Any) -> Any:
+        return self._plain(*states, **settings)
+
+    with here.in_groups(2), patch.object(UlyssesAttention, "__call__", plain):
+        try:
+            with here.learner():
+                return {"error": ""}
+        except ValueError as error:
+            return {"error": str(error)}
 
 
 def resumed_in_other_groups(here: Rank, *, name: str, **settings: Any) -> dict[str, Any]:
@@ -117,7 +133,7 @@ def _in_groups(size: int, table: dict[str, tuple[Scene, tuple[int, ...]]]) -> di
     }
 
 
-DIVIDED = _in_groups(2, QUICK)
+DIVIDED = {**_in_groups(2, QUICK), "without_exchange": without_exchange}
 MATRIX: dict[int, dict[str, Scenario]] = {
     1: {
         **{name: scenario for name, (scenario, _) in MORE.items()},
