@@ -69,19 +69,31 @@ def plan_micro_batches(
     lengths = [split.held(length) for length in lengths]
     # Neighbours of similar length leave little padding.
     by_length = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
-    padded = _PaddedSize(lengths)
     if layout == "padded":
-        return _plan(by_length, padded, max_tokens, num_ranks)
+        return _plan(by_length, _PaddedSize(lengths), max_tokens, num_ranks)
     if layout == "varlen":
         return _plan(by_length, _SumSize(lengths), max_tokens, num_ranks)
     assert ranks_per_sample == 1, f"layout={layout} with {ranks_per_sample} ranks per sample"
-    packed = _PackedSize(lengths, shapes)
+    assert layout in ("packed", "auto"), f"layout is {layout!r}"
+    return _plan_with_prompts(lengths, shapes, by_length, max_tokens, num_ranks, layout=layout)
+
+
+def _plan_with_prompts(
+    lengths: Sequence[int],
+    shapes: Sequence[SampleShape],
+    by_length: Sequence[int],
+    max_tokens: int,
+    num_ranks: int,
+    *,
+    layout: str,
+) -> list[list[list[int]]]:
+    """The plan of "packed" or "auto", in which samples may share their prompts."""
+    padded, packed = _PaddedSize(lengths), _PackedSize(lengths, shapes)
     # Samples of a family side by side: a prompt is shared within one micro-batch only.
     first = {shapes[index].family: place for place, index in reversed([*enumerate(by_length)])}
     by_prompt = sorted(by_length, key=lambda index: first[shapes[index].family])
     if layout == "packed":
         return _plan(by_prompt, packed, max_tokens, num_ranks)
-    assert layout == "auto", f"layout is {layout!r}"
     # Both are cut by padded size: a rank that takes padded rows must have the memory for them.
     plans = [_plan(order, padded, max_tokens, num_ranks) for order in (by_length, by_prompt)]
     usual, together = (_computed_tokens(plan, padded, packed, by_prompt) for plan in plans)

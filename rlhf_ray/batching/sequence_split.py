@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Piece(NamedTuple):
+class RowPiece(NamedTuple):
     """This rank's piece of the rows of a micro-batch, with m of its M predictions.
 
     Attributes:
@@ -60,7 +60,7 @@ class SequenceSplit:
 
     def cut(
         self, input_ids: Tensor, hidden_index: Tensor, position_ids: Tensor | None = None
-    ) -> Piece:
+    ) -> RowPiece:
         """Cut rows [B, T] and the predictions at places [M] of the flattened [B * T].
 
         Args:
@@ -85,7 +85,7 @@ class SequenceSplit:
             chosen, places = chosen.new_zeros(1), chosen.new_zeros(1)
         else:
             places = (row * held + column - self.index * held)[chosen]
-        return Piece(
+        return RowPiece(
             input_ids=padded[:, mine].contiguous(),
             position_ids=whole[:, mine].contiguous(),
             hidden_index=places,
