@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(900), pytest.mark.slow]
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(1500), pytest.mark.slow]
 
 PPO = (
     "algorithm=ppo",
@@ -31,8 +31,8 @@ COMPARED = (
 
 
 def test_groups_of_ranks_give_the_numbers_of_one_rank(make_run):
-    alone = make_run(*PPO, output="alone").succeed()
-    together = make_run(*PPO, *GROUPS, output="together").succeed()
+    alone = make_run(*PPO, output="alone").succeed(600)
+    together = make_run(*PPO, *GROUPS, output="together").succeed(600)
     assert "training.num_ranks = 2 / training.sequence_parallel_size = 2" in together.text
     for one, two in zip(alone.metrics(), together.metrics(), strict=True):
         for name in COMPARED:
