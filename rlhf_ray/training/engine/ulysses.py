@@ -59,6 +59,8 @@ class UlyssesAttention:
 
     def __init__(self, config: PreTrainedConfig, attention: str, group: ProcessGroup) -> None:
         text: Any = config.get_text_config()
+        # DeepSpeed has a class of that name, and takes torch's.
+        torch_group: Any = group
         self._name = attention
         self._plain: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS[attention]
         self._exchange = _AnyNumberOfRows(
@@ -68,10 +70,9 @@ class UlyssesAttention:
             attn_head_size=_head_size(text),
             kv_head_count=_kv_heads(text),
             num_hidden_layers=text.num_hidden_layers,
-            process_group=group,
+            process_group=torch_group,
             seq_length_is_variable=True,
         )
-        self._exchange.core_attn_implementation = attention
         self.is_on = False
         ALL_ATTENTION_FUNCTIONS[attention] = self
 
