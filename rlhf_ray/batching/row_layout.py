@@ -109,17 +109,18 @@ class RowLayout:
         return plan
 
 
-def row_layout(decoder: Any, role: RoleConfig, attention: str) -> RowLayout:
+def row_layout(
+    decoder: Any, role: RoleConfig, attention: str, *, trial: Any | None = None
+) -> RowLayout:
     """Choose the layouts of a role: the setting, as far as the role's model supports it.
 
-    With flash-attn, "auto" is "varlen"; `training.roles.row_trials` tries that on the device.
-    Otherwise the model is tried with a few tokens. It must not be sharded yet, because the weights
-    of a sharded model are not there outside of its engine.
+    With flash-attn, "auto" is "varlen"; `training.roles.row_trials` tries that in the engine.
 
     Args:
         decoder: of transformers; if it supports padded rows only, `role.layout` "auto" uses them
-            and logs a warning.
+            and logs a warning. It must not be sharded yet.
         attention: the attention implementation that the decoder was loaded with.
+        trial: a decoder of the same classes to try with a few tokens; None tries `decoder`.
 
     Raises:
         ValueError: `role.layout` is "packed" and the decoder does not support it.
@@ -127,7 +128,8 @@ def row_layout(decoder: Any, role: RoleConfig, attention: str) -> RowLayout:
     max_tokens = role.max_tokens_per_micro_batch
     if role.usable_layout == "varlen" or (role.usable_layout, attention) == ("auto", FLASH):
         return RowLayout(setting="varlen", costs=_NO_COSTS, max_tokens=max_tokens)
-    obstacle = "" if role.usable_layout == "padded" else _obstacle(decoder, attention)
+    is_padded = role.usable_layout == "padded"
+    obstacle = "" if is_padded else _obstacle(decoder, attention, trial or decoder)
     if obstacle and role.layout == "packed":
         raise ValueError(
             f"layout=packed: {type(decoder).__name__} cannot have several samples in a row: "
@@ -149,7 +151,7 @@ def row_layout(decoder: Any, role: RoleConfig, attention: str) -> RowLayout:
     return RowLayout(setting=role.layout, costs=costs, max_tokens=max_tokens)
 
 
-def _obstacle(decoder: Any, attention: str) -> str:
+def _obstacle(decoder: Any, attention: str, trial: Any) -> str:
     """The reason why a decoder cannot have several samples in a row; empty if it can."""
     if attention not in ("sdpa", "eager"):
         return f"model.attention={attention} takes no mask for every pair of tokens"
@@ -166,7 +168,7 @@ def _obstacle(decoder: Any, attention: str) -> str:
     missing = [name for name in ("position_ids", "attention_mask") if name not in known]
     if missing:
         return f"its forward pass has no {' and no '.join(missing)}"
-    return _difference(decoder)
+    return _difference(trial)
 
 
 @torch.no_grad()

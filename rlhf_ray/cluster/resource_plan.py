@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 Bundle = dict[str, float]
 
@@ -61,11 +61,13 @@ class ResourcePlan:
     Attributes:
         bundles: {"CPU": ..., "GPU": ...} each.
         strategy: Ray's: PACK on as few nodes as possible, or SPREAD.
+        environment: variables of every actor. Not printed: values may be secrets.
     """
 
     roles: tuple[RolePlan, ...]
     bundles: tuple[Bundle, ...]
     strategy: str
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def totals(self) -> Bundle:

@@ -46,6 +46,8 @@ HOMES = {
     "deepspeed": (
         "training/engine/deepspeed_engine.py",
         "training/engine/deepspeed_files.py",
+        "training/engine/process.py",
+        "training/engine/sharding.py",
         "training/engine/ulysses.py",
     ),
     "peft": ("training/weights/lora.py", "training/weights/lora_folder.py", "models/merged.py"),

@@ -1,4 +1,4 @@
-"""Rules of the batch: from prompts to optimiser steps and micro-batches."""
+"""Rules of the batch: from prompts to optimiser steps, micro-batches and groups of ranks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from rlhf_ray.config.groups.algorithm import GROUP_ADVANTAGES, OldLogprobsFrom
 from rlhf_ray.config.rules.rule import ROLE_KEYS, SPLIT_KEYS, Rule, model_roles, trained_roles
 from rlhf_ray.config.run import Config
-from rlhf_ray.config.stages import SCORING_STAGES
+from rlhf_ray.config.stages import DEEPSPEED_STAGES, SCORING_STAGES
 
 
 def _sample_fits_micro_batch(config: Config) -> Iterator[str]:
@@ -96,6 +96,51 @@ def _critic_warmup_needs_critic(config: Config) -> Iterator[str]:
         )
 
 
+def _sequence_groups(config: Config) -> Iterator[str]:
+    for group, role in model_roles(config):
+        size = role.sequence_parallel_size
+        if size == 1:
+            continue
+        name = f"{group}.sequence_parallel_size={size}"
+        if role.num_ranks % size:
+            yield (
+                f"{name}: groups of {size} ranks, and {group}.num_ranks={role.num_ranks} is no "
+                f"multiple of it; use {size * -(-role.num_ranks // size)} ranks, or another size"
+            )
+        if config.model.attention == "eager":
+            yield (
+                f"{name}: model.attention=eager needs a mask for every pair of tokens, which no "
+                f"rank has; use model.attention=sdpa or flash_attention_2"
+            )
+        if role.layout == "packed":
+            yield (
+                f"{name}: no rank has the attention mask of packed rows; use {group}.layout=auto, "
+                f"which then pads, or sequence_parallel_size=1"
+            )
+        if group == "reward.model" and role.zero_stage != 3:
+            yield (
+                f"{name}: with reward.model.zero_stage={role.zero_stage} every rank scores on its "
+                f"own; use zero_stage 3, or sequence_parallel_size=1"
+            )
+
+
+def _colocated_groups(config: Config) -> Iterator[str]:
+    training, engines = config.training, config.generation.num_engines
+    size = training.sequence_parallel_size
+    # An engine and its ranks are one bundle, on one node.
+    if config.placement.strategy != "colocated" or size == 1:
+        return
+    if training.num_sequence_groups % engines:
+        yield (
+            f"training.sequence_parallel_size={size}: with placement=colocated every engine shares "
+            f"a node with whole groups of ranks, and {training.num_sequence_groups} groups "
+            f"(training.num_ranks={training.num_ranks}) cannot be divided among "
+            f"generation.num_engines={engines}; use a size that divides the "
+            f"{training.num_ranks // engines} ranks of an engine, fewer engines with a larger "
+            f"generation.tensor_parallel_size, or placement=disaggregated"
+        )
+
+
 def _samples(config: Config) -> str:
     return (
         f"{config.samples_per_step} samples (prompts_per_step={config.prompts_per_step} x "
@@ -105,6 +150,7 @@ def _samples(config: Config) -> str:
 
 _SIZES = ("prompts_per_step", "samples_per_prompt")
 _MINI_BATCHES = "algorithm.num_mini_batches"
+_RANKS = ("training", "critic", "reference", "reward.model")
 
 BATCH_RULES: tuple[Rule, ...] = (
     Rule(
@@ -169,5 +215,30 @@ BATCH_RULES: tuple[Rule, ...] = (
         about="`algorithm.critic_warmup_steps` needs `algorithm.advantage=gae`.",
         keys=("algorithm.critic_warmup_steps", "algorithm.advantage"),
         problems=_critic_warmup_needs_critic,
+    ),
+    Rule(
+        about="`sequence_parallel_size` above 1 divides `num_ranks`, and needs `model.attention` "
+        "sdpa or flash_attention_2 and a `layout` other than packed; `reward.model` needs "
+        "`zero_stage` 3 with it.",
+        keys=(
+            "model.attention",
+            *SPLIT_KEYS,
+            *(f"{group}.{name}" for group in _RANKS for name in ("num_ranks", "layout")),
+            *ROLE_KEYS,
+            "reward.model.zero_stage",
+        ),
+        problems=_sequence_groups,
+        stages=DEEPSPEED_STAGES,
+    ),
+    Rule(
+        about="With `placement=colocated`, `generation.num_engines` divides `training.num_ranks` / "
+        "`training.sequence_parallel_size`, if groups have several ranks.",
+        keys=(
+            "placement.strategy",
+            "generation.num_engines",
+            "training.num_ranks",
+            "training.sequence_parallel_size",
+        ),
+        problems=_colocated_groups,
     ),
 )

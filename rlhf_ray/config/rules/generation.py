@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from rlhf_ray.config.groups.generation import LARGEST_TOP_K, EngineConfig
 from rlhf_ray.config.rules.rule import Rule
 from rlhf_ray.config.run import Config
 from rlhf_ray.config.stages import SCORING_STAGES, SERVER_STAGES
+
+_SAMPLING = "generation.temperature, top_p, top_k and min_p"
+_ENGINES = "generation.num_engines and the placement"
 
 # Engine arguments and the keys that set them.
 OWNED_ARGUMENTS: dict[str, str] = {
@@ -29,7 +32,60 @@ OWNED_ARGUMENTS: dict[str, str] = {
     "kv_cache_memory_bytes": "generation.kv_cache_gib",
     "max_logprobs": "generation.top_k",
     "seed": "seed",
+    "weight_transfer_config": "publish.transport",
+    "enable_sleep_mode": "placement",
+    "distributed_executor_backend": "generation.tensor_parallel_size",
+    "override_generation_config": _SAMPLING,
+    "generation_config": _SAMPLING,
+    "revision": "model.path",
+    "code_revision": "model.path",
+    "tokenizer_revision": "model.tokenizer_path",
+    "hf_config_path": "model.path",
+    "nnodes": _ENGINES,
+    "node_rank": _ENGINES,
+    "master_addr": _ENGINES,
+    "master_port": _ENGINES,
+    "device_ids": _ENGINES,
 }
+
+_NO_GPUS = "the placement has no GPUs for it"
+_UNKNOWN_TO_LEARNER = (
+    "changes the distribution that is sampled from, which the learner's log-probabilities do not "
+    "follow"
+)
+
+# Engine arguments that no key sets, because a run allows one value; and the reason.
+FIXED_ARGUMENTS: dict[str, str] = {
+    "logprobs_mode": "log-probabilities must be those of the distribution that was sampled from "
+    "(processed_logprobs), or every probability ratio is wrong",
+    "logits_processors": _UNKNOWN_TO_LEARNER,
+    "watermark_config": _UNKNOWN_TO_LEARNER,
+    "runner": "engines of a run generate",
+    "convert": "engines of a run generate",
+    "skip_tokenizer_init": "generation.stop and text rewards need the tokenizer",
+    "tokens_only": "generation.stop and text rewards need the tokenizer",
+    "pipeline_parallel_size": f"{_NO_GPUS}; raise generation.tensor_parallel_size",
+    "prefill_context_parallel_size": f"{_NO_GPUS}; raise generation.tensor_parallel_size",
+    "enable_elastic_ep": f"{_NO_GPUS}; raise generation.num_engines",
+}
+# All of `data_parallel_size`, `data_parallel_rank`, ...
+_DATA_PARALLEL = "data_parallel_"
+FIXED_ARGUMENTS[_DATA_PARALLEL] = f"{_NO_GPUS}; raise generation.num_engines"
+
+
+def argument_problems(
+    arguments: Iterable[str], owners: Mapping[str, str], fixed: Mapping[str, str]
+) -> Iterator[str]:
+    """The rule of `extra_engine_args`: no argument that a key sets, or that has one value."""
+    for given in arguments:
+        name = given.replace("-", "_")
+        if name in owners:
+            yield (
+                f"generation.extra_engine_args.{given}: is set by {owners[name]}; change that key "
+                f"instead"
+            )
+        elif reason := fixed.get(_DATA_PARALLEL if name.startswith(_DATA_PARALLEL) else name):
+            yield f"generation.extra_engine_args.{given}: {reason}; remove it"
 
 
 def _whole_prefill(config: Config) -> Iterator[str]:
@@ -120,11 +176,17 @@ def gpu_problems(group: str, engine: EngineConfig) -> Iterator[str]:
         )
 
 
+def _kept_cache(config: Config) -> Iterator[str]:
+    if config.publish.keep_cache and config.max_staleness == 0:
+        yield (
+            "publish.keep_cache=true: with max_staleness=0 no request runs during a publish; set "
+            "keep_cache to false, or max_staleness above 0"
+        )
+
+
 def _engine_arguments(config: Config) -> Iterator[str]:
-    for name in config.generation.extra_engine_args:
-        owner = OWNED_ARGUMENTS.get(name.replace("-", "_"))
-        if owner is not None:
-            yield f"generation.extra_engine_args.{name}: is set by {owner}; change that key instead"
+    arguments = config.generation.extra_engine_args
+    yield from argument_problems(arguments, OWNED_ARGUMENTS, FIXED_ARGUMENTS)
 
 
 # Stages that start the engines of `generation`.
@@ -183,9 +245,15 @@ GENERATION_RULES: tuple[Rule, ...] = (
         stages=_ENGINE_STAGES,
     ),
     Rule(
-        about="`generation.extra_engine_args` has no argument that another key sets.",
+        about="`generation.extra_engine_args` has no argument that another key sets, and none that "
+        "log-probabilities, weights or placement of a run depend on.",
         keys=("generation.extra_engine_args",),
         problems=_engine_arguments,
         stages=SCORING_STAGES,
+    ),
+    Rule(
+        about="`publish.keep_cache` needs `max_staleness` above 0.",
+        keys=("publish.keep_cache", "max_staleness"),
+        problems=_kept_cache,
     ),
 )

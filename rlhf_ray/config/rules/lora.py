@@ -1,4 +1,4 @@
-"""Rules of training a part of a model: adapters and frozen weights."""
+"""Rules of the weights of a run: adapters, frozen weights, and the way from learner to engine."""
 
 from __future__ import annotations
 
@@ -92,6 +92,39 @@ def _shared_gpus(config: Config) -> Iterator[str]:
 _PARTS = ("lora.r", "lora.target_modules", "freeze", "freeze_layers")
 _OWN = tuple(f"training.{part}" for part in _PARTS)
 
+
+def _transport(config: Config) -> Iterator[str]:
+    name = config.publish.transport
+    if name not in ("collective", "ipc"):
+        return
+    engine, learner = config.generation.num_gpus, config.training.num_gpus
+    is_colocated = config.placement.strategy == "colocated"
+    key = f"publish.transport={name}"
+    if config.publishes_adapter:
+        yield (
+            f"{key}: with publish.lora=adapter only the adapter is sent, which goes through the "
+            f"object store; set publish.transport to auto or object_store"
+        )
+    if (engine > 0) != (learner > 0):
+        yield (
+            f"{key}: generation.num_gpus={engine:g} and training.num_gpus={learner:g}; learner and "
+            f"engines must both be on GPUs or both on CPUs; set publish.transport to auto or "
+            f"object_store"
+        )
+    elif engine > 0 and name == "ipc" and not is_colocated:
+        yield (
+            f"{key}: with placement={config.placement.strategy} no engine worker is on the GPU of "
+            f"a learner rank; set publish.transport to auto or collective"
+        )
+    elif engine > 0 and name == "collective" and (is_colocated or min(engine, learner) < 1):
+        yield (
+            f"{key}: NCCL refuses two members on one GPU, but learner and engines may share GPUs "
+            f"(placement={config.placement.strategy}, generation.num_gpus={engine:g}, "
+            f"training.num_gpus={learner:g}); set publish.transport to auto or "
+            f"{'ipc' if is_colocated else 'object_store'}"
+        )
+
+
 LORA_RULES: tuple[Rule, ...] = (
     Rule(
         about="`lora.r` above 0 needs `lora.target_modules`, and excludes `freeze` and "
@@ -117,6 +150,19 @@ LORA_RULES: tuple[Rule, ...] = (
         about="`publish.lora=adapter` needs `training.lora.r` from 1 to 512.",
         keys=("publish.lora", "training.lora.r"),
         problems=_published_adapter,
+    ),
+    Rule(
+        about="`publish.transport` of `collective` or `ipc` needs whole weights (not "
+        "`publish.lora=adapter`), and learner and engines both on CPUs or both on GPUs: for "
+        "`collective` on different whole GPUs, for `ipc` on the same (`placement=colocated`).",
+        keys=(
+            "publish.transport",
+            "publish.lora",
+            "placement.strategy",
+            "generation.num_gpus",
+            "training.num_gpus",
+        ),
+        problems=_transport,
     ),
     Rule(
         about="`algorithm.reference_every` above 0 needs a separate reference: with "

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from rlhf_ray.config.deepspeed.extra import extra_problems
+from rlhf_ray.config.deepspeed.zero import zero_problems
 from rlhf_ray.config.rules.rule import ROLE_KEYS, Rule, model_roles, trained_roles
 from rlhf_ray.config.run import Config
 from rlhf_ray.config.stages import DEEPSPEED_STAGES, SCORING_STAGES
@@ -23,6 +25,23 @@ def _offload(config: Config) -> Iterator[str]:
                 f"{group}.offload_optimizer=true: {group}.zero_stage=0 has no optimizer states to "
                 f"offload; set zero_stage to 1, 2 or 3, or offload_optimizer to false"
             )
+
+
+def _zero(config: Config) -> Iterator[str]:
+    for group, role in model_roles(config):
+        yield from zero_problems(
+            group,
+            role.zero,
+            stage=role.zero_stage,
+            num_ranks=role.num_ranks,
+            dtype=role.dtype,
+            offloads=role.offload_parameters,
+        )
+
+
+def _extra_deepspeed_config(config: Config) -> Iterator[str]:
+    for group, role in model_roles(config):
+        yield from extra_problems(group, role.extra_deepspeed_config)
 
 
 def _averaged_critic(config: Config) -> Iterator[str]:
@@ -71,11 +90,10 @@ def _head_kernel(config: Config) -> Iterator[str]:
         return
     for group, role in model_roles(config):
         has_words = group not in ("critic", "reward.model")
-        if has_words and (role.num_gpus == 0 or role.zero_stage == 3):
+        if has_words and role.num_gpus == 0:
             yield (
-                f"model.head_kernel=liger: needs a GPU and the whole weight of the head, but "
-                f"{group}.num_gpus={role.num_gpus} and {group}.zero_stage={role.zero_stage}; use "
-                f"model.head_kernel=chunked, or change those"
+                f"model.head_kernel=liger: needs a GPU, but {group}.num_gpus={role.num_gpus}; use "
+                f"model.head_kernel=chunked, or set num_gpus to 1"
             )
     if config.generation.top_k and not config.is_fit:
         yield (
@@ -103,51 +121,6 @@ def _packed_rows(config: Config) -> Iterator[str]:
             )
 
 
-def _sequence_groups(config: Config) -> Iterator[str]:
-    for group, role in model_roles(config):
-        size = role.sequence_parallel_size
-        if size == 1:
-            continue
-        name = f"{group}.sequence_parallel_size={size}"
-        if role.num_ranks % size:
-            yield (
-                f"{name}: groups of {size} ranks, and {group}.num_ranks={role.num_ranks} is no "
-                f"multiple of it; use {size * -(-role.num_ranks // size)} ranks, or another size"
-            )
-        if config.model.attention == "eager":
-            yield (
-                f"{name}: model.attention=eager needs a mask for every pair of tokens, which no "
-                f"rank has; use model.attention=sdpa or flash_attention_2"
-            )
-        if role.layout == "packed":
-            yield (
-                f"{name}: no rank has the attention mask of packed rows; use {group}.layout=auto, "
-                f"which then pads, or sequence_parallel_size=1"
-            )
-        if group == "reward.model" and role.zero_stage != 3:
-            yield (
-                f"{name}: with reward.model.zero_stage={role.zero_stage} every rank scores on its "
-                f"own; use zero_stage 3, or sequence_parallel_size=1"
-            )
-
-
-def _colocated_groups(config: Config) -> Iterator[str]:
-    training, engines = config.training, config.generation.num_engines
-    size = training.sequence_parallel_size
-    # An engine and its ranks are one bundle, on one node.
-    if config.placement.strategy != "colocated" or size == 1:
-        return
-    if training.num_sequence_groups % engines:
-        yield (
-            f"training.sequence_parallel_size={size}: with placement=colocated every engine shares "
-            f"a node with whole groups of ranks, and {training.num_sequence_groups} groups "
-            f"(training.num_ranks={training.num_ranks}) cannot be divided among "
-            f"generation.num_engines={engines}; use a size that divides the "
-            f"{training.num_ranks // engines} ranks of an engine, fewer engines with a larger "
-            f"generation.tensor_parallel_size, or placement=disaggregated"
-        )
-
-
 def _colocated(config: Config) -> Iterator[str]:
     if config.placement.strategy != "colocated":
         return
@@ -155,6 +128,12 @@ def _colocated(config: Config) -> Iterator[str]:
         yield (
             f"max_staleness={config.max_staleness}: with placement=colocated engine and learner "
             f"take turns and do not overlap; set it to 0, or use placement=disaggregated"
+        )
+    if config.training.offload_parameters:
+        yield (
+            "training.offload_parameters=true: with placement=colocated the learner's weights "
+            "leave the GPU while engines generate, which DeepSpeed refuses for parameters that it "
+            "offloads itself; set it to false"
         )
     generation, training = config.generation, config.training
     if generation.num_gpus != training.num_gpus:
@@ -207,6 +186,20 @@ TRAINING_RULES: tuple[Rule, ...] = (
         stages=DEEPSPEED_STAGES,
     ),
     Rule(
+        about="Keys of `zero` have an effect at the role's `zero_stage`; `zero.hpz_partition_size` "
+        "divides `num_ranks`, and is 1 with `offload_parameters`; `zero.gradient_dtype=bfloat16` "
+        "needs `dtype=bfloat16` and `zero_stage` 2 or 3.",
+        keys=_roles("zero", "zero_stage", "num_ranks", "dtype", "offload_parameters"),
+        problems=_zero,
+        stages=DEEPSPEED_STAGES,
+    ),
+    Rule(
+        about="`extra_deepspeed_config` has keys that DeepSpeed knows and no other key sets.",
+        keys=_roles("extra_deepspeed_config"),
+        problems=_extra_deepspeed_config,
+        stages=DEEPSPEED_STAGES,
+    ),
+    Rule(
         about="`critic.ema_decay` is null: only the policy is averaged.",
         keys=("critic.ema_decay", "algorithm.advantage"),
         problems=_averaged_critic,
@@ -232,34 +225,11 @@ TRAINING_RULES: tuple[Rule, ...] = (
         stages=DEEPSPEED_STAGES,
     ),
     Rule(
-        about="`model.head_kernel=liger` needs learner and reference on GPUs with a ZeRO stage "
-        "below 3, and `generation.top_k` 0.",
-        keys=("model.head_kernel", "generation.top_k", *_roles("num_gpus", "zero_stage")),
+        about="`model.head_kernel=liger` needs learner and reference on GPUs, and "
+        "`generation.top_k` 0.",
+        keys=("model.head_kernel", "generation.top_k", *_roles("num_gpus")),
         problems=_head_kernel,
         stages=DEEPSPEED_STAGES,
-    ),
-    Rule(
-        about="`sequence_parallel_size` above 1 divides `num_ranks`, and needs `model.attention` "
-        "sdpa or flash_attention_2 and a `layout` other than packed; `reward.model` needs "
-        "`zero_stage` 3 with it.",
-        keys=(
-            "model.attention",
-            *_roles("sequence_parallel_size", "num_ranks", "layout"),
-            "reward.model.zero_stage",
-        ),
-        problems=_sequence_groups,
-        stages=DEEPSPEED_STAGES,
-    ),
-    Rule(
-        about="With `placement=colocated`, `generation.num_engines` divides `training.num_ranks` / "
-        "`training.sequence_parallel_size`, if groups have several ranks.",
-        keys=(
-            "placement.strategy",
-            "generation.num_engines",
-            "training.num_ranks",
-            "training.sequence_parallel_size",
-        ),
-        problems=_colocated_groups,
     ),
     Rule(
         about="`layout=packed` needs `model.attention` sdpa or eager, `layout=varlen` "
@@ -269,9 +239,10 @@ TRAINING_RULES: tuple[Rule, ...] = (
         stages=DEEPSPEED_STAGES,
     ),
     Rule(
-        about="`placement=colocated` needs `max_staleness` 0 and the same `num_gpus` for engine "
-        "and learner; on GPUs also `generation.num_engines` x `generation.tensor_parallel_size` = "
-        "`training.num_ranks` and `training.zero_stage` 2 or 3.",
+        about="`placement=colocated` needs `max_staleness` 0, no `training.offload_parameters` and "
+        "the same `num_gpus` for engine and learner; on GPUs also "
+        "`generation.num_engines` x `generation.tensor_parallel_size` = `training.num_ranks` and "
+        "`training.zero_stage` 2 or 3.",
         keys=(
             "placement.strategy",
             "max_staleness",
@@ -281,6 +252,7 @@ TRAINING_RULES: tuple[Rule, ...] = (
             "training.num_gpus",
             "training.num_ranks",
             "training.zero_stage",
+            "training.offload_parameters",
         ),
         problems=_colocated,
     ),

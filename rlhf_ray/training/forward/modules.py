@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from rlhf_ray.batching.layout import Packing
 from rlhf_ray.models.loading import ScalarHeadModel
 from rlhf_ray.training.forward.fused_head import LigerOrChunks, liger
-from rlhf_ray.training.forward.head_logprobs import Head, HeadInputs, HeadKernel, chunked
+from rlhf_ray.training.forward.head_logprobs import Head, HeadKernel, HeadOverRows, chunked
 from rlhf_ray.training.forward.sequences import Sequences, WholeSequences
 
 # Scaling of the logits after the head, by the field of the model's configuration that sets it.
@@ -61,7 +61,7 @@ class PolicyForward(nn.Module):
             is_scaled=bool(scalings),
             vocab_size=model.config.get_text_config().vocab_size,
         )
-        self._compute = head_kernel(kernel, self._head)
+        self.head_over_rows = HeadOverRows(self._head, head_kernel(kernel, self._head))
 
     def forward(
         self,
@@ -76,8 +76,6 @@ class PolicyForward(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Run the decoder, and the head on the hidden states that predict a target only.
 
-        All ranks call it together, because they agree on a number of chunks.
-
         Args:
             input_ids [B, T], hidden_index [M], targets [M], support_token_ids [M, K], packing:
                 see `MicroBatch`.
@@ -90,15 +88,13 @@ class PolicyForward(nn.Module):
         """
         states = self.sequences.states(self.model.get_decoder(), input_ids, hidden_index, packing)
         support = support_token_ids
-        logprobs, entropies = self._compute(
-            HeadInputs(
-                hidden=states.hidden,
-                targets=targets[states.rows],
-                support_token_ids=None if support is None else support[states.rows],
-                temperature=temperature,
-                entropy_gradient=entropy_gradient,
-                over_support=over_support,
-            )
+        logprobs, entropies = self.head_over_rows(
+            states.hidden,
+            targets[states.rows],
+            None if support is None else support[states.rows],
+            temperature,
+            entropy_gradient,
+            over_support,
         )
         return states.join(logprobs), states.join(entropies)
 
