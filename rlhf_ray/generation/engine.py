@@ -123,7 +123,7 @@ class GenerationEngine:
             timeout_s=self._timeout_s,
             keeps_cache=self._keeps_cache,
         )
-        self.num_workers: int = config.parallel_config.world_size
+        self.num_workers = self._generation.num_workers
         self.updates = WeightUpdates(
             self._llm,
             self._sender,
@@ -235,8 +235,7 @@ class GenerationEngine:
     async def begin_update(self) -> None:
         """Pause the engine and prepare for new weights. Running requests wait and then go on.
 
-        Their key-value cache is computed again, so that each token depends on one version of the
-        weights; with `keeps_cache` it stays.
+        Without `keeps_cache` their cache is computed again: each token depends on one version.
         """
         await self.updates.begin()
 

@@ -90,8 +90,9 @@ def _common_arguments(generation: GenerationConfig, model: ModelConfig) -> dict[
         "trust_remote_code": model.trust_remote_code,
         "dtype": generation.dtype,
         "tensor_parallel_size": generation.tensor_parallel_size,
-        # Set here, because vLLM's default inside a Ray actor may be Ray.
-        "distributed_executor_backend": "uni" if generation.tensor_parallel_size == 1 else "mp",
+        "pipeline_parallel_size": generation.pipeline_parallel_size,
+        "data_parallel_size": generation.data_parallel_size,
+        "distributed_executor_backend": _executor(generation),
         "max_num_seqs": generation.max_num_seqs,
         "max_num_batched_tokens": generation.max_num_batched_tokens,
         "enforce_eager": generation.enforce_eager,
@@ -101,6 +102,13 @@ def _common_arguments(generation: GenerationConfig, model: ModelConfig) -> dict[
     if generation.kv_cache_gib is not None:
         arguments["kv_cache_memory_bytes"] = int(generation.kv_cache_gib * _GIB)
     return arguments
+
+
+def _executor(generation: GenerationConfig) -> str:
+    """The way of starting workers; vLLM's default inside a Ray actor may be Ray."""
+    if generation.spans_nodes:
+        return "ray"
+    return "uni" if generation.tensor_parallel_size == 1 else "mp"
 
 
 def make_vllm_config(arguments: dict[str, Any]) -> Any:

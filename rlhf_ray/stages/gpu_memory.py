@@ -124,7 +124,7 @@ def _engine_needs(config: Config, size: ModelSize, *, is_shared: bool) -> Iterat
     if not generation.num_gpus:
         return
     # One sequence of the greatest length must fit, or vLLM does not start.
-    cache = size.cache_values * 2 * config.max_engine_tokens / generation.tensor_parallel_size
+    cache = size.cache_values * 2 * config.max_engine_tokens / _width(config)
     yield MemoryNeed(
         what="engine, generating" if is_shared else "engine",
         parts={"weights": _engine_weights(config, size), "cache of one sample": cache},
@@ -170,7 +170,12 @@ def _engine_weights(config: Config, size: ModelSize) -> float:
     generation = config.generation
     if generation.extra_engine_args.keys() & {"quantization", "cpu_offload_gb"}:
         return 0.0
-    return size.weights * _bytes(generation.dtype) / generation.tensor_parallel_size
+    return size.weights * _bytes(generation.dtype) / _width(config)
+
+
+def _width(config: Config) -> int:
+    """Workers that share the weights of one engine."""
+    return config.generation.tensor_parallel_size * config.generation.pipeline_parallel_size
 
 
 def _weight_bytes(role: RoleConfig, size: ModelSize) -> float:

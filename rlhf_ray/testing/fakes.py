@@ -61,11 +61,7 @@ class InProcessWaiter:
 
 
 class InProcessPending:
-    """A `PendingCalls` that hands out one call at a time.
-
-    Args:
-        choose: picks the next call from all; None for the order in which they were added.
-    """
+    """A `PendingCalls` that hands out one call at a time: what `choose` picks, else the first."""
 
     def __init__(self, choose: Callable[[Sequence[Call]], Call] | None = None) -> None:
         self._choose = choose

@@ -234,9 +234,16 @@ def test_every_zero_stage_and_shape(folder: Path, num_engines: int, width: int):
 
 def worker_of(member: Member) -> psutil.Process:
     """The process of an engine that receives: vLLM's last worker, or its engine process."""
-    children = psutil.Process(member.info.pid).children(recursive=True)
-    named = [p for p in children if p.cmdline() and p.cmdline()[0].startswith("VLLM::")]
-    return max(named, key=lambda process: process.cmdline()[0].startswith("VLLM::Worker"))
+    deadline = time.monotonic() + 30
+    while True:
+        children = psutil.Process(member.info.pid).children(recursive=True)
+        titles = {p: " ".join(p.cmdline()) for p in children if p.is_running()}
+        for title in ("VLLM::Worker", "VLLM::EngineCore"):
+            named = [process for process, words in titles.items() if words.startswith(title)]
+            if named:
+                return named[-1]
+        assert time.monotonic() < deadline, titles
+        time.sleep(0.1)
 
 
 @pytest.mark.slow

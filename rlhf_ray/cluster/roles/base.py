@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from rlhf_ray.batching.balance import balance
 from rlhf_ray.calls import Call, CallWaiter
 from rlhf_ray.checkpoint_files.manifest import FileSeal, seal_share
-from rlhf_ray.cluster.resource_plan import Resources
+from rlhf_ray.cluster.resource_plan import ResourcePlan, Resources
 from rlhf_ray.cluster.runtime.process import ActorProcess
 from rlhf_ray.disk_space import full_disk_said
 
@@ -48,11 +48,13 @@ class Starting:
     Attributes:
         by_role: all actors, by role, in the order of their ranks.
         timeout_s: of a wait within a start.
+        plan: where all actors are.
     """
 
     by_role: Mapping[str, Sequence[Member]]
     waiter: CallWaiter
     timeout_s: float
+    plan: ResourcePlan
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,6 +118,7 @@ def start_in_order(
     by_role: Mapping[str, Sequence[Member]],
     waiter: CallWaiter,
     *,
+    plan: ResourcePlan,
     timeout_s: float,
 ) -> None:
     """Start all roles within one deadline: at the same time, except those that follow another.
@@ -132,7 +135,7 @@ def start_in_order(
         turn = [role for role in left if role.starts_after is None or role.starts_after in started]
         assert turn, f"{[role.name for role in left]} wait for roles that are not of this run"
         seconds = max(0.0, deadline - time.monotonic())
-        starting = Starting(by_role=by_role, waiter=waiter, timeout_s=seconds)
+        starting = Starting(by_role=by_role, waiter=waiter, timeout_s=seconds, plan=plan)
         calls = [call for role in turn for call in role.start(by_role[role.name], starting)]
         waiter.results(calls, phase="start", timeout_s=seconds)
         started.update(role.name for role in turn)

@@ -61,18 +61,20 @@ def engines_role(
 
     def start(members: Sequence[Member], starting: Starting) -> list[Call]:
         gpus = _shared_gpus(len(members), starting, shares_gpus_of)
+        bundles = starting.plan.role(name).worker_bundles or [()] * len(members)
         return [
-            call_of(member, member.handle.start.remote(own))
-            for member, own in zip(members, gpus, strict=True)
+            call_of(member, member.handle.start.remote(own, workers))
+            for member, own, workers in zip(members, gpus, bundles, strict=True)
         ]
 
-    num_gpus = generation.tensor_parallel_size * generation.num_gpus
+    has_gpus = not (shares_gpus_of or generation.spans_nodes)
     return Role(
         resources=Resources(
             role=name,
             num_actors=generation.num_engines,
             num_cpus=generation.num_cpus,
-            num_gpus=0.0 if shares_gpus_of else num_gpus,
+            num_gpus=generation.num_workers * generation.num_gpus if has_gpus else 0.0,
+            workers_per_actor=generation.num_workers if generation.spans_nodes else 0,
         ),
         actor_class=GeneratorActor,
         settings=lambda rank: replace(settings, engine_index=first_index + rank),
@@ -105,8 +107,16 @@ class GeneratorActor(ActorProcess):
         super().__init__()
         self._settings = settings
 
-    async def start(self, gpu_ids: tuple[str, ...]) -> None:
-        """Load the model; on these GPUs where it shares them with other actors."""
+    async def start(self, gpu_ids: tuple[str, ...], worker_bundles: tuple[int, ...] = ()) -> None:
+        """Load the model.
+
+        Args:
+            gpu_ids: GPUs that it shares with other actors.
+            worker_bundles: bundles of the run for its workers, where they are not in this one.
+        """
+        if worker_bundles:
+            # vLLM's Ray executor puts a worker into each, in this order.
+            os.environ["VLLM_RAY_BUNDLE_INDICES"] = ",".join(map(str, worker_bundles))
         if gpu_ids:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpu_ids)
         from rlhf_ray.generation.engine import GenerationEngine

@@ -74,7 +74,7 @@ def launched_in(
         by_role: dict[str, list[Member]] = {}
         for member in launcher.members():
             by_role.setdefault(member.name.role, []).append(member)
-        start_in_order(roles, by_role, supervisor, timeout_s=deadlines.start_s)
+        start_in_order(roles, by_role, supervisor, plan=plan, timeout_s=deadlines.start_s)
         launcher.remember_processes()
         yield by_role, supervisor
         orderly = True

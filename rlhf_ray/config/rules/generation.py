@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from rlhf_ray.config.groups.generation import LARGEST_TOP_K, EngineConfig
 from rlhf_ray.config.rules.rule import Rule
 from rlhf_ray.config.run import Config
-from rlhf_ray.config.stages import SCORING_STAGES, SERVER_STAGES
+from rlhf_ray.config.stages import RL_STAGES, SCORING_STAGES, SERVER_STAGES
 
 _SAMPLING = "generation.temperature, top_p, top_k and min_p"
 _ENGINES = "generation.num_engines and the placement"
@@ -34,7 +34,9 @@ OWNED_ARGUMENTS: dict[str, str] = {
     "seed": "seed",
     "weight_transfer_config": "publish.transport",
     "enable_sleep_mode": "placement",
-    "distributed_executor_backend": "generation.tensor_parallel_size",
+    "pipeline_parallel_size": "generation.pipeline_parallel_size",
+    "data_parallel_size": "generation.data_parallel_size",
+    "distributed_executor_backend": "generation.pipeline_parallel_size",
     "override_generation_config": _SAMPLING,
     "generation_config": _SAMPLING,
     "revision": "model.path",
@@ -64,11 +66,10 @@ FIXED_ARGUMENTS: dict[str, str] = {
     "convert": "engines of a run generate",
     "skip_tokenizer_init": "generation.stop and text rewards need the tokenizer",
     "tokens_only": "generation.stop and text rewards need the tokenizer",
-    "pipeline_parallel_size": f"{_NO_GPUS}; raise generation.tensor_parallel_size",
     "prefill_context_parallel_size": f"{_NO_GPUS}; raise generation.tensor_parallel_size",
     "enable_elastic_ep": f"{_NO_GPUS}; raise generation.num_engines",
 }
-# All of `data_parallel_size`, `data_parallel_rank`, ...
+# All of `data_parallel_rank`, `data_parallel_address`, ...
 _DATA_PARALLEL = "data_parallel_"
 FIXED_ARGUMENTS[_DATA_PARALLEL] = f"{_NO_GPUS}; raise generation.num_engines"
 
@@ -176,11 +177,41 @@ def gpu_problems(group: str, engine: EngineConfig) -> Iterator[str]:
         )
 
 
-def _kept_cache(config: Config) -> Iterator[str]:
-    if config.publish.keep_cache and config.max_staleness == 0:
+def _parallel_engines(config: Config) -> Iterator[str]:
+    generation = config.generation
+    sizes = {
+        "pipeline_parallel_size": generation.pipeline_parallel_size,
+        "data_parallel_size": generation.data_parallel_size,
+    }
+    for name, size in sizes.items():
+        key = f"generation.{name}={size}"
+        if size == 1:
+            continue
+        if config.stage.name not in RL_STAGES:
+            yield f"{key}: only stage=rl starts such engines; set it to 1"
+        elif generation.num_gpus != 1:
+            yield (
+                f"{key}: each worker of the engine needs a whole GPU, but generation.num_gpus="
+                f"{generation.num_gpus:g}; set num_gpus to 1, or {name} to 1"
+            )
+        elif config.placement.strategy == "colocated":
+            yield (
+                f"{key}: with placement=colocated each engine shares the GPUs of one bundle with "
+                f"the learner; set {name} to 1, or use placement=disaggregated"
+            )
+    judge = config.reward.judge
+    if generation.spans_nodes and judge.has_engines and judge.tensor_parallel_size > 1:
         yield (
-            "publish.keep_cache=true: with max_staleness=0 no request runs during a publish; set "
-            "keep_cache to false, or max_staleness above 0"
+            f"reward.judge.tensor_parallel_size={judge.tensor_parallel_size}: with "
+            f"generation.pipeline_parallel_size={generation.pipeline_parallel_size} vLLM wants "
+            f"bundles of one GPU at most, and the judge's engine would have one of all its GPUs; "
+            f"set either to 1"
+        )
+    if all(size > 1 for size in sizes.values()):
+        yield (
+            f"generation.pipeline_parallel_size={generation.pipeline_parallel_size}: copies of a "
+            f"model in one engine (generation.data_parallel_size="
+            f"{generation.data_parallel_size}) are on one node and have no stages; set one to 1"
         )
 
 
@@ -191,6 +222,8 @@ def _engine_arguments(config: Config) -> Iterator[str]:
 
 # Stages that start the engines of `generation`.
 _ENGINE_STAGES = (*SCORING_STAGES, *SERVER_STAGES)
+_PARALLEL = ("generation.pipeline_parallel_size", "generation.data_parallel_size")
+
 GENERATION_RULES: tuple[Rule, ...] = (
     Rule(
         about="`generation.max_num_batched_tokens` is at least `data.max_prompt_tokens` + "
@@ -252,8 +285,14 @@ GENERATION_RULES: tuple[Rule, ...] = (
         stages=SCORING_STAGES,
     ),
     Rule(
-        about="`publish.keep_cache` needs `max_staleness` above 0.",
-        keys=("publish.keep_cache", "max_staleness"),
-        problems=_kept_cache,
+        about="`generation.pipeline_parallel_size` or `generation.data_parallel_size` above 1, not "
+        "both, needs `stage=rl`, `placement=disaggregated` and `generation.num_gpus` 1; the first "
+        "also `reward.judge.tensor_parallel_size` 1.",
+        keys=(
+            *(*_PARALLEL, "generation.num_gpus", "placement.strategy"),
+            *("reward.judge.model", "reward.judge.tensor_parallel_size"),
+        ),
+        problems=_parallel_engines,
+        stages=_ENGINE_STAGES,
     ),
 )

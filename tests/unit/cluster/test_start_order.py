@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from rlhf_ray.calls import Call, MemberName
-from rlhf_ray.cluster.resource_plan import Resources
+from rlhf_ray.cluster.resource_plan import Resources, plan_resources
 from rlhf_ray.cluster.roles.base import Role, Starting, start_in_order
+from rlhf_ray.cluster.roles.run_roles import resource_plan, run_roles
 from rlhf_ray.config.load import load_config
 
 
@@ -43,7 +45,9 @@ def role(name: str, log: list[str], *, starts_after: str | None = None) -> Role:
 
 
 def started(roles: list[Role], waiter: Any, timeout_s: float = 60.0) -> None:
-    start_in_order(roles, {role.name: [] for role in roles}, waiter, timeout_s=timeout_s)
+    plan = plan_resources([role.resources for role in roles], spread=False)
+    by_role = {role.name: [] for role in roles}
+    start_in_order(roles, by_role, waiter, plan=plan, timeout_s=timeout_s)
 
 
 def test_all_roles_start_at_once():
@@ -74,9 +78,36 @@ def test_both_turns_have_one_deadline():
     ("placement", "after"), [("colocated", "generator"), ("disaggregated", None)]
 )
 def test_the_learner_of_a_colocated_run_starts_after_the_engines(placement, after):
-    from rlhf_ray.cluster.roles.run_roles import run_roles
-
     run = run_roles(load_config(["recipe=demo", f"placement={placement}"]))
     assert run.named("learner").starts_after == after
     engine = run.named("generator").settings(0)
     assert engine.shares_gpus == (placement == "colocated")
+
+
+class Handle:
+    """An actor whose `start` is remembered."""
+
+    def __init__(self) -> None:
+        self.started: list[tuple[Any, ...]] = []
+        self.start = self
+        self.remote = lambda *given: self.started.append(given)
+
+
+@pytest.mark.parametrize(("stages", "expected"), [(1, [(), ()]), (2, [(0, 2, 3, 4), (1, 5, 6, 7)])])
+def test_an_engine_is_told_the_bundles_of_its_workers(stages, expected):
+    config = load_config(
+        [
+            *("recipe=gpu_7b", "generation.num_engines=2", "generation.tensor_parallel_size=2"),
+            f"generation.pipeline_parallel_size={stages}",
+        ]
+    )
+    run = run_roles(config)
+    members = [
+        SimpleNamespace(name=MemberName(role="generator", rank=rank), handle=Handle())
+        for rank in (0, 1)
+    ]
+    starting = Starting(
+        by_role={"generator": members}, waiter=Waiter([]), timeout_s=1.0, plan=resource_plan(config)
+    )
+    run.named("generator").start(members, starting)
+    assert [member.handle.started for member in members] == [[((), own)] for own in expected]

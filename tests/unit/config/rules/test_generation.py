@@ -13,7 +13,9 @@ from rlhf_ray.config.rules.generation import FIXED_ARGUMENTS, OWNED_ARGUMENTS
 from rlhf_ray.config.rules.table import cross_field_problems
 from tests.unit.config.rules.cases import (
     CHAT_MODEL,
+    COLOCATED_GPU,
     EVALUATE,
+    GPU,
     check_broken_values,
     check_rule,
     check_rule_of_a_stage,
@@ -22,11 +24,32 @@ from tests.unit.config.rules.cases import (
 
 CASES = [
     (
-        "a cache kept for nothing",
+        "stages of an engine on CPUs",
         [],
-        ["publish.keep_cache=true"],
-        ["publish.keep_cache=true", "max_staleness=0", "set keep_cache to false"],
-        ["publish.keep_cache=true", "max_staleness=1"],
+        ["generation.data_parallel_size=2"],
+        ["generation.data_parallel_size=2", "generation.num_gpus=0", "whole GPU"],
+        ["generation.data_parallel_size=1"],
+    ),
+    (
+        "colocated stages",
+        COLOCATED_GPU,
+        ["generation.data_parallel_size=2"],
+        ["generation.data_parallel_size=2", "placement=disaggregated"],
+        ["generation.data_parallel_size=2", "placement=disaggregated"],
+    ),
+    (
+        "stages and a judge with more GPUs in a bundle",
+        [*GPU, "generation.pipeline_parallel_size=2", "reward.judge.model=a/b"],
+        ["reward.judge.tensor_parallel_size=2", "reward.judge.num_gpus=1"],
+        ["reward.judge.tensor_parallel_size=2", "pipeline_parallel_size=2", "set either to 1"],
+        ["generation.pipeline_parallel_size=1", "reward.judge.num_gpus=1"],
+    ),
+    (
+        "stages and copies",
+        [*GPU, "generation.data_parallel_size=2"],
+        ["generation.pipeline_parallel_size=2"],
+        ["generation.pipeline_parallel_size=2", "generation.data_parallel_size=2", "set one to 1"],
+        ["generation.pipeline_parallel_size=2", "generation.data_parallel_size=1"],
     ),
     (
         "part of the vocabulary: top_p",
@@ -110,6 +133,13 @@ CASES = [
 
 STAGE_CASES = [
     (
+        "a server in stages",
+        [*CHAT_MODEL, "generation=gpu"],
+        ["generation.pipeline_parallel_size=2"],
+        ["generation.pipeline_parallel_size=2", "only stage=rl", "set it to 1"],
+        ["generation.pipeline_parallel_size=1"],
+    ),
+    (
         "all memory for a server",
         CHAT_MODEL,
         ["generation.kv_cache_gib=null"],
@@ -158,11 +188,11 @@ def test_rule_of_a_stage(case):
 # One of each group of arguments, with the way out that the message must name.
 OWNED = {
     "weight_transfer_config": "publish.transport",
-    "distributed_executor_backend": "generation.tensor_parallel_size",
+    "distributed_executor_backend": "generation.pipeline_parallel_size",
     "enable_sleep_mode": "placement",
     "tensor_parallel_size": "generation.tensor_parallel_size",
-    "pipeline-parallel-size": "generation.tensor_parallel_size",
-    "data_parallel_size": "generation.num_engines",
+    "pipeline-parallel-size": "generation.pipeline_parallel_size",
+    "data_parallel_size": "generation.data_parallel_size",
     "data-parallel-size-local": "generation.num_engines",
     "override_generation_config": "generation.temperature",
     "logits_processors": "learner",
