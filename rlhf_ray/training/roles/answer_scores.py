@@ -190,8 +190,10 @@ class AnswerScores:
         budget = self._settings.max_sample_tokens
         if num_tokens > budget:
             return _failure(
-                f"prompt and response have {num_tokens} tokens, more than the {budget} of "
-                f"reward.model.max_tokens_per_micro_batch; raise it"
+                f"prompt and response have {num_tokens} tokens, more than "
+                f"reward.model.max_tokens_per_micro_batch="
+                f"{self._settings.max_tokens_per_micro_batch}{self._layout.split.described}; "
+                f"raise it"
             )
         largest = int(row.token_ids.max())
         if largest >= self._limits.num_embeddings:
