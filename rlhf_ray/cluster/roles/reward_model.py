@@ -55,7 +55,8 @@ def _scoring(context: ScoringContext) -> Scoring | None:
         seed=context.seed,
         timeout_s=context.collective_timeout_s,
     )
-    # At ZeRO stage 3 all ranks hold one model together; otherwise each holds a whole one.
+    # At ZeRO stage 3 all ranks hold one model together; otherwise each holds a whole one. The rules
+    # of the configuration allow groups of ranks at stage 3 only.
     is_sharded = reward_model.zero_stage == 3
 
     def start(members: Sequence[Member], starting: Starting) -> list[Call]:

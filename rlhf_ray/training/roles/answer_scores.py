@@ -60,7 +60,8 @@ class Share:
     """This rank's share of the samples, if all ranks hold one sharded model together.
 
     Attributes:
-        gather: sums a tensor over the ranks.
+        rank, num_ranks: of those that have different samples: ranks, or groups of ranks.
+        gather: sums a tensor over them.
     """
 
     rank: int = 0
@@ -110,7 +111,7 @@ class AnswerScores:
     @property
     def max_tokens(self) -> int:
         """Longest prompt and answer together that the model reads."""
-        budget, context = self._settings.max_tokens_per_micro_batch, self._limits.context
+        budget, context = self._settings.max_sample_tokens, self._limits.context
         return budget if context is None else min(budget, context)
 
     def score(self, group: RolloutGroup) -> list[Outcome]:
@@ -186,11 +187,13 @@ class AnswerScores:
                 f"prompt and response have {num_tokens} tokens, and the reward model reads at most "
                 f"{context}; lower data.max_prompt_tokens or generation.max_response_tokens"
             )
-        budget = self._settings.max_tokens_per_micro_batch
+        budget = self._settings.max_sample_tokens
         if num_tokens > budget:
             return _failure(
                 f"prompt and response have {num_tokens} tokens, more than "
-                f"reward.model.max_tokens_per_micro_batch={budget}; raise it"
+                f"reward.model.max_tokens_per_micro_batch="
+                f"{self._settings.max_tokens_per_micro_batch}{self._layout.split.described}; "
+                f"raise it"
             )
         largest = int(row.token_ids.max())
         if largest >= self._limits.num_embeddings:
