@@ -14,7 +14,7 @@ from rlhf_ray.data.messages import apply_template
 from rlhf_ray.data.rows import BadCell
 from rlhf_ray.data.tokens.encoding import encode, most_characters
 from rlhf_ray.data.tokens.plain_texts import PlainEncoder
-from rlhf_ray.data.tokens.special_texts import special_texts
+from rlhf_ray.data.tokens.special_texts import broken_up, special_texts
 from rlhf_ray.records import Prompt
 from rlhf_ray.rewards.numerals import numerals, read_number
 
@@ -102,9 +102,7 @@ class Rubric:
 
     def _harmless(self, text: str) -> str:
         """Break up special tokens, with which a text could end its turn and speak for the judge."""
-        for special in self._specials:
-            text = text.replace(special, f"{special[:1]} {special[1:]}")
-        return text
+        return broken_up(text, self._specials)
 
 
 def read_score(judge: JudgeConfig, said: str) -> float:
