@@ -122,8 +122,8 @@ def refuse_written_chat(text: str, column: str) -> None:
 def no_value(column: str, wanted: str) -> BadCell:
     """The error that a cell is null."""
     return BadCell(
-        f"column {column!r} is null; it must be {wanted}. In CSV the cells NA, None, null and nan "
-        "are null too: write JSON lines for texts such as these"
+        f"column {column!r} must be {wanted}; it is null. In CSV the cells NA, None, null and nan "
+        "are null, too: write JSON lines for texts such as these"
     )
 
 

@@ -23,7 +23,7 @@ from rlhf_ray.data.rows import BadCell
 from rlhf_ray.data.tokens.encoding import encode
 from rlhf_ray.data.tokens.plain_texts import PlainEncoder
 from rlhf_ray.data.tokens.special_texts import broken_up, special_texts
-from rlhf_ray.data.tokens.turn_ends import added_tokens
+from rlhf_ray.data.tokens.turn_ends import turn_tokens
 from rlhf_ray.records.supervised import LabelledTokens, num_scored_tokens
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def encode_answers(
         _check_prompt(messages, tools, tokenizer)
     except BadCell as error:
         return [error for _ in answers]
-    turns = _turn_tokens(tokenizer)
+    turns = turn_tokens(tokenizer)
     messages = [_harmless(message, turns) for message in messages]
     marked: list[MarkedText | BadCell] = []
     for answer, is_finished in zip(answers, finished, strict=True):
@@ -104,20 +104,6 @@ def _check_prompt(
     text = apply_template(messages, tokenizer, add_generation_prompt=True, tools=tools)
     chat = RenderedChat(messages=messages, tools=tools, text=text, learnt={}, for_answer=True)
     check_rendering(chat, tokenizer)
-
-
-def _turn_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
-    """The special tokens, and the other added tokens with which the template writes a turn."""
-    specials = special_texts(tokenizer)
-    if tokenizer.chat_template is None:
-        return specials
-    chat = [{"role": role, "content": _SOMETHING} for role in ("user", "assistant", "user")]
-    try:
-        text = apply_template(chat, tokenizer, add_generation_prompt=True)
-    except BadCell:
-        return specials
-    written = (token for token in added_tokens(tokenizer) if token and token in text)
-    return tuple(dict.fromkeys((*specials, *(t for t in written if t not in THOUGHT_ENDS))))
 
 
 def _harmless(message: Message, turns: Sequence[str]) -> Message:

@@ -95,6 +95,11 @@ class TestRendering:
             chat_template = None
             added_tokens_decoder: dict[int, Any] = {}  # noqa: RUF012
             all_special_tokens: tuple[str, ...] = ()
+            all_special_ids: tuple[int, ...] = ()
+            bos_token = cls_token = eos_token = sep_token = None
+
+            def decode(self, ids: list[int], **_: Any) -> str:
+                return GOOD["prompt"] if ids == [1, 9, 8] else ""
 
             def get_vocab(self) -> dict[str, int]:
                 return {"a": 9, "b": 8}
@@ -311,7 +316,9 @@ class TestSaid:
         path = tmp_path / "rows.csv"
         path.write_text("prompt,answer\nIs it so?,None\n")
         data = DataConfig(path=str(path), answer_column="answer")
-        with pytest.raises(DataError, match=r"'answer' is null; .* In CSV the cells NA, None"):
+        with pytest.raises(
+            DataError, match=r"'answer' must be text or a number; it is null. In CSV"
+        ):
             load_prompts(data, tokenizer, seed=3)
 
     @pytest.mark.parametrize("prompt", ["x" * 300_000, [{**USER, "content": "x" * 300_000}]])
