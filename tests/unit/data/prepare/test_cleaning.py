@@ -361,18 +361,19 @@ def test_near_duplicates_with_another_label(tmp_path):
     path = write_lines(tmp_path / "f.jsonl", rows)
     near = "prepare.duplicates=near"
     result = Result(tmp_path / "out", *source("f", path, kind="feedback"), near)
-    assert [row["good"] for row in result.lines("feedback")] == [True, False]
+    assert sorted(row["good"] for row in result.lines("feedback")) == [False, True]
 
 
 def test_a_prompt_that_is_not_that_of_the_chats(tmp_path):
     def row(prompt, asked):
-        chats = {name: [user(asked), assistant(name)] for name in ("chosen", "rejected")}
+        chats = {name: [*user(asked), assistant(name)] for name in ("chosen", "rejected")}
         return {"prompt": prompt, **chats}
 
-    rows = [row("asked", "another"), row("User: one?", "one?"), row([user("two")], "two")]
+    rows = [row("asked", "another"), row("User: one?", "one?"), row(user("two"), "two")]
     path = write_lines(tmp_path / "p.jsonl", rows)
     result = Result(tmp_path / "out", *source("p", path, kind="preference"))
-    assert [r["prompt"][0]["content"] for r in result.lines("preference")] == ["one?", "two"]
+    kept = sorted(row["prompt"][0]["content"] for row in result.lines("preference"))
+    assert kept == ["one?", "two"]
     assert "column 'prompt' is 'asked'" in result.reasons["broken conversation"]
 
 
@@ -381,4 +382,4 @@ def test_an_input_of_zero(tmp_path):
     path = write_lines(tmp_path / "a.jsonl", rows)
     result = Result(tmp_path / "out", *source("a", path, layout="alpaca"))
     asked = [row["messages"][0]["content"] for row in result.lines("demonstration")]
-    assert asked == ["Double it\n\n0", "Double it"]
+    assert sorted(asked) == ["Double it", "Double it\n\n0"]
