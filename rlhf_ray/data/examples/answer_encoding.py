@@ -70,7 +70,7 @@ def encode_answers(
     marked: list[MarkedText | BadCell] = []
     for answer, is_finished in zip(answers, finished, strict=True):
         try:
-            own = broken_up(answer, turns)
+            own = _harmless_text(answer, turns, tokenizer)
             text = _answered(messages, own, tokenizer, tools)
             if not _is_written(own, text, opens_thought=opens_thought):
                 text = _answered(messages, broken_up(own, THOUGHT_ENDS), tokenizer, tools)
@@ -111,6 +111,14 @@ def _harmless(message: Message, turns: Sequence[str]) -> Message:
         return message
     texts = {name: message[name] for name in ("content", *REASONING_FIELDS) if name in message}
     return {**message, **{name: broken_up(text, turns) for name, text in texts.items()}}
+
+
+def _harmless_text(answer: str, turns: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> str:
+    """The answer with broken tokens of turns; without a template it may end with its own end."""
+    end = str(tokenizer.eos_token)
+    if tokenizer.chat_template is None and answer.endswith(end):
+        return broken_up(answer.removesuffix(end), turns) + end
+    return broken_up(answer, turns)
 
 
 def _is_written(answer: str, text: MarkedText, *, opens_thought: bool) -> bool:
