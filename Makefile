@@ -14,10 +14,10 @@ SMOLLM2 := outputs/models/smollm2-135m
 SHELL_SCRIPTS := $(wildcard launch/*.sh) launch/slurm.sbatch .ci/run
 DOCKERFILES := docker/Dockerfile docker/Dockerfile.cpu
 
-.PHONY: help setup demo demo-ppo pipeline product pipeline-smollm2 smollm2 quick test test-slow test-gpu mutation lock audit lint bench agreement docs clean
+.PHONY: help setup demo demo-ppo pipeline product pipeline-smollm2 smollm2 quick test test-slow test-cluster test-gpu mutation lock audit lint bench agreement docs clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 setup: ## the environment for running, testing and linting, in .venv
 	$(SETUP) dev
@@ -55,11 +55,15 @@ quick: ## the unit tests that neither train nor wait, in about three minutes on 
 
 test: ## every test that takes seconds
 	$(SETUP) dev
-	@$(PYTHON) -m tests.parts -m "not slow and not gpu" $(ARGS)
+	@$(PYTHON) -m tests.parts -m "not slow and not gpu and not cluster" $(ARGS)
 
 test-slow: ## the tests that take minutes
 	$(SETUP) dev smollm2 serve lm-eval
-	@$(PYTHON) -m pytest -m "slow and not gpu" $(ARGS)
+	@$(PYTHON) -m pytest -m "slow and not gpu and not cluster" $(ARGS)
+
+test-cluster: ## several hosts on this machine, by root: jobs, lost hosts, Slurm, ray up
+	$(SETUP) dev
+	@$(PYTHON) -m pytest tests/cluster -m cluster $(ARGS)
 
 mutation: ## breaks the algorithms in small ways: do the tests notice? outputs/mutation.json
 	$(SETUP) dev

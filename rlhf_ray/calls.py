@@ -35,6 +35,28 @@ class Call:
     before: Call | None = None
 
 
+class PendingCalls(Protocol):
+    """Calls under way; each is taken out once, when it is done.
+
+    For callers with thousands of calls under way: the cost of a wait does not grow with the
+    number of calls that are not done.
+    """
+
+    def add(self, call: Call) -> None: ...
+
+    def discard(self, call: Call) -> None:
+        """Forget a call; it is not taken out, and its failure is not raised."""
+        ...
+
+    def take_done(self, *, phase: str, timeout_s: float) -> list[tuple[Call, Any]]:
+        """Wait until a call is done; take out all that are done then, with their signals' values.
+
+        Raises:
+            RunFailed: as the methods of `CallWaiter`.
+        """
+        ...
+
+
 class CallWaiter(Protocol):
     """Waits for calls. Every wait has a deadline; every failure names role, rank, phase, step.
 
@@ -49,8 +71,8 @@ class CallWaiter(Protocol):
         """Wait for all calls; return the values of their signals, in the order of the calls."""
         ...
 
-    def some_done(self, calls: Sequence[Call], *, phase: str, timeout_s: float) -> list[Call]:
-        """Wait until at least one call is done; return every call that is done then."""
+    def pending(self) -> PendingCalls:
+        """A set of calls, empty at first."""
         ...
 
     def stream(self, call: Call, *, phase: str, timeout_s: float) -> Iterator[Any]:

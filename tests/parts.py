@@ -20,7 +20,7 @@ from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent
 # Lanes: folders and files below tests/ whose tests run one at a time.
-LANES = {"ray": ("ray",), "e2e": ("e2e", "launch"), "stack": ("gpu", "stack")}
+LANES = {"ray": ("ray", "cluster"), "e2e": ("e2e", "launch"), "stack": ("gpu", "stack")}
 # Of those, files that start no engine and no cluster.
 NOT_IN_A_LANE = ("e2e/test_malformed.py",)
 PARTS = ("parallel", *LANES)

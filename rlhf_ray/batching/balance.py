@@ -1,8 +1,49 @@
-"""Balanced assignment of groups to ranks."""
+"""Even loads: groups over ranks, requests over workers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import heapq
+from collections.abc import Iterator, Sequence
+
+
+class Loads:
+    """Loads of workers. Finding the least loaded takes logarithmic time, not one scan per request.
+
+    Args:
+        num_workers: all start with a load of 0.
+    """
+
+    def __init__(self, num_workers: int) -> None:
+        self._loads = [0] * num_workers
+        # Also has earlier loads of workers; `_first` removes them when they come to the top.
+        self._heap = [(0, worker) for worker in range(num_workers)]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._loads)
+
+    def add(self, worker: int, load: int) -> None:
+        """Change the load of a worker; `load` is negative when work is done."""
+        self._loads[worker] += load
+        heapq.heappush(self._heap, (self._loads[worker], worker))
+        if len(self._heap) > 8 * len(self._loads) + 64:
+            self._heap = [(load, worker) for worker, load in enumerate(self._loads)]
+            heapq.heapify(self._heap)
+
+    def least(self, other_than: int | None = None) -> int:
+        """The first of the least loaded; not `other_than`, if there are several workers."""
+        first = self._first()
+        if first[1] != other_than or len(self._loads) == 1:
+            return first[1]
+        while self._heap and self._heap[0][1] == other_than:
+            heapq.heappop(self._heap)
+        second = self._first()
+        heapq.heappush(self._heap, first)
+        return second[1]
+
+    def _first(self) -> tuple[int, int]:
+        while self._heap[0][0] != self._loads[self._heap[0][1]]:
+            heapq.heappop(self._heap)
+        return self._heap[0]
 
 
 def balance(sizes: Sequence[int], num_parts: int) -> list[list[int]]:
@@ -12,9 +53,9 @@ def balance(sizes: Sequence[int], num_parts: int) -> list[list[int]]:
     be empty. Within a part indices rise. The same sizes give the same parts.
     """
     parts: list[list[int]] = [[] for _ in range(num_parts)]
-    loads = [0] * num_parts
+    loads = Loads(num_parts)
     for index in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
-        lightest = min(range(num_parts), key=lambda part: (loads[part], part))
+        lightest = loads.least()
         parts[lightest].append(index)
-        loads[lightest] += sizes[index]
+        loads.add(lightest, sizes[index])
     return [sorted(part) for part in parts]

@@ -95,21 +95,21 @@ class RowLayout:
         return plan
 
 
-def row_layout(decoder: Any, role: RoleConfig, attention: str) -> RowLayout:
+def row_layout(
+    decoder: Any, role: RoleConfig, attention: str, *, trial: Any | None = None
+) -> RowLayout:
     """Choose the layouts of a role: the setting, as far as the role's model supports it.
-
-    The model is tried with a few tokens. It must not be sharded yet, because the weights of a
-    sharded model are not there outside of its engine.
 
     Args:
         decoder: of transformers; if it supports padded rows only, `role.layout` "auto" uses them
-            and logs a warning.
+            and logs a warning. It must not be sharded yet.
         attention: the attention implementation that the decoder was loaded with.
+        trial: a decoder of the same classes to try with a few tokens; None tries `decoder`.
 
     Raises:
         ValueError: `role.layout` is "packed" and the decoder does not support it.
     """
-    obstacle = "" if role.layout == "padded" else _obstacle(decoder, attention)
+    obstacle = "" if role.layout == "padded" else _obstacle(decoder, attention, trial or decoder)
     if obstacle and role.layout == "packed":
         raise ValueError(
             f"layout=packed: {type(decoder).__name__} cannot have several samples in a row: "
@@ -132,7 +132,7 @@ def row_layout(decoder: Any, role: RoleConfig, attention: str) -> RowLayout:
     return RowLayout(setting=role.layout, costs=costs, max_tokens=max_tokens)
 
 
-def _obstacle(decoder: Any, attention: str) -> str:
+def _obstacle(decoder: Any, attention: str, trial: Any) -> str:
     """The reason why a decoder cannot have several samples in a row; empty if it can."""
     if attention not in ("sdpa", "eager"):
         return f"model.attention={attention} takes no mask for every pair of tokens"
@@ -149,7 +149,7 @@ def _obstacle(decoder: Any, attention: str) -> str:
     missing = [name for name in ("position_ids", "attention_mask") if name not in known]
     if missing:
         return f"its forward pass has no {' and no '.join(missing)}"
-    return _difference(decoder)
+    return _difference(trial)
 
 
 @torch.no_grad()

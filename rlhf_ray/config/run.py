@@ -140,8 +140,8 @@ class Config:
     def head_kernel(self) -> str:
         """`model.head_kernel`, with auto replaced by chunked if the run rules out the fused kernel.
 
-        The fused operator runs on GPUs, reads the head's whole weight and normalises over the
-        whole vocabulary.
+        The fused operator runs on GPUs, and normalises over the whole vocabulary. At ZeRO stage 3
+        it has not run on a GPU yet, so that auto does not choose it there.
         """
         trained = [] if self.is_evaluation else [self.training]
         roles = [*trained, *([self.reference] if self.starts_reference else [])]
@@ -191,12 +191,20 @@ class Config:
 
     @property
     def collective_timeout_s(self) -> float:
-        """Longest wait of a collective operation for the other ranks.
+        """Longest wait of a collective operation for the other ranks, once they are started.
 
-        It is a little less than the driver waits, so that the ranks say which operation it was.
+        By default it is a little less than the driver waits, so that the ranks say which operation
+        it was.
         """
         deadlines = self.deadlines
-        longest = [deadlines.update_s, deadlines.start_s]
+        if deadlines.collective_s is not None:
+            return deadlines.collective_s
+        longest = [
+            deadlines.update_s,
+            deadlines.reference_s,
+            deadlines.publish_s,
+            deadlines.checkpoint_s,
+        ]
         if self.is_fit or self.is_evaluation:
             longest.append(deadlines.evaluate_s)
         return 0.9 * max(longest)

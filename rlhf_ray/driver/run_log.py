@@ -24,7 +24,7 @@ class NoRollouts:
 
 
 class RolloutFiles:
-    """Writes every batch in the background, and waits for a file before it starts the next."""
+    """Has every batch written in the background; the builder's thread holds a few that wait."""
 
     def __init__(
         self, builder: BuilderRole, waiter: CallWaiter, output_dir: Path, *, timeout_s: float
@@ -36,16 +36,26 @@ class RolloutFiles:
         self._writing: list[Call] = []
 
     def write(self, step: int, batch: Batch) -> None:
-        self.flush()
+        """Hand over the batch of a step.
+
+        Raises:
+            RunFailed: an earlier file could not be written.
+        """
+        self._wait()
         path = rollout_path(self._output_dir, step)
         self._writing = [self._builder.write_rollouts(path, batch.fresh_groups)]
 
     def flush(self) -> None:
-        """Wait for the last file.
+        """Wait until all files are written.
 
         Raises:
-            RunFailed: the file could not be written.
+            RunFailed: a file could not be written.
         """
+        self._wait()
+        self._writing = [self._builder.finish_rollouts()]
+        self._wait()
+
+    def _wait(self) -> None:
         writing, self._writing = self._writing, []
         self._waiter.results(writing, phase="build", timeout_s=self._timeout_s)
 

@@ -9,7 +9,7 @@ from rlhf_ray.batching.rank_plan import RankPlan
 from rlhf_ray.config.groups.algorithm import AlgorithmConfig, OldLogprobsFrom
 from rlhf_ray.experience.build import ExperienceBatch, build_experience
 from rlhf_ray.experience.reward_shaping import RewardShaping
-from rlhf_ray.observe.rollout_log import write_rollouts
+from rlhf_ray.observe.rollout_writer import RolloutWriter
 from rlhf_ray.records import Coefficients, RolloutGroup, TokenValues
 
 
@@ -39,6 +39,7 @@ class ExperienceBuilder:
         self._old_logprobs_from = old_logprobs_from
         self._seed = seed
         self._shaping = shaping
+        self._writer = RolloutWriter()
 
     def build(
         self,
@@ -72,8 +73,12 @@ class ExperienceBuilder:
         )
 
     def write_rollouts(self, path: Path, groups: Sequence[RolloutGroup]) -> None:
-        """Write every sample of these groups to `path`."""
-        write_rollouts(path, groups)
+        """Begin to write every sample of these groups to `path`; see `RolloutWriter.write`."""
+        self._writer.write(path, groups)
+
+    def finish_rollouts(self) -> None:
+        """Wait until all rollout files are written; see `RolloutWriter.flush`."""
+        self._writer.flush()
 
 
 def _joined(per_rank: Sequence[Sequence[TokenValues]]) -> list[TokenValues] | None:

@@ -15,6 +15,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from rlhf_ray.config.errors import RunFailed
 from rlhf_ray.generation.errors import EngineLost, RequestFailed, T, answer, engine_lost
+from rlhf_ray.generation.prompt_tasks import RunClock
 
 _ARRIVAL_POLL_S = 0.001
 
@@ -42,7 +43,8 @@ class EngineRequests:
 
     Args:
         pause: lock that is held while the engine is paused.
-        timeout_s: time limit of one request from the moment the engine has it.
+        timeout_s: time for which one request may run; see `RunClock`.
+        keeps_cache: running requests keep their key-value cache over an update of the weights.
     """
 
     def __init__(
@@ -52,13 +54,20 @@ class EngineRequests:
         pause: asyncio.Lock,
         engine_index: int,
         timeout_s: float,
+        keeps_cache: bool = False,
     ) -> None:
         self._llm = llm
         self._pause = pause
         self._index = engine_index
         self._timeout_s = timeout_s
+        self.keeps_cache = keeps_cache
+        # Updates of the weights so far.
+        self.num_updates = 0
+        self._clock = RunClock(is_paused=pause.locked, has_begun=self._has_begun)
         # Adapter for requests that start from now on; None without LoRA.
         self.adapter: LoRARequest | None = None
+        # Why no request may start, while the weights are not those of any version.
+        self.refusal: str | None = None
         self._num_requests = 0
         # The held requests, or None while requests are not held.
         self._held: list[Submission] | None = None
@@ -75,7 +84,12 @@ class EngineRequests:
 
         Args:
             may_be_held: hold and count the request while requests are held; False starts it anyway.
+
+        Raises:
+            RunFailed: an update of the weights has failed.
         """
+        if self.refusal is not None:
+            raise RunFailed(self.refusal)
         held = self._held if may_be_held else None
         submission = Submission(
             order=order,
@@ -98,11 +112,12 @@ class EngineRequests:
         """
         if not submission.is_held:
             await self._start(submission)
-        # A held request may wait long for its start; its time limit begins only after that.
+        # A held request may wait long for its start, and a started one for a place in the engine.
+        # Neither is the request's own time.
         collector = await submission.collector
         finished = False
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with self._clock.limit(collector.request_id, self._timeout_s):
                 output = await self._answer(collector.get())
             finished = True
             return output
@@ -124,7 +139,7 @@ class EngineRequests:
                 them after the call of `release`, although they were made before it.
 
         Raises:
-            RunFailed: the requests have not arrived in time.
+            RunFailed: the requests have not arrived in time, or an update of weights has failed.
         """
         deadline = time.monotonic() + self._timeout_s
         while self._held is not None and len(self._held) < num_requests:
@@ -140,10 +155,14 @@ class EngineRequests:
             return
         try:
             async with self._pause:
+                if self.refusal is not None:
+                    # Starting them ends with a resume, which would run on these weights.
+                    raise RunFailed(self.refusal)
                 # The engine is paused while requests are added: all of them join the same step.
                 # The prefix cache is cleared, because entries that others left there, such as an
                 # evaluation, change the numbers in the last bits.
-                await self._answer(self._llm.pause_generation(mode="keep", clear_cache=True))
+                clears = not self.keeps_cache
+                await self._answer(self._llm.pause_generation(mode="keep", clear_cache=clears))
                 for submission in sorted(held, key=lambda submission: submission.order):
                     await self._start(submission)
                 await self._answer(self._llm.resume_generation())
@@ -168,6 +187,7 @@ class EngineRequests:
                     {
                         **TokensPrompt(prompt_token_ids=list(submission.token_ids)),
                         "type": "token",
+                        **self._cache_of_these_weights(),
                     },
                     SamplingParams(
                         **submission.arguments, output_kind=RequestOutputKind.FINAL_ONLY
@@ -179,6 +199,15 @@ class EngineRequests:
             submission.collector.set_exception(error)
         else:
             submission.collector.set_result(collector)
+
+    def _cache_of_these_weights(self) -> dict[str, str]:
+        """A salt that keeps a new request from reusing prefixes of older weights."""
+        return {"cache_salt": str(self.num_updates)} if self.keeps_cache else {}
+
+    def _has_begun(self, request_id: str) -> bool:
+        """Whether vLLM has sampled a token for this request, or is done with it."""
+        state = self._llm.output_processor.request_states.get(request_id)
+        return state is None or not state.is_prefilling
 
     async def _answer(self, call: Coroutine[Any, Any, T]) -> T:
         return await answer(self._llm, self._index, call)

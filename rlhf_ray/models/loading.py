@@ -25,7 +25,7 @@ from rlhf_ray.models.location import check_location, explained, read_chat_templa
 from rlhf_ray.models.quiet import without_progress_bars
 from rlhf_ray.models.saving.generation_settings import mend_generation_settings
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _MAX_NAMES = 5
 
 
@@ -90,40 +90,17 @@ def load_policy(model: ModelConfig, *, dtype: str) -> PreTrainedModel:
     return _load_weights(AutoModelForCausalLM, model, dtype, "a causal language model")
 
 
-def new_policy(model: ModelConfig, *, dtype: str, seed: int) -> PreTrainedModel:
-    """Make a causal language model with random weights, on the CPU.
-
-    The weights depend only on configuration, dtype and seed, so that all ranks have the same ones.
+def empty_policy(model: ModelConfig, *, dtype: str | None = None) -> PreTrainedModel:
+    """Make a causal language model without weights, on the device "meta".
 
     Args:
-        dtype: "float32" or "bfloat16".
+        dtype: "float32" or "bfloat16", for a model that gets its weights later, the same as one of
+            `load_policy`; None for its layers and their names alone.
 
     Raises:
         RequestError: the configuration cannot be read, or is of no such model.
     """
-    config = load_model_config(model)
-    with (
-        explained(model.path, "model.path", "a causal language model"),
-        torch.random.fork_rng(devices=[]),
-    ):
-        torch.manual_seed(seed)
-        made = AutoModelForCausalLM.from_config(
-            config,
-            dtype=_DTYPES[dtype],
-            attn_implementation=model.attention,
-            trust_remote_code=model.trust_remote_code,
-        )
-    mend_generation_settings(made)
-    return made
-
-
-def empty_policy(model: ModelConfig) -> PreTrainedModel:
-    """Make a causal language model without weights, for its layers and their names.
-
-    Raises:
-        RequestError: the configuration cannot be read, or is of no such model.
-    """
-    return _empty(AutoModelForCausalLM, model, "a causal language model")
+    return _empty(AutoModelForCausalLM, model, "a causal language model", dtype=dtype)
 
 
 class ScalarHeadModel(nn.Module):
@@ -154,42 +131,64 @@ def load_scalar_head(model: ModelConfig, *, dtype: str) -> ScalarHeadModel:
             several labels.
     """
     config = load_model_config(model)
-    if is_classifier(config):
-        return _load_classifier(model, config, dtype)
+    if _is_classifier(model, config):
+        what = "a sequence classifier"
+        loaded = _load_weights(AutoModelForSequenceClassification, model, dtype, what)
+        return _split_classifier(model, loaded)
     backbone = _load_weights(AutoModel, model, dtype, "a language model")
     head = nn.Linear(
-        backbone.config.get_text_config().hidden_size, 1, bias=False, dtype=_DTYPES[dtype]
+        backbone.config.get_text_config().hidden_size, 1, bias=False, dtype=DTYPES[dtype]
     )
     nn.init.zeros_(head.weight)
     return ScalarHeadModel(backbone, head)
 
 
-def empty_scalar_head(model: ModelConfig) -> ScalarHeadModel:
-    """Make a backbone with a scalar head without weights, for its layers and their names.
+def empty_scalar_head(model: ModelConfig, *, dtype: str | None = None) -> ScalarHeadModel:
+    """Make a backbone with a scalar head without weights; see `empty_policy`.
 
     Raises:
-        RequestError: the configuration cannot be read, or is of no such model.
+        RequestError: the configuration cannot be read, is of no such model, or is of a classifier
+            with several labels.
     """
-    backbone = _empty(AutoModel, model, "a language model")
-    size = backbone.config.get_text_config().hidden_size
-    return ScalarHeadModel(backbone, nn.Linear(size, 1, bias=False, device="meta"))
-
-
-def _empty(auto_class: Any, model: ModelConfig, what: str) -> PreTrainedModel:
     config = load_model_config(model)
+    if _is_classifier(model, config):
+        what = "a sequence classifier"
+        empty = _empty(AutoModelForSequenceClassification, model, what, dtype=dtype)
+        return _split_classifier(model, empty)
+    backbone = _empty(AutoModel, model, "a language model", dtype=dtype)
+    size = backbone.config.get_text_config().hidden_size
+    head = nn.Linear(size, 1, bias=False, device="meta", dtype=backbone.dtype)
+    return ScalarHeadModel(backbone, head)
+
+
+def _empty(auto_class: Any, model: ModelConfig, what: str, *, dtype: str | None) -> PreTrainedModel:
+    config = load_model_config(model)
+    # A model that only names its layers may be made where its attention kernel is not installed.
+    more = {} if dtype is None else _computing(model, dtype)
     with explained(model.path, "model.path", what), torch.device("meta"):
-        return auto_class.from_config(config, trust_remote_code=model.trust_remote_code)
+        return auto_class.from_config(config, trust_remote_code=model.trust_remote_code, **more)
 
 
-def _load_classifier(model: ModelConfig, config: PreTrainedConfig, dtype: str) -> ScalarHeadModel:
+def _computing(model: ModelConfig, dtype: str) -> dict[str, Any]:
+    """Arguments of transformers for a model that computes."""
+    if dtype not in DTYPES:
+        raise RequestError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}")
+    return {"dtype": DTYPES[dtype], "attn_implementation": model.attention}
+
+
+def _is_classifier(model: ModelConfig, config: PreTrainedConfig) -> bool:
+    """Whether the model is a classifier; one with several labels is refused."""
+    if not is_classifier(config):
+        return False
     if config.num_labels != 1:
         raise RequestError(
             f"{model.path} is a classifier with {config.num_labels} labels; a scalar head has 1. "
             "Name a model with one label, or a language model"
         )
-    classifier = _load_weights(
-        AutoModelForSequenceClassification, model, dtype, "a sequence classifier"
-    )
+    return True
+
+
+def _split_classifier(model: ModelConfig, classifier: PreTrainedModel) -> ScalarHeadModel:
     backbone = classifier.base_model
     assert isinstance(backbone, PreTrainedModel)
     heads = [child for _, child in classifier.named_children() if child is not backbone]
@@ -205,15 +204,13 @@ def _load_classifier(model: ModelConfig, config: PreTrainedConfig, dtype: str) -
 def _load_weights(auto_class: Any, model: ModelConfig, dtype: str, what: str) -> PreTrainedModel:
     """Load, and refuse missing weights, which transformers initialises with only a warning."""
     check_location(model.path, "model.path", needs_config=True)
-    if dtype not in _DTYPES:
-        raise RequestError(f"dtype is {dtype!r}; it must be one of {', '.join(_DTYPES)}")
+    computing = _computing(model, dtype)
     with explained(model.path, "model.path", what), without_progress_bars():
         loaded, info = auto_class.from_pretrained(
             model.path,
-            dtype=_DTYPES[dtype],
-            attn_implementation=model.attention,
             trust_remote_code=model.trust_remote_code,
             output_loading_info=True,
+            **computing,
         )
     missing = sorted(info["missing_keys"])
     if missing:

@@ -32,8 +32,10 @@ def write_rollouts(path: Path, groups: Sequence[RolloutGroup]) -> None:
     """Write the samples to a file, which appears complete or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as file:
-        for row in rollout_rows(groups):
-            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+        # Group by group: the rows of a whole batch may be gigabytes.
+        for group in groups:
+            for row in _group_rows(group):
+                file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _group_rows(group: RolloutGroup) -> list[dict[str, Any]]:

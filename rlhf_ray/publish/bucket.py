@@ -56,7 +56,7 @@ def offsets(dtypes: Iterable[str], shapes: Iterable[tuple[int, ...]]) -> Iterato
     for dtype, shape in zip(dtypes, shapes, strict=True):
         size = math.prod(shape) * torch_dtype(dtype).itemsize
         yield start, size
-        start = _aligned(start + size)
+        start = aligned(start + size)
 
 
 def pack_buckets(
@@ -137,10 +137,10 @@ class _OpenBucket:
 
     def has_room(self, num_bytes: int) -> bool:
         # An empty bucket takes a tensor of any size: a tensor is never split.
-        return not self.names or _aligned(self._used) + num_bytes <= self._capacity
+        return not self.names or aligned(self._used) + num_bytes <= self._capacity
 
     def add(self, name: str, tensor: Tensor) -> None:
-        start = _aligned(self._used)
+        start = aligned(self._used)
         end = start + tensor.nbytes
         if self._buffer is None or end > self._buffer.shape[0]:
             # New memory: no buffer was lent, or the first tensor is larger than a bucket.
@@ -166,5 +166,6 @@ class _OpenBucket:
         )
 
 
-def _aligned(num_bytes: int) -> int:
+def aligned(num_bytes: int) -> int:
+    """The next multiple of `ALIGNMENT_BYTES`."""
     return -(-num_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES

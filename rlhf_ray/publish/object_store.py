@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rlhf_ray.calls import Call, CallWaiter
-from rlhf_ray.publish.base import TransferSettings, WeightReceivers, WeightSource
-
-# Name of this transport's receiver in vLLM; see `generation.weights.receiver`.
-ENGINE_BACKEND = "object_store"
+from rlhf_ray.publish.base import POLICY, TransferSettings, WeightReceivers, WeightSource
 
 
 class ObjectStoreTransport:
@@ -18,26 +15,34 @@ class ObjectStoreTransport:
     copy. The driver holds references only.
     """
 
-    def send(
-        self,
-        source: WeightSource,
-        receivers: WeightReceivers,
-        waiter: CallWaiter,
-        settings: TransferSettings,
-    ) -> None:
+    def __init__(self, waiter: CallWaiter, settings: TransferSettings) -> None:
+        self._waiter = waiter
+        self._settings = settings
+
+    def open(self, source: WeightSource, receivers: WeightReceivers) -> None:
+        """See `WeightTransport.open`. There is nothing to connect."""
+        self._source, self._receivers = source, receivers
+
+    def send(self, version: int, *, what: str = POLICY) -> None:
         """See `WeightTransport.send`. At most two buckets exist at a time."""
-
-        def wait(calls: Sequence[Call]) -> None:
-            waiter.results(calls, phase=settings.phase, timeout_s=settings.timeout_s)
-
-        wait(receivers.begin_update())
-        stream, others = source.weight_buckets(settings.bucket_bytes)
+        settings = self._settings
+        self._wait(self._receivers.begin_update())
+        stream, others = self._source.weight_buckets(settings.bucket_bytes, what=what)
         loading: list[Call] = []
-        for bucket in waiter.stream(stream, phase=settings.phase, timeout_s=settings.timeout_s):
+        buckets = self._waiter.stream(stream, phase=settings.phase, timeout_s=settings.timeout_s)
+        for bucket in buckets:
             # Wait for the bucket before this one only now: while the receivers load it, the
             # source packs the next.
-            wait(loading)
-            loading = receivers.load_bucket(bucket)
+            self._wait(loading)
+            loading = self._receivers.load_bucket(bucket)
         # The source's other ranks only help to gather sharded weights: they are done when the
         # stream is, but a failure of theirs shows up here.
-        wait([*loading, *others])
+        self._wait([*loading, *others])
+        self._wait(self._receivers.finish_update(version))
+
+    def close(self) -> None:
+        """See `WeightTransport.close`. There is nothing to disconnect."""
+
+    def _wait(self, calls: Sequence[Call]) -> None:
+        settings = self._settings
+        self._waiter.results(calls, phase=settings.phase, timeout_s=settings.timeout_s)

@@ -10,6 +10,7 @@ from torch import Tensor
 from rlhf_ray.algorithms.rewards.task_rewards import RewardScale
 from rlhf_ray.config.groups.algorithm import OldLogprobsFrom
 from rlhf_ray.records.checks import check_lengths, check_micro_batches, check_shape, check_support
+from rlhf_ray.records.travel import TravellingRecord
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,7 +31,7 @@ class Coefficients:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Experience:
+class Experience(TravellingRecord):
     """Samples and targets of one optimiser step on one rank.
 
     Attributes:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from rlhf_ray.records.supervised import LabelledTokens
+from rlhf_ray.records.travel import TravellingRecord
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +59,7 @@ def _check_has_answer(sample: LabelledTokens) -> None:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PreferenceSamples:
+class PreferenceSamples(TravellingRecord):
     """Ranked answers of one optimiser step on one rank.
 
     Attributes:

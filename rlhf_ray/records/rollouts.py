@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from rlhf_ray.records.checks import check_count, check_lengths, check_shape, check_support
+from rlhf_ray.records.travel import TravellingRecord
 
 
 class FailureKind(enum.StrEnum):
@@ -76,7 +77,7 @@ class Prompt:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GroupSteps:
+class GroupSteps(TravellingRecord):
     """Steps of the answers of a group, in a run that trains on rewards of steps.
 
     Attributes:
@@ -92,7 +93,7 @@ class GroupSteps:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RolloutGroup:
+class RolloutGroup(TravellingRecord):
     """All samples of one prompt: the unit of work.
 
     Attributes:
@@ -183,7 +184,7 @@ class RolloutGroup:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TokenValues:
+class TokenValues(TravellingRecord):
     """A per-token quantity of one group, computed by a scoring role.
 
     Attributes:

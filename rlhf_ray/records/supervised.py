@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from rlhf_ray.records.travel import TravellingRecord
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LabelledTokens:
+class LabelledTokens(TravellingRecord):
     """One text, or one conversation, as tokens.
 
     Attributes:
@@ -39,7 +41,7 @@ def num_scored_tokens(answer: LabelledTokens) -> int:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SupervisedSamples:
+class SupervisedSamples(TravellingRecord):
     """Texts of one optimiser step on one rank.
 
     Attributes:

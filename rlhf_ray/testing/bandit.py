@@ -37,6 +37,7 @@ from rlhf_ray.driver.updates.token_scores import NoTokenScores, TokenScorers
 from rlhf_ray.driver.updates.trainer import NoCritic, Trainer, TrainerSettings
 from rlhf_ray.experience.builder import ExperienceBuilder
 from rlhf_ray.experience.reward_shaping import NO_SHAPING
+from rlhf_ray.publish.base import TransferSettings, WeightReceivers
 from rlhf_ray.publish.gate import Probe
 from rlhf_ray.publish.object_store import ObjectStoreTransport
 from rlhf_ray.publish.publisher import Publisher, PublishSettings
@@ -78,6 +79,7 @@ def solve(config: Config, *, seed: int) -> float:
         reward_tolerance=algorithm.reward_tolerance,
     )
     builder = _builder(algorithm, config.old_logprobs_from, critic is not None, seed)
+    transport = _opened(policy, engines, waiter)
     loop = Loop(
         pipeline=RolloutPipeline(
             prompts=BanditPrompts(seed),
@@ -100,12 +102,11 @@ def solve(config: Config, *, seed: int) -> float:
         publisher=Publisher(
             source=policy,
             receivers=engines,
-            transport=ObjectStoreTransport(),
+            transport=transport,
+            turns=DedicatedDevices(),
             waiter=waiter,
             probe=_PROBE,
-            settings=PublishSettings(
-                bucket_bytes=1, probe_every=1, probe_tolerance=1e-9, timeout_s=_TIMEOUT_S
-            ),
+            settings=PublishSettings(probe_every=1, probe_tolerance=1e-9, timeout_s=_TIMEOUT_S),
         ),
         reference_updater=_reference_updater(algorithm.reference_every, policy, reference, waiter),
         devices=DedicatedDevices(),
@@ -172,12 +173,20 @@ def _reference_updater(
     return PeriodicReferenceUpdater(
         policy=policy,
         reference=reference,
-        transport=ObjectStoreTransport(),
+        transport=_opened(policy, reference, waiter),
         waiter=waiter,
-        settings=ReferenceUpdateSettings(
-            every_steps=every_steps, bucket_bytes=1, timeout_s=_TIMEOUT_S
-        ),
+        settings=ReferenceUpdateSettings(every_steps=every_steps, timeout_s=_TIMEOUT_S),
     )
+
+
+def _opened(
+    policy: BanditPolicy, receivers: WeightReceivers, waiter: InProcessWaiter
+) -> ObjectStoreTransport:
+    """A transport of one bucket per update, because the fakes hand out the whole table."""
+    settings = TransferSettings(bucket_bytes=1, phase="publish", timeout_s=_TIMEOUT_S)
+    transport = ObjectStoreTransport(waiter, settings)
+    transport.open(policy, receivers)
+    return transport
 
 
 def _no_checkpoints(waiter: InProcessWaiter) -> RunCheckpoints:

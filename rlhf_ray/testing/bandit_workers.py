@@ -16,6 +16,7 @@ from rlhf_ray.calls import Call
 from rlhf_ray.config.groups.algorithm import AlgorithmConfig
 from rlhf_ray.experience.builder import ExperienceBuilder
 from rlhf_ray.objectives.policy import Objective, Predicted, policy_objective, value_objective
+from rlhf_ray.publish.base import POLICY
 from rlhf_ray.records import (
     Coefficients,
     Experience,
@@ -177,7 +178,7 @@ class BanditPolicy(FakeLearner):
     def weight_shapes(self) -> Call:
         return done("learner", 0, signal={"table": tuple(self.table.weights.shape)})
 
-    def weight_buckets(self, bucket_bytes: int) -> tuple[Call, list[Call]]:
+    def weight_buckets(self, bucket_bytes: int, *, what: str = POLICY) -> tuple[Call, list[Call]]:
         return done("learner", 0, signal=[self.table.weights.detach().clone()]), []
 
     def update(

@@ -13,6 +13,7 @@ from typing import Any
 from rlhf_ray.calls import Call
 from rlhf_ray.checkpoint_files.manifest import seal_share
 from rlhf_ray.evaluation.answers import MeasureSettings
+from rlhf_ray.publish.base import POLICY, LearnerPart
 from rlhf_ray.records import Coefficients
 from rlhf_ray.testing.fakes import done
 
@@ -51,13 +52,13 @@ class FakeLearner(_FakeRanks):
     def score_sequences(self, sequences: list[tuple[int, ...]]) -> list[Call]:
         return self._done(signal=[])
 
-    def weight_buckets(self, bucket_bytes: int) -> tuple[Call, list[Call]]:
+    def weight_buckets(self, bucket_bytes: int, *, what: str = POLICY) -> tuple[Call, list[Call]]:
         return done(self.role, 0, signal=[]), []
 
     def weight_shapes(self) -> Call:
         return done(self.role, 0, signal={})
 
-    def offload_states(self) -> list[Call]:
+    def offload_states(self, part: LearnerPart) -> list[Call]:
         return self._done()
 
     def reload_states(self) -> list[Call]:
@@ -87,7 +88,7 @@ class FakeReference(_FakeRanks):
     def load_bucket(self, bucket: Any) -> list[Call]:
         return self._done()
 
-    def finish_update(self) -> list[Call]:
+    def finish_update(self, version: int) -> list[Call]:
         return self._done()
 
 
@@ -112,6 +113,9 @@ class FakeBuilder:
         return done("builder", 0, signal=[])
 
     def write_rollouts(self, path: Path, groups: Sequence[Any]) -> Call:
+        return done("builder", 0)
+
+    def finish_rollouts(self) -> Call:
         return done("builder", 0)
 
 

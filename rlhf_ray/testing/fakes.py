@@ -1,13 +1,13 @@
 """Prompts, engines, rewards and a waiter that live in this process: the driver without Ray.
 
 They implement the protocols of `driver.roles` and `calls`; `fake_roles.py` has the other roles.
-Calls are done at once, in an order that a test may choose, and payloads are the objects
-themselves.
+Calls are done at once, in an order that a test may choose; payloads are the objects themselves.
 """
 
 from __future__ import annotations
 
 import random
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from rlhf_ray.calls import Call, MemberName
+from rlhf_ray.publish.base import EnginePart
 from rlhf_ray.records import (
     FailureKind,
     GroupSteps,
@@ -48,11 +49,37 @@ class InProcessWaiter:
         self.phases.append(phase)
         return [call.signal for call in calls]
 
-    def some_done(self, calls: Sequence[Call], *, phase: str, timeout_s: float) -> list[Call]:
-        return [self._random.choice(calls)] if self._random else [calls[0]]
+    def pending(self) -> InProcessPending:
+        return InProcessPending(self.choose)
+
+    def choose(self, calls: Sequence[Call]) -> Call:
+        """The call that is handed out next."""
+        return self._random.choice(calls) if self._random else calls[0]
 
     def stream(self, call: Call, *, phase: str, timeout_s: float) -> Iterator[Any]:
         yield from call.signal
+
+
+class InProcessPending:
+    """A `PendingCalls` that hands out one call at a time: what `choose` picks, else the first."""
+
+    def __init__(self, choose: Callable[[Sequence[Call]], Call] | None = None) -> None:
+        self._choose = choose
+        self._calls: OrderedDict[Call, None] = OrderedDict()
+
+    def add(self, call: Call) -> None:
+        self._calls[call] = None
+
+    def discard(self, call: Call) -> None:
+        self._calls.pop(call, None)
+
+    def take_done(self, *, phase: str, timeout_s: float) -> list[tuple[Call, Any]]:
+        if self._choose is None:
+            call, _ = self._calls.popitem(last=False)
+        else:
+            call = self._choose(list(self._calls))
+            del self._calls[call]
+        return [(call, call.signal)]
 
 
 def done(role: str, rank: int, signal: Any = None, payload: Any = None) -> Call:
@@ -132,11 +159,15 @@ class FakeGenerators:
         self.released.append(list(num_requests))
         return self._event("release")
 
+    def statistics(self) -> list[Call]:
+        """No statistics: these engines have no scheduler."""
+        return []
+
     def sleep(self) -> list[Call]:
         return self._event("sleep")
 
-    def wake_up(self) -> list[Call]:
-        return self._event("wake_up")
+    def wake_up(self, part: EnginePart) -> list[Call]:
+        return self._event(f"wake_up {part.value}")
 
     def begin_update(self) -> list[Call]:
         return self._event("begin_update")

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LlamaForSequenceClassification
+from transformers import LlamaForSequenceClassification, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from rlhf_ray.models.reward_normalization import RewardNormalization, write_normalization
 from rlhf_ray.models.tiny.llama import TinySizes, new_tiny_llama, save_folder
-from rlhf_ray.models.tiny.tokenizer import ASSISTANT, EOS, token_id, train_tokenizer
+from rlhf_ray.models.tiny.tokenizer import ASSISTANT, EOS, PAD, token_id, train_tokenizer
 
 TINY = TinySizes(hidden=64, intermediate=128, num_layers=2)
 
@@ -46,6 +46,42 @@ def tiny_random(
     """
     tokenizer = train_tokenizer(_TEXTS, vocab_size=vocab_size)
     model = new_tiny_llama(tokenizer, seed=seed, sizes=sizes, tied=tied)
+    save_folder(folder, model, tokenizer)
+    return folder
+
+
+def tiny_mixture(folder: Path, *, seed: int = 0, num_experts: int = 4) -> Path:
+    """Write an untrained mixture of experts (Qwen3-MoE) with the tokenizer of `tiny_random`.
+
+    Args:
+        num_experts: experts per layer, of which each token takes two.
+
+    Returns:
+        `folder`.
+    """
+    tokenizer = train_tokenizer(_TEXTS, vocab_size=320)
+    config = Qwen3MoeConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=TINY.hidden,
+        intermediate_size=TINY.intermediate,
+        # vLLM's kernel for experts on a CPU wants multiples of 32.
+        moe_intermediate_size=64,
+        num_hidden_layers=TINY.num_layers,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        num_experts=num_experts,
+        num_experts_per_tok=2,
+        # Five times the usual: at this size the experts would hardly change a log-probability.
+        initializer_range=0.1,
+        tie_word_embeddings=False,
+        max_position_embeddings=TINY.max_positions,
+        bos_token_id=None,
+        eos_token_id=token_id(tokenizer, EOS),
+        pad_token_id=token_id(tokenizer, PAD),
+    )
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        model = Qwen3MoeForCausalLM(config).float()
     save_folder(folder, model, tokenizer)
     return folder
 

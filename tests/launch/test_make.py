@@ -14,6 +14,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 MAKEFILE = (REPOSITORY / "Makefile").read_text()
 BUDGET = "RLHF_RAY_CI_BUDGET_S"
 TARGETS = re.findall(r"^([a-z][a-z0-9-]*):.*## ", MAKEFILE, re.MULTILINE)
+EVERYTHING_FAST = ["lint", "audit", "test", "test-cluster"]
 # Writes down its arguments; fails, prints and takes as long as it is told for a target.
 FAKE_MAKE = """\
 #!/usr/bin/env python3
@@ -55,10 +56,11 @@ def test_the_targets_that_people_rely_on():
 
 
 def test_no_test_is_left_out():
-    """Fast and slow tests together are all that need no GPU."""
+    """Fast and slow tests, and those on several hosts, together are all that need no GPU."""
     fast, slow = dry_run("test")[-1], dry_run("test-slow")[-1]
-    assert '-m "not slow and not gpu"' in fast
-    assert '-m "slow and not gpu"' in slow
+    assert '-m "not slow and not gpu and not cluster"' in fast
+    assert '-m "slow and not gpu and not cluster"' in slow
+    assert " -m cluster " in dry_run("test-cluster")[-1]
 
 
 def test_quick_is_a_part_of_test():
@@ -105,19 +107,21 @@ def ci(tmp_path) -> Ci:
 def test_ci_runs_lint_tests_and_slow_tests_in_what_is_left(ci):
     done = ci()
     assert done.returncode == 0, done.stderr
-    assert [call[0] for call in ci.calls] == ["lint", "audit", "test", "test-slow"]
-    wanted, _, left_s = ci.calls[3][1].partition(" --session-timeout=")
-    assert wanted == "ARGS=-m 'slow and not gpu and not nightly'"
+    assert [call[0] for call in ci.calls] == [*EVERYTHING_FAST, "test-slow"]
+    assert ci.calls[3][1] == "ARGS=-m 'cluster and not nightly'"
+    wanted, _, left_s = ci.calls[4][1].partition(" --session-timeout=")
+    assert wanted == "ARGS=-m 'slow and not gpu and not cluster and not nightly'"
     assert 4400 < int(left_s) <= 4500
     # The last lines are pytest's own, for whoever reads the end of a log only.
-    assert [line.split()[-2] for line in done.stdout.splitlines()[-2:]] == ["test", "test-slow"]
+    shown = [line.split()[-2] for line in done.stdout.splitlines()[-3:]]
+    assert shown == ["test", "test-cluster", "test-slow"]
 
 
-@pytest.mark.parametrize("target", ["lint", "audit", "test"])
+@pytest.mark.parametrize("target", EVERYTHING_FAST)
 def test_ci_runs_everything_fast_and_fails_if_one_part_does(ci, target):
     done = ci(FAKE_MAKE_FAILS=target)
     assert done.returncode == 1
-    assert [call[0] for call in ci.calls] == ["lint", "audit", "test"]
+    assert [call[0] for call in ci.calls] == EVERYTHING_FAST
     assert "test-slow  not run: an earlier step failed" in done.stdout
 
 
@@ -126,7 +130,7 @@ def test_ci_fails_where_slow_tests_fail(ci):
 
 
 def test_ci_fails_where_no_time_is_left_for_slow_tests(ci):
-    done = ci(**{BUDGET: "61"}, FAKE_MAKE_S="1.1")
+    done = ci(**{BUDGET: "61"}, FAKE_MAKE_S="0.6")
     assert done.returncode == 1
-    assert [call[0] for call in ci.calls] == ["lint", "audit", "test"]
+    assert [call[0] for call in ci.calls] == EVERYTHING_FAST
     assert "test-slow  not run" in done.stdout

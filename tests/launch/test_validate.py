@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import shutil
 
 import jsonschema
@@ -11,6 +12,7 @@ import yaml
 
 from tests.launch.load_script import LAUNCH, load_script
 
+FILES = ("cluster.yaml", "hosts.yaml", "rayjob.yaml")
 # What the script's `main` turns into a line on the screen.
 REFUSALS = (jsonschema.ValidationError, ValueError, RuntimeError)
 
@@ -51,10 +53,7 @@ def without(tree, *keys):
 
 def test_the_files_are_valid(script, capsys):
     assert script.main() == 0
-    assert capsys.readouterr().out.splitlines() == [
-        "launch/cluster.yaml: valid",
-        "launch/rayjob.yaml: valid",
-    ]
+    assert capsys.readouterr().out.splitlines() == [f"launch/{name}: valid" for name in FILES]
 
 
 @pytest.mark.parametrize(
@@ -103,12 +102,98 @@ def test_a_broken_job_is_refused(script, job, value, keys, words):
         script.validate_rayjob(changed(job, value, *keys))
 
 
+# As KubeRay publishes one, cut down to a few fields.
+DEFINITION = """
+spec:
+  group: ray.io
+  versions:
+    - name: v1
+      schema:
+        openAPIV3Schema:
+          type: object
+          properties:
+            apiVersion: {type: string}
+            kind: {type: string}
+            metadata: {type: object}
+            spec:
+              type: object
+              properties:
+                entrypoint: {type: string}
+                backoffLimit: {type: integer}
+                labels: {type: object, additionalProperties: {type: string}}
+                port: {x-kubernetes-int-or-string: true}
+                anything: {type: object, x-kubernetes-preserve-unknown-fields: true, properties: {}}
+"""
+SMALL_JOB = {
+    "apiVersion": "ray.io/v1",
+    "kind": "RayJob",
+    "metadata": {"name": "a"},
+    "spec": {"port": "http", "anything": {"more": 1}, "labels": {"a": "b"}, "backoffLimit": 1},
+}
+
+
+@pytest.fixture
+def definition():
+    return yaml.safe_load(DEFINITION)
+
+
+@pytest.fixture
+def small_excerpt(script, tmp_path, monkeypatch):
+    """An excerpt in the place of ours; returns a function that writes it."""
+    (tmp_path / "schema").mkdir()
+    monkeypatch.setattr(script, "LAUNCH_DIR", tmp_path)
+
+    def write(spec):
+        excerpt = {"properties": {"spec": {"$ref": "#/$defs/spec"}}, "$defs": {"spec": spec}}
+        (tmp_path / "schema" / "rayjob.json").write_text(json.dumps(excerpt))
+
+    write({"properties": {"backoffLimit": {"type": "integer"}}})
+    return write
+
+
+def test_a_job_by_the_definition(script, definition, small_excerpt):
+    script.validate_by_definition(SMALL_JOB, definition)
+
+
+@pytest.mark.parametrize(
+    ("value", "keys", "words"),
+    [
+        (60, ("spec", "preRunningDeadlineSeconds"), "preRunningDeadlineSeconds"),
+        ("one", ("spec", "backoffLimit"), "'one' is not of type 'integer'"),
+        (1, ("spec", "labels", "a"), "1 is not of type 'string'"),
+        (1.5, ("spec", "port"), "1.5 is not of type"),
+        ("ray.io/v2", ("apiVersion",), "ray.io/v2 is not in the definition"),
+    ],
+)
+def test_a_job_against_the_definition_is_refused(
+    script, definition, small_excerpt, value, keys, words
+):
+    with pytest.raises(REFUSALS, match=words):
+        script.validate_by_definition(changed(SMALL_JOB, value, *keys), definition)
+
+
+def test_an_excerpt_that_allows_more_is_refused(script, definition, small_excerpt):
+    small_excerpt({"properties": {"backoff": {"type": "integer"}}})
+    with pytest.raises(ValueError, match=r"allows what it does not: spec\.backoff$"):
+        script.validate_by_definition(SMALL_JOB, definition)
+
+
+def test_the_definition_may_be_given_on_the_command_line(script, definition, tmp_path, capsys):
+    file = tmp_path / "crd.yaml"
+    file.write_text(DEFINITION)
+    assert script.main(["--crd", str(file)]) == 1
+    shown = capsys.readouterr()
+    assert shown.out.splitlines() == [f"launch/{name}: valid" for name in FILES]
+    assert shown.err.startswith(f"launch/rayjob.yaml by {file}: Additional properties")
+
+
 def test_a_broken_file_ends_with_status_1_and_its_name(script, job, tmp_path, monkeypatch, capsys):
     shutil.copytree(LAUNCH / "schema", tmp_path / "schema")
-    shutil.copy(LAUNCH / "cluster.yaml", tmp_path)
+    for name in FILES[:2]:
+        shutil.copy(LAUNCH / name, tmp_path)
     (tmp_path / "rayjob.yaml").write_text(yaml.safe_dump(without(job, "spec", "rayClusterSpec")))
     monkeypatch.setattr(script, "LAUNCH_DIR", tmp_path)
     assert script.main() == 1
     shown = capsys.readouterr()
-    assert shown.out == "launch/cluster.yaml: valid\n"
+    assert shown.out == "launch/cluster.yaml: valid\nlaunch/hosts.yaml: valid\n"
     assert shown.err == "launch/rayjob.yaml: 'rayClusterSpec' is a required property\n"

@@ -25,7 +25,8 @@ from rlhf_ray.driver.updates.reference_update import (
     ReferenceUpdateSettings,
 )
 from rlhf_ray.models.tiny.llama import TinySizes
-from rlhf_ray.publish.transports import weight_transport
+from rlhf_ray.publish.base import POLICY, TransferSettings
+from rlhf_ray.publish.object_store import ObjectStoreTransport
 from rlhf_ray.testing.fakes import make_group, make_prompt
 from rlhf_ray.testing.tiny import tiny_random
 
@@ -62,7 +63,7 @@ class Roles:
 
     def _start(self, ranks: list[Member]) -> None:
         address = ray.get(ranks[0].handle.reserve_address.remote(), timeout=60)
-        refs = [m.handle.start.remote(m.name.rank, len(ranks), address) for m in ranks]
+        refs = [m.handle.start.remote(m.name.rank, len(ranks), address, 120.0) for m in ranks]
         calls = [
             Call(member=m.name, signal=ref, payload=None)
             for m, ref in zip(ranks, refs, strict=True)
@@ -70,14 +71,20 @@ class Roles:
         self.supervisor.results(calls, phase="start", timeout_s=120)
 
     def reference_updater(self, **settings: Any) -> PeriodicReferenceUpdater:
-        defaults = {"every_steps": 2, "bucket_bytes": 4096, "timeout_s": 60.0}
+        defaults = {"every_steps": 2, "timeout_s": 60.0}
         return PeriodicReferenceUpdater(
             policy=self.learner,
             reference=self.reference,
-            transport=weight_transport("object_store"),
+            transport=self.transport(self.learner),
             waiter=self.supervisor,
             settings=ReferenceUpdateSettings(**(defaults | settings)),
         )
+
+    def transport(self, learner: LearnerGroup) -> ObjectStoreTransport:
+        settings = TransferSettings(bucket_bytes=4096, phase="refresh", timeout_s=60.0)
+        transport = ObjectStoreTransport(self.supervisor, settings)
+        transport.open(learner, self.reference)
+        return transport
 
     def scores(self, role: LearnerGroup | ReferenceGroup) -> list[float]:
         groups = [make_group(make_prompt(i), (0, 1), version=0) for i in range(2)]
@@ -145,17 +152,20 @@ def test_a_weight_that_is_missing_is_reported_with_role_phase_and_step(roles: Ro
     class Forgetful(LearnerGroup):
         """Gives away no weights at all."""
 
-        def weight_buckets(self, bucket_bytes: int) -> tuple[Call, list[Call]]:
-            call, others = super().weight_buckets(bucket_bytes)
+        def weight_buckets(
+            self, bucket_bytes: int, *, what: str = POLICY
+        ) -> tuple[Call, list[Call]]:
+            call, others = super().weight_buckets(bucket_bytes, what=what)
             return Call(member=call.member, signal=_nothing(), payload=None), others
 
     roles.supervisor.begin_step(4)
+    forgetful = Forgetful(roles.learner._members)
     reference_updater = PeriodicReferenceUpdater(
-        policy=Forgetful(roles.learner._members),
+        policy=forgetful,
         reference=roles.reference,
-        transport=weight_transport("object_store"),
+        transport=roles.transport(forgetful),
         waiter=roles.supervisor,
-        settings=ReferenceUpdateSettings(every_steps=1, bucket_bytes=4096, timeout_s=60.0),
+        settings=ReferenceUpdateSettings(every_steps=1, timeout_s=60.0),
     )
     with pytest.raises(RunFailed) as caught:
         reference_updater.update_if_due(4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 
 import pytest
@@ -9,7 +10,10 @@ import ray
 
 from rlhf_ray.cluster.resource_plan import ResourcePlan, RolePlan
 from rlhf_ray.cluster.runtime.session import reserved
-from rlhf_ray.config.errors import RequestError
+from rlhf_ray.cluster.runtime.worker_environment import worker_environment
+from rlhf_ray.config.errors import RequestError, RunFailed
+from rlhf_ray.config.groups.runtime import PlacementConfig
+from tests.ray.troupe import Troupe
 
 pytestmark = pytest.mark.usefixtures("no_troupe")
 
@@ -48,3 +52,39 @@ def test_an_autoscaler_gets_its_time_and_no_more():
     ):
         pass
     assert 3 <= time.monotonic() - started < 15
+
+
+def test_workers_get_the_variables_and_the_address_of_the_interface(monkeypatch):
+    monkeypatch.setenv("A_TOKEN", "secret")
+    placement = PlacementConfig(
+        network_interface="lo", env={"NCCL_IB_TIMEOUT": "22"}, env_from_driver=["A_TOKEN"]
+    )
+    troupe = Troupe(worker_environment(placement))
+    try:
+        expected = {
+            "NCCL_IB_TIMEOUT": "22",
+            "A_TOKEN": "secret",
+            "NCCL_SOCKET_IFNAME": "=lo",
+            "GLOO_SOCKET_IFNAME": "lo",
+        }
+        for member in troupe.members:
+            found = member.handle.variables.remote([*expected, "PATH"])
+            found = ray.get(found, timeout=60)
+            assert found.pop("PATH"), "those of the node are still there"
+            assert found == expected
+        first = troupe.members[0].handle
+        host, port = ray.get(first.reserve_address.remote(), timeout=60)
+        assert host == "127.0.0.1"
+        # It holds the port: another process cannot come in between.
+        with pytest.raises(OSError, match="in use"), socket.create_server((host, port)):
+            pass
+    finally:
+        troupe.close()
+
+
+def test_a_node_without_the_interface_is_found_before_anything_is_loaded():
+    environment = worker_environment(PlacementConfig(network_interface="nosuch0"))
+    with pytest.raises(
+        RunFailed, match=r"puppet_\d failed .*placement\.network_interface=nosuch0: .* it has .*lo"
+    ):
+        Troupe(environment)

@@ -93,4 +93,5 @@ def test_steps_travel_to_the_builder(actors, tmp_path):
 
     path = rollout_path(tmp_path, 1)
     ray.get(builder.write_rollouts.remote(path, group), timeout=TIMEOUT_S)
+    ray.get(builder.finish_rollouts.remote(), timeout=TIMEOUT_S)
     assert '"steps": [[0.0, 1, 1], [1.0, 1, 1]]' in path.read_text()

@@ -101,11 +101,26 @@ def test_a_streamed_buffer_may_be_used_again(shared_troupe):
     assert [set(array.tolist()) for array in arrays] == [{0}, {1}, {2}, {3}, {4}]
 
 
-def test_some_done_gives_what_is_there(troupe):
+def test_finished_calls_are_taken_out_once(troupe):
     first, second = handles(troupe)
-    calls = [troupe.call(0, first.answer.remote(1, 20)), troupe.call(1, second.answer.remote(2))]
-    done = troupe.supervisor.some_done(calls, phase="generate", timeout_s=10)
-    assert done == [calls[1]]
+    slow, fast = (
+        troupe.call(0, first.answer.remote(1, 20)),
+        troupe.call(1, second.answer.remote(2)),
+    )
+    pending = troupe.supervisor.pending()
+    for call in (slow, fast):
+        pending.add(call)
+    assert pending.take_done(phase="generate", timeout_s=10) == [(fast, 2)]
+    discarded = troupe.call(1, second.fail.remote())
+    pending.add(discarded)
+    pending.discard(discarded)
+    last = troupe.call(1, second.answer.remote(3))
+    pending.add(last)
+    # The failure comes first, and is nobody's: it was discarded.
+    assert pending.take_done(phase="generate", timeout_s=10) == [(last, 3)]
+    pending.add(troupe.call(1, second.fail.remote()))
+    with pytest.raises(RunFailed, match=r"^puppet_1 failed \(phase generate, step 7\)"):
+        pending.take_done(phase="generate", timeout_s=10)
 
 
 def test_a_death_is_told_from_the_failure_that_it_causes(troupe):
@@ -160,8 +175,10 @@ def test_a_late_part_of_a_batch_names_the_deadline_and_the_wait(troupe):
     for member in troupe.members:
         supervisor.add(member)
     late = troupe.call(1, second.answer.remote(1, 60))
+    pending = supervisor.pending()
+    pending.add(late)
     with pytest.raises(RunFailed) as caught:
-        supervisor.some_done([late], phase="generate", timeout_s=2.0096)
+        pending.take_done(phase="generate", timeout_s=2.0096)
     assert str(caught.value).startswith(
         "puppet_1 did not answer in 2.01 s (phase generate, step 0): the deadline is "
         "deadlines.generate_s=30, of which 28 s had passed before\n"

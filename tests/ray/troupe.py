@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
@@ -19,11 +21,13 @@ NUM_PUPPETS = 2
 class Troupe:
     """Two of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         self.group = placement_group([{"CPU": 0.2}] * NUM_PUPPETS)
         ray.get(self.group.ready(), timeout=60)
         self.supervisor = Supervisor()
-        self.launcher = Launcher(self.group, self.supervisor, timeout_s=60, stop_s=5)
+        self.launcher = Launcher(
+            self.group, self.supervisor, timeout_s=60, stop_s=5, environment=environment
+        )
         plan = RolePlan(
             role="puppet",
             num_actors=NUM_PUPPETS,

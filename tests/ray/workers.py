@@ -26,6 +26,9 @@ class Puppet(ActorProcess):
         time.sleep(after_s)
         return value
 
+    def variables(self, names: list[str]) -> dict[str, str | None]:
+        return {name: os.environ.get(name) for name in names}
+
     def two(self, value: Any) -> tuple[Any, Any]:
         return value, [value] * 3
 

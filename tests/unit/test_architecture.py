@@ -43,7 +43,12 @@ MAX_LOOP_LINES = 120
 # Where each heavy library may be imported: folders and files below rlhf_ray/.
 HOMES = {
     "vllm": ("generation/",),
-    "deepspeed": ("training/engine/deepspeed_engine.py", "training/engine/deepspeed_files.py"),
+    "deepspeed": (
+        "training/engine/deepspeed_engine.py",
+        "training/engine/deepspeed_files.py",
+        "training/engine/process.py",
+        "training/engine/sharding.py",
+    ),
     "peft": ("training/weights/lora.py", "training/weights/lora_folder.py", "models/merged.py"),
     "ray": ("cluster/", "observe/"),
 }

@@ -16,6 +16,7 @@ Files of roles import neither Ray nor torch at their top: `stage=plan` reads the
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,17 +25,20 @@ from typing import TYPE_CHECKING, Any
 from rlhf_ray.batching.balance import balance
 from rlhf_ray.calls import Call, CallWaiter
 from rlhf_ray.checkpoint_files.manifest import FileSeal, seal_share
-from rlhf_ray.cluster.resource_plan import Resources
+from rlhf_ray.cluster.resource_plan import ResourcePlan, Resources
 from rlhf_ray.cluster.runtime.process import ActorProcess
 from rlhf_ray.disk_space import full_disk_said
 
 if TYPE_CHECKING:
     from rlhf_ray.cluster.runtime.supervisor import Member
     from rlhf_ray.config.groups.training import RoleConfig
+    from rlhf_ray.publish.base import LearnerPart
     from rlhf_ray.records import RolloutGroup
 
 # Host and port at which rank 0 of a role listens.
 Address = tuple[str, int]
+# Ranks give up a little before the driver, so that they say what they waited for.
+_START_SHARE = 0.9
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,11 +48,13 @@ class Starting:
     Attributes:
         by_role: all actors, by role, in the order of their ranks.
         timeout_s: of a wait within a start.
+        plan: where all actors are.
     """
 
     by_role: Mapping[str, Sequence[Member]]
     waiter: CallWaiter
     timeout_s: float
+    plan: ResourcePlan
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,12 +64,14 @@ class Role:
     Attributes:
         settings: from a rank to the settings that its actor is created with.
         start: begins to start the actors; the caller waits for the calls of all roles together.
+        starts_after: a role that must have started before; None starts with the others.
     """
 
     resources: Resources
     actor_class: type
     settings: Callable[[int], object]
     start: Callable[[Sequence[Member], Starting], list[Call]]
+    starts_after: str | None = None
 
     @property
     def name(self) -> str:
@@ -93,9 +101,41 @@ def start_ranks(members: Sequence[Member], starting: Starting) -> list[Call]:
     first = call_of(members[0], members[0].handle.reserve_address.remote())
     (address,) = starting.waiter.results([first], phase="start", timeout_s=starting.timeout_s)
     return [
-        call_of(member, member.handle.start.remote(rank, len(members), address))
+        call_of(
+            member,
+            member.handle.start.remote(rank, len(members), address, starting.timeout_s),
+        )
         for rank, member in enumerate(members)
     ]
+
+
+def start_in_order(
+    roles: Sequence[Role],
+    by_role: Mapping[str, Sequence[Member]],
+    waiter: CallWaiter,
+    *,
+    plan: ResourcePlan,
+    timeout_s: float,
+) -> None:
+    """Start all roles within one deadline: at the same time, except those that follow another.
+
+    Of two roles on one GPU the first must have measured its memory before the second takes any.
+
+    Raises:
+        RunFailed: a role did not start, or not in time.
+    """
+    deadline = time.monotonic() + timeout_s
+    started: set[str] = set()
+    left = list(roles)
+    while left:
+        turn = [role for role in left if role.starts_after is None or role.starts_after in started]
+        assert turn, f"{[role.name for role in left]} wait for roles that are not of this run"
+        seconds = max(0.0, deadline - time.monotonic())
+        starting = Starting(by_role=by_role, waiter=waiter, timeout_s=seconds, plan=plan)
+        calls = [call for role in turn for call in role.start(by_role[role.name], starting)]
+        waiter.results(calls, phase="start", timeout_s=seconds)
+        started.update(role.name for role in turn)
+        left = [role for role in left if role not in turn]
 
 
 def call_of(member: Member, refs: Any) -> Call:
@@ -104,13 +144,26 @@ def call_of(member: Member, refs: Any) -> Call:
     return Call(member=member.name, signal=signal, payload=payload)
 
 
-class RankActor(ActorProcess):
-    """One rank of a DeepSpeed role; subclasses make `_worker`."""
+class MeetingActor(ActorProcess):
+    """An actor whose `_worker` starts as one of several ranks."""
 
     _worker: Any
 
-    def start(self, rank: int, world_size: int, address: Address) -> None:
-        self._worker.start(rank, world_size, *address)
+    def start(self, rank: int, world_size: int, address: Address, timeout_s: float) -> None:
+        """Meet the other ranks and load the model.
+
+        Args:
+            timeout_s: of the start. Ranks load models at different speeds, so its collective
+                operations may take longer than later ones.
+        """
+        from rlhf_ray.training.engine.meeting import Meeting
+
+        meeting = Meeting(listener=self.take_listener(), timeout_s=_START_SHARE * timeout_s)
+        self._worker.start(rank, world_size, *address, meeting=meeting)
+
+
+class RankActor(MeetingActor):
+    """One rank of a DeepSpeed role; subclasses make `_worker`."""
 
     def score(self, *groups: RolloutGroup) -> tuple[None, Any]:
         return None, self._worker.score(groups)
@@ -138,8 +191,8 @@ class CheckpointedActor(RankActor):
 class TrainedActor(CheckpointedActor):
     """One rank of a role with an optimizer."""
 
-    def offload_states(self) -> None:
-        self._worker.offload_states()
+    def offload_states(self, part: LearnerPart) -> None:
+        self._worker.offload_states(part)
 
     def reload_states(self) -> None:
         self._worker.reload_states()
@@ -150,6 +203,11 @@ class RankGroup:
 
     def __init__(self, members: Sequence[Member]) -> None:
         self._members = tuple(members)
+
+    @property
+    def nodes(self) -> frozenset[str]:
+        """Ids of the nodes with a rank."""
+        return frozenset(member.info.node_id for member in self._members)
 
     def score(self, groups: Sequence[Any], num_tokens: Sequence[int]) -> list[Call]:
         """Score groups, scattered over the ranks.
@@ -195,8 +253,9 @@ class CheckpointedGroup(RankGroup):
 class TrainedGroup(CheckpointedGroup):
     """All ranks of a role with an optimizer."""
 
-    def offload_states(self) -> list[Call]:
-        return [call_of(m, m.handle.offload_states.remote()) for m in self._members]
+    def offload_states(self, part: LearnerPart) -> list[Call]:
+        """Move a part to host memory; `WEIGHTS` after `STATES`."""
+        return [call_of(m, m.handle.offload_states.remote(part)) for m in self._members]
 
     def reload_states(self) -> list[Call]:
         return [call_of(m, m.handle.reload_states.remote()) for m in self._members]

@@ -96,6 +96,9 @@ class BuilderActor(ActorProcess):
     def write_rollouts(self, path: Path, *groups: RolloutGroup) -> None:
         self._worker.write_rollouts(path, groups)
 
+    def finish_rollouts(self) -> None:
+        self._worker.finish_rollouts()
+
     def measure(self, settings: Any, num_groups: int, *parts: Any) -> Sequence[Any]:
         """See `evaluation.answers.measure_answers`.
 
@@ -154,4 +157,12 @@ class BuilderGroup:
         return call_of(self._member, method.remote(settings, len(groups), *groups, *reference))
 
     def write_rollouts(self, path: Path, groups: Sequence[Any]) -> Call:
+        """Begin to write a file, in a thread; a failure shows in the next call of this or the next.
+
+        The call waits for the groups, and for earlier files only when several of them wait.
+        """
         return call_of(self._member, self._member.handle.write_rollouts.remote(path, *groups))
+
+    def finish_rollouts(self) -> Call:
+        """Wait until all files are written."""
+        return call_of(self._member, self._member.handle.finish_rollouts.remote())

@@ -99,7 +99,14 @@ class RewardModelTrainerActor(OfflineActor):
         )
 
 
-class PreferenceTrainerActor(OfflineActor):
+class ComparedActor(OfflineActor):
+    """One rank of a policy with a loss relative to the model that it starts from."""
+
+    def score_answers(self, samples: Any) -> list[float]:
+        return self._worker.score_answers(samples)
+
+
+class PreferenceTrainerActor(ComparedActor):
     """One rank of a policy that learns from rankings."""
 
     def __init__(self, settings: OfflineSettings) -> None:
@@ -108,11 +115,8 @@ class PreferenceTrainerActor(OfflineActor):
 
         self._worker = PreferenceTrainer(preference=settings.preference, **_shared(settings))
 
-    def score_answers(self, samples: Any) -> list[float]:
-        return self._worker.score_answers(samples)
 
-
-class FeedbackTrainerActor(OfflineActor):
+class FeedbackTrainerActor(ComparedActor):
     """One rank of a policy that learns from feedback."""
 
     def __init__(self, settings: OfflineSettings) -> None:

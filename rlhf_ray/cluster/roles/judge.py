@@ -23,7 +23,6 @@ from rlhf_ray.cluster.roles.rewards import (
     ScoringKind,
 )
 from rlhf_ray.config.errors import RequestError
-from rlhf_ray.publish.object_store import ENGINE_BACKEND
 
 if TYPE_CHECKING:
     from rlhf_ray.config.groups.generation import GenerationConfig
@@ -84,8 +83,6 @@ def _engines(context: ScoringContext, source: ModelConfig) -> Role:
         max_sequence_tokens=judge.max_sequence_tokens,
         greedy_from=0,
         request_timeout_s=judge.timeout_s,
-        # Never used: the weights of a judge do not change.
-        weight_backend=ENGINE_BACKEND,
     )
     # Engines on one CPU node take their places by index: the judge's come after the run's.
     return engines_role(_ENGINES, settings, first_index=context.generation.num_engines)
@@ -98,6 +95,8 @@ def _engine_config(judge: JudgeConfig, generation: GenerationConfig) -> Generati
         generation,
         **judge.engine_values(),
         max_num_batched_tokens=max(generation.max_num_batched_tokens, longest, judge.max_num_seqs),
+        pipeline_parallel_size=1,
+        data_parallel_size=1,
         extra_engine_args={},
     )
 

@@ -17,6 +17,7 @@ from rlhf_ray.cluster.roles.base import (
     start_ranks,
 )
 from rlhf_ray.disk_space import full_disk_said
+from rlhf_ray.publish.base import ADAPTER, AVERAGE, POLICY
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,11 +25,10 @@ if TYPE_CHECKING:
     from rlhf_ray.config.groups.algorithm import AlgorithmConfig
     from rlhf_ray.config.groups.model import ModelConfig
     from rlhf_ray.config.groups.training import TrainingConfig
+    from rlhf_ray.publish.channel import ChannelSettings, StoreAddress
+    from rlhf_ray.publish.plan import WeightSpec
     from rlhf_ray.records import Coefficients, Experience, RolloutGroup
     from rlhf_ray.records.supervised import SupervisedSamples
-
-# What a learner can give away: its weights, the adapter that it trains, its EMA.
-POLICY, ADAPTER, AVERAGE = "policy", "adapter", "average"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +52,7 @@ def learner_role(settings: LearnerSettings, *, shares_bundles_of: str | None) ->
         actor_class=LearnerActor,
         settings=lambda _: settings,
         start=start_ranks,
+        starts_after=shares_bundles_of,
     )
 
 
@@ -60,6 +61,7 @@ class LearnerActor(TrainedActor):
 
     def __init__(self, settings: LearnerSettings) -> None:
         super().__init__()
+        from rlhf_ray.publish.sending import SendingEnd
         from rlhf_ray.training.roles.learner import Learner
 
         self._worker = Learner(
@@ -73,6 +75,7 @@ class LearnerActor(TrainedActor):
             timeout_s=settings.timeout_s,
         )
         self._buffer: np.ndarray | None = None
+        self._end = SendingEnd()
 
     def score_sequences(self, sequences: list[tuple[int, ...]]) -> list[list[float]]:
         return self._worker.score_sequences(sequences)
@@ -103,6 +106,25 @@ class LearnerActor(TrainedActor):
 
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         return self._worker.weight_shapes()
+
+    def weight_specs(self) -> list[WeightSpec]:
+        return self._worker.weight_specs()
+
+    def listen_for_receivers(self) -> StoreAddress:
+        import ray
+
+        return self._end.listen(ray.util.get_node_ip_address())
+
+    def open_channel(self, settings: ChannelSettings, rank: int) -> str:
+        from rlhf_ray.training.engine.ranks import training_device
+
+        return self._end.open(settings, rank, training_device())
+
+    def send_weights(self, what: str) -> str:
+        return self._end.send(self._given(what))
+
+    def close_channel(self) -> None:
+        self._end.close()
 
     def join_gathering(self, what: str) -> None:
         """Take part in the gathering of sharded weights for the rank that gives them away."""
@@ -167,6 +189,33 @@ class LearnerGroup(TrainedGroup):
         others = [call_of(m, m.handle.join_gathering.remote(what)) for m in self._members[1:]]
         return Call(member=first.name, signal=stream, payload=None), others
 
+    def weight_specs(self) -> Call:
+        """Signal: names, dtypes and whole shapes of the weights, in the order of sending."""
+        first = self._members[0]
+        return call_of(first, first.handle.weight_specs.remote())
+
+    def listen_for_receivers(self) -> list[Call]:
+        """Signal: the address at which the receivers of a channel find the rank."""
+        return [call_of(m, m.handle.listen_for_receivers.remote()) for m in self._members]
+
+    def open_channel(self, settings: ChannelSettings) -> list[Call]:
+        """Signal: the text of a failure, or ""."""
+        return [
+            call_of(member, member.handle.open_channel.remote(settings, rank))
+            for rank, member in enumerate(self._members)
+        ]
+
+    def send_weights(self, what: str) -> list[Call]:
+        """Send through the channel, all ranks together. Signal: like that of `open_channel`.
+
+        Args:
+            what: `POLICY` or `AVERAGE`.
+        """
+        return [call_of(m, m.handle.send_weights.remote(what)) for m in self._members]
+
+    def close_channel(self) -> list[Call]:
+        return [call_of(m, m.handle.close_channel.remote()) for m in self._members]
+
     def weight_shapes(self) -> Call:
         """Signal: names and shapes of the weights of `weight_buckets`, in that order."""
         first = self._members[0]
@@ -188,28 +237,3 @@ class PolicyWithoutAdapter:
     def score(self, groups: Sequence[Any], num_tokens: Sequence[int]) -> list[Call]:
         """See `RankGroup.score`."""
         return self._learners.score_reference(groups, num_tokens)
-
-
-class AdapterWeights:
-    """The learner as a source of its adapter's weights alone."""
-
-    def __init__(self, learners: LearnerGroup) -> None:
-        self._learners = learners
-
-    def weight_buckets(self, bucket_bytes: int) -> tuple[Call, list[Call]]:
-        """See `LearnerGroup.weight_buckets`."""
-        return self._learners.weight_buckets(bucket_bytes, what=ADAPTER)
-
-    def score_sequences(self, sequences: list[tuple[int, ...]]) -> list[Call]:
-        return self._learners.score_sequences(sequences)
-
-
-class AverageWeights:
-    """The learner as a source of the policy's EMA (`training.ema_decay`)."""
-
-    def __init__(self, learners: LearnerGroup) -> None:
-        self._learners = learners
-
-    def weight_buckets(self, bucket_bytes: int) -> tuple[Call, list[Call]]:
-        """See `LearnerGroup.weight_buckets`."""
-        return self._learners.weight_buckets(bucket_bytes, what=AVERAGE)

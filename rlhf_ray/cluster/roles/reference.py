@@ -87,5 +87,7 @@ class ReferenceGroup(CheckpointedGroup):
         """Load a bucket; `bucket`: a reference, as `LearnerGroup.weight_buckets` gives them."""
         return [call_of(m, m.handle.load_bucket.remote(bucket)) for m in self._members]
 
-    def finish_update(self) -> list[Call]:
+    def finish_update(self, version: int) -> list[Call]:
+        """Use the weights that were loaded; a reference has no versions."""
+        del version
         return [call_of(m, m.handle.finish_update.remote()) for m in self._members]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rlhf_ray.calls import Call
-from rlhf_ray.cluster.roles.base import Address, Role, Starting, rank_resources, start_ranks
+from rlhf_ray.cluster.roles.base import MeetingActor, Role, Starting, rank_resources, start_ranks
 from rlhf_ray.cluster.roles.rewards import (
     ReplicatedScorer,
     Report,
@@ -196,7 +196,7 @@ def _unsaid(tokenizer: PreTrainedTokenizerBase, prompts: PromptSet) -> tuple[str
     return check.lines()
 
 
-class RewardModelActor(ScorerActor):
+class RewardModelActor(MeetingActor, ScorerActor):
     """One rank of a reward model."""
 
     def __init__(self, settings: RewardModelSettings) -> None:
@@ -209,9 +209,6 @@ class RewardModelActor(ScorerActor):
             seed=settings.seed,
             timeout_s=settings.timeout_s,
         )
-
-    def start(self, rank: int, world_size: int, address: Address) -> None:
-        self._worker.start(rank, world_size, *address)
 
     def join(self, group: RolloutGroup) -> None:
         """Take part in scoring a group for the rank that is asked for the result."""

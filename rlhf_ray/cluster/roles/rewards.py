@@ -10,10 +10,12 @@ them in the order in which they score.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from rlhf_ray.batching.balance import Loads
 from rlhf_ray.calls import Call, MemberName
 from rlhf_ray.cluster.resource_plan import Resources
 from rlhf_ray.cluster.roles.base import Role, start_actors
@@ -197,15 +199,18 @@ class ReplicatedScorer:
 
     def __init__(self, members: Sequence[Member]) -> None:
         self._members = tuple(members)
-        self._pending: list[list[Any]] = [[] for _ in self._members]
+        self._loads = Loads(len(self._members))
+        # Members that have finished a group; filled by a thread of Ray.
+        self._finished: deque[int] = deque()
 
     def score(self, before: Call) -> Call:
-        self._pending = [_unfinished(signals) for signals in self._pending]
-        loads = [len(signals) for signals in self._pending]
-        chosen = loads.index(min(loads))
-        member = self._members[chosen]
+        while self._finished:
+            self._loads.add(self._finished.popleft(), -1)
+        chosen = self._loads.least()
+        member, finished = self._members[chosen], self._finished
         signal, group = member.handle.score.options(num_returns=2).remote(before.payload)
-        self._pending[chosen].append(signal)
+        self._loads.add(chosen, 1)
+        signal.future().add_done_callback(lambda _: finished.append(chosen))
         return Call(member=member.name, signal=signal, payload=group, before=before)
 
 
@@ -224,11 +229,3 @@ class ShardedScorer:
             # A rank that fails makes the others wait in vain: its failure is this call's, too.
             before = Call(member=member.name, signal=joined, payload=before.payload, before=before)
         return Call(member=first.name, signal=signal, payload=group, before=before)
-
-
-def _unfinished(signals: list[Any]) -> list[Any]:
-    import ray
-
-    if not signals:
-        return []
-    return ray.wait(signals, num_returns=len(signals), timeout=0, fetch_local=False)[1]

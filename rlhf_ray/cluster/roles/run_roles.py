@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rlhf_ray.cluster.resource_plan import ResourcePlan, plan_resources
 from rlhf_ray.cluster.roles.base import Role, rank_resources
@@ -13,8 +13,8 @@ from rlhf_ray.cluster.roles.learner import LearnerSettings, learner_role
 from rlhf_ray.cluster.roles.reference import ReferenceSettings, reference_role
 from rlhf_ray.cluster.roles.rewards import Scoring, ScoringContext, reward_role
 from rlhf_ray.cluster.roles.scoring_kinds import scorings_of
+from rlhf_ray.cluster.runtime.worker_environment import worker_environment
 from rlhf_ray.config.run import Config
-from rlhf_ray.publish.transports import engine_backend
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +35,8 @@ def resource_plan(config: Config) -> ResourcePlan:
         resources = [rank_resources("learner", config.training)]
     else:
         resources = [role.resources for role in run_roles(config).roles]
-    return plan_resources(resources, spread=config.placement.spread)
+    plan = plan_resources(resources, spread=config.placement.spread)
+    return replace(plan, environment=worker_environment(config.placement))
 
 
 def run_roles(config: Config) -> RunRoles:
@@ -49,7 +50,7 @@ def run_roles(config: Config) -> RunRoles:
         request_timeout_s=config.deadlines.request_s,
         with_text_ends=config.algorithm.rewards_steps,
         lora=config.training.lora if config.publishes_adapter else None,
-        weight_backend=engine_backend(config.publish.transport),
+        keeps_cache=config.publish.keep_cache,
     )
     builder = BuilderSettings(
         algorithm=config.algorithm,

@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 import ray
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rlhf_ray.cluster.runtime.process import ProcessInfo, ProcessKey
@@ -32,26 +33,44 @@ def tail_log(info: ProcessInfo, num_lines: int) -> str:
     return "\n".join(parts[-num_lines:])
 
 
-def dump_stacks(info: ProcessInfo) -> str:
-    """Python stacks of all threads of a living process; a sentence if it shows none."""
+def dump_stacks(infos: Sequence[ProcessInfo]) -> list[str]:
+    """Python stacks of all threads of processes of this node, or the reason why there are none.
+
+    All processes are asked at once: together they take as long as one.
+    """
+    sizes: dict[int, int] = {}
+    stacks: dict[int, str] = {}
+    for index, info in enumerate(infos):
+        if reason := _silent_because(info):
+            stacks[index] = reason
+            continue
+        sizes[index] = Path(info.stderr_path).stat().st_size
+        os.kill(info.pid, signal.SIGUSR1)
+    deadline = time.monotonic() + _STACK_WAIT_S
+    written: set[int] = set()
+    while len(written) < len(sizes) and time.monotonic() < deadline:
+        time.sleep(0.05)
+        written = {i for i, n in sizes.items() if Path(infos[i].stderr_path).stat().st_size > n}
+    if written:
+        time.sleep(0.1)  # the rest of the threads
+    for index, size in sizes.items():
+        stacks[index] = "it did not write its stacks"
+        if index in written:
+            with Path(infos[index].stderr_path).open(errors="replace") as file:
+                file.seek(size)
+                stacks[index] = _own_stacks(file.read())
+    return [stacks[index] for index in range(len(infos))]
+
+
+def _silent_because(info: ProcessInfo) -> str | None:
+    """The reason why a process shows no stacks; None if it can be asked."""
     if not psutil.pid_exists(info.pid):
         return "the process is gone"
     if psutil.Process(info.pid).status() == psutil.STATUS_STOPPED:
         return "the process is stopped (SIGSTOP) and cannot answer"
-    path = Path(info.stderr_path)
-    if not path.is_file():
+    if not Path(info.stderr_path).is_file():
         return "its standard error is not a file, so its stacks cannot be read"
-    before = path.stat().st_size
-    os.kill(info.pid, signal.SIGUSR1)
-    deadline = time.monotonic() + _STACK_WAIT_S
-    while time.monotonic() < deadline:
-        time.sleep(0.05)
-        if path.stat().st_size > before:
-            time.sleep(0.1)  # the rest of the threads
-            with path.open(errors="replace") as file:
-                file.seek(before)
-                return _own_stacks(file.read())
-    return "it did not write its stacks"
+    return None
 
 
 def kill_processes(keys: Sequence[ProcessKey]) -> int:
@@ -68,42 +87,43 @@ def kill_processes(keys: Sequence[ProcessKey]) -> int:
     return killed
 
 
-def on_node(node_id: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Run a function of this module on a node; directly where that is the driver's own.
-
-    Raises:
-        ray.exceptions.RayError: the node is gone, or did not answer in time.
-    """
-    if node_id == ray.get_runtime_context().get_node_id():
-        return function(*arguments)
-    strategy = NodeAffinitySchedulingStrategy(node_id, soft=False)
-    task: Any = ray.remote(num_cpus=0, max_retries=0)(function)
-    return ray.get(
-        task.options(scheduling_strategy=strategy).remote(*arguments), timeout=_REMOTE_TIMEOUT_S
-    )
-
-
-def on_nodes(function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
-    """Run a function of this module on several nodes at once, and wait for all; results are lost.
-
-    A node that is gone, or does not answer in time, is passed over.
+def on_nodes(
+    function: Callable[..., Any],
+    arguments: Mapping[str, Any],
+    *,
+    timeout_s: float = _REMOTE_TIMEOUT_S,
+) -> dict[str, Any]:
+    """Run a function of this module on several nodes at once, directly on the driver's own.
 
     Args:
         arguments: the one argument of the function, by node.
+        timeout_s: for all of them together.
+
+    Returns:
+        results by node; a `RayError` or `OSError` for a node that is gone, failed or was late.
     """
     own = ray.get_runtime_context().get_node_id()
     task: Any = ray.remote(num_cpus=0, max_retries=0)(function)
-    under_way = [
-        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
-            argument
-        )
+    under_way = {
+        node: task.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)
+        ).remote(argument)
         for node, argument in arguments.items()
         if node != own
-    ]
+    }
+    deadline = time.monotonic() + timeout_s
+    results: dict[str, Any] = {}
     if own in arguments:
-        function(arguments[own])
-    if under_way:
-        ray.wait(under_way, num_returns=len(under_way), timeout=_REMOTE_TIMEOUT_S)
+        try:
+            results[own] = function(arguments[own])
+        except OSError as error:
+            results[own] = error
+    for node, reference in under_way.items():
+        try:
+            results[node] = ray.get(reference, timeout=max(0.0, deadline - time.monotonic()))
+        except RayError as error:
+            results[node] = error
+    return results
 
 
 def _read_end(path: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import psutil
@@ -26,6 +26,7 @@ class Launcher:
     Args:
         timeout_s: for all actors of a role to come up, and again for them to start.
         stop_s: for an orderly end.
+        environment: variables of every actor, in addition to those of its node.
     """
 
     def __init__(
@@ -35,17 +36,23 @@ class Launcher:
         *,
         timeout_s: float,
         stop_s: float,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self._group = group
         self._supervisor = supervisor
         self._timeout_s = timeout_s
         self._stop_s = stop_s
+        self._environment = dict(environment or {})
         self._handles: dict[MemberName, Any] = {}
         self._processes: dict[str, list[ProcessKey]] = {}  # by node
 
     def create(self, plan: RolePlan, rank: int, actor_class: type, settings: object) -> None:
         """One actor of a role; it comes up while others are created."""
         name = MemberName(role=plan.role, rank=rank)
+        # Without variables Ray may use a process that it has started before it was asked.
+        options: dict[str, Any] = {}
+        if self._environment:
+            options["runtime_env"] = {"env_vars": self._environment}
         self._handles[name] = (
             ray.remote(actor_class)
             .options(
@@ -55,6 +62,7 @@ class Launcher:
                 scheduling_strategy=PlacementGroupSchedulingStrategy(
                     self._group, placement_group_bundle_index=plan.bundle_indices[rank]
                 ),
+                **options,
             )
             .remote(settings)
         )

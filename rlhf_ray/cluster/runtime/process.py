@@ -12,6 +12,8 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+from rlhf_ray.cluster.runtime.worker_environment import chosen_address
+
 # A process by id and time of creation, so that a reused id is not mistaken for it.
 ProcessKey = tuple[int, float]
 
@@ -37,6 +39,8 @@ class ProcessInfo:
 class ActorProcess:
     """Base of every actor class; its constructor comes before any heavy import."""
 
+    _listener: socket.socket | None = None
+
     def __init__(self) -> None:
         from rlhf_ray.observe.output_capture import quiet_worker
 
@@ -47,6 +51,8 @@ class ActorProcess:
         import psutil
         import ray
 
+        # Asked of every worker before any loads a model, so that a node without it is found early.
+        chosen_address(os.environ)
         # From C, so that it answers also while the interpreter is stuck in a library.
         faulthandler.register(signal.SIGUSR1, all_threads=True)
         context = ray.get_runtime_context()
@@ -67,12 +73,19 @@ class ActorProcess:
         return tuple((p.pid, p.create_time()) for p in (me, *me.children(recursive=True)))
 
     def reserve_address(self) -> tuple[str, int]:
-        """Address of this node and a port that was free a moment ago."""
+        """Listen at a free port of this node's address, and return both; see `take_listener`."""
         import ray
 
-        with socket.socket() as listener:
-            listener.bind(("", 0))
-            return ray.util.get_node_ip_address(), listener.getsockname()[1]
+        address = chosen_address(os.environ) or ray.util.get_node_ip_address()
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        # Kept open until it is used: another process could take a port that is free for a moment.
+        self._listener = socket.create_server((address, 0), family=family)
+        return address, self._listener.getsockname()[1]
+
+    def take_listener(self) -> socket.socket | None:
+        """The socket of `reserve_address`, for a new owner; None if there is none."""
+        listener, self._listener = self._listener, None
+        return listener
 
 
 def _file_behind(descriptor: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,18 +13,17 @@ from ray.exceptions import RayError
 
 from rlhf_ray.calls import Call, MemberName
 from rlhf_ray.cluster.runtime.deaths import cause, headline, is_death
-from rlhf_ray.cluster.runtime.diagnose import dump_stacks, on_node, tail_log
+from rlhf_ray.cluster.runtime.failure_stacks import worker_report
+from rlhf_ray.cluster.runtime.nodes import lost_nodes, lost_words
+from rlhf_ray.cluster.runtime.pending import CallSet
 from rlhf_ray.cluster.runtime.process import ProcessInfo
 from rlhf_ray.config.errors import RunFailed
 
 # After a first failure, how long others get to show that they failed first: a rank whose
 # peer was killed reports a lost connection before Ray reports the death.
 _ROOT_CAUSE_WAIT_S = 3.0
-_TAIL_LINES = 25
-# For the stacks of all workers: hundreds of engines take a second each, a lost node 20.
-_REPORT_S = 30.0
-# Of a result whose call is done: it is small, but its node may have gone since.
-_FETCH_S = 60.0
+# Of late workers, in a message.
+_MAX_NAMES = 8
 _ROUNDING_S = 0.5
 # Phases whose deadline is that of another one.
 _DEADLINES = {"score": "generate", "build": "reference", "refresh": "publish"}
@@ -67,31 +67,39 @@ class Supervisor:
             RunFailed: a worker died, failed, or was not done in time.
         """
         deadline = time.monotonic() + timeout_s
-        pending = {call.signal: call for call in calls}
-        values: dict[Any, Any] = {}
-        while pending:
-            ready, _ = ray.wait(list(pending), timeout=max(0.0, deadline - time.monotonic()))
-            if not ready:
-                raise self._late(list(pending.values()), phase, timeout_s)
-            for signal in ready:
-                values[signal] = self._fetch(pending.pop(signal), list(pending.values()), phase)
-        return [values[call.signal] for call in calls]
+        pending = CallSet(calls)
+        values: dict[Call, Any] = {}
+        while len(pending):
+            done = pending.take_done(deadline - time.monotonic())
+            if not done:
+                raise self._late(pending.calls, phase, timeout_s)
+            for call, future in done:
+                if error := _error(future):
+                    others = [c for c in calls if c is not call and c not in values]
+                    raise self._failed(call, error, others, phase)
+                values[call] = future.result()
+        return [values[call] for call in calls]
 
-    def some_done(self, calls: Sequence[Call], *, phase: str, timeout_s: float) -> list[Call]:
-        """The finished ones of the calls: at least one, as soon as there is one.
+    def pending(self) -> SupervisedCalls:
+        """A set of calls, empty at first."""
+        return SupervisedCalls(self)
+
+    def take_done(
+        self, pending: CallSet, *, phase: str, timeout_s: float
+    ) -> list[tuple[Call, Any]]:
+        """Take the finished calls out of a set: at least one, as soon as there is one.
 
         Raises:
-            RunFailed: none was done in time.
+            RunFailed: one has failed, or none was done in time.
         """
-        by_signal = {call.signal: call for call in calls}
-        ready, _ = ray.wait(list(by_signal), timeout=timeout_s)
-        if not ready:
-            raise self._late(calls, phase, timeout_s)
-        pending = [signal for signal in by_signal if signal != ready[0]]
-        if pending:
-            more, _ = ray.wait(pending, num_returns=len(pending), timeout=0)
-            ready += more
-        return [by_signal[signal] for signal in ready]
+        done = pending.take_done(timeout_s)
+        if not done:
+            raise self._late(pending.calls, phase, timeout_s)
+        for call, future in done:
+            if error := _error(future):
+                # The cause is this call or one before it: the others are requests of their own.
+                raise self._failed(call, error, [], phase)
+        return [(call, future.result()) for call, future in done]
 
     def stream(self, call: Call, *, phase: str, timeout_s: float) -> Iterator[Any]:
         """References to what a generator method yields; each in time, none fetched.
@@ -103,7 +111,8 @@ class Supervisor:
             RunFailed: the worker died, failed, or an item was not there in time.
         """
         while (signal := self._next_of(call, phase, timeout_s)) is not None:
-            self._fetch(Call(member=call.member, signal=signal, payload=None), [], phase)
+            item = Call(member=call.member, signal=signal, payload=None)
+            self.results([item], phase=phase, timeout_s=timeout_s)
             yield self._next_of(call, phase, timeout_s)
 
     def _next_of(self, call: Call, phase: str, timeout_s: float) -> Any | None:
@@ -111,12 +120,6 @@ class Supervisor:
         if not ready:
             raise self._late([call], phase, timeout_s)
         return next(call.signal, None)
-
-    def _fetch(self, call: Call, pending: Sequence[Call], phase: str) -> Any:
-        try:
-            return ray.get(call.signal, timeout=_FETCH_S)
-        except RayError as error:
-            raise self._failed(call, error, pending, phase) from None
 
     def _failed(
         self, call: Call, error: RayError, pending: Sequence[Call], phase: str
@@ -134,22 +137,18 @@ class Supervisor:
     def _failures_of(self, calls: Sequence[Call]) -> dict[MemberName, RayError]:
         failures: dict[MemberName, RayError] = {}
         deadline = time.monotonic() + _ROOT_CAUSE_WAIT_S
-        pending = {call.signal: call for call in calls}
-        while pending:
-            ready, _ = ray.wait(list(pending), timeout=max(0.0, deadline - time.monotonic()))
-            if not ready:
-                break
-            for signal in ready:
-                call = pending.pop(signal)
-                try:
-                    ray.get(signal, timeout=_FETCH_S)
-                except RayError as error:
+        pending = CallSet(calls)
+        while len(pending) and (done := pending.take_done(deadline - time.monotonic())):
+            for call, future in done:
+                if error := _error(future):
                     failures.setdefault(call.member, error)
         return failures
 
     def _late(self, calls: Sequence[Call], phase: str, timeout_s: float) -> RunFailed:
         late = sorted({_unfinished(call).member for call in calls}, key=str)
-        names = ", ".join(str(name) for name in late)
+        names = ", ".join(str(name) for name in late[:_MAX_NAMES])
+        if len(late) > _MAX_NAMES:
+            names += f" and {len(late) - _MAX_NAMES} more"
         setting = _DEADLINES.get(phase, phase)
         reason = f"the deadline is deadlines.{setting}_s"
         limit = self._limits.get(f"{setting}_s", timeout_s)
@@ -160,22 +159,44 @@ class Supervisor:
 
     def _report(self, culprit: MemberName, what: str, reason: str, phase: str) -> RunFailed:
         parts = [f"{what} (phase {phase}, step {self._step}): {reason}"]
-        deadline = time.monotonic() + _REPORT_S
-        if culprit in self._members:
-            tail = self._ask(self._members[culprit], tail_log, _TAIL_LINES)
-            parts.append(f"--- end of the log of {culprit}:\n{tail or '(empty)'}")
-        for member in self._members.values():
-            if time.monotonic() > deadline:
-                parts.append(f"--- no stacks from {member.name} on: there was no time to ask more")
-                break
-            parts.append(f"--- stacks of {member.name}:\n{self._ask(member, dump_stacks)}")
-        return RunFailed("\n".join(parts))
+        workers = {name: member.info for name, member in self._members.items()}
+        on_node: dict[str, list[str]] = {}
+        for name, info in workers.items():
+            on_node.setdefault(info.node_id, []).append(str(name))
+        lost = lost_nodes(on_node)
+        if lost:
+            # Whoever failed first needed something of it.
+            event, cause_of_loss = lost_words(lost, on_node)
+            where = f"(phase {phase}, step {self._step})"
+            parts = [f"{event} {where}: {cause_of_loss}", f"--- seen as: {parts[0]}"]
+        gone = {node.node_id: f"on the lost node {node.name}" for node in lost}
+        return RunFailed("\n".join([*parts, *worker_report(workers, culprit, gone)]))
 
-    def _ask(self, member: Member, function: Any, *arguments: Any) -> str:
-        try:
-            return on_node(member.info.node_id, function, member.info, *arguments)
-        except (RayError, OSError) as error:
-            return f"not to be had: {type(error).__name__}: {error}"
+
+class SupervisedCalls:
+    """The `PendingCalls` of a supervisor."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self._calls = CallSet()
+
+    def add(self, call: Call) -> None:
+        self._calls.add(call)
+
+    def discard(self, call: Call) -> None:
+        self._calls.discard(call)
+
+    def take_done(self, *, phase: str, timeout_s: float) -> list[tuple[Call, Any]]:
+        """See `calls.PendingCalls`."""
+        return self._supervisor.take_done(self._calls, phase=phase, timeout_s=timeout_s)
+
+
+def _error(future: Future[Any]) -> RayError | None:
+    """The failure of a finished call, if it has failed."""
+    error = future.exception()
+    if error is not None and not isinstance(error, RayError):
+        raise error
+    return error
 
 
 def _chain(call: Call) -> list[Call]:

@@ -17,7 +17,20 @@ class PublishConfig:
         "only the adapter, which the engines apply.",
         choices=("merged", "adapter"),
     )
-    transport: str = setting("object_store", "Transport of the weights.", choices=("object_store",))
+    transport: str = setting(
+        "auto",
+        "Transport of the weights. object_store: buckets through Ray's object store. collective: a "
+        "broadcast from learner rank 0 to all engine workers (NCCL on GPUs, Gloo on CPUs). ipc: "
+        "memory that both share: a GPU's in a colocated run, the machine's on CPUs. "
+        "auto: ipc if colocated, collective on GPUs or on several nodes, otherwise object_store; "
+        "adapters always take object_store.",
+        choices=("auto", "object_store", "collective", "ipc"),
+    )
+    keep_cache: bool = setting(
+        False,
+        "Running requests keep their key-value cache over a publish, and go on at once with keys "
+        "and values of older weights; false computes them again, exactly.",
+    )
     bucket_bytes: int = setting(
         128 * 1024 * 1024, "Largest bucket of packed weights.", unit="bytes", minimum=1024
     )
@@ -44,6 +57,13 @@ class PlacementConfig:
         "bundles and take turns (the hybrid engine).",
         choices=("disaggregated", "colocated"),
     )
+    gpu_memory_gib: float | None = setting(
+        None,
+        "Memory of one GPU: a run whose weights and states cannot fit is refused before it starts. "
+        "null does not compare.",
+        unit="GiB",
+        above=0,
+    )
     spread: bool = setting(False, "Spread the bundles of a role over nodes if possible.")
     wait_s: float = setting(
         0.0,
@@ -51,6 +71,21 @@ class PlacementConfig:
         "small at once.",
         unit="seconds",
         minimum=0,
+    )
+    network_interface: str | None = setting(
+        None,
+        "Network interface of every node through which ranks meet and NCCL and gloo talk, such as "
+        "ib0; null leaves the choice to them and to Ray.",
+    )
+    env: dict[str, str] = setting(
+        {},
+        "Environment variables of every worker on every node: placement.env.NCCL_IB_HCA=mlx5. The "
+        "configuration file shows them, so no secrets.",
+    )
+    env_from_driver: list[str] = setting(
+        [],
+        "Names of environment variables that every worker gets with the value that they have where "
+        "the run is started: [HF_TOKEN]. Values are written to no file of the run.",
     )
 
 
@@ -81,7 +116,8 @@ class DeadlineConfig:
     )
     request_s: float = setting(
         300.0,
-        "One request to an engine, before a retry on another engine.",
+        "One request to an engine, before a retry on another engine. Time counts while the request "
+        "runs, not while it waits for a place in the engine or for a publish.",
         unit="seconds",
         above=0,
     )
@@ -90,6 +126,14 @@ class DeadlineConfig:
     )
     update_s: float = setting(
         1200.0, "One update of the learner or the critic.", unit="seconds", above=0
+    )
+    collective_s: float | None = setting(
+        None,
+        "Longest wait of a rank for the other ranks within one collective operation, after the "
+        "start. It must cover what rank 0 does alone: sending a bucket of weights, writing a "
+        "model. null takes 0.9 of the longest deadline of what ranks do together.",
+        unit="seconds",
+        above=0,
     )
     evaluate_s: float = setting(1200.0, "One pass over the held-out rows.", unit="seconds", above=0)
     publish_s: float = setting(300.0, "One publish, with its probe.", unit="seconds", above=0)

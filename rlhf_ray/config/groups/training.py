@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
+from rlhf_ray.config.deepspeed.zero import TrainedZeroConfig, ZeroConfig
 from rlhf_ray.config.groups.lora import LoraConfig
 from rlhf_ray.config.setting import setting
 
@@ -40,12 +42,19 @@ class RoleConfig:
         0.0, "Ray GPUs per rank; 0 runs on the CPU.", unit="GPUs", minimum=0, maximum=1
     )
     cpu_threads: int = setting(2, "Torch threads of a rank.", minimum=1)
+    zero: ZeroConfig = field(default_factory=ZeroConfig)
+    extra_deepspeed_config: dict[str, Any] = setting(
+        {},
+        "Further keys of DeepSpeed's configuration, merged into the one that is made from the "
+        "settings here: zero_optimization.sub_group_size and others.",
+    )
 
 
 @dataclass
 class TrainingConfig(RoleConfig):
     """The learner: a role with an optimizer."""
 
+    zero: TrainedZeroConfig = field(default_factory=TrainedZeroConfig)
     learning_rate: float = setting(1e-6, "Peak learning rate.", minimum=0)
     weight_decay: float = setting(
         0.0, "AdamW weight decay; not applied to biases and norms.", minimum=0

@@ -1,4 +1,4 @@
-"""Rules of training a part of a model: adapters and frozen weights."""
+"""Rules of the weights of a run: adapters, frozen weights, and the way from learner to engine."""
 
 from __future__ import annotations
 
@@ -89,8 +89,62 @@ def _shared_gpus(config: Config) -> Iterator[str]:
         )
 
 
+def _publish_to_other_nodes(config: Config) -> Iterator[str]:
+    if not config.generation.spans_nodes:
+        return
+    is_whole = config.training.num_gpus == 1 and not config.publishes_adapter
+    if config.publish.transport not in ("auto", "collective") or not is_whole:
+        yield (
+            f"generation.pipeline_parallel_size={config.generation.pipeline_parallel_size}: only a "
+            f"broadcast reaches workers on other nodes, but publish.transport="
+            f"{config.publish.transport}, publish.lora={config.publish.lora} and "
+            f"training.num_gpus={config.training.num_gpus:g}; set them to collective, merged and 1"
+        )
+
+
+def _kept_cache(config: Config) -> Iterator[str]:
+    if config.publish.keep_cache and config.max_staleness == 0:
+        yield (
+            "publish.keep_cache=true: with max_staleness=0 no request runs during a publish; set "
+            "keep_cache to false, or max_staleness above 0"
+        )
+
+
 _PARTS = ("lora.r", "lora.target_modules", "freeze", "freeze_layers")
 _OWN = tuple(f"training.{part}" for part in _PARTS)
+
+
+def _transport(config: Config) -> Iterator[str]:
+    name = config.publish.transport
+    if name not in ("collective", "ipc"):
+        return
+    engine, learner = config.generation.num_gpus, config.training.num_gpus
+    is_colocated = config.placement.strategy == "colocated"
+    key = f"publish.transport={name}"
+    if config.publishes_adapter:
+        yield (
+            f"{key}: with publish.lora=adapter only the adapter is sent, which goes through the "
+            f"object store; set publish.transport to auto or object_store"
+        )
+    if (engine > 0) != (learner > 0):
+        yield (
+            f"{key}: generation.num_gpus={engine:g} and training.num_gpus={learner:g}; learner and "
+            f"engines must both be on GPUs or both on CPUs; set publish.transport to auto or "
+            f"object_store"
+        )
+    elif engine > 0 and name == "ipc" and not is_colocated:
+        yield (
+            f"{key}: with placement={config.placement.strategy} no engine worker is on the GPU of "
+            f"a learner rank; set publish.transport to auto or collective"
+        )
+    elif engine > 0 and name == "collective" and (is_colocated or min(engine, learner) < 1):
+        yield (
+            f"{key}: NCCL refuses two members on one GPU, but learner and engines may share GPUs "
+            f"(placement={config.placement.strategy}, generation.num_gpus={engine:g}, "
+            f"training.num_gpus={learner:g}); set publish.transport to auto or "
+            f"{'ipc' if is_colocated else 'object_store'}"
+        )
+
 
 LORA_RULES: tuple[Rule, ...] = (
     Rule(
@@ -119,6 +173,19 @@ LORA_RULES: tuple[Rule, ...] = (
         problems=_published_adapter,
     ),
     Rule(
+        about="`publish.transport` of `collective` or `ipc` needs whole weights (not "
+        "`publish.lora=adapter`), and learner and engines both on CPUs or both on GPUs: for "
+        "`collective` on different whole GPUs, for `ipc` on the same (`placement=colocated`).",
+        keys=(
+            "publish.transport",
+            "publish.lora",
+            "placement.strategy",
+            "generation.num_gpus",
+            "training.num_gpus",
+        ),
+        problems=_transport,
+    ),
+    Rule(
         about="`algorithm.reference_every` above 0 needs a separate reference: with "
         "`training.lora.r` above 0, `reference.source=own` or a `reference.path`.",
         keys=(
@@ -134,5 +201,21 @@ LORA_RULES: tuple[Rule, ...] = (
         about="`placement=colocated` on GPUs needs all weights trained.",
         keys=("placement.strategy", "training.num_gpus", *_OWN),
         problems=_shared_gpus,
+    ),
+    Rule(
+        about="`generation.pipeline_parallel_size` above 1 needs `publish.transport` auto or "
+        "collective, `publish.lora` merged and `training.num_gpus` 1.",
+        keys=(
+            "generation.pipeline_parallel_size",
+            "publish.transport",
+            "publish.lora",
+            "training.num_gpus",
+        ),
+        problems=_publish_to_other_nodes,
+    ),
+    Rule(
+        about="`publish.keep_cache` needs `max_staleness` above 0.",
+        keys=("publish.keep_cache", "max_staleness"),
+        problems=_kept_cache,
     ),
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator
 from datetime import datetime
 
@@ -14,6 +16,23 @@ from rlhf_ray.config.rules.rule import Rule
 from rlhf_ray.config.run import Config
 from rlhf_ray.config.stages import SCORING_STAGES, STAGE_NAMES, TRAINING_STAGES
 
+_SECRET_WORDS = frozenset(
+    (
+        *("AUTH", "CREDENTIAL", "CREDENTIALS", "KEY", "PASSPHRASE", "PASSWD", "PASSWORD"),
+        *("SECRET", "SECRETS", "TOKEN"),
+    )
+)
+_PASSWORD_IN_URL = re.compile(r"://[^/\s]*:[^/\s]*@")
+_INTERFACE_VARIABLES = ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME")
+# Written by this package in the processes of workers, whatever they had before.
+_OWN_VARIABLES = frozenset(
+    (
+        *("CUDA_VISIBLE_DEVICES", "PYTHONPATH"),
+        *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT"),
+        *("OMP_NUM_THREADS", "TORCHDYNAMO_DISABLE", "VLLM_CPU_OMP_THREADS_BIND"),
+        *("VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_LOGGING_LEVEL", "VLLM_NO_USAGE_STATS"),
+    )
+)
 # Built-in rewards that compare with the reference answer.
 _COMPARE_WITH_ANSWER = ("exact_match", "arithmetic")
 
@@ -97,6 +116,58 @@ def _deadlines(config: Config) -> Iterator[str]:
         )
 
 
+def _collectives(config: Config) -> Iterator[str]:
+    deadlines = config.deadlines
+    limit = deadlines.collective_s
+    if limit is not None and limit >= deadlines.update_s:
+        yield (
+            f"deadlines.collective_s={limit:g}: must be below deadlines.update_s="
+            f"{deadlines.update_s:g}, or the driver ends the run before a rank says which "
+            f"operation it waits in; lower collective_s or raise update_s"
+        )
+
+
+def _environment(config: Config) -> Iterator[str]:
+    placement = config.placement
+    for name, value in placement.env.items():
+        key = f"placement.env.{name}"
+        parts = set(name.upper().split("_"))
+        if problem := _name_problem(name):
+            yield f"{key}: {problem}"
+        elif parts & _SECRET_WORDS or _PASSWORD_IN_URL.search(value):
+            yield (
+                f"{key}: looks like a secret, and config.yaml would show it. Set the variable "
+                f"where the run is started, and name it in placement.env_from_driver=[{name}]"
+            )
+    for name in placement.env_from_driver:
+        key = f"placement.env_from_driver: {name}"
+        if problem := _name_problem(name):
+            yield f"{key}: {problem}"
+        elif name in placement.env:
+            yield f"{key}: is in placement.env, too; leave one of them"
+        elif name not in os.environ:
+            yield f"{key}: is not set here; export it where the run is started"
+    interface = placement.network_interface
+    if interface is None:
+        return
+    if not interface or set(interface) & set(" ,=^:/"):
+        yield f"placement.network_interface={interface!r}: name one interface, such as ib0"
+    for name in (*placement.env, *placement.env_from_driver):
+        if name in _INTERFACE_VARIABLES:
+            yield (
+                f"placement.network_interface={interface}: sets {name}, which placement.env or "
+                f"env_from_driver sets, too; leave one of them"
+            )
+
+
+def _name_problem(name: str) -> str | None:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        return "is no name of an environment variable"
+    if name in _OWN_VARIABLES or name.startswith("RAY_"):
+        return "a run sets it itself, by its other keys; remove it"
+    return None
+
+
 _TRAINING_RUN_RULES: tuple[Rule, ...] = (
     Rule(
         about="`model.path` and `data.path` are set, and so is `reward.functions` or one of "
@@ -142,6 +213,20 @@ _TRAINING_RUN_RULES: tuple[Rule, ...] = (
         keys=("deadlines.request_s", "deadlines.generate_s", "reward.timeout_s"),
         problems=_deadlines,
         stages=SCORING_STAGES,
+    ),
+    Rule(
+        about="`deadlines.collective_s` is below `deadlines.update_s`.",
+        keys=("deadlines.collective_s", "deadlines.update_s"),
+        problems=_collectives,
+        stages=TRAINING_STAGES,
+    ),
+    Rule(
+        about="`placement.env` has no secrets, and no variables that a run sets itself; those of "
+        "`placement.env_from_driver` are set where the run is started. "
+        "`placement.network_interface` is one name.",
+        keys=("placement.env", "placement.env_from_driver", "placement.network_interface"),
+        problems=_environment,
+        stages=STAGE_NAMES,
     ),
 )
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from rlhf_ray.config.deepspeed.extra import extra_problems
+from rlhf_ray.config.deepspeed.zero import zero_problems
 from rlhf_ray.config.rules.rule import ROLE_KEYS, Rule, model_roles, trained_roles
 from rlhf_ray.config.run import Config
 from rlhf_ray.config.stages import DEEPSPEED_STAGES, SCORING_STAGES
@@ -23,6 +25,23 @@ def _offload(config: Config) -> Iterator[str]:
                 f"{group}.offload_optimizer=true: {group}.zero_stage=0 has no optimizer states to "
                 f"offload; set zero_stage to 1, 2 or 3, or offload_optimizer to false"
             )
+
+
+def _zero(config: Config) -> Iterator[str]:
+    for group, role in model_roles(config):
+        yield from zero_problems(
+            group,
+            role.zero,
+            stage=role.zero_stage,
+            num_ranks=role.num_ranks,
+            dtype=role.dtype,
+            offloads=role.offload_parameters,
+        )
+
+
+def _extra_deepspeed_config(config: Config) -> Iterator[str]:
+    for group, role in model_roles(config):
+        yield from extra_problems(group, role.extra_deepspeed_config)
 
 
 def _averaged_critic(config: Config) -> Iterator[str]:
@@ -71,11 +90,10 @@ def _head_kernel(config: Config) -> Iterator[str]:
         return
     for group, role in model_roles(config):
         has_words = group not in ("critic", "reward.model")
-        if has_words and (role.num_gpus == 0 or role.zero_stage == 3):
+        if has_words and role.num_gpus == 0:
             yield (
-                f"model.head_kernel=liger: needs a GPU and the whole weight of the head, but "
-                f"{group}.num_gpus={role.num_gpus} and {group}.zero_stage={role.zero_stage}; use "
-                f"model.head_kernel=chunked, or change those"
+                f"model.head_kernel=liger: needs a GPU, but {group}.num_gpus={role.num_gpus}; use "
+                f"model.head_kernel=chunked, or set num_gpus to 1"
             )
     if config.generation.top_k and not config.is_fit:
         yield (
@@ -104,6 +122,12 @@ def _colocated(config: Config) -> Iterator[str]:
         yield (
             f"max_staleness={config.max_staleness}: with placement=colocated engine and learner "
             f"take turns and do not overlap; set it to 0, or use placement=disaggregated"
+        )
+    if config.training.offload_parameters:
+        yield (
+            "training.offload_parameters=true: with placement=colocated the learner's weights "
+            "leave the GPU while engines generate, which DeepSpeed refuses for parameters that it "
+            "offloads itself; set it to false"
         )
     generation, training = config.generation, config.training
     if generation.num_gpus != training.num_gpus:
@@ -156,6 +180,20 @@ TRAINING_RULES: tuple[Rule, ...] = (
         stages=DEEPSPEED_STAGES,
     ),
     Rule(
+        about="Keys of `zero` have an effect at the role's `zero_stage`; `zero.hpz_partition_size` "
+        "divides `num_ranks`, and is 1 with `offload_parameters`; `zero.gradient_dtype=bfloat16` "
+        "needs `dtype=bfloat16` and `zero_stage` 2 or 3.",
+        keys=_roles("zero", "zero_stage", "num_ranks", "dtype", "offload_parameters"),
+        problems=_zero,
+        stages=DEEPSPEED_STAGES,
+    ),
+    Rule(
+        about="`extra_deepspeed_config` has keys that DeepSpeed knows and no other key sets.",
+        keys=_roles("extra_deepspeed_config"),
+        problems=_extra_deepspeed_config,
+        stages=DEEPSPEED_STAGES,
+    ),
+    Rule(
         about="`critic.ema_decay` is null: only the policy is averaged.",
         keys=("critic.ema_decay", "algorithm.advantage"),
         problems=_averaged_critic,
@@ -181,9 +219,9 @@ TRAINING_RULES: tuple[Rule, ...] = (
         stages=DEEPSPEED_STAGES,
     ),
     Rule(
-        about="`model.head_kernel=liger` needs learner and reference on GPUs with a ZeRO stage "
-        "below 3, and `generation.top_k` 0.",
-        keys=("model.head_kernel", "generation.top_k", *_roles("num_gpus", "zero_stage")),
+        about="`model.head_kernel=liger` needs learner and reference on GPUs, and "
+        "`generation.top_k` 0.",
+        keys=("model.head_kernel", "generation.top_k", *_roles("num_gpus")),
         problems=_head_kernel,
         stages=DEEPSPEED_STAGES,
     ),
@@ -194,9 +232,10 @@ TRAINING_RULES: tuple[Rule, ...] = (
         stages=DEEPSPEED_STAGES,
     ),
     Rule(
-        about="`placement=colocated` needs `max_staleness` 0 and the same `num_gpus` for engine "
-        "and learner; on GPUs also `generation.num_engines` x `generation.tensor_parallel_size` = "
-        "`training.num_ranks` and `training.zero_stage` 2 or 3.",
+        about="`placement=colocated` needs `max_staleness` 0, no `training.offload_parameters` and "
+        "the same `num_gpus` for engine and learner; on GPUs also "
+        "`generation.num_engines` x `generation.tensor_parallel_size` = `training.num_ranks` and "
+        "`training.zero_stage` 2 or 3.",
         keys=(
             "placement.strategy",
             "max_staleness",
@@ -206,6 +245,7 @@ TRAINING_RULES: tuple[Rule, ...] = (
             "training.num_gpus",
             "training.num_ranks",
             "training.zero_stage",
+            "training.offload_parameters",
         ),
         problems=_colocated,
     ),

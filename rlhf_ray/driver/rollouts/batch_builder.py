@@ -60,6 +60,7 @@ class BatchBuilder:
         self._selection = selection
         self._reward_tolerance = reward_tolerance
         self._urgent = frozenset(urgent)
+        self._awaited = set(urgent)
         # Both in the order in which the groups were scored.
         self._good: list[ScoredGroup] = []
         self._uniform: list[ScoredGroup] = []
@@ -67,11 +68,13 @@ class BatchBuilder:
 
     def add(self, scored: ScoredGroup) -> None:
         """Add a group. With dynamic sampling, a group without variance is only a stopgap."""
+        self._awaited.discard(scored.prompt.stream_index)
         is_stopgap = self._selection.dynamic and not self._has_variance(scored)
         (self._uniform if is_stopgap else self._good).append(scored)
 
     def drop(self, prompt: Prompt, failures: Sequence[SampleFailure], instead: Prompt) -> None:
         """Drop a group with a failed sample; the prompt `instead` takes its place."""
+        self._awaited.discard(prompt.stream_index)
         self.num_dropped += 1
         self.failures.extend(failures)
         self.prompts = [p for p in self.prompts if p is not prompt] + [instead]
@@ -96,11 +99,10 @@ class BatchBuilder:
         self._num_replaced += len(prompts)
         self.prompts = [p for p in self.prompts if id(p) not in gone] + list(prompts)
 
-    def is_complete(self, in_flight: Sequence[Prompt]) -> bool:
-        """Whether the batch can be handed out although the prompts `in_flight` are not done."""
+    def is_complete(self, num_in_flight: int) -> bool:
+        """Whether the batch can be handed out although some of its groups are in flight."""
         is_full = len(self._good) >= self._size
-        is_awaited = any(prompt.stream_index in self._urgent for prompt in in_flight)
-        return not in_flight or (is_full and not is_awaited)
+        return not num_in_flight or (is_full and not self._awaited)
 
     def select(self) -> Selection:
         """Select the groups scored first; urgent ones come before, those without variance last."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rlhf_ray.batching.balance import Loads
 from rlhf_ray.calls import Call, CallWaiter
 from rlhf_ray.driver.roles import GeneratorRole, RewardRole
 from rlhf_ray.records import GroupSummary, Prompt, SampleFailure
@@ -66,10 +68,14 @@ class InFlight:
         self._greedy = greedy
         self._timeout_s = timeout_s
         # The load of an engine is its number of samples, of a reward worker its number of groups.
-        self._engine_load = [0] * len(generators.names)
-        self._worker_load = [0] * len(rewards.names)
+        self._engine_load = Loads(len(generators.names))
+        self._worker_load = Loads(len(rewards.names))
         # A request has exactly one call at a time: sampling, its retry, or scoring.
         self._requests: dict[Call, _Request] = {}
+        self._calls = waiter.pending()
+        # Requests by batch: with thousands in flight no question may scan them all.
+        self._num_requests: Counter[int] = Counter()
+        self._num_sampling: Counter[int] = Counter()
 
     def start(self, batch: int, prompts: Sequence[Prompt]) -> None:
         """Send several prompts; if the engines are idle, all prompts start together."""
@@ -83,19 +89,20 @@ class InFlight:
             self.send(batch, prompt)
         if together:
             # Nothing else is in flight, so the loads are the numbers of requests held back.
-            self._wait(self._generators.release(self._engine_load))
+            self._wait(self._generators.release(list(self._engine_load)))
 
     def send(self, batch: int, prompt: Prompt) -> None:
         """Send one prompt at once."""
         request = _Request(
             batch=batch,
             prompt=prompt,
-            worker=_least_loaded(self._engine_load),
+            worker=self._engine_load.least(),
             samples=(*range(self._samples_per_prompt), *self._greedy),
             parts=[],
             retried=False,
             scoring=False,
         )
+        self._num_requests[batch] += 1
         self._generate(request)
 
     def wait(self, phase: str, timeout_s: float) -> Iterator[ScoredPrompt]:
@@ -104,18 +111,18 @@ class InFlight:
         Raises:
             RunFailed: a worker died or failed, or no call was done in time.
         """
-        for call in self._waiter.some_done(list(self._requests), phase=phase, timeout_s=timeout_s):
-            scored = self._advance(call, phase)
+        for call, signal in self._calls.take_done(phase=phase, timeout_s=timeout_s):
+            scored = self._advance(call, signal)
             if scored is not None:
                 yield scored
 
-    def prompts_of(self, batch: int) -> list[Prompt]:
-        """Prompts of this batch that are in flight."""
-        return [request.prompt for request in self._requests.values() if request.batch == batch]
+    def num_of(self, batch: int) -> int:
+        """Number of prompts of this batch that are in flight."""
+        return self._num_requests[batch]
 
     def is_generating(self, batch: int) -> bool:
         """Whether an engine still samples for this batch."""
-        return any(r.batch == batch and not r.scoring for r in self._requests.values())
+        return self._num_sampling[batch] > 0
 
     def cancel(self, batch: int) -> list[Prompt]:
         """Give up the prompts of this batch that are in flight; return them.
@@ -123,42 +130,58 @@ class InFlight:
         Engines have stopped sampling them when this returns. A score that is being computed is
         not waited for.
         """
-        mine = {call: request for call, request in self._requests.items() if request.batch == batch}
-        if not mine:
+        if not self._num_requests[batch]:
             return []
-        sampling = {call: request for call, request in mine.items() if not request.scoring}
-        calls = [
-            self._generators.abort(engine, [request.prompt.prompt_id for request in there])
-            for engine in range(len(self._engine_load))
-            if (there := [r for r in sampling.values() if r.worker == engine])
-        ]
+        mine = {call: request for call, request in self._requests.items() if request.batch == batch}
+        sampling: dict[Call, _Request] = {}
+        by_engine: dict[int, list[str]] = {}
+        for call, request in mine.items():
+            if not request.scoring:
+                sampling[call] = request
+                by_engine.setdefault(request.worker, []).append(request.prompt.prompt_id)
+        calls = [self._generators.abort(engine, ids) for engine, ids in sorted(by_engine.items())]
         # Wait for the requests too. Ray may run an `abort` before a request that was sent earlier:
         # that request samples to its end, and would share the engine with the next batch.
         self._wait([*calls, *sampling])
         for call, request in mine.items():
-            del self._requests[call]
-            if request.scoring:
-                self._worker_load[request.worker] -= 1
-            else:
-                self._engine_load[request.worker] -= len(request.samples)
+            self._calls.discard(call)
+            self._finish(call, request)
+            self._num_requests[batch] -= 1
         return [request.prompt for request in mine.values()]
 
-    def _wait(self, calls: Sequence[Call]) -> None:
-        self._waiter.results(calls, phase="generate", timeout_s=self._timeout_s)
+    def engine_statistics(self) -> list[dict[str, float]]:
+        """Statistics of every engine since the last call."""
+        return self._wait(self._generators.statistics())
+
+    def _wait(self, calls: Sequence[Call]) -> list[Any]:
+        return self._waiter.results(calls, phase="generate", timeout_s=self._timeout_s)
 
     def _generate(self, request: _Request) -> None:
-        self._engine_load[request.worker] += len(request.samples)
+        self._engine_load.add(request.worker, len(request.samples))
+        self._num_sampling[request.batch] += 1
         call = self._generators.generate(request.worker, request.prompt, request.samples)
-        self._requests[call] = request
+        self._follow(call, request)
 
-    def _advance(self, call: Call, phase: str) -> ScoredPrompt | None:
-        request = self._requests.pop(call)
-        # The call is done: this fetches its signal, or raises its failure.
-        (signal,) = self._waiter.results([call], phase=phase, timeout_s=self._timeout_s)
+    def _follow(self, call: Call, request: _Request) -> None:
+        self._requests[call] = request
+        self._calls.add(call)
+
+    def _finish(self, call: Call, request: _Request) -> None:
+        """Note that the call of a request is done, or given up."""
+        del self._requests[call]
+        if request.scoring:
+            self._worker_load.add(request.worker, -1)
+        else:
+            self._engine_load.add(request.worker, -len(request.samples))
+            self._num_sampling[request.batch] -= 1
+
+    def _advance(self, call: Call, signal: Any) -> ScoredPrompt | None:
+        request = self._requests[call]
+        self._finish(call, request)
         if not request.scoring:
             self._score_or_retry(request, call.payload, signal)
             return None
-        self._worker_load[request.worker] -= 1
+        self._num_requests[request.batch] -= 1
         # Greedy answers come last in a group. They are a baseline and no rollouts, so the summary
         # that the driver works with must not count them.
         summary = signal.of_first(self._samples_per_prompt)
@@ -169,26 +192,18 @@ class InFlight:
     def _score_or_retry(
         self, request: _Request, group: Any, failures: Sequence[SampleFailure]
     ) -> None:
-        self._engine_load[request.worker] -= len(request.samples)
         request.parts.append(group)
         if failures and not request.retried:
             # Only the failed samples, and on another engine if there is one: the failure may be
             # the engine's. The reward worker merges the parts into one group.
             request.retried = True
-            request.worker = _least_loaded(self._engine_load, other_than=request.worker)
+            request.worker = self._engine_load.least(other_than=request.worker)
             request.samples = tuple(failure.sample_index for failure in failures)
             self._generate(request)
             return
         # Samples that failed twice go to scoring too: the summary then names their failures, and
         # the pipeline replaces the prompt.
         request.scoring = True
-        request.worker = _least_loaded(self._worker_load)
-        self._worker_load[request.worker] += 1
-        call = self._rewards.score(request.worker, request.parts)
-        self._requests[call] = request
-
-
-def _least_loaded(loads: Sequence[int], other_than: int | None = None) -> int:
-    """The first of the least loaded; not `other_than`, if there are several."""
-    candidates = [i for i in range(len(loads)) if i != other_than or len(loads) == 1]
-    return min(candidates, key=lambda i: (loads[i], i))
+        request.worker = self._worker_load.least()
+        self._worker_load.add(request.worker, 1)
+        self._follow(self._rewards.score(request.worker, request.parts), request)

@@ -21,6 +21,7 @@ from rlhf_ray.config.groups.rollout_selection import RolloutSelectionConfig
 from rlhf_ray.driver.roles import GeneratorRole, PromptSource, RewardRole
 from rlhf_ray.driver.rollouts.batch import Batch
 from rlhf_ray.driver.rollouts.batch_builder import BatchBuilder, ScoredGroup, Selection
+from rlhf_ray.driver.rollouts.engine_metrics import engine_metrics
 from rlhf_ray.driver.rollouts.failure_budget import FailureBudget
 from rlhf_ray.driver.rollouts.in_flight import InFlight, ScoredPrompt
 from rlhf_ray.driver.rollouts.prompt_queue import PromptQueue, plain_prompts, prompts_from_plain
@@ -104,7 +105,7 @@ class RolloutPipeline:
         builder = self._batches[step]
         started = time.monotonic()
         generated = started
-        while not builder.is_complete(self._in_flight.prompts_of(step)):
+        while not builder.is_complete(self._in_flight.num_of(step)):
             left_s = started + self._settings.generate_timeout_s - time.monotonic()
             # Failures and timeouts name this phase: "generate" until the last sample is there.
             phase = "generate" if self._in_flight.is_generating(step) else "score"
@@ -166,7 +167,7 @@ class RolloutPipeline:
 
     def _replace_uniform(self, batch: int, builder: BatchBuilder) -> None:
         """Dynamic sampling: start new prompts in place of groups without variance, if allowed."""
-        num_in_flight = len(self._in_flight.prompts_of(batch))
+        num_in_flight = self._in_flight.num_of(batch)
         if num_in_flight and self._settings.is_reproducible:
             # Replace in rounds, when the whole batch is scored: the order in which groups come
             # back must not decide which requests share an engine step.
@@ -198,6 +199,7 @@ class RolloutPipeline:
             generate_s=generate_s,
             score_s=score_s,
             num_replayed=len(replayed),
+            engine_metrics=engine_metrics(self._in_flight.engine_statistics()),
             selection_metrics={
                 **builder.metrics(selected.kept),
                 **self._oversampling_metrics(selected, cancelled),

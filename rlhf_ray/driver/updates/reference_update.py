@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from rlhf_ray.calls import Call, CallWaiter
 from rlhf_ray.driver.roles import LearnerRole, ReferenceRole
-from rlhf_ray.publish.base import TransferSettings, WeightTransport
+from rlhf_ray.publish.base import WeightTransport
 
 
 class NoReferenceUpdate:
@@ -21,15 +21,17 @@ class NoReferenceUpdate:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReferenceUpdateSettings:
-    """Steps between two updates; bucket size and deadline of a transfer."""
+    """Steps between two updates, and deadline of a check."""
 
     every_steps: int
-    bucket_bytes: int
     timeout_s: float
 
 
 class PeriodicReferenceUpdater:
     """Sends the policy's weights to the reference, which keeps an EMA of them.
+
+    Args:
+        transport: opened from the policy to the reference.
 
     The updater has no state: the number of steps alone tells when the reference last moved.
     """
@@ -47,10 +49,7 @@ class PeriodicReferenceUpdater:
         self._reference = reference
         self._transport = transport
         self._waiter = waiter
-        self._every_steps = settings.every_steps
-        self._transfer = TransferSettings(
-            bucket_bytes=settings.bucket_bytes, phase="refresh", timeout_s=settings.timeout_s
-        )
+        self._settings = settings
 
     def check(self) -> None:
         """Check before the first step that the reference can take the policy's weights.
@@ -73,15 +72,13 @@ class PeriodicReferenceUpdater:
         Raises:
             RunFailed: a worker failed or was late.
         """
-        since = step % self._every_steps
+        since = step % self._settings.every_steps
         if since == 0:
-            self._transport.send(self._policy, self._reference, self._waiter, self._transfer)
-            self._wait(self._reference.finish_update())
+            self._transport.send(step)
         return {"reference/version": float(step - since)}
 
     def _wait(self, calls: list[Call]) -> list:
-        settings = self._transfer
-        return self._waiter.results(calls, phase=settings.phase, timeout_s=settings.timeout_s)
+        return self._waiter.results(calls, phase="refresh", timeout_s=self._settings.timeout_s)
 
 
 ReferenceUpdater = PeriodicReferenceUpdater | NoReferenceUpdate

@@ -8,8 +8,8 @@ import numpy as np
 from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from rlhf_ray.generation.weights.segments import SharedSegment
 from rlhf_ray.publish.bucket import WeightBucket
+from rlhf_ray.publish.segments import SharedSegment
 
 
 class BucketSender:

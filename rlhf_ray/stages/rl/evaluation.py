@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rlhf_ray.cluster.roles.learner import AverageWeights
 from rlhf_ray.cluster.systems.rl import System
 from rlhf_ray.driver.best_models import BestModels
 from rlhf_ray.driver.evaluation.collector import AnswerCollector
@@ -21,14 +20,11 @@ from rlhf_ray.driver.evaluation.evaluator import (
 from rlhf_ray.driver.updates.device_sharing import DeviceSharing
 from rlhf_ray.driver.updates.token_scores import NoTokenScores
 from rlhf_ray.models.saving.generation_ends import add_ends
-from rlhf_ray.publish.base import TransferSettings
-from rlhf_ray.publish.transports import weight_transport
+from rlhf_ray.publish.base import AVERAGE, WeightTransport
+from rlhf_ray.publish.publisher import Publisher
 from rlhf_ray.records import Prompt
 from rlhf_ray.stages.rl.parts import reference_role
 from rlhf_ray.stages.rl.settings import RlSettings
-
-if TYPE_CHECKING:
-    pass
 
 
 def make_evaluator(
@@ -36,12 +32,16 @@ def make_evaluator(
     system: System,
     prompts: Sequence[Prompt],
     turns: DeviceSharing,
+    publisher: Publisher,
+    transport: WeightTransport,
     *,
     is_resumed: bool,
 ) -> Evaluator:
     """The evaluator of the policy of a started system.
 
     Args:
+        publisher: publishes the policy.
+        transport: opened from the learner to the engines.
         is_resumed: the checkpoint knows the best model so far. Otherwise models that an earlier
             run left are removed.
     """
@@ -57,7 +57,7 @@ def make_evaluator(
         waiter=system.supervisor,
         settings=settings.collect,
     )
-    best = _best(settings, system, turns)
+    best = _best(settings, system, turns, publisher)
     if not is_resumed:
         best.clear()
     averages = settings.ema_decay is not None
@@ -65,7 +65,7 @@ def make_evaluator(
         collect=collector.collect,
         prompts=prompts,
         best=best,
-        average=_average(settings, system, turns) if averages else None,
+        average=_average(transport, turns) if averages else None,
         keep=_keep(settings, system),
         settings=EvaluatorSettings(
             every=evaluation.every, num_steps=settings.num_steps, report=settings.report
@@ -73,7 +73,9 @@ def make_evaluator(
     )
 
 
-def _best(settings: RlSettings, system: System, turns: DeviceSharing) -> BestPolicy | NoBest:
+def _best(
+    settings: RlSettings, system: System, turns: DeviceSharing, publisher: Publisher
+) -> BestPolicy | NoBest:
     evaluation = settings.evaluation
     if not evaluation.keep_best:
         return NoBest()
@@ -88,8 +90,8 @@ def _best(settings: RlSettings, system: System, turns: DeviceSharing) -> BestPol
             timeout_s=settings.deadlines.checkpoint_s,
         )
         add_ends(folder, settings.end_token_ids)
-        turns.begin_publishing()
-        turns.begin_generating()
+        if settings.is_colocated:
+            publisher.publish_again()
 
     models = BestModels(output, save, num_checkpoints=settings.checkpoint.keep_last)
     return BestPolicy(
@@ -100,23 +102,13 @@ def _best(settings: RlSettings, system: System, turns: DeviceSharing) -> BestPol
     )
 
 
-def _average(settings: RlSettings, system: System, turns: DeviceSharing) -> Callable[[int], None]:
+def _average(transport: WeightTransport, turns: DeviceSharing) -> Callable[[int], None]:
     """Publish the EMA to the engines. Without a probe: only the engines compute with the EMA."""
-    timeout_s = settings.deadlines.publish_s
 
     def publish(version: int) -> None:
         turns.begin_training()
         turns.begin_publishing()
-        weight_transport(settings.publish.transport).send(
-            AverageWeights(system.learner),
-            system.generators,
-            system.supervisor,
-            TransferSettings(
-                bucket_bytes=settings.publish.bucket_bytes, phase="publish", timeout_s=timeout_s
-            ),
-        )
-        finished = system.generators.finish_update(version)
-        system.supervisor.results(finished, phase="publish", timeout_s=timeout_s)
+        transport.send(version, what=AVERAGE)
         turns.begin_generating()
 
     return publish
@@ -127,9 +119,7 @@ def _keep(settings: RlSettings, system: System) -> Callable[[str, Sequence[Any]]
         if not settings.observe.rollouts:
             return
         path = settings.output / "evaluation" / f"{name}.jsonl"
-        written = system.builder.write_rollouts(path, groups)
-        system.supervisor.results(
-            [written], phase="build", timeout_s=settings.deadlines.reference_s
-        )
+        written = [system.builder.write_rollouts(path, groups), system.builder.finish_rollouts()]
+        system.supervisor.results(written, phase="build", timeout_s=settings.deadlines.reference_s)
 
     return write

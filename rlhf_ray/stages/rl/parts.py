@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rlhf_ray.atomic_file import atomic_folder
 from rlhf_ray.calls import Call
-from rlhf_ray.cluster.roles.learner import AdapterWeights, PolicyWithoutAdapter
+from rlhf_ray.cluster.roles.learner import PolicyWithoutAdapter
 from rlhf_ray.cluster.systems.rl import System
 from rlhf_ray.config.groups.algorithm import OldLogprobsFrom
 from rlhf_ray.data.prompts.curriculum import CurriculumSettings, CurriculumStream
@@ -36,11 +36,12 @@ from rlhf_ray.driver.updates.token_scores import NoTokenScores, TokenScorers
 from rlhf_ray.driver.updates.trainer import NoCritic, Trainer, TrainerSettings
 from rlhf_ray.models.saving.generation_ends import add_ends
 from rlhf_ray.models.saving.write import check_saved
+from rlhf_ray.publish.base import ADAPTER, POLICY, WeightTransport
 from rlhf_ray.publish.gate import Probe
 from rlhf_ray.publish.publisher import Publisher, PublishSettings
-from rlhf_ray.publish.transports import weight_transport
 from rlhf_ray.stages.rl.inputs import RlInputs
 from rlhf_ray.stages.rl.settings import RlSettings
+from rlhf_ray.stages.rl.transport import open_reference_transport
 from rlhf_ray.stages.trained_part import split_off_adapter
 
 
@@ -71,17 +72,23 @@ def make_stream(settings: RlSettings, prompts: PromptSet) -> PromptStream | Curr
     return CurriculumStream(stream, curriculum, seed=settings.seed)
 
 
-def make_publisher(settings: RlSettings, system: System, probe: Probe) -> Publisher:
+def make_publisher(
+    settings: RlSettings,
+    system: System,
+    transport: WeightTransport,
+    devices: DeviceSharing,
+    probe: Probe,
+) -> Publisher:
     """The publisher of the policy, or of its adapter alone."""
-    learner = system.learner
     return Publisher(
-        source=AdapterWeights(learner) if settings.publishes_adapter else learner,
+        source=system.learner,
         receivers=system.generators,
-        transport=weight_transport(settings.publish.transport),
+        transport=transport,
+        turns=devices,
         waiter=system.supervisor,
         probe=probe,
         settings=PublishSettings(
-            bucket_bytes=settings.publish.bucket_bytes,
+            what=ADAPTER if settings.publishes_adapter else POLICY,
             probe_every=settings.publish.probe_every,
             probe_tolerance=settings.probe_tolerance,
             timeout_s=settings.deadlines.publish_s,
@@ -91,7 +98,7 @@ def make_publisher(settings: RlSettings, system: System, probe: Probe) -> Publis
 
 def make_device_sharing(settings: RlSettings, system: System) -> DeviceSharing:
     """Dedicated devices, or engines and learner in turn (the hybrid engine)."""
-    if settings.placement.strategy == "disaggregated":
+    if not settings.is_colocated:
         return DedicatedDevices()
     return ColocatedDevices(
         engines=system.generators,
@@ -181,12 +188,10 @@ def make_reference_updater(
     return PeriodicReferenceUpdater(
         policy=system.learner,
         reference=system.reference,
-        transport=weight_transport(settings.publish.transport),
+        transport=open_reference_transport(settings, system),
         waiter=system.supervisor,
         settings=ReferenceUpdateSettings(
-            every_steps=every_steps,
-            bucket_bytes=settings.publish.bucket_bytes,
-            timeout_s=settings.deadlines.publish_s,
+            every_steps=every_steps, timeout_s=settings.deadlines.publish_s
         ),
     )
 

@@ -30,6 +30,7 @@ class RlSettings:
     Attributes:
         probe_tolerance: of the fidelity gate, in nats; decided by the dtypes where not configured.
         reference_is_policy: the policy's ranks are the reference, with their adapter off.
+        learner_gpus, engine_gpus: GPUs of a learner rank and of an engine worker; 0 on CPUs.
         collect: how held-out prompts are answered.
         report: what is reported of the answers.
         end_token_ids: tokens at which the engines stop; none if they sample past the end.
@@ -50,6 +51,8 @@ class RlSettings:
     publish: PublishConfig
     probe_tolerance: float
     placement: PlacementConfig
+    learner_gpus: float
+    engine_gpus: float
     checkpoint: CheckpointConfig
     deadlines: DeadlineConfig
     observe: ObserveConfig
@@ -57,6 +60,11 @@ class RlSettings:
     collect: CollectSettings
     report: ReportSettings
     end_token_ids: tuple[int, ...]
+
+    @property
+    def is_colocated(self) -> bool:
+        """Whether engines and learner share devices and take turns."""
+        return self.placement.strategy == "colocated"
 
 
 def rl_settings(config: Config, *, end_token_ids: tuple[int, ...] = ()) -> RlSettings:
@@ -91,6 +99,8 @@ def rl_settings(config: Config, *, end_token_ids: tuple[int, ...] = ()) -> RlSet
         publish=config.publish,
         probe_tolerance=tolerance,
         placement=config.placement,
+        learner_gpus=config.training.num_gpus,
+        engine_gpus=config.generation.num_gpus,
         checkpoint=config.checkpoint,
         deadlines=config.deadlines,
         observe=config.observe,

@@ -1,37 +1,32 @@
-"""Process group, trained engine and frozen engine, over DeepSpeed."""
+"""Trained engine and frozen engine, over DeepSpeed."""
 
 from __future__ import annotations
 
-import os
-import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import deepspeed
-import deepspeed.comm
-import numpy as np
 import torch
-from deepspeed.accelerator import set_accelerator
-from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
 from deepspeed.ops.adam import DeepSpeedCPUAdam
 from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from torch import Tensor, nn
 
 from rlhf_ray.config.groups.training import RoleConfig, TrainingConfig
+from rlhf_ray.publish.base import LearnerPart
 from rlhf_ray.training.engine.deepspeed_config import frozen_config, trained_config
 from rlhf_ray.training.engine.deepspeed_files import PlainCheckpointEngine
-from rlhf_ray.training.engine.host_memory import keep_freed_memory
-from rlhf_ray.training.engine.meeting import meet
+from rlhf_ray.training.engine.device_states import DeviceStates
 from rlhf_ray.training.engine.ranks import training_device, world_size
 from rlhf_ray.training.engine.schedule import learning_rate
+from rlhf_ray.training.engine.sharding import Fill, shard_module
 from rlhf_ray.training.engine.shards import is_partitioned, whole_shape
 
 _TAG = "engine"
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,78 +37,6 @@ class StepResult:
     learning_rate: float
 
 
-def start_process(
-    rank: int,
-    world_size: int,
-    master_addr: str,
-    master_port: int,
-    *,
-    timeout_s: float,
-    cpu_threads: int,
-    seed: int,
-    on_gpu: bool,
-) -> None:
-    """Make this process a rank of its role: device, environment, process group, threads, seed.
-
-    Call it before an engine is built. CPUs use gloo; GPUs use NCCL, a rank its first visible GPU.
-
-    Args:
-        master_addr, master_port: address of the role's rank 0.
-        timeout_s: a collective operation that waits longer for another rank fails.
-        on_gpu: train on the GPU; if False on the CPU, even if a GPU is visible.
-
-    Raises:
-        ValueError: `on_gpu` is set, and torch sees no GPU.
-    """
-    _choose_device(on_gpu)
-    os.environ.update(
-        RANK=str(rank),
-        WORLD_SIZE=str(world_size),
-        LOCAL_RANK="0",
-        # Without it DeepSpeed takes the number of NUMA nodes for the number of ranks here.
-        LOCAL_SIZE="1",
-        MASTER_ADDR=master_addr,
-        MASTER_PORT=str(master_port),
-    )
-    torch.set_num_threads(cpu_threads)
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-    _skip_shared_memory_op()
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
-    # DeepSpeed takes the process group that is there.
-    meet(backend, rank, world_size, master_addr, master_port, timeout=timedelta(seconds=timeout_s))
-    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
-
-
-def _choose_device(on_gpu: bool) -> None:
-    """Make torch and DeepSpeed agree on a device, before either has touched one."""
-    if on_gpu and not torch.cuda.is_available():
-        raise ValueError(
-            f"num_gpus is above 0, but torch {torch.__version__} sees no GPU (CUDA_VISIBLE_DEVICES="
-            f"{os.environ.get('CUDA_VISIBLE_DEVICES')}): num_gpus=0 runs this role on the CPU"
-        )
-    if not on_gpu:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
-        set_accelerator(CPU_Accelerator())
-        keep_freed_memory()
-
-
-def _skip_shared_memory_op() -> None:
-    """Keep DeepSpeed from compiling an operator that this package does not use.
-
-    deepspeed 0.19.8, comm/torch.py: `TorchBackend` builds `deepspeed_shm_comm` on a CPU, in 100 s.
-    Only tensor-parallel inference calls it. Remove this when the operator is built on demand.
-    """
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-
-
-def stop_process() -> None:
-    """Leave the process group."""
-    if torch.distributed.is_initialized():
-        deepspeed.comm.destroy_process_group()
-
-
 class TrainEngine:
     """A module with an optimizer, sharded by ZeRO.
 
@@ -121,19 +44,33 @@ class TrainEngine:
     the sum over micro-batches and ranks is the loss of the step.
 
     Args:
-        module: a module whose `forward` takes and returns tensors.
+        module: a module whose `forward` takes and returns tensors. At stage 3 its values may be on
+            rank 0 alone, or made by `fill`; see `shard_module`.
         total_steps: optimiser steps of the whole run, for the learning rate.
     """
 
-    def __init__(self, module: nn.Module, settings: TrainingConfig, *, total_steps: int) -> None:
+    _keeps_masters = False  # See `DeviceStates`.
+
+    def __init__(
+        self,
+        module: nn.Module,
+        settings: TrainingConfig,
+        *,
+        total_steps: int,
+        fill: Fill | None = None,
+    ) -> None:
         self._settings = settings
         self._total_steps = total_steps
         self._step = 0
+        self._device_states: DeviceStates | None = None
         on_cuda = torch.cuda.is_available()
+        config = trained_config(settings, on_cuda=on_cuda)
+        if settings.zero_stage == 3:
+            shard_module(module, config, dtype=_DTYPES[settings.dtype], fill=fill)
         self._engine: Any = deepspeed.initialize(
             model=module,
             optimizer=_build_optimizer(module, settings, on_cuda=on_cuda),
-            config=trained_config(settings, on_cuda=on_cuda),
+            config=config,
             dist_init_required=False,
         )[0]
         # DeepSpeed chooses it by its configuration, which cannot name one of ours.
@@ -212,46 +149,48 @@ class TrainEngine:
             raise ValueError(f"{folder} holds no DeepSpeed checkpoint; it may be incomplete")
         self._step = optimizer_step
 
-    def offload_states(self) -> None:
-        """Free the GPU: move weights, gradients and optimizer states to host memory.
+    def offload_states(self, part: LearnerPart) -> None:
+        """Free the GPU of a part: move it to host memory. Does nothing on a CPU."""
+        if torch.cuda.is_available():
+            self._device_states = self._device_states or self._movable_states()
+            self._device_states.offload(part)
 
-        Does nothing on a CPU.
-        """
-        if not torch.cuda.is_available():
-            return
-        # Only these two can offload. DeepSpeed's other optimizers (stage 0, and stage 1 with
-        # bfloat16) cannot, and the GPU would stay full.
+    def _movable_states(self) -> DeviceStates:
+        # DeepSpeed's other optimizers (stage 0, and stage 1 with bfloat16) cannot offload.
         movable = (DeepSpeedZeroOptimizer, DeepSpeedZeroOptimizer_Stage3)
         if not isinstance(self._engine.optimizer, movable):
             raise ValueError(
                 f"placement.strategy=colocated cannot free a GPU at zero_stage="
                 f"{self._settings.zero_stage} in {self._settings.dtype}: use zero_stage 2 or 3"
             )
-        self._engine.offload_states()
-        torch.cuda.empty_cache()
+        return DeviceStates(self._engine, keeps_masters=self._keeps_masters)
 
     def reload_states(self) -> None:
-        """Undo `offload_states`."""
-        if torch.cuda.is_available():
-            self._engine.reload_states()
+        """Undo `offload_states`, of all parts."""
+        if self._device_states is not None:
+            self._device_states.reload(training_device())
 
     def close(self) -> None:
         self._engine.destroy()
 
 
 class FrozenEngine:
-    """A module without an optimizer: whole on every rank, or sharded at ZeRO stage 3."""
+    """A module without an optimizer: whole on every rank, or sharded at ZeRO stage 3.
+
+    At stage 3 its values may be on rank 0 alone; see `shard_module`.
+    """
 
     def __init__(self, module: nn.Module, settings: RoleConfig) -> None:
         module.requires_grad_(False)
         on_cuda = torch.cuda.is_available()
         if settings.zero_stage == 3:
             config = frozen_config(settings, on_cuda=on_cuda)
+            shard_module(module, config, dtype=_DTYPES[settings.dtype])
             self._engine: Any = deepspeed.initialize(
                 model=module, config=config, dist_init_required=False
             )[0]
         else:
-            dtype = torch.bfloat16 if settings.dtype == "bfloat16" else torch.float32
+            dtype = _DTYPES[settings.dtype]
             for parameter in module.parameters():
                 # Not buffers: the frequencies of rotary embeddings stay in float32, because
                 # bfloat16 rounds them so that late positions turn by wrong angles.

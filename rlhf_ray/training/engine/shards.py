@@ -7,11 +7,13 @@ ZeRO-2, which shard the optimizer but not the weights).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rlhf_ray.training.engine.ranks import rank, reduce_over_ranks, training_device
 
@@ -33,6 +35,17 @@ class Shard:
     def of(self, whole: Tensor) -> Tensor:
         """The same slice [n] of another whole tensor of this shape."""
         return whole.reshape(-1)[self.start : self.start + self.values.numel()]
+
+
+class WeightBorrower(nn.Module, ABC):
+    """A module that computes with weights of other modules.
+
+    ZeRO-3 gathers the weights of a module around its call. The engines make it gather these, too.
+    """
+
+    @abstractmethod
+    def borrowed_weights(self) -> Sequence[nn.Parameter]:
+        """The weights of other modules; asked for when they are sharded."""
 
 
 def is_partitioned(tensor: Tensor) -> bool:
@@ -109,11 +122,14 @@ def gather_shards(shard: Shard) -> Tensor:
 def release_gathered(tensor: Any) -> None:
     """Drop the gathered copy of a sharded tensor; the next forward pass gathers it again.
 
-    DeepSpeed keeps small parameters gathered between forward passes. After a change of the shards
-    it would go on computing with the old copy.
+    DeepSpeed keeps small parameters gathered between forward passes, and with hpZ a second copy of
+    all of them, spread over a node. After a change of the shards it would go on computing with
+    these old copies.
     """
     if is_partitioned(tensor):
         tensor.partition()
+        # Made again from the shards, after the next pass that gathers them.
+        tensor.ds_secondary_tensor = None
 
 
 def _place(tensor: Any) -> tuple[int, int]:

@@ -23,14 +23,14 @@ def liger(head: Head) -> HeadKernel:
     """Liger-Kernel's fused head and cross-entropy, which writes no logits to memory on Hopper.
 
     `LigerFusedLinearScaledCrossEntropyFunction` (liger-kernel 0.8.5) returns the negative
-    log-probability of every row in float32 and its entropy, and takes a gradient per row. It reads
-    the head's weight directly, which is empty under ZeRO-3, and normalises over the whole
-    vocabulary. The rules of the configuration refuse ZeRO-3 and partial vocabularies with it.
+    log-probability of every row in float32 and its entropy, and takes a gradient per row. It
+    normalises over the whole vocabulary; the rules of the configuration refuse partial ones with
+    it. It reads the head's weight directly, which ZeRO-3 has gathered for `HeadOverRows`.
 
     Raises:
         ValueError: the head has a bias or scaled logits, or Liger-Kernel is not installed.
     """
-    function, weight = _liger_function(), head.module.get_parameter("weight")
+    function = _liger_function()
     if not isinstance(head.module, nn.Linear) or head.module.bias is not None or head.is_scaled:
         raise ValueError(
             f"head_kernel=liger supports only a linear head without bias and logit scaling, and "
@@ -41,6 +41,8 @@ def liger(head: Head) -> HeadKernel:
 
     def compute(inputs: HeadInputs) -> tuple[Tensor, Tensor]:
         assert inputs.support_token_ids is None, "liger knows the whole vocabulary only"
+        # Looked up at every call: sharding may replace the parameter after the kernel is made.
+        weight = head.module.get_parameter("weight")
         negative, entropy = function.apply(
             inputs.hidden,
             weight,
@@ -105,8 +107,8 @@ class LigerOrChunks:
             problem = f"{type(error).__name__}: {error}"
         if problem:
             _logger.warning("the head runs in chunks, without Liger-Kernel: %s", problem)
-        # All ranks take the same kernel, even if only one has found a problem: the chunked head
-        # asks the others for their number of chunks, and would wait for them forever.
+        # All ranks take the same kernel, even if only one has found a problem: two kernels round
+        # differently, and the shares of the ranks in a step would not be of one kind.
         if largest_over_ranks(int(bool(problem)), inputs.hidden.device):
             return in_chunks
         return fused

@@ -7,14 +7,14 @@ head runs on one chunk of rows after the other, and again on each of them in the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from rlhf_ray.training.engine.ranks import largest_over_ranks
+from rlhf_ray.training.engine.shards import WeightBorrower
 from rlhf_ray.training.forward.token_logprobs import (
     support_logprobs,
     token_logprobs,
@@ -55,8 +55,7 @@ class Head:
     """The output head of a language model.
 
     Attributes:
-        module: the output embedding, hidden states [M, H] to logits [M, V]. It must be CALLED, not
-            read: ZeRO-3 gathers its weight in hooks around the call.
+        module: the output embedding, hidden states [M, H] to logits [M, V].
         scale: the model's scaling of its logits.
         is_scaled: whether `scale` changes anything.
         vocab_size: V.
@@ -69,11 +68,54 @@ class Head:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """The model's logits [M, V] of hidden states [M, H]."""
-        return self.scale(self.module(hidden))
+        # Not a call of the module: ZeRO-3's hooks around it would gather and release the weight
+        # for every chunk of rows. `HeadOverRows` has gathered it for all of them.
+        return self.scale(self.module.forward(hidden))
 
 
 # Computes log-probabilities [M] or [M, K] with gradient, and entropies [M] with one if asked for.
 HeadKernel = Callable[[HeadInputs], tuple[Tensor, Tensor]]
+
+
+class HeadOverRows(WeightBorrower):
+    """The output head on all rows of a micro-batch, in one call.
+
+    Under ZeRO-3 its weight is gathered twice in a training pass, before the forward and before the
+    backward part, however many chunks of rows there are: 2.5 GB each time for a 72B model.
+
+    Args:
+        kernel: of this head.
+    """
+
+    def __init__(self, head: Head, kernel: HeadKernel) -> None:
+        super().__init__()
+        # Not a submodule: its weight has one name, that in the model.
+        self._head = head
+        self._kernel = kernel
+
+    def borrowed_weights(self) -> Sequence[nn.Parameter]:
+        return list(self._head.module.parameters())
+
+    def forward(
+        self,
+        hidden: Tensor,
+        targets: Tensor,
+        support_token_ids: Tensor | None,
+        temperature: float,
+        entropy_gradient: bool,
+        over_support: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """Run the kernel; see `HeadInputs`. Plain tensors, because ZeRO-3 looks for them."""
+        return self._kernel(
+            HeadInputs(
+                hidden=hidden,
+                targets=targets,
+                support_token_ids=support_token_ids,
+                temperature=temperature,
+                entropy_gradient=entropy_gradient,
+                over_support=over_support,
+            )
+        )
 
 
 def chunked(head: Head, inputs: HeadInputs) -> tuple[Tensor, Tensor]:
@@ -84,13 +126,9 @@ def chunked(head: Head, inputs: HeadInputs) -> tuple[Tensor, Tensor]:
     """
     elements = inputs.hidden.shape[0] * head.vocab_size
     device = inputs.hidden.device
-    wanted = 1
+    num_chunks = 1
     if elements > _KEPT_ELEMENTS[device.type]:
-        wanted = -(-elements // _CHUNK_ELEMENTS[device.type])
-    # Under ZeRO-3 every call of the head gathers its weight from all ranks. Ranks have different
-    # numbers of rows, so they agree on the largest number of chunks; a rank with fewer rows has
-    # smaller chunks, or empty ones.
-    num_chunks = largest_over_ranks(wanted, device)
+        num_chunks = -(-elements // _CHUNK_ELEMENTS[device.type])
 
     def compute(
         hidden: Tensor, targets: Tensor, support_token_ids: Tensor | None

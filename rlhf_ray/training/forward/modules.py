@@ -18,7 +18,7 @@ from rlhf_ray.batching.layout import Packing
 from rlhf_ray.batching.packing import decoder_inputs
 from rlhf_ray.models.loading import ScalarHeadModel
 from rlhf_ray.training.forward.fused_head import LigerOrChunks, liger
-from rlhf_ray.training.forward.head_logprobs import Head, HeadInputs, HeadKernel, chunked
+from rlhf_ray.training.forward.head_logprobs import Head, HeadKernel, HeadOverRows, chunked
 
 # Scaling of the logits after the head, by the field of the model's configuration that sets it.
 _LOGIT_SCALINGS: dict[str, Callable[[Tensor, float], Tensor]] = {
@@ -60,7 +60,7 @@ class PolicyForward(nn.Module):
             is_scaled=bool(scalings),
             vocab_size=model.config.get_text_config().vocab_size,
         )
-        self._compute = head_kernel(kernel, self._head)
+        self.head_over_rows = HeadOverRows(self._head, head_kernel(kernel, self._head))
 
     def forward(
         self,
@@ -75,8 +75,6 @@ class PolicyForward(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Run the decoder, and the head on the hidden states that predict a target only.
 
-        All ranks call it together, because they agree on a number of chunks.
-
         Args:
             input_ids [B, T], hidden_index [M], targets [M], support_token_ids [M, K], packing:
                 see `MicroBatch`.
@@ -88,15 +86,8 @@ class PolicyForward(nn.Module):
             logits / temperature over the support.
         """
         hidden = _hidden_states(self.model.get_decoder(), input_ids, hidden_index, packing)
-        return self._compute(
-            HeadInputs(
-                hidden=hidden,
-                targets=targets,
-                support_token_ids=support_token_ids,
-                temperature=temperature,
-                entropy_gradient=entropy_gradient,
-                over_support=over_support,
-            )
+        return self.head_over_rows(
+            hidden, targets, support_token_ids, temperature, entropy_gradient, over_support
         )
 
     @torch.no_grad()

@@ -11,17 +11,15 @@ import torch
 from rlhf_ray.checkpoint_files.facts import CheckpointFacts, write_facts
 from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.config.groups.training import TrainingConfig
+from rlhf_ray.publish.base import LearnerPart
 from rlhf_ray.training.engine.checkpoint import (
     read_facts,
     read_random_states,
     write_random_states,
 )
-from rlhf_ray.training.engine.deepspeed_engine import (
-    FrozenEngine,
-    TrainEngine,
-    start_process,
-    stop_process,
-)
+from rlhf_ray.training.engine.deepspeed_engine import FrozenEngine, TrainEngine
+from rlhf_ray.training.engine.meeting import Meeting, limit_collectives
+from rlhf_ray.training.engine.process import start_process, stop_process
 from rlhf_ray.training.engine.ranks import rank, world_size
 
 
@@ -60,7 +58,15 @@ class TrainedRole(ABC):
         self._timeout_s = timeout_s
         self._started: TrainEngine | None = None
 
-    def start(self, rank: int, world_size: int, master_addr: str, master_port: int) -> None:
+    def start(
+        self,
+        rank: int,
+        world_size: int,
+        master_addr: str,
+        master_port: int,
+        *,
+        meeting: Meeting | None = None,
+    ) -> None:
         """Join the other ranks, load the model, build the engine; all ranks together.
 
         Raises:
@@ -75,8 +81,10 @@ class TrainedRole(ABC):
             cpu_threads=self._settings.cpu_threads,
             seed=self._seed,
             on_gpu=self._settings.num_gpus > 0,
+            meeting=meeting,
         )
         self._started = self._build()
+        limit_collectives(self._timeout_s)
 
     @abstractmethod
     def _build(self) -> TrainEngine:
@@ -122,9 +130,9 @@ class TrainedRole(ABC):
         self._engine.load(folder, optimizer_step=facts.optimizer_step)
         read_random_states(folder, rank())
 
-    def offload_states(self) -> None:
-        """Free the GPU for a role that shares it; does nothing on a CPU."""
-        self._engine.offload_states()
+    def offload_states(self, part: LearnerPart) -> None:
+        """Free the GPU of a part, for a role that shares it; does nothing on a CPU."""
+        self._engine.offload_states(part)
 
     def reload_states(self) -> None:
         """Undo `offload_states`."""

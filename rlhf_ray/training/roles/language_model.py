@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from rlhf_ray.batching.layout import MicroBatch
-from rlhf_ray.batching.row_layout import row_layout
-from rlhf_ray.models.loading import load_policy, load_tokenizer, new_policy
+from rlhf_ray.models.loading import load_tokenizer
 from rlhf_ray.training.engine.deepspeed_engine import TrainEngine
 from rlhf_ray.training.forward.modules import PolicyForward, disable_dropout
 from rlhf_ray.training.forward.scoring import score_tokens
+from rlhf_ray.training.forward.trial import try_policy
 from rlhf_ray.training.roles.base import TrainedRole
+from rlhf_ray.training.roles.start_models import trained_policy
 from rlhf_ray.training.weights import named as weights
 from rlhf_ray.training.weights.ema_policy import make_engine
 from rlhf_ray.training.weights.lora_folder import FOLDER as ADAPTER
@@ -28,21 +29,15 @@ class LanguageModelRole(TrainedRole):
 
     def _build(self) -> TrainEngine:
         self._tokenizer = load_tokenizer(self._model_settings)
-        if self._model_settings.random_weights:
-            self._model = new_policy(
-                self._model_settings, dtype=self._settings.dtype, seed=self._seed
-            )
-        else:
-            self._model = load_policy(self._model_settings, dtype=self._settings.dtype)
+        self._model, fill = trained_policy(self._model_settings, self._settings, seed=self._seed)
         self._adapter = freeze_or_adapt_policy(self._model, self._settings, seed=self._seed)
         if self._settings.gradient_checkpointing:
             self._model.gradient_checkpointing_enable({"use_reentrant": False})
         module = PolicyForward(self._model, kernel=self._model_settings.head_kernel)
         disable_dropout(module)
-        module.check_head()
-        attention = self._model_settings.attention
-        self._layout = row_layout(self._model.get_decoder(), self._settings, attention)
-        return make_engine(module, self._settings, total_steps=self._total_optimizer_steps)
+        self._layout = try_policy(self._model, self._model_settings, self._settings)
+        total_steps = self._total_optimizer_steps
+        return make_engine(module, self._settings, total_steps=total_steps, fill=fill)
 
     def score_sequences(self, sequences: Sequence[tuple[int, ...]]) -> list[list[float]]:
         """Log-probabilities, at temperature 1, of every token but the first of each sequence.

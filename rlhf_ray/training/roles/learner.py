@@ -14,6 +14,7 @@ from rlhf_ray.batching.layout import MicroBatch
 from rlhf_ray.config.groups.algorithm import AlgorithmConfig
 from rlhf_ray.objectives.policy import Objective, Predicted, policy_objective
 from rlhf_ray.objectives.text import text_objective
+from rlhf_ray.publish.plan import WeightSpec
 from rlhf_ray.records import Coefficients, Experience, RolloutGroup, TokenValues
 from rlhf_ray.records.supervised import SupervisedSamples
 from rlhf_ray.training.forward.scoring import score_distributions, score_groups
@@ -143,6 +144,13 @@ class Learner(LanguageModelRole):
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the weights of `named_weights`, in that order."""
         return weights.weight_shapes(self._model)
+
+    def weight_specs(self) -> list[WeightSpec]:
+        """Names, dtypes and shapes of the weights of `named_weights`, in that order.
+
+        Those of `average_weights` are the same.
+        """
+        return weights.weight_specs(self._model)
 
     def save_average(self, folder: Path) -> None:
         """Write the policy's EMA as `save_model` writes the policy (`training.ema_decay`)."""

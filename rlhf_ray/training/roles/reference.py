@@ -9,16 +9,18 @@ from pathlib import Path
 from torch import Tensor
 
 from rlhf_ray.batching.layout import MicroBatch
-from rlhf_ray.batching.row_layout import row_layout
 from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.config.groups.training import ReferenceConfig
-from rlhf_ray.models.loading import load_policy
 from rlhf_ray.publish.bucket import WeightBucket
 from rlhf_ray.records import RolloutGroup, TokenValues
-from rlhf_ray.training.engine.deepspeed_engine import FrozenEngine, start_process
+from rlhf_ray.training.engine.deepspeed_engine import FrozenEngine
+from rlhf_ray.training.engine.meeting import Meeting, limit_collectives
+from rlhf_ray.training.engine.process import start_process
 from rlhf_ray.training.forward.modules import PolicyForward, disable_dropout
 from rlhf_ray.training.forward.scoring import score_distributions, score_groups
+from rlhf_ray.training.forward.trial import try_policy
 from rlhf_ray.training.roles.base import FrozenRole
+from rlhf_ray.training.roles.start_models import policy_of_files
 from rlhf_ray.training.weights.ema_reference import (
     EmaReference,
     Shapes,
@@ -59,7 +61,15 @@ class Reference(FrozenRole):
         self._timeout_s = timeout_s
         self._decay = decay
 
-    def start(self, rank: int, world_size: int, master_addr: str, master_port: int) -> None:
+    def start(
+        self,
+        rank: int,
+        world_size: int,
+        master_addr: str,
+        master_port: int,
+        *,
+        meeting: Meeting | None = None,
+    ) -> None:
         """Join the other ranks and load the model."""
         start_process(
             rank,
@@ -70,15 +80,15 @@ class Reference(FrozenRole):
             cpu_threads=self._settings.cpu_threads,
             seed=self._seed,
             on_gpu=self._settings.num_gpus > 0,
+            meeting=meeting,
         )
-        policy = load_policy(self._model_settings, dtype=self._settings.dtype)
+        policy = policy_of_files(self._model_settings, self._settings)
         module = PolicyForward(policy, kernel=self._model_settings.head_kernel)
         disable_dropout(module)
-        module.check_head()
-        attention = self._model_settings.attention
-        self._layout = row_layout(module.model.get_decoder(), self._settings, attention)
+        self._layout = try_policy(policy, self._model_settings, self._settings)
         self._started = FrozenEngine(module, self._settings)
         self._weights = EmaReference(policy, decay=self._decay)
+        limit_collectives(self._timeout_s)
 
     def score(self, groups: Sequence[RolloutGroup]) -> list[TokenValues]:
         """Log-probabilities of the sampled tokens of this rank's groups, or over their support."""

@@ -27,6 +27,7 @@ from rlhf_ray.objectives.rankings import (
 from rlhf_ray.plain_files import load_plain
 from rlhf_ray.records.files import load_preference_samples
 from rlhf_ray.records.preferences import PreferenceSamples
+from rlhf_ray.training.engine.meeting import Meeting
 from rlhf_ray.training.engine.ranks import rank
 from rlhf_ray.training.roles.base import RoleArguments
 from rlhf_ray.training.roles.scalar_model import ScalarRole
@@ -55,14 +56,22 @@ class RewardModelTrainer(ScalarRole):
         self._centring_coefficient = centring_coefficient
         self._latest: deque[PreferenceSamples] = deque()
 
-    def start(self, rank: int, world_size: int, master_addr: str, master_port: int) -> None:
+    def start(
+        self,
+        rank: int,
+        world_size: int,
+        master_addr: str,
+        master_port: int,
+        *,
+        meeting: Meeting | None = None,
+    ) -> None:
         """See `TrainedRole.start`.
 
         Raises:
             RequestError: transformers has no sequence classifier for the model's architecture.
         """
         self._tokenizer = load_tokenizer(self._model_settings)
-        super().start(rank, world_size, master_addr, master_port)
+        super().start(rank, world_size, master_addr, master_port, meeting=meeting)
         names = weights.weight_shapes(self._model)
         self._classifier = new_classifier(self._model, names, self._tokenizer)
         if self._classifier.config.pad_token_id is not None:

@@ -8,19 +8,22 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from rlhf_ray.batching.layout import MicroBatch
-from rlhf_ray.batching.row_layout import row_layout
 from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.config.groups.reward import ModelRewardConfig, ScorerPart
 from rlhf_ray.data.chat_fields import Message, Tool
-from rlhf_ray.models.loading import load_scalar_head, load_tokenizer
+from rlhf_ray.models.loading import load_tokenizer
 from rlhf_ray.models.reward_source import reward_model_source
 from rlhf_ray.records import RolloutGroup
 from rlhf_ray.rewards.outcomes import Outcome
-from rlhf_ray.training.engine.deepspeed_engine import FrozenEngine, start_process
+from rlhf_ray.training.engine.deepspeed_engine import FrozenEngine
+from rlhf_ray.training.engine.meeting import Meeting, limit_collectives
+from rlhf_ray.training.engine.process import start_process
 from rlhf_ray.training.engine.ranks import reduce_over_ranks, training_device
 from rlhf_ray.training.forward.modules import ValueForward, disable_dropout
+from rlhf_ray.training.forward.trial import try_backbone
 from rlhf_ray.training.roles.answer_scores import AnswerScores, Share, limits_of
 from rlhf_ray.training.roles.base import FrozenRole
+from rlhf_ray.training.roles.start_models import scalar_head
 
 
 class RewardScorer(FrozenRole):
@@ -44,7 +47,15 @@ class RewardScorer(FrozenRole):
         self._seed = seed
         self._timeout_s = timeout_s
 
-    def start(self, rank: int, world_size: int, master_addr: str, master_port: int) -> None:
+    def start(
+        self,
+        rank: int,
+        world_size: int,
+        master_addr: str,
+        master_port: int,
+        *,
+        meeting: Meeting | None = None,
+    ) -> None:
         """Join the other ranks of this model and load it."""
         settings = self._settings
         start_process(
@@ -56,12 +67,13 @@ class RewardScorer(FrozenRole):
             cpu_threads=settings.cpu_threads,
             seed=self._seed,
             on_gpu=settings.num_gpus > 0,
+            meeting=meeting,
         )
-        model = load_scalar_head(self._model_settings, dtype=settings.dtype)
+        model = scalar_head(self._model_settings, settings)
         limits = limits_of(model)
         module = ValueForward(model)
         disable_dropout(module)
-        layout = row_layout(model.backbone, settings, self._model_settings.attention)
+        layout = try_backbone(model, self._model_settings, settings)
         is_foreign = settings.foreign_tokens == "text"
         self._started = FrozenEngine(module, settings)
         self._scores = AnswerScores(
@@ -72,6 +84,7 @@ class RewardScorer(FrozenRole):
             tokenizer=load_tokenizer(self._model_settings) if is_foreign else None,
             share=Share(rank=rank, num_ranks=world_size, gather=_sum_over_ranks),
         )
+        limit_collectives(self._timeout_s)
 
     def start_alone(self) -> None:
         """Start as the only rank, on this machine."""

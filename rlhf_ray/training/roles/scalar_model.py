@@ -5,11 +5,11 @@ from __future__ import annotations
 from torch import Tensor
 
 from rlhf_ray.batching.layout import MicroBatch
-from rlhf_ray.batching.row_layout import row_layout
-from rlhf_ray.models.loading import load_scalar_head
 from rlhf_ray.training.engine.deepspeed_engine import TrainEngine
 from rlhf_ray.training.forward.modules import ValueForward, disable_dropout
+from rlhf_ray.training.forward.trial import try_backbone
 from rlhf_ray.training.roles.base import TrainedRole
+from rlhf_ray.training.roles.start_models import scalar_head
 from rlhf_ray.training.weights.trainable import freeze_or_adapt_scalar
 
 
@@ -17,14 +17,13 @@ class ScalarRole(TrainedRole):
     """A backbone with a scalar head in training, on one rank; subclasses define its loss."""
 
     def _build(self) -> TrainEngine:
-        self._model = load_scalar_head(self._model_settings, dtype=self._settings.dtype)
+        self._model = scalar_head(self._model_settings, self._settings)
         self._adapter = freeze_or_adapt_scalar(self._model, self._settings, seed=self._seed)
         if self._settings.gradient_checkpointing:
             self._model.backbone.gradient_checkpointing_enable({"use_reentrant": False})
         module = ValueForward(self._model)
         disable_dropout(module)
-        attention = self._model_settings.attention
-        self._layout = row_layout(self._model.backbone, self._settings, attention)
+        self._layout = try_backbone(self._model, self._model_settings, self._settings)
         return TrainEngine(module, self._settings, total_steps=self._total_optimizer_steps)
 
     def _forward(self, batch: MicroBatch) -> Tensor:

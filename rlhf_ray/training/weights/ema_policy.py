@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from rlhf_ray.algorithms.ema import moving_average
 from rlhf_ray.config.groups.training import TrainingConfig
+from rlhf_ray.publish.base import LearnerPart
 from rlhf_ray.training.engine.checkpoint import read_parts, write_parts
 from rlhf_ray.training.engine.deepspeed_engine import StepResult, TrainEngine
 from rlhf_ray.training.engine.ranks import rank, training_device
+from rlhf_ray.training.engine.sharding import Fill
 from rlhf_ray.training.engine.shards import (
     gather_shards,
     is_partitioned,
@@ -136,10 +138,18 @@ class EmaEngine(TrainEngine):
         decay: weight of the past in the EMA.
     """
 
+    _keeps_masters = True
+
     def __init__(
-        self, module: nn.Module, settings: TrainingConfig, *, total_steps: int, decay: float
+        self,
+        module: nn.Module,
+        settings: TrainingConfig,
+        *,
+        total_steps: int,
+        decay: float,
+        fill: Fill | None = None,
     ) -> None:
-        super().__init__(module, settings, total_steps=total_steps)
+        super().__init__(module, settings, total_steps=total_steps, fill=fill)
         self.ema = EmaPolicy(self.module, decay=decay)
 
     def step(self) -> StepResult:
@@ -155,17 +165,22 @@ class EmaEngine(TrainEngine):
         super().load(folder, optimizer_step=optimizer_step)
         self.ema.load(folder)
 
-    def offload_states(self) -> None:
-        self.ema.move(torch.device("cpu"))
-        super().offload_states()
+    def offload_states(self, part: LearnerPart) -> None:
+        # The EMA leaves last: it may be what is published.
+        if part is LearnerPart.WEIGHTS:
+            self.ema.move(torch.device("cpu"))
+        super().offload_states(part)
 
     def reload_states(self) -> None:
         super().reload_states()
         self.ema.move(training_device())
 
 
-def make_engine(module: nn.Module, settings: TrainingConfig, *, total_steps: int) -> TrainEngine:
+def make_engine(
+    module: nn.Module, settings: TrainingConfig, *, total_steps: int, fill: Fill | None = None
+) -> TrainEngine:
     """Build the engine that the settings ask for: with an EMA, or without."""
     if settings.ema_decay is None:
-        return TrainEngine(module, settings, total_steps=total_steps)
-    return EmaEngine(module, settings, total_steps=total_steps, decay=settings.ema_decay)
+        return TrainEngine(module, settings, total_steps=total_steps, fill=fill)
+    decay = settings.ema_decay
+    return EmaEngine(module, settings, total_steps=total_steps, decay=decay, fill=fill)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_ray.models.saving.write import write_folder
+from rlhf_ray.publish.plan import WeightSpec
 from rlhf_ray.training.engine.deepspeed_engine import TrainEngine
 from rlhf_ray.training.engine.ranks import rank
 from rlhf_ray.training.engine.shards import num_elements, whole_shape
@@ -114,6 +115,14 @@ def exported_weights(model: nn.Module) -> list[Weight]:
 def weight_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the whole tensors that `named_weights` yields, in that order."""
     return {weight.name: whole_shape(weight.tensor) for weight in exported_weights(model)}
+
+
+def weight_specs(model: nn.Module) -> list[WeightSpec]:
+    """Names, dtypes and whole shapes of the tensors that `named_weights` yields, in that order."""
+    return [
+        (weight.name, str(weight.tensor.dtype).removeprefix("torch."), whole_shape(weight.tensor))
+        for weight in exported_weights(model)
+    ]
 
 
 def _groups(model: nn.Module) -> list[list[Weight]]:

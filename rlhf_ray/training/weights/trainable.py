@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.training import CriticConfig, TrainingConfig
 from rlhf_ray.models.loading import ScalarHeadModel
+from rlhf_ray.models.unloaded.parts import layer_stacks
 from rlhf_ray.training.weights.lora import Adapter, add_adapter
 
 _BACKBONE = "backbone."
@@ -109,13 +110,9 @@ def group_of(settings: TrainingConfig) -> str:
 
 def _layers(decoder: Any) -> nn.ModuleList:
     """The list of layers, under any name (`layers`, `h`, ...)."""
-    wanted = decoder.config.get_text_config().num_hidden_layers
-    stacks = [
-        child
-        for child in decoder.children()
-        if isinstance(child, nn.ModuleList) and len(child) == wanted
-    ]
+    stacks = layer_stacks(decoder)
     if len(stacks) != 1:
+        wanted = decoder.config.get_text_config().num_hidden_layers
         raise RequestError(
             f"freeze_layers: {type(decoder).__name__} has {len(stacks)} lists of {wanted} layers "
             f"instead of one; name the weights with freeze"

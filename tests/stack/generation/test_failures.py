@@ -46,10 +46,11 @@ def test_a_request_that_vllm_refuses_is_a_failure_of_its_samples(engine):
 
 
 def test_a_request_without_an_end_is_a_failure_in_time(engine):
-    """A paused engine does not answer; the samples fail, and nothing of them stays in it."""
+    """An engine that stands still does not answer; the samples fail, and nothing of them stays."""
 
     async def scenario():
-        await engine.engine.begin_update()
+        # Not by `begin_update`: the time of a publish does not count.
+        await engine.engine._llm.pause_generation(mode="keep")
         started = time.monotonic()
         (group, failures), refusal = await asyncio.gather(
             engine.engine.generate(make_prompt(0), (0, 1)),
@@ -57,7 +58,7 @@ def test_a_request_without_an_end_is_a_failure_in_time(engine):
             return_exceptions=True,
         )
         elapsed = time.monotonic() - started
-        await engine.engine.finish_update(engine.version)
+        await engine.engine._llm.resume_generation()
         return group, failures, refusal, elapsed
 
     with engine.time_limit(6):

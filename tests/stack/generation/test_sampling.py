@@ -203,3 +203,13 @@ def test_responses_keep_a_least_length(engine):
     with engine.changed(min_response_tokens=20, max_response_tokens=200, stop=["e"]):
         samples = all_samples(engine)
     assert min(len(sample.response) for sample in samples) >= 20
+
+
+def test_statistics_of_the_engine(engine):
+    engine.engine.statistics.take()
+    all_samples(engine)
+    taken = engine.engine.statistics.take()
+    assert 0 < taken["kv_cache_use_max"] <= 1
+    assert taken["preemptions"] == 0
+    assert 0 <= taken["prefix_hits"] <= taken["prefix_queries"]
+    assert set(engine.engine.statistics.take().values()) == {0.0}

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,12 +44,17 @@ class Runs:
 
     A process costs seconds of imports, so that all tables share the three. Results of a table are
     written when it is through, and the tests of it run while the next one does.
+
+    Args:
+        make: writes the inputs of a table to its folder.
     """
 
-    def __init__(self, folder: Path, tables: Sequence[str]) -> None:
+    def __init__(
+        self, folder: Path, tables: Sequence[str], make: Callable[[Path], None] | None = None
+    ) -> None:
         self._folder, self._seen = folder, dict[str, Seen]()
         for table in tables:
-            make_inputs(folder / table)
+            (make or make_inputs)(folder / table)
         count = NUM_PORTS * len(tables)
         ports = {1: free_ports(count), 2: free_ports(count)}
         self._processes = {

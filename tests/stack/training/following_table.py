@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from rlhf_ray.config.deepspeed.zero import ZeroConfig
 from tests.stack.training.ema_policy_scenarios import (
     ema_policy,
     ema_that_was_not_saved,
@@ -18,6 +19,9 @@ from tests.stack.training.ema_reference_scenarios import (
 from tests.stack.training.rank import Rank
 
 Scenario = Callable[[Rank], dict[str, Any]]
+
+# All parameters are sharded: small ones would stay whole, and need no second copy.
+_HPZ = ZeroConfig(hpz_partition_size=2, persistence_elements=0)
 
 
 def _ema_references(prefix: str, **settings: Any) -> dict[str, Scenario]:
@@ -52,6 +56,9 @@ FOLLOWING: dict[int, dict[str, Scenario]] = {
     1: _BOTH,
     2: {
         **_BOTH,
+        "moved_hpz": lambda r: ema_reference(
+            r, name="moved_hpz", decay=0.0, zero_stage=3, zero=_HPZ
+        ),
         **_ema_policies("average", (1,)),
         **_ema_policies("average_bfloat16", (0, 3), dtype="bfloat16"),
         "no_average_zero_0": plain_steps,

@@ -12,7 +12,9 @@ from typing import Any
 import torch
 
 from rlhf_ray.config.groups.algorithm import AlgorithmConfig, OldLogprobsFrom
+from rlhf_ray.publish.base import LearnerPart
 from rlhf_ray.records import Coefficients
+from rlhf_ray.training.engine.device_states import DeviceStates
 from rlhf_ray.training.roles.learner import Learner
 from tests.stack.training.rank import (
     GRPO,
@@ -44,6 +46,28 @@ def two_steps(here: Rank, **settings: Any) -> dict[str, Any]:
             "metrics": metrics,
             "weights": weights_of(learner),
             "buffers_in_float32": buffer_dtypes(learner) == {torch.float32},
+        }
+
+
+def two_steps_in_turns(here: Rank, **settings: Any) -> dict[str, Any]:
+    """Between the updates the learner leaves its device part by part, and gives its weights away.
+
+    On a CPU the parts move from host memory to host memory, by the same code.
+    """
+    with here.learner(**settings) as learner:
+        metrics = [here.update(learner)]
+        trained = weights_of(learner)
+        states = DeviceStates(learner._engine._engine, keeps_masters=False)
+        states.offload(LearnerPart.STATES)
+        published = weights_of(learner)
+        states.offload(LearnerPart.WEIGHTS)
+        states.reload(torch.device("cpu"))
+        metrics.append(here.update(learner))
+        return {
+            "metrics": metrics,
+            "weights": weights_of(learner),
+            "trained": trained,
+            "published": published,
         }
 
 

@@ -59,6 +59,6 @@ def several_steps(here: Rank, **settings: Any) -> dict[str, Any]:
         }
 
 
-def from_random_weights(here: Rank) -> dict[str, Any]:
-    with here.sft_trainer(random_weights=True) as trainer:
+def from_random_weights(here: Rank, **settings: Any) -> dict[str, Any]:
+    with here.sft_trainer(random_weights=True, **settings) as trainer:
         return {"weights": weights_of(trainer)}

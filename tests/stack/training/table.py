@@ -35,6 +35,7 @@ from tests.stack.training.scenarios import (
     scores_between_updates,
     several_steps_in_one_update,
     two_steps,
+    two_steps_in_turns,
     value_gradient,
     whole_distributions,
 )
@@ -43,6 +44,7 @@ from tests.stack.training.sft_scenarios import (
     learn_from_texts,
     several_steps,
 )
+from tests.stack.training.sharded_scenarios import SHARDED, SIZES
 
 Scenario = Callable[[Rank], dict[str, Any]]
 
@@ -100,6 +102,7 @@ SCENARIOS: dict[int, dict[str, Scenario]] = {
         "refused_checkpoints": refused_checkpoints,
     },
     2: {
+        **SHARDED,
         "policy_gradient": policy_gradient,
         "value_gradient": value_gradient,
         "policy_gradient_zero_3": lambda r: policy_gradient(r, zero_stage=3),
@@ -119,6 +122,8 @@ SCENARIOS: dict[int, dict[str, Scenario]] = {
         **_stages("two_steps", two_steps, (0, 1, 2, 3)),
         **_stages("bfloat16", two_steps, (0, 1, 2, 3), dtype="bfloat16"),
         **_stages("offload_optimizer", two_steps, (1, 2, 3), offload_optimizer=True),
+        **_stages("in_turns", two_steps_in_turns, (2, 3)),
+        **_stages("in_turns_bfloat16", two_steps_in_turns, (2, 3), dtype="bfloat16"),
         "offload_all_zero_3": lambda r: two_steps(
             r, zero_stage=3, offload_optimizer=True, offload_parameters=True
         ),
@@ -137,6 +142,7 @@ SCENARIOS: dict[int, dict[str, Scenario]] = {
         **_stages("sft", learn_from_texts, (0, 1, 2, 3)),
         "sft_packed_zero_3": lambda r: learn_from_texts(r, layout="packed", zero_stage=3),
         "from_random_weights": from_random_weights,
+        "from_random_weights_zero_3": lambda r: from_random_weights(r, zero_stage=3),
         **RANKED[2],
         "scores_zero_0": lambda r: scores(r, r.learner),
         "scores_zero_3": lambda r: scores(r, r.learner, zero_stage=3),
@@ -163,6 +169,7 @@ TABLES = {
     "on_cpu": {1: _stages("float32", two_steps, (0, 1, 2, 3))},
     "on_gpu": {1: ON_GPU},
     "restored": RESTORED,
+    "sizes": SIZES,
     "followed": FOLLOWING,
     "compared": {size: COMPARED[size] | ADAPTED[size] for size in COMPARED},
 }

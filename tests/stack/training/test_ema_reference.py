@@ -43,6 +43,15 @@ def test_with_no_decay_the_reference_becomes_the_policy(followed: Seen, stage):
             assert all(torch.equal(found[name], policy[name]) for name in policy)
 
 
+def test_a_second_copy_of_the_weights_follows(followed: Seen):
+    """With hpZ forward passes read a copy of the shards; it must not be the one before."""
+    for rank in followed.two:
+        result = rank["moved_hpz"]
+        for found, expected in zip(result["scores"], result["policy_scores"], strict=True):
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+        assert torch.equal(result["resumed_scores"][0], result["scores"][-1][0])
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_average_equals_one_by_hand(followed: Seen, stage):
     for result in ranks_of(followed, f"averaged_zero_{stage}"):

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from rlhf_ray.config.groups.model import ModelConfig
+from rlhf_ray.models.unloaded.random_weights import new_policy
 from tests.stack.training.conftest import Seen
 from tests.stack.training.samples import LENGTHS, load_samples
 from tests.stack.training.test_equality import assert_same_metrics, relative_difference
@@ -91,8 +93,14 @@ def test_several_steps_in_one_update(seen: Seen):
 
 
 def test_random_weights_come_from_the_seed_on_every_rank(seen: Seen):
-    """`other_policy` was made with this seed; the folder of the model holds other weights."""
-    expected = AutoModelForCausalLM.from_pretrained(seen.folder / "other_policy").state_dict()
+    """The same whether a rank makes all of them, or rank 0 a layer at a time for all ranks."""
+    model = ModelConfig(path=str(seen.folder / "policy"), random_weights=True)
+    expected = new_policy(model, dtype="float32", seed=1).state_dict()
+    loaded = AutoModelForCausalLM.from_pretrained(seen.folder / "policy").state_dict()
     for rank in seen.two:
-        for key, value in rank["from_random_weights"]["weights"].items():
-            assert torch.equal(value, expected[key]), key
+        for scenario in ("from_random_weights", "from_random_weights_zero_3"):
+            weights = rank[scenario]["weights"]
+            assert len(weights) == len(expected) - 1, "the tied head has the name of the embedding"
+            for key, value in weights.items():
+                assert torch.equal(value, expected[key]), key
+            assert not torch.equal(expected["lm_head.weight"], loaded["lm_head.weight"])

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from rlhf_ray.batching.balance import balance
+from rlhf_ray.batching.balance import Loads, balance
 
 
 def test_by_hand():
@@ -26,3 +26,19 @@ def test_every_group_once_and_no_rank_is_ahead_by_more_than_the_largest(seed):
     loads = [sum(sizes[index] for index in part) for part in parts]
     assert max(loads) - min(loads) <= max(sizes)
     assert all(part == sorted(part) for part in parts)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_least_loaded_is_found_as_by_a_scan(seed):
+    numbers = random.Random(seed)
+    size = numbers.randint(1, 6)
+    loads, expected = Loads(size), [0] * size
+    for _ in range(300):
+        worker = numbers.randrange(size)
+        change = numbers.randint(-expected[worker], 4)
+        loads.add(worker, change)
+        expected[worker] += change
+        assert list(loads) == expected
+        other_than = numbers.choice([None, *range(size)])
+        candidates = [i for i in range(size) if i != other_than or size == 1]
+        assert loads.least(other_than) == min(candidates, key=lambda i: (expected[i], i))

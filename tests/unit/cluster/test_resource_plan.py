@@ -249,3 +249,36 @@ def test_only_ranks_learn_from_examples():
     assert (learner.role, learner.num_actors, learner.bundle_indices) == ("learner", 3, (0, 1, 2))
     assert plan.bundles == ({"CPU": 0.5, "GPU": 0.0},) * 3
     assert describe(plan).endswith("total: 1.5 CPUs, 0 GPUs in 3 bundles (PACK)")
+
+
+STAGED = [
+    *("recipe=gpu_7b", "generation.num_engines=2", "generation.tensor_parallel_size=2"),
+    "generation.pipeline_parallel_size=4",
+]
+
+
+def test_workers_of_an_engine_in_stages_have_bundles_on_any_node():
+    plan = _plan(*STAGED)
+    engines = _role(plan, "generator")
+    # A bundle for each of its 2 x 4 workers; the first also holds the actor, which asks for no GPU.
+    assert engines.num_gpus == 0.0
+    assert engines.bundle_indices == (0, 1)
+    assert engines.worker_bundles == ((0, *range(2, 9)), (1, *range(9, 16)))
+    assert [plan.bundles[i] for i in engines.bundle_indices] == [{"CPU": 1.0, "GPU": 1.0}] * 2
+    assert all(plan.bundles[i] == {"CPU": 0.0, "GPU": 1.0} for i in range(2, 16))
+    assert plan.totals["GPU"] == 16 + 4
+    assert "0-15" in describe(plan)
+    # Five nodes of four GPUs hold it, where one engine of eight GPUs in one bundle found no place.
+    small = [{"CPU": 32.0, "GPU": 4.0}] * 5
+    assert missing(plan, small) == []
+    (lacking,) = missing(_plan(*STAGED[:-1], "generation.tensor_parallel_size=8"), small)
+    assert lacking.startswith("generator: 2 of 2 bundles with 8 GPUs")
+    (lacking,) = missing(plan, small[:4])
+    assert "1 GPUs" in lacking
+
+
+def test_copies_of_a_model_in_one_engine_are_in_its_bundle():
+    plan = _plan(*STAGED[:-1], "generation.data_parallel_size=2")
+    engines = _role(plan, "generator")
+    assert engines.worker_bundles == ()
+    assert [plan.bundles[i]["GPU"] for i in engines.bundle_indices] == [4.0, 4.0]

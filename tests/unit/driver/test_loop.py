@@ -28,6 +28,7 @@ from rlhf_ray.driver.updates.reference_update import (
 from rlhf_ray.driver.updates.texts import NoTexts
 from rlhf_ray.driver.updates.token_scores import NoTokenScores, TokenScorers
 from rlhf_ray.driver.updates.trainer import NoCritic, Trainer, TrainerSettings
+from rlhf_ray.publish.base import POLICY, LearnerPart, TransferSettings
 from rlhf_ray.publish.gate import FidelityError, Probe
 from rlhf_ray.publish.object_store import ObjectStoreTransport
 from rlhf_ray.publish.publisher import Publisher, PublishSettings
@@ -37,6 +38,18 @@ from rlhf_ray.testing.fakes import FakeGenerators, FakePrompts, FakeRewards, InP
 
 PROBE = Probe(sequences=((1, 2, 3), (4, 5)))
 LOGPROBS = [[-1.0, -2.0], [-0.5]]
+
+
+def opened_transport(
+    policy: FakeLearner,
+    receivers: FakeGenerators | FakeReference,
+    waiter: InProcessWaiter,
+    phase: str = "publish",
+) -> ObjectStoreTransport:
+    settings = TransferSettings(bucket_bytes=1, phase=phase, timeout_s=1.0)
+    transport = ObjectStoreTransport(waiter, settings)
+    transport.open(policy, receivers)
+    return transport
 
 
 class Receivers(FakeGenerators):
@@ -88,14 +101,14 @@ class Policy(FakeLearner):
     def weight_shapes(self) -> Call:
         return done("learner", 0, signal={"w": (3,)})
 
-    def weight_buckets(self, bucket_bytes: int) -> tuple[Call, list[Call]]:
+    def weight_buckets(self, bucket_bytes: int, *, what: str = POLICY) -> tuple[Call, list[Call]]:
         return done("learner", 0, signal=["a", "b"]), []
 
     def score_sequences(self, sequences: list[tuple[int, ...]]) -> list[Call]:
         return [done("learner", 0, signal=LOGPROBS)]
 
-    def offload_states(self) -> list[Call]:
-        self.events.append("offload")
+    def offload_states(self, part: LearnerPart) -> list[Call]:
+        self.events.append(f"offload {part.name.lower()}")
         return []
 
     def reload_states(self) -> list[Call]:
@@ -118,7 +131,7 @@ class Following(FakeReference):
     def load_bucket(self, bucket: Any) -> list[Call]:
         return self._event(f"reference loads {bucket}")
 
-    def finish_update(self) -> list[Call]:
+    def finish_update(self, version: int) -> list[Call]:
         return self._event("reference finishes")
 
     def _event(self, name: str) -> list[Call]:
@@ -199,14 +212,13 @@ class World:
         self.notes, self.saved = Notes(), Saved()
         self.reference_updater: PeriodicReferenceUpdater | NoReferenceUpdate = NoReferenceUpdate()
         if reference_every:
+            reference = Following(self.log)
             self.reference_updater = PeriodicReferenceUpdater(
                 policy=self.policy,
-                reference=Following(self.log),
-                transport=ObjectStoreTransport(),
+                reference=reference,
+                transport=opened_transport(self.policy, reference, self.waiter, "refresh"),
                 waiter=self.waiter,
-                settings=ReferenceUpdateSettings(
-                    every_steps=reference_every, bucket_bytes=1, timeout_s=1.0
-                ),
+                settings=ReferenceUpdateSettings(every_steps=reference_every, timeout_s=1.0),
             )
         devices: DeviceSharing = DedicatedDevices()
         if colocated:
@@ -252,12 +264,11 @@ class World:
             publisher=Publisher(
                 source=self.policy,
                 receivers=self.engines,
-                transport=ObjectStoreTransport(),
+                transport=opened_transport(self.policy, self.engines, self.waiter),
+                turns=devices,
                 waiter=self.waiter,
                 probe=PROBE,
-                settings=PublishSettings(
-                    bucket_bytes=1, probe_every=1, probe_tolerance=1e-3, timeout_s=1.0
-                ),
+                settings=PublishSettings(probe_every=1, probe_tolerance=1e-3, timeout_s=1.0),
             ),
             reference_updater=self.reference_updater,
             devices=devices,
@@ -310,8 +321,10 @@ def test_colocated_roles_take_turns():
     world = World(colocated=True)
     world.train()
     assert world.log == [
-        *["hold", "generate", "release", "sleep", "reload", "update", "wake_up"],
-        *["begin_update", "load a", "load b", "finish_update", "offload"],
+        *["hold", "generate", "release", "sleep", "reload", "update"],
+        *["offload states", "wake_up weights"],
+        *["begin_update", "load a", "load b", "finish_update"],
+        *["offload weights", "wake_up kv_cache"],
     ]
 
 
@@ -323,8 +336,9 @@ def test_the_reference_is_updated_at_its_interval():
     world.train()
     moves = [f"reference {event}" for event in UPDATE]
     step = [*STEP, "finish_update"]
+    moving = [*STEP[:4], *moves, *STEP[4:], "finish_update"]
     # Not after the last step alone, and never before the policy has moved.
-    assert world.log == [*step, *step, *moves, *step, *step, *moves, *step]
+    assert world.log == [*step, *moving, *step, *moving, *step]
     versions = [metrics["reference/version"] for _, metrics in world.notes.steps]
     assert versions == [0.0, 2.0, 2.0, 4.0, 4.0]
     assert world.waiter.phases.count("refresh") > 0
@@ -354,8 +368,8 @@ def test_weight_shapes_are_checked_before_the_first_step():
 def test_colocated_roles_update_the_reference_before_the_learner_is_offloaded():
     world = World(colocated=True, reference_every=1)
     world.train()
-    assert world.log.index("reference begins") > world.log.index("finish_update")
-    assert world.log.index("offload") > world.log.index("reference finishes")
+    assert world.log.index("reference begins") > world.log.index("update")
+    assert world.log.index("offload states") > world.log.index("reference finishes")
 
 
 def test_the_next_batch_is_started_after_the_publish_and_sampled_by_the_new_weights():

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
-from rlhf_ray.generation.prompt_tasks import PromptTasks
+import pytest
+
+from rlhf_ray.generation.prompt_tasks import PromptTasks, RunClock
 
 
 async def _sample(name: str, finished: asyncio.Event) -> str:
@@ -49,3 +52,69 @@ def test_nothing_is_left_of_a_prompt_that_has_ended():
         return outcomes
 
     assert asyncio.run(run()) == ["a finished", "b finished"]
+
+
+class Engine:
+    """An engine as its clock sees it."""
+
+    def __init__(self) -> None:
+        self.is_paused = False
+        self.begun: set[str] = set()
+        self.clock = RunClock(is_paused=lambda: self.is_paused, has_begun=self.begun.__contains__)
+
+    async def run(self, request_id: str, limit_s: float) -> float:
+        """Seconds until the request is given up."""
+        started = time.monotonic()
+        with pytest.raises(TimeoutError):
+            async with self.clock.limit(request_id, limit_s):
+                await asyncio.sleep(60)
+        return time.monotonic() - started
+
+
+def test_time_in_the_queue_does_not_count():
+    async def run() -> tuple[float, float]:
+        engine = Engine()
+        engine.begun.add("first")
+        first = asyncio.create_task(engine.run("first", 0.5))
+        second = asyncio.create_task(engine.run("second", 0.2))
+        await asyncio.sleep(0.4)
+        engine.begun.add("second")
+        return await first, await second
+
+    first, second = asyncio.run(run())
+    assert 0.5 <= first < 5
+    assert 0.5 <= second < 5, "0.4 s in the queue, 0.2 s of its own"
+
+
+def test_a_pause_does_not_count():
+    async def run() -> float:
+        engine = Engine()
+        engine.begun.add("a")
+        request = asyncio.create_task(engine.run("a", 0.2))
+        engine.is_paused = True
+        await asyncio.sleep(0.5)
+        engine.is_paused = False
+        return await request
+
+    assert 0.6 <= asyncio.run(run()) < 5
+
+
+def test_an_engine_that_begins_nothing_is_given_up():
+    async def run() -> list[float]:
+        engine = Engine()
+        return await asyncio.gather(engine.run("a", 0.2), engine.run("b", 0.2))
+
+    assert all(0.2 <= waited < 5 for waited in asyncio.run(run()))
+
+
+def test_a_request_that_ends_in_time_leaves_nothing_behind():
+    async def run() -> None:
+        engine = Engine()
+        async with engine.clock.limit("a", 0.05):
+            pass
+        await asyncio.sleep(0.1)
+        assert not engine.clock._limited
+        assert engine.clock._ticker is not None
+        assert engine.clock._ticker.done()
+
+    asyncio.run(run())

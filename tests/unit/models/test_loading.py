@@ -21,8 +21,8 @@ from rlhf_ray.models.loading import (
     load_policy,
     load_scalar_head,
     load_tokenizer,
-    new_policy,
 )
+from rlhf_ray.models.unloaded.random_weights import new_policy
 from rlhf_ray.testing.tiny import tiny_random
 
 TOKENS = torch.tensor([[5, 9, 11, 40], [7, 3, 2, 2]])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from tests.unit.config.rules.cases import (
+    COLOCATED_GPU,
+    GPU,
     SERVICE,
     check_broken_values,
     check_rule,
@@ -10,16 +12,94 @@ from tests.unit.config.rules.cases import (
     each,
 )
 
+LORA = ["training.lora.r=4", "training.lora.target_modules=[q_proj]"]
 PIPELINE = ["stage=pipeline", "pipeline.stages.a={stage: sft}"]
 
 CASES = [
     ("no model", [], ["model.path="], ["model.path is empty", "recipe=demo"], ["model.path=a/b"]),
+    (
+        "transport of an adapter",
+        ["publish.lora=adapter", *LORA],
+        ["publish.transport=ipc"],
+        ["publish.transport=ipc: with publish.lora=adapter only the adapter is sent"],
+        ["publish.transport=auto"],
+    ),
+    (
+        "transport between a GPU and a CPU",
+        ["training=gpu"],
+        ["publish.transport=collective"],
+        ["publish.transport=collective: generation.num_gpus=0 and training.num_gpus=1"],
+        ["publish.transport=object_store"],
+    ),
+    (
+        "shared memory without a shared GPU",
+        GPU,
+        ["publish.transport=ipc"],
+        ["publish.transport=ipc: with placement=disaggregated", "auto or collective"],
+        ["publish.transport=collective"],
+    ),
+    (
+        "two members of NCCL on one GPU",
+        COLOCATED_GPU,
+        ["publish.transport=collective"],
+        ["NCCL refuses two members on one GPU", "placement=colocated", "auto or ipc"],
+        ["publish.transport=ipc"],
+    ),
+    (
+        "two members of NCCL on parts of GPUs",
+        [*GPU, "generation.num_gpus=0.5", "training.num_gpus=0.5"],
+        ["publish.transport=collective"],
+        ["generation.num_gpus=0.5, training.num_gpus=0.5", "auto or object_store"],
+        ["publish.transport=auto"],
+    ),
     (
         "no time",
         ["model.template_time=2026-01-31T12:00:00"],
         ["model.template_time=yesterday"],
         ["model.template_time=yesterday", "2026-01-31T12:00:00"],
         ["model.template_time=2026-01-31"],
+    ),
+    (
+        "longest collective operation",
+        ["deadlines.collective_s=60"],
+        ["deadlines.collective_s=1200"],
+        ["deadlines.collective_s=1200", "deadlines.update_s=1200"],
+        ["deadlines.collective_s=1000"],
+    ),
+    (
+        "secret in the environment",
+        ["placement.env.NCCL_DEBUG=INFO"],
+        ["placement.env.HF_TOKEN=hf_123"],
+        ["placement.env.HF_TOKEN", "config.yaml would show it", "env_from_driver=[HF_TOKEN]"],
+        ["placement.env={TOKENIZERS_PARALLELISM: false}"],
+    ),
+    (
+        "password in a URL of the environment",
+        [],
+        ["placement.env.HTTPS_PROXY=http://me:word@proxy"],
+        ["placement.env.HTTPS_PROXY", "looks like a secret"],
+        ["placement.env.HTTPS_PROXY=http://proxy:80"],
+    ),
+    (
+        "own variable",
+        [],
+        ["placement.env.CUDA_VISIBLE_DEVICES=0"],
+        ["placement.env.CUDA_VISIBLE_DEVICES", "sets it itself"],
+        ["placement.env={}"],
+    ),
+    (
+        "variable that the driver lacks",
+        ["placement.env_from_driver=[PATH]"],
+        ["placement.env_from_driver=[RLHF_NO_SUCH_VARIABLE]"],
+        ["RLHF_NO_SUCH_VARIABLE: is not set here"],
+        ["placement.env_from_driver=[]"],
+    ),
+    (
+        "interface twice",
+        ["placement.network_interface=ib0"],
+        ["placement.env.GLOO_SOCKET_IFNAME=ib1"],
+        ["placement.network_interface=ib0", "GLOO_SOCKET_IFNAME"],
+        ["placement.network_interface=null"],
     ),
     ("no data", [], ["data.path="], ["data.path is empty"], ["data.path=rows.jsonl"]),
     (

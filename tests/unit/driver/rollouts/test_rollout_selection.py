@@ -42,9 +42,9 @@ class SlowWaiter(InProcessWaiter):
         super().__init__()
         self.slow = set(slow)
 
-    def some_done(self, calls: Sequence[Call], *, phase: str, timeout_s: float) -> list[Call]:
+    def choose(self, calls: Sequence[Call]) -> Call:
         quick = [c for c in calls if c.payload.prompt.stream_index not in self.slow]
-        return [(quick or list(calls))[0]]
+        return (quick or list(calls))[0]
 
 
 class PublishedPipeline(RolloutPipeline):

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from rlhf_ray.config.deepspeed.zero import TrainedZeroConfig, ZeroConfig
 from rlhf_ray.config.groups.training import ReferenceConfig, TrainingConfig
-from rlhf_ray.training.engine.deepspeed_config import frozen_config, trained_config
+from rlhf_ray.training.engine.deepspeed_config import (
+    frozen_config,
+    nodes_problem,
+    trained_config,
+)
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
@@ -44,3 +49,63 @@ def test_a_frozen_role_is_sharded_and_has_no_optimizer():
     assert "gradient_clipping" not in config
     with pytest.raises(AssertionError, match="only ZeRO-3"):
         frozen_config(ReferenceConfig(zero_stage=0), on_cuda=True)
+
+
+GATHERING = {
+    "hpz_partition_size": 8,
+    "prefetch_elements": 1,
+    "max_live_elements": 2,
+    "max_reuse_elements": 3,
+    "persistence_elements": 4,
+}
+GATHERED = {
+    "zero_hpz_partition_size": 8,
+    "stage3_prefetch_bucket_size": 1,
+    "stage3_max_live_parameters": 2,
+    "stage3_max_reuse_distance": 3,
+    "stage3_param_persistence_threshold": 4,
+}
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_settings_of_zero(stage):
+    zero = TrainedZeroConfig(
+        **GATHERING,
+        reduce_bucket_elements=5,
+        allgather_bucket_elements=6,
+        communication_dtype="bfloat16",
+        gradient_dtype="bfloat16",
+    )
+    settings = TrainingConfig(zero_stage=stage, dtype="float32", zero=zero)
+    config = trained_config(settings, on_cuda=False)
+    assert config["communication_data_type"] == "bf16"
+    assert config["data_types"]["grad_accum_dtype"] == "bf16"
+    found = config["zero_optimization"]
+    assert (found["reduce_bucket_size"], found["allgather_bucket_size"]) == (5, 6)
+    assert {key: found[key] for key in GATHERED if key in found} == (GATHERED if stage == 3 else {})
+
+
+def test_settings_of_zero_of_a_frozen_role():
+    settings = ReferenceConfig(zero_stage=3, zero=ZeroConfig(**GATHERING))
+    found = frozen_config(settings, on_cuda=False)["zero_optimization"]
+    assert {key: found[key] for key in GATHERED} == GATHERED
+    assert "reduce_bucket_size" not in found
+
+
+def test_further_keys_are_passed_on():
+    extra = {"dump_state": True, "zero_optimization": {"sub_group_size": 9, "overlap_comm": True}}
+    trained = TrainingConfig(zero_stage=3, extra_deepspeed_config=extra)
+    frozen = ReferenceConfig(zero_stage=3, extra_deepspeed_config=extra)
+    for config in (trained_config(trained, on_cuda=False), frozen_config(frozen, on_cuda=False)):
+        assert config["dump_state"] is True
+        assert config["zero_optimization"]["sub_group_size"] == 9
+        assert config["zero_optimization"]["overlap_comm"] is True
+        assert config["zero_optimization"]["stage"] == 3
+
+
+def test_a_group_of_hpz_is_on_one_node():
+    assert nodes_problem(["a", "a", "b", "b"], 2) == ""
+    assert nodes_problem(["a", "a", "a", "a"], 4) == ""
+    problem = nodes_problem(["a", "a", "a", "b"], 2)
+    assert "ranks 2 to 3 are on the nodes a, b" in problem
+    assert "hpz_partition_size=2" in problem

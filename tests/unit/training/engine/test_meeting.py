@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import psutil
 import pytest
-from torch.distributed import TCPStore
+from torch.distributed import Store, TCPStore
 
 from rlhf_ray.training.engine.meeting import meeting_store
 
@@ -59,3 +59,26 @@ def test_a_taken_port_is_an_error_and_not_another_store():
         pytest.raises(OSError, match="in use"),
     ):
         meeting_store(0, 2, "127.0.0.1", server.getsockname()[1], timeout=TIMEOUT)
+
+
+def test_the_port_is_held_until_the_ranks_meet():
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    with pytest.raises(OSError, match="in use"), socket.create_server(("127.0.0.1", port)):
+        pass
+    stores: list[Store] = []
+    other = threading.Thread(
+        target=lambda: stores.append(meeting_store(1, 2, "127.0.0.1", port, timeout=TIMEOUT))
+    )
+    other.start()
+    stores.append(meeting_store(0, 2, "127.0.0.1", port, timeout=TIMEOUT, listener=listener))
+    other.join(60)
+    stores[0].set("key", "value")
+    assert stores[1].get("key") == b"value"
+
+
+def test_a_rank_alone_gives_the_port_back():
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    meeting_store(0, 1, "127.0.0.1", port, timeout=TIMEOUT, listener=listener)
+    socket.create_server(("127.0.0.1", port)).close()

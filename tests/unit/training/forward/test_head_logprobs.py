@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.gemma2 import Gemma2Config, Gemma2ForCausalLM
 
 from rlhf_ray.training.forward import head_logprobs as module
-from rlhf_ray.training.forward.head_logprobs import Head, HeadInputs
+from rlhf_ray.training.forward.head_logprobs import Head, HeadInputs, HeadOverRows
 from rlhf_ray.training.forward.modules import PolicyForward, head_kernel
 
 VOCABULARY, HIDDEN = 17, 6
@@ -128,17 +128,25 @@ def test_one_chunk_alone_is_not_computed_again():
 
 
 @pytest.mark.usefixtures("chunks_of_four_rows")
-def test_a_rank_with_few_rows_calls_the_head_as_often_as_the_others(monkeypatch):
-    """Another rank has rows for three chunks: under ZeRO-3 every call is collective."""
-    monkeypatch.setattr(module, "largest_over_ranks", lambda number, device: max(number, 3))
+def test_all_rows_are_one_call_of_the_module_that_borrows_the_weight():
+    """ZeRO-3 gathers a weight in hooks around the call of a module: once for all chunks."""
     linear, head = make_head()
-    inputs = make_inputs(2, entropy=False)
-    logprobs, _ = head_kernel("chunked", head)(inputs)
-    assert linear.rows == [1, 1, 0]
-    logprobs.sum().backward()
-    assert linear.rows[3:] == [0, 1, 1]
-    (expected,) = torch.autograd.grad(plain(head, inputs)[0].sum(), [linear.weight])
-    torch.testing.assert_close(linear.weight.grad, expected)
+    whole = HeadOverRows(head, head_kernel("chunked", head))
+    calls, inner_calls = [], []
+    whole.register_forward_pre_hook(lambda *_: calls.append(1))
+    linear.register_forward_pre_hook(lambda *_: inner_calls.append(1))
+    inputs = make_inputs(19)
+    logprobs, entropy = whole(inputs.hidden, inputs.targets, None, TEMPERATURE, True, False)
+    loss_of(logprobs, entropy).backward()
+    assert (len(calls), len(inner_calls), len(linear.rows)) == (1, 0, 10)
+    assert whole.borrowed_weights() == [linear.weight]
+    # It owns none: the weight keeps the name that it has in the model.
+    assert list(whole.parameters()) == []
+    expected_linear, expected_head = make_head()
+    expected = plain(expected_head, make_inputs(19))
+    torch.testing.assert_close(logprobs, expected[0])
+    loss_of(*expected).backward()
+    torch.testing.assert_close(linear.weight.grad, expected_linear.weight.grad)
 
 
 def test_the_head_of_a_tied_model_gets_both_gradients(monkeypatch):

@@ -1,0 +1,61 @@
+"""The models that roles start from: whole on every rank, or on rank 0 alone where ZeRO-3 shards."""
+
+from __future__ import annotations
+
+from transformers import PreTrainedModel
+
+from rlhf_ray.config.groups.model import ModelConfig
+from rlhf_ray.config.groups.training import RoleConfig, TrainingConfig
+from rlhf_ray.models.loading import (
+    ScalarHeadModel,
+    empty_policy,
+    empty_scalar_head,
+    load_policy,
+    load_scalar_head,
+)
+from rlhf_ray.models.unloaded.random_weights import new_policy, unmade_policy
+from rlhf_ray.training.engine.ranks import rank
+from rlhf_ray.training.engine.sharding import Fill
+
+
+def trained_policy(
+    model: ModelConfig, role: TrainingConfig, *, seed: int
+) -> tuple[PreTrainedModel, Fill | None]:
+    """The policy at the start of training, and the maker of its weights if it has none yet.
+
+    Raises:
+        RequestError: see `load_policy` and `new_policy`.
+    """
+    if not model.random_weights:
+        return policy_of_files(model, role), None
+    if role.zero_stage < 3:
+        return new_policy(model, dtype=role.dtype, seed=seed), None
+    if _gets_values(role):
+        return empty_policy(model, dtype=role.dtype), None
+    made, weights = unmade_policy(model, dtype=role.dtype, seed=seed)
+    return made, weights.fill
+
+
+def policy_of_files(model: ModelConfig, role: RoleConfig) -> PreTrainedModel:
+    """A causal language model from files.
+
+    Raises:
+        RequestError: see `load_policy`.
+    """
+    load = empty_policy if _gets_values(role) else load_policy
+    return load(model, dtype=role.dtype)
+
+
+def scalar_head(model: ModelConfig, role: RoleConfig) -> ScalarHeadModel:
+    """A backbone with a scalar head from files.
+
+    Raises:
+        RequestError: see `load_scalar_head`.
+    """
+    load = empty_scalar_head if _gets_values(role) else load_scalar_head
+    return load(model, dtype=role.dtype)
+
+
+def _gets_values(role: RoleConfig) -> bool:
+    """Whether this rank gets its shards from rank 0; see `shard_module`."""
+    return role.zero_stage == 3 and rank() > 0
