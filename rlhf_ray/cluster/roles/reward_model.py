@@ -114,6 +114,8 @@ def resolve_reward_model(
             "the reward model reads texts, rendered and tokenised again: it differs from the "
             f"policy in {'; '.join(differences)}"
         )
+        for line in _unsaid(own, prompts):
+            report(f"the reward model: {line}")
     foreign_tokens = "text" if differences else "refuse"
     return dataclasses.replace(
         reward, model=dataclasses.replace(model, foreign_tokens=foreign_tokens)
@@ -179,6 +181,20 @@ def _try_prompts(tokenizer: PreTrainedTokenizerBase, prompts: PromptSet) -> None
                 f"reward.model.foreign_tokens=text: prompt {prompt.prompt_id} cannot be rendered "
                 f"for the reward model: {row}"
             ) from row
+
+
+def _unsaid(tokenizer: PreTrainedTokenizerBase, prompts: PromptSet) -> tuple[str, ...]:
+    """Lines about texts of prompts that the tokenizer changes, as it will those of answers."""
+    from rlhf_ray.data.tokens.encoding import encode
+    from rlhf_ray.data.tokens.fidelity import TokenTextCheck
+
+    check = TokenTextCheck(tokenizer)
+    for prompt in prompts.prompts[:_NUM_TRIED]:
+        text = "\n".join(message["content"] for message in prompt.messages)
+        (ids,) = encode([text], tokenizer, add_special_tokens=False)
+        if isinstance(ids, list):
+            check.check_prompt(f"prompt {prompt.prompt_id}", text, ids)
+    return check.lines()
 
 
 class RewardModelActor(MeetingActor, ScorerActor):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rlhf_ray.batching.row_layout import RowLayout
 from rlhf_ray.config.groups.reward import ModelRewardConfig, ScorerPart
-from rlhf_ray.data.chat_fields import Message, Tool
+from rlhf_ray.data.chat_fields import THOUGHT_BEGINS, Message, Tool
 from rlhf_ray.data.examples.answer_encoding import encode_answers
 from rlhf_ray.models.context import context_of
 from rlhf_ray.models.loading import ScalarHeadModel
@@ -162,7 +162,11 @@ class AnswerScores:
             return [LabelledTokens(token_ids=ids, loss_mask=mask) for ids, mask in pieces]
         prompt = group.prompt
         return self._text_rows(
-            prompt.messages, group.responses, group.finish_reasons, tools=prompt.tools
+            prompt.messages,
+            group.responses,
+            group.finish_reasons,
+            tools=prompt.tools,
+            opens_thought=prompt.text.rstrip().endswith(THOUGHT_BEGINS),
         )
 
     def _text_rows(
@@ -172,10 +176,18 @@ class AnswerScores:
         finish_reasons: Sequence[str],
         *,
         tools: Sequence[Tool],
+        opens_thought: bool = False,
     ) -> list[LabelledTokens | ItemFailure]:
         assert self._tokenizer is not None, "texts need a tokenizer"
         finished = [reason != "length" for reason in finish_reasons]
-        encoded = encode_answers(messages, answers, finished, self._tokenizer, tools=tools)
+        encoded = encode_answers(
+            messages,
+            answers,
+            finished,
+            self._tokenizer,
+            tools=tools,
+            opens_thought=opens_thought,
+        )
         return [row if isinstance(row, LabelledTokens) else _failure(str(row)) for row in encoded]
 
     def _checked(self, row: LabelledTokens | ItemFailure) -> LabelledTokens | ItemFailure:
