@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(1500), pytest.mark.slow]
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(1500), pytest.mark.nightly]
 
 PPO = (
     "algorithm=ppo",

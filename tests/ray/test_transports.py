@@ -220,7 +220,7 @@ def test_two_sharded_ranks_and_an_engine(folder: Path, one_engine: list[Member])
             opened.publisher.check_loaded(version + 2)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(("num_engines", "width"), [(2, 1), (1, 2), (2, 2)])
 def test_every_zero_stage_and_shape(folder: Path, num_engines: int, width: int):
     version = 0
@@ -246,7 +246,7 @@ def worker_of(member: Member) -> psutil.Process:
         time.sleep(0.1)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("width", [1, 2])
 @pytest.mark.parametrize("kind", [COLLECTIVE, IPC])
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])

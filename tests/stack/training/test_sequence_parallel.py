@@ -73,7 +73,7 @@ def test_ranks_that_see_their_own_piece_alone_are_found_at_the_start(seen: Seen)
         assert "hidden states" in error
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", [name for name in MATRIX[4] if not name.startswith("resumed")])
 def test_four_ranks_in_groups_are_one_rank(divided: Divided, name):
     scenario = name.partition("_groups_of_")[0]
@@ -84,7 +84,7 @@ def test_four_ranks_in_groups_are_one_rank(divided: Divided, name):
         assert_same(found, expected, name)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("stage", [1, 3])
 def test_a_checkpoint_goes_on_with_other_groups(divided: Divided, stage):
     for rank in divided.four:
