@@ -20,8 +20,9 @@ class Resources:
     Attributes:
         role: name of the role; its actors are called role_0, role_1, ...
         num_cpus, num_gpus: of each actor.
+        actors_per_bundle: neighbouring actors that must be on one node.
         shares_bundles_of: a role whose bundles these actors share, as many in each (the hybrid
-            engine); None: every actor has its own bundle.
+            engine); None: the actors have bundles of their own.
         workers_per_actor: processes of each actor that have a bundle of one GPU each, the first
             that of the actor, the others anywhere in the cluster.
     """
@@ -30,6 +31,7 @@ class Resources:
     num_actors: int
     num_cpus: float
     num_gpus: float
+    actors_per_bundle: int = 1
     shares_bundles_of: str | None = None
     workers_per_actor: int = 0
 
@@ -97,7 +99,8 @@ class ResourcePlan:
 def plan_resources(roles: Sequence[Resources], *, spread: bool) -> ResourcePlan:
     """The bundles that roles live in; a function of what they ask for alone.
 
-    Every actor has its own bundle, except where a role shares the bundles of an earlier one.
+    Every actor has its own bundle, except where actors of a role must be on one node, or a role
+    shares the bundles of an earlier one.
 
     Args:
         spread: put bundles on different nodes where possible.
@@ -106,8 +109,13 @@ def plan_resources(roles: Sequence[Resources], *, spread: bool) -> ResourcePlan:
     planned: dict[str, RolePlan] = {}
     for role in roles:
         if role.shares_bundles_of is None:
-            indices = tuple(range(len(bundles), len(bundles) + role.num_actors))
-            bundles += [{"CPU": role.num_cpus, "GPU": role.num_gpus} for _ in indices]
+            indices = tuple(
+                len(bundles) + actor // role.actors_per_bundle for actor in range(role.num_actors)
+            )
+            bundles += [
+                {"CPU": number * role.num_cpus, "GPU": number * role.num_gpus}
+                for number in Counter(indices).values()
+            ]
         else:
             indices = _join(role, planned[role.shares_bundles_of], bundles)
         workers = tuple(

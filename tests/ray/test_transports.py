@@ -210,17 +210,17 @@ def test_two_sharded_ranks_and_an_engine(folder: Path, one_engine: list[Member])
             publishing(OBJECT_STORE, source, one_engine) as opened,
             pytest.raises(FidelityError, match="engine 0 differs"),
         ):
-            opened.publisher.check(0)
+            opened.publisher.check_loaded(0)
         version = check_all_transports(source, one_engine, 0)
         with publishing(COLLECTIVE, source, one_engine) as opened:
             opened.transport.send(version + 1, what=AVERAGE)
             # The policy has taken no step: its average is the policy.
-            opened.publisher.check(version + 1)
+            opened.publisher.check_loaded(version + 1)
             opened.transport.send(version + 2, what=POLICY)
-            opened.publisher.check(version + 2)
+            opened.publisher.check_loaded(version + 2)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(("num_engines", "width"), [(2, 1), (1, 2), (2, 2)])
 def test_every_zero_stage_and_shape(folder: Path, num_engines: int, width: int):
     version = 0
@@ -234,12 +234,19 @@ def test_every_zero_stage_and_shape(folder: Path, num_engines: int, width: int):
 
 def worker_of(member: Member) -> psutil.Process:
     """The process of an engine that receives: vLLM's last worker, or its engine process."""
-    children = psutil.Process(member.info.pid).children(recursive=True)
-    named = [p for p in children if p.cmdline() and p.cmdline()[0].startswith("VLLM::")]
-    return max(named, key=lambda process: process.cmdline()[0].startswith("VLLM::Worker"))
+    deadline = time.monotonic() + 30
+    while True:
+        children = psutil.Process(member.info.pid).children(recursive=True)
+        titles = {p: " ".join(p.cmdline()) for p in children if p.is_running()}
+        for title in ("VLLM::Worker", "VLLM::EngineCore"):
+            named = [process for process, words in titles.items() if words.startswith(title)]
+            if named:
+                return named[-1]
+        assert time.monotonic() < deadline, titles
+        time.sleep(0.1)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("width", [1, 2])
 @pytest.mark.parametrize("kind", [COLLECTIVE, IPC])
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])

@@ -63,6 +63,7 @@ class Role:
 
     Attributes:
         settings: from a rank to the settings that its actor is created with.
+        ranks_per_sample: neighbouring ranks that compute every sample together.
         start: begins to start the actors; the caller waits for the calls of all roles together.
         starts_after: a role that must have started before; None starts with the others.
     """
@@ -71,6 +72,7 @@ class Role:
     actor_class: type
     settings: Callable[[int], object]
     start: Callable[[Sequence[Member], Starting], list[Call]]
+    ranks_per_sample: int = 1
     starts_after: str | None = None
 
     @property
@@ -87,6 +89,8 @@ def rank_resources(
         num_actors=settings.num_ranks,
         num_cpus=settings.num_cpus,
         num_gpus=settings.num_gpus,
+        # They exchange most of what they compute: a group does not reach over a node.
+        actors_per_bundle=settings.sequence_parallel_size,
         shares_bundles_of=shares_bundles_of,
     )
 
@@ -199,10 +203,30 @@ class TrainedActor(CheckpointedActor):
 
 
 class RankGroup:
-    """All ranks of a DeepSpeed role."""
+    """All ranks of a DeepSpeed role.
 
-    def __init__(self, members: Sequence[Member]) -> None:
+    Args:
+        members: in the order of their ranks.
+        ranks_per_sample: neighbouring ranks that compute every sample together. They get the same
+            samples.
+    """
+
+    def __init__(self, members: Sequence[Member], *, ranks_per_sample: int = 1) -> None:
         self._members = tuple(members)
+        self._ranks_per_sample = ranks_per_sample
+
+    @property
+    def num_shares(self) -> int:
+        """Shares into which samples are divided: one for every group of ranks."""
+        return len(self._members) // self._ranks_per_sample
+
+    def _with_share(self, shares: Sequence[Any]) -> list[tuple[Member, Any]]:
+        """Every rank with the share of its group."""
+        assert len(shares) == self.num_shares, f"{len(shares)} shares for {self.num_shares} groups"
+        return [
+            (member, shares[rank // self._ranks_per_sample])
+            for rank, member in enumerate(self._members)
+        ]
 
     @property
     def nodes(self) -> frozenset[str]:
@@ -217,7 +241,8 @@ class RankGroup:
             num_tokens: of each group, to balance the ranks.
 
         Returns:
-            a call per rank, with a reference to its `list[TokenValues]` as payload.
+            a call per rank, with a reference to its `list[TokenValues]` as payload. Of ranks that
+            compute samples together, all but the first have an empty list.
         """
         return self._scattered([m.handle.score for m in self._members], groups, num_tokens)
 
@@ -225,10 +250,10 @@ class RankGroup:
         self, methods: Sequence[Any], groups: Sequence[Any], num_tokens: Sequence[int]
     ) -> list[Call]:
         """Call every rank's method with its share of the groups."""
-        shares = balance(num_tokens, len(self._members))
+        shares = self._with_share(balance(num_tokens, self.num_shares))
         return [
             call_of(member, method.options(num_returns=2).remote(*(groups[i] for i in share)))
-            for member, method, share in zip(self._members, methods, shares, strict=True)
+            for (member, share), method in zip(shares, methods, strict=True)
         ]
 
 

@@ -28,6 +28,10 @@ class RunRoles:
         """The role of this name, which is part of the run."""
         return next(role for role in self.roles if role.name == name)
 
+    def ranks_per_sample(self, name: str) -> int:
+        """Ranks of a role that compute every sample together; 1 for a role that is not there."""
+        return next((role.ranks_per_sample for role in self.roles if role.name == name), 1)
+
 
 def resource_plan(config: Config) -> ResourcePlan:
     """The actors and bundles of any stage that starts workers."""

@@ -89,14 +89,16 @@ def argument_problems(
             yield f"generation.extra_engine_args.{given}: {reason}; remove it"
 
 
-def _engine_holds_a_sample(config: Config) -> Iterator[str]:
-    tokens, longest = config.generation.max_num_batched_tokens, config.max_sequence_tokens
-    if tokens < longest:
+def _whole_prefill(config: Config) -> Iterator[str]:
+    generation, longest = config.generation, config.max_engine_tokens
+    given = {name.replace("-", "_"): v for name, v in generation.extra_engine_args.items()}
+    tokens = generation.max_num_batched_tokens
+    # By default vLLM reads a long sequence in several steps.
+    if given.get("enable_chunked_prefill", True) is False and tokens < longest:
         yield (
-            f"generation.max_num_batched_tokens={tokens}: the longest sample has {longest} tokens "
-            f"(data.max_prompt_tokens={config.data.max_prompt_tokens} + "
-            f"generation.max_response_tokens={config.generation.max_response_tokens}), and the "
-            f"fidelity probe scores whole samples; raise it to at least {longest}"
+            f"generation.max_num_batched_tokens={tokens}: the longest sequence has {longest} "
+            f"tokens, and with generation.extra_engine_args.enable_chunked_prefill=false an engine "
+            f"reads it in one step; raise it to at least {longest}, or leave that argument out"
         )
 
 
@@ -221,14 +223,21 @@ def _engine_arguments(config: Config) -> Iterator[str]:
 # Stages that start the engines of `generation`.
 _ENGINE_STAGES = (*SCORING_STAGES, *SERVER_STAGES)
 _PARALLEL = ("generation.pipeline_parallel_size", "generation.data_parallel_size")
-_LENGTHS = ("data.max_prompt_tokens", "generation.max_response_tokens")
 
 GENERATION_RULES: tuple[Rule, ...] = (
     Rule(
         about="`generation.max_num_batched_tokens` is at least `data.max_prompt_tokens` + "
-        "`generation.max_response_tokens`.",
-        keys=("generation.max_num_batched_tokens", *_LENGTHS),
-        problems=_engine_holds_a_sample,
+        "`generation.max_response_tokens` if `generation.extra_engine_args` has "
+        "`enable_chunked_prefill: false`.",
+        keys=(
+            "generation.max_num_batched_tokens",
+            "generation.extra_engine_args",
+            "data.max_prompt_tokens",
+            "generation.max_response_tokens",
+            "examples.max_tokens",
+            "examples.eval_path",
+        ),
+        problems=_whole_prefill,
         stages=SCORING_STAGES,
     ),
     Rule(

@@ -104,14 +104,20 @@ def _head_kernel(config: Config) -> Iterator[str]:
 
 
 def _packed_rows(config: Config) -> Iterator[str]:
-    if config.model.attention != "flash_attention_2":
-        return
+    attention = config.model.attention
+    is_flash = attention == "flash_attention_2"
     for group, role in model_roles(config):
-        if role.layout == "packed":
+        if role.layout == "packed" and is_flash:
             yield (
                 f"{group}.layout=packed: model.attention=flash_attention_2 does not support the "
-                f"attention mask of packed rows; use {group}.layout=auto, which then pads, or "
+                f"attention mask of packed rows; use {group}.layout=varlen, or "
                 f"model.attention=sdpa"
+            )
+        if role.layout == "varlen" and not is_flash:
+            yield (
+                f"{group}.layout=varlen: model.attention={attention} does not take the lengths of "
+                f"the samples of a row; use {group}.layout=packed, or "
+                f"model.attention=flash_attention_2"
             )
 
 
@@ -226,7 +232,8 @@ TRAINING_RULES: tuple[Rule, ...] = (
         stages=DEEPSPEED_STAGES,
     ),
     Rule(
-        about="`layout=packed` needs `model.attention` sdpa or eager.",
+        about="`layout=packed` needs `model.attention` sdpa or eager, `layout=varlen` "
+        "flash_attention_2.",
         keys=("model.attention", *_roles("layout")),
         problems=_packed_rows,
         stages=DEEPSPEED_STAGES,

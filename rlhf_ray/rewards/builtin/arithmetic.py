@@ -12,10 +12,11 @@ from rlhf_ray.rewards.protocol import RewardSample, reference_answer
 class Arithmetic:
     """1.0 if the last number of the response equals the reference answer; else 0.0.
 
-    A number is read whole or not at all: with sign, currency, decimals, thousands, exponent or as a
-    fraction ("-$1,234.50", "1e5", "3/4", "0,5"). A response whose last number has no certain
-    reading ("12:30", "10^5") gets 0.0. Numbers are compared exactly, so "7.0" equals "7", and 0.1
-    is exact. Units and the percent sign are not compared.
+    A number is read whole or not at all: with sign, currency, decimals, thousands, exponent, as a
+    fraction, or with a word of its size ("-$1,234.50", "1e5", "3/4", "\\frac12", "0,5",
+    "1.5 million"). A response whose last number has no certain reading ("12:30", "10^5",
+    "\\sqrt{16}", "2\\pi", "3x", "5k") gets 0.0. Numbers are compared exactly, so "7.0" equals "7",
+    and 0.1 is exact. Units and the percent sign are not compared.
 
     Args:
         tolerance: largest difference that still counts as equal.

@@ -130,7 +130,7 @@ def value_gradient(here: Rank, **settings: Any) -> dict[str, Any]:
         return {
             "metrics": metrics,
             "gradient": gradients[0],
-            "scores": torch.cat([score.values for score in scores]),
+            "scores": torch.cat([torch.zeros(0), *(score.values for score in scores)]),
         }
 
 
@@ -139,7 +139,7 @@ def reference_over_support(here: Rank, **settings: Any) -> dict[str, Any]:
     sets = support_sets(here.data["token_ids"], here.data["loss_mask"])
     groups = groups_of(here.data | {"support_token_ids": sets}, (0, 2), (2, 5))
     with here.reference(over_support=True, **settings) as reference:
-        scored = reference.score(groups if here.rank == 0 else [])
+        scored = reference.score(groups if here.share == 0 else [])
     return {
         "values": [part.values for part in scored],
         "support_logprobs": [part.support_logprobs for part in scored],
@@ -230,12 +230,12 @@ def saved_model(here: Rank, *, name: str, **settings: Any) -> dict[str, Any]:
 
 def scores(here: Rank, make: Callable[..., Any], **settings: Any) -> dict[str, Any]:
     """Rank 0 has three groups, another rank one or none."""
-    mine = [(0, 1), (1, 3), (3, 5)] if here.rank == 0 else [(4, 5)]
+    mine = [(0, 1), (1, 3), (3, 5)] if here.share == 0 else [(4, 5)]
     with make(**settings) as role:
         result: dict[str, Any] = {
             "some": {s.prompt_id: s.values for s in role.score(groups_of(here.data, *mine))}
         }
-        none = [] if here.rank else mine
+        none = [] if here.share else mine
         result["none"] = {s.prompt_id: s.values for s in role.score(groups_of(here.data, *none))}
         if isinstance(role, Learner):
             result["sequences"] = role.score_sequences([(1, 2, 3, 4), (9, 8), (5, 5, 5, 5, 5)])
@@ -244,7 +244,7 @@ def scores(here: Rank, make: Callable[..., Any], **settings: Any) -> dict[str, A
 
 def scores_between_updates(here: Rank, **settings: Any) -> dict[str, Any]:
     """Scores without gradient before and after every update, as in the driver."""
-    mine = groups_of(here.data, *([(0, 5)] if here.rank == 0 else []))
+    mine = groups_of(here.data, *([(0, 5)] if here.share == 0 else []))
     with here.learner(**settings) as learner:
         seen = [learner.score(mine)]
         metrics = []

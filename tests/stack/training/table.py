@@ -39,6 +39,7 @@ from tests.stack.training.scenarios import (
     value_gradient,
     whole_distributions,
 )
+from tests.stack.training.sequence_scenarios import DIVIDED, MATRIX
 from tests.stack.training.sft_scenarios import (
     from_random_weights,
     learn_from_texts,
@@ -86,7 +87,7 @@ SCENARIOS: dict[int, dict[str, Scenario]] = {
             f"{layout}_{role}": lambda r, layout=layout, role=role: rows_of_a_batch(
                 r, getattr(r, role), layout=layout
             )
-            for layout in ("padded", "packed")
+            for layout in ("padded", "packed", "varlen")
             for role in ("learner", "critic")
         },
         "sft": learn_from_texts,
@@ -150,6 +151,7 @@ SCENARIOS: dict[int, dict[str, Scenario]] = {
         "reference_zero_0": lambda r: scores(r, r.reference),
         "reference_zero_3": lambda r: scores(r, r.reference, zero_stage=3),
         "mismatch": mismatch,
+        **DIVIDED,
     },
 }
 
@@ -171,5 +173,6 @@ TABLES = {
     "restored": RESTORED,
     "sizes": SIZES,
     "followed": FOLLOWING,
+    "divided": MATRIX,
     "compared": {size: COMPARED[size] | ADAPTED[size] for size in COMPARED},
 }

@@ -290,6 +290,16 @@ def test_packed_rows_and_shared_prompts_change_nothing(seen: Seen, role):
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("role", ["learner", "critic"])
+def test_samples_told_apart_by_positions_change_nothing(seen: Seen, role):
+    padded, row = (seen.one[f"{layout}_{role}"] for layout in ("padded", "varlen"))
+    assert row["rows"] == [(1, 18), (1, 3), (1, 11)]
+    assert relative_difference(row["gradient"], padded["gradient"]) < 1e-6
+    assert_same_metrics(row["metrics"], padded["metrics"], rel=2e-6)
+    (found,), (expected,) = row["scores"], padded["scores"]
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_packed_rows_of_sharded_parameters_change_nothing(seen: Seen):
     expected = seen.one["padded_learner"]
     for rank in seen.two:

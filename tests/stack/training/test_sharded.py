@@ -99,7 +99,7 @@ def make_two_models(folder: Path) -> None:
     tiny_random(folder / "small", seed=0, vocab_size=VOCABULARY, sizes=SIZES)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("start", ["random", "converted"])
 def test_a_rank_holds_its_share_while_it_starts(sizes: Seen, start):
     """One layer and the shards: far less than the model, and half with two ranks.

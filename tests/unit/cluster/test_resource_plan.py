@@ -130,6 +130,20 @@ def test_disaggregated_gives_every_actor_a_bundle():
     assert plan.strategy == "PACK"
 
 
+def test_ranks_that_compute_samples_together_are_one_bundle():
+    split = ["training.sequence_parallel_size=8", "reference.sequence_parallel_size=4"]
+    plan = _plan("recipe=gpu_70b", *split)
+    learner, reference = _role(plan, "learner"), _role(plan, "reference")
+    assert [learner.bundle_indices.count(index) for index in set(learner.bundle_indices)] == [8] * 4
+    assert learner.bundle_indices == tuple(sorted(learner.bundle_indices))
+    assert plan.bundles[learner.bundle_indices[0]] == {"CPU": 8.0, "GPU": 8.0}
+    assert plan.bundles[reference.bundle_indices[-1]]["GPU"] == 4
+    assert plan.totals == _plan("recipe=gpu_70b").totals
+    # A group that reaches over nodes of four GPUs is refused, even if there are enough of them.
+    lacking = missing(plan, [{"CPU": 64.0, "GPU": 4.0}] * 32)
+    assert "learner: 4 of 4 bundles with 8 GPUs and 8 CPUs fit on no node" in lacking
+
+
 def test_colocated_engine_lives_with_its_ranks():
     plan = _plan(*COLOCATED)
     generator, learner = _role(plan, "generator"), _role(plan, "learner")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from fractions import Fraction
 from typing import Any
@@ -108,6 +109,30 @@ def test_missing_answer_is_an_error_and_no_low_score(reward: ExactMatch | Arithm
         ("pi is 3.14.", "3.14"),
         ("5%", "5"),
         ("9" * 60, "9" * 60),
+        (r"\frac12", "1/2"),
+        (r"\frac{1}2", "1/2"),
+        (r"\frac 1 2", "1/2"),
+        (r"\cfrac{3}{4}", "3/4"),
+        (r"3\frac{1}{2}", "7/2"),
+        (r"-3 \frac12", "-7/2"),
+        ("0b101", "5"),
+        ("0o17", "15"),
+        ("1.5 million", "1500000"),
+        ("3 hundred thousand people", "300000"),
+        ("25 cm^2", "25"),
+        ("25 m2", "25"),
+        (r"5\text{ cm}^{2}", "5"),
+        ("10 m/s^2.", "10"),
+        ("7 kg m^{-2}", "7"),
+        ("x_1 = 7 for x_2 and x_{3}", "7"),
+        (r"90^{\circ}", "90"),
+        ("5^{th}", "5"),
+        ("it is **42** apples", "42"),
+        (r"6\times7", "7"),
+        (r"\boxed5", "5"),
+        ("USD5", "5"),
+        ("\uff11\uff12", "12"),
+        ("\u7b54\u6848\u662f5", "5"),
     ],
 )
 def test_last_number(text: str, number: str) -> None:
@@ -133,6 +158,43 @@ def test_last_number(text: str, number: str) -> None:
         "1 3/2",
         "-$-5",
         "9" * 5000,
+        r"\sqrt{16}",
+        r"\sqrt 2",
+        r"\sqrt[3]{8}",
+        "\u221a2",
+        "sqrt(16)",
+        r"\log_{2} 8",
+        r"\binom{5}{2}",
+        r"2\sqrt{3}",
+        r"2\pi",
+        "2\u03c0",
+        r"2 \cdot \pi",
+        r"\pi/2",
+        "x/2",
+        "5/x",
+        "5/(3+2)",
+        "2x",
+        "3 + 4i",
+        r"\frac{1}{2}\pi",
+        r"\frac{\sqrt{3}}{2}",
+        r"\frac{2}{3",
+        r"1.5\frac{1}{2}",
+        r"2^\frac{1}{2}",
+        "1^2^3",
+        "(1+5)^2",
+        "5k",
+        "3M",
+        "5bn",
+        "5\u4e07",
+        "5 and 1/2",
+        "5 and a half",
+        "2 million 500 thousand",
+        "\u00b15",
+        r"5 \pm 0.1",
+        "--5",
+        "H2O",
+        "v1.2",
+        "\u06625",
     ],
 )
 def test_a_number_without_a_certain_reading_is_not_read(text: str) -> None:
@@ -149,7 +211,26 @@ def test_a_number_alone_and_numbers_in_a_text() -> None:
 
 
 @pytest.mark.parametrize(
-    "piece", ["1,", "9", "- ", "\\frac{", "1 ", "1/", "$", "1e", "0x", "(= ", "1 1/", "1{,}", "1^"]
+    "piece",
+    [
+        *(
+            "1,",
+            "9",
+            "- ",
+            "\\frac{",
+            "1 ",
+            "1/",
+            "$",
+            "1e",
+            "0x",
+            "(= ",
+            "1 1/",
+            "1{,}",
+            "1^",
+            "-",
+        ),
+        *(r"\sqrt[", "sqrt(", "5/(", r"\frac{1}2", "5 million ", r"\text{", "1 000 ", r"\log_"),
+    ],
 )
 def test_long_responses_are_read_in_linear_time(piece: str) -> None:
     started = time.process_time()
@@ -184,15 +265,20 @@ def test_no_number(text: str) -> None:
         ("-$5", "5", 0.0, 0.0),
         ("1,5", "5", 0.0, 0.0),
         ("1" + "0" * 40 + "1", "1" + "0" * 40 + "2", 0.0, 0.0),
+        ("I have 2 cats", "25 cm^2", 0.0, 0.0),
+        ("the area is 25 cm^2", "25", 0.0, 1.0),
+        ("12", r"\frac12", 0.0, 0.0),
     ],
 )
 def test_arithmetic(response: str, answer: str, tolerance: float, value: float) -> None:
     assert Arithmetic(tolerance=tolerance)(sample(response, answer)) == value
 
 
-def test_arithmetic_refuses_an_answer_without_a_number() -> None:
-    with pytest.raises(ValueError, match="'seven' of prompt e0-r7 holds no number"):
-        Arithmetic()(sample("7", "seven"))
+@pytest.mark.parametrize("answer", ["seven", r"\sqrt{16}"])
+def test_arithmetic_refuses_an_answer_without_a_number(answer: str) -> None:
+    words = re.escape(f"{answer!r} of prompt e0-r7 holds no number")
+    with pytest.raises(ValueError, match=words):
+        Arithmetic()(sample("7", answer))
 
 
 @pytest.mark.parametrize(

@@ -73,10 +73,10 @@ CASES = [
         ["generation.min_response_tokens=0"],
     ),
     (
-        "engine step and sample",
-        ["generation.max_num_seqs=16"],
-        ["generation.max_num_batched_tokens=37"],
-        ["generation.max_num_batched_tokens=37", "at least 38"],
+        "engine step and sample, without chunks",
+        ["generation.max_num_seqs=16", "generation.max_num_batched_tokens=37"],
+        ["generation.extra_engine_args.enable-chunked-prefill=false"],
+        ["generation.max_num_batched_tokens=37", "at least 38", "enable_chunked_prefill"],
         ["generation.max_num_batched_tokens=38"],
     ),
     (

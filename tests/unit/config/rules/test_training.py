@@ -122,8 +122,15 @@ CASES = [
         "packed rows with flash attention",
         [*GPU, "model.attention=flash_attention_2"],
         ["reference.layout=packed"],
-        ["reference.layout=packed", "flash_attention_2", "layout=auto", "model.attention=sdpa"],
-        ["reference.layout=auto"],
+        ["reference.layout=packed", "flash_attention_2", "layout=varlen", "model.attention=sdpa"],
+        ["reference.layout=varlen"],
+    ),
+    (
+        "lengths of samples without flash attention",
+        [],
+        ["training.layout=varlen"],
+        ["training.layout=varlen", "model.attention=sdpa", "layout=packed"],
+        ["training.layout=packed"],
     ),
     (
         "colocated and stale",
