@@ -80,7 +80,7 @@ def _marked_tools(tools: Sequence[Tool]) -> tuple[dict[str, str], list[Tool]]:
             function["description"] = mark(function["description"])
         schema = function.get("parameters")
         properties = schema.get("properties") if isinstance(schema, dict) else None
-        if isinstance(properties, dict) and properties:
+        if isinstance(schema, dict) and isinstance(properties, dict) and properties:
             names = {name: mark(name) for name in properties}
             schema = {**schema, "properties": {names[n]: v for n, v in properties.items()}}
             if isinstance(schema.get("required"), list):

@@ -99,8 +99,9 @@ class TokenTextCheck:
         pieces = [text[start:stop] for start, stop in pairwise(edges)]
         parts = [[*self._parts(ids, mask, learnt=learnt)] for learnt in (False, True)]
         # White space at the edges of an answer is next to a token of the template.
-        context = ["".join(part.strip() for part in side) for side in (pieces[::2], parts[0])]
-        yield from self._compared(*context, ids, of=_CONTEXT)
+        context = "".join(piece.strip() for piece in pieces[::2])
+        decoded = "".join(part.strip() for part in parts[0])
+        yield from self._compared(context, decoded, ids, of=_CONTEXT)
         yield from _differences("".join(pieces[1::2]), "".join(parts[1]), _LEARNT)
 
     def _compared(
