@@ -13,6 +13,7 @@ from typing import Any
 
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.data import DataConfig, SourceConfig
+from rlhf_ray.data.scalars import number_text
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,7 +96,7 @@ def text_cell(row: Row, column: str) -> str:
         raise BadCell(f"column {column!r} must be text or a number; it is {shown(value)}")
     if isinstance(value, float | decimal.Decimal) and not math.isfinite(value):
         raise BadCell(f"column {column!r} must be text or a finite number; it is {shown(value)}")
-    return str(value)
+    return value if isinstance(value, str) else number_text(value)
 
 
 # The beginning of a list of messages in JSON, or as Python writes it.

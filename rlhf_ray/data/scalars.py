@@ -34,3 +34,22 @@ def is_missing(value: Any) -> bool:
         return True
     pandas = sys.modules.get("pandas")
     return pandas is not None and (value is pandas.NA or value is pandas.NaT)
+
+
+def number_text(value: float) -> str:
+    """A number as text: a whole one without ".0", as far as floats hold whole numbers exactly.
+
+    A column of whole numbers with a missing value is one of floats in pandas and Arrow.
+    """
+    is_whole = isinstance(value, float) and value.is_integer() and abs(value) < 2**53
+    return str(int(value) if is_whole else value)
+
+
+def widened(value: Any, narrow: Any) -> Any:
+    """The float that is written as a float of fewer bits is: 0.1 and not 0.10000000149011612.
+
+    Args:
+        value: a float, whose value the narrow type holds, or anything else, which stays.
+        narrow: the type of numpy, float32 or float16.
+    """
+    return float(str(narrow(value))) if isinstance(value, float) else value

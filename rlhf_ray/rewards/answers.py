@@ -16,6 +16,7 @@ from rlhf_ray.rewards.protocol import StepRewards
 Answer = float | StepRewards
 
 _MAX_SHOWN_CHARACTERS = 200
+_FLOAT32_MAX = 3.4028234663852886e38
 
 
 class BadAnswer(ValueError):  # noqa: N818 - it reads as a sentence
@@ -55,6 +56,11 @@ def step_values(answer: Answer) -> tuple[float, ...]:
 def outcome(answer: Answer) -> float:
     """Reward of the whole response: the sum over its steps."""
     return sum(step_values(answer))
+
+
+def fits_float32(reward: float) -> bool:
+    """Whether a reward stays finite in float32, the format of advantages and returns."""
+    return abs(reward) <= _FLOAT32_MAX
 
 
 def _value(returned: Any) -> float:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from rlhf_ray.config.groups.reward import ScorerPart
 from rlhf_ray.records import FailureKind, GroupSteps, GroupSummary, RolloutGroup, SampleFailure
+from rlhf_ray.rewards.answers import fits_float32
 from rlhf_ray.rewards.merge import drop_failed
 from rlhf_ray.rewards.outcomes import ItemFailure, Outcome
 
@@ -133,8 +134,11 @@ def _checked(part: ScorerPart, reward: float, outcome: Outcome) -> Outcome:
         return outcome
     if not math.isfinite(outcome):
         message = f"the score is {outcome}, not a finite number"
-    elif not math.isfinite(total := reward + part.weight * outcome):
-        message = f"with the score {outcome} the weighted sum of the parts is {total}"
+    elif not fits_float32(total := reward + part.weight * outcome):
+        message = (
+            f"with the score {outcome} the weighted sum of the parts is {total}, not a finite "
+            "number of float32"
+        )
     else:
         return float(outcome)
     return ItemFailure(kind=FailureKind.REWARD_NOT_FINITE, message=message)

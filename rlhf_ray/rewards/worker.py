@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 from rlhf_ray.config.groups.reward import RewardConfig
 from rlhf_ray.config.reward_entries import read_functions
 from rlhf_ray.records import FailureKind, GroupSummary, Prompt, RolloutGroup, SampleFailure
-from rlhf_ray.rewards.answers import Answer, outcome, step_values
+from rlhf_ray.rewards.answers import Answer, fits_float32, outcome, step_values
 from rlhf_ray.rewards.functions.containment import containment_of
 from rlhf_ray.rewards.functions.process import FunctionProcess, Item
 from rlhf_ray.rewards.merge import drop_failed, merge_parts, with_rewards
@@ -110,16 +108,18 @@ class RewardWorker:
                 return ItemFailure(kind=item.kind, message=f"reward {name!r}: {item.message}")
         # Summed over the weighted steps, not over the outcomes: a weighted step that overflows to
         # infinity must not be hidden because the unweighted steps cancel.
-        total = sum(
+        values = [
             weight * value
             for weight, answer in zip(self._weights.values(), answers, strict=True)
             for value in step_values(answer)
-        )
-        if math.isfinite(total):
+        ]
+        total = sum(values)
+        if all(map(fits_float32, (total, *values))):
             return None
         return ItemFailure(
             kind=FailureKind.REWARD_NOT_FINITE,
-            message=f"the weighted sum of the parts {[outcome(a) for a in answers]} is {total}",
+            message=f"the weighted sum of the parts {[outcome(a) for a in answers]} is {total}"
+            f"{'' if fits_float32(total) else ', not a finite number of float32'}",
         )
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from rlhf_ray.data.rows import BrokenRow, Row, row_from, shown
-from rlhf_ray.data.scalars import is_missing, python_value
+from rlhf_ray.data.scalars import is_missing, python_value, widened
 
 # Deeper rows are no data, and would end templates and JSON writers by their depth.
 MAX_DEPTH = 64
@@ -78,9 +79,28 @@ def plain_row(value: Any, *, number: int, where: str) -> Row | BrokenRow:
     return _row(value, number, where, drops_filled=False)
 
 
-def arrow_row(value: Any, *, number: int, where: str) -> Row | BrokenRow:
-    """Make a row of values that come from Arrow, without the fields that it filled in."""
+def arrow_row(
+    value: Any, *, number: int, where: str, narrow: Mapping[str, str] = MappingProxyType({})
+) -> Row | BrokenRow:
+    """Make a row of values that come from Arrow, without the fields that it filled in.
+
+    Args:
+        narrow: "float32" or "float16" for each column of such numbers; see `scalars.widened`.
+    """
+    if narrow and isinstance(value, dict):
+        import numpy
+
+        value = {
+            name: widened(item, getattr(numpy, narrow[name])) if name in narrow else item
+            for name, item in value.items()
+        }
     return _row(value, number, where, drops_filled=True)
+
+
+def narrow_columns(schema: Any) -> dict[str, str]:
+    """Columns of short floats in a schema of Arrow, with the name of their type in numpy."""
+    kinds = {"float": "float32", "halffloat": "float16"}
+    return {field.name: kinds[str(field.type)] for field in schema if str(field.type) in kinds}
 
 
 def _row(value: Any, number: int, where: str, *, drops_filled: bool) -> Row | BrokenRow:
@@ -120,10 +140,12 @@ def _plain(value: Any, depth: int, drops_filled: bool) -> Any:
 
 
 def _listed(value: Any) -> Any:
-    """A list in place of a tuple or of an array with dimensions."""
+    """A list in place of a tuple or array with dimensions, a float in place of a short one."""
     numpy = sys.modules.get("numpy")
     if numpy is not None and isinstance(value, numpy.ndarray) and value.ndim:
         return value.tolist()
+    if numpy is not None and isinstance(value, numpy.float32 | numpy.float16):
+        return widened(float(value), type(value))
     return list(value) if isinstance(value, tuple) else value
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from rlhf_ray.config.groups.data import SourceConfig
 from rlhf_ray.data.rows import BrokenRow, DataError, Row, known_names
-from rlhf_ray.data.sources.cells import BadValue, arrow_row
+from rlhf_ray.data.sources.cells import BadValue, arrow_row, narrow_columns
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[\w.-]+)?")
 
@@ -89,6 +89,7 @@ def _explained(what: str, load: Callable[[], Any]) -> Any:
 
 def _rows(content: Any, name: str) -> Iterator[Row | BrokenRow]:
     number, rows = 0, iter(content)
+    narrow = narrow_columns(content.features.arrow_schema)
     while number < len(content):
         cells: Any
         try:
@@ -97,5 +98,5 @@ def _rows(content: Any, name: str) -> Iterator[Row | BrokenRow]:
         except Exception as error:  # noqa: BLE001
             cells = BadValue(f"cannot be read: {type(error).__name__}: {error}")
             rows = iter(content.select(range(number + 1, len(content))))
-        yield arrow_row(cells, number=number, where=f"{name} row {number + 1}")
+        yield arrow_row(cells, number=number, where=f"{name} row {number + 1}", narrow=narrow)
         number += 1

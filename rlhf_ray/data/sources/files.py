@@ -15,6 +15,7 @@ from rlhf_ray.data.sources.cells import (
     BadValue,
     arrow_row,
     decoded,
+    narrow_columns,
     parse_json,
     plain_row,
     plain_value,
@@ -201,9 +202,11 @@ def read_parquet(path: Path) -> Iterator[Row | BrokenRow]:
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             _check_names(path, file.schema_arrow.names)
+            narrow = narrow_columns(file.schema_arrow)
             for batch in file.iter_batches(batch_size=_PARQUET_BATCH_ROWS):
                 for cells in _batch_rows(batch):
-                    yield arrow_row(cells, number=number, where=f"{path.name} row {number + 1}")
+                    where = f"{path.name} row {number + 1}"
+                    yield arrow_row(cells, number=number, where=where, narrow=narrow)
                     number += 1
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(

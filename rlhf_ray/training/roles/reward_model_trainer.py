@@ -12,6 +12,7 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
+from rlhf_ray.algorithms.rewards.task_rewards import RewardMoments, reward_moments
 from rlhf_ray.batching.layout import MicroBatch
 from rlhf_ray.models.loading import load_tokenizer
 from rlhf_ray.models.reward_folder import classifier_names, new_classifier
@@ -123,7 +124,7 @@ class RewardModelTrainer(ScalarRole):
         moments = self._moments()
         if rank() == 0:
             with noted(folder, "the normalisation of the scores"):
-                write_normalization(folder, normalization_of(*moments))
+                write_normalization(folder, normalization_of(moments))
         torch.distributed.barrier()
 
     def save_checkpoint(self, folder: Path) -> None:
@@ -175,24 +176,25 @@ class RewardModelTrainer(ScalarRole):
             self._latest.popleft()
             num_later -= self._latest[0].num_prompts
 
-    def _moments(self) -> tuple[float, float, float]:
-        """Number, sum and sum of squares of the scores of the latest answers of all ranks."""
+    def _moments(self) -> RewardMoments | None:
+        """Moments of the scores of the latest answers of all ranks; None without answers.
+
+        The scores themselves are gathered, a few thousand numbers: a sum of squares would lose the
+        deviation where the mean is large.
+        """
+        own: list[Tensor] = []
 
         def compute(samples: PreferenceSamples, batch: MicroBatch) -> Objective:
-            values = self._scores(samples, batch).values.double()
-            sums = {
-                "0": values.new_tensor(float(values.numel())),
-                "1": values.sum(),
-                "2": values.square().sum(),
-            }
-            return Objective(loss=values.sum(), sums=sums, maxima={})
+            values = self._scores(samples, batch).values.detach().double()
+            own.append(values)
+            return Objective(loss=values.sum(), sums={"0": values.sum()}, maxima={})
 
-        found = [
+        for samples in self._latest:
             run_evaluation(Part(samples=samples, compute=compute), self._layout)
-            for samples in self._latest
-        ]
-        count, total, squares = (sum(moments[key] for moments in found) for key in "012")
-        return float(count), float(total), float(squares)
+        found: list[list[float]] = [[] for _ in range(torch.distributed.get_world_size())]
+        torch.distributed.all_gather_object(found, torch.cat(own).tolist() if own else [])
+        scores = [score for of_rank in found for score in of_rank]
+        return reward_moments(scores) if scores else None
 
 
 def _latest_name() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from rlhf_ray.algorithms.rewards.task_rewards import reward_moments
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.models.loading import ScalarHeadModel
 from rlhf_ray.models.reward_folder import classifier_names, new_classifier, padding_token
@@ -103,17 +105,52 @@ def test_no_answer_ends_with_the_padding_token(
 
 
 def test_normalization(tmp_path: Path) -> None:
-    scores = torch.tensor([1.0, 3.0, 5.0, 7.0], dtype=torch.float64)
-    found = normalization_of(4.0, float(scores.sum()), float(scores.square().sum()))
+    found = normalization_of(reward_moments([1.0, 3.0, 5.0, 7.0]))
     assert found == RewardNormalization(mean=4.0, standard_deviation=5.0**0.5, num_answers=4)
     assert found.normalized(4.0 + 5.0**0.5) == pytest.approx(1.0)
-    assert normalization_of(2.0, 6.0, 18.0).normalized(4.0) == 1.0
-    assert normalization_of(0.0, 0.0, 0.0).normalized(4.0) == 4.0
+    assert normalization_of(reward_moments([3.0, 3.0])).normalized(4.0) == 1.0
+    assert normalization_of(None).normalized(4.0) == 4.0
     write_normalization(tmp_path, found)
     assert read_normalization(tmp_path) == found
 
 
-@pytest.mark.parametrize("content", [None, "{", json.dumps({"mean": 1.0})])
+@pytest.mark.parametrize("score", [0.1, 7.7, 1e4 + 0.1])
+def test_equal_scores_are_only_centred(score: float) -> None:
+    """Rounding of their sums is no deviation."""
+    found = normalization_of(reward_moments([score] * 1000))
+    assert found.standard_deviation == 0.0
+    assert found.normalized(score + 1e-6) == pytest.approx(1e-6)
+
+
+def test_the_deviation_around_a_large_mean() -> None:
+    found = normalization_of(reward_moments([1e6 - 1.0, 1e6 + 1.0] * 500))
+    assert (found.mean, found.standard_deviation) == (1e6, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("standard_deviation", -1, "standard_deviation is -1; it must be 0 or a positive"),
+        ("standard_deviation", 1e-300, "standard_deviation is 1e-300; it must be"),
+        ("standard_deviation", math.inf, "standard_deviation is inf, not a finite"),
+        ("mean", math.nan, "mean is nan, not a finite"),
+        ("mean", 1e39, "mean is 1e\\+39, not a finite number of float32"),
+        ("mean", "0", "mean is '0', not a number"),
+        ("mean", None, "mean is None, not a number"),
+        ("mean", True, "mean is True, not a number"),
+        ("num_answers", 1.5, "num_answers is 1.5, not a whole number"),
+    ],
+)
+def test_moments_that_change_scores_silently_are_refused(
+    tmp_path: Path, field: str, value: object, words: str
+) -> None:
+    good = {"mean": 0.0, "standard_deviation": 1.0, "num_answers": 5}
+    (tmp_path / FILE_NAME).write_text(json.dumps({**good, field: value}))
+    with pytest.raises(RequestError, match=words):
+        read_normalization(tmp_path)
+
+
+@pytest.mark.parametrize("content", [None, "{", "[" * 100_000, "[]", json.dumps({"mean": 1.0})])
 def test_a_file_that_is_not_there_or_wrong(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / FILE_NAME).write_text(content)

@@ -51,7 +51,7 @@ def test_the_part_is_added_with_its_weight(scored):
     assert group.rewards.dtype == torch.float64
 
 
-@pytest.mark.parametrize("outcome", [math.nan, math.inf, -math.inf, 1e308])
+@pytest.mark.parametrize("outcome", [math.nan, math.inf, -math.inf, 1e308, 1e38])
 def test_a_score_that_is_no_finite_number_is_a_failure(scored, outcome):
     group, summary = scored_by(Given(1.0, outcome, weight=10.0), scored)
     (failure,) = summary.failures

@@ -161,9 +161,13 @@ def test_a_group_of_failures_has_no_rewards(make_worker, make_group, user_reward
     assert group.reward_parts["by_response"].shape == (0,)
 
 
-def test_a_sum_that_overflows_is_not_finite(make_worker, make_group, user_rewards) -> None:
+@pytest.mark.parametrize("weight", [1e308, 1e38])
+def test_a_sum_that_overflows_is_not_finite(
+    make_worker, make_group, user_rewards, weight: float
+) -> None:
+    """Neither in float64 nor in float32, in which advantages are computed."""
     worker = make_worker(
-        {"path": f"{user_rewards}:letters", "weight": 1e308, "arguments": {"scale": 10.0}}
+        {"path": f"{user_rewards}:letters", "weight": weight, "arguments": {"scale": 10.0}}
     )
     _, summary = worker.score(make_group("aaaa"))
     assert summary.failures[0].kind == FailureKind.REWARD_NOT_FINITE

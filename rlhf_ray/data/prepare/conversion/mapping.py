@@ -11,6 +11,7 @@ from typing import Any
 from rlhf_ray.data.prepare.conversion.chats import BrokenChat
 from rlhf_ray.data.prepare.conversion.contents import Content
 from rlhf_ray.data.rows import BadCell, BrokenRow, Row, refuse_written_chat, shown
+from rlhf_ray.data.scalars import number_text
 
 BROKEN_ROW = "broken row"
 BROKEN_CHAT = "broken conversation"
@@ -120,7 +121,7 @@ def text_in(row: Row, column: str) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool):
         if isinstance(value, float) and not math.isfinite(value):
             raise BadCell(f"column {column!r} must be a finite number; it is {shown(value)}")
-        return str(value)
+        return number_text(value)
     if not isinstance(value, str):
         raise BadCell(f"column {column!r} must be text or a number; it is {shown(value)}")
     return value

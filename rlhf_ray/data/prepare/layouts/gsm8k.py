@@ -12,6 +12,8 @@ from rlhf_ray.data.rows import BadCell, Row, shown
 
 # Input of the authors' calculator, which is not part of the answer.
 _CALCULATION = re.compile(r"<<[^<>]*>>")
+# Only the commas of thousands: "3,5" is not 35.
+_THOUSANDS = re.compile(r"(?<![0-9.,])[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9,])")
 
 
 def _read(row: Row, kind: str) -> Content:
@@ -19,7 +21,7 @@ def _read(row: Row, kind: str) -> Content:
     steps, mark, result = worked.rpartition("####")
     if not mark or not result.strip():
         raise BadCell(f"column 'answer' must end with '#### RESULT'; it is {shown(worked)}")
-    number = result.strip().replace(",", "")
+    number = _THOUSANDS.sub(lambda found: found[0].replace(",", ""), result.strip())
     if kind == "prompt":
         return PromptOnly(prompt=user_message(question), answer=number)
     answer = f"{_CALCULATION.sub('', steps)}#### {number}"

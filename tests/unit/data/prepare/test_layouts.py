@@ -161,6 +161,15 @@ class TestGsm8k:
         assert good == {"prompt": user("6*12?"), "answer": "1072"}
         assert bad.reason == "broken row"
 
+    @pytest.mark.parametrize(
+        ("result", "answer"),
+        [("1,234,567", "1234567"), ("$1,200", "$1200"), ("3,5", "3,5"), ("0,125", "0,125")],
+    )
+    def test_only_commas_of_thousands_go(self, tmp_path, result: str, answer: str) -> None:
+        row = {"question": "q", "answer": f"a\n#### {result}"}
+        (found,) = read(tmp_path, [row], layout="gsm8k")
+        assert found["answer"] == answer
+
     def test_demonstrations_have_the_way(self, tmp_path):
         good, _ = read(tmp_path, self.ROWS, layout="gsm8k", kind="demonstration")
         assert good == {"messages": [*user("6*12?"), assistant("It is 6*12=72.\n#### 1072")]}

@@ -21,8 +21,8 @@ import pytest
 import torch
 
 from rlhf_ray.config.groups.data import DataConfig
-from rlhf_ray.data.rows import BrokenRow, DataError, Row
-from rlhf_ray.data.scalars import is_missing, python_value
+from rlhf_ray.data.rows import BrokenRow, DataError, Row, text_cell
+from rlhf_ray.data.scalars import is_missing, number_text, python_value
 from rlhf_ray.data.sources.read import read_rows, source_format, source_name
 
 GOOD = '{"prompt": "good"}'
@@ -165,6 +165,20 @@ class TestArrow:
         table = pyarrow.table({"answer": pyarrow.array([1.5, math.nan])})
         pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
         assert cells(tmp_path / "a.parquet") == [{"answer": 1.5}, {"answer": None}]
+
+    @pytest.mark.parametrize("kind", ["parquet", "saved"])
+    @pytest.mark.parametrize("bits", [pyarrow.float32(), pyarrow.float16()])
+    def test_short_floats_are_as_they_were_written(
+        self, tmp_path: Path, kind: str, bits: pyarrow.DataType
+    ) -> None:
+        column = pyarrow.array(np.array([0.1, 2.5], bits.to_pandas_dtype()), type=bits)
+        path, table = tmp_path / "a.parquet", pyarrow.table({"answer": column})
+        if kind == "parquet":
+            pyarrow.parquet.write_table(table, path)
+        else:
+            path = tmp_path / "saved"
+            datasets.Dataset(table).save_to_disk(str(path))
+        assert cells(path) == [{"answer": 0.1}, {"answer": 2.5}]
 
     def test_maps_are_objects(self, tmp_path: Path) -> None:
         kind = pyarrow.map_(pyarrow.string(), pyarrow.int64())
@@ -350,3 +364,13 @@ def test_arrays_are_no_scalars() -> None:
 def test_missing() -> None:
     assert all(map(is_missing, (None, math.nan, np.float64("nan"), pandas.NA, pandas.NaT)))
     assert not any(map(is_missing, (0, "", "nan", math.inf, [], np.array([math.nan, 1.0]))))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(5.0, "5"), (-0.0, "0"), (5, "5"), (0.1, "0.1"), (1e22, "1e+22"), (2**70, str(2**70))],
+)
+def test_a_whole_number_is_written_without_a_point(value: float, text: str) -> None:
+    """Arrow and pandas make floats of whole numbers where one is missing."""
+    assert number_text(value) == text
+    assert text_cell(Row(number=0, where="a row 1", cells={"answer": value}), "answer") == text
