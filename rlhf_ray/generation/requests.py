@@ -8,7 +8,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from vllm.inputs import TokensPrompt
+from vllm.inputs import tokens_input
 from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -184,11 +184,9 @@ class EngineRequests:
                     f"{self._index}-{self._num_requests}",
                     # Already in the form of a rendered input: vLLM would tokenise any other form
                     # in a thread, which would change the order of the requests.
-                    {
-                        **TokensPrompt(prompt_token_ids=list(submission.token_ids)),
-                        "type": "token",
-                        **self._cache_of_these_weights(),
-                    },
+                    tokens_input(
+                        list(submission.token_ids), cache_salt=self._cache_of_these_weights()
+                    ),
                     SamplingParams(
                         **submission.arguments, output_kind=RequestOutputKind.FINAL_ONLY
                     ),
@@ -200,9 +198,9 @@ class EngineRequests:
         else:
             submission.collector.set_result(collector)
 
-    def _cache_of_these_weights(self) -> dict[str, str]:
+    def _cache_of_these_weights(self) -> str | None:
         """A salt that keeps a new request from reusing prefixes of older weights."""
-        return {"cache_salt": str(self.num_updates)} if self.keeps_cache else {}
+        return str(self.num_updates) if self.keeps_cache else None
 
     def _has_begun(self, request_id: str) -> bool:
         """Whether vLLM has sampled a token for this request, or is done with it."""

@@ -34,7 +34,9 @@ def demo(model: Path, *, num_steps: int) -> list[str]:
 def metrics_of(output: Path) -> list[dict[str, float]]:
     """All metrics but times, and the statistics of the engine, which depend on them."""
     rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if not k.startswith(("time/", "engine/"))} for row in rows]
+    return [
+        {k: v for k, v in row.items() if not k.startswith(("time/", "engine/"))} for row in rows
+    ]
 
 
 def start(cluster: RayHosts, name: str, *overrides: str) -> Job:
