@@ -61,6 +61,8 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         raise
     follow_umask(partial)
     # From here on the new folder is complete: an error must not remove it.
+    if folder.is_symlink():
+        folder.unlink()
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)
 

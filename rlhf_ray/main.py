@@ -133,7 +133,7 @@ Keys are set after the files are read, the last one wins: num_steps=20 training.
 Lists and text with spaces: 'reward.functions=[exact_match]' 'data.system_prompt="Be brief."'
 
   --cfg job     print the configuration that would result, and every key with its default
-  stage=plan    also check it, and print the batch and the placement (dry_run=true does the same)
+  stage=plan    also check it, and print the batch and the placement (dry_run=true: of any stage)
   --help, -h    this text
 
 Exit status: 0 done, 1 failed while running, 2 the request was wrong, 130 Ctrl-C,

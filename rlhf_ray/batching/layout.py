@@ -23,11 +23,13 @@ class Packing(NamedTuple):
 
     Attributes:
         position_ids [B, T] int64: position of each token in its own sample.
-        visible [B, T, T] bool: whether a token (second dimension) attends to another (third).
+        visible [B, T, T] bool: whether a token (second dimension) attends to another (third). None
+            if the attention tells samples apart by their positions: B is 1 then, and a sample
+            begins at every position 0.
     """
 
     position_ids: Tensor
-    visible: Tensor
+    visible: Tensor | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

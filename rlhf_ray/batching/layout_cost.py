@@ -63,7 +63,7 @@ class Rows:
     """Samples in rows.
 
     Attributes:
-        kind: "padded", "packed" or "shared".
+        kind: "padded", "packed", "shared", or "varlen" (`packing.lay_out_varlen`).
         trees: trees of every row; a tree is the numbers of samples that share their prompt, a
             single sample unless `kind` is "shared".
         width: tokens of the longest row; all rows are padded to it.

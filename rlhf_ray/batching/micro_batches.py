@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from rlhf_ray.batching.layout_cost import MIN_SAVING, SampleShape
+from rlhf_ray.batching.sequence_split import SequenceSplit
 
 
 def plan_micro_batches(
@@ -23,6 +24,7 @@ def plan_micro_batches(
     *,
     layout: str = "padded",
     shapes: Sequence[SampleShape] = (),
+    ranks_per_sample: int = 1,
 ) -> list[list[list[int]]]:
     """Spread samples over ranks and micro-batches of bounded size.
 
@@ -35,6 +37,7 @@ def plan_micro_batches(
     - "auto": as for "padded", so that no forward pass is over the budget whichever layout a rank
       then takes. Samples are sorted by length; or kept together by prompt, if that clearly saves
       tokens when every micro-batch takes the better layout.
+    - "varlen": tokens without padding.
 
     In each case:
 
@@ -47,9 +50,12 @@ def plan_micro_batches(
 
     Args:
         lengths: tokens per sample.
-        num_ranks: ranks that share the work.
-        max_tokens: tokens that one forward pass may have.
-        shapes: of the samples; not needed for "padded".
+        num_ranks: ranks that share the work; or groups of ranks, if a group computes every sample
+            together.
+        max_tokens: tokens that one forward pass may have on one rank.
+        shapes: of the samples; for "packed" and "auto".
+        ranks_per_sample: ranks of a group. Each holds a piece of every row, rounded up; only with
+            "padded" and "varlen".
 
     Returns:
         per rank, per micro-batch, the indices of its samples; at least one micro-batch a rank.
@@ -58,19 +64,36 @@ def plan_micro_batches(
         ValueError: a sample alone is over the budget.
     """
     assert num_ranks > 0, f"num_ranks is {num_ranks}"
-    _check_budget(lengths, max_tokens)
+    split = SequenceSplit(size=ranks_per_sample)
+    _check_budget(lengths, max_tokens, split)
+    lengths = [split.held(length) for length in lengths]
     # Neighbours of similar length leave little padding.
     by_length = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
-    padded = _PaddedSize(lengths)
     if layout == "padded":
-        return _plan(by_length, padded, max_tokens, num_ranks)
-    packed = _PackedSize(lengths, shapes)
+        return _plan(by_length, _PaddedSize(lengths), max_tokens, num_ranks)
+    if layout == "varlen":
+        return _plan(by_length, _SumSize(lengths), max_tokens, num_ranks)
+    assert ranks_per_sample == 1, f"layout={layout} with {ranks_per_sample} ranks per sample"
+    assert layout in ("packed", "auto"), f"layout is {layout!r}"
+    return _plan_with_prompts(lengths, shapes, by_length, max_tokens, num_ranks, layout=layout)
+
+
+def _plan_with_prompts(
+    lengths: Sequence[int],
+    shapes: Sequence[SampleShape],
+    by_length: Sequence[int],
+    max_tokens: int,
+    num_ranks: int,
+    *,
+    layout: str,
+) -> list[list[list[int]]]:
+    """The plan of "packed" or "auto", in which samples may share their prompts."""
+    padded, packed = _PaddedSize(lengths), _PackedSize(lengths, shapes)
     # Samples of a family side by side: a prompt is shared within one micro-batch only.
     first = {shapes[index].family: place for place, index in reversed([*enumerate(by_length)])}
     by_prompt = sorted(by_length, key=lambda index: first[shapes[index].family])
     if layout == "packed":
         return _plan(by_prompt, packed, max_tokens, num_ranks)
-    assert layout == "auto", f"layout is {layout!r}"
     # Both are cut by padded size: a rank that takes padded rows must have the memory for them.
     plans = [_plan(order, padded, max_tokens, num_ranks) for order in (by_length, by_prompt)]
     usual, together = (_computed_tokens(plan, padded, packed, by_prompt) for plan in plans)
@@ -109,13 +132,13 @@ def _computed_tokens(
     return sum(min(_total(padded, rows), _total(packed, rows)) for rows in batches)
 
 
-def _check_budget(lengths: Sequence[int], max_tokens: int) -> None:
-    if lengths and max(lengths) > max_tokens:
+def _check_budget(lengths: Sequence[int], max_tokens: int, split: SequenceSplit) -> None:
+    if lengths and split.held(max(lengths)) > max_tokens:
         longest = max(range(len(lengths)), key=lambda index: lengths[index])
         raise ValueError(
-            f"sample {longest} has {lengths[longest]} tokens, but max_tokens_per_micro_batch is "
-            f"{max_tokens}: raise it to at least {lengths[longest]}, or shorten prompts or "
-            f"responses"
+            f"sample {longest} has {lengths[longest]} tokens{split.described}, but "
+            f"max_tokens_per_micro_batch is {max_tokens}: raise it to at least "
+            f"{split.held(lengths[longest])}, or shorten prompts or responses"
         )
 
 
@@ -140,6 +163,19 @@ class _PaddedSize:
 
     def of(self, state: tuple[int, int]) -> int:
         return state[0] * state[1]
+
+
+@dataclass(frozen=True, slots=True)
+class _SumSize:
+    """Tokens without padding. The state is their number."""
+
+    lengths: Sequence[int]
+
+    def add(self, state: tuple[int, int], index: int) -> tuple[int, int]:
+        return state[0] + self.lengths[index], -1
+
+    def of(self, state: tuple[int, int]) -> int:
+        return state[0]
 
 
 @dataclass(frozen=True, slots=True)

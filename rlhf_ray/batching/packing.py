@@ -48,6 +48,21 @@ def sample_shapes(token_ids: Tensor, targets: Targets) -> list[SampleShape]:
     return shapes
 
 
+def lay_out_varlen(
+    token_ids: Tensor, targets: Targets, shapes: Sequence[SampleShape]
+) -> MicroBatch:
+    """Lay all samples out in one row, without padding and without a mask.
+
+    flash-attn takes the lengths of samples of a row. transformers 5 finds them by the positions of
+    the only row of a forward pass, which begin at 0 again in every sample. At least one token is
+    predicted.
+    """
+    trees = tuple((sample,) for sample, shape in enumerate(shapes) if shape.needed)
+    width = sum(shape.needed for shape in shapes)
+    row = Rows(kind="varlen", trees=(trees,), width=width, cost=width)
+    return lay_out_packed(token_ids, targets, shapes, row)
+
+
 def lay_out_packed(
     token_ids: Tensor, targets: Targets, shapes: Sequence[SampleShape], rows: Rows
 ) -> MicroBatch:
@@ -85,7 +100,11 @@ def lay_out_packed(
         token_ids,
         targets,
         input_ids=torch.where(trees >= 0, token_ids[source], 0),
-        packing=Packing(position_ids=position_ids, visible=_visible(trees, branches)),
+        packing=Packing(
+            position_ids=position_ids,
+            # A mask for every pair of 32k tokens has 1 GB: it is not made where none is needed.
+            visible=None if rows.kind == "varlen" else _visible(trees, branches),
+        ),
         hidden_index=torch.where(before < prompts, in_prompt, in_branch),
     )
 
@@ -98,6 +117,8 @@ def decoder_inputs(decoder: Any, input_ids: Tensor, packing: Packing | None) -> 
     """
     if packing is None:
         return {"input_ids": input_ids}
+    if packing.visible is None:
+        return {"input_ids": input_ids, "position_ids": packing.position_ids}
     mask = torch.zeros(packing.visible.shape, dtype=decoder.dtype, device=input_ids.device)
     mask.masked_fill_(~packing.visible, float("-inf"))
     return {

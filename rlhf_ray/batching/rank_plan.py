@@ -20,20 +20,25 @@ class RankPlan:
     """Number of ranks of a role, and size of its forward passes.
 
     Attributes:
+        num_ranks: ranks that get different samples. With sequence parallelism these are the groups
+            of ranks: all ranks of a group get the same samples.
+        max_tokens_per_micro_batch: of one forward pass on one rank.
         layout: layout that the size is measured in; see `plan_micro_batches`.
     """
 
     num_ranks: int
     max_tokens_per_micro_batch: int
     layout: str = "padded"
+    sequence_parallel_size: int = 1
 
 
 def rank_plan(settings: RoleConfig) -> RankPlan:
     """Build the plan from a role's settings."""
     return RankPlan(
-        num_ranks=settings.num_ranks,
+        num_ranks=settings.num_sequence_groups,
         max_tokens_per_micro_batch=settings.max_tokens_per_micro_batch,
-        layout=settings.layout,
+        layout=settings.usable_layout,
+        sequence_parallel_size=settings.sequence_parallel_size,
     )
 
 
@@ -50,7 +55,7 @@ def plan_rows(
         ValueError: a sample alone is over the budget of a forward pass.
     """
     shapes: list[SampleShape] = []
-    if plan.layout != "padded":
+    if plan.layout in ("packed", "auto"):
         shapes = sample_shapes(token_ids, find_targets(lengths, loss_mask, samples))
     return plan_micro_batches(
         lengths[torch.tensor(samples, dtype=torch.int64)].tolist(),
@@ -58,6 +63,7 @@ def plan_rows(
         plan.max_tokens_per_micro_batch,
         layout=plan.layout,
         shapes=shapes,
+        ranks_per_sample=plan.sequence_parallel_size,
     )
 
 

@@ -21,7 +21,13 @@ from rlhf_ray.batching.layout import (
 )
 from rlhf_ray.batching.layout_cost import PairCosts, choose_rows, pair_costs
 from rlhf_ray.batching.micro_batches import plan_micro_batches
-from rlhf_ray.batching.packing import decoder_inputs, lay_out_packed, sample_shapes
+from rlhf_ray.batching.packing import (
+    decoder_inputs,
+    lay_out_packed,
+    lay_out_varlen,
+    sample_shapes,
+)
+from rlhf_ray.batching.sequence_split import WHOLE, SequenceSplit
 from rlhf_ray.config.groups.training import RoleConfig
 
 _logger = logging.getLogger(__name__)
@@ -33,6 +39,7 @@ _KINDS = {
     "packed": ("packed", "shared"),
 }
 
+FLASH = "flash_attention_2"
 _NO_COSTS = PairCosts(causal=0.0, masked=0.0)
 
 
@@ -41,14 +48,18 @@ class RowLayout:
     """Layout of the samples of a micro-batch in rows, for one role.
 
     Attributes:
-        setting: "padded", "packed" or "auto", as far as the role's model supports it.
+        setting: "padded", "packed", "varlen" or "auto", as far as the role's model supports it.
         costs: costs of attention in that model.
-        max_tokens: bound of rows x longest row of one forward pass; see `plan_micro_batches`.
+        max_tokens: bound of rows x longest row of one forward pass on one rank; see
+            `plan_micro_batches`.
+        split: this rank's place among the ranks that compute every sample together; with others,
+            rows are padded.
     """
 
     setting: str
     costs: PairCosts
     max_tokens: int
+    split: SequenceSplit = WHOLE
 
     def lay_out(
         self,
@@ -75,6 +86,8 @@ class RowLayout:
         if targets.sample.numel() == 0:
             return lay_out_nothing(token_ids.device)
         shapes = sample_shapes(token_ids, targets)
+        if self.setting == "varlen":
+            return lay_out_varlen(token_ids, targets, shapes)
         chosen = choose_rows(
             shapes, self.costs, kinds=_KINDS[self.setting], max_tokens=self.max_tokens
         )
@@ -91,6 +104,7 @@ class RowLayout:
             self.max_tokens,
             layout=self.setting,
             shapes=sample_shapes(token_ids, targets),
+            ranks_per_sample=self.split.size,
         )
         return plan
 
@@ -99,6 +113,8 @@ def row_layout(
     decoder: Any, role: RoleConfig, attention: str, *, trial: Any | None = None
 ) -> RowLayout:
     """Choose the layouts of a role: the setting, as far as the role's model supports it.
+
+    With flash-attn, "auto" is "varlen"; `training.roles.row_trials` tries that in the engine.
 
     Args:
         decoder: of transformers; if it supports padded rows only, `role.layout` "auto" uses them
@@ -109,7 +125,11 @@ def row_layout(
     Raises:
         ValueError: `role.layout` is "packed" and the decoder does not support it.
     """
-    obstacle = "" if role.layout == "padded" else _obstacle(decoder, attention, trial or decoder)
+    max_tokens = role.max_tokens_per_micro_batch
+    if role.usable_layout == "varlen" or (role.usable_layout, attention) == ("auto", FLASH):
+        return RowLayout(setting="varlen", costs=_NO_COSTS, max_tokens=max_tokens)
+    is_padded = role.usable_layout == "padded"
+    obstacle = "" if is_padded else _obstacle(decoder, attention, trial or decoder)
     if obstacle and role.layout == "packed":
         raise ValueError(
             f"layout=packed: {type(decoder).__name__} cannot have several samples in a row: "
@@ -119,8 +139,7 @@ def row_layout(
         _logger.warning(
             "%s runs on padded rows, one sample each: %s", type(decoder).__name__, obstacle
         )
-    max_tokens = role.max_tokens_per_micro_batch
-    if obstacle or role.layout == "padded":
+    if obstacle or role.usable_layout == "padded":
         return RowLayout(setting="padded", costs=_NO_COSTS, max_tokens=max_tokens)
     config = decoder.config.get_text_config()
     embeddings = decoder.get_input_embeddings().weight

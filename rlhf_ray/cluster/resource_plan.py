@@ -20,15 +20,20 @@ class Resources:
     Attributes:
         role: name of the role; its actors are called role_0, role_1, ...
         num_cpus, num_gpus: of each actor.
+        actors_per_bundle: neighbouring actors that must be on one node.
         shares_bundles_of: a role whose bundles these actors share, as many in each (the hybrid
-            engine); None: every actor has its own bundle.
+            engine); None: the actors have bundles of their own.
+        workers_per_actor: processes of each actor that have a bundle of one GPU each, the first
+            that of the actor, the others anywhere in the cluster.
     """
 
     role: str
     num_actors: int
     num_cpus: float
     num_gpus: float
+    actors_per_bundle: int = 1
     shares_bundles_of: str | None = None
+    workers_per_actor: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +45,8 @@ class RolePlan:
         num_cpus, num_gpus: what each actor asks of its bundle. An engine that shares the GPUs of
             learner ranks asks for none and takes those of its bundle.
         bundle_indices: the bundle of each actor, in the order of their ranks.
+        worker_bundles: of each actor, the bundles of its workers that have their own; the first
+            is the actor's.
     """
 
     role: str
@@ -47,9 +54,15 @@ class RolePlan:
     num_cpus: float
     num_gpus: float
     bundle_indices: tuple[int, ...]
+    worker_bundles: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         assert len(self.bundle_indices) == self.num_actors, f"{self.role}: one bundle per actor"
+
+    @property
+    def all_bundles(self) -> tuple[int, ...]:
+        """Bundles of actors and of their workers."""
+        return self.bundle_indices + tuple(i for own in self.worker_bundles for i in own[1:])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,13 +93,14 @@ class ResourcePlan:
 
     def roles_in(self, bundle_index: int) -> list[str]:
         """Roles that have an actor in a bundle."""
-        return [role.role for role in self.roles if bundle_index in role.bundle_indices]
+        return [role.role for role in self.roles if bundle_index in role.all_bundles]
 
 
 def plan_resources(roles: Sequence[Resources], *, spread: bool) -> ResourcePlan:
     """The bundles that roles live in; a function of what they ask for alone.
 
-    Every actor has its own bundle, except where a role shares the bundles of an earlier one.
+    Every actor has its own bundle, except where actors of a role must be on one node, or a role
+    shares the bundles of an earlier one.
 
     Args:
         spread: put bundles on different nodes where possible.
@@ -95,22 +109,43 @@ def plan_resources(roles: Sequence[Resources], *, spread: bool) -> ResourcePlan:
     planned: dict[str, RolePlan] = {}
     for role in roles:
         if role.shares_bundles_of is None:
-            indices = tuple(range(len(bundles), len(bundles) + role.num_actors))
-            bundles += [{"CPU": role.num_cpus, "GPU": role.num_gpus} for _ in indices]
+            indices = tuple(
+                len(bundles) + actor // role.actors_per_bundle for actor in range(role.num_actors)
+            )
+            bundles += [
+                {"CPU": number * role.num_cpus, "GPU": number * role.num_gpus}
+                for number in Counter(indices).values()
+            ]
         else:
             indices = _join(role, planned[role.shares_bundles_of], bundles)
+        workers = tuple(
+            _add_workers(role, index, bundles) for index in indices if role.workers_per_actor
+        )
         planned[role.role] = RolePlan(
             role=role.role,
             num_actors=role.num_actors,
             num_cpus=role.num_cpus,
             num_gpus=role.num_gpus,
             bundle_indices=indices,
+            worker_bundles=workers,
         )
     return ResourcePlan(
         roles=tuple(planned.values()),
         bundles=tuple(bundles),
         strategy="SPREAD" if spread else "PACK",
     )
+
+
+def _add_workers(role: Resources, index: int, bundles: list[Bundle]) -> tuple[int, ...]:
+    """Give each worker of the actor in bundle `index` a bundle with a GPU; returns all of them.
+
+    The first worker is next to the actor: vLLM's Ray executor wants a GPU on the actor's node. Its
+    workers ask for no CPU.
+    """
+    bundles[index]["GPU"] += 1.0
+    first = len(bundles)
+    bundles += [{"CPU": 0.0, "GPU": 1.0} for _ in range(role.workers_per_actor - 1)]
+    return (index, *range(first, len(bundles)))
 
 
 def _join(role: Resources, host: RolePlan, bundles: list[Bundle]) -> tuple[int, ...]:
@@ -139,7 +174,7 @@ def describe(plan: ResourcePlan) -> str:
             str(role.num_actors),
             f"{role.num_cpus:g}",
             f"{role.num_gpus:g}",
-            _ranges(role.bundle_indices),
+            _ranges(role.all_bundles),
         )
         for role in plan.roles
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from rlhf_ray.config.groups.training import RoleConfig
 from rlhf_ray.config.rules.rule import model_roles, trained_roles
 from rlhf_ray.config.run import Config
 
@@ -124,14 +125,14 @@ def _role_rows(config: Config) -> list[BatchRow]:
             continue
         parts = config.algorithm.num_mini_batches if group in trained else 1
         name = "learner" if group == "training" else group
-        samples = ceil(ceil(config.samples_per_step, parts), role.num_ranks)
-        fitting = role.max_tokens_per_micro_batch // config.max_sequence_tokens
+        samples = ceil(ceil(config.samples_per_step, parts), role.num_sequence_groups)
+        fitting = _fitting(role, config.max_sequence_tokens)
         work = "optimiser step" if group in trained else "step"
         rows += [
             row(
                 f"{name}: samples per rank",
                 samples,
-                f"per {work}, over {group}.num_ranks = {role.num_ranks}, about",
+                f"per {work}, over {_ranks(group, role)}, about",
             ),
             row(
                 f"{name}: micro-batches per rank",
@@ -143,13 +144,24 @@ def _role_rows(config: Config) -> list[BatchRow]:
     return rows
 
 
+def _fitting(role: RoleConfig, longest: int) -> int:
+    """Samples of full length in one forward pass."""
+    return role.max_tokens_per_micro_batch // ceil(longest, role.sequence_parallel_size)
+
+
+def _ranks(group: str, role: RoleConfig) -> str:
+    size = role.sequence_parallel_size
+    ranks = f"{group}.num_ranks = {role.num_ranks:,}"
+    return ranks if size == 1 else f"{ranks} / {group}.sequence_parallel_size = {size:,}"
+
+
 def _reward_model_row(config: Config) -> BatchRow:
     """Micro-batches of the reward model, which scores every group separately."""
     model = config.reward.model
     samples = config.samples_per_prompt + config.algorithm.num_greedy
     if model.zero_stage == 3:
-        samples = ceil(samples, model.num_ranks)
-    fitting = model.max_tokens_per_micro_batch // config.max_sequence_tokens
+        samples = ceil(samples, model.num_sequence_groups)
+    fitting = _fitting(model, config.max_sequence_tokens)
     return row(
         "reward model: micro-batches per rank",
         ceil(samples, fitting),
@@ -182,9 +194,9 @@ _SINGLE = ("samples", 1)
 def fit_rows(config: Config) -> list[BatchRow]:
     """Compute the sizes from samples down to micro-batches."""
     fit, training, longest = config.fit, config.training, config.examples.max_tokens
-    per_rank = ceil(fit.batch_size, training.num_ranks)
+    per_rank = ceil(fit.batch_size, training.num_sequence_groups)
     noun, answers = _sample(config)
-    fitting = training.max_tokens_per_micro_batch // (answers * longest)
+    fitting = _fitting(training, longest) // answers
     per_one, pairs = (" x 2 answers", ", of pairs") if answers > 1 else ("", "")
     rows = [
         row(f"{noun} per optimiser step", fit.batch_size, "fit.batch_size"),
@@ -197,7 +209,7 @@ def fit_rows(config: Config) -> list[BatchRow]:
         row(
             f"learner: {noun} per rank",
             per_rank,
-            f"per optimiser step, over training.num_ranks = {training.num_ranks}, about",
+            f"per optimiser step, over {_ranks('training', training)}, about",
         ),
         row(
             "learner: micro-batches per rank",

@@ -121,6 +121,30 @@ def compose_tree(choices: Sequence[tuple[str, str]]) -> dict[str, Any]:
 # A pipeline and its stages read the same files many times.
 @functools.lru_cache(maxsize=64)
 def _composed(folder: Path, choices: tuple[tuple[str, str], ...]) -> dict[str, Any]:
+    tree = _compose(folder, choices)
+    chosen = dict(choices).get("stage")
+    if chosen is None:
+        return tree
+    if chosen != _stage(tree):
+        raise ValueError(
+            f"stage={chosen}: a chosen file sets stage.name={_stage(tree)}, which would win; "
+            f"choose the stage there with `override /stage: {_stage(tree)}` under `defaults:`"
+        )
+    others = tuple(choice for choice in choices if choice[0] != "stage")
+    if chosen == "plan" and (own := _stage(_compose(folder, others))) != "rl":
+        raise ValueError(
+            f"stage=plan: it describes stage=rl, and what is chosen here is stage={own}; leave "
+            f"stage=plan out and add dry_run=true"
+        )
+    return tree
+
+
+def _stage(tree: Mapping[str, Any]) -> Any:
+    stage = tree.get("stage")
+    return stage.get("name") if isinstance(stage, dict) else stage
+
+
+def _compose(folder: Path, choices: tuple[tuple[str, str], ...]) -> dict[str, Any]:
     try:
         with initialize_config_dir(config_dir=str(folder), version_base="1.3"):
             tree = compose("config", overrides=[f"{group}={choice}" for group, choice in choices])

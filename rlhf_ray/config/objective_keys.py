@@ -88,7 +88,7 @@ def acceptance_problem(entry: str) -> str | None:
 
 
 def _decides(key: Key) -> bool:
-    is_run = key.name.rpartition(".")[2] in _RUNS or key.setting.unit == "seconds"
+    is_run = not _RUNS.isdisjoint(key.name.split(".")[1:]) or key.setting.unit == "seconds"
     return not is_run and any(_is_in(key.name, group) for group in _DECIDES)
 
 

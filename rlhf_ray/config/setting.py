@@ -22,6 +22,9 @@ _BY_NAME: dict[str, float] = {
     "replicas": 16_384,
     "max_replicas": 16_384,
     "tensor_parallel_size": 1_024,
+    "sequence_parallel_size": 1_024,
+    "pipeline_parallel_size": 1_024,
+    "data_parallel_size": 1_024,
     "cpu_threads": 4_096,
     "num_cpus": 4_096,
     # They are multiplied with each other.

@@ -13,8 +13,22 @@ Tool = dict[str, Any]
 
 # Thoughts before an answer; chat templates name the field differently.
 REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
+# Marks around thoughts inside of a text. Templates cut off a text up to the second.
+THOUGHT_BEGINS = ("<think>", "<thinking>", "<thought>", "[THINK]")
+THOUGHT_ENDS = ("</think>", "</thinking>", "</thought>", "[/THINK]")
 # Fields by which other libraries say whether a message is learnt.
-_OTHER_WEIGHTS = ("train", "training", "train_detail", "loss", "loss_mask", "mask")
+_OTHER_WEIGHTS = (
+    "train",
+    "training",
+    "trainable",
+    "train_detail",
+    "learn",
+    "loss",
+    "loss_mask",
+    "loss_weight",
+    "mask",
+    "masked",
+)
 
 
 def read_message(value: Any, where: str) -> Message:

@@ -79,6 +79,14 @@ def check_layout(
     )
 
 
+def read_columns(examples: ExamplesConfig, kind: str) -> tuple[str | None, ...]:
+    """The columns of which examples of a kind are made."""
+    keys = {key for layout in LAYOUTS[kind] for key in layout}
+    more = () if kind == "texts" else (examples.tools_column,)
+    margin = (examples.margin_column,) if kind == "rankings" else ()
+    return (examples.id_column, *more, *margin, *_columns(examples, keys))
+
+
 def _columns(examples: ExamplesConfig, layout: Iterable[str]) -> Iterator[str]:
     values = vars(examples)
     return (values[key] for key in layout)

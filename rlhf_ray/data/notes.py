@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+
+from rlhf_ray.data.rows import Row
+
+# Columns of every row that stage=prepare_data writes: they name the row and say nothing else.
+_NAMES_OF_ROWS = frozenset(("id", "task", "source"))
+_MAX_COLUMNS = 12
 
 
 @dataclass(slots=True)
@@ -26,3 +33,24 @@ class RowNotes:
     def _lines(self) -> Iterator[str]:
         for note, count in self.counts.items():
             yield f"{note}: {count} rows (first: {self.first[note]})"
+
+
+def unread_columns(rows: Iterable[Row], read: Iterable[str | None], *, what: str) -> list[str]:
+    """Line for the screen about columns with values that are not read; none if all are.
+
+    Args:
+        read: names of the columns that are read.
+        what: beginning of the line.
+    """
+    known = {*read} | _NAMES_OF_ROWS
+    counts = Counter(
+        name
+        for row in rows
+        for name, value in row.cells.items()
+        if name not in known and value is not None and value != ""
+    )
+    if not counts:
+        return []
+    named = [f"{name!r} ({count} rows)" for name, count in counts.most_common(_MAX_COLUMNS)]
+    more = len(counts) - len(named)
+    return [f"{what}: {', '.join(named)}{f' and {more} more' if more else ''}"]

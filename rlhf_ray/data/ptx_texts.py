@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rlhf_ray.config.groups.data import TextsConfig
+from rlhf_ray.data.notes import unread_columns
 from rlhf_ray.data.rejects import INVALID, Rejects, Skipped, good_rows, skipped_lines
 from rlhf_ray.data.rows import BadCell, DataError, Row, check_columns, text_cell
 from rlhf_ray.data.sources.read import read_rows
 from rlhf_ray.data.tokens.encoding import most_characters
+from rlhf_ray.data.tokens.fidelity import TokenTextCheck
 from rlhf_ray.data.tokens.plain_texts import PlainEncoder
 from rlhf_ray.data.tokens.special_texts import SpecialTextCheck
 
@@ -82,25 +84,30 @@ def load_texts(texts: TextsConfig, tokenizer: PreTrainedTokenizerBase) -> TextSe
         end = 2 * most_characters(tokenizer, texts.max_tokens)
         filled = [(row, text[:end]) for row, text in filled]
     plain = PlainEncoder(tokenizer)
-    for row, token_ids in _tokenised(filled, plain):
+    fidelity = TokenTextCheck(tokenizer)
+    for row, text, token_ids in _tokenised(filled, plain):
         if isinstance(token_ids, BadCell):
             rejects.bad_row(INVALID, row.where, str(token_ids))
             continue
         if len(token_ids) < 2:
             rejects.count(TOO_SHORT, f"{row.where}: nothing in it can be predicted")
             continue
+        fidelity.check_text(row.where, text, token_ids)
         num_rows += 1
         num_cut += len(token_ids) > texts.max_tokens
         pieces += _pieces(token_ids, texts)
     if not pieces:
         raise DataError(f"{texts.key('path')}: no text of {texts.path} is left{rejects.summary()}")
+    unread = unread_columns(
+        rows, (texts.text_column,), what="columns of the texts that are not read"
+    )
     return TextSet(
         token_ids=tuple(pieces),
         num_rows=num_rows,
         num_cut=num_cut,
         skipped=rejects.skipped(),
         fingerprint=_fingerprint(pieces),
-        notes=specials.lines(),
+        notes=(*specials.lines(), *fidelity.lines(), *unread),
         already=tuple(plain.lines()),
     )
 
@@ -123,12 +130,13 @@ def _filled(
 
 def _tokenised(
     items: Sequence[tuple[Row, str]], plain: PlainEncoder
-) -> Iterator[tuple[Row, list[int] | BadCell]]:
+) -> Iterator[tuple[Row, str, list[int] | BadCell]]:
     """Tokenise in chunks: tokenizers are fast on many texts at once."""
     for start in range(0, len(items), _TOKENISED_AT_ONCE):
         chunk = items[start : start + _TOKENISED_AT_ONCE]
         encoded = plain.encode([text for _, text in chunk], with_end=True)
-        yield from zip([row for row, _ in chunk], encoded, strict=True)
+        for (row, text), ids in zip(chunk, encoded, strict=True):
+            yield row, text, ids
 
 
 def _pieces(token_ids: Sequence[int], texts: TextsConfig) -> Iterator[tuple[int, ...]]:

@@ -90,9 +90,11 @@ def text_cell(row: Row, column: str) -> str:
         BadCell: the cell is missing, null, or of another type.
     """
     value = cell(row, column)
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    if value is None:
+        raise no_value(column, "text or a number")
+    if isinstance(value, bool) or not isinstance(value, str | int | float | decimal.Decimal):
         raise BadCell(f"column {column!r} must be text or a number; it is {shown(value)}")
-    if isinstance(value, float) and not math.isfinite(value):
+    if isinstance(value, float | decimal.Decimal) and not math.isfinite(value):
         raise BadCell(f"column {column!r} must be text or a finite number; it is {shown(value)}")
     return value if isinstance(value, str) else number_text(value)
 
@@ -116,6 +118,14 @@ def refuse_written_chat(text: str, column: str) -> None:
             f"column {column!r} is a chat that was written as text, which would be one message; "
             f"write JSON lines, which have lists: {shown(text)}"
         )
+
+
+def no_value(column: str, wanted: str) -> BadCell:
+    """The error that a cell is null."""
+    return BadCell(
+        f"column {column!r} must be {wanted}; it is null. In CSV the cells NA, None, null and nan "
+        "are null, too: write JSON lines for texts such as these"
+    )
 
 
 def cell(row: Row, column: str) -> Any:

@@ -56,10 +56,9 @@ def train(loop: Loop, state: LoopState, *, num_steps: int) -> None:
             coefficients = state.controllers.coefficients
             updated = loop.trainer.update(batch, scores, step=step, coefficients=coefficients)
         with clock("publish"):
-            loop.devices.begin_publishing()
-            published = loop.publisher.publish(step + 1)
-            published |= loop.reference_updater.update_if_due(step + 1)
-            loop.devices.begin_generating()
+            # The reference first: after the publish, shared devices belong to the engines.
+            published = loop.reference_updater.update_if_due(step + 1)
+            published |= loop.publisher.publish(step + 1)
 
         metrics = batch_metrics(batch, version=step) | updated | published
         metrics |= coefficient_metrics(coefficients)

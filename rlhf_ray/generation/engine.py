@@ -16,7 +16,7 @@ from rlhf_ray.generation.completions import CompletionOutcome, CompletionRequest
 from rlhf_ray.generation.engine_arguments import engine_arguments, make_vllm_config
 from rlhf_ray.generation.environment import engine_environment
 from rlhf_ray.generation.errors import RequestFailed, T, answer
-from rlhf_ray.generation.llm import start_llm
+from rlhf_ray.generation.llm import EngineSleep, EngineStatistics, start_llm
 from rlhf_ray.generation.prompt_tasks import PromptTasks
 from rlhf_ray.generation.requirements import check_vllm
 from rlhf_ray.generation.results import FinishedSample, IncompleteSets, finished_sample, make_group
@@ -46,6 +46,8 @@ class GenerationEngine:
         request_timeout_s: time for which one request may run; see `prompt_tasks.RunClock`.
         with_text_ends: find where in the response each token ends, for rewards of steps.
         lora: settings of the adapter, if updates bring adapters only; None for whole weights.
+        keeps_cache: running requests keep their key-value cache over an update.
+        shares_gpus: the GPUs are shared with the learner, so that the engine sleeps at times.
     """
 
     def __init__(
@@ -59,6 +61,8 @@ class GenerationEngine:
         request_timeout_s: float,
         with_text_ends: bool = False,
         lora: LoraConfig | None = None,
+        keeps_cache: bool = False,
+        shares_gpus: bool = False,
     ) -> None:
         self._generation = generation
         self._model = model
@@ -68,6 +72,9 @@ class GenerationEngine:
         self._timeout_s = request_timeout_s
         self._with_text_ends = with_text_ends
         self._lora = lora
+        self.statistics = EngineStatistics()
+        self._keeps_cache = keeps_cache
+        self._sleeps = shares_gpus and generation.num_gpus > 0
         self._started = contextlib.ExitStack()
         self._sampling: PromptTasks[FinishedSample | SampleFailure] = PromptTasks()
 
@@ -94,6 +101,7 @@ class GenerationEngine:
             self._model,
             max_sequence_tokens=self._max_sequence_tokens,
             lora=self._lora,
+            sleeps=self._sleeps,
         )
         config = make_vllm_config(arguments)
         self._vocab_size = config.model_config.get_vocab_size()
@@ -103,15 +111,19 @@ class GenerationEngine:
             chat_template=self._model.chat_template,
         )
         self._end_token_ids = engine_ends(self._tokenizer)
-        self._llm = start_llm(config, engine_index=self._index)
+        self._llm = start_llm(config, engine_index=self._index, statistics=self.statistics)
         self._sender = AdapterSender(self._llm) if self._lora else BucketSender(self._llm)
         # Two tasks pause the engine: an update of the weights, and the start of held requests. The
         # one that holds this lock resumes it, so that neither resumes the other's pause.
         pause = asyncio.Lock()
         self._requests = EngineRequests(
-            self._llm, pause=pause, engine_index=self._index, timeout_s=self._timeout_s
+            self._llm,
+            pause=pause,
+            engine_index=self._index,
+            timeout_s=self._timeout_s,
+            keeps_cache=self._keeps_cache,
         )
-        self.num_workers: int = config.parallel_config.world_size
+        self.num_workers = self._generation.num_workers
         self.updates = WeightUpdates(
             self._llm,
             self._sender,
@@ -120,6 +132,7 @@ class GenerationEngine:
             engine_index=self._index,
             num_workers=self.num_workers,
         )
+        self.sleeping = EngineSleep(self._llm, engine_index=self._index, sleeps=self._sleeps)
         self._started.callback(self._stop)
         await self._llm.update_weight_version("0")
 
@@ -131,7 +144,7 @@ class GenerationEngine:
         self._llm.shutdown()
         self._sender.close()
         # vLLM's destructor fails with a traceback if it is left to the end of the interpreter.
-        del self._llm, self._sender, self._requests, self.updates
+        del self._llm, self._sender, self._requests, self.updates, self.sleeping
 
     async def check(self) -> None:
         """Check that the engine process is alive; raises EngineLost if it has ended."""
@@ -222,7 +235,7 @@ class GenerationEngine:
     async def begin_update(self) -> None:
         """Pause the engine and prepare for new weights. Running requests wait and then go on.
 
-        Their key-value cache is computed again: each token depends on one version of the weights.
+        Without `keeps_cache` their cache is computed again: each token depends on one version.
         """
         await self.updates.begin()
 
@@ -239,16 +252,6 @@ class GenerationEngine:
     async def weight_version(self) -> int:
         """Version of the weights in use."""
         return int(await self._answer(self._llm.get_weight_version()))
-
-    async def sleep(self) -> None:
-        """Free the GPU's memory for the learner once no request runs; does nothing on a CPU."""
-        if self._generation.num_gpus:
-            await self._answer(self._llm.sleep(level=1, mode="wait"))
-
-    async def wake_up(self) -> None:
-        """Take the GPU's memory back; does nothing on a CPU."""
-        if self._generation.num_gpus:
-            await self._answer(self._llm.wake_up())
 
     def _decode(self, token_ids: Sequence[int]) -> str:
         return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=True))

@@ -28,16 +28,18 @@ def engine_arguments(
     *,
     max_sequence_tokens: int,
     lora: LoraConfig | None = None,
+    sleeps: bool = False,
 ) -> dict[str, Any]:
     """Arguments of vLLM's `AsyncEngineArgs`; the user's own come last and win.
 
     Args:
         lora: settings of the adapter with the names of its layers, if adapters are published alone;
             None for whole weights.
+        sleeps: the engine frees its GPU at times. vLLM then allocates from a memory pool.
     """
     arguments = _common_arguments(generation, model) | {
         "max_model_len": max_sequence_tokens,
-        "enable_sleep_mode": generation.num_gpus > 0,
+        "enable_sleep_mode": sleeps,
         # Log-probabilities under the distribution that was sampled from.
         "logprobs_mode": "processed_logprobs",
         "max_logprobs": num_returned(LARGEST_TOP_K, vocab_size=2 * LARGEST_TOP_K),
@@ -88,8 +90,9 @@ def _common_arguments(generation: GenerationConfig, model: ModelConfig) -> dict[
         "trust_remote_code": model.trust_remote_code,
         "dtype": generation.dtype,
         "tensor_parallel_size": generation.tensor_parallel_size,
-        # Set here, because vLLM's default inside a Ray actor may be Ray.
-        "distributed_executor_backend": "uni" if generation.tensor_parallel_size == 1 else "mp",
+        "pipeline_parallel_size": generation.pipeline_parallel_size,
+        "data_parallel_size": generation.data_parallel_size,
+        "distributed_executor_backend": _executor(generation),
         "max_num_seqs": generation.max_num_seqs,
         "max_num_batched_tokens": generation.max_num_batched_tokens,
         "enforce_eager": generation.enforce_eager,
@@ -99,6 +102,13 @@ def _common_arguments(generation: GenerationConfig, model: ModelConfig) -> dict[
     if generation.kv_cache_gib is not None:
         arguments["kv_cache_memory_bytes"] = int(generation.kv_cache_gib * _GIB)
     return arguments
+
+
+def _executor(generation: GenerationConfig) -> str:
+    """The way of starting workers; vLLM's default inside a Ray actor may be Ray."""
+    if generation.spans_nodes:
+        return "ray"
+    return "uni" if generation.tensor_parallel_size == 1 else "mp"
 
 
 def make_vllm_config(arguments: dict[str, Any]) -> Any:

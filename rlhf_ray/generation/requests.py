@@ -8,7 +8,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from vllm.inputs import TokensPrompt
+from vllm.inputs import tokens_input
 from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -44,6 +44,7 @@ class EngineRequests:
     Args:
         pause: lock that is held while the engine is paused.
         timeout_s: time for which one request may run; see `RunClock`.
+        keeps_cache: running requests keep their key-value cache over an update of the weights.
     """
 
     def __init__(
@@ -53,11 +54,15 @@ class EngineRequests:
         pause: asyncio.Lock,
         engine_index: int,
         timeout_s: float,
+        keeps_cache: bool = False,
     ) -> None:
         self._llm = llm
         self._pause = pause
         self._index = engine_index
         self._timeout_s = timeout_s
+        self.keeps_cache = keeps_cache
+        # Updates of the weights so far.
+        self.num_updates = 0
         self._clock = RunClock(is_paused=pause.locked, has_begun=self._has_begun)
         # Adapter for requests that start from now on; None without LoRA.
         self.adapter: LoRARequest | None = None
@@ -156,7 +161,8 @@ class EngineRequests:
                 # The engine is paused while requests are added: all of them join the same step.
                 # The prefix cache is cleared, because entries that others left there, such as an
                 # evaluation, change the numbers in the last bits.
-                await self._answer(self._llm.pause_generation(mode="keep", clear_cache=True))
+                clears = not self.keeps_cache
+                await self._answer(self._llm.pause_generation(mode="keep", clear_cache=clears))
                 for submission in sorted(held, key=lambda submission: submission.order):
                     await self._start(submission)
                 await self._answer(self._llm.resume_generation())
@@ -178,10 +184,9 @@ class EngineRequests:
                     f"{self._index}-{self._num_requests}",
                     # Already in the form of a rendered input: vLLM would tokenise any other form
                     # in a thread, which would change the order of the requests.
-                    {
-                        **TokensPrompt(prompt_token_ids=list(submission.token_ids)),
-                        "type": "token",
-                    },
+                    tokens_input(
+                        list(submission.token_ids), cache_salt=self._cache_of_these_weights()
+                    ),
                     SamplingParams(
                         **submission.arguments, output_kind=RequestOutputKind.FINAL_ONLY
                     ),
@@ -192,6 +197,10 @@ class EngineRequests:
             submission.collector.set_exception(error)
         else:
             submission.collector.set_result(collector)
+
+    def _cache_of_these_weights(self) -> str | None:
+        """A salt that keeps a new request from reusing prefixes of older weights."""
+        return str(self.num_updates) if self.keeps_cache else None
 
     def _has_begun(self, request_id: str) -> bool:
         """Whether vLLM has sampled a token for this request, or is done with it."""

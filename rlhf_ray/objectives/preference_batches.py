@@ -12,6 +12,7 @@ from torch import Tensor
 from rlhf_ray.batching.layout import MicroBatch
 from rlhf_ray.batching.micro_batches import plan_micro_batches
 from rlhf_ray.batching.rank_plan import RankPlan, consecutive_rows
+from rlhf_ray.batching.sequence_split import SequenceSplit
 from rlhf_ray.records.preferences import PreferenceSamples
 from rlhf_ray.records.supervised import LabelledTokens
 
@@ -94,13 +95,15 @@ def _plan(preference_groups: Sequence[PreferenceGroup], plan: RankPlan) -> list[
         (len(preference_group.answers) for preference_group in preference_groups), default=1
     )
     rows = plan.max_tokens_per_micro_batch // largest
-    if longest and max(longest) > rows:
+    split = SequenceSplit(size=plan.sequence_parallel_size)
+    held = split.held(max(longest, default=0))
+    if held > rows:
         raise ValueError(
-            f"{largest} answers of {max(longest)} tokens are one forward pass, but "
-            f"max_tokens_per_micro_batch is {plan.max_tokens_per_micro_batch}: raise it to at "
-            f"least {largest * max(longest)}, or shorten the samples"
+            f"{largest} answers of {max(longest)} tokens are one forward pass{split.described}, "
+            f"but max_tokens_per_micro_batch is {plan.max_tokens_per_micro_batch}: raise it to at "
+            f"least {largest * held}, or shorten the samples"
         )
-    return plan_micro_batches(longest, plan.num_ranks, rows)
+    return plan_micro_batches(longest, plan.num_ranks, rows, ranks_per_sample=split.size)
 
 
 class AnswerSums(NamedTuple):

@@ -17,6 +17,7 @@ from rlhf_ray.algorithms.preferences.ranked_pairs import pair_share, ranked_pair
 from rlhf_ray.algorithms.preferences.reward_model_loss import reward_model_loss
 from rlhf_ray.batching.layout import MicroBatch
 from rlhf_ray.batching.rank_plan import RankPlan
+from rlhf_ray.batching.sequence_split import SequenceSplit
 from rlhf_ray.objectives.policy import Objective
 from rlhf_ray.objectives.preference_batches import (
     PreferenceGroup,
@@ -51,7 +52,12 @@ def spread_rankings(
     """
     largest = max((len(ranking.answers) for ranking in rankings), default=1)
     for ranking in rankings:
-        check_fits(ranking, largest, plan.max_tokens_per_micro_batch)
+        check_fits(
+            ranking,
+            largest,
+            plan.max_tokens_per_micro_batch,
+            ranks_per_sample=plan.sequence_parallel_size,
+        )
     preference_groups = [
         PreferenceGroup(
             answers=tuple(_scored(answer) for answer in ranking.answers),
@@ -68,22 +74,25 @@ def spread_rankings(
     )
 
 
-def check_fits(ranking: Ranking, largest: int, budget: int) -> None:
+def check_fits(ranking: Ranking, largest: int, budget: int, *, ranks_per_sample: int = 1) -> None:
     """Refuse a ranking that fits in no forward pass.
 
     Args:
         largest: answers of the largest ranking; all rankings are planned with this number.
-        budget: tokens of a forward pass.
+        budget: tokens of a forward pass on one rank.
+        ranks_per_sample: ranks that compute every answer together.
 
     Raises:
         ValueError: names the smallest budget that fits.
     """
     longest = max(num_scored_tokens(answer) for answer in ranking.answers)
-    if largest * longest > budget:
+    split = SequenceSplit(size=ranks_per_sample)
+    needed = largest * split.held(longest)
+    if needed > budget:
         raise ValueError(
             f"all answers to a prompt are scored in one forward pass: {largest} answers of "
-            f"{longest} tokens, but training.max_tokens_per_micro_batch is {budget}; raise it to "
-            f"at least {largest * longest}, or lower examples.max_tokens"
+            f"{longest} tokens{split.described}, but training.max_tokens_per_micro_batch is "
+            f"{budget}; raise it to at least {needed}, or lower examples.max_tokens"
         )
 
 

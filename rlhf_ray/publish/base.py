@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,6 +12,27 @@ from rlhf_ray.calls import Call
 POLICY, ADAPTER, AVERAGE = "policy", "adapter", "average"
 # Opens the failures of an end that lost the other one: the cause is likely the other end's.
 LOST = "lost the other end of the channel"
+
+
+class LearnerPart(enum.Enum):
+    """A part of a trained role that leaves a shared device by itself."""
+
+    STATES = "optimiser states, gradients, and weights in high precision"
+    WEIGHTS = "the weights of forward passes"
+
+
+class EnginePart(enum.Enum):
+    """A part of an engine that comes back to a shared device by itself."""
+
+    WEIGHTS = "weights"
+    CACHE = "kv_cache"
+
+
+class PublishTurns(Protocol):
+    """The turns of learner and engines on shared devices; see `driver.updates.device_sharing`."""
+
+    def begin_publishing(self) -> None: ...
+    def begin_generating(self) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from rlhf_ray.calls import Call, CallWaiter, MemberName
+from rlhf_ray.calls import Call, CallWaiter, MemberName, PendingCalls
 from rlhf_ray.config.errors import RunFailed
 from rlhf_ray.publish.base import LOST, POLICY, TransferSettings
 
@@ -108,11 +108,13 @@ class ChannelTransport:
         """
         problems: dict[MemberName, str] = {}
         deadline = time.monotonic() + self._settings.timeout_s
-        pending = list(calls)
-        while pending:
-            for call in self._next(pending, deadline, problems, doing):
-                pending.remove(call)
-                (problem,) = self._wait([call])
+        silent = dict.fromkeys(calls)
+        pending = self._waiter.pending()
+        for call in calls:
+            pending.add(call)
+        while silent:
+            for call, problem in self._done(pending, silent, deadline, problems, doing):
+                del silent[call]
                 if problem and not problems:
                     deadline = min(deadline, time.monotonic() + _OTHERS_S)
                 if problem:
@@ -120,22 +122,24 @@ class ChannelTransport:
         if problems:
             raise RunFailed(_failure(doing, problems))
 
-    def _next(
+    def _done(
         self,
-        pending: list[Call],
+        pending: PendingCalls,
+        silent: Iterable[Call],
         deadline: float,
         problems: dict[MemberName, str],
         doing: str,
-    ) -> list[Call]:
+    ) -> list[tuple[Call, Any]]:
         phase, left = self._settings.phase, max(0.0, deadline - time.monotonic())
         try:
-            return self._waiter.some_done(pending, phase=phase, timeout_s=left)
+            return pending.take_done(phase=phase, timeout_s=left)
         except RunFailed as error:
-            if not problems:
+            # Before the deadline it is an end that died, and named as that.
+            if not problems or time.monotonic() < deadline:
                 raise
-            silent = ", ".join(sorted({str(call.member) for call in pending}))
+            names = ", ".join(sorted({str(call.member) for call in silent}))
             raise RunFailed(
-                f"{silent}: no answer while {doing}, which had failed. {_listed(problems)}\n{error}"
+                f"{names}: no answer while {doing}, which had failed. {_listed(problems)}\n{error}"
             ) from None
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 
+import psutil
 from torch.distributed import PrefixStore, Store
 
 from rlhf_ray.publish.channel import ChannelSettings, PeerLost, first_line
@@ -30,10 +32,12 @@ class Messages:
         # Kept, because this process may be the one that serves it.
         self._served = store
         self._transfer = 0
+        # Process ids of workers, by their number.
+        self._watched: dict[int, int] = {}
 
     def join(self, worker: int) -> None:
         """Tell the sender that this worker is there, and wait for all others; raises PeerLost."""
-        self.put(_joined(worker))
+        self.put(_joined(worker), f"{os.getpid()} {_process_names()}")
         self.wait([_ALL_JOINED], "not all workers have come")
 
     def assemble(self, workers: Sequence[int]) -> None:
@@ -49,6 +53,16 @@ class Messages:
             self.fail()
             raise PeerLost(f"{error.what}: {self._names(missing) or 'none is missing'}") from error
         self.put(_ALL_JOINED)
+
+    def watch(self, workers: Sequence[int]) -> None:
+        """Let every wait from now on end as soon as a process of these workers has ended.
+
+        For workers on this machine, in this container: others are not seen, and not watched.
+        """
+        for worker in workers:
+            pid, names = self.read(_joined(worker)).split()
+            if names == _process_names():
+                self._watched[worker] = int(pid)
 
     def begin(self) -> None:
         """Count the transfers; both ends do."""
@@ -109,7 +123,10 @@ class Messages:
             pause_s = min(1.2 * pause_s, _LONGEST_POLL_S)
 
     def check(self) -> None:
-        """Raise PeerLost if another end has failed, or the store has gone."""
+        """Raise PeerLost if another end has failed or ended, or the store has gone."""
+        ended = [worker for worker, pid in self._watched.items() if _has_ended(pid)]
+        if ended:
+            raise PeerLost(f"the process of {self._names(ended)} has ended")
         if self._have_come([_FAILED]):
             raise PeerLost("another end has failed")
 
@@ -160,6 +177,19 @@ class Messages:
                 return f"generator_{engine} (worker {worker} of {size})"
             worker -= size
         raise AssertionError("no such worker")
+
+
+def _process_names() -> str:
+    """The namespace in which process ids are those of this process."""
+    return os.readlink("/proc/self/ns/pid")
+
+
+def _has_ended(pid: int) -> bool:
+    try:
+        # A process that was killed stays as a zombie until its parent asks for it.
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def _joined(worker: int) -> str:

@@ -226,6 +226,8 @@ def open_sender(
     workers = [rank] if on_gpu else range(sum(settings.workers))
     messages = Messages(store, settings)
     messages.assemble(workers)
+    # Nothing but the process itself tells that a worker that maps memory was killed.
+    messages.watch(workers)
     return SharedSender(messages, workers, memory)
 
 

@@ -14,7 +14,8 @@ from rlhf_ray.data.messages import apply_template
 from rlhf_ray.data.rows import BadCell
 from rlhf_ray.data.tokens.encoding import encode, most_characters
 from rlhf_ray.data.tokens.plain_texts import PlainEncoder
-from rlhf_ray.data.tokens.special_texts import special_texts
+from rlhf_ray.data.tokens.special_texts import broken_up
+from rlhf_ray.data.tokens.turn_ends import turn_tokens
 from rlhf_ray.records import Prompt
 from rlhf_ray.rewards.numerals import numerals, read_number
 
@@ -44,7 +45,7 @@ class Rubric:
     def __init__(self, judge: JudgeConfig, tokenizer: PreTrainedTokenizerBase) -> None:
         self._judge = judge
         self._tokenizer = tokenizer
-        self._specials = special_texts(tokenizer)
+        self._turn_tokens = turn_tokens(tokenizer)
 
     def question(self, prompt: Prompt, response: str) -> tuple[int, ...]:
         """The question about a response, as token ids.
@@ -101,10 +102,8 @@ class Rubric:
         return _PLACE.sub(value, self._judge.asked)
 
     def _harmless(self, text: str) -> str:
-        """Break up special tokens, with which a text could end its turn and speak for the judge."""
-        for special in self._specials:
-            text = text.replace(special, f"{special[:1]} {special[1:]}")
-        return text
+        """Break up the tokens with which a text could end its turn and speak for the judge."""
+        return broken_up(text, self._turn_tokens)
 
 
 def read_score(judge: JudgeConfig, said: str) -> float:

@@ -27,6 +27,8 @@ RESULTS = (
     "summary.json",
     "tensorboard",
 )
+# Of these, what a run replaces.
+MODELS = ("adapter", "best", "model", "model_ema")
 _REPORT_OF_DATA = "report.json"
 # Not results of a run, or still wanted by the next one.
 _STAYS = (ASIDE, "serve.json", "progress.json")
@@ -56,13 +58,20 @@ def stage_of(folder: Path, *, written: str | None) -> str | None:
 
 
 def check_owner(folder: Path, stage: str, *, written: str | None) -> None:
-    """Refuse a folder with results of another stage.
+    """Refuse a folder with results of another stage, or with a model from elsewhere.
 
     Raises:
         RequestError: names that stage and its results.
     """
     results = results_in(folder)
     there = stage_of(folder, written=written)
+    models = [name for name in MODELS if name in results]
+    if models and there is None:
+        raise RequestError(
+            f"output_dir is {str(folder)!r}, which holds {' and '.join(models)}, and no "
+            f"config.yaml or lock file that tells which run wrote that; stage={stage} would delete "
+            f"it: name another output_dir, or move it away"
+        )
     if results and there is not None and there != stage:
         raise RequestError(
             f"output_dir is {str(folder)!r}, which holds the output of stage={there} "

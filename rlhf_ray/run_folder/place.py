@@ -34,6 +34,8 @@ FILES = (
     "summary.json",
     "summary.txt",
 )
+# Of these, what is replaced as a whole, by a rename. A folder of checkpoints may be a link.
+_REPLACED = ("adapter", "model", "model_ema")
 _FORMS = (
     (stat.S_ISREG, "a file"),
     (stat.S_ISFIFO, "a pipe"),
@@ -152,6 +154,8 @@ def _check_entries(folder: Path, said: str) -> None:
             problem = f"a symbolic link to {os.readlink(entry)!r}, which does not exist"
         elif not entry.exists():
             continue
+        elif name in _REPLACED and (fixed := fixed_place(entry)):
+            problem = f"{fixed}, which cannot be replaced by a new folder"
         elif wants_folder and not entry.is_dir():
             problem = "not a folder"
         elif not wants_folder and not entry.is_file():
@@ -164,6 +168,13 @@ def _check_entries(folder: Path, said: str) -> None:
             f"{said}: {name} in it is {problem}, and the run writes there; move it away, or name "
             f"another output_dir"
         )
+
+
+def fixed_place(folder: Path) -> str | None:
+    """The form of a folder that a rename cannot replace, or would turn into another one."""
+    if folder.is_symlink():
+        return f"a symbolic link to {os.readlink(folder)!r}"
+    return "a mount point" if os.path.ismount(folder) else None
 
 
 def _reason(error: OSError, folder: Path) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from rlhf_ray.config.groups.model import ModelConfig
+from rlhf_ray.config.rules.rule import model_roles
 from rlhf_ray.config.run import Config
 
 if TYPE_CHECKING:
@@ -34,6 +35,28 @@ def check_model_files(config: Config) -> None:
         if (path, use) not in seen:
             seen.add((path, use))
             check_weights(_at(config, path), use, key=key)
+    _check_division(config)
+
+
+def _check_division(config: Config) -> None:
+    """Refuse models that cannot be divided as `sequence_parallel_size` of their roles says."""
+    from rlhf_ray.models.checks.parallelism import check_divisible
+
+    own = {
+        "critic": ("critic.path", config.critic.path),
+        "reference": ("reference.path", config.reference.path),
+        "reward.model": ("reward.model.path", config.reward.model.path),
+    }
+    for group, role in model_roles(config):
+        if role.sequence_parallel_size > 1:
+            key, path = own.get(group, ("model.path", None))
+            model = _at(config, path or config.model.path)
+            check_divisible(
+                model,
+                role.sequence_parallel_size,
+                key=key if path else "model.path",
+                role=group,
+            )
 
 
 def _model_roles(config: Config) -> Iterator[tuple[str, str, Use]]:

@@ -103,6 +103,7 @@ def solve(config: Config, *, seed: int) -> float:
             source=policy,
             receivers=engines,
             transport=transport,
+            turns=DedicatedDevices(),
             waiter=waiter,
             probe=_PROBE,
             settings=PublishSettings(probe_every=1, probe_tolerance=1e-9, timeout_s=_TIMEOUT_S),

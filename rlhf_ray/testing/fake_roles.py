@@ -13,7 +13,7 @@ from typing import Any
 from rlhf_ray.calls import Call
 from rlhf_ray.checkpoint_files.manifest import seal_share
 from rlhf_ray.evaluation.answers import MeasureSettings
-from rlhf_ray.publish.base import POLICY
+from rlhf_ray.publish.base import POLICY, LearnerPart
 from rlhf_ray.records import Coefficients
 from rlhf_ray.testing.fakes import done
 
@@ -58,7 +58,7 @@ class FakeLearner(_FakeRanks):
     def weight_shapes(self) -> Call:
         return done(self.role, 0, signal={})
 
-    def offload_states(self) -> list[Call]:
+    def offload_states(self, part: LearnerPart) -> list[Call]:
         return self._done()
 
     def reload_states(self) -> list[Call]:

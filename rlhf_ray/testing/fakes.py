@@ -1,8 +1,7 @@
 """Prompts, engines, rewards and a waiter that live in this process: the driver without Ray.
 
 They implement the protocols of `driver.roles` and `calls`; `fake_roles.py` has the other roles.
-Calls are done at once, in an order that a test may choose, and payloads are the objects
-themselves.
+Calls are done at once, in an order that a test may choose; payloads are the objects themselves.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from rlhf_ray.calls import Call, MemberName
+from rlhf_ray.publish.base import EnginePart
 from rlhf_ray.records import (
     FailureKind,
     GroupSteps,
@@ -61,11 +61,7 @@ class InProcessWaiter:
 
 
 class InProcessPending:
-    """A `PendingCalls` that hands out one call at a time.
-
-    Args:
-        choose: picks the next call from all; None for the order in which they were added.
-    """
+    """A `PendingCalls` that hands out one call at a time: what `choose` picks, else the first."""
 
     def __init__(self, choose: Callable[[Sequence[Call]], Call] | None = None) -> None:
         self._choose = choose
@@ -163,11 +159,15 @@ class FakeGenerators:
         self.released.append(list(num_requests))
         return self._event("release")
 
+    def statistics(self) -> list[Call]:
+        """No statistics: these engines have no scheduler."""
+        return []
+
     def sleep(self) -> list[Call]:
         return self._event("sleep")
 
-    def wake_up(self) -> list[Call]:
-        return self._event("wake_up")
+    def wake_up(self, part: EnginePart) -> list[Call]:
+        return self._event(f"wake_up {part.value}")
 
     def begin_update(self) -> list[Call]:
         return self._event("begin_update")

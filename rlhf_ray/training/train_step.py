@@ -95,7 +95,7 @@ def run_update(
         results.append(engine.step())
         per_step.append(sums)
     return UpdateResult(
-        means=_means(per_step),
+        means=_means(per_step, copies=layout.split.size),
         maxima=_reduced(maxima, maximum=True),
         grad_norm=sum(result.grad_norm for result in results) / len(results),
         learning_rate=results[-1].learning_rate,
@@ -113,7 +113,7 @@ def run_evaluation(part: Part[Any], layout: RowLayout) -> dict[str, float]:
     sums: dict[str, Tensor] = {}
     for objective in _objectives(part, layout):
         _add(sums, objective.sums)
-    return _means([sums])
+    return _means([sums], copies=layout.split.size)
 
 
 def _objectives(part: Part[Any], layout: RowLayout) -> Iterator[Objective]:
@@ -169,16 +169,19 @@ def _to_device(samples: Any) -> Any:
     return dataclasses.replace(samples, **tensors)
 
 
-def _means(per_step: list[dict[str, Tensor]]) -> dict[str, float]:
+def _means(per_step: list[dict[str, Tensor]], *, copies: int) -> dict[str, float]:
     """Mean over optimiser steps, summed over ranks.
 
     A metric of a rank is its share of the global mean, so the shares are summed, not averaged.
+
+    Args:
+        copies: ranks that compute the same samples together and have the same shares.
     """
     names = sorted({name for sums in per_step for name in sums})
     shares = {}
     for name in names:
         measured = [sums[name] for sums in per_step if name in sums]
-        shares[name] = torch.stack(measured).mean()
+        shares[name] = torch.stack(measured).mean() / copies
     return _reduced(shares, maximum=False)
 
 

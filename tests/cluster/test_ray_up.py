@@ -22,6 +22,8 @@ pytestmark = [pytest.mark.cluster, pytest.mark.nightly, pytest.mark.timeout(900)
 HEAD, WORKER, CLIENT = 0, 1, 2
 _UP_S = 300.0
 _CALL_S = 60.0
+# `ray down` ends the head. The other machines end their Ray when they have missed it for a minute.
+_GONE_S = 240.0
 # Port 22 of every host. The account of root may have no password.
 _SSHD = """\
 AuthorizedKeysFile {folder}/key.pub
@@ -54,6 +56,8 @@ class Machines:
         sshd = [shutil.which("sshd") or "sshd", "-D", "-e", "-f", str(self.folder / "sshd")]
         for number in (HEAD, WORKER):
             hosts[number].start(sshd, self.log, self.environment, Path("/"))
+        for number in (HEAD, WORKER):
+            wait_until(lambda number=number: self._listens(number), _CALL_S, self.log)
         self.call("bash", "-c", _MAKE_HOME.format(folder=self.folder))
 
     def call(self, *command: str, timeout_s: float = _CALL_S) -> str:
@@ -79,6 +83,12 @@ class Machines:
         file = self.folder / "hosts.yaml"
         file.write_text(yaml.safe_dump(cluster))
         return file
+
+    def _listens(self, number: int) -> bool:
+        """Whether sshd takes connections from the client."""
+        probe = f"exec 3<>/dev/tcp/{self.hosts[number].address}/22"
+        done = self.hosts[CLIENT].run(["bash", "-c", probe], self.environment, timeout=_CALL_S)
+        return done.returncode == 0
 
     def has_raylet(self, number: int) -> bool:
         return any("/raylet/raylet " in title for title in self.hosts[number].titles())
@@ -117,4 +127,4 @@ def test_up_and_down(machines):
     assert "2.60.0" in machines.call("ray", "exec", file, "ray --version", timeout_s=_UP_S)
     machines.call("ray", "down", "--yes", file, timeout_s=_UP_S)
     for number in (HEAD, WORKER):
-        wait_until(lambda number=number: not machines.has_raylet(number), _CALL_S, machines.log)
+        wait_until(lambda number=number: not machines.has_raylet(number), _GONE_S, machines.log)

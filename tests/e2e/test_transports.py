@@ -21,14 +21,14 @@ def check(run) -> None:
         assert row["rollout/logprob_gap_max"] < 1e-3
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_run_by_collective(make_run):
     run = make_run(*STEPS, "publish.transport=collective").succeed()
     check(run)
     assert run.survivors() == []
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("transport", ["object_store", "collective", "ipc"])
 def test_a_mixture_of_experts_trains(make_run, tmp_path, transport):
     model = tiny_mixture(tmp_path / "mixture")

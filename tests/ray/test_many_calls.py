@@ -23,7 +23,7 @@ class Engine:
         return index, b"a group"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_thousands_of_calls_cost_the_driver_less_than_a_second():
     engines: list[Any] = [Engine.remote() for _ in range(NUM_ACTORS)]  # pyright: ignore[reportAttributeAccessIssue]
     ray.get([engine.generate.remote(0, 0.0) for engine in engines], timeout=60)

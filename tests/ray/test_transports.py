@@ -32,6 +32,7 @@ from rlhf_ray.config.groups.algorithm import AlgorithmConfig
 from rlhf_ray.config.groups.generation import GenerationConfig
 from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.config.groups.training import TrainingConfig
+from rlhf_ray.driver.updates.device_sharing import DedicatedDevices
 from rlhf_ray.publish.base import AVERAGE, POLICY, TransferSettings
 from rlhf_ray.publish.gate import FidelityError, make_probe
 from rlhf_ray.publish.publisher import Publisher, PublishSettings
@@ -128,7 +129,7 @@ def learner(
     ranks = Actors("learner", LearnerActor, [settings] * num_ranks)
     try:
         address = ray.get(ranks.members[0].handle.reserve_address.remote(), timeout=60)
-        ranks.start(*((rank, num_ranks, address) for rank in range(num_ranks)))
+        ranks.start(*((rank, num_ranks, address, START_S) for rank in range(num_ranks)))
         yield LearnerGroup(ranks.members)
     finally:
         ranks.close()
@@ -152,6 +153,7 @@ class Publishing:
             source=source,
             receivers=group,
             transport=self.transport,
+            turns=DedicatedDevices(),
             waiter=self.waiter,
             probe=PROBE,
             settings=PublishSettings(probe_every=1, probe_tolerance=1e-4, timeout_s=60.0),
@@ -208,17 +210,17 @@ def test_two_sharded_ranks_and_an_engine(folder: Path, one_engine: list[Member])
             publishing(OBJECT_STORE, source, one_engine) as opened,
             pytest.raises(FidelityError, match="engine 0 differs"),
         ):
-            opened.publisher.check(0)
+            opened.publisher.check_loaded(0)
         version = check_all_transports(source, one_engine, 0)
         with publishing(COLLECTIVE, source, one_engine) as opened:
             opened.transport.send(version + 1, what=AVERAGE)
             # The policy has taken no step: its average is the policy.
-            opened.publisher.check(version + 1)
+            opened.publisher.check_loaded(version + 1)
             opened.transport.send(version + 2, what=POLICY)
-            opened.publisher.check(version + 2)
+            opened.publisher.check_loaded(version + 2)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(("num_engines", "width"), [(2, 1), (1, 2), (2, 2)])
 def test_every_zero_stage_and_shape(folder: Path, num_engines: int, width: int):
     version = 0
@@ -232,12 +234,19 @@ def test_every_zero_stage_and_shape(folder: Path, num_engines: int, width: int):
 
 def worker_of(member: Member) -> psutil.Process:
     """The process of an engine that receives: vLLM's last worker, or its engine process."""
-    children = psutil.Process(member.info.pid).children(recursive=True)
-    named = [p for p in children if p.cmdline() and p.cmdline()[0].startswith("VLLM::")]
-    return max(named, key=lambda process: process.cmdline()[0].startswith("VLLM::Worker"))
+    deadline = time.monotonic() + 30
+    while True:
+        children = psutil.Process(member.info.pid).children(recursive=True)
+        titles = {p: " ".join(p.cmdline()) for p in children if p.is_running()}
+        for title in ("VLLM::Worker", "VLLM::EngineCore"):
+            named = [process for process, words in titles.items() if words.startswith(title)]
+            if named:
+                return named[-1]
+        assert time.monotonic() < deadline, titles
+        time.sleep(0.1)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("width", [1, 2])
 @pytest.mark.parametrize("kind", [COLLECTIVE, IPC])
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])

@@ -100,3 +100,15 @@ def test_a_complete_folder_survives_a_failed_rename(
 def test_a_lone_surrogate_is_escaped(tmp_path: Path) -> None:
     write_atomically(tmp_path / "file", json.dumps("ä\ud800", ensure_ascii=False))
     assert json.loads((tmp_path / "file").read_text(encoding="utf-8")) == "ä\ud800"
+
+
+def test_a_link_in_the_place_of_a_folder_loses_nothing(tmp_path: Path) -> None:
+    """It came while the run worked: the new folder is there, what the link showed to as well."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "kept").write_text("x")
+    (tmp_path / "model").symlink_to(tmp_path / "elsewhere")
+    with atomic_folder(tmp_path / "model") as partial:
+        partial.mkdir()
+        (partial / "new").write_text("y")
+    assert (tmp_path / "model" / "new").read_text() == "y"
+    assert (tmp_path / "elsewhere" / "kept").read_text() == "x"

@@ -16,6 +16,7 @@ Files of roles import neither Ray nor torch at their top: `stage=plan` reads the
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,13 +25,14 @@ from typing import TYPE_CHECKING, Any
 from rlhf_ray.batching.balance import balance
 from rlhf_ray.calls import Call, CallWaiter
 from rlhf_ray.checkpoint_files.manifest import FileSeal, seal_share
-from rlhf_ray.cluster.resource_plan import Resources
+from rlhf_ray.cluster.resource_plan import ResourcePlan, Resources
 from rlhf_ray.cluster.runtime.process import ActorProcess
 from rlhf_ray.disk_space import full_disk_said
 
 if TYPE_CHECKING:
     from rlhf_ray.cluster.runtime.supervisor import Member
     from rlhf_ray.config.groups.training import RoleConfig
+    from rlhf_ray.publish.base import LearnerPart
     from rlhf_ray.records import RolloutGroup
 
 # Host and port at which rank 0 of a role listens.
@@ -46,11 +48,13 @@ class Starting:
     Attributes:
         by_role: all actors, by role, in the order of their ranks.
         timeout_s: of a wait within a start.
+        plan: where all actors are.
     """
 
     by_role: Mapping[str, Sequence[Member]]
     waiter: CallWaiter
     timeout_s: float
+    plan: ResourcePlan
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,13 +63,17 @@ class Role:
 
     Attributes:
         settings: from a rank to the settings that its actor is created with.
+        ranks_per_sample: neighbouring ranks that compute every sample together.
         start: begins to start the actors; the caller waits for the calls of all roles together.
+        starts_after: a role that must have started before; None starts with the others.
     """
 
     resources: Resources
     actor_class: type
     settings: Callable[[int], object]
     start: Callable[[Sequence[Member], Starting], list[Call]]
+    ranks_per_sample: int = 1
+    starts_after: str | None = None
 
     @property
     def name(self) -> str:
@@ -81,6 +89,8 @@ def rank_resources(
         num_actors=settings.num_ranks,
         num_cpus=settings.num_cpus,
         num_gpus=settings.num_gpus,
+        # They exchange most of what they compute: a group does not reach over a node.
+        actors_per_bundle=settings.sequence_parallel_size,
         shares_bundles_of=shares_bundles_of,
     )
 
@@ -101,6 +111,35 @@ def start_ranks(members: Sequence[Member], starting: Starting) -> list[Call]:
         )
         for rank, member in enumerate(members)
     ]
+
+
+def start_in_order(
+    roles: Sequence[Role],
+    by_role: Mapping[str, Sequence[Member]],
+    waiter: CallWaiter,
+    *,
+    plan: ResourcePlan,
+    timeout_s: float,
+) -> None:
+    """Start all roles within one deadline: at the same time, except those that follow another.
+
+    Of two roles on one GPU the first must have measured its memory before the second takes any.
+
+    Raises:
+        RunFailed: a role did not start, or not in time.
+    """
+    deadline = time.monotonic() + timeout_s
+    started: set[str] = set()
+    left = list(roles)
+    while left:
+        turn = [role for role in left if role.starts_after is None or role.starts_after in started]
+        assert turn, f"{[role.name for role in left]} wait for roles that are not of this run"
+        seconds = max(0.0, deadline - time.monotonic())
+        starting = Starting(by_role=by_role, waiter=waiter, timeout_s=seconds, plan=plan)
+        calls = [call for role in turn for call in role.start(by_role[role.name], starting)]
+        waiter.results(calls, phase="start", timeout_s=seconds)
+        started.update(role.name for role in turn)
+        left = [role for role in left if role not in turn]
 
 
 def call_of(member: Member, refs: Any) -> Call:
@@ -156,18 +195,38 @@ class CheckpointedActor(RankActor):
 class TrainedActor(CheckpointedActor):
     """One rank of a role with an optimizer."""
 
-    def offload_states(self) -> None:
-        self._worker.offload_states()
+    def offload_states(self, part: LearnerPart) -> None:
+        self._worker.offload_states(part)
 
     def reload_states(self) -> None:
         self._worker.reload_states()
 
 
 class RankGroup:
-    """All ranks of a DeepSpeed role."""
+    """All ranks of a DeepSpeed role.
 
-    def __init__(self, members: Sequence[Member]) -> None:
+    Args:
+        members: in the order of their ranks.
+        ranks_per_sample: neighbouring ranks that compute every sample together. They get the same
+            samples.
+    """
+
+    def __init__(self, members: Sequence[Member], *, ranks_per_sample: int = 1) -> None:
         self._members = tuple(members)
+        self._ranks_per_sample = ranks_per_sample
+
+    @property
+    def num_shares(self) -> int:
+        """Shares into which samples are divided: one for every group of ranks."""
+        return len(self._members) // self._ranks_per_sample
+
+    def _with_share(self, shares: Sequence[Any]) -> list[tuple[Member, Any]]:
+        """Every rank with the share of its group."""
+        assert len(shares) == self.num_shares, f"{len(shares)} shares for {self.num_shares} groups"
+        return [
+            (member, shares[rank // self._ranks_per_sample])
+            for rank, member in enumerate(self._members)
+        ]
 
     @property
     def nodes(self) -> frozenset[str]:
@@ -182,7 +241,8 @@ class RankGroup:
             num_tokens: of each group, to balance the ranks.
 
         Returns:
-            a call per rank, with a reference to its `list[TokenValues]` as payload.
+            a call per rank, with a reference to its `list[TokenValues]` as payload. Of ranks that
+            compute samples together, all but the first have an empty list.
         """
         return self._scattered([m.handle.score for m in self._members], groups, num_tokens)
 
@@ -190,10 +250,10 @@ class RankGroup:
         self, methods: Sequence[Any], groups: Sequence[Any], num_tokens: Sequence[int]
     ) -> list[Call]:
         """Call every rank's method with its share of the groups."""
-        shares = balance(num_tokens, len(self._members))
+        shares = self._with_share(balance(num_tokens, self.num_shares))
         return [
             call_of(member, method.options(num_returns=2).remote(*(groups[i] for i in share)))
-            for member, method, share in zip(self._members, methods, shares, strict=True)
+            for (member, share), method in zip(shares, methods, strict=True)
         ]
 
 
@@ -218,8 +278,9 @@ class CheckpointedGroup(RankGroup):
 class TrainedGroup(CheckpointedGroup):
     """All ranks of a role with an optimizer."""
 
-    def offload_states(self) -> list[Call]:
-        return [call_of(m, m.handle.offload_states.remote()) for m in self._members]
+    def offload_states(self, part: LearnerPart) -> list[Call]:
+        """Move a part to host memory; `WEIGHTS` after `STATES`."""
+        return [call_of(m, m.handle.offload_states.remote(part)) for m in self._members]
 
     def reload_states(self) -> list[Call]:
         return [call_of(m, m.handle.reload_states.remote()) for m in self._members]

@@ -82,7 +82,7 @@ class BuilderActor(ActorProcess):
     def build(
         self, step: int, coefficients: Coefficients, counts: dict[str, int], *parts: Any
     ) -> tuple[Any, ...]:
-        """Metrics, then the experience of every learner rank, then of every critic rank.
+        """Metrics, then the experience of every group of learner ranks, then of critic ranks.
 
         Args:
             counts: how many of `parts` are groups, and how many are per-token values by which
@@ -115,7 +115,11 @@ class BuilderActor(ActorProcess):
 
 
 class BuilderGroup:
-    """The one worker that turns groups into experience."""
+    """The one worker that turns groups into experience.
+
+    Args:
+        num_learners, num_critics: shares of the experience: one for every group of ranks.
+    """
 
     def __init__(self, member: Member, *, num_learners: int, num_critics: int) -> None:
         self._member = member
@@ -132,7 +136,7 @@ class BuilderGroup:
         values: Sequence[Any],
         old: Sequence[Any],
     ) -> Call:
-        """Signal: metrics. Payload: `(learner, critic)`, a reference per rank of each."""
+        """Signal: metrics. Payload: `(learner, critic)`, references to the shares of each."""
         counts = {
             "groups": len(groups),
             "reference": len(reference),

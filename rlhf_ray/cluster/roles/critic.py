@@ -42,6 +42,7 @@ def critic_role(settings: CriticSettings) -> Role:
         actor_class=CriticActor,
         settings=lambda _: settings,
         start=start_ranks,
+        ranks_per_sample=settings.critic.sequence_parallel_size,
     )
 
 
@@ -69,8 +70,8 @@ class CriticGroup(TrainedGroup):
     """All ranks of the critic."""
 
     def update(self, experiences: Sequence[Any]) -> list[Call]:
-        """One update of the values; `experiences`: a reference per rank. Signal: metrics."""
+        """One update of the values; `experiences`: a reference per group. Signal: metrics."""
         return [
             call_of(member, member.handle.update.remote(experience))
-            for member, experience in zip(self._members, experiences, strict=True)
+            for member, experience in self._with_share(experiences)
         ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +49,7 @@ def offline_role(settings: OfflineSettings, actor_class: type[OfflineActor]) -> 
         actor_class=actor_class,
         settings=lambda _: settings,
         start=start_ranks,
+        ranks_per_sample=settings.training.sequence_parallel_size,
     )
 
 
@@ -99,7 +100,14 @@ class RewardModelTrainerActor(OfflineActor):
         )
 
 
-class PreferenceTrainerActor(OfflineActor):
+class ComparedActor(OfflineActor):
+    """One rank of a policy with a loss relative to the model that it starts from."""
+
+    def score_answers(self, samples: Any) -> list[float]:
+        return self._worker.score_answers(samples)
+
+
+class PreferenceTrainerActor(ComparedActor):
     """One rank of a policy that learns from rankings."""
 
     def __init__(self, settings: OfflineSettings) -> None:
@@ -108,11 +116,8 @@ class PreferenceTrainerActor(OfflineActor):
 
         self._worker = PreferenceTrainer(preference=settings.preference, **_shared(settings))
 
-    def score_answers(self, samples: Any) -> list[float]:
-        return self._worker.score_answers(samples)
 
-
-class FeedbackTrainerActor(OfflineActor):
+class FeedbackTrainerActor(ComparedActor):
     """One rank of a policy that learns from feedback."""
 
     def __init__(self, settings: OfflineSettings) -> None:
@@ -126,25 +131,39 @@ class OfflineGroup(TrainedGroup):
     """All ranks of a model that learns from examples."""
 
     def score_answers(self, samples: Sequence[Any]) -> list[Call]:
-        """`samples`: those of each rank. Signal: a number for each of them."""
-        return [
+        """Score answers, which `samples` has for each group of ranks.
+
+        Returns:
+            a call per group. Signal: a number for each of its answers.
+        """
+        asked = [
             call_of(member, member.handle.score_answers.remote(own))
-            for member, own in zip(self._members, samples, strict=True)
+            for member, own in self._with_share(samples)
         ]
+        size = self._ranks_per_sample
+        return [_of_all(asked[first : first + size]) for first in range(0, len(asked), size)]
 
     def update(self, samples: Sequence[Any]) -> list[Call]:
-        """One optimiser step; `samples`: those of each rank. Signal: metrics, the same on all."""
+        """One optimiser step; `samples`: of each group. Signal: metrics, the same on all ranks."""
         return [
             call_of(member, member.handle.update.remote([own]))
-            for member, own in zip(self._members, samples, strict=True)
+            for member, own in self._with_share(samples)
         ]
 
     def evaluate(self, samples: Sequence[Any]) -> list[Call]:
-        """`samples`: those of each rank. Signal: metrics, the same on all of them."""
+        """`samples`: those of each group. Signal: metrics, the same on all ranks."""
         return [
             call_of(member, member.handle.evaluate.remote(own))
-            for member, own in zip(self._members, samples, strict=True)
+            for member, own in self._with_share(samples)
         ]
 
     def save_model(self, folder: Path) -> list[Call]:
         return [call_of(m, m.handle.save_model.remote(folder)) for m in self._members]
+
+
+def _of_all(calls: Sequence[Call]) -> Call:
+    """The first of calls with the same result; the failure of another one is its failure, too."""
+    before: Call | None = None
+    for call in reversed(calls[1:]):
+        before = replace(call, before=before)
+    return replace(calls[0], before=before)

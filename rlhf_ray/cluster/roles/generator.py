@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rlhf_ray.config.groups.generation import GenerationConfig
     from rlhf_ray.config.groups.lora import LoraConfig
     from rlhf_ray.config.groups.model import ModelConfig
+    from rlhf_ray.publish.base import EnginePart
     from rlhf_ray.publish.channel import ChannelSettings
     from rlhf_ray.records import Prompt, RolloutGroup, SampleFailure
 
@@ -33,6 +34,8 @@ class EngineSettings:
     engine_index: int = 0
     with_text_ends: bool = False
     lora: LoraConfig | None = None
+    keeps_cache: bool = False
+    shares_gpus: bool = False
 
 
 def generator_role(settings: EngineSettings, *, shares_gpus_of: str | None) -> Role:
@@ -42,6 +45,7 @@ def generator_role(settings: EngineSettings, *, shares_gpus_of: str | None) -> R
         shares_gpus_of: the role of the trained ranks that lie in the engines' bundles (the
             hybrid engine). The engines then ask Ray for no GPU: they use those of the ranks.
     """
+    settings = replace(settings, shares_gpus=shares_gpus_of is not None)
     return engines_role("generator", settings, first_index=0, shares_gpus_of=shares_gpus_of)
 
 
@@ -57,18 +61,20 @@ def engines_role(
 
     def start(members: Sequence[Member], starting: Starting) -> list[Call]:
         gpus = _shared_gpus(len(members), starting, shares_gpus_of)
+        bundles = starting.plan.role(name).worker_bundles or [()] * len(members)
         return [
-            call_of(member, member.handle.start.remote(own))
-            for member, own in zip(members, gpus, strict=True)
+            call_of(member, member.handle.start.remote(own, workers))
+            for member, own, workers in zip(members, gpus, bundles, strict=True)
         ]
 
-    num_gpus = generation.tensor_parallel_size * generation.num_gpus
+    has_gpus = not (shares_gpus_of or generation.spans_nodes)
     return Role(
         resources=Resources(
             role=name,
             num_actors=generation.num_engines,
             num_cpus=generation.num_cpus,
-            num_gpus=0.0 if shares_gpus_of else num_gpus,
+            num_gpus=generation.num_workers * generation.num_gpus if has_gpus else 0.0,
+            workers_per_actor=generation.num_workers if generation.spans_nodes else 0,
         ),
         actor_class=GeneratorActor,
         settings=lambda rank: replace(settings, engine_index=first_index + rank),
@@ -101,8 +107,16 @@ class GeneratorActor(ActorProcess):
         super().__init__()
         self._settings = settings
 
-    async def start(self, gpu_ids: tuple[str, ...]) -> None:
-        """Load the model; on these GPUs where it shares them with other actors."""
+    async def start(self, gpu_ids: tuple[str, ...], worker_bundles: tuple[int, ...] = ()) -> None:
+        """Load the model.
+
+        Args:
+            gpu_ids: GPUs that it shares with other actors.
+            worker_bundles: bundles of the run for its workers, where they are not in this one.
+        """
+        if worker_bundles:
+            # vLLM's Ray executor puts a worker into each, in this order.
+            os.environ["VLLM_RAY_BUNDLE_INDICES"] = ",".join(map(str, worker_bundles))
         if gpu_ids:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpu_ids)
         from rlhf_ray.generation.engine import GenerationEngine
@@ -117,8 +131,12 @@ class GeneratorActor(ActorProcess):
             request_timeout_s=settings.request_timeout_s,
             with_text_ends=settings.with_text_ends,
             lora=settings.lora,
+            keeps_cache=settings.keeps_cache,
+            shares_gpus=settings.shares_gpus,
         )
         await self._engine.start()
+        # The ranks that share its GPUs load their model next. The first publish brings the weights.
+        await self._engine.sleeping.begin()
 
     async def generate(
         self, prompt: Prompt, sample_indices: tuple[int, ...]
@@ -166,11 +184,14 @@ class GeneratorActor(ActorProcess):
     async def weight_version(self) -> int:
         return await self._engine.weight_version()
 
-    async def sleep(self) -> None:
-        await self._engine.sleep()
+    async def statistics(self) -> dict[str, float]:
+        return self._engine.statistics.take()
 
-    async def wake_up(self) -> None:
-        await self._engine.wake_up()
+    async def sleep(self) -> None:
+        await self._engine.sleeping.begin()
+
+    async def wake_up(self, part: EnginePart) -> None:
+        await self._engine.sleeping.end(part)
 
     async def close(self) -> None:
         await self._engine.close()
@@ -259,8 +280,13 @@ class GeneratorGroup:
             for member, share in zip(self._members, shares, strict=True)
         ]
 
+    def statistics(self) -> list[Call]:
+        """Signal: numbers of the engine since the last call; see `llm.EngineStatistics`."""
+        return [call_of(m, m.handle.statistics.remote()) for m in self._members]
+
     def sleep(self) -> list[Call]:
         return [call_of(m, m.handle.sleep.remote()) for m in self._members]
 
-    def wake_up(self) -> list[Call]:
-        return [call_of(m, m.handle.wake_up.remote()) for m in self._members]
+    def wake_up(self, part: EnginePart) -> list[Call]:
+        """Take the memory of a part back; the cache after the weights."""
+        return [call_of(m, m.handle.wake_up.remote(part)) for m in self._members]

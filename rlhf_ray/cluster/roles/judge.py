@@ -95,6 +95,8 @@ def _engine_config(judge: JudgeConfig, generation: GenerationConfig) -> Generati
         generation,
         **judge.engine_values(),
         max_num_batched_tokens=max(generation.max_num_batched_tokens, longest, judge.max_num_seqs),
+        pipeline_parallel_size=1,
+        data_parallel_size=1,
         extra_engine_args={},
     )
 

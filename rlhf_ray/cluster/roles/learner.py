@@ -52,6 +52,8 @@ def learner_role(settings: LearnerSettings, *, shares_bundles_of: str | None) ->
         actor_class=LearnerActor,
         settings=lambda _: settings,
         start=start_ranks,
+        ranks_per_sample=settings.training.sequence_parallel_size,
+        starts_after=shares_bundles_of,
     )
 
 
@@ -158,17 +160,18 @@ class LearnerGroup(TrainedGroup):
         """One update of the policy.
 
         Args:
-            experiences: a reference per rank.
-            texts: per rank, its texts of every optimiser step, or none. They are an argument of
+            experiences: a reference per group of ranks.
+            texts: per group, its texts of every optimiser step, or none. They are an argument of
                 the call, not part of `coefficients`: Ray stores a large argument once and passes
                 a reference.
 
         Returns:
             calls with metrics as signal, the same on every rank.
         """
+        shares = [*zip(experiences, texts, strict=True)]
         return [
             call_of(member, member.handle.update.remote(experience, own, coefficients))
-            for member, experience, own in zip(self._members, experiences, texts, strict=True)
+            for member, (experience, own) in self._with_share(shares)
         ]
 
     def score_sequences(self, sequences: list[tuple[int, ...]]) -> list[Call]:

@@ -55,7 +55,8 @@ def _scoring(context: ScoringContext) -> Scoring | None:
         seed=context.seed,
         timeout_s=context.collective_timeout_s,
     )
-    # At ZeRO stage 3 all ranks hold one model together; otherwise each holds a whole one.
+    # At ZeRO stage 3 all ranks hold one model together; otherwise each holds a whole one. The rules
+    # of the configuration allow groups of ranks at stage 3 only.
     is_sharded = reward_model.zero_stage == 3
 
     def start(members: Sequence[Member], starting: Starting) -> list[Call]:
@@ -113,6 +114,8 @@ def resolve_reward_model(
             "the reward model reads texts, rendered and tokenised again: it differs from the "
             f"policy in {'; '.join(differences)}"
         )
+        for line in _unsaid(own, prompts):
+            report(f"the reward model: {line}")
     foreign_tokens = "text" if differences else "refuse"
     return dataclasses.replace(
         reward, model=dataclasses.replace(model, foreign_tokens=foreign_tokens)
@@ -178,6 +181,20 @@ def _try_prompts(tokenizer: PreTrainedTokenizerBase, prompts: PromptSet) -> None
                 f"reward.model.foreign_tokens=text: prompt {prompt.prompt_id} cannot be rendered "
                 f"for the reward model: {row}"
             ) from row
+
+
+def _unsaid(tokenizer: PreTrainedTokenizerBase, prompts: PromptSet) -> tuple[str, ...]:
+    """Lines about texts of prompts that the tokenizer changes, as it will those of answers."""
+    from rlhf_ray.data.tokens.encoding import encode
+    from rlhf_ray.data.tokens.fidelity import TokenTextCheck
+
+    check = TokenTextCheck(tokenizer)
+    for prompt in prompts.prompts[:_NUM_TRIED]:
+        text = "\n".join(message["content"] for message in prompt.messages)
+        (ids,) = encode([text], tokenizer, add_special_tokens=False)
+        if isinstance(ids, list):
+            check.check_prompt(f"prompt {prompt.prompt_id}", text, ids)
+    return check.lines()
 
 
 class RewardModelActor(MeetingActor, ScorerActor):

@@ -28,6 +28,10 @@ class RunRoles:
         """The role of this name, which is part of the run."""
         return next(role for role in self.roles if role.name == name)
 
+    def ranks_per_sample(self, name: str) -> int:
+        """Ranks of a role that compute every sample together; 1 for a role that is not there."""
+        return next((role.ranks_per_sample for role in self.roles if role.name == name), 1)
+
 
 def resource_plan(config: Config) -> ResourcePlan:
     """The actors and bundles of any stage that starts workers."""
@@ -50,6 +54,7 @@ def run_roles(config: Config) -> RunRoles:
         request_timeout_s=config.deadlines.request_s,
         with_text_ends=config.algorithm.rewards_steps,
         lora=config.training.lora if config.publishes_adapter else None,
+        keeps_cache=config.publish.keep_cache,
     )
     builder = BuilderSettings(
         algorithm=config.algorithm,

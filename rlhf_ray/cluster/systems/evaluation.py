@@ -52,11 +52,12 @@ def started_scoring(
         reserved_for(plan, placement=placement, deadlines=deadlines) as group,
         launched_in(group, roles, plan, deadlines=deadlines) as (by_role, supervisor),
     ):
-        reference = by_role.get("reference", [])
+        ranks = by_role.get("reference", [])
+        size = run.ranks_per_sample("reference")
         yield ScoringSystem(
             supervisor=supervisor,
             rewards=RewardGroup(by_role["reward"], [s.pool(by_role) for s in run.scorings]),
-            reference=ReferenceGroup(reference) if reference else None,
+            reference=ReferenceGroup(ranks, ranks_per_sample=size) if ranks else None,
             builder=BuilderGroup(by_role["builder"][0], num_learners=0, num_critics=0),
             group=group,
             plan=plan,

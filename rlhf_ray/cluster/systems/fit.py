@@ -34,4 +34,6 @@ def started_fit(
     """
     with launched([role], plan, placement=placement, deadlines=deadlines) as started:
         by_role, supervisor = started
-        yield FitSystem(supervisor=supervisor, ranks=OfflineGroup(by_role[role.name]))
+        members = by_role[role.name]
+        ranks = OfflineGroup(members, ranks_per_sample=role.ranks_per_sample)
+        yield FitSystem(supervisor=supervisor, ranks=ranks)

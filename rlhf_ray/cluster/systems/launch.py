@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from ray.util.placement_group import PlacementGroup
 
 from rlhf_ray.cluster.resource_plan import ResourcePlan
-from rlhf_ray.cluster.roles.base import Role, Starting
+from rlhf_ray.cluster.roles.base import Role, start_in_order
 from rlhf_ray.cluster.runtime.launch import Launcher
 from rlhf_ray.cluster.runtime.session import reserved
 from rlhf_ray.cluster.runtime.supervisor import Member, Supervisor
@@ -74,10 +74,7 @@ def launched_in(
         by_role: dict[str, list[Member]] = {}
         for member in launcher.members():
             by_role.setdefault(member.name.role, []).append(member)
-        # All roles load their models at the same time.
-        starting = Starting(by_role=by_role, waiter=supervisor, timeout_s=deadlines.start_s)
-        calls = [call for role in roles for call in role.start(by_role[role.name], starting)]
-        supervisor.results(calls, phase="start", timeout_s=deadlines.start_s)
+        start_in_order(roles, by_role, supervisor, plan=plan, timeout_s=deadlines.start_s)
         launcher.remember_processes()
         yield by_role, supervisor
         orderly = True

@@ -44,17 +44,24 @@ def started_system(
     """
     with launched(run.roles, plan, placement=placement, deadlines=deadlines) as started:
         by_role, supervisor = started
-        learners, critics = by_role["learner"], by_role.get("critic", [])
-        references = by_role.get("reference", [])
+        learner = LearnerGroup(by_role["learner"], ranks_per_sample=run.ranks_per_sample("learner"))
+        critic = reference = None
+        if critics := by_role.get("critic"):
+            critic = CriticGroup(critics, ranks_per_sample=run.ranks_per_sample("critic"))
+        if references := by_role.get("reference"):
+            size = run.ranks_per_sample("reference")
+            reference = ReferenceGroup(references, ranks_per_sample=size)
         pools = [scoring.pool(by_role) for scoring in run.scorings]
         yield System(
             supervisor=supervisor,
             generators=GeneratorGroup(by_role["generator"]),
             rewards=RewardGroup(by_role["reward"], pools),
-            learner=LearnerGroup(learners),
-            critic=CriticGroup(critics) if critics else None,
-            reference=ReferenceGroup(references) if references else None,
+            learner=learner,
+            critic=critic,
+            reference=reference,
             builder=BuilderGroup(
-                by_role["builder"][0], num_learners=len(learners), num_critics=len(critics)
+                by_role["builder"][0],
+                num_learners=learner.num_shares,
+                num_critics=critic.num_shares if critic else 0,
             ),
         )

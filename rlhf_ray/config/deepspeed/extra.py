@@ -175,8 +175,10 @@ def merged(config: dict[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
     result = dict(config)
     for key, value in extra.items():
         inner = result.get(key)
-        is_group = isinstance(inner, Mapping) and isinstance(value, Mapping)
-        result[key] = {**inner, **value} if is_group else value
+        if isinstance(inner, Mapping) and isinstance(value, Mapping):
+            result[key] = {**inner, **value}
+        else:
+            result[key] = value
     return result
 
 

@@ -72,9 +72,31 @@ class GenerationConfig(EngineConfig):
         8192, "Most tokens in one engine step.", unit="tokens", minimum=16
     )
     enforce_eager: bool = setting(True, "No graph capture or compilation: a fast start.")
+    pipeline_parallel_size: int = setting(
+        1,
+        "Pipeline stages of one engine, which may lie on several nodes (vLLM's Ray executor); a "
+        "GPU for each of its tensor_parallel_size ranks. Not yet run on GPUs.",
+        minimum=1,
+    )
+    data_parallel_size: int = setting(
+        1,
+        "Copies of the model in one engine, on one node, for experts that are spread over them "
+        "(extra_engine_args.enable_expert_parallel). Not yet run on GPUs.",
+        minimum=1,
+    )
     enable_prefix_caching: bool = setting(
         True, "Share the prompt's key-value cache between the samples of a group."
     )
     extra_engine_args: dict[str, Any] = setting(
         {}, "Further vLLM engine arguments by name, passed on unchanged."
     )
+
+    @property
+    def num_workers(self) -> int:
+        """Processes of one engine, each with its own GPU or share of the CPUs."""
+        return self.tensor_parallel_size * self.pipeline_parallel_size * self.data_parallel_size
+
+    @property
+    def spans_nodes(self) -> bool:
+        """Whether workers of an engine have bundles of their own, wherever those are."""
+        return self.pipeline_parallel_size > 1

@@ -26,6 +26,11 @@ class PublishConfig:
         "adapters always take object_store.",
         choices=("auto", "object_store", "collective", "ipc"),
     )
+    keep_cache: bool = setting(
+        False,
+        "Running requests keep their key-value cache over a publish, and go on at once with keys "
+        "and values of older weights; false computes them again, exactly.",
+    )
     bucket_bytes: int = setting(
         128 * 1024 * 1024, "Largest bucket of packed weights.", unit="bytes", minimum=1024
     )
@@ -51,6 +56,13 @@ class PlacementConfig:
         "disaggregated: every role has separate resources; colocated: engine and learner share "
         "bundles and take turns (the hybrid engine).",
         choices=("disaggregated", "colocated"),
+    )
+    gpu_memory_gib: float | None = setting(
+        None,
+        "Memory of one GPU: a run whose weights and states cannot fit is refused before it starts. "
+        "null does not compare.",
+        unit="GiB",
+        above=0,
     )
     spread: bool = setting(False, "Spread the bundles of a role over nodes if possible.")
     wait_s: float = setting(

@@ -15,6 +15,12 @@ class RoleConfig:
     """Settings of every DeepSpeed role: ranks, sharding, number format, resources."""
 
     num_ranks: int = setting(1, "Processes (one per GPU on a cluster).", minimum=1)
+    sequence_parallel_size: int = setting(
+        1,
+        "Ranks that compute every sample together, each a piece of its tokens (DeepSpeed Ulysses): "
+        "a group of neighbouring ranks, on one node. Divides num_ranks; 1 for none.",
+        minimum=1,
+    )
     zero_stage: int = setting(
         0,
         "DeepSpeed ZeRO stage: 0 none, 1 optimizer, 2 gradients, 3 parameters sharded.",
@@ -27,15 +33,18 @@ class RoleConfig:
     max_tokens_per_micro_batch: int = setting(
         8192,
         "Largest forward pass of one rank, including padding (rows x longest row); with "
-        "layout=packed the tokens of a row, a shared prompt counted once.",
+        "layout=packed the tokens of a row, a shared prompt counted once, and with layout=varlen "
+        "the tokens of all samples. With "
+        "sequence_parallel_size a rank holds that share of every row.",
         unit="tokens",
         minimum=1,
     )
     layout: str = setting(
         "auto",
         "Rows of a forward pass: padded, one sample each; packed, several samples, which share "
-        "a common prompt; auto, the layout with the lowest estimated cost.",
-        choices=("auto", "padded", "packed"),
+        "a common prompt; varlen, one row of all samples without padding, for flash_attention_2; "
+        "auto, the layout with the lowest estimated cost.",
+        choices=("auto", "padded", "packed", "varlen"),
     )
     num_cpus: float = setting(0.5, "Ray CPUs per rank.", unit="CPUs", minimum=0)
     num_gpus: float = setting(
@@ -48,6 +57,22 @@ class RoleConfig:
         "Further keys of DeepSpeed's configuration, merged into the one that is made from the "
         "settings here: zero_optimization.sub_group_size and others.",
     )
+
+    @property
+    def num_sequence_groups(self) -> int:
+        """Groups of ranks that compute samples together; the ranks, without such groups."""
+        return self.num_ranks // self.sequence_parallel_size
+
+    @property
+    def max_sample_tokens(self) -> int:
+        """Longest sample that fits a forward pass."""
+        return self.max_tokens_per_micro_batch * self.sequence_parallel_size
+
+    @property
+    def usable_layout(self) -> str:
+        """`layout`, with auto replaced by padded where rows are divided over ranks."""
+        is_split = self.sequence_parallel_size > 1
+        return "padded" if is_split and self.layout == "auto" else self.layout
 
 
 @dataclass

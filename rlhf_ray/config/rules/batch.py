@@ -1,25 +1,27 @@
-"""Rules of the batch: from prompts to optimiser steps and micro-batches."""
+"""Rules of the batch: from prompts to optimiser steps, micro-batches and groups of ranks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from rlhf_ray.config.groups.algorithm import GROUP_ADVANTAGES, OldLogprobsFrom
-from rlhf_ray.config.rules.rule import ROLE_KEYS, Rule, model_roles, trained_roles
+from rlhf_ray.config.rules.rule import ROLE_KEYS, SPLIT_KEYS, Rule, model_roles, trained_roles
 from rlhf_ray.config.run import Config
-from rlhf_ray.config.stages import SCORING_STAGES
+from rlhf_ray.config.stages import DEEPSPEED_STAGES, SCORING_STAGES
 
 
 def _sample_fits_micro_batch(config: Config) -> Iterator[str]:
     longest = config.max_sequence_tokens
     for group, role in model_roles(config):
-        if role.max_tokens_per_micro_batch < longest:
+        if role.max_sample_tokens < longest:
+            size = role.sequence_parallel_size
+            over = f", over {group}.sequence_parallel_size={size} ranks" if size > 1 else ""
             yield (
                 f"{group}.max_tokens_per_micro_batch={role.max_tokens_per_micro_batch}: the "
                 f"longest sample has {longest} tokens (data.max_prompt_tokens="
                 f"{config.data.max_prompt_tokens} + generation.max_response_tokens="
-                f"{config.generation.max_response_tokens}); raise it to at least {longest}, or "
-                f"shorten prompts or responses"
+                f"{config.generation.max_response_tokens}){over}; raise it to at least "
+                f"{-(-longest // size)}, or shorten prompts or responses"
             )
 
 
@@ -48,18 +50,19 @@ def _ranks_have_samples(config: Config) -> Iterator[str]:
     smallest = config.samples_per_step // parts
     for group, role in trained_roles(config):
         # The rule before this one reports an optimiser step without samples.
-        if 0 < smallest < role.num_ranks:
+        if 0 < smallest < role.num_sequence_groups:
             yield (
                 f"{group}.num_ranks={role.num_ranks}: an optimiser step has only {smallest} "
                 f"samples ({_samples(config)}, algorithm.num_mini_batches={parts}), so some ranks "
-                f"would be idle; use at most {smallest} ranks, or raise prompts_per_step "
-                f"or samples_per_prompt"
+                f"would be idle; use at most {smallest * role.sequence_parallel_size} ranks, or "
+                f"raise prompts_per_step or samples_per_prompt"
             )
-    ranks = config.reference.num_ranks
-    if config.starts_reference and ranks > config.samples_per_step:
+    reference = config.reference
+    if config.starts_reference and reference.num_sequence_groups > config.samples_per_step:
         yield (
-            f"reference.num_ranks={ranks}: a step has only {_samples(config)}, so some ranks would "
-            f"be idle; use at most {config.samples_per_step} ranks"
+            f"reference.num_ranks={reference.num_ranks}: a step has only {_samples(config)}, so "
+            f"some ranks would be idle; use at most "
+            f"{config.samples_per_step * reference.sequence_parallel_size} ranks"
         )
 
 
@@ -93,6 +96,51 @@ def _critic_warmup_needs_critic(config: Config) -> Iterator[str]:
         )
 
 
+def _sequence_groups(config: Config) -> Iterator[str]:
+    for group, role in model_roles(config):
+        size = role.sequence_parallel_size
+        if size == 1:
+            continue
+        name = f"{group}.sequence_parallel_size={size}"
+        if role.num_ranks % size:
+            yield (
+                f"{name}: groups of {size} ranks, and {group}.num_ranks={role.num_ranks} is no "
+                f"multiple of it; use {size * -(-role.num_ranks // size)} ranks, or another size"
+            )
+        if config.model.attention == "eager":
+            yield (
+                f"{name}: model.attention=eager needs a mask for every pair of tokens, which no "
+                f"rank has; use model.attention=sdpa or flash_attention_2"
+            )
+        if role.layout == "packed":
+            yield (
+                f"{name}: no rank has the attention mask of packed rows; use {group}.layout=auto, "
+                f"which then pads, or sequence_parallel_size=1"
+            )
+        if group == "reward.model" and role.zero_stage != 3:
+            yield (
+                f"{name}: with reward.model.zero_stage={role.zero_stage} every rank scores on its "
+                f"own; use zero_stage 3, or sequence_parallel_size=1"
+            )
+
+
+def _colocated_groups(config: Config) -> Iterator[str]:
+    training, engines = config.training, config.generation.num_engines
+    size = training.sequence_parallel_size
+    # An engine and its ranks are one bundle, on one node.
+    if config.placement.strategy != "colocated" or size == 1:
+        return
+    if training.num_sequence_groups % engines:
+        yield (
+            f"training.sequence_parallel_size={size}: with placement=colocated every engine shares "
+            f"a node with whole groups of ranks, and {training.num_sequence_groups} groups "
+            f"(training.num_ranks={training.num_ranks}) cannot be divided among "
+            f"generation.num_engines={engines}; use a size that divides the "
+            f"{training.num_ranks // engines} ranks of an engine, fewer engines with a larger "
+            f"generation.tensor_parallel_size, or placement=disaggregated"
+        )
+
+
 def _samples(config: Config) -> str:
     return (
         f"{config.samples_per_step} samples (prompts_per_step={config.prompts_per_step} x "
@@ -102,16 +150,18 @@ def _samples(config: Config) -> str:
 
 _SIZES = ("prompts_per_step", "samples_per_prompt")
 _MINI_BATCHES = "algorithm.num_mini_batches"
+_RANKS = ("training", "critic", "reference", "reward.model")
 
 BATCH_RULES: tuple[Rule, ...] = (
     Rule(
-        about="`max_tokens_per_micro_batch` of every role that runs is at least "
-        "`data.max_prompt_tokens` + `generation.max_response_tokens`: samples are not split.",
+        about="`max_tokens_per_micro_batch` x `sequence_parallel_size` of every role that runs is "
+        "at least `data.max_prompt_tokens` + `generation.max_response_tokens`.",
         keys=(
             "training.max_tokens_per_micro_batch",
             "critic.max_tokens_per_micro_batch",
             "reference.max_tokens_per_micro_batch",
             "reward.model.max_tokens_per_micro_batch",
+            *SPLIT_KEYS,
             "data.max_prompt_tokens",
             "generation.max_response_tokens",
             *ROLE_KEYS,
@@ -143,6 +193,7 @@ BATCH_RULES: tuple[Rule, ...] = (
             "training.num_ranks",
             "critic.num_ranks",
             "reference.num_ranks",
+            *SPLIT_KEYS,
             _MINI_BATCHES,
             *_SIZES,
             *ROLE_KEYS,
@@ -164,5 +215,30 @@ BATCH_RULES: tuple[Rule, ...] = (
         about="`algorithm.critic_warmup_steps` needs `algorithm.advantage=gae`.",
         keys=("algorithm.critic_warmup_steps", "algorithm.advantage"),
         problems=_critic_warmup_needs_critic,
+    ),
+    Rule(
+        about="`sequence_parallel_size` above 1 divides `num_ranks`, and needs `model.attention` "
+        "sdpa or flash_attention_2 and a `layout` other than packed; `reward.model` needs "
+        "`zero_stage` 3 with it.",
+        keys=(
+            "model.attention",
+            *SPLIT_KEYS,
+            *(f"{group}.{name}" for group in _RANKS for name in ("num_ranks", "layout")),
+            *ROLE_KEYS,
+            "reward.model.zero_stage",
+        ),
+        problems=_sequence_groups,
+        stages=DEEPSPEED_STAGES,
+    ),
+    Rule(
+        about="With `placement=colocated`, `generation.num_engines` divides `training.num_ranks` / "
+        "`training.sequence_parallel_size`, if groups have several ranks.",
+        keys=(
+            "placement.strategy",
+            "generation.num_engines",
+            "training.num_ranks",
+            "training.sequence_parallel_size",
+        ),
+        problems=_colocated_groups,
     ),
 )

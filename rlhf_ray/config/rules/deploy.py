@@ -5,15 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rlhf_ray.config.groups.deploy import METHODS
-from rlhf_ray.config.rules.generation import OWNED_ARGUMENTS
+from rlhf_ray.config.rules.generation import (
+    FIXED_ARGUMENTS,
+    OWNED_ARGUMENTS,
+    argument_problems,
+)
 from rlhf_ray.config.rules.rule import Rule, address_problems
 from rlhf_ray.config.run import Config
 from rlhf_ray.config.stages import SERVER_STAGES, SERVICE_STAGES
 
 _SERVE = ("serve",)
 _CHAT = ("chat",)
-# Engine arguments that a run sets itself, and that are free for a server.
-_FREE = ("enable_lora", "max_loras", "max_lora_rank", "lora_target_modules", "max_logprobs")
+# Engine arguments that a run decides, and that are free for a server: it has no learner.
+_FREE = (
+    *("enable_lora", "max_loras", "max_lora_rank", "lora_target_modules", "max_logprobs"),
+    *("override_generation_config", "generation_config", "revision", "code_revision"),
+    *("tokenizer_revision", "hf_config_path", "enable_sleep_mode", "weight_transfer_config"),
+    *("logprobs_mode", "logits_processors", "watermark_config", "runner", "convert"),
+    *("skip_tokenizer_init", "tokens_only"),
+)
 
 
 def _model(config: Config) -> Iterator[str]:
@@ -66,10 +76,11 @@ def _chat_addresses(config: Config) -> Iterator[str]:
 
 def _arguments(config: Config) -> Iterator[str]:
     owners = OWNED_ARGUMENTS | {"max_model_len": "serve.max_model_tokens"}
-    for name in config.generation.extra_engine_args:
-        owner = owners.get(name)
-        if owner is not None and name not in _FREE:
-            yield f"generation.extra_engine_args.{name}: is set by {owner}; change that key instead"
+    yield from argument_problems(
+        config.generation.extra_engine_args,
+        {name: owner for name, owner in owners.items() if name not in _FREE},
+        {name: reason for name, reason in FIXED_ARGUMENTS.items() if name not in _FREE},
+    )
 
 
 def _port(config: Config) -> Iterator[str]:

@@ -130,16 +130,6 @@ def _harness(config: Config) -> Iterator[str]:
         )
 
 
-def _whole_demonstrations(config: Config) -> Iterator[str]:
-    tokens, longest = config.generation.max_num_batched_tokens, config.examples.max_tokens
-    if config.examples.eval_path is not None and tokens <= longest:
-        yield (
-            f"generation.max_num_batched_tokens={tokens}: the engine scores whole demonstrations "
-            f"of up to examples.max_tokens={longest}; raise it to at least {longest + 1}, or lower "
-            f"examples.max_tokens"
-        )
-
-
 SAMPLES = ("evaluation.samples", "evaluation.every")
 REWARDS = ("reward.functions", *SCORER_SWITCHES)
 
@@ -191,13 +181,6 @@ EVALUATION_RULES: tuple[Rule, ...] = (
         ),
         problems=_kl,
         stages=SCORING_STAGES,
-    ),
-    Rule(
-        about="`stage=evaluate`: `generation.max_num_batched_tokens` is above "
-        "`examples.max_tokens` if `examples.eval_path` names demonstrations.",
-        keys=("generation.max_num_batched_tokens", "examples.max_tokens", "examples.eval_path"),
-        problems=_whole_demonstrations,
-        stages=EVALUATION_STAGES,
     ),
     Rule(
         about="`stage=evaluate`: `evaluation.lm_eval_chat` needs `model.chat_template` null.",

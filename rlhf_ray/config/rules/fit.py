@@ -33,22 +33,24 @@ def _random_weights(config: Config) -> Iterator[str]:
 
 
 def _sample_fits_micro_batch(config: Config) -> Iterator[str]:
-    budget, longest = config.training.max_tokens_per_micro_batch, config.examples.max_tokens
-    if budget < longest:
+    training, longest = config.training, config.examples.max_tokens
+    if training.max_sample_tokens < longest:
+        size = training.sequence_parallel_size
+        over = f", over training.sequence_parallel_size={size} ranks" if size > 1 else ""
         yield (
-            f"training.max_tokens_per_micro_batch={budget}: the longest sample has {longest} "
-            f"tokens (examples.max_tokens); raise it to at least {longest}, or lower "
-            f"examples.max_tokens"
+            f"training.max_tokens_per_micro_batch={training.max_tokens_per_micro_batch}: the "
+            f"longest sample has {longest} tokens (examples.max_tokens){over}; raise it to at "
+            f"least {-(-longest // size)}, or lower examples.max_tokens"
         )
 
 
 def _ranks_have_samples(config: Config) -> Iterator[str]:
-    ranks, samples = config.training.num_ranks, config.fit.batch_size
-    if ranks > samples:
+    training, samples = config.training, config.fit.batch_size
+    if training.num_sequence_groups > samples:
         yield (
-            f"training.num_ranks={ranks}: an optimiser step has only {samples} samples "
-            f"(fit.batch_size), so some ranks would be idle; use at most {samples} "
-            f"ranks, or raise fit.batch_size"
+            f"training.num_ranks={training.num_ranks}: an optimiser step has only {samples} "
+            f"samples (fit.batch_size), so some ranks would be idle; use at most "
+            f"{samples * training.sequence_parallel_size} ranks, or raise fit.batch_size"
         )
 
 
@@ -68,6 +70,8 @@ def _patience(config: Config) -> Iterator[str]:
         )
 
 
+_FORWARD_PASS = ("training.max_tokens_per_micro_batch", "training.sequence_parallel_size")
+
 _LEARNING_RULES: tuple[Rule, ...] = (
     Rule(
         about="Stages that learn from examples need `model.path` and `examples.path`.",
@@ -82,15 +86,16 @@ _LEARNING_RULES: tuple[Rule, ...] = (
         stages=TRAINING_STAGES,
     ),
     Rule(
-        about="Stages that learn from examples: `training.max_tokens_per_micro_batch` is at least "
-        "`examples.max_tokens`, because samples are not split.",
-        keys=("training.max_tokens_per_micro_batch", "examples.max_tokens"),
+        about="Stages that learn from examples: `training.max_tokens_per_micro_batch` x "
+        "`training.sequence_parallel_size` is at least `examples.max_tokens`.",
+        keys=(*_FORWARD_PASS, "examples.max_tokens"),
         problems=_sample_fits_micro_batch,
         stages=FIT_STAGES,
     ),
     Rule(
-        about="Stages that learn from examples: `training.num_ranks` is at most `fit.batch_size`.",
-        keys=("training.num_ranks", "fit.batch_size"),
+        about="Stages that learn from examples: `training.num_ranks` is at most `fit.batch_size` "
+        "x `training.sequence_parallel_size`.",
+        keys=("training.num_ranks", "training.sequence_parallel_size", "fit.batch_size"),
         problems=_ranks_have_samples,
         stages=FIT_STAGES,
     ),
@@ -106,11 +111,12 @@ _LEARNING_RULES: tuple[Rule, ...] = (
 
 def _pair_fits_micro_batch(config: Config) -> Iterator[str]:
     budget, longest = config.training.max_tokens_per_micro_batch, config.examples.max_tokens
-    if longest <= budget < 2 * longest:
+    held = -(-longest // config.training.sequence_parallel_size)
+    if held <= budget < 2 * held:
         yield (
             f"training.max_tokens_per_micro_batch={budget}: the answers to a prompt are scored in "
             f"one forward pass, two or more of up to {longest} tokens each (examples.max_tokens); "
-            f"raise it to at least {2 * longest}, or lower examples.max_tokens"
+            f"raise it to at least {2 * held}, or lower examples.max_tokens"
         )
 
 
@@ -125,9 +131,10 @@ def _nothing_averaged(config: Config) -> Iterator[str]:
 
 _REWARD_MODEL_RULES: tuple[Rule, ...] = (
     Rule(
-        about="`training.max_tokens_per_micro_batch` is at least twice `examples.max_tokens`, "
-        "because the answers to a prompt stay in one forward pass.",
-        keys=("training.max_tokens_per_micro_batch", "examples.max_tokens"),
+        about="`training.max_tokens_per_micro_batch` x `training.sequence_parallel_size` is at "
+        "least twice `examples.max_tokens`, because the answers to a prompt stay in one forward "
+        "pass.",
+        keys=(*_FORWARD_PASS, "examples.max_tokens"),
         problems=_pair_fits_micro_batch,
         stages=("reward_model",),
     ),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from rlhf_ray.config.groups.generation import LARGEST_TOP_K, EngineConfig
 from rlhf_ray.config.rules.rule import Rule
 from rlhf_ray.config.run import Config
-from rlhf_ray.config.stages import SCORING_STAGES, SERVER_STAGES
+from rlhf_ray.config.stages import RL_STAGES, SCORING_STAGES, SERVER_STAGES
+
+_SAMPLING = "generation.temperature, top_p, top_k and min_p"
+_ENGINES = "generation.num_engines and the placement"
 
 # Engine arguments and the keys that set them.
 OWNED_ARGUMENTS: dict[str, str] = {
@@ -29,17 +32,73 @@ OWNED_ARGUMENTS: dict[str, str] = {
     "kv_cache_memory_bytes": "generation.kv_cache_gib",
     "max_logprobs": "generation.top_k",
     "seed": "seed",
+    "weight_transfer_config": "publish.transport",
+    "enable_sleep_mode": "placement",
+    "pipeline_parallel_size": "generation.pipeline_parallel_size",
+    "data_parallel_size": "generation.data_parallel_size",
+    "distributed_executor_backend": "generation.pipeline_parallel_size",
+    "override_generation_config": _SAMPLING,
+    "generation_config": _SAMPLING,
+    "revision": "model.path",
+    "code_revision": "model.path",
+    "tokenizer_revision": "model.tokenizer_path",
+    "hf_config_path": "model.path",
+    "nnodes": _ENGINES,
+    "node_rank": _ENGINES,
+    "master_addr": _ENGINES,
+    "master_port": _ENGINES,
+    "device_ids": _ENGINES,
 }
 
+_NO_GPUS = "the placement has no GPUs for it"
+_UNKNOWN_TO_LEARNER = (
+    "changes the distribution that is sampled from, which the learner's log-probabilities do not "
+    "follow"
+)
 
-def _engine_holds_a_sample(config: Config) -> Iterator[str]:
-    tokens, longest = config.generation.max_num_batched_tokens, config.max_sequence_tokens
-    if tokens < longest:
+# Engine arguments that no key sets, because a run allows one value; and the reason.
+FIXED_ARGUMENTS: dict[str, str] = {
+    "logprobs_mode": "log-probabilities must be those of the distribution that was sampled from "
+    "(processed_logprobs), or every probability ratio is wrong",
+    "logits_processors": _UNKNOWN_TO_LEARNER,
+    "watermark_config": _UNKNOWN_TO_LEARNER,
+    "runner": "engines of a run generate",
+    "convert": "engines of a run generate",
+    "skip_tokenizer_init": "generation.stop and text rewards need the tokenizer",
+    "tokens_only": "generation.stop and text rewards need the tokenizer",
+    "prefill_context_parallel_size": f"{_NO_GPUS}; raise generation.tensor_parallel_size",
+    "enable_elastic_ep": f"{_NO_GPUS}; raise generation.num_engines",
+}
+# All of `data_parallel_rank`, `data_parallel_address`, ...
+_DATA_PARALLEL = "data_parallel_"
+FIXED_ARGUMENTS[_DATA_PARALLEL] = f"{_NO_GPUS}; raise generation.num_engines"
+
+
+def argument_problems(
+    arguments: Iterable[str], owners: Mapping[str, str], fixed: Mapping[str, str]
+) -> Iterator[str]:
+    """The rule of `extra_engine_args`: no argument that a key sets, or that has one value."""
+    for given in arguments:
+        name = given.replace("-", "_")
+        if name in owners:
+            yield (
+                f"generation.extra_engine_args.{given}: is set by {owners[name]}; change that key "
+                f"instead"
+            )
+        elif reason := fixed.get(_DATA_PARALLEL if name.startswith(_DATA_PARALLEL) else name):
+            yield f"generation.extra_engine_args.{given}: {reason}; remove it"
+
+
+def _whole_prefill(config: Config) -> Iterator[str]:
+    generation, longest = config.generation, config.max_engine_tokens
+    given = {name.replace("-", "_"): v for name, v in generation.extra_engine_args.items()}
+    tokens = generation.max_num_batched_tokens
+    # By default vLLM reads a long sequence in several steps.
+    if given.get("enable_chunked_prefill", True) is False and tokens < longest:
         yield (
-            f"generation.max_num_batched_tokens={tokens}: the longest sample has {longest} tokens "
-            f"(data.max_prompt_tokens={config.data.max_prompt_tokens} + "
-            f"generation.max_response_tokens={config.generation.max_response_tokens}), and the "
-            f"fidelity probe scores whole samples; raise it to at least {longest}"
+            f"generation.max_num_batched_tokens={tokens}: the longest sequence has {longest} "
+            f"tokens, and with generation.extra_engine_args.enable_chunked_prefill=false an engine "
+            f"reads it in one step; raise it to at least {longest}, or leave that argument out"
         )
 
 
@@ -118,23 +177,67 @@ def gpu_problems(group: str, engine: EngineConfig) -> Iterator[str]:
         )
 
 
+def _parallel_engines(config: Config) -> Iterator[str]:
+    generation = config.generation
+    sizes = {
+        "pipeline_parallel_size": generation.pipeline_parallel_size,
+        "data_parallel_size": generation.data_parallel_size,
+    }
+    for name, size in sizes.items():
+        key = f"generation.{name}={size}"
+        if size == 1:
+            continue
+        if config.stage.name not in RL_STAGES:
+            yield f"{key}: only stage=rl starts such engines; set it to 1"
+        elif generation.num_gpus != 1:
+            yield (
+                f"{key}: each worker of the engine needs a whole GPU, but generation.num_gpus="
+                f"{generation.num_gpus:g}; set num_gpus to 1, or {name} to 1"
+            )
+        elif config.placement.strategy == "colocated":
+            yield (
+                f"{key}: with placement=colocated each engine shares the GPUs of one bundle with "
+                f"the learner; set {name} to 1, or use placement=disaggregated"
+            )
+    judge = config.reward.judge
+    if generation.spans_nodes and judge.has_engines and judge.tensor_parallel_size > 1:
+        yield (
+            f"reward.judge.tensor_parallel_size={judge.tensor_parallel_size}: with "
+            f"generation.pipeline_parallel_size={generation.pipeline_parallel_size} vLLM wants "
+            f"bundles of one GPU at most, and the judge's engine would have one of all its GPUs; "
+            f"set either to 1"
+        )
+    if all(size > 1 for size in sizes.values()):
+        yield (
+            f"generation.pipeline_parallel_size={generation.pipeline_parallel_size}: copies of a "
+            f"model in one engine (generation.data_parallel_size="
+            f"{generation.data_parallel_size}) are on one node and have no stages; set one to 1"
+        )
+
+
 def _engine_arguments(config: Config) -> Iterator[str]:
-    for name in config.generation.extra_engine_args:
-        owner = OWNED_ARGUMENTS.get(name.replace("-", "_"))
-        if owner is not None:
-            yield f"generation.extra_engine_args.{name}: is set by {owner}; change that key instead"
+    arguments = config.generation.extra_engine_args
+    yield from argument_problems(arguments, OWNED_ARGUMENTS, FIXED_ARGUMENTS)
 
 
 # Stages that start the engines of `generation`.
 _ENGINE_STAGES = (*SCORING_STAGES, *SERVER_STAGES)
-_LENGTHS = ("data.max_prompt_tokens", "generation.max_response_tokens")
+_PARALLEL = ("generation.pipeline_parallel_size", "generation.data_parallel_size")
 
 GENERATION_RULES: tuple[Rule, ...] = (
     Rule(
         about="`generation.max_num_batched_tokens` is at least `data.max_prompt_tokens` + "
-        "`generation.max_response_tokens`.",
-        keys=("generation.max_num_batched_tokens", *_LENGTHS),
-        problems=_engine_holds_a_sample,
+        "`generation.max_response_tokens` if `generation.extra_engine_args` has "
+        "`enable_chunked_prefill: false`.",
+        keys=(
+            "generation.max_num_batched_tokens",
+            "generation.extra_engine_args",
+            "data.max_prompt_tokens",
+            "generation.max_response_tokens",
+            "examples.max_tokens",
+            "examples.eval_path",
+        ),
+        problems=_whole_prefill,
         stages=SCORING_STAGES,
     ),
     Rule(
@@ -175,9 +278,21 @@ GENERATION_RULES: tuple[Rule, ...] = (
         stages=_ENGINE_STAGES,
     ),
     Rule(
-        about="`generation.extra_engine_args` has no argument that another key sets.",
+        about="`generation.extra_engine_args` has no argument that another key sets, and none that "
+        "log-probabilities, weights or placement of a run depend on.",
         keys=("generation.extra_engine_args",),
         problems=_engine_arguments,
         stages=SCORING_STAGES,
+    ),
+    Rule(
+        about="`generation.pipeline_parallel_size` or `generation.data_parallel_size` above 1, not "
+        "both, needs `stage=rl`, `placement=disaggregated` and `generation.num_gpus` 1; the first "
+        "also `reward.judge.tensor_parallel_size` 1.",
+        keys=(
+            *(*_PARALLEL, "generation.num_gpus", "placement.strategy"),
+            *("reward.judge.model", "reward.judge.tensor_parallel_size"),
+        ),
+        problems=_parallel_engines,
+        stages=_ENGINE_STAGES,
     ),
 )

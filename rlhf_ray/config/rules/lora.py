@@ -89,6 +89,27 @@ def _shared_gpus(config: Config) -> Iterator[str]:
         )
 
 
+def _publish_to_other_nodes(config: Config) -> Iterator[str]:
+    if not config.generation.spans_nodes:
+        return
+    is_whole = config.training.num_gpus == 1 and not config.publishes_adapter
+    if config.publish.transport not in ("auto", "collective") or not is_whole:
+        yield (
+            f"generation.pipeline_parallel_size={config.generation.pipeline_parallel_size}: only a "
+            f"broadcast reaches workers on other nodes, but publish.transport="
+            f"{config.publish.transport}, publish.lora={config.publish.lora} and "
+            f"training.num_gpus={config.training.num_gpus:g}; set them to collective, merged and 1"
+        )
+
+
+def _kept_cache(config: Config) -> Iterator[str]:
+    if config.publish.keep_cache and config.max_staleness == 0:
+        yield (
+            "publish.keep_cache=true: with max_staleness=0 no request runs during a publish; set "
+            "keep_cache to false, or max_staleness above 0"
+        )
+
+
 _PARTS = ("lora.r", "lora.target_modules", "freeze", "freeze_layers")
 _OWN = tuple(f"training.{part}" for part in _PARTS)
 
@@ -180,5 +201,21 @@ LORA_RULES: tuple[Rule, ...] = (
         about="`placement=colocated` on GPUs needs all weights trained.",
         keys=("placement.strategy", "training.num_gpus", *_OWN),
         problems=_shared_gpus,
+    ),
+    Rule(
+        about="`generation.pipeline_parallel_size` above 1 needs `publish.transport` auto or "
+        "collective, `publish.lora` merged and `training.num_gpus` 1.",
+        keys=(
+            "generation.pipeline_parallel_size",
+            "publish.transport",
+            "publish.lora",
+            "training.num_gpus",
+        ),
+        problems=_publish_to_other_nodes,
+    ),
+    Rule(
+        about="`publish.keep_cache` needs `max_staleness` above 0.",
+        keys=("publish.keep_cache", "max_staleness"),
+        problems=_kept_cache,
     ),
 )

@@ -61,11 +61,12 @@ def _samples_of_a_step(config: Config) -> Iterator[str]:
 
 def _pair_fits_micro_batch(config: Config) -> Iterator[str]:
     budget, longest = config.training.max_tokens_per_micro_batch, config.examples.max_tokens
-    if not config.preference.is_of_feedback and longest <= budget < 2 * longest:
+    held = -(-longest // config.training.sequence_parallel_size)
+    if not config.preference.is_of_feedback and held <= budget < 2 * held:
         yield (
             f"training.max_tokens_per_micro_batch={budget}: the answers of a ranking stay in "
             f"one forward pass, two or more of up to {longest} tokens each (examples.max_tokens); "
-            f"raise it to at least {2 * longest}, or lower examples.max_tokens"
+            f"raise it to at least {2 * held}, or lower examples.max_tokens"
         )
 
 
@@ -95,11 +96,13 @@ PREFERENCE_RULES: tuple[Rule, ...] = (
         stages=_STAGES,
     ),
     Rule(
-        about="With a loss for rankings, `training.max_tokens_per_micro_batch` is at least twice "
-        "`examples.max_tokens`, because the answers of a ranking stay in one forward pass.",
+        about="With a loss for rankings, `training.max_tokens_per_micro_batch` x "
+        "`training.sequence_parallel_size` is at least twice `examples.max_tokens`, because the "
+        "answers of a ranking stay in one forward pass.",
         keys=(
             "preference.loss",
             "training.max_tokens_per_micro_batch",
+            "training.sequence_parallel_size",
             "examples.max_tokens",
         ),
         problems=_pair_fits_micro_batch,

@@ -196,21 +196,22 @@ def _source_and_weight(config: Config) -> Iterator[str]:
 
 
 def _text_fits_micro_batch(config: Config) -> Iterator[str]:
-    longest, budget = config.texts.max_tokens, config.training.max_tokens_per_micro_batch
-    if config.mixes_texts and longest > budget:
+    longest, most = config.texts.max_tokens, config.training.max_sample_tokens
+    if config.mixes_texts and longest > most:
         yield (
-            f"texts.max_tokens={longest}: a forward pass holds "
-            f"training.max_tokens_per_micro_batch={budget} tokens; lower max_tokens to at "
-            f"most {budget}, or raise the budget"
+            f"texts.max_tokens={longest}: a forward pass holds {most} tokens "
+            f"(training.max_tokens_per_micro_batch x training.sequence_parallel_size); lower "
+            f"max_tokens to at most {most}, or raise one of these"
         )
 
 
 def _ranks_have_texts(config: Config) -> Iterator[str]:
-    texts, ranks = config.texts.texts_per_step, config.training.num_ranks
-    if config.mixes_texts and texts < ranks:
+    texts, training = config.texts.texts_per_step, config.training
+    groups = training.num_sequence_groups
+    if config.mixes_texts and texts < groups:
         yield (
-            f"texts.texts_per_step={texts}: some of training.num_ranks={ranks} ranks would get "
-            f"no text; raise it to at least {ranks}"
+            f"texts.texts_per_step={texts}: some of training.num_ranks={training.num_ranks} ranks "
+            f"would get no text; raise it to at least {groups}"
         )
 
 
@@ -224,13 +225,25 @@ _TEXT_RULES: tuple[Rule, ...] = (
         problems=_source_and_weight,
     ),
     Rule(
-        about="`texts.max_tokens` is at most `training.max_tokens_per_micro_batch`.",
-        keys=(_WEIGHT, "texts.max_tokens", "training.max_tokens_per_micro_batch"),
+        about="`texts.max_tokens` is at most `training.max_tokens_per_micro_batch` x "
+        "`training.sequence_parallel_size`.",
+        keys=(
+            _WEIGHT,
+            "texts.max_tokens",
+            "training.max_tokens_per_micro_batch",
+            "training.sequence_parallel_size",
+        ),
         problems=_text_fits_micro_batch,
     ),
     Rule(
-        about="`texts.texts_per_step` is at least `training.num_ranks`.",
-        keys=(_WEIGHT, "texts.texts_per_step", "training.num_ranks"),
+        about="`texts.texts_per_step` is at least `training.num_ranks` / "
+        "`training.sequence_parallel_size`.",
+        keys=(
+            _WEIGHT,
+            "texts.texts_per_step",
+            "training.num_ranks",
+            "training.sequence_parallel_size",
+        ),
         problems=_ranks_have_texts,
     ),
 )

@@ -12,6 +12,13 @@ from rlhf_ray.config.stages import RL_STAGES
 
 # Keys that decide which roles a run starts.
 ROLE_KEYS = ("algorithm.advantage", "algorithm.kl_coefficient", "reward.model.path")
+# Keys that divide samples over ranks.
+SPLIT_KEYS = (
+    "training.sequence_parallel_size",
+    "critic.sequence_parallel_size",
+    "reference.sequence_parallel_size",
+    "reward.model.sequence_parallel_size",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -104,14 +104,20 @@ def _head_kernel(config: Config) -> Iterator[str]:
 
 
 def _packed_rows(config: Config) -> Iterator[str]:
-    if config.model.attention != "flash_attention_2":
-        return
+    attention = config.model.attention
+    is_flash = attention == "flash_attention_2"
     for group, role in model_roles(config):
-        if role.layout == "packed":
+        if role.layout == "packed" and is_flash:
             yield (
                 f"{group}.layout=packed: model.attention=flash_attention_2 does not support the "
-                f"attention mask of packed rows; use {group}.layout=auto, which then pads, or "
+                f"attention mask of packed rows; use {group}.layout=varlen, or "
                 f"model.attention=sdpa"
+            )
+        if role.layout == "varlen" and not is_flash:
+            yield (
+                f"{group}.layout=varlen: model.attention={attention} does not take the lengths of "
+                f"the samples of a row; use {group}.layout=packed, or "
+                f"model.attention=flash_attention_2"
             )
 
 
@@ -122,6 +128,12 @@ def _colocated(config: Config) -> Iterator[str]:
         yield (
             f"max_staleness={config.max_staleness}: with placement=colocated engine and learner "
             f"take turns and do not overlap; set it to 0, or use placement=disaggregated"
+        )
+    if config.training.offload_parameters:
+        yield (
+            "training.offload_parameters=true: with placement=colocated the learner's weights "
+            "leave the GPU while engines generate, which DeepSpeed refuses for parameters that it "
+            "offloads itself; set it to false"
         )
     generation, training = config.generation, config.training
     if generation.num_gpus != training.num_gpus:
@@ -220,15 +232,17 @@ TRAINING_RULES: tuple[Rule, ...] = (
         stages=DEEPSPEED_STAGES,
     ),
     Rule(
-        about="`layout=packed` needs `model.attention` sdpa or eager.",
+        about="`layout=packed` needs `model.attention` sdpa or eager, `layout=varlen` "
+        "flash_attention_2.",
         keys=("model.attention", *_roles("layout")),
         problems=_packed_rows,
         stages=DEEPSPEED_STAGES,
     ),
     Rule(
-        about="`placement=colocated` needs `max_staleness` 0 and the same `num_gpus` for engine "
-        "and learner; on GPUs also `generation.num_engines` x `generation.tensor_parallel_size` = "
-        "`training.num_ranks` and `training.zero_stage` 2 or 3.",
+        about="`placement=colocated` needs `max_staleness` 0, no `training.offload_parameters` and "
+        "the same `num_gpus` for engine and learner; on GPUs also "
+        "`generation.num_engines` x `generation.tensor_parallel_size` = `training.num_ranks` and "
+        "`training.zero_stage` 2 or 3.",
         keys=(
             "placement.strategy",
             "max_staleness",
@@ -238,6 +252,7 @@ TRAINING_RULES: tuple[Rule, ...] = (
             "training.num_gpus",
             "training.num_ranks",
             "training.zero_stage",
+            "training.offload_parameters",
         ),
         problems=_colocated,
     ),

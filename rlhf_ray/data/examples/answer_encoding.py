@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from rlhf_ray.data.chat_fields import Message, Tool
+from rlhf_ray.data.chat_fields import (
+    REASONING_FIELDS,
+    THOUGHT_BEGINS,
+    THOUGHT_ENDS,
+    Message,
+    Tool,
+)
 from rlhf_ray.data.examples.labels import label_texts
 from rlhf_ray.data.examples.spans import MarkedText, mark_answers, mark_plain
 from rlhf_ray.data.messages import apply_template
@@ -16,7 +22,8 @@ from rlhf_ray.data.rendering.check import check_rendering
 from rlhf_ray.data.rows import BadCell
 from rlhf_ray.data.tokens.encoding import encode
 from rlhf_ray.data.tokens.plain_texts import PlainEncoder
-from rlhf_ray.data.tokens.special_texts import special_texts
+from rlhf_ray.data.tokens.special_texts import broken_up, special_texts
+from rlhf_ray.data.tokens.turn_ends import turn_tokens
 from rlhf_ray.records.supervised import LabelledTokens, num_scored_tokens
 
 if TYPE_CHECKING:
@@ -33,27 +40,40 @@ def encode_answers(
     tokenizer: PreTrainedTokenizerBase,
     *,
     tools: Sequence[Tool] = (),
+    opens_thought: bool = False,
 ) -> list[LabelledTokens | BadCell]:
     """Encode the prompt with each answer, up to the end of the answer; the loss mask is the answer.
 
     A finished answer ends with the token that ends a turn, as in the training of a reward model. An
     answer that was cut off ends with its text.
 
+    A model wrote the answers, and learns to write what scores high. So a special token, or another
+    that the template writes, is broken up where an answer spells it: it could end its turn and
+    write the next ones. The same holds for earlier answers in the prompt. A template may leave out
+    the thought at the beginning of an answer, but nothing else: the end of a thought that never
+    began is broken up too.
+
     Args:
         messages: the prompt as a chat that ends where the answer begins.
         tools: functions that the answers may call.
+        opens_thought: the prompt ends with the beginning of a thought.
 
     Returns:
         the tokens of each answer, or the reason why it cannot be rendered.
     """
     try:
-        _check_tools(messages, tools, tokenizer)
+        _check_prompt(messages, tools, tokenizer)
     except BadCell as error:
         return [error for _ in answers]
+    turns = turn_tokens(tokenizer)
+    messages = [_harmless(message, turns) for message in messages]
     marked: list[MarkedText | BadCell] = []
     for answer, is_finished in zip(answers, finished, strict=True):
         try:
-            text = _answered(messages, answer, tokenizer, tools)
+            own = _harmless_text(answer, turns, tokenizer)
+            text = _answered(messages, own, tokenizer, tools)
+            if not _is_written(own, text, opens_thought=opens_thought):
+                text = _answered(messages, broken_up(own, THOUGHT_ENDS), tokenizer, tools)
             marked.append(text if is_finished else _without_end(text, tokenizer))
         except BadCell as error:
             marked.append(error)
@@ -71,20 +91,42 @@ def encode_answers(
     return rows
 
 
-def _check_tools(
+def _check_prompt(
     messages: Sequence[Message], tools: Sequence[Tool], tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    """Refuse a template without a place for the tools, or for calls in the prompt.
+    """Refuse a template that leaves out messages, tools or calls of the prompt.
 
     Raises:
         BadCell: see `check_rendering`.
     """
-    has_calls = any(message.get("tool_calls") for message in messages)
-    if tokenizer.chat_template is None or not (tools or has_calls):
+    if tokenizer.chat_template is None or not messages:
         return
     text = apply_template(messages, tokenizer, add_generation_prompt=True, tools=tools)
     chat = RenderedChat(messages=messages, tools=tools, text=text, learnt={}, for_answer=True)
     check_rendering(chat, tokenizer)
+
+
+def _harmless(message: Message, turns: Sequence[str]) -> Message:
+    if message["role"] != "assistant":
+        return message
+    texts = {name: message[name] for name in ("content", *REASONING_FIELDS) if name in message}
+    return {**message, **{name: broken_up(text, turns) for name, text in texts.items()}}
+
+
+def _harmless_text(answer: str, turns: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> str:
+    """The answer with broken tokens of turns; without a template it may end with its own end."""
+    end = str(tokenizer.eos_token)
+    if tokenizer.chat_template is None and answer.endswith(end):
+        return broken_up(answer.removesuffix(end), turns) + end
+    return broken_up(answer, turns)
+
+
+def _is_written(answer: str, text: MarkedText, *, opens_thought: bool) -> bool:
+    """Whether the whole answer is written, or only a thought at its beginning is left out."""
+    if opens_thought or answer.lstrip().startswith(THOUGHT_BEGINS):
+        return True
+    own = "".join(text.text[start:stop] for start, stop in text.answers)
+    return "".join(answer.split()) in "".join(own.split())
 
 
 def _answered(

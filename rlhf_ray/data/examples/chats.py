@@ -16,7 +16,15 @@ from rlhf_ray.data.messages import (
     uses_template,
     with_system,
 )
-from rlhf_ray.data.rows import BadCell, DataError, Row, cell, refuse_written_chat, shown
+from rlhf_ray.data.rows import (
+    BadCell,
+    DataError,
+    Row,
+    cell,
+    no_value,
+    refuse_written_chat,
+    shown,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -98,6 +106,8 @@ def answer_text(value: Any, column: str) -> str:
     Raises:
         BadCell: the value is not text, or empty.
     """
+    if value is None:
+        raise no_value(column, "text")
     if not isinstance(value, str):
         raise BadCell(f"column {column!r} must be text; it is {shown(value)}")
     if not value.strip():

@@ -51,7 +51,10 @@ def load_demonstrations(
                 question=question_of_chat(messages),
                 texts=(marked,),
                 build=_with_answer,
-                notes=tuple(_silences(messages, row.cells[examples.messages_column])),
+                notes=(
+                    *_silences(messages, row.cells[examples.messages_column]),
+                    *_passed_over(row, examples),
+                ),
             )
         prompt = prompt_cell(row, examples.prompt_column)
         answer = answer_cell(row, examples.answer_column)
@@ -73,6 +76,14 @@ def _silences(messages: Sequence[Message], given: Sequence[Any]) -> Iterator[str
         yield "messages after the last answer that is learnt are left out"
     if any(m["role"] == "assistant" and not says_something(m) for m in messages):
         yield "an answer without text is context, and not learnt"
+
+
+def _passed_over(row: Row, examples: ExamplesConfig) -> Iterator[str]:
+    """Note a prompt or an answer next to a whole conversation."""
+    columns = (examples.prompt_column, examples.answer_column)
+    if names := [repr(column) for column in columns if has_cell(row, column)]:
+        whole = repr(examples.messages_column)
+        yield f"{' and '.join(names)} of a row with {whole} are not read"
 
 
 def _with_answer(samples: tuple[LabelledTokens, ...]) -> LabelledTokens:

@@ -8,17 +8,20 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic
 
 from rlhf_ray.config.groups.data import ExamplesConfig
+from rlhf_ray.data.example_columns import read_columns
 from rlhf_ray.data.examples.labels import label_texts
 from rlhf_ray.data.examples.lengths import LengthLimit
 from rlhf_ray.data.examples.rows import Source, identity, read_sources
 from rlhf_ray.data.examples.sets import ExampleSet, T, fingerprint_of, samples_of
 from rlhf_ray.data.examples.spans import MarkedText
-from rlhf_ray.data.examples.split import content_key
+from rlhf_ray.data.examples.split import Overlap, content_key
 from rlhf_ray.data.messages import check_templates
-from rlhf_ray.data.notes import RowNotes
+from rlhf_ray.data.notes import RowNotes, unread_columns
 from rlhf_ray.data.rejects import INVALID, Rejects, Skipped
+from rlhf_ray.data.rendering.chat import Part
 from rlhf_ray.data.rows import BadCell, DataError, Row
 from rlhf_ray.data.tokens.encoding import most_characters
+from rlhf_ray.data.tokens.fidelity import TokenTextCheck
 from rlhf_ray.data.tokens.plain_texts import PlainEncoder, already_lines
 from rlhf_ray.data.tokens.special_texts import SpecialTextCheck
 from rlhf_ray.data.tokens.turn_ends import LearntEnds, TurnEnd, added_tokens
@@ -60,6 +63,7 @@ class GatheredExamples(Generic[T]):
     num_begun: int = 0
     num_ended: int = 0
     turn_ends: tuple[TurnEnd, ...] = ()
+    overlap: Overlap = field(default_factory=Overlap)
 
     def of(self, *, held_out: bool) -> list[T]:
         """The list of one side."""
@@ -90,6 +94,7 @@ def load_examples(
     sources = read_sources(examples, layouts)
     ends = frozenset(added_tokens(tokenizer).values())
     learnt = LearntEnds(tokenizer)
+    fidelity = TokenTextCheck(tokenizer)
     columns = [column for keys in layouts for column in (vars(examples)[key] for key in keys)]
     max_characters = most_characters(tokenizer, examples.max_tokens)
     for source in sources:
@@ -103,9 +108,10 @@ def load_examples(
 
         drafts = _drafts(source, examples, checked)
         while chunk := list(islice(drafts, _LABELLED_AT_ONCE)):
-            _build(chunk, gathered, tokenizer, lengths, ends)
+            _build(chunk, gathered, tokenizer, lengths, ends, fidelity)
         gathered.num_cut += lengths.num_cut
         gathered.special_notes += specials.lines()
+    gathered.special_notes += fidelity.lines()
     for example in gathered.train:
         learnt.add(samples_of(example))
     gathered.turn_ends = learnt.found()
@@ -124,6 +130,14 @@ def finished_set(
     Raises:
         DataError: no training example is left, or none of a source of held-out rows.
     """
+    if not gathered.train and gathered.held_out and not examples.has_eval_source:
+        raise DataError(
+            f"{examples.key('path')}: none of the {kind} in {examples.path} is left to learn from: "
+            f"all {len(gathered.held_out)} are held out ({examples.key('eval_share')}="
+            f"{examples.held_out_share:g}). Rows with the same question are held out together; "
+            f"name a column of ids ({examples.key('id_column')}), or hold out another share"
+            f"{sources[0].rejects.summary()}"
+        )
     if not gathered.train:
         raise DataError(
             f"{examples.key('path')}: none of the {kind} in {examples.path} is left to learn from"
@@ -135,6 +149,11 @@ def finished_set(
             f"{last.config.key('path')}: none of the {kind} in {last.config.path} is left"
             f"{last.rejects.summary()}"
         )
+    unread = unread_columns(
+        (row for source in sources for row in source.rows),
+        read_columns(examples, kind),
+        what="columns of the rows that are not read, and change nothing that is learnt",
+    )
     return ExampleSet(
         kind=kind,
         train=tuple(gathered.train),
@@ -144,7 +163,12 @@ def finished_set(
         already=tuple(already_lines(tokenizer, gathered.num_begun, gathered.num_ended)),
         turn_ends=gathered.turn_ends,
         skipped=_skipped([source.rejects for source in sources]),
-        notes=(*gathered.notes.lines(), *gathered.special_notes),
+        notes=(
+            *gathered.notes.lines(),
+            *gathered.special_notes,
+            *gathered.overlap.lines(),
+            *unread,
+        ),
         vocabulary_size=len(tokenizer),
         fingerprint=fingerprint_of(gathered.train, gathered.held_out),
     )
@@ -176,6 +200,7 @@ def _build(
     tokenizer: PreTrainedTokenizerBase,
     lengths: LengthLimit,
     ends: frozenset[int],
+    fidelity: TokenTextCheck,
 ) -> None:
     """Add the examples of some drafts to their side of the split.
 
@@ -197,12 +222,25 @@ def _build(
         example = lengths.fit(row, good, draft.build)
         if example is not None:
             gathered.of(held_out=is_held_out).append(example)
+            gathered.overlap.add(
+                held_out=is_held_out,
+                question=content_key(draft.question),
+                whole="\n".join(text.text for text in draft.texts),
+            )
+            fidelity.check_example(row.where, _with_tokens(of_row, good))
             own = (note for text in draft.texts for note in text.notes)
             gathered.notes.add(row.where, (*draft.notes, *own))
             gathered.num_unended += any(_last_predicted(sample) not in ends for sample in good)
             bare = [text for text in draft.texts if text.adds_specials]
             gathered.num_begun += any(plain.begins(text.text) for text in bare)
             gathered.num_ended += any(text.has_end for text in bare)
+
+
+def _with_tokens(
+    texts: Sequence[MarkedText], samples: Sequence[LabelledTokens]
+) -> Iterator[tuple[str, Sequence[Part], list[int], list[bool]]]:
+    for text, sample in zip(texts, samples, strict=True):
+        yield text.text, text.answers, sample.token_ids.tolist(), sample.loss_mask.tolist()
 
 
 def _last_predicted(sample: LabelledTokens) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rlhf_ray.config.groups.data import ExamplesConfig
@@ -23,6 +25,12 @@ from rlhf_ray.records.preferences import Ranking
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+# The column in which stage=prepare_data writes the pairs whose order is known.
+_PAIRS_COLUMN = "ranking_pairs"
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)
+# Margins are differences of scores. Larger ones leave the range in which a loss has a gradient.
+_MAX_MARGIN = 1e6
 
 
 def load_rankings(
@@ -48,6 +56,7 @@ def load_rankings(
             question=question_of_prompt(prompt),
             texts=tuple(mark_answer(row, prompt, a, examples, tokenizer) for a in answers),
             build=lambda samples: Ranking(answers=samples, margin=margin),
+            notes=tuple(_passed_over(row, answers, examples)),
         )
 
     return load_examples(
@@ -90,15 +99,36 @@ def _answers(row: Row, examples: ExamplesConfig) -> list[Answer]:
     return answers
 
 
+def _passed_over(row: Row, answers: list[Answer], examples: ExamplesConfig) -> Iterator[str]:
+    """Note what a row with a ranking says otherwise elsewhere."""
+    column = examples.ranking_column
+    if not has_cell(row, column):
+        return
+    pairs = row.cells.get(_PAIRS_COLUMN)
+    if isinstance(pairs, list) and len(pairs) < len(answers) * (len(answers) - 1) // 2:
+        yield (
+            f"answers of equal rank ({_PAIRS_COLUMN!r} has no pair of them) are learnt as if the "
+            f"one that {column!r} names first were better"
+        )
+    ends = ((examples.chosen_column, answers[0]), (examples.rejected_column, answers[-1]))
+    for other, answer in ends:
+        if has_cell(row, other) and row.cells[other] != answer:
+            yield f"{other!r} of a row with {column!r} is not read, and is another answer"
+
+
 def _margin(row: Row, column: str) -> float | None:
     value = row.cells.get(column)
     if value is None or value == "":
         return None
     try:
-        # CSV has numbers as text.
-        margin = math.nan if isinstance(value, bool) else float(value)
+        # CSV has numbers as text. Python also reads 1_000 and other digits than 0 to 9.
+        is_number = not isinstance(value, str) or _NUMBER.fullmatch(value.strip())
+        margin = float(value) if is_number and not isinstance(value, bool) else math.nan
     except (TypeError, ValueError, OverflowError):
         margin = math.nan
-    if not math.isfinite(margin) or margin < 0:
-        raise BadCell(f"column {column!r} must be a number of at least 0; it is {shown(value)}")
+    if not 0 <= margin <= _MAX_MARGIN:
+        raise BadCell(
+            f"column {column!r} must be a number of at least 0 and at most {_MAX_MARGIN:,.0f}; it "
+            f"is {shown(value)}"
+        )
     return margin

@@ -7,7 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rlhf_ray.data.chat_fields import REASONING_FIELDS, Message, Tool, is_learnt, says_something
+from rlhf_ray.data.chat_fields import (
+    REASONING_FIELDS,
+    THOUGHT_ENDS,
+    Message,
+    Tool,
+    is_learnt,
+    says_something,
+)
 from rlhf_ray.data.messages import apply_template, apply_template_with_marks
 from rlhf_ray.data.rendering.chat import Part, RenderedChat, common_length
 from rlhf_ray.data.rendering.check import check_rendering
@@ -260,7 +267,10 @@ def _without_space(text: str, part: Part, specials: tuple[str, ...]) -> Part:
 def _check_says(part: str, message: Message) -> None:
     """Refuse a template that drops the text of a message; it may drop thoughts in front."""
     words = message["content"].split()
-    if words and words[-1] not in part:
+    last = words[-1] if words else ""
+    for mark in THOUGHT_ENDS:
+        last = last.rpartition(mark)[2]
+    if last not in part:
         raise BadCell(
             f"the chat template does not write the answer {message['content'][:40]!r} where it "
             f"should stand: there is {part[:40]!r}; {_FIX}"

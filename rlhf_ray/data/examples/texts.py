@@ -21,6 +21,7 @@ from rlhf_ray.data.prompts.order import stable_seed
 from rlhf_ray.data.rejects import INVALID
 from rlhf_ray.data.rows import BadCell, DataError, Row
 from rlhf_ray.data.tokens.encoding import most_characters
+from rlhf_ray.data.tokens.fidelity import TokenTextCheck
 from rlhf_ray.data.tokens.plain_texts import PlainEncoder
 from rlhf_ray.data.tokens.special_texts import SpecialTextCheck
 from rlhf_ray.data.tokens.turn_ends import TurnEnd
@@ -54,6 +55,7 @@ def load_texts(
     gathered: GatheredExamples[LabelledTokens] = GatheredExamples()
     num_texts = 0
     plain = PlainEncoder(tokenizer)
+    fidelity = TokenTextCheck(tokenizer)
     for source in sources:
         lengths = LengthLimit(
             examples, source.rejects, most_characters(tokenizer, examples.max_tokens)
@@ -62,11 +64,14 @@ def load_texts(
         documents: dict[bool, list[tuple[Row, list[int]]]] = {False: [], True: []}
         rows = _texts(source, examples, lengths, specials)
         while chunk := list(islice(rows, _TOKENISED_AT_ONCE)):
-            encoded = plain.encode([_up_to_end(text, tokenizer) for _, _, text in chunk])
-            for (row, is_held_out, _), ids in zip(chunk, encoded, strict=True):
+            texts = [_up_to_end(text, tokenizer) for _, _, text in chunk]
+            encoded = plain.encode(texts)
+            for (row, is_held_out, _), text, ids in zip(chunk, texts, encoded, strict=True):
                 if isinstance(ids, BadCell):
                     source.rejects.bad_row(INVALID, row.where, str(ids))
                     continue
+                fidelity.check_text(row.where, text, ids)
+                gathered.overlap.add(held_out=is_held_out, question=None, whole=text)
                 has_end = bool(ids) and ids[-1] == end
                 gathered.num_ended += has_end
                 documents[is_held_out].append((row, ids if has_end else [*ids, end]))
@@ -80,6 +85,7 @@ def load_texts(
             )
         gathered.num_cut += lengths.num_cut
         gathered.special_notes += specials.lines()
+    gathered.special_notes += fidelity.lines()
     text_end = TurnEnd(token_id=end, text=str(tokenizer.eos_token), count=num_texts)
     gathered.turn_ends = (text_end,)
     gathered.num_begun = plain.num_begun

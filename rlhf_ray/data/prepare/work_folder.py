@@ -12,6 +12,7 @@ from rlhf_ray.config.errors import RequestError
 from rlhf_ray.data.rows import known_names
 from rlhf_ray.data.sources.prepared import REPORT
 from rlhf_ray.run_folder.lock import LOCK, folder_lock
+from rlhf_ray.run_folder.place import fixed_place
 
 _LOCK = "lock"
 # Files that a failed run leaves in its output folder.
@@ -26,6 +27,11 @@ def check_output(output: Path) -> None:
     """
     if output.exists() and not output.is_dir():
         raise RequestError(f"output_dir is {str(output)!r}, a file; name a folder")
+    if fixed := fixed_place(output):
+        raise RequestError(
+            f"output_dir is {str(output)!r}, {fixed}; stage=prepare_data replaces its folder as a "
+            f"whole, which it cannot be: name a folder in it"
+        )
     names = {child.name for child in output.iterdir()} if output.is_dir() else set()
     others = names - _LEFT_BY_FAILURES
     if others and REPORT not in names:

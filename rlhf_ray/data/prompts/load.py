@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf_ray.config.groups.data import DataConfig
 from rlhf_ray.data.messages import RenderedPrompt, check_templates, render, uses_template
-from rlhf_ray.data.notes import RowNotes
+from rlhf_ray.data.notes import RowNotes, unread_columns
 from rlhf_ray.data.prompts.order import stable_seed
 from rlhf_ray.data.rejects import INVALID, Rejects, Skipped, good_rows, skipped_lines
 from rlhf_ray.data.rendering.chat import RenderedChat
@@ -18,6 +18,7 @@ from rlhf_ray.data.rendering.check import check_rendering
 from rlhf_ray.data.rows import BadCell, DataError, Row, check_columns, text_cell, unmapped_columns
 from rlhf_ray.data.sources.read import read_rows, source_name
 from rlhf_ray.data.tokens.encoding import encode, most_characters
+from rlhf_ray.data.tokens.fidelity import TokenTextCheck
 from rlhf_ray.data.tokens.plain_texts import PlainEncoder
 from rlhf_ray.data.tokens.special_texts import SpecialTextCheck
 from rlhf_ray.records import Prompt
@@ -80,20 +81,22 @@ def load_prompts(data: DataConfig, tokenizer: PreTrainedTokenizerBase, *, seed: 
     rows = list(good_rows(read_rows(data), rejects))
     if not rows:
         raise DataError(f"{data.key('path')}: {data.path} has no rows{rejects.summary()}")
-    columns = {
+    mapped = {
         "prompt_column": data.prompt_column,
         "answer_column": data.answer_column,
         "source_column": data.source_column,
         "id_column": data.id_column,
     }
-    check_columns(data, columns, rows)
+    check_columns(data, mapped, rows)
     specials = SpecialTextCheck(data, tokenizer)
-    rendered = _unique(_rendered(rows, data, tokenizer, rejects, specials), rejects)
     max_characters = most_characters(tokenizer, data.max_prompt_tokens)
+    short = _short(rows, data, rejects, max_characters)
+    rendered = _unique(_rendered(short, data, tokenizer, rejects, specials), rejects)
     prompts: list[Prompt] = []
     left_out: set[str] = set()
     notes = RowNotes()
     plain = PlainEncoder(tokenizer)
+    fidelity = TokenTextCheck(tokenizer)
     fitting = list(_fitting(rendered, data, rejects, max_characters))
     for item, token_ids in _tokenised(fitting, data, tokenizer, plain):
         if isinstance(token_ids, BadCell):
@@ -105,15 +108,21 @@ def load_prompts(data: DataConfig, tokenizer: PreTrainedTokenizerBase, *, seed: 
         columns, others = unmapped_columns(data, item.row)
         left_out |= others
         notes.add(item.row.where, item.notes)
+        fidelity.check_prompt(item.row.where, item.prompt.text, token_ids)
         prompts.append(_prompt(item, token_ids, columns, seed=seed))
     if not prompts:
         raise DataError(f"{data.key('path')}: no prompt of {data.path} is left{rejects.summary()}")
+    unread = unread_columns(
+        rows,
+        (*mapped.values(), data.tools_column),
+        what="columns of the rows that no prompt shows, and only rewards read",
+    )
     return PromptSet(
         prompts=tuple(prompts),
         skipped=rejects.skipped(),
         left_out_columns=tuple(sorted(left_out)),
         fingerprint=_fingerprint(prompts),
-        notes=(*notes.lines(), *specials.lines()),
+        notes=(*notes.lines(), *specials.lines(), *fidelity.lines(), *unread),
         already=tuple(plain.lines()),
     )
 
@@ -145,6 +154,28 @@ class _Rendered:
     answer: str | None
     source: str
     notes: tuple[str, ...]
+
+
+def _short(
+    rows: Iterable[Row], data: DataConfig, rejects: Rejects, max_characters: int
+) -> Iterator[Row]:
+    """Leave out rows that are too long without being rendered, which takes minutes for megabytes.
+
+    Earlier answers do not count: a template may leave out their thoughts.
+    """
+    for row in rows:
+        value = row.cells.get(data.prompt_column)
+        messages = value if isinstance(value, list) else [{"content": value}]
+        texts = (
+            message.get("content")
+            for message in messages
+            if isinstance(message, dict) and message.get("role") != "assistant"
+        )
+        num_characters = sum(len(text) for text in texts if isinstance(text, str))
+        if num_characters > max_characters:
+            _count_long(rejects, data, row, f"{num_characters} characters")
+        else:
+            yield row
 
 
 def _fitting(

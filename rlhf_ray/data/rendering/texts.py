@@ -58,7 +58,8 @@ def check_texts(chat: RenderedChat, tokenizer: PreTrainedTokenizerBase) -> list[
         part = chat.learnt.get(spot.index)
         is_written = marked is None or spot.mark in marked
         if part is None:
-            notes += _context_notes(chat, spot, is_written=is_written)
+            is_placed = places is not None and spot.mark in places
+            notes += _context_notes(chat, spot, is_written=is_written, is_placed=is_placed)
         elif not is_written:
             raise _left_out(chat, spot)
         elif places is not None:
@@ -151,12 +152,19 @@ def _check_order(chat: RenderedChat, spots: Sequence[_Spot], places: Mapping[str
                 )
 
 
-def _context_notes(chat: RenderedChat, spot: _Spot, *, is_written: bool) -> Iterator[str]:
+def _context_notes(
+    chat: RenderedChat, spot: _Spot, *, is_written: bool, is_placed: bool
+) -> Iterator[str]:
+    """Args: is_placed: the whole text stands where its mark does."""
+    if is_placed:
+        return
     if chat.messages[spot.index]["role"] != "assistant":
-        if not is_written:
+        # The template may write a mark, and less of a longer text or of one with marks of its own.
+        if not (is_written and _is_in(chat.text, spot.value)):
             role = chat.messages[spot.index]["role"]
+            what = "changes or cuts" if is_written else "leaves out"
             raise BadCell(
-                f"the chat template leaves out message {spot.index + 1} (of the role {role!r}): "
+                f"the chat template {what} message {spot.index + 1} (of the role {role!r}): "
                 f"{spot.value[:_SHOWN_CHARACTERS]!r}; give a template that writes it "
                 "(model.chat_template), or take the message out"
             )
@@ -218,6 +226,15 @@ def _left_out(chat: RenderedChat, spot: _Spot) -> BadCell:
         f"should stand: there is {chat.text[start:stop][:_SHOWN_CHARACTERS]!r} (message "
         f"{spot.index + 1}); {FIX}"
     )
+
+
+def _is_in(rendered: str, value: str) -> bool:
+    """Whether a text is written whole, in one of the forms of `_forms`."""
+    if any(form in rendered for form in _forms(value)):
+        return True
+    whole = _squeezed(rendered)
+    written = (value, json.dumps(value, ensure_ascii=False)[1:-1], json.dumps(value)[1:-1])
+    return any(_squeezed(form) in whole for form in written)
 
 
 def _squeezed(text: str) -> str:

@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from rlhf_ray.data.rows import BrokenRow, DataError, Row, row_from, shown
 from rlhf_ray.data.sources.cells import (
@@ -23,6 +23,10 @@ from rlhf_ray.data.sources.cells import (
 from rlhf_ray.data.sources.compressed import opened
 
 _MAX_CELL_CHARACTERS = 2**27
+# A row of more would take minutes and gigabytes to be found too long.
+MAX_LINE_BYTES = 2**27
+# Long lines are passed over in pieces of this size.
+_SKIPPED_BYTES = 2**24
 _PARQUET_BATCH_ROWS = 1024
 _LIST_OF_OBJECTS = re.compile(rb"(\xef\xbb\xbf)?\s*\[\s*(\{|$)")
 # Cells of CSV that pandas, and with it `datasets`, reads as missing.
@@ -43,7 +47,15 @@ def read_jsonl(path: Path, *, format_key: str) -> Iterator[Row | BrokenRow]:
     number = 0
     # Bytes: a line that is not UTF-8 is one broken row, not the end of the file.
     with opened(path) as file:
-        for line_number, line in enumerate(file, start=1):
+        for line_number, line in enumerate(_lines(file), start=1):
+            if line is None:
+                where = f"{path.name} line {line_number}"
+                problem = (
+                    f"has more than {MAX_LINE_BYTES:,} bytes, the most that are read of a line"
+                )
+                yield BrokenRow(number=number, where=where, problem=problem)
+                number += 1
+                continue
             if not line.strip():
                 continue
             if number == 0 and _LIST_OF_OBJECTS.match(line):
@@ -54,6 +66,17 @@ def read_jsonl(path: Path, *, format_key: str) -> Iterator[Row | BrokenRow]:
                 )
             yield _json_row(line, number=number, where=f"{path.name} line {line_number}")
             number += 1
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes | None]:
+    """The lines of a file; None for a line that is too long, of which only a part is in memory."""
+    while line := file.readline(MAX_LINE_BYTES + 1):
+        if len(line) <= MAX_LINE_BYTES:
+            yield line
+            continue
+        while line and not line.endswith(b"\n"):
+            line = file.readline(_SKIPPED_BYTES)
+        yield None
 
 
 def _json_row(line: bytes, *, number: int, where: str) -> Row | BrokenRow:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from rlhf_ray.config.groups.data import SourceConfig
@@ -18,6 +18,14 @@ def special_texts(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
     added = tokenizer.added_tokens_decoder.values()
     texts = {token.content for token in added if token.special} | {*tokenizer.all_special_tokens}
     return tuple(sorted(texts, key=len, reverse=True))
+
+
+def broken_up(text: str, tokens: Iterable[str]) -> str:
+    """The text with a space inside of every text of these tokens, which it then cannot become."""
+    for token in tokens:
+        if token in text:
+            text = text.replace(token, f"{token[:1]} {token[1:]}")
+    return text
 
 
 class SpecialTextCheck:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rlhf_ray.data.chat_fields import THOUGHT_BEGINS, THOUGHT_ENDS
 from rlhf_ray.data.messages import apply_template
 from rlhf_ray.data.rows import BadCell, DataError
+from rlhf_ray.data.tokens.special_texts import special_texts
 from rlhf_ray.records.supervised import LabelledTokens
 
 if TYPE_CHECKING:
@@ -71,6 +73,25 @@ def template_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
         return None
     # Text behind them: the template goes on with the next turn, and only the first one is an end.
     return tokens[ends[0] if rest.strip() else ends[-1]]
+
+
+def turn_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+    """The special tokens, and the other added tokens with which the chat template writes turns.
+
+    A text of a model must not hold them where it is judged: it could end its turn and go on as
+    another speaker.
+    """
+    specials = special_texts(tokenizer)
+    if tokenizer.chat_template is None:
+        return specials
+    chat = [{"role": role, "content": _ANSWER} for role in ("user", "assistant", "user")]
+    try:
+        text = apply_template(chat, tokenizer, add_generation_prompt=True)
+    except (BadCell, DataError):
+        return specials
+    written = [token for token in added_tokens(tokenizer) if token and token in text]
+    thoughts = {*THOUGHT_BEGINS, *THOUGHT_ENDS}
+    return tuple(dict.fromkeys((*specials, *(t for t in written if t not in thoughts))))
 
 
 def engine_ends(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

@@ -23,6 +23,7 @@ class Batch:
         generate_s, score_s: how long the driver waited for samples, and for scores after the
             last sample.
         num_replayed: number of groups at the end that were trained on before.
+        engine_metrics: see `engine_metrics`.
         selection_metrics: metrics of dynamic sampling, over-sampling and replay; empty without
             these.
     """
@@ -35,6 +36,7 @@ class Batch:
     score_s: float
     num_replayed: int = 0
     selection_metrics: Mapping[str, float] = field(default_factory=dict)
+    engine_metrics: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def fresh_groups(self) -> tuple[Any, ...]:

@@ -149,8 +149,12 @@ class InFlight:
             self._num_requests[batch] -= 1
         return [request.prompt for request in mine.values()]
 
-    def _wait(self, calls: Sequence[Call]) -> None:
-        self._waiter.results(calls, phase="generate", timeout_s=self._timeout_s)
+    def engine_statistics(self) -> list[dict[str, float]]:
+        """Statistics of every engine since the last call."""
+        return self._wait(self._generators.statistics())
+
+    def _wait(self, calls: Sequence[Call]) -> list[Any]:
+        return self._waiter.results(calls, phase="generate", timeout_s=self._timeout_s)
 
     def _generate(self, request: _Request) -> None:
         self._engine_load.add(request.worker, len(request.samples))

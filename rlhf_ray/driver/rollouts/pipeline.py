@@ -21,6 +21,7 @@ from rlhf_ray.config.groups.rollout_selection import RolloutSelectionConfig
 from rlhf_ray.driver.roles import GeneratorRole, PromptSource, RewardRole
 from rlhf_ray.driver.rollouts.batch import Batch
 from rlhf_ray.driver.rollouts.batch_builder import BatchBuilder, ScoredGroup, Selection
+from rlhf_ray.driver.rollouts.engine_metrics import engine_metrics
 from rlhf_ray.driver.rollouts.failure_budget import FailureBudget
 from rlhf_ray.driver.rollouts.in_flight import InFlight, ScoredPrompt
 from rlhf_ray.driver.rollouts.prompt_queue import PromptQueue, plain_prompts, prompts_from_plain
@@ -198,6 +199,7 @@ class RolloutPipeline:
             generate_s=generate_s,
             score_s=score_s,
             num_replayed=len(replayed),
+            engine_metrics=engine_metrics(self._in_flight.engine_statistics()),
             selection_metrics={
                 **builder.metrics(selected.kept),
                 **self._oversampling_metrics(selected, cancelled),

@@ -42,7 +42,7 @@ def batch_metrics(batch: Batch, *, version: int) -> dict[str, float]:
         values = [reward for s in summaries if s.source == task for reward in s.rewards]
         metrics[f"reward/mean/{task}"] = _mean(values)
         metrics[f"reward/std/{task}"] = _std(values)
-    return metrics | dict(batch.selection_metrics)
+    return metrics | dict(batch.selection_metrics) | dict(batch.engine_metrics)
 
 
 def coefficient_metrics(coefficients: Coefficients) -> dict[str, float]:

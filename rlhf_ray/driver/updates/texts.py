@@ -13,7 +13,8 @@ from rlhf_ray.data.ptx_texts import TextSet
 from rlhf_ray.objectives.text import spread_samples
 from rlhf_ray.records.supervised import LabelledTokens, SupervisedSamples
 
-# The texts of one rank, one entry per optimiser step of an update; empty without texts.
+# The texts of one rank (or of ranks that compute samples together), one entry per optimiser step
+# of an update; empty without texts.
 RankTexts = tuple[SupervisedSamples, ...]
 
 
@@ -68,7 +69,7 @@ class TextMixture:
         self._steps_per_update = steps_per_update
 
     def next(self) -> Sequence[RankTexts]:
-        """The texts of the next update of the policy, one entry per learner rank."""
+        """The texts of the next update of the policy, one entry per share of the learner."""
         steps = [spread_samples(self._take(), self._plan) for _ in range(self._steps_per_update)]
         return tuple(zip(*steps, strict=True))
 

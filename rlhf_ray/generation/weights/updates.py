@@ -56,7 +56,8 @@ class WeightUpdates:
         """Pause the engine and prepare for new weights."""
         await self._pause.acquire()
         with self._failing():
-            await self._answer(self._llm.pause_generation(mode="keep", clear_cache=True))
+            clears = not self._requests.keeps_cache
+            await self._answer(self._llm.pause_generation(mode="keep", clear_cache=clears))
             await self._answer(self._sender.begin())
 
     async def load(self, bucket: Any) -> None:
@@ -70,6 +71,7 @@ class WeightUpdates:
             await self._answer(self._sender.finish(version))
             self._requests.adapter = self._sender.adapter
             self._requests.refusal = None
+            self._requests.num_updates += 1
             await self._answer(self._llm.resume_generation())
         self._pause.release()
 

@@ -30,6 +30,22 @@ _CANDIDATES = (
 _ARCHIVE, _OLD_PICKLE = b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _MAX_SHOWN = 5
 
+# Number formats by their names in safetensors; others are no weights, either.
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "C64": torch.complex64,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "BOOL": torch.bool,
+}
+
 
 def read_headers(folder: Path, key: str, *, any_name: bool = False) -> dict[str, Tensor] | None:
     """The weights of a folder by name, as tensors with a shape and without content.
@@ -120,14 +136,18 @@ def _header(file: Path, about: str) -> dict[str, Tensor] | None:
         # As numpy: for torch the whole file is mapped as memory that may be written, which a
         # machine with less memory than the file refuses.
         with safe_open(file, framework="numpy") as opened:
-            shapes = {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118 - no mapping
+            slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
+            forms = {name: (each.get_shape(), each.get_dtype()) for name, each in slices.items()}
     except (SafetensorError, OSError) as error:
         size = file.stat().st_size
         raise RequestError(
             f"{about}: {file.name} ({size:,} bytes) is damaged or incomplete: {error}; "
             f"copy it again"
         ) from error
-    return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    return {
+        name: torch.empty(shape, dtype=_DTYPES.get(dtype, torch.uint8), device="meta")
+        for name, (shape, dtype) in forms.items()
+    }
 
 
 def _pickle_header(file: Path, about: str) -> dict[str, Tensor] | None:

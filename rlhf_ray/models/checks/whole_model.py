@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoModel,
@@ -27,6 +29,8 @@ from rlhf_ray.models.location import explained
 from rlhf_ray.models.quiet import without_progress_bars
 
 _MAX_NAMES = 5
+_NUMBER = re.compile(r"\d+")
+_DTYPES = {torch.float32, torch.bfloat16, torch.float16, torch.float64}
 
 
 class Use(Enum):
@@ -57,6 +61,11 @@ def check_weights(model: ModelConfig, use: Use, *, key: str = "model.path") -> N
     is_quantised = "quantization_config" in config.to_dict()
     if weights is None or is_quantised or (use is Use.ENGINE and not _is_plain(config)):
         return
+    if wrong := _no_numbers_of_weights(weights):
+        raise RequestError(
+            f"{key} is {model.path!r}: its files hold weights as {_shown(wrong, ', ')}; weights of "
+            f"a model that is not quantised are float32, bfloat16, float16 or float64"
+        )
     with explained(model.path, key, use.value), without_progress_bars(), _silent():
         empty = _empty(config, use, model)
         # The library's own loading, with its renamings and ties, on tensors without content.
@@ -85,6 +94,34 @@ def check_weights(model: ModelConfig, use: Use, *, key: str = "model.path") -> N
             f"{_shown(sorted(found['missing_keys']), ', ')} are missing and would be random. Is "
             f"the folder complete, and of this kind of model?"
         )
+    if left := _left_out(found["unexpected_keys"], empty.state_dict()):
+        raise RequestError(
+            f"{key} is {model.path!r}: config.json has fewer layers than the files, which would "
+            f"leave out {len(left):,} weights ({kind}): {_shown(left, ', ')}. Files and "
+            f"config.json are not of one model"
+        )
+
+
+def _left_out(unexpected: Collection[str], expected: Iterable[str]) -> list[str]:
+    """Names in the files like the model's own but for a number: those of layers that it lacks.
+
+    Other names that a model does not take are harmless: buffers, or heads that are not used. The
+    library itself leaves out those of layers that it knows not to need.
+    """
+    forms = {_NUMBER.sub("*", name) for name in expected}
+
+    def is_like_one(name: str) -> bool:
+        form = _NUMBER.sub("*", name)
+        # A backbone names its weights without the prefix that files of a whole model have.
+        return form in forms or form.partition(".")[2] in forms
+
+    return sorted(filter(is_like_one, unexpected))
+
+
+def _no_numbers_of_weights(weights: Mapping[str, Tensor]) -> list[str]:
+    """Other number formats of weights; buffers may have any."""
+    dtypes = {each.dtype for name, each in weights.items() if name.endswith(".weight")}
+    return sorted(str(dtype).removeprefix("torch.") for dtype in dtypes - _DTYPES)
 
 
 def is_classifier(config: PreTrainedConfig) -> bool:

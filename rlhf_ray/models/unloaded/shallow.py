@@ -89,14 +89,12 @@ def _num_kept(decoder: Any) -> int:
 
 def _kind(layer: nn.Module) -> object:
     """Classes of all modules of a layer, with the switches and names among their attributes."""
-    return tuple(
-        (
-            name,
-            type(module),
-            tuple((k, v) for k, v in sorted(vars(module).items()) if isinstance(v, bool | str)),
-        )
-        for name, module in layer.named_modules()
-    )
+    return tuple((name, type(module), _switches(module)) for name, module in layer.named_modules())
+
+
+def _switches(module: nn.Module) -> tuple[tuple[str, bool | str], ...]:
+    own = ((name, value) for name, value in sorted(vars(module).items()) if name[0] != "_")
+    return tuple((k, v) for k, v in own if isinstance(v, bool | str) and k != "training")
 
 
 def _keep_layers(config: PreTrainedConfig, number: int) -> None:

@@ -8,12 +8,13 @@ from rlhf_ray.stages.stage import Stage, describe_training
 
 
 def _run(config: Config) -> int:
+    from rlhf_ray.batching.rank_plan import rank_plan
     from rlhf_ray.stages.fit.preference_rows import feedback_stage, rankings_stage
     from rlhf_ray.stages.fit.run import run_fit
 
     if config.preference.is_of_feedback:
         return run_fit(config, feedback_stage())
-    return run_fit(config, rankings_stage(config.training.max_tokens_per_micro_batch))
+    return run_fit(config, rankings_stage(rank_plan(config.training)))
 
 
 STAGE = Stage(name="preference", describe=describe_training, run=_run, check=check_request)

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+from rlhf_ray.batching.rank_plan import RankPlan
+from rlhf_ray.batching.sequence_split import SequenceSplit
 from rlhf_ray.cluster.roles.fit import FeedbackTrainerActor, PreferenceTrainerActor
 from rlhf_ray.cluster.systems.fit import FitSystem
 from rlhf_ray.config.errors import RequestError
@@ -27,10 +29,12 @@ from rlhf_ray.stages.fit.inputs import FitInputs, FitStage
 from rlhf_ray.stages.output import RunOutput
 
 
-def rankings_stage(budget: int) -> FitStage[Ranking]:
-    """Learning from rankings; `budget`: tokens of one forward pass."""
+def rankings_stage(plan: RankPlan) -> FitStage[Ranking]:
+    """Learning from rankings, in forward passes of this plan."""
     return FitStage(
-        load=rankings_within(budget),
+        load=rankings_within(
+            plan.max_tokens_per_micro_batch, ranks_per_sample=plan.sequence_parallel_size
+        ),
         prepare=_with_references,
         spread=spread_preference_groups,
         actor_class=PreferenceTrainerActor,
@@ -47,7 +51,9 @@ def feedback_stage() -> FitStage[Feedback]:
     )
 
 
-def rankings_within(budget: int) -> Callable[..., ExampleSet[Ranking]]:
+def rankings_within(
+    budget: int, *, ranks_per_sample: int = 1
+) -> Callable[..., ExampleSet[Ranking]]:
     """`load_rankings` that refuses rankings which no forward pass can hold."""
 
     def load(*inputs: Any, **named: Any) -> ExampleSet[Ranking]:
@@ -55,11 +61,13 @@ def rankings_within(budget: int) -> Callable[..., ExampleSet[Ranking]]:
         rankings = (*examples.train, *examples.held_out)
         most = max(len(ranking.answers) for ranking in rankings)
         longest = max(len(answer.token_ids) for row in rankings for answer in row.answers)
-        if most * longest > budget:
+        split = SequenceSplit(size=ranks_per_sample)
+        needed = most * split.held(longest)
+        if needed > budget:
             raise RequestError(
                 f"training.max_tokens_per_micro_batch={budget}: the answers of a ranking are one "
-                f"forward pass, of {most} times {longest} tokens; raise it to at least "
-                f"{most * longest}, or lower examples.max_tokens"
+                f"forward pass, of {most} times {longest} tokens{split.described}; raise it to at "
+                f"least {needed}, or lower examples.max_tokens"
             )
         return examples
 

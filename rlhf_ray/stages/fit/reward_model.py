@@ -23,11 +23,15 @@ def _run(config: Config) -> int:
     from rlhf_ray.stages.fit.run import run_fit
 
     use_margins = config.reward_model.use_margins
-    budget = config.training.max_tokens_per_micro_batch
+    training = config.training
 
     def load(examples: ExamplesConfig, tokenizer, *, seed: int) -> ExampleSet[Ranking]:
         loaded = load_rankings(examples, tokenizer, seed=seed)
-        check_budget(loaded, budget)
+        check_budget(
+            loaded,
+            training.max_tokens_per_micro_batch,
+            ranks_per_sample=training.sequence_parallel_size,
+        )
         return loaded
 
     return run_fit(
@@ -41,7 +45,7 @@ def _run(config: Config) -> int:
     )
 
 
-def check_budget(rankings: ExampleSet[Ranking], budget: int) -> None:
+def check_budget(rankings: ExampleSet[Ranking], budget: int, *, ranks_per_sample: int = 1) -> None:
     """Refuse a ranking that no forward pass can hold, before any worker starts.
 
     Any ranking may share a step with the largest one, so all are held to it.
@@ -55,7 +59,7 @@ def check_budget(rankings: ExampleSet[Ranking], budget: int) -> None:
         largest = max((len(ranking.answers) for ranking in side), default=0)
         for ranking in side:
             try:
-                check_fits(ranking, largest, budget)
+                check_fits(ranking, largest, budget, ranks_per_sample=ranks_per_sample)
             except ValueError as error:
                 raise RequestError(str(error)) from error
 

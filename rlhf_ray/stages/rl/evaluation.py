@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rlhf_ray.cluster.systems.rl import System
 from rlhf_ray.driver.best_models import BestModels
@@ -21,12 +21,10 @@ from rlhf_ray.driver.updates.device_sharing import DeviceSharing
 from rlhf_ray.driver.updates.token_scores import NoTokenScores
 from rlhf_ray.models.saving.generation_ends import add_ends
 from rlhf_ray.publish.base import AVERAGE, WeightTransport
+from rlhf_ray.publish.publisher import Publisher
 from rlhf_ray.records import Prompt
 from rlhf_ray.stages.rl.parts import reference_role
 from rlhf_ray.stages.rl.settings import RlSettings
-
-if TYPE_CHECKING:
-    pass
 
 
 def make_evaluator(
@@ -34,6 +32,7 @@ def make_evaluator(
     system: System,
     prompts: Sequence[Prompt],
     turns: DeviceSharing,
+    publisher: Publisher,
     transport: WeightTransport,
     *,
     is_resumed: bool,
@@ -41,6 +40,7 @@ def make_evaluator(
     """The evaluator of the policy of a started system.
 
     Args:
+        publisher: publishes the policy.
         transport: opened from the learner to the engines.
         is_resumed: the checkpoint knows the best model so far. Otherwise models that an earlier
             run left are removed.
@@ -57,7 +57,7 @@ def make_evaluator(
         waiter=system.supervisor,
         settings=settings.collect,
     )
-    best = _best(settings, system, turns)
+    best = _best(settings, system, turns, publisher)
     if not is_resumed:
         best.clear()
     averages = settings.ema_decay is not None
@@ -73,7 +73,9 @@ def make_evaluator(
     )
 
 
-def _best(settings: RlSettings, system: System, turns: DeviceSharing) -> BestPolicy | NoBest:
+def _best(
+    settings: RlSettings, system: System, turns: DeviceSharing, publisher: Publisher
+) -> BestPolicy | NoBest:
     evaluation = settings.evaluation
     if not evaluation.keep_best:
         return NoBest()
@@ -88,8 +90,8 @@ def _best(settings: RlSettings, system: System, turns: DeviceSharing) -> BestPol
             timeout_s=settings.deadlines.checkpoint_s,
         )
         add_ends(folder, settings.end_token_ids)
-        turns.begin_publishing()
-        turns.begin_generating()
+        if settings.is_colocated:
+            publisher.publish_again()
 
     models = BestModels(output, save, num_checkpoints=settings.checkpoint.keep_last)
     return BestPolicy(

@@ -25,11 +25,13 @@ from rlhf_ray.driver.resume_choice import Resume
 from rlhf_ray.driver.updates.texts import NoTexts, TextMixture, TextSource
 from rlhf_ray.generation.requirements import check_head_size
 from rlhf_ray.models.builtin import resolve_model_path
+from rlhf_ray.models.checks.config_file import load_model_config
 from rlhf_ray.models.saving.generation_ends import template_lines
 from rlhf_ray.observe.progress import Progress
 from rlhf_ray.publish.gate import Probe, make_probe
 from rlhf_ray.records import Prompt
 from rlhf_ray.rewards.load import reward_code, with_absolute_paths
+from rlhf_ray.stages.gpu_memory import check_gpu_memory, memory_lines
 from rlhf_ray.stages.inputs import check_models
 from rlhf_ray.stages.model_files import check_trained_model
 from rlhf_ray.stages.positions import check_sequences, context_of_model, texts_within
@@ -138,6 +140,7 @@ def read_inputs(request: RlRequest, progress: Progress) -> RlInputs:
     path = resolve_model_path(config.model.path, seed=config.seed, report=report)
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, path=path))
     check_head_size(config.model, config.generation)
+    _check_memory(config, report)
     check_sequences(config)
     tokenizer = check_trained_model(config, report)
     check_trained(config)
@@ -145,7 +148,7 @@ def read_inputs(request: RlRequest, progress: Progress) -> RlInputs:
         training = with_named_layers(config.training, config.model, seed=config.seed)
         config = dataclasses.replace(config, training=training)
     prompts = load_prompts(config.data, tokenizer, seed=config.seed)
-    texts: TextSource = NoTexts(num_ranks=config.training.num_ranks)
+    texts: TextSource = NoTexts(num_ranks=config.training.num_sequence_groups)
     if config.mixes_texts:
         steps = config.optimizer_steps_per_batch
         plan_of_ranks = rank_plan(config.training)
@@ -174,6 +177,14 @@ def read_inputs(request: RlRequest, progress: Progress) -> RlInputs:
         kept_settings=request.settings,
         resume_from=request.resume_from,
     )
+
+
+def _check_memory(config: Config, report: Callable[[str], None]) -> None:
+    """Refuse GPUs that are too small, also for a model from a hub; see `gpu_memory`."""
+    values = load_model_config(config.model).to_dict()
+    check_gpu_memory(config, values)
+    for line in memory_lines(config, values):
+        report(line)
 
 
 def _probe(config: Config, prompts: PromptSet, *, vocab_size: int) -> Probe:

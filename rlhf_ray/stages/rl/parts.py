@@ -73,13 +73,18 @@ def make_stream(settings: RlSettings, prompts: PromptSet) -> PromptStream | Curr
 
 
 def make_publisher(
-    settings: RlSettings, system: System, transport: WeightTransport, probe: Probe
+    settings: RlSettings,
+    system: System,
+    transport: WeightTransport,
+    devices: DeviceSharing,
+    probe: Probe,
 ) -> Publisher:
     """The publisher of the policy, or of its adapter alone."""
     return Publisher(
         source=system.learner,
         receivers=system.generators,
         transport=transport,
+        turns=devices,
         waiter=system.supervisor,
         probe=probe,
         settings=PublishSettings(
@@ -93,7 +98,7 @@ def make_publisher(
 
 def make_device_sharing(settings: RlSettings, system: System) -> DeviceSharing:
     """Dedicated devices, or engines and learner in turn (the hybrid engine)."""
-    if settings.placement.strategy == "disaggregated":
+    if not settings.is_colocated:
         return DedicatedDevices()
     return ColocatedDevices(
         engines=system.generators,

@@ -76,13 +76,14 @@ def _train(inputs: RlInputs, system: System, progress: Progress) -> None:
     settings = inputs.settings
     pipeline = make_pipeline(settings, system, inputs.prompts)
     transport = open_transport(settings, system)
-    publisher = make_publisher(settings, system, transport, inputs.probe)
     devices = make_device_sharing(settings, system)
+    publisher = make_publisher(settings, system, transport, devices, inputs.probe)
     evaluator = make_evaluator(
         settings,
         system,
         inputs.held_out,
         devices,
+        publisher,
         transport,
         is_resumed=inputs.resume_from is not None,
     )
@@ -95,13 +96,13 @@ def _train(inputs: RlInputs, system: System, progress: Progress) -> None:
     if inputs.resume_from:
         folder = saver.verified(inputs.resume_from, progress.message)
         state = saver.load(folder, pipeline)
-        publisher.publish(state.step)
         progress.message(f"resumed after step {state.step} from {folder}")
-    elif settings.publishes_adapter:
-        # Adapter 0 changes nothing: every later publish then replaces one under running requests.
-        publisher.publish(0)
-    publisher.check(state.step)
-    devices.begin_generating()
+    # Adapter 0 changes nothing: every later publish then replaces one under running requests.
+    # Engines that share devices with the learner have slept since their start, and forgot.
+    if inputs.resume_from or settings.publishes_adapter or settings.is_colocated:
+        publisher.publish(state.step, is_first=True)
+    else:
+        publisher.check_loaded(state.step)
 
     with make_writer(
         settings.observe, settings.output, run=settings.run_name, last_step=state.step

@@ -61,6 +61,11 @@ class RlSettings:
     report: ReportSettings
     end_token_ids: tuple[int, ...]
 
+    @property
+    def is_colocated(self) -> bool:
+        """Whether engines and learner share devices and take turns."""
+        return self.placement.strategy == "colocated"
+
 
 def rl_settings(config: Config, *, end_token_ids: tuple[int, ...] = ()) -> RlSettings:
     """The settings of a run with this resolved configuration."""

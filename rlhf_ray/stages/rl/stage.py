@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from rlhf_ray.config.run import Config
+from rlhf_ray.stages.gpu_memory import check_gpu_memory, local_model, memory_lines
 from rlhf_ray.stages.request_checks import check_request
 from rlhf_ray.stages.stage import Stage, describe_training, run_in
 
-STAGE = Stage(
-    name="rl", describe=describe_training, run=run_in("rlhf_ray.stages.rl.run"), check=check_request
-)
+
+def _describe(config: Config) -> str:
+    lines = memory_lines(config, local_model(config.model.path))
+    return "\n".join([describe_training(config), *lines])
+
+
+def _check(config: Config) -> None:
+    check_request(config)
+    check_gpu_memory(config, local_model(config.model.path))
+
+
+STAGE = Stage(name="rl", describe=_describe, run=run_in("rlhf_ray.stages.rl.run"), check=_check)

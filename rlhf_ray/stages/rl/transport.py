@@ -23,7 +23,7 @@ def open_transport(settings: RlSettings, system: System) -> WeightTransport:
         num_nodes=num_nodes,
         learner_gpus=settings.learner_gpus,
         engine_gpus=settings.engine_gpus,
-        is_colocated=settings.placement.strategy == "colocated",
+        is_colocated=settings.is_colocated,
         sends_adapter=settings.publishes_adapter,
     )
     name = chosen_transport(settings.publish.transport, placed)

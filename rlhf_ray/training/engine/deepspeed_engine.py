@@ -16,8 +16,10 @@ from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from torch import Tensor, nn
 
 from rlhf_ray.config.groups.training import RoleConfig, TrainingConfig
+from rlhf_ray.publish.base import LearnerPart
 from rlhf_ray.training.engine.deepspeed_config import frozen_config, trained_config
 from rlhf_ray.training.engine.deepspeed_files import PlainCheckpointEngine
+from rlhf_ray.training.engine.device_states import DeviceStates
 from rlhf_ray.training.engine.ranks import training_device, world_size
 from rlhf_ray.training.engine.schedule import learning_rate
 from rlhf_ray.training.engine.sharding import Fill, shard_module
@@ -47,6 +49,8 @@ class TrainEngine:
         total_steps: optimiser steps of the whole run, for the learning rate.
     """
 
+    _keeps_masters = False  # See `DeviceStates`.
+
     def __init__(
         self,
         module: nn.Module,
@@ -58,6 +62,7 @@ class TrainEngine:
         self._settings = settings
         self._total_steps = total_steps
         self._step = 0
+        self._device_states: DeviceStates | None = None
         on_cuda = torch.cuda.is_available()
         config = trained_config(settings, on_cuda=on_cuda)
         if settings.zero_stage == 3:
@@ -144,28 +149,26 @@ class TrainEngine:
             raise ValueError(f"{folder} holds no DeepSpeed checkpoint; it may be incomplete")
         self._step = optimizer_step
 
-    def offload_states(self) -> None:
-        """Free the GPU: move weights, gradients and optimizer states to host memory.
+    def offload_states(self, part: LearnerPart) -> None:
+        """Free the GPU of a part: move it to host memory. Does nothing on a CPU."""
+        if torch.cuda.is_available():
+            self._device_states = self._device_states or self._movable_states()
+            self._device_states.offload(part)
 
-        Does nothing on a CPU.
-        """
-        if not torch.cuda.is_available():
-            return
-        # Only these two can offload. DeepSpeed's other optimizers (stage 0, and stage 1 with
-        # bfloat16) cannot, and the GPU would stay full.
+    def _movable_states(self) -> DeviceStates:
+        # DeepSpeed's other optimizers (stage 0, and stage 1 with bfloat16) cannot offload.
         movable = (DeepSpeedZeroOptimizer, DeepSpeedZeroOptimizer_Stage3)
         if not isinstance(self._engine.optimizer, movable):
             raise ValueError(
                 f"placement.strategy=colocated cannot free a GPU at zero_stage="
                 f"{self._settings.zero_stage} in {self._settings.dtype}: use zero_stage 2 or 3"
             )
-        self._engine.offload_states()
-        torch.cuda.empty_cache()
+        return DeviceStates(self._engine, keeps_masters=self._keeps_masters)
 
     def reload_states(self) -> None:
-        """Undo `offload_states`."""
-        if torch.cuda.is_available():
-            self._engine.reload_states()
+        """Undo `offload_states`, of all parts."""
+        if self._device_states is not None:
+            self._device_states.reload(training_device())
 
     def close(self) -> None:
         self._engine.destroy()

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlhf_ray.batching.layout import Packing
-from rlhf_ray.batching.packing import decoder_inputs
 from rlhf_ray.models.loading import ScalarHeadModel
 from rlhf_ray.training.forward.fused_head import LigerOrChunks, liger
 from rlhf_ray.training.forward.head_logprobs import Head, HeadKernel, HeadOverRows, chunked
+from rlhf_ray.training.forward.sequences import Sequences, WholeSequences
 
 # Scaling of the logits after the head, by the field of the model's configuration that sets it.
 _LOGIT_SCALINGS: dict[str, Callable[[Tensor, float], Tensor]] = {
@@ -41,6 +41,7 @@ class PolicyForward(nn.Module):
     def __init__(self, model: PreTrainedModel, *, kernel: str = "chunked") -> None:
         super().__init__()
         self.model = model
+        self.sequences: Sequences = WholeSequences()
         fields = model.config.to_dict()
         scalings = [
             (scale, float(fields[name]))
@@ -85,10 +86,17 @@ class PolicyForward(nn.Module):
             logprobs [M], with gradient, and entropy [M]; both of the softmax of
             logits / temperature over the support.
         """
-        hidden = _hidden_states(self.model.get_decoder(), input_ids, hidden_index, packing)
-        return self.head_over_rows(
-            hidden, targets, support_token_ids, temperature, entropy_gradient, over_support
+        states = self.sequences.states(self.model.get_decoder(), input_ids, hidden_index, packing)
+        support = support_token_ids
+        logprobs, entropies = self.head_over_rows(
+            states.hidden,
+            targets[states.rows],
+            None if support is None else support[states.rows],
+            temperature,
+            entropy_gradient,
+            over_support,
         )
+        return states.join(logprobs), states.join(entropies)
 
     @torch.no_grad()
     def check_head(self) -> None:
@@ -102,8 +110,8 @@ class PolicyForward(nn.Module):
         tokens = torch.arange(1, 9, device=device)[None] % embedding.weight.shape[0]
         expected = self.model(input_ids=tokens, use_cache=False).logits[0].float()
         positions = torch.arange(8, device=device)
-        hidden = _hidden_states(self.model.get_decoder(), tokens, positions, None)
-        found = self._head.logits(hidden).float()
+        states = WholeSequences().states(self.model.get_decoder(), tokens, positions, None)
+        found = self._head.logits(states.hidden).float()
         difference = float((found - expected).abs().max())
         # Only rounding may differ: the head sees another shape.
         bound = 0.02 * float(expected.abs().max()) + 1e-6
@@ -127,23 +135,15 @@ class ValueForward(nn.Module):
     def __init__(self, model: ScalarHeadModel) -> None:
         super().__init__()
         self.model = model
+        self.sequences: Sequences = WholeSequences()
 
     def forward(
         self, input_ids: Tensor, hidden_index: Tensor, packing: Packing | None = None
     ) -> Tensor:
         """Values [M] in float32 at `hidden_index` [M]; see `MicroBatch`."""
-        hidden = _hidden_states(self.model.backbone, input_ids, hidden_index, packing)
-        values = self.model.head(hidden)[:, 0]
-        return values.to(torch.promote_types(values.dtype, torch.float32))
-
-
-def _hidden_states(
-    decoder: Any, input_ids: Tensor, hidden_index: Tensor, packing: Packing | None
-) -> Tensor:
-    """Last hidden states [M, H] at flattened positions [M] of rows [B, T]."""
-    inputs = decoder_inputs(decoder, input_ids, packing)
-    hidden = decoder(**inputs, use_cache=False).last_hidden_state
-    return hidden.flatten(0, 1)[hidden_index]
+        states = self.sequences.states(self.model.backbone, input_ids, hidden_index, packing)
+        values = self.model.head(states.hidden)[:, 0]
+        return states.join(values.to(torch.promote_types(values.dtype, torch.float32)))
 
 
 def disable_dropout(module: nn.Module) -> None:

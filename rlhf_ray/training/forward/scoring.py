@@ -25,10 +25,13 @@ def score_groups(
     """Score the sampled tokens of this rank's groups.
 
     All ranks call it, each with its own groups, even a rank without groups. A forward pass may be a
-    collective operation, so ranks with fewer micro-batches run empty ones.
+    collective operation, so ranks with fewer micro-batches run empty ones. Of ranks that compute
+    samples together, which have the same groups, only the first returns the scores.
     """
     samples = _joined(groups)
     values = score_tokens(predict, *samples, layout=layout)
+    if layout.split.index > 0:
+        return []
     return [
         # A clone: pickling a view would send the storage of all groups to another process.
         TokenValues(prompt_id=group.prompt.prompt_id, values=part.clone())
@@ -47,7 +50,7 @@ def score_distributions(
     samples = _joined(groups)
     token_ids, _, mask, support = samples
     rows = score_tokens(predict, *samples, layout=layout)
-    if not groups:
+    if not groups or layout.split.index > 0:
         return []
     rows = torch.where(mask[:, None], rows, float("-inf"))
     sampled = torch.where(mask, of_targets(rows, token_ids, support), 0.0)
@@ -91,6 +94,8 @@ def score_states(
     """
     longer = replace(layout, max_tokens=layout.max_tokens + 1)
     scored = score_groups(predict, [_with_one_more(group) for group in groups], layout=longer)
+    if layout.split.index > 0:
+        return []
     return [_split_off(group, values) for group, values in zip(groups, scored, strict=True)]
 
 

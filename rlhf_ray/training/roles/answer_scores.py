@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rlhf_ray.batching.row_layout import RowLayout
 from rlhf_ray.config.groups.reward import ModelRewardConfig, ScorerPart
-from rlhf_ray.data.chat_fields import Message, Tool
+from rlhf_ray.data.chat_fields import THOUGHT_BEGINS, Message, Tool
 from rlhf_ray.data.examples.answer_encoding import encode_answers
 from rlhf_ray.models.context import context_of
 from rlhf_ray.models.loading import ScalarHeadModel
@@ -60,7 +60,8 @@ class Share:
     """This rank's share of the samples, if all ranks hold one sharded model together.
 
     Attributes:
-        gather: sums a tensor over the ranks.
+        rank, num_ranks: of those that have different samples: ranks, or groups of ranks.
+        gather: sums a tensor over them.
     """
 
     rank: int = 0
@@ -110,7 +111,7 @@ class AnswerScores:
     @property
     def max_tokens(self) -> int:
         """Longest prompt and answer together that the model reads."""
-        budget, context = self._settings.max_tokens_per_micro_batch, self._limits.context
+        budget, context = self._settings.max_sample_tokens, self._limits.context
         return budget if context is None else min(budget, context)
 
     def score(self, group: RolloutGroup) -> list[Outcome]:
@@ -161,7 +162,11 @@ class AnswerScores:
             return [LabelledTokens(token_ids=ids, loss_mask=mask) for ids, mask in pieces]
         prompt = group.prompt
         return self._text_rows(
-            prompt.messages, group.responses, group.finish_reasons, tools=prompt.tools
+            prompt.messages,
+            group.responses,
+            group.finish_reasons,
+            tools=prompt.tools,
+            opens_thought=prompt.text.rstrip().endswith(THOUGHT_BEGINS),
         )
 
     def _text_rows(
@@ -171,10 +176,18 @@ class AnswerScores:
         finish_reasons: Sequence[str],
         *,
         tools: Sequence[Tool],
+        opens_thought: bool = False,
     ) -> list[LabelledTokens | ItemFailure]:
         assert self._tokenizer is not None, "texts need a tokenizer"
         finished = [reason != "length" for reason in finish_reasons]
-        encoded = encode_answers(messages, answers, finished, self._tokenizer, tools=tools)
+        encoded = encode_answers(
+            messages,
+            answers,
+            finished,
+            self._tokenizer,
+            tools=tools,
+            opens_thought=opens_thought,
+        )
         return [row if isinstance(row, LabelledTokens) else _failure(str(row)) for row in encoded]
 
     def _checked(self, row: LabelledTokens | ItemFailure) -> LabelledTokens | ItemFailure:
@@ -186,11 +199,13 @@ class AnswerScores:
                 f"prompt and response have {num_tokens} tokens, and the reward model reads at most "
                 f"{context}; lower data.max_prompt_tokens or generation.max_response_tokens"
             )
-        budget = self._settings.max_tokens_per_micro_batch
+        budget = self._settings.max_sample_tokens
         if num_tokens > budget:
             return _failure(
                 f"prompt and response have {num_tokens} tokens, more than "
-                f"reward.model.max_tokens_per_micro_batch={budget}; raise it"
+                f"reward.model.max_tokens_per_micro_batch="
+                f"{self._settings.max_tokens_per_micro_batch}{self._layout.split.described}; "
+                f"raise it"
             )
         largest = int(row.token_ids.max())
         if largest >= self._limits.num_embeddings:

@@ -11,6 +11,7 @@ import torch
 from rlhf_ray.checkpoint_files.facts import CheckpointFacts, write_facts
 from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.config.groups.training import TrainingConfig
+from rlhf_ray.publish.base import LearnerPart
 from rlhf_ray.training.engine.checkpoint import (
     read_facts,
     read_random_states,
@@ -20,6 +21,7 @@ from rlhf_ray.training.engine.deepspeed_engine import FrozenEngine, TrainEngine
 from rlhf_ray.training.engine.meeting import Meeting, limit_collectives
 from rlhf_ray.training.engine.process import start_process, stop_process
 from rlhf_ray.training.engine.ranks import rank, world_size
+from rlhf_ray.training.forward.sequences import Sequences, WholeSequences
 
 
 class RoleArguments(TypedDict):
@@ -56,6 +58,7 @@ class TrainedRole(ABC):
         self._seed = seed
         self._timeout_s = timeout_s
         self._started: TrainEngine | None = None
+        self._sequences: Sequences = WholeSequences()
 
     def start(
         self,
@@ -83,11 +86,16 @@ class TrainedRole(ABC):
             meeting=meeting,
         )
         self._started = self._build()
+        self._try_rows()
         limit_collectives(self._timeout_s)
 
     @abstractmethod
     def _build(self) -> TrainEngine:
         """Load the model and build its engine."""
+
+    @abstractmethod
+    def _try_rows(self) -> None:
+        """Try the layout of rows in the engine; see `row_trials.try_rows`."""
 
     @property
     def _engine(self) -> TrainEngine:
@@ -129,9 +137,9 @@ class TrainedRole(ABC):
         self._engine.load(folder, optimizer_step=facts.optimizer_step)
         read_random_states(folder, rank())
 
-    def offload_states(self) -> None:
-        """Free the GPU for a role that shares it; does nothing on a CPU."""
-        self._engine.offload_states()
+    def offload_states(self, part: LearnerPart) -> None:
+        """Free the GPU of a part, for a role that shares it; does nothing on a CPU."""
+        self._engine.offload_states(part)
 
     def reload_states(self) -> None:
         """Undo `offload_states`."""
@@ -140,6 +148,7 @@ class TrainedRole(ABC):
     def close(self) -> None:
         """Leave the process group; the role is of no use afterwards."""
         if self._started is not None:
+            self._sequences.close()
             self._started.close()
             self._started = None
             stop_process()
@@ -149,10 +158,12 @@ class FrozenRole:
     """One rank of a model without an optimizer; subclasses start the engine."""
 
     _started: FrozenEngine | None = None
+    _sequences: Sequences = WholeSequences()
 
     def close(self) -> None:
         """Leave the process group; the role is of no use afterwards."""
         if self._started is not None:
+            self._sequences.close()
             self._started.close()
             self._started = None
             stop_process()

@@ -16,6 +16,7 @@ from rlhf_ray.training.forward.modules import PolicyForward, disable_dropout
 from rlhf_ray.training.forward.scoring import score_tokens
 from rlhf_ray.training.forward.trial import try_policy
 from rlhf_ray.training.roles.base import TrainedRole
+from rlhf_ray.training.roles.row_trials import StartedModel, try_rows
 from rlhf_ray.training.roles.start_models import trained_policy
 from rlhf_ray.training.weights import named as weights
 from rlhf_ray.training.weights.ema_policy import make_engine
@@ -38,6 +39,17 @@ class LanguageModelRole(TrainedRole):
         self._layout = try_policy(self._model, self._model_settings, self._settings)
         total_steps = self._total_optimizer_steps
         return make_engine(module, self._settings, total_steps=total_steps, fill=fill)
+
+    def _try_rows(self) -> None:
+        started = StartedModel(
+            module=self._engine.module,
+            decoder=self._model.get_decoder(),
+            attention=self._model_settings.attention,
+            predict=self._predict_at(1.0),
+        )
+        self._layout, self._sequences = try_rows(
+            started, self._layout, self._settings, timeout_s=self._timeout_s
+        )
 
     def score_sequences(self, sequences: Sequence[tuple[int, ...]]) -> list[list[float]]:
         """Log-probabilities, at temperature 1, of every token but the first of each sequence.

@@ -20,6 +20,7 @@ from rlhf_ray.training.forward.modules import PolicyForward, disable_dropout
 from rlhf_ray.training.forward.scoring import score_distributions, score_groups
 from rlhf_ray.training.forward.trial import try_policy
 from rlhf_ray.training.roles.base import FrozenRole
+from rlhf_ray.training.roles.row_trials import StartedModel, try_rows
 from rlhf_ray.training.roles.start_models import policy_of_files
 from rlhf_ray.training.weights.ema_reference import (
     EmaReference,
@@ -87,6 +88,15 @@ class Reference(FrozenRole):
         disable_dropout(module)
         self._layout = try_policy(policy, self._model_settings, self._settings)
         self._started = FrozenEngine(module, self._settings)
+        started = StartedModel(
+            module=module,
+            decoder=policy.get_decoder(),
+            attention=self._model_settings.attention,
+            predict=self._predict,
+        )
+        self._layout, self._sequences = try_rows(
+            started, self._layout, self._settings, timeout_s=self._timeout_s
+        )
         self._weights = EmaReference(policy, decay=self._decay)
         limit_collectives(self._timeout_s)
 

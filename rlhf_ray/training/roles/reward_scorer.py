@@ -23,6 +23,7 @@ from rlhf_ray.training.forward.modules import ValueForward, disable_dropout
 from rlhf_ray.training.forward.trial import try_backbone
 from rlhf_ray.training.roles.answer_scores import AnswerScores, Share, limits_of
 from rlhf_ray.training.roles.base import FrozenRole
+from rlhf_ray.training.roles.row_trials import StartedModel, try_rows
 from rlhf_ray.training.roles.start_models import scalar_head
 
 
@@ -30,7 +31,8 @@ class RewardScorer(FrozenRole):
     """A `GroupScorer` with a frozen reward model.
 
     At ZeRO stage 0 every rank holds a whole model and is a separate process group. At stage 3 all
-    ranks hold one model together: each scores its share of the samples of every group.
+    ranks hold one model together: each scores its share of the samples of every group; with
+    sequence parallelism, each group of ranks does.
 
     Args:
         reward_model: settings as completed by `stages`: with mean and standard deviation if scores
@@ -73,16 +75,26 @@ class RewardScorer(FrozenRole):
         limits = limits_of(model)
         module = ValueForward(model)
         disable_dropout(module)
+        attention = self._model_settings.attention
         layout = try_backbone(model, self._model_settings, settings)
         is_foreign = settings.foreign_tokens == "text"
         self._started = FrozenEngine(module, settings)
+        started = StartedModel(
+            module=module, decoder=model.backbone, attention=attention, predict=self._predict
+        )
+        layout, self._sequences = try_rows(started, layout, settings, timeout_s=self._timeout_s)
+        group_size = layout.split.size
         self._scores = AnswerScores(
             settings,
             predict=self._predict,
             layout=layout,
             limits=limits,
             tokenizer=load_tokenizer(self._model_settings) if is_foreign else None,
-            share=Share(rank=rank, num_ranks=world_size, gather=_sum_over_ranks),
+            share=Share(
+                rank=rank // group_size,
+                num_ranks=world_size // group_size,
+                gather=lambda values: _sum_over_ranks(values) / group_size,
+            ),
         )
         limit_collectives(self._timeout_s)
 

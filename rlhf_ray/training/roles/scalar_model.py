@@ -9,6 +9,7 @@ from rlhf_ray.training.engine.deepspeed_engine import TrainEngine
 from rlhf_ray.training.forward.modules import ValueForward, disable_dropout
 from rlhf_ray.training.forward.trial import try_backbone
 from rlhf_ray.training.roles.base import TrainedRole
+from rlhf_ray.training.roles.row_trials import StartedModel, try_rows
 from rlhf_ray.training.roles.start_models import scalar_head
 from rlhf_ray.training.weights.trainable import freeze_or_adapt_scalar
 
@@ -25,6 +26,17 @@ class ScalarRole(TrainedRole):
         disable_dropout(module)
         self._layout = try_backbone(self._model, self._model_settings, self._settings)
         return TrainEngine(module, self._settings, total_steps=self._total_optimizer_steps)
+
+    def _try_rows(self) -> None:
+        started = StartedModel(
+            module=self._engine.module,
+            decoder=self._model.backbone,
+            attention=self._model_settings.attention,
+            predict=self._forward,
+        )
+        self._layout, self._sequences = try_rows(
+            started, self._layout, self._settings, timeout_s=self._timeout_s
+        )
 
     def _forward(self, batch: MicroBatch) -> Tensor:
         """Values [M] of the states in which the targets of a micro-batch were sampled."""

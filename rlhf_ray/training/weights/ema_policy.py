@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rlhf_ray.algorithms.ema import moving_average
 from rlhf_ray.config.groups.training import TrainingConfig
+from rlhf_ray.publish.base import LearnerPart
 from rlhf_ray.training.engine.checkpoint import read_parts, write_parts
 from rlhf_ray.training.engine.deepspeed_engine import StepResult, TrainEngine
 from rlhf_ray.training.engine.ranks import rank, training_device
@@ -137,6 +138,8 @@ class EmaEngine(TrainEngine):
         decay: weight of the past in the EMA.
     """
 
+    _keeps_masters = True
+
     def __init__(
         self,
         module: nn.Module,
@@ -162,9 +165,11 @@ class EmaEngine(TrainEngine):
         super().load(folder, optimizer_step=optimizer_step)
         self.ema.load(folder)
 
-    def offload_states(self) -> None:
-        self.ema.move(torch.device("cpu"))
-        super().offload_states()
+    def offload_states(self, part: LearnerPart) -> None:
+        # The EMA leaves last: it may be what is published.
+        if part is LearnerPart.WEIGHTS:
+            self.ema.move(torch.device("cpu"))
+        super().offload_states(part)
 
     def reload_states(self) -> None:
         super().reload_states()

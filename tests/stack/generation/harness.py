@@ -46,7 +46,8 @@ def generation_config(**settings: Any) -> GenerationConfig:
         "dtype": "float32",
         "max_response_tokens": 24,
         "max_num_seqs": 64,
-        "max_num_batched_tokens": 2048,
+        # Less than the longest sequence.
+        "max_num_batched_tokens": 512,
         "kv_cache_gib": 0.25,
         "cpu_threads": 1,
         "extra_engine_args": {

@@ -14,7 +14,7 @@ from rlhf_ray.testing.tiny import tiny_mixture
 from tests.stack.generation.harness import StartedEngine, load_model
 from tests.stack.generation.test_transports import channel, rpc, scores
 
-pytestmark = [pytest.mark.stack, pytest.mark.slow]
+pytestmark = [pytest.mark.stack, pytest.mark.nightly]
 
 
 @pytest.fixture(scope="module")

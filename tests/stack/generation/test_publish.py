@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 import torch
@@ -90,6 +91,57 @@ def test_weights_change_under_running_requests(engine, models):
             assert chosen.any()
             gap = (sample.logprobs - token_logprobs(model, sample.tokens))[chosen].abs().max()
             assert gap < 1e-4
+
+
+def logprobs_with_old_cache(
+    old: Any, new: Any, token_ids: tuple[int, ...], first_new: int
+) -> torch.Tensor:
+    """Log-probabilities of `token_ids[first_new:]`; the past has keys and values of another model.
+
+    The engine has read all tokens but the last one before it takes the new weights.
+    """
+    tokens, read = torch.tensor(token_ids), first_new - 1
+    with torch.no_grad():
+        cache = old(input_ids=tokens[None, :read], use_cache=True).past_key_values
+        logits = new(input_ids=tokens[None, read:], past_key_values=cache).logits[0]
+    chosen = tokens[first_new:, None]
+    return logits[:-1].log_softmax(-1).gather(1, chosen)[:, 0]
+
+
+def test_running_requests_may_keep_their_cache(engine, models):
+    """They go on with old keys and values; new requests and the gate see the new weights alone."""
+
+    async def scenario():
+        running = asyncio.create_task(engine.engine.generate(make_prompt(1), (0, 1)))
+        await asyncio.sleep(0.3)
+        assert not running.done()
+        await engine.update(models["tied1"])
+        return await running
+
+    requests, old = engine.engine._requests, engine.version
+    requests.keeps_cache = True
+    try:
+        with engine.changed(max_response_tokens=800, ignore_eos=True):
+            group, failures = engine.run(scenario())
+        assert failures == ()
+        for sample in samples_of(group):
+            # Versions and log-probabilities are of all tokens but the first.
+            first_new = int((sample.versions == old + 1).nonzero()[0, 0])
+            expected = logprobs_with_old_cache(
+                models["tied0"], models["tied1"], sample.tokens, 1 + first_new
+            )
+            assert (sample.logprobs[first_new:] - expected).abs().max() < 1e-4
+            # Keys and values of the new weights would give others.
+            exact = token_logprobs(models["tied1"], sample.tokens)[first_new:]
+            assert (exact - expected).abs().max() > 1e-2
+        engine.prove(models["tied1"])
+        # The same prompt again: its keys and values of before are in the cache, and are not used.
+        (again,) = engine.generate(make_prompt(1))
+        for sample in samples_of(again):
+            gap = sample.logprobs - token_logprobs(models["tied1"], sample.tokens)
+            assert gap[sample.mask].abs().max() < 1e-4
+    finally:
+        requests.keeps_cache = False
 
 
 def test_held_requests_wait_for_an_update_that_is_under_way(engine, models):

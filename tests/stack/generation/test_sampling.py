@@ -48,6 +48,16 @@ def test_logprobs_are_the_learners(engine, models, temperature):
     assert largest_gap(samples, wrong) > 1e-2
 
 
+def test_a_sequence_longer_than_an_engine_step_is_scored_whole(engine, models):
+    """vLLM reads it in several steps (chunked prefill)."""
+    generator = random.Random(3)
+    tokens = tuple(generator.randrange(5, 300) for _ in range(900))
+    assert len(tokens) > engine.settings.max_num_batched_tokens
+    (scored,) = engine.run(engine.engine.score_sequences([tokens]))
+    expected = token_logprobs(models["tied0"], tokens)
+    assert float((torch.tensor(scored) - expected).abs().max()) < 1e-4
+
+
 def test_prompts_are_neither_trained_on_nor_changed(engine):
     (group,) = engine.generate(PROMPTS[0])
     for sample in samples_of(group):
@@ -203,3 +213,13 @@ def test_responses_keep_a_least_length(engine):
     with engine.changed(min_response_tokens=20, max_response_tokens=200, stop=["e"]):
         samples = all_samples(engine)
     assert min(len(sample.response) for sample in samples) >= 20
+
+
+def test_statistics_of_the_engine(engine):
+    engine.engine.statistics.take()
+    all_samples(engine)
+    taken = engine.engine.statistics.take()
+    assert 0 < taken["kv_cache_use_max"] <= 1
+    assert taken["preemptions"] == 0
+    assert 0 <= taken["prefix_hits"] <= taken["prefix_queries"]
+    assert set(engine.engine.statistics.take().values()) == {0.0}

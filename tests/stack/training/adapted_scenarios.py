@@ -42,7 +42,7 @@ def adapted(here: Rank, *, name: str, **settings: Any) -> dict[str, Any]:
     Between the steps the reference's log-probabilities are asked for, as a run does it.
     """
     folder = here.folder / f"adapted_{name}_{here.world_size}"
-    mine = groups_of(here.data, *([(0, 5)] if here.rank == 0 else []))
+    mine = groups_of(here.data, *([(0, 5)] if here.share == 0 else []))
     with here.learner(**LEARNING, **settings) as learner:
         gradients = record_gradients(learner)
         before = weights_of(learner)
@@ -73,7 +73,7 @@ def adapted(here: Rank, *, name: str, **settings: Any) -> dict[str, Any]:
 
 def reference_of_start(here: Rank, **settings: Any) -> dict[str, Any]:
     """Scores of a separate reference."""
-    mine = groups_of(here.data, *([(0, 5)] if here.rank == 0 else []))
+    mine = groups_of(here.data, *([(0, 5)] if here.share == 0 else []))
     with here.reference(**settings) as reference:
         return {"values": [s.values for s in reference.score(mine)]}
 

@@ -25,6 +25,7 @@ REPOSITORY = Path(__file__).parents[3]
 DEADLINE_S = 280.0
 # Fixtures that are results of the table of the same name.
 FIXTURES = ("seen", "followed", "compared", "restored")
+_FOUR = ("4_0", "4_1", "4_2", "4_3")
 SIZES = TinySizes(
     hidden=32, intermediate=64, num_layers=2, num_heads=4, num_key_value_heads=2, head_size=8
 )
@@ -37,6 +38,14 @@ class Seen:
     folder: Path
     one: dict[str, Any]
     two: tuple[dict[str, Any], dict[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Divided:
+    """Results by scenario name: of the single process, and of each of four processes."""
+
+    one: dict[str, Any]
+    four: tuple[dict[str, Any], ...]
 
 
 class Runs:
@@ -123,6 +132,23 @@ def restored(runs: Runs) -> Seen:
     return runs.seen("restored")
 
 
+@pytest.fixture(scope="session")
+def divided(tmp_path_factory: pytest.TempPathFactory) -> Divided:
+    """Results of the scenarios of ranks that compute samples together, on 1 rank and on 4."""
+    folder, table = tmp_path_factory.mktemp("divided"), "divided"
+    make_inputs(folder / table)
+    ports = {size: free_ports(NUM_PORTS) for size in (4, 1)}
+    processes = {
+        f"{size}_{rank}": start_worker(folder, rank, size, ports[size], [table])
+        for size in (4, 1)
+        for rank in range(size)
+    }
+    # Five processes on two cores.
+    wait_for(processes, folder, timeout_s=4 * DEADLINE_S)
+    one, *four = (load_results(folder / table, name) for name in ("1_0", *_FOUR))
+    return Divided(one=one, four=tuple(four))
+
+
 def make_inputs(folder: Path) -> None:
     """Make the models and samples of a table; its scenarios write below the folder, too."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -159,9 +185,11 @@ def start_worker(
         )
 
 
-def wait_for(processes: dict[str, subprocess.Popen[bytes]], folder: Path) -> None:
+def wait_for(
+    processes: dict[str, subprocess.Popen[bytes]], folder: Path, *, timeout_s: float = DEADLINE_S
+) -> None:
     """Wait for all processes; if one fails, end the others and show its output."""
-    deadline = time.monotonic() + DEADLINE_S
+    deadline = time.monotonic() + timeout_s
     try:
         while any(process.poll() is None for process in processes.values()):
             check(processes, folder)

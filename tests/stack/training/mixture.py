@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlhf_ray.batching.rank_plan import RankPlan
 from rlhf_ray.config.groups.algorithm import OldLogprobsFrom
 from rlhf_ray.objectives.text import spread_samples
 from rlhf_ray.records import Coefficients
@@ -33,8 +32,7 @@ def _samples_of(here: Rank) -> Any:
         mask = torch.ones_like(tokens, dtype=torch.bool)
         mask[0] = False
         labelled.append(LabelledTokens(token_ids=tokens, loss_mask=mask))
-    plan = RankPlan(num_ranks=here.world_size, max_tokens_per_micro_batch=16)
-    return spread_samples(labelled, plan)[here.rank]
+    return spread_samples(labelled, here.plan(16))[here.share]
 
 
 def with_texts(here: Rank, **settings: Any) -> dict[str, Any]:

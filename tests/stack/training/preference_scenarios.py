@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from rlhf_ray.batching.rank_plan import RankPlan
 from rlhf_ray.config.groups.fit import PreferenceConfig
 from rlhf_ray.config.groups.training import TrainingConfig
 from rlhf_ray.objectives.feedback import BAD, GOOD, Judged, mismatched_pairs, spread_feedback
@@ -50,10 +49,6 @@ def mismatched_of(answers: list[LabelledTokens]) -> list[LabelledTokens]:
 def _preference_group(answers: list[LabelledTokens], ranks: tuple[int, ...]) -> PreferenceGroup:
     none = (0.0,) * len(answers)
     return PreferenceGroup(answers=tuple(answers), ranks=ranks, margin=0.0, reference_logprobs=none)
-
-
-def _plan(here: Rank) -> RankPlan:
-    return RankPlan(num_ranks=here.world_size, max_tokens_per_micro_batch=MAX_TOKENS)
 
 
 def _role(here: Rank, role: type, preference: PreferenceConfig, **settings: Any) -> Any:
@@ -102,7 +97,7 @@ def prefer(here: Rank, **settings: Any) -> dict[str, Any]:
     preference_groups = [
         _preference_group([answers[i] for i in own], tuple(range(len(own)))) for own in RANKINGS
     ]
-    samples = spread_preference_groups(preference_groups, _plan(here))[here.rank]
+    samples = spread_preference_groups(preference_groups, here.plan(MAX_TOKENS))[here.share]
     with _role(
         here, PreferenceTrainer, DPO, max_tokens_per_micro_batch=MAX_TOKENS, **settings
     ) as role:
@@ -121,7 +116,7 @@ def judge(here: Rank, **settings: Any) -> dict[str, Any]:
         )
         for own, other, is_good in zip(answers, mismatched_of(answers), IS_GOOD, strict=True)
     ]
-    samples = spread_feedback(rows, _plan(here))[here.rank]
+    samples = spread_feedback(rows, here.plan(MAX_TOKENS))[here.share]
     with _role(
         here, FeedbackTrainer, KTO, max_tokens_per_micro_batch=MAX_TOKENS, **settings
     ) as role:

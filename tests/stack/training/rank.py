@@ -12,10 +12,11 @@ import torch
 from deepspeed.utils import safe_get_full_grad
 from torch import Tensor
 
+from rlhf_ray.batching.rank_plan import RankPlan
 from rlhf_ray.config.groups.algorithm import AlgorithmConfig
 from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.config.groups.training import CriticConfig, ReferenceConfig, TrainingConfig
-from rlhf_ray.records import Coefficients
+from rlhf_ray.records import Coefficients, Experience
 from rlhf_ray.training.forward import head_logprobs
 from rlhf_ray.training.roles.critic import Critic
 from rlhf_ray.training.roles.learner import Learner
@@ -50,13 +51,46 @@ class Rank:
         self.model = ModelConfig(path=str(folder / "policy"))
         self.data = load_samples(folder)
         self._port = port
-        rows, micro_batches = SPLITS[world_size][rank]
-        self.experience = make_experience(self.data, rows, micro_batches)
+        self._group_size = 1
+        self.experience = self._own_experience()
+
+    @property
+    def share(self) -> int:
+        """Number of the samples that this rank has, of `num_shares`."""
+        return self.rank // self._group_size
+
+    @property
+    def num_shares(self) -> int:
+        return self.world_size // self._group_size
+
+    def plan(self, max_tokens: int, *, layout: str = "padded") -> RankPlan:
+        """Plan of forward passes of `max_tokens` on one rank."""
+        return RankPlan(
+            num_ranks=self.num_shares,
+            max_tokens_per_micro_batch=max_tokens,
+            layout=layout,
+            sequence_parallel_size=self._group_size,
+        )
+
+    def _own_experience(self) -> Experience:
+        return make_experience(self.data, *SPLITS[self.num_shares][self.share])
+
+    @contextmanager
+    def in_groups(self, size: int) -> Iterator[None]:
+        """Give roles groups of this many ranks, which have the same samples, for a block."""
+        self._group_size = size
+        self.experience = self._own_experience()
+        try:
+            yield
+        finally:
+            self._group_size = 1
+            self.experience = self._own_experience()
 
     def _role_settings(self, settings: dict[str, Any]) -> dict[str, Any]:
         common = {
             "dtype": "float32",
             "num_ranks": self.world_size,
+            "sequence_parallel_size": self._group_size,
             "cpu_threads": 1,
             "max_tokens_per_micro_batch": 16,
         }
@@ -65,8 +99,8 @@ class Rank:
     @contextmanager
     def _started(self, role: Any) -> Iterator[Any]:
         self._port += 1
-        role.start(self.rank, self.world_size, "127.0.0.1", self._port - 1)
         try:
+            role.start(self.rank, self.world_size, "127.0.0.1", self._port - 1)
             yield role
         finally:
             role.close()

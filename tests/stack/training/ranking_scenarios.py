@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from rlhf_ray.batching.rank_plan import RankPlan
 from rlhf_ray.objectives.rankings import spread_rankings
 from rlhf_ray.records.preferences import PreferenceSamples, Ranking
 from rlhf_ray.records.supervised import LabelledTokens
@@ -39,8 +38,8 @@ def rankings() -> list[Ranking]:
 
 def own_rankings(here: Rank, layout: str) -> PreferenceSamples:
     """This rank's part, as a stage spreads them."""
-    plan = RankPlan(num_ranks=here.world_size, max_tokens_per_micro_batch=MAX_TOKENS, layout=layout)
-    return spread_rankings(rankings(), plan, use_margins=True)[here.rank]
+    plan = here.plan(MAX_TOKENS, layout=layout)
+    return spread_rankings(rankings(), plan, use_margins=True)[here.share]
 
 
 def rank_answers(here: Rank, *, layout: str = "padded", **settings: Any) -> dict[str, Any]:

@@ -18,11 +18,17 @@ MAX_RESPONSE_TOKENS = 64
 # One for every role of every scenario of a table.
 NUM_PORTS = 130
 KL_COEFFICIENT = 0.05
-# Per world size and rank, the samples and their micro-batches: uneven token counts, and micro-
+# Per number of ranks and rank, the samples and their micro-batches: uneven token counts, and micro-
 # batches without a sample on rank 1 of 2.
 SPLITS = {
     1: (((0, 1, 2, 3, 4), ((0, 1, 2), (3,), (4,))),),
     2: (((0, 1, 2, 3), ((0, 1), (2,), (3,))), ((4,), ((0,), (), ()))),
+    4: (
+        ((0, 1), ((0,), (1,))),
+        ((2,), ((0,), ())),
+        ((3,), ((0,), ())),
+        ((4,), ((0,), ())),
+    ),
 }
 
 

@@ -12,7 +12,9 @@ from typing import Any
 import torch
 
 from rlhf_ray.config.groups.algorithm import AlgorithmConfig, OldLogprobsFrom
+from rlhf_ray.publish.base import LearnerPart
 from rlhf_ray.records import Coefficients
+from rlhf_ray.training.engine.device_states import DeviceStates
 from rlhf_ray.training.roles.learner import Learner
 from tests.stack.training.rank import (
     GRPO,
@@ -44,6 +46,28 @@ def two_steps(here: Rank, **settings: Any) -> dict[str, Any]:
             "metrics": metrics,
             "weights": weights_of(learner),
             "buffers_in_float32": buffer_dtypes(learner) == {torch.float32},
+        }
+
+
+def two_steps_in_turns(here: Rank, **settings: Any) -> dict[str, Any]:
+    """Between the updates the learner leaves its device part by part, and gives its weights away.
+
+    On a CPU the parts move from host memory to host memory, by the same code.
+    """
+    with here.learner(**settings) as learner:
+        metrics = [here.update(learner)]
+        trained = weights_of(learner)
+        states = DeviceStates(learner._engine._engine, keeps_masters=False)
+        states.offload(LearnerPart.STATES)
+        published = weights_of(learner)
+        states.offload(LearnerPart.WEIGHTS)
+        states.reload(torch.device("cpu"))
+        metrics.append(here.update(learner))
+        return {
+            "metrics": metrics,
+            "weights": weights_of(learner),
+            "trained": trained,
+            "published": published,
         }
 
 
@@ -106,7 +130,7 @@ def value_gradient(here: Rank, **settings: Any) -> dict[str, Any]:
         return {
             "metrics": metrics,
             "gradient": gradients[0],
-            "scores": torch.cat([score.values for score in scores]),
+            "scores": torch.cat([torch.zeros(0), *(score.values for score in scores)]),
         }
 
 
@@ -115,7 +139,7 @@ def reference_over_support(here: Rank, **settings: Any) -> dict[str, Any]:
     sets = support_sets(here.data["token_ids"], here.data["loss_mask"])
     groups = groups_of(here.data | {"support_token_ids": sets}, (0, 2), (2, 5))
     with here.reference(over_support=True, **settings) as reference:
-        scored = reference.score(groups if here.rank == 0 else [])
+        scored = reference.score(groups if here.share == 0 else [])
     return {
         "values": [part.values for part in scored],
         "support_logprobs": [part.support_logprobs for part in scored],
@@ -206,12 +230,12 @@ def saved_model(here: Rank, *, name: str, **settings: Any) -> dict[str, Any]:
 
 def scores(here: Rank, make: Callable[..., Any], **settings: Any) -> dict[str, Any]:
     """Rank 0 has three groups, another rank one or none."""
-    mine = [(0, 1), (1, 3), (3, 5)] if here.rank == 0 else [(4, 5)]
+    mine = [(0, 1), (1, 3), (3, 5)] if here.share == 0 else [(4, 5)]
     with make(**settings) as role:
         result: dict[str, Any] = {
             "some": {s.prompt_id: s.values for s in role.score(groups_of(here.data, *mine))}
         }
-        none = [] if here.rank else mine
+        none = [] if here.share else mine
         result["none"] = {s.prompt_id: s.values for s in role.score(groups_of(here.data, *none))}
         if isinstance(role, Learner):
             result["sequences"] = role.score_sequences([(1, 2, 3, 4), (9, 8), (5, 5, 5, 5, 5)])
@@ -220,7 +244,7 @@ def scores(here: Rank, make: Callable[..., Any], **settings: Any) -> dict[str, A
 
 def scores_between_updates(here: Rank, **settings: Any) -> dict[str, Any]:
     """Scores without gradient before and after every update, as in the driver."""
-    mine = groups_of(here.data, *([(0, 5)] if here.rank == 0 else []))
+    mine = groups_of(here.data, *([(0, 5)] if here.share == 0 else []))
     with here.learner(**settings) as learner:
         seen = [learner.score(mine)]
         metrics = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from rlhf_ray.batching.rank_plan import RankPlan
 from rlhf_ray.objectives.text import spread_samples
 from rlhf_ray.records.supervised import LabelledTokens, SupervisedSamples
 from tests.stack.training.rank import Rank, record_gradients, record_rows, weights_of
@@ -20,8 +19,7 @@ def texts(here: Rank, layout: str) -> SupervisedSamples:
     samples = [
         LabelledTokens(token_ids=own, loss_mask=mask) for own, mask in zip(ids, masks, strict=True)
     ]
-    plan = RankPlan(num_ranks=here.world_size, max_tokens_per_micro_batch=MAX_TOKENS, layout=layout)
-    return spread_samples(samples, plan)[here.rank]
+    return spread_samples(samples, here.plan(MAX_TOKENS, layout=layout))[here.share]
 
 
 def learn_from_texts(here: Rank, *, layout: str = "padded", **settings: Any) -> dict[str, Any]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
+import ctypes
+import json
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from rlhf_ray.config.groups.lora import LoraConfig
 from rlhf_ray.config.groups.reward import ModelRewardConfig
 from rlhf_ray.records import Coefficients
 from rlhf_ray.training.engine import deepspeed_engine
+from rlhf_ray.training.engine.process import stop_process
 from rlhf_ray.training.engine.shards import is_partitioned
 from rlhf_ray.training.forward import fused_head
 from rlhf_ray.training.roles.reward_scorer import RewardScorer
@@ -169,8 +171,27 @@ def with_a_fused_head(here: Rank) -> dict[str, Any]:
         here.model.head_kernel, fused_head._liger_function = before, operator
 
 
+def unlike_models(here: Rank) -> dict[str, str]:
+    """The message where rank 1 finds a model with fewer layers than rank 0 reads."""
+    shorter = here.folder / "shorter"
+    before = here.model
+    if here.rank == 1:
+        shutil.copytree(before.path, shorter)
+        settings = json.loads((shorter / "config.json").read_text())
+        (shorter / "config.json").write_text(json.dumps(settings | {"num_hidden_layers": 1}))
+        here.model = replace(before, path=str(shorter))
+    try:
+        with here.learner(zero_stage=3):
+            return {"error": ""}
+    except ValueError as error:
+        stop_process()
+        return {"error": str(error)}
+    finally:
+        here.model = before
+
+
 def start_peak(here: Rank, **settings: Any) -> dict[str, float]:
-    """Private bytes of this process at the most, more than before, while a model is sharded."""
+    """Bytes that this process holds at the most, more than before, while a model is sharded."""
     large = here.model
     # A small model first: the libraries load half of themselves at the first start.
     here.model = replace(large, path=str(here.folder / "small"))
@@ -193,10 +214,10 @@ def start_peak(here: Rank, **settings: Any) -> dict[str, float]:
 
 
 class PeakMemory:
-    """The largest growth of the private memory of this process, sampled until `stop`."""
+    """The largest growth of the memory that this process holds, sampled until `stop`."""
 
     def __init__(self) -> None:
-        self._before = _private_bytes()
+        self._before = _held_bytes()
         self.bytes = 0
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
@@ -208,13 +229,39 @@ class PeakMemory:
 
     def _sample(self) -> None:
         while not self._stopped.wait(0.002):
-            self.bytes = max(self.bytes, _private_bytes() - self._before)
+            self.bytes = max(self.bytes, _held_bytes() - self._before)
 
 
-def _private_bytes() -> int:
-    lines = Path(f"/proc/{os.getpid()}/status").read_text().splitlines()
-    (line,) = (line for line in lines if line.startswith("RssAnon:"))
-    return int(line.split()[1]) * 1024
+class _HeapFigures(ctypes.Structure):
+    """Result of mallinfo2(3)."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena",
+            "ordblks",
+            "smblks",
+            "hblks",
+            "hblkhd",
+            "usmblks",
+            "fsmblks",
+            "uordblks",
+            "fordblks",
+            "keepcost",
+        )
+    )
+
+
+def _held_bytes() -> int:
+    """Bytes that this process has allocated and not freed.
+
+    Not its resident memory: a rank on a CPU keeps what it has freed, so that a second start would
+    seem to need nothing. Mapped files do not count.
+    """
+    figures = ctypes.CDLL(None).mallinfo2
+    figures.restype = _HeapFigures
+    found = figures()
+    return found.uordblks + found.hblkhd
 
 
 Scenario = Callable[[Rank], dict[str, Any]]
@@ -224,6 +271,7 @@ _IN_BFLOAT16 = TrainedZeroConfig(gradient_dtype="bfloat16", communication_dtype=
 
 SHARDED: dict[str, Scenario] = {
     "moves": moves,
+    "unlike_models": unlike_models,
     "gathers": gathers,
     "gathers_recomputed": lambda r: gathers(r, gradient_checkpointing=True),
     "gathers_of_a_frozen_head": lambda r: gathers(r, lora=LORA),

@@ -35,9 +35,11 @@ from tests.stack.training.scenarios import (
     scores_between_updates,
     several_steps_in_one_update,
     two_steps,
+    two_steps_in_turns,
     value_gradient,
     whole_distributions,
 )
+from tests.stack.training.sequence_scenarios import DIVIDED, MATRIX
 from tests.stack.training.sft_scenarios import (
     from_random_weights,
     learn_from_texts,
@@ -85,7 +87,7 @@ SCENARIOS: dict[int, dict[str, Scenario]] = {
             f"{layout}_{role}": lambda r, layout=layout, role=role: rows_of_a_batch(
                 r, getattr(r, role), layout=layout
             )
-            for layout in ("padded", "packed")
+            for layout in ("padded", "packed", "varlen")
             for role in ("learner", "critic")
         },
         "sft": learn_from_texts,
@@ -121,6 +123,8 @@ SCENARIOS: dict[int, dict[str, Scenario]] = {
         **_stages("two_steps", two_steps, (0, 1, 2, 3)),
         **_stages("bfloat16", two_steps, (0, 1, 2, 3), dtype="bfloat16"),
         **_stages("offload_optimizer", two_steps, (1, 2, 3), offload_optimizer=True),
+        **_stages("in_turns", two_steps_in_turns, (2, 3)),
+        **_stages("in_turns_bfloat16", two_steps_in_turns, (2, 3), dtype="bfloat16"),
         "offload_all_zero_3": lambda r: two_steps(
             r, zero_stage=3, offload_optimizer=True, offload_parameters=True
         ),
@@ -147,6 +151,7 @@ SCENARIOS: dict[int, dict[str, Scenario]] = {
         "reference_zero_0": lambda r: scores(r, r.reference),
         "reference_zero_3": lambda r: scores(r, r.reference, zero_stage=3),
         "mismatch": mismatch,
+        **DIVIDED,
     },
 }
 
@@ -168,5 +173,6 @@ TABLES = {
     "restored": RESTORED,
     "sizes": SIZES,
     "followed": FOLLOWING,
+    "divided": MATRIX,
     "compared": {size: COMPARED[size] | ADAPTED[size] for size in COMPARED},
 }

@@ -229,6 +229,21 @@ def test_offloading_changes_nothing(seen: Seen, scenario):
         assert_same_metrics(mine, theirs, rel=1e-5)
 
 
+@pytest.mark.parametrize("stage", [2, 3])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_learner_that_leaves_its_device_part_by_part_trains_the_same(seen: Seen, stage, dtype):
+    is_exact = dtype == "float32"
+    suffix = f"zero_{stage}" if is_exact else f"bfloat16_zero_{stage}"
+    straight = f"two_steps_{suffix}" if is_exact else suffix
+    for rank in seen.two:
+        found, expected = rank[f"in_turns_{suffix}"], rank[straight]
+        assert found["metrics"] == expected["metrics"]
+        for name, value in expected["weights"].items():
+            assert torch.equal(found["weights"][name], value), name
+            # Without its states on the device it gives away what it has trained.
+            assert torch.equal(found["published"][name], found["trained"][name]), name
+
+
 def test_two_steps_move_the_weights(seen: Seen):
     before = seen.one["policy_gradient"]["before"]
     assert relative_difference(seen.two[0]["two_steps_zero_0"]["weights"], before) > 1e-2
@@ -272,6 +287,16 @@ def test_packed_rows_and_shared_prompts_change_nothing(seen: Seen, role):
     assert_same_metrics(packed["metrics"], padded["metrics"], rel=2e-6)
     (found,), (expected,) = packed["scores"], padded["scores"]
     assert float(expected.abs().max()) > 1e-2
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("role", ["learner", "critic"])
+def test_samples_told_apart_by_positions_change_nothing(seen: Seen, role):
+    padded, row = (seen.one[f"{layout}_{role}"] for layout in ("padded", "varlen"))
+    assert row["rows"] == [(1, 18), (1, 3), (1, 11)]
+    assert relative_difference(row["gradient"], padded["gradient"]) < 1e-6
+    assert_same_metrics(row["metrics"], padded["metrics"], rel=2e-6)
+    (found,), (expected,) = row["scores"], padded["scores"]
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 

@@ -29,6 +29,14 @@ def test_no_role_moves_a_whole_model(seen: Seen):
             assert counts["whole"] == 0, f"{role} has parameters that are not sharded"
 
 
+def test_ranks_with_unlike_models_are_refused(seen: Seen):
+    """Not left to wait for each other."""
+    for rank in seen.two:
+        error = rank["unlike_models"]["error"]
+        assert "not all ranks have the model that rank 0 reads" in error
+    assert "model.layers.1." in seen.two[1]["unlike_models"]["error"]
+
+
 @pytest.mark.parametrize("scenario", ["gathers", "gathers_recomputed", "with_a_fused_head"])
 def test_the_head_is_gathered_once_for_all_chunks(seen: Seen, scenario):
     """Twice for the head, forward and backward, and twice for the embedding that it is tied to."""
@@ -91,7 +99,7 @@ def make_two_models(folder: Path) -> None:
     tiny_random(folder / "small", seed=0, vocab_size=VOCABULARY, sizes=SIZES)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("start", ["random", "converted"])
 def test_a_rank_holds_its_share_while_it_starts(sizes: Seen, start):
     """One layer and the shards: far less than the model, and half with two ranks.
@@ -103,4 +111,4 @@ def test_a_rank_holds_its_share_while_it_starts(sizes: Seen, start):
     assert alone["peak"] > 0.9 * weights
     ranks = sizes.two if start == "random" else sizes.two[1:]
     for rank in ranks:
-        assert rank[start]["peak"] < 0.75 * weights
+        assert rank[start]["peak"] < 0.7 * weights

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,12 +21,13 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
 )
+from transformers.modeling_flash_attention_utils import _is_packed_sequence, _prepare_from_posids
 from transformers.models.gemma2 import Gemma2Config, Gemma2ForCausalLM
 from transformers.models.mamba import MambaConfig, MambaForCausalLM
 
 from rlhf_ray.batching.layout import MicroBatch, find_targets, lay_out, lay_out_padded
 from rlhf_ray.batching.layout_cost import PairCosts, choose_rows
-from rlhf_ray.batching.packing import lay_out_packed, sample_shapes
+from rlhf_ray.batching.packing import lay_out_packed, lay_out_varlen, sample_shapes
 from rlhf_ray.batching.row_layout import RowLayout, row_layout
 from rlhf_ray.config.groups.training import RoleConfig
 from rlhf_ray.models.loading import ScalarHeadModel
@@ -95,6 +97,8 @@ def batch_in(kind: str, *, one_row: bool) -> MicroBatch:
         return lay_out_padded(token_ids, targets)
     price = 0.0 if one_row else 1.0
     shapes = sample_shapes(token_ids, targets)
+    if kind == "varlen":
+        return lay_out_varlen(token_ids, targets, shapes)
     costs = PairCosts(causal=price, masked=price)
     rows = choose_rows(shapes, costs, kinds=(kind,), max_tokens=10**9)
     assert (len(rows.trees) == 1) == one_row
@@ -147,6 +151,35 @@ def test_values_and_gradients_equal_those_of_padded_rows(name, attention):
             for one_row in (True, False):
                 found = logprobs_and_gradients(model, batch_in(kind, one_row=one_row))
                 assert_equal(found, expected, tolerance)
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_positions_alone_tell_samples_apart(name):
+    """transformers gives sdpa a mask by the positions, where flash-attn gets lengths."""
+    torch.manual_seed(0)
+    model = MODELS[name]("sdpa").eval().double()
+    expected = logprobs_and_gradients(model, batch_in("padded", one_row=False))
+    batch = batch_in("varlen", one_row=True)
+    assert batch.packing is not None
+    assert batch.packing.visible is None
+    assert_equal(logprobs_and_gradients(model, batch), expected, 1e-6)
+    wrong = replace(batch, packing=None)
+    found, _ = logprobs_and_gradients(model, wrong)
+    assert float((found - expected[0]).abs().max()) > 1e-2
+
+
+def test_lengths_of_a_row_are_those_of_its_samples():
+    """By transformers' own reading of positions for flash-attn; no padding, no mask."""
+    batch = batch_in("varlen", one_row=True)
+    assert batch.packing is not None
+    positions = batch.packing.position_ids
+    states = torch.zeros(*batch.input_ids.shape, 1, 1)
+    assert _is_packed_sequence(positions, 1)
+    *_, (ends, _), (longest, _) = _prepare_from_posids(states, states, states, positions)
+    # Samples in the order of ROWS, up to the token before the last predicted one; the one in which
+    # nothing is predicted is left out.
+    assert ends.diff().tolist() == [4, 5, 5, 7, 2, 4, 2]
+    assert (longest, batch.input_ids.shape) == (7, (1, 29))
 
 
 @pytest.mark.parametrize("kind", ["packed", "shared"])
@@ -227,7 +260,7 @@ class TestChoice:
         assert alone.packing is None
         assert self.rows("packed").lay_out(*data(), kept(), [4]).packing is not None
 
-    @pytest.mark.parametrize("setting", ["auto", "packed", "padded"])
+    @pytest.mark.parametrize("setting", ["auto", "packed", "padded", "varlen"])
     def test_nothing_predicted_still_runs_the_model(self, setting):
         for rows in ([], [6]):
             batch = self.rows(setting).lay_out(*data(), kept(), rows)
@@ -236,7 +269,7 @@ class TestChoice:
 
     def test_no_forward_pass_is_over_the_budget(self):
         token_ids, lengths, mask = data()
-        for setting in ("auto", "packed", "padded"):
+        for setting in ("auto", "packed", "padded", "varlen"):
             for budget in (8, 12, 20, 60):
                 layout = self.rows(setting, budget)
                 plan = layout.plan(token_ids, lengths, mask)
@@ -245,6 +278,9 @@ class TestChoice:
                     assert layout.lay_out(*data(), kept(), rows).input_ids.numel() <= budget
         assert len(self.rows("packed", 29).plan(*data())) == 1
         assert len(self.rows("padded", 29).plan(*data())) > 1
+        assert (
+            len(self.rows("varlen", sum(len(tokens) for tokens, _ in SAMPLES)).plan(*data())) == 1
+        )
 
 
 class IgnoresMasks(nn.Module):
@@ -314,6 +350,18 @@ class TestModelsThatCannot:
     def test_kernels_without_a_mask(self):
         with pytest.raises(ValueError, match=r"flash_attention_2 takes no mask for every pair"):
             row_layout(decoder("llama"), RoleConfig(layout="packed"), "flash_attention_2")
+
+    @pytest.mark.parametrize("setting", ["auto", "varlen"])
+    def test_kernels_that_take_lengths(self, setting):
+        """They are tried on the device, by `row_trials`."""
+        role = RoleConfig(layout=setting, max_tokens_per_micro_batch=77)
+        layout = row_layout(decoder("llama"), role, "flash_attention_2")
+        assert (layout.setting, layout.max_tokens) == ("varlen", 77)
+
+    def test_ranks_that_share_samples_pad_unless_told(self):
+        role = RoleConfig(layout="auto", num_ranks=2, sequence_parallel_size=2)
+        assert row_layout(decoder("llama"), role, "sdpa").setting == "padded"
+        assert row_layout(decoder("llama"), role, "flash_attention_2").setting == "padded"
 
     @pytest.mark.parametrize("name", ["llama", "mistral without window"])
     @pytest.mark.parametrize("setting", ["auto", "packed"])

@@ -130,6 +130,20 @@ def test_disaggregated_gives_every_actor_a_bundle():
     assert plan.strategy == "PACK"
 
 
+def test_ranks_that_compute_samples_together_are_one_bundle():
+    split = ["training.sequence_parallel_size=8", "reference.sequence_parallel_size=4"]
+    plan = _plan("recipe=gpu_70b", *split)
+    learner, reference = _role(plan, "learner"), _role(plan, "reference")
+    assert [learner.bundle_indices.count(index) for index in set(learner.bundle_indices)] == [8] * 4
+    assert learner.bundle_indices == tuple(sorted(learner.bundle_indices))
+    assert plan.bundles[learner.bundle_indices[0]] == {"CPU": 8.0, "GPU": 8.0}
+    assert plan.bundles[reference.bundle_indices[-1]]["GPU"] == 4
+    assert plan.totals == _plan("recipe=gpu_70b").totals
+    # A group that reaches over nodes of four GPUs is refused, even if there are enough of them.
+    lacking = missing(plan, [{"CPU": 64.0, "GPU": 4.0}] * 32)
+    assert "learner: 4 of 4 bundles with 8 GPUs and 8 CPUs fit on no node" in lacking
+
+
 def test_colocated_engine_lives_with_its_ranks():
     plan = _plan(*COLOCATED)
     generator, learner = _role(plan, "generator"), _role(plan, "learner")
@@ -249,3 +263,36 @@ def test_only_ranks_learn_from_examples():
     assert (learner.role, learner.num_actors, learner.bundle_indices) == ("learner", 3, (0, 1, 2))
     assert plan.bundles == ({"CPU": 0.5, "GPU": 0.0},) * 3
     assert describe(plan).endswith("total: 1.5 CPUs, 0 GPUs in 3 bundles (PACK)")
+
+
+STAGED = [
+    *("recipe=gpu_7b", "generation.num_engines=2", "generation.tensor_parallel_size=2"),
+    "generation.pipeline_parallel_size=4",
+]
+
+
+def test_workers_of_an_engine_in_stages_have_bundles_on_any_node():
+    plan = _plan(*STAGED)
+    engines = _role(plan, "generator")
+    # A bundle for each of its 2 x 4 workers; the first also holds the actor, which asks for no GPU.
+    assert engines.num_gpus == 0.0
+    assert engines.bundle_indices == (0, 1)
+    assert engines.worker_bundles == ((0, *range(2, 9)), (1, *range(9, 16)))
+    assert [plan.bundles[i] for i in engines.bundle_indices] == [{"CPU": 1.0, "GPU": 1.0}] * 2
+    assert all(plan.bundles[i] == {"CPU": 0.0, "GPU": 1.0} for i in range(2, 16))
+    assert plan.totals["GPU"] == 16 + 4
+    assert "0-15" in describe(plan)
+    # Five nodes of four GPUs hold it, where one engine of eight GPUs in one bundle found no place.
+    small = [{"CPU": 32.0, "GPU": 4.0}] * 5
+    assert missing(plan, small) == []
+    (lacking,) = missing(_plan(*STAGED[:-1], "generation.tensor_parallel_size=8"), small)
+    assert lacking.startswith("generator: 2 of 2 bundles with 8 GPUs")
+    (lacking,) = missing(plan, small[:4])
+    assert "1 GPUs" in lacking
+
+
+def test_copies_of_a_model_in_one_engine_are_in_its_bundle():
+    plan = _plan(*STAGED[:-1], "generation.data_parallel_size=2")
+    engines = _role(plan, "generator")
+    assert engines.worker_bundles == ()
+    assert [plan.bundles[i]["GPU"] for i in engines.bundle_indices] == [4.0, 4.0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
@@ -191,3 +192,27 @@ _ON_GPU = ["generation=gpu", "training=gpu", "training.zero_stage=2", "reference
 )
 def test_the_fused_head_kernel_is_for_runs_that_support_it(overrides, kernel):
     assert read_config(overrides).head_kernel == kernel
+
+
+class TestStageOfARecipe:
+    @pytest.fixture
+    def recipe(self, tmp_path, monkeypatch):
+        shutil.copytree(conf_dir(), tmp_path / "conf")
+        monkeypatch.setattr("rlhf_ray.config.compose.conf_dir", lambda: tmp_path / "conf")
+        return tmp_path / "conf" / "recipe" / "mine.yaml"
+
+    def test_a_name_in_the_recipe_does_not_beat_the_chosen_stage(self, recipe):
+        recipe.write_text("# @package _global_\nstage: {name: pipeline}\n")
+        assert read_config(["recipe=mine"]).stage.name == "pipeline"
+        with pytest.raises(
+            ConfigError, match=r"stage=plan: a chosen file sets stage\.name=pipeline"
+        ):
+            read_config(["recipe=mine", "stage=plan"])
+
+    def test_plan_describes_reinforcement_learning_only(self, recipe):
+        recipe.write_text("# @package _global_\ndefaults:\n  - override /stage: sft\n")
+        assert read_config(["recipe=mine", "stage=sft"]).stage.name == "sft"
+        with pytest.raises(ConfigError, match="what is chosen here is stage=sft; leave stage=plan"):
+            read_config(["recipe=mine", "stage=plan"])
+        with pytest.raises(ConfigError, match="add dry_run=true"):
+            read_config(["recipe=pipeline_demo", "stage=plan"])

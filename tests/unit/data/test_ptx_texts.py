@@ -20,6 +20,11 @@ class ByteTokenizer:
     BEGIN = 300
     added_tokens_decoder: dict[int, Any] = {}  # noqa: RUF012
     all_special_tokens = ("<end>",)
+    all_special_ids = (301,)
+    bos_token = cls_token = eos_token = sep_token = None
+
+    def decode(self, ids: list[int], **_: Any) -> str:
+        return bytes(number for number in ids if number != self.BEGIN).decode()
 
     def get_vocab(self) -> dict[str, int]:
         return {chr(number): number for number in range(256)}

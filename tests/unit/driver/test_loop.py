@@ -28,7 +28,7 @@ from rlhf_ray.driver.updates.reference_update import (
 from rlhf_ray.driver.updates.texts import NoTexts
 from rlhf_ray.driver.updates.token_scores import NoTokenScores, TokenScorers
 from rlhf_ray.driver.updates.trainer import NoCritic, Trainer, TrainerSettings
-from rlhf_ray.publish.base import POLICY, TransferSettings
+from rlhf_ray.publish.base import POLICY, LearnerPart, TransferSettings
 from rlhf_ray.publish.gate import FidelityError, Probe
 from rlhf_ray.publish.object_store import ObjectStoreTransport
 from rlhf_ray.publish.publisher import Publisher, PublishSettings
@@ -107,8 +107,8 @@ class Policy(FakeLearner):
     def score_sequences(self, sequences: list[tuple[int, ...]]) -> list[Call]:
         return [done("learner", 0, signal=LOGPROBS)]
 
-    def offload_states(self) -> list[Call]:
-        self.events.append("offload")
+    def offload_states(self, part: LearnerPart) -> list[Call]:
+        self.events.append(f"offload {part.name.lower()}")
         return []
 
     def reload_states(self) -> list[Call]:
@@ -265,6 +265,7 @@ class World:
                 source=self.policy,
                 receivers=self.engines,
                 transport=opened_transport(self.policy, self.engines, self.waiter),
+                turns=devices,
                 waiter=self.waiter,
                 probe=PROBE,
                 settings=PublishSettings(probe_every=1, probe_tolerance=1e-3, timeout_s=1.0),
@@ -320,8 +321,10 @@ def test_colocated_roles_take_turns():
     world = World(colocated=True)
     world.train()
     assert world.log == [
-        *["hold", "generate", "release", "sleep", "reload", "update", "wake_up"],
-        *["begin_update", "load a", "load b", "finish_update", "offload"],
+        *["hold", "generate", "release", "sleep", "reload", "update"],
+        *["offload states", "wake_up weights"],
+        *["begin_update", "load a", "load b", "finish_update"],
+        *["offload weights", "wake_up kv_cache"],
     ]
 
 
@@ -333,8 +336,9 @@ def test_the_reference_is_updated_at_its_interval():
     world.train()
     moves = [f"reference {event}" for event in UPDATE]
     step = [*STEP, "finish_update"]
+    moving = [*STEP[:4], *moves, *STEP[4:], "finish_update"]
     # Not after the last step alone, and never before the policy has moved.
-    assert world.log == [*step, *step, *moves, *step, *step, *moves, *step]
+    assert world.log == [*step, *moving, *step, *moving, *step]
     versions = [metrics["reference/version"] for _, metrics in world.notes.steps]
     assert versions == [0.0, 2.0, 2.0, 4.0, 4.0]
     assert world.waiter.phases.count("refresh") > 0
@@ -364,8 +368,8 @@ def test_weight_shapes_are_checked_before_the_first_step():
 def test_colocated_roles_update_the_reference_before_the_learner_is_offloaded():
     world = World(colocated=True, reference_every=1)
     world.train()
-    assert world.log.index("reference begins") > world.log.index("finish_update")
-    assert world.log.index("offload") > world.log.index("reference finishes")
+    assert world.log.index("reference begins") > world.log.index("update")
+    assert world.log.index("offload states") > world.log.index("reference finishes")
 
 
 def test_the_next_batch_is_started_after_the_publish_and_sampled_by_the_new_weights():

@@ -33,11 +33,12 @@ from tests.unit.training.builders import (
 
 
 def published(path: Path) -> AlgorithmConfig:
-    """A method as it is published, with shares that choose tokens in a batch of this size."""
+    """A method as it is published but in one step, with shares that choose tokens of few."""
     settings = OmegaConf.to_container(OmegaConf.load(path))
     assert isinstance(settings, dict)
-    large = {"covariance_share": 0.1, "covariance_low": 0.0, "num_mini_batches": 1}
-    return AlgorithmConfig(**{**settings, **(large if "covariance_share" in settings else {})})
+    large = {"covariance_share": 0.1, "covariance_low": 0.0}
+    large = large if "covariance_share" in settings else {}
+    return AlgorithmConfig(**{**settings, **large, "num_mini_batches": 1})
 
 
 ALGORITHMS = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from rlhf_ray.publish import channel_transport
 from rlhf_ray.publish.base import AVERAGE, LOST, POLICY, TransferSettings
 from rlhf_ray.publish.channel import ChannelSettings
 from rlhf_ray.publish.channel_transport import ChannelTransport
-from rlhf_ray.testing.fakes import InProcessWaiter, done
+from rlhf_ray.testing.fakes import InProcessPending, InProcessWaiter, done
 
 SPECS = [("w", "float32", (4,))]
 HANGS = object()
@@ -22,20 +23,33 @@ HANGS = object()
 class Waiter(InProcessWaiter):
     """A waiter for which calls that hang are never done, and which fails for those that died."""
 
-    def results(self, calls: Sequence[Call], *, phase: str, timeout_s: float) -> list[Any]:
-        for call in calls:
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: list[float] = []
+
+    def pending(self) -> InProcessPending:
+        return Pending(self.waits)
+
+
+class Pending(InProcessPending):
+    """The calls of such a waiter; a short wait for one that hangs takes its time."""
+
+    def __init__(self, waits: list[float]) -> None:
+        super().__init__()
+        self.waits = waits
+
+    def take_done(self, *, phase: str, timeout_s: float) -> list[tuple[Call, Any]]:
+        self.waits.append(timeout_s)
+        ready = [call for call in self._calls if call.signal is not HANGS]
+        for call in ready:
+            self.discard(call)
             if isinstance(call.signal, RunFailed):
                 raise call.signal
-        return super().results(calls, phase=phase, timeout_s=timeout_s)
-
-    def some_done(self, calls: Sequence[Call], *, phase: str, timeout_s: float) -> list[Call]:
-        self.waits.append(timeout_s)
-        ready = [call for call in calls if call.signal is not HANGS]
         if not ready:
-            raise RunFailed(f"{calls[0].member} did not answer (phase {phase})\n--- stacks")
-        return ready
-
-    waits: list[float]
+            time.sleep(timeout_s if timeout_s < 1 else 0)
+            late = next(iter(self._calls)).member
+            raise RunFailed(f"{late} did not answer (phase {phase})\n--- stacks")
+        return [(call, call.signal) for call in ready]
 
 
 class Ends:
@@ -91,7 +105,6 @@ class Receivers(Ends):
 
 def opened(source: Source, receivers: Receivers) -> tuple[ChannelTransport, Waiter]:
     waiter = Waiter()
-    waiter.waits = []
     settings = TransferSettings(bucket_bytes=7, phase="publish", timeout_s=100.0)
     transport = ChannelTransport("collective", waiter, settings)
     transport.open(source, receivers)
@@ -144,8 +157,9 @@ def test_the_end_with_its_own_failure_is_named_first(where):
     assert "publish.transport=object_store" in words
 
 
-def test_an_end_that_says_nothing_is_named():
+def test_an_end_that_says_nothing_is_named(monkeypatch):
     """Not for the whole deadline: the others have failed already."""
+    monkeypatch.setattr(channel_transport, "_OTHERS_S", 0.2)
     source = Source(send=["no answer from generator_1 (worker 0 of 2) after bucket 3", ""])
     transport, waiter = opened(source, Receivers(receive=[f"{LOST}: reset", HANGS]))
     waiter.waits.clear()
@@ -160,10 +174,11 @@ def test_an_end_that_says_nothing_is_named():
     assert waiter.waits[1] <= channel_transport._OTHERS_S
 
 
-def test_an_end_that_died_is_named_by_the_waiter():
+@pytest.mark.parametrize("first", ["", f"{LOST}: reset"])
+def test_an_end_that_died_is_named_by_the_waiter(first):
     dead = RunFailed("generator_1 died")
-    transport, _ = opened(Source(), Receivers(receive=["", dead]))
-    with pytest.raises(RunFailed, match="generator_1 died"):
+    transport, _ = opened(Source(), Receivers(receive=[first, dead]))
+    with pytest.raises(RunFailed, match=r"^generator_1 died"):
         transport.send(3)
 
 

@@ -7,6 +7,8 @@ those of `tests/ray/test_transports.py`.
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.distributed import HashStore
 
 from rlhf_ray.publish import messages
 from rlhf_ray.publish.channel import ChannelSettings, PeerLost, ReceiverEnd
@@ -249,3 +252,30 @@ def test_memory_of_a_process_that_has_gone_is_said():
     segment.close()
     with pytest.raises(PeerLost, match=r"needs learner and engines on one machine.*collective"):
         MappedHostMemory().map(f'{{"path": "{path}", "bytes": 64, "kept": true}}')
+
+
+def test_a_worker_whose_process_has_ended_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(messages, "LOOK_S", 0.05)
+    settings = ChannelSettings(
+        kind=IPC,
+        name="watched",
+        addresses=(("127.0.0.1", 1),),
+        workers=WORKERS,
+        first_worker=0,
+        specs=SPECS,
+        bucket_bytes=BUCKET_BYTES,
+        timeout_s=60.0,
+    )
+    sender = messages.Messages(HashStore(), settings)
+    ended = subprocess.Popen(["sleep", "60"])
+    for worker, pid in enumerate((os.getpid(), ended.pid)):
+        sender.put(messages._joined(worker), f"{pid} {messages._process_names()}")
+    sender.watch(range(2))
+    sender.check()
+    # It is a zombie then: its parent, this process, has not asked for it.
+    ended.kill()
+    started = time.monotonic()
+    with pytest.raises(PeerLost, match=r"process of generator_1 \(worker 0 of 1\) has ended"):
+        sender.wait(["never"], "a bucket was not loaded")
+    assert time.monotonic() - started < 30
+    ended.wait()

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from rlhf_ray.calls import Call
+from rlhf_ray.driver.updates.device_sharing import DedicatedDevices
 from rlhf_ray.publish.base import ADAPTER, POLICY, TransferSettings
 from rlhf_ray.publish.gate import FidelityError, Probe
 from rlhf_ray.publish.object_store import ObjectStoreTransport
@@ -61,6 +62,7 @@ def publisher(
         source=learner,
         receivers=engines,
         transport=transport,
+        turns=DedicatedDevices(),
         waiter=InProcessWaiter(),
         probe=PROBE,
         settings=PublishSettings(what=what, probe_every=every, probe_tolerance=1e-3, timeout_s=2.0),

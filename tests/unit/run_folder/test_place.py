@@ -10,6 +10,7 @@ import pytest
 
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.run_folder import place
+from rlhf_ray.run_folder.contents import check_owner
 from rlhf_ray.run_folder.place import FILES, FOLDERS, prepare_place, remove_made
 
 
@@ -147,3 +148,38 @@ def test_a_dangling_link_where_the_run_writes_is_refused(tmp_path):
     (tmp_path / "checkpoints").symlink_to(tmp_path / "gone")
     with pytest.raises(RequestError, match="checkpoints in it is a symbolic link"):
         prepare_place(tmp_path)
+
+
+class TestFixedPlaces:
+    """The end of a run replaces the folder of the model by a rename."""
+
+    @pytest.mark.parametrize("name", ["adapter", "model", "model_ema"])
+    def test_a_link_is_refused(self, name, tmp_path):
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / name).symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(RequestError, match=f"{name} in it is a symbolic link"):
+            prepare_place(tmp_path)
+
+    def test_a_mount_point_is_refused(self, tmp_path, monkeypatch):
+        (tmp_path / "model").mkdir()
+        monkeypatch.setattr("os.path.ismount", lambda path: Path(path).name == "model")
+        with pytest.raises(RequestError, match="model in it is a mount point"):
+            prepare_place(tmp_path)
+
+    def test_checkpoints_may_be_on_another_disk(self, tmp_path):
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "checkpoints").symlink_to(tmp_path / "elsewhere")
+        prepare_place(tmp_path)
+
+
+class TestOwner:
+    def test_a_model_from_elsewhere_is_not_deleted(self, tmp_path):
+        (tmp_path / "model").mkdir()
+        (tmp_path / "model" / "precious.txt").write_text("mine")
+        with pytest.raises(RequestError, match=r"holds model, and no config\.yaml or lock file"):
+            check_owner(tmp_path, "export", written=None)
+
+    def test_a_model_of_the_same_stage_is_replaced(self, tmp_path):
+        (tmp_path / "model").mkdir()
+        (tmp_path / "model" / "config.json").write_text("{}")
+        check_owner(tmp_path, "export", written="export")

@@ -59,4 +59,7 @@ def _chat_of(sample: Sample) -> tuple[Messages, bool]:
 
 
 def _normal(text: str) -> str:
-    return " ".join(text.split())
+    """The text without differences of white space, but for line breaks and indentation."""
+    lines = text.strip().splitlines()
+    indents = (line[: len(line) - len(line.lstrip())] for line in lines)
+    return "\n".join(a + " ".join(b.split()) for a, b in zip(indents, lines, strict=True))

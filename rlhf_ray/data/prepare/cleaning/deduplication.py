@@ -6,7 +6,7 @@ import hashlib
 from array import array
 
 from rlhf_ray.data.prepare.cleaning.words import words_of
-from rlhf_ray.data.prepare.conversion.contents import Removal, Sample, removal_of
+from rlhf_ray.data.prepare.conversion.contents import FeedbackContent, Removal, Sample, removal_of
 from rlhf_ray.data.prepare.libraries import library
 from rlhf_ray.data.prepare.reading import digest
 from rlhf_ray.data.prepare.store import SampleStore
@@ -53,7 +53,7 @@ class NearDeduplication:
 
     def apply(self, sample: Sample) -> Sample | Removal:
         signature = self._signature(sample)
-        bands = self._bands(signature)
+        bands = self._bands(signature, _label_of(sample))
         best, other = 0.0, ""
         for sample_id, blob in self._store.with_bands(bands):
             similarity = _share_equal(signature, array("I", blob))
@@ -74,12 +74,12 @@ class NearDeduplication:
         hasher.update(groups)
         return array("I", hasher.digest())
 
-    def _bands(self, signature: array[int]) -> list[int]:
+    def _bands(self, signature: array[int], label: str) -> list[int]:
         """A number for each band; samples with the same number agree in all rows of the band."""
         bands = []
         for start in range(0, _NUM_PERMUTATIONS - self._rows + 1, self._rows):
             rows = signature[start : start + self._rows].tobytes()
-            key = b"%s/%d/%s" % (self._dataset.encode(), start, rows)
+            key = b"%s%s/%d/%s" % (self._dataset.encode(), label.encode(), start, rows)
             hashed = hashlib.blake2b(key, digest_size=8).digest()
             bands.append(int.from_bytes(hashed, "big", signed=True))
         return bands
@@ -96,6 +96,12 @@ def band_rows(similarity: float) -> int:
         if (1 - similarity**rows) ** (_NUM_PERMUTATIONS // rows) <= _MAX_MISSED
     ]
     return max(fitting)
+
+
+def _label_of(sample: Sample) -> str:
+    """The label of feedback: the same answer as good and as bad is not twice the same sample."""
+    content = sample.content
+    return f"/{content.good}" if isinstance(content, FeedbackContent) else ""
 
 
 def _share_equal(first: array[int], second: array[int]) -> float:

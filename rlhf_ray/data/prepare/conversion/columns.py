@@ -117,7 +117,25 @@ def preference_of_chats(row: Row, column: _Columns, chosen: Any, rejected: Any) 
     other, bad = split_chat(rejected, column("rejected"), row.cells.get(column("prompt")))
     if prompt != other:
         raise BrokenChat("chosen and rejected answer different prompts")
+    _check_same_prompt(row.cells.get(column("prompt")), column("prompt"), prompt)
     return Preference(prompt=prompt, chosen=good, rejected=bad, margin=_margin(row, column))
+
+
+def _check_same_prompt(value: Any, column: str, prompt: Messages) -> None:
+    """Refuse a prompt that has nothing in common with that of the chats, which is read.
+
+    Raises:
+        BrokenChat: neither is a part of the other.
+    """
+    texts = [value] if isinstance(value, str) else []
+    if isinstance(value, list):
+        texts = [message.content for message in read_messages(value, column)]
+    given = ["".join(text.split()) for text in texts if text.strip()]
+    of_chats = ["".join(message.content.split()) for message in prompt if message.content.strip()]
+    if given and not any(a in b or b in a for a in given for b in of_chats):
+        raise BrokenChat(
+            f"column {column!r} is {shown(value)}, and the chats answer {prompt[-1].content[:80]!r}"
+        )
 
 
 def split_chat(value: Any, column: str, prompt: Any) -> tuple[Messages, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,8 @@ from rlhf_ray.data.scalars import number_text
 BROKEN_ROW = "broken row"
 BROKEN_CHAT = "broken conversation"
 NOT_BETTER = "chosen not better"
+
+_PLAIN = re.compile(r"\s*[-+]?[0-9.]+([eE][-+]?[0-9]+)?\s*")
 
 
 class NotBetter(ValueError):  # noqa: N818 - it reads as a sentence where it is raised
@@ -156,7 +159,8 @@ def as_number(value: Any, what: str) -> float:
         BadCell: the value is not a number, or is not finite.
     """
     try:
-        if isinstance(value, bool):
+        # Python also reads 1_000 and other digits than 0 to 9.
+        if isinstance(value, bool) or (isinstance(value, str) and not _PLAIN.fullmatch(value)):
             raise ValueError
         number = float(value)
         if number - number != 0:  # inf and nan

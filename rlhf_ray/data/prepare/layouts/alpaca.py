@@ -11,7 +11,7 @@ from rlhf_ray.data.rows import Row
 def _read(row: Row, kind: str) -> Content:
     del kind
     instruction, output = text_in(row, "instruction"), text_in(row, "output")
-    further = text_in(row, "input") if row.cells.get("input") else ""
+    further = "" if row.cells.get("input") in (None, "") else text_in(row, "input")
     request = f"{instruction}\n\n{further}" if further.strip() else instruction
     return Demonstration(
         messages=(

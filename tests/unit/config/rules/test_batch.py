@@ -6,6 +6,41 @@ from tests.unit.config.rules.cases import check_broken_values, check_rule, each
 
 CASES = [
     (
+        "groups of ranks that do not divide the ranks",
+        ["training.num_ranks=6"],
+        ["training.sequence_parallel_size=4"],
+        ["training.sequence_parallel_size=4", "training.num_ranks=6", "use 8 ranks"],
+        ["training.sequence_parallel_size=3"],
+    ),
+    (
+        "groups of ranks and eager attention",
+        ["reference.num_ranks=2", "reference.sequence_parallel_size=2"],
+        ["model.attention=eager"],
+        ["reference.sequence_parallel_size=2", "model.attention=sdpa"],
+        ["model.attention=sdpa"],
+    ),
+    (
+        "groups of ranks and packed rows",
+        ["training.num_ranks=2", "training.sequence_parallel_size=2"],
+        ["training.layout=packed"],
+        ["training.sequence_parallel_size=2", "training.layout=auto"],
+        ["training.layout=auto"],
+    ),
+    (
+        "groups of ranks that hold whole reward models",
+        ["reward.model.path=a/b", "reward.model.num_ranks=2", "reward.model.zero_stage=3"],
+        ["reward.model.sequence_parallel_size=2", "reward.model.zero_stage=0"],
+        ["reward.model.sequence_parallel_size=2", "use zero_stage 3"],
+        ["reward.model.sequence_parallel_size=2", "reward.model.zero_stage=3"],
+    ),
+    (
+        "groups of ranks beside several engines",
+        ["placement=colocated", "training.num_ranks=4", "generation.num_engines=4"],
+        ["training.sequence_parallel_size=2"],
+        ["training.sequence_parallel_size=2", "generation.num_engines=4", "disaggregated"],
+        ["training.sequence_parallel_size=2", "generation.num_engines=2"],
+    ),
+    (
         "reward model's budget",
         ["reward.model.path=a/b"],
         ["reward.model.max_tokens_per_micro_batch=37"],

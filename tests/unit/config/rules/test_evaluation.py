@@ -121,8 +121,12 @@ CASES = [
         ["training.lora.r=4", "reference.source=own"],
     ),
     (
-        "demonstrations that no engine holds",
-        [*EVALUATE, "examples.eval_path=rows.jsonl"],
+        "demonstrations that an engine without chunks cannot hold",
+        [
+            *EVALUATE,
+            "examples.eval_path=rows.jsonl",
+            "generation.extra_engine_args.enable_chunked_prefill=false",
+        ],
         ["examples.max_tokens=4096"],
         ["generation.max_num_batched_tokens=4096", "at least 4097"],
         ["examples.max_tokens=4095"],

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
-from tests.unit.config.rules.cases import COLOCATED_GPU, check_broken_values, check_rule, each
+from tests.unit.config.rules.cases import COLOCATED_GPU, GPU, check_broken_values, check_rule, each
 
 CASES = [
+    (
+        "a cache kept for nothing",
+        [],
+        ["publish.keep_cache=true"],
+        ["publish.keep_cache=true", "max_staleness=0", "set keep_cache to false"],
+        ["publish.keep_cache=true", "max_staleness=1"],
+    ),
+    (
+        "weights for stages on other nodes",
+        [*GPU, "generation.pipeline_parallel_size=2"],
+        ["publish.transport=object_store"],
+        ["generation.pipeline_parallel_size=2", "publish.transport=object_store", "collective"],
+        ["publish.transport=collective"],
+    ),
     (
         "adapter and frozen weights",
         ["training.lora.r=8"],

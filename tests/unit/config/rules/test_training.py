@@ -122,8 +122,15 @@ CASES = [
         "packed rows with flash attention",
         [*GPU, "model.attention=flash_attention_2"],
         ["reference.layout=packed"],
-        ["reference.layout=packed", "flash_attention_2", "layout=auto", "model.attention=sdpa"],
-        ["reference.layout=auto"],
+        ["reference.layout=packed", "flash_attention_2", "layout=varlen", "model.attention=sdpa"],
+        ["reference.layout=varlen"],
+    ),
+    (
+        "lengths of samples without flash attention",
+        [],
+        ["training.layout=varlen"],
+        ["training.layout=varlen", "model.attention=sdpa", "layout=packed"],
+        ["training.layout=packed"],
     ),
     (
         "colocated and stale",
@@ -131,6 +138,13 @@ CASES = [
         ["max_staleness=1"],
         ["max_staleness=1", "placement=disaggregated"],
         ["max_staleness=0"],
+    ),
+    (
+        "colocated and offloaded by DeepSpeed",
+        ["placement=colocated", "training.zero_stage=3"],
+        ["training.offload_parameters=true"],
+        ["training.offload_parameters=true", "placement=colocated", "set it to false"],
+        ["training.offload_parameters=false"],
     ),
     (
         "colocated on a GPU and a CPU",

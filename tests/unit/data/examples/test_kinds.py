@@ -119,7 +119,10 @@ class TestRankings:
             ({"ranking": "ab"}, "must be a list of two answers or more"),
             ({"ranking": ["a", 3]}, r"column 'ranking' must be text; it is 3 \(int\)"),
             ({"chosen": " "}, "column 'chosen' is empty"),
-            ({"margin": -1}, "column 'margin' must be a number of at least 0; it is -1"),
+            (
+                {"margin": -1},
+                "column 'margin' must be a number of at least 0 and at most 1,000,000; it is -1",
+            ),
             ({"margin": True}, "column 'margin' must be a number"),
             ({"prompt": [USER, SAYS]}, "ends with a message of the assistant"),
         ],

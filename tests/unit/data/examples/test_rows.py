@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhf_ray.data.examples import load_demonstrations, load_rankings
+from rlhf_ray.data.examples import load_demonstrations, load_rankings, load_texts
 from rlhf_ray.data.examples.split import content_key, is_held_out
 from rlhf_ray.data.rows import DataError
 
@@ -195,3 +195,66 @@ class TestFingerprint:
             for margin in (1, 2)
         )
         assert one != other
+
+
+class TestUnread:
+    def test_columns(self, load) -> None:
+        rows = [{**ROWS[0], "id": "x", "system": "Be rude", "weight": 0}, {**ROWS[1], "system": ""}]
+        said = load(rows).describe()
+        assert (
+            "columns of the rows that are not read, and change nothing that is learnt: 'system' "
+            "(1 rows), 'weight' (1 rows)"
+        ) in said
+        assert "not read" not in load([{**row, "id": "x", "tools": []} for row in ROWS]).describe()
+        assert "'tools' (1 rows)" in load([{**ROWS[0], "tools": [1]}], tools_column=None).describe()
+
+    def test_two_layouts_in_one_row(self, load) -> None:
+        chat = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]
+        said = load([{**ROWS[0], "messages": chat}]).describe()
+        assert "'prompt' and 'answer' of a row with 'messages' are not read: 1 rows" in said
+
+    def test_rankings(self, source, tokenizer) -> None:
+        def said(**more: Any) -> str:
+            row = {"prompt": "q", "ranking": ["a", "b", "c"], **more}
+            return load_rankings(source([row]), tokenizer, seed=3).describe()
+
+        pairs = [[0, 1], [0, 2], [1, 2]]
+        same = said(chosen="a", rejected="c", margin=2, ranking_pairs=pairs)
+        assert "equal rank" not in same
+        assert "another answer" not in same
+        assert "answers of equal rank" in said(ranking_pairs=pairs[:2])
+        assert "'rejected' of a row with 'ranking' is not read, and is another" in said(
+            rejected="b"
+        )
+
+    @pytest.mark.parametrize("margin", ["1_000", "\u0663", 1e308, "1e7", True])
+    def test_margins(self, source, tokenizer, margin) -> None:
+        with pytest.raises(DataError, match="column 'margin' must be a number of at least 0"):
+            load_rankings(source([{**PAIR, "margin": margin}]), tokenizer, seed=3)
+
+
+class TestOverlap:
+    def test_rows_of_both_sides(self, load, tmp_path) -> None:
+        def said(rows: list[Any], **settings: Any) -> str:
+            path = tmp_path / "held_out.jsonl"
+            path.write_text("\n".join(json.dumps(row) for row in rows))
+            return load(ROWS, eval_path=str(path), **settings).describe()
+
+        assert "learnt from too: 40 of 40" in said(ROWS)
+        part = said([*ROWS[:3], {**ROWS[3], "answer": "other"}, {"prompt": "new", "answer": "x"}])
+        assert "learnt from too: 3 of 5" in part
+        assert "whose question is also learnt from: 4 of 5" in part
+        assert "learnt from:" not in said([{"prompt": "new", "answer": "x"}])
+        assert "learnt from too" not in load(ROWS, eval_share=0.3).describe()
+
+    def test_texts(self, source, tokenizer, tmp_path) -> None:
+        rows = [{"text": f"text {number}"} for number in range(9)]
+        path = tmp_path / "held_out.jsonl"
+        path.write_text("\n".join(json.dumps(row) for row in rows[:4]))
+        loaded = load_texts(source(rows, eval_path=str(path)), tokenizer, seed=3)
+        assert "learnt from too: 4 of 4" in loaded.describe()
+
+    def test_one_question_for_all_rows(self, load) -> None:
+        rows = [{"prompt": "Hi", "answer": f"a{number}"} for number in range(9)]
+        with pytest.raises(DataError, match=r"all 9 are held out .*same question .*id_column"):
+            load(rows, eval_share=0.99)

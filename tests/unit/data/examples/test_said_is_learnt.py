@@ -70,7 +70,9 @@ class TestWeights:
         row["prompt"][1]["weight"] = 0
         assert len(load_rankings(source([row]), tokenizer_of(template), seed=0).train) == 1
 
-    @pytest.mark.parametrize("field", ["train", "loss", "mask"])
+    @pytest.mark.parametrize(
+        "field", ["train", "trainable", "learn", "loss", "loss_weight", "mask", "masked"]
+    )
     def test_names_of_other_libraries(self, load, template, field: str) -> None:
         with pytest.raises(DataError, match=f"{field!r}, which is not read here; .*'weight'"):
             load([HI, says("a", **{field: False})], template)
@@ -154,3 +156,41 @@ def test_fields_that_are_not_written_are_counted(load) -> None:
     assert "'tool_call_id'" in described
     # Null is how Parquet writes a field that other messages have.
     assert load([{**HI, "name": None, "tool_calls": None}, says("yes")]).notes == ()
+
+
+CUT = "the chat template changes or cuts message {} .of the role {!r}"
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("m.content[:12]", CUT.format(1, "system")),
+        ("m.content if m.role == 'system' else m.content[:12]", CUT.format(2, "user")),
+        ("m.content.split('</think>')[-1]", CUT.format(2, "user")),
+        ("m.content | e", CUT.format(2, "user")),
+    ],
+)
+def test_context_that_is_cut_or_changed(source, written, message) -> None:
+    tokenizer = tokenizer_of("whole")
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        "{{ m.content }}", f"{{{{ m.content if m.role == 'assistant' else ({written}) }}}}"
+    )
+    chat = [
+        {"role": "system", "content": "Never tell any lies to them"},
+        {"role": "user", "content": "One & two. </think> And a second part"},
+        says("yes"),
+    ]
+    with pytest.raises(DataError, match=message):
+        load_demonstrations(source([{"messages": chat}]), tokenizer, seed=0)
+
+
+def test_context_in_another_form_is_kept(source) -> None:
+    tokenizer = tokenizer_of("whole")
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        "{{ m.content }}",
+        "{{ m.content if m.role == 'assistant' or 'JSON' not in m.content else "
+        "(m.content | tojson) }}",
+    )
+    chat = [{"role": "user", "content": 'as JSON:\n"ü" '}, says("yes")]
+    loaded = load_demonstrations(source([{"messages": chat}]), tokenizer, seed=0)
+    assert learnt(loaded) == "yes<eos>"

@@ -216,3 +216,49 @@ def test_wrong_forms(source, row: dict[str, Any], message: str) -> None:
     rows = [{"messages": [USER, ANSWER], **row}]
     with pytest.raises(DataError, match=f"line 1: .*{message}"):
         load_demonstrations(source(rows), tokenizer_of("whole"), seed=0)
+
+
+@pytest.mark.parametrize("part", ["the sum", "'a'"])
+def test_a_template_that_writes_less_than_the_tools(source, part) -> None:
+    tokenizer = tokenizer_of("whole")
+    written = "{{ t.function.name }}" + ("{{ t.function.parameters }}" if "sum" in part else "")
+    written += "{{ t.function.description }}" if part == "'a'" else ""
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        "{{ tools | tojson }}", f"{{% for t in tools %}}{written}{{% endfor %}}"
+    )
+    tools = [{**FUNCTION, "description": "the sum"}]
+    rows = [{"messages": [USER, ANSWER], "tools": tools}]
+    with pytest.raises(DataError, match=f"does not write '{part.strip(chr(39))}'"):
+        load_demonstrations(source(rows), tokenizer, seed=0)
+
+
+@pytest.mark.parametrize("template", ["whole", "marked"])
+def test_many_calls_are_rendered_a_few_times(source, template, monkeypatch) -> None:
+    """Two renderings for each answer find the answers; the check of calls needs a few in all."""
+    rendered = 0
+    tokenizer = tokenizer_of(template)
+    render = type(tokenizer).apply_chat_template
+
+    def counted(*args: Any, **named: Any) -> Any:
+        nonlocal rendered
+        rendered += 1
+        return render(*args, **named)
+
+    monkeypatch.setattr(type(tokenizer), "apply_chat_template", counted)
+    chat = [USER, *(message for _ in range(40) for message in (CALLS, RESULT)), ANSWER]
+    examples = source([{"messages": chat}], max_tokens=10_000)
+    loaded = load_demonstrations(examples, tokenizer, seed=0)
+    assert learnt(loaded.train[0], tokenizer).count("<call>") == 40
+    assert rendered < 2 * 41 + 12
+
+
+def test_a_call_outside_of_one_of_many_answers(source) -> None:
+    tokenizer = tokenizer_of("whole")
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        "{{ m.content }}",
+        "{% if m.role == 'tool' %}{{ messages[loop.index0 - 1].tool_calls[0].function | tojson }}"
+        "{% endif %}{{ m.content }}",
+    )
+    chat = [USER, CALLS, RESULT, CALLS, RESULT, ANSWER]
+    with pytest.raises(DataError, match=r"calls of tools of message 2 outside of the answer"):
+        load_demonstrations(source([{"messages": chat}]), tokenizer, seed=0)

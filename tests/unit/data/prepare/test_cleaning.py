@@ -330,3 +330,56 @@ def _sample(number, text):
 def test_a_missing_library_is_named(monkeypatch):
     with pytest.raises(RequestError, match=r"prepare.x needs no_such_thing.*launch/setup.sh data"):
         libraries.library("no_such_thing.part", key="prepare.x")
+
+
+def test_texts_about_encoding_stay(tmp_path):
+    texts = ["Why is schÃ¶n shown for schön?", "Only schÃ¶n"]
+    result, kept = prepared_texts(tmp_path, texts)
+    assert kept == {texts[0], "Only schön"}
+    found = result.report["sources"]["t"]["found"]
+    assert found["encoding mended"] == 1
+    assert found["encoding not mended, because the text has both forms"] == 1
+
+
+def test_answers_that_differ_in_indentation(tmp_path):
+    rows = [
+        {"prompt": "q", "chosen": "if x:\n    y()", "rejected": "if x:\ny()"},
+        {"prompt": "r", "chosen": " a  b\n", "rejected": "a b"},
+    ]
+    path = write_lines(tmp_path / "p.jsonl", rows)
+    result = Result(tmp_path / "out", *source("p", path, kind="preference"))
+    assert [row["chosen"] for row in result.lines("preference")] == [rows[0]["chosen"]]
+    assert result.report["removed"] == {"identical answers": 1}
+
+
+def test_near_duplicates_with_another_label(tmp_path):
+    row = {"prompt": text_of(*range(40)), "answer": "no"}
+    labels = (True, False, True)
+    rows = [
+        {**row, "good": good, "prompt": row["prompt"] + "!" * n} for n, good in enumerate(labels)
+    ]
+    path = write_lines(tmp_path / "f.jsonl", rows)
+    near = "prepare.duplicates=near"
+    result = Result(tmp_path / "out", *source("f", path, kind="feedback"), near)
+    assert sorted(row["good"] for row in result.lines("feedback")) == [False, True]
+
+
+def test_a_prompt_that_is_not_that_of_the_chats(tmp_path):
+    def row(prompt, asked):
+        chats = {name: [*user(asked), assistant(name)] for name in ("chosen", "rejected")}
+        return {"prompt": prompt, **chats}
+
+    rows = [row("asked", "another"), row("User: one?", "one?"), row(user("two"), "two")]
+    path = write_lines(tmp_path / "p.jsonl", rows)
+    result = Result(tmp_path / "out", *source("p", path, kind="preference"))
+    kept = sorted(row["prompt"][0]["content"] for row in result.lines("preference"))
+    assert kept == ["one?", "two"]
+    assert "column 'prompt' is 'asked'" in result.reasons["broken conversation"]
+
+
+def test_an_input_of_zero(tmp_path):
+    rows = [{"instruction": "Double it", "input": given, "output": "x"} for given in (0, "", None)]
+    path = write_lines(tmp_path / "a.jsonl", rows)
+    result = Result(tmp_path / "out", *source("a", path, layout="alpaca"))
+    asked = [row["messages"][0]["content"] for row in result.lines("demonstration")]
+    assert sorted(asked) == ["Double it", "Double it\n\n0"]

@@ -210,6 +210,12 @@ class TestFolder:
             prepare(tmp_path / "out", *good)
         assert (tmp_path / "out" / "thesis.tex").exists()
 
+    def test_a_link_is_refused_before_any_work(self, tmp_path, good):
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "out").symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(RequestError, match="a symbolic link to"):
+            Result(tmp_path / "out", *good)
+
     def test_a_failure_leaves_the_earlier_result(self, tmp_path, good, monkeypatch):
         result = Result(tmp_path / "out", *good)
         before = {p: p.read_bytes() for p in result.output.rglob("*") if p.is_file()}

@@ -95,6 +95,11 @@ class TestRendering:
             chat_template = None
             added_tokens_decoder: dict[int, Any] = {}  # noqa: RUF012
             all_special_tokens: tuple[str, ...] = ()
+            all_special_ids: tuple[int, ...] = ()
+            bos_token = cls_token = eos_token = sep_token = None
+
+            def decode(self, ids: list[int], **_: Any) -> str:
+                return GOOD["prompt"] if ids == [1, 9, 8] else ""
 
             def get_vocab(self) -> dict[str, int]:
                 return {"a": 9, "b": 8}
@@ -290,3 +295,34 @@ class TestFingerprint:
     def test_other_data(self, load, rows: list[Any], settings: dict[str, Any]) -> None:
         whole = load(list(self.ROWS), answer_column="answer").fingerprint
         assert load(rows, answer_column="answer", **settings).fingerprint != whole
+
+
+class TestSaid:
+    def test_columns_that_only_rewards_read(self, load) -> None:
+        row = {**GOOD, "answer": "3", "system": "Be rude", "id": 7}
+        said = load([row], answer_column="answer").describe()
+        assert "that no prompt shows, and only rewards read: 'system' (1 rows)" in said
+        assert "only rewards" not in load([GOOD]).describe()
+
+    def test_decimal_answers(self, tmp_path, tokenizer) -> None:
+        answers = [decimal.Decimal("12.50")]
+        table = pyarrow.table({"prompt": ["a"], "answer": answers})
+        path = tmp_path / "sums.parquet"
+        pyarrow.parquet.write_table(table, path)
+        data = DataConfig(path=str(path), answer_column="answer")
+        assert only(load_prompts(data, tokenizer, seed=3)).answer == "12.50"
+
+    def test_missing_answers_of_csv(self, tmp_path, tokenizer) -> None:
+        path = tmp_path / "rows.csv"
+        path.write_text("prompt,answer\nIs it so?,None\n")
+        data = DataConfig(path=str(path), answer_column="answer")
+        with pytest.raises(
+            DataError, match=r"'answer' must be text or a number; it is null. In CSV"
+        ):
+            load_prompts(data, tokenizer, seed=3)
+
+    @pytest.mark.parametrize("prompt", ["x" * 300_000, [{**USER, "content": "x" * 300_000}]])
+    def test_megabytes_are_not_rendered(self, load, monkeypatch, prompt) -> None:
+        monkeypatch.setattr("rlhf_ray.data.prompts.load.render", None)
+        with pytest.raises(DataError, match=r"prompt too long .first: .* has 300000 characters"):
+            load([{"prompt": prompt}])

@@ -16,6 +16,7 @@ import pytest
 
 from rlhf_ray.config.groups.data import DataConfig, TextsConfig
 from rlhf_ray.data.rows import BrokenRow, DataError, Row
+from rlhf_ray.data.sources import files
 from rlhf_ray.data.sources.read import read_rows, source_format, source_name
 
 CELLS: list[dict[str, Any]] = [
@@ -340,3 +341,19 @@ def test_reading_a_file_loads_no_heavy_library(tmp_path: Path) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_a_line_that_is_too_long_is_one_broken_row(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(files, "MAX_LINE_BYTES", 40)
+    monkeypatch.setattr(files, "_SKIPPED_BYTES", 7)
+    exact = json.dumps({"prompt": "x" * 25})
+    assert len(exact) + 1 == 40
+    lines = [exact, '{"prompt": "' + "y" * 90 + '"}', '{"prompt": "z"}', '{"prompt": "' + "w" * 90]
+    first, long, after, last = read(write(tmp_path / "rows.jsonl", "\n".join(lines)))
+    assert isinstance(first, Row)
+    assert isinstance(after, Row)
+    assert after.cells == {"prompt": "z"}
+    for row, number in ((long, 2), (last, 4)):
+        assert isinstance(row, BrokenRow)
+        assert row.where == f"rows.jsonl line {number}"
+        assert row.problem.startswith("has more than 40 bytes")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from rlhf_ray.calls import Call, MemberName
+from rlhf_ray.driver.rollouts.engine_metrics import engine_metrics
 from rlhf_ray.driver.rollouts.failure_budget import FailureBudget
 from rlhf_ray.driver.rollouts.in_flight import InFlight
 from rlhf_ray.driver.rollouts.pipeline import PipelineSettings, RolloutPipeline
@@ -127,7 +128,7 @@ def test_finished_calls_are_taken_together():
     waiter = AllAtOnce()
     assert len(make_pipeline(waiter, 256, max_staleness=0).next_batch(0).groups) == 256
     assert waiter.calls.num_waits == 2, "one wait for all samples, one for all scores"
-    assert waiter.num_waits == 2, "`hold` and `release`; no wait for a single call"
+    assert waiter.num_waits == 3, "`hold`, `release`, statistics; no wait for a single call"
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -158,3 +159,20 @@ def test_counts_of_a_batch_follow_its_requests(seed):
     assert seen.count(1) == 4
     assert not in_flight.is_generating(1)
     assert in_flight.cancel(1) == []
+
+
+def test_metrics_of_engines_are_joined():
+    numbers = {"kv_cache_use_max": 0.5, "queue_max": 3.0, "preemptions": 1.0}
+    engines = [
+        numbers | {"prefix_queries": 100.0, "prefix_hits": 20.0},
+        numbers | {"kv_cache_use_max": 0.9, "prefix_queries": 300.0, "prefix_hits": 180.0},
+    ]
+    assert engine_metrics(engines) == {
+        "engine/kv_cache_use_max": 0.9,
+        "engine/queue_max": 3.0,
+        "engine/preemptions": 2.0,
+        "engine/prefix_hit_rate": 0.5,
+    }
+    unused = [numbers | {"prefix_queries": 0.0, "prefix_hits": 0.0}]
+    assert "engine/prefix_hit_rate" not in engine_metrics(unused)
+    assert engine_metrics([]) == {}

@@ -268,3 +268,18 @@ class TestShapes:
         change(tmp_path, lambda weights: weights.pop("score.weight"))
         with pytest.raises(RequestError, match=r"score\.weight are missing"):
             check(tmp_path, Use.SCORES)
+
+
+class TestLeftOut:
+    def test_fewer_layers_than_the_files(self, copy: Path, edit) -> None:
+        edit(copy / "config.json", num_hidden_layers=1)
+        for use in Use:
+            with pytest.raises(RequestError, match=r"fewer layers than the files.*layers\.1\."):
+                check(copy, use)
+
+    @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.complex64])
+    def test_no_numbers_of_weights(self, copy: Path, dtype: torch.dtype) -> None:
+        name = "model.layers.0.self_attn.q_proj.weight"
+        change(copy, lambda weights: weights.update({name: weights[name].to(dtype)}))
+        with pytest.raises(RequestError, match=f"weights as {str(dtype).removeprefix('torch.')};"):
+            check(copy)

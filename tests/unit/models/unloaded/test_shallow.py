@@ -131,9 +131,9 @@ def test_a_model_that_ignores_positions_is_padded(tmp_path, monkeypatch, dtype):
         decoder = made.get_decoder()
         run = decoder.forward
 
-        def forward(input_ids, position_ids=None, attention_mask=None, use_cache=False):
+        def forward(input_ids, position_ids=None, attention_mask=None, **options):
             del position_ids
-            return run(input_ids=input_ids, attention_mask=attention_mask, use_cache=use_cache)
+            return run(input_ids=input_ids, attention_mask=attention_mask, **options)
 
         decoder.forward = forward
         return made

@@ -1,0 +1,256 @@
+"""GPU memory that a run needs at least, by arithmetic over the model's configuration.
+
+A lower bound: activations, the buffers of libraries and the fragments of an allocator come on top.
+What exceeds it cannot run, and is refused before anything starts; what stays below it may still not
+fit.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlhf_ray.config.errors import RequestError
+from rlhf_ray.config.groups.training import RoleConfig
+from rlhf_ray.config.run import Config
+
+_GIB = 1024**3
+_KEY = "placement.gpu_memory_gib"
+# Decoders with grouped attention and a gated MLP, or experts of that form, in each layer.
+_KNOWN = (
+    *("llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "phi3"),
+    *("gemma", "gemma2", "gemma3_text", "olmo2", "smollm3"),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelSize:
+    """Numbers of a decoder.
+
+    Attributes:
+        weights: parameters, without norms and biases.
+        cache_values: keys and values of one token in all layers.
+    """
+
+    weights: int
+    cache_values: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MemoryNeed:
+    """Bytes that one GPU holds at the same time.
+
+    Attributes:
+        what: role and phase.
+        parts: bytes by name.
+        share: of the GPU that may be used for them.
+        fix: what a user can do.
+    """
+
+    what: str
+    parts: Mapping[str, float]
+    share: float
+    fix: str
+
+    @property
+    def total(self) -> float:
+        return sum(self.parts.values())
+
+
+def model_size(model: Mapping[str, Any]) -> ModelSize | None:
+    """Sizes from the values of a model's `config.json`; None for a family that is not known."""
+    if model.get("model_type") not in _KNOWN:
+        return None
+    try:
+        return _model_size(model)
+    except (KeyError, TypeError, ZeroDivisionError):
+        return None  # Other checks say what is wrong with the file.
+
+
+def _model_size(model: Mapping[str, Any]) -> ModelSize:
+    hidden, layers = model["hidden_size"], model["num_hidden_layers"]
+    heads = model["num_attention_heads"]
+    key_heads = model.get("num_key_value_heads") or heads
+    head_size = model.get("head_dim") or hidden // heads
+    attention = 2 * hidden * head_size * (heads + key_heads)
+    experts = model.get("num_local_experts") or model.get("num_experts")
+    if experts:
+        width = model.get("moe_intermediate_size") or model["intermediate_size"]
+        shared = model.get("shared_expert_intermediate_size") or 0
+        mlp = 3 * hidden * (experts * width + shared) + hidden * experts
+    else:
+        mlp = 3 * hidden * model["intermediate_size"]
+    # A file that does not say has one matrix, for a lower bound.
+    embeddings = 1 if model.get("tie_word_embeddings", True) else 2
+    return ModelSize(
+        weights=layers * (attention + mlp) + embeddings * model["vocab_size"] * hidden,
+        cache_values=2 * layers * key_heads * head_size,
+    )
+
+
+def local_model(path: str) -> Mapping[str, Any] | None:
+    """The values of the `config.json` of a model folder; None if it is not on this machine."""
+    try:
+        values = json.loads((Path(path).expanduser() / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return values if isinstance(values, dict) else None
+
+
+def memory_needs(config: Config, size: ModelSize) -> list[MemoryNeed]:
+    """The needs of a run of reinforcement learning on GPUs, by role and phase."""
+    is_shared = config.placement.strategy == "colocated" and config.generation.num_gpus > 0
+    needs = list(_engine_needs(config, size, is_shared=is_shared))
+    if config.training.num_gpus:
+        needs += _learner_needs(config, size, is_shared=is_shared)
+    reference = config.reference
+    if config.starts_reference and config.reference.path is None and reference.num_gpus:
+        needs.append(
+            MemoryNeed(
+                what="reference",
+                parts={"weights": _weight_bytes(reference, size)},
+                share=1.0,
+                fix="set reference.zero_stage=3 and raise reference.num_ranks",
+            )
+        )
+    return needs
+
+
+def _engine_needs(config: Config, size: ModelSize, *, is_shared: bool) -> Iterator[MemoryNeed]:
+    generation = config.generation
+    if not generation.num_gpus:
+        return
+    # One sequence of the greatest length must fit, or vLLM does not start.
+    cache = size.cache_values * 2 * config.max_engine_tokens / _width(config)
+    yield MemoryNeed(
+        what="engine, generating" if is_shared else "engine",
+        parts={"weights": _engine_weights(config, size), "cache of one sample": cache},
+        share=generation.gpu_memory_utilization,
+        fix="raise generation.tensor_parallel_size or generation.gpu_memory_utilization",
+    )
+
+
+def _learner_needs(config: Config, size: ModelSize, *, is_shared: bool) -> Iterator[MemoryNeed]:
+    training = config.training
+    weights = _weight_bytes(training, size)
+    states = _state_bytes(config, size)
+    fix = (
+        "raise training.num_ranks or training.zero_stage, or set training.offload_optimizer=true"
+        if training.zero_stage
+        else "set training.zero_stage=3 and raise training.num_ranks"
+    )
+    yield MemoryNeed(
+        what="learner, training" if is_shared else "learner",
+        parts={"weights": weights, **states},
+        share=1.0,
+        fix=fix,
+    )
+    if is_shared:
+        # An EMA is published next to the float32 weights.
+        is_averaged = training.ema_decay is not None
+        kept = {n: states[n] for n in states if is_averaged and n in ("EMA", "float32 weights")}
+        yield MemoryNeed(
+            what="learner and engine, publishing",
+            parts={
+                "learner's weights": weights,
+                **kept,
+                "engine's weights": _engine_weights(config, size),
+                "two buckets": 2 * config.publish.bucket_bytes,
+            },
+            share=1.0,
+            fix="raise generation.tensor_parallel_size, or training.num_ranks at zero_stage=3, or "
+            "use placement=disaggregated",
+        )
+
+
+def _engine_weights(config: Config, size: ModelSize) -> float:
+    generation = config.generation
+    if generation.extra_engine_args.keys() & {"quantization", "cpu_offload_gb"}:
+        return 0.0
+    return size.weights * _bytes(generation.dtype) / _width(config)
+
+
+def _width(config: Config) -> int:
+    """Workers that share the weights of one engine."""
+    return config.generation.tensor_parallel_size * config.generation.pipeline_parallel_size
+
+
+def _weight_bytes(role: RoleConfig, size: ModelSize) -> float:
+    if role.offload_parameters:
+        return 0.0
+    return size.weights * _bytes(role.dtype) / (role.num_ranks if role.zero_stage == 3 else 1)
+
+
+def _state_bytes(config: Config, size: ModelSize) -> dict[str, float]:
+    """Gradients, AdamW's float32 states, float32 weights and EMA of one rank, if all is trained."""
+    training = config.training
+    if not training.trains_all:
+        return {}
+    ranks, stage = training.num_ranks, training.zero_stage
+    sharded = size.weights / (ranks if stage >= 1 else 1)
+    states = {"gradients": size.weights * _bytes(training.dtype) / (ranks if stage >= 2 else 1)}
+    if not training.offload_optimizer:
+        states["Adam's moments"] = 8 * sharded
+        if stage >= 1 or training.dtype != "float32":
+            states["float32 weights"] = 4 * sharded
+    if training.ema_decay is not None:
+        states["EMA"] = 4 * sharded
+    return states
+
+
+def _bytes(dtype: str) -> int:
+    return 4 if dtype == "float32" else 2
+
+
+def memory_lines(config: Config, model: Mapping[str, Any] | None) -> list[str]:
+    """The needs of a run as lines for a user, or why there are none; nothing without GPUs.
+
+    Args:
+        model: values of the model's configuration; None if they are not known yet.
+    """
+    memory = config.placement.gpu_memory_gib
+    if not _uses_gpus(config):
+        return []
+    if memory is None:
+        return [f"GPU memory: not compared, {_KEY}=null"]
+    size = model_size(model) if model is not None else None
+    if size is None:
+        why = "is of another family" if model else "has no config.json on this machine"
+        return [f"GPU memory: not compared, because model.path={config.model.path} {why}"]
+    needs = memory_needs(config, size)
+    return [f"GPU memory of {_line(need, memory)}" for need in needs]
+
+
+def check_gpu_memory(config: Config, model: Mapping[str, Any] | None) -> None:
+    """Refuse a run on GPUs whose parts cannot fit; see `memory_lines` for the arguments.
+
+    Raises:
+        RequestError: names every role and phase that cannot fit, with its bytes.
+    """
+    memory = config.placement.gpu_memory_gib
+    size = model_size(model) if model is not None else None
+    if memory is None or size is None or not _uses_gpus(config):
+        return
+    needs = memory_needs(config, size)
+    lost = [need for need in needs if need.total > need.share * memory * _GIB]
+    if lost:
+        raise RequestError(
+            f"model.path={config.model.path} has {size.weights / 1e9:.1f} billion weights, which "
+            f"do not fit on GPUs of {_KEY}={memory:g}:\n"
+            + "\n".join(f"  {_line(need, memory)}; {need.fix}" for need in lost)
+        )
+
+
+def _uses_gpus(config: Config) -> bool:
+    return config.generation.num_gpus > 0 or config.training.num_gpus > 0
+
+
+def _line(need: MemoryNeed, memory: float) -> str:
+    parts = ", ".join(f"{name} {size / _GIB:.1f}" for name, size in need.parts.items())
+    return (
+        f"{need.what}: {need.total / _GIB:.1f} of {need.share * memory:.1f} GiB, and activations "
+        f"({parts})"
+    )
