@@ -7,6 +7,7 @@ the library has been imported, and the process that runs reward functions must n
 from __future__ import annotations
 
 import sys
+from decimal import Decimal
 from typing import Any
 
 
@@ -36,7 +37,7 @@ def is_missing(value: Any) -> bool:
     return pandas is not None and (value is pandas.NA or value is pandas.NaT)
 
 
-def number_text(value: float) -> str:
+def number_text(value: float | Decimal) -> str:
     """A number as text: a whole one without ".0", as far as floats hold whole numbers exactly.
 
     A column of whole numbers with a missing value is one of floats in pandas and Arrow.

@@ -201,7 +201,7 @@ def _count_long(rejects: Rejects, data: DataConfig, row: Row, length: str) -> No
 
 
 def _rendered(
-    rows: Sequence[Row],
+    rows: Iterable[Row],
     data: DataConfig,
     tokenizer: PreTrainedTokenizerBase,
     rejects: Rejects,
