@@ -200,7 +200,8 @@ def _text_fits_micro_batch(config: Config) -> Iterator[str]:
     if config.mixes_texts and longest > most:
         yield (
             f"texts.max_tokens={longest}: a forward pass holds {most} tokens "
-            f"(training.max_tokens_per_micro_batch x training.sequence_parallel_size); lower "
+            f"(training.max_tokens_per_micro_batch={config.training.max_tokens_per_micro_batch} x "
+            f"training.sequence_parallel_size={config.training.sequence_parallel_size}); lower "
             f"max_tokens to at most {most}, or raise one of these"
         )
 
