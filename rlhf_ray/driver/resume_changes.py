@@ -98,7 +98,7 @@ def _changes(saved: Mapping[str, Any], here: RunSettings) -> dict[str, str]:
         # A release that did not have the key did what is the default now.
         before = saved.get(key, saved.get(earlier_key(key), here.defaults[key]))
         if not _is_same(key, before, value):
-            changes[key] = f"{key}: {_shown(before)} -> {_shown(value)}"
+            changes[key] = f"{key}: {' -> '.join(_shown_both(before, value))}"
     return changes
 
 
@@ -129,6 +129,17 @@ def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
+def _shown_both(before: Any, after: Any) -> tuple[str, str]:
+    """Two different values as JSON; long ones from a little before their first difference on."""
+    one, other = (json.dumps(value, ensure_ascii=False) for value in (before, after))
+    start = 0
+    if max(len(one), len(other)) > _MAX_SHOWN:
+        pairs = zip(one, other, strict=False)
+        same = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
+        start = max(0, same - _MAX_SHOWN // 4)
+    return _part(one, start), _part(other, start)
+
+
+def _part(text: str, start: int) -> str:
+    end = start + _MAX_SHOWN
+    return f"{'...' if start else ''}{text[start:end]}{'...' if end < len(text) else ''}"

@@ -10,7 +10,12 @@ import pytest
 
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.driver.checkpoint_state import read_state
-from rlhf_ray.driver.resume_changes import RunSettings, check_identity, compare_settings
+from rlhf_ray.driver.resume_changes import (
+    RunSettings,
+    _shown_both,
+    check_identity,
+    compare_settings,
+)
 from tests.unit.driver.checkpoint_fakes import run_settings, written
 
 FOLDER = Path("checkpoints/step_000001")
@@ -108,3 +113,18 @@ def test_only_paths_are_compared_as_places(tmp_path, monkeypatch):
     there, here = {"algorithm.name": "grpo"}, {"algorithm.name": str(tmp_path / "grpo")}
     with pytest.raises(RequestError, match=r"algorithm\.name"):
         check_identity(FOLDER, there, here)
+
+
+def test_long_values_are_shown_where_they_differ():
+    def functions(weight: float) -> list[dict[str, Any]]:
+        return [
+            {"path": f"/a/long/path/to/rewards.py:number_{i}", "weight": 1.0} for i in range(5)
+        ] + [{"path": "last", "weight": weight}]
+
+    before, after = _shown_both(functions(1.0), functions(2.0))
+    assert before.startswith("...")
+    assert '"weight": 1.0' in before.rpartition("last")[2]
+    assert '"weight": 2.0' in after.rpartition("last")[2]
+    assert max(len(before), len(after)) <= 126
+    assert _shown_both("a" * 200, "a" * 201) == (f'...{"a" * 30}"', f'...{"a" * 31}"')
+    assert _shown_both(1, 2) == ("1", "2")
