@@ -92,9 +92,17 @@ def read_finished(folder: Path) -> Finished | None:
     """The record; None if there is none that can be read."""
     try:
         values = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
-        return Finished(**values)
-    except (OSError, ValueError, TypeError):
+        finished = Finished(**values)
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
+    maps = (finished.settings, finished.inputs, finished.model)
+    lengths = finished.settings if isinstance(finished.settings, dict) else {}
+    is_record = (
+        all(isinstance(each, dict) for each in maps)
+        and all(isinstance(text, str) for text in (finished.stage, finished.at))
+        and all(isinstance(lengths.get(key), int | float | None) for key in _LENGTHS)
+    )
+    return finished if is_record else None
 
 
 def settings_of(config: Config) -> dict[str, Any]:

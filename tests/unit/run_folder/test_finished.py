@@ -1,0 +1,57 @@
+"""finished.json as anyone may have left it: a record, or none."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from rlhf_ray.run_folder.finished import FILE_NAME, read_finished
+
+RECORD = {
+    "stage": "rl",
+    "settings": {"num_steps": 3},
+    "inputs": {},
+    "model": {"config.json": 10},
+    "at": "2026-01-01 00:00:00",
+}
+
+
+def write(folder, values) -> None:
+    (folder / FILE_NAME).write_text(json.dumps(values))
+
+
+def test_a_record(tmp_path):
+    write(tmp_path, RECORD)
+    finished = read_finished(tmp_path)
+    assert finished is not None
+    assert finished.length() == "num_steps=3"
+    assert not finished.has_its_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {**RECORD, "settings": []},
+        {**RECORD, "settings": None},
+        {**RECORD, "settings": {"num_steps": "three"}},
+        {**RECORD, "settings": {"fit.num_epochs": [1]}},
+        {**RECORD, "inputs": 1},
+        {**RECORD, "model": [["config.json", 10]]},
+        {**RECORD, "stage": 1},
+        {**RECORD, "at": None},
+        {**RECORD, "more": 1},
+        {"stage": "rl"},
+        [RECORD],
+        None,
+    ],
+)
+def test_anything_else_is_none(values, tmp_path):
+    write(tmp_path, values)
+    assert read_finished(tmp_path) is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, '{"stage": "\\ud800"', "\x00"])
+def test_what_is_no_json_is_none(text, tmp_path):
+    (tmp_path / FILE_NAME).write_text(text)
+    assert read_finished(tmp_path) is None
