@@ -143,7 +143,7 @@ def _arguments(value: Any, where: str) -> dict[str, Any]:
     if isinstance(value, str):
         try:
             read = json.loads(value)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BadCell(f"the arguments of {where} are not JSON ({error}): {value!r}") from error
     if not isinstance(read, dict):
         raise BadCell(
@@ -205,7 +205,7 @@ def _listed(value: Any, where: str) -> Sequence[Any]:
     if isinstance(value, str):
         try:
             read = json.loads(value)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BadCell(f"{where} must be a list, or JSON text of one: {error}") from error
     if read is None:
         return []

@@ -198,7 +198,7 @@ def _complete_rows(path: Path) -> list[dict[str, Any]]:
         is_last = number == len(lines)
         try:
             row = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             row = None
         if isinstance(row, dict) and "step" in row:
             rows.append(row)

@@ -118,6 +118,6 @@ def _is_same(path: Path, descriptor: int) -> bool:
 def _holder(text: bytes) -> dict[str, str]:
     try:
         holder = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return {str(k): str(v) for k, v in holder.items()} if isinstance(holder, dict) else {}

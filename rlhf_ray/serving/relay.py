@@ -247,7 +247,7 @@ def _message_in(content: bytes) -> str:
     """Message in an engine's error reply."""
     try:
         return str(json.loads(content)["error"]["message"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return content.decode(errors="replace")[:500]
 
 
@@ -255,5 +255,5 @@ def _code_in(content: bytes) -> int:
     """Status in an engine's error; 500 if there is none."""
     try:
         return int(json.loads(content)["error"]["code"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return 500

@@ -95,7 +95,7 @@ def local_model(path: str) -> Mapping[str, Any] | None:
     """The values of the `config.json` of a model folder; None if it is not on this machine."""
     try:
         values = json.loads((Path(path).expanduser() / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return values if isinstance(values, dict) else None
 

@@ -146,7 +146,7 @@ class _Record:
         if is_kept and path.exists():
             try:
                 self._stages = json.loads(path.read_text(encoding="utf-8"))["stages"]
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise RequestError(
                     f"{path} cannot be read ({error}): it says which stages are finished; delete "
                     f"it or set resume=never to run all of them again"

@@ -119,7 +119,7 @@ class FunctionProcess:
                 f"the reward process ended while it started: {self._lost()}; its output is in "
                 "this worker's log"
             ) from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             self.kill()
             raise RuntimeError(
                 "a module of the reward functions wrote to the socket of the reward process"

@@ -169,7 +169,7 @@ def _reason(content: bytes) -> str:
     """The service's message about an error: a field of its JSON, or the text of the reply."""
     try:
         reply = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return shown(content)
     for name in ("error", "detail", "message"):
         if isinstance(reply, dict) and isinstance(reply.get(name), str):

@@ -45,7 +45,7 @@ def read_reply(body: bytes, num_responses: int) -> list[Outcome]:
     """
     try:
         reply = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadReply(f"the reply is not JSON ({error}): {shown(body)}") from error
     scores = reply.get("scores") if isinstance(reply, dict) else None
     if not isinstance(scores, list):

@@ -63,6 +63,6 @@ async def ask_health(url: str, http: HttpRewardConfig, token: BearerToken | None
         await client.close()
     try:
         reply = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return reply if isinstance(reply, dict) else {}

@@ -182,7 +182,7 @@ def _check_generates(path: str) -> None:
         return  # A hub name: vLLM reads it.
     try:
         kinds = json.loads(file.read_text(encoding="utf-8")).get("architectures") or []
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise RequestError(f"model.path is {path!r}: cannot read {file}: {error}") from error
     if any(kind.endswith("ForSequenceClassification") for kind in kinds):
         raise RequestError(
