@@ -173,3 +173,12 @@ def test_another_python_is_not_locked_and_says_so(setup):
     assert done.returncode == 0
     assert "is for Linux on x86-64 with Python 3.11" in done.stderr
     assert "--constraints" not in setup.calls("bench")[-1]["arguments"]
+
+
+def test_no_link_is_tracked():
+    """A tracked link to an environment would replace that of everyone who checks it out."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--stage"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert len(listed) > 500
+    assert [line for line in listed if line.startswith("120000")] == []
