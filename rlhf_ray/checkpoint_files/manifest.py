@@ -57,7 +57,17 @@ class Manifest:
                 for name, (size, digest) in content["files"].items()
             }
             kind = content["hash"]
-        except (RecursionError, LookupError, TypeError, AttributeError, ValueError) as error:
+            unusable = [name for name in files if not name.isprintable()]
+            if unusable:
+                raise ValueError(f"{unusable[0]!a} is no name of a file")
+        except (
+            ArithmeticError,
+            LookupError,
+            RecursionError,
+            TypeError,
+            AttributeError,
+            ValueError,
+        ) as error:
             raise ValueError(f"it is no manifest ({type(error).__name__}: {error})") from None
         if kind != _HASH:
             raise ValueError(f"its hash is {kind!r}, and this release knows {_HASH}")

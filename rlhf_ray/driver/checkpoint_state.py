@@ -52,6 +52,10 @@ def read_manifest(folder: Path) -> Manifest | None:
     """
     marker = _read(folder, MARKER).decode("utf-8", errors="replace")
     if not marker.strip():
+        if (folder / MANIFEST_FILE).exists():
+            raise damaged(
+                folder, f"{MARKER} is empty, and {MANIFEST_FILE} is there: it was cut off"
+            )
         return None
     text = _read(folder, MANIFEST_FILE).decode("utf-8", errors="replace")
     if marker_text(text) != marker:

@@ -48,6 +48,7 @@ def test_the_newest_whole_checkpoint_is_taken_and_no_code_runs(make_run, tmp_pat
     # An earlier release wrote no manifest, so that nothing but the reader stands in the way.
     poisoned, ran = first.output / "checkpoints" / "step_000006", tmp_path / "ran"
     (poisoned / "COMMITTED").write_text("")
+    (poisoned / "manifest.json").unlink()
     write_hostile_file(poisoned / WEIGHTS, f"touch {ran}")
     refused = make_run(*SFT, "fit.max_steps=8")
     assert refused.wait(PATIENCE_S) == 1

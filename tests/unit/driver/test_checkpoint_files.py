@@ -93,6 +93,13 @@ def test_a_removed_manifest_is_no_earlier_release(tmp_path):
         read_manifest(folder)
 
 
+def test_an_empty_marker_beside_a_manifest_is_a_torn_write(tmp_path):
+    (folder,) = written(tmp_path, 1)
+    (folder / "COMMITTED").write_text("")
+    with pytest.raises(DamagedCheckpointError, match=r"COMMITTED is empty, and manifest\.json"):
+        read_manifest(folder)
+
+
 def test_another_manifest_is_not_taken(tmp_path):
     first, second = written(tmp_path, 1, 2)
     (second / "manifest.json").write_bytes((first / "manifest.json").read_bytes() + b" ")

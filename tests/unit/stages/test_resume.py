@@ -219,5 +219,6 @@ def test_a_relative_path_of_an_earlier_release(tmp_path, monkeypatch, key):
     del state["configuration"], state["code"]
     (folder / "run.json").write_text(json.dumps(state))
     (folder / "COMMITTED").write_text("")
+    (folder / "manifest.json").unlink()
     monkeypatch.chdir(tmp_path)
     assert run.resume(*changes).folder == folder
