@@ -45,6 +45,9 @@ def engine_arguments(
         "max_logprobs": num_returned(LARGEST_TOP_K, vocab_size=2 * LARGEST_TOP_K),
         "weight_transfer_config": {"backend": WEIGHT_BACKEND},
         "disable_log_stats": True,
+        # vllm 0.32.0, v1/worker/gpu_model_runner.py: a prompt that is read in several steps sets
+        # the generator of its seed back, which a CPU's cannot do, and the engine ends.
+        "enable_chunked_prefill": generation.num_gpus > 0,
     }
     if lora is not None:
         arguments |= {

@@ -13,7 +13,7 @@ import torch
 from ray.util.placement_group import placement_group, remove_placement_group
 from transformers import AutoModelForSequenceClassification
 
-from rlhf_ray.cluster.resource_plan import RolePlan
+from rlhf_ray.cluster.resource_plan import ResourcePlan, RolePlan
 from rlhf_ray.cluster.roles.base import Starting, start_ranks
 from rlhf_ray.cluster.roles.critic import CriticActor, CriticSettings
 from rlhf_ray.cluster.roles.reward_model import RewardModelActor, RewardModelSettings
@@ -49,6 +49,7 @@ class Roles:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.supervisor = Supervisor()
+        self._plans: list[RolePlan] = []
         self._group = placement_group([{"CPU": 0.1}] * sum(RANKS.values()))
         ray.get(self._group.ready(), timeout=60)
         self._launcher = Launcher(self._group, self.supervisor, timeout_s=180, stop_s=5)
@@ -71,7 +72,10 @@ class Roles:
         members = self._launcher.members()
         by_role = {role: [m for m in members if m.name.role == role] for role in RANKS}
         ray.get(by_role["reward"][0].handle.start.remote(), timeout=60)
-        starting = Starting(by_role=by_role, waiter=self.supervisor, timeout_s=60)
+        plan = ResourcePlan(
+            roles=tuple(self._plans), bundles=({"CPU": 0.1},) * sum(RANKS.values()), strategy="PACK"
+        )
+        starting = Starting(by_role=by_role, waiter=self.supervisor, timeout_s=60, plan=plan)
         calls = [
             call
             for role in ("reward_model", "sharded", "critic")
@@ -92,6 +96,7 @@ class Roles:
             num_gpus=0,
             bundle_indices=tuple(range(start, start + RANKS[role])),
         )
+        self._plans.append(plan)
         for rank in range(RANKS[role]):
             self._launcher.create(plan, rank, actor, settings)
 

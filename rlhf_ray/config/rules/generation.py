@@ -92,13 +92,19 @@ def argument_problems(
 def _whole_prefill(config: Config) -> Iterator[str]:
     generation, longest = config.generation, config.max_engine_tokens
     given = {name.replace("-", "_"): v for name, v in generation.extra_engine_args.items()}
-    tokens = generation.max_num_batched_tokens
-    # By default vLLM reads a long sequence in several steps.
-    if given.get("enable_chunked_prefill", True) is False and tokens < longest:
+    tokens, on_gpu = generation.max_num_batched_tokens, generation.num_gpus > 0
+    reads_in_chunks = given.get("enable_chunked_prefill", on_gpu)
+    if reads_in_chunks and not on_gpu:
+        yield (
+            "generation.extra_engine_args.enable_chunked_prefill=true: on a CPU vLLM ends at a "
+            "request with a seed that it reads in several steps; remove it"
+        )
+    elif not reads_in_chunks and tokens < longest:
         yield (
             f"generation.max_num_batched_tokens={tokens}: the longest sequence has {longest} "
-            f"tokens, and with generation.extra_engine_args.enable_chunked_prefill=false an engine "
-            f"reads it in one step; raise it to at least {longest}, or leave that argument out"
+            f"tokens, and an engine reads it in one step (on a CPU, and with "
+            f"generation.extra_engine_args.enable_chunked_prefill=false); raise it to at least "
+            f"{longest}, or shorten prompts or responses"
         )
 
 
@@ -227,10 +233,11 @@ _PARALLEL = ("generation.pipeline_parallel_size", "generation.data_parallel_size
 GENERATION_RULES: tuple[Rule, ...] = (
     Rule(
         about="`generation.max_num_batched_tokens` is at least `data.max_prompt_tokens` + "
-        "`generation.max_response_tokens` if `generation.extra_engine_args` has "
-        "`enable_chunked_prefill: false`.",
+        "`generation.max_response_tokens` on a CPU, and where `generation.extra_engine_args` has "
+        "`enable_chunked_prefill: false`; on a CPU it is not true.",
         keys=(
             "generation.max_num_batched_tokens",
+            "generation.num_gpus",
             "generation.extra_engine_args",
             "data.max_prompt_tokens",
             "generation.max_response_tokens",

@@ -46,8 +46,7 @@ def generation_config(**settings: Any) -> GenerationConfig:
         "dtype": "float32",
         "max_response_tokens": 24,
         "max_num_seqs": 64,
-        # Less than the longest sequence.
-        "max_num_batched_tokens": 512,
+        "max_num_batched_tokens": 2048,
         "kv_cache_gib": 0.25,
         "cpu_threads": 1,
         "extra_engine_args": {

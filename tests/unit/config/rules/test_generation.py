@@ -74,10 +74,17 @@ CASES = [
     ),
     (
         "engine step and sample, without chunks",
-        ["generation.max_num_seqs=16", "generation.max_num_batched_tokens=37"],
-        ["generation.extra_engine_args.enable-chunked-prefill=false"],
+        ["generation.max_num_seqs=16"],
+        ["generation.max_num_batched_tokens=37"],
         ["generation.max_num_batched_tokens=37", "at least 38", "enable_chunked_prefill"],
         ["generation.max_num_batched_tokens=38"],
+    ),
+    (
+        "chunks on a CPU",
+        [],
+        ["generation.extra_engine_args.enable-chunked-prefill=true"],
+        ["enable_chunked_prefill=true", "request with a seed"],
+        ["generation.extra_engine_args={}"],
     ),
     (
         "engine step and sequences",
@@ -234,7 +241,7 @@ def vllm_arguments() -> set[str]:
 
 
 def test_arguments_for_speed_are_free():
-    free = "{block_size:32,enable_chunked_prefill:true,kv_cache_dtype:fp8,quantization:fp8}"
+    free = "{block_size:32,enable_chunked_prefill:false,kv_cache_dtype:fp8,quantization:fp8}"
     assert not cross_field_problems(
         read_config(["recipe=demo", f"generation.extra_engine_args={free}"])
     )
