@@ -49,6 +49,10 @@ def engine_arguments(
         # the generator of its seed back, which a CPU's cannot do, and the engine ends.
         "enable_chunked_prefill": generation.num_gpus > 0,
     }
+    if generation.num_gpus == 0:
+        # A step holds a whole sequence then; those of a judge may be longer than samples.
+        most = max(generation.max_num_batched_tokens, max_sequence_tokens)
+        arguments["max_num_batched_tokens"] = most
     if lora is not None:
         arguments |= {
             "enable_lora": True,

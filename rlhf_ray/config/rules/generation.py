@@ -90,21 +90,22 @@ def argument_problems(
 
 
 def _whole_prefill(config: Config) -> Iterator[str]:
-    generation, longest = config.generation, config.max_engine_tokens
+    generation, is_policy = config.generation, config.reward.judge.is_policy
+    # An engine that also judges takes steps that hold the judge's questions.
+    longest = config.max_sequence_tokens if is_policy else config.max_engine_tokens
     given = {name.replace("-", "_"): v for name, v in generation.extra_engine_args.items()}
-    tokens, on_gpu = generation.max_num_batched_tokens, generation.num_gpus > 0
+    on_gpu = generation.num_gpus > 0
     reads_in_chunks = given.get("enable_chunked_prefill", on_gpu)
     if reads_in_chunks and not on_gpu:
         yield (
             "generation.extra_engine_args.enable_chunked_prefill=true: on a CPU vLLM ends at a "
             "request with a seed that it reads in several steps; remove it"
         )
-    elif not reads_in_chunks and tokens < longest:
+    elif not reads_in_chunks and generation.max_num_batched_tokens < longest:
         yield (
-            f"generation.max_num_batched_tokens={tokens}: the longest sequence has {longest} "
-            f"tokens, and an engine reads it in one step (on a CPU, and with "
-            f"generation.extra_engine_args.enable_chunked_prefill=false); raise it to at least "
-            f"{longest}, or shorten prompts or responses"
+            f"generation.max_num_batched_tokens={generation.max_num_batched_tokens}: the longest "
+            f"sequence has {longest} tokens, which an engine on a CPU (or with "
+            f"enable_chunked_prefill=false) reads in one step; raise it to at least {longest}"
         )
 
 
@@ -154,14 +155,6 @@ def _stop_strings(config: Config) -> Iterator[str]:
             f"generation.stop={config.generation.stop}: an empty string would end every response "
             f"at once; remove it"
         )
-
-
-def _cpu_cache(config: Config) -> Iterator[str]:
-    yield from cache_problems("generation", config.generation)
-
-
-def _whole_gpus(config: Config) -> Iterator[str]:
-    yield from gpu_problems("generation", config.generation)
 
 
 def cache_problems(group: str, engine: EngineConfig) -> Iterator[str]:
@@ -275,13 +268,13 @@ GENERATION_RULES: tuple[Rule, ...] = (
     Rule(
         about="`generation.kv_cache_gib` is set if `generation.num_gpus` is 0.",
         keys=("generation.num_gpus", "generation.kv_cache_gib"),
-        problems=_cpu_cache,
+        problems=lambda config: cache_problems("generation", config.generation),
         stages=_ENGINE_STAGES,
     ),
     Rule(
         about="A fraction of a GPU per engine rank needs `generation.tensor_parallel_size` 1.",
         keys=("generation.num_gpus", "generation.tensor_parallel_size"),
-        problems=_whole_gpus,
+        problems=lambda config: gpu_problems("generation", config.generation),
         stages=_ENGINE_STAGES,
     ),
     Rule(
