@@ -212,22 +212,22 @@ def send_weights(
             sender.post(flat)
             num_sent += 1
         # The generator ends behind its last weight: there the ranks leave the last gather.
-        _drain(named)
+        drain(named)
         sender.finish()
     except PeerLost as error:
         # First of all, because the receivers are waiting and a gather may take long.
         silent = sender.drop()
-        _drain(named)
+        drain(named)
         where = f"after bucket {num_sent} of {len(plan)}"
         return f"no answer from {silent} {where}: {error.what}" if silent else f"{error} ({where})"
     except BaseException:
         sender.drop()
-        _drain(named)
+        drain(named)
         raise
     return ""
 
 
-def _drain(named: Iterator[tuple[str, Tensor]]) -> None:
+def drain(named: Iterator[tuple[str, Tensor]]) -> None:
     """Run an iterator to its end: every step may be a gather that other ranks wait in."""
     for _ in named:
         pass

@@ -13,6 +13,7 @@ from rlhf_ray.publish.channel import (
     PeerLost,
     SenderEnd,
     StoreAddress,
+    drain,
     listen,
     send_weights,
 )
@@ -52,8 +53,7 @@ class SendingEnd:
     def send(self, named: Iterator[tuple[str, Tensor]]) -> str:
         """Send all weights; a rank without receivers helps to gather them."""
         if self._sender is None:
-            for _ in named:
-                pass
+            drain(named)
             return ""
         return send_weights(named, self._plan, self._sender)
 
