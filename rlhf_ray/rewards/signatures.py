@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
+_PARSE_TRIES = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +50,18 @@ class ModuleNames:
     has_star_import: bool
 
 
+def _parse(source: str, filename: str) -> ast.Module:
+    # Before CPython 3.11.8 all threads of a process share the depth counter of the parser: a
+    # thread that prints a traceback at the same time makes the parse of a sound file fail
+    # (python/cpython issue 106905). The next try starts with a counter of its own.
+    for _ in range(_PARSE_TRIES - 1):
+        try:
+            return ast.parse(source, filename)
+        except SystemError:
+            continue
+    return ast.parse(source, filename)
+
+
 def read_names(source: str, filename: str) -> ModuleNames:
     """Names that a source text defines at its top level.
 
@@ -57,7 +70,7 @@ def read_names(source: str, filename: str) -> ModuleNames:
     """
     definitions: dict[str, Definition] = {}
     has_star_import = False
-    for node in _top_level(ast.parse(source, filename).body):
+    for node in _top_level(_parse(source, filename).body):
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [alias.asname or alias.name.partition(".")[0] for alias in node.names]
             has_star_import = has_star_import or "*" in names
