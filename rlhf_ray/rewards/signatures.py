@@ -51,7 +51,7 @@ class ModuleNames:
 
 
 def _parse(source: str, filename: str) -> ast.Module:
-    # Before CPython 3.11.8 all threads of a process share the depth counter of the parser: a
+    # In CPython 3.11 all threads of a process share the depth counter of the parser: a
     # thread that prints a traceback at the same time makes the parse of a sound file fail
     # (python/cpython issue 106905). The next try starts with a counter of its own.
     for _ in range(_PARSE_TRIES - 1):
