@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import pickle
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from rlhf_ray.config.earlier_release import renamed_key
@@ -20,6 +23,8 @@ from rlhf_ray.config.schema import Key, all_keys, group_names, nearest_keys
 _MAX_SHOWN = 80
 # The last part of keys whose text is one name or address.
 _NAMES = frozenset({"host", "licence", "name", "python", "resume"})
+# The name of another key as a value, in the only form whose keys are known without resolving it.
+_REFERENCE = re.compile(r"\$\{([A-Za-z_][\w.]*)\}")
 _NAME_ENDINGS = ("url", "_dir", "_variable", "_name", "_column", "_path")
 
 
@@ -62,19 +67,37 @@ class Conversion:
 
     def finish(self) -> Config:
         """Resolve interpolations and convert; refused values go to `problems`."""
-        # Interpolations may name any key, so the tree has all of them.
-        tree: DictConfig = pickle.loads(_pickled_defaults())
-        for name in self._told:
-            OmegaConf.update(tree, name, self._values[name], merge=False)
-        target: DictConfig = pickle.loads(_pickled_schema())
+        tree = self._tree()
+        config: Config = pickle.loads(_pickled_config())
         for name, key in self._keys.items():
-            problem = _convert(key, tree, target) if name in self._told else None
-            if problem is not None:
+            if name not in self._told:
+                continue
+            try:
+                value = _converted(key, tree)
+            except _WrongValueError as error:
                 self.broken.add(name)
-                self.problems.append(problem)
-        config = OmegaConf.to_object(target)
-        assert isinstance(config, Config), "the schema's root is Config"
+                self.problems.append(str(error))
+                value = copy.deepcopy(key.default)
+            group, _, last = name.rpartition(".")
+            setattr(attrgetter(group)(config) if group else config, last, value)
         return config
+
+    def _tree(self) -> DictConfig:
+        """The values to convert, and the keys that they name by `${...}`."""
+        needed, waiting = set[str](), set(self._told)
+        while waiting:
+            text = str(self._values[name := waiting.pop()])
+            needed.add(name)
+            if "${" in _REFERENCE.sub("", text):
+                # A resolver, a relative or nested name: it may read any key.
+                needed = set(self._keys)
+                break
+            named = set(_REFERENCE.findall(text))
+            if not named <= set(self._keys):
+                needed = set(self._keys)
+                break
+            waiting |= named - needed
+        return OmegaConf.create(_nested({name: self._values[name] for name in needed}))
 
     def _set_group(self, name: str, value: Any) -> None:
         if isinstance(value, Mapping):
@@ -99,16 +122,18 @@ def _keys() -> dict[str, Key]:
     return all_keys()
 
 
-# A command and its tests convert hundreds of configurations. A pickled tree is read in a tenth
-# of the time that building it, or `copy.deepcopy` of it, takes.
+# A command and its tests convert hundreds of configurations. What follows is made once, and is
+# read in a tenth of the time that making it, or `copy.deepcopy` of it, takes.
 @functools.cache
-def _pickled_schema() -> bytes:
-    return pickle.dumps(OmegaConf.structured(Config))
+def _pickled_config() -> bytes:
+    return pickle.dumps(Config())
 
 
 @functools.cache
-def _pickled_defaults() -> bytes:
-    return pickle.dumps(OmegaConf.create(_nested({k.name: k.default for k in _keys().values()})))
+def _typed_field(name: str) -> DictConfig:
+    """A structured configuration with one field, `value`, of the key's type."""
+    field = ("value", _keys()[name].type, dataclasses.field(default=MISSING))
+    return OmegaConf.structured(dataclasses.make_dataclass("Typed", [field]))
 
 
 def show_problems(problems: Sequence[str]) -> str:
@@ -145,35 +170,48 @@ def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
     return nested
 
 
-def _convert(key: Key, tree: DictConfig | ListConfig, target: DictConfig) -> str | None:
-    """Move one value from `tree` to `target`; returns the problem with it, or None."""
+class _WrongValueError(ValueError):
+    """A value that its key does not take."""
+
+
+def _converted(key: Key, tree: DictConfig) -> Any:
+    """The value of a key in `tree`, resolved and of the key's type.
+
+    Raises:
+        _WrongValueError: the value is refused; the message says why.
+    """
     try:
         value = OmegaConf.select(tree, key.name, throw_on_missing=True)
         if OmegaConf.is_config(value):
             value = OmegaConf.to_container(value, resolve=True)
-    except MissingMandatoryValue:
-        return f"{key.name} is not set: {key.setting.help}"
+    except MissingMandatoryValue as error:
+        raise _WrongValueError(f"{key.name} is not set: {key.setting.help}") from error
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
-        return f"{key.name}: {reason}; ${{...}} must name a key of this configuration"
+        raise _WrongValueError(
+            f"{key.name}: {reason}; ${{...}} must name a key of this configuration"
+        ) from error
     # OmegaConf takes any number for true, and true for 1.
     is_truth = isinstance(value, bool)
     if (key.takes(bool) and isinstance(value, int | float) and not is_truth) or (
         is_truth and (key.takes(int) or key.takes(float)) and not key.takes(bool)
     ):
-        return f"{key.name}={shown(value)}: must be {_expected(key)}"
+        raise _WrongValueError(f"{key.name}={shown(value)}: must be {_expected(key)}")
     if isinstance(value, str) and (problem := _unshowable(key, value)):
-        return f"{key.name}={shown(value)}: {problem}"
+        raise _WrongValueError(f"{key.name}={shown(value)}: {problem}")
+    field = _typed_field(key.name)
     try:
-        OmegaConf.update(target, key.name, value, merge=False)
-    except OmegaConfBaseException:
-        return f"{key.name}={shown(value)}: must be {_expected(key)}"
-    violation = key.setting.violation(OmegaConf.select(target, key.name))
-    if violation is None:
-        return None
-    OmegaConf.update(target, key.name, key.default, merge=False)
-    unit = f" ({key.setting.unit})" if key.setting.unit else ""
-    return f"{key.name}={shown(value)}: {violation}{unit}"
+        OmegaConf.update(field, "value", value, merge=False)
+    except OmegaConfBaseException as error:
+        raise _WrongValueError(f"{key.name}={shown(value)}: must be {_expected(key)}") from error
+    typed = field["value"]
+    if OmegaConf.is_config(typed):
+        typed = OmegaConf.to_object(typed)
+    violation = key.setting.violation(typed)
+    if violation is not None:
+        unit = f" ({key.setting.unit})" if key.setting.unit else ""
+        raise _WrongValueError(f"{key.name}={shown(value)}: {violation}{unit}")
+    return typed
 
 
 def _unshowable(key: Key, value: str) -> str | None:
