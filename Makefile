@@ -7,6 +7,8 @@ VENV := $(or $(RLHF_RAY_VENV),.venv)
 PYTHON := $(VENV)/bin/python
 SETUP := @launch/setup.sh
 ARGS ?=
+# Some machines turn it off; then every process of Ray would compile each module again.
+export PYTHONDONTWRITEBYTECODE :=
 # Neighbouring tests go to one process, which makes what they share once.
 PARALLEL := -n logical --maxprocesses 8 --dist worksteal
 
