@@ -15,6 +15,7 @@ from rlhf_ray.config.earlier_release import renamed_key
 from rlhf_ray.config.paths import unshowable
 from rlhf_ray.config.run import Config
 from rlhf_ray.config.schema import Key, all_keys, group_names, nearest_keys
+from rlhf_ray.config.setting import lost_number
 
 # Longer values are cut in messages.
 _MAX_SHOWN = 80
@@ -164,6 +165,8 @@ def _convert(key: Key, tree: DictConfig | ListConfig, target: DictConfig) -> str
         return f"{key.name}={shown(value)}: must be {_expected(key)}"
     if isinstance(value, str) and (problem := _unshowable(key, value)):
         return f"{key.name}={shown(value)}: {problem}"
+    if key.takes(float) and (problem := _lost(value)):
+        return f"{key.name}={shown(value)}: {problem}"
     try:
         OmegaConf.update(target, key.name, value, merge=False)
     except OmegaConfBaseException:
@@ -174,6 +177,17 @@ def _convert(key: Key, tree: DictConfig | ListConfig, target: DictConfig) -> str
     OmegaConf.update(target, key.name, key.default, merge=False)
     unit = f" ({key.setting.unit})" if key.setting.unit else ""
     return f"{key.name}={shown(value)}: {violation}{unit}"
+
+
+def _lost(value: Any) -> str | None:
+    """The problem with a number that becomes another as a float, or None."""
+    if isinstance(value, str):
+        return lost_number(value)
+    # As text a whole number of any size is exact.
+    is_other = isinstance(value, int) and (abs(value) > 2**1023 or float(value) != value)
+    if not is_other:
+        return None
+    return "a number here keeps 15 to 17 digits, and would not be this one; write it with fewer"
 
 
 def _unshowable(key: Key, value: str) -> str | None:
