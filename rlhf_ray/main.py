@@ -20,13 +20,20 @@ from rlhf_ray.interrupts import (
     EndOnSignal,
     Interrupted,
     begin_command,
+    current_handler,
     interruption,
     is_interrupted,
     leave,
 )
+from rlhf_ray.unread_output import (
+    fill_closed_descriptors,
+    survive_error_readers,
+    survive_readers,
+)
 
 if __name__ == "__main__":
     # Before the other imports, which take a second: a signal may come at any moment.
+    fill_closed_descriptors()
     EndOnSignal(at_once=True).install(*EXIT_SIGNALS, signal.SIGINT)
 
 from rlhf_ray.cluster.runtime.address import check_ray_environment
@@ -53,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: instead of the process's own.
     """
+    survive_error_readers()
     try:
         begin_command()
         return _carry_out(_parse(sys.argv[1:] if arguments is None else arguments))
@@ -91,6 +99,8 @@ def _run_stage(config: Config) -> int:
         with quiet_if_not_read():
             return load_stage("plan").run(config)
         return 0
+    # A run is worth more than its lines: it goes on, and its files have all of them.
+    survive_readers(current_handler().say)
     try:
         if config.stage.name in RAY_STAGES:
             check_ray_environment()

@@ -25,6 +25,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rlhf_ray.config.schema import text_keys, text_mappings
+from rlhf_ray.config.setting import lost_numbers
 
 # key=value, without the signs before and after a key that Hydra knows.
 _ASSIGNMENT = re.compile(r"\+{0,2}(?P<key>[A-Za-z_][\w.-]*)=(?P<value>.*)", re.DOTALL)
@@ -82,6 +83,7 @@ def parse_overrides(overrides: Sequence[str]) -> tuple[Request, list[str]]:
         problem = (
             _form_problem(text, override)
             or _text_problem(text, key, value)
+            or _number_problem(text, key)
             or (_choice_problem(key, value, groups[key]) if is_choice else None)
         )
         if problem is not None:
@@ -151,6 +153,7 @@ def _compose(folder: Path, choices: tuple[tuple[str, str], ...]) -> dict[str, An
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         message = " ".join(str(error).split())
         raise ValueError(f"the files under {folder} do not compose: {message}") from error
+    _check_numbers(folder)
     container = OmegaConf.to_container(tree, resolve=False)
     assert isinstance(container, dict), f"{folder}/config.yaml is not a mapping"
     return {str(key): value for key, value in container.items()}
@@ -221,6 +224,27 @@ def _text_problem(text: str, key: str, value: Any) -> str | None:
     if not (isinstance(value, list | dict) and key in text_keys()):
         return None
     return f"{text}: must be text; if the brackets belong to it, write {_quoted(text)}"
+
+
+def _number_problem(text: str, key: str) -> str | None:
+    """The problem with a number that Hydra has read as another: 1e-400 as 0."""
+    if _takes_text(key):
+        return None
+    problem = next(lost_numbers(text.partition("=")[2]), None)
+    return problem and f"{text[:_MAX_SHOWN]}: {problem}"
+
+
+def _check_numbers(folder: Path) -> None:
+    """Refuse files with numbers that YAML reads as others.
+
+    Raises:
+        ValueError: names file, line and number.
+    """
+    for file in sorted(folder.rglob("*.yaml")):
+        content = file.read_text(encoding="utf-8", errors="replace")
+        for number, line in enumerate(content.splitlines(), start=1):
+            for problem in lost_numbers(re.sub(r"(^|\s)#.*", "", line)):
+                raise ValueError(f"{file} line {number}: {problem}")
 
 
 def _choice_problem(group: str, value: Any, known: list[str]) -> str | None:

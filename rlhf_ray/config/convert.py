@@ -18,6 +18,7 @@ from rlhf_ray.config.earlier_release import renamed_key
 from rlhf_ray.config.paths import unshowable
 from rlhf_ray.config.run import Config
 from rlhf_ray.config.schema import Key, all_keys, group_names, nearest_keys
+from rlhf_ray.config.setting import lost_number
 
 # Longer values are cut in messages.
 _MAX_SHOWN = 80
@@ -199,6 +200,8 @@ def _converted(key: Key, tree: DictConfig) -> Any:
         raise _WrongValueError(f"{key.name}={shown(value)}: must be {_expected(key)}")
     if isinstance(value, str) and (problem := _unshowable(key, value)):
         raise _WrongValueError(f"{key.name}={shown(value)}: {problem}")
+    if key.takes(float) and (problem := _lost(value)):
+        raise _WrongValueError(f"{key.name}={shown(value)}: {problem}")
     field = _typed_field(key.name)
     try:
         OmegaConf.update(field, "value", value, merge=False)
@@ -212,6 +215,17 @@ def _converted(key: Key, tree: DictConfig) -> Any:
         unit = f" ({key.setting.unit})" if key.setting.unit else ""
         raise _WrongValueError(f"{key.name}={shown(value)}: {violation}{unit}")
     return typed
+
+
+def _lost(value: Any) -> str | None:
+    """The problem with a number that becomes another as a float, or None."""
+    if isinstance(value, str):
+        return lost_number(value)
+    # As text a whole number of any size is exact.
+    is_other = isinstance(value, int) and (abs(value) > 2**1023 or float(value) != value)
+    if not is_other:
+        return None
+    return "a number here keeps 15 to 17 digits, and would not be this one; write it with fewer"
 
 
 def _unshowable(key: Key, value: str) -> str | None:

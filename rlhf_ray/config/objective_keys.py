@@ -18,6 +18,8 @@ from rlhf_ray.config.schema import Key, all_keys, nearest_keys
 _DECIDES = (
     "reward",
     "algorithm",
+    # Its value is part of the identity of a run; what can be accepted is a change of its files.
+    "model.path",
     "reference.path",
     "reference.source",
     "generation.temperature",

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import decimal
 import math
+import re
+from collections.abc import Iterator
 from typing import Any
 
 _METADATA_KEY = "rlhf_ray"
@@ -48,6 +51,13 @@ _BY_UNIT: dict[str, float] = {
     "bytes": 10**15,
 }
 _OTHERS = 10**9
+# A number that stands alone, as YAML and Hydra's grammar read it. Without the exponent it is
+# between the bounds of floats, unless it has hundreds of digits.
+_NUMBER = re.compile(r"(?<![\w./+-])[+-]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)([eE][+-]?\d+)?(?![\w./:])")
+_QUOTED = re.compile(r"""(['"])(?:\\.|(?!\1).)*\1""", re.DOTALL)
+# What a float keeps of a number's digits, with room for the last one.
+_KEPT_DIGITS = decimal.Decimal("1e-12")
+_MAX_NUMBER_SHOWN = 40
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,3 +144,40 @@ def largest(name: str, unit: str) -> float:
     """
     last = name.rpartition(".")[2]
     return _BY_NAME.get(last, _BY_UNIT.get(unit, _OTHERS))
+
+
+def lost_number(text: str) -> str | None:
+    """The problem with a number whose value a float does not have; None for any other text."""
+    plain = text.replace("_", "").strip()
+    try:
+        read, exact = float(plain), _exact(plain)
+    except (decimal.InvalidOperation, ValueError, OverflowError):
+        return None
+    if not exact.is_finite():
+        return None
+    shown = text if len(text) <= _MAX_NUMBER_SHOWN else text[:_MAX_NUMBER_SHOWN] + "..."
+    if read in (float("inf"), float("-inf")):
+        return f"{shown} is too large for a number here, and would be read as infinite"
+    with decimal.localcontext() as context:
+        context.prec, context.Emin, context.Emax = 60, decimal.MIN_EMIN, decimal.MAX_EMAX
+        if abs(decimal.Decimal(read) - exact) > abs(exact) * _KEPT_DIGITS:
+            return f"{shown} is too near to 0 for a number here, and would be read as {read!r}"
+    return None
+
+
+def _exact(text: str) -> decimal.Decimal:
+    """The number; an exponent beyond all bounds is as good as one of a million."""
+    digits, sign, exponent = text.lower().partition("e")
+    if len(exponent) > 7:
+        exponent = "-1000000" if exponent.startswith("-") else "1000000"
+    return decimal.Decimal(digits + sign + exponent)
+
+
+def lost_numbers(text: str) -> Iterator[str]:
+    """The problems with the numbers of a text outside of quotes."""
+    for found in _NUMBER.finditer(_QUOTED.sub("''", text)):
+        # Only these can be lost, and most texts have none.
+        if found[2] is not None or len(found[0]) > 300:
+            problem = lost_number(found[0])
+            if problem is not None:
+                yield problem

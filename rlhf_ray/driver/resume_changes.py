@@ -15,6 +15,21 @@ from rlhf_ray.config.objective_keys import is_accepted, is_objective
 from rlhf_ray.config.schema import path_keys
 
 _MAX_SHOWN = 120
+_MAX_FILES = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelFiles:
+    """The files behind a key that names a model, a tokenizer or a template.
+
+    Attributes:
+        hashes: by name; empty if there is nothing to look at.
+        is_read_on_resume: the run goes on with these weights. False for those that a checkpoint
+            replaces: their change is listed and no more.
+    """
+
+    hashes: Mapping[str, str]
+    is_read_on_resume: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,6 +41,7 @@ class RunSettings:
         configuration: the value of every key.
         defaults: of every key, for checkpoints of releases that did not have it.
         code: hashes of the files of reward functions, by path.
+        models: files behind the keys that name models, by key.
         accepted: keys and groups whose change a resumed run accepts.
     """
 
@@ -33,11 +49,17 @@ class RunSettings:
     configuration: Mapping[str, Any]
     defaults: Mapping[str, Any]
     code: Mapping[str, str]
+    models: Mapping[str, ModelFiles]
     accepted: tuple[str, ...]
 
     def in_checkpoint(self) -> dict[str, Any]:
         """The keys of the driver's state about settings, next to the identity."""
-        return {"configuration": dict(self.configuration), "code": dict(self.code)}
+        models = {key: dict(files.hashes) for key, files in self.models.items()}
+        return {
+            "configuration": dict(self.configuration),
+            "code": dict(self.code),
+            "models": models,
+        }
 
 
 def check_identity(folder: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
@@ -75,10 +97,16 @@ def compare_settings(folder: Path, state: Mapping[str, Any], here: RunSettings) 
     changes = _changes(saved, here)
     code = state.get("code")
     changed_code = _changed_code(code if isinstance(code, dict) else {}, here.code)
+    # A key with another value has other files, too, and its own sentence is the better one.
+    changed_files = _changed_files(state.get("models"), here.models)
+    changes = {**changed_files, **changes, **changed_code}
+    listed_only = {key for key, files in here.models.items() if not files.is_read_on_resume}
     refused = {
         key: change
-        for key, change in {**changes, **changed_code}.items()
-        if is_objective(key) and not is_accepted(key, here.accepted)
+        for key, change in changes.items()
+        if is_objective(key)
+        and not is_accepted(key, here.accepted)
+        and not (key in listed_only and key in changed_files)
     }
     if refused:
         raise RequestError(
@@ -87,8 +115,14 @@ def compare_settings(folder: Path, state: Mapping[str, Any], here: RunSettings) 
             f"'checkpoint.accept_changes=[{','.join(refused)}]', or set another output_dir, or "
             f"resume=never to start from step 0"
         )
-    listed = [*changes.values(), *changed_code.values()]
-    return [f"changed since the checkpoint: {'; '.join(listed)}"] if listed else []
+    listed = "; ".join(changes.values())
+    notes = [f"changed since the checkpoint: {listed}"] if listed else []
+    if here.models and "models" not in state:
+        notes.append(
+            f"the checkpoint {folder} is of a release that kept no hashes of model files: whether "
+            f"the files behind {', '.join(here.models)} have changed is not known"
+        )
+    return notes
 
 
 def _changes(saved: Mapping[str, Any], here: RunSettings) -> dict[str, str]:
@@ -107,6 +141,20 @@ def _changed_code(saved: Mapping[str, Any], here: Mapping[str, str]) -> dict[str
     if not changed:
         return {}
     return {"reward.functions": f"reward.functions: the code in {', '.join(changed)} has changed"}
+
+
+def _changed_files(saved: Any, here: Mapping[str, ModelFiles]) -> dict[str, str]:
+    """A sentence for every key behind which there are other files than before."""
+    changed = {}
+    for key, files in here.items():
+        before = saved.get(key) if isinstance(saved, dict) else None
+        if not before or not files.hashes or before == files.hashes:
+            continue
+        names = sorted({*before, *files.hashes})
+        other = [name for name in names if before.get(name) != files.hashes.get(name)]
+        more = f" and {len(other) - _MAX_FILES} more" if len(other) > _MAX_FILES else ""
+        changed[key] = f"{key}: other content of {', '.join(other[:_MAX_FILES])}{more}"
+    return changed
 
 
 def _is_same(name: str, there: Any, here: Any) -> bool:

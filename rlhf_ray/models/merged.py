@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.model import ModelConfig
+from rlhf_ray.models.checks.finite import check_finite
 from rlhf_ray.models.location import check_location, explained
 from rlhf_ray.models.quiet import without_progress_bars
 
@@ -31,7 +32,7 @@ def load_merged(model: ModelConfig, *, dtype: str) -> PreTrainedModel:
         dtype: "float32", "bfloat16", "float16", or "auto" for the dtype of the files.
 
     Raises:
-        RequestError: the model, or the base of the adapter, cannot be read.
+        RequestError: the model, or the base of the adapter, cannot be read or is not finite.
     """
     base = adapter_base(model.path)
     path, key = (model.path, "model.path") if base is None else (base, "the base of model.path")
@@ -41,6 +42,7 @@ def load_merged(model: ModelConfig, *, dtype: str) -> PreTrainedModel:
         whole = AutoModelForCausalLM.from_pretrained(
             path, dtype=wanted, trust_remote_code=model.trust_remote_code
         )
+    check_finite(whole, path, key=key)
     if base is None:
         return whole
     with explained(model.path, "model.path", "an adapter"):
@@ -49,4 +51,5 @@ def load_merged(model: ModelConfig, *, dtype: str) -> PreTrainedModel:
         raise RequestError(
             f"model.path is {model.path!r}: its adapter does not give a language model"
         )
+    check_finite(merged, model.path)
     return merged

@@ -21,6 +21,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from rlhf_ray.interrupts import current_handler
+from rlhf_ray.unread_output import LEFT, surviving
+
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 # Progress bars, redrawn a hundred times a second, would fill the files.
 _NO_BARS = {
@@ -63,7 +66,7 @@ def quiet_driver(output_dir: Path) -> Iterator[TextIO]:
     handler = logging.FileHandler(log, encoding="utf-8")
     handler.setFormatter(logging.Formatter(_FORMAT))
     try:
-        with log.open("a") as file, os.fdopen(os.dup(1), "w", encoding="utf-8") as screen:
+        with log.open("a") as file, _screen() as screen:
             # Descriptors, not `sys.stdout`: C++ code writes to them directly.
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
@@ -82,3 +85,8 @@ def quiet_driver(output_dir: Path) -> Iterator[TextIO]:
         for descriptor, copy in zip((1, 2), kept, strict=True):
             os.dup2(copy, descriptor)
             os.close(copy)
+
+
+def _screen() -> TextIO:
+    """The real standard output; a run goes on where its reader leaves."""
+    return surviving(os.dup(1), left=lambda: current_handler().say(LEFT), closes=True)

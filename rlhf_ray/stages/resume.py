@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_ray.checkpoint_files.facts import RoleLayout
+from rlhf_ray.config.errors import RequestError
+from rlhf_ray.config.groups.reward import POLICY
 from rlhf_ray.config.groups.training import RoleConfig
 from rlhf_ray.config.run import Config
 from rlhf_ray.config.schema import values_of
-from rlhf_ray.driver.resume_changes import RunSettings
+from rlhf_ray.driver.resume_changes import ModelFiles, RunSettings
 from rlhf_ray.driver.resume_choice import Resume, ResumedRun, checkpoint_to_resume
+from rlhf_ray.models.fingerprint import file_hashes
 
 # Keys of the driver's state that a stage reads.
 RL_PARTS = ("adaptive", "pipeline")
@@ -33,6 +36,7 @@ def run_settings(
         configuration=_without(values_of(config)),
         defaults=_without(values_of(Config())),
         code=code,
+        models=_models(config),
         accepted=tuple(config.checkpoint.accept_changes),
     )
 
@@ -61,6 +65,50 @@ def resume_of_fit(config: Config, settings: RunSettings) -> Resume | None:
     layouts = _layouts({"learner": config.training})
     expected = ResumedRun(settings=settings, parts=FIT_PARTS, layouts=layouts)
     return checkpoint_to_resume(Path(config.output_dir), config.resume, expected)
+
+
+def _models(config: Config) -> dict[str, ModelFiles]:
+    """The files behind every key of a model that the run reads.
+
+    Raises:
+        RequestError: a file cannot be read.
+    """
+    reference = config.reference.path
+    is_moved = config.algorithm.reference_every > 0
+    of_policy = config.needs_reference and reference is None and not is_moved
+    # Frozen weights and references are no part of a checkpoint; preferences are compared with
+    # the policy at its start.
+    base = not config.training.trains_all or of_policy or config.stage.name == "preference"
+    found = {
+        "model.path": (config.model.path, base),
+        "model.tokenizer_path": (config.model.tokenizer_path, True),
+        "model.chat_template": (config.model.chat_template, True),
+    }
+    if not config.is_fit:
+        reward, judge = config.reward.model, config.reward.judge
+        critic = config.critic
+        found |= {
+            "critic.path": (critic.path if config.needs_critic else None, not critic.trains_all),
+            "reference.path": (reference if config.needs_reference else None, not is_moved),
+            "reward.model.path": (reward.path, True),
+            "reward.model.tokenizer_path": (reward.path and reward.tokenizer_path, True),
+            "reward.judge.model": (None if judge.model == POLICY else judge.model, True),
+        }
+    return {
+        key: ModelFiles(hashes=_hashes(key, path), is_read_on_resume=is_read)
+        for key, (path, is_read) in found.items()
+        if path
+    }
+
+
+def _hashes(key: str, path: str) -> dict[str, str]:
+    try:
+        return file_hashes(path)
+    except OSError as error:
+        raise RequestError(
+            f"{key} is {path!r}: {error.filename} cannot be read: {error.strerror}; copy it again, "
+            f"or let this user read it"
+        ) from error
 
 
 def _layouts(roles: Mapping[str, RoleConfig]) -> dict[str, RoleLayout]:

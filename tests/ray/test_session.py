@@ -240,6 +240,38 @@ def test_a_driver_that_is_killed_leaves_nothing(start):
     assert driver.remains(15) == []
 
 
+def guardians(driver: Driver) -> list[psutil.Process]:
+    return [p for p in driver.look() if lives(p) and "guardian.py" in " ".join(p.cmdline())]
+
+
+def test_a_killed_guardian_is_started_again(start):
+    driver = start()
+    driver.wait_for("ready")
+    (first,) = guardians(driver)
+    first.kill()
+    driver.wait_for("another one was started")
+    said = f"Ray with this one, {first.pid}, has ended (status -9): another one was started"
+    assert said in driver.text
+    (second,) = guardians(driver)
+    assert second.pid != first.pid
+    driver.process.kill()
+    driver.process.wait()
+    assert driver.remains(15) == []
+
+
+def test_a_guardian_that_is_killed_again_and_again_ends_no_run(start):
+    driver = start(seconds=40)
+    driver.wait_for("ready")
+    for count in range(1, 5):
+        (living,) = guardians(driver)
+        living.kill()
+        driver.wait_for("not started again" if count == 4 else f"{living.pid}, has ended")
+    assert guardians(driver) == []
+    assert driver.ends(120) == 0, driver.text
+    assert driver.text.count("has ended (status -9)") == 4
+    assert driver.remains() == []
+
+
 def test_what_listens_but_is_no_cluster_is_refused(start):
     """A head node that hangs, or the port of another service."""
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -17,9 +17,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ from rlhf_ray.cluster.runtime import guardian
 _MARK = "RLHF_RAY_LOCAL"
 _LOOPBACK_SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 _END_WAIT_S = 12.0
+# A guardian that dies more often is killed on purpose, or cannot run here.
+_MAX_STARTS = 3
 
 
 class Guardian:
@@ -37,6 +40,64 @@ class Guardian:
 
     def __init__(self) -> None:
         self.mark = uuid.uuid4().hex
+        self._leaders: list[int] = []
+        self._num_deaths = 0
+        self._is_over = False
+        # The watch tends it, while the main thread notes and ends.
+        self._lock = threading.Lock()
+        self._start()
+
+    def note(self, pid: int) -> None:
+        """Tell it of a process that Ray's start has begun."""
+        with self._lock:
+            self._leaders.append(pid)
+            self._tell(pid)
+
+    def tend(self, say: Callable[[str], None]) -> None:
+        """Start it again if it was killed, and say so; without it a killed driver leaves processes.
+
+        Call it every second or so, from any thread.
+        """
+        with self._lock:
+            if self._is_over or self._num_deaths > _MAX_STARTS or self._process.poll() is None:
+                return
+            self._num_deaths += 1
+            end = f"the process that ends Ray with this one, {self._process.pid}, has ended ("
+            end += f"status {self._process.returncode}): "
+            with suppress(OSError):
+                self._input.close()
+            if self._num_deaths > _MAX_STARTS:
+                say(
+                    f"{end}that was {self._num_deaths} times, so that it is not started again. The "
+                    f"run goes on; if SIGKILL ends it, end what Ray leaves with `ray stop --force`"
+                )
+                return
+            try:
+                self._start()
+            except OSError as error:
+                say(f"{end}it cannot be started again: {error}; the run goes on without")
+                return
+            say(f"{end}another one was started, {self._process.pid}")
+            for pid in self._leaders:
+                self._tell(pid)
+
+    def dismiss(self) -> None:
+        """Let it end the processes of Ray that are left, without waiting for it."""
+        with self._lock:
+            self._is_over = True
+            with suppress(BrokenPipeError):
+                self._input.close()
+
+    def end(self) -> None:
+        """Let it end what is left, and wait for its end."""
+        self.dismiss()
+        try:
+            self._process.wait(_END_WAIT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _start(self) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", guardian.__file__, f"{_MARK}={self.mark}"],
             stdin=subprocess.PIPE,
@@ -48,29 +109,11 @@ class Guardian:
         assert self._process.stdin is not None
         self._input = self._process.stdin
 
-    def note(self, pid: int) -> None:
-        """Tell it of a process that Ray's start has begun."""
-        try:
+    def _tell(self, pid: int) -> None:
+        # If it was killed: `tend` tells the next one.
+        with suppress(BrokenPipeError):
             self._input.write(b"%d\n" % pid)
             self._input.flush()
-        except BrokenPipeError:
-            return  # It was killed. Its work is a safeguard: the run goes on without.
-
-    def dismiss(self) -> None:
-        """Let it end the processes of Ray that are left, without waiting for it."""
-        try:
-            self._input.close()
-        except BrokenPipeError:
-            return
-
-    def end(self) -> None:
-        """Let it end what is left, and wait for its end."""
-        self.dismiss()
-        try:
-            self._process.wait(_END_WAIT_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
 
 
 @contextmanager

@@ -64,6 +64,7 @@ def connected(*, dashboard: bool, deadlines: DeadlineConfig, error_log: Path) ->
         handler=handler,
         error_log=error_log,
         on_forced_end=guardian.dismiss if guardian else lambda: None,
+        tend=(lambda: guardian.tend(handler.say)) if guardian else lambda: None,
     )
     try:
         with watch:

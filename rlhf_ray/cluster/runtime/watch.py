@@ -41,6 +41,7 @@ class Watch:
         handler: says what is to be said.
         error_log: file for the failure, if the main thread cannot write it.
         on_forced_end: called before the process ends itself.
+        tend: called about twice a second.
     """
 
     def __init__(
@@ -50,12 +51,14 @@ class Watch:
         handler: EndOnSignal,
         error_log: Path,
         on_forced_end: Callable[[], None],
+        tend: Callable[[], None] = lambda: None,
     ) -> None:
         self.fault: str | None = None
         self._silence_s = silence_s
         self._handler = handler
         self._error_log = error_log
         self._on_forced_end = on_forced_end
+        self._tend = tend
         self._processes: tuple[RayProcess, ...] = ()
         self._probe: GcsProbe | None = None
         self._logs = ""
@@ -128,6 +131,7 @@ class Watch:
     def _run(self) -> None:
         while not self._quit.is_set():
             readable, _, _ = select.select([self._signals], [], [], _POLL_S)
+            self._tend()
             # In this order: a signal to all processes of a job ends Ray's, too, and the signal is
             # then the cause.
             fault = None if self._ending else self._find_fault()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rlhf_ray.config.groups.data import DataConfig
 from rlhf_ray.data.messages import RenderedPrompt, check_templates, render, uses_template
 from rlhf_ray.data.notes import RowNotes, unread_columns
+from rlhf_ray.data.prompts.fingerprint import fingerprint, rows_fingerprint
 from rlhf_ray.data.prompts.order import stable_seed
 from rlhf_ray.data.rejects import INVALID, Rejects, Skipped, good_rows, skipped_lines
 from rlhf_ray.data.rendering.chat import RenderedChat
@@ -40,6 +39,8 @@ class PromptSet:
         skipped: rows that are left out, by reason.
         left_out_columns: columns without plain values, which rewards do not see.
         fingerprint: hash of ids, tokens, answers and tasks, in order.
+        rows_fingerprint: hash of the other fields that rewards and other models' templates see
+            (messages, tools, columns), in order.
         notes: lines about prompts of which the chat template leaves something out, and of special
             tokens.
         already: words on plain prompts that had the tokens of their beginning already.
@@ -49,6 +50,7 @@ class PromptSet:
     skipped: tuple[Skipped, ...]
     left_out_columns: tuple[str, ...]
     fingerprint: str
+    rows_fingerprint: str = ""
     notes: tuple[str, ...] = ()
     already: tuple[str, ...] = ()
 
@@ -121,7 +123,8 @@ def load_prompts(data: DataConfig, tokenizer: PreTrainedTokenizerBase, *, seed: 
         prompts=tuple(prompts),
         skipped=rejects.skipped(),
         left_out_columns=tuple(sorted(left_out)),
-        fingerprint=_fingerprint(prompts),
+        fingerprint=fingerprint(prompts),
+        rows_fingerprint=rows_fingerprint(prompts),
         notes=(*notes.lines(), *specials.lines(), *fidelity.lines(), *unread),
         already=tuple(plain.lines()),
     )
@@ -283,11 +286,3 @@ def _tokenised(
         else:
             encoded = plain.encode(texts)
         yield from zip(chunk, encoded, strict=True)
-
-
-def _fingerprint(prompts: Sequence[Prompt]) -> str:
-    digest = hashlib.sha256()
-    for prompt in prompts:
-        content = [prompt.prompt_id, prompt.token_ids, prompt.answer, prompt.source]
-        digest.update(json.dumps(content).encode())
-    return digest.hexdigest()[:16]

@@ -9,6 +9,8 @@ from typing import Any
 
 from rlhf_ray.data.rows import DataError
 
+_ROWS = "rows_fingerprint"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Place:
@@ -37,16 +39,26 @@ class RowOrder:
             run are not shuffled alike.
         num_rows: at least 1.
         fingerprint: hash of the rows, in order.
+        rows_fingerprint: hash of what belongs to the rows without being part of their tokens; ""
+            for rows that are tokens alone.
         shuffle: shuffle every epoch; otherwise keep the order of the source.
     """
 
     def __init__(
-        self, kind: str, *, num_rows: int, fingerprint: str, seed: int, shuffle: bool
+        self,
+        kind: str,
+        *,
+        num_rows: int,
+        fingerprint: str,
+        rows_fingerprint: str = "",
+        seed: int,
+        shuffle: bool,
     ) -> None:
         assert num_rows > 0, f"a source without {kind} is refused when it is read"
         self._kind = kind
         self._num_rows = num_rows
         self._fingerprint = fingerprint
+        self._rows_fingerprint = rows_fingerprint
         self._seed = seed
         self._shuffle = shuffle
         self._next_index = 0
@@ -76,9 +88,12 @@ class RowOrder:
             DataError: the state is of other data, another seed or another order, so that some
                 rows would be repeated and others skipped.
         """
+        identity = self._identity()
+        if _ROWS not in state:  # A checkpoint of a release that did not keep it.
+            identity.pop(_ROWS, None)
         different = [
             f"{name} was {state[name]!r} and is {value!r}"
-            for name, value in self._identity().items()
+            for name, value in identity.items()
             if state[name] != value
         ]
         if different:
@@ -86,14 +101,18 @@ class RowOrder:
                 f"the checkpoint's stream of {self._kind} is not that of this run: "
                 f"{'; '.join(different)}. Resume with the same data, tokenizer, chat template and "
                 "seed, or start again with resume=never. If only the fingerprint differs, see "
-                "whether the template writes the date: model.template_time sets it"
+                "whether the template writes the date: model.template_time sets it. If only "
+                f"{_ROWS} differs, a column, message or tool has changed that rewards see, and "
+                "the tokens have not"
             )
         self._next_index = state["next_index"]
 
     def _identity(self) -> dict[str, Any]:
+        rows = {_ROWS: self._rows_fingerprint} if self._rows_fingerprint else {}
         return {
             f"num_{self._kind}": self._num_rows,
             "fingerprint": self._fingerprint,
+            **rows,
             "seed": self._seed,
             "shuffle": self._shuffle,
         }

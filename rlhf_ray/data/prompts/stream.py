@@ -25,6 +25,7 @@ class PromptStream:
             "prompts",
             num_rows=len(prompts.prompts),
             fingerprint=prompts.fingerprint,
+            rows_fingerprint=prompts.rows_fingerprint,
             seed=seed,
             shuffle=shuffle,
         )

@@ -11,6 +11,7 @@ import deepspeed.comm
 import torch
 from torch import Tensor, nn
 
+from rlhf_ray.models.checks.finite import has_no_nan, is_finite, not_finite
 from rlhf_ray.models.unloaded.parts import RealTensors, model_parts
 from rlhf_ray.training.engine.deepspeed_config import nodes_problem
 from rlhf_ray.training.engine.ranks import rank, reduce_over_ranks, training_device, world_size
@@ -42,17 +43,18 @@ def shard_module(
             values on any rank.
 
     Raises:
-        ValueError: the ranks have different modules, or the ranks of a group of hpZ are not on one
-            node.
+        ValueError: the ranks have different modules, weights are not finite, or the ranks of a
+            group of hpZ are not on one node.
     """
     _check_nodes(config["zero_optimization"]["zero_hpz_partition_size"])
     _check_same_structure(module)
-    sharder = _Sharder(config, dtype)
+    sharder = _Sharder(config, dtype, names={one: name for name, one in module.named_modules()})
     for part in model_parts(module):
         if fill is not None and rank() == 0:
             fill(part)
         for one in part:
             sharder.take(one)
+    sharder.check_finite()
     for one in module.modules():
         if isinstance(one, WeightBorrower):
             for weight in one.borrowed_weights():
@@ -60,32 +62,56 @@ def shard_module(
 
 
 class _Sharder:
-    def __init__(self, config: dict[str, Any], dtype: torch.dtype) -> None:
+    def __init__(
+        self, config: dict[str, Any], dtype: torch.dtype, *, names: dict[nn.Module, str]
+    ) -> None:
         # Of an empty module: it prepares the process, and has nothing to shard yet.
         self._init: Any = deepspeed.zero.Init(module=nn.Module(), config_dict_or_path=config)
         self._dtype = dtype
         self._device = training_device()
         self._real = RealTensors(self._device)
+        self._names = names
+        self._not_finite: list[str] = []
 
     @torch.no_grad()
     def take(self, module: nn.Module) -> None:
         """Shard the module's own parameters, and copy its buffers from rank 0."""
         self._real.replace_in([module])
-        for parameter in module._parameters.values():
+        for name, parameter in module._parameters.items():
             # One that is tied to an earlier parameter is sharded already.
             if parameter is not None and not is_partitioned(parameter):
                 dtype = self._dtype if parameter.is_floating_point() else parameter.dtype
                 parameter.data = parameter.data.to(self._device, dtype).contiguous()
+                self._note(module, name, is_fine=rank() > 0 or is_finite(parameter))
                 # Copies it from rank 0 and keeps this rank's part. deepspeed 0.19.8 has no public
                 # method for a parameter that is not in a module of its own.
                 self._init._convert_to_zero_parameters([parameter])
         for name, buffer in module._buffers.items():
             if buffer is not None:
-                module._buffers[name] = self._from_first_rank(buffer)
+                value = module._buffers[name] = self._from_first_rank(buffer)
+                self._note(module, name, is_fine=rank() > 0 or has_no_nan(value))
         # Tables that a class keeps as plain attributes: they stay where the class has put them.
         for name, tensor in list(_plain_tensors(module)):
             copy = self._from_first_rank(tensor)
             vars(module)[name] = copy.cpu() if tensor.is_meta else tensor
+
+    def check_finite(self) -> None:
+        """Refuse, on all ranks, a model of which rank 0 has read weights that are not finite.
+
+        Raises:
+            ValueError: names the weights.
+        """
+        received = [self._not_finite]
+        torch.distributed.broadcast_object_list(received, src=0)
+        (names,) = received
+        if names:
+            raise ValueError(f"the model that rank 0 reads cannot be used: {not_finite(names)}")
+
+    def _note(self, module: nn.Module, name: str, *, is_fine: bool) -> None:
+        """Remember a weight that is not finite: a rank that raised here would leave the others."""
+        if not is_fine:
+            prefix = self._names[module]
+            self._not_finite.append(f"{prefix}.{name}" if prefix else name)
 
     def _from_first_rank(self, tensor: Tensor) -> Tensor:
         if tensor.is_meta:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
+from torch import nn
 from transformers import PreTrainedModel
 
 from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.config.groups.training import RoleConfig, TrainingConfig
+from rlhf_ray.models.checks.finite import check_finite
 from rlhf_ray.models.loading import (
     ScalarHeadModel,
     empty_policy,
@@ -16,6 +20,8 @@ from rlhf_ray.models.loading import (
 from rlhf_ray.models.unloaded.random_weights import new_policy, unmade_policy
 from rlhf_ray.training.engine.ranks import rank
 from rlhf_ray.training.engine.sharding import Fill
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def trained_policy(
@@ -40,20 +46,27 @@ def policy_of_files(model: ModelConfig, role: RoleConfig) -> PreTrainedModel:
     """A causal language model from files.
 
     Raises:
-        RequestError: see `load_policy`.
+        RequestError: see `load_policy`; weights are not finite.
     """
     load = empty_policy if _gets_values(role) else load_policy
-    return load(model, dtype=role.dtype)
+    return _checked(load(model, dtype=role.dtype), model, role)
 
 
 def scalar_head(model: ModelConfig, role: RoleConfig) -> ScalarHeadModel:
     """A backbone with a scalar head from files.
 
     Raises:
-        RequestError: see `load_scalar_head`.
+        RequestError: see `load_scalar_head`; weights are not finite.
     """
     load = empty_scalar_head if _gets_values(role) else load_scalar_head
-    return load(model, dtype=role.dtype)
+    return _checked(load(model, dtype=role.dtype), model, role)
+
+
+def _checked(loaded: M, model: ModelConfig, role: RoleConfig) -> M:
+    """The model, if its weights are finite; `shard_module` looks at each while it shards it."""
+    if role.zero_stage < 3:
+        check_finite(loaded, model.path)
+    return loaded
 
 
 def _gets_values(role: RoleConfig) -> bool:

@@ -9,9 +9,11 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rlhf_ray.config.deepspeed.zero import TrainedZeroConfig
@@ -190,6 +192,26 @@ def unlike_models(here: Rank) -> dict[str, str]:
         here.model = before
 
 
+def not_finite(here: Rank, zero_stage: int) -> dict[str, str]:
+    """The message where one number of a weight is NaN, and one of another infinite."""
+    broken = here.folder / f"broken_{here.rank}_{zero_stage}"
+    before = here.model
+    shutil.copytree(before.path, broken)
+    weights = load_file(broken / "model.safetensors")
+    weights["model.layers.1.mlp.up_proj.weight"][3, 2] = torch.nan
+    weights["model.embed_tokens.weight"][5, 1] = -torch.inf
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    here.model = replace(before, path=str(broken))
+    try:
+        with here.learner(zero_stage=zero_stage):
+            return {"error": ""}
+    except ValueError as error:
+        stop_process()
+        return {"error": str(error)}
+    finally:
+        here.model = before
+
+
 def start_peak(here: Rank, **settings: Any) -> dict[str, float]:
     """Bytes that this process holds at the most, more than before, while a model is sharded."""
     large = here.model
@@ -272,6 +294,8 @@ _IN_BFLOAT16 = TrainedZeroConfig(gradient_dtype="bfloat16", communication_dtype=
 SHARDED: dict[str, Scenario] = {
     "moves": moves,
     "unlike_models": unlike_models,
+    "not_finite_zero_2": partial(not_finite, zero_stage=2),
+    "not_finite_zero_3": partial(not_finite, zero_stage=3),
     "gathers": gathers,
     "gathers_recomputed": lambda r: gathers(r, gradient_checkpointing=True),
     "gathers_of_a_frozen_head": lambda r: gathers(r, lora=LORA),

@@ -37,6 +37,15 @@ def test_ranks_with_unlike_models_are_refused(seen: Seen):
     assert "model.layers.1." in seen.two[1]["unlike_models"]["error"]
 
 
+@pytest.mark.parametrize("zero_stage", [2, 3])
+def test_weights_that_are_not_finite_are_refused(seen: Seen, zero_stage):
+    for rank in seen.two:
+        error = rank[f"not_finite_zero_{zero_stage}"]["error"]
+        assert "model.layers.1.mlp.up_proj.weight" in error
+        assert "model.embed_tokens.weight" in error
+        assert "hold NaN or infinite numbers" in error
+
+
 @pytest.mark.parametrize("scenario", ["gathers", "gathers_recomputed", "with_a_fused_head"])
 def test_the_head_is_gathered_once_for_all_chunks(seen: Seen, scenario):
     """Twice for the head, forward and backward, and twice for the embedding that it is tied to."""

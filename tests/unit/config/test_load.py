@@ -216,3 +216,57 @@ class TestStageOfARecipe:
             read_config(["recipe=mine", "stage=plan"])
         with pytest.raises(ConfigError, match="add dry_run=true"):
             read_config(["recipe=pipeline_demo", "stage=plan"])
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("training.learning_rate=1e-400", "too near to 0 for a number here"),
+        ("training.learning_rate='1e-400'", "too near to 0 for a number here"),
+        ("training.learning_rate=4e-324", "would be read as 5e-324"),
+        ("training.learning_rate=1e-99999999999999999999", "too near to 0"),
+        ("training.learning_rate=0." + "0" * 400 + "1", "too near to 0"),
+        ("training.learning_rate=1_0e-400", "too near to 0"),
+        ("algorithm.reward_clip=1e400", "1e400 is too large for a number here"),
+        ("algorithm.reward_clip='-1e400'", "-1e400 is too large for a number here"),
+        ("generation.temperature=123456789012345678901", "keeps 15 to 17 digits"),
+        ("algorithm.reward_clip=9007199254740993", "keeps 15 to 17 digits"),
+        ("algorithm.reward_clip=" + "9" * 400, "too large|keeps 15 to 17 digits"),
+        ("reward.functions=[{path: exact_match, weight: 1e-400}]", "1e-400 is too near to 0"),
+        ("generation.extra_engine_args={a:1e-400}", "1e-400 is too near to 0"),
+        ("seed=1e400", "1e400 is too large"),
+    ],
+)
+def test_a_number_that_would_be_read_as_another_is_refused(override, words):
+    with pytest.raises(ConfigError, match=words):
+        read_config([override])
+
+
+@pytest.mark.parametrize(
+    ("override", "read", "expected"),
+    [
+        ("training.learning_rate=1e-310", lambda c: c.training.learning_rate, 1e-310),
+        ("training.learning_rate=0e-400", lambda c: c.training.learning_rate, 0.0),
+        (
+            "training.learning_rate=0.12345678901234567890123",
+            lambda c: c.training.learning_rate,
+            0.12345678901234568,
+        ),
+        ("num_steps=1_000", lambda c: c.num_steps, 1000),
+        ("generation.stop=['1e-400']", lambda c: c.generation.stop, ["1e-400"]),
+        ("data.system_prompt=1e-400", lambda c: c.data.system_prompt, "1e-400"),
+        ("data.path=rows/1e-400.jsonl", lambda c: c.data.path, "rows/1e-400.jsonl"),
+    ],
+)
+def test_other_numbers_are_read_as_they_are_meant(override, read, expected):
+    assert read(read_config([override])) == expected
+
+
+def test_a_number_of_a_file_that_would_be_read_as_another_is_refused(tmp_path, monkeypatch):
+    folder = tmp_path / "conf"
+    shutil.copytree(conf_dir(), folder)
+    recipe = folder / "recipe" / "mine.yaml"
+    recipe.write_text("# @package _global_\n# not 1e-500\ntraining: {learning_rate: 1.0e-400}\n")
+    monkeypatch.setattr("rlhf_ray.config.compose.conf_dir", lambda: folder)
+    with pytest.raises(ConfigError, match=r"mine.yaml line 3: 1.0e-400 is too near to 0"):
+        read_config(["recipe=mine"])

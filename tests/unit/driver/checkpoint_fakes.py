@@ -83,6 +83,7 @@ def run_settings(
         configuration=CONFIGURATION | values,
         defaults=dict.fromkeys(CONFIGURATION | values),
         code={},
+        models={},
         accepted=tuple(accepted),
     )
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
+import numpy
 import pytest
+from safetensors.numpy import save_file
 
 from rlhf_ray.checkpoint_files.facts import RoleLayout
 from rlhf_ray.config.load import load_config
@@ -222,3 +225,82 @@ def test_a_relative_path_of_an_earlier_release(tmp_path, monkeypatch, key):
     (folder / "manifest.json").unlink()
     monkeypatch.chdir(tmp_path)
     assert run.resume(*changes).folder == folder
+
+
+class Models:
+    """Folders of models whose weights can be changed without a change of any size or date."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def make(self, name: str) -> str:
+        place = self.folder / name
+        place.mkdir()
+        (place / "config.json").write_text('{"model_type": "llama"}')
+        save_file({"weight": numpy.zeros(2**19, "float32")}, place / "model.safetensors")
+        return str(place)
+
+    def train(self, name: str) -> None:
+        file = self.folder / name / "model.safetensors"
+        before = file.stat()
+        save_file({"weight": numpy.full(2**19, 1e-3, "float32")}, file)
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert file.stat().st_size == before.st_size
+
+
+@pytest.mark.parametrize(
+    ("key", "more"),
+    [
+        ("reference.path", ["algorithm.kl_coefficient=0.1"]),
+        ("reward.model.path", ["reward.model.foreign_tokens=text"]),
+        ("reward.judge.model", []),
+    ],
+)
+def test_other_weights_in_the_same_folder_are_refused(tmp_path, capsys, key, more):
+    run, models = Run("rl", tmp_path), Models(tmp_path)
+    changes = [f"{key}={models.make('scorer')}", *more]
+    run.save(*changes)
+    assert run.resume(*changes).notes == ()
+    models.train("scorer")
+    message = run.refused(capsys, *changes)
+    assert f"{key}: other content of model.safetensors" in message
+    assert f"'checkpoint.accept_changes=[{key}]'" in message
+    (note,) = run.resume(*changes, f"checkpoint.accept_changes=[{key}]").notes
+    assert f"{key}: other content" in note
+
+
+@pytest.mark.parametrize(
+    ("stage", "more", "is_refused"),
+    [
+        ("rl", ["algorithm.kl_coefficient=0"], False),
+        ("rl", ["algorithm.kl_coefficient=0.1"], True),
+        ("sft", [], False),
+        ("sft", ["training.lora.r=2"], True),
+        ("sft", ["training.freeze_layers=1"], True),
+        ("preference", [], True),
+    ],
+)
+def test_a_changed_base_model(tmp_path, capsys, stage, more, is_refused):
+    """A checkpoint replaces its weights, unless they are frozen or those of a reference."""
+    run, models = Run(stage, tmp_path), Models(tmp_path)
+    changes = [f"model.path={models.make('base')}", *more]
+    run.save(*changes)
+    models.train("base")
+    if is_refused:
+        assert "model.path: other content of model.safetensors" in run.refused(capsys, *changes)
+        changes.append("checkpoint.accept_changes=[model.path]")
+    (note,) = run.resume(*changes).notes
+    assert "model.path: other content of model.safetensors" in note
+
+
+def test_a_release_that_kept_no_hashes_of_models(tmp_path):
+    run, models = Run("sft", tmp_path), Models(tmp_path)
+    change = f"model.path={models.make('base')}"
+    folder = run.save(change)
+    state = json.loads((folder / "run.json").read_text())
+    assert state.pop("models")["model.path"].keys() == {"config.json", "model.safetensors"}
+    (folder / "run.json").write_text(json.dumps(state))
+    (folder / "COMMITTED").write_text("")
+    (folder / "manifest.json").unlink()
+    first, _ = run.resume(change).notes
+    assert "kept no hashes of model files: whether the files behind model.path have" in first

@@ -296,6 +296,24 @@ class TestFingerprint:
         whole = load(list(self.ROWS), answer_column="answer").fingerprint
         assert load(rows, answer_column="answer", **settings).fingerprint != whole
 
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"unit": "mm"},
+            {"extra": None},
+            {"cases": [{"in": "1", "out": "3"}]},
+            {"prompt": [{**USER, "note": "seen by other templates"}]},
+        ],
+    )
+    def test_what_only_rewards_see(self, load, change: dict[str, Any]) -> None:
+        row = {"prompt": [USER], "answer": "1", "unit": "cm", "cases": [{"in": "1", "out": "2"}]}
+        before = load([row], answer_column="answer")
+        after = load([{**row, **change}], answer_column="answer")
+        assert after.fingerprint == before.fingerprint
+        assert after.rows_fingerprint != before.rows_fingerprint
+        reordered = load([dict(reversed(row.items()))], answer_column="answer")
+        assert reordered.rows_fingerprint == before.rows_fingerprint
+
 
 class TestSaid:
     def test_columns_that_only_rewards_read(self, load) -> None:

@@ -14,7 +14,7 @@ from rlhf_ray.data.rows import DataError
 from rlhf_ray.records import Prompt
 
 
-def make_set(count: int, fingerprint: str = "f") -> PromptSet:
+def make_set(count: int, fingerprint: str = "f", rows_fingerprint: str = "") -> PromptSet:
     prompts = tuple(
         Prompt(
             prompt_id=f"r{row}",
@@ -28,7 +28,13 @@ def make_set(count: int, fingerprint: str = "f") -> PromptSet:
         )
         for row in range(count)
     )
-    return PromptSet(prompts=prompts, skipped=(), left_out_columns=(), fingerprint=fingerprint)
+    return PromptSet(
+        prompts=prompts,
+        skipped=(),
+        left_out_columns=(),
+        fingerprint=fingerprint,
+        rows_fingerprint=rows_fingerprint,
+    )
 
 
 def make_stream(count: int = 10, *, seed: int = 1, shuffle: bool = True) -> PromptStream:
@@ -119,3 +125,14 @@ def test_state_of_another_stream_is_refused(other: PromptStream, message: str) -
     with pytest.raises(DataError, match=message):
         stream.load_state_dict(other.state_dict())
     assert stream.next().stream_index == 4
+
+
+def test_rows_that_differ_in_what_rewards_see_are_refused() -> None:
+    one, other = (PromptStream(make_set(10, "f", r), seed=1, shuffle=True) for r in ("r", "s"))
+    with pytest.raises(DataError, match=r"rows_fingerprint was 'r' and is 's'.*the tokens have no"):
+        other.load_state_dict(one.state_dict())
+    # A release that did not keep it.
+    old = make_stream(10)
+    take(old, 4)
+    other.load_state_dict(old.state_dict())
+    assert other.next().stream_index == 4
