@@ -123,7 +123,7 @@ def overrides(stage: str, model: Path, rows: Path) -> list[str]:
         f"training.adam_beta2={ADAM_BETA2}",
         f"training.weight_decay={WEIGHT_DECAY}",
         f"training.gradient_clip_norm={GRADIENT_CLIP_NORM}",
-        f"preference.beta={BETA}",
-        f"reward_model.centring_coefficient={CENTRING}",
+        *([f"preference.beta={BETA}"] if stage == "preference" else []),
+        *([f"reward_model.centring_coefficient={CENTRING}"] if stage == "reward_model" else []),
         "checkpoint.every_steps=0",
     ]

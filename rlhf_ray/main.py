@@ -39,7 +39,7 @@ if __name__ == "__main__":
 from rlhf_ray.cluster.runtime.address import check_ray_environment
 from rlhf_ray.config.compose import group_choices
 from rlhf_ray.config.errors import RequestError
-from rlhf_ray.config.load import load_config, read_config, to_yaml
+from rlhf_ray.config.load import load_config, note_of_recipe, read_config, to_yaml
 from rlhf_ray.config.run import Config
 from rlhf_ray.config.stages import RAY_STAGES
 from rlhf_ray.failure_report import printable, quiet_if_not_read, report_failure
@@ -91,7 +91,10 @@ def _carry_out(options: argparse.Namespace) -> int:
                 _help_text() if options.help else to_yaml(read_config(options.overrides)).rstrip()
             )
         return 0
-    return _run_stage(load_config(options.overrides))
+    config = load_config(options.overrides)
+    if note := note_of_recipe(options.overrides, config.stage.name):
+        print(f"rlhf_ray: {note}", file=sys.stderr)
+    return _run_stage(config)
 
 
 def _run_stage(config: Config) -> int:

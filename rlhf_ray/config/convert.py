@@ -49,7 +49,7 @@ class Conversion:
 
     def set_tree(self, tree: Mapping[str, Any]) -> None:
         """Set the values of a nested mapping, such as a composed YAML file."""
-        for name, value in _leaves(tree, ""):
+        for name, value in leaves(tree, ""):
             self.set_value(name, value)
 
     def set_value(self, name: str, value: Any) -> None:
@@ -145,12 +145,12 @@ def show_problems(problems: Sequence[str]) -> str:
     return f"the configuration is wrong in {len(problems)} places:{lines}"
 
 
-def _leaves(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+def leaves(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     """Dotted names and values; mappings are entered only where the schema has a group."""
     for key, value in tree.items():
         name = f"{prefix}{key}"
         if name in group_names() and isinstance(value, Mapping):
-            yield from _leaves(value, name + ".")
+            yield from leaves(value, name + ".")
         else:
             yield name, value
 

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
+import yaml
 from omegaconf import OmegaConf
 
 from rlhf_ray.config.compose import (
@@ -17,12 +18,13 @@ from rlhf_ray.config.compose import (
 )
 from rlhf_ray.config.convert import Conversion, show_problems, shown
 from rlhf_ray.config.errors import ConfigError
+from rlhf_ray.config.keys.unread import unread_note, unread_problems
 from rlhf_ray.config.paths import absolute, absolute_if_found, path_problem
 from rlhf_ray.config.rules.table import cross_field_problems
 from rlhf_ray.config.run import Config
 from rlhf_ray.config.schema import path_keys
 
-__all__ = ["conf_dir", "load_config", "load_values", "read_config", "to_yaml"]
+__all__ = ["conf_dir", "load_config", "load_values", "note_of_recipe", "read_config", "to_yaml"]
 
 
 def load_config(overrides: Sequence[str]) -> Config:
@@ -43,6 +45,17 @@ def load_values(values: Mapping[str, Any]) -> Config:
     Names of keys may have dots, and values of groups may be mappings.
     """
     return _load(*sort_values(values), is_complete=True)
+
+
+def note_of_recipe(overrides: Sequence[str], stage: str) -> str | None:
+    """A note about what the chosen recipe sets and the stage does not read; None without it."""
+    request, _ = parse_overrides(overrides)
+    recipe = dict(request.choices).get("recipe", "null")
+    file = conf_dir() / "recipe" / f"{recipe}.yaml"
+    if not file.is_file():
+        return None
+    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    return unread_note(stage, recipe, content if isinstance(content, dict) else {})
 
 
 def read_config(overrides: Sequence[str]) -> Config:
@@ -68,6 +81,8 @@ def _load(request: Request, request_problems: list[str], *, is_complete: bool) -
         conversion.set_value(name, value)
     config = conversion.finish()
     problems = request_problems + conversion.problems
+    if is_complete and "stage.name" not in conversion.broken:
+        problems += unread_problems(config.stage.name, request.choices, request.values)
     # A rule that reads a refused value would only add noise.
     if is_complete and not (request_problems or conversion.unknown):
         problems += cross_field_problems(config, without=conversion.broken)

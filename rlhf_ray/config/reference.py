@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_ray.config.compose import group_choices
+from rlhf_ray.config.keys.readers import READERS
 from rlhf_ray.config.rules.rule import Rule
 from rlhf_ray.config.rules.table import ALL_RULES
 from rlhf_ray.config.schema import Key, all_groups, all_keys
@@ -28,6 +29,13 @@ A **group** is a folder under `conf/`; `group=NAME` takes the file `conf/group/N
 **recipe** is a file that chooses groups and sets keys of any group. Later settings of a key win, in
 this order: the defaults below, the files of the chosen groups, the recipe, the command line. An
 unknown key is refused, with suggestions.
+
+A key that the stage does not read is refused, too, with the key to use instead where there is one:
+`stage=sft num_steps=9` is refused in favour of `fit.max_steps`. This holds for the command line and
+for the stages of a pipeline. A pipeline reads none of its stages' keys: set
+`pipeline.stages.NAME.num_steps`. A recipe may serve several stages, so keys in its file that the
+stage does not read are named in one line, and the run goes on. The table below says which stages
+read a group.
 
 `--cfg job` prints the resulting configuration. `stage=plan` also checks it and prints the batch and
 the placement, without starting anything. A wrong configuration ends with exit status 2 and one
@@ -50,6 +58,7 @@ def _lines() -> Iterator[str]:
     yield "|---|---|"
     for group, choices in group_choices().items():
         yield f"| `{group}` | {', '.join(f'`{choice}`' for choice in choices)} |"
+    yield from _readers()
     sections: dict[str, list[Key]] = {}
     for key in all_keys().values():
         sections.setdefault(key.name.rpartition(".")[0], []).append(key)
@@ -60,6 +69,19 @@ def _lines() -> Iterator[str]:
     for rule in ALL_RULES:
         yield f"- {_stages(rule)}{rule.about}"
     yield ""
+
+
+def _readers() -> Iterator[str]:
+    yield "\n## Stages that read a key\n"
+    yield "A row for a key overrides the row of its group. `plan` reads what `rl` reads.\n"
+    yield "| group or key | stages |"
+    yield "|---|---|"
+    by_stages: dict[tuple[str, ...], list[str]] = {}
+    for name, stages in READERS.items():
+        by_stages.setdefault(tuple(s for s in STAGE_NAMES if s in stages), []).append(name)
+    for stages, names in by_stages.items():
+        shown = "all" if stages == STAGE_NAMES else ", ".join(s for s in stages if s != "plan")
+        yield f"| {', '.join(f'`{name}`' for name in names)} | {shown} |"
 
 
 def _section(section: str, keys: list[Key]) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rlhf_ray.checkpoint_files.facts import RoleLayout, layout_problem, load_facts
 from rlhf_ray.config.errors import RequestError
@@ -15,6 +16,7 @@ from rlhf_ray.driver.checkpoint_state import (
     is_committed,
     problem_of,
     read_state,
+    reading_state,
 )
 from rlhf_ray.driver.checkpoints import StepCheckpoints
 from rlhf_ray.driver.resume_changes import RunSettings, check_identity, compare_settings
@@ -92,6 +94,31 @@ def verified(resume: Resume, checkpoints: StepCheckpoints, report: Callable[[str
         report(f"passed over: {problem}")
         problems.append(problem)
     raise RequestError(_refusal(problems, candidates, ()))
+
+
+def check_rows(
+    resume: Resume | None, place: Sequence[str], load: Callable[[dict[str, Any]], None]
+) -> None:
+    """Refuse rows that are not those of the checkpoint, before any worker starts.
+
+    Args:
+        resume: None checks nothing.
+        place: keys that lead to the state of the order of rows in the driver's state. A checkpoint
+            of a release without it is not compared.
+        load: takes that state, as a resumed run does, and raises DataError.
+
+    Raises:
+        DataError: the rows, their seed or their order are others.
+        DamagedCheckpointError: the state is not as it was written.
+    """
+    if resume is None:
+        return
+    with reading_state(resume.folder):
+        state: Any = read_state(resume.folder)
+        for name in place:
+            state = state.get(name, {})
+        if state:
+            load(state)
 
 
 def _check(folder: Path, expected: ResumedRun) -> None:

@@ -14,6 +14,9 @@ from typing import Any
 
 import psutil
 
+from rlhf_ray.config.compose import group_choices
+from rlhf_ray.config.keys.readers import is_choice_read, is_read
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 # Small sizes; every role on 2 cores. Rewards differ between samples, so that something is learnt.
 SMALL = (
@@ -34,6 +37,18 @@ SMALL = (
 TIMES = ("time/", "engine/")
 
 
+def _read(settings: Sequence[str], overrides: Sequence[str]) -> list[str]:
+    """The settings that the stage of the overrides reads; it refuses others."""
+    stage = next((text[6:] for text in overrides if text.startswith("stage=")), "rl")
+    keys = [setting.partition("=")[0] for setting in settings]
+    are_read = [(is_read if "." in key else _is_read_without_dot)(key, stage) for key in keys]
+    return [setting for setting, is_its in zip(settings, are_read, strict=True) if is_its]
+
+
+def _is_read_without_dot(name: str, stage: str) -> bool:
+    return is_choice_read(name, stage) if name in group_choices() else is_read(name, stage)
+
+
 class Run:
     """`python -m rlhf_ray.main`, started at once."""
 
@@ -41,8 +56,8 @@ class Run:
         self.output = output
         self.log = output.with_name(f"{output.name}-{time.monotonic_ns()}.log")
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "rlhf_ray.main", f"model.path={model}"]
-        command += [f"output_dir={output}", *SMALL, *overrides]
+        command = [sys.executable, "-m", "rlhf_ray.main", f"output_dir={output}"]
+        command += [*_read((f"model.path={model}", *SMALL), overrides), *overrides]
         with self.log.open("w") as file:
             self.process = subprocess.Popen(
                 command,

@@ -358,7 +358,9 @@ def test_input(arguments, fragments, model_folder, capfd, tmp_path, monkeypatch)
     for name, text in INPUT_FILES.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text, encoding="utf-8")
-    good = [DEMO, f"model.path={model_folder}", "data.path=good.jsonl", "output_dir=run"]
+    good = [f"model.path={model_folder}", "output_dir=run"]
+    if not arguments[0].startswith("stage="):
+        good += [DEMO, "data.path=good.jsonl"]
     status = main([*good, *arguments])
     _check_message(status, capfd.readouterr().err, fragments)
     import ray

@@ -189,7 +189,7 @@ _EXAMPLES_RULES: tuple[Rule, ...] = (
         "`examples.eval_split` is set.",
         keys=("examples.eval_share", "examples.eval_path", "examples.eval_split"),
         problems=_one_way_of_holding_out,
-        stages=TRAINING_STAGES,
+        stages=FIT_STAGES,
     ),
     Rule(
         about="`examples.eval_path` and `examples.eval_split` name other rows than "
@@ -201,7 +201,7 @@ _EXAMPLES_RULES: tuple[Rule, ...] = (
             "examples.split",
         ),
         problems=_held_out_rows_are_others,
-        stages=TRAINING_STAGES,
+        stages=FIT_STAGES,
     ),
     Rule(
         about="The columns of prompt, answer, chosen and rejected answer differ.",
@@ -212,7 +212,7 @@ _EXAMPLES_RULES: tuple[Rule, ...] = (
             "examples.rejected_column",
         ),
         problems=_columns_differ,
-        stages=TRAINING_STAGES,
+        stages=FIT_STAGES,
     ),
 )
 

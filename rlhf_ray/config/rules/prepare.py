@@ -15,7 +15,12 @@ from rlhf_ray.config.groups.prepare_sources import (
 )
 from rlhf_ray.config.rules.rule import Rule
 from rlhf_ray.config.run import Config
-from rlhf_ray.config.stages import DATA_STAGES
+from rlhf_ray.config.stages import DATA_STAGES, STAGE_NAMES, TRAINING_STAGES
+
+# A pipeline goes on from its record.
+_WITHOUT_CHECKPOINTS = tuple(
+    name for name in STAGE_NAMES if name not in (*TRAINING_STAGES, "pipeline")
+)
 
 
 def _sources(config: Config) -> Iterator[str]:
@@ -92,8 +97,8 @@ def _lengths(config: Config) -> Iterator[str]:
 def _has_no_checkpoints(config: Config) -> Iterator[str]:
     if config.resume not in ("auto", "never"):
         yield (
-            f"resume={config.resume}: stage=prepare_data has no checkpoints and always starts "
-            "from the beginning; leave it at auto"
+            f"resume={config.resume}: stage={config.stage.name} has no checkpoints and always "
+            "starts from the beginning; leave it at auto"
         )
 
 
@@ -143,9 +148,9 @@ PREPARE_RULES: tuple[Rule, ...] = (
         stages=DATA_STAGES,
     ),
     Rule(
-        about="`resume` is `auto` or `never`, because the data stage has no checkpoints.",
+        about="`resume` is `auto` or `never`, because these stages have no checkpoints.",
         keys=("resume",),
         problems=_has_no_checkpoints,
-        stages=DATA_STAGES,
+        stages=_WITHOUT_CHECKPOINTS,
     ),
 )

@@ -26,6 +26,7 @@ from rlhf_ray.driver.fit.checkpoints import FitCheckpoints, FitState
 from rlhf_ray.driver.fit.held_out import NOTHING_EVALUATED, HeldOut, NoHeldOut
 from rlhf_ray.driver.fit.loop import FitLoop, FitSettings, fit
 from rlhf_ray.driver.fit.steps import FitSteps
+from rlhf_ray.driver.resume_choice import check_rows
 from rlhf_ray.driver.run_log import FitLog
 from rlhf_ray.models.builtin import resolve_model_path
 from rlhf_ray.models.saving.generation_ends import add_ends, added_line
@@ -78,10 +79,11 @@ def run_fit(config: Config, stage: FitStage[T]) -> int:
         for note in resume_from.notes if resume_from else ():
             progress.message(note)
         read = _read(config, stage, progress)
-        progress.phase("start")
         inputs = fit_inputs(
             read.config, stage, read.num_steps, kept_settings=settings, resume_from=resume_from
         )
+        check_rows(resume_from, ("steps",), _order(inputs, read.examples).load_state_dict)
+        progress.phase("start")
         with (
             connected(
                 dashboard=config.observe.dashboard,
@@ -211,20 +213,23 @@ def _report(run: _Run, planned_steps: int, best_step: int | None) -> str:
 
 
 def _steps(inputs: FitInputs, stage: FitStage[T], examples: ExampleSet[T]) -> FitSteps[T]:
-    order = RowOrder(
+    return FitSteps(
+        examples.train,
+        order=_order(inputs, examples),
+        spread=lambda rows: stage.spread(rows, inputs.plan),
+        samples_per_step=inputs.fit.batch_size,
+        num_epochs=inputs.fit.num_epochs,
+        max_steps=inputs.fit.max_steps,
+    )
+
+
+def _order(inputs: FitInputs, examples: ExampleSet[Any]) -> RowOrder:
+    return RowOrder(
         "samples",
         num_rows=len(examples.train),
         fingerprint=examples.fingerprint,
         seed=inputs.seed,
         shuffle=inputs.examples.shuffle,
-    )
-    return FitSteps(
-        examples.train,
-        order=order,
-        spread=lambda rows: stage.spread(rows, inputs.plan),
-        samples_per_step=inputs.fit.batch_size,
-        num_epochs=inputs.fit.num_epochs,
-        max_steps=inputs.fit.max_steps,
     )
 
 

@@ -9,6 +9,7 @@ from rlhf_ray.cluster.systems.rl import System, started_system
 from rlhf_ray.config.load import to_yaml
 from rlhf_ray.config.run import Config
 from rlhf_ray.driver.loop import Loop, train
+from rlhf_ray.driver.resume_choice import check_rows
 from rlhf_ray.driver.run_checkpoints import LoopState
 from rlhf_ray.driver.run_log import RunLog
 from rlhf_ray.driver.updates.controllers import Controllers
@@ -26,6 +27,7 @@ from rlhf_ray.stages.rl.parts import (
     make_publisher,
     make_reference_updater,
     make_rollout_files,
+    make_stream,
     make_token_scorers,
     make_trainer,
     save_models,
@@ -52,6 +54,9 @@ def run(config: Config) -> int:
     ) as output:
         inputs = read_inputs(request, output.progress)
         prompt_sets = (inputs.prompts.prompts, inputs.held_out)
+        stream = make_stream(inputs.settings, inputs.prompts)
+        check_rows(inputs.resume_from, ("pipeline", "prompts"), stream.load_state_dict)
+        check_rows(inputs.resume_from, ("texts",), inputs.texts.load_state_dict)
         try_first_rows(request.config.reward, prompt_sets, report=output.progress.message)
         output.progress.phase("start")
         with (

@@ -35,10 +35,11 @@ def test_a_function_that_fails_ends_the_command_before_ray_starts(
         monkeypatch.setattr(module, "connected", connected)
     (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "1+1?", "answer": "2"}) + "\n")
     (tmp_path / "reward.py").write_text("def score(sample):\n    return sample.columns['levle']\n")
+    trained = "model.path" if stage == "rl" else "evaluation.models.one"
     command = [
-        *("recipe=demo", f"stage={stage}", f"model.path={model}", "data.max_prompt_tokens=200"),
+        *("recipe=demo", f"stage={stage}", f"{trained}={model}", "data.max_prompt_tokens=200"),
         *(f"data.path={tmp_path}/rows.jsonl", f"output_dir={tmp_path}/out", "resume=never"),
-        *(f"evaluation.models.one={model}", f"reward.functions=[{tmp_path}/reward.py:score]"),
+        f"reward.functions=[{tmp_path}/reward.py:score]",
     ]
     assert main(command) == 2
     said = capsys.readouterr().err.splitlines()[-1]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_ray.config.errors import RequestError
-from rlhf_ray.config.load import load_config
+from rlhf_ray.config.load import load_config, read_config
 from rlhf_ray.config.run import Config
 from rlhf_ray.stages.inputs import check_inputs, check_models, check_warmup
 
@@ -82,9 +82,9 @@ def test_a_model_that_reinforcement_learning_lacks(overrides: list[str], maker: 
 @pytest.mark.parametrize("stage", ["serve", "chat"])
 def test_a_model_to_serve(stage: str) -> None:
     unread = ["recipe=demo_ppo", "critic.path=outputs/y/model"]
-    check_models(load_config([*unread, f"stage={stage}", "model.path=owner/name"]))
+    check_models(read_config([*unread, f"stage={stage}", "model.path=owner/name"]))
     with pytest.raises(RequestError, match=r"outputs/x/model.*stage=sft makes one"):
-        check_models(load_config([*unread, f"stage={stage}", "model.path=outputs/x/model"]))
+        check_models(read_config([*unread, f"stage={stage}", "model.path=outputs/x/model"]))
 
 
 def test_a_model_that_nobody_reads_is_not_asked_for() -> None:
@@ -96,7 +96,7 @@ def test_models_that_are_evaluated(tmp_path: Path) -> None:
     there = [f"evaluation.models.sft={tmp_path}", "evaluation.models.hub=a/b"]
     evaluate = ["recipe=demo", "stage=evaluate", *there]
     # What only training reads is not asked for.
-    check_models(load_config([*evaluate, "model.path=/gone", "reference.path=/gone"]))
+    check_models(read_config([*evaluate, "model.path=/gone", "reference.path=/gone"]))
     with pytest.raises(RequestError, match=r"evaluation\.models\.rl is '/gone/model'.*stage=rl"):
         check_models(load_config([*evaluate, "evaluation.models.rl=/gone/model"]))
     kl = ["evaluation.kl=k1", "evaluation.samples=2", "reference.path=/gone"]

@@ -105,7 +105,7 @@ def test_an_interrupted_stage_goes_on(stages, config):
 
 def test_a_change_does_a_stage_and_all_after_it_anew(stages, config):
     pipeline.run(config())
-    changed = {name: {**values, "num_steps": 9} for name, values in STAGES.items()}
+    changed = {name: {**values, "fit.max_steps": 9} for name, values in STAGES.items()}
     pipeline.run(config(stages={"base": STAGES["base"], "tuned": changed["tuned"]}))
     assert [call[0] for call in stages.calls[2:]] == ["sft"]
     pipeline.run(config(stages={"base": changed["base"], "tuned": changed["tuned"]}))
@@ -124,14 +124,14 @@ def test_another_seed_and_resume_never_begin_anew(stages, config):
 
 def test_wrong_stages_are_refused_before_any_starts(stages, config):
     wrong = {
-        "base": {**STAGES["base"], "num_steps": 0},
+        "base": {**STAGES["base"], "fit.max_steps": 0},
         "tuned": {"stage": "sft", "model.path": "m"},
     }
     with pytest.raises(ConfigError) as error:
         pipeline.run(config(stages=wrong))
     message = str(error.value)
     assert "pipeline.stages.base: " in message
-    assert "num_steps=0" in message
+    assert "fit.max_steps=0" in message
     assert "pipeline.stages.tuned: " in message
     assert "examples.path" in message
     assert stages.calls == []

@@ -17,10 +17,13 @@ from rlhf_ray.config.stages import FIT_STAGES
 from rlhf_ray.driver.checkpoints import Checkpoints, StepCheckpoints
 from rlhf_ray.driver.resume_choice import Resume
 from rlhf_ray.main import main
+from rlhf_ray.stages.fit import run as fit_run
 from rlhf_ray.stages.fit.inputs import fit_identity
 from rlhf_ray.stages.resume import FIT_PARTS, RL_PARTS, resume_of_fit, run_settings
+from rlhf_ray.stages.rl import run as rl_run
 from rlhf_ray.stages.rl.inputs import check_request
 from rlhf_ray.testing.fakes import InProcessWaiter
+from rlhf_ray.testing.tiny import tiny_random
 from tests.unit.driver.checkpoint_fakes import WritingRanks
 
 pytestmark = pytest.mark.unit_slow
@@ -53,7 +56,9 @@ class Run:
     def config(self, *changes: str) -> Config:
         return load_config([*self.arguments, *changes])
 
-    def save(self, *changes: str, step: int = 2, without: str = "") -> Path:
+    def save(
+        self, *changes: str, step: int = 2, without: str = "", state: dict | None = None
+    ) -> Path:
         config = self.config("resume=never", *changes)
         if self.stage == "rl":
             settings, parts = check_request(config).settings, RL_PARTS
@@ -70,7 +75,8 @@ class Run:
             identity=settings.identity,
             settings=settings.in_checkpoint(),
         )
-        checkpoints.save(step, {name: {} for name in parts if name != without})
+        values = {name: {} for name in parts if name != without}
+        checkpoints.save(step, {**values, **(state or {})})
         return self.output / "checkpoints" / f"step_{step:06d}"
 
     def resume(self, *changes: str) -> Resume:
@@ -304,3 +310,40 @@ def test_a_release_that_kept_no_hashes_of_models(tmp_path):
     (folder / "manifest.json").unlink()
     first, _ = run.resume(change).notes
     assert "kept no hashes of model files: whether the files behind model.path have" in first
+
+
+# The place of the rows in the state of the driver.
+PLACES = {
+    "rl": lambda rows: {"pipeline": {"prompts": rows}},
+    "sft": lambda rows: {"steps": rows},
+    "preference": lambda rows: {"steps": rows},
+}
+
+
+@pytest.mark.parametrize("run", PLACES, indirect=True)
+def test_other_rows_are_found_before_the_start(run: Run, tmp_path: Path, monkeypatch, capsys):
+    """The rows of the same file have changed since the checkpoint."""
+
+    def connected(**_: object) -> None:
+        raise AssertionError("Ray would start here")
+
+    for module in (rl_run, fit_run):
+        monkeypatch.setattr(module, "connected", connected)
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(rows.read_text() * 3)
+    run.arguments.append(f"model.path={tiny_random(tmp_path / 'tiny')}")
+    if run.stage == "rl":
+        run.arguments += [f"data.path={rows}", "data.max_prompt_tokens=64"]
+    else:
+        run.arguments.append("examples.eval_share=0")
+    kind = "prompts" if run.stage == "rl" else "samples"
+    saved = {"next_index": 2, f"num_{kind}": 3, "fingerprint": "f", "seed": 0, "shuffle": True}
+    run.save(state=PLACES[run.stage](saved))
+    capsys.readouterr()
+    assert main(run.arguments) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert (
+        f"the checkpoint's stream of {kind} is not that of this run: fingerprint was 'f' and"
+        in (message)
+    )
+    assert "resume=never" in message

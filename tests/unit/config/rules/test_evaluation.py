@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from rlhf_ray.config.errors import ConfigError
-from rlhf_ray.config.load import load_config
+from rlhf_ray.config.load import load_config, read_config
+from rlhf_ray.config.rules.table import cross_field_problems
 from tests.unit.config.rules.cases import (
     EVALUATE,
     WHILE_TRAINING,
@@ -154,7 +155,8 @@ def test_broken_values_are_not_checked(case):
 def test_an_evaluation_is_not_held_to_rules_of_training():
     idle = ["algorithm=ppo", "critic.max_tokens_per_micro_batch=1", "samples_per_prompt=1"]
     idle += ["training.zero_stage=0", "training.offload_optimizer=true", "model.path="]
-    load_config(["recipe=demo", *EVALUATE, *idle, "placement=colocated", "max_staleness=1"])
+    idle += ["placement=colocated", "max_staleness=1"]
+    assert cross_field_problems(read_config(["recipe=demo", *EVALUATE, *idle])) == []
     measured = ["evaluation.kl=k1", "evaluation.samples=1", "reference.path=a/b"]
     with pytest.raises(ConfigError, match=r"reference\.zero_stage=2"):
         load_config(["recipe=demo", *EVALUATE, *measured, "reference.zero_stage=2"])

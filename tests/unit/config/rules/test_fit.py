@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from rlhf_ray.config.errors import ConfigError
-from rlhf_ray.config.load import load_config
+from rlhf_ray.config.load import load_config, read_config
+from rlhf_ray.config.rules.table import cross_field_problems
 from tests.unit.config.rules.cases import check_broken_values, check_rule, each
 
 FIT = ["stage=sft", "examples.path=rows.jsonl"]
@@ -77,35 +78,35 @@ CASES = [
     ),
     (
         "held out in two ways",
-        ["examples.path=a.jsonl", "examples.eval_path=b.jsonl"],
+        [*FIT, "examples.path=a.jsonl", "examples.eval_path=b.jsonl"],
         ["examples.eval_share=0.1"],
         ["examples.eval_share=0.1", "examples.eval_path=b.jsonl", "to null"],
         ["examples.eval_share=null"],
     ),
     (
         "split and share",
-        ["examples.path=a/b", "examples.eval_split=test"],
+        [*FIT, "examples.path=a/b", "examples.eval_split=test"],
         ["examples.eval_share=0.1"],
         ["examples.eval_share=0.1", "examples.eval_split=test"],
         ["examples.eval_share=0"],
     ),
     (
         "held out what is trained on",
-        ["examples.path=a.jsonl"],
+        [*FIT, "examples.path=a.jsonl"],
         ["examples.eval_path=a.jsonl"],
         ["examples.eval_path=a.jsonl", "trained on", "examples.eval_share"],
         ["examples.eval_path=b.jsonl"],
     ),
     (
         "held out the split that is trained on",
-        ["examples.path=a/b", "examples.split=all"],
+        [*FIT, "examples.path=a/b", "examples.split=all"],
         ["examples.eval_split=all"],
         ["examples.eval_split=all", "trained on"],
         ["examples.eval_path=a/b", "examples.eval_split=test"],
     ),
     (
         "columns that are one",
-        ["examples.chosen_column=best"],
+        [*FIT, "examples.chosen_column=best"],
         ["examples.rejected_column=best"],
         ["examples.rejected_column=best", "also examples.chosen_column"],
         ["examples.rejected_column=worst"],
@@ -125,7 +126,8 @@ def test_broken_values_are_not_checked(case):
 
 def test_rules_of_idle_roles_are_skipped_when_learning_from_examples():
     idle = ["algorithm=ppo", "critic.max_tokens_per_micro_batch=1", "reference.zero_stage=2"]
-    load_config(["recipe=demo", *FIT, *idle, "data.path=", "reward.functions=[]"])
+    idle += ["data.path=", "reward.functions=[]"]
+    assert cross_field_problems(read_config(["recipe=demo", *FIT, *idle])) == []
     with pytest.raises(ConfigError, match=r"training\.offload_optimizer=true"):
         load_config(["recipe=demo", *FIT, "training.offload_optimizer=true"])
     with pytest.raises(ConfigError, match=r"output_dir=s3://a"):

@@ -66,7 +66,7 @@ def test_prompts_that_one_model_lacks_are_left_out_for_all(folder):
 def test_demonstrations_are_those_of_the_file(folder):
     path = folder / "demonstrations.jsonl"
     path.write_text(json.dumps({"prompt": "What is 1+1?", "answer": "2"}) + "\n")
-    settings = (f"examples.eval_path={path}", "examples.path=never_read.jsonl")
+    settings = (f"examples.eval_path={path}",)
     one, two = read_inputs(load(folder, *settings), report=print).candidates
     assert len(one.demonstrations) == len(two.demonstrations) == 1
     assert one.demonstrations[0].loss_mask.sum() == 2

@@ -1,0 +1,118 @@
+"""Keys that a stage does not read are refused, or named where a recipe sets them."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from rlhf_ray.config.compose import conf_dir, group_choices
+from rlhf_ray.config.errors import ConfigError
+from rlhf_ray.config.keys.readers import is_read, readers
+from rlhf_ray.config.keys.unread import replacements, unread_note
+from rlhf_ray.config.load import load_config, note_of_recipe, read_config
+from rlhf_ray.config.schema import all_keys
+from rlhf_ray.config.stages import RL_STAGES, STAGE_NAMES
+from rlhf_ray.stages.pipeline import read_steps
+
+SFT = ("stage=sft", "model.path=a/b", "examples.path=rows.jsonl")
+PREPARE = ("stage=prepare_data", "prepare.sources.a={path:a.jsonl,kind:text}")
+PIPELINE = ("stage=pipeline", "pipeline.stages.a={stage:sft,model.path:m,examples.path:e}")
+CASES = [
+    (SFT, "num_steps=2", "does not read num_steps; set fit.max_steps instead"),
+    (SFT, "num_steps=100", "set fit.max_steps instead"),
+    (SFT, "prompts_per_step=2", "set fit.batch_size instead"),
+    (SFT, "algorithm=dapo", "reads no key of algorithm, so it would change nothing; remove it"),
+    (SFT, "data.path=x", "set examples.path instead"),
+    (SFT, "data={path:x}", "data.path=x: stage=sft does not read data.path"),
+    (SFT, "data.answer_column=x", "set examples.answer_column instead"),
+    (SFT, "critic.learning_rate=1", "set training.learning_rate instead"),
+    (SFT, "preference.beta=1", "it is read by: preference"),
+    (SFT, "evaluation.every=1", "set fit.eval_every instead"),
+    (PREPARE, "generation.temperature=0.5", "stage=prepare_data does not read"),
+    (PREPARE, "data.path=x", "set prepare.sources.NAME.path instead"),
+    (("recipe=demo",), "fit.max_steps=3", "set num_steps instead"),
+    (("recipe=demo", "stage=plan"), "examples.path=x", "set data.path instead"),
+    (
+        ("stage=serve_reward", "reward.model.path=a/b"),
+        "model.path=a/b",
+        "set reward.model.path instead",
+    ),
+    (
+        ("stage=chat", "model.path=a/b", "generation=cpu"),
+        "generation.temperature=1",
+        "set chat.temperature instead",
+    ),
+    (PIPELINE, "num_steps=2", "(rl): pipeline.stages.NAME.num_steps=2"),
+    (PIPELINE, "placement.env.A=1", "pipeline.stages.NAME.placement.env.A=1"),
+]
+
+
+@pytest.mark.parametrize(("base", "unread", "words"), CASES)
+def test_a_key_that_the_stage_does_not_read_is_refused(base, unread, words):
+    load_config(base)
+    with pytest.raises(ConfigError) as caught:
+        load_config([*base, unread])
+    assert words in str(caught.value)
+    assert "is wrong: " in str(caught.value), "it is the only problem"
+    read_config([*base, unread])
+
+
+def test_all_are_named_next_to_other_problems():
+    with pytest.raises(ConfigError) as caught:
+        load_config(["stage=sft", "model.path=a/b", "data.path=x", "num_steps=2", "seed=x"])
+    told = [line.split(":")[0] for line in str(caught.value).splitlines()[1:]]
+    assert told == [
+        "  - seed=x",
+        "  - data.path=x",
+        "  - num_steps=2",
+        "  - examples.path is empty",
+    ]
+
+
+def test_a_stage_of_a_pipeline_is_held_to_what_it_reads():
+    config = load_config([*PIPELINE, "pipeline.stages.a.num_steps=2"])
+    with pytest.raises(ConfigError, match=r"pipeline\.stages\.a: .*set fit\.max_steps instead"):
+        read_steps(config)
+    fine = load_config([*PIPELINE, "pipeline.stages.a.fit.max_steps=2", "seed=4"])
+    assert read_steps(fine)[0].config.fit.max_steps == 2
+
+
+def test_what_every_stage_reads_is_never_refused():
+    for stage in STAGE_NAMES:
+        for key in ("seed", "output_dir", "resume", "dry_run", "observe.progress", "stage.name"):
+            assert is_read(key, stage)
+
+
+def test_every_key_is_read_by_a_stage():
+    assert [key for key in all_keys() if not readers(key)] == []
+    assert readers("placement.env.NAME") == readers("placement.env")
+    with pytest.raises(KeyError):
+        readers("nope.nope")
+
+
+def test_replacements_are_keys_that_the_stage_reads():
+    for stage, key, other in replacements():
+        assert not is_read(key, stage), (stage, key)
+        known = other.replace(".NAME.path", "").replace(".NAME", "")
+        assert known in all_keys(), other
+        assert is_read(other, stage), (stage, other)
+
+
+@pytest.mark.parametrize("recipe", group_choices()["recipe"])
+def test_the_own_stage_of_a_recipe_reads_all_of_its_keys(recipe):
+    stage = read_config([f"recipe={recipe}"]).stage.name
+    assert note_of_recipe([f"recipe={recipe}"], stage) is None
+
+
+def test_keys_of_a_recipe_that_another_stage_does_not_read_are_named():
+    content = yaml.safe_load((conf_dir() / "recipe" / "demo.yaml").read_text())
+    note = unread_note("sft", "demo", content)
+    assert note is not None
+    assert note.startswith("note: recipe=demo sets 12 keys that stage=sft does not read, without")
+    assert "algorithm=grpo, data=arithmetic, reward=exact_match" in note
+    assert note.endswith("and 4 more")
+    assert all(unread_note(stage, "demo", content) is None for stage in RL_STAGES)
+    one = unread_note("sft", "mine", {"fit": {"max_steps": 2}, "num_steps": 2})
+    assert one == "note: recipe=mine sets a key that stage=sft does not read, without effect: " + (
+        "num_steps"
+    )
