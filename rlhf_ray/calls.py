@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -56,6 +57,14 @@ class PendingCalls(Protocol):
         """
         ...
 
+    def take_ready(self, *, phase: str) -> list[tuple[Call, Any]]:
+        """Take out all calls that are done by now, maybe none; wait for nothing.
+
+        Raises:
+            RunFailed: one has failed.
+        """
+        ...
+
 
 class CallWaiter(Protocol):
     """Waits for calls. Every wait has a deadline; every failure names role, rank, phase, step.
@@ -73,6 +82,13 @@ class CallWaiter(Protocol):
 
     def pending(self) -> PendingCalls:
         """A set of calls, empty at first."""
+        ...
+
+    def meanwhile(self, work: Callable[[], None]) -> AbstractContextManager[None]:
+        """Inside the context, do `work` many times during every wait of `results`.
+
+        The work must not wait itself.
+        """
         ...
 
     def stream(self, call: Call, *, phase: str, timeout_s: float) -> Iterator[Any]:

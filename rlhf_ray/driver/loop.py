@@ -48,13 +48,15 @@ def train(loop: Loop, state: LoopState, *, num_steps: int) -> None:
             batch = loop.pipeline.next_batch(step)
             # Controllers: KL and entropy coefficients, reward baseline and scales.
             state.controllers = state.controllers.observe(batch)
-        # Reference, critic and old log-probabilities; rewards were scored with the rollouts.
-        with clock("reference"):
-            loop.devices.begin_training()
-            scores = loop.token_scorers.score(batch, step)
-        with clock("update"):
-            coefficients = state.controllers.coefficients
-            updated = loop.trainer.update(batch, scores, step=step, coefficients=coefficients)
+        # Groups of later batches go on to the rewards while the driver waits for this one.
+        with loop.waiter.meanwhile(loop.pipeline.score_sampled):
+            # Reference, critic and old log-probabilities; rewards were scored with the rollouts.
+            with clock("reference"):
+                loop.devices.begin_training()
+                scores = loop.token_scorers.score(batch, step)
+            with clock("update"):
+                coefficients = state.controllers.coefficients
+                updated = loop.trainer.update(batch, scores, step=step, coefficients=coefficients)
         with clock("publish"):
             # The reference first: after the publish, shared devices belong to the engines.
             published = loop.reference_updater.update_if_due(step + 1)

@@ -53,7 +53,7 @@ from rlhf_ray.testing.bandit_workers import (
     BanditPolicy,
     BanditPrompts,
 )
-from rlhf_ray.testing.fakes import InProcessWaiter
+from rlhf_ray.testing.fake_waiter import InProcessWaiter
 
 _TIMEOUT_S = 60.0
 _PLAN = RankPlan(num_ranks=1, max_tokens_per_micro_batch=64)

@@ -1,14 +1,12 @@
-"""Prompts, engines, rewards and a waiter that live in this process: the driver without Ray.
+"""Prompts, engines and rewards that live in this process: the driver without Ray.
 
-They implement the protocols of `driver.roles` and `calls`; `fake_roles.py` has the other roles.
-Calls are done at once, in an order that a test may choose; payloads are the objects themselves.
+They implement the protocols of `driver.roles`; `fake_roles.py` has the other roles, and
+`fake_waiter.py` the waiter. Calls are done at once; payloads are the objects themselves.
 """
 
 from __future__ import annotations
 
-import random
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -27,59 +25,6 @@ from rlhf_ray.records import (
 
 # The reward of a whole sample, or of each of its two tokens.
 FakeReward = float | tuple[float, float]
-
-
-class InProcessWaiter:
-    """A `CallWaiter` over calls that hold their results.
-
-    Args:
-        seed: draws the order in which calls that are done at the same time are handed out;
-            None keeps the order in which they were made.
-    """
-
-    def __init__(self, seed: int | None = None) -> None:
-        self._random = None if seed is None else random.Random(seed)
-        self.step = 0
-        self.phases: list[str] = []
-
-    def begin_step(self, step: int) -> None:
-        self.step = step
-
-    def results(self, calls: Sequence[Call], *, phase: str, timeout_s: float) -> list[Any]:
-        self.phases.append(phase)
-        return [call.signal for call in calls]
-
-    def pending(self) -> InProcessPending:
-        return InProcessPending(self.choose)
-
-    def choose(self, calls: Sequence[Call]) -> Call:
-        """The call that is handed out next."""
-        return self._random.choice(calls) if self._random else calls[0]
-
-    def stream(self, call: Call, *, phase: str, timeout_s: float) -> Iterator[Any]:
-        yield from call.signal
-
-
-class InProcessPending:
-    """A `PendingCalls` that hands out one call at a time: what `choose` picks, else the first."""
-
-    def __init__(self, choose: Callable[[Sequence[Call]], Call] | None = None) -> None:
-        self._choose = choose
-        self._calls: OrderedDict[Call, None] = OrderedDict()
-
-    def add(self, call: Call) -> None:
-        self._calls[call] = None
-
-    def discard(self, call: Call) -> None:
-        self._calls.pop(call, None)
-
-    def take_done(self, *, phase: str, timeout_s: float) -> list[tuple[Call, Any]]:
-        if self._choose is None:
-            call, _ = self._calls.popitem(last=False)
-        else:
-            call = self._choose(list(self._calls))
-            del self._calls[call]
-        return [(call, call.signal)]
 
 
 def done(role: str, rank: int, signal: Any = None, payload: Any = None) -> Call:

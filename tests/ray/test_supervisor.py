@@ -123,6 +123,37 @@ def test_finished_calls_are_taken_out_once(troupe):
         pending.take_done(phase="generate", timeout_s=10)
 
 
+def test_work_is_done_during_a_wait(shared_troupe):
+    first, second = handles(shared_troupe)
+    slow = shared_troupe.call(0, first.answer.remote("slow", 3.0))
+    pending = shared_troupe.supervisor.pending()
+    pending.add(shared_troupe.call(1, second.answer.remote("fast", 0.5)))
+    found: list = []
+
+    def work() -> None:
+        found.extend((value, slow_is_done()) for _, value in pending.take_ready(phase="generate"))
+
+    def slow_is_done() -> bool:
+        return bool(ray.wait([slow.signal], timeout=0)[0])
+
+    with shared_troupe.supervisor.meanwhile(work):
+        assert shared_troupe.wait(slow) == ["slow"]
+    assert found == [("fast", False)]
+
+
+def test_a_failure_of_what_is_done_meanwhile_ends_the_wait(shared_troupe):
+    first, second = handles(shared_troupe)
+    slow = shared_troupe.call(0, first.answer.remote("slow", 5.0))
+    pending = shared_troupe.supervisor.pending()
+    pending.add(shared_troupe.call(1, second.fail.remote()))
+    with (
+        pytest.raises(RunFailed, match=r"^puppet_1 failed \(phase generate, step 7\)"),
+        shared_troupe.supervisor.meanwhile(lambda: pending.take_ready(phase="generate") and None),
+    ):
+        shared_troupe.wait(slow)
+    assert shared_troupe.wait(slow) == ["slow"], "the wait itself can be repeated"
+
+
 def test_a_death_is_told_from_the_failure_that_it_causes(troupe):
     first, second = handles(troupe)
     message = troupe.failure(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from rlhf_ray.calls import Call, MemberName
 from rlhf_ray.cluster.runtime.deaths import cause, headline, is_death
 from rlhf_ray.cluster.runtime.failure_stacks import worker_report
 from rlhf_ray.cluster.runtime.nodes import lost_nodes, lost_words
-from rlhf_ray.cluster.runtime.pending import CallSet
+from rlhf_ray.cluster.runtime.pending import CallSet, Done
 from rlhf_ray.cluster.runtime.process import ProcessInfo
 from rlhf_ray.config.errors import RunFailed
 
@@ -25,6 +26,8 @@ _ROOT_CAUSE_WAIT_S = 3.0
 # Of late workers, in a message.
 _MAX_NAMES = 8
 _ROUNDING_S = 0.5
+# How often work is done during a wait; see `Supervisor.meanwhile`.
+_WORK_EVERY_S = 0.1
 # Phases whose deadline is that of another one.
 _DEADLINES = {"score": "generate", "build": "reference", "refresh": "publish"}
 
@@ -49,6 +52,7 @@ class Supervisor:
         self._limits = dict(limits or {})
         self._members: dict[MemberName, Member] = {}
         self._step = 0
+        self._work: Callable[[], None] | None = None
 
     def add(self, member: Member) -> None:
         self._members[member.name] = member
@@ -70,7 +74,7 @@ class Supervisor:
         pending = CallSet(calls)
         values: dict[Call, Any] = {}
         while len(pending):
-            done = pending.take_done(deadline - time.monotonic())
+            done = self._some_done(pending, deadline)
             if not done:
                 raise self._late(pending.calls, phase, timeout_s)
             for call, future in done:
@@ -79,6 +83,26 @@ class Supervisor:
                     raise self._failed(call, error, others, phase)
                 values[call] = future.result()
         return [values[call] for call in calls]
+
+    @contextmanager
+    def meanwhile(self, work: Callable[[], None]) -> Iterator[None]:
+        """See `calls.CallWaiter`."""
+        before, self._work = self._work, work
+        try:
+            yield
+        finally:
+            self._work = before
+
+    def _some_done(self, pending: CallSet, deadline: float) -> list[Done]:
+        """Take the finished calls out of a set, as `CallSet.take_done`, and work meanwhile."""
+        while True:
+            left_s = deadline - time.monotonic()
+            if self._work is None:
+                return pending.take_done(left_s)
+            self._work()
+            done = pending.take_done(min(left_s, _WORK_EVERY_S))
+            if done or left_s <= _WORK_EVERY_S:
+                return done
 
     def pending(self) -> SupervisedCalls:
         """A set of calls, empty at first."""
@@ -95,6 +119,17 @@ class Supervisor:
         done = pending.take_done(timeout_s)
         if not done:
             raise self._late(pending.calls, phase, timeout_s)
+        return self._values(done, phase)
+
+    def take_ready(self, pending: CallSet, *, phase: str) -> list[tuple[Call, Any]]:
+        """Take the calls that are done by now out of a set.
+
+        Raises:
+            RunFailed: one has failed.
+        """
+        return self._values(pending.take_done(0.0), phase)
+
+    def _values(self, done: Sequence[Done], phase: str) -> list[tuple[Call, Any]]:
         for call, future in done:
             if error := _error(future):
                 # The cause is this call or one before it: the others are requests of their own.
@@ -189,6 +224,10 @@ class SupervisedCalls:
     def take_done(self, *, phase: str, timeout_s: float) -> list[tuple[Call, Any]]:
         """See `calls.PendingCalls`."""
         return self._supervisor.take_done(self._calls, phase=phase, timeout_s=timeout_s)
+
+    def take_ready(self, *, phase: str) -> list[tuple[Call, Any]]:
+        """See `calls.PendingCalls`."""
+        return self._supervisor.take_ready(self._calls, phase=phase)
 
 
 def _error(future: Future[Any]) -> RayError | None:

@@ -73,6 +73,8 @@ class InFlight:
         # A request has exactly one call at a time: sampling, its retry, or scoring.
         self._requests: dict[Call, _Request] = {}
         self._calls = waiter.pending()
+        # Scored by `advance`, and not handed out yet: still in flight for everyone else.
+        self._scored: list[ScoredPrompt] = []
         # Requests by batch: with thousands in flight no question may scan them all.
         self._num_requests: Counter[int] = Counter()
         self._num_sampling: Counter[int] = Counter()
@@ -111,10 +113,24 @@ class InFlight:
         Raises:
             RunFailed: a worker died or failed, or no call was done in time.
         """
-        for call, signal in self._calls.take_done(phase=phase, timeout_s=timeout_s):
-            scored = self._advance(call, signal)
-            if scored is not None:
-                yield scored
+        if not self._scored:
+            self._advance(self._calls.take_done(phase=phase, timeout_s=timeout_s))
+        taken, self._scored = self._scored, []
+        for scored in taken:
+            self._num_requests[scored.batch] -= 1
+            yield scored
+
+    def advance(self, phase: str) -> None:
+        """Send what engines have sampled by now to the rewards; wait for nothing.
+
+        For the time in which the driver waits for something else. The prompts that are scored then
+        come out of the next `wait`.
+
+        Raises:
+            RunFailed: a worker died or failed.
+        """
+        if self._requests:
+            self._advance(self._calls.take_ready(phase=phase))
 
     def num_of(self, batch: int) -> int:
         """Number of prompts of this batch that are in flight."""
@@ -146,8 +162,10 @@ class InFlight:
         for call, request in mine.items():
             self._calls.discard(call)
             self._finish(call, request)
-            self._num_requests[batch] -= 1
-        return [request.prompt for request in mine.values()]
+        scored = [scored.prompt for scored in self._scored if scored.batch == batch]
+        self._scored = [scored for scored in self._scored if scored.batch != batch]
+        del self._num_requests[batch]
+        return [*(request.prompt for request in mine.values()), *scored]
 
     def engine_statistics(self) -> list[dict[str, float]]:
         """Statistics of every engine since the last call."""
@@ -175,19 +193,22 @@ class InFlight:
             self._engine_load.add(request.worker, -len(request.samples))
             self._num_sampling[request.batch] -= 1
 
-    def _advance(self, call: Call, signal: Any) -> ScoredPrompt | None:
-        request = self._requests[call]
-        self._finish(call, request)
-        if not request.scoring:
-            self._score_or_retry(request, call.payload, signal)
-            return None
-        self._num_requests[request.batch] -= 1
-        # Greedy answers come last in a group. They are a baseline and no rollouts, so the summary
-        # that the driver works with must not count them.
-        summary = signal.of_first(self._samples_per_prompt)
-        return ScoredPrompt(
-            batch=request.batch, prompt=request.prompt, group=call.payload, summary=summary
-        )
+    def _advance(self, done: Sequence[tuple[Call, Any]]) -> None:
+        """Take every request whose call is done a stage further."""
+        for call, signal in done:
+            request = self._requests[call]
+            self._finish(call, request)
+            if not request.scoring:
+                self._score_or_retry(request, call.payload, signal)
+                continue
+            # Greedy answers come last in a group. They are a baseline and no rollouts, so the
+            # summary that the driver works with must not count them.
+            summary = signal.of_first(self._samples_per_prompt)
+            self._scored.append(
+                ScoredPrompt(
+                    batch=request.batch, prompt=request.prompt, group=call.payload, summary=summary
+                )
+            )
 
     def _score_or_retry(
         self, request: _Request, group: Any, failures: Sequence[SampleFailure]

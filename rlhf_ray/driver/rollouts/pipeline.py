@@ -120,6 +120,16 @@ class RolloutPipeline:
         self._check_staleness(batch.fresh_summaries, step)
         return batch
 
+    def score_sampled(self) -> None:
+        """Send to the rewards what has been sampled for later batches; wait for nothing.
+
+        For the time in which the driver waits for the training of another batch.
+
+        Raises:
+            RunFailed: an engine or a reward worker died or failed.
+        """
+        self._in_flight.advance("generate")
+
     def state_dict(self) -> dict[str, Any]:
         """The position in the prompts, and the prompts that were taken but not trained on."""
         return {

@@ -15,7 +15,8 @@ from rlhf_ray.driver.checkpoints import Checkpoints, StepCheckpoints
 from rlhf_ray.driver.resume_changes import RunSettings
 from rlhf_ray.driver.resume_choice import ResumedRun
 from rlhf_ray.testing.fake_roles import FakeLearner
-from rlhf_ray.testing.fakes import InProcessWaiter, done
+from rlhf_ray.testing.fake_waiter import InProcessWaiter
+from rlhf_ray.testing.fakes import done
 
 LAYOUT = RoleLayout(num_ranks=2, zero_stage=2, dtype="float32")
 CONFIGURATION = {

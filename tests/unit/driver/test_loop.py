@@ -34,7 +34,8 @@ from rlhf_ray.publish.object_store import ObjectStoreTransport
 from rlhf_ray.publish.publisher import Publisher, PublishSettings
 from rlhf_ray.records import Coefficients
 from rlhf_ray.testing.fake_roles import FakeBuilder, FakeLearner, FakeReference
-from rlhf_ray.testing.fakes import FakeGenerators, FakePrompts, FakeRewards, InProcessWaiter, done
+from rlhf_ray.testing.fake_waiter import InProcessWaiter
+from rlhf_ray.testing.fakes import FakeGenerators, FakePrompts, FakeRewards, done
 
 PROBE = Probe(sequences=((1, 2, 3), (4, 5)))
 LOGPROBS = [[-1.0, -2.0], [-0.5]]
@@ -204,11 +205,14 @@ class World:
         critic_warmup_steps: int = 0,
         reference_every: int = 0,
         evaluates_every: int = 0,
+        max_staleness: int = 0,
+        waiter: InProcessWaiter | None = None,
     ) -> None:
         self._num_steps = num_steps
         self.log: list[str] = []
-        self.waiter = InProcessWaiter()
+        self.waiter = waiter or InProcessWaiter()
         self.engines, self.policy = Receivers(self.log), Policy(self.log)
+        self.rewards = FakeRewards()
         self.notes, self.saved = Notes(), Saved()
         self.reference_updater: PeriodicReferenceUpdater | NoReferenceUpdate = NoReferenceUpdate()
         if reference_every:
@@ -229,14 +233,14 @@ class World:
             pipeline=RolloutPipeline(
                 prompts=FakePrompts(),
                 generators=self.engines,
-                rewards=FakeRewards(),
+                rewards=self.rewards,
                 waiter=self.waiter,
                 failure_budget=FailureBudget(0.1),
                 settings=PipelineSettings(
                     num_steps=num_steps,
                     prompts_per_step=1,
                     samples_per_prompt=2,
-                    max_staleness=0,
+                    max_staleness=max_staleness,
                     generate_timeout_s=1.0,
                 ),
             ),
@@ -378,6 +382,22 @@ def test_the_next_batch_is_started_after_the_publish_and_sampled_by_the_new_weig
     staleness = [metrics["rollout/staleness_max"] for _, metrics in world.notes.steps]
     assert staleness == [0.0, 0.0, 0.0]
     assert world.log == [*STEP, "finish_update"] * 3
+
+
+def test_later_batches_are_scored_while_the_driver_waits_for_an_update():
+    scored_at_update: list[int] = []
+
+    class Watching(InProcessWaiter):
+        def results(self, calls: Sequence[Call], *, phase: str, timeout_s: float) -> list[Any]:
+            values = super().results(calls, phase=phase, timeout_s=timeout_s)
+            if phase == "update":
+                scored_at_update.append(len(world.rewards.scored))
+            return values
+
+    world = World(num_steps=4, max_staleness=1, waiter=Watching())
+    world.train()
+    # One batch more than has been handed out; there are four in all.
+    assert scored_at_update == [2, 3, 4, 4]
 
 
 def test_only_the_critic_learns_in_its_warm_up():

@@ -14,7 +14,8 @@ from rlhf_ray.publish import channel_transport
 from rlhf_ray.publish.base import AVERAGE, LOST, POLICY, TransferSettings
 from rlhf_ray.publish.channel import ChannelSettings
 from rlhf_ray.publish.channel_transport import ChannelTransport
-from rlhf_ray.testing.fakes import InProcessPending, InProcessWaiter, done
+from rlhf_ray.testing.fake_waiter import InProcessPending, InProcessWaiter
+from rlhf_ray.testing.fakes import done
 
 SPECS = [("w", "float32", (4,))]
 HANGS = object()

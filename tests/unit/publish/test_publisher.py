@@ -13,7 +13,8 @@ from rlhf_ray.publish.gate import FidelityError, Probe
 from rlhf_ray.publish.object_store import ObjectStoreTransport
 from rlhf_ray.publish.publisher import Publisher, PublishSettings
 from rlhf_ray.testing.fake_roles import FakeLearner
-from rlhf_ray.testing.fakes import FakeGenerators, InProcessWaiter, done
+from rlhf_ray.testing.fake_waiter import InProcessWaiter
+from rlhf_ray.testing.fakes import FakeGenerators, done
 
 PROBE = Probe(sequences=((1, 2, 3), (4, 5)))
 LOGPROBS = [[-2.0, -3.0], [-5.0]]

@@ -19,7 +19,7 @@ from rlhf_ray.publish.transports import (
     channel_ends,
     chosen_transport,
 )
-from rlhf_ray.testing.fakes import InProcessWaiter
+from rlhf_ray.testing.fake_waiter import InProcessWaiter
 
 
 def placed(nodes: int, learner: float, engine: float, colocated: bool, adapter: bool = False):

@@ -22,7 +22,7 @@ from rlhf_ray.stages.fit.inputs import fit_identity
 from rlhf_ray.stages.resume import FIT_PARTS, RL_PARTS, resume_of_fit, run_settings
 from rlhf_ray.stages.rl import run as rl_run
 from rlhf_ray.stages.rl.inputs import check_request
-from rlhf_ray.testing.fakes import InProcessWaiter
+from rlhf_ray.testing.fake_waiter import InProcessWaiter
 from rlhf_ray.testing.tiny import tiny_random
 from tests.unit.driver.checkpoint_fakes import WritingRanks
 

@@ -15,7 +15,8 @@ from rlhf_ray.evaluation.answers import MeasureSettings, measure_answers
 from rlhf_ray.records import TokenValues
 from rlhf_ray.records.supervised import LabelledTokens
 from rlhf_ray.testing.fake_roles import FakeBuilder
-from rlhf_ray.testing.fakes import FakeGenerators, FakeRewards, InProcessWaiter, done, make_prompt
+from rlhf_ray.testing.fake_waiter import InProcessWaiter
+from rlhf_ray.testing.fakes import FakeGenerators, FakeRewards, done, make_prompt
 
 SETTINGS = CollectSettings(
     samples=2,

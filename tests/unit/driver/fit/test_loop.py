@@ -19,7 +19,7 @@ from rlhf_ray.driver.fit.held_out import NOTHING_EVALUATED, HeldOut, NoHeldOut
 from rlhf_ray.driver.fit.loop import FitLoop, FitSettings, fit
 from rlhf_ray.driver.fit.steps import FitSteps, count_steps
 from rlhf_ray.driver.run_log import FitLog
-from rlhf_ray.testing.fakes import InProcessWaiter
+from rlhf_ray.testing.fake_waiter import InProcessWaiter
 from tests.unit.driver.fit.fit_fakes import FakeMetrics, SummingRanks
 
 ROWS = (1, 10, 100, 1000, 10_000)

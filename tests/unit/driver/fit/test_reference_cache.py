@@ -18,7 +18,8 @@ from rlhf_ray.objectives.preference_batches import PreferenceGroup, spread_prefe
 from rlhf_ray.records.preferences import PreferenceSamples
 from rlhf_ray.records.supervised import LabelledTokens
 from rlhf_ray.testing.fake_roles import FakeOfflineRanks
-from rlhf_ray.testing.fakes import InProcessWaiter, done
+from rlhf_ray.testing.fake_waiter import InProcessWaiter
+from rlhf_ray.testing.fakes import done
 
 
 def preference_group(*tokens: int) -> PreferenceGroup:

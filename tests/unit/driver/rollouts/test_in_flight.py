@@ -14,15 +14,8 @@ from rlhf_ray.driver.rollouts.failure_budget import FailureBudget
 from rlhf_ray.driver.rollouts.in_flight import InFlight
 from rlhf_ray.driver.rollouts.pipeline import PipelineSettings, RolloutPipeline
 from rlhf_ray.records import GroupSummary, Prompt
-from rlhf_ray.testing.fakes import (
-    FakeGenerators,
-    FakePrompts,
-    FakeRewards,
-    InProcessPending,
-    InProcessWaiter,
-    done,
-    make_prompt,
-)
+from rlhf_ray.testing.fake_waiter import InProcessPending, InProcessWaiter
+from rlhf_ray.testing.fakes import FakeGenerators, FakePrompts, FakeRewards, done, make_prompt
 
 NUM_ENGINES = 512
 NUM_PROMPTS = 4096

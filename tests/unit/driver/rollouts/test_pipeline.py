@@ -9,7 +9,8 @@ import pytest
 from rlhf_ray.config.errors import RunFailed
 from rlhf_ray.driver.rollouts.failure_budget import FailureBudget
 from rlhf_ray.driver.rollouts.pipeline import Batch, PipelineSettings, RolloutPipeline
-from rlhf_ray.testing.fakes import FakeGenerators, FakePrompts, FakeRewards, InProcessWaiter
+from rlhf_ray.testing.fake_waiter import InProcessWaiter
+from rlhf_ray.testing.fakes import FakeGenerators, FakePrompts, FakeRewards
 
 
 def make_pipeline(

@@ -23,14 +23,8 @@ from rlhf_ray.driver.rollouts.failure_budget import FailureBudget
 from rlhf_ray.driver.rollouts.pipeline import PipelineSettings, RolloutPipeline
 from rlhf_ray.driver.updates.step_metrics import batch_metrics
 from rlhf_ray.records import Prompt
-from rlhf_ray.testing.fakes import (
-    FakeGenerators,
-    FakePrompts,
-    FakeReward,
-    FakeRewards,
-    InProcessWaiter,
-    make_prompt,
-)
+from rlhf_ray.testing.fake_waiter import InProcessWaiter
+from rlhf_ray.testing.fakes import FakeGenerators, FakePrompts, FakeReward, FakeRewards, make_prompt
 
 SIZE = 4
 

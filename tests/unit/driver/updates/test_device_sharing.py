@@ -16,7 +16,8 @@ from rlhf_ray.publish.object_store import ObjectStoreTransport
 from rlhf_ray.publish.publisher import Publisher, PublishSettings
 from rlhf_ray.records import Coefficients
 from rlhf_ray.testing.fake_roles import FakeLearner
-from rlhf_ray.testing.fakes import FakeGenerators, InProcessWaiter, done, make_prompt
+from rlhf_ray.testing.fake_waiter import InProcessWaiter
+from rlhf_ray.testing.fakes import FakeGenerators, done, make_prompt
 
 PROBE = Probe(sequences=((1, 2, 3),))
 GB = 1

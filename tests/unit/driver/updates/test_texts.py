@@ -26,7 +26,8 @@ from rlhf_ray.driver.updates.texts import NoTexts, TextMixture, TextSource
 from rlhf_ray.driver.updates.trainer import NoCritic, Trainer, TrainerSettings
 from rlhf_ray.records import Coefficients
 from rlhf_ray.testing.fake_roles import FakeBuilder, FakeLearner
-from rlhf_ray.testing.fakes import InProcessWaiter, done
+from rlhf_ray.testing.fake_waiter import InProcessWaiter
+from rlhf_ray.testing.fakes import done
 
 BATCH: Any = SimpleNamespace(groups=())
 SCORES: Any = SimpleNamespace(reference=(), values=(), old=())
