@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -61,7 +61,11 @@ class RolloutFiles:
 
 
 class RunLog:
-    """Records the steps of an RL run. See `driver.loop`."""
+    """Records the steps of an RL run. See `driver.loop`.
+
+    Args:
+        on_first_step: is called when the first step of this process has been recorded.
+    """
 
     def __init__(
         self,
@@ -69,10 +73,12 @@ class RunLog:
         metrics: MetricsWriter,
         progress: Progress,
         rollouts: RolloutFiles | NoRollouts,
+        on_first_step: Callable[[], None] = lambda: None,
     ) -> None:
         self._metrics = metrics
         self._progress = progress
         self._rollouts = rollouts
+        self._on_first_step: Callable[[], None] | None = on_first_step
 
     def phase(self, name: str) -> None:
         self._progress.phase(name)
@@ -82,6 +88,9 @@ class RunLog:
         self._metrics.write(step, metrics)
         self._progress.step_done(step, metrics)
         self._rollouts.write(step, batch)
+        if self._on_first_step is not None:
+            first, self._on_first_step = self._on_first_step, None
+            first()
 
 
 class FitLog:

@@ -31,6 +31,7 @@ FILES = (
     "metrics.jsonl",
     "progress.json",
     "serve.json",
+    "startup.json",
     "summary.json",
     "summary.txt",
 )

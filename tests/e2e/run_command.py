@@ -118,6 +118,9 @@ class Run:
         lines = (self.output / "metrics.jsonl").read_text().splitlines()
         return [json.loads(line) for line in lines]
 
+    def startup(self) -> dict[str, Any]:
+        return json.loads((self.output / "startup.json").read_text())
+
     def rollouts(self, step: int) -> list[dict[str, Any]]:
         path = self.output / "rollouts" / f"step_{step:06}.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()]

@@ -31,6 +31,10 @@ def test_asynchronous_on_two_of_everything(make_run, tmp_path):
     ).succeed(400)
     metrics = run.metrics()
     assert len(metrics) == 5
+    startup = run.startup()
+    assert all(seconds > 0 for seconds in startup["parts"].values())
+    assert startup["roles"]["generator"]["start_s"] > 0
+    assert startup["roles"]["learner"]["start_s"] > 0
 
     assert max(row["publish/probe_gap_max"] for row in metrics) < 1e-4
     assert [row["publish/version"] for row in metrics] == [1, 2, 3, 4, 5]

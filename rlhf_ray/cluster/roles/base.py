@@ -120,16 +120,20 @@ def start_in_order(
     *,
     plan: ResourcePlan,
     timeout_s: float,
-) -> None:
+) -> dict[str, float]:
     """Start all roles within one deadline: at the same time, except those that follow another.
 
     Of two roles on one GPU the first must have measured its memory before the second takes any.
+
+    Returns:
+        seconds of the slowest actor of every role that measures its start.
 
     Raises:
         RunFailed: a role did not start, or not in time.
     """
     deadline = time.monotonic() + timeout_s
     started: set[str] = set()
+    seconds_of: dict[str, float] = {}
     left = list(roles)
     while left:
         turn = [role for role in left if role.starts_after is None or role.starts_after in started]
@@ -137,9 +141,14 @@ def start_in_order(
         seconds = max(0.0, deadline - time.monotonic())
         starting = Starting(by_role=by_role, waiter=waiter, timeout_s=seconds, plan=plan)
         calls = [call for role in turn for call in role.start(by_role[role.name], starting)]
-        waiter.results(calls, phase="start", timeout_s=seconds)
+        values = waiter.results(calls, phase="start", timeout_s=seconds)
+        for call, value in zip(calls, values, strict=True):
+            if value is not None:
+                role_name = call.member.role
+                seconds_of[role_name] = max(value, seconds_of.get(role_name, 0.0))
         started.update(role.name for role in turn)
         left = [role for role in left if role not in turn]
+    return seconds_of
 
 
 def call_of(member: Member, refs: Any) -> Call:
@@ -153,17 +162,22 @@ class MeetingActor(ActorProcess):
 
     _worker: Any
 
-    def start(self, rank: int, world_size: int, address: Address, timeout_s: float) -> None:
+    def start(self, rank: int, world_size: int, address: Address, timeout_s: float) -> float:
         """Meet the other ranks and load the model.
 
         Args:
             timeout_s: of the start. Ranks load models at different speeds, so its collective
                 operations may take longer than later ones.
+
+        Returns:
+            seconds that it took.
         """
+        started = time.monotonic()
         from rlhf_ray.training.engine.meeting import Meeting
 
         meeting = Meeting(listener=self.take_listener(), timeout_s=_START_SHARE * timeout_s)
         self._worker.start(rank, world_size, *address, meeting=meeting)
+        return time.monotonic() - started
 
 
 class RankActor(MeetingActor):

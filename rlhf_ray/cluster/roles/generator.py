@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -107,13 +108,17 @@ class GeneratorActor(ActorProcess):
         super().__init__()
         self._settings = settings
 
-    async def start(self, gpu_ids: tuple[str, ...], worker_bundles: tuple[int, ...] = ()) -> None:
+    async def start(self, gpu_ids: tuple[str, ...], worker_bundles: tuple[int, ...] = ()) -> float:
         """Load the model.
 
         Args:
             gpu_ids: GPUs that it shares with other actors.
             worker_bundles: bundles of the run for its workers, where they are not in this one.
+
+        Returns:
+            seconds that it took.
         """
+        started = time.monotonic()
         if worker_bundles:
             # vLLM's Ray executor puts a worker into each, in this order.
             os.environ["VLLM_RAY_BUNDLE_INDICES"] = ",".join(map(str, worker_bundles))
@@ -137,6 +142,7 @@ class GeneratorActor(ActorProcess):
         await self._engine.start()
         # The ranks that share its GPUs load their model next. The first publish brings the weights.
         await self._engine.sleeping.begin()
+        return time.monotonic() - started
 
     async def generate(
         self, prompt: Prompt, sample_indices: tuple[int, ...]

@@ -9,6 +9,7 @@ import faulthandler
 import os
 import signal
 import socket
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ class ProcessInfo:
         created: time of the process' creation: a process id may be used again.
         stdout_path, stderr_path: Ray's log files of the process; empty where not files.
         gpu_ids: GPUs that Ray gave to the actor.
+        load_s: seconds from the actor's creation until it answered: its imports.
     """
 
     pid: int
@@ -34,6 +36,7 @@ class ProcessInfo:
     stdout_path: str
     stderr_path: str
     gpu_ids: tuple[str, ...]
+    load_s: float = 0.0
 
 
 class ActorProcess:
@@ -44,6 +47,7 @@ class ActorProcess:
     def __init__(self) -> None:
         from rlhf_ray.observe.output_capture import quiet_worker
 
+        self._created = time.monotonic()
         quiet_worker()
 
     def process_info(self) -> ProcessInfo:
@@ -63,6 +67,7 @@ class ActorProcess:
             stdout_path=_file_behind(1),
             stderr_path=_file_behind(2),
             gpu_ids=tuple(context.get_accelerator_ids()["GPU"]),
+            load_s=time.monotonic() - self._created,
         )
 
     def process_family(self) -> tuple[ProcessKey, ...]:

@@ -34,6 +34,11 @@ _POLL_S = 1.0
 _SHUTDOWN_S = 8.0
 
 
+def is_connected() -> bool:
+    """Whether this process has a connection to Ray: a pipeline has one for all of its stages."""
+    return ray.is_initialized()
+
+
 @contextmanager
 def connected(*, dashboard: bool, deadlines: DeadlineConfig, error_log: Path) -> Iterator[None]:
     """A connection to the cluster of `RAY_ADDRESS` (set inside a Ray job), or a local one.
@@ -48,7 +53,7 @@ def connected(*, dashboard: bool, deadlines: DeadlineConfig, error_log: Path) ->
         RequestError: the variables of Ray are wrong, or no cluster answers there.
         RunFailed: a process of Ray was lost, in place of the failure that this led to.
     """
-    if ray.is_initialized():  # A pipeline is connected for all of its stages.
+    if is_connected():
         yield
         return
     check_ray_environment()

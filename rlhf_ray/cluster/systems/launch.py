@@ -14,6 +14,7 @@ from rlhf_ray.cluster.runtime.launch import Launcher
 from rlhf_ray.cluster.runtime.session import reserved
 from rlhf_ray.cluster.runtime.supervisor import Member, Supervisor
 from rlhf_ray.config.groups.runtime import DeadlineConfig, PlacementConfig
+from rlhf_ray.observe.startup import StartupClock
 
 
 @contextmanager
@@ -23,12 +24,14 @@ def launched(
     *,
     placement: PlacementConfig,
     deadlines: DeadlineConfig,
+    startup: StartupClock | None = None,
 ) -> Iterator[tuple[dict[str, list[Member]], Supervisor]]:
     """Every actor of the roles, started, by role; all are ended on the way out, whatever happened.
 
     Args:
         roles: with paths in their settings that every node can read.
         plan: where their actors go.
+        startup: times the start.
 
     Raises:
         RequestError: the cluster is too small.
@@ -36,7 +39,7 @@ def launched(
     """
     with (
         reserved_for(plan, placement=placement, deadlines=deadlines) as group,
-        launched_in(group, roles, plan, deadlines=deadlines) as started,
+        launched_in(group, roles, plan, deadlines=deadlines, startup=startup) as started,
     ):
         yield started
 
@@ -55,8 +58,10 @@ def launched_in(
     plan: ResourcePlan,
     *,
     deadlines: DeadlineConfig,
+    startup: StartupClock | None = None,
 ) -> Iterator[tuple[dict[str, list[Member]], Supervisor]]:
     """Start some roles of a plan in bundles that are already reserved; see `launched`."""
+    startup = startup or StartupClock(follows=True)
     supervisor = Supervisor(dataclasses.asdict(deadlines))
     launcher = Launcher(
         group,
@@ -74,8 +79,15 @@ def launched_in(
         by_role: dict[str, list[Member]] = {}
         for member in launcher.members():
             by_role.setdefault(member.name.role, []).append(member)
-        start_in_order(roles, by_role, supervisor, plan=plan, timeout_s=deadlines.start_s)
+        for role, members in by_role.items():
+            startup.role(role, "load", max(member.info.load_s for member in members))
+        startup.done("workers")
+        timeout_s = deadlines.start_s
+        seconds = start_in_order(roles, by_role, supervisor, plan=plan, timeout_s=timeout_s)
         launcher.remember_processes()
+        for role, slowest in seconds.items():
+            startup.role(role, "start", slowest)
+        startup.done("roles")
         yield by_role, supervisor
         orderly = True
     finally:

@@ -17,6 +17,7 @@ from rlhf_ray.cluster.roles.run_roles import RunRoles
 from rlhf_ray.cluster.runtime.supervisor import Supervisor
 from rlhf_ray.cluster.systems.launch import launched
 from rlhf_ray.config.groups.runtime import DeadlineConfig, PlacementConfig
+from rlhf_ray.observe.startup import StartupClock
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,15 +35,26 @@ class System:
 
 @contextmanager
 def started_system(
-    run: RunRoles, plan: ResourcePlan, *, placement: PlacementConfig, deadlines: DeadlineConfig
+    run: RunRoles,
+    plan: ResourcePlan,
+    *,
+    placement: PlacementConfig,
+    deadlines: DeadlineConfig,
+    startup: StartupClock,
 ) -> Iterator[System]:
     """Start every actor of the plan; end them all on the way out, whatever happened.
+
+    Args:
+        startup: times the start.
 
     Raises:
         RequestError: the cluster is too small.
         RunFailed: a role did not start.
     """
-    with launched(run.roles, plan, placement=placement, deadlines=deadlines) as started:
+    startup.done("ray")
+    with launched(
+        run.roles, plan, placement=placement, deadlines=deadlines, startup=startup
+    ) as started:
         by_role, supervisor = started
         learner = LearnerGroup(by_role["learner"], ranks_per_sample=run.ranks_per_sample("learner"))
         critic = reference = None

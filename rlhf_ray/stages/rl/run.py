@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rlhf_ray.cluster.runtime.session import connected
+from rlhf_ray.cluster.runtime.session import connected, is_connected
 from rlhf_ray.cluster.systems.rl import System, started_system
 from rlhf_ray.config.load import to_yaml
 from rlhf_ray.config.run import Config
@@ -16,6 +16,8 @@ from rlhf_ray.driver.updates.controllers import Controllers
 from rlhf_ray.observe.metrics import make_writer, read_metrics
 from rlhf_ray.observe.progress import Progress
 from rlhf_ray.observe.run_report import summarize, summary_table, write_summary
+from rlhf_ray.observe.startup import StartupClock
+from rlhf_ray.publish.publisher import Publisher
 from rlhf_ray.rewards.first_row import try_first_rows
 from rlhf_ray.stages.output import opened_output
 from rlhf_ray.stages.rl.evaluation import make_evaluator
@@ -45,6 +47,8 @@ def run(config: Config) -> int:
         RequestError: the inputs are wrong; no worker has been started then.
         RunFailed: it failed while running.
     """
+    startup = StartupClock(follows=is_connected())
+    startup.done("command")
     request = check_request(config)
     with opened_output(
         Path(config.output_dir),
@@ -58,6 +62,7 @@ def run(config: Config) -> int:
         check_rows(inputs.resume_from, ("pipeline", "prompts"), stream.load_state_dict)
         check_rows(inputs.resume_from, ("texts",), inputs.texts.load_state_dict)
         try_first_rows(request.config.reward, prompt_sets, report=output.progress.message)
+        startup.done("inputs")
         output.progress.phase("start")
         with (
             connected(
@@ -70,14 +75,15 @@ def run(config: Config) -> int:
                 inputs.plan,
                 placement=inputs.settings.placement,
                 deadlines=inputs.settings.deadlines,
+                startup=startup,
             ) as system,
         ):
-            _train(inputs, system, output.progress)
+            _train(inputs, system, output.progress, startup)
             output.finish(_report(output.folder))
     return 0
 
 
-def _train(inputs: RlInputs, system: System, progress: Progress) -> None:
+def _train(inputs: RlInputs, system: System, progress: Progress, startup: StartupClock) -> None:
     settings = inputs.settings
     pipeline = make_pipeline(settings, system, inputs.prompts)
     transport = open_transport(settings, system)
@@ -102,12 +108,8 @@ def _train(inputs: RlInputs, system: System, progress: Progress) -> None:
         folder = saver.verified(inputs.resume_from, progress.message)
         state = saver.load(folder, pipeline)
         progress.message(f"resumed after step {state.step} from {folder}")
-    # Adapter 0 changes nothing: every later publish then replaces one under running requests.
-    # Engines that share devices with the learner have slept since their start, and forgot.
-    if inputs.resume_from or settings.publishes_adapter or settings.is_colocated:
-        publisher.publish(state.step, is_first=True)
-    else:
-        publisher.check_loaded(state.step)
+    _prove_weights(inputs, publisher, state.step)
+    startup.done("gate")
 
     with make_writer(
         settings.observe, settings.output, run=settings.run_name, last_step=state.step
@@ -122,7 +124,12 @@ def _train(inputs: RlInputs, system: System, progress: Progress) -> None:
             devices=devices,
             evaluator=evaluator,
             waiter=system.supervisor,
-            log=RunLog(metrics=metrics, progress=progress, rollouts=rollouts),
+            log=RunLog(
+                metrics=metrics,
+                progress=progress,
+                rollouts=rollouts,
+                on_first_step=lambda: startup.finish(settings.output, progress.message),
+            ),
             checkpoints=saver,
         )
         train(loop, state, num_steps=settings.num_steps)
@@ -133,6 +140,17 @@ def _train(inputs: RlInputs, system: System, progress: Progress) -> None:
     save_models(settings, system)
     # After the result is safe: a failure here must not cost it.
     transport.close()
+
+
+def _prove_weights(inputs: RlInputs, publisher: Publisher, step: int) -> None:
+    """Publish the weights that the run starts with, or check those that the engines loaded."""
+    settings = inputs.settings
+    # Adapter 0 changes nothing: every later publish then replaces one under running requests.
+    # Engines that share devices with the learner have slept since their start, and forgot.
+    if inputs.resume_from or settings.publishes_adapter or settings.is_colocated:
+        publisher.publish(step, is_first=True)
+    else:
+        publisher.check_loaded(step)
 
 
 def _report(output: Path) -> str:

@@ -21,13 +21,14 @@ class Waiter:
 
     def __init__(self, log: list[str], takes_s: float = 0.0) -> None:
         self.log, self.timeouts, self._takes_s = log, [], takes_s
+        self.seconds: dict[str, float] = {}
 
     def results(self, calls: Sequence[Call], *, phase: str, timeout_s: float) -> list[Any]:
         assert phase == "start"
         self.timeouts.append(timeout_s)
         time.sleep(self._takes_s)
         self.log.append("wait for " + " ".join(sorted(call.member.role for call in calls)))
-        return []
+        return [self.seconds.get(call.member.role) for call in calls]
 
 
 def role(name: str, log: list[str], *, starts_after: str | None = None) -> Role:
@@ -44,10 +45,10 @@ def role(name: str, log: list[str], *, starts_after: str | None = None) -> Role:
     )
 
 
-def started(roles: list[Role], waiter: Any, timeout_s: float = 60.0) -> None:
+def started(roles: list[Role], waiter: Any, timeout_s: float = 60.0) -> dict[str, float]:
     plan = plan_resources([role.resources for role in roles], spread=False)
     by_role = {role.name: [] for role in roles}
-    start_in_order(roles, by_role, waiter, plan=plan, timeout_s=timeout_s)
+    return start_in_order(roles, by_role, waiter, plan=plan, timeout_s=timeout_s)
 
 
 def test_all_roles_start_at_once():
@@ -65,6 +66,13 @@ def test_a_role_on_the_same_gpus_starts_when_the_other_sleeps():
         *["generator", "reward", "wait for generator reward"],
         *["learner", "wait for learner"],
     ]
+
+
+def test_the_seconds_of_roles_that_measure_their_start_are_returned():
+    waiter = Waiter([])
+    waiter.seconds = {"generator": 3.0}
+    learner = role("learner", [], starts_after="generator")
+    assert started([learner, role("generator", [])], waiter) == {"generator": 3.0}
 
 
 def test_both_turns_have_one_deadline():
