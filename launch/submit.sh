@@ -10,7 +10,10 @@
 # Token: RAY_AUTH_TOKEN, else the file RAY_AUTH_TOKEN_PATH, else ~/.ray/auth_token. It must
 #        be the one that the cluster was started with. RAY_AUTH_MODE=disabled sends none.
 #
-# Exit status: that of `ray job submit`; 2 if the request was wrong.
+# The configuration is checked here first, where the package is installed; models and data are
+# looked at by the job. A cluster that does not answer is said at once.
+#
+# Exit status: that of `ray job submit`; 2 if the request was wrong or no cluster answered.
 set -euo pipefail
 here="$(pwd)"
 checkout="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -64,6 +67,28 @@ if [ "$RAY_AUTH_MODE" = token ] && [ -z "${RAY_AUTH_TOKEN:-}" ]; then
 empty. Copy the token that the cluster was started with ('ray get-auth-token' prints it there; \
 'ray get-auth-token --generate' makes one before a cluster is started), or set \
 RAY_AUTH_MODE=disabled for a cluster without authentication."
+fi
+
+python="$(dirname "$ray")/python"
+if (cd "$checkout" && "$python" -c 'import rlhf_ray.config.load') >/dev/null 2>&1; then
+    (cd "$checkout" && "$python" -m rlhf_ray.main --check "${rest[@]}" "output_dir=$output_dir") ||
+        refuse "nothing was submitted"
+else
+    echo "submit: the configuration is not checked here, because $python has no rlhf_ray; the job \
+checks it" >&2
+fi
+
+# Ray would show a traceback. Other forms of an address, and proxies, are left to it.
+if [[ "$RAY_API_SERVER_ADDRESS" =~ ^https?://(\[[^]]+\]|[^:/]+)(:([0-9]+))?(/|$) ]] &&
+    [ -z "${http_proxy:-}${https_proxy:-}${HTTP_PROXY:-}${HTTPS_PROXY:-}" ]; then
+    host="${BASH_REMATCH[1]//[\[\]]/}"
+    case "$RAY_API_SERVER_ADDRESS" in https:*) port=443 ;; *) port=80 ;; esac
+    port="${BASH_REMATCH[3]:-$port}"
+    # shellcheck disable=SC2016  # The inner shell takes host and port as arguments.
+    timeout 15 bash -c 'exec 3<>"/dev/tcp/$0/$1"' "$host" "$port" 2>/dev/null ||
+        refuse "no Ray cluster answers at $RAY_API_SERVER_ADDRESS. Start one \
+('$ray start --head', or launch/cluster.yaml and launch/hosts.yaml), forward its port 8265 to this \
+machine ('ray dashboard FILE.yaml'), or name it in RAY_API_SERVER_ADDRESS=http://HOST:8265"
 fi
 
 echo "submit: $RAY_API_SERVER_ADDRESS, output in $output_dir" >&2

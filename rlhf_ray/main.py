@@ -9,6 +9,7 @@ problems of a configuration one at a time, in Hydra's own terms, and leaves fold
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -43,6 +44,7 @@ from rlhf_ray.config.load import load_config, note_of_recipe, read_config, to_ya
 from rlhf_ray.config.run import Config
 from rlhf_ray.config.stages import RAY_STAGES
 from rlhf_ray.failure_report import printable, quiet_if_not_read, report_failure
+from rlhf_ray.stages.pipeline import read_steps
 from rlhf_ray.stages.start import start_stage
 from rlhf_ray.stages.table import load_stage
 
@@ -91,10 +93,22 @@ def _carry_out(options: argparse.Namespace) -> int:
                 _help_text() if options.help else to_yaml(read_config(options.overrides)).rstrip()
             )
         return 0
+    if options.check:
+        _check_configuration(options.overrides)
+        return 0
     config = load_config(options.overrides)
     if note := note_of_recipe(options.overrides, config.stage.name):
         print(f"rlhf_ray: {note}", file=sys.stderr)
     return _run_stage(config)
+
+
+def _check_configuration(overrides: Sequence[str]) -> None:
+    """Check the configuration of a run that starts elsewhere, without looking at files."""
+    for name in read_config(overrides).placement.env_from_driver:
+        os.environ.setdefault(name, "")  # It is set where the run starts.
+    config = load_config(overrides)
+    if config.stage.name == "pipeline":
+        read_steps(config)
 
 
 def _run_stage(config: Config) -> int:
@@ -122,6 +136,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.error = _raise_request_error  # Not argparse's usage text: one message for everything.
     parser.add_argument("--help", "-h", action="store_true")
     parser.add_argument("--cfg", "-c", choices=("job",))
+    parser.add_argument("--check", action="store_true")
     parser.add_argument("overrides", nargs="*")
     return parser.parse_intermixed_args(arguments)
 
@@ -146,7 +161,9 @@ Keys are set after the files are read, the last one wins: num_steps=20 training.
 Lists and text with spaces: 'reward.functions=[exact_match]' 'data.system_prompt="Be brief."'
 
   --cfg job     print the configuration that would result, and every key with its default
-  stage=plan    also check it, and print the batch and the placement (dry_run=true: of any stage)
+  --check       check it and print nothing; files and models may be on another machine
+  stage=plan    check it with its files, and print batch, placement and disk (dry_run=true: of any
+                stage)
   --help, -h    this text
 
 Exit status: 0 done, 1 failed while running, 2 the request was wrong, 130 Ctrl-C,

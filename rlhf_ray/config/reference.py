@@ -37,9 +37,10 @@ for the stages of a pipeline. A pipeline reads none of its stages' keys: set
 stage does not read are named in one line, and the run goes on. The table below says which stages
 read a group.
 
-`--cfg job` prints the resulting configuration. `stage=plan` also checks it and prints the batch and
-the placement, without starting anything. A wrong configuration ends with exit status 2 and one
-message that lists every problem, before Ray starts.
+`--cfg job` prints the resulting configuration, with every key. `stage=plan` checks it and prints
+the keys that differ from their defaults, the batch, the placement and the disk, without starting
+anything. A wrong configuration ends with exit status 2 and one message that lists every problem,
+before Ray starts.
 
 Values follow Hydra's grammar: `generation.stop=[a,b]` is a list, `key=null` is null, `'key="a, b"'`
 is text with a comma in it, `${key}` stands for another key's value.

@@ -46,6 +46,11 @@ def check_location(path: str, key: str, *, needs_config: bool) -> None:
         )
 
 
+def is_hub_name(path: str) -> bool:
+    """Whether a path is no place on this machine, and can be the name of a model on the hub."""
+    return not Path(path).expanduser().exists() and _HUB_NAME.fullmatch(path) is not None
+
+
 def _check_folder(folder: Path, key: str, *, needs_config: bool) -> None:
     if not needs_config or (folder / "config.json").is_file():
         return

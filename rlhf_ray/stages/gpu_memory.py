@@ -201,6 +201,19 @@ def _state_bytes(config: Config, size: ModelSize) -> dict[str, float]:
     return states
 
 
+def checkpoint_bytes(config: Config, size: ModelSize) -> float:
+    """Bytes of one checkpoint of the trained model over all ranks, at least.
+
+    DeepSpeed writes the weights that compute, the moments of AdamW and, where there are any, the
+    weights in float32. Of a part that is trained only the frozen weights are sure to be written.
+    """
+    training = config.training
+    each = _bytes(training.dtype)
+    if training.trains_all:
+        each += 8 + (4 if training.zero_stage >= 1 or training.dtype != "float32" else 0)
+    return size.weights * (each + (4 if training.ema_decay is not None else 0))
+
+
 def _bytes(dtype: str) -> int:
     return 4 if dtype == "float32" else 2
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.run import Config
-from rlhf_ray.config.stages import ONE_MODEL_STAGES
+from rlhf_ray.config.stages import ONE_MODEL_STAGES, SCORING_STAGES
+from rlhf_ray.models.builtin import is_builtin
+from rlhf_ray.models.location import check_location
 
 _FILE_ENDINGS = (".jsonl", ".json", ".csv", ".parquet", ".txt")
 _COMMAND = "python -m rlhf_ray.main"
@@ -42,25 +45,36 @@ def check_inputs(config: Config, *, made_in: Path | None = None) -> None:
             )
 
 
-def check_models(config: Config, *, made_in: Path | None = None) -> None:
-    """Refuse the missing local folder of a model, for any role that the stage starts.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReadModel:
+    """A model that a stage reads.
 
-    Args:
-        made_in: folder in which an earlier stage of a pipeline may still make it.
-
-    Raises:
-        RequestError: names what is missing, and the command that makes it.
+    Attributes:
+        key: dotted name of its setting.
+        maker: the stage that makes such a model.
     """
+
+    key: str
+    path: str
+    maker: str
+
+
+def read_models(config: Config) -> list[ReadModel]:
+    """The models that the stage starts from or loads for a role, as the request names them."""
     # The stages that serve or rewrite one model read no other.
     is_alone = config.is_fit or config.stage.name in ONE_MODEL_STAGES
-    evaluated = config.evaluation.models if config.is_evaluation else {}
-    reads_model = not config.is_evaluation and config.stage.name != "serve_reward"
-    stage = "rl" if config.stage.name == "plan" else config.stage.name
+    has_own = not config.is_evaluation and config.stage.name != "serve_reward"
+    is_remote = config.stage.name == "chat" and config.chat.url is not None
+    judge = config.reward.judge
+    scores = config.stage.name in SCORING_STAGES
     maker = "pretrain" if config.is_fit else "sft"
     # Key, value, the stage that makes such a model, and whether the run reads it.
     models = [
-        ("model.path", config.model.path, maker, reads_model),
-        *((f"evaluation.models.{name}", path, "rl", True) for name, path in evaluated.items()),
+        ("model.path", config.model.path, maker, has_own and not is_remote),
+        *(
+            (f"evaluation.models.{name}", path, "rl", config.is_evaluation)
+            for name, path in config.evaluation.models.items()
+        ),
         ("critic.path", config.critic.path, "reward_model", not is_alone and config.needs_critic),
         ("reference.path", config.reference.path, "sft", not is_alone and config.needs_reference),
         (
@@ -69,16 +83,46 @@ def check_models(config: Config, *, made_in: Path | None = None) -> None:
             "reward_model",
             not is_alone and config.needs_reward_model,
         ),
+        ("reward.judge.model", judge.model, "sft", scores and judge.has_engines),
+        ("chat.compare_path", config.chat.compare_path, "sft", config.stage.name == "chat"),
     ]
-    for key, path, made_by, is_read in models:
-        if is_read and _is_missing(path) and not is_made_later(path, made_in):
+    return [
+        ReadModel(key=key, path=path, maker=made_by)
+        for key, path, made_by, is_read in models
+        if is_read and path
+    ]
+
+
+def check_models(config: Config, *, made_in: Path | None = None) -> None:
+    """Refuse a local folder that is missing or no model, for any role that the stage starts.
+
+    Args:
+        made_in: folder in which an earlier stage of a pipeline may still make it.
+
+    Raises:
+        RequestError: names what is missing or wrong, and the command that makes it.
+    """
+    stage = "rl" if config.stage.name == "plan" else config.stage.name
+    for model in read_models(config):
+        if is_builtin(model.path) or is_made_later(model.path, made_in):
+            continue
+        if _is_missing(model.path):
             needs = "evaluates models" if config.is_evaluation else "starts from a model"
-            rows = "data.path" if made_by == "rl" else "examples.path"
+            rows = "data.path" if model.maker == "rl" else "examples.path"
             raise RequestError(
-                f"{key} is {path!r}: there is no such folder. stage={stage} {needs}; "
-                f"stage={made_by} makes one: {_COMMAND} stage={made_by} model.path=... {rows}=... "
-                f"output_dir=FOLDER, and then {key}=FOLDER/model"
+                f"{model.key} is {model.path!r}: there is no such folder. stage={stage} {needs}; "
+                f"stage={model.maker} makes one: {_COMMAND} stage={model.maker} model.path=... "
+                f"{rows}=... output_dir=FOLDER, and then {model.key}=FOLDER/model"
             )
+        # An export merges an adapter with its base.
+        is_adapter = stage == "export" and (Path(model.path) / "adapter_config.json").is_file()
+        check_location(model.path, model.key, needs_config=not is_adapter)
+    tokenizer = config.model.tokenizer_path
+    if tokenizer is not None and _is_missing(tokenizer) and not is_made_later(tokenizer, made_in):
+        raise RequestError(
+            f"model.tokenizer_path is {tokenizer!r}: there is no such folder; name the folder of a "
+            f"tokenizer or a hub name, or set it to null for the model's"
+        )
 
 
 def check_warmup(warmup: int, num_steps: int) -> None:

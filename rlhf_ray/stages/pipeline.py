@@ -17,6 +17,7 @@ from rlhf_ray.config.groups.pipeline import PipelineConfig, read_report, read_st
 from rlhf_ray.config.load import load_values, to_yaml
 from rlhf_ray.config.run import Config
 from rlhf_ray.observe.facts import duration
+from rlhf_ray.observe.figures import figure_problem, find_figure
 from rlhf_ray.observe.run_report import plain_table, write_files
 from rlhf_ray.stages.request_checks import check_part
 from rlhf_ray.stages.stage import Stage
@@ -197,21 +198,29 @@ def _figure(folder: Path, path: tuple[str, ...]) -> float:
     file = next((folder / name for name in _RESULTS if (folder / name).is_file()), None)
     if file is None:
         raise RunFailed(f"{folder} has no numbers, which pipeline.report asks for")
-    value: Any = json.loads(file.read_text(encoding="utf-8"))
-    for name in path:
-        value = value.get(name) if isinstance(value, Mapping) else None
-    if not isinstance(value, int | float):
-        raise RunFailed(f"{file} has no number at {'.'.join(path)}, which pipeline.report asks for")
-    return float(value)
+    try:
+        return find_figure(json.loads(file.read_text(encoding="utf-8")), path)
+    except KeyError as error:
+        raise RunFailed(
+            f"{file} has no number at {'.'.join(path)}, which pipeline.report asks for: "
+            f"{error.args[0]}"
+        ) from error
 
 
 def _check(config: Config) -> None:
-    """Check every stage; what an earlier one makes may be missing.
+    """Check the report and every stage; what an earlier one makes may be missing.
 
     Raises:
-        RequestError: names the stage, and what is missing or wrong.
+        RequestError: names the figure or the stage, and what is missing or wrong.
     """
-    for step in read_steps(config):
+    steps = read_steps(config)
+    parts = {step.name: step.config for step in steps}
+    for figure in read_report(config.pipeline):
+        if problem := figure_problem(parts[figure.stage], figure.path):
+            raise RequestError(
+                f"pipeline.report.{figure.name}={config.pipeline.report[figure.name]}: {problem}"
+            )
+    for step in steps:
         try:
             check_part(step.config, made_in=Path(config.output_dir))
         except RequestError as error:

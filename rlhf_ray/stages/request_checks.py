@@ -53,9 +53,9 @@ def check_part(config: Config, *, made_in: Path | None) -> None:
     if stage == "prepare_data":
         _check_sources(config, made_in)
         return
+    check_models(config, made_in=made_in)
     if stage == "chat" and config.chat.url is not None:
         return  # The endpoint has the model.
-    check_models(config, made_in=made_in)
     if is_builtin(config.model.path) and not config.is_evaluation:
         check_builtin(config.model.path)
     if config.model.chat_template is not None:

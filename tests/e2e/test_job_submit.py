@@ -150,11 +150,22 @@ def wait_until(holds: Callable[[], bool], timeout_s: float) -> None:
         time.sleep(0.3)
 
 
-def test_a_wrong_configuration_is_refused_in_words(head, tmp_path):
+def test_a_wrong_configuration_is_not_submitted(head, tmp_path):
     command = ["launch/submit.sh", "recipe=demo", "num_step=3", f"output_dir={tmp_path / 'run'}"]
     status, text = submit(head, command, tmp_path / "log", nothing)
-    assert status == 1, "the status of `ray job submit` for a failed job"
+    assert status == 2
     assert "rlhf_ray: the configuration is wrong: num_step: unknown key" in text
+    assert "nothing was submitted" in text
+    assert "Traceback" not in text
+
+
+def test_a_job_with_a_wrong_request_is_refused_in_words(head, tmp_path):
+    """What only the job can see: the files."""
+    command = ["launch/submit.sh", "recipe=demo", f"data.path={tmp_path}/none.jsonl"]
+    command.append(f"output_dir={tmp_path / 'run'}")
+    status, text = submit(head, command, tmp_path / "log", nothing)
+    assert status == 1, "the status of `ray job submit` for a failed job"
+    assert "none.jsonl': no such file" in text
     assert "exit code 2" in text
     assert "Traceback" not in text
     assert not (tmp_path / "run").exists()

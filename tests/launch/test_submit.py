@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,9 @@ class Submit:
         fake = folder / "fakes" / "ray"
         fake.write_text(FAKE_RAY)
         fake.chmod(0o755)
+        # What asks whether the cluster is there; see `test_no_cluster_is_refused`.
+        (folder / "fakes" / "timeout").write_text("#!/bin/sh\nexit 0\n")
+        (folder / "fakes" / "timeout").chmod(0o755)
         (folder / "token").write_text("0" * 32)
         self.environment = {
             "PATH": f"{folder / 'fakes'}{os.pathsep}{os.environ['PATH']}",
@@ -175,6 +180,66 @@ def test_without_authentication_no_token_is_needed(submit):
     del submit.environment["RAY_AUTH_TOKEN_PATH"]
     submit.environment["RAY_AUTH_MODE"] = "disabled"
     assert submit.call("recipe=demo")["RAY_AUTH_MODE"] == "disabled"
+
+
+def test_no_cluster_is_refused(submit):
+    (submit.folder / "fakes" / "timeout").unlink()
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))  # Bound, and it does not listen.
+        submit.environment["RAY_ADDRESS"] = f"http://127.0.0.1:{held.getsockname()[1]}"
+        message = refused(submit, "recipe=demo")
+        assert f"no Ray cluster answers at {submit.environment['RAY_ADDRESS']}. Start" in message
+        assert "RAY_API_SERVER_ADDRESS=http://HOST:8265" in message
+        held.listen()
+        assert entrypoint(submit.call("recipe=demo"))
+    submit.call_file.unlink()
+    submit.environment["RAY_ADDRESS"] = "http://no-such-host.invalid"
+    assert "no Ray cluster answers at http://no-such-host.invalid" in refused(submit, "recipe=demo")
+
+
+@pytest.mark.parametrize("address", ["auto", "ray://head:10001", "10.0.0.1:6379"])
+def test_other_addresses_are_left_to_ray(submit, address):
+    (submit.folder / "fakes" / "timeout").unlink()
+    submit.environment["RAY_ADDRESS"] = address
+    assert submit.call("recipe=demo")["RAY_API_SERVER_ADDRESS"] == address
+
+
+@pytest.fixture
+def checked(submit) -> Submit:
+    """With a Python next to `ray` that has the package."""
+    python = submit.folder / "fakes" / "python"
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    return submit
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["recipe=demo", "num_step=3"], "num_step: unknown key; did you mean num_steps"),
+        (["recipe=demo", "stage=sft", "examples.path=x", "num_steps=3"], "set fit.max_steps"),
+        (["recipe=translation", "pipeline.stages.sft.fit.max_steps=0"], "must be at least 1"),
+    ],
+)
+def test_a_wrong_configuration_is_not_submitted(checked, arguments, words):
+    done = checked(*arguments)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert done.stderr.endswith("submit: nothing was submitted\n")
+    assert "Traceback" not in done.stderr
+    assert not checked.call_file.exists()
+
+
+def test_files_and_variables_of_the_cluster_are_not_asked_for(checked):
+    there = ["data.path=/shared/rows.jsonl", "placement.env_from_driver=[HF_TOKEN]"]
+    assert entrypoint(checked.call("recipe=demo", *there))[4:6] == there
+    assert "not checked here" not in checked("recipe=demo", *there).stderr
+
+
+def test_without_the_package_the_job_checks(submit):
+    done = submit("recipe=demo", "num_step=3")
+    assert done.returncode == 0
+    assert "the configuration is not checked here" in done.stderr
 
 
 def test_no_ray_is_refused(submit):

@@ -9,6 +9,7 @@ import pytest
 from rlhf_ray.compression.compression_report import Form, describe, table, weight_bytes
 from rlhf_ray.compression.request import Compressed
 from rlhf_ray.generation.speed import Speed
+from rlhf_ray.observe.figures import FORM_FIGURES
 
 
 def form(folder: Path, name: str, *, size: int, speed: Speed | None, error: str = "") -> Form:
@@ -48,6 +49,11 @@ def test_description(report):
     assert forms["int8"]["engine_error"] == "no kernel"
     assert forms["int8"]["reward"] is None
     assert forms["int4"]["bytes"] is None
+
+
+def test_every_figure_that_a_pipeline_may_report_is_there(report):
+    texts = {"path", "error", "engine_error"}
+    assert set(report["forms"]["original"]) - texts == set(FORM_FIGURES)
 
 
 def test_the_table(report):

@@ -18,6 +18,7 @@ from rlhf_ray.evaluation.evaluation_report import (
 from rlhf_ray.evaluation.files import sample_rows, write_report, write_samples
 from rlhf_ray.evaluation.table import side_by_side
 from rlhf_ray.evaluation.training_metrics import flat_metrics
+from rlhf_ray.observe.figures import MODEL_FIGURES
 from rlhf_ray.records import TokenValues
 from rlhf_ray.testing.fakes import make_group, make_prompt
 
@@ -76,6 +77,11 @@ def test_a_measured_group_has_its_answers_by_mode():
     assert prompt.answers["greedy"][0].kl is None
     # 10, 0 and 11, 0: three distinct tokens of four.
     assert prompt.distinct["sampled"][0] == pytest.approx(3 / 4)
+
+
+def test_every_figure_that_a_pipeline_may_report_is_there():
+    (described,) = report_of(model("a", [1.0, 0.0, 0.5]))["models"].values()
+    assert set(described) - {"path", "first_failure"} == set(MODEL_FIGURES)
 
 
 def test_k3_and_no_estimator():

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from rlhf_ray.config.errors import ConfigError, RequestError, RunFailed
+from rlhf_ray.config.groups.pipeline import read_report
 from rlhf_ray.config.load import load_config
+from rlhf_ray.observe.figures import figure_problem
 from rlhf_ray.stages import pipeline
 from rlhf_ray.stages.plan import run as plan
 from rlhf_ray.stages.stage import Stage
@@ -20,6 +22,7 @@ STAGES = {
     "base": {"stage": "pretrain", "model.path": "m", "examples.path": "x"},
     "tuned": {"stage": "sft", "model.path": "{base}/model", "examples.path": "x"},
 }
+PIPELINE = "pipeline.stages={a: {stage: sft}}"
 REPORT = {"before": "base:inner.loss", "after": "tuned:inner.loss"}
 
 
@@ -58,7 +61,7 @@ def config(tmp_path):
         loaded = load_config(
             [
                 "stage=pipeline",
-                "pipeline.stages={a: {stage: sft}}",
+                PIPELINE,
                 f"output_dir={tmp_path}/out",
                 "seed=3",
                 *overrides,
@@ -146,8 +149,71 @@ def test_the_input_of_a_stage_is_wrong(stages, config):
 def test_a_figure_that_is_not_there(stages, config):
     asked = config()
     asked.pipeline.report = {"after": "tuned:inner.accuracy"}
-    with pytest.raises(RunFailed, match=r"no number at inner\.accuracy"):
+    words = r"no number at inner\.accuracy.*: there is no inner\.accuracy; There is: loss"
+    with pytest.raises(RunFailed, match=words):
         pipeline.run(asked)
+
+
+@pytest.mark.parametrize(
+    ("figure", "words"),
+    [
+        ("base:loss_lst", "there is no loss_lst; did you mean loss_last? There is: num_steps, "),
+        ("base:loss_last.x", "loss_last is a number, and x leads to nothing"),
+        ("data:rows", "stage=prepare_data leaves no figures; take one of a stage that does: pre"),
+        ("rl:parts_first.anything", None),
+        ("rl:kl_lst", "did you mean kl_last?"),
+        ("eval:models.sft.sampled.win_rate.mean", None),
+        ("eval:model.sft", "there is no model; did you mean models? There is: models, prompts"),
+        ("eval:prompts.num_prompts", None),
+        ("eval:models.nft.greedy", "there is no models.nft; did you mean sft? There is: sft"),
+        ("eval:models.sft", "more names have to follow: num_prompts, failed_prompts, sampled"),
+        ("eval:models.sft.greedy.reward.mean", "there is no models.sft.greedy"),
+    ],
+)
+def test_a_figure_that_no_stage_makes_is_refused_before_any_starts(tmp_path, figure, words):
+    prompts = "rlhf_ray.data.builtin:arithmetic"
+    rows = {"model.path": "m", "examples.path": prompts}
+    scored = {
+        "data.path": prompts,
+        "data.answer_column": "answer",
+        "reward.functions": ["exact_match"],
+    }
+    measured = {"evaluation.samples": 2, "evaluation.greedy": False}
+    config = load_config([*("stage=pipeline", f"output_dir={tmp_path}/out"), PIPELINE])
+    config.pipeline.stages = {
+        "data": {"stage": "prepare_data", "prepare.sources.a": {"path": prompts, "kind": "prompt"}},
+        "base": {"stage": "sft", **rows},
+        "rl": {"stage": "rl", "model.path": "m", **scored, "generation.kv_cache_gib": 1},
+        "eval": {
+            "stage": "evaluate",
+            "evaluation.models": {"sft": "{base}/model"},
+            "generation.kv_cache_gib": 1,
+            **scored,
+            **measured,
+        },
+    }
+    config.pipeline.report = {"figure": figure}
+    if words is None:
+        pipeline.STAGE.check(config)
+        return
+    with pytest.raises(RequestError) as caught:
+        pipeline.STAGE.check(config)
+    assert str(caught.value).startswith(f"pipeline.report.figure={figure}: ")
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    ["pipeline_demo", "pipeline_smollm2", "product", "sentiment", "stories", "translation"],
+)
+def test_the_figures_of_recipes_may_be_there(recipe):
+    config = load_config([f"recipe={recipe}"])
+    parts = {step.name: step.config for step in pipeline.read_steps(config)}
+    found = read_report(config.pipeline)
+    assert [figure_problem(parts[figure.stage], figure.path) for figure in found] == (
+        [None] * len(found)
+    )
+    assert found
 
 
 def test_a_broken_record_is_named(stages, config, tmp_path):
@@ -171,7 +237,7 @@ def test_the_plan_names_the_stages(config, tmp_path, capsys):
 
 def test_the_plan_of_missing_rows_is_shown_and_refused(config, capsys):
     with pytest.raises(RequestError, match=r"pipeline\.stages\.base: examples\.path is 'x'"):
-        plan(config())
+        plan(config(stages=STAGES))
     assert "tuned  stage=sft" in capsys.readouterr().out
 
 

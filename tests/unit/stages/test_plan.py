@@ -1,0 +1,113 @@
+"""stage=plan: a page of what matters, and what no one has looked at."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rlhf_ray.config.load import load_config
+from rlhf_ray.main import main
+from rlhf_ray.stages.gpu_memory import checkpoint_bytes, model_size
+
+MOST_LINES = 110
+ROWS = "examples.path=rlhf_ray.data.builtin:arithmetic"
+QWEN = {
+    "model_type": "qwen2",
+    "hidden_size": 8192,
+    "num_hidden_layers": 80,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "intermediate_size": 29568,
+    "vocab_size": 152064,
+    "tie_word_embeddings": False,
+}
+
+
+def plan(capsys, *arguments: str, status: int = 0) -> str:
+    assert main(list(arguments)) == status
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("recipe", ["demo", "demo_ppo", "gpu_7b", "gpu_70b"])
+def test_it_fits_on_a_page(capsys, recipe):
+    out = plan(capsys, f"recipe={recipe}", "stage=plan")
+    assert len(out.splitlines()) <= MOST_LINES
+    for title in ("# Configuration: ", "# Batch", "# Placement: ", "# Disk"):
+        assert title in out
+
+
+def test_the_configuration_is_what_differs_from_the_defaults(capsys):
+    out = plan(capsys, "recipe=demo", "stage=plan", "seed=7", "generation.temperature=1.0")
+    head, _, rest = out.partition("\n")
+    shown = yaml.safe_load(rest.partition("\n# Batch")[0])
+    assert shown["seed"] == 7
+    assert shown["training"]["learning_rate"] == 2e-4
+    assert "temperature" not in shown["generation"], "it has its default"
+    assert "fit" not in shown
+    count, others = (int(word) for word in head.split() if word.isdigit())
+    assert count < 40 < 300 < others
+    assert "--cfg job prints all" in head
+
+
+def test_models_on_the_hub_are_said_to_be_unchecked(capsys):
+    out = plan(capsys, "stage=sft", "model.path=owner/name", ROWS, "dry_run=true")
+    line = "not checked: model.path=owner/name is read from the hub when the run starts"
+    assert out.splitlines()[-1] == line
+    stages = "pipeline.stages.a={stage: sft, model.path: owner/name, examples.path: owner/rows}"
+    assert "not checked: pipeline.stages.a.model.path=owner/name" in plan(
+        capsys, "stage=pipeline", stages, "dry_run=true"
+    )
+    assert "not checked" not in plan(capsys, "recipe=demo", "stage=plan")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key"),
+    [
+        (("recipe=demo", "stage=plan"), "model.path"),
+        (("recipe=demo_ppo", "stage=plan"), "critic.path"),
+        (("stage=sft", ROWS, "dry_run=true"), "model.path"),
+        (("stage=serve", "dry_run=true"), "model.path"),
+        (("stage=evaluate", "recipe=demo", "dry_run=true"), "evaluation.models.a"),
+        (("stage=serve_reward", "dry_run=true"), "reward.model.path"),
+        (("stage=chat", "chat.url=http://h/v1", "dry_run=true"), "chat.compare_path"),
+        (("recipe=demo", "stage=plan", "reward.judge.rubric=null"), "reward.judge.model"),
+    ],
+)
+def test_a_folder_that_is_no_model_is_refused(capsys, tmp_path, arguments, key):
+    (tmp_path / "notes.txt").write_text("no model")
+    assert main([*arguments, f"{key}={tmp_path}"]) == 2
+    assert f"{key} is '{tmp_path}', a folder without config.json; it holds ['notes.txt']" in (
+        capsys.readouterr().err
+    )
+
+
+def test_an_adapter_may_be_exported_and_no_more(capsys, tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    plan(capsys, "stage=export", "export.licence=mit", f"model.path={tmp_path}", "dry_run=true")
+    assert main(["stage=serve", f"model.path={tmp_path}", "dry_run=true"]) == 2
+    assert "an adapter without its base model" in capsys.readouterr().err
+
+
+def test_a_tokenizer_that_is_not_there_is_refused(capsys):
+    missing = "model.tokenizer_path=./nowhere/tokenizer"
+    assert main(["recipe=demo", "stage=plan", missing]) == 2
+    assert "model.tokenizer_path is './nowhere/tokenizer': there is no" in capsys.readouterr().err
+
+
+def test_checkpoints_are_said_with_their_size_and_disk(capsys, tmp_path: Path):
+    (tmp_path / "config.json").write_text(json.dumps(QWEN))
+    base = ("stage=sft", f"model.path={tmp_path}", ROWS, f"output_dir={tmp_path}/out")
+    assert "no checkpoints (checkpoint.every_steps=0)" in plan(capsys, *base, "dry_run=true")
+    written = ("checkpoint.every_steps=20", "training.zero_stage=2", "training.dtype=bfloat16")
+    out = plan(capsys, *base, *written, "dry_run=true")
+    size = model_size(QWEN)
+    assert size is not None
+    # Two bytes of the weights, and twelve of the optimizer.
+    assert checkpoint_bytes(load_config([*base, *written]), size) == 14 * size.weights
+    assert (
+        "at most 3 checkpoints of at least 1.02e+03 GB, 3.05e+03 GB in all, every 20 steps" in out
+    )
+    assert f"on the disk of {tmp_path}/out (" in out
