@@ -54,7 +54,7 @@ def load_facts(folder: Path) -> CheckpointFacts:
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: it does not have a role's facts ({error})") from None
     numbers = (facts.world_size, facts.zero_stage, facts.optimizer_step)
-    if not all(type(number) is int for number in numbers):
+    if not all(type(number) is int and number >= 0 for number in numbers):
         raise ValueError(f"{path} is damaged: it does not have a role's facts ({values})")
     return facts
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rlhf_ray.checkpoint_files.facts import FACTS_FILE
 from rlhf_ray.checkpoint_files.manifest import (
     MANIFEST_FILE,
     Manifest,
@@ -90,7 +91,7 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 
 def check_whole(folder: Path, *, parts: Collection[str]) -> bool:
-    """Check everything that costs no reading of large files: marker, manifest, sizes, state.
+    """Check what costs no reading of large files: marker, manifest, sizes, state, facts of roles.
 
     Args:
         parts: keys of the state that the run needs, next to its step and identity.
@@ -102,8 +103,13 @@ def check_whole(folder: Path, *, parts: Collection[str]) -> bool:
         DamagedCheckpointError: the checkpoint is damaged; names the files.
     """
     manifest = read_manifest(folder)
-    if manifest is not None and (problems := size_problems(folder, manifest.files)):
-        raise damaged(folder, listed(problems))
+    if manifest is not None:
+        if problems := size_problems(folder, manifest.files):
+            raise damaged(folder, listed(problems))
+        for name, seal in manifest.files.items():
+            # A layout that is read from a changed file would be refused in place of the file.
+            if name.endswith(f"/{FACTS_FILE}") and digest_of(_read(folder, name)) != seal.digest:
+                raise damaged(folder, f"{name} has changed since it was written")
     state = read_state(folder)
     for name in ("identity", *parts):
         if not isinstance(state.get(name), dict):

@@ -11,6 +11,7 @@ from rlhf_ray.checkpoint_files.facts import RoleLayout, layout_problem, load_fac
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.driver.checkpoint_folders import Checkpoints, step_of
 from rlhf_ray.driver.checkpoint_state import (
+    STATE_FILE,
     check_whole,
     damaged,
     is_committed,
@@ -128,7 +129,7 @@ def _check(folder: Path, expected: ResumedRun) -> None:
         DamagedCheckpointError: it is damaged.
         RequestError: it is whole, but this run cannot go on from it.
     """
-    check_whole(folder, parts=expected.parts)
+    _check_whole(folder, expected.parts)
     check_identity(folder, read_state(folder)["identity"], expected.settings.identity)
     for name, here in expected.layouts.items():
         try:
@@ -137,6 +138,23 @@ def _check(folder: Path, expected: ResumedRun) -> None:
             raise damaged(folder, str(error)) from None
         if problem := layout_problem(folder / name, facts, here):
             raise RequestError(problem)
+
+
+def _check_whole(folder: Path, parts: Collection[str]) -> None:
+    """Check the files, and that the folder is the one of the step that is in it.
+
+    Raises:
+        DamagedCheckpointError: see `check_whole`; or the folder has the name of another step, under
+            which the run would count its checkpoints.
+    """
+    check_whole(folder, parts=parts)
+    named, written = step_of(folder), read_state(folder)["step"]
+    if named not in (-1, written):  # A copy elsewhere may have any name.
+        raise damaged(
+            folder,
+            f"{STATE_FILE} in it is of step {written}: the folder was renamed or overwritten; its "
+            f"name was step_{written:06d}",
+        )
 
 
 def _passed_over(folders: Checkpoints, chosen: Path, problems: Sequence[str]) -> list[str]:
@@ -178,7 +196,7 @@ def _refusal(problems: Sequence[str], candidates: Sequence[Path], parts: Collect
         folder
         for folder in siblings
         if folder not in candidates
-        and problem_of(lambda folder=folder: check_whole(folder, parts=parts)) is None
+        and problem_of(lambda folder=folder: _check_whole(folder, parts)) is None
     ]
     ways = [f"resume={folder} goes on from the newest whole one next to it" for folder in whole[:1]]
     ways.append("resume=never starts from step 0")

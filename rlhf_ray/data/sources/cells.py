@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
 from rlhf_ray.data.rows import BrokenRow, Row, row_from, shown
 from rlhf_ray.data.scalars import is_missing, python_value, widened
 
+# From a value of Arrow to the one that it is written as.
+Widen = Callable[[Any], Any]
 # Deeper rows are no data, and would end templates and JSON writers by their depth.
 MAX_DEPTH = 64
 
@@ -80,27 +83,77 @@ def plain_row(value: Any, *, number: int, where: str) -> Row | BrokenRow:
 
 
 def arrow_row(
-    value: Any, *, number: int, where: str, narrow: Mapping[str, str] = MappingProxyType({})
+    value: Any, *, number: int, where: str, narrow: Mapping[str, Widen] = MappingProxyType({})
 ) -> Row | BrokenRow:
     """Make a row of values that come from Arrow, without the fields that it filled in.
 
     Args:
-        narrow: "float32" or "float16" for each column of such numbers; see `scalars.widened`.
+        narrow: what widens the short floats of a column; see `narrow_columns`.
     """
     if narrow and isinstance(value, dict):
-        import numpy
-
         value = {
-            name: widened(item, getattr(numpy, narrow[name])) if name in narrow else item
-            for name, item in value.items()
+            name: narrow[name](item) if name in narrow else item for name, item in value.items()
         }
     return _row(value, number, where, drops_filled=True)
 
 
-def narrow_columns(schema: Any) -> dict[str, str]:
-    """Columns of short floats in a schema of Arrow, with the name of their type in numpy."""
-    kinds = {"float": "float32", "halffloat": "float16"}
-    return {field.name: kinds[str(field.type)] for field in schema if str(field.type) in kinds}
+def narrow_columns(schema: Any) -> dict[str, Widen]:
+    """For each column of an Arrow schema with short floats, also inside of lists and structs:
+    the function that widens them; see `scalars.widened`.
+    """
+    found = {field.name: _widening(field.type) for field in schema}
+    return {name: widen for name, widen in found.items() if widen is not None}
+
+
+def _widening(kind: Any) -> Widen | None:
+    """The function for the values of a type of Arrow; None for a type without short floats."""
+    import numpy
+    import pyarrow
+
+    types = pyarrow.types
+    if types.is_float32(kind) or types.is_float16(kind):
+        return partial(widened, narrow=numpy.float32 if types.is_float32(kind) else numpy.float16)
+    if isinstance(kind, pyarrow.BaseExtensionType):
+        return _widening(kind.storage_type)
+    if types.is_struct(kind):
+        inner = {field.name: _widening(field.type) for field in kind}
+        known = {name: widen for name, widen in inner.items() if widen is not None}
+        return partial(_widened_fields, known) if known else None
+    if types.is_map(kind):
+        item = _widening(kind.item_type)
+        return item and partial(_widened_map, item)
+    is_list = any(
+        test(kind)
+        for test in (
+            types.is_list,
+            types.is_large_list,
+            types.is_fixed_size_list,
+            types.is_list_view,
+            types.is_large_list_view,
+        )
+    )
+    if is_list or types.is_dictionary(kind):
+        item = _widening(kind.value_type)
+        return item and partial(_widened_items, item)
+    return None
+
+
+def _widened_fields(known: Mapping[str, Widen], value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {name: known[name](item) if name in known else item for name, item in value.items()}
+
+
+def _widened_map(widen: Widen, value: Any) -> Any:
+    """A map as a dictionary, or as the pairs that `datasets` makes of it."""
+    if isinstance(value, dict):
+        return {name: widen(item) for name, item in value.items()}
+    return [(name, widen(item)) for name, item in value] if isinstance(value, list) else value
+
+
+def _widened_items(widen: Widen, value: Any) -> Any:
+    """A list; or a single value, where a dictionary of Arrow has encoded it."""
+    return [widen(item) for item in value] if isinstance(value, list) else widen(value)
 
 
 def _row(value: Any, number: int, where: str, *, drops_filled: bool) -> Row | BrokenRow:
@@ -143,10 +196,22 @@ def _listed(value: Any) -> Any:
     """A list in place of a tuple or array with dimensions, a float in place of a short one."""
     numpy = sys.modules.get("numpy")
     if numpy is not None and isinstance(value, numpy.ndarray) and value.ndim:
-        return value.tolist()
-    if numpy is not None and isinstance(value, numpy.float32 | numpy.float16):
-        return widened(float(value), type(value))
+        # Short floats stay what they are here, and are widened one by one.
+        return list(value) if value.dtype in (numpy.float32, numpy.float16) else value.tolist()
+    if numpy is not None:
+        single = _single(value)
+        if isinstance(single, numpy.float32 | numpy.float16):
+            return widened(float(single), type(single))
     return list(value) if isinstance(value, tuple) else value
+
+
+def _single(value: Any) -> Any:
+    """The number of numpy in an array or tensor without dimensions; any other value unchanged."""
+    numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
+    if torch is not None and isinstance(value, torch.Tensor) and value.ndim == 0:
+        is_short = value.dtype in (torch.float32, torch.float16)
+        value = value.detach().cpu().numpy() if is_short else value
+    return value[()] if numpy and isinstance(value, numpy.ndarray) and not value.ndim else value
 
 
 def _is_content(name: Any, of: dict[Any, Any]) -> bool:

@@ -25,6 +25,8 @@ from rlhf_ray.data.sources.compressed import opened
 _MAX_CELL_CHARACTERS = 2**27
 # A row of more would take minutes and gigabytes to be found too long.
 MAX_LINE_BYTES = 2**27
+# A whole file that is one list; its objects in Python take five to ten times as much.
+MAX_FILE_BYTES = 2**31
 # Long lines are passed over in pieces of this size.
 _SKIPPED_BYTES = 2**24
 _PARQUET_BATCH_ROWS = 1024
@@ -97,11 +99,19 @@ def read_json(path: Path, *, format_key: str) -> Iterator[Row | BrokenRow]:
         format_key: dotted name of the setting of the file's format.
 
     Raises:
-        DataError: the file is not JSON, or holds no list of objects.
+        DataError: the file is not JSON, is too large, or holds no list of objects.
     """
     try:
         with opened(path) as file:
-            content = decoded(file.read().decode("utf-8-sig"))
+            text = file.read(MAX_FILE_BYTES + 1)
+        if len(text) > MAX_FILE_BYTES:
+            raise DataError(
+                f"{path} has more than {MAX_FILE_BYTES:,} bytes, the most that are read of one "
+                f"list, because all of it is in memory, at several times its size; write a line "
+                f"for each object (jq -c '.[]' FILE > FILE.jsonl), or Parquet, which are read row "
+                f"by row, and name that file"
+            )
+        content = decoded(text.decode("utf-8-sig"))
     except json.JSONDecodeError as error:
         hint = ""
         if error.msg == "Extra data":

@@ -43,6 +43,17 @@ def keep_the_marker_alone(folder: Path) -> None:
             path.unlink()
 
 
+def change_role(folder: Path) -> None:
+    file = folder / "learner" / "role.json"
+    file.write_text(file.read_text().replace('"world_size": 2', '"world_size": 4'))
+
+
+def state_of_step_one(folder: Path) -> None:
+    """The files of another step under this name, as a copy with the wrong target leaves them."""
+    shutil.rmtree(folder)
+    shutil.copytree(folder.parent / "step_000001", folder)
+
+
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "shard truncated": (truncate, "optim_states.pt has 16 bytes, and had 17"),
     "shard missing": (lambda f: (f / SHARD).unlink(), "optim_states.pt is missing"),
@@ -56,6 +67,12 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "manifest cut": (lambda f: (f / "manifest.json").write_text("{"), "manifest.json"),
     "marker of another": (lambda f: (f / "COMMITTED").write_text("yes"), "manifest.json"),
     "role.json missing": (lambda f: (f / "learner/role.json").unlink(), "role.json is missing"),
+    "role.json changed": (change_role, "learner/role.json has changed since it was written"),
+    "another step": (
+        state_of_step_one,
+        "run.json in it is of step 1: the folder was renamed or overwritten; its name was "
+        "step_000001",
+    ),
     "the marker alone": (keep_the_marker_alone, "manifest.json is missing"),
 }
 
@@ -264,3 +281,23 @@ def test_what_a_damaged_state_does_to_its_readers_is_a_sentence(tmp_path, break_
 def test_a_refusal_of_a_reader_stays_as_it_is(tmp_path):
     with pytest.raises(RequestError, match="as it was"), reading_state(tmp_path):
         raise RequestError("as it was")
+
+
+def test_a_copy_elsewhere_may_have_any_name(tmp_path):
+    (folder,) = written(tmp_path, 1)
+    copy = Path(shutil.copytree(folder, tmp_path / "backup"))
+    found = checkpoint_to_resume(tmp_path, str(copy), expected())
+    assert found is not None
+    assert found.folder == copy
+
+
+@pytest.mark.parametrize("name", ["world_size", "optimizer_step"])
+def test_facts_of_no_role_in_a_checkpoint_without_a_manifest(tmp_path, name):
+    older, newest = written(tmp_path, 1, 2)
+    without_manifest(newest)
+    file = newest / "learner" / "role.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {name: -1}))
+    found = checkpoint_to_resume(tmp_path, "auto", expected())
+    assert found is not None
+    assert found.folder == older
+    assert "role.json is damaged" in found.notes[0]

@@ -8,11 +8,13 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from rlhf_ray.data.examples import spans
 from rlhf_ray.data.examples.labels import label_texts
 from rlhf_ray.data.examples.spans import MarkedText, mark_answers, mark_plain
 from rlhf_ray.data.rows import BadCell
 from rlhf_ray.models.tiny.tokenizer import train_tokenizer
 from rlhf_ray.records.supervised import LabelledTokens
+from tests.unit.data.templates import tokenizer_of
 
 NAMES = ("tiny", "chatml", "inst", "words", "marked", "marked_open", "thoughts")
 CHAT = [
@@ -234,3 +236,15 @@ def _metaspace_tokenizer(merged: str = "") -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token="<eos>", clean_up_tokenization_spaces=False
     )
+
+
+@pytest.mark.parametrize("name", ["whole", "marked"])
+def test_a_chat_that_would_be_rendered_for_minutes_is_refused(name, monkeypatch) -> None:
+    """A row of an agent: each of its answers is found by rendering the chat again."""
+    tokenizer = tokenizer_of(name)
+    turn = [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "This."}]
+    num_characters = len(mark_answers(turn * 20, tokenizer, only_last=False).text)
+    monkeypatch.setattr(spans, "_MAX_RENDERED", 2 * 20 * num_characters)
+    assert len(mark_answers(turn * 20, tokenizer, only_last=False).answers) == 20
+    with pytest.raises(BadCell, match=r"the chat has 21 answers in .* characters; .* split the"):
+        mark_answers(turn * 21, tokenizer, only_last=False)

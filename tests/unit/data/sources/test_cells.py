@@ -180,6 +180,44 @@ class TestArrow:
             datasets.Dataset(table).save_to_disk(str(path))
         assert cells(path) == [{"answer": 0.1}, {"answer": 2.5}]
 
+    @pytest.mark.parametrize("kind", ["parquet", "saved"])
+    def test_short_floats_inside_of_lists_and_structs(self, tmp_path: Path, kind: str) -> None:
+        short = pyarrow.float32()
+        scores = pyarrow.array([[0.1, None], None, []], type=pyarrow.list_(short))
+        fixed = pyarrow.array([[0.1, 0.2]] * 3, type=pyarrow.list_(short, 2))
+        struct = pyarrow.array(
+            [{"low": 0.1, "name": "a", "all": [{"x": 0.7}]}] * 3,
+            type=pyarrow.struct(
+                [
+                    ("low", pyarrow.float16()),
+                    ("name", pyarrow.string()),
+                    ("all", pyarrow.list_(pyarrow.struct([("x", short)]))),
+                ]
+            ),
+        )
+        exact = pyarrow.array([[0.1]] * 3, type=pyarrow.list_(pyarrow.float64()))
+        columns = {"scores": scores, "fixed": fixed, "struct": struct, "exact": exact}
+        path, table = tmp_path / "a.parquet", pyarrow.table(columns)
+        if kind == "parquet":
+            pyarrow.parquet.write_table(table, path)
+        else:
+            path = tmp_path / "saved"
+            datasets.Dataset(table).save_to_disk(str(path))
+        first, second, third = cells(path)
+        assert first == {
+            "scores": [0.1, None],
+            "fixed": [0.1, 0.2],
+            "struct": {"low": 0.1, "name": "a", "all": [{"x": 0.7}]},
+            "exact": [0.1],
+        }
+        assert (second["scores"], third["scores"]) == (None, [])
+
+    def test_short_floats_of_maps(self, tmp_path: Path) -> None:
+        kind = pyarrow.map_(pyarrow.string(), pyarrow.float32())
+        table = pyarrow.table({"m": pyarrow.array([[("a", 0.1)], None], type=kind)})
+        pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+        assert cells(tmp_path / "a.parquet") == [{"m": {"a": 0.1}}, {"m": None}]
+
     def test_maps_are_objects(self, tmp_path: Path) -> None:
         kind = pyarrow.map_(pyarrow.string(), pyarrow.int64())
         table = pyarrow.table({"m": pyarrow.array([[("a", 1)], [("a", 1), ("a", 2)]], type=kind)})
@@ -242,6 +280,16 @@ class TestPython:
             "array": [{"role": "user"}],
         }
         assert {type(row[name]) for name in "ifbthz"} == {int, float, bool}
+
+    def test_short_floats(self, source: Callable[[str], str]) -> None:
+        path = source(
+            "import numpy, torch\n"
+            "rows = [{'f': numpy.float32(0.1), 'z': numpy.array(0.1, numpy.float16),\n"
+            "  'a': numpy.array([[0.1, 0.2]], numpy.float32), 't': torch.tensor(0.1),\n"
+            "  'd': numpy.array([0.1])}]\n"
+        )
+        expected = {"f": 0.1, "z": 0.1, "a": [[0.1, 0.2]], "t": 0.1, "d": [0.1]}
+        assert cells(path) == [expected]
 
     def test_a_data_frame(self, source: Callable[[str], str]) -> None:
         path = source(

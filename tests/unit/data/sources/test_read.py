@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import subprocess
@@ -357,3 +358,17 @@ def test_a_line_that_is_too_long_is_one_broken_row(tmp_path, monkeypatch) -> Non
         assert isinstance(row, BrokenRow)
         assert row.where == f"rows.jsonl line {number}"
         assert row.problem.startswith("has more than 40 bytes")
+
+
+def test_a_list_that_is_too_large_for_memory_is_refused(tmp_path, monkeypatch) -> None:
+    content = json.dumps([{"prompt": "x"}] * 3)
+    path = write(tmp_path / "rows.json", content)
+    monkeypatch.setattr(files, "MAX_FILE_BYTES", len(content))
+    assert len(read(path)) == 3
+    monkeypatch.setattr(files, "MAX_FILE_BYTES", len(content) - 1)
+    with pytest.raises(DataError, match=r"rows.json has more than 50 bytes, .*jq -c"):
+        read(path)
+    packed = tmp_path / "rows.json.gz"
+    packed.write_bytes(gzip.compress(content.encode()))
+    with pytest.raises(DataError, match=r"rows.json.gz has more than 50 bytes"):
+        read(packed)
