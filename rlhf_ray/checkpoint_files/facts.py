@@ -7,25 +7,36 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 FACTS_FILE = "role.json"
+DEEPSPEED, SLICES = "deepspeed", "slices"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointFacts:
-    """The run that wrote a checkpoint; all but the step must match to read it.
+    """The run that wrote the checkpoint of a role.
 
     Attributes:
         optimizer_step: 0 for a role without an optimizer.
+        format: of the files of tensors. Those of `DEEPSPEED`, which releases before wrote, fit one
+            layout alone.
+        sequence_parallel_size: ranks that computed every sample together.
     """
 
     world_size: int
     zero_stage: int
     dtype: str
     optimizer_step: int
+    format: str = DEEPSPEED
+    sequence_parallel_size: int = 1
+
+    @property
+    def layout_is_fixed(self) -> bool:
+        """Whether only the ranks that wrote it can read it, at their ZeRO stage."""
+        return self.format == DEEPSPEED
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RoleLayout:
-    """The layout of a role in this run; DeepSpeed's files fit no other."""
+    """The layout of a role in this run."""
 
     num_ranks: int
     zero_stage: int
@@ -56,18 +67,61 @@ def load_facts(folder: Path) -> CheckpointFacts:
     numbers = (facts.world_size, facts.zero_stage, facts.optimizer_step)
     if not all(type(number) is int and number >= 0 for number in numbers):
         raise ValueError(f"{path} is damaged: it does not have a role's facts ({values})")
+    size = facts.sequence_parallel_size
+    if facts.world_size < 1 or type(size) is not int or size < 1 or facts.world_size % size:
+        raise ValueError(
+            f"{path} is damaged: world_size={facts.world_size}, sequence_parallel_size={size}"
+        )
     return facts
 
 
 def layout_problem(folder: Path, facts: CheckpointFacts, here: RoleLayout) -> str | None:
     """Compare a checkpoint's layout with a role's; a sentence if it cannot be read, else None."""
-    there = RoleLayout(num_ranks=facts.world_size, zero_stage=facts.zero_stage, dtype=facts.dtype)
-    for name, value in asdict(here).items():
-        written = asdict(there)[name]
-        if written != value:
-            return (
-                f"the checkpoint {folder} was written with {name}={written}, and this run has "
-                f"{name}={value}: resume with {name}={written}, or start a new run from the saved "
-                f"model"
-            )
+    if facts.format not in (DEEPSPEED, SLICES):
+        return (
+            f"the checkpoint {folder} has format={facts.format!r}, and this release reads {SLICES} "
+            f"and {DEEPSPEED}: resume with the release that wrote it"
+        )
+    changed = _changes(facts, here)
+    if "dtype" in changed:
+        written, now = changed["dtype"]
+        return (
+            f"the checkpoint {folder} was written with dtype={written}, and this run has "
+            f"dtype={now}: resume with dtype={written}, or start a new run from the saved model"
+        )
+    if changed and facts.layout_is_fixed:
+        name, (written, now) = next(iter(changed.items()))
+        return (
+            f"the checkpoint {folder} was written with {name}={written}, and this run has "
+            f"{name}={now}: it is of a release whose checkpoints fit one layout alone; resume "
+            f"with {name}={written}, or start a new run from the saved model"
+        )
     return None
+
+
+def layout_change(name: str, facts: CheckpointFacts, here: RoleLayout) -> str | None:
+    """A sentence about a role that goes on with other ranks or at another ZeRO stage."""
+    changed = _changes(facts, here)
+    if not changed:
+        return None
+    sentence = (
+        f"{name}: saved by {_ranks(facts.world_size)} at zero_stage={facts.zero_stage}, resumed on "
+        f"{_ranks(here.num_ranks)} at zero_stage={here.zero_stage}; metrics differ from those of "
+        f"the old layout in their last digits"
+    )
+    if here.num_ranks > facts.world_size:
+        sentence += ", and ranks that were not there start their random generators from the seed"
+    elif here.num_ranks < facts.world_size:
+        sentence += ", and random generators of ranks that are gone are not used"
+    return sentence
+
+
+def _changes(facts: CheckpointFacts, here: RoleLayout) -> dict[str, tuple[object, object]]:
+    """Keys of a role whose value differs: that of the checkpoint, and that of this run."""
+    there = RoleLayout(num_ranks=facts.world_size, zero_stage=facts.zero_stage, dtype=facts.dtype)
+    before, now = asdict(there), asdict(here)
+    return {name: (before[name], now[name]) for name in now if before[name] != now[name]}
+
+
+def _ranks(number: int) -> str:
+    return f"{number} rank{'s' if number > 1 else ''}"

@@ -20,8 +20,8 @@ import xxhash
 MANIFEST_FILE = "manifest.json"
 _HASH = "xxh3_128"
 _CHUNK_BYTES = 8 * 1024 * 1024
-# Names of files of one rank: DeepSpeed's shards, and those of `training`.
-_OF_RANK = re.compile(r"(?:zero_pp|random|average|moving)_rank_(\d+)|latest_answers_(\d+)")
+# Names of files of one rank: those of `training`, and DeepSpeed's shards in earlier releases.
+_OF_RANK = re.compile(r"(?:state|zero_pp|random|average|moving)_rank_(\d+)|latest_answers_(\d+)")
 _MAX_SHOWN = 3
 
 

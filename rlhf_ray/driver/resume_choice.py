@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlhf_ray.checkpoint_files.facts import RoleLayout, layout_problem, load_facts
+from rlhf_ray.checkpoint_files.facts import RoleLayout, layout_change, layout_problem, load_facts
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.driver.checkpoint_folders import Checkpoints, step_of
 from rlhf_ray.driver.checkpoint_state import (
@@ -182,6 +182,9 @@ def _about(folder: Path, expected: ResumedRun) -> list[str]:
         RequestError: a setting has changed that must not change.
     """
     notes = compare_settings(folder, read_state(folder), expected.settings)
+    for name, here in expected.layouts.items():
+        if change := layout_change(name, load_facts(folder / name), here):
+            notes.append(change)
     if not check_whole(folder, parts=expected.parts):
         notes.append(
             f"the checkpoint {folder} is of a release without manifests: its files are not verified"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -11,17 +9,12 @@ from omegaconf import OmegaConf
 from rlhf_ray.config.keys.readers import is_read
 from rlhf_ray.config.run import Config
 from rlhf_ray.config.schema import values_of
-from rlhf_ray.config.stages import TRAINING_STAGES
-from rlhf_ray.disk_space import space_of
 from rlhf_ray.models.location import is_hub_name
-from rlhf_ray.stages.gpu_memory import checkpoint_bytes, local_model, model_size
 from rlhf_ray.stages.inputs import read_models
 from rlhf_ray.stages.pipeline import read_steps
 from rlhf_ray.stages.rl.stage import STAGE as RL
 from rlhf_ray.stages.stage import FolderUse, Stage
 from rlhf_ray.stages.table import load_stage
-
-_GB = 1e9
 
 
 def run(config: Config) -> int:
@@ -33,8 +26,6 @@ def run(config: Config) -> int:
     name = config.stage.name
     described = RL if name == "plan" else load_stage(name)
     print(f"{_settings(config)}\n{described.describe(config)}", flush=True)
-    for line in _disk_lines(config):
-        print(line, flush=True)
     # After the plan, which may be wanted where the model and the data are not.
     described.check(config)
     for line in _not_checked(config):
@@ -61,25 +52,6 @@ def _settings(config: Config) -> str:
     )
 
 
-def _disk_lines(config: Config) -> Iterator[str]:
-    """The disk of the output, and what checkpoints take of it."""
-    if config.stage.name not in TRAINING_STAGES:
-        return
-    place = f"on {space_of(Path(config.output_dir))}"
-    every, kept = config.checkpoint.every_steps, config.checkpoint.keep_last
-    if not every:
-        yield f"\n# Disk\nno checkpoints (checkpoint.every_steps=0), the final model {place}"
-        return
-    model = local_model(config.model.path)
-    size = model_size(model) if model is not None else None
-    # A new checkpoint is whole before the oldest goes.
-    one = (
-        "of unknown size" if size is None else f"of at least {_gb(checkpoint_bytes(config, size))}"
-    )
-    in_all = "" if size is None else f", {_gb((kept + 1) * checkpoint_bytes(config, size))} in all"
-    yield f"\n# Disk\nat most {kept + 1} checkpoints {one}{in_all}, every {every} steps, {place}"
-
-
 def _not_checked(config: Config) -> list[str]:
     """A line about every model that is not on this machine and was not looked at."""
     is_pipeline = config.stage.name == "pipeline"
@@ -92,10 +64,6 @@ def _not_checked(config: Config) -> list[str]:
         for model in read_models(part)
         if is_hub_name(model.path)
     ]
-
-
-def _gb(number: float) -> str:
-    return f"{number / _GB:.3g} GB"
 
 
 # On its own it describes reinforcement learning.

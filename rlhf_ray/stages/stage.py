@@ -15,6 +15,7 @@ from rlhf_ray.cluster.resource_plan import describe
 from rlhf_ray.cluster.roles.run_roles import resource_plan
 from rlhf_ray.config.batch_table import batch_table, render_rows
 from rlhf_ray.config.run import Config
+from rlhf_ray.stages.sizes.disk import disk_lines
 
 
 class FolderUse(enum.Enum):
@@ -57,8 +58,10 @@ def run_in(module: str) -> Callable[[Config], int]:
 
 
 def describe_training(config: Config) -> str:
-    """The batch and the placement of a stage that trains."""
+    """The batch, the placement and the disk of a stage that trains."""
+    disk = "\n".join(disk_lines(config))
     return (
         f"# Batch\n{render_rows(batch_table(config))}\n\n"
-        f"# Placement: {config.placement.strategy}\n{describe(resource_plan(config))}"
+        f"# Placement: {config.placement.strategy}\n{describe(resource_plan(config))}\n\n"
+        f"# Disk of {config.output_dir}\n{disk}"
     )

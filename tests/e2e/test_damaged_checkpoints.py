@@ -19,8 +19,9 @@ SFT = (
     "training.zero_stage=2",
     "checkpoint.every_steps=2",
 )
-SHARD = "learner/engine/zero_pp_rank_1_mp_rank_00_optim_states.pt"
-WEIGHTS = "learner/engine/mp_rank_00_model_states.pt"
+SHARD = "learner/state_rank_00001_0000.safetensors"
+WEIGHTS = "learner/state_rank_00000_0000.safetensors"
+RANDOM = "learner/random_rank_00000.pt"
 # A run takes half a minute on a machine that has nothing else to do.
 PATIENCE_S = 600
 
@@ -49,9 +50,9 @@ def test_the_newest_whole_checkpoint_is_taken_and_no_code_runs(make_run, tmp_pat
     poisoned, ran = first.output / "checkpoints" / "step_000006", tmp_path / "ran"
     (poisoned / "COMMITTED").write_text("")
     (poisoned / "manifest.json").unlink()
-    write_hostile_file(poisoned / WEIGHTS, f"touch {ran}")
+    write_hostile_file(poisoned / RANDOM, f"touch {ran}")
     refused = make_run(*SFT, "fit.max_steps=8")
     assert refused.wait(PATIENCE_S) == 1
-    assert f"{poisoned / WEIGHTS} is not plain data" in refused.text
+    assert f"{poisoned / RANDOM} is not plain data" in refused.text
     assert "posix.system, which could run code" in refused.text
     assert not ran.exists()

@@ -48,6 +48,7 @@ from rlhf_ray.stages.model_files import check_trained_model
 from rlhf_ray.stages.output import opened_output
 from rlhf_ray.stages.positions import context_of_model, examples_within
 from rlhf_ray.stages.resume import resume_of_fit, run_settings
+from rlhf_ray.stages.sizes.disk import check_disk
 from rlhf_ray.stages.template_time import with_template_time
 from rlhf_ray.stages.trained_part import check_trained, split_off_adapter
 
@@ -66,6 +67,7 @@ def run_fit(config: Config, stage: FitStage[T]) -> int:
     settings = run_settings(config, fit_identity(config), code={})
     resume_from = resume_of_fit(config, settings)
     check_inputs(config)
+    check_disk(config)
     with opened_output(
         Path(config.output_dir),
         to_yaml(config),

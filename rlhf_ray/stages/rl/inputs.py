@@ -31,12 +31,13 @@ from rlhf_ray.observe.progress import Progress
 from rlhf_ray.publish.gate import Probe, make_probe
 from rlhf_ray.records import Prompt
 from rlhf_ray.rewards.load import reward_code, with_absolute_paths
-from rlhf_ray.stages.gpu_memory import check_gpu_memory, memory_lines
 from rlhf_ray.stages.inputs import check_models
 from rlhf_ray.stages.model_files import check_trained_model
 from rlhf_ray.stages.positions import check_sequences, context_of_model, texts_within
 from rlhf_ray.stages.resume import resume_of_rl, run_settings
 from rlhf_ray.stages.rl.settings import RlSettings, rl_settings
+from rlhf_ray.stages.sizes.disk import check_disk
+from rlhf_ray.stages.sizes.gpu_memory import check_gpu_memory, memory_lines
 from rlhf_ray.stages.template_time import KEY as TEMPLATE_TIME
 from rlhf_ray.stages.template_time import with_template_time
 from rlhf_ray.stages.trained_part import check_trained, trained_identity, with_named_layers
@@ -113,6 +114,7 @@ def check_request(config: Config) -> RlRequest:
         **trained_identity(config.training, config.critic),
     }
     check_models(config)
+    check_disk(config)
     config = dataclasses.replace(config, reward=with_absolute_paths(config.reward))
     settings = run_settings(config, identity, code=reward_code(config.reward))
     resume_from = resume_of_rl(config, settings)

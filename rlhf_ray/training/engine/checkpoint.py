@@ -1,4 +1,4 @@
-"""The files next to DeepSpeed's checkpoint: facts that must match, random states, EMA parts."""
+"""The small files of a role's checkpoint: facts that must match, random states."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def read_facts(folder: Path, *, world_size: int, zero_stage: int, dtype: str) ->
     """Read the facts of a checkpoint, and check that this role can resume from it.
 
     Raises:
-        ValueError: the file is missing or damaged, or the checkpoint was written with another
-            number of ranks, ZeRO stage or number format.
+        ValueError: the file is missing or damaged, or the checkpoint was written in another number
+            format, or in files that fit another layout alone.
     """
     facts = load_facts(folder)
     here = RoleLayout(num_ranks=world_size, zero_stage=zero_stage, dtype=dtype)
@@ -51,8 +51,14 @@ def write_random_states(folder: Path, rank: int) -> None:
     torch.save(states, _random_file(folder, rank))
 
 
-def read_random_states(folder: Path, rank: int) -> None:
-    """Restore the random generators of this process from the file of `write_random_states`."""
+def read_random_states(folder: Path, rank: int, num_saved: int) -> None:
+    """Restore the random generators of this process from the file of `write_random_states`.
+
+    Does nothing on a rank that was not there when `num_saved` ranks wrote: its generators start
+    from the run's seed.
+    """
+    if rank >= num_saved:
+        return
     states = load_plain(_random_file(folder, rank))
     version, numbers, gauss = states["python"]
     random.setstate((version, tuple(numbers), gauss))
@@ -63,15 +69,8 @@ def read_random_states(folder: Path, rank: int) -> None:
         torch.cuda.set_rng_state_all(states["cuda"])
 
 
-def write_parts(path: Path, parts: dict[str, Tensor]) -> None:
-    """Write this rank's parts of tensors, by name."""
-    # torch.save writes the whole storage behind a view. A part is often a view of one flat buffer
-    # of all weights, so that every part would be written with the whole buffer.
-    torch.save({name: part.to("cpu", copy=True) for name, part in parts.items()}, path)
-
-
-def read_parts(path: Path) -> dict[str, Tensor]:
-    """Read the file of `write_parts`; the tensors are on the CPU."""
+def read_earlier_parts(path: Path) -> dict[str, Tensor]:
+    """Read parts of tensors, by name, as releases before wrote them; they are on the CPU."""
     return load_plain(path)
 
 

@@ -15,17 +15,28 @@ from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from torch import Tensor, nn
 
+from rlhf_ray.checkpoint_files.facts import CheckpointFacts
+from rlhf_ray.checkpoint_files.slice_index import SavedTensor, read_indexes
 from rlhf_ray.config.groups.training import RoleConfig, TrainingConfig
 from rlhf_ray.publish.base import LearnerPart
 from rlhf_ray.training.engine.deepspeed_config import frozen_config, trained_config
 from rlhf_ray.training.engine.deepspeed_files import PlainCheckpointEngine
 from rlhf_ray.training.engine.device_states import DeviceStates
-from rlhf_ray.training.engine.ranks import training_device, world_size
+from rlhf_ray.training.engine.ranks import rank, training_device, world_size
 from rlhf_ray.training.engine.schedule import learning_rate
 from rlhf_ray.training.engine.sharding import Fill, shard_module
 from rlhf_ray.training.engine.shards import is_partitioned, whole_shape
+from rlhf_ray.training.engine.state_files import read_parts, write_parts
+from rlhf_ray.training.engine.state_parts import (
+    StatePart,
+    own_share,
+    parts_of,
+    prepare_moments,
+    round_into_weights,
+)
 
-_TAG = "engine"
+_TAG = "engine"  # Of checkpoints in DeepSpeed's own format.
+_PREFIX = "state"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -140,14 +151,41 @@ class TrainEngine:
 
     def save(self, folder: Path) -> None:
         """Write weights and optimizer states; all ranks call it with the same folder."""
-        self._engine.save_checkpoint(str(folder), tag=_TAG, save_latest=False)
+        write_parts(folder, _PREFIX, rank(), (own_share(part) for part in self._parts()))
 
-    def load(self, folder: Path, *, optimizer_step: int) -> None:
-        """Read the files of `save`, on the same number of ranks."""
+    def load(self, folder: Path, facts: CheckpointFacts) -> None:
+        """Read the files of `save`, of any number of ranks and any ZeRO stage.
+
+        Raises:
+            ValueError: the files are damaged, incomplete, or of a model with other weights.
+        """
+        if facts.layout_is_fixed:
+            self._load_deepspeed(folder)
+        else:
+            self._load_slices(folder, read_indexes(folder, _PREFIX, facts.world_size))
+        self._step = facts.optimizer_step
+
+    def _parts(self) -> list[StatePart]:
+        """All that a checkpoint has of this rank."""
+        return list(parts_of(self.module, self._engine.basic_optimizer))
+
+    def _load_slices(self, folder: Path, saved: dict[str, SavedTensor]) -> None:
+        prepare_moments(self.module, self._engine.basic_optimizer, saved)
+        if is_sharded := self._engine.zero_optimization_stage() == 3:
+            self._engine.optimizer.checkpoint_event_prologue()
+        read_parts(folder, saved, self._parts())
+        if is_sharded:
+            round_into_weights(self.module, self._engine.basic_optimizer)
+            self._engine.optimizer.checkpoint_event_epilogue()
+        elif not self._is_plain:
+            # Every rank has the float32 weights of its part, and gets the others' rounded.
+            self._engine.optimizer.update_lp_params()
+
+    def _load_deepspeed(self, folder: Path) -> None:
+        """Read DeepSpeed's own files, which releases before wrote."""
         found, _ = self._engine.load_checkpoint(str(folder), tag=_TAG)
         if found is None:
             raise ValueError(f"{folder} holds no DeepSpeed checkpoint; it may be incomplete")
-        self._step = optimizer_step
 
     def offload_states(self, part: LearnerPart) -> None:
         """Free the GPU of a part: move it to host memory. Does nothing on a CPU."""

@@ -19,6 +19,27 @@ from rlhf_ray.training.engine.ranks import rank, reduce_over_ranks, training_dev
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class OptimizerPlace:
+    """The place of this rank's part of a trained parameter in its optimizer.
+
+    Attributes:
+        flat [m]: the tensor that the optimizer moves, which has parts of other parameters too; at
+            stage 0 the parameter itself.
+        offset, length: of the part in the flattened `flat`, without padding.
+        start: index of the part's first element in the flattened parameter.
+    """
+
+    flat: Tensor
+    offset: int
+    length: int
+    start: int
+
+    def of(self, flat: Tensor) -> Tensor:
+        """This part of the flat weights or of a state of the same shape; a view."""
+        return flat.data.view(-1)[self.offset : self.offset + self.length]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Shard:
     """A slice of a flattened tensor.
 
@@ -51,6 +72,18 @@ class WeightBorrower(nn.Module, ABC):
 def is_partitioned(tensor: Tensor) -> bool:
     """Whether ZeRO-3 has sharded the tensor."""
     return "ds_id" in vars(tensor)
+
+
+def distinct_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and saved buffers by name, in the order of the state dict, each tensor once."""
+    # By identity: under ZeRO-3 all sharded tensors are empty, and their addresses say nothing.
+    seen: set[int] = set()
+    distinct: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            distinct[name] = tensor
+    return distinct
 
 
 def num_elements(tensor: Any) -> int:
@@ -100,6 +133,32 @@ def optimizer_shard(parameter: Any) -> Shard:
         return Shard(values=nothing, start=0, shape=shape)
     start = fragment.lp_fragment_address.start
     return Shard(values=fragment.hp_fragment.data, start=start, shape=shape)
+
+
+def optimizer_place(parameter: Any, optimizer: torch.optim.Optimizer) -> OptimizerPlace | None:
+    """The place of this rank's part of a trained parameter in the optimizer that DeepSpeed calls.
+
+    None if other ranks hold all of it.
+    """
+    if is_partitioned(parameter):
+        zero = parameter._z3_optimizer
+        group, offset, _ = zero.grad_position[zero.get_param_id(parameter)]
+        start, length = _place(parameter)
+        flat = zero.fp32_partitioned_groups_flat[group]
+        return OptimizerPlace(flat=flat, offset=offset, length=length, start=start)
+    if not _is_mapped(parameter):
+        return OptimizerPlace(flat=parameter, offset=0, length=parameter.numel(), start=0)
+    fragment = parameter._hp_mapping
+    if fragment is None:
+        return None
+    # Not `fragment.hp_fragment`: it is stale while the optimizer's states are on the host.
+    (flat,) = optimizer.param_groups[fragment.param_group_index]["params"]
+    return OptimizerPlace(
+        flat=flat,
+        offset=fragment.hp_fragment_address.start,
+        length=fragment.hp_fragment_address.numel,
+        start=fragment.lp_fragment_address.start,
+    )
 
 
 def is_spread(parameter: Tensor) -> bool:

@@ -8,7 +8,7 @@ from typing import TypedDict
 
 import torch
 
-from rlhf_ray.checkpoint_files.facts import CheckpointFacts, write_facts
+from rlhf_ray.checkpoint_files.facts import SLICES, CheckpointFacts, write_facts
 from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.config.groups.training import TrainingConfig
 from rlhf_ray.publish.base import LearnerPart
@@ -117,6 +117,8 @@ class TrainedRole(ABC):
                 zero_stage=self._settings.zero_stage,
                 dtype=self._settings.dtype,
                 optimizer_step=self._engine.optimizer_step,
+                format=SLICES,
+                sequence_parallel_size=self._settings.sequence_parallel_size,
             )
             write_facts(folder, facts)
         torch.distributed.barrier()
@@ -124,9 +126,10 @@ class TrainedRole(ABC):
     def load_checkpoint(self, folder: Path) -> None:
         """Resume from a folder of `save_checkpoint`; all ranks call it.
 
+        The folder may be of another number of ranks and of another ZeRO stage.
+
         Raises:
-            ValueError: the folder is incomplete, or of another number of ranks, ZeRO stage or
-                dtype.
+            ValueError: the folder is incomplete, of another dtype or of another model.
         """
         facts = read_facts(
             folder,
@@ -134,8 +137,8 @@ class TrainedRole(ABC):
             zero_stage=self._settings.zero_stage,
             dtype=self._settings.dtype,
         )
-        self._engine.load(folder, optimizer_step=facts.optimizer_step)
-        read_random_states(folder, rank())
+        self._engine.load(folder, facts)
+        read_random_states(folder, rank(), facts.world_size)
 
     def offload_states(self, part: LearnerPart) -> None:
         """Free the GPU of a part, for a role that shares it; does nothing on a CPU."""

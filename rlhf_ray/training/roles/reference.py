@@ -126,11 +126,10 @@ class Reference(FrozenRole):
         save_ema_reference(folder, self._weights, self._settings)
 
     def load_checkpoint(self, folder: Path) -> None:
-        """Resume from a folder of `save_checkpoint`; all ranks call it.
+        """Resume from a folder of `save_checkpoint`, of any number of ranks; all ranks call it.
 
         Raises:
-            ValueError: the folder is incomplete, or of another number of ranks, ZeRO stage or
-                dtype.
+            ValueError: the folder is incomplete, of another dtype or of another model.
         """
         load_ema_reference(folder, self._weights, self._settings)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rlhf_ray.algorithms.rewards.task_rewards import RewardMoments, reward_moments
 from rlhf_ray.batching.layout import MicroBatch
+from rlhf_ray.checkpoint_files.facts import load_facts
 from rlhf_ray.models.loading import load_tokenizer
 from rlhf_ray.models.reward_folder import classifier_names, new_classifier
 from rlhf_ray.models.reward_normalization import normalization_of, write_normalization
@@ -55,7 +56,8 @@ class RewardModelTrainer(ScalarRole):
     def __init__(self, *, centring_coefficient: float, **role: Unpack[RoleArguments]) -> None:
         super().__init__(**role)
         self._centring_coefficient = centring_coefficient
-        self._latest: deque[PreferenceSamples] = deque()
+        # By optimiser step. After a resume on fewer ranks, one has the samples of several.
+        self._latest: deque[tuple[PreferenceSamples, ...]] = deque()
 
     def start(
         self,
@@ -130,13 +132,18 @@ class RewardModelTrainer(ScalarRole):
     def save_checkpoint(self, folder: Path) -> None:
         """See `TrainedRole.save_checkpoint`; includes the answers of the normalisation."""
         super().save_checkpoint(folder)
-        torch.save([_fields(samples) for samples in self._latest], folder / _latest_name())
+        steps = [[_fields(samples) for samples in step] for step in self._latest]
+        torch.save(steps, folder / _latest_name(rank()))
         torch.distributed.barrier()
 
     def load_checkpoint(self, folder: Path) -> None:
         super().load_checkpoint(folder)
-        saved = load_plain(folder / _latest_name())
-        self._latest = deque(load_preference_samples(fields) for fields in saved)
+        facts, size = load_facts(folder), self._settings.sequence_parallel_size
+        # Ranks of a group have the same samples: one of each group is read.
+        writers = range(0, facts.world_size, facts.sequence_parallel_size)
+        saved = [_load_steps(folder / _latest_name(writer)) for writer in writers]
+        groups = torch.distributed.get_world_size() // size
+        self._latest = deque(divided(saved, rank() // size, groups))
 
     def _write_adapter(self, adapter: Adapter, folder: Path) -> None:
         names = classifier_names(self._classifier)
@@ -170,11 +177,13 @@ class RewardModelTrainer(ScalarRole):
 
         Counted over all ranks, so that the same rankings are kept on any number of ranks.
         """
-        self._latest.append(samples)
-        num_later = sum(step.num_prompts for step in self._latest) - self._latest[0].num_prompts
+        self._latest.append((samples,))
+        num_later = (
+            sum(step[0].num_prompts for step in self._latest) - self._latest[0][0].num_prompts
+        )
         while num_later >= _NUM_MEASURED:
             self._latest.popleft()
-            num_later -= self._latest[0].num_prompts
+            num_later -= self._latest[0][0].num_prompts
 
     def _moments(self) -> RewardMoments | None:
         """Moments of the scores of the latest answers of all ranks; None without answers.
@@ -189,7 +198,7 @@ class RewardModelTrainer(ScalarRole):
             own.append(values)
             return Objective(loss=values.sum(), sums={"0": values.sum()}, maxima={})
 
-        for samples in self._latest:
+        for samples in (samples for step in self._latest for samples in step):
             run_evaluation(Part(samples=samples, compute=compute), self._layout)
         found: list[list[float]] = [[] for _ in range(torch.distributed.get_world_size())]
         torch.distributed.all_gather_object(found, torch.cat(own).tolist() if own else [])
@@ -197,8 +206,43 @@ class RewardModelTrainer(ScalarRole):
         return reward_moments(scores) if scores else None
 
 
-def _latest_name() -> str:
-    return f"latest_answers_{rank()}.pt"
+def divided(
+    saved: Sequence[Sequence[tuple[PreferenceSamples, ...]]], place: int, num_places: int
+) -> list[tuple[PreferenceSamples, ...]]:
+    """The samples of one of several places, by optimiser step, of those that others have saved.
+
+    Every place gets as many records of samples as the others, with as many micro-batches: one that
+    is left without samples gets empty ones.
+
+    Args:
+        saved: by place that saved, then by step.
+    """
+    own = list(saved[place::num_places])
+    missing = -(-len(saved) // num_places) - len(own)
+    own += [[tuple(map(_emptied, step)) for step in saved[0]]] * missing
+    steps = zip(*own, strict=True)
+    return [tuple(samples for part in parts for samples in part) for parts in steps]
+
+
+def _emptied(samples: PreferenceSamples) -> PreferenceSamples:
+    """The same number of micro-batches, without a sample."""
+    tensors = {
+        name: value[:0] for name, value in _fields(samples).items() if isinstance(value, Tensor)
+    }
+    nothing = ((),) * len(samples.micro_batches)
+    return dataclasses.replace(samples, **tensors, micro_batches=nothing)
+
+
+def _load_steps(path: Path) -> list[tuple[PreferenceSamples, ...]]:
+    """The samples of a rank by step; a release before kept one record a step."""
+    return [
+        tuple(map(load_preference_samples, step if isinstance(step, list) else [step]))
+        for step in load_plain(path)
+    ]
+
+
+def _latest_name(rank: int) -> str:
+    return f"latest_answers_{rank}.pt"
 
 
 def _fields(samples: PreferenceSamples) -> dict[str, object]:

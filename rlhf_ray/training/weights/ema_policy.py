@@ -10,20 +10,28 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_ray.algorithms.ema import moving_average
+from rlhf_ray.checkpoint_files.slice_index import SavedTensor
 from rlhf_ray.config.groups.training import TrainingConfig
 from rlhf_ray.publish.base import LearnerPart
-from rlhf_ray.training.engine.checkpoint import read_parts, write_parts
+from rlhf_ray.training.engine.checkpoint import read_earlier_parts
 from rlhf_ray.training.engine.deepspeed_engine import StepResult, TrainEngine
 from rlhf_ray.training.engine.ranks import rank, training_device
 from rlhf_ray.training.engine.sharding import Fill
 from rlhf_ray.training.engine.shards import (
+    distinct_tensors,
     gather_shards,
     is_partitioned,
     is_spread,
     optimizer_shard,
     weight_shard,
 )
-from rlhf_ray.training.weights.named import distinct_tensors
+from rlhf_ray.training.engine.state_parts import StatePart
+
+AVERAGE = "average"  # The kind of its values in a checkpoint.
+_NO_EMA = (
+    "the checkpoint {folder} has no EMA: it was written with training.ema_decay=null; resume with "
+    "that, or start a new run from the saved model"
+)
 
 
 class EmaPolicy:
@@ -76,24 +84,33 @@ class EmaPolicy:
             whole = _whole_tensor(tensor) if own is None else self._whole_ema(own)
             yield name, whole.to(tensor.dtype)
 
-    def save(self, folder: Path) -> None:
-        """Write this rank's part; all ranks call it."""
-        if rank() == self._owner():
-            write_parts(self._file(folder), self._parts)
+    def added_to(self, part: StatePart) -> StatePart:
+        """A part of the checkpoint with the EMA of the same slice, if it has one."""
+        average = self._parts.get(part.name)
+        if average is None:
+            return part
+        return replace(part, values={**part.values, AVERAGE: average})
 
-    def load(self, folder: Path) -> None:
-        """Read the files of `save`, on the same number of ranks and at the same ZeRO stage.
+    def check_saved(self, folder: Path, saved: dict[str, SavedTensor]) -> None:
+        """Check that a checkpoint has the EMA.
+
+        Raises:
+            ValueError: it has not.
+        """
+        without = [n for n in self._parts if n in saved and AVERAGE not in saved[n].kinds]
+        if without:
+            raise ValueError(_NO_EMA.format(folder=folder))
+
+    def load_earlier(self, folder: Path) -> None:
+        """Read the files of releases before, on the ranks and at the ZeRO stage that wrote them.
 
         Raises:
             ValueError: the file is missing, or of other weights.
         """
-        path = self._file(folder)
+        path = self._earlier_file(folder)
         if not path.is_file():
-            raise ValueError(
-                f"{path} is missing: the checkpoint {folder} was written with training.ema_decay="
-                f"null; resume with that, or start a new run from the saved model"
-            )
-        parts = read_parts(path)
+            raise ValueError(_NO_EMA.format(folder=folder))
+        parts = read_earlier_parts(path)
         here = {name: part.numel() for name, part in self._parts.items()}
         if here != {name: part.numel() for name, part in parts.items()}:
             raise ValueError(
@@ -114,13 +131,10 @@ class EmaPolicy:
         shard = replace(optimizer_shard(parameter), values=part)
         return gather_shards(shard) if is_spread(parameter) else part.view(shard.shape)
 
-    def _owner(self) -> int:
-        """The rank whose file holds this rank's part: without ZeRO all ranks hold the same."""
+    def _earlier_file(self, folder: Path) -> Path:
+        # Without ZeRO all ranks held the same, and rank 0 wrote it.
         spread = any(is_spread(parameter) for parameter in self._parameters.values())
-        return rank() if spread else 0
-
-    def _file(self, folder: Path) -> Path:
-        return folder / f"average_rank_{self._owner():05d}.pt"
+        return folder / f"average_rank_{rank() if spread else 0:05d}.pt"
 
 
 def _whole_tensor(tensor: Tensor) -> Tensor:
@@ -157,13 +171,16 @@ class EmaEngine(TrainEngine):
         self.ema.update()
         return result
 
-    def save(self, folder: Path) -> None:
-        super().save(folder)
-        self.ema.save(folder)
+    def _parts(self) -> list[StatePart]:
+        return [self.ema.added_to(part) for part in super()._parts()]
 
-    def load(self, folder: Path, *, optimizer_step: int) -> None:
-        super().load(folder, optimizer_step=optimizer_step)
-        self.ema.load(folder)
+    def _load_slices(self, folder: Path, saved: dict[str, SavedTensor]) -> None:
+        self.ema.check_saved(folder, saved)
+        super()._load_slices(folder, saved)
+
+    def _load_deepspeed(self, folder: Path) -> None:
+        super()._load_deepspeed(folder)
+        self.ema.load_earlier(folder)
 
     def offload_states(self, part: LearnerPart) -> None:
         # The EMA leaves last: it may be what is published.

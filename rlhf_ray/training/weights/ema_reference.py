@@ -9,15 +9,24 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_ray.algorithms.ema import moving_average
-from rlhf_ray.checkpoint_files.facts import CheckpointFacts, write_facts
+from rlhf_ray.checkpoint_files.facts import SLICES, CheckpointFacts, write_facts
+from rlhf_ray.checkpoint_files.slice_index import read_indexes
 from rlhf_ray.config.groups.training import RoleConfig
 from rlhf_ray.publish.bucket import WeightBucket, unpack
-from rlhf_ray.training.engine.checkpoint import read_facts, read_parts, write_parts
+from rlhf_ray.training.engine.checkpoint import read_earlier_parts, read_facts
 from rlhf_ray.training.engine.ranks import rank, world_size
-from rlhf_ray.training.engine.shards import Shard, release_gathered, weight_shard, whole_shape
-from rlhf_ray.training.weights.named import distinct_tensors
+from rlhf_ray.training.engine.shards import (
+    Shard,
+    distinct_tensors,
+    release_gathered,
+    weight_shard,
+    whole_shape,
+)
+from rlhf_ray.training.engine.state_files import read_parts, write_parts
+from rlhf_ray.training.engine.state_parts import StatePart, own_share, plain_part
 
 _MAX_NAMES = 3
+_PREFIX = "moving"
 _FIX = (
     "a reference that follows the policy needs the same architecture: choose another "
     "reference.path, or set algorithm.reference_every to 0"
@@ -119,7 +128,7 @@ class EmaReference:
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore the result of `state_dict`, on the same rank of the same number of ranks.
+        """Restore the result of `state_dict` of the same rank of as many ranks.
 
         Raises:
             ValueError: it is of a model with other weights, or sharded differently.
@@ -132,11 +141,24 @@ class EmaReference:
                 f"on this rank, and this one {sum(here.values())} in {len(here)}, or they differ "
                 f"in name or size; {_FIX}"
             )
+        for name, own in self.state_dict().items():
+            own.copy_(state[name])
+        self.round_weights()
+
+    def parts(self) -> list[StatePart]:
+        """The values of `state_dict` with their places, for a checkpoint."""
+        return [
+            plain_part(name, tensor, self._masters.get(name))
+            for name, tensor in self._tensors.items()
+        ]
+
+    @torch.no_grad()
+    def round_weights(self) -> None:
+        """Put new values of `parts` into the weights that compute."""
         for name, tensor in self._tensors.items():
             release_gathered(tensor)
-            weight_shard(tensor).values.copy_(state[name])
             if name in self._masters:
-                self._masters[name].copy_(state[name])
+                weight_shard(tensor).values.copy_(self._masters[name])
 
     def _check_arrival(self, name: str, shape: tuple[int, ...]) -> None:
         assert self._expected is not None
@@ -177,38 +199,36 @@ def _listed(words: str, names: list[str]) -> str:
 def save_ema_reference(folder: Path, weights: EmaReference, role: RoleConfig) -> None:
     """Write the EMA, so that a resumed run continues exactly.
 
-    All ranks call it; the folder is complete when all have returned. Below ZeRO-3 every rank holds
-    the same weights, and rank 0 alone writes them.
+    All ranks call it, each writes its share; the folder is complete when all have returned.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if rank() == _owner(role):
-        write_parts(_file(folder, role), weights.state_dict())
+    write_parts(folder, _PREFIX, rank(), (own_share(part) for part in weights.parts()))
     if rank() == 0:
         facts = CheckpointFacts(
             world_size=world_size(),
             zero_stage=role.zero_stage,
             dtype=role.dtype,
             optimizer_step=0,
+            format=SLICES,
         )
         write_facts(folder, facts)
     torch.distributed.barrier()
 
 
 def load_ema_reference(folder: Path, weights: EmaReference, role: RoleConfig) -> None:
-    """Read the files of `save_ema_reference`; all ranks call it.
+    """Read the files of `save_ema_reference`, of any number of ranks; all ranks call it.
 
     Raises:
-        ValueError: they are incomplete, of another number of ranks, ZeRO stage or dtype, or of a
-            model with other weights.
+        ValueError: they are incomplete, of another dtype, or of a model with other weights.
     """
-    read_facts(folder, world_size=world_size(), zero_stage=role.zero_stage, dtype=role.dtype)
-    weights.load_state_dict(read_parts(_file(folder, role)))
-
-
-def _owner(role: RoleConfig) -> int:
-    """The rank whose file holds this rank's part."""
-    return rank() if role.zero_stage == 3 else 0
-
-
-def _file(folder: Path, role: RoleConfig) -> Path:
-    return folder / f"moving_rank_{_owner(role):05d}.pt"
+    facts = read_facts(
+        folder, world_size=world_size(), zero_stage=role.zero_stage, dtype=role.dtype
+    )
+    if facts.layout_is_fixed:
+        # A release before: below ZeRO-3 every rank held the same, and rank 0 wrote it.
+        writer = rank() if role.zero_stage == 3 else 0
+        earlier = folder / f"{_PREFIX}_rank_{writer:05d}.pt"
+        weights.load_state_dict(read_earlier_parts(earlier))
+        return
+    read_parts(folder, read_indexes(folder, _PREFIX, facts.world_size), weights.parts())
+    weights.round_weights()

@@ -14,7 +14,7 @@ from rlhf_ray.models.saving.write import write_folder
 from rlhf_ray.publish.plan import WeightSpec
 from rlhf_ray.training.engine.deepspeed_engine import TrainEngine
 from rlhf_ray.training.engine.ranks import rank
-from rlhf_ray.training.engine.shards import num_elements, whole_shape
+from rlhf_ray.training.engine.shards import distinct_tensors, num_elements, whole_shape
 from rlhf_ray.training.weights.lora import BASE, is_factor, lora_layers, merged
 
 # Elements gathered from ZeRO-3 shards at once, unless a single tensor is larger.
@@ -82,18 +82,6 @@ def write_model(
     if rank() == 0:
         write_folder(model, tokenizer, folder, state)
     torch.distributed.barrier()
-
-
-def distinct_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and saved buffers by name, in the order of the state dict, each tensor once."""
-    # By identity: under ZeRO-3 all sharded tensors are empty, and their addresses say nothing.
-    seen: set[int] = set()
-    distinct: dict[str, Tensor] = {}
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        if id(tensor) not in seen:
-            seen.add(id(tensor))
-            distinct[name] = tensor
-    return distinct
 
 
 def exported_weights(model: nn.Module) -> list[Weight]:

@@ -1,7 +1,11 @@
-"""Scenarios of checkpoint files: every kind that is written is read, and none runs code."""
+"""Scenarios of checkpoint files: every kind that is written is read, and none runs code.
+
+Releases before wrote DeepSpeed's own files. The scenarios of their checkpoints write such folders.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -9,8 +13,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from rlhf_ray.config.groups.lora import LoraConfig
-from tests.stack.training.rank import Rank
+from rlhf_ray.training.roles.reference import Reference
+from rlhf_ray.training.weights.ema_policy import EmaEngine
+from tests.stack.training.rank import Rank, weights_of
 from tests.stack.training.ranking_scenarios import MAX_TOKENS, own_rankings
 from tests.stack.training.scenarios import resume
 from tests.unit.hostile_files import write_hostile_file
@@ -41,9 +50,75 @@ def poisoned_reference(here: Rank) -> dict[str, Any]:
         return _refusals(reference, here.folder / "poisoned_reference")
 
 
+def poisoned_earlier_learner(here: Rank, **settings: Any) -> dict[str, Any]:
+    with here.learner(**settings) as learner:
+        here.update(learner)
+        folder = here.folder / f"poisoned_earlier_{'_'.join(map(str, settings.values()))}"
+        save_earlier(here, learner, folder)
+        return _refusals(learner, folder)
+
+
+def poisoned_earlier_reference(here: Rank) -> dict[str, Any]:
+    with here.reference(decay=0.5) as reference:
+        folder = here.folder / "poisoned_earlier_reference"
+        save_earlier(here, reference, folder)
+        return _refusals(reference, folder)
+
+
+def save_earlier(here: Rank, role: Any, folder: Path) -> None:
+    """Write the checkpoint of a role as releases before did."""
+    role.save_checkpoint(folder)
+    facts = json.loads((folder / "role.json").read_text())
+    torch.distributed.barrier()
+    if here.rank == 0:
+        for path in [*folder.glob("*.safetensors"), *folder.glob("*_rank_*.json")]:
+            path.unlink()
+        del facts["format"], facts["sequence_parallel_size"]
+        (folder / "role.json").write_text(json.dumps(facts))
+    torch.distributed.barrier()
+    if isinstance(role, Reference):
+        _write(role._weights.state_dict(), folder, "moving", here.rank)
+        return
+    engine = role._engine
+    engine._engine.save_checkpoint(str(folder), tag="engine", save_latest=False)
+    if isinstance(engine, EmaEngine):
+        _write(engine.ema._parts, folder, "average", here.rank)
+    torch.distributed.barrier()
+
+
+def _write(parts: dict[str, Tensor], folder: Path, prefix: str, rank: int) -> None:
+    copies = {name: part.clone() for name, part in parts.items()}
+    torch.save(copies, folder / f"{prefix}_rank_{rank:05d}.pt")
+
+
+def resume_earlier(here: Rank, *, name: str, **settings: Any) -> dict[str, Any]:
+    """Three steps with a checkpoint as of a release before, and the last two again from it."""
+    folder = here.folder / f"earlier_{name}_{here.world_size}"
+    with here.learner(**settings) as learner:
+        here.update(learner)
+        save_earlier(here, learner, folder)
+        straight = [here.update(learner) for _ in range(2)]
+        straight_weights = weights_of(learner)
+    with here.learner(**settings) as learner:
+        learner.load_checkpoint(folder)
+        result = {
+            "straight": straight,
+            "resumed": [here.update(learner) for _ in range(2)],
+            "straight_weights": straight_weights,
+            "resumed_weights": weights_of(learner),
+        }
+    with here.learner(**settings | {"zero_stage": 1}) as learner:
+        try:
+            learner.load_checkpoint(folder)
+        except ValueError as error:
+            result["other_stage"] = str(error)
+    return result
+
+
 def _refusals(role: Any, folder: Path) -> dict[str, Any]:
     """The messages of a role whose checkpoint has one file that runs code, file by file."""
-    role.save_checkpoint(folder)
+    if not folder.exists():
+        role.save_checkpoint(folder)
     ran = folder / "ran"
     errors = {}
     for path in _tensor_files(folder):
@@ -61,7 +136,8 @@ def _refusals(role: Any, folder: Path) -> dict[str, Any]:
 
 
 def _tensor_files(folder: Path) -> Iterator[Path]:
-    return iter(sorted(folder.rglob("*.pt")))
+    names = ("*.pt", "*.safetensors", "*_rank_*.json")
+    return iter(sorted(path for name in names for path in folder.rglob(name)))
 
 
 RESTORED: dict[int, dict[str, Callable[[Rank], Any]]] = {
@@ -78,6 +154,13 @@ RESTORED: dict[int, dict[str, Callable[[Rank], Any]]] = {
                 (3, "float32"),
             )
         },
+        **{
+            f"earlier_learner_zero_{stage}_{dtype}": partial(
+                poisoned_earlier_learner, zero_stage=stage, dtype=dtype, ema_decay=0.9
+            )
+            for stage, dtype in ((0, "float32"), (2, "bfloat16"), (3, "float32"))
+        },
+        "earlier_reference": poisoned_earlier_reference,
         "critic": poisoned_critic,
         "reward_model": poisoned_reward_model,
         "reference": poisoned_reference,
@@ -112,6 +195,12 @@ RESTORED: dict[int, dict[str, Callable[[Rank], Any]]] = {
         **{
             f"lora_zero_{stage}": partial(
                 resume, name=f"restored_lora_{stage}", lora=LORA, zero_stage=stage
+            )
+            for stage in (0, 2, 3)
+        },
+        **{
+            f"earlier_zero_{stage}": partial(
+                resume_earlier, name=str(stage), zero_stage=stage, ema_decay=0.9
             )
             for stage in (0, 2, 3)
         },

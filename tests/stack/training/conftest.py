@@ -24,7 +24,7 @@ from tests.stack.training.samples import NUM_PORTS, VOCABULARY, make_samples
 REPOSITORY = Path(__file__).parents[3]
 DEADLINE_S = 280.0
 # Fixtures that are results of the table of the same name.
-FIXTURES = ("seen", "followed", "compared", "restored")
+FIXTURES = ("seen", "followed", "compared", "restored", "relaid", "relaid_all")
 _FOUR = ("4_0", "4_1", "4_2", "4_3")
 SIZES = TinySizes(
     hidden=32, intermediate=64, num_layers=2, num_heads=4, num_key_value_heads=2, head_size=8
@@ -130,6 +130,18 @@ def compared(runs: Runs) -> Seen:
 def restored(runs: Runs) -> Seen:
     """Results of the scenarios of checkpoint files."""
     return runs.seen("restored")
+
+
+@pytest.fixture(scope="session")
+def relaid(runs: Runs) -> Seen:
+    """Results of the quick cases of checkpoints that another layout goes on from."""
+    return runs.seen("relaid")
+
+
+@pytest.fixture(scope="session")
+def relaid_all(runs: Runs) -> Seen:
+    """Results of all cases of checkpoints that another layout goes on from."""
+    return runs.seen("relaid_all")
 
 
 @pytest.fixture(scope="session")

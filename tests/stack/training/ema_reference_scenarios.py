@@ -82,17 +82,18 @@ def refused_buckets(here: Rank) -> dict[str, str]:
     return errors
 
 
-def other_ranks_checkpoint(here: Rank) -> dict[str, str]:
-    """The message about a checkpoint of sharded weights that is read without sharding."""
-    folder = here.folder / f"moved_refused_{here.world_size}"
+def other_stage_checkpoint(here: Rank) -> dict[str, Any]:
+    """Sharded weights that have followed a policy, read without sharding."""
+    folder = here.folder / f"moved_other_stage_{here.world_size}"
+    (buckets, *_), _, _ = _policies(here)
     with here.reference(zero_stage=3) as role:
+        follow(role, buckets)
         role.save_checkpoint(folder)
+        saved = whole_weights(role)
     with here.reference() as role:
-        try:
-            role.load_checkpoint(folder)
-        except ValueError as error:
-            return {"stage": str(error)}
-    return {}
+        before = whole_weights(role)
+        role.load_checkpoint(folder)
+        return {"saved": saved, "before": before, "loaded": whole_weights(role)}
 
 
 def follow(role: Reference, buckets: list[WeightBucket]) -> None:

@@ -13,7 +13,7 @@ from tests.stack.training.ema_policy_scenarios import (
 )
 from tests.stack.training.ema_reference_scenarios import (
     ema_reference,
-    other_ranks_checkpoint,
+    other_stage_checkpoint,
     refused_buckets,
 )
 from tests.stack.training.rank import Rank
@@ -47,7 +47,7 @@ _BOTH: dict[str, Scenario] = {
     **_ema_references("averaged", decay=0.9),
     **_ema_references("averaged_bfloat16", decay=0.9, dtype="bfloat16"),
     "refused_buckets": refused_buckets,
-    "moved_other_stage": other_ranks_checkpoint,
+    "moved_other_stage": other_stage_checkpoint,
     **_ema_policies("average", (0, 2, 3)),
     "no_average_saved": ema_that_was_not_saved,
 }

@@ -177,8 +177,12 @@ class Rank:
             )
         )
 
+    @property
+    def coefficients(self) -> Coefficients:
+        return Coefficients(kl=KL_COEFFICIENT)
+
     def update(self, learner: Learner) -> dict[str, float]:
-        return learner.update([self.experience], coefficients=Coefficients(kl=KL_COEFFICIENT))
+        return learner.update([self.experience], coefficients=self.coefficients)
 
 
 def weights_of(learner: Learner) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ A scenario takes its `Rank` and returns data that `torch.load(weights_only=True)
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -188,13 +189,24 @@ def resume(here: Rank, *, name: str, **settings: Any) -> dict[str, Any]:
 
 
 def refused_checkpoints(here: Rank) -> dict[str, Any]:
-    """Messages about the checkpoint of another role and about an incomplete one."""
+    """Messages about checkpoints of another dtype or model, and about incomplete ones."""
     folder = here.folder / "checkpoint_of_another"
     with here.learner(zero_stage=2) as learner:
+        here.update(learner)
         learner.save_checkpoint(folder)
+    with here.learner(freeze=["model.norm.weight"]) as learner:
+        here.update(learner)
+        learner.save_checkpoint(here.folder / "checkpoint_of_frozen")
+    shutil.copytree(folder, here.folder / "checkpoint_without_index")
+    (here.folder / "checkpoint_without_index" / "state_rank_00000.json").unlink()
+    requests = {
+        "dtype": (folder, {"dtype": "bfloat16"}),
+        "missing": (here.folder / "nothing", {}),
+        "no_index": (here.folder / "checkpoint_without_index", {}),
+        "trains_more": (here.folder / "checkpoint_of_frozen", {}),
+    }
     errors = {}
-    for name, settings in {"stage": {"zero_stage": 1}, "missing": {"zero_stage": 2}}.items():
-        wanted = folder if name == "stage" else here.folder / "nothing"
+    for name, (wanted, settings) in requests.items():
         with here.learner(**settings) as learner:
             try:
                 learner.load_checkpoint(wanted)

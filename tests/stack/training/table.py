@@ -13,6 +13,7 @@ from tests.stack.training.mixture import losses_of_texts, with_texts
 from tests.stack.training.preference_scenarios import COMPARED
 from tests.stack.training.rank import Rank
 from tests.stack.training.ranking_scenarios import RANKED
+from tests.stack.training.relaid_scenarios import RELAID, RELAID_ALL
 from tests.stack.training.scenarios import (
     critic_resume,
     default_critic,
@@ -171,6 +172,8 @@ TABLES = {
     "on_cpu": {1: _stages("float32", two_steps, (0, 1, 2, 3))},
     "on_gpu": {1: ON_GPU},
     "restored": RESTORED,
+    "relaid": RELAID,
+    "relaid_all": RELAID_ALL,
     "sizes": SIZES,
     "followed": FOLLOWING,
     "divided": MATRIX,

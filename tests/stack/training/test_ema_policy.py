@@ -115,4 +115,4 @@ def test_a_checkpoint_without_an_ema_is_refused(followed: Seen):
         *(rank["no_average_saved"] for rank in followed.two),
     ]
     for result in errors:
-        assert "was written with training.ema_decay=null" in result["error"]
+        assert "has no EMA: it was written with training.ema_decay=null" in result["error"]

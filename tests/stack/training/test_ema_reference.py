@@ -118,6 +118,9 @@ def test_weights_that_do_not_fit_are_refused(followed: Seen):
             assert "set algorithm.reference_every to 0" in errors[name]
 
 
-def test_a_checkpoint_of_another_stage_is_refused(followed: Seen):
-    for errors in ranks_of(followed, "moved_other_stage"):
-        assert "was written with zero_stage=3, and this run has zero_stage=0" in errors["stage"]
+def test_a_checkpoint_of_another_stage_goes_on(followed: Seen):
+    for result in ranks_of(followed, "moved_other_stage"):
+        assert result["saved"]
+        for name, value in result["saved"].items():
+            assert torch.equal(result["loaded"][name], value), name
+            assert not torch.equal(result["before"][name], value), name

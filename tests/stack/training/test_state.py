@@ -37,8 +37,11 @@ def test_a_resumed_critic_equals_the_straight_one(seen: Seen):
 
 def test_a_checkpoint_that_does_not_fit_is_refused(seen: Seen):
     errors = seen.one["refused_checkpoints"]
-    assert "was written with zero_stage=2, and this run has zero_stage=1" in errors["stage"]
+    assert "was written with dtype=float32, and this run has dtype=bfloat16" in errors["dtype"]
     assert "role.json is missing" in errors["missing"]
+    assert "state_rank_00000.json is missing" in errors["no_index"]
+    assert "trains other weights: model.model.norm.weight here" in errors["trains_more"]
+    assert "resume with its model, training.freeze and training.lora" in errors["trains_more"]
 
 
 @pytest.mark.parametrize("name", ["zero_0", "zero_3"])

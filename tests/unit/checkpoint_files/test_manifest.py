@@ -20,13 +20,15 @@ from rlhf_ray.checkpoint_files.manifest import (
     size_problems,
 )
 
-# The names that ranks 0 and 1 write, at ZeRO 0 to 3, in float32 and bfloat16.
+# The names that ranks 0 and 1 write, in this release and in those before.
 NAMES = {
     0: (
         "engine/mp_rank_00_model_states.pt",
         "engine/zero_pp_rank_0_mp_rank_00_model_states.pt",
         "engine/zero_pp_rank_0_mp_rank_00_optim_states.pt",
         "engine/bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt",
+        "state_rank_00000.json",
+        "state_rank_00000_0000.safetensors",
         "average_rank_00000.pt",
         "moving_rank_00000.pt",
         "latest_answers_0.pt",
@@ -38,6 +40,8 @@ NAMES = {
         "engine/zero_pp_rank_1_mp_rank_00_model_states.pt",
         "engine/zero_pp_rank_1_mp_rank_00_optim_states.pt",
         "engine/bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt",
+        "state_rank_00001.json",
+        "state_rank_00001_0000.safetensors",
         "average_rank_00001.pt",
         "moving_rank_00001.pt",
         "latest_answers_1.pt",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_ray.calls import Call
-from rlhf_ray.checkpoint_files.facts import CheckpointFacts, RoleLayout, write_facts
+from rlhf_ray.checkpoint_files.facts import SLICES, CheckpointFacts, RoleLayout, write_facts
 from rlhf_ray.checkpoint_files.manifest import seal_share
 from rlhf_ray.config.errors import RunFailed
 from rlhf_ray.driver.checkpoints import Checkpoints, StepCheckpoints
@@ -35,28 +35,36 @@ class WritingRanks(FakeLearner):
 
     Args:
         fails_with: raised after the files are written.
-        layout: as their facts say.
+        layout, format: as their facts say.
     """
 
-    def __init__(self, fails_with: Exception | None = None, *, layout: RoleLayout = LAYOUT) -> None:
+    def __init__(
+        self,
+        fails_with: Exception | None = None,
+        *,
+        layout: RoleLayout = LAYOUT,
+        format: str = SLICES,
+    ) -> None:
         self._layout = layout
+        self._format = format
         self.loaded: list[Path] = []
         self.sealed: list[bool] = []
         self._fails_with = fails_with
 
     def save_checkpoint(self, folder: Path) -> list[Call]:
-        (folder / "engine").mkdir(parents=True)
+        folder.mkdir(parents=True)
         facts = CheckpointFacts(
             world_size=self._layout.num_ranks,
             zero_stage=self._layout.zero_stage,
             dtype=self._layout.dtype,
             optimizer_step=1,
+            format=self._format,
         )
         write_facts(folder, facts)
-        (folder / "engine" / "mp_rank_00_model_states.pt").write_text("weights " * 100)
         for rank in range(2):
             (folder / f"random_rank_{rank:05d}.pt").write_text(f"random {rank}")
-            shard = folder / "engine" / f"zero_pp_rank_{rank}_mp_rank_00_optim_states.pt"
+            (folder / f"state_rank_{rank:05d}.json").write_text(f"index of rank {rank}")
+            shard = folder / f"state_rank_{rank:05d}_0000.safetensors"
             shard.write_text(f"moments of rank {rank}")
         if self._fails_with is not None:
             raise self._fails_with
@@ -108,9 +116,9 @@ def step_checkpoints(
     )
 
 
-def written(output: Path, *steps: int) -> list[Path]:
+def written(output: Path, *steps: int, ranks: WritingRanks | None = None) -> list[Path]:
     """The folders of new checkpoints after these steps."""
-    checkpoints = step_checkpoints(output)
+    checkpoints = step_checkpoints(output, ranks)
     for step in steps:
         checkpoints.save(step, STATE)
     return [output / "checkpoints" / f"step_{step:06d}" for step in steps]

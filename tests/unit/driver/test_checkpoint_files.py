@@ -23,7 +23,7 @@ from tests.unit.driver.checkpoint_fakes import (
     written,
 )
 
-SHARD = "learner/engine/zero_pp_rank_1_mp_rank_00_optim_states.pt"
+SHARD = "learner/state_rank_00001_0000.safetensors"
 
 
 def test_the_manifest_has_every_file_but_itself_and_the_marker(tmp_path):

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from rlhf_ray.checkpoint_files.facts import DEEPSPEED
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.driver.checkpoint_state import DamagedCheckpointError, reading_state
 from rlhf_ray.driver.resume_choice import checkpoint_to_resume, verified
 from tests.unit.driver.checkpoint_fakes import (
     LAYOUT,
+    WritingRanks,
     expected,
     run_settings,
     step_checkpoints,
@@ -22,7 +24,7 @@ from tests.unit.driver.checkpoint_fakes import (
     written,
 )
 
-SHARD = "learner/engine/zero_pp_rank_1_mp_rank_00_optim_states.pt"
+SHARD = "learner/state_rank_00001_0000.safetensors"
 
 
 def truncate(folder: Path) -> None:
@@ -55,8 +57,8 @@ def state_of_step_one(folder: Path) -> None:
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "shard truncated": (truncate, "optim_states.pt has 16 bytes, and had 17"),
-    "shard missing": (lambda f: (f / SHARD).unlink(), "optim_states.pt is missing"),
+    "shard truncated": (truncate, "0000.safetensors has 16 bytes, and had 17"),
+    "shard missing": (lambda f: (f / SHARD).unlink(), "0000.safetensors is missing"),
     "run.json truncated": (cut_state, "run.json has"),
     "run.json missing": (lambda f: (f / "run.json").unlink(), "run.json is missing"),
     "run.json a folder": (
@@ -210,9 +212,44 @@ def test_a_name_that_is_no_checkpoint(tmp_path, resume):
 )
 def test_another_layout_is_refused_before_the_start(tmp_path, changed, words):
     """And no older checkpoint is taken for it: that would lose steps for a wrong setting."""
-    written(tmp_path, 1, 2)
+    written(tmp_path, 1, 2, ranks=WritingRanks(format=DEEPSPEED))
     with pytest.raises(RequestError, match=words):
         checkpoint_to_resume(tmp_path, "auto", expected(layout=replace(LAYOUT, **changed)))
+
+
+def test_another_number_format_is_refused_before_the_start(tmp_path):
+    written(tmp_path, 1)
+    with pytest.raises(RequestError, match="dtype=float32, and this run has dtype=bfloat16"):
+        checkpoint_to_resume(tmp_path, "auto", expected(layout=replace(LAYOUT, dtype="bfloat16")))
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"num_ranks": 1}, "resumed on 1 rank at zero_stage=2"),
+        ({"num_ranks": 8, "zero_stage": 3}, "resumed on 8 ranks at zero_stage=3"),
+        ({"zero_stage": 0}, "resumed on 2 ranks at zero_stage=0"),
+    ],
+)
+def test_another_layout_is_listed(tmp_path, changed, words):
+    (folder,) = written(tmp_path, 1)
+    found = checkpoint_to_resume(tmp_path, "auto", expected(layout=replace(LAYOUT, **changed)))
+    assert found is not None
+    assert found.folder == folder
+    (note,) = found.notes
+    assert note.startswith(f"learner: saved by 2 ranks at zero_stage=2, {words}")
+    assert ("gone are not used" in note) == (changed.get("num_ranks") == 1)
+    assert ("start their random generators from the seed" in note) == (
+        changed.get("num_ranks") == 8
+    )
+
+
+def test_the_format_of_a_later_release_is_refused(tmp_path):
+    """And no older checkpoint is taken for it, which would remove it."""
+    written(tmp_path, 1)
+    written(tmp_path, 2, ranks=WritingRanks(format="lattice"))
+    with pytest.raises(RequestError, match="has format='lattice', and this release reads slices"):
+        checkpoint_to_resume(tmp_path, "auto", expected())
 
 
 def test_another_run_is_refused_before_the_start(tmp_path):

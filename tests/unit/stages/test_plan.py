@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 import yaml
 
-from rlhf_ray.config.load import load_config
 from rlhf_ray.main import main
-from rlhf_ray.stages.gpu_memory import checkpoint_bytes, model_size
 
 MOST_LINES = 110
 ROWS = "examples.path=rlhf_ray.data.builtin:arithmetic"
@@ -95,19 +90,3 @@ def test_a_tokenizer_that_is_not_there_is_refused(capsys):
     missing = "model.tokenizer_path=./nowhere/tokenizer"
     assert main(["recipe=demo", "stage=plan", missing]) == 2
     assert "model.tokenizer_path is './nowhere/tokenizer': there is no" in capsys.readouterr().err
-
-
-def test_checkpoints_are_said_with_their_size_and_disk(capsys, tmp_path: Path):
-    (tmp_path / "config.json").write_text(json.dumps(QWEN))
-    base = ("stage=sft", f"model.path={tmp_path}", ROWS, f"output_dir={tmp_path}/out")
-    assert "no checkpoints (checkpoint.every_steps=0)" in plan(capsys, *base, "dry_run=true")
-    written = ("checkpoint.every_steps=20", "training.zero_stage=2", "training.dtype=bfloat16")
-    out = plan(capsys, *base, *written, "dry_run=true")
-    size = model_size(QWEN)
-    assert size is not None
-    # Two bytes of the weights, and twelve of the optimizer.
-    assert checkpoint_bytes(load_config([*base, *written]), size) == 14 * size.weights
-    assert (
-        "at most 3 checkpoints of at least 1.02e+03 GB, 3.05e+03 GB in all, every 20 steps" in out
-    )
-    assert f"on the disk of {tmp_path}/out (" in out

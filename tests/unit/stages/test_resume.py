@@ -10,7 +10,7 @@ import numpy
 import pytest
 from safetensors.numpy import save_file
 
-from rlhf_ray.checkpoint_files.facts import RoleLayout
+from rlhf_ray.checkpoint_files.facts import DEEPSPEED, SLICES, RoleLayout
 from rlhf_ray.config.load import load_config
 from rlhf_ray.config.run import Config
 from rlhf_ray.config.stages import FIT_STAGES
@@ -57,7 +57,12 @@ class Run:
         return load_config([*self.arguments, *changes])
 
     def save(
-        self, *changes: str, step: int = 2, without: str = "", state: dict | None = None
+        self,
+        *changes: str,
+        step: int = 2,
+        without: str = "",
+        state: dict | None = None,
+        format: str = SLICES,
     ) -> Path:
         config = self.config("resume=never", *changes)
         if self.stage == "rl":
@@ -68,7 +73,7 @@ class Run:
         layout = RoleLayout(num_ranks=role.num_ranks, zero_stage=role.zero_stage, dtype=role.dtype)
         checkpoints = StepCheckpoints(
             Checkpoints(self.output, keep_last=9),
-            roles={"learner": WritingRanks(layout=layout)},
+            roles={"learner": WritingRanks(layout=layout, format=format)},
             waiter=InProcessWaiter(),
             every_steps=1,
             timeout_s=1.0,
@@ -125,10 +130,35 @@ def test_changed_settings_are_listed(run: Run):
     ["training.zero_stage=3", "training.dtype=bfloat16", "training.num_ranks=2"],
 )
 def test_another_layout_is_found_before_the_start(run: Run, capsys, change):
-    run.save()
+    """A checkpoint of a release whose files fit one layout alone."""
+    run.save(format=DEEPSPEED)
     name, _, value = change.removeprefix("training.").partition("=")
     message = run.refused(capsys, change)
     assert f"and this run has {name}={value}" in message
+
+
+def test_another_layout_goes_on_and_is_listed(run: Run):
+    run.save()
+    found = run.resume("training.num_ranks=2", "training.zero_stage=3")
+    settings, layout = found.notes
+    assert "training.num_ranks: 1 -> 2" in settings
+    assert "training.zero_stage: 0 -> 3" in settings
+    assert layout.startswith(
+        "learner: saved by 1 rank at zero_stage=0, resumed on 2 ranks at zero_stage=3"
+    )
+    assert "ranks that were not there start their random generators from the seed" in layout
+
+
+def test_another_number_format_is_refused(run: Run, capsys):
+    run.save()
+    message = run.refused(capsys, "training.dtype=bfloat16")
+    assert "was written with dtype=float32, and this run has dtype=bfloat16" in message
+
+
+def test_more_ranks_than_samples_are_refused_with_numbers(run: Run, capsys):
+    run.save()
+    message = run.refused(capsys, "training.num_ranks=1000")
+    assert "training.num_ranks=1000: an optimiser step has only" in message
 
 
 def test_another_run_is_refused(run: Run, capsys):

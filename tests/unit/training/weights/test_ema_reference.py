@@ -8,8 +8,9 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from rlhf_ray.publish.bucket import pack_buckets
+from rlhf_ray.training.engine.shards import distinct_tensors
 from rlhf_ray.training.weights.ema_reference import EmaReference
-from rlhf_ray.training.weights.named import distinct_tensors, weight_shapes
+from rlhf_ray.training.weights.named import weight_shapes
 
 
 def make_model(*, seed: int = 0, tied: bool = True, vocab_size: int = 30) -> LlamaForCausalLM:

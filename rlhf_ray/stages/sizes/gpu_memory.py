@@ -7,36 +7,17 @@ fit.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.training import RoleConfig
 from rlhf_ray.config.run import Config
+from rlhf_ray.stages.sizes.model_size import ModelSize, bytes_of, model_size
 
 _GIB = 1024**3
 _KEY = "placement.gpu_memory_gib"
-# Decoders with grouped attention and a gated MLP, or experts of that form, in each layer.
-_KNOWN = (
-    *("llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "phi3"),
-    *("gemma", "gemma2", "gemma3_text", "olmo2", "smollm3"),
-)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ModelSize:
-    """Numbers of a decoder.
-
-    Attributes:
-        weights: parameters, without norms and biases.
-        cache_values: keys and values of one token in all layers.
-    """
-
-    weights: int
-    cache_values: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,46 +39,6 @@ class MemoryNeed:
     @property
     def total(self) -> float:
         return sum(self.parts.values())
-
-
-def model_size(model: Mapping[str, Any]) -> ModelSize | None:
-    """Sizes from the values of a model's `config.json`; None for a family that is not known."""
-    if model.get("model_type") not in _KNOWN:
-        return None
-    try:
-        return _model_size(model)
-    except (KeyError, TypeError, ZeroDivisionError):
-        return None  # Other checks say what is wrong with the file.
-
-
-def _model_size(model: Mapping[str, Any]) -> ModelSize:
-    hidden, layers = model["hidden_size"], model["num_hidden_layers"]
-    heads = model["num_attention_heads"]
-    key_heads = model.get("num_key_value_heads") or heads
-    head_size = model.get("head_dim") or hidden // heads
-    attention = 2 * hidden * head_size * (heads + key_heads)
-    experts = model.get("num_local_experts") or model.get("num_experts")
-    if experts:
-        width = model.get("moe_intermediate_size") or model["intermediate_size"]
-        shared = model.get("shared_expert_intermediate_size") or 0
-        mlp = 3 * hidden * (experts * width + shared) + hidden * experts
-    else:
-        mlp = 3 * hidden * model["intermediate_size"]
-    # A file that does not say has one matrix, for a lower bound.
-    embeddings = 1 if model.get("tie_word_embeddings", True) else 2
-    return ModelSize(
-        weights=layers * (attention + mlp) + embeddings * model["vocab_size"] * hidden,
-        cache_values=2 * layers * key_heads * head_size,
-    )
-
-
-def local_model(path: str) -> Mapping[str, Any] | None:
-    """The values of the `config.json` of a model folder; None if it is not on this machine."""
-    try:
-        values = json.loads((Path(path).expanduser() / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return values if isinstance(values, dict) else None
 
 
 def memory_needs(config: Config, size: ModelSize) -> list[MemoryNeed]:
@@ -170,7 +111,7 @@ def _engine_weights(config: Config, size: ModelSize) -> float:
     generation = config.generation
     if generation.extra_engine_args.keys() & {"quantization", "cpu_offload_gb"}:
         return 0.0
-    return size.weights * _bytes(generation.dtype) / _width(config)
+    return size.weights * bytes_of(generation.dtype) / _width(config)
 
 
 def _width(config: Config) -> int:
@@ -181,7 +122,7 @@ def _width(config: Config) -> int:
 def _weight_bytes(role: RoleConfig, size: ModelSize) -> float:
     if role.offload_parameters:
         return 0.0
-    return size.weights * _bytes(role.dtype) / (role.num_ranks if role.zero_stage == 3 else 1)
+    return size.weights * bytes_of(role.dtype) / (role.num_ranks if role.zero_stage == 3 else 1)
 
 
 def _state_bytes(config: Config, size: ModelSize) -> dict[str, float]:
@@ -191,7 +132,7 @@ def _state_bytes(config: Config, size: ModelSize) -> dict[str, float]:
         return {}
     ranks, stage = training.num_ranks, training.zero_stage
     sharded = size.weights / (ranks if stage >= 1 else 1)
-    states = {"gradients": size.weights * _bytes(training.dtype) / (ranks if stage >= 2 else 1)}
+    states = {"gradients": size.weights * bytes_of(training.dtype) / (ranks if stage >= 2 else 1)}
     if not training.offload_optimizer:
         states["Adam's moments"] = 8 * sharded
         if stage >= 1 or training.dtype != "float32":
@@ -199,23 +140,6 @@ def _state_bytes(config: Config, size: ModelSize) -> dict[str, float]:
     if training.ema_decay is not None:
         states["EMA"] = 4 * sharded
     return states
-
-
-def checkpoint_bytes(config: Config, size: ModelSize) -> float:
-    """Bytes of one checkpoint of the trained model over all ranks, at least.
-
-    DeepSpeed writes the weights that compute, the moments of AdamW and, where there are any, the
-    weights in float32. Of a part that is trained only the frozen weights are sure to be written.
-    """
-    training = config.training
-    each = _bytes(training.dtype)
-    if training.trains_all:
-        each += 8 + (4 if training.zero_stage >= 1 or training.dtype != "float32" else 0)
-    return size.weights * (each + (4 if training.ema_decay is not None else 0))
-
-
-def _bytes(dtype: str) -> int:
-    return 4 if dtype == "float32" else 2
 
 
 def memory_lines(config: Config, model: Mapping[str, Any] | None) -> list[str]:

@@ -8,14 +8,13 @@ import pytest
 
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.load import load_config
-from rlhf_ray.stages.gpu_memory import (
+from rlhf_ray.stages.plan import run
+from rlhf_ray.stages.sizes.gpu_memory import (
     check_gpu_memory,
-    local_model,
     memory_lines,
     memory_needs,
-    model_size,
 )
-from rlhf_ray.stages.plan import run
+from rlhf_ray.stages.sizes.model_size import local_model, model_size
 
 # The published configurations of Qwen2.5 and of Qwen3-30B-A3B.
 QWEN_7B = {

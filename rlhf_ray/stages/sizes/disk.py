@@ -1,0 +1,194 @@
+"""Disk that a run needs: its checkpoints and its models, by arithmetic over the model's files.
+
+A checkpoint has 12 bytes of every trained weight (float32, and two moments of AdamW), 4 more with
+an EMA, and frozen weights as they are. Each rank writes an equal share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlhf_ray.config.errors import RequestError
+from rlhf_ray.config.groups.training import RoleConfig, TrainingConfig
+from rlhf_ray.config.run import Config
+from rlhf_ray.disk_space import free_bytes, size_in_words, space_of
+from rlhf_ray.stages.sizes.model_size import bytes_of, local_model, num_weights
+
+_TRAINED_BYTES, _EMA_BYTES = 12, 4
+_WRITTEN = ("checkpoints", "best", "model", "model_ema")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RoleShare:
+    """A role's part of a checkpoint.
+
+    Attributes:
+        bytes: over all ranks.
+        note: what the number leaves out, for a user; empty if nothing.
+    """
+
+    name: str
+    bytes: float
+    num_ranks: int
+    note: str = ""
+
+    @property
+    def per_rank(self) -> float:
+        return self.bytes / self.num_ranks
+
+    def __str__(self) -> str:
+        ranks = "" if self.num_ranks == 1 else f" on each of {self.num_ranks} ranks"
+        return f"{self.name} {size_in_words(self.per_rank)}{ranks}{self.note}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DiskNeed:
+    """Bytes of a run on the disk of `output_dir`.
+
+    Attributes:
+        shares: of one checkpoint; empty for a run without checkpoints.
+        kept: checkpoints on the disk at a time, the one that is being written included.
+        is_certain: the run is known to write as many.
+        model: bytes of a model in the run's number format.
+        models: copies of it at most: the result, its EMA, the best of evaluations.
+    """
+
+    shares: tuple[RoleShare, ...]
+    kept: int
+    is_certain: bool
+    model: float
+    models: int
+
+    @property
+    def checkpoint(self) -> float:
+        return sum(share.bytes for share in self.shares)
+
+    @property
+    def most(self) -> float:
+        return self.checkpoint * self.kept + self.model * self.models
+
+    @property
+    def least(self) -> float:
+        return self.model + (self.checkpoint * self.kept if self.is_certain else 0)
+
+
+def disk_need(config: Config) -> DiskNeed | None:
+    """The need of a run that trains; None if the size of its model is not known."""
+    weights = num_weights(config.model.path)
+    if weights is None:
+        return None
+    kept, is_certain = _num_kept(config)
+    training = config.training
+    best = 1 + config.checkpoint.keep_last if _keeps_best(config) else 0
+    return DiskNeed(
+        shares=tuple(_shares(config, weights)) if config.checkpoint.every_steps else (),
+        kept=kept,
+        is_certain=is_certain,
+        model=weights * bytes_of(training.dtype),
+        models=1 + best + (training.ema_decay is not None),
+    )
+
+
+def disk_lines(config: Config) -> list[str]:
+    """The need of a run and what is free, as lines for a user, or why it is not known."""
+    need = disk_need(config)
+    if need is None:
+        why = "is of another family" if local_model(config.model.path) else "is not on this machine"
+        return [f"Disk: not compared, because model.path={config.model.path} {why}"]
+    lines = []
+    if need.shares:
+        parts = ", ".join(map(str, need.shares))
+        lines.append(
+            f"Checkpoint: {size_in_words(need.checkpoint)} ({parts}); at most {need.kept} at a "
+            f"time, the one that is written included"
+        )
+    lines.append(f"Model: {size_in_words(need.model)}, at most {need.models} at a time")
+    place = Path(config.output_dir)
+    fits = free_bytes(place) + _present(place) >= need.most
+    lines.append(
+        f"Disk: {size_in_words(need.most)} at most, and there is {space_of(place)}"
+        + ("" if fits else ", WHICH IS LESS")
+    )
+    return lines
+
+
+def check_disk(config: Config) -> None:
+    """Refuse a run that writes more than the disk has.
+
+    Not called for a plan, which may be made on another machine.
+
+    Raises:
+        RequestError: says how much is written and how much is free.
+    """
+    need = disk_need(config)
+    place = Path(config.output_dir)
+    if need is None or free_bytes(place) + _present(place) >= need.least:
+        return
+    checkpoints = (
+        f"{need.kept} checkpoint{'s' if need.kept > 1 else ''} of "
+        f"{size_in_words(need.checkpoint)} and "
+    )
+    raise RequestError(
+        f"output_dir={config.output_dir}: the run writes {size_in_words(need.least)} "
+        f"({checkpoints if need.is_certain and need.shares else ''}a model of "
+        f"{size_in_words(need.model)}), and there is {space_of(place)}: name another output_dir, "
+        f"lower checkpoint.keep_last={config.checkpoint.keep_last}, or free some space"
+    )
+
+
+def _shares(config: Config, weights: int) -> Iterator[RoleShare]:
+    yield _trained_share("learner", config.training, weights)
+    if config.is_fit:
+        return
+    if config.needs_critic:
+        critic = weights if config.critic.path is None else num_weights(config.critic.path)
+        yield _trained_share("critic", config.critic, critic or weights)
+    if config.starts_reference and config.algorithm.reference_every > 0:
+        # A reference that follows the policy slowly keeps float32 weights.
+        size = 4 if config.algorithm.reference_decay > 0 else bytes_of(config.reference.dtype)
+        yield _share("reference", config.reference, weights * size)
+
+
+def _trained_share(name: str, role: TrainingConfig, weights: int) -> RoleShare:
+    if role.lora.is_on:
+        frozen = weights * bytes_of(role.dtype)
+        return _share(name, role, frozen, note=" and the adapter")
+    trained = _TRAINED_BYTES + (_EMA_BYTES if role.ema_decay is not None else 0)
+    note = "" if role.trains_all else " less what is frozen"
+    return _share(name, role, weights * trained, note=note)
+
+
+def _share(name: str, role: RoleConfig, size: float, *, note: str = "") -> RoleShare:
+    return RoleShare(name=name, bytes=size, num_ranks=role.num_ranks, note=note)
+
+
+def _num_kept(config: Config) -> tuple[int, bool]:
+    """Checkpoints on the disk at a time, and whether the run is known to write as many."""
+    every, most = config.checkpoint.every_steps, config.checkpoint.keep_last + 1
+    if not every:
+        return 0, True
+    num_steps = config.fit.max_steps if config.is_fit else config.num_steps
+    if num_steps is None or not config.training.trains_all:
+        return most, False
+    # Rows may end before the steps of a stage that learns from examples.
+    return min(most, num_steps // every), not config.is_fit
+
+
+def _keeps_best(config: Config) -> bool:
+    if config.is_fit:
+        return config.fit.keep_best
+    return config.evaluation.every > 0 and config.evaluation.keep_best
+
+
+def _present(folder: Path) -> int:
+    """Bytes that earlier runs have written, which this one replaces or goes on from."""
+    sizes = 0
+    for name in _WRITTEN:
+        for path in (folder / name).rglob("*"):
+            try:
+                sizes += path.stat().st_size if path.is_file() else 0
+            except OSError:
+                continue  # It was removed meanwhile.
+    return sizes
