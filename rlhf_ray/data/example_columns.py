@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from rlhf_ray.config.groups.data import ExamplesConfig, SourceConfig
-from rlhf_ray.data.rows import DataError, Row, check_columns, known_names
+from rlhf_ray.data.rows import DataError, Row, check_known_columns, known_names
 
 # Alternative groups of keys that name columns, by kind of example: all columns of one group must
 # exist.
@@ -57,14 +57,20 @@ def check_layout(
 
     Args:
         layouts: alternative groups of keys that name columns; messages suggest the first.
+        rows: as many are read as it takes to find the columns, which is seldom more than one.
 
     Raises:
         DataError: names the keys, the columns and the existing columns.
     """
-    check_columns(source, {"id_column": examples.id_column}, rows)
-    known = {name for row in rows for name in row.cells}
-    if any(known.issuperset(_columns(examples, layout)) for layout in layouts):
-        return
+    ids = {"id_column": examples.id_column}
+    wanted = [{*_columns(examples, layout)} for layout in layouts]
+    own = {examples.id_column} - {None}
+    known: set[str] = set()
+    for row in rows:
+        known.update(row.cells)
+        if own <= known and any(columns <= known for columns in wanted):
+            return
+    check_known_columns(source, ids, known)
     needed = [
         " and ".join(
             f"{column!r} ({examples.key(key)})"

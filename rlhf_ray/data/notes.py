@@ -35,22 +35,38 @@ class RowNotes:
             yield f"{note}: {count} rows (first: {self.first[note]})"
 
 
-def unread_columns(rows: Iterable[Row], read: Iterable[str | None], *, what: str) -> list[str]:
-    """Line for the screen about columns with values that are not read; none if all are.
+class UnreadColumns:
+    """Counts values of columns that are not read.
 
     Args:
         read: names of the columns that are read.
-        what: beginning of the line.
     """
-    known = {*read} | _NAMES_OF_ROWS
-    counts = Counter(
-        name
-        for row in rows
-        for name, value in row.cells.items()
-        if name not in known and value is not None and value != ""
-    )
-    if not counts:
-        return []
-    named = [f"{name!r} ({count} rows)" for name, count in counts.most_common(_MAX_COLUMNS)]
-    more = len(counts) - len(named)
-    return [f"{what}: {', '.join(named)}{f' and {more} more' if more else ''}"]
+
+    def __init__(self, read: Iterable[str | None]) -> None:
+        self._known = {*read} | _NAMES_OF_ROWS
+        self._counts: Counter[str] = Counter()
+
+    def add(self, row: Row) -> None:
+        """Count the values of a row."""
+        self._counts.update(
+            name
+            for name, value in row.cells.items()
+            if name not in self._known and value is not None and value != ""
+        )
+
+    def lines(self, what: str) -> list[str]:
+        """Line for the screen that begins with `what`; none if all columns are read."""
+        if not self._counts:
+            return []
+        most = self._counts.most_common(_MAX_COLUMNS)
+        named = [f"{name!r} ({count} rows)" for name, count in most]
+        more = len(self._counts) - len(named)
+        return [f"{what}: {', '.join(named)}{f' and {more} more' if more else ''}"]
+
+
+def unread_columns(rows: Iterable[Row], read: Iterable[str | None], *, what: str) -> list[str]:
+    """`UnreadColumns.lines` of all these rows."""
+    unread = UnreadColumns(read)
+    for row in rows:
+        unread.add(row)
+    return unread.lines(what)

@@ -7,7 +7,7 @@ import decimal
 import difflib
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,7 +74,13 @@ def check_columns(
     Raises:
         DataError: names the key, the column and the existing columns, the nearest name first.
     """
-    known = {name for row in rows for name in row.cells}
+    check_known_columns(source, columns, {name for row in rows for name in row.cells})
+
+
+def check_known_columns(
+    source: SourceConfig, columns: Mapping[str, str | None], known: Set[str]
+) -> None:
+    """Like `check_columns`, for rows with these columns."""
     for key, column in columns.items():
         if column is not None and column not in known:
             raise DataError(

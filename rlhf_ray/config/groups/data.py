@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from rlhf_ray.config.setting import setting
@@ -161,6 +162,18 @@ class ExamplesConfig(SourceConfig):
         "Concatenate raw texts and cut them into pieces of `max_tokens`; false makes every text a "
         "separate example.",
     )
+
+    scratch_dir: str | None = setting(
+        None,
+        "Folder on a disk of the driver's node for the tokens of the examples, four to five bytes "
+        "each, while a run goes on; null takes the folder of temporary files (TMPDIR).",
+        is_path=True,
+    )
+
+    @property
+    def scratch_folder(self) -> Path | None:
+        """`scratch_dir` as a path."""
+        return None if self.scratch_dir is None else Path(self.scratch_dir).expanduser()
 
     @property
     def has_eval_source(self) -> bool:

@@ -11,12 +11,13 @@ from rlhf_ray.config.groups.data import ExamplesConfig
 from rlhf_ray.data.example_columns import read_columns
 from rlhf_ray.data.examples.labels import label_texts
 from rlhf_ray.data.examples.lengths import LengthLimit
-from rlhf_ray.data.examples.rows import Source, identity, read_sources
+from rlhf_ray.data.examples.rows import Source, identity, open_sources
 from rlhf_ray.data.examples.sets import ExampleSet, T, fingerprint_of, samples_of
 from rlhf_ray.data.examples.spans import MarkedText
 from rlhf_ray.data.examples.split import Overlap, content_key
+from rlhf_ray.data.examples.storage.stored import StoredExamples
 from rlhf_ray.data.messages import check_templates
-from rlhf_ray.data.notes import RowNotes, unread_columns
+from rlhf_ray.data.notes import RowNotes, UnreadColumns
 from rlhf_ray.data.rejects import INVALID, Rejects, Skipped
 from rlhf_ray.data.rendering.chat import Part
 from rlhf_ray.data.rows import BadCell, DataError, Row
@@ -50,12 +51,17 @@ class Draft(Generic[T]):
     notes: tuple[str, ...] = ()
 
 
-@dataclass(slots=True)
+@dataclass(kw_only=True, slots=True)
 class GatheredExamples(Generic[T]):
-    """Examples collected so far, on both sides of the held-out split; see `ExampleSet`."""
+    """Examples collected so far, on both sides of the held-out split; see `ExampleSet`.
 
-    train: list[T] = field(default_factory=list)
-    held_out: list[T] = field(default_factory=list)
+    Attributes:
+        unread: counts of columns that are not read.
+    """
+
+    train: Sequence[T]
+    held_out: Sequence[T]
+    unread: UnreadColumns
     num_cut: int = 0
     num_unended: int = 0
     special_notes: tuple[str, ...] = ()
@@ -65,9 +71,22 @@ class GatheredExamples(Generic[T]):
     turn_ends: tuple[TurnEnd, ...] = ()
     overlap: Overlap = field(default_factory=Overlap)
 
-    def of(self, *, held_out: bool) -> list[T]:
-        """The list of one side."""
-        return self.held_out if held_out else self.train
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sides(Generic[T]):
+    """Both sides of the split while they are written, and the ends that `train` teaches."""
+
+    train: StoredExamples[T]
+    held_out: StoredExamples[T]
+    learnt: LearntEnds
+
+    def add(self, example: T, *, held_out: bool) -> None:
+        """Write an example to its side."""
+        if held_out:
+            self.held_out.append(example)
+        else:
+            self.train.append(example)
+            self.learnt.add(samples_of(example))
 
 
 def load_examples(
@@ -80,9 +99,12 @@ def load_examples(
 ) -> ExampleSet[T]:
     """Read, render and tokenise the whole source, and the source of held-out rows.
 
+    Rows are read one after the other, and examples are written to a scratch file: memory does not
+    grow with them.
+
     Args:
         kind: kind of examples, in the plural.
-        layouts: see `read_sources`.
+        layouts: see `open_sources`.
         draft: reads one row; raises BadCell if the row is unusable.
 
     Raises:
@@ -90,10 +112,18 @@ def load_examples(
             unusable or too long and the configuration ends the run.
     """
     check_templates(examples, tokenizer)
-    gathered: GatheredExamples[T] = GatheredExamples()
-    sources = read_sources(examples, layouts)
+    sides = Sides(
+        train=StoredExamples[T](examples.scratch_folder),
+        held_out=StoredExamples[T](examples.scratch_folder),
+        learnt=LearntEnds(tokenizer),
+    )
+    gathered = GatheredExamples(
+        train=sides.train,
+        held_out=sides.held_out,
+        unread=UnreadColumns(read_columns(examples, kind)),
+    )
+    sources = open_sources(examples, layouts)
     ends = frozenset(added_tokens(tokenizer).values())
-    learnt = LearntEnds(tokenizer)
     fidelity = TokenTextCheck(tokenizer)
     columns = [column for keys in layouts for column in (vars(examples)[key] for key in keys)]
     max_characters = most_characters(tokenizer, examples.max_tokens)
@@ -106,15 +136,13 @@ def load_examples(
             specials.check(row, [row.cells.get(column) for column in columns])
             return drafted
 
-        drafts = _drafts(source, examples, checked)
+        drafts = _drafts(source, examples, checked, gathered.unread)
         while chunk := list(islice(drafts, _LABELLED_AT_ONCE)):
-            _build(chunk, gathered, tokenizer, lengths, ends, fidelity)
+            _build(chunk, sides, gathered, tokenizer, lengths, ends, fidelity)
         gathered.num_cut += lengths.num_cut
         gathered.special_notes += specials.lines()
     gathered.special_notes += fidelity.lines()
-    for example in gathered.train:
-        learnt.add(samples_of(example))
-    gathered.turn_ends = learnt.found()
+    gathered.turn_ends = sides.learnt.found()
     return finished_set(kind, examples, tokenizer, gathered, sources)
 
 
@@ -149,15 +177,13 @@ def finished_set(
             f"{last.config.key('path')}: none of the {kind} in {last.config.path} is left"
             f"{last.rejects.summary()}"
         )
-    unread = unread_columns(
-        (row for source in sources for row in source.rows),
-        read_columns(examples, kind),
-        what="columns of the rows that are not read, and change nothing that is learnt",
+    unread = gathered.unread.lines(
+        "columns of the rows that are not read, and change nothing that is learnt"
     )
     return ExampleSet(
         kind=kind,
-        train=tuple(gathered.train),
-        held_out=tuple(gathered.held_out),
+        train=gathered.train,
+        held_out=gathered.held_out,
         num_cut=gathered.num_cut,
         num_unended=gathered.num_unended,
         already=tuple(already_lines(tokenizer, gathered.num_begun, gathered.num_ended)),
@@ -175,18 +201,20 @@ def finished_set(
 
 
 def _drafts(
-    source: Source, examples: ExamplesConfig, draft: Callable[[Row], Draft[T]]
+    source: Source,
+    examples: ExamplesConfig,
+    draft: Callable[[Row], Draft[T]],
+    unread: UnreadColumns,
 ) -> Iterator[tuple[Row, bool, Draft[T]]]:
     """Yield usable rows with their side and draft; reject a row whose id an earlier row has."""
-    first: dict[str, Row] = {}
-    for row in source.rows:
+    first: dict[str, str] = {}
+    for row in source.rows():
+        unread.add(row)
         try:
             own = identity(row, examples)
             drafted = draft(row)
-            if own is not None and first.setdefault(own, row) is not row:
-                raise BadCell(
-                    f"the row has the id {own!r} of {first[own].where}; ids must be unique"
-                )
+            if own is not None and first.setdefault(own, row.where) is not row.where:
+                raise BadCell(f"the row has the id {own!r} of {first[own]}; ids must be unique")
         except BadCell as error:
             source.rejects.bad_row(INVALID, row.where, str(error))
             continue
@@ -196,6 +224,7 @@ def _drafts(
 
 def _build(
     chunk: Sequence[tuple[Row, bool, Draft[T]]],
+    sides: Sides[T],
     gathered: GatheredExamples[T],
     tokenizer: PreTrainedTokenizerBase,
     lengths: LengthLimit,
@@ -221,7 +250,7 @@ def _build(
             continue
         example = lengths.fit(row, good, draft.build)
         if example is not None:
-            gathered.of(held_out=is_held_out).append(example)
+            sides.add(example, held_out=is_held_out)
             gathered.overlap.add(
                 held_out=is_held_out,
                 question=content_key(draft.question),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -20,7 +21,7 @@ T = TypeVar("T", LabelledTokens, Ranking, Feedback)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExampleSet(Generic[T]):
-    """All examples of a run.
+    """All examples of a run. They may be on disk: whoever walks through them reads them again.
 
     Attributes:
         kind: kind of examples, in the plural ("demonstrations"), for messages.
@@ -39,8 +40,8 @@ class ExampleSet(Generic[T]):
     """
 
     kind: str
-    train: tuple[T, ...]
-    held_out: tuple[T, ...]
+    train: Sequence[T]
+    held_out: Sequence[T]
     num_cut: int
     num_unended: int
     skipped: tuple[Skipped, ...]
@@ -103,14 +104,20 @@ def _content(example: LabelledTokens | Ranking | Feedback) -> Iterator[Any]:
 
 
 def _sizes(examples: Sequence[LabelledTokens | Ranking | Feedback]) -> str:
-    samples = [sample for example in examples for sample in samples_of(example)]
-    if not samples:
+    if not examples:
         return "none"
-    lengths = [len(sample.token_ids) for sample in samples]
-    num_predicted = sum(int(sample.loss_mask.sum()) for sample in samples)
-    sequences = "" if len(samples) == len(examples) else f" with {len(samples)} answers"
+    num_samples = num_tokens = num_predicted = longest = 0
+    shortest = sys.maxsize
+    for example in examples:
+        for sample in samples_of(example):
+            length = len(sample.token_ids)
+            num_samples += 1
+            num_tokens += length
+            num_predicted += int(sample.loss_mask.sum())
+            shortest, longest = min(shortest, length), max(longest, length)
+    sequences = "" if num_samples == len(examples) else f" with {num_samples} answers"
     return (
-        f"{len(examples)}{sequences}, {min(lengths)} to {max(lengths)} tokens each "
-        f"({sum(lengths) / len(lengths):.0f} on average), {num_predicted} of {sum(lengths)} "
+        f"{len(examples)}{sequences}, {shortest} to {longest} tokens each "
+        f"({num_tokens / num_samples:.0f} on average), {num_predicted} of {num_tokens} "
         "predicted"
     )

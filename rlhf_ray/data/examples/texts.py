@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
-import torch
-
 from rlhf_ray.config.groups.data import ExamplesConfig
-from rlhf_ray.data.example_columns import LAYOUTS
+from rlhf_ray.data.example_columns import LAYOUTS, read_columns
 from rlhf_ray.data.examples.chats import filled_cell
 from rlhf_ray.data.examples.lengths import LengthLimit
 from rlhf_ray.data.examples.load import GatheredExamples, finished_set
-from rlhf_ray.data.examples.rows import Source, identity, read_sources
+from rlhf_ray.data.examples.rows import Source, identity, open_sources
 from rlhf_ray.data.examples.sets import ExampleSet
 from rlhf_ray.data.examples.split import content_key
-from rlhf_ray.data.prompts.order import stable_seed
+from rlhf_ray.data.examples.storage.packed import PackedTexts, StoredTexts, all_but_first
+from rlhf_ray.data.examples.storage.stored import StoredExamples
+from rlhf_ray.data.notes import UnreadColumns
 from rlhf_ray.data.rejects import INVALID
 from rlhf_ray.data.rows import BadCell, DataError, Row
 from rlhf_ray.data.tokens.encoding import most_characters
@@ -51,8 +50,11 @@ def load_texts(
             "the model's tokenizer has no end-of-text token, which must end every text; name "
             "another tokenizer with model.tokenizer_path"
         )
-    sources = read_sources(examples, LAYOUTS["texts"])
-    gathered: GatheredExamples[LabelledTokens] = GatheredExamples()
+    sources = open_sources(examples, LAYOUTS["texts"])
+    sides = {held_out: _side(examples) for held_out in (False, True)}
+    gathered: GatheredExamples[LabelledTokens] = GatheredExamples(
+        train=(), held_out=(), unread=UnreadColumns(read_columns(examples, "texts"))
+    )
     num_texts = 0
     plain = PlainEncoder(tokenizer)
     fidelity = TokenTextCheck(tokenizer)
@@ -61,8 +63,7 @@ def load_texts(
             examples, source.rejects, most_characters(tokenizer, examples.max_tokens)
         )
         specials = SpecialTextCheck(source.config, tokenizer)
-        documents: dict[bool, list[tuple[Row, list[int]]]] = {False: [], True: []}
-        rows = _texts(source, examples, lengths, specials)
+        rows = _texts(source, examples, lengths, specials, gathered.unread)
         while chunk := list(islice(rows, _TOKENISED_AT_ONCE)):
             texts = [_up_to_end(text, tokenizer) for _, _, text in chunk]
             encoded = plain.encode(texts)
@@ -74,29 +75,29 @@ def load_texts(
                 gathered.overlap.add(held_out=is_held_out, question=None, whole=text)
                 has_end = bool(ids) and ids[-1] == end
                 gathered.num_ended += has_end
-                documents[is_held_out].append((row, ids if has_end else [*ids, end]))
-        num_texts += len(documents[False])
-        for is_held_out in (False, True):
-            rows_of_side = documents[is_held_out]
-            gathered.of(held_out=is_held_out).extend(
-                _packed(rows_of_side, examples, seed)
-                if examples.pack_texts
-                else _separate(rows_of_side, lengths)
-            )
+                sides[is_held_out].add(row, ids if has_end else [*ids, end], lengths)
+                num_texts += not is_held_out
         gathered.num_cut += lengths.num_cut
         gathered.special_notes += specials.lines()
     gathered.special_notes += fidelity.lines()
     text_end = TurnEnd(token_id=end, text=str(tokenizer.eos_token), count=num_texts)
     gathered.turn_ends = (text_end,)
     gathered.num_begun = plain.num_begun
+    order_seed = seed if examples.shuffle else None
+    gathered.train, gathered.held_out = (sides[side].examples(order_seed) for side in (False, True))
     return finished_set("texts", examples, tokenizer, gathered, sources)
 
 
 def _texts(
-    source: Source, examples: ExamplesConfig, lengths: LengthLimit, specials: SpecialTextCheck
+    source: Source,
+    examples: ExamplesConfig,
+    lengths: LengthLimit,
+    specials: SpecialTextCheck,
+    unread: UnreadColumns,
 ) -> Iterator[tuple[Row, bool, str]]:
     """Yield usable rows with their side of the split and text, cut if it is surely too long."""
-    for row in source.rows:
+    for row in source.rows():
+        unread.add(row)
         try:
             own = identity(row, examples)
             text = filled_cell(row, examples.text_column)
@@ -117,29 +118,38 @@ def _up_to_end(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
     return bare if bare.endswith(str(tokenizer.eos_token)) else text
 
 
-def _packed(
-    documents: Sequence[tuple[Row, list[int]]], examples: ExamplesConfig, seed: int
-) -> Iterator[LabelledTokens]:
-    order = list(documents)
-    if examples.shuffle:
-        random.Random(stable_seed(seed, "pack")).shuffle(order)
-    stream = torch.tensor([token for _, ids in order for token in ids], dtype=torch.int64)
-    for piece in stream.split(examples.max_tokens):
-        if len(piece) > 1:
-            yield _all_but_first(piece.clone())
+class _Packed:
+    """The texts of one side, which are put one after the other. The split needs no sources: the
+    rows of a side are of one source."""
+
+    def __init__(self, examples: ExamplesConfig) -> None:
+        self._max_tokens = examples.max_tokens
+        self._texts = StoredTexts(examples.scratch_folder)
+
+    def add(self, row: Row, ids: Sequence[int], lengths: LengthLimit) -> None:
+        del row, lengths
+        self._texts.append(ids)
+
+    def examples(self, seed: int | None) -> Sequence[LabelledTokens]:
+        """Args: seed: of the order of the texts; None keeps that of the source."""
+        return PackedTexts(self._texts, max_tokens=self._max_tokens, seed=seed)
 
 
-def _separate(
-    documents: Sequence[tuple[Row, list[int]]], lengths: LengthLimit
-) -> Iterator[LabelledTokens]:
-    for row, ids in documents:
-        sample = _all_but_first(torch.tensor(ids, dtype=torch.int64))
-        example = lengths.fit(row, [sample], lambda samples: samples[0])
+class _Separate:
+    """The texts of one side, each of them an example."""
+
+    def __init__(self, examples: ExamplesConfig) -> None:
+        self._stored: StoredExamples[LabelledTokens] = StoredExamples(examples.scratch_folder)
+
+    def add(self, row: Row, ids: Sequence[int], lengths: LengthLimit) -> None:
+        example = lengths.fit(row, [all_but_first(ids)], lambda samples: samples[0])
         if example is not None:
-            yield example
+            self._stored.append(example)
+
+    def examples(self, seed: int | None) -> Sequence[LabelledTokens]:
+        del seed
+        return self._stored
 
 
-def _all_but_first(token_ids: torch.Tensor) -> LabelledTokens:
-    loss_mask = torch.ones(len(token_ids), dtype=torch.bool)
-    loss_mask[0] = False
-    return LabelledTokens(token_ids=token_ids, loss_mask=loss_mask)
+def _side(examples: ExamplesConfig) -> _Packed | _Separate:
+    return _Packed(examples) if examples.pack_texts else _Separate(examples)

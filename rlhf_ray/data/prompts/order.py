@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from array import array
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,7 +64,8 @@ class RowOrder:
         self._shuffle = shuffle
         self._next_index = 0
         self._order_epoch = -1
-        self._order: list[int] = []
+        # Eight bytes a row; a list of Python numbers has forty.
+        self._order = array("q")
 
     @property
     def epoch(self) -> int:
@@ -117,10 +119,10 @@ class RowOrder:
             "shuffle": self._shuffle,
         }
 
-    def _order_of(self, epoch: int) -> list[int]:
+    def _order_of(self, epoch: int) -> array[int]:
         """Rows in the order of this epoch."""
         if epoch != self._order_epoch:
-            self._order = list(range(self._num_rows))
+            self._order = array("q", range(self._num_rows))
             if self._shuffle:
                 random.Random(self._order_seed(epoch)).shuffle(self._order)
             self._order_epoch = epoch

@@ -229,7 +229,7 @@ def load_eval_demonstrations(
         eval_split=None,
         eval_share=0.0,
     )
-    return load_demonstrations(alone, tokenizer, seed=seed).train
+    return tuple(load_demonstrations(alone, tokenizer, seed=seed).train)
 
 
 def _same_rows(candidates: Sequence[_Read], report: Report) -> list[_Read]:
