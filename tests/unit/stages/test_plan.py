@@ -9,16 +9,6 @@ from rlhf_ray.main import main
 
 MOST_LINES = 110
 ROWS = "examples.path=rlhf_ray.data.builtin:arithmetic"
-QWEN = {
-    "model_type": "qwen2",
-    "hidden_size": 8192,
-    "num_hidden_layers": 80,
-    "num_attention_heads": 64,
-    "num_key_value_heads": 8,
-    "intermediate_size": 29568,
-    "vocab_size": 152064,
-    "tie_word_embeddings": False,
-}
 
 
 def plan(capsys, *arguments: str, status: int = 0) -> str:
