@@ -41,6 +41,8 @@ def run(config: Config) -> int:
     check_models(config)
     export = config.export
     assert export.licence is not None, "a rule asks for it"
+    if note := cards.licence_note(export.licence):
+        print(note, flush=True)
     run_dir = Path(export.run_dir or Path(config.model.path).parent).expanduser()
     path = resolve_model_path(config.model.path, seed=config.seed, report=print)
     model = dataclasses.replace(config.model, path=path)
@@ -118,7 +120,8 @@ def _generation(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=all_ends[0] if len(all_ends) == 1 else all_ends,
         pad_token_id=tokenizer.pad_token_id,
-        max_new_tokens=generation.max_response_tokens,
+        # No max_new_tokens: vLLM would cut every answer of the exported model at the limit of its
+        # training, and not say so. The card names that limit.
     )
 
 
