@@ -17,6 +17,8 @@ from rlhf_ray.config.groups.reward import SCORER_SWITCHES
 _UNKNOWN = "not known"
 # Folders that a run writes its models to.
 _RESULTS = ("model", "model_ema", "adapter")
+# What a run may learn from, and the key that names it.
+_DATA = (("prompts", "data.path"), ("examples", "examples.path"), ("texts", "texts.path"))
 # Keys of a run's configuration that the card shows as the recipe, in this order.
 _RECIPE = (
     "recipe",
@@ -25,6 +27,7 @@ _RECIPE = (
     "num_steps",
     "prompts_per_step",
     "samples_per_prompt",
+    "generation.max_response_tokens",
     "algorithm.advantage",
     "algorithm.policy_loss",
     "algorithm.kl_coefficient",
@@ -112,18 +115,38 @@ def model_card(facts: CardFacts) -> ModelCard:
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(_lines(facts)) + "\n")
 
 
+def licence_note(licence: str) -> str | None:
+    """A sentence about a licence that is no SPDX identifier; None for one that is, and other."""
+    # Of packaging, which transformers requires.
+    from packaging.licenses import canonicalize_license_expression
+
+    try:
+        canonicalize_license_expression(licence)
+    except ValueError:
+        if licence == "other":
+            return None
+        return (
+            f"export.licence={licence} is no SPDX identifier (as apache-2.0, mit and cc-by-4.0 "
+            f"are) and is written into the card as it is: see that the hub knows this name, as it "
+            f"does llama3.1 and gemma"
+        )
+    return None
+
+
 def _lines(facts: CardFacts) -> Iterator[str]:
     origin = facts.origin
     yield from (f"# {facts.name}", "")
     yield f"A causal language model of {facts.num_parameters:,} parameters in {facts.dtype},"
     yield "trained with rlhf_ray."
     yield from ("", f"Trained from: {_shown(facts.base_model)}", "", "## Data", "")
-    yield f"- prompts: {_shown(origin.value('data.path'))}"
-    yield f"- examples: {_shown(origin.value('examples.path'))}"
+    read = [(what, value) for what, key in _DATA if (value := origin.value(key))]
+    yield from (f"- {what}: {_shown(value)}" for what, value in read)
+    yield from () if read else (_UNKNOWN,)
     yield from ("", "## Recipe", "")
     told = [(key, origin.value(key)) for key in _RECIPE]
     yield from (f"- {key}: {value}" for key, value in told if value is not None)
-    yield f"- reward: {_rewards(origin)}"
+    if rewards := _rewards(origin):
+        yield f"- reward: {rewards}"
     if origin.config:
         yield from ("", "The whole configuration is in `training_config.yaml`.")
     yield from ("", "## Metrics", "")
@@ -139,7 +162,7 @@ def _rewards(origin: Origin) -> str:
     functions = origin.value("reward.functions") or []
     names = [f if isinstance(f, str) else f.get("path", _UNKNOWN) for f in functions]
     names += [str(v) for k in SCORER_SWITCHES if (v := origin.value(k))]
-    return ", ".join(shown_name(name) for name in names) or _UNKNOWN
+    return ", ".join(shown_name(name) for name in names)
 
 
 def _shown(value: Any) -> str:

@@ -22,10 +22,11 @@ from rlhf_ray.serving.front_metrics import CONTENT_TYPE, FrontMetrics
 from rlhf_ray.serving.openai_errors import RETRY_AFTER_S, Refused, as_openai_error, error_reply
 from rlhf_ray.serving.relay import CLIENT_GONE, Asked, Relayed
 from rlhf_ray.serving.replica import ReplicaState
-from rlhf_ray.serving.request_limits import check_roles, check_size, constraint_of
+from rlhf_ray.serving.request_limits import check_roles, check_size, check_tools, constraint_of
 
 # Paths that are passed on to a replica.
-ASKED_PATHS = ("/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize")
+CHAT_PATH = "/v1/chat/completions"
+ASKED_PATHS = (CHAT_PATH, "/v1/completions", "/tokenize", "/detokenize")
 
 
 class Front:
@@ -36,6 +37,7 @@ class Front:
         model_name: name of the model in requests.
         token: bearer token that requests must carry; None for an open endpoint.
         settings: limits of requests, roles of messages, and the address.
+        parses_calls: the engines read calls of tools out of answers.
     """
 
     def __init__(
@@ -45,11 +47,13 @@ class Front:
         model_name: str,
         token: BearerToken | None,
         settings: ServeConfig,
+        parses_calls: bool,
     ) -> None:
         self._fleet = fleet
         self._model_name = model_name
         self._token = token
         self._settings = settings
+        self._parses_calls = parses_calls
         self._metrics = FrontMetrics(fleet)
 
     def application(self, lifespan: Callable[[Starlette], Any] | None = None) -> Starlette:
@@ -124,6 +128,8 @@ class Front:
             max_requests=self._fleet.max_in_flight,
         )
         check_roles(fields, settings.roles)
+        if request.url.path == CHAT_PATH:
+            check_tools(fields, parses_calls=self._parses_calls)
         return Asked(
             path=request.url.path,
             body=body,

@@ -92,6 +92,7 @@ def make_front(served: ServedModel, fleet: Fleet, token: BearerToken | None) -> 
         model_name=served.name,
         token=token,
         settings=served.serve,
+        parses_calls=bool(served.generation.extra_engine_args.get("enable_auto_tool_choice")),
     )
 
 

@@ -142,6 +142,28 @@ def check_roles(fields: Mapping[str, Any], roles: Collection[str]) -> None:
             )
 
 
+def check_tools(fields: Mapping[str, Any], *, parses_calls: bool) -> None:
+    """Refuse tools where the calls in an answer would come back as plain text.
+
+    Args:
+        fields: a request for a chat.
+        parses_calls: the engine reads calls out of answers.
+
+    Raises:
+        Refused: 400.
+    """
+    if parses_calls or not fields.get("tools") or fields.get("tool_choice") not in (None, "auto"):
+        return
+    raise Refused(
+        400,
+        "the request has tools, and this service has no parser for calls of tools, so that a call "
+        "would come back as text. Start it with "
+        "'generation.extra_engine_args={enable_auto_tool_choice: true, tool_call_parser: NAME}' "
+        "(hermes, llama3_json, ...: the parser of the model's family), or send tool_choice=none to "
+        "get the text",
+    )
+
+
 def constraint_of(fields: Mapping[str, Any]) -> str | None:
     """Name of the field that constrains the answer by a grammar; None if no field does."""
     for name, free in _CONSTRAINTS:

@@ -254,7 +254,9 @@ class ExportConfig:
         None, "Title of the model card; null takes the names of the base model and of the stage."
     )
     licence: str | None = setting(
-        None, "Licence of the weights, as a hub identifier: apache-2.0, mit, other, ..."
+        None,
+        "Licence of the weights, as a hub identifier: apache-2.0, mit, other, ... Any text is "
+        "taken; one that is no SPDX identifier is said.",
     )
     language: list[str] = setting([], "Languages of the model, as ISO 639-1 codes.")
     base_model: str | None = setting(

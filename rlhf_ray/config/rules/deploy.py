@@ -83,6 +83,21 @@ def _arguments(config: Config) -> Iterator[str]:
     )
 
 
+def _tool_parser(config: Config) -> Iterator[str]:
+    given = config.generation.extra_engine_args
+    parser = given.get("tool_call_parser")
+    if given.get("enable_auto_tool_choice") and not parser:
+        yield (
+            "generation.extra_engine_args.enable_auto_tool_choice=true: set tool_call_parser, "
+            "too, to the parser of the model's family, such as hermes or llama3_json"
+        )
+    elif parser and not given.get("enable_auto_tool_choice"):
+        yield (
+            f"generation.extra_engine_args.tool_call_parser={parser}: it is used only with "
+            f"enable_auto_tool_choice=true there; set it, or leave the parser out"
+        )
+
+
 def _port(config: Config) -> Iterator[str]:
     if config.serve.backend == "ray_serve" and config.serve.port == 0:
         yield (
@@ -122,6 +137,13 @@ _SERVE_RULES: tuple[Rule, ...] = (
         about="`generation.extra_engine_args` has no argument that another key sets.",
         keys=("generation.extra_engine_args",),
         problems=_arguments,
+        stages=SERVER_STAGES,
+    ),
+    Rule(
+        about="`generation.extra_engine_args`: `enable_auto_tool_choice` and `tool_call_parser` "
+        "are set together.",
+        keys=("generation.extra_engine_args",),
+        problems=_tool_parser,
         stages=SERVER_STAGES,
     ),
     Rule(

@@ -40,7 +40,7 @@ def run(config: Config) -> int:
 
     check_models(config)
     export = config.export
-    assert export.licence is not None, "a rule asks for it"
+    licence = _licence(export.licence)
     run_dir = Path(export.run_dir or Path(config.model.path).parent).expanduser()
     path = resolve_model_path(config.model.path, seed=config.seed, report=print)
     model = dataclasses.replace(config.model, path=path)
@@ -62,7 +62,7 @@ def run(config: Config) -> int:
     title = cards.default_title(started_from, origin.value("stage.name"), Path(config.output_dir))
     facts = cards.CardFacts(
         name=export.name or title,
-        licence=export.licence,
+        licence=licence,
         language=export.language,
         base_model=started_from,
         num_parameters=merged.num_parameters(),
@@ -79,6 +79,16 @@ def run(config: Config) -> int:
         cards.copy_configuration(run_dir, partial)
     print(f"Result: {target}", flush=True)
     return 0
+
+
+def _licence(licence: str | None) -> str:
+    """The licence; says so if it is none that is known."""
+    from rlhf_ray.models.card import licence_note
+
+    assert licence is not None, "a rule asks for it"
+    if note := licence_note(licence):
+        print(note, flush=True)
+    return licence
 
 
 def _evaluation(folder: str | None) -> str:
@@ -118,7 +128,8 @@ def _generation(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=all_ends[0] if len(all_ends) == 1 else all_ends,
         pad_token_id=tokenizer.pad_token_id,
-        max_new_tokens=generation.max_response_tokens,
+        # No max_new_tokens: vLLM would cut every answer of the exported model at the limit of its
+        # training, and not say so. The card names that limit.
     )
 
 

@@ -52,6 +52,7 @@ class Endpoint:
         command: list[str] | None = None,
         settings: ServeConfig | None = None,
         token: BearerToken | None = KEY,
+        parses_calls: bool = False,
     ) -> None:
         self.reports: list[str] = []
         self.notes = folder / "notes"
@@ -68,7 +69,13 @@ class Endpoint:
         ]
         self.fleet = Fleet(replicas, max_in_flight=max_in_flight, report=self.reports.append)
         settings = settings or ServeConfig(max_request_bytes=4000)
-        front = Front(fleet=self.fleet, model_name="m", token=token, settings=settings)
+        front = Front(
+            fleet=self.fleet,
+            model_name="m",
+            token=token,
+            settings=settings,
+            parses_calls=parses_calls,
+        )
         self._listener = listen("127.0.0.1", 0)
         self.url = address_of(self._listener)
         self._uvicorn = uvicorn.Server(

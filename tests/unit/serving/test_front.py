@@ -44,6 +44,17 @@ class TestStatuses:
         assert shared.send("GET", "/v1/models/m")[1]["id"] == "m"
         assert shared.send("GET", "/v1/models")[1]["data"][0]["id"] == "m"
 
+    def test_tools_without_a_parser(self, shared):
+        chat = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
+        tools = [{"type": "function", "function": {"name": "search"}}]
+        body = json.dumps({**chat, "tools": tools}).encode()
+        status, content = shared.send("POST", "/v1/chat/completions", body)
+        assert status == 400
+        assert "enable_auto_tool_choice" in content["error"]["message"]
+        assert "tool_call_parser" in content["error"]["message"]
+        as_text = json.dumps({**chat, "tools": tools, "tool_choice": "none"}).encode()
+        assert shared.send("POST", "/v1/chat/completions", as_text)[0] == 200
+
     def test_paths_and_methods_that_are_not_there(self, shared):
         assert shared.send("POST", "/v1/nothing", b"{}")[0] == 404
         status, content = shared.send("GET", "/v1/chat/completions")

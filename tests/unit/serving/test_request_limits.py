@@ -14,6 +14,7 @@ from rlhf_ray.serving.request_limits import (
     CHARACTERS_PER_TOKEN,
     check_roles,
     check_size,
+    check_tools,
     constraint_of,
     size_of,
 )
@@ -143,6 +144,34 @@ def test_roles():
     for role in ("ipython", ["user"], 7, "x" * 100):
         with pytest.raises(Refused, match=r"messages\[0\] has the role .*none of user, tool"):
             check_roles({"messages": [{"role": role}]}, ["user", "tool"])
+
+
+TOOLS = [{"type": "function", "function": {"name": "search"}}]
+
+
+@pytest.mark.parametrize("choice", [{}, {"tool_choice": "auto"}, {"tool_choice": None}])
+def test_tools_need_a_parser(choice):
+    check_tools({"tools": TOOLS, **choice}, parses_calls=True)
+    with pytest.raises(Refused) as refused:
+        check_tools({"tools": TOOLS, **choice}, parses_calls=False)
+    assert refused.value.status == 400
+    for words in ("generation.extra_engine_args", "enable_auto_tool_choice", "tool_call_parser"):
+        assert words in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tools": TOOLS, "tool_choice": "none"},
+        {"tools": TOOLS, "tool_choice": "required"},
+        {"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "search"}}},
+        {"tools": []},
+        {"tools": None},
+        {},
+    ],
+)
+def test_other_requests_need_none(fields):
+    check_tools(fields, parses_calls=False)
 
 
 def test_constraints():

@@ -104,6 +104,20 @@ STAGE_CASES = [
         ["serve.max_model_tokens=64", "generation.extra_engine_args.max_logprobs=5"],
     ),
     (
+        "calls of tools without their parser",
+        CHAT_MODEL,
+        ["generation.extra_engine_args={enable_auto_tool_choice: true}"],
+        ["enable_auto_tool_choice=true: set tool_call_parser"],
+        ["generation.extra_engine_args={enable_auto_tool_choice: true, tool_call_parser: hermes}"],
+    ),
+    (
+        "a parser that is not used",
+        CHAT_MODEL,
+        ["generation.extra_engine_args={tool_call_parser: hermes}"],
+        ["tool_call_parser=hermes: it is used only with enable_auto_tool_choice=true"],
+        ["generation.extra_engine_args={}"],
+    ),
+    (
         "no role",
         CHAT_MODEL,
         ["serve.roles=[]"],

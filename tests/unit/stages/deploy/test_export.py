@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.load import load_config, to_yaml
+from rlhf_ray.models.card import licence_note
 from rlhf_ray.models.saving.generation_ends import add_ends
 from rlhf_ray.stages.deploy.export import run
 from rlhf_ray.testing.tiny import tiny_random
@@ -53,6 +54,8 @@ def test_weights_tokenizer_and_generation(trained, tmp_path):
     generation = GenerationConfig.from_pretrained(found)
     assert generation.temperature == 0.6
     assert generation.do_sample
+    # The limit of the training's answers is not one of the user's.
+    assert generation.max_new_tokens is None
     assert generation.eos_token_id == before.eos_token_id
     assert not (found.parent / "model.partial").exists()
 
@@ -89,6 +92,34 @@ def test_the_card(trained, tmp_path):
     assert told == written.replace(own, f"output_dir: {own.rpartition('/')[2]}")
     # Where things lay on the machine is nobody's business.
     assert str(tmp_path) not in card.text
+
+
+def test_the_card_has_no_lines_about_nothing(trained, tmp_path):
+    config = ["stage=sft", "model.path=some/base", f"examples.path={tmp_path}/answers.jsonl"]
+    (trained / "config.yaml").write_text(to_yaml(load_config(config)))
+    card = (export(tmp_path, f"model.path={trained / 'model'}") / "README.md").read_text()
+    assert "- examples: answers.jsonl" in card
+    assert "- prompts:" not in card
+    assert "- reward:" not in card
+    assert "not known" not in card
+
+
+def test_a_model_of_which_nothing_is_known(trained, tmp_path):
+    (trained / "config.yaml").unlink()
+    card = (export(tmp_path, f"model.path={trained / 'model'}") / "README.md").read_text()
+    assert "Trained from: not known\n\n## Data\n\nnot known\n" in card
+
+
+@pytest.mark.parametrize("licence", ["apache-2.0", "MIT", "cc-by-nc-4.0", "mit OR apache-2.0"])
+def test_known_licences(licence):
+    assert licence_note(licence) is None
+    assert licence_note("other") is None
+
+
+def test_another_licence_is_said(trained, tmp_path, capsys):
+    found = export(tmp_path, f"model.path={trained / 'model'}", "export.licence=apach-2.0")
+    assert "export.licence=apach-2.0 is no SPDX identifier" in capsys.readouterr().out
+    assert ModelCard.load(found / "README.md").data.to_dict()["license"] == "apach-2.0"
 
 
 def test_names_and_no_paths(trained, tmp_path):
