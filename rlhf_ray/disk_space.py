@@ -37,7 +37,7 @@ def space_of(path: Path) -> str:
         usage = shutil.disk_usage(there)
     except OSError as error:
         return f"the disk of {path} ({error.strerror})"
-    free, total = (_bytes(number) for number in (usage.free, usage.total))
+    free, total = (bytes_in_words(number) for number in (usage.free, usage.total))
     return f"the disk of {path} ({free} of {total} free, mounted at {_mount(there)})"
 
 
@@ -102,7 +102,8 @@ def _mount(path: Path) -> Path:
     return next(place for place in (path, *path.parents) if os.path.ismount(place))
 
 
-def _bytes(number: int) -> str:
+def bytes_in_words(number: int) -> str:
+    """A number of bytes with three digits and its unit, such as 1.23 GB."""
     size = float(number)
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:
