@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +20,7 @@ from rlhf_ray.algorithms.reduce import mean_share
 from rlhf_ray.batching.layout import MicroBatch
 from rlhf_ray.batching.rank_plan import RankPlan
 from rlhf_ray.config.groups.fit import PreferenceConfig
+from rlhf_ray.mapped_rows import MappedRows
 from rlhf_ray.objectives.policy import Objective
 from rlhf_ray.objectives.preference_batches import (
     AnswerSums,
@@ -39,35 +42,44 @@ class Judged:
     mismatched: PreferenceGroup
 
 
-def mismatched_pairs(feedback: Sequence[Feedback], *, max_tokens: int) -> list[LabelledTokens]:
+def mismatched_pairs(feedback: Sequence[Feedback], *, max_tokens: int) -> Sequence[LabelledTokens]:
     """Pair every prompt with the answer to another prompt; see `mismatched_answers`.
 
     A pair longer than `max_tokens` is cut at its end; at least one token of the answer stays.
+    Pairs are made when they are asked for. Memory has eight bytes for each.
 
     Raises:
         ValueError: all prompts are the same.
     """
-    prompts = [prompt_of(row) for row in feedback]
-    found = [
-        _joined(row.sample, len(prompts[number]), feedback[other].sample, len(prompts[other]))
-        for number, (row, other) in enumerate(
-            zip(feedback, mismatched_answers(prompts), strict=True)
+    # Hashes of 64 bits: only neighbours, and each prompt and the first, are compared.
+    prompts = array("Q", (_prompt_hash(row) for row in feedback))
+    others = array("q", mismatched_answers(prompts))
+
+    def pair(number: int) -> LabelledTokens:
+        row, other = feedback[number], feedback[others[number]]
+        joined = _joined(row.sample, _num_prompt(row), other.sample, _num_prompt(other))
+        # Copies: a slice would send the storage of the whole sample to other processes.
+        return LabelledTokens(
+            token_ids=joined.token_ids[:max_tokens].clone(),
+            loss_mask=joined.loss_mask[:max_tokens].clone(),
         )
-    ]
-    # Copies: a slice would send the storage of the whole sample to other processes.
-    return [
-        LabelledTokens(
-            token_ids=pair.token_ids[:max_tokens].clone(),
-            loss_mask=pair.loss_mask[:max_tokens].clone(),
-        )
-        for pair in found
-    ]
+
+    return MappedRows(range(len(feedback)), pair)
 
 
 def prompt_of(feedback: Feedback) -> tuple[int, ...]:
     """The tokens before the answer."""
-    first = int(feedback.sample.loss_mask.nonzero()[0])
-    return tuple(feedback.sample.token_ids[:first].tolist())
+    return tuple(feedback.sample.token_ids[: _num_prompt(feedback)].tolist())
+
+
+def _num_prompt(feedback: Feedback) -> int:
+    """Number of tokens before the answer."""
+    return int(feedback.sample.loss_mask.nonzero()[0])
+
+
+def _prompt_hash(feedback: Feedback) -> int:
+    tokens = feedback.sample.token_ids[: _num_prompt(feedback)].numpy().tobytes()
+    return int.from_bytes(hashlib.blake2b(tokens, digest_size=8).digest(), "big")
 
 
 def _joined(

@@ -23,6 +23,7 @@ from rlhf_ray.driver.checkpoint_folders import Checkpoints
 from rlhf_ray.models.builtin import check_builtin, is_builtin
 from rlhf_ray.models.location import read_chat_template
 from rlhf_ray.rewards.load import with_absolute_paths
+from rlhf_ray.stages.fit.space import check_space
 from rlhf_ray.stages.inputs import check_inputs, check_models, is_made_later
 
 _KINDS = {"pretrain": "texts", "sft": "demonstrations", "reward_model": "rankings"}
@@ -79,6 +80,7 @@ def _check_examples(config: Config, made_in: Path | None) -> None:
     assert kind is not None, f"stage={config.stage.name} learns from examples"
     if not any(is_made_later(path, made_in) for path in (examples.path, examples.eval_path)):
         preview_examples(examples, kind)
+        check_space(examples)
 
 
 def _check_prompts(config: Config, made_in: Path | None) -> None:

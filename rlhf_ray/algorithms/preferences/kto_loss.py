@@ -39,11 +39,11 @@ def mismatched_answers(prompts: Sequence[Hashable]) -> list[int]:
     Raises:
         ValueError: all prompts are the same, so no answer is a mismatch.
     """
-    others = [row for row, prompt in enumerate(prompts) if prompt != prompts[0]]
-    if not others:
+    last = next((row for row in reversed(range(len(prompts))) if prompts[row] != prompts[0]), None)
+    if last is None:
         raise ValueError("all prompts are the same")
     rows = []
-    nearest = others[-1]
+    nearest = last
     for row, prompt in enumerate(prompts):
         # A run of rows with one prompt shares the row before the run.
         if row and prompts[row - 1] != prompt:

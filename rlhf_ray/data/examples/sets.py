@@ -16,6 +16,8 @@ from rlhf_ray.records.supervised import LabelledTokens
 
 # Below this a share has a standard error of up to 0.09.
 FEW_ROWS = 30
+# Above this an evaluation is longer than its answer is worth, and no longer small in memory.
+MANY_HELD_OUT = 50_000_000
 T = TypeVar("T", LabelledTokens, Ranking, Feedback)
 
 
@@ -53,8 +55,14 @@ class ExampleSet(Generic[T]):
 
     def describe(self) -> str:
         """Lines for the screen: number and lengths of examples, and rows left out."""
-        lines = [f"{self.kind} to learn from: {_sizes(self.train)}"]
-        lines.append(f"held out: {_sizes(self.held_out)}")
+        held_out = _Sizes.of(self.held_out)
+        lines = [f"{self.kind} to learn from: {_Sizes.of(self.train)}", f"held out: {held_out}"]
+        if held_out.num_tokens > MANY_HELD_OUT:
+            lines.append(
+                f"many held-out tokens: {held_out.num_tokens:,} are in the driver's memory "
+                f"({held_out.num_tokens * 9 / 1e9:.2g} GB), and every evaluation scores all of "
+                "them; hold out fewer rows (examples.eval_share, examples.eval_path)"
+            )
         if 0 < len(self.held_out) < FEW_ROWS:
             lines.append(few_rows(len(self.held_out)))
         if self.num_cut:
@@ -103,21 +111,38 @@ def _content(example: LabelledTokens | Ranking | Feedback) -> Iterator[Any]:
         yield example.is_good
 
 
-def _sizes(examples: Sequence[LabelledTokens | Ranking | Feedback]) -> str:
-    if not examples:
-        return "none"
-    num_samples = num_tokens = num_predicted = longest = 0
-    shortest = sys.maxsize
-    for example in examples:
-        for sample in samples_of(example):
-            length = len(sample.token_ids)
-            num_samples += 1
-            num_tokens += length
-            num_predicted += int(sample.loss_mask.sum())
-            shortest, longest = min(shortest, length), max(longest, length)
-    sequences = "" if num_samples == len(examples) else f" with {num_samples} answers"
-    return (
-        f"{len(examples)}{sequences}, {shortest} to {longest} tokens each "
-        f"({num_tokens / num_samples:.0f} on average), {num_predicted} of {num_tokens} "
-        "predicted"
-    )
+@dataclass(slots=True)
+class _Sizes:
+    """Numbers and lengths of the samples of some examples."""
+
+    num_examples: int
+    num_samples: int = 0
+    num_tokens: int = 0
+    num_predicted: int = 0
+    shortest: int = sys.maxsize
+    longest: int = 0
+
+    @classmethod
+    def of(cls, examples: Sequence[LabelledTokens | Ranking | Feedback]) -> _Sizes:
+        """Walk through all examples once."""
+        sizes = cls(num_examples=len(examples))
+        for example in examples:
+            for sample in samples_of(example):
+                length = len(sample.token_ids)
+                sizes.num_samples += 1
+                sizes.num_tokens += length
+                sizes.num_predicted += int(sample.loss_mask.sum())
+                sizes.shortest = min(sizes.shortest, length)
+                sizes.longest = max(sizes.longest, length)
+        return sizes
+
+    def __str__(self) -> str:
+        if not self.num_samples:
+            return "none"
+        several = self.num_samples != self.num_examples
+        answers = f" with {self.num_samples} answers" if several else ""
+        return (
+            f"{self.num_examples}{answers}, {self.shortest} to {self.longest} tokens each "
+            f"({self.num_tokens / self.num_samples:.0f} on average), {self.num_predicted} of "
+            f"{self.num_tokens} predicted"
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from rlhf_ray.atomic_file import write_atomically
 from rlhf_ray.calls import CallWaiter
 from rlhf_ray.driver.roles import OfflineRole
+from rlhf_ray.mapped_rows import MappedRows
 from rlhf_ray.objectives.preference_batches import PreferenceGroup
 from rlhf_ray.records.preferences import PreferenceSamples
 
@@ -83,7 +85,7 @@ class ReferenceCache:
 
     def referenced(
         self, sets: Mapping[str, Groups], score: Score, report: Callable[[str], None]
-    ) -> dict[str, tuple[PreferenceGroup, ...]]:
+    ) -> dict[str, Groups]:
         """The same groups with their `reference_logprobs`, from the file or from `score`.
 
         The ranks must hold the weights that the policy starts from.
@@ -101,13 +103,7 @@ class ReferenceCache:
             self._write(known)
         else:
             report(f"log-probabilities under the starting policy are those of {self._path}")
-        return {
-            name: tuple(
-                replace(preference_group, reference_logprobs=tuple(numbers))
-                for preference_group, numbers in zip(preference_groups, known[name], strict=True)
-            )
-            for name, preference_groups in sets.items()
-        }
+        return {name: _referenced(own, known[name]) for name, own in sets.items()}
 
     def _read(
         self, sets: Mapping[str, Groups], report: Callable[[str], None]
@@ -131,6 +127,21 @@ class ReferenceCache:
     def _write(self, sets: Mapping[str, list[tuple[float, ...]]]) -> None:
         """Write the file. JSON in Python keeps every bit of a float."""
         write_atomically(self._path, json.dumps({"fingerprint": self._fingerprint, "sets": sets}))
+
+
+def _referenced(preference_groups: Groups, known: Sequence[Sequence[float]]) -> Groups:
+    """The groups with these numbers, of which memory has eight bytes each."""
+    numbers, starts = array("d"), array("q", [0])
+    for some in known:
+        numbers.extend(some)
+        starts.append(len(numbers))
+    assert len(preference_groups) == len(known)
+
+    def group(row: int) -> PreferenceGroup:
+        own = tuple(numbers[starts[row] : starts[row + 1]])
+        return replace(preference_groups[row], reference_logprobs=own)
+
+    return MappedRows(range(len(preference_groups)), group)
 
 
 def _answers(known: Sequence[Sequence[float]]) -> list[int]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from rlhf_ray.batching.rank_plan import RankPlan
@@ -12,7 +13,8 @@ from rlhf_ray.cluster.roles.fit import FeedbackTrainerActor, PreferenceTrainerAc
 from rlhf_ray.cluster.systems.fit import FitSystem
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.data.examples import ExampleSet, load_feedback, load_rankings
-from rlhf_ray.driver.fit.reference_cache import AnswerScorer, ReferenceCache
+from rlhf_ray.driver.fit.reference_cache import AnswerScorer, Groups, ReferenceCache
+from rlhf_ray.mapped_rows import MappedRows
 from rlhf_ray.models.fingerprint import model_facts
 from rlhf_ray.objectives.feedback import (
     BAD,
@@ -58,9 +60,10 @@ def rankings_within(
 
     def load(*inputs: Any, **named: Any) -> ExampleSet[Ranking]:
         examples = load_rankings(*inputs, **named)
-        rankings = (*examples.train, *examples.held_out)
-        most = max(len(ranking.answers) for ranking in rankings)
-        longest = max(len(answer.token_ids) for row in rankings for answer in row.answers)
+        most = longest = 0
+        for ranking in chain(examples.train, examples.held_out):
+            most = max(most, len(ranking.answers))
+            longest = max(longest, *(len(answer.token_ids) for answer in ranking.answers))
         split = SequenceSplit(size=ranks_per_sample)
         needed = most * split.held(longest)
         if needed > budget:
@@ -79,8 +82,8 @@ def _with_references(
 ) -> ExampleSet[Any]:
     """The rankings as families that know what the starting policy says of them."""
     preference_groups = {
-        "train": [_preference_group(ranking) for ranking in examples.train],
-        "held_out": [_preference_group(ranking) for ranking in examples.held_out],
+        "train": MappedRows(examples.train, _preference_group),
+        "held_out": MappedRows(examples.held_out, _preference_group),
     }
     return dataclasses.replace(
         examples, **_referenced(inputs, examples.fingerprint, preference_groups, system, output)
@@ -100,10 +103,10 @@ def _preference_group(ranking: Ranking) -> PreferenceGroup:
 def _referenced(
     inputs: FitInputs,
     rows: str,
-    preference_groups: dict[str, list[PreferenceGroup]],
+    preference_groups: Mapping[str, Groups],
     system: FitSystem,
     output: RunOutput,
-) -> dict[str, tuple[PreferenceGroup, ...]]:
+) -> dict[str, Groups]:
     """Args: rows: fingerprint of what the families are made of."""
     facts = {
         "rows": rows,
@@ -134,7 +137,7 @@ def load_comparable_feedback(*inputs: Any, **named: Any) -> ExampleSet[Feedback]
             + (", or learn these answers with stage=sft" if kind == "good" else "")
         )
     for name, rows in (("learnt from", examples.train), ("held out", examples.held_out)):
-        if len({prompt_of(row) for row in rows}) == 1:
+        if rows and _is_one(prompt_of(row) for row in rows):
             raise RequestError(
                 f"preference.loss=kto compares with answers to other prompts, but all feedback "
                 f"that is {name} has one prompt; give more rows, or another share of them with "
@@ -143,25 +146,40 @@ def load_comparable_feedback(*inputs: Any, **named: Any) -> ExampleSet[Feedback]
     return examples
 
 
+def _is_one(prompts: Iterator[tuple[int, ...]]) -> bool:
+    first = next(prompts)
+    return all(prompt == first for prompt in prompts)
+
+
 def _with_mismatched(
     inputs: FitInputs, examples: ExampleSet[Feedback], system: FitSystem, output: RunOutput
 ) -> ExampleSet[Any]:
     """The feedback with mismatched answers, and what the starting policy says of both."""
     sides = {"train": examples.train, "held_out": examples.held_out}
-    preference_groups: dict[str, list[PreferenceGroup]] = {}
+    preference_groups: dict[str, Groups] = {}
     for side, rows in sides.items():
-        preference_groups[side] = [_alone(row.sample, GOOD if row.is_good else BAD) for row in rows]
-        pairs = mismatched_pairs(rows, max_tokens=inputs.examples.max_tokens) if rows else []
-        preference_groups[f"{side}_mismatched"] = [_alone(pair, GOOD) for pair in pairs]
+        preference_groups[side] = MappedRows(rows, _judged_alone)
+        pairs = mismatched_pairs(rows, max_tokens=inputs.examples.max_tokens) if rows else ()
+        preference_groups[f"{side}_mismatched"] = MappedRows(pairs, _good_alone)
     found = _referenced(inputs, examples.fingerprint, preference_groups, system, output)
-    judged = {
-        side: tuple(
-            Judged(answer=answer, mismatched=mismatched)
-            for answer, mismatched in zip(found[side], found[f"{side}_mismatched"], strict=True)
-        )
-        for side in sides
-    }
+    judged = {side: _judged(found[side], found[f"{side}_mismatched"]) for side in sides}
     return dataclasses.replace(examples, **judged)
+
+
+def _judged(answers: Groups, mismatched: Groups) -> Sequence[Judged]:
+    assert len(answers) == len(mismatched)
+    return MappedRows(
+        range(len(answers)),
+        lambda number: Judged(answer=answers[number], mismatched=mismatched[number]),
+    )
+
+
+def _judged_alone(row: Feedback) -> PreferenceGroup:
+    return _alone(row.sample, GOOD if row.is_good else BAD)
+
+
+def _good_alone(pair: LabelledTokens) -> PreferenceGroup:
+    return _alone(pair, GOOD)
 
 
 def _alone(sample: LabelledTokens, rank: int) -> PreferenceGroup:
