@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +13,8 @@ from rlhf_ray.config.groups.lora import LoraConfig
 from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.generation.completions import CompletionOutcome, CompletionRequest, complete
 from rlhf_ray.generation.engine_arguments import engine_arguments, make_vllm_config
-from rlhf_ray.generation.environment import engine_environment
 from rlhf_ray.generation.errors import RequestFailed, T, answer
-from rlhf_ray.generation.llm import EngineSleep, EngineStatistics, start_llm
+from rlhf_ray.generation.llm import EngineSleep, EngineStatistics, import_vllm, start_llm
 from rlhf_ray.generation.prompt_tasks import PromptTasks
 from rlhf_ray.generation.requirements import check_vllm
 from rlhf_ray.generation.results import FinishedSample, IncompleteSets, finished_sample, make_group
@@ -84,10 +82,8 @@ class GenerationEngine:
         Raises:
             RequestError: vLLM lacks something, or does not know an extra engine argument.
         """
-        os.environ |= engine_environment(
-            self._generation, engine_index=self._index, cpu_ids=sorted(os.sched_getaffinity(0))
-        )
         # vLLM reads the environment when it is imported: nothing may import it before this line.
+        import_vllm(self._generation, engine_index=self._index)
         check_vllm()
         from rlhf_ray.data.tokens.turn_ends import engine_ends
         from rlhf_ray.generation.requests import EngineRequests

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from rlhf_ray.config.errors import RunFailed
+from rlhf_ray.config.groups.generation import GenerationConfig
+from rlhf_ray.generation.environment import engine_environment
 from rlhf_ray.generation.errors import answer
 from rlhf_ray.publish.base import EnginePart
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
     from vllm.v1.engine.async_llm import AsyncLLM
+
+
+def import_vllm(generation: GenerationConfig, *, engine_index: int) -> None:
+    """Set vLLM's environment and import it, if that has not been done.
+
+    It takes seconds, in which an engine needs nothing of other roles. An import that fails is
+    reported by `requirements.check_vllm`.
+    """
+    os.environ |= engine_environment(
+        generation, engine_index=engine_index, cpu_ids=sorted(os.sched_getaffinity(0))
+    )
+    with contextlib.suppress(ImportError):
+        import vllm.v1.engine.async_llm  # noqa: F401
 
 
 class EngineStatistics:

@@ -68,9 +68,6 @@ NEEDS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("vllm.model_executor.model_loader.reload:finalize_layerwise_reload", ()),
     ("vllm.model_executor.model_loader.reload.layerwise:get_layerwise_info", ("layer",)),
     ("vllm.model_executor.layers.fused_moe.routed_experts:RoutedExperts", ()),
-    ("vllm.entrypoints.launchers.cli_args:make_arg_parser", ("parser",)),
-    ("vllm.entrypoints.launchers.cli_args:validate_parsed_serve_args", ("args",)),
-    ("vllm.entrypoints.launchers.api_server.entry:run_server", ("args",)),
     (
         "vllm.lora.request:LoRARequest",
         ("lora_name", "lora_int_id", "lora_path", "load_inplace"),
@@ -80,6 +77,13 @@ NEEDS: tuple[tuple[str, tuple[str, ...]], ...] = (
         "vllm.model_executor.layers.utils:dispatch_cpu_unquantized_gemm",
         ("layer", "remove_weight"),
     ),
+)
+
+# Of the OpenAI server alone. Their import costs an engine most of a second.
+SERVER_NEEDS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("vllm.entrypoints.launchers.cli_args:make_arg_parser", ("parser",)),
+    ("vllm.entrypoints.launchers.cli_args:validate_parsed_serve_args", ("args",)),
+    ("vllm.entrypoints.launchers.api_server.entry:run_server", ("args",)),
 )
 
 
@@ -92,8 +96,11 @@ CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 _OTHER_ATTENTION = ("kv_lora_rank", "state_size", "ssm_cfg")
 
 
-def check_vllm() -> None:
+def check_vllm(*, serves: bool = False) -> None:
     """Check that vLLM has the needed parts and that the receiver's plugin is installed.
+
+    Args:
+        serves: for the OpenAI server, too.
 
     Raises:
         RequestError: names the missing parts and what to install.
@@ -102,7 +109,8 @@ def check_vllm() -> None:
         version = importlib.metadata.version("vllm")
     except importlib.metadata.PackageNotFoundError:
         version = _cpu_build_version()
-    missing = [problem for target, names in NEEDS for problem in _missing(target, names)]
+    needs = NEEDS + SERVER_NEEDS if serves else NEEDS
+    missing = [problem for target, names in needs for problem in _missing(target, names)]
     plugins = importlib.metadata.entry_points(group=PLUGIN_GROUP)
     if PLUGIN not in {plugin.value for plugin in plugins}:
         missing.append(f"the entry point {PLUGIN} of {PLUGIN_GROUP} (install rlhf_ray itself)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from rlhf_ray.calls import Call, MemberName
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineSettings:
-    """Settings of an engine; see `generation.engine.GenerationEngine`."""
+    """Settings of an engine: the arguments of `generation.engine.GenerationEngine`."""
 
     generation: GenerationConfig
     model: ModelConfig
@@ -107,6 +107,11 @@ class GeneratorActor(ActorProcess):
     def __init__(self, settings: EngineSettings) -> None:
         super().__init__()
         self._settings = settings
+        # Engines that share GPUs, or whose workers do, are told at their start which they see.
+        if not (settings.shares_gpus or settings.generation.spans_nodes):
+            from rlhf_ray.generation.llm import import_vllm
+
+            import_vllm(settings.generation, engine_index=settings.engine_index)
 
     async def start(self, gpu_ids: tuple[str, ...], worker_bundles: tuple[int, ...] = ()) -> float:
         """Load the model.
@@ -126,19 +131,8 @@ class GeneratorActor(ActorProcess):
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpu_ids)
         from rlhf_ray.generation.engine import GenerationEngine
 
-        settings = self._settings
-        self._engine = GenerationEngine(
-            generation=settings.generation,
-            model=settings.model,
-            engine_index=settings.engine_index,
-            max_sequence_tokens=settings.max_sequence_tokens,
-            greedy_from=settings.greedy_from,
-            request_timeout_s=settings.request_timeout_s,
-            with_text_ends=settings.with_text_ends,
-            lora=settings.lora,
-            keeps_cache=settings.keeps_cache,
-            shares_gpus=settings.shares_gpus,
-        )
+        settings = {f.name: getattr(self._settings, f.name) for f in fields(self._settings)}
+        self._engine = GenerationEngine(**settings)
         await self._engine.start()
         # The ranks that share its GPUs load their model next. The first publish brings the weights.
         await self._engine.sleeping.begin()

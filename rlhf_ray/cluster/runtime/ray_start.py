@@ -1,4 +1,4 @@
-"""The start of Ray's processes, and the three places of Ray 2.60 that are changed for it.
+"""The start of Ray's processes, and the four places of Ray 2.60 that are changed for it.
 
 No other file changes parts of Ray. Each change holds while `ray.init` runs:
 
@@ -10,6 +10,10 @@ No other file changes parts of Ray. Each change holds while `ray.init` runs:
 - `ray_constants.ENABLE_RAY_CLUSTER`: Ray's own switch for a Ray that listens on 127.0.0.1 only
   (RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER, read when Ray is imported). `_node_ip_address="127.0.0.1"`
   would be the public way, but Ray replaces it by the address of the network.
+- Without a dashboard three processes are not started: `Node.start_monitor` (for an autoscaler),
+  `Node.start_log_monitor` (workers' output on the driver's screen), `services.start_api_server`.
+  Their imports cost two seconds of a core just when workers start, and the first ends slowly. It
+  can go when Ray has options for them.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ray._private import ray_constants, services, utils
+from ray._private import node, ray_constants, services, utils
 
 from rlhf_ray.cluster.runtime import guardian
 
@@ -124,10 +128,20 @@ def own_signal_handlers() -> Iterator[None]:
 
 
 @contextmanager
-def local_start(watched_by: Guardian) -> Iterator[None]:
-    """Let `ray.init` start processes in sessions of their own that listen on 127.0.0.1 only."""
-    environment = {_MARK: watched_by.mark, _LOOPBACK_SWITCH: "0"}
+def local_start(watched_by: Guardian, *, dashboard: bool) -> Iterator[None]:
+    """Let `ray.init` start processes in sessions of their own that listen on 127.0.0.1 only.
+
+    Workers inherit the variables of `local_environment` from the raylet. As a runtime environment
+    of the job they would cost seconds: Ray could then not use the workers that it starts first.
+    """
+    environment = {_MARK: watched_by.mark, _LOOPBACK_SWITCH: "0", **local_environment()}
     with ExitStack() as stack:
+        if not dashboard:
+            stack.enter_context(_replaced(node.Node, "start_monitor", lambda _node: None))
+            stack.enter_context(_replaced(node.Node, "start_log_monitor", lambda _node: None))
+            stack.enter_context(
+                _replaced(services, "start_api_server", lambda *_, **__: ("", None))
+            )
         stack.enter_context(_replaced(services, "ConsolePopen", _popen(watched_by.note)))
         stack.enter_context(_replaced(ray_constants, "ENABLE_RAY_CLUSTER", False))
         stack.enter_context(_environment(environment))

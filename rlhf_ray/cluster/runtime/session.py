@@ -20,7 +20,6 @@ from rlhf_ray.cluster.runtime.address import check_ray_environment, is_open, joi
 from rlhf_ray.cluster.runtime.ray_processes import GcsProbe, logs_folder, ray_processes
 from rlhf_ray.cluster.runtime.ray_start import (
     Guardian,
-    local_environment,
     local_start,
     own_signal_handlers,
 )
@@ -111,14 +110,9 @@ def _join_or_start(
         with (
             watch.limited("The start of Ray on this machine", deadlines.start_s),
             own_signal_handlers(),
-            local_start(guardian),
+            local_start(guardian, dashboard=dashboard),
         ):
-            ray.init(
-                address="local",
-                include_dashboard=dashboard,
-                runtime_env={"env_vars": local_environment()},
-                **common,
-            )
+            ray.init(address="local", include_dashboard=dashboard, **common)
         probe = GcsProbe(ray.get_runtime_context().gcs_address)
     watch.look_at(ray_processes(), probe, logs=logs_folder())
 

@@ -67,7 +67,7 @@ def main() -> int:
     end_group_with_stdin()
     arguments = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     try:
-        check_vllm()
+        check_vllm(serves=True)
         _serve(with_turn_ends(arguments))
     except RequestError as error:
         print(f"{REFUSAL}{error}", file=sys.stderr, flush=True)

@@ -235,7 +235,7 @@ def test_settings_that_vllm_refuses_are_refused_in_its_words(folders):
 
 
 def test_what_this_vllm_lacks_is_said_by_name(monkeypatch):
-    requirements.check_vllm()
+    requirements.check_vllm(serves=True)
     needs = (
         ("vllm.v1.engine.async_llm:AsyncLLM.pause_generation", ("mode", "softly")),
         ("vllm.v1.engine.async_llm:AsyncLLM.rewind", ()),
