@@ -11,7 +11,7 @@ from rlhf_ray.config.run import Config
 from rlhf_ray.data.example_columns import held_out_source
 from rlhf_ray.data.sources.compressed import COMPRESSED
 from rlhf_ray.data.sources.read import source_format
-from rlhf_ray.disk_space import size_in_words, free_bytes, space_of
+from rlhf_ray.disk_space import free_bytes, size_in_words, space_of
 from rlhf_ray.stages.stage import describe_training
 
 # A token takes four bytes, and is of about four characters in English. Rows have columns that are
