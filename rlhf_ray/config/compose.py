@@ -7,7 +7,6 @@ because Hydra stops at the first unknown key, while all problems are to be liste
 from __future__ import annotations
 
 import copy
-import difflib
 import functools
 import re
 import shlex
@@ -24,6 +23,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from rlhf_ray.config.keys.hints import meant_choice
 from rlhf_ray.config.schema import text_keys, text_mappings
 
 # key=value, without the signs before and after a key that Hydra knows.
@@ -82,7 +82,7 @@ def parse_overrides(overrides: Sequence[str]) -> tuple[Request, list[str]]:
         problem = (
             _form_problem(text, override)
             or _text_problem(text, key, value)
-            or (_choice_problem(key, value, groups[key]) if is_choice else None)
+            or (_choice_problem(key, value, groups) if is_choice else None)
         )
         if problem is not None:
             problems.append(problem)
@@ -99,9 +99,7 @@ def sort_values(values: Mapping[str, Any]) -> tuple[Request, list[str]]:
     is_choice = {
         key: key in groups and not isinstance(value, dict) for key, value in values.items()
     }
-    found = [
-        _choice_problem(key, value, groups[key]) for key, value in values.items() if is_choice[key]
-    ]
+    found = [_choice_problem(key, value, groups) for key, value in values.items() if is_choice[key]]
     request = Request(
         choices=tuple((key, str(value)) for key, value in values.items() if is_choice[key]),
         values=tuple((key, value) for key, value in values.items() if not is_choice[key]),
@@ -223,9 +221,9 @@ def _text_problem(text: str, key: str, value: Any) -> str | None:
     return f"{text}: must be text; if the brackets belong to it, write {_quoted(text)}"
 
 
-def _choice_problem(group: str, value: Any, known: list[str]) -> str | None:
-    if value is None or value in known:
+def _choice_problem(group: str, value: Any, groups: Mapping[str, list[str]]) -> str | None:
+    if value is None or value in groups[group]:
         return None
-    close = difflib.get_close_matches(str(value), known, n=1)
-    hint = f"did you mean {group}={close[0]}? " if close else ""
-    return f"{group}={value}: no such choice; {hint}There are: {', '.join(known)}"
+    meant = meant_choice(group, str(value), groups)
+    hint = f"did you mean {meant}? " if meant else ""
+    return f"{group}={value}: no such choice; {hint}There are: {', '.join(groups[group])}"
