@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 # reinforcement learning is first, and a stage that does not read it names the other.
 FOREIGN_KEYS: dict[str, tuple[str, ...]] = {
     "lr": ("training.learning_rate",),
-    "learning_rate": ("training.learning_rate",),
     "actor_learning_rate": ("training.learning_rate",),
     "critic_lr": ("critic.learning_rate",),
     "model_name_or_path": ("model.path",),

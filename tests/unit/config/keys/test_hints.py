@@ -25,7 +25,7 @@ from rlhf_ray.config.schema import all_keys
         ("data=/x/rows.jsonl", "data.path=/x/rows.jsonl?"),
         ("reward=/x/score.py:f", "reward.functions=[/x/score.py:f]?"),
         ("lr=1e-5", "training.learning_rate?"),
-        ("learning_rate=1e-5", "training.learning_rate?"),
+        ("learning_rate=1e-5", "training.learning_rate or critic.learning_rate?"),
         ("model_name_or_path=owner/name", "model.path?"),
         ("per_device_train_batch_size=4", "prompts_per_step or fit.batch_size?"),
         ("num_generations=4", "samples_per_prompt?"),
