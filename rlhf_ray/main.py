@@ -147,7 +147,7 @@ def _raise_request_error(message: str) -> NoReturn:
 
 def _help_text() -> str:
     groups = "\n".join(
-        f"  {group + '=NAME':<18}{', '.join(names)}" for group, names in group_choices().items()
+        f"  {group + '=NAME':<24}{', '.join(names)}" for group, names in group_choices().items()
     )
     return f"""\
 Reinforcement learning from human feedback, as Ray actors.

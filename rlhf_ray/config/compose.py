@@ -7,7 +7,6 @@ because Hydra stops at the first unknown key, while all problems are to be liste
 from __future__ import annotations
 
 import copy
-import difflib
 import functools
 import re
 import shlex
@@ -24,6 +23,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from rlhf_ray.config.keys.hints import meant_choice
 from rlhf_ray.config.schema import text_keys, text_mappings
 from rlhf_ray.config.setting import lost_numbers
 
@@ -84,7 +84,7 @@ def parse_overrides(overrides: Sequence[str]) -> tuple[Request, list[str]]:
             _form_problem(text, override)
             or _text_problem(text, key, value)
             or _number_problem(text, key)
-            or (_choice_problem(key, value, groups[key]) if is_choice else None)
+            or (_choice_problem(key, value, groups) if is_choice else None)
         )
         if problem is not None:
             problems.append(problem)
@@ -101,9 +101,7 @@ def sort_values(values: Mapping[str, Any]) -> tuple[Request, list[str]]:
     is_choice = {
         key: key in groups and not isinstance(value, dict) for key, value in values.items()
     }
-    found = [
-        _choice_problem(key, value, groups[key]) for key, value in values.items() if is_choice[key]
-    ]
+    found = [_choice_problem(key, value, groups) for key, value in values.items() if is_choice[key]]
     request = Request(
         choices=tuple((key, str(value)) for key, value in values.items() if is_choice[key]),
         values=tuple((key, value) for key, value in values.items() if not is_choice[key]),
@@ -247,9 +245,9 @@ def _check_numbers(folder: Path) -> None:
                 raise ValueError(f"{file} line {number}: {problem}")
 
 
-def _choice_problem(group: str, value: Any, known: list[str]) -> str | None:
-    if value is None or value in known:
+def _choice_problem(group: str, value: Any, groups: Mapping[str, list[str]]) -> str | None:
+    if value is None or value in groups[group]:
         return None
-    close = difflib.get_close_matches(str(value), known, n=1)
-    hint = f"did you mean {group}={close[0]}? " if close else ""
-    return f"{group}={value}: no such choice; {hint}There are: {', '.join(known)}"
+    meant = meant_choice(group, str(value), groups)
+    hint = f"did you mean {meant}? " if meant else ""
+    return f"{group}={value}: no such choice; {hint}There are: {', '.join(groups[group])}"

@@ -15,6 +15,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from rlhf_ray.config.earlier_release import renamed_key
+from rlhf_ray.config.keys.hints import meant_keys
 from rlhf_ray.config.paths import unshowable
 from rlhf_ray.config.run import Config
 from rlhf_ray.config.schema import Key, all_keys, group_names, nearest_keys
@@ -238,7 +239,7 @@ def _unshowable(key: Key, value: str) -> str | None:
 def _unknown_key(name: str) -> str:
     if new := renamed_key(name):
         return f"{name}: this key is now called {new}"
-    near = nearest_keys(name)
+    near = meant_keys(name) or nearest_keys(name)
     if near:
         return f"{name}: unknown key; did you mean {' or '.join(near)}?"
     return f"{name}: unknown key; `python -m rlhf_ray.main --cfg job` prints all of them"

@@ -190,4 +190,11 @@ def known_names(name: str, known: Iterable[str]) -> str:
     listed = ", ".join(names[:_MAX_NAMES]) or "none"
     more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
     hint = f"did you mean {close[0]!r}? " if close else ""
+    outer, dot, inner = name.partition(".")
+    if dot and outer in names:
+        # As in the files of verl: reward_model.ground_truth.
+        hint = (
+            f"nested columns are not read: {inner!r} in {outer!r} has to be a column of its own, "
+            f"by datasets' `flatten()` or when the file is written. "
+        )
     return f"{hint}There are: {listed}{more}"

@@ -70,8 +70,9 @@ def train(loop: Loop, state: LoopState, *, num_steps: int) -> None:
         if loop.evaluator.is_due(state.step):
             with clock("evaluate"):
                 metrics |= loop.evaluator.evaluate(state.step)
-        with clock("checkpoint"):
-            loop.checkpoints.save_if_due(state, loop.pipeline)
+        if loop.checkpoints.is_due(state.step):
+            with clock("checkpoint"):
+                loop.checkpoints.save_if_due(state, loop.pipeline)
         loop.pipeline.begin(state.step)
 
         metrics |= clock.seconds()

@@ -39,6 +39,10 @@ class RunCheckpoints:
         self._texts = texts
         self._evaluator = evaluator
 
+    def is_due(self, step: int) -> bool:
+        """Whether a checkpoint is due after `step` steps."""
+        return self._checkpoints.is_due(step)
+
     def save_if_due(self, state: LoopState, pipeline: RolloutPipeline) -> None:
         """Write a checkpoint if one is due after `state.step` steps.
 

@@ -140,8 +140,8 @@ def _rows(summary: RunSummary) -> list[tuple[str, str]]:
     best = _number(summary.reward_best, ".3f")
     rows = [
         ("steps", steps),
-        (f"reward, first {FIRST_STEPS} steps", _number(summary.reward_first, ".3f")),
-        (f"reward, last {LAST_STEPS} steps", _number(summary.reward_last, ".3f")),
+        (f"reward, first {_steps(summary, FIRST_STEPS)}", _number(summary.reward_first, ".3f")),
+        (f"reward, last {_steps(summary, LAST_STEPS)}", _number(summary.reward_last, ".3f")),
         ("reward, best step", f"{best} (step {summary.reward_best_step})" if best != "-" else "-"),
         ("time, all steps", "-" if summary.total_s is None else duration(summary.total_s)),
         ("time, mean step", _number(summary.step_s, ".2f", " s")),
@@ -153,6 +153,12 @@ def _rows(summary: RunSummary) -> list[tuple[str, str]]:
         ("largest probe gap", _number(summary.probe_gap_max, ".1e", " nats")),
         ("failed groups", str(summary.failed_groups)),
     ]
+
+
+def _steps(summary: RunSummary, most: int) -> str:
+    """The steps that a mean is over: a short run has fewer."""
+    number = min(most, summary.num_steps)
+    return "step" if number == 1 else f"{number} steps"
 
 
 def _parts(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:

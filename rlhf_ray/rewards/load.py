@@ -26,7 +26,7 @@ from rlhf_ray.config.reward_entries import (
     read_functions,
 )
 from rlhf_ray.rewards.protocol import Reward
-from rlhf_ray.rewards.signatures import Definition, ModuleNames, Signature, read_names
+from rlhf_ray.rewards.signatures import Definition, ModuleNames, Signature, foreign_form, read_names
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -220,6 +220,8 @@ def _check_entry(entry: RewardFunctionConfig) -> None:
 def _check_arguments(
     target: FunctionTarget, signature: Signature, arguments: dict[str, Any]
 ) -> None:
+    if form := foreign_form(target.attribute, signature):
+        raise RequestError(f"{target}: {form}")
     for name in arguments:
         if name not in signature.names and not signature.takes_any:
             known = ", ".join(signature.names) or "none"

@@ -22,11 +22,13 @@ class Signature:
         names: all keyword arguments.
         required: keyword arguments without a default.
         takes_any: there is a `**kwargs`.
+        first: name of the parameter before them, which is the sample.
     """
 
     names: tuple[str, ...]
     required: tuple[str, ...]
     takes_any: bool
+    first: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -142,5 +144,40 @@ def _signature(arguments: ast.arguments) -> Signature:
     by_keyword = [*arguments.args, *arguments.kwonlyargs]
     names = [argument.arg for argument in by_keyword if argument not in positional[:1]]
     return Signature(
-        names=tuple(names), required=tuple(required), takes_any=arguments.kwarg is not None
+        names=tuple(names),
+        required=tuple(required),
+        takes_any=arguments.kwarg is not None,
+        first=positional[0].arg if positional else "",
     )
+
+
+# The parameter that tells the form of another library.
+_FORMS = {"verl": "solution_str", "TRL": "completions"}
+# Its other parameters, as values of a sample.
+_VALUES = {
+    "data_source": "sample.source",
+    "solution_str": "sample.response",
+    "ground_truth": "sample.answer",
+    "extra_info": "sample.columns",
+    "prompts": "[sample.prompt]",
+    "completions": "[sample.response]",
+    "answer": "[sample.answer]",
+}
+
+
+def foreign_form(name: str, signature: Signature) -> str | None:
+    """The call of a function with the parameters of another library, in words; None for others."""
+    given = [signature.first, *signature.names]
+    for library, parameter in _FORMS.items():
+        if parameter in given:
+            # Others are columns of the rows, which TRL passes as lists.
+            wanted = [n for n in given if n in _VALUES or n in signature.required]
+            values = {n: _VALUES.get(n, f"[sample.columns[{n!r}]]") for n in wanted}
+            call = ", ".join(f"{n}={value}" for n, value in values.items())
+            first = "[0]" if library == "TRL" else ""
+            return (
+                f"it has the parameters of {library}'s reward functions, and here a function gets "
+                f"one sample; write one that calls it, and name that one: "
+                f"def score(sample): return {name}({call}){first}"
+            )
+    return None

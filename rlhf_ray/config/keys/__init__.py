@@ -1,1 +1,1 @@
-"""Keys of a request: which stage reads which, and what is meant by names that are not keys."""
+"""Keys of a request: the stages that read them, and the keys meant by other names."""

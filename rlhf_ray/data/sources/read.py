@@ -19,6 +19,14 @@ from rlhf_ray.data.sources.prepared import prepared_hint, refuse_prepared_folder
 from rlhf_ray.data.sources.python_source import is_import_path, read_python
 
 _FILE_FORMATS = ("jsonl", "json", "csv", "parquet")
+# What `datasets` reads in a folder, of texts; compressed files have such a suffix too.
+_IN_FOLDERS = frozenset(
+    (
+        *(".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".pq", ".arrow", ".txt"),
+        *(".xml", ".zip", ".tar", ".gz", ".xz", ".bz2", ".zst", ".lz4"),
+    )
+)
+_MAX_NAMED = 6
 _SUFFIXES = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
@@ -70,7 +78,10 @@ def source_format(source: SourceConfig) -> str:
     path = Path(source.path).expanduser()
     if path.is_dir():
         refuse_prepared_folder(path, key)
-        return "saved" if is_saved_folder(path) else "hub"
+        if is_saved_folder(path):
+            return "saved"
+        _refuse_folder(path, key)
+        return "hub"
     suffix = bare_name(path).suffix
     if suffix.lower() in _SUFFIXES:
         return _SUFFIXES[suffix.lower()]
@@ -90,6 +101,29 @@ def source_format(source: SourceConfig) -> str:
         f"nor an import path (package.module:name). {source.key('format')}=hub asks the hub for it "
         "all the same"
     )
+
+
+def _refuse_folder(folder: Path, key: str) -> None:
+    """Refuse a folder in which `datasets` would find no rows, or one whose files are no examples.
+
+    Raises:
+        DataError: says what the folder is, and what to name.
+    """
+    what = None
+    if (folder / "config.json").is_file():
+        what = "the folder of a model"
+    elif (folder / "config.yaml").is_file():
+        what = "the output folder of a run"
+    elif not any(file.suffix.lower() in _IN_FOLDERS for file in folder.rglob("*.*")):
+        what = "a folder without data files"
+    if what is not None:
+        names = sorted(child.name for child in folder.iterdir())
+        inside = ", ".join(names[:_MAX_NAMED]) or "nothing"
+        raise DataError(
+            f"{key} is {str(folder)!r}, {what} (it holds: {inside}); name a file "
+            f"({', '.join(_FILE_FORMATS)}), a folder of such files, or one that "
+            f"datasets.save_to_disk wrote"
+        )
 
 
 def source_name(source: SourceConfig) -> str:

@@ -43,6 +43,10 @@ class FitCheckpoints:
         self._steps = steps
         self._models = models
 
+    def is_due(self, step: int) -> bool:
+        """Whether a checkpoint is due after `step` steps."""
+        return self._checkpoints.is_due(step)
+
     def save_if_due(self, state: FitState) -> None:
         """Write a checkpoint if one is due after `state.step` steps.
 

@@ -73,7 +73,8 @@ def fit(loop: FitLoop, state: FitState) -> None:
         loop.log.step_done(state.step, metrics | clock.seconds())
         # The checkpoint comes after the metrics: if the run is killed between the two, the
         # resumed run repeats the step, and no step is missing from the metrics.
-        loop.log.phase("checkpoint")
+        if loop.checkpoints.is_due(state.step):
+            loop.log.phase("checkpoint")
         loop.checkpoints.save_if_due(state)
 
 

@@ -283,6 +283,9 @@ def test_help_lists_the_choices(capsys):
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
     assert all(choice in out for choices in group_choices().values() for choice in choices)
+    lines = [line for line in out.splitlines() if "=NAME" in line and line.startswith("  ")]
+    starts = {line.index(line.split()[1]) for line in lines if "main" not in line}
+    assert len(starts) == 1, "the choices are one column"
 
 
 def test_options_may_stand_between_overrides(capsys):

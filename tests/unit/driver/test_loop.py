@@ -170,9 +170,10 @@ class Saved:
 
     def __init__(self) -> None:
         self.steps: list[int] = []
+        self.is_on = True
 
     def is_due(self, step: int) -> bool:
-        return True
+        return self.is_on
 
     def save(self, step: int, state: dict[str, Any]) -> None:
         assert set(state) == {"adaptive", "pipeline", "texts", "evaluation"}
@@ -319,6 +320,14 @@ def test_one_step_in_order():
     assert metrics["reward/mean"] == 0.5
     assert set(metrics) >= {f"time/{n}_s" for n in ("step", "generate", "score", "update")}
     assert world.notes.phases == ["generate", "reference", "update", "publish", "checkpoint"]
+
+
+def test_a_checkpoint_that_is_not_due_is_no_phase():
+    world = World()
+    world.saved.is_on = False
+    world.train()
+    assert world.notes.phases == ["generate", "reference", "update", "publish"]
+    assert world.saved.steps == []
 
 
 def test_colocated_roles_take_turns():

@@ -42,6 +42,14 @@ def test_numbers(tmp_path: Path) -> None:
     assert summary.failed_groups == 2
 
 
+def test_a_short_run_says_how_many_steps_a_mean_is_over(tmp_path: Path) -> None:
+    two = summary_table(summarize(METRICS[:2], result=tmp_path))
+    assert "reward, first 2 steps" in two
+    assert "reward, last 2 steps" in two
+    one = summary_table(summarize(METRICS[:1], result=tmp_path))
+    assert "reward, last step" in one
+
+
 def test_table() -> None:
     result = Path("/data/" + "long/" * 30 + "model")
     table = summary_table(summarize(METRICS, result=result))

@@ -95,12 +95,23 @@ def test_wrong_entries_are_refused(functions: list, message: str) -> None:
         ({"path": "length", "arguments": {"limt": 2}}, "no argument 'limt', did you mean 'limit'"),
         ({"path": "length", "arguments": {"limit": 0}}, "limit is 0; it must be a whole number"),
         ("{folder}/broken.py:f", r"broken.py, line 2, is not Python"),
+        ("{folder}/foreign.py:verl", r"parameters of verl's.*def score\(sample\): return verl\("
+         r"data_source=sample.source, solution_str=sample.response, ground_truth=sample.answer, "
+         r"extra_info=sample.columns\)$"),
+        ("{folder}/foreign.py:trl", r"parameters of TRL's.*return trl\(prompts=\[sample.prompt\], "
+         r"completions=\[sample.response\], level=\[sample.columns\['level'\]\]\)\[0\]$"),
+        ("{folder}/foreign.py:short", r"return short\(completions=\[sample.response\]\)\[0\]$"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_found_is_refused_before_anything_is_imported(
     entry: str | dict, message: str, user_rewards: str, tmp_path: Path
 ) -> None:
     (tmp_path / "broken.py").write_text("x = 1\ndef f(:\n")
+    (tmp_path / "foreign.py").write_text(
+        "def verl(data_source, solution_str, ground_truth, extra_info=None): ...\n"
+        "def trl(prompts, completions, level, **kwargs): ...\n"
+        "def short(completions, **kwargs): ...\n"
+    )
 
     def fill(text: str) -> str:
         return text.format(file=user_rewards, folder=tmp_path)

@@ -93,6 +93,18 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
         ("stage=prepare_data", "prepare.sources.a={path:'{none}.jsonl',kind:text}"),
         "prepare.sources.a.path is",
     ),
+    "unread key": ((*SFT, "num_steps=2"), "set fit.max_steps instead"),
+    "folder that is no model": ((*RL, "model.path={folder}"), "a folder without config.json"),
+    "served folder": (("stage=serve", "model.path={folder}"), "a folder without config.json"),
+    "folder without rows": ((*RL, "data.path={folder}"), "a folder without data files"),
+    "figure of a pipeline": (
+        (
+            "stage=pipeline",
+            "pipeline.stages.a={stage:sft,model.path:m,examples.path:a/b}",
+            "pipeline.report.loss=a:los_last",
+        ),
+        "did you mean loss_last?",
+    ),
     "a stage of a pipeline": (
         (
             "stage=pipeline",
@@ -134,6 +146,8 @@ def files(tmp_path_factory) -> dict[str, str]:
     for name, text in contents.items():
         (folder / name).write_text(text)
     paths = {name.partition(".")[0]: str(folder / name) for name in contents}
+    (folder / "folder").mkdir()
+    paths["folder"] = str(folder / "folder")
     return {**paths, "none": str(folder / "none"), "out": str(folder / "out")}
 
 

@@ -184,6 +184,17 @@ class TestMapping:
         assert f"data.{key}_column is 'answerz'" in str(caught.value)
         assert "did you mean 'answers'? There are: answers, prompt" in str(caught.value)
 
+    def test_a_column_within_a_column_is_refused(self, load) -> None:
+        """As in the files of verl."""
+        row = {"prompt": "x", "reward_model": {"ground_truth": "1", "style": "rule"}}
+        with pytest.raises(DataError) as caught:
+            load([row], answer_column="reward_model.ground_truth")
+        assert "nested columns are not read: 'ground_truth' in 'reward_model' has to be a" in (
+            str(caught.value)
+        )
+        assert "There are: prompt, reward_model" in str(caught.value)
+        assert only(load([{"prompt": "x", "a.b": "1"}], answer_column="a.b")).answer == "1"
+
     def test_limit(self, load) -> None:
         assert len(load([GOOD] * 5, limit=2).prompts) == 2
 

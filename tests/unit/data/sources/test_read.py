@@ -186,8 +186,19 @@ class TestDatasetsLibrary:
         with pytest.raises(DataError, match=r"the folder cannot be loaded.*split 'dev'"):
             read(tmp_path / "files", split="dev")
 
-    def test_empty_folder(self, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match="the folder cannot be loaded"):
+    @pytest.mark.parametrize(
+        ("files", "words"),
+        [
+            ((), r"a folder without data files \(it holds: nothing\); name a file \(jsonl, json"),
+            (("notes.md", "a.png"), r"a folder without data files \(it holds: a.png, notes.md\)"),
+            (("config.json", "model.safetensors"), "the folder of a model"),
+            (("config.yaml", "metrics.jsonl"), "the output folder of a run"),
+        ],
+    )
+    def test_a_folder_without_rows(self, tmp_path: Path, files, words: str) -> None:
+        for name in files:
+            (tmp_path / name).touch()
+        with pytest.raises(DataError, match=words):
             read(tmp_path)
 
 
