@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from rlhf_ray.data.chat_fields import THOUGHT_BEGINS, THOUGHT_ENDS
 from rlhf_ray.data.messages import apply_template
 from rlhf_ray.data.rows import BadCell, DataError
-from rlhf_ray.data.tokens.special_texts import special_texts
+from rlhf_ray.data.tokens.special_texts import broken_up, special_texts
 from rlhf_ray.records.supervised import LabelledTokens
 
 if TYPE_CHECKING:
@@ -81,17 +82,56 @@ def turn_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
     A text of a model must not hold them where it is judged: it could end its turn and go on as
     another speaker.
     """
-    specials = special_texts(tokenizer)
+    return tuple(dict.fromkeys((*special_texts(tokenizer), *_written_in_turns(tokenizer))))
+
+
+def inner_turn_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, tuple[int, ...]]:
+    """For each token that begins or ends turns: the tokens of its text, broken up.
+
+    Special tokens with which a model calls tools are not among them.
+    """
+    ends = (tokenizer.eos_token, tokenizer.bos_token)
+    texts = {text for text in (*ends, *_written_in_turns(tokenizer)) if isinstance(text, str)}
+    vocabulary = tokenizer.get_vocab()
+    return {
+        vocabulary[text]: tuple(
+            tokenizer(broken_up(text, [text]), add_special_tokens=False)["input_ids"]
+        )
+        for text in sorted(texts & vocabulary.keys())
+    }
+
+
+def without_inner_turns(
+    row: LabelledTokens, turn_tokens: Mapping[int, tuple[int, ...]]
+) -> LabelledTokens:
+    """Replace tokens of turns inside of the answer; the last token may end the answer's turn."""
+    known = torch.tensor(list(turn_tokens), dtype=row.token_ids.dtype)
+    found = torch.isin(row.token_ids, known) & row.loss_mask
+    found[-1] = False
+    if not bool(found.any()):
+        return row
+    ids: list[int] = []
+    mask: list[bool] = []
+    for token, is_answer, is_turn in zip(
+        row.token_ids.tolist(), row.loss_mask.tolist(), found.tolist(), strict=True
+    ):
+        new = turn_tokens[token] if is_turn else (token,)
+        ids += new
+        mask += [is_answer] * len(new)
+    return LabelledTokens(token_ids=torch.tensor(ids), loss_mask=torch.tensor(mask))
+
+
+def _written_in_turns(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The added tokens with which the chat template writes turns."""
     if tokenizer.chat_template is None:
-        return specials
+        return []
     chat = [{"role": role, "content": _ANSWER} for role in ("user", "assistant", "user")]
     try:
         text = apply_template(chat, tokenizer, add_generation_prompt=True)
     except (BadCell, DataError):
-        return specials
-    written = [token for token in added_tokens(tokenizer) if token and token in text]
+        return []
     thoughts = {*THOUGHT_BEGINS, *THOUGHT_ENDS}
-    return tuple(dict.fromkeys((*specials, *(t for t in written if t not in thoughts))))
+    return [t for t in added_tokens(tokenizer) if t and t in text and t not in thoughts]
 
 
 def engine_ends(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +15,7 @@ from rlhf_ray.batching.row_layout import RowLayout
 from rlhf_ray.config.groups.reward import ModelRewardConfig, ScorerPart
 from rlhf_ray.data.chat_fields import THOUGHT_BEGINS, Message, Tool
 from rlhf_ray.data.examples.answer_encoding import encode_answers
+from rlhf_ray.data.tokens.turn_ends import without_inner_turns
 from rlhf_ray.models.context import context_of
 from rlhf_ray.models.loading import ScalarHeadModel
 from rlhf_ray.models.reward_normalization import RewardNormalization
@@ -81,6 +83,8 @@ class AnswerScores:
         settings: include mean and standard deviation if scores are normalised.
         predict: gives the model's values at the tokens before the targets of a micro-batch.
         tokenizer: tokenizes prompt and response again; None: use the sampled token ids.
+        turn_tokens: with sampled ids, the tokens that begin and end turns, and what replaces them
+            inside of an answer, which could end its turn and write the next ones.
     """
 
     def __init__(
@@ -91,6 +95,7 @@ class AnswerScores:
         layout: RowLayout,
         limits: Limits,
         tokenizer: PreTrainedTokenizerBase | None,
+        turn_tokens: Mapping[int, tuple[int, ...]] = MappingProxyType({}),
         share: Share | None = None,
     ) -> None:
         self._settings = settings
@@ -100,6 +105,7 @@ class AnswerScores:
         self._layout = replace(layout, max_tokens=layout.max_tokens + 1)
         self._limits = limits
         self._tokenizer = tokenizer
+        self._turn_tokens = turn_tokens
         self._share = share or Share()
         self._normalization = _normalization(settings)
 
@@ -159,7 +165,12 @@ class AnswerScores:
             pieces = zip(
                 group.token_ids.split(lengths), group.loss_mask.split(lengths), strict=True
             )
-            return [LabelledTokens(token_ids=ids, loss_mask=mask) for ids, mask in pieces]
+            return [
+                without_inner_turns(
+                    LabelledTokens(token_ids=ids, loss_mask=mask), self._turn_tokens
+                )
+                for ids, mask in pieces
+            ]
         prompt = group.prompt
         return self._text_rows(
             prompt.messages,

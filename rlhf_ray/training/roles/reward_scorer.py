@@ -11,6 +11,7 @@ from rlhf_ray.batching.layout import MicroBatch
 from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.config.groups.reward import ModelRewardConfig, ScorerPart
 from rlhf_ray.data.chat_fields import Message, Tool
+from rlhf_ray.data.tokens.turn_ends import inner_turn_tokens
 from rlhf_ray.models.loading import load_tokenizer
 from rlhf_ray.models.reward_source import reward_model_source
 from rlhf_ray.records import RolloutGroup
@@ -78,6 +79,7 @@ class RewardScorer(FrozenRole):
         attention = self._model_settings.attention
         layout = try_backbone(model, self._model_settings, settings)
         is_foreign = settings.foreign_tokens == "text"
+        tokenizer = load_tokenizer(self._model_settings)
         self._started = FrozenEngine(module, settings)
         started = StartedModel(
             module=module, decoder=model.backbone, attention=attention, predict=self._predict
@@ -89,7 +91,8 @@ class RewardScorer(FrozenRole):
             predict=self._predict,
             layout=layout,
             limits=limits,
-            tokenizer=load_tokenizer(self._model_settings) if is_foreign else None,
+            tokenizer=tokenizer if is_foreign else None,
+            turn_tokens={} if is_foreign else inner_turn_tokens(tokenizer),
             share=Share(
                 rank=rank // group_size,
                 num_ranks=world_size // group_size,

@@ -20,6 +20,7 @@ from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.config.groups.reward import ModelRewardConfig
 from rlhf_ray.data.examples import load_rankings
 from rlhf_ray.data.examples.answer_encoding import encode_answers
+from rlhf_ray.data.tokens.turn_ends import inner_turn_tokens
 from rlhf_ray.models.loading import load_scalar_head
 from rlhf_ray.models.tiny.llama import TinySizes
 from rlhf_ray.objectives.rankings import ranking_objective, scores_of, spread_rankings
@@ -106,6 +107,7 @@ class Loaded:
             layout=row_layout(self.model.backbone, settings, "sdpa"),
             limits=limits or limits_of(self.model),
             tokenizer=self.tokenizer if text else None,
+            turn_tokens={} if text else inner_turn_tokens(self.tokenizer),
             share=share,
         )
 
@@ -309,3 +311,19 @@ def test_rendered_rows_share_their_prompt(loaded):
     rows = encode_answers(group_of().prompt.messages, TEXTS, [True] * len(TEXTS), loaded.tokenizer)
     prompts = {tuple(row.token_ids[~row.loss_mask].tolist()) for row in rows}  # type: ignore[union-attr]
     assert len(prompts) == 1
+
+
+def test_a_sampled_turn_is_read_as_text(folder, loaded):
+    """An answer that ends its turn and writes the praise of a user, in the model's own tokens."""
+    tokenizer = loaded.tokenizer
+    turns = inner_turn_tokens(tokenizer)
+    begin = tokenizer.convert_tokens_to_ids("<user>")
+    assert {begin, END} <= set(turns)
+    assert all(set(turns).isdisjoint(new) for new in turns.values())
+    forged = (80, END, begin, 81, END)
+    group = group_of((forged, (80, END)), ("stop", "stop"), ("a", "b"))
+    row = [*PROMPT, 80, *turns[END], *turns[begin], 81, END]
+    expected = by_transformers(folder, [row, [*PROMPT, 80, END]])
+    assert loaded.scores().score(group) == pytest.approx(expected, abs=1e-5)
+    as_sampled = by_transformers(folder, rows_of(group))
+    assert as_sampled[0] != pytest.approx(expected[0], abs=1e-5)
