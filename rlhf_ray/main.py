@@ -67,6 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         begin_command()
         return _carry_out(_parse(sys.argv[1:] if arguments is None else arguments))
     except RequestError as error:
+        # A check whose process the same signal has ended calls the request wrong.
+        if is_interrupted():
+            return _interrupted()
         print(f"rlhf_ray: {printable(str(error))}", file=sys.stderr)
         return EXIT_WRONG_REQUEST
     except KeyboardInterrupt:
@@ -76,14 +79,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"rlhf_ray: ended by {end.title}", file=sys.stderr)
         return 128 + end.number
     except Exception as error:  # noqa: BLE001 - a fault before any stage was chosen
-        if (end := interruption()) is not None:
-            print(f"rlhf_ray: ended by {end.title}", file=sys.stderr)
-            return 128 + end.number
         if is_interrupted():
-            print("rlhf_ray: interrupted", file=sys.stderr)
-            return EXIT_INTERRUPTED
+            return _interrupted()
         report_failure(error, None)
         return EXIT_FAILED
+
+
+def _interrupted() -> int:
+    """The exit status after a signal, which is said."""
+    end = interruption()
+    print(f"rlhf_ray: {f'ended by {end.title}' if end else 'interrupted'}", file=sys.stderr)
+    return 128 + end.number if end else EXIT_INTERRUPTED
 
 
 def _carry_out(options: argparse.Namespace) -> int:

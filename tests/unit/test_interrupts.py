@@ -114,9 +114,10 @@ def test_the_command_has_the_status_while_it_imports(number, moment_s, tmp_path)
         preexec_fn=restore_ctrl_c,
     )
     assert process.stderr is not None
-    # The handler is there after this import, and all others follow.
+    # The handler is there after this import and before the next one, which follows.
     lines = iter(process.stderr.readline, "")
-    assert any("rlhf_ray.interrupts" in line for line in lines)
+    assert any("rlhf_ray.unread_output" in line for line in lines)
+    assert next(lines)
     time.sleep(moment_s)
     assert process.poll() is None, "imports of a run take seconds"
     process.send_signal(number)

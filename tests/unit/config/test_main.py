@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -28,6 +30,7 @@ from rlhf_ray.config.stages import (
     STAGES,
     StageKind,
 )
+from rlhf_ray.interrupts import CtrlC
 from rlhf_ray.main import main
 from rlhf_ray.stages import plan
 from rlhf_ray.stages.stage import Stage
@@ -207,6 +210,24 @@ def test_a_reader_that_leaves_is_no_error(arguments, tmp_path):
 def test_interrupted(stage, capsys):
     stage(_raise(KeyboardInterrupt()))
     assert main(["recipe=demo"]) == 130
+    assert capsys.readouterr().err == "rlhf_ray: interrupted\n"
+
+
+def test_a_signal_that_makes_a_check_fail_is_what_is_said(stage, capsys):
+    """The check reads a process that the same Ctrl-C has ended."""
+    handler = CtrlC()
+    before = signal.signal(signal.SIGINT, handler)
+
+    def run(config):
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        raise RequestError("the model's template cannot be tried")
+
+    stage(run)
+    try:
+        assert main(["recipe=demo"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().err == "rlhf_ray: interrupted\n"
 
 
