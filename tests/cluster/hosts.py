@@ -9,6 +9,7 @@ standard input is closed, hence also when this process is killed.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -22,7 +23,7 @@ from typing import IO, Any
 import psutil
 
 _TIMEOUT_S = 30.0
-_TOOLS = ("ip", "mount", "nsenter", "unshare")
+_TOOLS = ("ip", "mount", "nsenter", "tc", "unshare")
 _NETWORK = "10.77.0"
 # Of root, for whoever asks the system and not the environment (sshd).
 HOME = Path("/tmp/home")
@@ -184,6 +185,20 @@ class Hosts:
         """Pull the cable of a host out of the switch."""
         self._at_switch("link", "set", f"port{number}", "down")
 
+    def slow_down(self, number: int, *, megabits: int) -> None:
+        """Limit what reaches a host through its cable, in megabits a second."""
+        limit = ("tbf", "rate", f"{megabits}mbit", "burst", "64kb", "latency", "200ms")
+        self._in_switch("tc", "qdisc", "add", "dev", f"port{number}", "root", *limit)
+
+    def full_speed(self, number: int) -> None:
+        """End `slow_down`; a new host in the place of a slow one is not slow."""
+        self._in_switch("tc", "qdisc", "del", "dev", f"port{number}", "root")
+
+    def bytes_moved(self, number: int) -> int:
+        """Bytes that have gone through the cable of a host, in both directions."""
+        (port,) = json.loads(self._in_switch("ip", "-s", "-j", "link", "show", f"port{number}"))
+        return port["stats64"]["rx"]["bytes"] + port["stats64"]["tx"]["bytes"]
+
     def replace(self, number: int) -> Host:
         """Put a new host with this name and address in the place of the old one."""
         self._hosts[number].power_off()
@@ -222,9 +237,12 @@ class Hosts:
         return host
 
     def _at_switch(self, *words: str, check: bool = True) -> None:
+        self._in_switch("ip", *words, check=check)
+
+    def _in_switch(self, *command: str, check: bool = True) -> str:
         assert self._switch is not None
         inside = ["nsenter", f"--target={self._switch.pid}", "--net", "--"]
-        _checked([*inside, "ip", *words], check=check)
+        return _checked([*inside, *command], check=check)
 
 
 def _namespaces(kinds: Sequence[str], command: Sequence[str]) -> subprocess.Popen[bytes]:
@@ -270,8 +288,10 @@ def _namespace_of(pid: int) -> str:
     return os.readlink(f"/proc/{pid}/ns/pid")
 
 
-def _checked(command: Sequence[str], *, check: bool = True) -> None:
-    subprocess.run(command, check=check, capture_output=True, text=True, timeout=_TIMEOUT_S)
+def _checked(command: Sequence[str], *, check: bool = True) -> str:
+    """Run a command; returns what it printed."""
+    done = subprocess.run(command, check=check, capture_output=True, text=True, timeout=_TIMEOUT_S)
+    return done.stdout
 
 
 def _words(error: OSError | subprocess.SubprocessError) -> str:

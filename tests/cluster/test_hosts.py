@@ -6,11 +6,14 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from rlhf_ray.models.tiny.llama import TinySizes
 from rlhf_ray.publish.transports import IPC, TRANSPORTS
+from rlhf_ray.testing.tiny import tiny_random
 from tests.cluster.ray_hosts import DASHBOARD_PORT, METRICS_PORT, REPOSITORY, Job, RayHosts
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
@@ -139,3 +142,46 @@ def test_a_lost_host_is_named_and_another_goes_on(cluster, model, event):
     job = start(cluster, event, *settings, "resume=auto")
     assert job.wait(_JOB_S) == 0, job.text[-6000:]
     assert [row["step"] for row in metrics_of(job.output)] == list(range(1, 41))
+
+
+def wait_for_publish(cluster: RayHosts, job: Job, *, num_bytes: int) -> None:
+    """Return within a publish, when it has moved some bytes between the hosts without a pause."""
+    deadline = time.monotonic() + _JOB_S
+    before, burst = cluster.hosts.bytes_moved(1), 0
+    while burst < num_bytes:
+        assert time.monotonic() < deadline, job.text[-6000:]
+        time.sleep(0.2)
+        moved = cluster.hosts.bytes_moved(1)
+        # Prompts, answers and Ray's own words are some kilobytes.
+        burst = burst + moved - before if moved - before > 100_000 else 0
+        before = moved
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("transport", [name for name in TRANSPORTS if name != IPC])
+def test_a_link_that_is_cut_within_a_publish_is_named(cluster, transport):
+    # 50 MB in float32, in 50 buckets: 5 s over a cable of 80 megabits.
+    sizes = TinySizes(hidden=512, intermediate=1536, num_layers=4, num_heads=8)
+    wide = tiny_random(cluster.shared / f"wide_{transport}", sizes=sizes)
+    settings = [*demo(wide, num_steps=40), f"publish.transport={transport}"]
+    settings += ["publish.bucket_bytes=1048576", "deadlines.publish_s=90"]
+    job = start(cluster, f"within_{transport}", *settings)
+    job.wait_for_step(1, _JOB_S)
+    check_parted(cluster)
+    lost = cluster.hosts[1]
+    # Whichever host receives: both directions go through this cable, and one through the limit.
+    for number in (0, 1):
+        cluster.hosts.slow_down(number, megabits=80)
+    wait_for_publish(cluster, job, num_bytes=10_000_000)
+    cluster.hosts.cut(1)
+    started = time.monotonic()
+    try:
+        assert job.wait(_LOSS_S) == 1
+    finally:
+        ended_s = time.monotonic() - started
+        cluster.hosts.full_speed(0)
+        cluster.replace(1)
+    headline = job.failure().splitlines()[0]
+    print(f"{transport}: ended {ended_s:.0f} s after the cut\n{headline}")
+    assert f"failed: node {lost.address} ({lost.name}) was lost (phase publish, step" in headline
+    assert cluster.workers(0) == set(), "workers outlived the run"

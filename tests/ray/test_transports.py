@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import psutil
@@ -33,6 +34,7 @@ from rlhf_ray.config.groups.generation import GenerationConfig
 from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.config.groups.training import TrainingConfig
 from rlhf_ray.driver.updates.device_sharing import DedicatedDevices
+from rlhf_ray.models.tiny.llama import TinySizes
 from rlhf_ray.publish.base import AVERAGE, POLICY, TransferSettings
 from rlhf_ray.publish.gate import FidelityError, make_probe
 from rlhf_ray.publish.publisher import Publisher, PublishSettings
@@ -274,3 +276,44 @@ def test_a_lost_receiver_ends_the_publish_by_name(folder: Path, how: int, kind: 
             # An engine of one worker takes weights by another channel; one of two has been ended.
             with publishing(kind, source, receivers[:1]) as again:
                 assert again.publisher.publish(3)["publish/probe_gap_max"] < 1e-4
+
+
+# 140 MB, and most tensors are buckets of their own: a publish takes a second or more.
+LARGER = TinySizes(hidden=512, intermediate=1536, num_layers=12, num_heads=8)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(
+    ("how", "kind"),
+    [(signal.SIGSTOP, COLLECTIVE), (signal.SIGKILL, IPC), (signal.SIGSTOP, IPC)],
+)
+def test_one_worker_of_two_is_lost_within_a_publish(tmp_path: Path, how: int, kind: str):
+    """Its engine is named, and the sharded ranks are free again."""
+    deadline_s = 30.0
+    tiny_random(tmp_path / "model0", seed=0, sizes=LARGER)
+    tiny_random(tmp_path / "model1", seed=1, sizes=LARGER)
+    with (
+        engines(tmp_path, num_engines=1, width=2) as receivers,
+        learner(tmp_path, num_ranks=2, zero_stage=3) as source,
+    ):
+        opened = Publishing(kind, source, receivers, timeout_s=deadline_s)
+        # The first publish pays for new memory; the second says how long the third will take.
+        for version in (1, 2):
+            started = time.monotonic()
+            opened.transport.send(version)
+            lasted_s = time.monotonic() - started
+        loss = Timer(0.4 * lasted_s, os.kill, (worker_of(receivers[0]).pid, how))
+        started = time.monotonic()
+        loss.start()
+        with pytest.raises(RunFailed) as caught:
+            opened.transport.send(3)
+        ended_s = time.monotonic() - started
+        assert not loss.is_alive(), "the publish failed before the worker was lost"
+        message = str(caught.value).splitlines()[0]
+        print(f"lost after {0.4 * lasted_s:.1f} s of {lasted_s:.1f}; ended in {ended_s:.0f} s")
+        print(message)
+        # The deadline, the wait for the others' words, and the stacks of all for the report.
+        assert ended_s < deadline_s + 60
+        assert "generator_0" in message
+        scoring = source.score_sequences(list(PROBE.sequences))
+        opened.waiter.results(scoring, phase="publish", timeout_s=deadline_s)
