@@ -170,6 +170,8 @@ class Saved:
     def __init__(self) -> None:
         self.steps: list[int] = []
 
+    def poll(self) -> None: ...
+
     def is_due(self, step: int) -> bool:
         return True
 
