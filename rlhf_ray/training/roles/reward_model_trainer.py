@@ -120,7 +120,16 @@ class RewardModelTrainer(ScalarRole):
 
     def save_model(self, folder: Path) -> None:
         """Write a sequence classifier, tokenizer and normalisation; all ranks together."""
-        weights.write_model(self.named_weights(), self._classifier, self._tokenizer, folder)
+        names = classifier_names(self._classifier)
+        specs = weights.weight_specs(self._model)
+        weights.write_model(
+            self.named_weights(),
+            [(names(name), dtype, shape) for name, dtype, shape in specs],
+            self._classifier,
+            self._tokenizer,
+            folder,
+            max_file_bytes=self._model_settings.max_file_bytes,
+        )
         if self._adapter is not None:
             self._write_adapter(self._adapter, folder / ADAPTER)
         moments = self._moments()
