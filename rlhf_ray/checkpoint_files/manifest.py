@@ -110,11 +110,12 @@ def seal_share(
     """Seal one rank's share of the files of a role; the shares of all ranks are all files.
 
     A rank's share is what it wrote: the files with its number, and for rank 0 those without one.
+    Other ranks may still be writing theirs: safetensors writes to a hidden file, and renames it.
     """
     return {
         name: seal_file(folder / name, sync=sync)
         for name in files_below(folder)
-        if _owner(name) % world_size == rank
+        if _owner(name) % world_size == rank and not name.rpartition("/")[2].startswith(".")
     }
 
 

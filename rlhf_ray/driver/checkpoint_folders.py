@@ -56,8 +56,9 @@ class Checkpoints:
     ) -> None:
         """Write the driver's state, the manifest and then the marker; remove old checkpoints.
 
-        Checkpoints of later steps are removed too: they are of a run that this one has replaced,
-        from an earlier step or from the start, and must not be taken for its newest.
+        What killed runs have left of checkpoints that they never committed is removed, and takes no
+        more space. Checkpoints of later steps are removed too: they are of a run that this one has
+        replaced, from an earlier step or from the start, and must not be taken for its newest.
 
         Args:
             files: the files that ranks have sealed; the driver seals the rest.
@@ -79,7 +80,8 @@ class Checkpoints:
         step = step_of(folder)
         older = [path for path in self.committed() if step_of(path) <= step]
         later = [path for path in self.committed() if step_of(path) > step]
-        for old in [*later, *older[: -self._keep_last]]:
+        left = [path for path in self.folders() if not is_committed(path)]
+        for old in [*left, *later, *older[: -self._keep_last]]:
             self._remove(old)
 
     def abandon(self, folder: Path) -> None:

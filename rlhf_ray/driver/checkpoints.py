@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +24,25 @@ if TYPE_CHECKING:
 __all__ = ["Checkpoints", "StepCheckpoints"]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Writing:
+    """A checkpoint that the ranks write while the run goes on.
+
+    Attributes:
+        content: the driver's state, of the moment of the checkpoint.
+        ends_at: of `time.monotonic`; the ranks must have written by then.
+    """
+
+    folder: Path
+    content: dict[str, Any]
+    ends_at: float
+
+
 class StepCheckpoints:
     """Checkpoints of roles and driver after every `every_steps` steps.
+
+    In the background the roles copy their states, and `save` returns. The checkpoint is committed
+    by a later `poll`, by the next `save` or by `finish`. Until then the former one is the newest.
 
     Args:
         roles: roles by the name of their folder in a checkpoint.
@@ -29,6 +50,7 @@ class StepCheckpoints:
         timeout_s: deadline of saving, sealing or loading all roles.
         identity: settings that a resumed run must share with the run that was saved.
         settings: further keys of the state, about the settings of the run.
+        in_background: train on while the ranks write.
     """
 
     def __init__(
@@ -41,6 +63,7 @@ class StepCheckpoints:
         timeout_s: float,
         identity: dict[str, Any],
         settings: Mapping[str, Any] | None = None,
+        in_background: bool = False,
     ) -> None:
         self._folders = folders
         self._roles = roles
@@ -49,6 +72,8 @@ class StepCheckpoints:
         self._timeout_s = timeout_s
         self._identity = identity
         self._settings = dict(settings or {})
+        self._in_background = in_background
+        self._writing: _Writing | None = None
 
     def is_due(self, step: int) -> bool:
         """Whether to write a checkpoint after `step` steps."""
@@ -57,17 +82,75 @@ class StepCheckpoints:
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Write all roles, then the driver's `state` (plain values), then the marker.
 
+        In the background the former checkpoint is committed first.
+
         Raises:
             RunFailed: a worker failed or was late, or the driver could not write. The folder was
                 removed; earlier checkpoints are as they were.
         """
+        self.finish()
         folder = self._folders.begin(step)
-        try:
+        content = {"step": step, "identity": self._identity, **self._settings, **state}
+        with self._abandoning(folder):
+            if self._in_background:
+                self._begin(folder, content)
+                return
             roles = self._roles.items()
             self._wait([c for name, role in roles for c in role.save_checkpoint(folder / name)])
-            files = self._sealed(folder, sync=True)
-            content = {"step": step, "identity": self._identity, **self._settings, **state}
-            self._folders.commit(folder, content, files)
+            self._folders.commit(folder, content, self._sealed(folder, sync=True))
+
+    def poll(self) -> None:
+        """Commit the checkpoint in the background if all ranks have written; does not wait.
+
+        Raises:
+            RunFailed: as of `save`.
+        """
+        if self._writing is not None:
+            self._commit_written(self._writing, wait_s=0.0)
+
+    def finish(self) -> None:
+        """Wait for the checkpoint in the background, and commit it.
+
+        Raises:
+            RunFailed: as of `save`.
+        """
+        if self._writing is not None:
+            left_s = max(0.0, self._writing.ends_at - time.monotonic())
+            self._commit_written(self._writing, wait_s=left_s)
+
+    def _begin(self, folder: Path, content: dict[str, Any]) -> None:
+        roles = self._roles.items()
+        ends_at = time.monotonic() + self._timeout_s
+        self._wait([c for name, role in roles for c in role.begin_checkpoint(folder / name)])
+        # The run goes on to change what it was given: a copy, as it reads back.
+        content = json.loads(json.dumps(content))
+        self._writing = _Writing(folder=folder, content=content, ends_at=ends_at)
+
+    def _commit_written(self, writing: _Writing, *, wait_s: float) -> None:
+        with self._abandoning(writing.folder):
+            self._writing = None
+            seals = self._gathered(
+                {
+                    name: role.written_checkpoint(wait_s=wait_s)
+                    for name, role in self._roles.items()
+                },
+                timeout_s=wait_s + self._timeout_s,
+            )
+            if seals is not None:
+                self._folders.commit(writing.folder, writing.content, seals)
+                return
+            if time.monotonic() >= writing.ends_at:
+                raise RunFailed(
+                    f"the checkpoint {writing.folder} was not written within "
+                    f"deadlines.checkpoint_s={self._timeout_s:g}: raise it, or look at the disk"
+                )
+            self._writing = writing
+
+    @contextmanager
+    def _abandoning(self, folder: Path) -> Iterator[None]:
+        """Remove a folder that could not be written, and name the newest that is whole."""
+        try:
+            yield
         except (RunFailed, OSError) as error:
             if is_committed(folder):  # It is whole; an old one could not be removed.
                 raise
@@ -122,13 +205,20 @@ class StepCheckpoints:
             name: role.seal_checkpoint(folder / name, sync=sync)
             for name, role in self._roles.items()
         }
-        found = iter(self._wait([call for own in calls.values() for call in own]))
-        return {
-            f"{name}/{path}": seal
-            for name, own in calls.items()
-            for _ in own
-            for path, seal in next(found).items()
-        }
+        seals = self._gathered(calls, timeout_s=self._timeout_s)
+        assert seals is not None, "a rank that seals has written"
+        return seals
+
+    def _gathered(
+        self, calls: Mapping[str, Sequence[Call]], *, timeout_s: float
+    ) -> dict[str, FileSeal] | None:
+        """The seals that calls to roles give, by path in the checkpoint; None if one gives none."""
+        every = [call for own in calls.values() for call in own]
+        found = iter(self._waiter.results(every, phase="checkpoint", timeout_s=timeout_s))
+        by_role = [(name, next(found)) for name, own in calls.items() for _ in own]
+        if any(seals is None for _, seals in by_role):
+            return None
+        return {f"{name}/{path}": seal for name, own in by_role for path, seal in own.items()}
 
     def _after_failure(self, folder: Path) -> str:
         committed = self._folders.committed()

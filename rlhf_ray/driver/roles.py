@@ -45,6 +45,17 @@ class Checkpointed(Protocol):
         """Hash the role's files. Signal: `FileSeal` by path; the shares of all ranks are all."""
         ...
 
+    def begin_checkpoint(self, folder: Path) -> list[Call]:
+        """Copy the state to host memory, and write it in a thread while the role goes on."""
+        ...
+
+    def written_checkpoint(self, *, wait_s: float) -> list[Call]:
+        """Ask for the files of `begin_checkpoint`. Signal: as of `seal_checkpoint`, or None.
+
+        None means that they are not written after `wait_s` seconds.
+        """
+        ...
+
 
 class GeneratorRole(PublishedEngines, Protocol):
     """The engines. See `cluster.roles.generator.GeneratorGroup`."""

@@ -49,6 +49,7 @@ class RunCheckpoints:
         Raises:
             RunFailed: a worker failed or was late.
         """
+        self._checkpoints.poll()
         if not self._checkpoints.is_due(state.step):
             return
         self._checkpoints.save(
@@ -61,6 +62,14 @@ class RunCheckpoints:
             },
         )
         self._evaluator.pin()
+
+    def finish(self) -> None:
+        """Wait for a checkpoint that is still being written.
+
+        Raises:
+            RunFailed: a worker failed or was late.
+        """
+        self._checkpoints.finish()
 
     def load(self, folder: Path, pipeline: RolloutPipeline) -> LoopState:
         """Put roles, pipeline, texts and evaluator where the checkpoint left them.

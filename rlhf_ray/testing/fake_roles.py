@@ -35,6 +35,13 @@ class _FakeRanks:
     def seal_checkpoint(self, folder: Path, *, sync: bool) -> list[Call]:
         return self._done(signal=seal_share(folder, rank=0, world_size=1, sync=sync))
 
+    def begin_checkpoint(self, folder: Path) -> list[Call]:
+        self._begun = folder
+        return self.save_checkpoint(folder)
+
+    def written_checkpoint(self, *, wait_s: float) -> list[Call]:
+        return self.seal_checkpoint(self._begun, sync=True)
+
     def _done(self, signal: Any = None, payload: Any = None) -> list[Call]:
         return [done(self.role, 0, signal=signal, payload=payload)]
 

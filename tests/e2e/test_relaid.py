@@ -26,6 +26,11 @@ PATIENCE_S = 600
     [
         (TWO, ONE, "saved by 2 ranks at zero_stage=2, resumed on 1 rank at zero_stage=1"),
         (ONE, TWO, "saved by 1 rank at zero_stage=1, resumed on 2 ranks at zero_stage=2"),
+        (
+            (*TWO, "checkpoint.background=true"),
+            ONE,
+            "saved by 2 ranks at zero_stage=2, resumed on 1 rank at zero_stage=1",
+        ),
     ],
 )
 def test_a_run_goes_on_with_other_ranks(make_run, before, after, words):

@@ -19,20 +19,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_ray.batching.balance import balance
 from rlhf_ray.calls import Call, CallWaiter
-from rlhf_ray.checkpoint_files.manifest import FileSeal, seal_share
 from rlhf_ray.cluster.resource_plan import ResourcePlan, Resources
 from rlhf_ray.cluster.runtime.process import ActorProcess
-from rlhf_ray.disk_space import full_disk_said
 
 if TYPE_CHECKING:
     from rlhf_ray.cluster.runtime.supervisor import Member
     from rlhf_ray.config.groups.training import RoleConfig
-    from rlhf_ray.publish.base import LearnerPart
     from rlhf_ray.records import RolloutGroup
 
 # Host and port at which rank 0 of a role listens.
@@ -190,32 +186,6 @@ class RankActor(MeetingActor):
         self._worker.close()
 
 
-class CheckpointedActor(RankActor):
-    """One rank of a role that has a folder in every checkpoint."""
-
-    def save_checkpoint(self, folder: Path) -> None:
-        with full_disk_said(folder):
-            self._worker.save_checkpoint(folder)
-
-    def load_checkpoint(self, folder: Path) -> None:
-        self._worker.load_checkpoint(folder)
-
-    def seal_checkpoint(
-        self, folder: Path, rank: int, world_size: int, sync: bool
-    ) -> dict[str, FileSeal]:
-        return seal_share(folder, rank=rank, world_size=world_size, sync=sync)
-
-
-class TrainedActor(CheckpointedActor):
-    """One rank of a role with an optimizer."""
-
-    def offload_states(self, part: LearnerPart) -> None:
-        self._worker.offload_states(part)
-
-    def reload_states(self) -> None:
-        self._worker.reload_states()
-
-
 class RankGroup:
     """All ranks of a DeepSpeed role.
 
@@ -269,32 +239,3 @@ class RankGroup:
             call_of(member, method.options(num_returns=2).remote(*(groups[i] for i in share)))
             for (member, share), method in zip(shares, methods, strict=True)
         ]
-
-
-class CheckpointedGroup(RankGroup):
-    """All ranks of a role that has a folder in every checkpoint."""
-
-    def save_checkpoint(self, folder: Path) -> list[Call]:
-        return [call_of(m, m.handle.save_checkpoint.remote(folder)) for m in self._members]
-
-    def load_checkpoint(self, folder: Path) -> list[Call]:
-        return [call_of(m, m.handle.load_checkpoint.remote(folder)) for m in self._members]
-
-    def seal_checkpoint(self, folder: Path, *, sync: bool) -> list[Call]:
-        """Hash the files of a checkpoint, every rank its own; see `manifest.seal_share`."""
-        size = len(self._members)
-        return [
-            call_of(m, m.handle.seal_checkpoint.remote(folder, rank, size, sync))
-            for rank, m in enumerate(self._members)
-        ]
-
-
-class TrainedGroup(CheckpointedGroup):
-    """All ranks of a role with an optimizer."""
-
-    def offload_states(self, part: LearnerPart) -> list[Call]:
-        """Move a part to host memory; `WEIGHTS` after `STATES`."""
-        return [call_of(m, m.handle.offload_states.remote(part)) for m in self._members]
-
-    def reload_states(self) -> list[Call]:
-        return [call_of(m, m.handle.reload_states.remote()) for m in self._members]

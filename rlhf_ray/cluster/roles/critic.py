@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 from rlhf_ray.calls import Call
 from rlhf_ray.cluster.roles.base import (
     Role,
-    TrainedActor,
-    TrainedGroup,
     call_of,
     rank_resources,
     start_ranks,
 )
+from rlhf_ray.cluster.roles.checkpointed import TrainedActor, TrainedGroup
 
 if TYPE_CHECKING:
     from rlhf_ray.config.groups.algorithm import AlgorithmConfig

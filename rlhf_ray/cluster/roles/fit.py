@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 from rlhf_ray.calls import Call
 from rlhf_ray.cluster.roles.base import (
     Role,
-    TrainedActor,
-    TrainedGroup,
     call_of,
     rank_resources,
     start_ranks,
 )
+from rlhf_ray.cluster.roles.checkpointed import TrainedActor, TrainedGroup
 from rlhf_ray.disk_space import full_disk_said
 
 if TYPE_CHECKING:

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf_ray.calls import Call
 from rlhf_ray.cluster.roles.base import (
-    CheckpointedActor,
-    CheckpointedGroup,
     Role,
     call_of,
     rank_resources,
     start_ranks,
 )
+from rlhf_ray.cluster.roles.checkpointed import CheckpointedActor, CheckpointedGroup
 
 if TYPE_CHECKING:
     from rlhf_ray.config.groups.model import ModelConfig

@@ -52,3 +52,10 @@ class ModelConfig:
     trust_remote_code: bool = setting(
         False, "Run Python code from the model's repository. Only for repositories that you trust."
     )
+    max_file_bytes: int = setting(
+        5_000_000_000,
+        "Largest file of weights of a model that a run writes. A model of several files is written "
+        "by all ranks at the same time; a single tensor is never cut.",
+        unit="bytes",
+        minimum=1024,
+    )

@@ -97,11 +97,22 @@ class CheckpointConfig:
         0, "Steps between two checkpoints; 0 writes only the final model.", unit="steps", minimum=0
     )
     keep_last: int = setting(2, "Committed checkpoints to keep.", minimum=1)
+    background: bool = setting(
+        False,
+        "Train on while a checkpoint is written: every rank copies its share of the states to host "
+        "memory (12 bytes a weight, divided by the ranks) and a thread writes it. "
+        "deadlines.checkpoint_s covers the writing.",
+    )
     accept_changes: list[str] = setting(
         [],
         "Keys and groups that decide what is optimised and may differ from those of the checkpoint "
         "that a run goes on from: [algorithm.kl_coefficient,reward].",
     )
+
+    @property
+    def num_kept(self) -> int:
+        """Checkpoints that a run may go on from, with the one that is written meanwhile."""
+        return self.keep_last + self.background
 
 
 @dataclass

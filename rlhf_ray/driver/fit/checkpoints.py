@@ -53,6 +53,7 @@ class FitCheckpoints:
         Raises:
             RunFailed: a worker failed or was late.
         """
+        self._checkpoints.poll()
         if not self._checkpoints.is_due(state.step):
             return
         self._checkpoints.save(
@@ -60,6 +61,14 @@ class FitCheckpoints:
             {"improvement": state.improvement.state_dict(), "steps": self._steps.state_dict()},
         )
         self._models.pin(state.improvement.best_step)
+
+    def finish(self) -> None:
+        """Wait for a checkpoint that is still being written.
+
+        Raises:
+            RunFailed: a worker failed or was late.
+        """
+        self._checkpoints.finish()
 
     def load(self, folder: Path) -> FitState:
         """Put ranks, rows and models where the checkpoint left them.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import save_torch_state_dict
 from transformers.core_model_loading import revert_weight_conversion
+from transformers.dynamic_module_utils import custom_object_save
 
 from rlhf_ray.config.errors import RunFailed
 from rlhf_ray.models.quiet import without_progress_bars
@@ -47,6 +48,22 @@ def _write_parts(model: Any, folder: Path, state: dict[str, Tensor]) -> None:
     with noted(folder, "the names of the weights as in the hub's files"):
         named = revert_weight_conversion(model, dict(state))
     save_torch_state_dict(named, folder)
+    _write_settings(model, folder)
+
+
+def write_around(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Write what a folder has next to weights that are written elsewhere; see `write_folder`."""
+    model.config.dtype = str(model.dtype).removeprefix("torch.")
+    with without_progress_bars():
+        if model.is_remote_code():
+            with noted(folder, "the code of the model"):
+                custom_object_save(model, folder, config=model.config)
+        _write_settings(model, folder)
+        with noted(folder, "the tokenizer"):
+            tokenizer.save_pretrained(folder)
+
+
+def _write_settings(model: Any, folder: Path) -> None:
     model.config.architectures = [type(model).__name__]
     with noted(folder, "config.json"):
         model.config.save_pretrained(folder)

@@ -194,6 +194,7 @@ def _learn(run: _Run) -> int | None:
             ),
         )
         fit(loop, state)
+        saver.finish()
     progress.phase("save")
     models.finish(state.improvement.best_step, run.output / "model")
     split_off_adapter(run.output)
@@ -260,7 +261,7 @@ def _models(run: _Run) -> BestModels | LastModel:
             add_ends(folder, run.end_token_ids)
 
     if run.inputs.fit.keep_best:
-        return BestModels(run.output, save, num_checkpoints=run.inputs.checkpoint.keep_last)
+        return BestModels(run.output, save, num_checkpoints=run.inputs.checkpoint.num_kept)
     return LastModel(save)
 
 
@@ -274,5 +275,6 @@ def _saver(run: _Run, models: BestModels | LastModel) -> FitCheckpoints:
         timeout_s=run.inputs.deadlines.checkpoint_s,
         identity=run.inputs.kept_settings.identity,
         settings=run.inputs.kept_settings.in_checkpoint(),
+        in_background=checkpoint.background,
     )
     return FitCheckpoints(checkpoints, steps=run.steps, models=models)

@@ -93,7 +93,7 @@ def _best(
         if settings.is_colocated:
             publisher.publish_again()
 
-    models = BestModels(output, save, num_checkpoints=settings.checkpoint.keep_last)
+    models = BestModels(output, save, num_checkpoints=settings.checkpoint.num_kept)
     return BestPolicy(
         output,
         models,

@@ -155,6 +155,7 @@ def make_checkpoints(
         timeout_s=settings.deadlines.checkpoint_s,
         identity=inputs.kept_settings.identity,
         settings=inputs.kept_settings.in_checkpoint(),
+        in_background=settings.checkpoint.background,
     )
     return RunCheckpoints(checkpoints, texts=inputs.texts, evaluator=evaluator)
 

@@ -133,6 +133,7 @@ def _train(inputs: RlInputs, system: System, progress: Progress, startup: Startu
             checkpoints=saver,
         )
         train(loop, state, num_steps=settings.num_steps)
+        saver.finish()
         rollouts.flush()
 
     progress.phase("save")

@@ -81,7 +81,7 @@ def disk_need(config: Config) -> DiskNeed | None:
         return None
     kept, is_certain = _num_kept(config)
     training = config.training
-    best = 1 + config.checkpoint.keep_last if _keeps_best(config) else 0
+    best = 1 + config.checkpoint.num_kept if _keeps_best(config) else 0
     return DiskNeed(
         shares=tuple(_shares(config, weights)) if config.checkpoint.every_steps else (),
         kept=kept,
@@ -104,6 +104,8 @@ def disk_lines(config: Config) -> list[str]:
             f"Checkpoint: {size_in_words(need.checkpoint)} ({parts}); at most {need.kept} at a "
             f"time, the one that is written included"
         )
+        if config.checkpoint.background:
+            lines.append(f"Host memory for a copy of it, while it is written: {parts}")
     lines.append(f"Model: {size_in_words(need.model)}, at most {need.models} at a time")
     place = Path(config.output_dir)
     fits = free_bytes(place) + _present(place) >= need.most

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,11 +33,11 @@ def read_facts(folder: Path, *, world_size: int, zero_stage: int, dtype: str) ->
     return facts
 
 
-def write_random_states(folder: Path, rank: int) -> None:
-    """Write the states of all random generators of this rank's process."""
+def random_states() -> dict[str, Any]:
+    """The states of all random generators of this rank's process."""
     version, numbers, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state()
-    states = {
+    return {
         "python": [version, list(numbers), gauss],
         "numpy": [
             str(name),
@@ -48,6 +49,10 @@ def write_random_states(folder: Path, rank: int) -> None:
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
+
+
+def write_random_states(folder: Path, rank: int, states: dict[str, Any]) -> None:
+    """Write the result of `random_states`."""
     torch.save(states, _random_file(folder, rank))
 
 

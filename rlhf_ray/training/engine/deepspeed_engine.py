@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,12 +149,20 @@ class TrainEngine:
         """Gather parameters on every rank for a `with` block that all ranks enter together."""
         return _gathered(tensors)
 
-    def save(self, folder: Path) -> None:
-        """Write weights and optimizer states; all ranks call it with the same folder."""
-        write_parts(folder, _PREFIX, rank(), (own_share(part) for part in self._parts()))
+    def snapshot(self, *, copies: bool) -> Callable[[Path], None]:
+        """A function that writes this rank's share of weights and optimizer states to a folder.
+
+        Args:
+            copies: copy them to host memory now, so that training may go on meanwhile.
+        """
+        parts = [own_share(part) for part in self._parts()]
+        if copies:
+            parts = [part.copied() for part in parts]
+        own = rank()
+        return lambda folder: write_parts(folder, _PREFIX, own, parts)
 
     def load(self, folder: Path, facts: CheckpointFacts) -> None:
-        """Read the files of `save`, of any number of ranks and any ZeRO stage.
+        """Read the files of `snapshot`, of any number of ranks and any ZeRO stage.
 
         Raises:
             ValueError: the files are damaged, incomplete, or of a model with other weights.

@@ -54,6 +54,11 @@ class StatePart:
         values = {kind: value.narrow(0, start, length) for kind, value in self.values.items()}
         return replace(self, start=self.start + start, values=values)
 
+    def copied(self) -> StatePart:
+        """The part in host memory, where later steps do not change it."""
+        values = {kind: value.detach().to("cpu", copy=True) for kind, value in self.values.items()}
+        return replace(self, values=values)
+
 
 def parts_of(module: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[StatePart]:
     """All parts that this rank holds: trained weights in float32 with their moments, and the rest.

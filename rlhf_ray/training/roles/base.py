@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypedDict
 
@@ -13,6 +14,7 @@ from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.config.groups.training import TrainingConfig
 from rlhf_ray.publish.base import LearnerPart
 from rlhf_ray.training.engine.checkpoint import (
+    random_states,
     read_facts,
     read_random_states,
     write_random_states,
@@ -108,20 +110,38 @@ class TrainedRole(ABC):
         The folder is complete when all ranks have returned. Ranks on several nodes need a shared
         folder.
         """
-        folder.mkdir(parents=True, exist_ok=True)
-        self._engine.save(folder)
-        write_random_states(folder, rank())
-        if rank() == 0:
-            facts = CheckpointFacts(
-                world_size=world_size(),
-                zero_stage=self._settings.zero_stage,
-                dtype=self._settings.dtype,
-                optimizer_step=self._engine.optimizer_step,
-                format=SLICES,
-                sequence_parallel_size=self._settings.sequence_parallel_size,
-            )
-            write_facts(folder, facts)
+        self.snapshot(copies=False)(folder)
         torch.distributed.barrier()
+
+    def snapshot(self, *, copies: bool = True) -> Callable[[Path], None]:
+        """A function that writes the state of this moment to a folder, this rank's share.
+
+        It takes part in no collective operation: a thread may call it while the role goes on.
+
+        Args:
+            copies: copy the state to host memory now. False reads it when the function is called,
+                for a role that waits until it is written.
+        """
+        write_states = self._engine.snapshot(copies=copies)
+        states = random_states()
+        facts = CheckpointFacts(
+            world_size=world_size(),
+            zero_stage=self._settings.zero_stage,
+            dtype=self._settings.dtype,
+            optimizer_step=self._engine.optimizer_step,
+            format=SLICES,
+            sequence_parallel_size=self._settings.sequence_parallel_size,
+        )
+        own = rank()
+
+        def write(folder: Path) -> None:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_states(folder)
+            write_random_states(folder, own, states)
+            if own == 0:
+                write_facts(folder, facts)
+
+        return write
 
     def load_checkpoint(self, folder: Path) -> None:
         """Resume from a folder of `save_checkpoint`; all ranks call it.

@@ -81,10 +81,20 @@ class LanguageModelRole(TrainedRole):
 
         An adapter is merged into the model, and also written separately, to a folder inside.
         """
-        weights.save_model(self._engine, self._model, self._tokenizer, folder)
+        self._write_model(self.named_weights(), folder)
         if self._adapter is not None:
             path = self._model_settings.path
             write_adapter(self._engine, self._adapter, folder / ADAPTER, base=path)
+
+    def _write_model(self, named: Iterator[tuple[str, Tensor]], folder: Path) -> None:
+        weights.write_model(
+            named,
+            weights.weight_specs(self._model),
+            self._model,
+            self._tokenizer,
+            folder,
+            max_file_bytes=self._model_settings.max_file_bytes,
+        )
 
     def _forward(
         self,

@@ -154,7 +154,7 @@ class Learner(LanguageModelRole):
 
     def save_average(self, folder: Path) -> None:
         """Write the policy's EMA as `save_model` writes the policy (`training.ema_decay`)."""
-        weights.write_model(self.average_weights(), self._model, self._tokenizer, folder)
+        self._write_model(self.average_weights(), folder)
 
     def _predict(self, batch: MicroBatch, coefficients: Coefficients) -> Predicted:
         """Log-probabilities and entropies of a micro-batch for the loss, with gradient."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from rlhf_ray.batching.layout import MicroBatch
@@ -26,7 +27,7 @@ from rlhf_ray.training.weights.ema_reference import (
     EmaReference,
     Shapes,
     load_ema_reference,
-    save_ema_reference,
+    snapshot_ema_reference,
 )
 
 
@@ -123,7 +124,12 @@ class Reference(FrozenRole):
 
     def save_checkpoint(self, folder: Path) -> None:
         """Write the current weights; all ranks call it."""
-        save_ema_reference(folder, self._weights, self._settings)
+        self.snapshot(copies=False)(folder)
+        torch.distributed.barrier()
+
+    def snapshot(self, *, copies: bool = True) -> Callable[[Path], None]:
+        """See `TrainedRole.snapshot`."""
+        return snapshot_ema_reference(self._weights, self._settings, copies=copies)
 
     def load_checkpoint(self, folder: Path) -> None:
         """Resume from a folder of `save_checkpoint`, of any number of ranks; all ranks call it.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
@@ -120,7 +120,16 @@ class RewardModelTrainer(ScalarRole):
 
     def save_model(self, folder: Path) -> None:
         """Write a sequence classifier, tokenizer and normalisation; all ranks together."""
-        weights.write_model(self.named_weights(), self._classifier, self._tokenizer, folder)
+        names = classifier_names(self._classifier)
+        specs = weights.weight_specs(self._model)
+        weights.write_model(
+            self.named_weights(),
+            [(names(name), dtype, shape) for name, dtype, shape in specs],
+            self._classifier,
+            self._tokenizer,
+            folder,
+            max_file_bytes=self._model_settings.max_file_bytes,
+        )
         if self._adapter is not None:
             self._write_adapter(self._adapter, folder / ADAPTER)
         moments = self._moments()
@@ -129,12 +138,18 @@ class RewardModelTrainer(ScalarRole):
                 write_normalization(folder, normalization_of(moments))
         torch.distributed.barrier()
 
-    def save_checkpoint(self, folder: Path) -> None:
-        """See `TrainedRole.save_checkpoint`; includes the answers of the normalisation."""
-        super().save_checkpoint(folder)
+    def snapshot(self, *, copies: bool = True) -> Callable[[Path], None]:
+        """See `TrainedRole.snapshot`; includes the answers of the normalisation."""
+        write_role = super().snapshot(copies=copies)
+        # Samples are not changed after their step, so that there is nothing to copy.
         steps = [[_fields(samples) for samples in step] for step in self._latest]
-        torch.save(steps, folder / _latest_name(rank()))
-        torch.distributed.barrier()
+        name = _latest_name(rank())
+
+        def write(folder: Path) -> None:
+            write_role(folder)
+            torch.save(steps, folder / name)
+
+        return write
 
     def load_checkpoint(self, folder: Path) -> None:
         super().load_checkpoint(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -196,27 +197,36 @@ def _listed(words: str, names: list[str]) -> str:
     return f"{words} {', '.join(names[:_MAX_NAMES])}{more}"
 
 
-def save_ema_reference(folder: Path, weights: EmaReference, role: RoleConfig) -> None:
-    """Write the EMA, so that a resumed run continues exactly.
+def snapshot_ema_reference(
+    weights: EmaReference, role: RoleConfig, *, copies: bool
+) -> Callable[[Path], None]:
+    """A function that writes this rank's share of the EMA to a folder; see `TrainedRole.snapshot`.
 
-    All ranks call it, each writes its share; the folder is complete when all have returned.
+    A resumed run continues exactly.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    write_parts(folder, _PREFIX, rank(), (own_share(part) for part in weights.parts()))
-    if rank() == 0:
-        facts = CheckpointFacts(
-            world_size=world_size(),
-            zero_stage=role.zero_stage,
-            dtype=role.dtype,
-            optimizer_step=0,
-            format=SLICES,
-        )
-        write_facts(folder, facts)
-    torch.distributed.barrier()
+    parts = [own_share(part) for part in weights.parts()]
+    if copies:
+        parts = [part.copied() for part in parts]
+    own = rank()
+    facts = CheckpointFacts(
+        world_size=world_size(),
+        zero_stage=role.zero_stage,
+        dtype=role.dtype,
+        optimizer_step=0,
+        format=SLICES,
+    )
+
+    def write(folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_parts(folder, _PREFIX, own, parts)
+        if own == 0:
+            write_facts(folder, facts)
+
+    return write
 
 
 def load_ema_reference(folder: Path, weights: EmaReference, role: RoleConfig) -> None:
-    """Read the files of `save_ema_reference`, of any number of ranks; all ranks call it.
+    """Read the files of `snapshot_ema_reference`, of any number of ranks; all ranks call it.
 
     Raises:
         ValueError: they are incomplete, of another dtype, or of a model with other weights.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rlhf_ray.models.saving.write import write_folder
+from rlhf_ray.models.saving.weight_files import plan_files, write_files, write_index
+from rlhf_ray.models.saving.write import write_around, write_folder
 from rlhf_ray.publish.plan import WeightSpec
 from rlhf_ray.training.engine.deepspeed_engine import TrainEngine
-from rlhf_ray.training.engine.ranks import rank
+from rlhf_ray.training.engine.ranks import rank, world_size
 from rlhf_ray.training.engine.shards import distinct_tensors, num_elements, whole_shape
 from rlhf_ray.training.weights.lora import BASE, is_factor, lora_layers, merged
 
@@ -64,18 +65,54 @@ def named_weights(engine: TrainEngine, model: nn.Module) -> Iterator[tuple[str, 
                 yield weight.name, value
 
 
-def save_model(engine: TrainEngine, model: Any, tokenizer: Any, folder: Path) -> None:
-    """Write safetensors, configuration and tokenizer; rank 0 writes, all ranks call it."""
-    write_model(named_weights(engine, model), model, tokenizer, folder)
-
-
 def write_model(
+    named: Iterable[tuple[str, Tensor]],
+    specs: Sequence[WeightSpec],
+    model: Any,
+    tokenizer: Any,
+    folder: Path,
+    *,
+    max_file_bytes: int,
+) -> None:
+    """Write safetensors, configuration and tokenizer; all ranks call it.
+
+    All ranks write the files of a large model; rank 0 alone writes a model of one file.
+
+    Args:
+        named: names and whole tensors, which all ranks run to the end.
+        specs: of the same tensors, in the same order.
+
+    Raises:
+        OSError: the weights could not be written; on all ranks.
+    """
+    plan = plan_files(model, specs, max_file_bytes=max_file_bytes)
+    if plan is None:
+        _write_whole(named, model, tokenizer, folder)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    failure: Exception | None = None
+    try:
+        write_files(named, plan, model, folder, rank=rank(), world_size=world_size())
+    except Exception as error:  # noqa: BLE001 - the other ranks must hear of it, and raise too
+        failure = error
+    failures: list[str | None] = [None] * world_size()
+    torch.distributed.all_gather_object(failures, None if failure is None else str(failure))
+    if failure is not None:
+        raise failure
+    if lost := [number for number, words in enumerate(failures) if words is not None]:
+        raise OSError(f"rank {lost[0]} could not write its files: {failures[lost[0]]}")
+    if rank() == 0:
+        write_index(plan, folder)
+        write_around(model, tokenizer, folder)
+    torch.distributed.barrier()
+
+
+def _write_whole(
     named: Iterable[tuple[str, Tensor]], model: Any, tokenizer: Any, folder: Path
 ) -> None:
-    """Like `save_model`, with the weights from an iterator that all ranks run to its end."""
     state = {}
     # Every rank iterates, because each step may be a collective operation. Only rank 0 copies:
-    # eight copies of a large model would not fit in the memory of a node.
+    # eight copies of a model would be too much for a node.
     for name, tensor in named:
         if rank() == 0:
             state[name] = tensor.to("cpu", copy=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlhf_ray.checkpoint_files.background import BackgroundWrite
 from rlhf_ray.config.groups.lora import LoraConfig
 from rlhf_ray.training.roles.reference import Reference
 from rlhf_ray.training.weights.ema_policy import EmaEngine
@@ -115,6 +117,35 @@ def resume_earlier(here: Rank, *, name: str, **settings: Any) -> dict[str, Any]:
     return result
 
 
+def resume_from_snapshot(here: Rank, *, name: str, **settings: Any) -> dict[str, Any]:
+    """Three steps; a thread writes the state after the first while the others are taken."""
+    folder = here.folder / f"snapshot_{name}_{here.world_size}"
+    with here.learner(**settings) as learner:
+        here.update(learner)
+        write, may_write = learner.snapshot(), threading.Event()
+
+        def write_later() -> str:
+            assert may_write.wait(60.0)
+            write(folder)
+            return "written"
+
+        writing = BackgroundWrite(write_later)
+        straight = [here.update(learner)]
+        may_write.set()
+        straight.append(here.update(learner))
+        assert writing.result(wait_s=60.0) == "written"
+        torch.distributed.barrier()
+        straight_weights = weights_of(learner)
+    with here.learner(**settings) as learner:
+        learner.load_checkpoint(folder)
+        return {
+            "straight": straight,
+            "resumed": [here.update(learner) for _ in range(2)],
+            "straight_weights": straight_weights,
+            "resumed_weights": weights_of(learner),
+        }
+
+
 def _refusals(role: Any, folder: Path) -> dict[str, Any]:
     """The messages of a role whose checkpoint has one file that runs code, file by file."""
     if not folder.exists():
@@ -197,6 +228,16 @@ RESTORED: dict[int, dict[str, Callable[[Rank], Any]]] = {
                 resume, name=f"restored_lora_{stage}", lora=LORA, zero_stage=stage
             )
             for stage in (0, 2, 3)
+        },
+        **{
+            f"snapshot_zero_{stage}_{dtype}": partial(
+                resume_from_snapshot,
+                name=f"{stage}_{dtype}",
+                zero_stage=stage,
+                dtype=dtype,
+                ema_decay=0.9,
+            )
+            for stage, dtype in ((0, "float32"), (1, "bfloat16"), (2, "float32"), (3, "bfloat16"))
         },
         **{
             f"earlier_zero_{stage}": partial(

@@ -86,6 +86,16 @@ class Rank:
             self._group_size = 1
             self.experience = self._own_experience()
 
+    @contextmanager
+    def in_files_of(self, num_bytes: int) -> Iterator[None]:
+        """Write models in files of this size for a block."""
+        before = self.model
+        self.model = replace(before, max_file_bytes=num_bytes)
+        try:
+            yield
+        finally:
+            self.model = before
+
     def _role_settings(self, settings: dict[str, Any]) -> dict[str, Any]:
         common = {
             "dtype": "float32",

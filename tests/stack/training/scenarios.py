@@ -240,6 +240,16 @@ def saved_model(here: Rank, *, name: str, **settings: Any) -> dict[str, Any]:
         return {"weights": weights_of(learner)}
 
 
+def saved_in_files(here: Rank, *, name: str, **settings: Any) -> dict[str, Any]:
+    """A model that is larger than a file, and its EMA."""
+    with here.in_files_of(10_000), here.learner(ema_decay=0.5, **settings) as learner:
+        here.update(learner)
+        learner.save_model(here.folder / f"saved_{name}")
+        learner.save_average(here.folder / f"saved_{name}_ema")
+        average = {key: tensor.clone() for key, tensor in learner.average_weights()}
+        return {"weights": weights_of(learner), "average": average}
+
+
 def scores(here: Rank, make: Callable[..., Any], **settings: Any) -> dict[str, Any]:
     """Rank 0 has three groups, another rank one or none."""
     mine = [(0, 1), (1, 3), (3, 5)] if here.share == 0 else [(4, 5)]

@@ -30,6 +30,7 @@ from tests.stack.training.scenarios import (
     refused_checkpoints,
     resume,
     rows_of_a_batch,
+    saved_in_files,
     saved_model,
     scored_first,
     scores,
@@ -97,6 +98,7 @@ SCENARIOS: dict[int, dict[str, Scenario]] = {
         "scores": lambda r: scores(r, r.learner),
         "other_reference": lambda r: scores(r, r.reference, path=str(r.folder / "other_policy")),
         "saved_model": lambda r: saved_model(r, name="zero_0"),
+        "saved_in_files": lambda r: saved_in_files(r, name="files_one"),
         "not_finite": not_finite,
         "nothing_to_learn": nothing_to_learn,
         "bfloat16_zero_0": lambda r: two_steps(r, dtype="bfloat16"),
@@ -137,6 +139,12 @@ SCENARIOS: dict[int, dict[str, Scenario]] = {
         },
         "resume_bfloat16_zero_0": lambda r: resume(r, name="bfloat16", dtype="bfloat16"),
         "critic_resume_zero_2": lambda r: critic_resume(r, zero_stage=2),
+        **{
+            f"saved_in_files_zero_{s}": lambda r, s=s: saved_in_files(
+                r, name=f"files_{s}", zero_stage=s, dtype="bfloat16"
+            )
+            for s in (2, 3)
+        },
         "saved_model_zero_3": lambda r: saved_model(r, name="zero_3", zero_stage=3),
         "packed_learner_zero_3": lambda r: rows_of_a_batch(
             r, r.learner, layout="packed", zero_stage=3

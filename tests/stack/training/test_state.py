@@ -64,6 +64,24 @@ def test_a_saved_model_loads_in_transformers(seen: Seen, name):
     assert tokenizer.chat_template
 
 
+@pytest.mark.parametrize("name", ["files_one", "files_2", "files_3"])
+@pytest.mark.parametrize("what", ["weights", "average"])
+def test_a_model_in_several_files_loads_in_transformers(seen: Seen, name, what):
+    is_one = name == "files_one"
+    scenario = "saved_in_files" if is_one else f"saved_in_files_zero_{name[-1]}"
+    result = (seen.one if is_one else seen.two[0])[scenario]
+    folder = seen.folder / (f"saved_{name}" + ("_ema" if what == "average" else ""))
+    files = sorted(path.name for path in folder.glob("*.safetensors"))
+    assert len(files) > 3
+    assert files[0] == f"model-00001-of-{len(files):05d}.safetensors"
+    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").state_dict()
+    assert loaded.keys() - result[what].keys() == {"lm_head.weight"}
+    for key, value in result[what].items():
+        assert torch.equal(loaded[key], value), key
+        assert loaded[key].dtype == value.dtype
+    assert AutoTokenizer.from_pretrained(folder).chat_template
+
+
 def plain_scores(folder: Path, model: str) -> list[Tensor]:
     """Ground truth, sample by sample: log-probabilities on the mask, 0 elsewhere."""
     policy = AutoModelForCausalLM.from_pretrained(folder / model, dtype=torch.float64)

@@ -65,6 +65,11 @@ def test_every_rank_seals_what_it_wrote_and_all_together_everything(folder):
     assert sorted([*shares[0], *shares[1]]) == sorted(files_below(folder))
 
 
+def test_files_that_another_rank_has_only_begun_are_left_alone(folder):
+    (folder / ".tmp5fhG5O").write_text("half of a shard")
+    assert sorted(seal_share(folder, rank=0, world_size=2)) == sorted(NAMES[0])
+
+
 @pytest.mark.parametrize("world_size", [1, 3])
 def test_no_file_is_left_out_with_other_numbers_of_ranks(folder, world_size):
     shares = [seal_share(folder, rank=rank, world_size=world_size) for rank in range(world_size)]

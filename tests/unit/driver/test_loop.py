@@ -172,6 +172,8 @@ class Saved:
         self.steps: list[int] = []
         self.is_on = True
 
+    def poll(self) -> None: ...
+
     def is_due(self, step: int) -> bool:
         return self.is_on
 

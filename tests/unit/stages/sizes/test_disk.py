@@ -99,6 +99,12 @@ def test_the_plan_says_the_sizes_and_what_is_free(model):
     assert "mounted at" in last
 
 
+def test_the_plan_says_what_a_copy_in_host_memory_takes(model):
+    text = "\n".join(disk_lines(config_of(model, "checkpoint.background=true")))
+    assert "Host memory for a copy of it, while it is written: learner 13.6 GB on each of" in text
+    assert "Host memory" not in "\n".join(disk_lines(config_of(model)))
+
+
 def test_a_full_disk_is_said_in_the_plan_and_refuses_the_run(model, free):
     config = config_of(model)
     free(1000 * GB)
