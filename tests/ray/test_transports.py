@@ -278,7 +278,7 @@ def test_a_lost_receiver_ends_the_publish_by_name(folder: Path, how: int, kind: 
                 assert again.publisher.publish(3)["publish/probe_gap_max"] < 1e-4
 
 
-# 140 MB, and most tensors are buckets of their own: a publish takes a second or more.
+# 140 MB, and most tensors are buckets of their own: a publish takes some tenths of a second.
 LARGER = TinySizes(hidden=512, intermediate=1536, num_layers=12, num_heads=8)
 
 

@@ -157,3 +157,10 @@ class ReferenceConfig(RoleConfig):
     path: str | None = setting(
         None, "Weights of the reference; null takes the policy's starting weights.", is_path=True
     )
+    prompts_at_once: int = setting(
+        0,
+        "Prompts that are scored together as soon as their samples are there, while others are "
+        "still sampled; 0 waits for the batch. The last bits of log-probabilities depend on it.",
+        unit="prompts",
+        minimum=0,
+    )

@@ -50,6 +50,37 @@ def _resume_is_exact(config: Config) -> Iterator[str]:
             )
 
 
+def _early_scores(config: Config) -> Iterator[str]:
+    number, selection = config.reference.prompts_at_once, config.rollout_selection
+    if not number:
+        return
+    reasons = {
+        "algorithm.kl_coefficient": (
+            not config.starts_reference,
+            "no reference with ranks of its own is started",
+        ),
+        "rollout_selection.oversample": (
+            selection.oversample > 1,
+            "which groups make up a batch is known when it is complete",
+        ),
+        "rollout_selection.dynamic": (
+            selection.dynamic,
+            "which groups make up a batch is known when it is complete",
+        ),
+        "rollout_selection.replay_groups_per_step": (
+            selection.replay_groups_per_step > 0,
+            "groups of earlier batches are scored with those of this one",
+        ),
+        "algorithm.reference_every": (
+            config.algorithm.reference_every > 0 and config.max_staleness > 0,
+            "a batch of a later step would be scored by a reference of an earlier one",
+        ),
+    }
+    for key, (is_so, reason) in reasons.items():
+        if is_so:
+            yield f"reference.prompts_at_once={number}: {reason} ({key}); set it to 0"
+
+
 def _overlong_buffer(config: Config) -> Iterator[str]:
     buffer, longest = (
         config.rollout_selection.overlong_buffer_tokens,
@@ -216,6 +247,22 @@ def _ranks_have_texts(config: Config) -> Iterator[str]:
         )
 
 
+_EARLY_RULES: tuple[Rule, ...] = (
+    Rule(
+        about="`reference.prompts_at_once` above 0 needs a reference with ranks of its own and "
+        "batches whose groups are known when they are scored: no over-sampling, dynamic sampling "
+        "or replay, and with `max_staleness` above 0 a reference that stays.",
+        keys=(
+            "reference.prompts_at_once",
+            "rollout_selection.oversample",
+            "rollout_selection.dynamic",
+            "rollout_selection.replay_groups_per_step",
+            "algorithm.reference_every",
+            "max_staleness",
+        ),
+        problems=_early_scores,
+    ),
+)
 _WEIGHT = "algorithm.ptx_coefficient"
 
 
@@ -249,4 +296,4 @@ _TEXT_RULES: tuple[Rule, ...] = (
     ),
 )
 
-ROLLOUT_SELECTION_RULES: tuple[Rule, ...] = _CONTROL_RULES + _TEXT_RULES
+ROLLOUT_SELECTION_RULES: tuple[Rule, ...] = _CONTROL_RULES + _EARLY_RULES + _TEXT_RULES

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +49,7 @@ class InFlight:
     Args:
         greedy: sample indices of the greedy answers, which come after all others.
         timeout_s: deadline of a wait that is not for samples or scores.
+        on_scored: is told of every prompt as soon as it is scored, failed ones included.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class InFlight:
         samples_per_prompt: int,
         greedy: tuple[int, ...],
         timeout_s: float,
+        on_scored: Callable[[ScoredPrompt], None] | None = None,
     ) -> None:
         self._generators = generators
         self._rewards = rewards
@@ -67,6 +69,7 @@ class InFlight:
         self._samples_per_prompt = samples_per_prompt
         self._greedy = greedy
         self._timeout_s = timeout_s
+        self._on_scored = on_scored
         # The load of an engine is its number of samples, of a reward worker its number of groups.
         self._engine_load = Loads(len(generators.names))
         self._worker_load = Loads(len(rewards.names))
@@ -204,11 +207,12 @@ class InFlight:
             # Greedy answers come last in a group. They are a baseline and no rollouts, so the
             # summary that the driver works with must not count them.
             summary = signal.of_first(self._samples_per_prompt)
-            self._scored.append(
-                ScoredPrompt(
-                    batch=request.batch, prompt=request.prompt, group=call.payload, summary=summary
-                )
+            scored = ScoredPrompt(
+                batch=request.batch, prompt=request.prompt, group=call.payload, summary=summary
             )
+            self._scored.append(scored)
+            if self._on_scored is not None:
+                self._on_scored(scored)
 
     def _score_or_retry(
         self, request: _Request, group: Any, failures: Sequence[SampleFailure]

@@ -21,6 +21,7 @@ from rlhf_ray.config.groups.rollout_selection import RolloutSelectionConfig
 from rlhf_ray.driver.roles import GeneratorRole, PromptSource, RewardRole
 from rlhf_ray.driver.rollouts.batch import Batch
 from rlhf_ray.driver.rollouts.batch_builder import BatchBuilder, ScoredGroup, Selection
+from rlhf_ray.driver.rollouts.early_scores import NO_EARLY_SCORES, EarlyScores, NoEarlyScores
 from rlhf_ray.driver.rollouts.engine_metrics import engine_metrics
 from rlhf_ray.driver.rollouts.failure_budget import FailureBudget
 from rlhf_ray.driver.rollouts.in_flight import InFlight, ScoredPrompt
@@ -65,6 +66,7 @@ class RolloutPipeline:
         waiter: CallWaiter,
         failure_budget: FailureBudget,
         settings: PipelineSettings,
+        early: EarlyScores | NoEarlyScores = NO_EARLY_SCORES,
     ) -> None:
         self._queue = PromptQueue(
             prompts, max_cancellations=settings.rollout_selection.max_cancellations
@@ -76,9 +78,11 @@ class RolloutPipeline:
             samples_per_prompt=settings.samples_per_prompt,
             greedy=settings.greedy,
             timeout_s=settings.generate_timeout_s,
+            on_scored=self._score_early,
         )
         self._budget = failure_budget
         self._settings = settings
+        self._early = early
         self._replay = ReplayBuffer(
             settings.rollout_selection, reward_tolerance=settings.reward_tolerance
         )
@@ -121,7 +125,7 @@ class RolloutPipeline:
         return batch
 
     def score_sampled(self) -> None:
-        """Send to the rewards what has been sampled for later batches; wait for nothing.
+        """Send to rewards and reference what is there for later batches; wait for nothing.
 
         For the time in which the driver waits for the training of another batch.
 
@@ -159,7 +163,12 @@ class RolloutPipeline:
             reward_tolerance=settings.reward_tolerance,
             urgent=[p.stream_index for p in prompts if self._queue.is_urgent(p)],
         )
+        self._early.begin(index, prompts)
         self._in_flight.start(index, prompts)
+
+    def _score_early(self, scored: ScoredPrompt) -> None:
+        if not scored.summary.failures:
+            self._early.add(scored.batch, scored.prompt, scored.group, scored.summary)
 
     def _take_in(self, scored: ScoredPrompt) -> None:
         builder = self._batches[scored.batch]
@@ -167,6 +176,7 @@ class RolloutPipeline:
         if scored.summary.failures:
             (instead,) = self._queue.take(1)
             builder.drop(scored.prompt, scored.summary.failures, instead)
+            self._early.replace(scored.batch, scored.prompt, instead)
             self._in_flight.send(scored.batch, instead)
         else:
             builder.add(

@@ -17,6 +17,7 @@ from rlhf_ray.driver.checkpoint_folders import Checkpoints
 from rlhf_ray.driver.checkpoints import StepCheckpoints
 from rlhf_ray.driver.evaluation.evaluator import Evaluator
 from rlhf_ray.driver.roles import Checkpointed, TokenScorer
+from rlhf_ray.driver.rollouts.early_scores import NO_EARLY_SCORES, EarlyScores
 from rlhf_ray.driver.rollouts.failure_budget import FailureBudget
 from rlhf_ray.driver.rollouts.pipeline import RolloutPipeline
 from rlhf_ray.driver.run_checkpoints import RunCheckpoints
@@ -45,7 +46,16 @@ from rlhf_ray.stages.rl.transport import open_reference_transport
 from rlhf_ray.stages.trained_part import split_off_adapter
 
 
-def make_pipeline(settings: RlSettings, system: System, prompts: PromptSet) -> RolloutPipeline:
+def make_early_scores(settings: RlSettings, system: System) -> EarlyScores | None:
+    """The reference that scores pieces of a batch; None where it scores whole batches."""
+    if system.reference is None or not settings.reference_prompts_at_once:
+        return None
+    return EarlyScores(system.reference, prompts_at_once=settings.reference_prompts_at_once)
+
+
+def make_pipeline(
+    settings: RlSettings, system: System, prompts: PromptSet, early: EarlyScores | None
+) -> RolloutPipeline:
     """The rollout pipeline."""
     return RolloutPipeline(
         prompts=make_stream(settings, prompts),
@@ -54,6 +64,7 @@ def make_pipeline(settings: RlSettings, system: System, prompts: PromptSet) -> R
         waiter=system.supervisor,
         failure_budget=FailureBudget(settings.max_failure_rate),
         settings=settings.pipeline,
+        early=early or NO_EARLY_SCORES,
     )
 
 
@@ -108,11 +119,13 @@ def make_device_sharing(settings: RlSettings, system: System) -> DeviceSharing:
     )
 
 
-def make_token_scorers(settings: RlSettings, system: System) -> TokenScorers:
+def make_token_scorers(
+    settings: RlSettings, system: System, early: EarlyScores | None
+) -> TokenScorers:
     """Reference, values and old log-probabilities of a batch."""
     scores_old = settings.old_logprobs_from is OldLogprobsFrom.LEARNER_BEFORE_UPDATE
     return TokenScorers(
-        reference=reference_role(settings, system),
+        reference=early or reference_role(settings, system),
         critic=system.critic or NoTokenScores(),
         old=system.learner if scores_old else NoTokenScores(),
         untrained=system.learner,

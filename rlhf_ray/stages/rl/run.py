@@ -25,6 +25,7 @@ from rlhf_ray.stages.rl.inputs import RlInputs, check_request, read_inputs
 from rlhf_ray.stages.rl.parts import (
     make_checkpoints,
     make_device_sharing,
+    make_early_scores,
     make_pipeline,
     make_publisher,
     make_reference_updater,
@@ -85,7 +86,8 @@ def run(config: Config) -> int:
 
 def _train(inputs: RlInputs, system: System, progress: Progress, startup: StartupClock) -> None:
     settings = inputs.settings
-    pipeline = make_pipeline(settings, system, inputs.prompts)
+    early = make_early_scores(settings, system)
+    pipeline = make_pipeline(settings, system, inputs.prompts, early)
     transport = open_transport(settings, system)
     devices = make_device_sharing(settings, system)
     publisher = make_publisher(settings, system, transport, devices, inputs.probe)
@@ -117,7 +119,7 @@ def _train(inputs: RlInputs, system: System, progress: Progress, startup: Startu
         rollouts = make_rollout_files(settings, system)
         loop = Loop(
             pipeline=pipeline,
-            token_scorers=make_token_scorers(settings, system),
+            token_scorers=make_token_scorers(settings, system, early),
             trainer=make_trainer(settings, system, inputs.texts),
             publisher=publisher,
             reference_updater=reference_updater,

@@ -47,6 +47,7 @@ class RlSettings:
     ema_decay: float | None
     old_logprobs_from: OldLogprobsFrom
     reference_is_policy: bool
+    reference_prompts_at_once: int
     publishes_adapter: bool
     publish: PublishConfig
     probe_tolerance: float
@@ -95,6 +96,7 @@ def rl_settings(config: Config, *, end_token_ids: tuple[int, ...] = ()) -> RlSet
         ema_decay=config.training.ema_decay,
         old_logprobs_from=config.old_logprobs_from,
         reference_is_policy=config.reference_is_policy,
+        reference_prompts_at_once=config.reference.prompts_at_once,
         publishes_adapter=config.publishes_adapter,
         publish=config.publish,
         probe_tolerance=tolerance,

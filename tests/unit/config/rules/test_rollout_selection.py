@@ -7,7 +7,44 @@ from tests.unit.config.rules.cases import check_broken_values, check_rule, each
 
 MIXED = ["algorithm.ptx_coefficient=0.1", "texts.path=texts.jsonl"]
 
+EARLY = ["algorithm.kl_coefficient=0.1", "reference.prompts_at_once=2"]
+
 CASES = [
+    (
+        "early scores without a reference",
+        ["algorithm.kl_coefficient=0"],
+        ["reference.prompts_at_once=2"],
+        ["reference.prompts_at_once=2", "no reference with ranks of its own"],
+        ["reference.prompts_at_once=2", "algorithm.kl_coefficient=0.1"],
+    ),
+    (
+        "early scores and over-sampling",
+        EARLY,
+        ["rollout_selection.oversample=1.5"],
+        ["reference.prompts_at_once=2", "rollout_selection.oversample"],
+        ["rollout_selection.oversample=1.5", "reference.prompts_at_once=0"],
+    ),
+    (
+        "early scores and dynamic sampling",
+        EARLY,
+        ["rollout_selection.dynamic=true"],
+        ["reference.prompts_at_once=2", "rollout_selection.dynamic"],
+        ["rollout_selection.dynamic=true", "reference.prompts_at_once=0"],
+    ),
+    (
+        "early scores and replay",
+        EARLY,
+        ["rollout_selection.replay_groups_per_step=2"],
+        ["reference.prompts_at_once=2", "rollout_selection.replay_groups_per_step"],
+        ["rollout_selection.replay_groups_per_step=2", "reference.prompts_at_once=0"],
+    ),
+    (
+        "early scores of stale batches by a reference that moves",
+        EARLY,
+        ["algorithm.reference_every=2", "max_staleness=1"],
+        ["reference.prompts_at_once=2", "algorithm.reference_every"],
+        ["algorithm.reference_every=2", "max_staleness=0"],
+    ),
     (
         "dynamic sampling of groups of one",
         ["algorithm=ppo", "samples_per_prompt=1"],
