@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.agreement_work import NUM_STEPS, STAGES, make_model, overrides, write_rows
-from benchmarks.own_step import run
+from benchmarks.command import run
 from benchmarks.run import machine, run_to_end
 
 # Nats of SFT, and of the log-sigmoids of the other two.
@@ -65,7 +65,7 @@ def stage_losses(stage: str) -> tuple[list[float], list[float]]:
         folder = Path(name)
         model = make_model(stage, folder / "model")
         rows = write_rows(stage, folder / "rows.jsonl")
-        own = [step["train/loss"] for step in run(overrides(stage, model, rows))]
+        own = [step["train/loss"] for step in run(overrides(stage, model, rows)).steps]
         result, log = folder / "trl.json", folder / "trl.txt"
         with log.open("wb") as output:
             part = ("-m", f"{__package__}.agreement_trl", stage, str(model), str(result))

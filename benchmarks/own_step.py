@@ -8,15 +8,9 @@ parts take hardly any time, gives what the driver adds to its parts.
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-import tempfile
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+from benchmarks.command import run
 from benchmarks.work import arguments, overrides, write_result
 
 _PARTS = ("generate", "score", "reference", "update", "publish")
@@ -29,8 +23,8 @@ _TINY_WARM_UP_STEPS, _TINY_STEPS = 5, 15
 def main() -> None:
     model, repeats, result = arguments()
     num_steps, num_tiny = _WARM_UP_STEPS + repeats, _TINY_WARM_UP_STEPS + _TINY_STEPS
-    work = run([*overrides(model), f"num_steps={num_steps}"])[_WARM_UP_STEPS:]
-    tiny = run(["recipe=demo", f"num_steps={num_tiny}"])[_TINY_WARM_UP_STEPS:]
+    work = run([*overrides(model), f"num_steps={num_steps}"]).steps[_WARM_UP_STEPS:]
+    tiny = run(["recipe=demo", f"num_steps={num_tiny}"]).steps[_TINY_WARM_UP_STEPS:]
     measured = {
         "step_s": [step["time/step_s"] for step in work],
         "publish_s": [step["time/publish_s"] for step in work],
@@ -44,29 +38,6 @@ def main() -> None:
 def overhead(step: dict[str, Any]) -> float:
     """What a step takes beyond its parts."""
     return step["time/step_s"] - sum(step[f"time/{part}_s"] for part in _PARTS)
-
-
-def run(command: Sequence[str]) -> list[dict[str, Any]]:
-    """The metrics of every step of a run of the command, given what it is told.
-
-    Raises:
-        subprocess.CalledProcessError: it failed.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder) / "run"
-        # The run ends by itself: its own deadlines bound every wait.
-        subprocess.run(
-            [
-                *(sys.executable, "-m", "rlhf_ray.main", *command),
-                *(f"output_dir={output}", "observe.progress=off"),
-            ],
-            check=True,
-            # Ray runs its workers at niceness 15: beside anybody else on the machine they would
-            # come last, and the parts that they are compared with would not.
-            env={**os.environ, "RAY_worker_niceness": "0"},
-        )
-        lines = (output / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
 
 
 if __name__ == "__main__":

@@ -201,6 +201,10 @@ def check_all_transports(source: LearnerGroup, receivers: Sequence[Member], vers
                 metrics = opened.publisher.publish(version)
                 assert metrics["publish/probe_gap_max"] < 1e-4
             scored[kind] = opened.scores()
+            asked = GeneratorGroup(receivers).update_seconds()
+            for seconds in opened.waiter.results(asked, phase="publish", timeout_s=60.0):
+                assert list(seconds) == ["pause", "weights", "resume"]
+                assert all(0 < part < 120 for part in seconds.values())
     assert scored[OBJECT_STORE] == scored[COLLECTIVE] == scored[IPC]
     return version
 

@@ -181,6 +181,9 @@ class GeneratorActor(ActorProcess):
     async def close_channel(self) -> None:
         await self._engine.updates.close_channel()
 
+    async def update_seconds(self) -> dict[str, float]:
+        return self._engine.updates.seconds
+
     async def weight_version(self) -> int:
         return await self._engine.weight_version()
 
@@ -266,6 +269,10 @@ class GeneratorGroup:
 
     def close_channel(self) -> list[Call]:
         return [call_of(m, m.handle.close_channel.remote()) for m in self._members]
+
+    def update_seconds(self) -> list[Call]:
+        """Signal: seconds of the last update's parts; see `weights.updates.WeightUpdates`."""
+        return [call_of(m, m.handle.update_seconds.remote()) for m in self._members]
 
     def weight_version(self) -> list[Call]:
         return [call_of(m, m.handle.weight_version.remote()) for m in self._members]

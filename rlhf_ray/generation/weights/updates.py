@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -32,6 +33,11 @@ class WeightUpdates:
     Args:
         pause: lock that is held while the engine is paused.
         num_workers: worker processes of the engine.
+
+    Attributes:
+        seconds: of the parts of the last update. "pause": the engine stops, its cache is dropped
+            and layers are prepared; "weights": transfer and load, side by side; "resume": layers
+            are finished, requests go on.
     """
 
     def __init__(
@@ -51,14 +57,18 @@ class WeightUpdates:
         self._index = engine_index
         self._num_workers = num_workers
         self._ending: asyncio.Future[None] | None = None
+        self.seconds: dict[str, float] = {}
+        self._part_began = 0.0
 
     async def begin(self) -> None:
         """Pause the engine and prepare for new weights."""
         await self._pause.acquire()
+        self._part_began = time.monotonic()
         with self._failing():
             clears = not self._requests.keeps_cache
             await self._answer(self._llm.pause_generation(mode="keep", clear_cache=clears))
             await self._answer(self._sender.begin())
+        self._part_ends("pause")
 
     async def load(self, bucket: Any) -> None:
         """Take one bucket; its memory may be reused when this returns."""
@@ -67,12 +77,14 @@ class WeightUpdates:
 
     async def finish(self, version: int) -> None:
         """Use the new weights as `version`; resume the engine."""
+        self._part_ends("weights")
         with self._failing():
             await self._answer(self._sender.finish(version))
             self._requests.adapter = self._sender.adapter
             self._requests.refusal = None
             self._requests.num_updates += 1
             await self._answer(self._llm.resume_generation())
+        self._part_ends("resume")
         self._pause.release()
 
     async def open_channel(self, settings: ChannelSettings) -> str:
@@ -106,6 +118,10 @@ class WeightUpdates:
     async def close_channel(self) -> None:
         """Disconnect all workers."""
         await self._answer(self._llm.shutdown_weight_transfer_engine())
+
+    def _part_ends(self, part: str) -> None:
+        now = time.monotonic()
+        self.seconds[part], self._part_began = now - self._part_began, now
 
     @contextmanager
     def _failing(self) -> Iterator[None]:
