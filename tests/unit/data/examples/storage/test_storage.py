@@ -55,6 +55,7 @@ print(peaks[1] - peaks[0])
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     "kind", ["texts", pytest.param("demonstrations", marks=pytest.mark.nightly)]
 )
