@@ -107,9 +107,12 @@ class Watch:
         if not ends:
             return None
         process, end = (killed or ends)[0]
+        # Between two looks the loss of one may have ended another; nothing tells which was first.
+        others = "" if killed else ", ".join(str(other) for other, _ in ends[1:])
         return (
-            f"Ray's {process} on this node {end}, and no worker can run without it. If neither "
-            f"you nor the kernel (out of memory, see dmesg) killed it, see its log in {self._logs}"
+            f"Ray's {process} on this node {end}{others and f' (as is {others})'}, and no worker "
+            f"can run without it. If neither you nor the kernel (out of memory, see dmesg) killed "
+            f"it, see its log in {self._logs}"
         )
 
     def look_away(self) -> None:
