@@ -341,6 +341,17 @@ class TestSaid:
         data = DataConfig(path=str(path), answer_column="answer")
         assert only(load_prompts(data, tokenizer, seed=3)).answer == "12.50"
 
+    def test_the_digits_of_an_answer_are_those_of_the_file(self, load) -> None:
+        row = '{{"prompt": "a", "answer": {}, "id": 1.50, "score": {}}}'
+        chosen = {"answer_column": "answer", "id_column": "id"}
+        written, plain = (load([row.format("0.10", score)], **chosen) for score in ("2.50", "2.5"))
+        assert (only(written).answer, only(written).prompt_id) == ("0.10", "r1.50")
+        # How a number is written that only rewards read does not make other rows.
+        assert written.rows_fingerprint == plain.rows_fingerprint
+        assert written.fingerprint == plain.fingerprint
+        other = load([row.format("0.1", "2.5")], **chosen)
+        assert other.fingerprint != plain.fingerprint
+
     def test_missing_answers_of_csv(self, tmp_path, tokenizer) -> None:
         path = tmp_path / "rows.csv"
         path.write_text("prompt,answer\nIs it so?,None\n")
