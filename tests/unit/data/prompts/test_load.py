@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.data import DataConfig
 from rlhf_ray.data.prompts.load import PromptSet, Skipped, load_prompts
+from rlhf_ray.data.prompts.stream import PromptStream
 from rlhf_ray.data.rows import DataError
 from rlhf_ray.records import Prompt
 
@@ -324,6 +325,32 @@ class TestFingerprint:
         assert after.rows_fingerprint != before.rows_fingerprint
         reordered = load([dict(reversed(row.items()))], answer_column="answer")
         assert reordered.rows_fingerprint == before.rows_fingerprint
+
+
+def test_a_data_file_with_another_name_has_rows_of_another_task(tmp_path, tokenizer) -> None:
+    """Rewards, metrics and scales of rewards read the task, so the run is another one."""
+    (tmp_path / "sums.jsonl").write_text(json.dumps(GOOD))
+    (tmp_path / "linked.jsonl").symlink_to(tmp_path / "sums.jsonl")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/sums.jsonl").symlink_to(tmp_path / "sums.jsonl")
+    before, renamed, moved = (
+        PromptStream(
+            load_prompts(DataConfig(path=str(tmp_path / name)), tokenizer, seed=3),
+            seed=3,
+            shuffle=True,
+        )
+        for name in ("sums.jsonl", "linked.jsonl", "other/sums.jsonl")
+    )
+    state = before.state_dict()
+    moved.load_state_dict(state)
+    words = r"tasks was 'sums' and is 'linked'\. The tasks have other names: .*the old name"
+    with pytest.raises(DataError, match=words):
+        renamed.load_state_dict(state)
+    # A checkpoint of a release that did not keep the tasks.
+    del state["tasks"]
+    moved.load_state_dict(state)
+    with pytest.raises(DataError, match=r"fingerprint was"):
+        renamed.load_state_dict(state)
 
 
 class TestSaid:
