@@ -21,7 +21,7 @@ _OBEYED = frozenset({"Cc", "Cf", "Cs"})
 
 
 class NotWritten(Exception):  # noqa: N818 - it reads as a sentence where it is raised
-    """What a command prints cannot be written; the message says why."""
+    """The output of a command cannot be written; the message says why."""
 
 
 def report_failure(error: BaseException, folder: Path | None) -> None:
