@@ -40,7 +40,7 @@ if __name__ == "__main__":
 from rlhf_ray.cluster.runtime.address import check_ray_environment
 from rlhf_ray.config.compose import group_choices
 from rlhf_ray.config.errors import RequestError
-from rlhf_ray.config.load import load_config, note_of_recipe, read_config, to_yaml
+from rlhf_ray.config.load import load_config, note_of_recipe, notes_of_parts, read_config, to_yaml
 from rlhf_ray.config.run import Config
 from rlhf_ray.config.stages import RAY_STAGES
 from rlhf_ray.failure_report import NotWritten, printable, quiet_if_not_read, report_failure
@@ -107,6 +107,8 @@ def _carry_out(options: argparse.Namespace) -> int:
         return 0
     config = load_config(options.overrides)
     if note := note_of_recipe(options.overrides, config.stage.name):
+        print(f"rlhf_ray: {note}", file=sys.stderr)
+    for note in notes_of_parts(options.overrides, config):
         print(f"rlhf_ray: {note}", file=sys.stderr)
     return _run_stage(config)
 
