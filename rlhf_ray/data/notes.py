@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from rlhf_ray.data.rows import Row
+from rlhf_ray.data.scalars import number_text
 
 # Columns of every row that stage=prepare_data writes: they name the row and say nothing else.
 _NAMES_OF_ROWS = frozenset(("id", "task", "source"))
@@ -33,6 +34,20 @@ class RowNotes:
     def _lines(self) -> Iterator[str]:
         for note, count in self.counts.items():
             yield f"{note}: {count} rows (first: {self.first[note]})"
+
+
+def number_note(row: Row, column: str | None) -> tuple[str, ...]:
+    """The note on an answer of Arrow that is a fraction, so that its digits are not known.
+
+    Whole numbers are written alike everywhere, as far as floats hold them exactly.
+    """
+    value = row.cells.get(column) if column else None
+    if not isinstance(value, float) or number_text(value).lstrip("-").isdigit():
+        return ()
+    return (
+        f"column {column!r} is a number, and was perhaps written with other digits (0.10 is 0.1 "
+        f"here); store answers as text",
+    )
 
 
 class UnreadColumns:

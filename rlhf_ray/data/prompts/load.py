@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf_ray.config.groups.data import DataConfig
 from rlhf_ray.data.messages import RenderedPrompt, check_templates, render, uses_template
-from rlhf_ray.data.notes import RowNotes, unread_columns
+from rlhf_ray.data.notes import RowNotes, number_note, unread_columns
 from rlhf_ray.data.prompts.fingerprint import fingerprint, rows_fingerprint
 from rlhf_ray.data.prompts.order import stable_seed
 from rlhf_ray.data.rejects import INVALID, Rejects, Skipped, good_rows, skipped_lines
 from rlhf_ray.data.rendering.chat import RenderedChat
 from rlhf_ray.data.rendering.check import check_rendering
 from rlhf_ray.data.rows import BadCell, DataError, Row, check_columns, text_cell, unmapped_columns
-from rlhf_ray.data.sources.read import read_rows, source_name
+from rlhf_ray.data.sources.read import read_rows, source_format, source_name
 from rlhf_ray.data.tokens.encoding import encode, most_characters
 from rlhf_ray.data.tokens.fidelity import TokenTextCheck
 from rlhf_ray.data.tokens.plain_texts import PlainEncoder
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 TOO_LONG = "prompt too long"
 _TOKENISED_AT_ONCE = 1024
+# Sources that hold numbers, and not their digits.
+_OF_ARROW = ("parquet", "saved", "hub")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -212,6 +214,7 @@ def _rendered(
     specials: SpecialTextCheck,
 ) -> Iterator[_Rendered]:
     default_source = source_name(data)
+    of_arrow = data.answer_column if source_format(data) in _OF_ARROW else None
     for row in rows:
         try:
             identity = text_cell(row, data.id_column) if data.id_column else str(row.number)
@@ -223,7 +226,7 @@ def _rendered(
                 prompt=prompt,
                 answer=_answer(row, data.answer_column) if data.answer_column else None,
                 source=text_cell(row, data.source_column) if data.source_column else default_source,
-                notes=_checked(prompt, data, tokenizer),
+                notes=(*_checked(prompt, data, tokenizer), *number_note(row, of_arrow)),
             )
         except BadCell as error:
             rejects.bad_row(INVALID, row.where, str(error))

@@ -379,6 +379,17 @@ class TestSaid:
         other = load([row.format("0.1", "2.5")], **chosen)
         assert other.fingerprint != plain.fingerprint
 
+    def test_fractions_of_arrow_have_no_digits_and_are_counted(self, tmp_path, tokenizer) -> None:
+        path = tmp_path / "sums.parquet"
+        answers = [0.1, 7.0, -3.0, 2.5, 1e16]
+        table = pyarrow.table({"prompt": ["a", "b", "c", "d", "e"], "answer": answers})
+        pyarrow.parquet.write_table(table, path)
+        data = DataConfig(path=str(path), answer_column="answer")
+        said = load_prompts(data, tokenizer, seed=3).describe()
+        assert "(0.10 is 0.1 here); store answers as text: 3 rows (first: sums.parquet row 1)" in (
+            said
+        )
+
     def test_missing_answers_of_csv(self, tmp_path, tokenizer) -> None:
         path = tmp_path / "rows.csv"
         path.write_text("prompt,answer\nIs it so?,None\n")
