@@ -95,7 +95,7 @@ def _models(config: Config) -> dict[str, ModelFiles]:
             "reward.judge.model": (None if judge.model == POLICY else judge.model, True),
         }
     return {
-        key: ModelFiles(hashes=_hashes(key, path), is_read_on_resume=is_read)
+        key: ModelFiles(hashes=_hashes(key, path), are_weights_read=is_read)
         for key, (path, is_read) in found.items()
         if path
     }
