@@ -146,11 +146,12 @@ def _changes(saved: Mapping[str, Any], here: RunSettings) -> dict[str, str]:
 
 
 def _changed_code(saved: Mapping[str, Any], here: Mapping[str, str]) -> dict[str, str]:
-    # A module may have been found at another path; a release may have kept no hashes.
-    known = set(saved.values())
     changed = [path for path, digest in here.items() if digest != saved.get(path, digest)]
-    changed += [path for path, digest in here.items() if path not in saved and digest not in known]
-    if not changed or not saved:
+    # A module may have been found at another path, in the place of one that is gone.
+    if not set(saved) <= set(here):
+        known = set(saved.values())
+        changed += [path for path in here if path not in saved and here[path] not in known]
+    if not changed:
         return {}
     return {"reward.functions": f"reward.functions: the code in {', '.join(changed)} has changed"}
 

@@ -77,6 +77,15 @@ def test_the_code_of_a_reward_function(tmp_path):
     assert "the code in /a/reward.py has changed" in line
 
 
+def test_a_module_that_is_found_elsewhere(tmp_path):
+    saved = {"/v1/reward.py": "old", "/v1/other.py": "same"}
+    moved = replace(run_settings(), code={"/v2/reward.py": "old", "/v1/other.py": "same"})
+    assert compare(tmp_path, moved, code=saved) == []
+    other = replace(moved, code={"/v2/reward.py": "new", "/v1/other.py": "same"})
+    with pytest.raises(RequestError, match=r"the code in /v2/reward\.py has changed"):
+        compare(tmp_path, other, code=saved)
+
+
 def test_a_key_that_the_release_did_not_have_had_its_default(tmp_path):
     key = "algorithm.clip_ratio_low"
     here = run_settings(algorithm__clip_ratio_low=0.2)

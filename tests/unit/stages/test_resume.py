@@ -329,6 +329,16 @@ def test_a_changed_base_model(tmp_path, capsys, stage, more, is_refused):
     assert "model.path: other content of model.safetensors" in note
 
 
+def test_other_ends_of_a_replaced_base_are_refused(tmp_path, capsys):
+    """A checkpoint has the weights; the tokens that end a text are still those of the folder."""
+    run, models = Run("sft", tmp_path), Models(tmp_path)
+    change = f"model.path={models.make('base')}"
+    run.save(change)
+    (tmp_path / "base" / "generation_config.json").write_text('{"eos_token_id": [1, 5]}')
+    message = run.refused(capsys, change)
+    assert "model.path: other content of generation_config.json" in message
+
+
 def test_a_release_that_kept_no_hashes_of_models(tmp_path):
     run, models = Run("sft", tmp_path), Models(tmp_path)
     change = f"model.path={models.make('base')}"
