@@ -12,6 +12,7 @@ from typing import Any
 from rlhf_ray.config.earlier_release import earlier_key
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.objective_keys import is_accepted, is_objective
+from rlhf_ray.config.reward_entries import read_functions
 from rlhf_ray.config.schema import path_keys
 from rlhf_ray.models.fingerprint import is_of_weights
 
@@ -37,9 +38,12 @@ class ModelFiles:
         names = sorted({*before, *self.hashes})
         return [name for name in names if before.get(name) != self.hashes.get(name)]
 
-    def is_changed(self, before: Mapping[str, str]) -> bool:
-        """Whether a file that the run reads is another than before."""
-        return any(self.are_weights_read or not is_of_weights(n) for n in self.changed(before))
+    def is_same_to_run(self, before: Mapping[str, str] | None) -> bool:
+        """Whether all files that the run reads are known to be as before, wherever they lie."""
+        if not before or not self.hashes:
+            return False
+        changed = self.changed(before)
+        return not any(self.are_weights_read or not is_of_weights(name) for name in changed)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,7 +119,7 @@ def compare_settings(folder: Path, state: Mapping[str, Any], here: RunSettings) 
         for key, change in changes.items()
         if is_objective(key)
         and not is_accepted(key, here.accepted)
-        and not (key in changed_files and not here.models[key].is_changed(models[key]))
+        and not (key in here.models and here.models[key].is_same_to_run(models.get(key)))
     }
     if refused:
         raise RequestError(
@@ -178,8 +182,18 @@ def _changed_files(
 def _is_same(name: str, there: Any, here: Any) -> bool:
     if there == here or _plain(there) == _plain(here):
         return True
+    if name == "reward.functions":
+        return _functions(there) == _functions(here)
     is_path = name in {key.name for key in path_keys()}
     return is_path and isinstance(there, str) and isinstance(here, str) and _one_place(there, here)
+
+
+def _functions(entries: Any) -> Any:
+    """Entries of `reward.functions` in their full form; as they are where they cannot be read."""
+    try:
+        return read_functions(entries)
+    except (RequestError, TypeError):
+        return entries
 
 
 def _one_place(there: str, here: str) -> bool:

@@ -329,6 +329,17 @@ def test_a_changed_base_model(tmp_path, capsys, stage, more, is_refused):
     assert "model.path: other content of model.safetensors" in note
 
 
+def test_a_model_that_was_copied_elsewhere_is_the_same(tmp_path, capsys):
+    run, models = Run("rl", tmp_path), Models(tmp_path)
+    run.save(f"reference.path={models.make('scorer')}", "algorithm.kl_coefficient=0.1")
+    models.make("copy")
+    changes = (f"reference.path={tmp_path / 'copy'}", "algorithm.kl_coefficient=0.1")
+    (note,) = run.resume(*changes).notes
+    assert "reference.path: " in note
+    models.train("copy")
+    assert "reference.path: " in run.refused(capsys, *changes)
+
+
 def test_other_ends_of_a_replaced_base_are_refused(tmp_path, capsys):
     """A checkpoint has the weights; the tokens that end a text are still those of the folder."""
     run, models = Run("sft", tmp_path), Models(tmp_path)
