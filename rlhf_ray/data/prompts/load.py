@@ -15,7 +15,7 @@ from rlhf_ray.data.rejects import INVALID, Rejects, Skipped, good_rows, skipped_
 from rlhf_ray.data.rendering.chat import RenderedChat
 from rlhf_ray.data.rendering.check import check_rendering
 from rlhf_ray.data.rows import BadCell, DataError, Row, check_columns, text_cell, unmapped_columns
-from rlhf_ray.data.sources.read import read_rows, source_name
+from rlhf_ray.data.sources.read import read_rows, source_name, source_notes
 from rlhf_ray.data.tokens.encoding import encode, most_characters
 from rlhf_ray.data.tokens.fidelity import TokenTextCheck
 from rlhf_ray.data.tokens.plain_texts import PlainEncoder
@@ -125,7 +125,7 @@ def load_prompts(data: DataConfig, tokenizer: PreTrainedTokenizerBase, *, seed: 
         left_out_columns=tuple(sorted(left_out)),
         fingerprint=fingerprint(prompts),
         rows_fingerprint=rows_fingerprint(prompts),
-        notes=(*notes.lines(), *specials.lines(), *fidelity.lines(), *unread),
+        notes=(*source_notes(data), *notes.lines(), *specials.lines(), *fidelity.lines(), *unread),
         already=tuple(plain.lines()),
     )
 

@@ -355,3 +355,14 @@ class TestSaid:
         monkeypatch.setattr("rlhf_ray.data.prompts.load.render", None)
         with pytest.raises(DataError, match=r"prompt too long .first: .* has 300000 characters"):
             load([{"prompt": prompt}])
+
+
+def test_the_files_of_a_folder_are_said(tmp_path: Path, tokenizer) -> None:
+    for name in ("train_a", "train_b", "test"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"prompt": name}))
+    prompts = load_prompts(DataConfig(path=str(tmp_path)), tokenizer, seed=3)
+    assert [prompt.messages[0]["content"] for prompt in prompts.prompts] == ["train_a", "train_b"]
+    assert (
+        "data.path is a folder: split 'train', 2 jsonl files are read: train_a.jsonl, "
+        "train_b.jsonl; 1 are left out: test.jsonl"
+    ) in prompts.describe().splitlines()
