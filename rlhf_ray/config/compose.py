@@ -17,14 +17,14 @@ from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rlhf_ray.config.keys.hints import meant_choice
-from rlhf_ray.config.schema import text_keys, text_mappings
+from rlhf_ray.config.keys.typed import parsed, takes_text, takes_texts
+from rlhf_ray.config.schema import text_keys
 from rlhf_ray.config.setting import lost_numbers
 
 # key=value, without the signs before and after a key that Hydra knows.
@@ -58,15 +58,13 @@ def group_choices() -> dict[str, list[str]]:
 
 def parse_overrides(overrides: Sequence[str]) -> tuple[Request, list[str]]:
     """Separate `group=choice` from `key=value`; returns the request and its problems."""
-    parser = OverridesParser.create()
     groups = group_choices()
     choices: list[tuple[str, str]] = []
     values: list[tuple[str, Any]] = []
     problems: list[str] = []
     for text in overrides:
         try:
-            override = parser.parse_override(text)
-            value = override.value()
+            override, value = parsed(text)
         except HydraException:
             literal = _literal(text)
             if literal is None:
@@ -78,7 +76,6 @@ def parse_overrides(overrides: Sequence[str]) -> tuple[Request, list[str]]:
             problems.append(f"{text[:_MAX_SHOWN]}...: brackets are nested too deeply")
             continue
         key = override.key_or_group
-        value = _as_typed(text, key, value)
         is_choice = key in groups and not isinstance(value, dict)
         problem = (
             _form_problem(text, override)
@@ -182,21 +179,9 @@ def _literal(text: str) -> tuple[str, str] | None:
     Paths have letters of all languages, and signs that mean something in the grammar.
     """
     found = _ASSIGNMENT.fullmatch(text)
-    if found is None or not _takes_text(found["key"]) or found["value"][:1] in ("'", '"'):
+    if found is None or not takes_text(found["key"]) or found["value"][:1] in ("'", '"'):
         return None
     return found["key"], found["value"]
-
-
-def _as_typed(text: str, key: str, value: Any) -> Any:
-    """The value; for a key that takes text, a number or truth as it was typed: 007, 1e3, true."""
-    found = _ASSIGNMENT.fullmatch(text)
-    if isinstance(value, bool | int | float) and found and _takes_text(key):
-        return found["value"].strip()
-    return value
-
-
-def _takes_text(key: str) -> bool:
-    return key in text_keys() or key.startswith(tuple(f"{name}." for name in text_mappings()))
 
 
 def _form_problem(text: str, override: Override) -> str | None:
@@ -208,7 +193,7 @@ def _form_problem(text: str, override: Override) -> str | None:
     if override.is_sweep_override():
         other = (
             f"write {_quoted(text)} for one text"
-            if _takes_text(override.key_or_group)
+            if takes_text(override.key_or_group)
             else ("write [a,b] for a list")
         )
         return f"{text}: one run takes one value; start one run for each, or {other}"
@@ -226,7 +211,7 @@ def _text_problem(text: str, key: str, value: Any) -> str | None:
 
 def _number_problem(text: str, key: str) -> str | None:
     """The problem with a number that Hydra has read as another: 1e-400 as 0."""
-    if _takes_text(key):
+    if takes_texts(key):
         return None
     problem = next(lost_numbers(text.partition("=")[2]), None)
     return problem and f"{text[:_MAX_SHOWN]}: {problem}"

@@ -203,6 +203,8 @@ def _converted(key: Key, tree: DictConfig) -> Any:
         raise _WrongValueError(f"{key.name}={shown(value)}: {problem}")
     if key.takes(float) and (problem := _lost(value)):
         raise _WrongValueError(f"{key.name}={shown(value)}: {problem}")
+    if problem := _number_as_text(key, value):
+        raise _WrongValueError(f"{key.name}={shown(value)}: {problem}")
     field = _typed_field(key.name)
     try:
         OmegaConf.update(field, "value", value, merge=False)
@@ -227,6 +229,23 @@ def _lost(value: Any) -> str | None:
     if not is_other:
         return None
     return "a number here keeps 15 to 17 digits, and would not be this one; write it with fewer"
+
+
+def _number_as_text(key: Key, value: Any) -> str | None:
+    """The problem with a fraction or truth where text is wanted; None without one.
+
+    YAML has read it, and its text may be another one: 1.10 is 1.1, and `no` is false. Values of the
+    command line are text already.
+    """
+    values = [value] if key.is_text else []
+    if isinstance(value, list) and key.type == list[str]:
+        values = value
+    elif isinstance(value, dict) and key.type == dict[str, str]:
+        values = list(value.values())
+    wrong = next((item for item in values if isinstance(item, float | bool)), None)
+    if wrong is None:
+        return None
+    return f"{shown(wrong)} is no text, and was perhaps written with other digits; put it in quotes"
 
 
 def _unshowable(key: Key, value: str) -> str | None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlhf_ray.data.rows import BadCell, shown
+from rlhf_ray.data.scalars import float_of_json, lost_number_in
 
 Message = dict[str, Any]
 Tool = dict[str, Any]
@@ -142,7 +143,7 @@ def _arguments(value: Any, where: str) -> dict[str, Any]:
     read = value
     if isinstance(value, str):
         try:
-            read = json.loads(value)
+            read = json.loads(value, parse_float=float_of_json)
         except (ValueError, RecursionError) as error:
             raise BadCell(f"the arguments of {where} are not JSON ({error}): {value!r}") from error
     if not isinstance(read, dict):
@@ -150,7 +151,18 @@ def _arguments(value: Any, where: str) -> dict[str, Any]:
             f"the arguments of {where} must be an object, or the JSON text of one; they are "
             f"{shown(value)}"
         )
+    _check_numbers(read, f"the arguments of {where}")
     return read
+
+
+def _check_numbers(value: Any, where: str) -> None:
+    """Refuse a number that a template would write as another, because it writes floats."""
+    number = lost_number_in(value)
+    if number is not None:
+        raise BadCell(
+            f"{where} have the number {number!r}, which a float does not hold: it would be "
+            f"written as {float(number)!r}. Write it with fewer digits, or as text"
+        )
 
 
 def read_tools(value: Any, column: str) -> list[Tool]:
@@ -180,6 +192,7 @@ def _tool(value: Any, where: str) -> Tool:
         raise BadCell(f"{where} is not a function with a name; it is {shown(value)}")
     function = {name: item for name, item in function.items() if item is not None}
     _check_schema(function.get("parameters"), where)
+    _check_numbers(function, f"the fields of {where}")
     return {"type": "function", **outer, "function": function}
 
 
@@ -204,7 +217,7 @@ def _listed(value: Any, where: str) -> Sequence[Any]:
     read = value
     if isinstance(value, str):
         try:
-            read = json.loads(value)
+            read = json.loads(value, parse_float=float_of_json)
         except (ValueError, RecursionError) as error:
             raise BadCell(f"{where} must be a list, or JSON text of one: {error}") from error
     if read is None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.data import DataConfig, SourceConfig
-from rlhf_ray.data.scalars import number_text
+from rlhf_ray.data.scalars import WrittenFloat, number_text
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +53,8 @@ def shown(value: Any, limit: int = 80) -> str:
         text = "a value that is too long to show"
     if len(text) > limit:
         text = text[:limit] + "..."
-    return f"{text} ({type(value).__name__})"
+    kind = float if isinstance(value, WrittenFloat) else type(value)
+    return f"{text} ({kind.__name__})"
 
 
 class BadCell(ValueError):  # noqa: N818 - it reads as a sentence where it is raised
@@ -165,6 +166,8 @@ def unmapped_columns(data: DataConfig, row: Row) -> tuple[dict[str, Any], set[st
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, WrittenFloat):
+        return float(value)
     if value is None or isinstance(value, str | int | float):
         return value
     if isinstance(value, datetime.date | datetime.time | decimal.Decimal):

@@ -37,11 +37,57 @@ def is_missing(value: Any) -> bool:
     return pandas is not None and (value is pandas.NA or value is pandas.NaT)
 
 
-def number_text(value: float | Decimal) -> str:
-    """A number as text: a whole one without ".0", as far as floats hold whole numbers exactly.
+class WrittenFloat(float):
+    """A float that JSON writes with other digits than Python: 0.10, 1e16, 9007199254740993.0.
 
-    A column of whole numbers with a missing value is one of floats in pandas and Arrow.
+    It counts, compares and hashes as the float, and JSON writers write it as the float.
     """
+
+    __slots__ = ("written",)
+
+    written: str
+
+    def __new__(cls, written: str) -> WrittenFloat:
+        made = super().__new__(cls, written)
+        made.written = written
+        return made
+
+    def __repr__(self) -> str:
+        return self.written
+
+    def __reduce__(self) -> tuple[type[WrittenFloat], tuple[str]]:
+        return WrittenFloat, (self.written,)
+
+
+def float_of_json(written: str) -> float:
+    """The number of JSON with a point or an exponent, for `parse_float`; keeps its digits."""
+    value = float(written)
+    # Nearly all numbers are written by Python, or as Python would, and need no object of ours.
+    return value if repr(value) == written else WrittenFloat(written)
+
+
+def lost_number_in(value: Any) -> WrittenFloat | None:
+    """The first number in a value of JSON whose digits a float does not keep; None without one.
+
+    0.10 and 1e16 are the floats that they are written as; 9007199254740993.0 is not.
+    """
+    if isinstance(value, WrittenFloat):
+        is_kept = Decimal(value.written) == Decimal(float.__repr__(value))
+        return None if is_kept else value
+    if isinstance(value, dict | list):
+        inner = value.values() if isinstance(value, dict) else value
+        return next((found for item in inner if (found := lost_number_in(item)) is not None), None)
+    return None
+
+
+def number_text(value: float | Decimal) -> str:
+    """A number as text, with the digits that it is written with, if they are known.
+
+    A whole number is without ".0", as far as floats hold whole numbers exactly: a column of whole
+    numbers with a missing value is one of floats in pandas and Arrow.
+    """
+    if isinstance(value, WrittenFloat):
+        return value.written
     is_whole = isinstance(value, float) and value.is_integer() and abs(value) < 2**53
     return str(int(value) if is_whole else value)
 

@@ -76,7 +76,11 @@ class DataConfig(SourceConfig):
     answer_column: str | None = setting(
         None, "Column with the reference answer, for rewards that compare with it."
     )
-    source_column: str | None = setting(None, "Column with the name of the row's task.")
+    source_column: str | None = setting(
+        None,
+        "Column with the name of the row's task, which rewards and metrics read. null: the task of "
+        "all rows is the name of the file, which must then stay the same in a resumed run.",
+    )
     tools_column: str | None = setting(
         "tools",
         "Column with the functions that an answer may call, for the chat template: a list, or JSON "

@@ -256,7 +256,9 @@ def _one_of(where: str, key: str, value: Any, known: Iterable[str]) -> str | Non
 
 def _text(where: str, key: str, value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
-        shown = "is not set" if value is None else f"={value!r}: must be text"
+        shown = (
+            "is not set" if value is None else f"={value!r}: must be text, in quotes if a number"
+        )
         raise RequestError(f"{where}.{key}{' ' if value is None else ''}{shown}; set it")
     return value
 

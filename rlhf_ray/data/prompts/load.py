@@ -38,7 +38,8 @@ class PromptSet:
             ("r7", or "r" and its id) and `stream_index` is 0; a stream sets both.
         skipped: rows that are left out, by reason.
         left_out_columns: columns without plain values, which rewards do not see.
-        fingerprint: hash of ids, tokens, answers and tasks, in order.
+        fingerprint: hash of ids, tokens, answers and tasks, in order. The task of rows without a
+            column for it is the name of the file.
         rows_fingerprint: hash of the other fields that rewards and other models' templates see
             (messages, tools, columns), in order.
         notes: lines about prompts of which the chat template leaves something out, and of special

@@ -11,6 +11,7 @@ from typing import Any
 from rlhf_ray.data.rows import DataError
 
 _ROWS = "rows_fingerprint"
+_TASKS = "tasks"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +43,7 @@ class RowOrder:
         fingerprint: hash of the rows, in order.
         rows_fingerprint: hash of what belongs to the rows without being part of their tokens; ""
             for rows that are tokens alone.
+        tasks: names of the tasks of the rows, for a message; "" for rows without tasks.
         shuffle: shuffle every epoch; otherwise keep the order of the source.
     """
 
@@ -52,6 +54,7 @@ class RowOrder:
         num_rows: int,
         fingerprint: str,
         rows_fingerprint: str = "",
+        tasks: str = "",
         seed: int,
         shuffle: bool,
     ) -> None:
@@ -60,6 +63,7 @@ class RowOrder:
         self._num_rows = num_rows
         self._fingerprint = fingerprint
         self._rows_fingerprint = rows_fingerprint
+        self._tasks = tasks
         self._seed = seed
         self._shuffle = shuffle
         self._next_index = 0
@@ -91,19 +95,28 @@ class RowOrder:
                 rows would be repeated and others skipped.
         """
         identity = self._identity()
-        if _ROWS not in state:  # A checkpoint of a release that did not keep it.
-            identity.pop(_ROWS, None)
+        for name in (_ROWS, _TASKS):
+            if name not in state:  # A checkpoint of a release that did not keep it.
+                identity.pop(name, None)
         different = [
             f"{name} was {state[name]!r} and is {value!r}"
             for name, value in identity.items()
             if state[name] != value
         ]
+        renamed = (
+            " The tasks have other names: without data.source_column the task of all rows is the "
+            "name of the data file, which rewards, their scales and metrics read. Give the file, "
+            "or a link to it, the old name."
+            if _TASKS in identity and state[_TASKS] != identity[_TASKS]
+            else ""
+        )
         if different:
             raise DataError(
                 f"the checkpoint's stream of {self._kind} is not that of this run: "
-                f"{'; '.join(different)}. Resume with the same data, tokenizer, chat template and "
-                "seed, or start again with resume=never. If only the fingerprint differs, see "
-                "whether the template writes the date: model.template_time sets it. If only "
+                f"{'; '.join(different)}.{renamed} Resume with the same data, tokenizer, chat "
+                "template and seed, or start again with resume=never. If only the fingerprint "
+                "differs, see whether the template writes the date: model.template_time sets it. "
+                "If only "
                 f"{_ROWS} differs, a column, message or tool has changed that rewards see, and "
                 "the tokens have not"
             )
@@ -111,10 +124,12 @@ class RowOrder:
 
     def _identity(self) -> dict[str, Any]:
         rows = {_ROWS: self._rows_fingerprint} if self._rows_fingerprint else {}
+        tasks = {_TASKS: self._tasks} if self._tasks else {}
         return {
             f"num_{self._kind}": self._num_rows,
             "fingerprint": self._fingerprint,
             **rows,
+            **tasks,
             "seed": self._seed,
             "shuffle": self._shuffle,
         }

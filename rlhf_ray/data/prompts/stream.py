@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from rlhf_ray.data.prompts.load import PromptSet
 from rlhf_ray.data.prompts.order import RowOrder, stable_seed
 from rlhf_ray.data.rows import DataError
 from rlhf_ray.records import GroupSummary, Prompt
+
+_MAX_NAMED = 8
+
+
+def _named(tasks: Sequence[str]) -> str:
+    """The tasks for a message; a set may have thousands."""
+    more = f" and {len(tasks) - _MAX_NAMED} more" if len(tasks) > _MAX_NAMED else ""
+    return ", ".join(tasks[:_MAX_NAMED]) + more
 
 
 class PromptStream:
@@ -26,6 +35,7 @@ class PromptStream:
             num_rows=len(prompts.prompts),
             fingerprint=prompts.fingerprint,
             rows_fingerprint=prompts.rows_fingerprint,
+            tasks=_named(sorted({prompt.source for prompt in prompts.prompts})),
             seed=seed,
             shuffle=shuffle,
         )

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from rlhf_ray.data.rows import BrokenRow, Row, row_from, shown
-from rlhf_ray.data.scalars import is_missing, python_value, widened
+from rlhf_ray.data.scalars import float_of_json, is_missing, python_value, widened
 
 # From a value of Arrow to the one that it is written as.
 Widen = Callable[[Any], Any]
@@ -261,5 +261,11 @@ def _marked(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     return made if len(made) == len(pairs) else _RepeatedNames(made)
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_null_for_nan)
-_FILE_DECODER = json.JSONDecoder(object_pairs_hook=_marked, parse_constant=_null_for_nan)
+def _decoder(make_object: Callable[[Sequence[tuple[str, Any]]], dict[str, Any]]) -> Any:
+    return json.JSONDecoder(
+        object_pairs_hook=make_object, parse_float=float_of_json, parse_constant=_null_for_nan
+    )
+
+
+_DECODER = _decoder(_unique)
+_FILE_DECODER = _decoder(_marked)

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from rlhf_ray.config.convert import Conversion
 from rlhf_ray.config.errors import ConfigError, RequestError
 from rlhf_ray.config.groups.prepare_sources import read_source
-from rlhf_ray.config.load import load_config, read_config
+from rlhf_ray.config.load import load_config, load_values, read_config
 from rlhf_ray.config.schema import all_keys, path_keys
 from rlhf_ray.config.setting import largest
 from rlhf_ray.main import main
@@ -72,6 +73,76 @@ def test_a_path_in_a_mapping_is_taken_as_it_is_typed(tmp_path):
     (tmp_path / "größe =1").mkdir()
     config = read_config([f"evaluation.models.a={tmp_path}/größe =1"])
     assert config.evaluation.models == {"a": f"{tmp_path}/größe =1"}
+
+
+TEXTS_IN_BRACKETS = {
+    "generation.stop=[1.10,1_000,TRUE,1e-400, 7 ]": ["1.10", "1_000", "TRUE", "1e-400", "7"],
+    "training.freeze=[1.10,'1.20']": ["1.10", "1.20"],
+    "placement.env={X:1.10,Z:1_000,1.0:no}": {"X": "1.10", "Z": "1_000", "1.0": "no"},
+    "placement.env.X=1.10": {"X": "1.10"},
+    "placement={env:{X:1.10}}": {"X": "1.10"},
+    "pipeline.report={1_0:2.0}": {"1_0": "2.0"},
+    "model={path:1.10}": "1.10",
+}
+
+
+@pytest.mark.parametrize("argument", TEXTS_IN_BRACKETS)
+def test_texts_in_lists_and_mappings_are_taken_as_they_are_typed(argument):
+    config = read_config([argument])
+    key = re.split("[={]", argument)[0]
+    group, _, last = {"placement": "placement.env", "model": "model.path"}.get(key, key).partition(
+        "."
+    )
+    assert vars(vars(config)[group])[last.removesuffix(".X")] == TEXTS_IN_BRACKETS[argument]
+
+
+def test_numbers_in_brackets_stay_numbers():
+    config = read_config(
+        [
+            "prepare.split=[1.0,2,3_0]",
+            "rollout_selection.task_weights={1.10:2.50}",
+            "generation.extra_engine_args={a:1e-3,b:[1_0,true]}",
+            "pipeline.stages={b:{num_steps:1_0,seed:int(2.0)}}",
+        ]
+    )
+    assert config.prepare.split == [1.0, 2.0, 30.0]
+    assert config.rollout_selection.task_weights == {"1.10": 2.5}
+    assert config.generation.extra_engine_args == {"a": 0.001, "b": [10, True]}
+    assert config.pipeline.stages == {"b": {"num_steps": 10, "seed": 2}}
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "pipeline.stages={b:{stage:sft,examples:{prompt_column:1.10},training:{freeze:[2.0]}}}",
+        "pipeline.stages={b:{stage:sft,examples.prompt_column:1.10,training.freeze:[2.0]}}",
+        "pipeline.stages.b={stage:sft,examples.prompt_column:1.10,training.freeze:[2.0]}",
+    ],
+)
+def test_texts_of_the_stages_of_a_pipeline_are_taken_as_they_are_typed(argument):
+    values = read_config([argument]).pipeline.stages["b"]
+    stage = Conversion()
+    stage.set_tree(values)
+    config = stage.finish()
+    assert (config.examples.prompt_column, config.training.freeze) == ("1.10", ["2.0"])
+    key = "pipeline.stages.b.examples.prompt_column"
+    values = read_config(["pipeline.stages.b={stage:sft}", f"{key}=1.10"]).pipeline.stages["b"]
+    assert values["examples"]["prompt_column"] == "1.10"
+
+
+@pytest.mark.parametrize(
+    ("values", "key"),
+    [
+        ({"model.path": 1.1}, "model.path=1.1: 1.1"),
+        ({"generation": {"stop": ["a", 1.1]}}, r"generation.stop=\['a', 1.1\]: 1.1"),
+        ({"placement": {"env": {"X": False}}}, r"placement.env={'X': False}: false"),
+        ({"export": {"language": [False]}}, r"export.language=\[False\]: false"),
+    ],
+)
+def test_numbers_that_yaml_read_are_refused_where_text_is_wanted(values, key):
+    """The digits, or the word `no`, that the file has are gone."""
+    with pytest.raises(ConfigError, match=f"{key} is no text, .*; put it in quotes"):
+        load_values(values)
 
 
 def test_home_is_expanded(tmp_path, monkeypatch):

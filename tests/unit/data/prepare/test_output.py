@@ -126,6 +126,15 @@ def test_refused_before_any_work(tmp_path, name, good, monkeypatch):
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_numbers_keep_the_digits_of_the_file(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "a", "answer": 9007199254740993.0, "id": 0.10}\n')
+    columns = {"prompt": "prompt", "answer": "answer", "id": "id"}
+    chosen = source("p", path, kind="prompt", columns=columns)
+    (line,) = Result(tmp_path / "out", *chosen).lines("prompt")
+    assert (line["answer"], line["id"]) == ("9007199254740993.0", "p-0.10")
+
+
 def test_bad_rows_may_be_left_out(tmp_path):
     path = tmp_path / "p.jsonl"
     path.write_text('{"prompt": "a"}\n{"prompt": \n{"prompt": [1]}\n')

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.data import DataConfig
 from rlhf_ray.data.prompts.load import PromptSet, Skipped, load_prompts
+from rlhf_ray.data.prompts.stream import PromptStream
 from rlhf_ray.data.rows import DataError
 from rlhf_ray.records import Prompt
 
@@ -326,6 +327,32 @@ class TestFingerprint:
         assert reordered.rows_fingerprint == before.rows_fingerprint
 
 
+def test_a_data_file_with_another_name_has_rows_of_another_task(tmp_path, tokenizer) -> None:
+    """Rewards, metrics and scales of rewards read the task, so the run is another one."""
+    (tmp_path / "sums.jsonl").write_text(json.dumps(GOOD))
+    (tmp_path / "linked.jsonl").symlink_to(tmp_path / "sums.jsonl")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/sums.jsonl").symlink_to(tmp_path / "sums.jsonl")
+    before, renamed, moved = (
+        PromptStream(
+            load_prompts(DataConfig(path=str(tmp_path / name)), tokenizer, seed=3),
+            seed=3,
+            shuffle=True,
+        )
+        for name in ("sums.jsonl", "linked.jsonl", "other/sums.jsonl")
+    )
+    state = before.state_dict()
+    moved.load_state_dict(state)
+    words = r"tasks was 'sums' and is 'linked'\. The tasks have other names: .*the old name"
+    with pytest.raises(DataError, match=words):
+        renamed.load_state_dict(state)
+    # A checkpoint of a release that did not keep the tasks.
+    del state["tasks"]
+    moved.load_state_dict(state)
+    with pytest.raises(DataError, match=r"fingerprint was"):
+        renamed.load_state_dict(state)
+
+
 class TestSaid:
     def test_columns_that_only_rewards_read(self, load) -> None:
         row = {**GOOD, "answer": "3", "system": "Be rude", "id": 7}
@@ -340,6 +367,17 @@ class TestSaid:
         pyarrow.parquet.write_table(table, path)
         data = DataConfig(path=str(path), answer_column="answer")
         assert only(load_prompts(data, tokenizer, seed=3)).answer == "12.50"
+
+    def test_the_digits_of_an_answer_are_those_of_the_file(self, load) -> None:
+        row = '{{"prompt": "a", "answer": {}, "id": 1.50, "score": {}}}'
+        chosen = {"answer_column": "answer", "id_column": "id"}
+        written, plain = (load([row.format("0.10", score)], **chosen) for score in ("2.50", "2.5"))
+        assert (only(written).answer, only(written).prompt_id) == ("0.10", "r1.50")
+        # How a number is written that only rewards read does not make other rows.
+        assert written.rows_fingerprint == plain.rows_fingerprint
+        assert written.fingerprint == plain.fingerprint
+        other = load([row.format("0.1", "2.5")], **chosen)
+        assert other.fingerprint != plain.fingerprint
 
     def test_missing_answers_of_csv(self, tmp_path, tokenizer) -> None:
         path = tmp_path / "rows.csv"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import bz2
+import copy
 import gzip
 import json
 import lzma
 import math
+import pickle
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,8 +23,10 @@ import pytest
 import torch
 
 from rlhf_ray.config.groups.data import DataConfig
-from rlhf_ray.data.rows import BrokenRow, DataError, Row, text_cell
-from rlhf_ray.data.scalars import is_missing, number_text, python_value
+from rlhf_ray.data.chat_fields import read_calls
+from rlhf_ray.data.rows import BrokenRow, DataError, Row, text_cell, unmapped_columns
+from rlhf_ray.data.scalars import float_of_json, is_missing, number_text, python_value
+from rlhf_ray.data.sources.cells import parse_json
 from rlhf_ray.data.sources.read import read_rows, source_format, source_name
 
 GOOD = '{"prompt": "good"}'
@@ -101,6 +105,70 @@ class TestJson:
         path.write_text(json.dumps("x" * 10_000_000))
         ((_, problem),) = problems(path)
         assert len(problem) < 200
+
+
+# Numbers as JSON writes them, and the text that an answer, an id or a task is.
+WRITTEN = {
+    "9007199254740993.0": "9007199254740993.0",
+    "12345678901234567890123.5": "12345678901234567890123.5",
+    "3.14159265358979323846": "3.14159265358979323846",
+    "1e-400": "1e-400",
+    "1e16": "1e16",
+    "0.10": "0.10",
+    "2.00": "2.00",
+    "1E5": "1E5",
+    "12345678901234567890123": "12345678901234567890123",
+    "0.1": "0.1",
+    # As pandas writes a whole number in a column with a missing value.
+    "7.0": "7",
+    "-7.0": "-7",
+}
+
+
+class TestWrittenNumbers:
+    @pytest.mark.parametrize("number", WRITTEN)
+    @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.jsonl.gz"])
+    def test_digits_are_those_of_the_file(self, tmp_path: Path, name: str, number: str) -> None:
+        content = f'{{"answer": {number}}}'
+        content = f"[{content}]" if name == "a.json" else content
+        write = gzip.compress if name.endswith(".gz") else bytes
+        (tmp_path / name).write_bytes(write(content.encode()))
+        (row,) = read(tmp_path / name)
+        assert isinstance(row, Row)
+        assert text_cell(row, "answer") == WRITTEN[number]
+        assert row.cells == {"answer": json.loads(number)}
+        assert json.dumps(row.cells) == json.dumps({"answer": json.loads(number)})
+
+    def test_a_number_too_large_for_a_float_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "a.jsonl").write_text('{"answer": 1e400}')
+        (row,) = read(tmp_path / "a.jsonl")
+        assert isinstance(row, Row)
+        with pytest.raises(ValueError, match=r"finite number; it is 1e400 \(float\)"):
+            text_cell(row, "answer")
+
+    def test_a_written_number_is_the_float_everywhere_else(self) -> None:
+        number = float_of_json("0.10")
+        assert (number, hash(number), number + 1) == (0.1, hash(0.1), 1.1)
+        for copied in (pickle.loads(pickle.dumps(number)), copy.deepcopy(number)):
+            assert copied == number
+            assert number_text(copied) == "0.10"
+        assert type(float_of_json("0.1")) is float
+
+    def test_columns_of_rewards_have_plain_floats(self) -> None:
+        cells = {"prompt": "a", "more": [float_of_json("0.10")]}
+        plain, _ = unmapped_columns(DataConfig(), Row(number=0, where="a", cells=cells))
+        assert plain == {"more": [0.1]}
+        assert type(plain["more"][0]) is float
+
+    @pytest.mark.parametrize("as_text", [False, True])
+    def test_arguments_whose_digits_would_be_lost_are_refused(self, as_text: bool) -> None:
+        written = '{"sum": [0.10, 9007199254740993.0]}'
+        arguments = written if as_text else parse_json(written)
+        call = {"name": "f", "arguments": arguments}
+        with pytest.raises(ValueError, match=r"9007199254740993\.0, which .* 9007199254740992\.0"):
+            read_calls([call], "message 1")
+        call["arguments"] = parse_json('{"sum": [0.10, 1e16]}')
+        assert read_calls([call], "message 1")[0]["function"]["arguments"] == {"sum": [0.1, 1e16]}
 
 
 class TestCsv:
