@@ -13,10 +13,15 @@ from pathlib import Path
 
 from rlhf_ray.config.errors import RunFailed
 from rlhf_ray.disk_space import DiskFull, full_disk
+from rlhf_ray.unread_output import not_written
 
 ERROR_LOG = "error.log"
 # Control, format (such as U+202E, which turns the direction of writing), surrogate.
 _OBEYED = frozenset({"Cc", "Cf", "Cs"})
+
+
+class NotWritten(Exception):  # noqa: N818 - it reads as a sentence where it is raised
+    """The output of a command cannot be written; the message says why."""
 
 
 def report_failure(error: BaseException, folder: Path | None) -> None:
@@ -44,17 +49,31 @@ def printable(text: str) -> str:
 
 @contextmanager
 def quiet_if_not_read() -> Iterator[None]:
-    """End the block without a word if the reader of the output has left, as `head` does."""
+    """End the block without a word if the reader of the output has left, as `head` does.
+
+    Raises:
+        NotWritten: the output is a file that cannot be written.
+    """
     try:
         yield
         if sys.stdout is not None:
             sys.stdout.flush()
     except BrokenPipeError:
-        assert sys.stdout is not None, "it was written to"
-        # Python flushes again at its end, and would complain there.
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, sys.stdout.fileno())
-        os.close(null)
+        _close_output()
+    except OSError as error:
+        words = not_written(error)
+        if words is None:
+            raise
+        _close_output()
+        raise NotWritten(f"{words}; make room, or write it elsewhere") from error
+
+
+def _close_output() -> None:
+    """Drop what is left of the output: Python writes it again at its end, and would complain."""
+    assert sys.stdout is not None, "it was written to"
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
 
 
 def _message(error: BaseException, folder: Path | None) -> str:

@@ -40,10 +40,10 @@ if __name__ == "__main__":
 from rlhf_ray.cluster.runtime.address import check_ray_environment
 from rlhf_ray.config.compose import group_choices
 from rlhf_ray.config.errors import RequestError
-from rlhf_ray.config.load import load_config, note_of_recipe, read_config, to_yaml
+from rlhf_ray.config.load import load_config, note_of_recipe, notes_of_parts, read_config, to_yaml
 from rlhf_ray.config.run import Config
 from rlhf_ray.config.stages import RAY_STAGES
-from rlhf_ray.failure_report import printable, quiet_if_not_read, report_failure
+from rlhf_ray.failure_report import NotWritten, printable, quiet_if_not_read, report_failure
 from rlhf_ray.stages.pipeline import read_steps
 from rlhf_ray.stages.start import start_stage
 from rlhf_ray.stages.table import load_stage
@@ -72,6 +72,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _interrupted()
         print(f"rlhf_ray: {printable(str(error))}", file=sys.stderr)
         return EXIT_WRONG_REQUEST
+    except NotWritten as error:
+        print(f"rlhf_ray: {error}", file=sys.stderr)
+        return EXIT_FAILED
     except KeyboardInterrupt:
         print("rlhf_ray: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -104,6 +107,8 @@ def _carry_out(options: argparse.Namespace) -> int:
         return 0
     config = load_config(options.overrides)
     if note := note_of_recipe(options.overrides, config.stage.name):
+        print(f"rlhf_ray: {note}", file=sys.stderr)
+    for note in notes_of_parts(options.overrides, config):
         print(f"rlhf_ray: {note}", file=sys.stderr)
     return _run_stage(config)
 

@@ -18,6 +18,7 @@ from rlhf_ray.config.compose import (
 )
 from rlhf_ray.config.convert import Conversion, show_problems, shown
 from rlhf_ray.config.errors import ConfigError
+from rlhf_ray.config.keys.roles import unstarted_notes
 from rlhf_ray.config.keys.unread import unread_note, unread_problems
 from rlhf_ray.config.paths import absolute, absolute_if_found, path_problem
 from rlhf_ray.config.rules.table import cross_field_problems
@@ -56,6 +57,12 @@ def note_of_recipe(overrides: Sequence[str], stage: str) -> str | None:
         return None
     content = yaml.safe_load(file.read_text(encoding="utf-8"))
     return unread_note(stage, recipe, content if isinstance(content, dict) else {})
+
+
+def notes_of_parts(overrides: Sequence[str], config: Config) -> list[str]:
+    """Notes about keys of the command line whose part, such as the critic, the run lacks."""
+    request, _ = parse_overrides(overrides)
+    return unstarted_notes(config, request.values)
 
 
 def read_config(overrides: Sequence[str]) -> Config:

@@ -34,8 +34,9 @@ A key that the stage does not read is refused, too, with the key to use instead 
 `stage=sft num_steps=9` is refused in favour of `fit.max_steps`. This holds for the command line and
 for the stages of a pipeline. A pipeline reads none of its stages' keys: set
 `pipeline.stages.NAME.num_steps`. A recipe may serve several stages, so keys in its file that the
-stage does not read are named in one line, and the run goes on. The table below says which stages
-read a group.
+stage does not read are named in one line, and the run goes on. So are keys of the command line for
+a part that a run of reinforcement learning does not start, such as `critic.path` with
+`algorithm=grpo`. The table below says which stages read a group.
 
 `--cfg job` prints the resulting configuration, with every key. `stage=plan` checks it and prints
 the keys that differ from their defaults, the batch, the placement and the disk, without starting

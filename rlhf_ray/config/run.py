@@ -199,14 +199,13 @@ class Config:
         deadlines = self.deadlines
         if deadlines.collective_s is not None:
             return deadlines.collective_s
-        longest = [
-            deadlines.update_s,
-            deadlines.reference_s,
-            deadlines.publish_s,
-            deadlines.checkpoint_s,
-        ]
+        longest = [deadlines.update_s, deadlines.checkpoint_s]
         if self.is_fit or self.is_evaluation:
             longest.append(deadlines.evaluate_s)
+        else:
+            longest += [deadlines.reference_s, deadlines.publish_s]
+        if self.stage.name == "preference":
+            longest.append(deadlines.reference_s)
         return 0.9 * max(longest)
 
     @property

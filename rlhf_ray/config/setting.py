@@ -161,7 +161,12 @@ def lost_number(text: str) -> str | None:
     with decimal.localcontext() as context:
         context.prec, context.Emin, context.Emax = 60, decimal.MIN_EMIN, decimal.MAX_EMAX
         if abs(decimal.Decimal(read) - exact) > abs(exact) * _KEPT_DIGITS:
-            return f"{shown} is too near to 0 for a number here, and would be read as {read!r}"
+            # Python writes the float nearest to 5e-324 as 5e-324, which it is not.
+            written = f"{decimal.Decimal(read):.17g}" if read else "0"
+            return (
+                f"{shown} is too near to 0 for a number here: a float of this size keeps too few "
+                f"digits, and would be {written}"
+            )
     return None
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TextIO
 
 from rlhf_ray.interrupts import current_handler
-from rlhf_ray.unread_output import LEFT, surviving
+from rlhf_ray.unread_output import surviving
 
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 # Progress bars, redrawn a hundred times a second, would fill the files.
@@ -88,5 +88,5 @@ def quiet_driver(output_dir: Path) -> Iterator[TextIO]:
 
 
 def _screen() -> TextIO:
-    """The real standard output; a run goes on where its reader leaves."""
-    return surviving(os.dup(1), left=lambda: current_handler().say(LEFT), closes=True)
+    """The real standard output; a run goes on where it cannot be written."""
+    return surviving(os.dup(1), say=lambda text: current_handler().say(text), closes=True)

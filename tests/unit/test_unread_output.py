@@ -94,6 +94,60 @@ def test_the_command_goes_on_and_its_files_are_whole(tmp_path, closes):
     assert len(prepared) == 40
 
 
+FULL = Path("/dev/full")
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="the device that is always full is Linux's")
+class TestFullDisk:
+    @pytest.mark.parametrize("argument", ["--help", "--cfg=job", "dry_run=true"])
+    def test_what_is_printed_has_one_sentence_and_no_traceback(self, tmp_path, argument):
+        rows = tmp_path / "rows.jsonl"
+        rows.write_text(json.dumps({"prompt": "a"}) + "\n")
+        own = "prepare.sources.own={path: rows.jsonl, kind: prompt}"
+        with FULL.open("w") as full:
+            done = subprocess.run(
+                [
+                    *(sys.executable, "-m", "rlhf_ray.main", "stage=prepare_data"),
+                    *("output_dir=out", own, argument),
+                ],
+                cwd=tmp_path,
+                env={**ENVIRONMENT, "TMPDIR": str(tmp_path)},
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                timeout=120,
+                check=False,
+            )
+        assert done.returncode == 1
+        sentence = (
+            "rlhf_ray: the output cannot be written (No space left on device); make room, or write "
+            "it elsewhere\n"
+        )
+        assert done.stderr == sentence
+        assert list(tmp_path.glob("rlhf_ray_error_*")) == []
+
+    def test_a_run_goes_on_and_its_files_are_whole(self, tmp_path):
+        (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "a"}) + "\n")
+        with FULL.open("w") as full:
+            done = subprocess.run(
+                [
+                    *(sys.executable, "-m", "rlhf_ray.main", "stage=prepare_data"),
+                    *("output_dir=out", "prepare.sources.own={path: rows.jsonl, kind: prompt}"),
+                ],
+                cwd=tmp_path,
+                env=ENVIRONMENT,
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                timeout=120,
+                check=False,
+            )
+        assert done.returncode == 0
+        assert done.stderr.count("the output cannot be written (No space left on device)") == 1
+        assert "Traceback" not in done.stderr
+        assert [line for file in (tmp_path / "out").rglob("*.jsonl") for line in file.open()]
+
+
 def test_a_wrong_request_keeps_its_status(tmp_path):
     reading, writing = os.pipe()
     os.close(reading)

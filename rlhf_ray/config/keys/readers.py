@@ -30,7 +30,10 @@ _EXPORTED = (*_SCORED, "export")
 # Sampling of a server is in its requests.
 _SAMPLING_OF_RUNS = ("min_response_tokens", "min_p", "stop", "ignore_eos")
 _SAMPLING_OF_MODELS = ("max_response_tokens", "temperature", "top_p", "top_k")
-_FIT_ALONE = ("path", "shuffle", "eval_share", "pack_texts")
+_FIT_ALONE = ("path", "shuffle", "eval_share")
+_OF_CHATS = ("sft", "reward_model", "preference", *_EVALUATED)
+_OF_ANSWERS = ("sft", "preference", *_EVALUATED)
+_OF_RANKINGS = ("reward_model", "preference")
 
 READERS: dict[str, tuple[str, ...]] = {
     # Of every stage.
@@ -43,6 +46,16 @@ READERS: dict[str, tuple[str, ...]] = {
     "model.path": tuple(
         name for name in STAGE_NAMES if name not in ("pipeline", "evaluate", "serve_reward")
     ),
+    "model.chat_template": tuple(
+        name for name in STAGE_NAMES if name not in ("prepare_data", "pipeline", "serve_reward")
+    ),
+    # `prepare_data` counts tokens and runs no model.
+    **dict.fromkeys(
+        ("model.template_time", "model.attention", "model.head_kernel", "model.max_file_bytes"),
+        tuple(name for name in STAGE_NAMES if name not in ("prepare_data", "pipeline")),
+    ),
+    # Read by `pretrain`; the other stages that train have a rule that says more.
+    "model.random_weights": TRAINING_STAGES,
     "data": _SCORED,
     "texts": RL_STAGES,
     "prepare": ("prepare_data",),
@@ -61,6 +74,17 @@ READERS: dict[str, tuple[str, ...]] = {
     "reference": _SCORED,
     "examples": _EXAMPLES,
     **{f"examples.{name}": FIT_STAGES for name in _FIT_ALONE},
+    # Each kind of example has its columns.
+    **dict.fromkeys(("examples.text_column", "examples.pack_texts"), ("pretrain",)),
+    "examples.messages_column": ("sft", *_EVALUATED),
+    "examples.answer_column": _OF_ANSWERS,
+    "examples.label_column": ("preference",),
+    **{f"examples.{name}_column": _OF_CHATS for name in ("prompt", "tools")},
+    **{
+        f"examples.{name}_column": _OF_RANKINGS
+        for name in ("chosen", "rejected", "margin", "ranking")
+    },
+    "examples.system_prompt": _OF_CHATS,
     "fit": FIT_STAGES,
     "reward_model": ("reward_model",),
     "preference": ("preference",),
@@ -80,7 +104,14 @@ READERS: dict[str, tuple[str, ...]] = {
     "publish": RL_STAGES,
     "placement": _WORKERS,
     "checkpoint": TRAINING_STAGES,
-    "deadlines": (*_WORKERS, *_SERVICES, "pipeline"),
+    "deadlines": _WORKERS,
+    "deadlines.start_s": (*_WORKERS, *_SERVICES, "pipeline"),
+    "deadlines.stop_s": (*_WORKERS, *SERVER_STAGES),
+    "deadlines.ray_s": (*_WORKERS, "serve", "pipeline"),
+    # Rules compare both with the times for single requests and scores.
+    **dict.fromkeys(("deadlines.generate_s", "deadlines.request_s"), _SCORED),
+    "deadlines.reference_s": (*RL_STAGES, "preference"),
+    "deadlines.publish_s": RL_STAGES,
     "observe": TRAINING_STAGES,
     "observe.rollouts": RL_STAGES,
     "observe.dashboard": (*_WORKERS, "serve", "pipeline"),

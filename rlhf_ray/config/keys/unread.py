@@ -111,7 +111,7 @@ def unread_problems(
         for group, name in choices
         if not is_choice_read(group, stage)
     ]
-    for key, value in _single(values):
+    for key, value in single_values(values):
         if not is_read(key, stage):
             found.append(
                 f"{key}={shown(value)}: stage={stage} does not read {key}"
@@ -134,7 +134,7 @@ def unread_note(stage: str, recipe: str, content: Mapping[str, Any]) -> str | No
     ]
     values = [(name, value) for name, value in content.items() if name != "defaults"]
     names = [f"{group}={name}" for group, name in choices if not is_choice_read(group, stage)]
-    names += [key for key, _ in _single(values) if not is_read(key, stage)]
+    names += [key for key, _ in single_values(values) if not is_read(key, stage)]
     if not names:
         return None
     more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
@@ -145,7 +145,7 @@ def unread_note(stage: str, recipe: str, content: Mapping[str, Any]) -> str | No
     )
 
 
-def _single(values: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
+def single_values(values: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
     """Single keys with their values, without names that are no keys."""
     known = all_keys()
     mappings = tuple(f"{name}." for name, key in known.items() if key.is_mapping)

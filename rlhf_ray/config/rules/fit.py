@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
+from rlhf_ray.config.keys.readers import is_read
 from rlhf_ray.config.rules.rule import Rule
 from rlhf_ray.config.run import Config
 from rlhf_ray.config.stages import FIT_STAGES, TRAINING_STAGES
@@ -172,9 +173,10 @@ def _held_out_rows_are_others(config: Config) -> Iterator[str]:
 
 def _columns_differ(config: Config) -> Iterator[str]:
     examples = config.examples
-    for one, other in itertools.combinations(
-        ("prompt_column", "answer_column", "chosen_column", "rejected_column"), 2
-    ):
+    names = ("prompt_column", "answer_column", "chosen_column", "rejected_column")
+    # The answers of `sft` may well be the chosen ones of a preference set.
+    read = [name for name in names if is_read(f"examples.{name}", config.stage.name)]
+    for one, other in itertools.combinations(read, 2):
         column = vars(examples)[one]
         if column == vars(examples)[other]:
             yield (
@@ -204,7 +206,8 @@ _EXAMPLES_RULES: tuple[Rule, ...] = (
         stages=FIT_STAGES,
     ),
     Rule(
-        about="The columns of prompt, answer, chosen and rejected answer differ.",
+        about="The columns of prompt, answer, chosen and rejected answer differ, as far as a stage "
+        "reads them.",
         keys=(
             "examples.prompt_column",
             "examples.answer_column",

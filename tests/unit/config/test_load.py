@@ -223,7 +223,8 @@ class TestStageOfARecipe:
     [
         ("training.learning_rate=1e-400", "too near to 0 for a number here"),
         ("training.learning_rate='1e-400'", "too near to 0 for a number here"),
-        ("training.learning_rate=4e-324", "would be read as 5e-324"),
+        ("training.learning_rate=4e-324", "would be 4.9406564584124654e-324"),
+        ("training.learning_rate=5e-324", "would be 4.9406564584124654e-324"),
         ("training.learning_rate=1e-99999999999999999999", "too near to 0"),
         ("training.learning_rate=0." + "0" * 400 + "1", "too near to 0"),
         ("training.learning_rate=1_0e-400", "too near to 0"),

@@ -83,6 +83,53 @@ def test_a_stage_of_a_pipeline_is_held_to_what_it_reads():
     assert read_steps(fine)[0].config.fit.max_steps == 2
 
 
+READ_BY = {
+    "model.random_weights": "pretrain sft reward_model preference rl plan",
+    "model.chat_template": "pretrain sft reward_model preference rl evaluate compress export serve "
+    "chat plan",
+    "deadlines.generate_s": "rl evaluate compress plan",
+    "deadlines.reference_s": "preference rl plan",
+    "deadlines.publish_s": "rl plan",
+    "deadlines.start_s": "pretrain sft reward_model preference rl evaluate compress serve_reward "
+    "serve chat pipeline plan",
+    "deadlines.stop_s": "pretrain sft reward_model preference rl evaluate compress serve chat plan",
+    "deadlines.ray_s": "pretrain sft reward_model preference rl evaluate compress serve pipeline "
+    "plan",
+    "examples.pack_texts": "pretrain",
+    "examples.text_column": "pretrain",
+    "examples.messages_column": "sft evaluate compress",
+    "examples.prompt_column": "sft reward_model preference evaluate compress",
+    "examples.answer_column": "sft preference evaluate compress",
+    "examples.chosen_column": "reward_model preference",
+    "examples.ranking_column": "reward_model preference",
+    "examples.label_column": "preference",
+}
+
+
+@pytest.mark.parametrize("key", READ_BY)
+def test_a_key_is_read_by_the_stages_that_use_it(key):
+    assert [name for name in STAGE_NAMES if is_read(key, name)] == sorted(
+        READ_BY[key].split(), key=STAGE_NAMES.index
+    )
+
+
+def test_answers_may_be_the_chosen_ones_of_a_preference_set():
+    """`sft` does not read the columns of preferences, so that they cannot be the same."""
+    assert load_config([*SFT, "examples.answer_column=chosen"]).examples.answer_column == "chosen"
+    with pytest.raises(ConfigError, match=r"examples\.answer_column=prompt|is also"):
+        load_config([*SFT, "examples.answer_column=prompt"])
+
+
+def test_the_wait_of_ranks_covers_what_the_stage_waits_for_and_no_more():
+    short = ["deadlines.update_s=10", "deadlines.checkpoint_s=20", "deadlines.evaluate_s=30"]
+    assert load_config([*SFT, *short]).collective_timeout_s == 27
+    preference = [word.replace("sft", "preference") for word in SFT]
+    longer = load_config([*preference, *short, "deadlines.reference_s=100"])
+    assert longer.collective_timeout_s == 90
+    rl = load_config(["recipe=demo", *short, "deadlines.publish_s=700"])
+    assert rl.collective_timeout_s == 630
+
+
 def test_what_every_stage_reads_is_never_refused():
     for stage in STAGE_NAMES:
         for key in ("seed", "output_dir", "resume", "dry_run", "observe.progress", "stage.name"):

@@ -106,7 +106,7 @@ CASES = [
     ),
     (
         "columns that are one",
-        [*FIT, "examples.chosen_column=best"],
+        [*REWARD_MODEL, "examples.chosen_column=best"],
         ["examples.rejected_column=best"],
         ["examples.rejected_column=best", "also examples.chosen_column"],
         ["examples.rejected_column=worst"],
