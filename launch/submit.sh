@@ -42,22 +42,33 @@ done
 
 # The job runs in a throw-away copy of this tree, so a relative folder would be
 # lost with it. Relative here means: relative to where this script was called.
+absolute() {
+    case "$1" in
+    /* | *://*) echo "$1" ;;
+    *) echo "$here/$1" ;;
+    esac
+}
+
 recipe=run
 output_dir=
 rest=()
 for override in "${overrides[@]}"; do
-    case "$override" in
-    output_dir=*) output_dir="${override#*=}" ;;
-    recipe=*) recipe="${override#*=}" && rest+=("$override") ;;
+    # Hydra's signs before a key that exists mean nothing.
+    plain="${override#+}" && plain="${plain#+}"
+    case "$plain" in
+    output_dir=*[\"\'\$]* | recipe=*[\"\'\$]* | resume=*[\"\'\$]*)
+        refuse "$override: this script reads ${plain%%=*} itself; write it without quotes of its own \
+and without \${...}, as in ${plain%%=*}=/shared/runs/a" ;;
+    output_dir=*) output_dir="${plain#*=}" ;;
+    recipe=*) recipe="${plain#*=}" && rest+=("$plain") ;;
+    resume=auto | resume=never) rest+=("$plain") ;;
+    resume=*) rest+=("resume=$(absolute "${plain#*=}")") ;;
+    --check) refuse "--check: the configuration is always checked before it is submitted; leave it out" ;;
     --*) refuse "$override: options of 'ray job submit' go before a '--'" ;;
     *) rest+=("$override") ;;
     esac
 done
-[ -n "$output_dir" ] || output_dir="$checkout/outputs/$recipe"
-case "$output_dir" in
-/* | *://*) ;;
-*) output_dir="$here/$output_dir" ;;
-esac
+output_dir="$(absolute "${output_dir:-$checkout/outputs/$recipe}")"
 
 export RAY_API_SERVER_ADDRESS="${RAY_API_SERVER_ADDRESS:-${RAY_ADDRESS:-http://127.0.0.1:8265}}"
 export RAY_AUTH_MODE="${RAY_AUTH_MODE:-token}"

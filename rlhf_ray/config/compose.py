@@ -22,7 +22,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rlhf_ray.config.keys.hints import meant_choice
+from rlhf_ray.config.keys.hints import choice_hint, means_stage
 from rlhf_ray.config.keys.typed import parsed, takes_text, takes_texts
 from rlhf_ray.config.schema import text_keys
 from rlhf_ray.config.setting import lost_numbers
@@ -35,10 +35,15 @@ _PACKAGE_DIR = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """Choices of files and values of keys from a command line, in its order."""
+    """Choices of files and values of keys from a command line, in its order.
+
+    Attributes:
+        knows_stage: false where the choice that says which stage is meant was refused.
+    """
 
     choices: tuple[tuple[str, str], ...]
     values: tuple[tuple[str, Any], ...]
+    knows_stage: bool
 
 
 def conf_dir() -> Path:
@@ -62,6 +67,7 @@ def parse_overrides(overrides: Sequence[str]) -> tuple[Request, list[str]]:
     choices: list[tuple[str, str]] = []
     values: list[tuple[str, Any]] = []
     problems: list[str] = []
+    refused: list[tuple[str, str]] = []
     for text in overrides:
         try:
             override, value = parsed(text)
@@ -85,11 +91,17 @@ def parse_overrides(overrides: Sequence[str]) -> tuple[Request, list[str]]:
         )
         if problem is not None:
             problems.append(problem)
+            refused.append((key, str(value)))
         elif is_choice:
             choices.append((key, "null" if value is None else str(value)))
         else:
             values.append((key, value))
-    return Request(choices=tuple(choices), values=tuple(values)), problems
+    request = Request(
+        choices=tuple(choices),
+        values=tuple(values),
+        knows_stage=_knows_stage(refused, choices, groups),
+    )
+    return request, problems
 
 
 def sort_values(values: Mapping[str, Any]) -> tuple[Request, list[str]]:
@@ -98,12 +110,29 @@ def sort_values(values: Mapping[str, Any]) -> tuple[Request, list[str]]:
     is_choice = {
         key: key in groups and not isinstance(value, dict) for key, value in values.items()
     }
-    found = [_choice_problem(key, value, groups) for key, value in values.items() if is_choice[key]]
+    found = {
+        key: problem
+        for key, value in values.items()
+        if is_choice[key] and (problem := _choice_problem(key, value, groups))
+    }
+    choices = [(key, str(value)) for key, value in values.items() if is_choice[key]]
     request = Request(
-        choices=tuple((key, str(value)) for key, value in values.items() if is_choice[key]),
+        choices=tuple(choice for choice in choices if choice[0] not in found),
         values=tuple((key, value) for key, value in values.items() if not is_choice[key]),
+        knows_stage=_knows_stage([(key, str(values[key])) for key in found], choices, groups),
     )
-    return request, [problem for problem in found if problem is not None]
+    return request, list(found.values())
+
+
+def _knows_stage(
+    refused: Sequence[tuple[str, str]],
+    choices: Sequence[tuple[str, str]],
+    groups: Mapping[str, Sequence[str]],
+) -> bool:
+    """Whether the stage is the one that is meant; a recipe may choose it."""
+    if any(means_stage(group, value, groups) for group, value in refused):
+        return False
+    return "recipe" not in dict(refused) or "stage" in dict(choices)
 
 
 def compose_tree(choices: Sequence[tuple[str, str]]) -> dict[str, Any]:
@@ -233,6 +262,5 @@ def _check_numbers(folder: Path) -> None:
 def _choice_problem(group: str, value: Any, groups: Mapping[str, list[str]]) -> str | None:
     if value is None or value in groups[group]:
         return None
-    meant = meant_choice(group, str(value), groups)
-    hint = f"did you mean {meant}? " if meant else ""
+    hint = choice_hint(group, str(value), groups)
     return f"{group}={value}: no such choice; {hint}There are: {', '.join(groups[group])}"

@@ -15,11 +15,12 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from rlhf_ray.config.earlier_release import renamed_key
-from rlhf_ray.config.keys.hints import meant_keys
+from rlhf_ray.config.keys.hints import hint_of_keys, meant_keys
 from rlhf_ray.config.paths import unshowable
 from rlhf_ray.config.run import Config
 from rlhf_ray.config.schema import Key, all_keys, group_names, nearest_keys
 from rlhf_ray.config.setting import lost_number
+from rlhf_ray.config.stages import STAGE_NAMES
 
 # Longer values are cut in messages.
 _MAX_SHOWN = 80
@@ -37,9 +38,13 @@ class Conversion:
         problems: sentences, in the order of their detection.
         unknown: keys that are not in the schema.
         broken: keys whose value was refused; they keep their default.
+
+    Args:
+        knows_stage: the stage in the tree is the one that is meant, for hints about keys.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, knows_stage: bool = True) -> None:
+        self._knows_stage = knows_stage
         self.problems: list[str] = []
         self.unknown: list[str] = []
         self.broken: set[str] = set()
@@ -65,7 +70,9 @@ class Conversion:
             self._told.add(mapping)
         else:
             self.unknown.append(name)
-            self.problems.append(_unknown_key(name))
+            stage = self._values["stage.name"]
+            is_known = self._knows_stage and stage in STAGE_NAMES
+            self.problems.append(_unknown_key(name, stage if is_known else None))
 
     def finish(self) -> Config:
         """Resolve interpolations and convert; refused values go to `problems`."""
@@ -255,12 +262,12 @@ def _unshowable(key: Key, value: str) -> str | None:
     return unshowable(value) if is_name else None
 
 
-def _unknown_key(name: str) -> str:
+def _unknown_key(name: str, stage: str | None) -> str:
     if new := renamed_key(name):
         return f"{name}: this key is now called {new}"
-    near = meant_keys(name) or nearest_keys(name)
+    near = meant_keys(name, stage) or nearest_keys(name)
     if near:
-        return f"{name}: unknown key; did you mean {' or '.join(near)}?"
+        return f"{name}: unknown key; {hint_of_keys(near, stage)}"
     return f"{name}: unknown key; `python -m rlhf_ray.main --cfg job` prints all of them"
 
 

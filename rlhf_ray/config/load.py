@@ -79,7 +79,7 @@ def to_yaml(config: Config) -> str:
 
 
 def _load(request: Request, request_problems: list[str], *, is_complete: bool) -> Config:
-    conversion = Conversion()
+    conversion = Conversion(knows_stage=request.knows_stage)
     try:
         conversion.set_tree(compose_tree(request.choices))
     except ValueError as error:
@@ -88,7 +88,7 @@ def _load(request: Request, request_problems: list[str], *, is_complete: bool) -
         conversion.set_value(name, value)
     config = conversion.finish()
     problems = request_problems + conversion.problems
-    if is_complete and "stage.name" not in conversion.broken:
+    if is_complete and request.knows_stage and "stage.name" not in conversion.broken:
         problems += unread_problems(config.stage.name, request.choices, request.values)
     # A rule that reads a refused value would only add noise.
     if is_complete and not (request_problems or conversion.unknown):

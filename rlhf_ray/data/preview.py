@@ -14,14 +14,11 @@ from rlhf_ray.config.groups.data import DataConfig, ExamplesConfig, SourceConfig
 from rlhf_ray.data.example_columns import LAYOUTS, check_layout, held_out_source
 from rlhf_ray.data.rejects import Rejects, good_rows
 from rlhf_ray.data.rows import DataError, Row, check_columns
-from rlhf_ray.data.sources.read import read_rows, source_format
+from rlhf_ray.data.sources.read import has_header, is_streamed, read_rows, source_format
 
 _NUM_ROWS = 200
-# Every row has all columns.
-_WITH_HEADER = ("csv", "parquet")
 # Read as a whole, unlike the other formats.
 _LARGEST_JSON_BYTES = 16 * 1024 * 1024
-_FILES = ("jsonl", "json", *_WITH_HEADER)
 
 
 def preview_prompts(data: DataConfig) -> None:
@@ -70,7 +67,7 @@ def preview_held_out(examples: ExamplesConfig) -> None:
 
 def _preview(source: SourceConfig, check: Callable[[Sequence[Row]], None]) -> None:
     kind = source_format(source)
-    if kind not in _FILES:
+    if kind != "json" and not is_streamed(source):
         return
     path = Path(source.path).expanduser()
     if kind == "json" and path.is_file() and path.stat().st_size > _LARGEST_JSON_BYTES:
@@ -82,5 +79,5 @@ def _preview(source: SourceConfig, check: Callable[[Sequence[Row]], None]) -> No
     if is_whole and not rows:
         raise DataError(f"{source.key('path')}: {source.path} has no rows{rejects.summary()}")
     # A later line of JSON may have a column that the first ones lack.
-    if rows and (is_whole or kind in _WITH_HEADER):
+    if rows and (is_whole or has_header(source)):
         check(rows)

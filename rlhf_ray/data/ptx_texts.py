@@ -12,7 +12,7 @@ from rlhf_ray.config.groups.data import TextsConfig
 from rlhf_ray.data.notes import unread_columns
 from rlhf_ray.data.rejects import INVALID, Rejects, Skipped, good_rows, skipped_lines
 from rlhf_ray.data.rows import BadCell, DataError, Row, check_columns, text_cell
-from rlhf_ray.data.sources.read import read_rows
+from rlhf_ray.data.sources.read import read_rows, source_notes
 from rlhf_ray.data.tokens.encoding import most_characters
 from rlhf_ray.data.tokens.fidelity import TokenTextCheck
 from rlhf_ray.data.tokens.plain_texts import PlainEncoder
@@ -107,7 +107,7 @@ def load_texts(texts: TextsConfig, tokenizer: PreTrainedTokenizerBase) -> TextSe
         num_cut=num_cut,
         skipped=rejects.skipped(),
         fingerprint=_fingerprint(pieces),
-        notes=(*specials.lines(), *fidelity.lines(), *unread),
+        notes=(*source_notes(texts), *specials.lines(), *fidelity.lines(), *unread),
         already=tuple(plain.lines()),
     )
 

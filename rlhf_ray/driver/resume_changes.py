@@ -12,7 +12,9 @@ from typing import Any
 from rlhf_ray.config.earlier_release import earlier_key
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.objective_keys import is_accepted, is_objective
+from rlhf_ray.config.reward_entries import read_functions
 from rlhf_ray.config.schema import path_keys
+from rlhf_ray.models.fingerprint import is_of_weights
 
 _MAX_SHOWN = 120
 _MAX_FILES = 3
@@ -24,12 +26,24 @@ class ModelFiles:
 
     Attributes:
         hashes: by name; empty if there is nothing to look at.
-        is_read_on_resume: the run goes on with these weights. False for those that a checkpoint
-            replaces: their change is listed and no more.
+        are_weights_read: the run goes on with these weights. False for those that a checkpoint
+            replaces: their change is listed and no more. Other files are read by every run.
     """
 
     hashes: Mapping[str, str]
-    is_read_on_resume: bool
+    are_weights_read: bool
+
+    def changed(self, before: Mapping[str, str]) -> list[str]:
+        """Names of the files that are others than before."""
+        names = sorted({*before, *self.hashes})
+        return [name for name in names if before.get(name) != self.hashes.get(name)]
+
+    def is_same_to_run(self, before: Mapping[str, str] | None) -> bool:
+        """Whether all files that the run reads are known to be as before, wherever they lie."""
+        if not before or not self.hashes:
+            return False
+        changed = self.changed(before)
+        return not any(self.are_weights_read or not is_of_weights(name) for name in changed)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,18 +109,17 @@ def compare_settings(folder: Path, state: Mapping[str, Any], here: RunSettings) 
             f"are not known, except for those of the run's identity, which are the same"
         ]
     changes = _changes(saved, here)
-    code = state.get("code")
-    changed_code = _changed_code(code if isinstance(code, dict) else {}, here.code)
+    changed_code = _changed_code(_mapping(state.get("code")), here.code)
+    models = _mapping(state.get("models"))
     # A key with another value has other files, too, and its own sentence is the better one.
-    changed_files = _changed_files(state.get("models"), here.models)
-    changes = {**changed_files, **changes, **changed_code}
-    listed_only = {key for key, files in here.models.items() if not files.is_read_on_resume}
+    changed_files = _changed_files(models, here.models)
+    changes = {**changed_files, **changed_code, **changes}
     refused = {
         key: change
         for key, change in changes.items()
         if is_objective(key)
         and not is_accepted(key, here.accepted)
-        and not (key in listed_only and key in changed_files)
+        and not (key in here.models and here.models[key].is_same_to_run(models.get(key)))
     }
     if refused:
         raise RequestError(
@@ -137,21 +150,30 @@ def _changes(saved: Mapping[str, Any], here: RunSettings) -> dict[str, str]:
 
 
 def _changed_code(saved: Mapping[str, Any], here: Mapping[str, str]) -> dict[str, str]:
-    changed = [path for path, digest in here.items() if path in saved and saved[path] != digest]
+    changed = [path for path, digest in here.items() if digest != saved.get(path, digest)]
+    # A module may have been found at another path, in the place of one that is gone.
+    if not set(saved) <= set(here):
+        known = set(saved.values())
+        changed += [path for path in here if path not in saved and here[path] not in known]
     if not changed:
         return {}
     return {"reward.functions": f"reward.functions: the code in {', '.join(changed)} has changed"}
 
 
-def _changed_files(saved: Any, here: Mapping[str, ModelFiles]) -> dict[str, str]:
+def _mapping(value: Any) -> dict[str, Any]:
+    """A part of a driver's state, or an empty one where a release did not have it."""
+    return value if isinstance(value, dict) else {}
+
+
+def _changed_files(
+    saved: Mapping[str, Mapping[str, str]], here: Mapping[str, ModelFiles]
+) -> dict[str, str]:
     """A sentence for every key behind which there are other files than before."""
     changed = {}
     for key, files in here.items():
-        before = saved.get(key) if isinstance(saved, dict) else None
-        if not before or not files.hashes or before == files.hashes:
+        before = saved.get(key)
+        if not before or not files.hashes or not (other := files.changed(before)):
             continue
-        names = sorted({*before, *files.hashes})
-        other = [name for name in names if before.get(name) != files.hashes.get(name)]
         more = f" and {len(other) - _MAX_FILES} more" if len(other) > _MAX_FILES else ""
         changed[key] = f"{key}: other content of {', '.join(other[:_MAX_FILES])}{more}"
     return changed
@@ -160,8 +182,18 @@ def _changed_files(saved: Any, here: Mapping[str, ModelFiles]) -> dict[str, str]
 def _is_same(name: str, there: Any, here: Any) -> bool:
     if there == here or _plain(there) == _plain(here):
         return True
+    if name == "reward.functions":
+        return _functions(there) == _functions(here)
     is_path = name in {key.name for key in path_keys()}
     return is_path and isinstance(there, str) and isinstance(here, str) and _one_place(there, here)
+
+
+def _functions(entries: Any) -> Any:
+    """Entries of `reward.functions` in their full form; as they are where they cannot be read."""
+    try:
+        return read_functions(entries)
+    except (RequestError, TypeError):
+        return entries
 
 
 def _one_place(there: str, here: str) -> bool:

@@ -30,11 +30,13 @@ class ResumedRun:
     Attributes:
         parts: keys of the driver's state that the run reads.
         layouts: of the roles with a folder in the checkpoint, by name.
+        length: key and value of the run's number of steps; None where the rows decide it.
     """
 
     settings: RunSettings
     parts: Collection[str]
     layouts: Mapping[str, RoleLayout]
+    length: tuple[str, int] | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,6 +99,25 @@ def verified(resume: Resume, checkpoints: StepCheckpoints, report: Callable[[str
     raise RequestError(_refusal(problems, candidates, ()))
 
 
+def check_length(folder: Path, length: tuple[str, int]) -> None:
+    """Refuse a run that is shorter than its checkpoint, whose model it would call its own result.
+
+    Args:
+        length: what decides the number of steps, and the number.
+
+    Raises:
+        RequestError: names both numbers.
+    """
+    done, (what, num_steps) = read_state(folder)["step"], length
+    if done > num_steps:
+        raise RequestError(
+            f"the checkpoint {folder} has {done} steps, and {what} is {num_steps}: no step is "
+            f"left, and the result would be that of step {done}. Ask for at least {done} steps, "
+            f"name an earlier checkpoint (resume=FOLDER), or set another output_dir, or "
+            f"resume=never to start from step 0"
+        )
+
+
 def check_rows(
     resume: Resume | None, place: Sequence[str], load: Callable[[dict[str, Any]], None]
 ) -> None:
@@ -131,6 +152,8 @@ def _check(folder: Path, expected: ResumedRun) -> None:
     """
     _check_whole(folder, expected.parts)
     check_identity(folder, read_state(folder)["identity"], expected.settings.identity)
+    if expected.length is not None:
+        check_length(folder, expected.length)
     for name, here in expected.layouts.items():
         try:
             facts = load_facts(folder / name)

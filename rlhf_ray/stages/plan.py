@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -9,12 +10,16 @@ from omegaconf import OmegaConf
 from rlhf_ray.config.keys.readers import is_read
 from rlhf_ray.config.run import Config
 from rlhf_ray.config.schema import values_of
+from rlhf_ray.data.sources.read import FROM_HUB
 from rlhf_ray.models.location import is_hub_name
 from rlhf_ray.stages.inputs import read_models
 from rlhf_ray.stages.pipeline import read_steps
+from rlhf_ray.stages.request_checks import describe_sources
 from rlhf_ray.stages.rl.stage import STAGE as RL
 from rlhf_ray.stages.stage import FolderUse, Stage
 from rlhf_ray.stages.table import load_stage
+
+_NOT_CHECKED = "not checked: "
 
 
 def run(config: Config) -> int:
@@ -53,17 +58,27 @@ def _settings(config: Config) -> str:
 
 
 def _not_checked(config: Config) -> list[str]:
-    """A line about every model that is not on this machine and was not looked at."""
+    """A line about every model and data set that was not looked at, and about folders of files."""
     is_pipeline = config.stage.name == "pipeline"
     parts = (
         {f"pipeline.stages.{s.name}.": s.config for s in read_steps(config)} if is_pipeline else {}
     )
-    return [
-        f"not checked: {prefix}{model.key}={model.path} is read from the hub when the run starts"
-        for prefix, part in (parts or {"": config}).items()
-        for model in read_models(part)
-        if is_hub_name(model.path)
-    ]
+    made_in = Path(config.output_dir) if is_pipeline else None
+    lines: list[str] = []
+    for prefix, part in (parts or {"": config}).items():
+        lines += [
+            f"{_NOT_CHECKED}{prefix}{model.key}={model.path} {FROM_HUB}"
+            for model in read_models(part)
+            if is_hub_name(model.path)
+        ]
+        for line in describe_sources(part, made_in=made_in):
+            is_unchecked = line.startswith(_NOT_CHECKED)
+            lines.append(
+                f"{_NOT_CHECKED}{prefix}{line.removeprefix(_NOT_CHECKED)}"
+                if is_unchecked
+                else f"{prefix}{line}"
+            )
+    return lines
 
 
 # On its own it describes reinforcement learning.

@@ -15,7 +15,7 @@ from rlhf_ray.config.run import Config
 from rlhf_ray.data.prepare.cleaning.lengths import TokenLimit
 from rlhf_ray.data.prepare.cleaning.pipeline import make_cleaning
 from rlhf_ray.data.prepare.prepare import Preparation
-from rlhf_ray.data.prepare.reading import check_rows, check_source
+from rlhf_ray.data.prepare.reading import check_rows, check_source, describe_source
 from rlhf_ray.data.prepare.report import report_of, report_tables
 from rlhf_ray.data.prepare.work_folder import check_output, work_folder
 from rlhf_ray.data.rows import BadCell
@@ -42,6 +42,9 @@ def run(config: Config) -> int:
     for source in evaluation:
         check_rows(source, on_bad_row=prepare.on_bad_row)
     report = _reporter(config.observe.progress)
+    for source in (*sources, *evaluation):
+        for line in describe_source(source, unchecked=False):
+            report(line)
     report(f"checking {len(sources)} sources")
     token_limit = None
     if prepare.max_tokens is not None:

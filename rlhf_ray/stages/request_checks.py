@@ -9,9 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from rlhf_ray.config.errors import RequestError
-from rlhf_ray.config.groups.prepare_sources import read_source
+from rlhf_ray.config.groups.data import DataConfig, SourceConfig
+from rlhf_ray.config.groups.prepare_sources import PreparedSource, read_source
 from rlhf_ray.config.run import Config
 from rlhf_ray.config.stages import ONE_MODEL_STAGES, SCORING_STAGES, TRAINING_STAGES
+from rlhf_ray.data.example_columns import held_out_source
 from rlhf_ray.data.held_out import has_own_prompts, held_out_data
 from rlhf_ray.data.preview import (
     preview_examples,
@@ -19,6 +21,7 @@ from rlhf_ray.data.preview import (
     preview_prompts,
     preview_texts,
 )
+from rlhf_ray.data.sources.read import FROM_HUB, is_on_hub, source_notes
 from rlhf_ray.driver.checkpoint_folders import Checkpoints
 from rlhf_ray.models.builtin import check_builtin, is_builtin
 from rlhf_ray.models.location import read_chat_template
@@ -71,6 +74,56 @@ def check_part(config: Config, *, made_in: Path | None) -> None:
         _check_file("compress.python", config.compress.python)
 
 
+def describe_sources(config: Config, *, made_in: Path | None) -> list[str]:
+    """Lines for a plan: the files of a folder that are read, and data sets that were not looked at.
+
+    Args:
+        made_in: see `check_part`.
+
+    Raises:
+        RequestError: a source is missing or wrong.
+    """
+    if config.stage.name == "prepare_data":
+        from rlhf_ray.data.prepare.reading import describe_source
+
+        entries = [
+            source for source in _prepared(config) if not is_made_later(source.path, made_in)
+        ]
+        return [line for source in entries for line in describe_source(source)]
+    lines: list[str] = []
+    for source in _sources(config):
+        if not source.path or is_made_later(source.path, made_in):
+            continue
+        if is_on_hub(source):
+            lines.append(f"not checked: {source.key('path')}={source.path} {FROM_HUB}")
+        lines += source_notes(source)
+    return list(dict.fromkeys(lines))
+
+
+def _sources(config: Config) -> list[SourceConfig]:
+    """The sources of rows that the stage reads, but for stage=prepare_data."""
+    stage, examples = config.stage.name, config.examples
+    if stage == "chat" and config.chat.url is not None:
+        return []
+    sources: list[SourceConfig] = []
+    if config.is_fit:
+        sources += [examples, *([held_out_source(examples)] if examples.has_eval_source else [])]
+    if stage in (*SCORING_STAGES, "compress"):
+        sources += _prompt_sources(config)
+        if config.is_evaluation or stage in ONE_MODEL_STAGES:
+            sources += [held_out_source(examples)] if examples.eval_path else []
+        elif config.mixes_texts:
+            sources.append(config.texts)
+    return sources
+
+
+def _prompt_sources(config: Config) -> list[DataConfig]:
+    sources = [] if config.is_evaluation else [config.data]
+    if config.is_evaluation or (config.evaluation.every and has_own_prompts(config.evaluation)):
+        sources.append(held_out_data(config.evaluation, config.data))
+    return sources
+
+
 def _check_examples(config: Config, made_in: Path | None) -> None:
     check_inputs(config, made_in=made_in)
     examples = config.examples
@@ -84,10 +137,7 @@ def _check_examples(config: Config, made_in: Path | None) -> None:
 
 
 def _check_prompts(config: Config, made_in: Path | None) -> None:
-    sources = [] if config.is_evaluation else [config.data]
-    if config.is_evaluation or (config.evaluation.every and has_own_prompts(config.evaluation)):
-        sources.append(held_out_data(config.evaluation, config.data))
-    for source in sources:
+    for source in _prompt_sources(config):
         if source.path and not is_made_later(source.path, made_in):
             preview_prompts(source)
     if config.is_evaluation or config.stage.name in ONE_MODEL_STAGES:
@@ -103,15 +153,21 @@ def _check_sources(config: Config, made_in: Path | None) -> None:
     # The tables of layouts and readers, which other stages do not need.
     from rlhf_ray.data.prepare.reading import check_source
 
+    for source in _prepared(config):
+        if not is_made_later(source.path, made_in):
+            check_source(source)
+
+
+def _prepared(config: Config) -> list[PreparedSource]:
     groups = {
         "prepare.sources": config.prepare.sources,
         "prepare.evaluation_sets": config.prepare.evaluation_sets,
     }
-    for group, entries in groups.items():
-        for name, entry in entries.items():
-            source = read_source(name, entry, group=group)
-            if not is_made_later(source.path, made_in):
-                check_source(source)
+    return [
+        read_source(name, entry, group=group)
+        for group, entries in groups.items()
+        for name, entry in entries.items()
+    ]
 
 
 def _check_file(key: str, path: str) -> None:

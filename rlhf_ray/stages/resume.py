@@ -52,7 +52,12 @@ def resume_of_rl(config: Config, settings: RunSettings) -> Resume | None:
         roles["critic"] = config.critic
     if config.starts_reference and config.algorithm.reference_every > 0:
         roles["reference"] = config.reference
-    expected = ResumedRun(settings=settings, parts=RL_PARTS, layouts=_layouts(roles))
+    expected = ResumedRun(
+        settings=settings,
+        parts=RL_PARTS,
+        layouts=_layouts(roles),
+        length=("num_steps", config.num_steps),
+    )
     return checkpoint_to_resume(Path(config.output_dir), config.resume, expected)
 
 
@@ -62,8 +67,13 @@ def resume_of_fit(config: Config, settings: RunSettings) -> Resume | None:
     Raises:
         RequestError: see `checkpoint_to_resume`.
     """
-    layouts = _layouts({"learner": config.training})
-    expected = ResumedRun(settings=settings, parts=FIT_PARTS, layouts=layouts)
+    most = config.fit.max_steps
+    expected = ResumedRun(
+        settings=settings,
+        parts=FIT_PARTS,
+        layouts=_layouts({"learner": config.training}),
+        length=None if most is None else ("fit.max_steps", most),
+    )
     return checkpoint_to_resume(Path(config.output_dir), config.resume, expected)
 
 
@@ -95,7 +105,7 @@ def _models(config: Config) -> dict[str, ModelFiles]:
             "reward.judge.model": (None if judge.model == POLICY else judge.model, True),
         }
     return {
-        key: ModelFiles(hashes=_hashes(key, path), is_read_on_resume=is_read)
+        key: ModelFiles(hashes=_hashes(key, path), are_weights_read=is_read)
         for key, (path, is_read) in found.items()
         if path
     }

@@ -118,6 +118,7 @@ def test_options_of_ray_come_before_the_dashes(submit):
         ("output_dir=runs/a", "output_dir={folder}/runs/a"),
         ("output_dir=/shared/runs/a", "output_dir=/shared/runs/a"),
         ("output_dir=/shared/run=1", "output_dir=/shared/run=1"),
+        ("++output_dir=/shared/runs/a b", "output_dir=/shared/runs/a b"),
     ],
 )
 def test_a_relative_output_folder_is_that_of_the_caller(submit, given, taken):
@@ -125,6 +126,35 @@ def test_a_relative_output_folder_is_that_of_the_caller(submit, given, taken):
     command = entrypoint(submit.call("recipe=demo", given))
     folders = [argument for argument in command if argument.startswith("output_dir=")]
     assert folders == [taken.format(folder=submit.folder)]
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [
+        ("resume=auto", "resume=auto"),
+        ("resume=old/checkpoints/step_000002", "resume={folder}/old/checkpoints/step_000002"),
+        ("resume=/shared/old", "resume=/shared/old"),
+    ],
+)
+def test_a_relative_checkpoint_is_that_of_the_caller(submit, given, taken):
+    command = entrypoint(submit.call("recipe=demo", given))
+    assert taken.format(folder=submit.folder) in command
+
+
+@pytest.mark.parametrize(
+    "given", ['output_dir="/shared/a b"', "output_dir=${recipe}/x", "recipe='demo'", "+resume='a'"]
+)
+def test_what_the_script_cannot_read_is_refused(submit, given):
+    done = submit(given)
+    assert done.returncode == 2
+    assert f"submit: {given}: this script reads" in done.stderr
+    assert "without quotes of its own" in done.stderr
+
+
+def test_there_is_no_check_alone(submit):
+    done = submit("--check", "recipe=demo")
+    assert done.returncode == 2
+    assert "the configuration is always checked before it is submitted" in done.stderr
 
 
 def test_a_run_without_a_recipe_has_a_folder_too(submit):

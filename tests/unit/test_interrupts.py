@@ -51,14 +51,15 @@ def start(script: str, **options) -> subprocess.Popen[str]:
     )
 
 
-def restore_ctrl_c() -> None:
-    """A shell that starts tests in the background has SIGINT ignored."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+def restore_signals() -> None:
+    """A shell that starts tests in the background has SIGINT ignored, and `nohup` SIGHUP."""
+    for number in STATUS:
+        signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize("number", list(STATUS))
 def test_a_signal_ends_in_order_with_its_status(number):
-    process = start(SCRIPT, preexec_fn=restore_ctrl_c)
+    process = start(SCRIPT, preexec_fn=restore_signals)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     process.send_signal(number)
@@ -111,7 +112,7 @@ def test_the_command_has_the_status_while_it_imports(number, moment_s, tmp_path)
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=restore_ctrl_c,
+        preexec_fn=restore_signals,
     )
     assert process.stderr is not None
     # The handler is there after this import and before the next one, which follows.

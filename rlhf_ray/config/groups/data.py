@@ -22,8 +22,8 @@ class SourceConfig:
     path: str = setting(
         "",
         "A file (.jsonl, .json, .csv, each also with .gz, .bz2, .xz or .zst; .parquet), a folder "
-        "written by datasets.save_to_disk, a hub name (NAME or NAME:SUBSET), or "
-        "package.module:iterable.",
+        "of such files, a folder written by datasets.save_to_disk, a hub name (NAME or "
+        "NAME:SUBSET), or package.module:iterable.",
         is_path=True,
     )
     format: str = setting(
@@ -31,7 +31,11 @@ class SourceConfig:
         "Kind of source; auto decides by `path`.",
         choices=("auto", "jsonl", "json", "csv", "parquet", "saved", "hub", "python"),
     )
-    split: str = setting("train", "Split of a hub or saved data set.")
+    split: str = setting(
+        "train",
+        "Split of a hub or saved data set, or of a folder whose sub-folders or files are named "
+        "like splits.",
+    )
     limit: int | None = setting(
         None, "Largest number of rows to use; null for all.", unit="rows", minimum=1
     )
@@ -112,8 +116,8 @@ class ExamplesConfig(SourceConfig):
     )
     eval_split: str | None = setting(
         None,
-        "Split of a hub or saved data set with the held-out rows; without `eval_path`, a split of "
-        "`path`.",
+        "Split with the held-out rows, of a data set or folder as for `split`; without "
+        "`eval_path`, a split of `path`.",
     )
     eval_share: float | None = setting(
         None,

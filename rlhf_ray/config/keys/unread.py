@@ -26,7 +26,6 @@ _IN_FIT = {
     "evaluation.keep_best": "fit.keep_best",
     "evaluation.path": "examples.eval_path",
     "evaluation.split": "examples.eval_split",
-    "reference.path": "model.path",
 }
 _IN_RL = {
     "fit.max_steps": "num_steps",
@@ -81,6 +80,12 @@ _INSTEAD: dict[str, dict[str, str]] = {
         "data.system_prompt": "chat.system",
     },
     "export": {"training.dtype": "export.dtype", "generation.dtype": "export.dtype"},
+}
+# By stage and key: what to know about a key that has no other in its place.
+_BECAUSE = {
+    ("preference", "reference.path"): (
+        "the reference is the model that training starts from (model.path); remove it"
+    ),
 }
 # Groups with keys of the same names in other stages, tried in this order.
 _TWINS = {
@@ -156,6 +161,8 @@ def _instead(key: str, value: Any, stage: str) -> str:
             f"; set it for one of its stages that does ({by}): "
             f"pipeline.stages.NAME.{key}={shown(value)}"
         )
+    if reason := _BECAUSE.get((stage, key)):
+        return f": {reason}"
     other = _INSTEAD.get(stage, {}).get(key) or _twin(key, stage)
     if other is not None:
         return f"; set {other} instead"

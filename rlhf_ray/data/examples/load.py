@@ -21,6 +21,7 @@ from rlhf_ray.data.notes import RowNotes, UnreadColumns
 from rlhf_ray.data.rejects import INVALID, Rejects, Skipped
 from rlhf_ray.data.rendering.chat import Part
 from rlhf_ray.data.rows import BadCell, DataError, Row
+from rlhf_ray.data.sources.read import source_notes
 from rlhf_ray.data.tokens.encoding import most_characters
 from rlhf_ray.data.tokens.fidelity import TokenTextCheck
 from rlhf_ray.data.tokens.plain_texts import PlainEncoder, already_lines
@@ -190,6 +191,7 @@ def finished_set(
         turn_ends=gathered.turn_ends,
         skipped=_skipped([source.rejects for source in sources]),
         notes=(
+            *(note for source in sources for note in source_notes(source.config)),
             *gathered.notes.lines(),
             *gathered.special_notes,
             *gathered.overlap.lines(),

@@ -23,7 +23,14 @@ from rlhf_ray.data.prepare.conversion.mapping import (
 from rlhf_ray.data.prepare.conversion.plain_text import TEXT_SUFFIXES, read_text
 from rlhf_ray.data.prepare.layouts import LAYOUTS
 from rlhf_ray.data.rows import BadCell, BrokenRow, DataError, Row, known_names
-from rlhf_ray.data.sources.read import check_file, read_rows, source_format
+from rlhf_ray.data.sources.read import (
+    FROM_HUB,
+    check_file,
+    is_on_hub,
+    read_rows,
+    source_format,
+    source_notes,
+)
 
 # Columns are collected from this many rows: JSON lines need not all have the same columns.
 _PEEKED_ROWS = 100
@@ -41,6 +48,23 @@ def check_source(source: PreparedSource) -> None:
             check_file(Path(source.path).expanduser(), "data.path")
     except DataError as error:
         raise _in_terms_of(source, error) from error
+
+
+def describe_source(source: PreparedSource, *, unchecked: bool = True) -> list[str]:
+    """Lines for the screen: the files of a folder that are read, or a data set on the hub.
+
+    Args:
+        unchecked: name a data set on the hub, which is not looked at before it is read.
+
+    Raises:
+        DataError: see `check_source`.
+    """
+    if _is_text(source):
+        return []
+    data = source.data()
+    if is_on_hub(data):
+        return [f"not checked: {source.key}.path={source.path} {FROM_HUB}"] if unchecked else []
+    return [line.replace(data.key("path"), f"{source.key}.path", 1) for line in source_notes(data)]
 
 
 def read_samples(source: PreparedSource) -> Iterator[Sample | Removal]:

@@ -15,7 +15,7 @@ from rlhf_ray.data.rejects import INVALID, Rejects, Skipped, good_rows, skipped_
 from rlhf_ray.data.rendering.chat import RenderedChat
 from rlhf_ray.data.rendering.check import check_rendering
 from rlhf_ray.data.rows import BadCell, DataError, Row, check_columns, text_cell, unmapped_columns
-from rlhf_ray.data.sources.read import read_rows, source_format, source_name
+from rlhf_ray.data.sources.read import keeps_digits, read_rows, source_name, source_notes
 from rlhf_ray.data.tokens.encoding import encode, most_characters
 from rlhf_ray.data.tokens.fidelity import TokenTextCheck
 from rlhf_ray.data.tokens.plain_texts import PlainEncoder
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 TOO_LONG = "prompt too long"
 _TOKENISED_AT_ONCE = 1024
-# Sources that hold numbers, and not their digits.
-_OF_ARROW = ("parquet", "saved", "hub")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,7 +126,7 @@ def load_prompts(data: DataConfig, tokenizer: PreTrainedTokenizerBase, *, seed: 
         left_out_columns=tuple(sorted(left_out)),
         fingerprint=fingerprint(prompts),
         rows_fingerprint=rows_fingerprint(prompts),
-        notes=(*notes.lines(), *specials.lines(), *fidelity.lines(), *unread),
+        notes=(*source_notes(data), *notes.lines(), *specials.lines(), *fidelity.lines(), *unread),
         already=tuple(plain.lines()),
     )
 
@@ -214,7 +212,7 @@ def _rendered(
     specials: SpecialTextCheck,
 ) -> Iterator[_Rendered]:
     default_source = source_name(data)
-    of_arrow = data.answer_column if source_format(data) in _OF_ARROW else None
+    of_arrow = None if keeps_digits(data) else data.answer_column
     for row in rows:
         try:
             identity = text_cell(row, data.id_column) if data.id_column else str(row.number)

@@ -10,6 +10,7 @@ from typing import Any
 from rlhf_ray.config.groups.data import SourceConfig
 from rlhf_ray.data.rows import BrokenRow, DataError, Row, known_names
 from rlhf_ray.data.sources.cells import BadValue, arrow_row, narrow_columns
+from rlhf_ray.data.sources.folder import FolderFiles
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[\w.-]+)?")
 
@@ -30,12 +31,12 @@ def read_saved(source: SourceConfig) -> Iterator[Row | BrokenRow]:
     Raises:
         DataError: the folder is of another kind, or has no such split.
     """
-    path, split = source.path, source.split
+    path, split = str(Path(source.path).expanduser()), source.split
     folder = Path(path)
     if not is_saved_folder(folder):
         raise DataError(
             f"{path} was not written by datasets.save_to_disk: it has neither dataset_dict.json "
-            f"nor state.json. For a folder of data files, set {source.key('format')}=hub"
+            f"nor state.json. For a folder of data files, set {source.key('format')}=auto"
         )
     # Imported here, because it takes seconds and other sources do not need it.
     import datasets
@@ -52,7 +53,7 @@ def read_saved(source: SourceConfig) -> Iterator[Row | BrokenRow]:
 
 
 def read_hub(source: SourceConfig) -> Iterator[Row | BrokenRow]:
-    """Rows of a data set on the hub, or of a folder of data files; `name:subset` picks a subset.
+    """Rows of a data set on the hub, or of a folder like one; `name:subset` picks a subset.
 
     Raises:
         DataError: the data set cannot be loaded, or has no such split.
@@ -60,8 +61,9 @@ def read_hub(source: SourceConfig) -> Iterator[Row | BrokenRow]:
     import datasets
 
     path, split = source.path, source.split
-    is_folder = Path(path).exists()
-    name, _, subset = (path, "", "") if is_folder else path.partition(":")
+    folder = Path(path).expanduser()
+    is_folder = folder.exists()
+    name, _, subset = (str(folder), "", "") if is_folder else path.partition(":")
     kind = "folder" if is_folder else "hub name"
     content = _explained(
         f"{source.key('path')} is {path!r}: the {kind} cannot be loaded as a data set "
@@ -69,6 +71,27 @@ def read_hub(source: SourceConfig) -> Iterator[Row | BrokenRow]:
         lambda: datasets.load_dataset(name, subset or None, split=split),
     )
     yield from _rows(content, Path(name).name)
+
+
+def read_chosen(source: SourceConfig, chosen: FolderFiles) -> Iterator[Row | BrokenRow]:
+    """Rows of the chosen files of a folder, in formats that the library alone reads.
+
+    Raises:
+        DataError: the files cannot be loaded.
+    """
+    import datasets
+
+    names = {
+        split: [path.relative_to(chosen.folder).as_posix() for path in paths]
+        for split, paths in chosen.splits.items()
+        if split == chosen.asked or chosen.asked not in chosen.splits
+    }
+    content = _explained(
+        f"{source.key('path')} is {source.path!r}: the folder cannot be loaded as a data set "
+        f"(split {source.split!r})",
+        lambda: datasets.load_dataset(str(chosen.folder), data_files=names, split=chosen.asked),
+    )
+    yield from _rows(content, chosen.folder.name)
 
 
 def _explained(what: str, load: Callable[[], Any]) -> Any:
@@ -81,7 +104,9 @@ def _explained(what: str, load: Callable[[], Any]) -> Any:
     try:
         return load()
     except (DatasetsError, OSError, ValueError, KeyError) as error:
-        raise DataError(f"{what}: {' '.join(str(error).split())[:600]}") from error
+        # The library's own words are that something went wrong; the cause says what.
+        words = [str(error), *([str(error.__cause__)] if error.__cause__ else [])]
+        raise DataError(f"{what}: {' '.join(': '.join(words).split())[:600]}") from error
     finally:
         if had_bars:
             datasets.enable_progress_bars()

@@ -13,20 +13,22 @@ from pathlib import Path
 from rlhf_ray.config.groups.data import SourceConfig
 from rlhf_ray.data.rows import BrokenRow, DataError, Row, known_names
 from rlhf_ray.data.sources.compressed import COMPRESSED, bare_name
-from rlhf_ray.data.sources.dataset_library import is_hub_name, is_saved_folder, read_hub, read_saved
+from rlhf_ray.data.sources.dataset_library import (
+    is_hub_name,
+    is_saved_folder,
+    read_chosen,
+    read_hub,
+    read_saved,
+)
 from rlhf_ray.data.sources.files import read_csv, read_json, read_jsonl, read_parquet
+from rlhf_ray.data.sources.folder import choose_files, is_declared, no_examples
+from rlhf_ray.data.sources.folder_rows import read_files
 from rlhf_ray.data.sources.prepared import prepared_hint, refuse_prepared_folder
 from rlhf_ray.data.sources.python_source import is_import_path, read_python
 
 _FILE_FORMATS = ("jsonl", "json", "csv", "parquet")
-# What `datasets` reads in a folder, of texts; compressed files have such a suffix too.
-_IN_FOLDERS = frozenset(
-    (
-        *(".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".pq", ".arrow", ".txt"),
-        *(".xml", ".zip", ".tar", ".gz", ".xz", ".bz2", ".zst", ".lz4"),
-    )
-)
-_MAX_NAMED = 6
+# End of a line of a plan.
+FROM_HUB = "is read from the hub when the run starts"
 _SUFFIXES = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
@@ -53,6 +55,13 @@ def read_rows(source: SourceConfig) -> Iterator[Row | BrokenRow]:
                 "cannot be read as a stream from another compression; decompress the file"
             )
         rows = _file_readers(source)[kind](path)
+    elif kind == "folder":
+        chosen = choose_files(source)
+        if _is_read_here(source):
+            reader = _file_readers(source)[chosen.format]
+            rows = read_files(chosen, reader, source.key("path"))
+        else:
+            rows = read_chosen(source, chosen)
     elif kind == "saved":
         rows = read_saved(source)
     elif kind == "hub":
@@ -65,6 +74,8 @@ def read_rows(source: SourceConfig) -> Iterator[Row | BrokenRow]:
 def source_format(source: SourceConfig) -> str:
     """The source's `format`; if it is auto, the format that fits the path.
 
+    "folder" stands for an ordinary folder of data files, whose files `choose_files` chooses.
+
     Raises:
         DataError: the path is empty, or fits no format.
     """
@@ -73,15 +84,20 @@ def source_format(source: SourceConfig) -> str:
         raise DataError(
             f"{key} is not set; give a file, a folder, a hub name, or package.module:iterable"
         )
+    path = Path(source.path).expanduser()
+    if source.format == "hub" and path.is_dir():
+        return "hub" if is_declared(path) else "folder"
     if source.format != "auto":
         return source.format
-    path = Path(source.path).expanduser()
     if path.is_dir():
         refuse_prepared_folder(path, key)
         if is_saved_folder(path):
             return "saved"
         _refuse_folder(path, key)
-        return "hub"
+        if is_declared(path):
+            return "hub"
+        choose_files(source)
+        return "folder"
     suffix = bare_name(path).suffix
     if suffix.lower() in _SUFFIXES:
         return _SUFFIXES[suffix.lower()]
@@ -103,8 +119,73 @@ def source_format(source: SourceConfig) -> str:
     )
 
 
+def source_notes(source: SourceConfig) -> tuple[str, ...]:
+    """Lines for the screen about a folder: which files are read, and which are left out.
+
+    Raises:
+        DataError: see `source_format`.
+    """
+    key, path = source.key("path"), Path(source.path).expanduser()
+    kind = source_format(source)
+    if kind == "folder":
+        return (choose_files(source).note(key),)
+    if kind == "hub" and path.is_dir():
+        return (f"{key} is a folder: its README.md says which files split {source.split!r} has",)
+    return ()
+
+
+def is_on_hub(source: SourceConfig) -> bool:
+    """Whether the rows are asked for over the network.
+
+    Raises:
+        DataError: see `source_format`.
+    """
+    return source_format(source) == "hub" and not Path(source.path).expanduser().is_dir()
+
+
+def source_files(source: SourceConfig) -> tuple[Path, ...]:
+    """The files on this machine that the source reads; none for a saved data set or the hub."""
+    path = Path(source.path).expanduser()
+    if path.is_file():
+        return (path,)
+    try:
+        if path.is_dir() and source_format(source) == "folder":
+            return choose_files(source).files
+    except DataError:
+        pass  # Whoever reads the rows says what is wrong.
+    return ()
+
+
+def is_streamed(source: SourceConfig) -> bool:
+    """Whether the first rows are there without reading all, or a library that takes seconds."""
+    kind = source_format(source)
+    return kind in ("jsonl", "csv", "parquet") or (kind == "folder" and _is_read_here(source))
+
+
+def has_header(source: SourceConfig) -> bool:
+    """Whether every row has all columns."""
+    kind = source_format(source)
+    return (choose_files(source).format if kind == "folder" else kind) in ("csv", "parquet")
+
+
+def keeps_digits(source: SourceConfig) -> bool:
+    """Whether numbers of the rows have the digits of the source; Arrow holds numbers alone."""
+    kind = source_format(source)
+    if kind == "folder":
+        return _is_read_here(source) and choose_files(source).format != "parquet"
+    return kind in ("jsonl", "json", "csv", "python")
+
+
+def _is_read_here(source: SourceConfig) -> bool:
+    """Whether the files of the folder have readers here; the others are left to `datasets`."""
+    chosen = choose_files(source)
+    is_packed = any(path.suffix.lower() in COMPRESSED for path in chosen.files)
+    kinds = ("jsonl", "csv") if is_packed else ("jsonl", "csv", "parquet")
+    return chosen.asked in chosen.splits and chosen.format in kinds
+
+
 def _refuse_folder(folder: Path, key: str) -> None:
-    """Refuse a folder in which `datasets` would find no rows, or one whose files are no examples.
+    """Refuse a folder whose files are no examples.
 
     Raises:
         DataError: says what the folder is, and what to name.
@@ -114,16 +195,8 @@ def _refuse_folder(folder: Path, key: str) -> None:
         what = "the folder of a model"
     elif (folder / "config.yaml").is_file():
         what = "the output folder of a run"
-    elif not any(file.suffix.lower() in _IN_FOLDERS for file in folder.rglob("*.*")):
-        what = "a folder without data files"
     if what is not None:
-        names = sorted(child.name for child in folder.iterdir())
-        inside = ", ".join(names[:_MAX_NAMED]) or "nothing"
-        raise DataError(
-            f"{key} is {str(folder)!r}, {what} (it holds: {inside}); name a file "
-            f"({', '.join(_FILE_FORMATS)}), a folder of such files, or one that "
-            f"datasets.save_to_disk wrote"
-        )
+        raise no_examples(folder, key, what)
 
 
 def source_name(source: SourceConfig) -> str:

@@ -45,14 +45,25 @@ class BestPolicy:
     Args:
         models: keeps the folders.
         metric: name of the metric that evaluations are compared by; NaN is never the best.
+        rows: fingerprint of the held-out rows.
+        say: shows a sentence.
     """
 
     def __init__(
-        self, output_dir: Path, models: BestModels, *, metric: str, lowest_is_best: bool
+        self,
+        output_dir: Path,
+        models: BestModels,
+        *,
+        metric: str,
+        lowest_is_best: bool,
+        rows: str,
+        say: Callable[[str], None],
     ) -> None:
         self._note = output_dir / "best.json"
         self._models = models
         self._metric = metric
+        self._rows = rows
+        self._say = say
         self._sign = -1.0 if lowest_is_best else 1.0
         self._step = 0
         self._value = math.nan
@@ -82,15 +93,26 @@ class BestPolicy:
         """Plain values; empty before the first evaluation."""
         if self._step == 0:
             return {}
-        return {"step": self._step, "value": self._value, "metric": self._metric}
+        return {
+            "step": self._step,
+            "value": self._value,
+            "metric": self._metric,
+            "rows": self._rows,
+        }
 
     def load_state_dict(self, state: dict[str, Any], run_folder: Path) -> None:
-        """Go on from a checkpoint. With another metric, earlier evaluations do not count.
+        """Go on from a checkpoint. With another metric or rows, earlier evaluations do not count.
 
         Raises:
             RequestError: the best model at the time of the checkpoint is gone.
         """
-        if state and state["metric"] == self._metric:
+        # A release that kept no fingerprint is taken at its word.
+        if state and state.get("rows", self._rows) != self._rows:
+            self._say(
+                f"the held-out prompts are not those of the checkpoint: its best evaluation, step "
+                f"{state['step']} with {self._metric}={state['value']:.4g}, counts no more"
+            )
+        elif state and state["metric"] == self._metric:
             self._step, self._value = state["step"], state["value"]
         self._models.resume(self._step, run_folder)
         if self._step:

@@ -26,7 +26,7 @@ from rlhf_ray.driver.fit.checkpoints import FitCheckpoints, FitState
 from rlhf_ray.driver.fit.held_out import NOTHING_EVALUATED, HeldOut, NoHeldOut
 from rlhf_ray.driver.fit.loop import FitLoop, FitSettings, fit
 from rlhf_ray.driver.fit.steps import FitSteps
-from rlhf_ray.driver.resume_choice import check_rows
+from rlhf_ray.driver.resume_choice import check_length, check_rows
 from rlhf_ray.driver.run_log import FitLog
 from rlhf_ray.models.builtin import resolve_model_path
 from rlhf_ray.models.saving.generation_ends import add_ends, added_line
@@ -85,6 +85,9 @@ def run_fit(config: Config, stage: FitStage[T]) -> int:
             read.config, stage, read.num_steps, kept_settings=settings, resume_from=resume_from
         )
         check_rows(resume_from, ("steps",), _order(inputs, read.examples).load_state_dict)
+        if resume_from is not None:
+            epochs = f"the length of fit.num_epochs={config.fit.num_epochs} over these rows"
+            check_length(resume_from.folder, (epochs, read.num_steps))
         progress.phase("start")
         with (
             connected(

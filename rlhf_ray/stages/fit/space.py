@@ -10,7 +10,7 @@ from rlhf_ray.config.groups.data import ExamplesConfig, SourceConfig
 from rlhf_ray.config.run import Config
 from rlhf_ray.data.example_columns import held_out_source
 from rlhf_ray.data.sources.compressed import COMPRESSED
-from rlhf_ray.data.sources.read import source_format
+from rlhf_ray.data.sources.read import source_files
 from rlhf_ray.disk_space import free_bytes, size_in_words, space_of
 from rlhf_ray.stages.stage import describe_training
 
@@ -73,11 +73,16 @@ def _text_bytes(examples: ExamplesConfig) -> int:
 
 
 def _of_file(source: SourceConfig) -> int:
-    """Bytes of the rows of a file; 0 where its size does not tell."""
-    path = Path(source.path).expanduser()
-    if source.limit is not None or not path.is_file() or path.suffix.lower() in COMPRESSED:
+    """Bytes of the rows of a file, or of those of a folder; 0 where sizes do not tell."""
+    if source.limit is not None:
         return 0
-    if source_format(source) != "parquet":
+    return sum(_row_bytes(path) for path in source_files(source))
+
+
+def _row_bytes(path: Path) -> int:
+    if path.suffix.lower() in COMPRESSED:
+        return 0
+    if path.suffix.lower() not in (".parquet", ".pq"):
         return path.stat().st_size
     # Imported here, because it takes 0.1 s and other files do not need it.
     import pyarrow

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_ray.cluster.systems.rl import System
+from rlhf_ray.data.prompts.fingerprint import fingerprint, rows_fingerprint
 from rlhf_ray.driver.best_models import BestModels
 from rlhf_ray.driver.evaluation.collector import AnswerCollector
 from rlhf_ray.driver.evaluation.evaluator import (
@@ -36,6 +37,7 @@ def make_evaluator(
     transport: WeightTransport,
     *,
     is_resumed: bool,
+    say: Callable[[str], None],
 ) -> Evaluator:
     """The evaluator of the policy of a started system.
 
@@ -44,6 +46,7 @@ def make_evaluator(
         transport: opened from the learner to the engines.
         is_resumed: the checkpoint knows the best model so far. Otherwise models that an earlier
             run left are removed.
+        say: shows a sentence.
     """
     evaluation = settings.evaluation
     if evaluation.every == 0:
@@ -57,7 +60,8 @@ def make_evaluator(
         waiter=system.supervisor,
         settings=settings.collect,
     )
-    best = _best(settings, system, turns, publisher)
+    rows = f"{fingerprint(prompts)} {rows_fingerprint(prompts)}"
+    best = _best(settings, system, turns, publisher, rows=rows, say=say)
     if not is_resumed:
         best.clear()
     averages = settings.ema_decay is not None
@@ -74,7 +78,13 @@ def make_evaluator(
 
 
 def _best(
-    settings: RlSettings, system: System, turns: DeviceSharing, publisher: Publisher
+    settings: RlSettings,
+    system: System,
+    turns: DeviceSharing,
+    publisher: Publisher,
+    *,
+    rows: str,
+    say: Callable[[str], None],
 ) -> BestPolicy | NoBest:
     evaluation = settings.evaluation
     if not evaluation.keep_best:
@@ -99,6 +109,8 @@ def _best(
         models,
         metric=evaluation.compared_by,
         lowest_is_best=evaluation.best_is_lowest,
+        rows=rows,
+        say=say,
     )
 
 

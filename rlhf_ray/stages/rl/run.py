@@ -99,6 +99,7 @@ def _train(inputs: RlInputs, system: System, progress: Progress, startup: Startu
         publisher,
         transport,
         is_resumed=inputs.resume_from is not None,
+        say=progress.message,
     )
     saver = make_checkpoints(settings, system, inputs, evaluator)
     reference_updater = make_reference_updater(settings, system)

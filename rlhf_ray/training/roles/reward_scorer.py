@@ -38,7 +38,7 @@ class RewardScorer(FrozenRole):
     Args:
         reward_model: settings as completed by `stages`: with mean and standard deviation if scores
             are normalised, and `foreign_tokens` "text" only if the tokenizer is not the policy's.
-        model: how models are loaded; `reward_model` has the path.
+        model: of the policy: its tokenizer, where both have the same, and how models are loaded.
         timeout_s: longest wait of a collective operation for the other ranks.
     """
 
@@ -46,6 +46,7 @@ class RewardScorer(FrozenRole):
         self, *, reward_model: ModelRewardConfig, model: ModelConfig, seed: int, timeout_s: float
     ) -> None:
         self._settings = reward_model
+        self._policy_settings = model
         self._model_settings = reward_model_source(reward_model, model)
         self._seed = seed
         self._timeout_s = timeout_s
@@ -79,7 +80,8 @@ class RewardScorer(FrozenRole):
         attention = self._model_settings.attention
         layout = try_backbone(model, self._model_settings, settings)
         is_foreign = settings.foreign_tokens == "text"
-        tokenizer = load_tokenizer(self._model_settings)
+        # Sampled ids are the policy's, and its folder is sure to have the tokenizer.
+        tokenizer = load_tokenizer(self._model_settings if is_foreign else self._policy_settings)
         self._started = FrozenEngine(module, settings)
         started = StartedModel(
             module=module, decoder=model.backbone, attention=attention, predict=self._predict

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import socket
 import subprocess
 import sys
@@ -229,6 +230,8 @@ def end(processes: dict[str, subprocess.Popen[bytes]]) -> None:
 
 def report(name: str, folder: Path) -> str:
     log = (folder / f"log_{name}.txt").read_text(errors="replace")
+    # Every process group that a worker has joined puts the rank before each line of a traceback.
+    log = re.sub(r"\[rank\d+\]: ", "", log)
     return f"worker {name} (world size, rank) failed or was late; its log ends:\n{log[-4000:]}"
 
 

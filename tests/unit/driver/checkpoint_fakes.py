@@ -98,7 +98,12 @@ def run_settings(
 
 
 def expected(settings: RunSettings | None = None, layout: RoleLayout = LAYOUT) -> ResumedRun:
-    return ResumedRun(settings=settings or run_settings(), parts=PARTS, layouts={"learner": layout})
+    return ResumedRun(
+        settings=settings or run_settings(),
+        parts=PARTS,
+        layouts={"learner": layout},
+        length=None,
+    )
 
 
 def step_checkpoints(

@@ -12,7 +12,8 @@ from rlhf_ray.config.errors import RunFailed
 from rlhf_ray.driver.checkpoint_folders import Checkpoints
 from rlhf_ray.driver.checkpoint_state import check_whole, is_committed
 from rlhf_ray.driver.checkpoints import StepCheckpoints
-from rlhf_ray.testing.fakes import InProcessWaiter, done
+from rlhf_ray.testing.fake_waiter import InProcessWaiter
+from rlhf_ray.testing.fakes import done
 from tests.unit.driver.checkpoint_fakes import PARTS, STATE, WritingRanks, run_settings
 
 

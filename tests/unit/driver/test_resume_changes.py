@@ -77,6 +77,26 @@ def test_the_code_of_a_reward_function(tmp_path):
     assert "the code in /a/reward.py has changed" in line
 
 
+def test_two_ways_to_write_the_same_functions(tmp_path):
+    here = run_settings(reward__functions=[{"path": "exact_match", "weight": 1.0}])
+    (folder,) = written(tmp_path, 1)
+    state = read_state(folder)
+    saved = state["configuration"] | {"reward.functions": ["exact_match"]}
+    assert compare_settings(folder, {**state, "configuration": saved}, here) == []
+    other = run_settings(reward__functions=[{"path": "exact_match", "weight": 2.0}])
+    with pytest.raises(RequestError, match=r"reward\.functions"):
+        compare_settings(folder, {**state, "configuration": saved}, other)
+
+
+def test_a_module_that_is_found_elsewhere(tmp_path):
+    saved = {"/v1/reward.py": "old", "/v1/other.py": "same"}
+    moved = replace(run_settings(), code={"/v2/reward.py": "old", "/v1/other.py": "same"})
+    assert compare(tmp_path, moved, code=saved) == []
+    other = replace(moved, code={"/v2/reward.py": "new", "/v1/other.py": "same"})
+    with pytest.raises(RequestError, match=r"the code in /v2/reward\.py has changed"):
+        compare(tmp_path, other, code=saved)
+
+
 def test_a_key_that_the_release_did_not_have_had_its_default(tmp_path):
     key = "algorithm.clip_ratio_low"
     here = run_settings(algorithm__clip_ratio_low=0.2)

@@ -34,6 +34,38 @@ def test_one_changed_weight_is_seen(tmp_path, layer):
     assert before["model.safetensors"] != after["model.safetensors"]
 
 
+@pytest.mark.parametrize("kind", [0, 1, 4, 11])
+def test_a_changed_kind_of_weights_is_seen(tmp_path, kind):
+    """One kind in every layer: a sample with a fixed stride would leave it out."""
+
+    def make_layers(name: str, value: float) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        weights = {
+            f"layers.{n}.{part}": numpy.full(2**8, value * (part == kind), "float32")
+            for n in range(250)
+            for part in range(12)
+        }
+        save_file(weights, folder / "model.safetensors")
+        return folder
+
+    before, after = make_layers("before", 0.0), make_layers("after", 1e-6)
+    assert file_hashes(str(before)) != file_hashes(str(after))
+
+
+def test_the_tokens_that_end_a_text_count(tmp_path):
+    folder = make(tmp_path / "model")
+    before = file_hashes(str(folder))
+    file = folder / "generation_config.json"
+    file.write_text('{"eos_token_id": 1, "temperature": 0.7}')
+    one = file_hashes(str(folder))
+    assert one != before
+    file.write_text('{"eos_token_id": [1], "temperature": 0.9}')
+    assert file_hashes(str(folder)) == one
+    file.write_text('{"eos_token_id": [5, 1]}')
+    assert file_hashes(str(folder)) != one
+
+
 def test_a_copy_is_the_same_and_notes_do_not_count(tmp_path):
     folder = make(tmp_path / "model")
     before = file_hashes(str(folder))
@@ -57,7 +89,7 @@ def test_files_of_torch_and_single_files(tmp_path):
 
 def test_a_small_part_is_read(tmp_path, monkeypatch):
     file = tmp_path / "model.safetensors"
-    save_file({f"w{n}": numpy.zeros(2**14, "float32") for n in range(512)}, file)
+    save_file({f"w{n}": numpy.zeros(2**15, "float32") for n in range(512)}, file)
     counted = 0
 
     class Counting(io.FileIO):
@@ -69,7 +101,7 @@ def test_a_small_part_is_read(tmp_path, monkeypatch):
 
     monkeypatch.setattr(fingerprint.Path, "open", lambda self, *_, **__: Counting(self))
     file_hashes(str(tmp_path))
-    assert 0 < counted < 2**21 < file.stat().st_size // 8
+    assert 0 < counted < 3 * 2**20 < file.stat().st_size // 8
 
 
 @pytest.mark.parametrize("content", [b"\xff" * 2**21, b"\x08" + b"\0" * 2**21])

@@ -48,6 +48,36 @@ def test_models_on_the_hub_are_said_to_be_unchecked(capsys):
     assert "not checked" not in plan(capsys, "recipe=demo", "stage=plan")
 
 
+def test_data_sets_on_the_hub_are_said_to_be_unchecked(capsys):
+    rows = ("examples.path=owner/rows", "examples.eval_split=test", "dry_run=true")
+    out = plan(capsys, "stage=sft", "model.path=builtin:arithmetic", *rows)
+    line = "not checked: examples.path=owner/rows is read from the hub when the run starts"
+    assert out.splitlines().count(line) == 1
+    out = plan(capsys, "recipe=demo", "stage=plan", "data.path=owner/rows:easy")
+    assert "not checked: data.path=owner/rows:easy is read from the hub" in out
+    stages = "pipeline.stages.a={stage: sft, model.path: builtin:stories, examples.path: owner/r}"
+    out = plan(capsys, "stage=pipeline", stages, "dry_run=true")
+    assert "not checked: pipeline.stages.a.examples.path=owner/r is read" in out
+    source = "prepare.sources.own={path: owner/rows, kind: prompt}"
+    out = plan(capsys, "stage=prepare_data", source, "dry_run=true")
+    assert "not checked: prepare.sources.own.path=owner/rows is read from the hub" in out
+
+
+def test_the_files_of_a_folder_are_named(capsys, tmp_path):
+    for name in ("train", "dev"):
+        (tmp_path / f"{name}.jsonl").write_text('{"prompt": "a", "answer": "b"}')
+    said = "split 'train', 1 jsonl files are read: train.jsonl; 1 are left out: dev.jsonl"
+    model = ("model.path=builtin:arithmetic", "dry_run=true")
+    out = plan(capsys, "stage=sft", f"examples.path={tmp_path}", *model)
+    assert f"examples.path is a folder: {said}" in out
+    source = f"prepare.sources.own={{path: {tmp_path}, kind: prompt}}"
+    out = plan(capsys, "stage=prepare_data", source, "dry_run=true")
+    assert f"prepare.sources.own.path is a folder: {said}" in out
+    (tmp_path / "more.jsonl").write_text('{"prompt": "a", "answer": "b"}')
+    assert main(["stage=sft", f"examples.path={tmp_path}", *model]) == 2
+    assert "others are not (more.jsonl)" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "key"),
     [

@@ -115,6 +115,26 @@ def test_the_same_command_goes_on_without_a_word(run: Run):
     assert found.notes == ()
 
 
+def test_a_run_that_is_shorter_than_its_checkpoint_is_refused(run: Run, capsys):
+    folder = run.save(step=22)
+    key = "num_steps" if run.stage == "rl" else "fit.max_steps"
+    assert run.resume(f"{key}=22", "training.warmup_steps=0").folder == folder
+    message = run.refused(capsys, f"{key}=4", "training.warmup_steps=0")
+    assert f"the checkpoint {folder} has 22 steps, and {key} is 4: no step is left" in message
+    assert "resume=never" in message
+    assert [path.name for path in run.output.iterdir() if path.name != ".lock"] == ["checkpoints"]
+
+
+@pytest.mark.parametrize("stage", FIT_STAGES)
+def test_so_is_one_whose_rows_give_fewer_steps(stage: str, tmp_path: Path, capsys):
+    run = Run(stage, tmp_path)
+    run.arguments += ["training.warmup_steps=0", "examples.eval_share=0", "fit.num_epochs=3"]
+    run.save(step=22)
+    assert main(run.arguments) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert "has 22 steps, and the length of fit.num_epochs=3 over these rows is 1: no" in message
+
+
 def test_changed_settings_are_listed(run: Run):
     run.save()
     found = run.resume("training.learning_rate=0.125", "deadlines.update_s=77")
@@ -327,6 +347,27 @@ def test_a_changed_base_model(tmp_path, capsys, stage, more, is_refused):
         changes.append("checkpoint.accept_changes=[model.path]")
     (note,) = run.resume(*changes).notes
     assert "model.path: other content of model.safetensors" in note
+
+
+def test_a_model_that_was_copied_elsewhere_is_the_same(tmp_path, capsys):
+    run, models = Run("rl", tmp_path), Models(tmp_path)
+    run.save(f"reference.path={models.make('scorer')}", "algorithm.kl_coefficient=0.1")
+    models.make("copy")
+    changes = (f"reference.path={tmp_path / 'copy'}", "algorithm.kl_coefficient=0.1")
+    (note,) = run.resume(*changes).notes
+    assert "reference.path: " in note
+    models.train("copy")
+    assert "reference.path: " in run.refused(capsys, *changes)
+
+
+def test_other_ends_of_a_replaced_base_are_refused(tmp_path, capsys):
+    """A checkpoint has the weights; the tokens that end a text are still those of the folder."""
+    run, models = Run("sft", tmp_path), Models(tmp_path)
+    change = f"model.path={models.make('base')}"
+    run.save(change)
+    (tmp_path / "base" / "generation_config.json").write_text('{"eos_token_id": [1, 5]}')
+    message = run.refused(capsys, change)
+    assert "model.path: other content of generation_config.json" in message
 
 
 def test_a_release_that_kept_no_hashes_of_models(tmp_path):

@@ -27,6 +27,12 @@ CASES = [
     (SFT, "data.answer_column=x", "set examples.answer_column instead"),
     (SFT, "critic.learning_rate=1", "set training.learning_rate instead"),
     (SFT, "preference.beta=1", "it is read by: preference"),
+    (SFT, "reference.path=a/b", "so it would change nothing; remove it (it is read by: rl"),
+    (
+        ("stage=preference", *SFT[1:]),
+        "reference.path=a/b",
+        "the reference is the model that training starts from (model.path); remove it",
+    ),
     (SFT, "evaluation.every=1", "set fit.eval_every instead"),
     (PREPARE, "generation.temperature=0.5", "stage=prepare_data does not read"),
     (PREPARE, "data.path=x", "set prepare.sources.NAME.path instead"),

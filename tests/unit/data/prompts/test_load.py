@@ -390,6 +390,18 @@ class TestSaid:
             said
         )
 
+    @pytest.mark.parametrize("suffix", ["jsonl", "json"])
+    def test_digits_of_files_in_a_folder(self, tmp_path, tokenizer, suffix) -> None:
+        """Files of JSON lines are read here; `datasets` reads a file of one list."""
+        row = '{"prompt": "a", "answer": 0.10}'
+        folder = tmp_path / "rows"
+        folder.mkdir()
+        (folder / f"train.{suffix}").write_text(f"[{row}]" if suffix == "json" else row)
+        data = DataConfig(path=str(folder), answer_column="answer")
+        found = load_prompts(data, tokenizer, seed=3)
+        assert only(found).answer == ("0.10" if suffix == "jsonl" else "0.1")
+        assert ("store answers as text" in found.describe()) == (suffix == "json")
+
     def test_missing_answers_of_csv(self, tmp_path, tokenizer) -> None:
         path = tmp_path / "rows.csv"
         path.write_text("prompt,answer\nIs it so?,None\n")
@@ -404,3 +416,14 @@ class TestSaid:
         monkeypatch.setattr("rlhf_ray.data.prompts.load.render", None)
         with pytest.raises(DataError, match=r"prompt too long .first: .* has 300000 characters"):
             load([{"prompt": prompt}])
+
+
+def test_the_files_of_a_folder_are_said(tmp_path: Path, tokenizer) -> None:
+    for name in ("train_a", "train_b", "test"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"prompt": name}))
+    prompts = load_prompts(DataConfig(path=str(tmp_path)), tokenizer, seed=3)
+    assert [prompt.messages[0]["content"] for prompt in prompts.prompts] == ["train_a", "train_b"]
+    assert (
+        "data.path is a folder: split 'train', 2 jsonl files are read: train_a.jsonl, "
+        "train_b.jsonl; 1 are left out: test.jsonl"
+    ) in prompts.describe().splitlines()

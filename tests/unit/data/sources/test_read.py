@@ -171,7 +171,7 @@ class TestDatasetsLibrary:
         with pytest.raises(DataError, match=r"was not written by datasets\.save_to_disk"):
             read(tmp_path, format="saved")
 
-    def test_hub_loader_on_a_folder_of_files(
+    def test_split_of_a_folder_of_files(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         # The library's cache, which it would otherwise fill in the home folder.
@@ -180,10 +180,10 @@ class TestDatasetsLibrary:
         for split in ("train", "test"):
             text = "\n".join(json.dumps({**row, "split": split}) for row in CELLS)
             write(tmp_path / "files" / f"{split}.jsonl", text)
-        assert source_format(DataConfig(path=str(tmp_path / "files"))) == "hub"
+        assert source_format(DataConfig(path=str(tmp_path / "files"))) == "folder"
         rows = cells(tmp_path / "files", split="test", limit=2)
         assert rows == [{**row, "split": "test"} for row in CELLS[:2]]
-        with pytest.raises(DataError, match=r"the folder cannot be loaded.*split 'dev'"):
+        with pytest.raises(DataError, match=r"whose files have no split 'dev'"):
             read(tmp_path / "files", split="dev")
 
     @pytest.mark.parametrize(
@@ -327,7 +327,7 @@ class TestKeysOfAnotherGroup:
         text = '{"text": "a"}\n{"text": "b"}'
         assert "set texts.format=jsonl" in self.message(write(tmp_path / "a.json", text))
         assert "set texts.format to one of jsonl" in self.message(write(tmp_path / "a.txt", text))
-        assert "set texts.format=hub" in self.message(tmp_path, format="saved")
+        assert "set texts.format=auto" in self.message(tmp_path, format="saved")
         assert "texts.path is 'ROWS'; a Python" in self.message("ROWS", format="python")
         assert "texts.path is" in self.message(tmp_path, format="jsonl")
 

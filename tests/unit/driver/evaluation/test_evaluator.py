@@ -74,13 +74,18 @@ class Rewarded:
 class World:
     """An output folder; the model of a step is a file with the step's number."""
 
-    def __init__(self, output, *rewards, every=2, num_steps=7, lowest=False, ema=False) -> None:
+    def __init__(
+        self, output, *rewards, every=2, num_steps=7, lowest=False, ema=False, rows="r"
+    ) -> None:
+        self.said: list[str] = []
         self.output = output
         self.step = 0
         self.published: list[int] = []
         self.kept: list[tuple[str, list[Any]]] = []
         models = BestModels(output, self._save, num_checkpoints=2)
-        self.best = BestPolicy(output, models, metric=METRIC, lowest_is_best=lowest)
+        self.best = BestPolicy(
+            output, models, metric=METRIC, lowest_is_best=lowest, rows=rows, say=self.said.append
+        )
         self.evaluator = HeldOutEvaluator(
             collect=Rewarded(*rewards).collect,
             prompts=[make_prompt(0)],
@@ -202,6 +207,20 @@ def test_another_metric_or_a_release_without_evaluation_starts_without_a_best(tm
         world = World(tmp_path, 0.0)
         world.evaluator.load_state_dict(state, tmp_path)
         assert world.at(4)["evaluation/best_step"] == 4
+
+
+def test_scores_of_other_held_out_rows_are_not_compared(tmp_path):
+    first = World(tmp_path, 0.75, rows="six")
+    first.at(2)
+    state = commit(first, 2)
+    same, other = World(tmp_path, rows="six"), World(tmp_path, 0.25, rows="four")
+    same.evaluator.load_state_dict(state, tmp_path)
+    assert same.said == []
+    other.evaluator.load_state_dict(state, tmp_path)
+    (line,) = other.said
+    assert "held-out prompts are not those of the checkpoint" in line
+    assert "step 2 with" in line
+    assert other.at(4)["evaluation/best_step"] == 4
 
 
 def test_a_new_run_removes_the_models_of_an_earlier_run(tmp_path):

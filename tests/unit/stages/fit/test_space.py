@@ -74,3 +74,11 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path):
     path = rows_of(tmp_path / "rows.jsonl", 10)
     with pytest.raises(RequestError, match=r"examples\.scratch_dir is .*: there is no such folder"):
         check_space(ExamplesConfig(path=path, scratch_dir=str(tmp_path / "none")))
+
+
+def test_all_files_of_a_folder_count(tmp_path):
+    for name in ("a", "b"):
+        rows_of(tmp_path / f"{name}.jsonl", 10**9)
+    assert described_space(ExamplesConfig(path=str(tmp_path))).startswith("2 GB of rows")
+    rows_of(tmp_path / "train.jsonl", 10**9)
+    assert described_space(ExamplesConfig(path=str(tmp_path))) == "", "it is refused later"
