@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -391,8 +392,9 @@ class TestSaid:
         )
 
     @pytest.mark.parametrize("suffix", ["jsonl", "json"])
-    def test_digits_of_files_in_a_folder(self, tmp_path, tokenizer, suffix) -> None:
+    def test_digits_of_files_in_a_folder(self, tmp_path, tokenizer, suffix, monkeypatch) -> None:
         """Files of JSON lines are read here; `datasets` reads a file of one list."""
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
         row = '{"prompt": "a", "answer": 0.10}'
         folder = tmp_path / "rows"
         folder.mkdir()
