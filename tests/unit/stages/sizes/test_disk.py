@@ -19,7 +19,14 @@ from rlhf_ray.stages.stage import describe_training
 from tests.unit.stages.sizes.test_gpu_memory import QWEN_72B
 
 GB = 1000**3
-BIG = ["recipe=gpu_70b", "training.num_ranks=64", "num_steps=100", "checkpoint.every_steps=10"]
+BIG = [
+    "recipe=gpu_70b",
+    "training.num_ranks=64",
+    "num_steps=100",
+    "checkpoint.every_steps=10",
+    # Not every change below has a reference with ranks of its own.
+    "reference.prompts_at_once=0",
+]
 
 
 @pytest.fixture
