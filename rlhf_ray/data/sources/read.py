@@ -127,7 +127,10 @@ def _near_folder(path: str) -> str | None:
     owner, slash, name = path.partition("/")
     if not slash or Path(owner).exists():
         return None
-    here = [child.name for child in Path().iterdir() if (child / name).exists()]
+    try:
+        here = [child.name for child in Path().iterdir() if (child / name).exists()]
+    except OSError:
+        return None  # Only a hint: a folder here may belong to someone else.
     close = difflib.get_close_matches(owner, here, n=1)
     return f"{close[0]}/{name}" if close and name else None
 
