@@ -84,6 +84,16 @@ def check_builtin(path: str) -> BuiltinModel:
     return BUILTIN_MODELS[name]
 
 
+def builtin_folder(path: str, *, seed: int) -> Path:
+    """The folder of `builtin:NAME`, which is there once a run has made the model.
+
+    Raises:
+        RequestError: there is no such model.
+    """
+    name = path.removeprefix(BUILTIN_PREFIX)
+    return models_cache() / f"{name}-seed{seed}-v{check_builtin(path).version}"
+
+
 def resolve_model_path(path: str, *, seed: int, report: Report = silent) -> str:
     """The folder of `builtin:NAME`, made if it is not in the cache yet; other paths unchanged.
 
@@ -100,9 +110,7 @@ def resolve_model_path(path: str, *, seed: int, report: Report = silent) -> str:
     """
     if not is_builtin(path):
         return path
-    model = check_builtin(path)
-    name = path.removeprefix(BUILTIN_PREFIX)
-    folder = models_cache() / f"{name}-seed{seed}-v{model.version}"
+    model, folder = check_builtin(path), builtin_folder(path, seed=seed)
 
     def make(temporary: Path) -> None:
         report(f"making {path} (once; kept in {folder})")

@@ -22,6 +22,9 @@ _LENGTHS = ("num_steps", "fit.max_steps", "fit.num_epochs")
 _IGNORED = ("output_dir", "resume", "dry_run", "recipe")
 _IGNORED_GROUPS = ("observe.", "deadlines.", "checkpoint.", "serve.", "chat.", "export.")
 _MAX_NAMED = 5
+# Number of all files below a folder. Records of earlier releases lack it, and have only the files
+# in the folder itself.
+_BELOW = "."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,7 +60,7 @@ class Finished:
         found += [
             f"{path} has changed since"
             for path, facts in self.inputs.items()
-            if path in now and now[path] != facts
+            if path in now and not _is_same(now[path], facts)
         ]
         more = [f"and {len(found) - _MAX_NAMED} more"] if len(found) > _MAX_NAMED else []
         return found[:_MAX_NAMED] + more
@@ -112,7 +115,7 @@ def settings_of(config: Config) -> dict[str, Any]:
 
 
 def inputs_of(config: Config) -> dict[str, Any]:
-    """Size and time of the local files that the configuration names; of a folder, its files'."""
+    """Size and time of the local files that the configuration names; of a folder, all below it."""
     found: dict[str, Any] = {}
     paths = [attrgetter(key.name)(config) for key in path_keys()]
     functions = [entry["path"] if isinstance(entry, dict) else entry for entry in _rewards(config)]
@@ -137,10 +140,28 @@ def _rewards(config: Config) -> list[Any]:
 
 def _facts(path: Path) -> Any:
     if path.is_dir():
-        children = sorted(child for child in path.iterdir() if child.is_file())
-        return {child.name: _facts(child) for child in children}
+        # Hidden folders are caches and records of tools; no reader looks into them.
+        files = sorted(
+            file
+            for file in path.rglob("*")
+            if not any(part.startswith((".", "__")) for part in file.relative_to(path).parts[:-1])
+            and file.is_file()
+        )
+        facts = {file.relative_to(path).as_posix(): _facts(file) for file in files}
+        return {_BELOW: len(files), **facts}
     status = path.stat()
     return [status.st_size, status.st_mtime_ns]
+
+
+def _is_same(now: Any, then: Any) -> bool:
+    """Whether the facts are the same, as far as a record of an earlier release has them."""
+    if isinstance(now, dict) and isinstance(then, dict) and _BELOW not in then:
+        return {name: facts for name, facts in now.items() if _is_own(name)} == then
+    return now == then
+
+
+def _is_own(name: str) -> bool:
+    return "/" not in name and name != _BELOW
 
 
 def _flat(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

@@ -78,6 +78,18 @@ def prepare_place(folder: Path, *, key: str = "output_dir") -> tuple[Path, ...]:
     return made
 
 
+def check_form(folder: Path, *, key: str = "output_dir") -> None:
+    """Refuse a path that cannot become a folder, without making it.
+
+    Raises:
+        RequestError: the path or a part of it is something else than a folder.
+    """
+    try:
+        _missing(folder, f"{key} is {str(folder)!r}")
+    except OSError:
+        return  # The run may be on another machine, or by another user.
+
+
 def remove_made(made: tuple[Path, ...]) -> None:
     """Remove the folders that were made, as far as they are empty."""
     for folder in reversed(made):

@@ -12,6 +12,7 @@ from rlhf_ray.config.run import Config
 from rlhf_ray.config.schema import values_of
 from rlhf_ray.data.sources.read import FROM_HUB
 from rlhf_ray.models.location import is_hub_name
+from rlhf_ray.run_folder.place import check_form
 from rlhf_ray.stages.inputs import read_models
 from rlhf_ray.stages.pipeline import read_steps
 from rlhf_ray.stages.request_checks import describe_sources
@@ -33,6 +34,8 @@ def run(config: Config) -> int:
     print(f"{_settings(config)}\n{described.describe(config)}", flush=True)
     # After the plan, which may be wanted where the model and the data are not.
     described.check(config)
+    if described.folder is not FolderUse.NONE:
+        check_form(Path(config.output_dir))
     for line in _not_checked(config):
         print(line, flush=True)
     return 0
@@ -66,10 +69,13 @@ def _not_checked(config: Config) -> list[str]:
     made_in = Path(config.output_dir) if is_pipeline else None
     lines: list[str] = []
     for prefix, part in (parts or {"": config}).items():
+        named = [(model.key, model.path) for model in read_models(part)]
+        if part.model.tokenizer_path is not None:
+            named.append(("model.tokenizer_path", part.model.tokenizer_path))
         lines += [
-            f"{_NOT_CHECKED}{prefix}{model.key}={model.path} {FROM_HUB}"
-            for model in read_models(part)
-            if is_hub_name(model.path)
+            f"{_NOT_CHECKED}{prefix}{key}={path} {FROM_HUB}{_misspelt(path)}"
+            for key, path in named
+            if is_hub_name(path)
         ]
         for line in describe_sources(part, made_in=made_in):
             is_unchecked = line.startswith(_NOT_CHECKED)
@@ -79,6 +85,13 @@ def _not_checked(config: Config) -> list[str]:
                 else f"{prefix}{line}"
             )
     return lines
+
+
+def _misspelt(path: str) -> str:
+    """The end of the line about a hub name that may be a path: its first folder is here."""
+    owner, slash, name = path.partition("/")
+    is_here = bool(slash) and Path(owner).is_dir()
+    return f" (there is a folder {owner} here, and no {name} in it)" if is_here else ""
 
 
 # On its own it describes reinforcement learning.

@@ -5,6 +5,7 @@ Imports of torch, transformers and `datasets` wait until a reader needs them.
 
 from __future__ import annotations
 
+import difflib
 import itertools
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -110,13 +111,28 @@ def source_format(source: SourceConfig) -> str:
         return "python"
     # An unreachable hub takes half a minute to fail, too long for a mistyped path of a file.
     owner, slash, _ = source.path.partition("/")
-    if slash and is_hub_name(source.path) and not Path(owner).is_dir():
+    meant = _near_folder(source.path)
+    if slash and is_hub_name(source.path) and not Path(owner).is_dir() and meant is None:
         return "hub"
     raise DataError(
-        f"{key} is {source.path!r}: no such file or folder, and neither a hub name (owner/name) "
+        f"{key} is {source.path!r}: no such file or folder"
+        f"{f' (did you mean {meant}?)' if meant else ''}, and neither a hub name (owner/name) "
         f"nor an import path (package.module:name). {source.key('format')}=hub asks the hub for it "
         "all the same"
     )
+
+
+def _near_folder(path: str) -> str | None:
+    """The path with the name of a folder that is here, if only that name was mistyped."""
+    owner, slash, name = path.partition("/")
+    if not slash or Path(owner).exists():
+        return None
+    try:
+        here = [child.name for child in Path().iterdir() if (child / name).exists()]
+    except OSError:
+        return None  # Only a hint: a folder here may belong to someone else.
+    close = difflib.get_close_matches(owner, here, n=1)
+    return f"{close[0]}/{name}" if close and name else None
 
 
 def source_notes(source: SourceConfig) -> tuple[str, ...]:

@@ -14,6 +14,8 @@ from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.training import RoleConfig, TrainingConfig
 from rlhf_ray.config.run import Config
 from rlhf_ray.disk_space import free_bytes, size_in_words, space_of
+from rlhf_ray.models.builtin import BUILTIN_MODELS, builtin_folder, is_builtin
+from rlhf_ray.models.location import BUILTIN_PREFIX
 from rlhf_ray.stages.sizes.model_size import bytes_of, local_model, num_weights
 
 _TRAINED_BYTES, _EMA_BYTES = 12, 4
@@ -76,7 +78,7 @@ class DiskNeed:
 
 def disk_need(config: Config) -> DiskNeed | None:
     """The need of a run that trains; None if the size of its model is not known."""
-    weights = num_weights(config.model.path)
+    weights = num_weights(_place_of(config))
     if weights is None:
         return None
     kept, is_certain = _num_kept(config)
@@ -95,7 +97,12 @@ def disk_lines(config: Config) -> list[str]:
     """The need of a run and what is free, as lines for a user, or why it is not known."""
     need = disk_need(config)
     if need is None:
-        why = "is of another family" if local_model(config.model.path) else "is not on this machine"
+        if local_model(_place_of(config)):
+            why = "is of another family"
+        elif is_builtin(config.model.path):
+            why = "is made by the first run that needs it"
+        else:
+            why = "is not on this machine"
         return [f"Disk: not compared, because model.path={config.model.path} {why}"]
     lines = []
     if need.shares:
@@ -114,6 +121,13 @@ def disk_lines(config: Config) -> list[str]:
         + ("" if fits else ", WHICH IS LESS")
     )
     return lines
+
+
+def _place_of(config: Config) -> str:
+    """The folder of the model, which a built-in one has in the cache."""
+    path = config.model.path
+    is_known = is_builtin(path) and path.removeprefix(BUILTIN_PREFIX) in BUILTIN_MODELS
+    return str(builtin_folder(path, seed=config.seed)) if is_known else path
 
 
 def check_disk(config: Config) -> None:

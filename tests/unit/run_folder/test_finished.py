@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
-from rlhf_ray.run_folder.finished import FILE_NAME, read_finished
+from rlhf_ray.config.run import Config
+from rlhf_ray.run_folder.finished import FILE_NAME, read_finished, write_finished
 
 RECORD = {
     "stage": "rl",
@@ -55,3 +58,25 @@ def test_anything_else_is_none(values, tmp_path):
 def test_what_is_no_json_is_none(text, tmp_path):
     (tmp_path / FILE_NAME).write_text(text)
     assert read_finished(tmp_path) is None
+
+
+def test_files_in_sub_folders_of_an_input_count(tmp_path: Path):
+    (tmp_path / "rows" / "more").mkdir(parents=True)
+    (tmp_path / "rows" / "a.jsonl").write_text("{}")
+    (tmp_path / "rows" / "more" / "b.jsonl").write_text("{}")
+    config = Config()
+    config.data.path = str(tmp_path / "rows")
+    write_finished(tmp_path, config)
+    finished = read_finished(tmp_path)
+    assert finished is not None
+    assert finished.differences(config) == []
+    (tmp_path / "rows" / ".cache").mkdir()
+    (tmp_path / "rows" / ".cache" / "lock").touch()
+    assert finished.differences(config) == [], "a hidden folder is no input"
+    earlier = {"a.jsonl": finished.inputs[config.data.path]["a.jsonl"]}
+    of_earlier_release = dataclasses.replace(finished, inputs={config.data.path: earlier})
+    (tmp_path / "rows" / "more" / "b.jsonl").write_text("{ }")
+    assert finished.differences(config) == [f"{config.data.path} has changed since"]
+    assert of_earlier_release.differences(config) == [], "it knows the files of the folder itself"
+    (tmp_path / "rows" / "a.jsonl").write_text("{ }")
+    assert of_earlier_release.differences(config) == [f"{config.data.path} has changed since"]

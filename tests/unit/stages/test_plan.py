@@ -63,6 +63,52 @@ def test_data_sets_on_the_hub_are_said_to_be_unchecked(capsys):
     assert "not checked: prepare.sources.own.path=owner/rows is read from the hub" in out
 
 
+def test_a_hub_name_that_may_be_a_path_is_said(capsys, tmp_path, monkeypatch):
+    (tmp_path / "models").mkdir()
+    monkeypatch.chdir(tmp_path)
+    names = ("model.path=models/smal", "model.tokenizer_path=owner/name", "dry_run=true")
+    out = plan(capsys, "stage=sft", ROWS, *names)
+    assert "model.path=models/smal is read from the hub when the run starts (there is a" in out
+    assert "folder models here, and no smal in it)" in out
+    assert "not checked: model.tokenizer_path=owner/name is read from the hub" in out
+
+
+def test_a_misspelt_folder_of_rows_is_refused(capsys, tmp_path, monkeypatch):
+    (tmp_path / "rows" / "sft").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    sft = ("stage=sft", "model.path=builtin:arithmetic", "dry_run=true")
+    assert main([*sft, "examples.path=row/sft"]) == 2
+    assert "no such file or folder (did you mean rows/sft?), and" in capsys.readouterr().err
+    assert main([*sft, "examples.path=rows/stf"]) == 2
+    assert "examples.path is 'rows/stf': no such file or folder" in capsys.readouterr().err
+    plan(capsys, *sft, "examples.path=owner/sft")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("recipe=demo", "stage=plan"),
+        ("stage=sft", ROWS, "model.path=builtin:arithmetic", "dry_run=true"),
+        ("recipe=pipeline_demo", "dry_run=true"),
+        (
+            "stage=prepare_data",
+            f"prepare.sources.a={{path: {ROWS[14:]}, kind: prompt}}",
+            "dry_run=true",
+        ),
+    ],
+)
+def test_an_output_folder_that_is_a_file_is_refused(capsys, tmp_path, arguments):
+    (tmp_path / "file").touch()
+    assert main([*arguments, f"output_dir={tmp_path}/file"]) == 2
+    assert f"output_dir is '{tmp_path}/file': it is a file; name a folder" in (
+        capsys.readouterr().err
+    )
+    assert main([*arguments, f"output_dir={tmp_path}/file/run"]) == 2
+    assert "file is a file; name a folder" in capsys.readouterr().err
+    plan(capsys, *arguments, f"output_dir={tmp_path}/new/run")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_the_files_of_a_folder_are_named(capsys, tmp_path):
     for name in ("train", "dev"):
         (tmp_path / f"{name}.jsonl").write_text('{"prompt": "a", "answer": "b"}')

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.load import load_config
+from rlhf_ray.models.builtin import builtin_folder
 from rlhf_ray.stages.sizes import disk
 from rlhf_ray.stages.sizes.disk import check_disk, disk_lines, disk_need
 from rlhf_ray.stages.sizes.model_size import num_weights
@@ -18,7 +19,14 @@ from rlhf_ray.stages.stage import describe_training
 from tests.unit.stages.sizes.test_gpu_memory import QWEN_72B
 
 GB = 1000**3
-BIG = ["recipe=gpu_70b", "training.num_ranks=64", "num_steps=100", "checkpoint.every_steps=10"]
+BIG = [
+    "recipe=gpu_70b",
+    "training.num_ranks=64",
+    "num_steps=100",
+    "checkpoint.every_steps=10",
+    # Not every change below has a reference with ranks of its own.
+    "reference.prompts_at_once=0",
+]
 
 
 @pytest.fixture
@@ -156,3 +164,21 @@ def test_stages_that_learn_from_examples_have_a_disk_too(model, free):
     assert not need.is_certain
     with pytest.raises(RequestError, match=r"the run writes .* \(a model of "):
         check_disk(config)
+
+
+def test_a_built_in_model_is_found_where_runs_keep_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    config = load_config(["recipe=demo", f"output_dir={tmp_path}/output", "seed=5"])
+    (line,) = disk_lines(config)
+    assert line == (
+        "Disk: not compared, because model.path=builtin:arithmetic is made by the first run that "
+        "needs it"
+    )
+    folder = builtin_folder("builtin:arithmetic", seed=5)
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(QWEN_72B))
+    need = disk_need(config)
+    assert need is not None
+    assert need.model == pytest.approx(72.7e9 * 4, rel=0.01)
+    assert disk_need(load_config(["recipe=demo", "seed=6"])) is None
+    assert disk_need(load_config(["recipe=demo", "model.path=builtin:arithmetik"])) is None
