@@ -22,7 +22,12 @@ DEMO = "recipe=demo"
 MALFORMED_CONFIGURATIONS = [
     # Keys and choices that do not exist.
     ("unknown key", [DEMO, "num_step=3"], ["num_step: unknown key", "did you mean num_steps"]),
-    ("unknown group", [DEMO, "trainer.lr=1"], ["trainer.lr: unknown key", "--cfg job"]),
+    ("unknown group", [DEMO, "zebra.stripes=1"], ["zebra.stripes: unknown key", "--cfg job"]),
+    (
+        "a key of other libraries",
+        [DEMO, "trainer.lr=1"],
+        ["trainer.lr: unknown key; did you mean training.learning_rate"],
+    ),
     (
         "misspelled group",
         [DEMO, "trainig.learning_rate=1e-5"],
