@@ -211,6 +211,7 @@ def test_a_killed_engine_comes_back(served, client):
             base_url=served.facts()["url"], api_key=KEY, max_retries=0
         ) as asking:
             prompts = list(SUMS)[:8]
+            engine.suspend()  # A fast machine would have answered before all 16 are there.
             running = [
                 asyncio.create_task(
                     measure(
@@ -224,7 +225,9 @@ def test_a_killed_engine_comes_back(served, client):
                 )
                 for stream in (False, True)
             ]
+            deadline = time.monotonic() + 20
             while served.metric("rlhf_ray_serve_requests_in_flight") < 16:
+                assert time.monotonic() < deadline
                 await asyncio.sleep(0.05)
             engine.kill()
             return [one for _, answered in await asyncio.gather(*running) for one in answered]
