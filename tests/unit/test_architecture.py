@@ -194,6 +194,7 @@ def test_docstrings_open_with_a_noun_or_a_verb():
     assert {name: lines for name, lines in found.items() if lines} == {}
 
 
+@pytest.mark.unit_slow
 @pytest.mark.parametrize("folder", FREE_OF_RAY)
 def test_driver_and_publish_stand_without_the_cluster(folder):
     below = {
@@ -253,6 +254,7 @@ def _heavy_imports(modules: tuple[str, ...], heavy: tuple[str, ...]) -> dict[str
     return json.loads(done.stdout)
 
 
+@pytest.mark.unit_slow
 @pytest.mark.parametrize(("module", "heavy"), LIGHT.items(), ids=LIGHT)
 def test_light_modules_load_nothing_heavy(module, heavy):
     together = tuple(name for name, libraries in LIGHT.items() if libraries == heavy)

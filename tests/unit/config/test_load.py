@@ -140,6 +140,7 @@ def test_every_file_belongs_to_a_group_of_the_defaults_list():
     assert listed == set(group_choices())
 
 
+@pytest.mark.unit_slow
 @pytest.mark.parametrize(
     ("group", "choice"),
     [(group, choice) for group, choices in group_choices().items() for choice in choices],

@@ -156,6 +156,7 @@ def test_an_interrupt_is_no_bad_row(
         load("prompt", [row("prompt", "one")], own_tokenizer, on_bad_row="skip")
 
 
+@pytest.mark.unit_slow
 @pytest.mark.parametrize("kind", [kind for kind in LOADERS if kind != "text"])
 def test_megabytes_are_too_long_without_being_tokenised(
     load: Callable[..., Any], tokenizer: Any, kind: str
@@ -172,6 +173,7 @@ def test_megabytes_are_too_long_without_being_tokenised(
     assert (size(found), sum(skipped(found).values())) == (1, 1)
 
 
+@pytest.mark.unit_slow
 @pytest.mark.parametrize("kind", ["chat", "demonstration", "ranking", "separate text"])
 def test_megabytes_are_cut_as_a_shorter_text_is(
     load: Callable[..., Any], tokenizer: Any, kind: str

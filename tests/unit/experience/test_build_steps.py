@@ -143,6 +143,7 @@ def some_roles(groups: list[RolloutGroup]) -> dict[str, list[TokenValues]]:
     }
 
 
+@pytest.mark.unit_slow
 @pytest.mark.parametrize("name", sorted(ALGORITHMS))
 @pytest.mark.parametrize(("num_ranks", "budget"), [(1, 12), (2, 30), (3, 12), (5, 10_000)])
 @pytest.mark.parametrize("layout", ["padded", "packed", "auto"])

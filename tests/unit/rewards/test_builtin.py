@@ -210,6 +210,7 @@ def test_a_number_alone_and_numbers_in_a_text() -> None:
     assert found == [(2, 5, Fraction("1.5")), (10, 15, None)]
 
 
+@pytest.mark.unit_slow
 @pytest.mark.parametrize(
     "piece",
     [

@@ -27,6 +27,7 @@ def steps_per_batch(method: str) -> int:
     return algorithm.num_epochs * algorithm.num_mini_batches
 
 
+@pytest.mark.unit_slow
 @pytest.mark.parametrize("method", METHODS)
 def test_steps_per_batch_are_those_of_the_source(method):
     assert steps_per_batch(method) == STEPS.get(method, 1)
