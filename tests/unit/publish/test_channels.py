@@ -28,6 +28,9 @@ from rlhf_ray.publish.sending import SendingEnd
 from rlhf_ray.publish.shared_memory import MappedHostMemory
 from rlhf_ray.publish.transports import COLLECTIVE, IPC, channel_ends
 
+# They wait for receivers that hang.
+pytestmark = pytest.mark.unit_slow
+
 CPU = torch.device("cpu")
 WORKERS = (1, 1)
 # Larger than a bucket, in the middle and at the end.

@@ -396,6 +396,7 @@ class TestPython:
             read(source(code), row_timeout_s=0.2)
         assert time.monotonic() - started < 20
 
+    @pytest.mark.unit_slow
     def test_the_time_limit_is_that_of_one_row(self, source: Callable[[str], str]) -> None:
         path = source(
             "import time\n"
