@@ -1,7 +1,8 @@
-"""A sequence whose items are made of another's when they are asked for."""
+"""Sequences whose items are made when they are asked for."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar, overload
 
@@ -9,8 +10,26 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 
-class MappedRows(Sequence[U], Generic[T, U]):
-    """`change` of every row. It keeps nothing: each access makes the item again.
+class RowsOnDemand(Sequence[U], ABC, Generic[U]):
+    """A sequence that keeps no items: each access makes the item again."""
+
+    @overload
+    def __getitem__(self, index: int) -> U: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[U, ...]: ...
+    def __getitem__(self, index: int | slice) -> U | tuple[U, ...]:
+        numbers = range(len(self))[index]
+        if isinstance(numbers, range):
+            return tuple(self._row(number) for number in numbers)
+        return self._row(numbers)
+
+    @abstractmethod
+    def _row(self, number: int) -> U:
+        """The item of this number, from 0 to the length; the same every time."""
+
+
+class MappedRows(RowsOnDemand[U], Generic[T, U]):
+    """`change` of every row.
 
     Args:
         rows: such as examples on disk.
@@ -24,11 +43,5 @@ class MappedRows(Sequence[U], Generic[T, U]):
     def __len__(self) -> int:
         return len(self._rows)
 
-    @overload
-    def __getitem__(self, index: int) -> U: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[U, ...]: ...
-    def __getitem__(self, index: int | slice) -> U | tuple[U, ...]:
-        if isinstance(index, slice):
-            return tuple(self[number] for number in range(*index.indices(len(self))))
-        return self._change(self._rows[index])
+    def _row(self, number: int) -> U:
+        return self._change(self._rows[number])

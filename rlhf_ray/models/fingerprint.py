@@ -39,7 +39,7 @@ def file_hashes(path: str) -> dict[str, str]:
 
     A file of up to 1 MiB is read whole. Of a larger one the hash covers the size, the header (of
     safetensors: names, formats and shapes of all weights), 4 KiB from the middle of each of up to
-    2,048 weights, and the last 256 KiB. 140 GB in 30 files cost 50 MB of reading. Training changes
+    2,048 weights, and the last 256 KiB: at most 9 MB of a file, and its header. Training changes
     every weight that it touches nearly everywhere, and is seen; one changed number need not be.
     Of generation_config.json it covers the tokens that end a text.
 

@@ -6,13 +6,13 @@ import random
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 import torch
 
 from rlhf_ray.data.examples.storage.scratch_file import ScratchFile
 from rlhf_ray.data.prompts.order import stable_seed
+from rlhf_ray.mapped_rows import RowsOnDemand
 from rlhf_ray.records.supervised import LabelledTokens
 
 _TOKEN = np.dtype("<i4")
@@ -52,7 +52,7 @@ class StoredTexts:
         return np.frombuffer(self._file.read(first, (stop - start) * _TOKEN.itemsize), _TOKEN)
 
 
-class PackedTexts(Sequence[LabelledTokens]):
+class PackedTexts(RowsOnDemand[LabelledTokens]):
     """Pieces of `max_tokens` of all texts, one after the other; the last one may be shorter.
 
     A last piece of a single token is left out. Memory has sixteen bytes of every text.
@@ -76,14 +76,8 @@ class PackedTexts(Sequence[LabelledTokens]):
         whole, rest = divmod(self._num_tokens, self._max_tokens)
         return whole + (rest > 1)
 
-    @overload
-    def __getitem__(self, index: int) -> LabelledTokens: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[LabelledTokens, ...]: ...
-    def __getitem__(self, index: int | slice) -> LabelledTokens | tuple[LabelledTokens, ...]:
-        if isinstance(index, slice):
-            return tuple(self[number] for number in range(*index.indices(len(self))))
-        start = range(len(self))[index] * self._max_tokens
+    def _row(self, number: int) -> LabelledTokens:
+        start = number * self._max_tokens
         stop = min(start + self._max_tokens, self._num_tokens)
         return all_but_first(np.concatenate(self._between(start, stop)))
 

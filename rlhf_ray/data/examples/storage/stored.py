@@ -8,15 +8,15 @@ from __future__ import annotations
 import math
 import struct
 from array import array
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Generic, cast, overload
+from typing import Generic, cast
 
 import numpy as np
 import torch
 
 from rlhf_ray.data.examples.sets import T, samples_of
 from rlhf_ray.data.examples.storage.scratch_file import ScratchFile
+from rlhf_ray.mapped_rows import RowsOnDemand
 from rlhf_ray.records.preferences import Feedback, Ranking
 from rlhf_ray.records.supervised import LabelledTokens
 
@@ -27,7 +27,7 @@ _LENGTH = np.dtype("<i4")
 _TOKEN = np.dtype("<i4")
 
 
-class StoredExamples(Sequence[T], Generic[T]):
+class StoredExamples(RowsOnDemand[T], Generic[T]):
     """A sequence of examples that grows by `append`. An example that is taken out is a new object.
 
     Args:
@@ -41,14 +41,7 @@ class StoredExamples(Sequence[T], Generic[T]):
     def __len__(self) -> int:
         return len(self._starts) - 1
 
-    @overload
-    def __getitem__(self, index: int) -> T: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[T, ...]: ...
-    def __getitem__(self, index: int | slice) -> T | tuple[T, ...]:
-        if isinstance(index, slice):
-            return tuple(self[number] for number in range(*index.indices(len(self))))
-        number = range(len(self))[index]
+    def _row(self, number: int) -> T:
         start = self._starts[number]
         return cast(T, _unpacked(self._file.read(start, self._starts[number + 1] - start)))
 
