@@ -72,6 +72,8 @@ class Relayed(Response):
         self._asked = asked
         self._count = count
         self._timeout_s = timeout_s
+        # Status of a stream whose last event is sent: a client may leave before the body ends.
+        self._sent: int | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # The answer, and a watch for the client's disconnect, at the same time: without it a
@@ -84,6 +86,8 @@ class Relayed(Response):
             await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
             if work.done():
                 status = work.result()
+            elif self._sent is not None:
+                status = self._sent
         finally:
             self._count(status)
             work.cancel()
@@ -210,7 +214,8 @@ class Relayed(Response):
                     await _send(send, whole + end)
                 # A stream that ends without its last event was cut off, even if the connection
                 # closed in order.
-                is_complete = is_complete or whole.endswith(_LAST_EVENT)
+                if whole.endswith(_LAST_EVENT):
+                    is_complete, self._sent = True, status
         except (aiohttp.ClientError, OSError):
             is_complete = False
         if is_complete:

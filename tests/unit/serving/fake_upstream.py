@@ -107,6 +107,8 @@ class Upstream:
                 return reply
             await reply.write(event)
         await reply.write(b"data: [DONE]\n\n")
+        if text == "linger":
+            await asyncio.sleep(3600)
         return reply
 
     async def _step(self) -> None:

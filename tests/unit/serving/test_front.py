@@ -149,6 +149,22 @@ class TestAnswers:
         wait_until(lambda: shared.fleet.in_flight == 0, 10)
         assert 'path="/v1/chat/completions",status="499"' in shared.send("GET", "/metrics")[1]
 
+    def test_a_client_that_leaves_at_the_last_event_has_its_answer(self, shared):
+        def counts() -> list[str]:
+            lines = shared.send("GET", "/metrics")[1].splitlines()
+            return [line for line in lines if "requests_total{" in line and "chat" in line]
+
+        def of(status: int) -> float:
+            return sum(float(line.split()[-1]) for line in counts() if f'"{status}"' in line)
+
+        answered, gone = of(200), of(499)
+        with open_stream(shared, "linger") as connection:
+            received = b""
+            while b"[DONE]" not in received:
+                received += connection.recv(4096)
+        wait_until(lambda: shared.fleet.in_flight == 0, 10)
+        assert (of(200), of(499)) == (answered + 1, gone)
+
     def test_metrics(self, shared):
         shared.ask("hello")
         text = shared.send("GET", "/metrics")[1]
