@@ -5,6 +5,7 @@ Standard library only, because the command installs the handler before its other
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -18,6 +19,7 @@ EXIT_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 ABANDONED = "abandoned"
 # An orderly end takes less.
 _END_S = 30.0
+_EXIT_NOT_FLUSHED = 120
 
 
 class Interrupted(SystemExit):
@@ -136,12 +138,21 @@ def is_interrupted() -> bool:
 
 
 def leave(status: int) -> NoReturn:
-    """End this process; at once where a thread is in a call that never returns.
+    """End this process with its exit functions, and without taking the interpreter apart.
 
-    The usual end of Python runs the exit functions of libraries, which would wait for that call.
+    Libraries in C++ have threads of their own; taken apart under them, a process whose Ray was
+    stopped in mid-start crashes now and then (SIGSEGV, after its last line), and its status is
+    lost. Where a thread is in a call that never returns, the exit functions of libraries would
+    wait for it: they are left out.
     """
-    if any(thread.name == ABANDONED for thread in threading.enumerate()):
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-    sys.exit(status)
+    if not any(thread.name == ABANDONED for thread in threading.enumerate()):
+        # What the interpreter does first at its end, and `multiprocessing` in its processes.
+        threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue]
+        atexit._run_exitfuncs()
+    try:
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:  # Closed by whoever started the command.
+                stream.flush()
+    except OSError:  # Nobody reads on, or the disk is full: Python's own status for that.
+        status = status or _EXIT_NOT_FLUSHED
+    os._exit(status)

@@ -19,8 +19,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent
-# Lanes: folders and files below tests/ whose tests run one at a time.
-LANES = {"ray": ("ray", "cluster"), "e2e": ("e2e", "launch"), "stack": ("gpu", "stack")}
+# Lanes: folders and files below tests/ whose tests run one at a time. A file is in the lane that
+# names it; those that start a Ray of their own share no cluster with the others of their folder.
+LANES = {
+    "ray": ("ray", "cluster"),
+    "e2e": ("e2e", "launch", "ray/test_session.py"),
+    "stack": ("gpu", "stack"),
+}
 # Of those, files that start no engine and no cluster.
 NOT_IN_A_LANE = ("e2e/test_malformed.py",)
 PARTS = ("parallel", *LANES)
@@ -34,8 +39,8 @@ def part_of(file: Path) -> str:
     name = file.resolve().relative_to(TESTS).as_posix()
     if name in NOT_IN_A_LANE:
         return "parallel"
-    folder = name.split("/")[0]
-    return next((lane for lane, folders in LANES.items() if folder in folders), "parallel")
+    lane_of = {place: lane for lane, places in LANES.items() for place in places}
+    return lane_of.get(name) or lane_of.get(name.split("/")[0], "parallel")
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -23,6 +23,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
         ("e2e/test_resume.py", "e2e"),
         ("stack/training/test_state.py", "stack"),
         ("ray/test_runtime.py", "ray"),
+        ("ray/test_session.py", "e2e"),
+        ("ray", "ray"),
     ],
 )
 def test_part_of_a_file(file, part):

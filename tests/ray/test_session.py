@@ -265,6 +265,7 @@ def test_a_killed_guardian_is_started_again(start):
     assert driver.remains(15) == []
 
 
+@pytest.mark.slow
 def test_a_guardian_that_is_killed_again_and_again_ends_no_run(start):
     driver = start(seconds=40)
     driver.wait_for("ready")
