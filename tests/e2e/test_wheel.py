@@ -87,6 +87,7 @@ def test_composes_and_plans_from_another_folder(python, tmp_path):
     plan = _run([str(python), "-m", "rlhf_ray.main", "stage=plan", "recipe=demo"], cwd=tmp_path)
     assert "recipe: demo" in plan
     assert "learner" in plan
+    assert "rlhf_ray 0." in _run([str(python.with_name("rlhf-ray")), "--version"], cwd=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ray import __version__ as ray_version
 
 from rlhf_ray import disk_space
 from rlhf_ray import main as command
@@ -63,6 +64,26 @@ def test_the_stage_gets_the_configuration_and_gives_the_status(stage):
     stage(lambda config: seen.append(config.num_steps) or 0)
     assert main(["recipe=demo", "num_steps=5"]) == 0
     assert seen == [5]
+
+
+@pytest.mark.parametrize("module", ["rlhf_ray", "rlhf_ray.main"])
+def test_both_modules_are_the_command(module):
+    done = subprocess.run(
+        [sys.executable, "-m", module, "num_step=3"],
+        env={**os.environ, "PYTHONPATH": str(Path(command.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, "did you mean num_steps?" in done.stderr) == (2, True)
+
+
+def test_versions(capsys):
+    assert main(["--version"]) == 0
+    shown = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    assert shown["ray"] == ray_version
+    assert {"torch", "deepspeed", "transformers"} < shown.keys()
 
 
 def test_a_refused_request_is_one_message(stage, capsys):

@@ -1,0 +1,5 @@
+"""`python -m rlhf_ray`: the command."""
+
+from rlhf_ray.command import run
+
+run()
