@@ -15,6 +15,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from rlhf_ray.config.earlier_release import renamed_key
+from rlhf_ray.config.keys.foreign_values import value_hint
 from rlhf_ray.config.keys.hints import hint_of_keys, meant_keys
 from rlhf_ray.config.paths import unshowable
 from rlhf_ray.config.run import Config
@@ -223,7 +224,8 @@ def _converted(key: Key, tree: DictConfig) -> Any:
     violation = key.setting.violation(typed)
     if violation is not None:
         unit = f" ({key.setting.unit})" if key.setting.unit else ""
-        raise _WrongValueError(f"{key.name}={shown(value)}: {violation}{unit}")
+        hint = value_hint(key.name, typed, key.setting)
+        raise _WrongValueError(f"{key.name}={shown(value)}: {violation}{unit}{hint}")
     return typed
 
 
