@@ -26,7 +26,7 @@ from rlhf_ray.data.preview import (
 from rlhf_ray.data.sources.read import FROM_HUB, is_on_hub, source_notes
 from rlhf_ray.driver.checkpoint_folders import Checkpoints
 from rlhf_ray.models.builtin import check_builtin, is_builtin
-from rlhf_ray.models.location import read_chat_template
+from rlhf_ray.models.location import check_template_place
 from rlhf_ray.rewards.load import with_absolute_paths
 from rlhf_ray.stages.fit.space import check_space
 from rlhf_ray.stages.inputs import check_example_files, check_models, is_made_later
@@ -73,8 +73,7 @@ def _checks(config: Config, made_in: Path | None) -> Iterator[Callable[[], objec
         return  # The endpoint has the model.
     if is_builtin(config.model.path) and not config.is_evaluation:
         yield lambda: check_builtin(config.model.path)
-    if (template := config.model.chat_template) is not None:
-        yield lambda: read_chat_template(template)
+    yield lambda: check_template_place(config.model)
     if config.is_fit:
         yield lambda: _check_examples(config, made_in)
     if stage in SCORING_STAGES:

@@ -49,3 +49,21 @@ def test_one_request_says_all_that_it_misses(tmp_path):
     config = load_config(["recipe=demo", f"model.path={none}/model", f"data.path={none}.jsonl"])
     with pytest.raises(RequestError, match=r"^2 things of the request are wrong:\n  - model\.path"):
         check_request(config)
+
+
+@pytest.mark.parametrize("stage", ["serve", "sft"])
+def test_a_chat_template_may_be_named(stage, tmp_path):
+    """As in the run, which finds the name among the templates of the tokenizer."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "a", "answer": "b"}\n')
+    folder = tmp_path / "model"
+    (folder / "additional_chat_templates").mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "additional_chat_templates" / "rag.jinja").write_text("{{ messages }}")
+    told = [f"stage={stage}", f"model.path={folder}"]
+    told += [f"examples.path={rows}"] if stage == "sft" else []
+    check_request(load_config([*told, "model.chat_template=rag"]))
+    with pytest.raises(RequestError, match=r"model\.chat_template is 'rug'.*templates are 'rag'$"):
+        check_request(load_config([*told, "model.chat_template=rug"]))
+    elsewhere = [told[0], "model.path=owner/name", *told[2:]]
+    check_request(load_config([*elsewhere, "model.chat_template=rug"]))
