@@ -15,11 +15,12 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from rlhf_ray.config.earlier_release import renamed_key
+from rlhf_ray.config.keys.foreign_values import value_hint
 from rlhf_ray.config.keys.hints import hint_of_keys, meant_keys
 from rlhf_ray.config.paths import unshowable
 from rlhf_ray.config.run import Config
 from rlhf_ray.config.schema import Key, all_keys, group_names, nearest_keys
-from rlhf_ray.config.setting import lost_number
+from rlhf_ray.config.setting import lost_number, not_text, value_of_no_key
 from rlhf_ray.config.stages import STAGE_NAMES
 
 # Longer values are cut in messages.
@@ -60,7 +61,10 @@ class Conversion:
 
     def set_value(self, name: str, value: Any) -> None:
         """Set one key; a name inside a mapping (`group.mapping.name`) sets that entry."""
-        if name in self._keys:
+        if (wrong := value_of_no_key(value)) is not None:
+            self.broken.add(name)
+            self.problems.append(f"{name}={shown(value)}: {not_text(wrong)}")
+        elif name in self._keys:
             self._values[name] = value
             self._told.add(name)
         elif name in group_names():
@@ -216,14 +220,16 @@ def _converted(key: Key, tree: DictConfig) -> Any:
     try:
         OmegaConf.update(field, "value", value, merge=False)
     except OmegaConfBaseException as error:
-        raise _WrongValueError(f"{key.name}={shown(value)}: must be {_expected(key)}") from error
+        expected = _expected(key, value)
+        raise _WrongValueError(f"{key.name}={shown(value)}: must be {expected}") from error
     typed = field["value"]
     if OmegaConf.is_config(typed):
         typed = OmegaConf.to_object(typed)
     violation = key.setting.violation(typed)
     if violation is not None:
         unit = f" ({key.setting.unit})" if key.setting.unit else ""
-        raise _WrongValueError(f"{key.name}={shown(value)}: {violation}{unit}")
+        hint = value_hint(key.name, typed, key.setting)
+        raise _WrongValueError(f"{key.name}={shown(value)}: {violation}{unit}{hint}")
     return typed
 
 
@@ -239,20 +245,17 @@ def _lost(value: Any) -> str | None:
 
 
 def _number_as_text(key: Key, value: Any) -> str | None:
-    """The problem with a fraction or truth where text is wanted; None without one.
+    """The problem with a number or truth where text is wanted; None without one.
 
-    YAML has read it, and its text may be another one: 1.10 is 1.1, and `no` is false. Values of the
-    command line are text already.
+    Values of the command line are text already.
     """
-    values = [value] if key.is_text else []
+    values = [value] if key.is_text and not (key.takes(int) or key.takes(float)) else []
     if isinstance(value, list) and key.type == list[str]:
         values = value
     elif isinstance(value, dict) and key.type == dict[str, str]:
         values = list(value.values())
-    wrong = next((item for item in values if isinstance(item, float | bool)), None)
-    if wrong is None:
-        return None
-    return f"{shown(wrong)} is no text, and was perhaps written with other digits; put it in quotes"
+    wrong = next((item for item in values if isinstance(item, int | float)), None)
+    return None if wrong is None else not_text(wrong)
 
 
 def _unshowable(key: Key, value: str) -> str | None:
@@ -271,12 +274,14 @@ def _unknown_key(name: str, stage: str | None) -> str:
     return f"{name}: unknown key; `python -m rlhf_ray.main --cfg job` prints all of them"
 
 
-def _expected(key: Key) -> str:
+def _expected(key: Key, value: Any = "") -> str:
     words = key.type_words()
     if words.startswith("list"):
         return f"a {words}, as in '{key.name}=[a,b]'"
     if key.is_mapping:
         return f"a {words}, as in '{key.name}={{a:1,b:2}}'"
+    if value is None and words == "text":
+        return "text, in quotes where the text is null"
     return words if words.startswith(("true", "text")) else f"a {words}"
 
 

@@ -11,7 +11,8 @@ import dataclasses
 import decimal
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 _METADATA_KEY = "rlhf_ray"
@@ -144,6 +145,27 @@ def largest(name: str, unit: str) -> float:
     """
     last = name.rpartition(".")[2]
     return _BY_NAME.get(last, _BY_UNIT.get(unit, _OTHERS))
+
+
+def not_text(value: Any) -> str:
+    """The problem with a value of YAML or Python where text is wanted, and the way out.
+
+    YAML reads 1.10 as 1.1, 007 as 7, `no` as false and 2026-01-31 as a date.
+    """
+    if isinstance(value, list | tuple | dict):
+        return f"must be text, and is a {type(value).__name__}"
+    shown = str(value).lower() if isinstance(value, bool) else str(value)
+    return f"{shown} is no text, and was perhaps written otherwise; put it in quotes"
+
+
+def value_of_no_key(value: Any) -> Any:
+    """The first part of a value that no key takes, such as a date of YAML; None without one."""
+    if isinstance(value, Mapping):
+        return next((part for item in value.values() if (part := value_of_no_key(item))), None)
+    if isinstance(value, list | tuple):
+        return next((part for item in value if (part := value_of_no_key(item))), None)
+    is_plain = value is None or isinstance(value, str | int | float | bytes | Path)
+    return None if is_plain else value
 
 
 def lost_number(text: str) -> str | None:

@@ -21,7 +21,7 @@ from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.data.template_time import freeze_time
 from rlhf_ray.models.checks.config_file import load_model_config
 from rlhf_ray.models.checks.whole_model import is_classifier
-from rlhf_ray.models.location import check_location, explained, read_chat_template
+from rlhf_ray.models.location import check_location, choose_template, explained
 from rlhf_ray.models.quiet import without_progress_bars
 from rlhf_ray.models.saving.generation_settings import mend_generation_settings
 
@@ -52,30 +52,11 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if model.chat_template is not None:
-        tokenizer.chat_template = _chosen_template(tokenizer, model.chat_template)
+        tokenizer.chat_template = choose_template(tokenizer.chat_template, model.chat_template)
     if model.template_time is not None:
         freeze_time(tokenizer, model.template_time)
     _check_vocabulary(tokenizer, path, load_model_config(model))
     return tokenizer
-
-
-def _chosen_template(tokenizer: PreTrainedTokenizerBase, chosen: str) -> str:
-    """The template of the tokenizer with the name `chosen`, or that of the file `chosen`.
-
-    Raises:
-        RequestError: see `read_chat_template`; names the tokenizer's templates, if it has several.
-    """
-    named = tokenizer.chat_template
-    if not isinstance(named, dict):
-        return read_chat_template(chosen)
-    if chosen in named:
-        return named[chosen]
-    try:
-        return read_chat_template(chosen)
-    except RequestError as error:
-        raise RequestError(
-            f"{error}; the tokenizer's own templates are {', '.join(map(repr, named))}"
-        ) from error
 
 
 def load_policy(model: ModelConfig, *, dtype: str) -> PreTrainedModel:

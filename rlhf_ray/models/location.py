@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
 from rlhf_ray.config.errors import RequestError
+from rlhf_ray.config.groups.model import ModelConfig
 
 BUILTIN_PREFIX = "builtin:"
 
 # owner/name or name, as on the hub.
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+# The name of one of a model's chat templates, and not of a file.
+_TEMPLATE_NAME = re.compile(r"[\w-]+")
 
 
 def check_location(path: str, key: str, *, needs_config: bool) -> None:
@@ -91,6 +96,79 @@ def _words(error: Exception) -> str:
     text = " ".join(str(error).split())[:600]
     is_plain = isinstance(error, OSError | ValueError | ImportError | SafetensorError)
     return text if is_plain and text else f"{type(error).__name__}: {text}"
+
+
+def choose_template(own: Any, chosen: str) -> str:
+    """The text of the chosen template: one with that name of the tokenizer's own, or a file.
+
+    Args:
+        own: the tokenizer's templates: None, one text, or several by name in either form of a
+            tokenizer_config.json.
+        chosen: `model.chat_template`.
+
+    Raises:
+        RequestError: see `read_chat_template`; names the tokenizer's templates, if it has several.
+    """
+    named = by_name(own)
+    if chosen and chosen in named:
+        return named[chosen]
+    try:
+        return read_chat_template(chosen)
+    except RequestError as error:
+        if "" in named or not named:
+            raise
+        raise RequestError(
+            f"{error}; the tokenizer's own templates are {', '.join(map(repr, named))}"
+        ) from error
+
+
+def by_name(own: Any) -> dict[str, str]:
+    """The templates of a tokenizer by name; a single one has the name ""."""
+    if isinstance(own, list):
+        own = {one["name"]: one["template"] for one in own}
+    if own is None or isinstance(own, dict):
+        return own or {}
+    return {"": own}
+
+
+def folder_templates(folder: Path) -> Any:
+    """The templates in the files of a folder, as a tokenizer has them that is read from it.
+
+    Raises:
+        OSError, ValueError: a file cannot be read.
+    """
+    file, settings = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    found: Any = None
+    if file.is_file():
+        found = file.read_text(encoding="utf-8")
+    elif settings.is_file():
+        found = json.loads(settings.read_text(encoding="utf-8")).get("chat_template")
+    more = sorted((folder / "additional_chat_templates").glob("*.jinja"))
+    if not more:
+        return found
+    named = {one.stem: one.read_text(encoding="utf-8") for one in more}
+    own = by_name(found)
+    return {**({"default": own[""]} if "" in own else own), **named}
+
+
+def check_template_place(model: ModelConfig) -> None:
+    """Refuse a chosen template that is no file, and no name in the files of the tokenizer.
+
+    A name is not looked up in a folder that is not there, or on the hub: the run does so.
+
+    Raises:
+        RequestError: see `choose_template`.
+    """
+    chosen = model.chat_template
+    if chosen is None:
+        return
+    source = model.tokenizer_path or model.path
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        with explained(source, "model.path", "a chat template"):
+            choose_template(folder_templates(folder), chosen)
+    elif Path(chosen).is_file() or not _TEMPLATE_NAME.fullmatch(chosen):
+        read_chat_template(chosen)
 
 
 def read_chat_template(path: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlhf_ray.config.errors import RequestError
+from rlhf_ray.config.errors import GatheredProblems, RequestError
 from rlhf_ray.config.run import Config
 from rlhf_ray.config.stages import ONE_MODEL_STAGES, SCORING_STAGES
 from rlhf_ray.models.builtin import is_builtin
@@ -29,20 +29,39 @@ def check_inputs(config: Config, *, made_in: Path | None = None) -> None:
         made_in: see `check_models`.
 
     Raises:
-        RequestError: names what is missing, and the command that makes it.
+        RequestError: names all that is missing, and the commands that make it.
     """
-    check_models(config, made_in=made_in)
+    problems = GatheredProblems()
+    with problems.gathered():
+        check_models(config, made_in=made_in)
+    with problems.gathered():
+        check_example_files(config, made_in=made_in)
+    problems.refuse()
+
+
+def check_example_files(config: Config, *, made_in: Path | None) -> None:
+    """Refuse files of examples that are not there.
+
+    Args:
+        made_in: see `check_models`.
+
+    Raises:
+        RequestError: names them, and the command that makes them.
+    """
+    problems = GatheredProblems()
     stage = config.stage.name
     for key, path in (
         ("examples.path", config.examples.path),
         ("examples.eval_path", config.examples.eval_path),
     ):
-        if _is_missing(path) and not is_made_later(path, made_in):
-            raise RequestError(
-                f"{key} is {path!r}: there is no such file. stage={stage} learns from "
-                f"{_ROWS[stage]}; stage=prepare_data makes such files: {_COMMAND} "
-                f"stage=prepare_data output_dir=FOLDER ..."
-            )
+        with problems.gathered():
+            if _is_missing(path) and not is_made_later(path, made_in):
+                raise RequestError(
+                    f"{key} is {path!r}: there is no such file. stage={stage} learns from "
+                    f"{_ROWS[stage]}; stage=prepare_data makes such files: {_COMMAND} "
+                    f"stage=prepare_data output_dir=FOLDER ..."
+                )
+    problems.refuse()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,29 +119,36 @@ def check_models(config: Config, *, made_in: Path | None = None) -> None:
         made_in: folder in which an earlier stage of a pipeline may still make it.
 
     Raises:
-        RequestError: names what is missing or wrong, and the command that makes it.
+        RequestError: names all that is missing or wrong, and the commands that make it.
     """
-    stage = "rl" if config.stage.name == "plan" else config.stage.name
+    problems = GatheredProblems()
     for model in read_models(config):
-        if is_builtin(model.path) or is_made_later(model.path, made_in):
-            continue
-        if _is_missing(model.path):
-            needs = "evaluates models" if config.is_evaluation else "starts from a model"
-            rows = "data.path" if model.maker == "rl" else "examples.path"
-            raise RequestError(
-                f"{model.key} is {model.path!r}: there is no such folder. stage={stage} {needs}; "
-                f"stage={model.maker} makes one: {_COMMAND} stage={model.maker} model.path=... "
-                f"{rows}=... output_dir=FOLDER, and then {model.key}=FOLDER/model"
-            )
-        # An export merges an adapter with its base.
-        is_adapter = stage == "export" and (Path(model.path) / "adapter_config.json").is_file()
-        check_location(model.path, model.key, needs_config=not is_adapter)
+        with problems.gathered():
+            if not (is_builtin(model.path) or is_made_later(model.path, made_in)):
+                _check_model(config, model)
     tokenizer = config.model.tokenizer_path
-    if tokenizer is not None and _is_missing(tokenizer) and not is_made_later(tokenizer, made_in):
+    with problems.gathered():
+        if tokenizer and _is_missing(tokenizer) and not is_made_later(tokenizer, made_in):
+            raise RequestError(
+                f"model.tokenizer_path is {tokenizer!r}: there is no such folder; name the folder "
+                f"of a tokenizer or a hub name, or set it to null for the model's"
+            )
+    problems.refuse()
+
+
+def _check_model(config: Config, model: ReadModel) -> None:
+    stage = "rl" if config.stage.name == "plan" else config.stage.name
+    if _is_missing(model.path):
+        needs = "evaluates models" if config.is_evaluation else "starts from a model"
+        rows = "data.path" if model.maker == "rl" else "examples.path"
         raise RequestError(
-            f"model.tokenizer_path is {tokenizer!r}: there is no such folder; name the folder of a "
-            f"tokenizer or a hub name, or set it to null for the model's"
+            f"{model.key} is {model.path!r}: there is no such folder. stage={stage} {needs}; "
+            f"stage={model.maker} makes one: {_COMMAND} stage={model.maker} model.path=... "
+            f"{rows}=... output_dir=FOLDER, and then {model.key}=FOLDER/model"
         )
+    # An export merges an adapter with its base.
+    is_adapter = stage == "export" and (Path(model.path) / "adapter_config.json").is_file()
+    check_location(model.path, model.key, needs_config=not is_adapter)
 
 
 def check_warmup(warmup: int, num_steps: int) -> None:

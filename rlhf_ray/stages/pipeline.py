@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_ray.atomic_file import write_atomically
-from rlhf_ray.config.errors import ConfigError, RequestError, RunFailed
+from rlhf_ray.config.errors import ConfigError, GatheredProblems, RequestError, RunFailed
 from rlhf_ray.config.groups.pipeline import PipelineConfig, read_report, read_stages
 from rlhf_ray.config.load import load_values, to_yaml
 from rlhf_ray.config.run import Config
@@ -211,20 +211,20 @@ def _check(config: Config) -> None:
     """Check the report and every stage; what an earlier one makes may be missing.
 
     Raises:
-        RequestError: names the figure or the stage, and what is missing or wrong.
+        RequestError: lists the figures and the stages, and all that is missing or wrong there.
     """
     steps = read_steps(config)
     parts = {step.name: step.config for step in steps}
+    problems = GatheredProblems()
     for figure in read_report(config.pipeline):
-        if problem := figure_problem(parts[figure.stage], figure.path):
-            raise RequestError(
-                f"pipeline.report.{figure.name}={config.pipeline.report[figure.name]}: {problem}"
-            )
+        with problems.gathered():
+            if problem := figure_problem(parts[figure.stage], figure.path):
+                text = config.pipeline.report[figure.name]
+                raise RequestError(f"pipeline.report.{figure.name}={text}: {problem}")
     for step in steps:
-        try:
+        with problems.gathered(f"pipeline.stages.{step.name}: "):
             check_part(step.config, made_in=Path(config.output_dir))
-        except RequestError as error:
-            raise RequestError(f"pipeline.stages.{step.name}: {error}") from error
+    problems.refuse()
 
 
 STAGE = Stage(name="pipeline", describe=_describe, run=run, check=_check)

@@ -6,9 +6,11 @@ of import that reading needs, and by `stage=plan`.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
-from rlhf_ray.config.errors import RequestError
+from rlhf_ray.config.errors import GatheredProblems, RequestError
 from rlhf_ray.config.groups.data import DataConfig, SourceConfig
 from rlhf_ray.config.groups.prepare_sources import PreparedSource, read_source
 from rlhf_ray.config.run import Config
@@ -24,10 +26,10 @@ from rlhf_ray.data.preview import (
 from rlhf_ray.data.sources.read import FROM_HUB, is_on_hub, source_notes
 from rlhf_ray.driver.checkpoint_folders import Checkpoints
 from rlhf_ray.models.builtin import check_builtin, is_builtin
-from rlhf_ray.models.location import read_chat_template
+from rlhf_ray.models.location import check_template_place
 from rlhf_ray.rewards.load import with_absolute_paths
 from rlhf_ray.stages.fit.space import check_space
-from rlhf_ray.stages.inputs import check_inputs, check_models, is_made_later
+from rlhf_ray.stages.inputs import check_example_files, check_models, is_made_later
 
 _KINDS = {"pretrain": "texts", "sft": "demonstrations", "reward_model": "rankings"}
 
@@ -49,29 +51,37 @@ def check_part(config: Config, *, made_in: Path | None) -> None:
             missing are taken to be made in time.
 
     Raises:
-        RequestError: says what is missing or wrong.
+        RequestError: lists all that is missing or wrong, as far as it is known without the rest.
     """
+    problems = GatheredProblems()
+    for check in _checks(config, made_in):
+        with problems.gathered():
+            check()
+    problems.refuse()
+
+
+def _checks(config: Config, made_in: Path | None) -> Iterator[Callable[[], object]]:
+    """The checks of a stage that do not need each other's result."""
     stage = config.stage.name
     if stage in TRAINING_STAGES:
-        Checkpoints(Path(config.output_dir), keep_last=1).resolve(config.resume)
+        yield lambda: Checkpoints(Path(config.output_dir), keep_last=1).resolve(config.resume)
     if stage == "prepare_data":
-        _check_sources(config, made_in)
+        yield from _source_checks(config, made_in)
         return
-    check_models(config, made_in=made_in)
+    yield lambda: check_models(config, made_in=made_in)
     if stage == "chat" and config.chat.url is not None:
         return  # The endpoint has the model.
     if is_builtin(config.model.path) and not config.is_evaluation:
-        check_builtin(config.model.path)
-    if config.model.chat_template is not None:
-        read_chat_template(config.model.chat_template)
+        yield lambda: check_builtin(config.model.path)
+    yield lambda: check_template_place(config.model)
     if config.is_fit:
-        _check_examples(config, made_in)
+        yield lambda: _check_examples(config, made_in)
     if stage in SCORING_STAGES:
-        with_absolute_paths(config.reward)
+        yield lambda: with_absolute_paths(config.reward)
     if stage in (*SCORING_STAGES, "compress"):
-        _check_prompts(config, made_in)
+        yield from _prompt_checks(config, made_in)
     if stage == "compress":
-        _check_file("compress.python", config.compress.python)
+        yield lambda: _check_file("compress.python", config.compress.python)
 
 
 def describe_sources(config: Config, *, made_in: Path | None) -> list[str]:
@@ -125,7 +135,7 @@ def _prompt_sources(config: Config) -> list[DataConfig]:
 
 
 def _check_examples(config: Config, made_in: Path | None) -> None:
-    check_inputs(config, made_in=made_in)
+    check_example_files(config, made_in=made_in)
     examples = config.examples
     kind = _KINDS.get(config.stage.name)
     if config.stage.name == "preference":
@@ -136,26 +146,26 @@ def _check_examples(config: Config, made_in: Path | None) -> None:
         check_space(examples)
 
 
-def _check_prompts(config: Config, made_in: Path | None) -> None:
+def _prompt_checks(config: Config, made_in: Path | None) -> Iterator[Callable[[], object]]:
     for source in _prompt_sources(config):
         if source.path and not is_made_later(source.path, made_in):
-            preview_prompts(source)
+            yield partial(preview_prompts, source)
     if config.is_evaluation or config.stage.name in ONE_MODEL_STAGES:
         measured = config.examples.eval_path
         if measured and not is_made_later(measured, made_in):
-            preview_held_out(config.examples)
+            yield lambda: preview_held_out(config.examples)
         return
     if config.mixes_texts and not is_made_later(config.texts.path, made_in):
-        preview_texts(config.texts)
+        yield lambda: preview_texts(config.texts)
 
 
-def _check_sources(config: Config, made_in: Path | None) -> None:
+def _source_checks(config: Config, made_in: Path | None) -> Iterator[Callable[[], object]]:
     # The tables of layouts and readers, which other stages do not need.
     from rlhf_ray.data.prepare.reading import check_source
 
     for source in _prepared(config):
         if not is_made_later(source.path, made_in):
-            check_source(source)
+            yield partial(check_source, source)
 
 
 def _prepared(config: Config) -> list[PreparedSource]:

@@ -13,6 +13,7 @@ from typing import Any
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.data import DataConfig
 from rlhf_ray.config.paths import path_problem
+from rlhf_ray.config.setting import not_text
 
 # Columns by kind; docs/data.md has the optional ones in brackets.
 COLUMNS: dict[str, tuple[str, ...]] = {
@@ -246,7 +247,7 @@ def _read_columns(where: str, columns: Any, kind: str, layout: str | None) -> Ma
 
 
 def _one_of(where: str, key: str, value: Any, known: Iterable[str]) -> str | None:
-    if value is None or value in known:
+    if value is None or (isinstance(value, str) and value in known):
         return value
     raise RequestError(
         f"{where}.{key}={value}: unknown; {_nearest(str(value), known)}There are: "
@@ -255,11 +256,12 @@ def _one_of(where: str, key: str, value: Any, known: Iterable[str]) -> str | Non
 
 
 def _text(where: str, key: str, value: Any) -> str:
-    if not isinstance(value, str) or not value.strip():
-        shown = (
-            "is not set" if value is None else f"={value!r}: must be text, in quotes if a number"
-        )
-        raise RequestError(f"{where}.{key}{' ' if value is None else ''}{shown}; set it")
+    if value is None:
+        raise RequestError(f"{where}.{key} is not set; set it")
+    if not isinstance(value, str):
+        raise RequestError(f"{where}.{key}={value}: {not_text(value)}")
+    if not value.strip():
+        raise RequestError(f"{where}.{key}={value!r}: is empty; set it")
     return value
 
 

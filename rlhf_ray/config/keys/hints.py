@@ -88,6 +88,16 @@ METHOD_STAGES = {
 }
 # Methods that look like names of others.
 _MISSING_METHODS = ("orpo", "simpo", "cpo")
+# Algorithms by their other names.
+OTHER_ALGORITHMS = {
+    **dict.fromkeys(("reinforce++", "reinforce_plus_plus", "reinforcepp"), "reinforce_pp"),
+    **dict.fromkeys(
+        ("reinforce++_baseline", "reinforce_plus_plus_baseline", "reinforce_baseline"),
+        "reinforce_pp_baseline",
+    ),
+    **dict.fromkeys(("gae", "actor_critic"), "ppo"),
+    **dict.fromkeys(("group_norm", "group"), "grpo"),
+}
 # Stages by other words for them.
 WORD_STAGES = {
     **dict.fromkeys(("rm", "reward"), "stage=reward_model"),
@@ -160,6 +170,8 @@ def _meant_choice(group: str, value: str, groups: Mapping[str, Sequence[str]]) -
                 return f"{other}={name}"
         if name in WORD_STAGES:
             return WORD_STAGES[name]
+        if algorithm := OTHER_ALGORITHMS.get(name.replace("-", "_")):
+            return f"algorithm={algorithm}"
     if close := difflib.get_close_matches(value, groups[group], n=1):
         return f"{group}={close[0]}"
     return GROUP_VALUES[group].format(value) if group in GROUP_VALUES else None

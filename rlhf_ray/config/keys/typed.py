@@ -20,6 +20,12 @@ from rlhf_ray.config.schema import all_keys, text_keys, text_mappings
 
 # A key of a stage of a pipeline is one of the configuration of that stage.
 _OF_A_STAGE = re.compile(r"pipeline\.stages\.[^.]+\.(.+)", re.DOTALL)
+# Entries of sources are mappings of any values: those that are text, and a source that is a path.
+_OF_A_SOURCE = re.compile(
+    r"prepare\.(?:sources|evaluation_sets)\.[^.]+"
+    r"(?:\.(?:path|format|dataset_split|unit|layout|kind|task|columns\.[^.]+))?",
+    re.DOTALL,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +90,10 @@ def parsed(text: str) -> tuple[Override, Any]:
 def takes_text(key: str) -> bool:
     """Whether a key, an entry of a mapping or a key of a pipeline's stage takes text."""
     name = _own_name(key)
-    return name in text_keys() or name.startswith(
-        tuple(f"{mapping}." for mapping in text_mappings())
+    return (
+        name in text_keys()
+        or name.startswith(tuple(f"{mapping}." for mapping in text_mappings()))
+        or _OF_A_SOURCE.fullmatch(name) is not None
     )
 
 

@@ -68,11 +68,30 @@ def main() -> int:
     arguments = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     try:
         check_vllm(serves=True)
-        _serve(with_turn_ends(arguments))
+        _serve(with_turn_ends(with_template_text(arguments)))
     except RequestError as error:
         print(f"{REFUSAL}{error}", file=sys.stderr, flush=True)
         return EXIT_WRONG_REQUEST
     return 0
+
+
+def with_template_text(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments, with the text of a chat template that is named: vLLM knows files and texts.
+
+    Raises:
+        RequestError: the tokenizer has no template of that name.
+    """
+    chosen = arguments.get("chat_template")
+    if chosen is None or any(sign in chosen for sign in "{}\n") or Path(chosen).is_file():
+        return dict(arguments)
+    from rlhf_ray.models.saving.generation_ends import engine_tokenizer
+
+    tokenizer = engine_tokenizer(
+        arguments["tokenizer"],
+        trust_remote_code=bool(arguments.get("trust_remote_code")),
+        chat_template=chosen,
+    )
+    return {**arguments, "chat_template": tokenizer.chat_template}
 
 
 def with_turn_ends(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,11 +13,17 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.model import ModelConfig
-from rlhf_ray.models.location import explained, read_chat_template
+from rlhf_ray.models.location import (
+    by_name,
+    check_template_place,
+    choose_template,
+    explained,
+    folder_templates,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -39,39 +45,26 @@ def check_chat_template(tokenizer: PreTrainedTokenizerBase, path: str) -> None:
             than the limits.
     """
     specials = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
-    _check(_by_name(tokenizer.chat_template), specials, path)
+    _check(by_name(tokenizer.chat_template), specials, path)
 
 
 def check_served_template(model: ModelConfig) -> None:
     """Like `check_chat_template`, by the files of a model that an engine reads by itself.
 
-    A hub name is not looked at.
+    A hub name is not looked at, nor is the name of a template there: the server finds it.
 
     Raises:
         RequestError: see `check_chat_template`; or a file cannot be read.
     """
     path = model.tokenizer_path or model.path
-    if model.chat_template is not None:
-        _check({"": read_chat_template(model.chat_template)}, {}, model.chat_template)
-        return
-    file, settings = Path(path) / "chat_template.jinja", Path(path) / "tokenizer_config.json"
+    check_template_place(model)
+    chosen = model.chat_template
     with explained(path, "model.path", "a chat template"):
-        if file.is_file():
-            found: Any = file.read_text(encoding="utf-8")
-        elif settings.is_file():
-            found = json.loads(settings.read_text(encoding="utf-8")).get("chat_template")
-        else:
-            return
-    _check(_by_name(found), {}, path)
-
-
-def _by_name(template: Any) -> dict[str, str]:
-    """The templates of a tokenizer: none, one, or several with names, in either of two forms."""
-    if isinstance(template, list):
-        template = {one["name"]: one["template"] for one in template}
-    if template is None or isinstance(template, dict):
-        return template or {}
-    return {"": template}
+        own = folder_templates(Path(path))
+        if chosen is None:
+            _check(by_name(own), {}, path)
+        elif own is not None or Path(chosen).is_file():
+            _check({"": choose_template(own, chosen)}, {}, chosen)
 
 
 def _check(templates: dict[str, str], specials: dict[str, str], path: str) -> None:

@@ -14,7 +14,7 @@ from rlhf_ray.atomic_file import write_atomically
 from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.data.template_time import time_line
 from rlhf_ray.data.tokens.turn_ends import TurnEnd, engine_ends
-from rlhf_ray.models.location import read_chat_template
+from rlhf_ray.models.location import by_name, choose_template
 
 FILE_NAME = "generation_config.json"
 _KEY = "eos_token_id"
@@ -44,12 +44,21 @@ def engine_tokenizer(
     """The tokenizer of an engine, with the template that it renders chats with.
 
     Args:
-        chat_template: a file or the template itself, as in vLLM; None for that of the tokenizer.
+        chat_template: a file, the name of one of the tokenizer's templates, or the template itself,
+            as in vLLM; None for that of the tokenizer.
+
+    Raises:
+        RequestError: there is no such file or name.
     """
     tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
     if chat_template is not None:
-        is_file = "\n" not in chat_template and Path(chat_template).is_file()
-        tokenizer.chat_template = read_chat_template(chat_template) if is_file else chat_template
+        # vLLM takes a text with one of these signs for a template.
+        is_text = any(sign in chat_template for sign in "{}\n") and chat_template not in by_name(
+            tokenizer.chat_template
+        )
+        tokenizer.chat_template = (
+            chat_template if is_text else choose_template(tokenizer.chat_template, chat_template)
+        )
     return tokenizer
 
 

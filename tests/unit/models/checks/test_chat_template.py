@@ -98,3 +98,21 @@ class TestServed:
         with pytest.raises(RequestError, match=r"of .*own\.jinja fails"):
             check_served_template(ModelConfig(path=str(copy), chat_template=str(given)))
         check_served_template(ModelConfig(path="owner/name"))
+
+    def test_a_template_by_its_name(self, copy: Path, edit) -> None:
+        (copy / "chat_template.jinja").unlink()
+        named = [{"name": "default", "template": "a"}, {"name": "rag", "template": "{{ 1 / 0 }}"}]
+        edit(copy / "tokenizer_config.json", chat_template=named)
+        check_served_template(ModelConfig(path=str(copy), chat_template="default"))
+        with pytest.raises(RequestError, match="the chat template of rag fails"):
+            check_served_template(ModelConfig(path=str(copy), chat_template="rag"))
+        with pytest.raises(RequestError, match=r"own templates are 'default', 'rag'$"):
+            check_served_template(ModelConfig(path=str(copy), chat_template="tools"))
+        check_served_template(ModelConfig(path="owner/name", chat_template="rag"))
+
+    def test_a_template_by_the_name_of_its_file(self, copy: Path) -> None:
+        (copy / "additional_chat_templates").mkdir()
+        (copy / "additional_chat_templates" / "rag.jinja").write_text("{{ 1 / 0 }}")
+        check_served_template(ModelConfig(path=str(copy), chat_template="default"))
+        with pytest.raises(RequestError, match="the chat template of rag fails"):
+            check_served_template(ModelConfig(path=str(copy), chat_template="rag"))

@@ -9,9 +9,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.data.tokens.turn_ends import TurnEnd
-from rlhf_ray.generation.server.openai_server import with_turn_ends
+from rlhf_ray.generation.server.openai_server import with_template_text, with_turn_ends
 from rlhf_ray.models.saving.generation_ends import (
     add_ends,
     added_line,
@@ -172,6 +173,22 @@ class TestServer:
         template.write_text("{% for m in messages %}{{ m.content + '<|endoftext|>' }}{% endfor %}")
         arguments = self.arguments(base, tmp_path, chat_template=str(template))
         assert with_turn_ends(arguments) == arguments
+
+
+def test_a_named_template_is_served_by_its_text(base, tmp_path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.chat_template = {"default": "{{ 'a' }}", "rag": "{{ 'b' }}"}
+    tokenizer.save_pretrained(tmp_path)
+    arguments = {"model": str(base), "tokenizer": str(tmp_path)}
+    for name, text in tokenizer.chat_template.items():
+        assert with_template_text({**arguments, "chat_template": name})["chat_template"] == text
+        found = engine_tokenizer(str(tmp_path), trust_remote_code=False, chat_template=name)
+        assert found.chat_template == text
+    given = {**arguments, "chat_template": "{{ messages }}"}
+    assert with_template_text(given) == given
+    assert with_template_text(arguments) == arguments
+    with pytest.raises(RequestError, match=r"own templates are 'default', 'rag'$"):
+        with_template_text({**arguments, "chat_template": "tools"})
 
 
 def test_a_template_may_be_a_file_or_a_text(base, tmp_path) -> None:
