@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -13,8 +14,9 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -22,6 +24,8 @@ SCRIPTS = Path(sys.executable).parent
 _START_TIMEOUT_S = 60.0
 _END_TIMEOUT_S = 15.0
 _REQUEST_TIMEOUT_S = 5.0
+# What the provider of Ray's own tests calls the head, by its place among nodes.
+_HEAD_ID = f"{0:05d}".rjust(56, "f")
 
 
 class RayHead:
@@ -30,6 +34,14 @@ class RayHead:
     It is a child in a session of its own, so that ending it touches no other Ray: `ray stop`
     would end all of them.
 
+    Args:
+        num_cpus: of the head.
+        worker_types: resources of each type of node that an autoscaler adds, up to `max_workers` of
+            all types. None: there is no autoscaler. Its nodes are raylets on this machine, as in
+            Ray's own `cluster_utils.AutoscalingCluster`, whose configuration is not part of Ray's
+            wheel, and which begins with `ray stop`.
+        idle_minutes: time until a node without work goes.
+
     Attributes:
         environment: what a client of this cluster needs, and what the cluster was started with.
         address: host:port of the cluster itself, for `ray.init`.
@@ -37,7 +49,14 @@ class RayHead:
         metrics_url: Prometheus endpoint of the node.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        *,
+        num_cpus: float = 2,
+        worker_types: Mapping[str, Mapping[str, float]] | None = None,
+        max_workers: int = 4,
+        idle_minutes: float = 0.2,
+    ) -> None:
         # Under /tmp itself: Ray's socket paths may have 107 bytes, and pytest's are long.
         self.folder = Path(tempfile.mkdtemp(prefix="rr_", dir="/tmp"))
         ports = _free_ports(5)
@@ -55,11 +74,26 @@ class RayHead:
             # Gauges are exported every ten seconds otherwise, and a test's run may be shorter.
             "RAY_metrics_report_interval_ms": "1000",
         }
+        options = [f"--num-cpus={num_cpus:g}"]
+        if worker_types is not None:
+            settings = _autoscaling(self.address, num_cpus, worker_types)
+            settings |= {"max_workers": max_workers, "idle_timeout_minutes": idle_minutes}
+            file = self.folder / "autoscaling.json"
+            file.write_text(json.dumps(settings))
+            options.append(f"--autoscaling-config={file}")
+            # The second autoscaler, as `ray up` and KubeRay have it in Ray 2.60.
+            self.environment |= {
+                "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+                "RAY_CLOUD_INSTANCE_ID": _HEAD_ID,
+                "RAY_FAKE_CLUSTER": "1",
+                "RAY_OVERRIDE_NODE_ID_FOR_TESTING": _HEAD_ID,
+                "RAY_enable_autoscaler_v2": "1",
+            }
         self._seen: dict[int, psutil.Process] = {}
         self._log = self.folder / "head.log"
         with self._log.open("w") as file:
             self._process = subprocess.Popen(
-                _start_command(self.folder, ports),
+                [*_start_command(self.folder, ports), *options],
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 env=self.environment,
@@ -131,7 +165,6 @@ def _start_command(folder: Path, ports: Sequence[int]) -> list[str]:
         "--block",
         "--disable-usage-stats",
         "--include-dashboard=true",
-        "--num-cpus=2",
         "--object-store-memory=200000000",
         f"--temp-dir={folder}",
         f"--port={head}",
@@ -143,6 +176,45 @@ def _start_command(folder: Path, ports: Sequence[int]) -> list[str]:
         "--min-worker-port=0",
         "--max-worker-port=0",
     ]
+
+
+def _autoscaling(
+    address: str, num_cpus: float, worker_types: Mapping[str, Mapping[str, float]]
+) -> dict[str, Any]:
+    """The configuration of an autoscaler whose nodes are raylets on this machine."""
+    module = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
+    steps = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray")
+    return {
+        "cluster_name": "test",
+        # Not `fake_multinode`: its defaults are not part of Ray's wheel.
+        "provider": {
+            "type": "external",
+            "module": module,
+            "gcs_address": address,
+            "head_node_id": _HEAD_ID,
+            "launch_multiple": True,
+            "use_node_id_as_ip": True,
+            "disable_node_updaters": True,
+            "disable_launch_config_check": True,
+        },
+        "head_node_type": "ray.head.default",
+        "available_node_types": {
+            "ray.head.default": {
+                "resources": {"CPU": num_cpus},
+                "node_config": {},
+                "max_workers": 0,
+            },
+            **{
+                name: {"resources": dict(resources), "node_config": {}, "min_workers": 0}
+                for name, resources in worker_types.items()
+            },
+        },
+        "auth": {},
+        "file_mounts": {},
+        "cluster_synced_files": [],
+        "worker_start_ray_commands": [],
+        **{f"{step}_commands": [] for step in steps},
+    }
 
 
 def _free_ports(count: int) -> list[int]:

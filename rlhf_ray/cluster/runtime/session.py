@@ -195,16 +195,31 @@ def reserved(plan: ResourcePlan, *, wait_s: float, timeout_s: float) -> Iterator
     lacking = missing(plan, _nodes())
     if lacking and wait_s <= 0:
         raise RequestError(_too_small(plan, lacking))
+    if lacking:
+        current_handler().say(
+            f"waiting up to placement.wait_s={wait_s:g} s for nodes to join: {'; '.join(lacking)}"
+        )
     # Ray refuses bundles without any resource: those are not reserved.
     group = placement_group([dict(bundle) for bundle in plan.bundles], strategy=plan.strategy)
     try:
-        deadline = time.monotonic() + max(wait_s, timeout_s)
-        while not _is_ready(group):
-            if time.monotonic() > deadline:
-                raise RequestError(_too_small(plan, missing(plan, _nodes())))
+        _wait_for(group, plan, wait_s=wait_s, timeout_s=timeout_s)
         yield group
     finally:
         remove_placement_group(group)
+
+
+def _wait_for(
+    group: PlacementGroup, plan: ResourcePlan, *, wait_s: float, timeout_s: float
+) -> None:
+    """Wait `wait_s` for nodes that the plan lacks, and `timeout_s` for what others hold."""
+    started = time.monotonic()
+    while not _is_ready(group):
+        waited_s = time.monotonic() - started
+        if waited_s <= wait_s:
+            continue
+        lacking = missing(plan, _nodes())
+        if lacking or waited_s > timeout_s:
+            raise RequestError(_too_small(plan, lacking, waited_s=waited_s))
 
 
 def _is_ready(group: PlacementGroup) -> bool:
@@ -223,11 +238,17 @@ def _nodes() -> list[dict[str, float]]:
     ]
 
 
-def _too_small(plan: ResourcePlan, lacking: list[str]) -> str:
+def _too_small(plan: ResourcePlan, lacking: list[str], *, waited_s: float | None = None) -> str:
     reason = "; ".join(lacking) if lacking else "its resources are taken by other jobs"
+    when = "" if waited_s is None else f" after a wait of {waited_s:.0f} s"
+    fix = "add nodes, or let an autoscaler add them with placement.wait_s"
+    if waited_s is not None and lacking:
+        fix = (
+            "or see in `ray status` that the autoscaler has a type of node for such a bundle and "
+            "could start it, and raise placement.wait_s if it needs longer"
+        )
     return (
-        f"the Ray cluster is too small: {reason}. It has {describe_nodes(_nodes())}; the whole run "
-        f"needs {plan.totals['GPU']:g} GPUs and {plan.totals['CPU']:g} CPUs. Lower num_ranks, "
-        f"num_engines, num_cpus or num_gpus of the roles named, add nodes, or let an autoscaler "
-        f"add them with placement.wait_s"
+        f"the Ray cluster is too small{when}: {reason}. It has {describe_nodes(_nodes())}; the "
+        f"whole run needs {plan.totals['GPU']:g} GPUs and {plan.totals['CPU']:g} CPUs. Lower "
+        f"num_ranks, num_engines, num_cpus or num_gpus of the roles named, {fix}"
     )
