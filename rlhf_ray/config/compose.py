@@ -23,6 +23,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rlhf_ray.config.keys.hints import choice_hint, means_stage
+from rlhf_ray.config.keys.listing import there_are
 from rlhf_ray.config.keys.typed import parsed, takes_text, takes_texts
 from rlhf_ray.config.schema import text_keys
 from rlhf_ray.config.setting import lost_numbers
@@ -262,5 +263,16 @@ def _check_numbers(folder: Path) -> None:
 def _choice_problem(group: str, value: Any, groups: Mapping[str, list[str]]) -> str | None:
     if value is None or value in groups[group]:
         return None
-    hint = choice_hint(group, str(value), groups)
-    return f"{group}={value}: no such choice; {hint}There are: {', '.join(groups[group])}"
+    hint = choice_hint(group, str(value), groups) or _file_hint(group, str(value))
+    return f"{group}={value}: no such choice; {there_are(hint, groups[group])}"
+
+
+def _file_hint(group: str, value: str) -> str:
+    """Words on the place of a group's files, if a path was given; empty for other values."""
+    if not (value.endswith((".yaml", ".yml")) or "/" in value):
+        return ""
+    name = Path(value).stem
+    return (
+        f"{group}=NAME takes no path: copy the file to {conf_dir() / group}/{name}.yaml, and write "
+        f"{group}={name}. "
+    )

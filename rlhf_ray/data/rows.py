@@ -13,6 +13,7 @@ from typing import Any
 
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.data import DataConfig, SourceConfig
+from rlhf_ray.config.keys.listing import there_are
 from rlhf_ray.data.scalars import WrittenFloat, number_text
 
 
@@ -200,4 +201,4 @@ def known_names(name: str, known: Iterable[str]) -> str:
             f"nested columns are not read: {inner!r} in {outer!r} has to be a column of its own, "
             f"by datasets' `flatten()` or when the file is written. "
         )
-    return f"{hint}There are: {listed}{more}"
+    return there_are(hint, f"{listed}{more}")

@@ -187,7 +187,13 @@ class StepCheckpoints:
             RequestError: the checkpoint is damaged, or belongs to a run with other settings.
         """
         saved = read_state(folder)
-        check_identity(folder, saved["identity"], self._identity)
+        check_identity(
+            folder,
+            saved["identity"],
+            self._identity,
+            files_there=saved.get("models"),
+            files_here=self._settings.get("models"),
+        )
         return saved
 
     def load_roles(self, folder: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from rlhf_ray.models.fingerprint import is_of_weights
 
 _MAX_SHOWN = 120
 _MAX_FILES = 3
+_SAME_FILES = " (the same files)"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,24 +77,55 @@ class RunSettings:
         }
 
 
-def check_identity(folder: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+def check_identity(
+    folder: Path,
+    there: Mapping[str, Any],
+    here: Mapping[str, Any],
+    *,
+    files_there: Any = None,
+    files_here: Any = None,
+) -> None:
     """Refuse to go on from the checkpoint of a run with other settings.
 
+    A model in another place is the same if all its files are.
+
+    Args:
+        files_there, files_here: the key `models` of `RunSettings.in_checkpoint`, of the checkpoint
+            and of this run.
+
     Raises:
-        RequestError: names every setting that differs.
+        RequestError: names every setting that differs, and the files that do.
     """
     # A checkpoint of an earlier release has the old name of a key that was renamed.
     saved = {name: there.get(name, there.get(earlier_key(name))) for name in here}
+    files = {
+        name: _compared(_mapping(_mapping(files_there).get(name)), dict(own))
+        for name, own in _mapping(files_here).items()
+    }
     differing = [
-        f"{name}={saved[name]!r} there, {value!r} here"
+        f"{name}={saved[name]!r} there, {value!r} here{files.get(name, '')}"
         for name, value in here.items()
-        if not _is_same(name, saved[name], value)
+        if not _is_same(name, saved[name], value) and files.get(name) != _SAME_FILES
     ]
     if differing:
         raise RequestError(
             f"the checkpoint {folder} is of another run: {'; '.join(differing)}. Use its "
             f"settings, another output_dir, or resume=never to start from step 0"
         )
+
+
+def _compared(there: Mapping[str, Any], here: Mapping[str, str]) -> str:
+    """Words on the files of a model there and here, to follow their paths."""
+    if not there or not here:
+        return " (whether the files are the same is not known)"
+    other = sorted(name for name in {*there, *here} if there.get(name) != here.get(name))
+    return f" (other content of {_first(other)})" if other else _SAME_FILES
+
+
+def _first(names: Sequence[str]) -> str:
+    """The first names, and the number of the others."""
+    more = f" and {len(names) - _MAX_FILES} more" if len(names) > _MAX_FILES else ""
+    return f"{', '.join(names[:_MAX_FILES])}{more}"
 
 
 def compare_settings(folder: Path, state: Mapping[str, Any], here: RunSettings) -> list[str]:
@@ -174,8 +206,7 @@ def _changed_files(
         before = saved.get(key)
         if not before or not files.hashes or not (other := files.changed(before)):
             continue
-        more = f" and {len(other) - _MAX_FILES} more" if len(other) > _MAX_FILES else ""
-        changed[key] = f"{key}: other content of {', '.join(other[:_MAX_FILES])}{more}"
+        changed[key] = f"{key}: other content of {_first(other)}"
     return changed
 
 

@@ -151,7 +151,15 @@ def _check(folder: Path, expected: ResumedRun) -> None:
         RequestError: it is whole, but this run cannot go on from it.
     """
     _check_whole(folder, expected.parts)
-    check_identity(folder, read_state(folder)["identity"], expected.settings.identity)
+    state, here = read_state(folder), expected.settings
+    with reading_state(folder):
+        check_identity(
+            folder,
+            state["identity"],
+            here.identity,
+            files_there=state.get("models"),
+            files_here=here.in_checkpoint()["models"],
+        )
     if expected.length is not None:
         check_length(folder, expected.length)
     for name, here in expected.layouts.items():
@@ -204,7 +212,8 @@ def _about(folder: Path, expected: ResumedRun) -> list[str]:
     Raises:
         RequestError: a setting has changed that must not change.
     """
-    notes = compare_settings(folder, read_state(folder), expected.settings)
+    with reading_state(folder):
+        notes = compare_settings(folder, read_state(folder), expected.settings)
     for name, here in expected.layouts.items():
         if change := layout_change(name, load_facts(folder / name), here):
             notes.append(change)

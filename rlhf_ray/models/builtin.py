@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf_ray.config.errors import RequestError
+from rlhf_ray.config.keys.listing import there_are
 from rlhf_ray.models.folder import Report, make_once, silent
 from rlhf_ray.models.location import BUILTIN_PREFIX
 
@@ -78,8 +79,8 @@ def check_builtin(path: str) -> BuiltinModel:
         close = difflib.get_close_matches(name, BUILTIN_MODELS, n=1)
         hint = f"did you mean {BUILTIN_PREFIX}{close[0]}? " if close else ""
         raise RequestError(
-            f"model.path is {path!r}: there is no built-in model {name!r}; {hint}"
-            f"There are: {', '.join(sorted(BUILTIN_MODELS))}"
+            f"model.path is {path!r}: there is no built-in model {name!r}; "
+            f"{there_are(hint, sorted(BUILTIN_MODELS))}"
         )
     return BUILTIN_MODELS[name]
 

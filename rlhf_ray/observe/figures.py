@@ -8,6 +8,7 @@ import typing
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from rlhf_ray.config.keys.listing import there_are
 from rlhf_ray.config.run import Config
 from rlhf_ray.observe.fit_report import FitSummary
 from rlhf_ray.observe.run_report import RunSummary
@@ -57,7 +58,7 @@ def missing_figure(path: Sequence[str], names: Iterable[str]) -> str:
     close = difflib.get_close_matches(path[-1], names, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
     there = ", ".join(names) or "nothing"
-    return f"there is no {'.'.join(path)}; {hint}There is: {there}"
+    return f"there is no {'.'.join(path)}; {there_are(hint, there, verb='is')}"
 
 
 def find_figure(values: Any, path: Sequence[str]) -> float:

@@ -12,6 +12,7 @@ from typing import Any
 
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.data import DataConfig
+from rlhf_ray.config.keys.listing import there_are
 from rlhf_ray.config.paths import path_problem
 from rlhf_ray.config.setting import not_text
 
@@ -161,8 +162,7 @@ def read_source(name: str, entry: Any, *, group: str) -> PreparedSource:
     for key in values:
         if key not in _FIELDS:
             raise RequestError(
-                f"{where}.{key}: unknown key; {_nearest(str(key), _FIELDS)}There are: "
-                f"{', '.join(_FIELDS)}"
+                f"{where}.{key}: unknown key; {there_are(_nearest(str(key), _FIELDS), _FIELDS)}"
             )
     if isinstance(path := values.get("path"), str) and (problem := path_problem(path)):
         raise RequestError(f"{where}.path={path[:_MAX_SHOWN]}: {problem}")
@@ -240,7 +240,7 @@ def _read_columns(where: str, columns: Any, kind: str, layout: str | None) -> Ma
             reason = f"the layout {layout}" if layout else f"kind={kind}"
             raise RequestError(
                 f"{where}.columns.{name}: {reason} has no such column; "
-                f"{_nearest(str(name), known)}There are: {', '.join(known)}"
+                f"{there_are(_nearest(str(name), known), known)}"
             )
         _text(where, f"columns.{name}", column)
     return dict(columns)
@@ -250,8 +250,7 @@ def _one_of(where: str, key: str, value: Any, known: Iterable[str]) -> str | Non
     if value is None or (isinstance(value, str) and value in known):
         return value
     raise RequestError(
-        f"{where}.{key}={value}: unknown; {_nearest(str(value), known)}There are: "
-        f"{', '.join(known)}"
+        f"{where}.{key}={value}: unknown; {there_are(_nearest(str(value), known), known)}"
     )
 
 

@@ -172,6 +172,8 @@ def _meant_choice(group: str, value: str, groups: Mapping[str, Sequence[str]]) -
             return WORD_STAGES[name]
         if algorithm := OTHER_ALGORITHMS.get(name.replace("-", "_")):
             return f"algorithm={algorithm}"
+    if value.endswith((".yaml", ".yml")) and group not in GROUP_VALUES:
+        return None  # The file of the user's own.
     if close := difflib.get_close_matches(value, groups[group], n=1):
         return f"{group}={close[0]}"
     return GROUP_VALUES[group].format(value) if group in GROUP_VALUES else None

@@ -15,6 +15,7 @@ from rlhf_ray.cluster.roles.scoring_kinds import check_scoring, resolve_scoring
 from rlhf_ray.config.batch_table import batch_table, render_rows
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.data import DataConfig, TextsConfig
+from rlhf_ray.config.keys.listing import there_are
 from rlhf_ray.config.run import Config
 from rlhf_ray.data.held_out import held_out_data
 from rlhf_ray.data.prompts.load import PromptSet, load_prompts
@@ -222,7 +223,7 @@ def check_tasks(task_weights: dict[str, float], prompts: PromptSet, *, column: s
         shown = ", ".join(tasks[:_MAX_SHOWN]) + (", ..." if len(tasks) > _MAX_SHOWN else "")
         raise RequestError(
             f"rollout_selection.task_weights.{name}: no prompt has {name} in data.source_column="
-            f"{column}; {hint}There are: {shown}"
+            f"{column}; {there_are(hint, shown)}"
         )
 
 

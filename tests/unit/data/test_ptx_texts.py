@@ -131,7 +131,7 @@ def test_one_token_predicts_nothing(tmp_path: Path) -> None:
 def test_nothing_there(load) -> None:
     with pytest.raises(DataError, match=r"texts\.jsonl has no rows"):
         load([])
-    with pytest.raises(DataError, match=r"texts\.text_column is 'body'.*There are: text"):
+    with pytest.raises(DataError, match=r"texts\.text_column is 'body'.*there are: text"):
         load([{"text": "x"}], text_column="body")
 
 

@@ -127,6 +127,23 @@ def test_a_relative_path_of_an_earlier_release_is_the_same_place(tmp_path, monke
             check_identity(FOLDER, {key: there}, {key: str(tmp_path / "rows.jsonl")})
 
 
+def test_a_model_in_another_place_is_known_by_its_files():
+    there, here = {"model.path": "/old/model"}, {"model.path": "/new/model"}
+    files = {"model.path": {"config.json": "a", "model.safetensors": "b"}}
+    check_identity(FOLDER, there, here, files_there=files, files_here=files)
+    other = {"model.path": {**files["model.path"], "model.safetensors": "c"}}
+    for saved, words in (
+        (other, r"'/new/model' here \(other content of model\.safetensors\)\. Use"),
+        (None, r"\(whether the files are the same is not known\)"),
+        ({"model.path": {}}, "is not known"),
+        ({"model.path": ["damaged"]}, "is not known"),
+    ):
+        with pytest.raises(RequestError, match=words):
+            check_identity(FOLDER, there, here, files_there=saved, files_here=files)
+    with pytest.raises(RequestError, match=r"seed=1 there, 2 here\. Use"):
+        check_identity(FOLDER, {"seed": 1}, {"seed": 2}, files_there=files, files_here=files)
+
+
 def test_only_paths_are_compared_as_places(tmp_path, monkeypatch):
     (tmp_path / "grpo").mkdir()
     monkeypatch.chdir(tmp_path)

@@ -149,7 +149,7 @@ def test_the_input_of_a_stage_is_wrong(stages, config):
 def test_a_figure_that_is_not_there(stages, config):
     asked = config()
     asked.pipeline.report = {"after": "tuned:inner.accuracy"}
-    words = r"no number at inner\.accuracy.*: there is no inner\.accuracy; There is: loss"
+    words = r"no number at inner\.accuracy.*: there is no inner\.accuracy; there is: loss"
     with pytest.raises(RunFailed, match=words):
         pipeline.run(asked)
 

@@ -135,6 +135,21 @@ def test_so_is_one_whose_rows_give_fewer_steps(stage: str, tmp_path: Path, capsy
     assert "has 22 steps, and the length of fit.num_epochs=3 over these rows is 1: no" in message
 
 
+@pytest.mark.parametrize("stage", ["sft", "rl"])
+def test_a_model_that_was_moved_goes_on_and_another_does_not(stage: str, tmp_path: Path, capsys):
+    run = Run(stage, tmp_path)
+    for name in ("old", "new", "other"):
+        tiny_random(tmp_path / name, vocab_size=300 if name == "other" else 320)
+    folder = run.save(f"model.path={tmp_path}/old")
+    found = run.resume(f"model.path={tmp_path}/new")
+    assert found.folder == folder
+    assert f'model.path: "{tmp_path}/old" -> "{tmp_path}/new"' in found.notes[0]
+    message = run.refused(capsys, f"model.path={tmp_path}/other")
+    assert (
+        f"model.path='{tmp_path}/old' there, '{tmp_path}/other' here (other content of" in message
+    )
+
+
 def test_changed_settings_are_listed(run: Run):
     run.save()
     found = run.resume("training.learning_rate=0.125", "deadlines.update_s=77")

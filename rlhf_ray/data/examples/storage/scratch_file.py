@@ -7,6 +7,7 @@ import tempfile
 import weakref
 from pathlib import Path
 
+from rlhf_ray.config.errors import RequestError
 from rlhf_ray.disk_space import full_disk_said
 
 _WRITTEN_AT_ONCE = 2**20
@@ -20,12 +21,22 @@ class ScratchFile:
 
     Args:
         folder: on a disk with enough space; None for that of temporary files.
+
+    Raises:
+        RequestError: no file can be made there.
+        DiskFull: the disk is full.
     """
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = Path(tempfile.gettempdir()) if folder is None else folder
-        with full_disk_said(self._folder):
-            file = tempfile.TemporaryFile(dir=self._folder, buffering=0)  # noqa: SIM115
+        try:
+            with full_disk_said(self._folder):
+                file = tempfile.TemporaryFile(dir=self._folder, buffering=0)  # noqa: SIM115
+        except OSError as error:
+            raise RequestError(
+                f"examples.scratch_dir is {str(self._folder)!r}: the tokens of examples cannot be "
+                f"written there ({error.strerror or error}); name a folder that this user can write"
+            ) from error
         self._descriptor = file.fileno()
         self._close = weakref.finalize(self, file.close)
         self._unwritten = bytearray()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rlhf_ray.config.compose import group_choices
+from rlhf_ray.config.compose import conf_dir, group_choices
 from rlhf_ray.config.errors import ConfigError
 from rlhf_ray.config.keys.hints import FOREIGN_KEYS, GROUP_VALUES, METHOD_STAGES, WORD_STAGES
 from rlhf_ray.config.load import load_config, load_values
@@ -112,8 +112,20 @@ def test_a_known_stage_next_to_another_wrong_choice_is_compared_with_the_keys():
 
 
 def test_a_choice_that_means_nothing_has_no_hint():
-    with pytest.raises(ConfigError, match=r"training=fsdp: no such choice; There are: cpu"):
+    with pytest.raises(ConfigError, match=r"training=fsdp: no such choice; there are: cpu"):
         load_config(["recipe=demo", "training=fsdp"])
+
+
+@pytest.mark.parametrize("value", ["/x/mine.yaml", "./mine.yaml", "demo.yaml", "dir/mine"])
+def test_a_recipe_by_its_path_is_told_where_own_recipes_are(value):
+    with pytest.raises(ConfigError) as caught:
+        load_config([f"recipe={value}"])
+    name = value.rpartition("/")[2].removesuffix(".yaml")
+    place = conf_dir() / "recipe" / f"{name}.yaml"
+    assert (
+        f"recipe={value}: no such choice; recipe=NAME takes no path: copy the file to {place}, and "
+        f"write recipe={name}. There are: demo, "
+    ) in str(caught.value)
 
 
 def test_the_tables_name_keys_and_choices_that_exist():

@@ -173,9 +173,9 @@ class TestSplits:
     def test_a_split_that_is_not_there(self, tmp_path: Path) -> None:
         fill(tmp_path, "train.jsonl", "test.jsonl")
         message = refusal(tmp_path, split="dev")
-        assert "whose files have no split 'dev' (data.split); There are: test, train" in message
+        assert "whose files have no split 'dev' (data.split); there are: test, train" in message
         (tmp_path / "train.jsonl").unlink()
-        assert "no split 'train' (data.split); There are: test" in refusal(tmp_path)
+        assert "no split 'train' (data.split); there are: test" in refusal(tmp_path)
 
     @pytest.mark.parametrize(
         ("named", "others"),

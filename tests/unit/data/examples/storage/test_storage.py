@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from rlhf_ray.config.errors import RunFailed
+from rlhf_ray.config.errors import RequestError, RunFailed
 from rlhf_ray.data.examples.storage.packed import PackedTexts, StoredTexts
 from rlhf_ray.data.examples.storage.scratch_file import ScratchFile
 from rlhf_ray.data.examples.storage.stored import StoredExamples
@@ -171,3 +171,14 @@ class TestScratchFile:
                 RunFailed, match=f"cannot write {re.escape(tempfile.gettempdir())}: .* full"
             ):
                 file.append(b"x" * 2**21)
+
+
+@pytest.mark.parametrize("folder", ["missing", "a_file"])
+def test_a_folder_that_cannot_be_written_is_refused_in_words(tmp_path, folder):
+    """As a run is that was started from Python, without the checks of the command."""
+    (tmp_path / "a_file").touch()
+    place = tmp_path / folder
+    words = f"examples.scratch_dir is '{place}': the tokens of examples cannot be written there"
+    for make in (ScratchFile, StoredTexts, StoredExamples):
+        with pytest.raises(RequestError, match=re.escape(words)):
+            make(place)
