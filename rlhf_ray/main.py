@@ -32,9 +32,10 @@ if __name__ == "__main__":
     begin_process()
 
 from rlhf_ray.cluster.runtime.address import check_ray_environment
-from rlhf_ray.config.compose import group_choices
 from rlhf_ray.config.errors import RequestError
-from rlhf_ray.config.load import load_config, note_of_recipe, notes_of_parts, read_config, to_yaml
+from rlhf_ray.config.keys.choices import group_choices
+from rlhf_ray.config.keys.own_file import ARGUMENT
+from rlhf_ray.config.load import load_config, notes_of_files, notes_of_parts, read_config, to_yaml
 from rlhf_ray.config.run import Config
 from rlhf_ray.config.stages import RAY_STAGES
 from rlhf_ray.failure_report import NotWritten, printable, quiet_if_not_read, report_failure
@@ -98,9 +99,10 @@ def _carry_out(options: argparse.Namespace) -> int:
         _check_configuration(options.overrides)
         return 0
     config = load_config(options.overrides)
-    if note := note_of_recipe(options.overrides, config.stage.name):
-        print(f"rlhf_ray: {note}", file=sys.stderr)
-    for note in notes_of_parts(options.overrides, config):
+    for note in (
+        *notes_of_files(options.overrides, config),
+        *notes_of_parts(options.overrides, config),
+    ):
         print(f"rlhf_ray: {note}", file=sys.stderr)
     return _run_stage(config)
 
@@ -159,8 +161,11 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--cfg", "-c", choices=("job",))
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--version", action="store_true")
+    parser.add_argument("--config", action="append", default=[])
     parser.add_argument("overrides", nargs="*")
-    return parser.parse_intermixed_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
+    options.overrides[:0] = [f"{ARGUMENT}{file}" for file in options.config]
+    return options
 
 
 def _raise_request_error(message: str) -> NoReturn:
@@ -182,6 +187,8 @@ Groups and what they can be:
 Keys are set after the files are read, the last one wins: num_steps=20 training.learning_rate=2e-5
 Lists and text with spaces: 'reward.functions=[exact_match]' 'data.system_prompt="Be brief."'
 
+  --config FILE read settings from a YAML file of your own, in the form of a recipe or of --cfg
+                job; the command line wins
   --cfg job     print the configuration that would result, and every key with its default
   --check       check it and print nothing; files and models may be on another machine
   stage=plan    check it with its files, and print batch, placement and disk (dry_run=true: of any

@@ -22,16 +22,16 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rlhf_ray.config.keys.hints import choice_hint, means_stage
-from rlhf_ray.config.keys.listing import there_are
+from rlhf_ray.config.keys.choices import choice_problem, conf_dir, group_choices
+from rlhf_ray.config.keys.hints import means_stage
+from rlhf_ray.config.keys.own_file import OwnFile, read_own_files
 from rlhf_ray.config.keys.typed import parsed, takes_text, takes_texts
 from rlhf_ray.config.schema import text_keys
-from rlhf_ray.config.setting import lost_numbers
+from rlhf_ray.config.setting import lost_numbers, lost_numbers_of_yaml
 
 # key=value, without the signs before and after a key that Hydra knows.
 _ASSIGNMENT = re.compile(r"\+{0,2}(?P<key>[A-Za-z_][\w.-]*)=(?P<value>.*)", re.DOTALL)
 _MAX_SHOWN = 80
-_PACKAGE_DIR = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,35 +40,33 @@ class Request:
 
     Attributes:
         knows_stage: false where the choice that says which stage is meant was refused.
+        files: the user's own files, which come before choices and values.
     """
 
     choices: tuple[tuple[str, str], ...]
     values: tuple[tuple[str, Any], ...]
     knows_stage: bool
+    files: tuple[OwnFile, ...] = ()
 
+    @property
+    def all_choices(self) -> tuple[tuple[str, str], ...]:
+        """Choices of the files and of the command line; the last one of a group wins."""
+        return (*(choice for file in self.files for choice in file.choices), *self.choices)
 
-def conf_dir() -> Path:
-    """The folder of the YAML files: inside the package in a wheel, next to it in a checkout."""
-    inside = _PACKAGE_DIR / "conf"
-    return inside if inside.is_dir() else _PACKAGE_DIR.parent / "conf"
-
-
-def group_choices() -> dict[str, list[str]]:
-    """Names of the files of every group: `{"algorithm": ["grpo", "ppo"], ...}`."""
-    return {
-        folder.name: sorted(file.stem for file in folder.glob("*.yaml"))
-        for folder in sorted(conf_dir().iterdir())
-        if folder.is_dir()
-    }
+    @property
+    def all_values(self) -> tuple[tuple[str, Any], ...]:
+        """Values of the files and of the command line; the last one of a key wins."""
+        return (*(value for file in self.files for value in file.values), *self.values)
 
 
 def parse_overrides(overrides: Sequence[str]) -> tuple[Request, list[str]]:
-    """Separate `group=choice` from `key=value`; returns the request and its problems."""
+    """Separate `group=choice`, `key=value` and files; returns the request and its problems."""
     groups = group_choices()
+    files, overrides, file_problems = read_own_files(overrides, groups)
     choices: list[tuple[str, str]] = []
     values: list[tuple[str, Any]] = []
-    problems: list[str] = []
-    refused: list[tuple[str, str]] = []
+    problems = [problem for _, problem in file_problems]
+    refused = [choice for choice, _ in file_problems]
     for text in overrides:
         try:
             override, value = parsed(text)
@@ -88,7 +86,7 @@ def parse_overrides(overrides: Sequence[str]) -> tuple[Request, list[str]]:
             _form_problem(text, override)
             or _text_problem(text, key, value)
             or _number_problem(text, key)
-            or (_choice_problem(key, value, groups) if is_choice else None)
+            or (choice_problem(key, value, groups) if is_choice else None)
         )
         if problem is not None:
             problems.append(problem)
@@ -97,10 +95,12 @@ def parse_overrides(overrides: Sequence[str]) -> tuple[Request, list[str]]:
             choices.append((key, "null" if value is None else str(value)))
         else:
             values.append((key, value))
+    told = [*(choice for file in files for choice in file.choices), *choices]
     request = Request(
         choices=tuple(choices),
         values=tuple(values),
-        knows_stage=_knows_stage(refused, choices, groups),
+        knows_stage=_knows_stage(refused, told, groups),
+        files=files,
     )
     return request, problems
 
@@ -114,7 +114,7 @@ def sort_values(values: Mapping[str, Any]) -> tuple[Request, list[str]]:
     found = {
         key: problem
         for key, value in values.items()
-        if is_choice[key] and (problem := _choice_problem(key, value, groups))
+        if is_choice[key] and (problem := choice_problem(key, value, groups))
     }
     choices = [(key, str(value)) for key, value in values.items() if is_choice[key]]
     request = Request(
@@ -255,24 +255,5 @@ def _check_numbers(folder: Path) -> None:
     """
     for file in sorted(folder.rglob("*.yaml")):
         content = file.read_text(encoding="utf-8", errors="replace")
-        for number, line in enumerate(content.splitlines(), start=1):
-            for problem in lost_numbers(re.sub(r"(^|\s)#.*", "", line)):
-                raise ValueError(f"{file} line {number}: {problem}")
-
-
-def _choice_problem(group: str, value: Any, groups: Mapping[str, list[str]]) -> str | None:
-    if value is None or value in groups[group]:
-        return None
-    hint = choice_hint(group, str(value), groups) or _file_hint(group, str(value))
-    return f"{group}={value}: no such choice; {there_are(hint, groups[group])}"
-
-
-def _file_hint(group: str, value: str) -> str:
-    """Words on the place of a group's files, if a path was given; empty for other values."""
-    if not (value.endswith((".yaml", ".yml")) or "/" in value):
-        return ""
-    name = Path(value).stem
-    return (
-        f"{group}=NAME takes no path: copy the file to {conf_dir() / group}/{name}.yaml, and write "
-        f"{group}={name}. "
-    )
+        for number, problem in lost_numbers_of_yaml(content):
+            raise ValueError(f"{file} line {number}: {problem}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
@@ -9,23 +10,19 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
-from rlhf_ray.config.compose import (
-    Request,
-    compose_tree,
-    conf_dir,
-    parse_overrides,
-    sort_values,
-)
+from rlhf_ray.config.compose import Request, compose_tree, parse_overrides, sort_values
 from rlhf_ray.config.convert import Conversion, show_problems, shown
 from rlhf_ray.config.errors import ConfigError
+from rlhf_ray.config.keys.choices import conf_dir
+from rlhf_ray.config.keys.own_file import ARGUMENT
 from rlhf_ray.config.keys.roles import unstarted_notes
-from rlhf_ray.config.keys.unread import unread_note, unread_problems
+from rlhf_ray.config.keys.unread import single_values, unread_note, unread_problems
 from rlhf_ray.config.paths import absolute, absolute_if_found, path_problem
 from rlhf_ray.config.rules.table import cross_field_problems
 from rlhf_ray.config.run import Config
-from rlhf_ray.config.schema import path_keys
+from rlhf_ray.config.schema import all_keys, path_keys
 
-__all__ = ["conf_dir", "load_config", "load_values", "note_of_recipe", "read_config", "to_yaml"]
+__all__ = ["load_config", "load_values", "notes_of_files", "read_config", "to_yaml"]
 
 
 def load_config(overrides: Sequence[str]) -> Config:
@@ -48,15 +45,35 @@ def load_values(values: Mapping[str, Any]) -> Config:
     return _load(*sort_values(values), is_complete=True)
 
 
-def note_of_recipe(overrides: Sequence[str], stage: str) -> str | None:
-    """A note about what the chosen recipe sets and the stage does not read; None without it."""
+def notes_of_files(overrides: Sequence[str], config: Config) -> list[str]:
+    """Notes about what the chosen recipe, or a file of the user's own, sets in vain."""
     request, _ = parse_overrides(overrides)
-    recipe = dict(request.choices).get("recipe", "null")
+    notes: list[str | None] = []
+    recipe = dict(request.all_choices).get("recipe", "null")
     file = conf_dir() / "recipe" / f"{recipe}.yaml"
-    if not file.is_file():
-        return None
-    content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    return unread_note(stage, recipe, content if isinstance(content, dict) else {})
+    if file.is_file():
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        notes.append(
+            unread_note(
+                config.stage.name, f"recipe={recipe}", content if isinstance(content, dict) else {}
+            )
+        )
+    for own in request.files:
+        # A file with all keys, such as config.yaml of an output folder, has what would be there.
+        told = {
+            key: value
+            for key, value in single_values(own.values)
+            if key not in all_keys() or value != attrgetter(key)(_chosen(request.all_choices))
+        }
+        notes.append(unread_note(config.stage.name, f"{ARGUMENT}{own.path}", told))
+    return [note for note in notes if note]
+
+
+@functools.lru_cache(maxsize=8)
+def _chosen(choices: tuple[tuple[str, str], ...]) -> Config:
+    """The configuration of chosen files alone."""
+    request = Request(choices=choices, values=(), knows_stage=True)
+    return _load(request, [], is_complete=False)
 
 
 def notes_of_parts(overrides: Sequence[str], config: Config) -> list[str]:
@@ -81,10 +98,10 @@ def to_yaml(config: Config) -> str:
 def _load(request: Request, request_problems: list[str], *, is_complete: bool) -> Config:
     conversion = Conversion(knows_stage=request.knows_stage)
     try:
-        conversion.set_tree(compose_tree(request.choices))
+        conversion.set_tree(compose_tree(request.all_choices))
     except ValueError as error:
         raise ConfigError(show_problems([*request_problems, str(error)])) from error
-    for name, value in request.values:
+    for name, value in request.all_values:
         conversion.set_value(name, value)
     config = conversion.finish()
     problems = request_problems + conversion.problems

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rlhf_ray.config.compose import group_choices
+from rlhf_ray.config.keys.choices import group_choices
 from rlhf_ray.config.keys.readers import READERS
 from rlhf_ray.config.rules.rule import Rule
 from rlhf_ray.config.rules.table import ALL_RULES

@@ -208,3 +208,10 @@ def lost_numbers(text: str) -> Iterator[str]:
             problem = lost_number(found[0])
             if problem is not None:
                 yield problem
+
+
+def lost_numbers_of_yaml(text: str) -> Iterator[tuple[int, str]]:
+    """The same for the text of a YAML file, each with the number of its line."""
+    for number, line in enumerate(text.splitlines(), start=1):
+        for problem in lost_numbers(re.sub(r"(^|\s)#.*", "", line)):
+            yield number, problem

@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from rlhf_ray.config.compose import group_choices
+from rlhf_ray.config.keys.choices import group_choices
 from rlhf_ray.config.keys.readers import is_choice_read, is_read
 
 REPOSITORY = Path(__file__).resolve().parents[2]

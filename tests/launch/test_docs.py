@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_ray.config.compose import group_choices
+from rlhf_ray.config.keys.choices import group_choices
 from rlhf_ray.config.schema import all_keys, group_names
 
 REPOSITORY = Path(__file__).resolve().parents[2]

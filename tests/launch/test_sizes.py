@@ -10,7 +10,7 @@ import yaml
 
 from rlhf_ray.cluster.resource_plan import ResourcePlan, missing
 from rlhf_ray.cluster.roles.run_roles import resource_plan
-from rlhf_ray.config.compose import group_choices
+from rlhf_ray.config.keys.choices import group_choices
 from rlhf_ray.config.load import load_config
 from tests.launch.load_script import LAUNCH
 

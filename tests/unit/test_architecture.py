@@ -15,7 +15,7 @@ import pytest
 
 from rlhf_ray.cluster.resource_plan import missing
 from rlhf_ray.cluster.roles.run_roles import resource_plan
-from rlhf_ray.config.compose import group_choices
+from rlhf_ray.config.keys.choices import group_choices
 from rlhf_ray.config.load import load_config
 from rlhf_ray.main import main
 from rlhf_ray.stages.pipeline import read_steps

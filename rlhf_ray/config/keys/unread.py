@@ -120,10 +120,11 @@ def unread_problems(
     return found
 
 
-def unread_note(stage: str, recipe: str, content: Mapping[str, Any]) -> str | None:
-    """The note about what a recipe's file sets and a stage does not read; None without it.
+def unread_note(stage: str, file: str, content: Mapping[str, Any]) -> str | None:
+    """The note about what a file sets and a stage does not read; None without it.
 
     Args:
+        file: its name in the words of the command line.
         content: of the file, with its `defaults`.
     """
     choices = [
@@ -140,7 +141,7 @@ def unread_note(stage: str, recipe: str, content: Mapping[str, Any]) -> str | No
     more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
     count = f"{len(names)} keys" if len(names) > 1 else "a key"
     return (
-        f"note: recipe={recipe} sets {count} that stage={stage} does not read, without effect: "
+        f"note: {file} sets {count} that stage={stage} does not read, without effect: "
         f"{', '.join(names[:_MOST_NAMED])}{more}"
     )
 

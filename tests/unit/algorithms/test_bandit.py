@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from rlhf_ray.config.load import conf_dir, load_config
+from rlhf_ray.config.keys.choices import conf_dir
+from rlhf_ray.config.load import load_config
 from rlhf_ray.config.run import Config
 from rlhf_ray.testing.bandit import expected_reward, solve
 from rlhf_ray.testing.bandit_workers import NUM_POSITIONS, RIGHT, VOCABULARY

@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from rlhf_ray.config.groups.algorithm import AlgorithmConfig
-from rlhf_ray.config.load import conf_dir
+from rlhf_ray.config.keys.choices import conf_dir
 from rlhf_ray.config.setting import setting_of
 from rlhf_ray.experience.advantages import SAMPLE_ADVANTAGES, TOKEN_ADVANTAGES
 from rlhf_ray.objectives.policy_losses import POLICY_LOSSES

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rlhf_ray.config.compose import conf_dir, group_choices, parse_overrides
+from rlhf_ray.config.compose import parse_overrides
 from rlhf_ray.config.errors import ConfigError
+from rlhf_ray.config.keys import choices
+from rlhf_ray.config.keys.choices import conf_dir, group_choices
 from rlhf_ray.config.load import load_config, read_config, to_yaml
 from rlhf_ray.config.run import Config
 
@@ -152,12 +154,12 @@ def test_every_choice_converts(group, choice):
 def test_a_broken_file_is_named_in_a_message(tmp_path, monkeypatch):
     # A copy of conf/ with a recipe that chooses a file which does not exist.
     for file in conf_dir().rglob("*.yaml"):
-        copy = tmp_path / file.relative_to(conf_dir())
+        copy = tmp_path / "conf" / file.relative_to(conf_dir())
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_text(file.read_text())
-    broken = tmp_path / "recipe" / "mine.yaml"
+    broken = tmp_path / "conf" / "recipe" / "mine.yaml"
     broken.write_text("# @package _global_\ndefaults:\n  - override /algorithm: nope\n")
-    monkeypatch.setattr("rlhf_ray.config.compose.conf_dir", lambda: tmp_path)
+    monkeypatch.setattr(choices, "_PACKAGE_DIR", tmp_path)
     with pytest.raises(ConfigError, match=r"do not compose: .*algorithm/nope"):
         load_config(["recipe=mine"])
     broken.write_text("# @package _global_\na: [1\n")
@@ -199,7 +201,7 @@ class TestStageOfARecipe:
     @pytest.fixture
     def recipe(self, tmp_path, monkeypatch):
         shutil.copytree(conf_dir(), tmp_path / "conf")
-        monkeypatch.setattr("rlhf_ray.config.compose.conf_dir", lambda: tmp_path / "conf")
+        monkeypatch.setattr(choices, "_PACKAGE_DIR", tmp_path)
         return tmp_path / "conf" / "recipe" / "mine.yaml"
 
     def test_a_name_in_the_recipe_does_not_beat_the_chosen_stage(self, recipe):
@@ -269,6 +271,6 @@ def test_a_number_of_a_file_that_would_be_read_as_another_is_refused(tmp_path, m
     shutil.copytree(conf_dir(), folder)
     recipe = folder / "recipe" / "mine.yaml"
     recipe.write_text("# @package _global_\n# not 1e-500\ntraining: {learning_rate: 1.0e-400}\n")
-    monkeypatch.setattr("rlhf_ray.config.compose.conf_dir", lambda: folder)
+    monkeypatch.setattr(choices, "_PACKAGE_DIR", tmp_path)
     with pytest.raises(ConfigError, match=r"mine.yaml line 3: 1.0e-400 is too near to 0"):
         read_config(["recipe=mine"])

@@ -20,8 +20,8 @@ from ray import __version__ as ray_version
 
 from rlhf_ray import disk_space
 from rlhf_ray import main as command
-from rlhf_ray.config.compose import group_choices
 from rlhf_ray.config.errors import RequestError, RunFailed
+from rlhf_ray.config.keys.choices import group_choices
 from rlhf_ray.config.run import StageConfig
 from rlhf_ray.config.setting import setting_of
 from rlhf_ray.config.stages import (

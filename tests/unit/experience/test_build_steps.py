@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from rlhf_ray.batching.rank_plan import RankPlan
 from rlhf_ray.config.groups.algorithm import AlgorithmConfig, OldLogprobsFrom
-from rlhf_ray.config.load import conf_dir
+from rlhf_ray.config.keys.choices import conf_dir
 from rlhf_ray.experience.build import ExperienceBatch
 from rlhf_ray.objectives.policy import Predicted, policy_objective, value_objective
 from rlhf_ray.records import Coefficients, Experience, GroupSteps, RolloutGroup, TokenValues

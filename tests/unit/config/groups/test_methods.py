@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rlhf_ray.config.compose import conf_dir
 from rlhf_ray.config.groups.algorithm import OldLogprobsFrom
+from rlhf_ray.config.keys.choices import conf_dir
 from rlhf_ray.config.load import load_config
 
 METHODS = sorted(path.stem for path in (conf_dir() / "algorithm").glob("*.yaml"))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rlhf_ray.config.compose import group_choices
 from rlhf_ray.config.groups.rollout_selection import RolloutSelectionConfig
+from rlhf_ray.config.keys.choices import group_choices
 from rlhf_ray.config.load import load_config
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rlhf_ray.config.compose import group_choices
 from rlhf_ray.config.errors import ConfigError
+from rlhf_ray.config.keys.choices import group_choices
 from rlhf_ray.config.keys.foreign_values import _MISSING, FOREIGN_VALUES
 from rlhf_ray.config.keys.hints import OTHER_ALGORITHMS
 from rlhf_ray.config.load import load_config, read_config

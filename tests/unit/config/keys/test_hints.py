@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rlhf_ray.config.compose import conf_dir, group_choices
 from rlhf_ray.config.errors import ConfigError
+from rlhf_ray.config.keys.choices import group_choices
 from rlhf_ray.config.keys.hints import FOREIGN_KEYS, GROUP_VALUES, METHOD_STAGES, WORD_STAGES
 from rlhf_ray.config.load import load_config, load_values
 from rlhf_ray.config.schema import all_keys
@@ -117,14 +117,12 @@ def test_a_choice_that_means_nothing_has_no_hint():
 
 
 @pytest.mark.parametrize("value", ["/x/mine.yaml", "./mine.yaml", "demo.yaml", "dir/mine"])
-def test_a_recipe_by_its_path_is_told_where_own_recipes_are(value):
+def test_a_recipe_by_its_path_is_told_how_own_files_are_given(value):
     with pytest.raises(ConfigError) as caught:
         load_config([f"recipe={value}"])
-    name = value.rpartition("/")[2].removesuffix(".yaml")
-    place = conf_dir() / "recipe" / f"{name}.yaml"
     assert (
-        f"recipe={value}: no such choice; recipe=NAME takes no path: copy the file to {place}, and "
-        f"write recipe={name}. There are: demo, "
+        f"recipe={value}: no such choice; recipe=NAME takes no path: write --config {value} for a "
+        f"file of your own. There are: demo, "
     ) in str(caught.value)
 
 

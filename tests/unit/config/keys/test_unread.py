@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from rlhf_ray.config.compose import conf_dir, group_choices
 from rlhf_ray.config.errors import ConfigError
+from rlhf_ray.config.keys.choices import conf_dir, group_choices
 from rlhf_ray.config.keys.readers import is_read, readers
 from rlhf_ray.config.keys.unread import replacements, unread_note
-from rlhf_ray.config.load import load_config, note_of_recipe, read_config
+from rlhf_ray.config.load import load_config, notes_of_files, read_config
 from rlhf_ray.config.schema import all_keys
 from rlhf_ray.config.stages import RL_STAGES, STAGE_NAMES
 from rlhf_ray.stages.pipeline import read_steps
@@ -153,19 +153,19 @@ def test_replacements_are_keys_that_the_stage_reads():
 
 @pytest.mark.parametrize("recipe", group_choices()["recipe"])
 def test_the_own_stage_of_a_recipe_reads_all_of_its_keys(recipe):
-    stage = read_config([f"recipe={recipe}"]).stage.name
-    assert note_of_recipe([f"recipe={recipe}"], stage) is None
+    config = read_config([f"recipe={recipe}"])
+    assert notes_of_files([f"recipe={recipe}"], config) == []
 
 
 def test_keys_of_a_recipe_that_another_stage_does_not_read_are_named():
     content = yaml.safe_load((conf_dir() / "recipe" / "demo.yaml").read_text())
-    note = unread_note("sft", "demo", content)
+    note = unread_note("sft", "recipe=demo", content)
     assert note is not None
     assert note.startswith("note: recipe=demo sets 12 keys that stage=sft does not read, without")
     assert "algorithm=grpo, data=arithmetic, reward=exact_match" in note
     assert note.endswith("and 4 more")
-    assert all(unread_note(stage, "demo", content) is None for stage in RL_STAGES)
-    one = unread_note("sft", "mine", {"fit": {"max_steps": 2}, "num_steps": 2})
+    assert all(unread_note(stage, "recipe=demo", content) is None for stage in RL_STAGES)
+    one = unread_note("sft", "recipe=mine", {"fit": {"max_steps": 2}, "num_steps": 2})
     assert one == "note: recipe=mine sets a key that stage=sft does not read, without effect: " + (
         "num_steps"
     )
