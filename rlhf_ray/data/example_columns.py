@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from rlhf_ray.config.groups.data import ExamplesConfig, SourceConfig
+from rlhf_ray.data.foreign_columns import foreign_hint
 from rlhf_ray.data.rows import DataError, Row, check_known_columns, known_names
 
 # Alternative groups of keys that name columns, by kind of example: all columns of one group must
@@ -79,9 +80,10 @@ def check_layout(
         for layout in layouts
     ]
     missing = next(c for c in _columns(examples, layouts[0]) if c not in known)
+    named = [dict(zip(layout, _columns(examples, layout), strict=True)) for layout in layouts]
     raise DataError(
         f"{source.key('path')}: {source.path} has no columns {', nor '.join(needed)}; "
-        f"{known_names(missing, known)}"
+        f"{known_names(missing, known)}{foreign_hint(examples, named, known)}"
     )
 
 

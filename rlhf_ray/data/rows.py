@@ -14,6 +14,7 @@ from typing import Any
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.data import DataConfig, SourceConfig
 from rlhf_ray.config.keys.listing import there_are
+from rlhf_ray.data.foreign_columns import foreign_hint
 from rlhf_ray.data.scalars import WrittenFloat, number_text
 
 
@@ -87,7 +88,7 @@ def check_known_columns(
         if column is not None and column not in known:
             raise DataError(
                 f"{source.key(key)} is {column!r}, and {source.path} has no such column; "
-                f"{known_names(column, known)}"
+                f"{known_names(column, known)}{foreign_hint(source, [{key: column}], known)}"
             )
 
 

@@ -115,6 +115,8 @@ class Preparation:
                 num_samples += 1
                 for name in item.left_out:
                     self.cleaning.notes.add(source.name, f"column {name!r} not kept")
+                for note in item.notes:
+                    self.cleaning.notes.add(source.name, note)
             for result, route in self._results(item, source, router, steps, counts):
                 if isinstance(result, Removal):
                     self._remove(result, counts, removed)

@@ -6,10 +6,11 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rlhf_ray.config.groups.prepare_sources import PreparedSource
+from rlhf_ray.data.notes import number_note
 from rlhf_ray.data.prepare.conversion.columns import columns_layout
 from rlhf_ray.data.prepare.conversion.contents import Content, Removal, Sample
 from rlhf_ray.data.prepare.conversion.mapping import (
@@ -27,6 +28,7 @@ from rlhf_ray.data.sources.read import (
     FROM_HUB,
     check_file,
     is_on_hub,
+    keeps_digits,
     read_rows,
     source_format,
     source_notes,
@@ -75,11 +77,13 @@ def read_samples(source: PreparedSource) -> Iterator[Sample | Removal]:
     """
     layout = columns_layout(source) if source.layout is None else LAYOUTS[source.layout]
     try:
+        is_of_arrow = not _is_text(source) and not keeps_digits(source.data())
+        texts = layout.texts_of(source.columns.values()) if is_of_arrow else ()
         rows = _rows(source)
         first = list(itertools.islice(rows, _PEEKED_ROWS))
         _check_columns(source, layout, first)
         for outcome in layout.apply(itertools.chain(first, rows), source.native_kind):
-            yield _sample(source, layout, outcome)
+            yield _sample(source, layout, outcome, texts)
     except DataError as error:
         raise _in_terms_of(source, error) from error
 
@@ -109,7 +113,14 @@ def digest(content: Content) -> str:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
-def _sample(source: PreparedSource, layout: Layout, outcome: Mapped | Unusable) -> Sample | Removal:
+def _sample(
+    source: PreparedSource, layout: Layout, outcome: Mapped | Unusable, texts: Sequence[str]
+) -> Sample | Removal:
+    """The sample of a row, or its removal.
+
+    Args:
+        texts: columns whose numbers have lost the digits that they were written with.
+    """
     if isinstance(outcome, Mapped):
         try:
             return Sample(
@@ -119,6 +130,7 @@ def _sample(source: PreparedSource, layout: Layout, outcome: Mapped | Unusable) 
                 where=outcome.row.where,
                 content=outcome.content,
                 left_out=layout.left_out(outcome.row, source.columns.values()),
+                notes=tuple(note for column in texts for note in number_note(outcome.row, column)),
             )
         except BadCell as error:
             outcome = unusable(outcome.row, BROKEN_ROW, error)

@@ -37,6 +37,7 @@ from rlhf_ray.data.prepare.conversion.ranked import (
 )
 from rlhf_ray.data.rows import BadCell, Row, shown
 
+_NUMBERS = ("margin", "chosen_score", "rejected_score", "scores", "good")
 _GOOD = {"true", "1", "yes", "good", "up"}
 _BAD = {"false", "0", "no", "bad", "down"}
 
@@ -52,6 +53,7 @@ def columns_layout(source: PreparedSource) -> Layout:
         needs=tuple(needs),
         apply=by_row(lambda row, _: read(row, column)),
         reads=tuple(column(part) for part in COLUMNS[source.kind]),
+        numbers=tuple(map(column, _NUMBERS)),
     )
 
 

@@ -202,6 +202,7 @@ class Sample:
         sample_id: made unique when the sample is stored.
         where: file and line, for messages.
         left_out: columns of its row that are not part of it.
+        notes: what is read otherwise than the row may have said it.
     """
 
     sample_id: str
@@ -210,6 +211,7 @@ class Sample:
     where: str
     content: Content
     left_out: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The canonical record."""

@@ -61,11 +61,22 @@ class Layout:
     Attributes:
         needs: groups of columns; one column of each group must exist.
         reads: further columns that it reads; all others are left out and counted.
+        numbers: columns that are read as numbers, and not as text.
     """
 
     needs: tuple[tuple[str, ...], ...]
     apply: RowMapping
     reads: tuple[str, ...] = ()
+    numbers: tuple[str, ...] = ()
+
+    def texts_of(self, more: Iterable[str]) -> tuple[str, ...]:
+        """The columns that may be read as text.
+
+        Args:
+            more: columns that others read.
+        """
+        read = (*(column for group in self.needs for column in group), *self.reads, *more)
+        return tuple(column for column in dict.fromkeys(read) if column not in self.numbers)
 
     def left_out(self, row: Row, more: Iterable[str]) -> tuple[str, ...]:
         """The columns of a row with a value that the layout does not read.

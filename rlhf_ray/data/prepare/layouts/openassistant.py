@@ -164,4 +164,5 @@ OPENASSISTANT = Layout(
     needs=(("text", "prompt"), ("message_id", "prompt")),
     apply=_apply,
     reads=("parent_id", "role", "rank", "replies"),
+    numbers=("rank",),
 )

@@ -25,4 +25,5 @@ ULTRAFEEDBACK = Layout(
     needs=(("chosen",), ("rejected",)),
     apply=by_row(_read),
     reads=("prompt", "score_chosen", "score_rejected"),
+    numbers=("score_chosen", "score_rejected"),
 )
