@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-_FORMAT = 1
+# Of indexes in which every tensor has its pieces, and of those in which some have a sum instead.
+_FORMATS = (1, 2)
+# Sums are below this number.
+NUM_SUMS = 2**64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,12 +42,14 @@ class SavedTensor:
         kinds: values that every piece has: `weight`, and moments of the optimizer.
         step: optimiser steps behind the moments; 0 before the first, when there are no moments;
             None of a tensor that no optimizer moves.
+        checksum: of a tensor without pieces, the sum over its values, or over one rank's share.
     """
 
     shape: tuple[int, ...]
     kinds: frozenset[str]
     step: int | None
     pieces: tuple[SavedSlice, ...]
+    checksum: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,10 +85,12 @@ def write_index(path: Path, tensors: Mapping[str, SavedTensor]) -> None:
             "kinds": sorted(tensor.kinds),
             "step": tensor.step,
             "pieces": [[piece.start, piece.length, piece.file] for piece in tensor.pieces],
+            **({} if tensor.checksum is None else {"checksum": tensor.checksum}),
         }
         for name, tensor in tensors.items()
     }
-    text = json.dumps({"format": _FORMAT, "tensors": content})
+    has_sums = any(tensor.checksum is not None for tensor in tensors.values())
+    text = json.dumps({"format": _FORMATS[has_sums], "tensors": content})
     path.write_text(text + "\n", encoding="utf-8")
 
 
@@ -132,18 +139,23 @@ def overlaps(tensor: SavedTensor, name: str, start: int, length: int) -> Iterato
 
 
 def _joined(folder: Path, name: str, one: SavedTensor, other: SavedTensor) -> SavedTensor:
-    if (one.shape, one.kinds, one.step) != (other.shape, other.kinds, other.step):
+    if _common(one) != _common(other):
         raise ValueError(f"the ranks that wrote {folder} do not agree about {name}: it is damaged")
-    return SavedTensor(
-        shape=one.shape, kinds=one.kinds, step=one.step, pieces=one.pieces + other.pieces
-    )
+    sums = None if one.checksum is None else (one.checksum + (other.checksum or 0)) % NUM_SUMS
+    return replace(one, pieces=one.pieces + other.pieces, checksum=sums)
+
+
+def _common(tensor: SavedTensor) -> tuple[Any, ...]:
+    """The values that the shares of all ranks have in common."""
+    return tensor.shape, tensor.kinds, tensor.step, tensor.checksum is None
 
 
 def _read_index(path: Path) -> dict[str, SavedTensor]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        if content["format"] != _FORMAT:
-            raise ValueError(f"its format is {content['format']!r}, and this release reads 1")
+        if content["format"] not in _FORMATS:
+            known = " and ".join(map(str, _FORMATS))
+            raise ValueError(f"its format is {content['format']!r}, and this release reads {known}")
         return {
             str(name): _tensor(values, path.name) for name, values in content["tensors"].items()
         }
@@ -158,11 +170,13 @@ def _read_index(path: Path) -> dict[str, SavedTensor]:
 
 def _tensor(values: Mapping[str, Any], own_name: str) -> SavedTensor:
     shape = tuple(_count(size) for size in values["shape"])
+    checksum = values.get("checksum")
     return SavedTensor(
         shape=shape,
         kinds=frozenset(str(kind) for kind in values["kinds"]),
         step=None if values["step"] is None else _count(values["step"]),
         pieces=tuple(_pieces(values["pieces"], own_name)),
+        checksum=None if checksum is None else _count(checksum),
     )
 
 

@@ -88,7 +88,9 @@ def _models(config: Config) -> dict[str, ModelFiles]:
     of_policy = config.needs_reference and reference is None and not is_moved
     # Frozen weights and references are no part of a checkpoint; preferences are compared with
     # the policy at its start.
-    base = not config.training.trains_all or of_policy or config.stage.name == "preference"
+    of_critic = config.needs_critic and config.critic.path is None and not config.critic.trains_all
+    is_compared = of_policy or config.stage.name == "preference"
+    base = not config.training.trains_all or of_critic or is_compared
     found = {
         "model.path": (config.model.path, base),
         "model.tokenizer_path": (config.model.tokenizer_path, True),

@@ -1,7 +1,7 @@
 """Disk that a run needs: its checkpoints and its models, by arithmetic over the model's files.
 
 A checkpoint has 12 bytes of every trained weight (float32, and two moments of AdamW), 4 more with
-an EMA, and frozen weights as they are. Each rank writes an equal share.
+an EMA, and nothing of frozen weights. Each rank writes an equal share.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from pathlib import Path
 
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.training import RoleConfig, TrainingConfig
+from rlhf_ray.config.rules.rule import trained_roles
 from rlhf_ray.config.run import Config
 from rlhf_ray.disk_space import free_bytes, size_in_words, space_of
 from rlhf_ray.models.builtin import BUILTIN_MODELS, builtin_folder, is_builtin
 from rlhf_ray.models.location import BUILTIN_PREFIX
+from rlhf_ray.stages.sizes.adapter_size import adapter_weights
 from rlhf_ray.stages.sizes.model_size import bytes_of, local_model, num_weights
 
 _TRAINED_BYTES, _EMA_BYTES = 12, 4
@@ -155,23 +157,26 @@ def check_disk(config: Config) -> None:
 
 
 def _shares(config: Config, weights: int) -> Iterator[RoleShare]:
-    yield _trained_share("learner", config.training, weights)
+    place = _place_of(config)
+    yield _trained_share("learner", config.training, weights, place)
     if config.is_fit:
         return
     if config.needs_critic:
-        critic = weights if config.critic.path is None else num_weights(config.critic.path)
-        yield _trained_share("critic", config.critic, critic or weights)
+        of_critic = config.critic.path or place
+        size = num_weights(of_critic) or weights
+        yield _trained_share("critic", config.critic, size, of_critic)
     if config.starts_reference and config.algorithm.reference_every > 0:
         # A reference that follows the policy slowly keeps float32 weights.
         size = 4 if config.algorithm.reference_decay > 0 else bytes_of(config.reference.dtype)
         yield _share("reference", config.reference, weights * size)
 
 
-def _trained_share(name: str, role: TrainingConfig, weights: int) -> RoleShare:
-    if role.lora.is_on:
-        frozen = weights * bytes_of(role.dtype)
-        return _share(name, role, frozen, note=" and the adapter")
+def _trained_share(name: str, role: TrainingConfig, weights: int, path: str) -> RoleShare:
     trained = _TRAINED_BYTES + (_EMA_BYTES if role.ema_decay is not None else 0)
+    if role.lora.is_on:
+        adapter = adapter_weights(local_model(path) or {}, role.lora)
+        note = " and an adapter of unknown size" if adapter is None else ""
+        return _share(name, role, (adapter or 0) * trained, note=note)
     note = "" if role.trains_all else " less what is frozen"
     return _share(name, role, weights * trained, note=note)
 
@@ -186,7 +191,9 @@ def _num_kept(config: Config) -> tuple[int, bool]:
     if not every:
         return 0, True
     num_steps = config.fit.max_steps if config.is_fit else config.num_steps
-    if num_steps is None or not config.training.trains_all:
+    # Of frozen weights a checkpoint has nothing: how many there are is not known here.
+    is_known = all(role.trains_all or role.lora.is_on for _, role in trained_roles(config))
+    if num_steps is None or not is_known:
         return most, False
     # Rows may end before the steps of a stage that learns from examples.
     return min(most, num_steps // every), not config.is_fit

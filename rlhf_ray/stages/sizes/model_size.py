@@ -41,12 +41,9 @@ def model_size(model: Mapping[str, Any]) -> ModelSize | None:
 
 def _model_size(model: Mapping[str, Any]) -> ModelSize:
     hidden, layers = model["hidden_size"], model["num_hidden_layers"]
-    heads = model["num_attention_heads"]
-    key_heads = model.get("num_key_value_heads") or heads
-    head_size = model.get("head_dim") or hidden // heads
-    attention = 2 * hidden * head_size * (heads + key_heads)
-    experts = model.get("num_local_experts") or model.get("num_experts")
-    if experts:
+    queries, keys = _attention_widths(model)
+    attention = 2 * hidden * (queries + keys)
+    if experts := _num_experts(model):
         width = model.get("moe_intermediate_size") or model["intermediate_size"]
         shared = model.get("shared_expert_intermediate_size") or 0
         mlp = 3 * hidden * (experts * width + shared) + hidden * experts
@@ -56,8 +53,51 @@ def _model_size(model: Mapping[str, Any]) -> ModelSize:
     embeddings = 1 if model.get("tie_word_embeddings", True) else 2
     return ModelSize(
         weights=layers * (attention + mlp) + embeddings * model["vocab_size"] * hidden,
-        cache_values=2 * layers * key_heads * head_size,
+        cache_values=2 * layers * keys,
     )
+
+
+def _attention_widths(model: Mapping[str, Any]) -> tuple[int, int]:
+    """Numbers of a token's queries, and of its keys, in one layer."""
+    heads = model["num_attention_heads"]
+    head_size = model.get("head_dim") or model["hidden_size"] // heads
+    return heads * head_size, (model.get("num_key_value_heads") or heads) * head_size
+
+
+def _num_experts(model: Mapping[str, Any]) -> int:
+    return model.get("num_local_experts") or model.get("num_experts") or 0
+
+
+def linear_shapes(model: Mapping[str, Any]) -> dict[str, tuple[int, int]] | None:
+    """Inputs and outputs of the linear layers in one layer of a decoder, by their names there.
+
+    None for a family that is not known, or with experts, whose weights are in no linear layer.
+    """
+    if model.get("model_type") not in _KNOWN or _num_experts(model):
+        return None
+    try:
+        hidden, inner = int(model["hidden_size"]), int(model["intermediate_size"])
+        queries, keys = _attention_widths(model)
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        return None
+    if model["model_type"] == "phi3":
+        inputs = {
+            "self_attn.qkv_proj": (hidden, queries + 2 * keys),
+            "mlp.gate_up_proj": (hidden, 2 * inner),
+        }
+    else:
+        inputs = {
+            "self_attn.q_proj": (hidden, queries),
+            "self_attn.k_proj": (hidden, keys),
+            "self_attn.v_proj": (hidden, keys),
+            "mlp.gate_proj": (hidden, inner),
+            "mlp.up_proj": (hidden, inner),
+        }
+    return {
+        **inputs,
+        "self_attn.o_proj": (queries, hidden),
+        "mlp.down_proj": (inner, hidden),
+    }
 
 
 def local_model(path: str) -> Mapping[str, Any] | None:

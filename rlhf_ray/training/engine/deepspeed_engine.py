@@ -26,8 +26,9 @@ from rlhf_ray.training.engine.ranks import rank, training_device, world_size
 from rlhf_ray.training.engine.schedule import learning_rate
 from rlhf_ray.training.engine.sharding import Fill, shard_module
 from rlhf_ray.training.engine.shards import is_partitioned, whole_shape
-from rlhf_ray.training.engine.state_files import read_parts, write_parts
-from rlhf_ray.training.engine.state_parts import (
+from rlhf_ray.training.engine.state.frozen_weights import FrozenWeights
+from rlhf_ray.training.engine.state.state_files import read_parts, write_parts
+from rlhf_ray.training.engine.state.state_parts import (
     StatePart,
     own_share,
     parts_of,
@@ -86,6 +87,7 @@ class TrainEngine:
         )[0]
         # DeepSpeed chooses it by its configuration, which cannot name one of ours.
         self._engine.checkpoint_engine = PlainCheckpointEngine(self._engine._config)
+        self._frozen = FrozenWeights(self._engine.module)
         self._is_plain = not self._engine.zero_optimization()
         if self._is_plain and world_size() == 1:
             # A single rank has nothing to sum, but stage 0 would still copy all gradients to one
@@ -152,10 +154,12 @@ class TrainEngine:
     def snapshot(self, *, copies: bool) -> Callable[[Path], None]:
         """A function that writes this rank's share of weights and optimizer states to a folder.
 
+        Of frozen weights it writes a sum alone; see `FrozenWeights`.
+
         Args:
             copies: copy them to host memory now, so that training may go on meanwhile.
         """
-        parts = [own_share(part) for part in self._parts()]
+        parts = self._frozen.left_out(own_share(part) for part in self._parts())
         if copies:
             parts = [part.copied() for part in parts]
         own = rank()
@@ -164,13 +168,16 @@ class TrainEngine:
     def load(self, folder: Path, facts: CheckpointFacts) -> None:
         """Read the files of `snapshot`, of any number of ranks and any ZeRO stage.
 
+        All ranks call it together.
+
         Raises:
             ValueError: the files are damaged, incomplete, or of a model with other weights.
         """
-        if facts.layout_is_fixed:
-            self._load_deepspeed(folder)
-        else:
-            self._load_slices(folder, read_indexes(folder, _PREFIX, facts.world_size))
+        with self._frozen.replaced():
+            if facts.layout_is_fixed:
+                self._load_deepspeed(folder)
+            else:
+                self._load_slices(folder, read_indexes(folder, _PREFIX, facts.world_size))
         self._step = facts.optimizer_step
 
     def _parts(self) -> list[StatePart]:
@@ -181,7 +188,7 @@ class TrainEngine:
         prepare_moments(self.module, self._engine.basic_optimizer, saved)
         if is_sharded := self._engine.zero_optimization_stage() == 3:
             self._engine.optimizer.checkpoint_event_prologue()
-        read_parts(folder, saved, self._parts())
+        read_parts(folder, saved, self._frozen.still_to_read(folder, saved, self._parts()))
         if is_sharded:
             round_into_weights(self.module, self._engine.basic_optimizer)
             self._engine.optimizer.checkpoint_event_epilogue()

@@ -25,7 +25,7 @@ from rlhf_ray.training.engine.shards import (
     optimizer_shard,
     weight_shard,
 )
-from rlhf_ray.training.engine.state_parts import StatePart
+from rlhf_ray.training.engine.state.state_parts import StatePart
 
 AVERAGE = "average"  # The kind of its values in a checkpoint.
 _NO_EMA = (

@@ -23,8 +23,8 @@ from rlhf_ray.training.engine.shards import (
     weight_shard,
     whole_shape,
 )
-from rlhf_ray.training.engine.state_files import read_parts, write_parts
-from rlhf_ray.training.engine.state_parts import StatePart, own_share, plain_part
+from rlhf_ray.training.engine.state.state_files import read_parts, write_parts
+from rlhf_ray.training.engine.state.state_parts import StatePart, own_share, plain_part
 
 _MAX_NAMES = 3
 _PREFIX = "moving"

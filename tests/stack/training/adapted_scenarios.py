@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 
 from rlhf_ray.config.groups.lora import LoraConfig
 from tests.stack.training.rank import Rank, record_gradients, weights_of
@@ -46,12 +48,13 @@ def adapted(here: Rank, *, name: str, **settings: Any) -> dict[str, Any]:
     with here.learner(**LEARNING, **settings) as learner:
         gradients = record_gradients(learner)
         before = weights_of(learner)
-        metrics, references = [], []
+        metrics, references, pieces = [], [], {}
         for number in range(3):
             references.append([s.values for s in learner.score_reference(mine)])
             metrics.append(here.update(learner))
             if number == 0:
                 learner.save_checkpoint(folder / "checkpoint")
+                pieces = saved_pieces(folder / "checkpoint")
         references.append([s.values for s in learner.score_reference(mine)])
         learner.save_model(folder / "model")
         result = {
@@ -64,11 +67,23 @@ def adapted(here: Rank, *, name: str, **settings: Any) -> dict[str, Any]:
             "references": references,
             "scores": [s.values for s in learner.score(mine)],
             "num_states": _num_states(learner),
+            "pieces": pieces,
         }
     with here.learner(**LEARNING, **settings) as learner:
         learner.load_checkpoint(folder / "checkpoint")
         resumed = [here.update(learner) for _ in range(2)]
         return {**result, "resumed": resumed, "resumed_weights": weights_of(learner)}
+
+
+def saved_pieces(folder: Path) -> dict[str, list[int]]:
+    """Number of bytes and of elements of every piece in the files of a checkpoint."""
+    sizes: dict[str, list[int]] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118 - it is no mapping
+                tensor = file.get_tensor(key)
+                sizes[key] = [tensor.numel() * tensor.element_size(), tensor.numel()]
+    return sizes
 
 
 def reference_of_start(here: Rank, **settings: Any) -> dict[str, Any]:

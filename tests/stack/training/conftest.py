@@ -25,7 +25,7 @@ from tests.stack.training.samples import NUM_PORTS, VOCABULARY, make_samples
 REPOSITORY = Path(__file__).parents[3]
 DEADLINE_S = 280.0
 # Fixtures that are results of the table of the same name.
-FIXTURES = ("seen", "followed", "compared", "restored", "relaid", "relaid_all")
+FIXTURES = ("seen", "followed", "compared", "restored", "relaid", "relaid_all", "bases")
 _FOUR = ("4_0", "4_1", "4_2", "4_3")
 SIZES = TinySizes(
     hidden=32, intermediate=64, num_layers=2, num_heads=4, num_key_value_heads=2, head_size=8
@@ -143,6 +143,12 @@ def relaid(runs: Runs) -> Seen:
 def relaid_all(runs: Runs) -> Seen:
     """Results of all cases of checkpoints that another layout goes on from."""
     return runs.seen("relaid_all")
+
+
+@pytest.fixture(scope="session")
+def bases(runs: Runs) -> Seen:
+    """Results of the scenarios of checkpoints without their base model."""
+    return runs.seen("bases")
 
 
 @pytest.fixture(scope="session")

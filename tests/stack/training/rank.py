@@ -96,6 +96,16 @@ class Rank:
         finally:
             self.model = before
 
+    @contextmanager
+    def on_model(self, name: str) -> Iterator[None]:
+        """Start roles from another model of the folder for a block."""
+        before = self.model
+        self.model = replace(before, path=str(self.folder / name))
+        try:
+            yield
+        finally:
+            self.model = before
+
     def _role_settings(self, settings: dict[str, Any]) -> dict[str, Any]:
         common = {
             "dtype": "float32",

@@ -101,6 +101,8 @@ LONG = (
         _case(f"adapted_{saved.name}", saved, *resumed, settings=_ADAPTED)
         for saved, resumed in ((_two(3), (_one(0), _two(1))), (_one(1), (_two(3), _two(0))))
     ),
+    _case("adapted_bfloat16", _two(3), _one(0), _two(1), settings={**_ADAPTED, **_BFLOAT16}),
+    _case("adapted_critic", _two(2), _one(0), _two(3), role="critic", settings={"lora": LORA}),
     _case("frozen", _two(2), _one(0), _two(3), settings={"freeze_layers": 1, "ema_decay": 0.9}),
     _case("ema", _two(3), _one(1), _two(0), settings={"ema_decay": 0.9}),
     _case("ema_bfloat16", _one(1), _two(3), settings={"ema_decay": 0.9, **_BFLOAT16}),

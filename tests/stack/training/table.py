@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from tests.stack.training.adapted_scenarios import ADAPTED
+from tests.stack.training.base_scenarios import BASES
 from tests.stack.training.checkpoint_scenarios import RESTORED
 from tests.stack.training.following_table import FOLLOWING
 from tests.stack.training.mixture import losses_of_texts, with_texts
@@ -182,6 +183,7 @@ TABLES = {
     "restored": RESTORED,
     "relaid": RELAID,
     "relaid_all": RELAID_ALL,
+    "bases": BASES,
     "sizes": SIZES,
     "followed": FOLLOWING,
     "divided": MATRIX,

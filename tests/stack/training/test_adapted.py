@@ -124,6 +124,9 @@ class TestAdapters:
             assert result["resumed"] == result["metrics"][1:]
             for name, value in result["after"].items():
                 assert torch.equal(result["resumed_weights"][name], value), name
+            # The checkpoint has no value of the base: its size is that of what is trained.
+            assert result["pieces"]
+            assert all(".lora_" in key for key in result["pieces"])
 
     @pytest.mark.parametrize(("world_size", "stage"), PLACES)
     def test_the_merged_model_scores_like_the_trained_one(self, compared: Seen, world_size, stage):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_ray.checkpoint_files.slice_index import (
+    NUM_SUMS,
     SavedSlice,
     SavedTensor,
     index_file,
@@ -85,6 +86,28 @@ def test_ranks_that_do_not_agree_are_refused(tmp_path):
         read_indexes(tmp_path, "state", 2)
 
 
+def left_out(checksum: int | None) -> SavedTensor:
+    return SavedTensor(shape=(4, 5), kinds=frozenset(), step=None, pieces=(), checksum=checksum)
+
+
+def test_sums_of_all_ranks_are_one_sum(tmp_path):
+    """Releases that know no sums refuse an index with some, and read one without."""
+    last = NUM_SUMS - 1
+    paths = [write(tmp_path, rank, {"w": left_out(last)}) for rank in range(3)]
+    assert read_indexes(tmp_path, "state", 3) == {"w": left_out(NUM_SUMS - 3)}
+    assert {json.loads(path.read_text())["format"] for path in paths} == {2}
+    assert json.loads(write(tmp_path, 0, {"w": tensor((0, 20))}).read_text())["format"] == 1
+    with pytest.raises(ValueError, match="no file has the elements from 0 on of w"):
+        list(overlaps(left_out(5), "w", 0, 20))
+
+
+def test_a_sum_and_no_sum_do_not_agree(tmp_path):
+    write(tmp_path, 0, {"w": left_out(0)})
+    write(tmp_path, 1, {"w": left_out(None)})
+    with pytest.raises(ValueError, match="do not agree about w"):
+        read_indexes(tmp_path, "state", 2)
+
+
 def test_a_missing_index_is_named(tmp_path):
     write(tmp_path, 0, {})
     with pytest.raises(ValueError, match=r"state_rank_00001\.json is missing"):
@@ -104,6 +127,8 @@ def test_a_missing_index_is_named(tmp_path):
         {"shape": [4, "5"]},
         {"step": 1.5},
         {"kinds": None},
+        {"checksum": -1},
+        {"checksum": "1"},
     ],
 )
 def test_a_damaged_index_is_a_sentence(tmp_path, values):
@@ -115,7 +140,7 @@ def test_a_damaged_index_is_a_sentence(tmp_path, values):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{", "null", '{"format": 2, "tensors": {}}', "[" * 9999]
+    "text", ["", "[]", "{", "null", '{"format": 3, "tensors": {}}', "[" * 9999]
 )
 def test_a_file_that_is_no_index_is_a_sentence(tmp_path, text):
     index_file(tmp_path, "state", 0).write_text(text)

@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 
 from rlhf_ray.checkpoint_files.facts import DEEPSPEED, SLICES, RoleLayout
 from rlhf_ray.config.load import load_config
+from rlhf_ray.config.rules.rule import trained_roles
 from rlhf_ray.config.run import Config
 from rlhf_ray.config.stages import FIT_STAGES
 from rlhf_ray.driver.checkpoints import Checkpoints, StepCheckpoints
@@ -69,11 +70,18 @@ class Run:
             settings, parts = check_request(config).settings, RL_PARTS
         else:
             settings, parts = run_settings(config, fit_identity(config), code={}), FIT_PARTS
-        role = config.training
-        layout = RoleLayout(num_ranks=role.num_ranks, zero_stage=role.zero_stage, dtype=role.dtype)
+        roles = {
+            "critic" if group == "critic" else "learner": WritingRanks(
+                layout=RoleLayout(
+                    num_ranks=role.num_ranks, zero_stage=role.zero_stage, dtype=role.dtype
+                ),
+                format=format,
+            )
+            for group, role in trained_roles(config)
+        }
         checkpoints = StepCheckpoints(
             Checkpoints(self.output, keep_last=9),
-            roles={"learner": WritingRanks(layout=layout, format=format)},
+            roles=roles,
             waiter=InProcessWaiter(),
             every_steps=1,
             timeout_s=1.0,
@@ -345,6 +353,8 @@ def test_other_weights_in_the_same_folder_are_refused(tmp_path, capsys, key, mor
     [
         ("rl", ["algorithm.kl_coefficient=0"], False),
         ("rl", ["algorithm.kl_coefficient=0.1"], True),
+        ("rl", ["algorithm=ppo", "algorithm.kl_coefficient=0"], False),
+        ("rl", ["algorithm=ppo", "algorithm.kl_coefficient=0", "critic.lora.r=2"], True),
         ("sft", [], False),
         ("sft", ["training.lora.r=2"], True),
         ("sft", ["training.freeze_layers=1"], True),

@@ -16,7 +16,7 @@ from rlhf_ray.stages.sizes import disk
 from rlhf_ray.stages.sizes.disk import check_disk, disk_lines, disk_need
 from rlhf_ray.stages.sizes.model_size import num_weights
 from rlhf_ray.stages.stage import describe_training
-from tests.unit.stages.sizes.test_gpu_memory import QWEN_72B
+from tests.unit.stages.sizes.test_gpu_memory import QWEN_30B_MOE, QWEN_72B
 
 GB = 1000**3
 BIG = [
@@ -62,7 +62,6 @@ def test_a_large_model(model):
     ("changes", "factor", "note"),
     [
         (["training.ema_decay=0.9"], 16, ""),
-        (["training.lora.r=16"], 2, " and the adapter"),
         (["training.freeze_layers=4"], 12, " less what is frozen"),
     ],
 )
@@ -73,6 +72,38 @@ def test_the_trained_part_decides(model, changes, factor, note):
     assert weights is not None
     assert need.shares[0].bytes == factor * weights
     assert need.shares[0].note == note
+
+
+@pytest.mark.parametrize(
+    ("changes", "of_layer"),
+    [
+        # Queries and outputs are 8192 wide, keys and values 1024, the hidden layer 29568.
+        ([], 2 * (8192 + 8192) + 2 * (8192 + 1024) + 3 * (8192 + 29568)),
+        (["training.lora.target_modules=[q_proj,self_attn.v_proj]"], 2 * 8192 + 8192 + 1024),
+    ],
+)
+def test_a_checkpoint_of_an_adapter_has_nothing_of_its_base(model, free, changes, of_layer):
+    config = config_of(model, "training.lora.r=16", *changes)
+    need = disk_need(config)
+    assert need is not None
+    assert need.shares[0].bytes == 12 * 16 * 80 * of_layer
+    assert need.shares[0].note == ""
+    # As many checkpoints are known to be written as of a run that trains all.
+    assert need.is_certain
+    free(need.model + 3 * need.checkpoint - 1)
+    with pytest.raises(RequestError, match="the run writes"):
+        check_disk(config)
+    free(need.model + 3 * need.checkpoint)
+    check_disk(config)
+
+
+def test_an_adapter_of_unknown_size_is_said(tmp_path):
+    model = str(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(QWEN_30B_MOE))
+    need = disk_need(config_of(model, "training.lora.r=16"))
+    assert need is not None
+    assert need.shares[0].bytes == 0
+    assert str(need.shares[0]).endswith(" on each of 64 ranks and an adapter of unknown size")
 
 
 def test_every_role_with_a_folder_is_counted(model):

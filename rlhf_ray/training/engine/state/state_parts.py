@@ -36,6 +36,7 @@ class StatePart:
         values: kind to a view [n]; writing to it changes the state.
         step: see `SavedTensor`.
         is_shared: all ranks hold the same slice.
+        checksum: of a part without values, the sum over them; see `frozen_weights`.
     """
 
     name: str
@@ -44,10 +45,11 @@ class StatePart:
     values: Mapping[str, Tensor]
     step: int | None = None
     is_shared: bool = False
+    checksum: int | None = None
 
     @property
     def length(self) -> int:
-        return self.values[WEIGHT].numel()
+        return self.values[WEIGHT].numel() if self.values else 0
 
     def narrowed(self, start: int, length: int) -> StatePart:
         """The elements from `start` of this part on."""

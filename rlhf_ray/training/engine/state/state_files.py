@@ -27,7 +27,7 @@ from rlhf_ray.checkpoint_files.slice_index import (
     write_index,
 )
 from rlhf_ray.plain_files import DamagedFileError
-from rlhf_ray.training.engine.state_parts import MOMENTS, StatePart
+from rlhf_ray.training.engine.state.state_parts import MOMENTS, StatePart
 
 _FILE_BYTES = 1024**3
 _MAX_NAMES = 3
@@ -37,10 +37,12 @@ def write_parts(folder: Path, prefix: str, rank: int, parts: Iterable[StatePart]
     """Write one rank's share of the slices of a role, and their index.
 
     Args:
-        parts: what this rank writes; see `own_share`. Values may be on any device.
+        parts: what this rank writes; see `own_share`. Values may be on any device. Parts without
+            values are in the index alone.
     """
     stem = index_file(folder, prefix, rank).stem
-    tensors: dict[str, SavedTensor] = {}
+    parts = list(parts)
+    tensors = {part.name: _left_out(part) for part in parts if part.checksum is not None}
     for number, group in enumerate(_files(parts)):
         name = f"{stem}_{number:04d}.safetensors"
         content: dict[str, Tensor] = {}
@@ -109,6 +111,12 @@ def _cut(part: StatePart) -> Iterator[StatePart]:
 
 def _bytes(part: StatePart) -> int:
     return sum(value.numel() * value.element_size() for value in part.values.values())
+
+
+def _left_out(part: StatePart) -> SavedTensor:
+    return SavedTensor(
+        shape=part.shape, kinds=frozenset(), step=part.step, pieces=(), checksum=part.checksum
+    )
 
 
 def _note(tensors: dict[str, SavedTensor], part: StatePart, file: str) -> None:

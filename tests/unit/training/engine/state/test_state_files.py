@@ -11,9 +11,9 @@ import torch
 
 from rlhf_ray.checkpoint_files.slice_index import read_indexes
 from rlhf_ray.plain_files import DamagedFileError
-from rlhf_ray.training.engine import state_files as files
-from rlhf_ray.training.engine.state_files import read_parts, write_parts
-from rlhf_ray.training.engine.state_parts import StatePart
+from rlhf_ray.training.engine.state import state_files as files
+from rlhf_ray.training.engine.state.state_files import read_parts, write_parts
+from rlhf_ray.training.engine.state.state_parts import StatePart
 from tests.unit.hostile_files import write_hostile_file
 
 SHAPE = (7, 11)
