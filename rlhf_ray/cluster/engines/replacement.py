@@ -12,6 +12,7 @@ from rlhf_ray.cluster.roles.base import Role, Starting
 from rlhf_ray.cluster.runtime.launch import Launcher
 from rlhf_ray.cluster.runtime.process import ProcessInfo
 from rlhf_ray.cluster.runtime.supervisor import Member
+from rlhf_ray.losses import Lost
 
 
 class Replacements:
@@ -71,8 +72,9 @@ class Replacements:
             RunFailed: one could not start, and the run cannot go on without it.
         """
         for call, value in self._calls.take_ready(phase="start"):
-            # The loss of an actor that starts has been taken note of: `fence` forgot its calls.
-            if then := self._next.pop(call, None):
+            # The loss of an actor that starts has been taken note of; `fence` forgot its calls.
+            then = self._next.pop(call, None)
+            if then is not None and not isinstance(value, Lost):
                 then(call, value)
         started, self._started = self._started, []
         return started

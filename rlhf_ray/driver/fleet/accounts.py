@@ -74,7 +74,10 @@ class RecoveryAccounts:
                 "next_engine": str(next_engine),
             }
         )
-        self.say(f"lost: {lost}; {next_engine} starts in its place, and the run goes on")
+        self.say(
+            f"{lost.what} (phase {lost.phase}, step {lost.step}); {next_engine} starts in its "
+            f"place, and the run goes on. The cause is in {FILE_NAME}"
+        )
 
     def issued_again(self, lost: Lost) -> None:
         """A group that the lost engine was sampling goes to another one."""

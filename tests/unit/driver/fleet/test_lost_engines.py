@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rlhf_ray.calls import MemberName
 from rlhf_ray.config.errors import RunFailed
 from rlhf_ray.driver.fleet.accounts import FILE_NAME, num_lost
+from rlhf_ray.publish.base import AVERAGE, POLICY
+from rlhf_ray.publish.channel_transport import ChannelFailed
 from tests.unit.driver.fleet.faulty_engines import START_S, FleetRun
 
 FIRST = [f"e0-r{index}" for index in range(30)]
@@ -221,3 +224,118 @@ def test_batches_in_flight_survive_a_loss(tmp_path):
     check_batches(run)
     check_who_served(run)
     assert len(events(tmp_path, "engine_lost")) == 2
+
+
+class Channel:
+    """A transport that fails as a whole when one end is lost, and must be opened again then.
+
+    Attributes:
+        opened: names of the receivers of every opening.
+        hangs: an end that does not even say that it failed.
+    """
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+        self.opened: list[list[str]] = []
+        self.hangs: MemberName | None = None
+        self.run: FleetRun | None = None
+
+    def open(self, source: Any, receivers: Any) -> None:
+        self.receivers = receivers
+        self.opened.append([str(name) for name in receivers.names])
+        self.inner.open(source, receivers)
+
+    def send(self, version: int, *, what: str = POLICY) -> None:
+        assert self.run is not None
+        if self.hangs in self.receivers.names:
+            assert self.hangs is not None
+            raise ChannelFailed("generator_1: no answer while publishing", [self.hangs])
+        self.inner.send(version, what=what)
+        lost = [name for name in self.receivers.names if name in self.run.waiter.lost]
+        if lost:
+            raise ChannelFailed(f"publishing version {version} failed: {lost[0]}")
+
+    def close(self) -> None: ...
+
+
+def channel_run(folder: Path) -> tuple[FleetRun, Channel]:
+    channels: list[Channel] = []
+
+    def wrap(inner: Any) -> Channel:
+        channels.append(Channel(inner))
+        return channels[0]
+
+    run = FleetRun(folder, wrap=wrap)
+    channels[0].run = run
+    return run, channels[0]
+
+
+def test_a_channel_is_opened_again_with_the_engines_that_are_left(tmp_path):
+    run, channel = channel_run(tmp_path)
+    run.engines.starts_after_s = 3.0
+    run.on("load_bucket", 5, run.kill(1))
+    run.run()
+    check_batches(run)
+    check_who_served(run)
+    assert channel.opened == [
+        ["generator_0", "generator_1"],
+        ["generator_0"],
+        ["generator_0", "generator_1.2"],
+    ]
+
+
+def test_an_end_that_says_nothing_is_lost(tmp_path):
+    """Its actor answers, its vLLM process does not: the channel alone shows it."""
+    run, channel = channel_run(tmp_path)
+    run.on("generate", 10, lambda: setattr(channel, "hangs", engine(1)))
+    run.run()
+    check_batches(run)
+    (lost,) = events(tmp_path, "engine_lost")
+    assert lost["what"] == "generator_1 did not answer in a publish"
+
+
+def test_a_failure_of_the_source_is_no_loss(tmp_path):
+    run, channel = channel_run(tmp_path)
+    learner = MemberName(role="learner", rank=0)
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise ChannelFailed("learner_0: no answer while publishing", [learner])
+
+    run.on("generate", 10, lambda: setattr(channel, "send", fail))
+    with pytest.raises(RunFailed, match=r"^learner_0: no answer"):
+        run.run()
+    assert run.engines.fenced == []
+
+
+def test_an_average_is_sent_again_to_the_only_engine(tmp_path):
+    """The gate sees the policy, and the engine ends with what it had."""
+    run = FleetRun(tmp_path, num_engines=1, num_steps=2)
+    run.run()
+    sent: list[str] = []
+    buckets = run.learner.weight_buckets
+
+    def noted(bucket_bytes: int, *, what: str = POLICY) -> Any:
+        sent.append(what)
+        return buckets(bucket_bytes, what=what)
+
+    run.learner.weight_buckets = noted
+    run.transport.send(2, what=AVERAGE)
+    run.kill(0)()
+    run.waiter.look()
+    run.waiter.find_dead(engine(0))
+    assert run.fleet.serving == ()
+    run.fleet.ensure_serving()
+    assert sent == [AVERAGE, POLICY, AVERAGE]
+    assert run.fleet.serving == (0,)
+
+
+def test_an_average_goes_to_no_engine_that_the_gate_has_not_seen(tmp_path):
+    run = FleetRun(tmp_path, num_steps=1)
+    run.engines.starts_after_s = 0.0
+    run.run()
+    run.kill(1)()
+    run.waiter.find_dead(engine(1))
+    run.waiter.look()
+    run.transport.send(1, what=AVERAGE)
+    assert run.fleet.receivers == [engine(0)]
+    assert run.fleet.serving == (0,)
