@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf_ray.calls import Call, MemberName
 from rlhf_ray.cluster.roles.base import call_of
+from rlhf_ray.cluster.roles.generator import SIGNS_OF_LIFE
 
 if TYPE_CHECKING:
     from rlhf_ray.cluster.runtime.supervisor import Member
@@ -53,7 +54,8 @@ class GeneratorGroup:
     def ping(self, engine: int) -> Call:
         """Ask an engine for a sign of life."""
         member = self._members[engine]
-        return call_of(member, member.handle.ping.remote())
+        ping = member.handle.ping.options(concurrency_group=SIGNS_OF_LIFE)
+        return call_of(member, ping.remote())
 
     def generate(self, engine: int, prompt: Prompt, sample_indices: tuple[int, ...]) -> Call:
         """Signal: the samples that failed. Payload: the group of the others."""

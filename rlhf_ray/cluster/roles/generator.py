@@ -5,11 +5,12 @@ The group, which the driver calls, is in `cluster.engines.group`.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rlhf_ray.calls import Call
 from rlhf_ray.cluster.resource_plan import Resources
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from rlhf_ray.publish.base import EnginePart
     from rlhf_ray.publish.channel import ChannelSettings
     from rlhf_ray.records import Prompt, RolloutGroup, SampleFailure
+
+
+SIGNS_OF_LIFE = "signs_of_life"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,6 +111,9 @@ def _shared_gpus(
 class GeneratorActor(ActorProcess):
     """One vLLM engine."""
 
+    # Signs of life: an actor runs a thousand calls at a time, and may have more requests.
+    concurrency_groups: ClassVar[dict[str, int]] = {SIGNS_OF_LIFE: 2}
+
     def __init__(self, settings: EngineSettings) -> None:
         super().__init__()
         self._settings = settings
@@ -134,6 +141,7 @@ class GeneratorActor(ActorProcess):
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpu_ids)
         from rlhf_ray.generation.engine import GenerationEngine
 
+        self._loop = asyncio.get_running_loop()
         settings = {f.name: getattr(self._settings, f.name) for f in fields(self._settings)}
         self._engine = GenerationEngine(**settings)
         await self._engine.start()
@@ -200,11 +208,15 @@ class GeneratorActor(ActorProcess):
         await self._engine.sleeping.end(part)
 
     async def ping(self) -> None:
-        """Answer when vLLM's engine process has answered.
+        """Answer when the loop that serves requests and vLLM's engine process have answered.
 
-        While it takes new weights it may not do so for long. Then the deadlines of the publish
-        hold, and this answers at once.
+        While it takes new weights, vLLM's process may not do so for long. Then the deadlines of
+        the publish hold, and this answers without it.
         """
+        # This runs in another thread, because it is in a group of its own.
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._check(), self._loop))
+
+    async def _check(self) -> None:
         if self._engine.updates.is_pausing:
             await self._engine.check()
         else:

@@ -14,7 +14,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from rlhf_ray.calls import Call, MemberName
 from rlhf_ray.cluster.resource_plan import RolePlan
 from rlhf_ray.cluster.runtime.diagnose import kill_processes, on_nodes
-from rlhf_ray.cluster.runtime.process import ProcessInfo, ProcessKey
+from rlhf_ray.cluster.runtime.process import ActorProcess, ProcessInfo, ProcessKey
 from rlhf_ray.cluster.runtime.supervisor import Member, Supervisor
 
 _KILL_WAIT_S = 5.0
@@ -51,7 +51,7 @@ class Launcher:
         self,
         plan: RolePlan,
         rank: int,
-        actor_class: type,
+        actor_class: type[ActorProcess],
         settings: object,
         *,
         incarnation: int = 1,
@@ -62,8 +62,10 @@ class Launcher:
         options: dict[str, Any] = {}
         if self._environment:
             options["runtime_env"] = {"env_vars": self._environment}
+        groups = actor_class.concurrency_groups
+        remote: Any = ray.remote(concurrency_groups=groups) if groups else ray.remote
         self._handles[name] = (
-            ray.remote(actor_class)
+            remote(actor_class)
             .options(
                 name=str(name),
                 num_cpus=plan.num_cpus,

@@ -268,9 +268,8 @@ class Fleet:
         if self._num_restarts >= settings.max_restarts:
             words = f"the run has restarted recovery.max_restarts={settings.max_restarts} engines"
         elif left < settings.min_engines:
-            words = (
-                f"{left} engines are left, fewer than recovery.min_engines={settings.min_engines}"
-            )
+            wanted = f"recovery.min_engines={settings.min_engines}"
+            words = f"engines with weights that would be left: {left}, fewer than {wanted}"
         else:
             return ""
         first = self._accounts.first

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 from rlhf_ray.calls import MemberName
 from rlhf_ray.config.errors import RunFailed
+from rlhf_ray.losses import MemberLost
 from rlhf_ray.publish.base import AVERAGE, POLICY, WeightTransport
 from rlhf_ray.publish.channel_transport import ChannelFailed
 
@@ -67,8 +69,9 @@ class FleetTransport:
             self.send(last[0], what=AVERAGE)
 
     def close(self) -> None:
-        """See `WeightTransport.close`."""
-        self._inner.close()
+        """See `WeightTransport.close`. An engine that was lost has nothing to disconnect."""
+        with contextlib.suppress(MemberLost):
+            self._inner.close()
 
     def _is_sent(self, version: int, what: str) -> bool:
         """Send once; False if it is to be done again with other receivers."""

@@ -174,7 +174,7 @@ def test_fewer_engines_than_are_wanted_end_the_run(tmp_path):
     run.engines.starts_after_s = 1e6
     run.on("generate", 4, run.kill(1))
     run.on("generate", 5, run.kill(2))
-    with pytest.raises(RunFailed, match=r"1 engines are left, fewer than recovery\.min_engines=2"):
+    with pytest.raises(RunFailed, match=r"be left: 1, fewer than recovery\.min_engines=2"):
         run.run()
 
 
