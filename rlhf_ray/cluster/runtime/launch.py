@@ -44,7 +44,7 @@ class Launcher:
         self._stop_s = stop_s
         self._environment = dict(environment or {})
         self._handles: dict[MemberName, Any] = {}
-        self._nodes: dict[MemberName, str] = {}
+        self._infos: dict[MemberName, ProcessInfo] = {}
         self._processes: dict[MemberName, list[ProcessKey]] = {}
 
     def create(
@@ -103,7 +103,7 @@ class Launcher:
         """Note the process of an actor, and let it be supervised."""
         member = Member(name=name, handle=self._handles[name], info=info)
         self._supervisor.add(member)
-        self._nodes[name] = info.node_id
+        self._infos[name] = info
         self._processes[name] = [(info.pid, info.created)]
         return member
 
@@ -124,14 +124,14 @@ class Launcher:
         When this returns, nothing of it uses its bundle, unless its node does not answer.
 
         Returns:
-            its node and process in some words.
+            its process, node and log in some words.
         """
         ray.kill(self._handles.pop(name))
-        processes, node = self._processes.pop(name, []), self._nodes.pop(name, "")
-        if not processes:
+        info = self._infos.pop(name, None)
+        if info is None:
             return "a process that had not come up"
-        on_nodes(kill_and_wait, {node: processes})
-        return f"process {processes[0][0]} on node {node}"
+        on_nodes(kill_and_wait, {info.node_id: self._processes.pop(name)})
+        return f"process {info.pid} on node {info.node_id}, log {info.stderr_path or 'unknown'}"
 
     def close(self, *, orderly: bool) -> None:
         """End every actor; in order only if nothing failed. What is left then is killed."""
@@ -142,7 +142,7 @@ class Launcher:
             ray.kill(handle)
         by_node: dict[str, list[ProcessKey]] = {}
         for name, processes in self._processes.items():
-            by_node.setdefault(self._nodes[name], []).extend(processes)
+            by_node.setdefault(self._infos[name].node_id, []).extend(processes)
         on_nodes(end_processes, by_node)
 
 

@@ -76,7 +76,7 @@ class RecoveryAccounts:
         )
         self.say(
             f"{lost.what} (phase {lost.phase}, step {lost.step}); {next_engine} starts in its "
-            f"place, and the run goes on. The cause is in {FILE_NAME}"
+            f"place, and the run goes on. See {FILE_NAME}"
         )
 
     def issued_again(self, lost: Lost) -> None:
