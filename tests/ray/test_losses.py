@@ -131,7 +131,7 @@ def test_a_loss_that_the_run_does_not_bear_ends_it_with_a_report(troupe, keeper)
     _, second = members(troupe)
     message = troupe.failure(troupe.call(1, second.handle.die.remote()))
     assert message.splitlines()[0].startswith("puppet_1 died (phase update, step 7): ")
-    assert message.splitlines()[0].endswith(". the budget is used up")
+    assert message.splitlines()[0].endswith(". The run cannot go on: the budget is used up")
     assert "--- stacks of puppet_0" in message
 
 

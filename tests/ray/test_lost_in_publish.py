@@ -15,6 +15,7 @@ from pathlib import Path
 from threading import Timer
 from typing import Any
 
+import psutil
 import pytest
 
 from rlhf_ray.calls import MemberName
@@ -23,6 +24,7 @@ from rlhf_ray.cluster.engines.replacement import Replacements
 from rlhf_ray.cluster.resource_plan import ResourcePlan, RolePlan
 from rlhf_ray.cluster.roles.generator import EngineSettings, GeneratorActor, engines_role
 from rlhf_ray.cluster.roles.learner import LearnerGroup
+from rlhf_ray.cluster.runtime.supervisor import Member
 from rlhf_ray.config.groups.generation import GenerationConfig
 from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.driver.fleet.accounts import RecoveryAccounts, num_lost
@@ -34,7 +36,7 @@ from rlhf_ray.publish.base import POLICY, TransferSettings
 from rlhf_ray.publish.publisher import Publisher, PublishSettings
 from rlhf_ray.publish.transports import COLLECTIVE, IPC, OBJECT_STORE, TRANSPORTS
 from rlhf_ray.testing.tiny import tiny_random
-from tests.ray.test_transports import LARGER, PROBE, START_S, Actors, learner, worker_of
+from tests.ray.test_transports import LARGER, PROBE, START_S, Actors, learner
 
 pytestmark = [pytest.mark.stack, pytest.mark.nightly, pytest.mark.timeout(1500)]
 PUBLISH_S, SILENCE_S = 40.0, 30.0
@@ -155,6 +157,18 @@ def fleet_of(
         actors.close()
 
 
+def core_of(member: Member) -> psutil.Process:
+    """The process of vLLM behind an actor: the only child that multiprocessing has spawned."""
+    children = psutil.Process(member.info.pid).children(recursive=True)
+    titles = {child: " ".join(child.cmdline()) for child in children}
+    (core,) = [
+        child
+        for child, title in titles.items()
+        if title.startswith("VLLM::EngineCore") or "spawn_main" in title
+    ]
+    return core
+
+
 @pytest.mark.parametrize(
     ("kind", "how"),
     [
@@ -172,7 +186,7 @@ def test_an_engine_lost_within_a_publish(tmp_path: Path, kind: str, how: int):
         started = time.monotonic()
         run.transport.send(2)
         lasted_s = time.monotonic() - started
-        victim = worker_of(run.actors.members[1]).pid
+        victim = core_of(run.actors.members[1]).pid
         loss = Timer(0.4 * lasted_s, os.kill, (victim, how))
         loss.start()
         assert run.published(3) == (0,)

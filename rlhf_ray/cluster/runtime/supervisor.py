@@ -246,7 +246,7 @@ class Supervisor:
             return self._report(member, what, reason, phase)
         lost = Lost(member=member, what=what, reason=reason, phase=phase, step=self._step)
         if words := self._keeper.lose(lost):
-            return self._report(member, what, f"{reason}. {words}", phase)
+            return self._report(member, what, f"{reason}. The run cannot go on: {words}", phase)
         self._lost[member] = lost
         self._members.pop(member, None)
         return MemberLost(lost)
