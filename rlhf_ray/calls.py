@@ -10,13 +10,19 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MemberName:
-    """Name of one worker of a role, in errors and on the Ray dashboard."""
+    """Name of one worker of a role, in errors and on the Ray dashboard.
+
+    Attributes:
+        incarnation: counts the workers that have had this place, from 1.
+    """
 
     role: str
     rank: int
+    incarnation: int = 1
 
     def __str__(self) -> str:
-        return f"{self.role}_{self.rank}"
+        place = f"{self.role}_{self.rank}"
+        return place if self.incarnation == 1 else f"{place}.{self.incarnation}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -52,6 +58,8 @@ class PendingCalls(Protocol):
     def take_done(self, *, phase: str, timeout_s: float) -> list[tuple[Call, Any]]:
         """Wait until a call is done; take out all that are done then, with their signals' values.
 
+        Calls of a worker that was lost, and that the run replaces, have a `losses.Lost` as value.
+
         Raises:
             RunFailed: as the methods of `CallWaiter`.
         """
@@ -69,7 +77,8 @@ class PendingCalls(Protocol):
 class CallWaiter(Protocol):
     """Waits for calls. Every wait has a deadline; every failure names role, rank, phase, step.
 
-    All methods raise `RunFailed` when a worker dies, fails, or is too late.
+    All methods raise `RunFailed` when a worker dies, fails, or is too late; `losses.MemberLost` if
+    the run replaces this worker.
     """
 
     def begin_step(self, step: int) -> None:

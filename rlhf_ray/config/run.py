@@ -21,6 +21,7 @@ from rlhf_ray.config.groups.runtime import (
     ObserveConfig,
     PlacementConfig,
     PublishConfig,
+    RecoveryConfig,
 )
 from rlhf_ray.config.groups.training import CriticConfig, ReferenceConfig, TrainingConfig
 from rlhf_ray.config.setting import setting
@@ -90,6 +91,7 @@ class Config:
     placement: PlacementConfig = field(default_factory=PlacementConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     deadlines: DeadlineConfig = field(default_factory=DeadlineConfig)
+    recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
     observe: ObserveConfig = field(default_factory=ObserveConfig)
 
     @property

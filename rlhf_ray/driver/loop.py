@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from rlhf_ray.calls import CallWaiter
 from rlhf_ray.driver.evaluation.evaluator import Evaluator
+from rlhf_ray.driver.fleet.parts import NO_RECOVERY, NoRecovery, RecoveryMetrics
 from rlhf_ray.driver.rollouts.pipeline import RolloutPipeline
 from rlhf_ray.driver.run_checkpoints import LoopState, RunCheckpoints
 from rlhf_ray.driver.run_log import RunLog, StepClock
@@ -31,6 +32,7 @@ class Loop:
     waiter: CallWaiter
     log: RunLog
     checkpoints: RunCheckpoints
+    recovery: RecoveryMetrics | NoRecovery = NO_RECOVERY
 
 
 def train(loop: Loop, state: LoopState, *, num_steps: int) -> None:
@@ -78,4 +80,5 @@ def train(loop: Loop, state: LoopState, *, num_steps: int) -> None:
         metrics |= clock.seconds()
         # Only the pipeline knows how its wait divides into sampling and scoring.
         metrics |= {"time/generate_s": batch.generate_s, "time/score_s": batch.score_s}
+        metrics |= loop.recovery.metrics()
         loop.log.step_done(state.step, batch, metrics)

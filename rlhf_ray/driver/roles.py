@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from rlhf_ray.calls import Call
 from rlhf_ray.evaluation.answers import MeasureSettings
+from rlhf_ray.losses import Lost
 from rlhf_ray.publish.base import EnginePart, LearnerPart, WeightReceivers
 from rlhf_ray.publish.publisher import PublishedEngines, PublishedPolicy
 from rlhf_ray.records import Coefficients, GroupSummary, Prompt
@@ -57,17 +58,35 @@ class Checkpointed(Protocol):
         ...
 
 
-class GeneratorRole(PublishedEngines, Protocol):
-    """The engines. See `cluster.roles.generator.GeneratorGroup`."""
+class SamplingEngines(Protocol):
+    """Engines that take requests, by their places: all, or those of a `driver.fleet.Fleet`."""
 
     @property
     def names(self) -> Sequence[Any]: ...
+    @property
+    def serving(self) -> Sequence[int]:
+        """Engines that take requests now; none while the only one is replaced."""
+        ...
+
+    def ensure_serving(self) -> None:
+        """Wait until an engine takes requests. Raises RunFailed if none will."""
+        ...
+
+    def issued_again(self, lost: Lost) -> None:
+        """A request of a lost engine goes to another one."""
+        ...
+
     def generate(self, engine: int, prompt: Prompt, sample_indices: tuple[int, ...]) -> Call: ...
     def abort(self, engine: int, prompt_ids: Sequence[str]) -> Call: ...
     def hold(self) -> list[Call]: ...
     def release(self, num_requests: Sequence[int]) -> list[Call]: ...
-    def score_shares(self, shares: Sequence[list[tuple[int, ...]]]) -> list[Call]: ...
     def statistics(self) -> list[Call]: ...
+
+
+class GeneratorRole(SamplingEngines, PublishedEngines, Protocol):
+    """The engines. See `cluster.engines.group.GeneratorGroup`."""
+
+    def score_shares(self, shares: Sequence[list[tuple[int, ...]]]) -> list[Call]: ...
     def sleep(self) -> list[Call]: ...
     def wake_up(self, part: EnginePart) -> list[Call]: ...
 

@@ -44,6 +44,7 @@ class RunSummary:
         tokens_per_s: generated tokens per second of a step.
         probe_gap_max: largest log-probability gap of all fidelity probes, in nats.
         failed_groups: groups without a reward.
+        lost_engines: engines that were lost while the run went on.
         result: path of the trained model.
     """
 
@@ -63,14 +64,18 @@ class RunSummary:
     tokens_per_s: float | None
     probe_gap_max: float | None
     failed_groups: int
+    lost_engines: int
     result: str
 
 
-def summarize(metrics: Sequence[Mapping[str, float]], *, result: Path) -> RunSummary:
+def summarize(
+    metrics: Sequence[Mapping[str, float]], *, result: Path, lost_engines: int = 0
+) -> RunSummary:
     """Sum up the metrics of all steps, in order, as `read_metrics` returns them.
 
     Args:
         result: path of the trained model.
+        lost_engines: engines that were lost while the run went on.
     """
     rewards = [
         (row["reward/mean"], int(row["step"]))
@@ -99,6 +104,7 @@ def summarize(metrics: Sequence[Mapping[str, float]], *, result: Path) -> RunSum
         tokens_per_s=tokens / sum(times_s) if tokens and sum(times_s) > 0 else None,
         probe_gap_max=max(_values(metrics, "publish/probe_gap_max"), default=None),
         failed_groups=int(sum(_values(metrics, "rollout/failed_groups"))),
+        lost_engines=lost_engines,
         result=str(result),
     )
 
@@ -152,6 +158,7 @@ def _rows(summary: RunSummary) -> list[tuple[str, str]]:
         ("generated tokens per second", _number(summary.tokens_per_s, ".0f")),
         ("largest probe gap", _number(summary.probe_gap_max, ".1e", " nats")),
         ("failed groups", str(summary.failed_groups)),
+        *([("engines lost", str(summary.lost_engines))] if summary.lost_engines else []),
     ]
 
 

@@ -23,6 +23,18 @@ _BUCKET_SHARE = 0.5
 _OTHERS_S = 15.0
 
 
+class ChannelFailed(RunFailed):
+    """An end of the channel failed, and so all did. With the others, another channel may work.
+
+    Attributes:
+        silent: ends that did not even say that they failed.
+    """
+
+    def __init__(self, message: str, silent: Sequence[MemberName] = ()) -> None:
+        super().__init__(message)
+        self.silent = tuple(silent)
+
+
 class ChannelSource(Protocol):
     """A role that sends through channels: `cluster.roles.learner.LearnerGroup`.
 
@@ -37,7 +49,7 @@ class ChannelSource(Protocol):
 
 
 class ChannelReceivers(Protocol):
-    """A role that receives through channels: `cluster.roles.generator.GeneratorGroup`.
+    """A role that receives through channels: `cluster.engines.group.GeneratorGroup`.
 
     Signals of `open_channel` and `receive_weights`: the text of a failure, or "".
     """
@@ -113,14 +125,15 @@ class ChannelTransport:
         for call in calls:
             pending.add(call)
         while silent:
-            for call, problem in self._done(pending, silent, deadline, problems, doing):
+            for call, answer in self._done(pending, silent, deadline, problems, doing):
                 del silent[call]
+                problem = str(answer)  # A lost end has its loss as its answer.
                 if problem and not problems:
                     deadline = min(deadline, time.monotonic() + _OTHERS_S)
                 if problem:
                     problems[call.member] = problem
         if problems:
-            raise RunFailed(_failure(doing, problems))
+            raise ChannelFailed(_failure(doing, problems))
 
     def _done(
         self,
@@ -137,9 +150,11 @@ class ChannelTransport:
             # Before the deadline it is an end that died, and named as that.
             if not problems or time.monotonic() < deadline:
                 raise
-            names = ", ".join(sorted({str(call.member) for call in silent}))
-            raise RunFailed(
-                f"{names}: no answer while {doing}, which had failed. {_listed(problems)}\n{error}"
+            members = sorted({call.member for call in silent}, key=str)
+            names = ", ".join(str(member) for member in members)
+            raise ChannelFailed(
+                f"{names}: no answer while {doing}, which had failed. {_listed(problems)}\n{error}",
+                members,
             ) from None
 
 

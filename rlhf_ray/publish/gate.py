@@ -98,12 +98,26 @@ def compare(
     return math.nan if any(math.isnan(gap) for gap in gaps) else max(gaps)
 
 
+def problems_of(version: int, gap: float, *, expected_version: int, limit: float) -> list[str]:
+    """Say what is wrong with the weights of one engine; see `check_fidelity`."""
+    found = []
+    if version != expected_version:
+        found.append(f"reports weights of version {version}, not {expected_version}")
+    # Not `gap > limit`: a comparison with NaN is False, and NaN must not pass.
+    if not gap <= limit:
+        found.append(
+            f"differs from the learner by {gap:.3g} nats on the probe, more than {limit:g}"
+        )
+    return found
+
+
 def check_fidelity(
     *,
     expected_version: int,
     versions: Sequence[int],
     gaps: Sequence[float],
     tolerance: float,
+    engines: Sequence[int] | None = None,
 ) -> None:
     """Check that every engine holds the expected weights.
 
@@ -111,22 +125,17 @@ def check_fidelity(
         versions [E]: weight version that each engine reports.
         gaps [E]: `compare` of each engine with the learner.
         tolerance: largest allowed gap, in nats.
+        engines [E]: their numbers; None for the first E.
 
     Raises:
         FidelityError: names every engine that is wrong, by how much, and what to try.
     """
-    problems = []
-    for engine, (version, gap) in enumerate(zip(versions, gaps, strict=True)):
-        if version != expected_version:
-            problems.append(
-                f"engine {engine} reports weights of version {version}, not {expected_version}"
-            )
-        # Not `gap > tolerance`: a comparison with NaN is False, and NaN must not pass.
-        if not gap <= tolerance:
-            problems.append(
-                f"engine {engine} differs from the learner by {gap:.3g} nats on the probe, "
-                f"more than {tolerance:g}"
-            )
+    numbers = range(len(versions)) if engines is None else engines
+    problems = [
+        f"engine {engine} {words}"
+        for engine, version, gap in zip(numbers, versions, gaps, strict=True)
+        for words in problems_of(version, gap, expected_version=expected_version, limit=tolerance)
+    ]
     if problems:
         raise FidelityError(
             f"weights of version {expected_version} did not arrive as they were sent: "

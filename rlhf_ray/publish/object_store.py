@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rlhf_ray.calls import Call, CallWaiter
+from rlhf_ray.losses import answers_of_rest
 from rlhf_ray.publish.base import POLICY, TransferSettings, WeightReceivers, WeightSource
 
 
@@ -44,5 +45,6 @@ class ObjectStoreTransport:
         """See `WeightTransport.close`. There is nothing to disconnect."""
 
     def _wait(self, calls: Sequence[Call]) -> None:
+        """Wait for all. The stream goes on without a receiver that is lost and replaced."""
         settings = self._settings
-        self._waiter.results(calls, phase=settings.phase, timeout_s=settings.timeout_s)
+        answers_of_rest(self._waiter, calls, phase=settings.phase, timeout_s=settings.timeout_s)

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from rlhf_ray.calls import Call, CallWaiter
-from rlhf_ray.publish.base import (
-    POLICY,
-    PublishTurns,
-    WeightReceivers,
-    WeightSource,
-    WeightTransport,
-)
-from rlhf_ray.publish.gate import Probe, check_fidelity, compare
+from rlhf_ray.calls import Call, CallWaiter, MemberName
+from rlhf_ray.losses import answers_of_rest
+from rlhf_ray.publish.base import POLICY, PublishTurns, WeightSource, WeightTransport
+from rlhf_ray.publish.gate import Probe, check_fidelity, compare, problems_of
 
 
 class PublishedPolicy(WeightSource, Protocol):
@@ -23,11 +18,45 @@ class PublishedPolicy(WeightSource, Protocol):
     def score_sequences(self, sequences: list[tuple[int, ...]]) -> list[Call]: ...
 
 
-class PublishedEngines(WeightReceivers, Protocol):
+class PublishedEngines(Protocol):
     """Engines that name the version of their weights and can score the probe."""
 
     def weight_version(self) -> list[Call]: ...
     def score_sequences(self, sequences: list[tuple[int, ...]]) -> list[Call]: ...
+
+
+class Trials(Protocol):
+    """Engines that the gate decides about: one that it refuses is replaced, and ends no run."""
+
+    @property
+    def on_trial(self) -> Collection[MemberName]: ...
+    def passed(self, names: Collection[MemberName]) -> None:
+        """These engines, on trial or not, hold the published weights."""
+        ...
+
+    def refuse(self, name: MemberName, reason: str) -> None:
+        """This engine is on trial and does not. Raises RunFailed if that ends the run."""
+        ...
+
+
+class NoTrials:
+    """Null object of a run without recovery: every refusal ends it."""
+
+    on_trial: tuple[MemberName, ...] = ()
+
+    def passed(self, names: Collection[MemberName]) -> None: ...
+
+    def refuse(self, name: MemberName, reason: str) -> None:
+        raise AssertionError(f"{name} is not on trial: {reason}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Probed:
+    """The answers of one engine to a probe."""
+
+    member: MemberName
+    version: int
+    gap: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +81,7 @@ class Publisher:
         transport: opened from the source to the receivers.
         turns: makes room on shared devices. A publish begins when the source is on them, and ends
             when the receivers are.
+        trials: engines in the place of lost ones; None without recovery.
     """
 
     def __init__(
@@ -64,7 +94,9 @@ class Publisher:
         waiter: CallWaiter,
         probe: Probe,
         settings: PublishSettings,
+        trials: Trials | NoTrials | None = None,
     ) -> None:
+        self._trials = trials or NoTrials()
         self._source = source
         self._receivers = receivers
         self._transport = transport
@@ -88,7 +120,8 @@ class Publisher:
         self._turns.begin_publishing()
         self._transport.send(version, what=self._settings.what)
         metrics = {"publish/version": float(version)}
-        if is_first or version % self._settings.probe_every == 0:
+        is_due = version % self._settings.probe_every == 0
+        if is_first or is_due or self._trials.on_trial:
             return metrics | self._check(version)
         self._turns.begin_generating()
         return metrics
@@ -114,16 +147,41 @@ class Publisher:
         # the other compute, and scoring both at once takes twice as long.
         learner = self._wait(self._source.score_sequences(sequences))[0]
         self._turns.begin_generating()
-        scored = self._wait(self._receivers.score_sequences(sequences))
-        versions = self._wait(self._receivers.weight_version())
-        gaps = [compare(engine, learner) for engine in scored]
+        scored = self._answers(self._receivers.score_sequences(sequences))
+        versions = dict(self._answers(self._receivers.weight_version()))
+        # An engine that was lost meanwhile has given one answer or none.
+        probed = [
+            _Probed(member=member, version=versions[member], gap=compare(scores, learner))
+            for member, scores in scored
+            if member in versions
+        ]
+        return self._judged(probed, version)
+
+    def _judged(self, probed: Sequence[_Probed], version: int) -> dict[str, float]:
+        on_trial, limit = self._trials.on_trial, self._settings.probe_tolerance
+        kept: list[_Probed] = []
+        for one in probed:
+            problems = problems_of(one.version, one.gap, expected_version=version, limit=limit)
+            if problems and one.member in on_trial:
+                self._trials.refuse(one.member, f"it {' and '.join(problems)}")
+            else:
+                kept.append(one)
         check_fidelity(
             expected_version=version,
-            versions=versions,
-            gaps=gaps,
-            tolerance=self._settings.probe_tolerance,
+            versions=[one.version for one in kept],
+            gaps=[one.gap for one in kept],
+            tolerance=limit,
+            engines=[one.member.rank for one in kept],
         )
-        return {"publish/probe_gap_max": max(gaps)}
+        self._trials.passed({one.member for one in kept})
+        return {"publish/probe_gap_max": max(one.gap for one in kept)} if kept else {}
+
+    def _answers(self, calls: Sequence[Call]) -> list[tuple[MemberName, Any]]:
+        """Answers of the engines that are not lost meanwhile."""
+        answers = answers_of_rest(
+            self._waiter, calls, phase="publish", timeout_s=self._settings.timeout_s
+        )
+        return [(call.member, value) for call, value in answers]
 
     def _wait(self, calls: Sequence[Call]) -> list[Any]:
         return self._waiter.results(calls, phase="publish", timeout_s=self._settings.timeout_s)

@@ -20,7 +20,9 @@ FILE_NAME = "finished.json"
 _LENGTHS = ("num_steps", "fit.max_steps", "fit.num_epochs")
 # Keys that change nothing about the result.
 _IGNORED = ("output_dir", "resume", "dry_run", "recipe")
-_IGNORED_GROUPS = ("observe.", "deadlines.", "checkpoint.", "serve.", "chat.", "export.")
+_IGNORED_GROUPS = (
+    *("observe.", "deadlines.", "recovery.", "checkpoint.", "serve.", "chat.", "export."),
+)
 _MAX_NAMED = 5
 # Number of all files below a folder. Records of earlier releases lack it, and have only the files
 # in the folder itself.

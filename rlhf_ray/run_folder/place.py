@@ -27,6 +27,7 @@ FILES = (
     "best.json",
     "config.yaml",
     "error.log",
+    "events.jsonl",
     "finished.json",
     "metrics.jsonl",
     "progress.json",

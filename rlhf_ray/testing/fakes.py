@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rlhf_ray.calls import Call, MemberName
+from rlhf_ray.losses import Lost
 from rlhf_ray.publish.base import EnginePart
 from rlhf_ray.records import (
     FailureKind,
@@ -76,6 +77,16 @@ class FakeGenerators:
         self.events: list[str] = []
         self.released: list[list[int]] = []
         self._fails = fails
+
+    @property
+    def serving(self) -> Sequence[int]:
+        return range(len(self.names))
+
+    def ensure_serving(self) -> None:
+        """No-op: all engines serve."""
+
+    def issued_again(self, lost: Lost) -> None:
+        """No-op: no engine is lost; see `fake_fleet`."""
 
     def generate(self, engine: int, prompt: Prompt, sample_indices: tuple[int, ...]) -> Call:
         self.requests.append((engine, prompt.prompt_id, sample_indices))

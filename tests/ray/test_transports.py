@@ -23,8 +23,9 @@ import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from rlhf_ray.calls import Call
+from rlhf_ray.cluster.engines.group import GeneratorGroup
 from rlhf_ray.cluster.resource_plan import RolePlan
-from rlhf_ray.cluster.roles.generator import EngineSettings, GeneratorActor, GeneratorGroup
+from rlhf_ray.cluster.roles.generator import EngineSettings, GeneratorActor
 from rlhf_ray.cluster.roles.learner import LearnerActor, LearnerGroup, LearnerSettings
 from rlhf_ray.cluster.runtime.launch import Launcher
 from rlhf_ray.cluster.runtime.supervisor import Member, Supervisor

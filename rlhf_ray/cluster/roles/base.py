@@ -65,7 +65,7 @@ class Role:
     """
 
     resources: Resources
-    actor_class: type
+    actor_class: type[ActorProcess]
     settings: Callable[[int], object]
     start: Callable[[Sequence[Member], Starting], list[Call]]
     ranks_per_sample: int = 1

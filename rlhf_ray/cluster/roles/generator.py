@@ -1,14 +1,18 @@
-"""The generator: vLLM engines that sample, score sequences and take new weights."""
+"""The generator: vLLM engines that sample, score sequences and take new weights.
+
+The group, which the driver calls, is in `cluster.engines.group`.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from rlhf_ray.calls import Call, MemberName
+from rlhf_ray.calls import Call
 from rlhf_ray.cluster.resource_plan import Resources
 from rlhf_ray.cluster.roles.base import Role, Starting, call_of
 from rlhf_ray.cluster.runtime.process import ActorProcess
@@ -21,6 +25,9 @@ if TYPE_CHECKING:
     from rlhf_ray.publish.base import EnginePart
     from rlhf_ray.publish.channel import ChannelSettings
     from rlhf_ray.records import Prompt, RolloutGroup, SampleFailure
+
+
+SIGNS_OF_LIFE = "signs_of_life"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,6 +111,9 @@ def _shared_gpus(
 class GeneratorActor(ActorProcess):
     """One vLLM engine."""
 
+    # Signs of life: an actor runs a thousand calls at a time, and may have more requests.
+    concurrency_groups: ClassVar[dict[str, int]] = {SIGNS_OF_LIFE: 2}
+
     def __init__(self, settings: EngineSettings) -> None:
         super().__init__()
         self._settings = settings
@@ -131,6 +141,7 @@ class GeneratorActor(ActorProcess):
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpu_ids)
         from rlhf_ray.generation.engine import GenerationEngine
 
+        self._loop = asyncio.get_running_loop()
         settings = {f.name: getattr(self._settings, f.name) for f in fields(self._settings)}
         self._engine = GenerationEngine(**settings)
         await self._engine.start()
@@ -196,104 +207,20 @@ class GeneratorActor(ActorProcess):
     async def wake_up(self, part: EnginePart) -> None:
         await self._engine.sleeping.end(part)
 
+    async def ping(self) -> None:
+        """Answer when the loop that serves requests and vLLM's engine process have answered.
+
+        While it takes new weights, vLLM's process may not do so for long. Then the deadlines of
+        the publish hold, and this answers without it.
+        """
+        # This runs in another thread, because it is in a group of its own.
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._check(), self._loop))
+
+    async def _check(self) -> None:
+        if self._engine.updates.is_pausing:
+            await self._engine.check()
+        else:
+            await self._engine.weight_version()
+
     async def close(self) -> None:
         await self._engine.close()
-
-
-class GeneratorGroup:
-    """All engines. A request names the engine that serves it."""
-
-    def __init__(self, members: Sequence[Member]) -> None:
-        self._members = tuple(members)
-
-    @property
-    def names(self) -> tuple[MemberName, ...]:
-        return tuple(member.name for member in self._members)
-
-    @property
-    def nodes(self) -> frozenset[str]:
-        """Ids of the nodes with an engine."""
-        return frozenset(member.info.node_id for member in self._members)
-
-    def generate(self, engine: int, prompt: Prompt, sample_indices: tuple[int, ...]) -> Call:
-        """Signal: the samples that failed. Payload: the group of the others."""
-        member = self._members[engine]
-        method = member.handle.generate.options(num_returns=2)
-        return call_of(member, method.remote(prompt, sample_indices))
-
-    def abort(self, engine: int, prompt_ids: Sequence[str]) -> Call:
-        """End what this engine samples for these prompts: their `generate` ends with failures."""
-        member = self._members[engine]
-        return call_of(member, member.handle.abort.remote(tuple(prompt_ids)))
-
-    def hold(self) -> list[Call]:
-        """Queue requests from here on instead of starting them."""
-        return [call_of(m, m.handle.hold.remote()) for m in self._members]
-
-    def release(self, num_requests: Sequence[int]) -> list[Call]:
-        """Start all queued requests together; `num_requests`: how many there are on each engine.
-
-        Ray may start the methods of an asynchronous actor in another order than they were
-        called in: wait for `hold` before the requests, and say here how many there are.
-        """
-        return [
-            call_of(member, member.handle.release.remote(number))
-            for member, number in zip(self._members, num_requests, strict=True)
-        ]
-
-    def begin_update(self) -> list[Call]:
-        return [call_of(m, m.handle.begin_update.remote()) for m in self._members]
-
-    def load_bucket(self, bucket: Any) -> list[Call]:
-        """`bucket`: a reference, as `LearnerGroup.weight_buckets` gives them."""
-        return [call_of(m, m.handle.load_bucket.remote(bucket)) for m in self._members]
-
-    def finish_update(self, version: int) -> list[Call]:
-        """Signal: the version that the engine reports afterwards."""
-        return [call_of(m, m.handle.finish_update.remote(version)) for m in self._members]
-
-    def num_workers(self) -> list[Call]:
-        """Signal: vLLM's worker processes of the engine."""
-        return [call_of(m, m.handle.num_workers.remote()) for m in self._members]
-
-    def open_channel(self, settings: Sequence[ChannelSettings]) -> list[Call]:
-        """Signal: the text of a failure, or ""."""
-        return [
-            call_of(member, member.handle.open_channel.remote(own))
-            for member, own in zip(self._members, settings, strict=True)
-        ]
-
-    def receive_weights(self, version: int) -> list[Call]:
-        """Take new weights from the channel and use them. Signal: like that of `open_channel`."""
-        return [call_of(m, m.handle.receive_weights.remote(version)) for m in self._members]
-
-    def close_channel(self) -> list[Call]:
-        return [call_of(m, m.handle.close_channel.remote()) for m in self._members]
-
-    def update_seconds(self) -> list[Call]:
-        """Signal: seconds of the last update's parts; see `weights.updates.WeightUpdates`."""
-        return [call_of(m, m.handle.update_seconds.remote()) for m in self._members]
-
-    def weight_version(self) -> list[Call]:
-        return [call_of(m, m.handle.weight_version.remote()) for m in self._members]
-
-    def score_sequences(self, sequences: list[tuple[int, ...]]) -> list[Call]:
-        return [call_of(m, m.handle.score_sequences.remote(sequences)) for m in self._members]
-
-    def score_shares(self, shares: Sequence[list[tuple[int, ...]]]) -> list[Call]:
-        """Score other sequences on each engine; see `score_sequences`."""
-        return [
-            call_of(member, member.handle.score_sequences.remote(share))
-            for member, share in zip(self._members, shares, strict=True)
-        ]
-
-    def statistics(self) -> list[Call]:
-        """Signal: numbers of the engine since the last call; see `llm.EngineStatistics`."""
-        return [call_of(m, m.handle.statistics.remote()) for m in self._members]
-
-    def sleep(self) -> list[Call]:
-        return [call_of(m, m.handle.sleep.remote()) for m in self._members]
-
-    def wake_up(self, part: EnginePart) -> list[Call]:
-        """Take the memory of a part back; the cache after the weights."""
-        return [call_of(m, m.handle.wake_up.remote(part)) for m in self._members]

@@ -13,6 +13,8 @@ from ray.exceptions import (
     RayTaskError,
 )
 
+from rlhf_ray.generation.errors import EngineLost
+
 _NUM_USERS = 5
 _MAX_LENGTH = 600
 # The words of Ray 2.60 about its memory monitor, in OutOfMemoryError and in the error of an actor.
@@ -26,6 +28,16 @@ def is_death(error: RayError) -> bool:
     return isinstance(error, deaths)
 
 
+def is_loss(error: RayError) -> bool:
+    """Whether the worker is of no use any more, and its place is: its process or engine has ended.
+
+    Not if its node is lost: what it needs is lost with it.
+    """
+    if isinstance(error, RayTaskError):
+        return isinstance(error.cause, EngineLost)
+    return is_death(error) and not _is_of_node(error)
+
+
 def headline(name: str, error: RayError) -> str:
     """The failure of a worker in some words."""
     if not is_death(error):
@@ -33,9 +45,13 @@ def headline(name: str, error: RayError) -> str:
     text = str(error)
     if _MEMORY.search(text):
         return f"{name} was ended, because its node ran out of memory"
-    if "node has died" in text or isinstance(error, NodeDiedError):
+    if _is_of_node(error):
         return f"the node of {name} died"
     return f"{name} died"
+
+
+def _is_of_node(error: RayError) -> bool:
+    return "node has died" in str(error) or isinstance(error, NodeDiedError)
 
 
 def cause(error: RayError) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import psutil
@@ -14,7 +14,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from rlhf_ray.calls import Call, MemberName
 from rlhf_ray.cluster.resource_plan import RolePlan
 from rlhf_ray.cluster.runtime.diagnose import kill_processes, on_nodes
-from rlhf_ray.cluster.runtime.process import ProcessKey
+from rlhf_ray.cluster.runtime.process import ActorProcess, ProcessInfo, ProcessKey
 from rlhf_ray.cluster.runtime.supervisor import Member, Supervisor
 
 _KILL_WAIT_S = 5.0
@@ -44,17 +44,28 @@ class Launcher:
         self._stop_s = stop_s
         self._environment = dict(environment or {})
         self._handles: dict[MemberName, Any] = {}
-        self._processes: dict[str, list[ProcessKey]] = {}  # by node
+        self._infos: dict[MemberName, ProcessInfo] = {}
+        self._processes: dict[MemberName, list[ProcessKey]] = {}
 
-    def create(self, plan: RolePlan, rank: int, actor_class: type, settings: object) -> None:
+    def create(
+        self,
+        plan: RolePlan,
+        rank: int,
+        actor_class: type[ActorProcess],
+        settings: object,
+        *,
+        incarnation: int = 1,
+    ) -> MemberName:
         """One actor of a role; it comes up while others are created."""
-        name = MemberName(role=plan.role, rank=rank)
+        name = MemberName(role=plan.role, rank=rank, incarnation=incarnation)
         # Without variables Ray may use a process that it has started before it was asked.
         options: dict[str, Any] = {}
         if self._environment:
             options["runtime_env"] = {"env_vars": self._environment}
+        groups = actor_class.concurrency_groups
+        remote: Any = ray.remote(concurrency_groups=groups) if groups else ray.remote
         self._handles[name] = (
-            ray.remote(actor_class)
+            remote(actor_class)
             .options(
                 name=str(name),
                 num_cpus=plan.num_cpus,
@@ -66,6 +77,7 @@ class Launcher:
             )
             .remote(settings)
         )
+        return name
 
     def members(self) -> list[Member]:
         """All actors with their processes, as soon as they are up.
@@ -73,28 +85,53 @@ class Launcher:
         Raises:
             RunFailed: one of them failed to load, or was too late.
         """
-        calls = [
-            Call(member=name, signal=handle.process_info.remote(), payload=None)
-            for name, handle in self._handles.items()
-        ]
+        calls = [self.ask_process(name) for name in self._handles]
         infos = self._supervisor.results(calls, phase="start", timeout_s=self._timeout_s)
-        members = []
-        for name, info in zip(self._handles, infos, strict=True):
-            member = Member(name=name, handle=self._handles[name], info=info)
-            self._supervisor.add(member)
-            self._processes.setdefault(info.node_id, []).append((info.pid, info.created))
-            members.append(member)
-        return members
+        return [self.add(name, info) for name, info in zip(self._handles, infos, strict=True)]
+
+    def ask_process(self, name: MemberName) -> Call:
+        """Ask an actor for its `ProcessInfo`, which it answers as soon as it is up."""
+        handle = self._handles[name]
+        return Call(member=name, signal=handle.process_info.remote(), payload=None)
+
+    def ask_family(self, name: MemberName) -> Call:
+        """Ask an actor for its process and all that it has started."""
+        handle = self._handles[name]
+        return Call(member=name, signal=handle.process_family.remote(), payload=None)
+
+    def add(self, name: MemberName, info: ProcessInfo) -> Member:
+        """Note the process of an actor, and let it be supervised."""
+        member = Member(name=name, handle=self._handles[name], info=info)
+        self._supervisor.add(member)
+        self._infos[name] = info
+        self._processes[name] = [(info.pid, info.created)]
+        return member
+
+    def note_family(self, name: MemberName, family: Iterable[ProcessKey]) -> None:
+        """Note what an actor has started, for an end that it does not answer."""
+        self._processes[name].extend(family)
 
     def remember_processes(self) -> None:
         """Note the children of every actor, too, for a `close` that no actor answers."""
-        calls = [
-            Call(member=name, signal=handle.process_family.remote(), payload=None)
-            for name, handle in self._handles.items()
-        ]
+        calls = [self.ask_family(name) for name in self._handles]
         families = self._supervisor.results(calls, phase="start", timeout_s=self._timeout_s)
-        for member, family in zip(self._supervisor.members, families, strict=True):
-            self._processes[member.info.node_id].extend(family)
+        for name, family in zip(self._handles, families, strict=True):
+            self.note_family(name, family)
+
+    def end(self, name: MemberName) -> str:
+        """Kill one actor with all its processes, whatever state it is in (SIGSTOP, too).
+
+        When this returns, nothing of it uses its bundle, unless its node does not answer.
+
+        Returns:
+            its process, node and log in some words.
+        """
+        ray.kill(self._handles.pop(name))
+        info = self._infos.pop(name, None)
+        if info is None:
+            return "a process that had not come up"
+        on_nodes(kill_and_wait, {info.node_id: self._processes.pop(name)})
+        return f"process {info.pid} on node {info.node_id}, log {info.stderr_path or 'unknown'}"
 
     def close(self, *, orderly: bool) -> None:
         """End every actor; in order only if nothing failed. What is left then is killed."""
@@ -103,7 +140,18 @@ class Launcher:
             ray.wait(closing, num_returns=len(closing), timeout=self._stop_s)
         for handle in self._handles.values():
             ray.kill(handle)
-        on_nodes(end_processes, self._processes)
+        by_node: dict[str, list[ProcessKey]] = {}
+        for name, processes in self._processes.items():
+            by_node.setdefault(self._infos[name].node_id, []).extend(processes)
+        on_nodes(end_processes, by_node)
+
+
+def kill_and_wait(keys: Sequence[ProcessKey]) -> None:
+    """Kill processes of this node, and wait until they are gone."""
+    kill_processes(keys)
+    deadline = time.monotonic() + _KILL_WAIT_S
+    while time.monotonic() < deadline and kill_processes(keys):
+        time.sleep(0.05)
 
 
 def end_processes(keys: Sequence[ProcessKey]) -> int:

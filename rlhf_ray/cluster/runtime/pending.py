@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future
 from typing import Any
 
-from rlhf_ray.calls import Call
+import ray
+from ray.exceptions import RayError
+
+from rlhf_ray.calls import Call, MemberName
 
 Done = tuple[Call, "Future[Any]"]
 
@@ -45,6 +48,17 @@ class CallSet:
         """Forget a call; nothing happens if it is not here."""
         self._calls.pop(call, None)
 
+    def has_of(self, members: Collection[MemberName]) -> bool:
+        """Whether a call of these workers is here."""
+        return any(call.member in members for call in self._calls)
+
+    def take_of(self, members: Collection[MemberName]) -> list[Call]:
+        """Take out all calls of these workers, done or not."""
+        calls = [call for call in self._calls if call.member in members]
+        for call in calls:
+            del self._calls[call]
+        return calls
+
     def take_done(self, timeout_s: float) -> list[Done]:
         """Wait until a call is done; take out all that are. Empty: none was, in time."""
         deadline = time.monotonic() + max(0.0, timeout_s)
@@ -65,3 +79,55 @@ class CallSet:
             return []
         del self._calls[done[0]]
         return [done]
+
+
+class SupervisedCalls:
+    """The `PendingCalls` of a supervisor, which knows what to do with failures.
+
+    Args:
+        take_done, take_ready: see `calls.PendingCalls`; both get the set first.
+    """
+
+    def __init__(
+        self,
+        take_done: Callable[..., list[tuple[Call, Any]]],
+        take_ready: Callable[..., list[tuple[Call, Any]]],
+    ) -> None:
+        self._take_done = take_done
+        self._take_ready = take_ready
+        self._calls = CallSet()
+
+    def add(self, call: Call) -> None:
+        self._calls.add(call)
+
+    def discard(self, call: Call) -> None:
+        self._calls.discard(call)
+
+    def take_done(self, *, phase: str, timeout_s: float) -> list[tuple[Call, Any]]:
+        """See `calls.PendingCalls`."""
+        return self._take_done(self._calls, phase=phase, timeout_s=timeout_s)
+
+    def take_ready(self, *, phase: str) -> list[tuple[Call, Any]]:
+        """See `calls.PendingCalls`."""
+        return self._take_ready(self._calls, phase=phase)
+
+
+def error_of(future: Future[Any]) -> RayError | None:
+    """The failure of a finished call, if it has failed."""
+    error = future.exception()
+    if error is not None and not isinstance(error, RayError):
+        raise error
+    return error
+
+
+def chain_of(call: Call) -> list[Call]:
+    """The calls that a call waits for and itself, the first one first."""
+    return [*(chain_of(call.before) if call.before else []), call]
+
+
+def unfinished_of(call: Call) -> Call:
+    """The call that a late call waits for: the first unfinished one of its chain, or itself."""
+    for earlier in chain_of(call)[:-1]:
+        if not ray.wait([earlier.signal], timeout=0)[0]:
+            return earlier
+    return call

@@ -12,6 +12,7 @@ import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from rlhf_ray.cluster.runtime.worker_environment import chosen_address
 
@@ -40,8 +41,14 @@ class ProcessInfo:
 
 
 class ActorProcess:
-    """Base of every actor class; its constructor comes before any heavy import."""
+    """Base of every actor class; its constructor comes before any heavy import.
 
+    Attributes:
+        concurrency_groups: number of calls at a time by the name of a group of Ray: calls of a
+            group do not queue behind others, and run in a thread of their own.
+    """
+
+    concurrency_groups: ClassVar[dict[str, int]] = {}
     _listener: socket.socket | None = None
 
     def __init__(self) -> None:

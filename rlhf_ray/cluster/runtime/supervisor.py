@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,12 +12,20 @@ import ray
 from ray.exceptions import RayError
 
 from rlhf_ray.calls import Call, MemberName
-from rlhf_ray.cluster.runtime.deaths import cause, headline, is_death
+from rlhf_ray.cluster.runtime.deaths import cause, headline, is_death, is_loss
 from rlhf_ray.cluster.runtime.failure_stacks import worker_report
 from rlhf_ray.cluster.runtime.nodes import lost_nodes, lost_words
-from rlhf_ray.cluster.runtime.pending import CallSet, Done
+from rlhf_ray.cluster.runtime.pending import (
+    CallSet,
+    Done,
+    SupervisedCalls,
+    chain_of,
+    error_of,
+    unfinished_of,
+)
 from rlhf_ray.cluster.runtime.process import ProcessInfo
 from rlhf_ray.config.errors import RunFailed
+from rlhf_ray.losses import LossKeeper, Lost, MemberLost
 
 # After a first failure, how long others get to show that they failed first: a rank whose
 # peer was killed reports a lost connection before Ray reports the death.
@@ -28,6 +35,8 @@ _MAX_NAMES = 8
 _ROUNDING_S = 0.5
 # How often work is done during a wait; see `Supervisor.meanwhile`.
 _WORK_EVERY_S = 0.1
+# How often a keeper of losses looks around during a wait.
+_LOOK_EVERY_S = 0.5
 # Phases whose deadline is that of another one.
 _DEADLINES = {"score": "generate", "build": "reference", "refresh": "publish"}
 
@@ -53,9 +62,27 @@ class Supervisor:
         self._members: dict[MemberName, Member] = {}
         self._step = 0
         self._work: Callable[[], None] | None = None
+        self._keeper: LossKeeper | None = None
+        self._lost: dict[MemberName, Lost] = {}
+        self._looked = 0.0
+        self._phase = ""  # Of the wait that is under way.
 
     def add(self, member: Member) -> None:
         self._members[member.name] = member
+
+    def tend(self, keeper: LossKeeper) -> None:
+        """See `losses.LossWaiter`."""
+        self._keeper = keeper
+
+    def report_lost(self, member: MemberName, *, what: str, reason: str) -> None:
+        """See `losses.LossWaiter`."""
+        failure = self._loss(member, what, reason, self._phase)
+        if not isinstance(failure, MemberLost):
+            raise failure
+
+    @property
+    def step(self) -> int:
+        return self._step
 
     @property
     def members(self) -> list[Member]:
@@ -74,11 +101,16 @@ class Supervisor:
         pending = CallSet(calls)
         values: dict[Call, Any] = {}
         while len(pending):
-            done = self._some_done(pending, deadline)
+            self._phase = phase
+            done = self._some_done(pending, deadline, self._work)
+            if lost := self._taken_lost(pending):
+                raise MemberLost(lost[0][1])
             if not done:
-                raise self._late(pending.calls, phase, timeout_s)
+                raise self._late(pending.calls, phase, timeout_s, may_lose=True)
             for call, future in done:
-                if error := _error(future):
+                if call.member in self._lost:
+                    raise MemberLost(self._lost[call.member])
+                if error := error_of(future):
                     others = [c for c in calls if c is not call and c not in values]
                     raise self._failed(call, error, others, phase)
                 values[call] = future.result()
@@ -93,20 +125,41 @@ class Supervisor:
         finally:
             self._work = before
 
-    def _some_done(self, pending: CallSet, deadline: float) -> list[Done]:
-        """Take the finished calls out of a set, as `CallSet.take_done`, and work meanwhile."""
+    def _some_done(
+        self, pending: CallSet, deadline: float, work: Callable[[], None] | None
+    ) -> list[Done]:
+        """Take the finished calls out of a set, as `CallSet.take_done`, and work meanwhile.
+
+        Returns without any as soon as a worker of the set is lost.
+        """
+        every_s = _LOOK_EVERY_S if work is None else _WORK_EVERY_S
         while True:
             left_s = deadline - time.monotonic()
-            if self._work is None:
+            if work is None and self._keeper is None:
                 return pending.take_done(left_s)
-            self._work()
-            done = pending.take_done(min(left_s, _WORK_EVERY_S))
-            if done or left_s <= _WORK_EVERY_S:
+            if work is not None:
+                work()
+            self._look()
+            if self._lost and pending.has_of(self._lost):
+                return []
+            done = pending.take_done(min(left_s, every_s))
+            if done or left_s <= every_s:
                 return done
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        if self._keeper is not None and now - self._looked >= _LOOK_EVERY_S:
+            self._looked = now
+            self._keeper.look()
+
+    def _taken_lost(self, pending: CallSet) -> list[tuple[Call, Lost]]:
+        """Take the calls of lost workers out of a set."""
+        taken = pending.take_of(self._lost) if self._lost else []
+        return [(call, self._lost[call.member]) for call in taken]
 
     def pending(self) -> SupervisedCalls:
         """A set of calls, empty at first."""
-        return SupervisedCalls(self)
+        return SupervisedCalls(self.take_done, self.take_ready)
 
     def take_done(
         self, pending: CallSet, *, phase: str, timeout_s: float
@@ -116,25 +169,37 @@ class Supervisor:
         Raises:
             RunFailed: one has failed, or none was done in time.
         """
-        done = pending.take_done(timeout_s)
-        if not done:
+        self._phase = phase
+        done = self._some_done(pending, time.monotonic() + timeout_s, None)
+        taken = [*self._values(done, phase), *self._taken_lost(pending)]
+        if not taken:
             raise self._late(pending.calls, phase, timeout_s)
-        return self._values(done, phase)
+        return taken
 
     def take_ready(self, pending: CallSet, *, phase: str) -> list[tuple[Call, Any]]:
         """Take the calls that are done by now out of a set.
 
+        Args:
+            phase: "" for that of the wait within which this is called.
+
         Raises:
             RunFailed: one has failed.
         """
-        return self._values(pending.take_done(0.0), phase)
+        values = self._values(pending.take_done(0.0), phase or self._phase)
+        return [*values, *self._taken_lost(pending)]
 
     def _values(self, done: Sequence[Done], phase: str) -> list[tuple[Call, Any]]:
+        values: list[tuple[Call, Any]] = []
         for call, future in done:
-            if error := _error(future):
+            if call.member not in self._lost and (error := error_of(future)):
                 # The cause is this call or one before it: the others are requests of their own.
-                raise self._failed(call, error, [], phase)
-        return [(call, future.result()) for call, future in done]
+                failure = self._failed(call, error, [], phase)
+                if call.member not in self._lost:
+                    raise failure
+            # What a lost worker answers late counts no more.
+            lost = self._lost.get(call.member)
+            values.append((call, future.result() if lost is None else lost))
+        return values
 
     def stream(self, call: Call, *, phase: str, timeout_s: float) -> Iterator[Any]:
         """References to what a generator method yields; each in time, none fetched.
@@ -160,14 +225,31 @@ class Supervisor:
         self, call: Call, error: RayError, pending: Sequence[Call], phase: str
     ) -> RunFailed:
         """The failure of a call, or the death of another worker that led to it."""
-        calls = [earlier for last in (call, *pending) for earlier in _chain(last)]
+        calls = [earlier for last in (call, *pending) for earlier in chain_of(last)]
         failures = {call.member: error, **self._failures_of([c for c in calls if c is not call])}
         # What others waited for comes first: it is the cause, and theirs the consequence.
         failed = [c.member for c in calls if c.member in failures]
         dead = [name for name in failed if is_death(failures[name])]
         culprit = dead[0] if dead else failed[0]
         failure = failures[culprit]
-        return self._report(culprit, headline(str(culprit), failure), cause(failure), phase)
+        what, reason = headline(str(culprit), failure), cause(failure)
+        # A replacement that cannot start is lost, whatever its reason.
+        if is_loss(failure) or phase == "start":
+            return self._loss(culprit, what, reason, phase)
+        return self._report(culprit, what, reason, phase)
+
+    def _loss(self, member: MemberName, what: str, reason: str, phase: str) -> RunFailed:
+        """`MemberLost` if the run goes on without the worker, else the failure that ends it."""
+        if member in self._lost:
+            return MemberLost(self._lost[member])
+        if self._keeper is None or not self._keeper.replaces(member):
+            return self._report(member, what, reason, phase)
+        lost = Lost(member=member, what=what, reason=reason, phase=phase, step=self._step)
+        if words := self._keeper.lose(lost):
+            return self._report(member, what, f"{reason}. The run cannot go on: {words}", phase)
+        self._lost[member] = lost
+        self._members.pop(member, None)
+        return MemberLost(lost)
 
     def _failures_of(self, calls: Sequence[Call]) -> dict[MemberName, RayError]:
         failures: dict[MemberName, RayError] = {}
@@ -175,12 +257,15 @@ class Supervisor:
         pending = CallSet(calls)
         while len(pending) and (done := pending.take_done(deadline - time.monotonic())):
             for call, future in done:
-                if error := _error(future):
+                if error := error_of(future):
                     failures.setdefault(call.member, error)
         return failures
 
-    def _late(self, calls: Sequence[Call], phase: str, timeout_s: float) -> RunFailed:
-        late = sorted({_unfinished(call).member for call in calls}, key=str)
+    def _late(
+        self, calls: Sequence[Call], phase: str, timeout_s: float, *, may_lose: bool = False
+    ) -> RunFailed:
+        """The failure of a wait. With `may_lose`, a worker that is too late counts as lost."""
+        late = sorted({unfinished_of(call).member for call in calls}, key=str)
         names = ", ".join(str(name) for name in late[:_MAX_NAMES])
         if len(late) > _MAX_NAMES:
             names += f" and {len(late) - _MAX_NAMES} more"
@@ -190,7 +275,11 @@ class Supervisor:
         if timeout_s < limit - _ROUNDING_S:
             # Of a whole batch, when this wait is for one of its parts.
             reason += f"={limit:g}, of which {limit - timeout_s:.0f} s had passed before"
-        return self._report(late[0], f"{names} did not answer in {timeout_s:.3g} s", reason, phase)
+        what = f"{names} did not answer in {timeout_s:.3g} s"
+        if may_lose and self._keeper is not None and all(map(self._keeper.replaces, late)):
+            # One after the other: whoever waits for the rest finds the next.
+            return self._loss(late[0], what, reason, phase)
+        return self._report(late[0], what, reason, phase)
 
     def _report(self, culprit: MemberName, what: str, reason: str, phase: str) -> RunFailed:
         parts = [f"{what} (phase {phase}, step {self._step}): {reason}"]
@@ -206,46 +295,3 @@ class Supervisor:
             parts = [f"{event} {where}: {cause_of_loss}", f"--- seen as: {parts[0]}"]
         gone = {node.node_id: f"on the lost node {node.name}" for node in lost}
         return RunFailed("\n".join([*parts, *worker_report(workers, culprit, gone)]))
-
-
-class SupervisedCalls:
-    """The `PendingCalls` of a supervisor."""
-
-    def __init__(self, supervisor: Supervisor) -> None:
-        self._supervisor = supervisor
-        self._calls = CallSet()
-
-    def add(self, call: Call) -> None:
-        self._calls.add(call)
-
-    def discard(self, call: Call) -> None:
-        self._calls.discard(call)
-
-    def take_done(self, *, phase: str, timeout_s: float) -> list[tuple[Call, Any]]:
-        """See `calls.PendingCalls`."""
-        return self._supervisor.take_done(self._calls, phase=phase, timeout_s=timeout_s)
-
-    def take_ready(self, *, phase: str) -> list[tuple[Call, Any]]:
-        """See `calls.PendingCalls`."""
-        return self._supervisor.take_ready(self._calls, phase=phase)
-
-
-def _error(future: Future[Any]) -> RayError | None:
-    """The failure of a finished call, if it has failed."""
-    error = future.exception()
-    if error is not None and not isinstance(error, RayError):
-        raise error
-    return error
-
-
-def _chain(call: Call) -> list[Call]:
-    """The calls that a call waits for and itself, the first one first."""
-    return [*(_chain(call.before) if call.before else []), call]
-
-
-def _unfinished(call: Call) -> Call:
-    """The call that a late call waits for: the first unfinished one of its chain, or itself."""
-    for earlier in _chain(call)[:-1]:
-        if not ray.wait([earlier.signal], timeout=0)[0]:
-            return earlier
-    return call

@@ -10,10 +10,10 @@ from typing import Any
 from ray.util.placement_group import PlacementGroup
 
 from rlhf_ray.calls import Call
+from rlhf_ray.cluster.engines.group import GeneratorGroup
 from rlhf_ray.cluster.resource_plan import ResourcePlan
 from rlhf_ray.cluster.roles.base import Role
 from rlhf_ray.cluster.roles.builder import BuilderGroup
-from rlhf_ray.cluster.roles.generator import GeneratorGroup
 from rlhf_ray.cluster.roles.reference import ReferenceGroup
 from rlhf_ray.cluster.roles.rewards import RewardGroup
 from rlhf_ray.cluster.roles.run_roles import RunRoles
@@ -50,7 +50,7 @@ def started_scoring(
     roles = [role for role in run.roles if role.name != _ENGINES]
     with (
         reserved_for(plan, placement=placement, deadlines=deadlines) as group,
-        launched_in(group, roles, plan, deadlines=deadlines) as (by_role, supervisor),
+        launched_in(group, roles, plan, deadlines=deadlines) as (by_role, supervisor, _),
     ):
         ranks = by_role.get("reference", [])
         size = run.ranks_per_sample("reference")
@@ -77,6 +77,7 @@ def started_engines(
     with launched_in(scoring.group, [engines], scoring.plan, deadlines=scoring.deadlines) as (
         by_role,
         supervisor,
+        _,
     ):
         for member in scoring.supervisor.members:
             supervisor.add(member)
@@ -99,7 +100,7 @@ def run_harness(harness: Role, scoring: ScoringSystem) -> dict[str, Any]:
     plan = replace(scoring.plan, roles=(place,))
     deadlines = scoring.deadlines
     with launched_in(scoring.group, [harness], plan, deadlines=deadlines) as started:
-        by_role, supervisor = started
+        by_role, supervisor, _ = started
         (member,) = by_role[harness.name]
         call = Call(member=member.name, signal=member.handle.run.remote(), payload=None)
         return supervisor.results([call], phase="evaluate", timeout_s=deadlines.evaluate_s)[0]

@@ -33,7 +33,7 @@ def started_fit(
         RunFailed: a rank did not start.
     """
     with launched([role], plan, placement=placement, deadlines=deadlines) as started:
-        by_role, supervisor = started
+        by_role, supervisor, _ = started
         members = by_role[role.name]
         ranks = OfflineGroup(members, ranks_per_sample=role.ranks_per_sample)
         yield FitSystem(supervisor=supervisor, ranks=ranks)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from typing import NamedTuple
 
 from ray.util.placement_group import PlacementGroup
 
@@ -17,6 +18,14 @@ from rlhf_ray.config.groups.runtime import DeadlineConfig, PlacementConfig
 from rlhf_ray.observe.startup import StartupClock
 
 
+class Launched(NamedTuple):
+    """Started actors, by role, with who watches over them and who ends them."""
+
+    by_role: dict[str, list[Member]]
+    supervisor: Supervisor
+    launcher: Launcher
+
+
 @contextmanager
 def launched(
     roles: Sequence[Role],
@@ -25,7 +34,7 @@ def launched(
     placement: PlacementConfig,
     deadlines: DeadlineConfig,
     startup: StartupClock | None = None,
-) -> Iterator[tuple[dict[str, list[Member]], Supervisor]]:
+) -> Iterator[Launched]:
     """Every actor of the roles, started, by role; all are ended on the way out, whatever happened.
 
     Args:
@@ -59,7 +68,7 @@ def launched_in(
     *,
     deadlines: DeadlineConfig,
     startup: StartupClock | None = None,
-) -> Iterator[tuple[dict[str, list[Member]], Supervisor]]:
+) -> Iterator[Launched]:
     """Start some roles of a plan in bundles that are already reserved; see `launched`."""
     startup = startup or StartupClock(follows=True)
     supervisor = Supervisor(dataclasses.asdict(deadlines))
@@ -88,7 +97,7 @@ def launched_in(
         for role, slowest in seconds.items():
             startup.role(role, "start", slowest)
         startup.done("roles")
-        yield by_role, supervisor
+        yield Launched(by_role, supervisor, launcher)
         orderly = True
     finally:
         launcher.close(orderly=orderly)

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from rlhf_ray.cluster.engines.group import GeneratorGroup
+from rlhf_ray.cluster.engines.replacement import Replacements
 from rlhf_ray.cluster.resource_plan import ResourcePlan
 from rlhf_ray.cluster.roles.builder import BuilderGroup
 from rlhf_ray.cluster.roles.critic import CriticGroup
-from rlhf_ray.cluster.roles.generator import GeneratorGroup
 from rlhf_ray.cluster.roles.learner import LearnerGroup
 from rlhf_ray.cluster.roles.reference import ReferenceGroup
 from rlhf_ray.cluster.roles.rewards import RewardGroup
@@ -22,10 +23,15 @@ from rlhf_ray.observe.startup import StartupClock
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class System:
-    """The roles of a run, started. `critic` and `reference` are None where not needed."""
+    """The roles of a run, started. `critic` and `reference` are None where not needed.
+
+    Attributes:
+        replacements: starts engines in the place of lost ones.
+    """
 
     supervisor: Supervisor
     generators: GeneratorGroup
+    replacements: Replacements
     rewards: RewardGroup
     learner: LearnerGroup
     critic: CriticGroup | None
@@ -55,7 +61,8 @@ def started_system(
     with launched(
         run.roles, plan, placement=placement, deadlines=deadlines, startup=startup
     ) as started:
-        by_role, supervisor = started
+        by_role, supervisor, launcher = started
+        generators = GeneratorGroup(by_role["generator"])
         learner = LearnerGroup(by_role["learner"], ranks_per_sample=run.ranks_per_sample("learner"))
         critic = reference = None
         if critics := by_role.get("critic"):
@@ -66,7 +73,15 @@ def started_system(
         pools = [scoring.pool(by_role) for scoring in run.scorings]
         yield System(
             supervisor=supervisor,
-            generators=GeneratorGroup(by_role["generator"]),
+            generators=generators,
+            replacements=Replacements(
+                run.named("generator"),
+                plan,
+                launcher,
+                supervisor,
+                on_started=generators.join,
+                timeout_s=deadlines.start_s,
+            ),
             rewards=RewardGroup(by_role["reward"], pools),
             learner=learner,
             critic=critic,

@@ -1,4 +1,4 @@
-"""Publishing, placement, checkpoints, deadlines, observation, and the borders of foreign code."""
+"""Publishing, placement, checkpoints, deadlines, recovery, observation, borders of foreign code."""
 
 from __future__ import annotations
 
@@ -156,6 +156,32 @@ class DeadlineConfig:
         30.0,
         "Silence of Ray's own processes (the GCS, the raylet of the driver's node) before the run "
         "ends.",
+        unit="seconds",
+        minimum=5,
+    )
+
+
+@dataclass
+class RecoveryConfig:
+    """Recovery from lost workers within a run; engines only, so far. See docs/reliability.md."""
+
+    max_restarts: int = setting(
+        0,
+        "Engines that a run replaces before the loss of another one ends it; 0 ends it at the "
+        "first. An engine is lost if its process ends or is silent.",
+        minimum=0,
+    )
+    min_engines: int = setting(
+        0,
+        "Engines with weights that must be left after a loss for the run to go on. 0: an only "
+        "engine is replaced, too, and the run waits for it.",
+        minimum=0,
+    )
+    silence_s: float = setting(
+        60.0,
+        "Time without a sign of life after which an engine is taken for lost, and ended. Half of "
+        "it: it gets no new requests. While an engine takes new weights, deadlines.publish_s holds "
+        "for its vLLM process.",
         unit="seconds",
         minimum=5,
     )

@@ -112,6 +112,7 @@ READERS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("deadlines.generate_s", "deadlines.request_s"), _SCORED),
     "deadlines.reference_s": (*RL_STAGES, "preference"),
     "deadlines.publish_s": RL_STAGES,
+    "recovery": RL_STAGES,
     "observe": TRAINING_STAGES,
     "observe.rollouts": RL_STAGES,
     "observe.dashboard": (*_WORKERS, "serve", "pipeline"),

@@ -18,6 +18,7 @@ from rlhf_ray.config.rules.rollout_selection import ROLLOUT_SELECTION_RULES
 from rlhf_ray.config.rules.rule import Rule
 from rlhf_ray.config.rules.run import RUN_RULES
 from rlhf_ray.config.rules.training import TRAINING_RULES
+from rlhf_ray.config.rules.workers.recovery import RECOVERY_RULES
 from rlhf_ray.config.run import Config
 
 # One tuple per file. Problems are listed in this order.
@@ -32,6 +33,7 @@ ALL_RULES: tuple[Rule, ...] = (
     *REWARD_RULES,
     *DEPLOY_RULES,
     *LORA_RULES,
+    *RECOVERY_RULES,
     *FIT_RULES,
     *PREFERENCE_RULES,
     *EVALUATION_RULES,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rlhf_ray.calls import CallWaiter
-from rlhf_ray.driver.roles import BuilderRole, GeneratorRole, RewardRole, TokenScorer
+from rlhf_ray.driver.roles import BuilderRole, RewardRole, SamplingEngines, TokenScorer
 from rlhf_ray.driver.rollouts.failure_budget import FailureBudget
 from rlhf_ray.driver.rollouts.in_flight import InFlight, ScoredPrompt
 from rlhf_ray.evaluation.answers import MeasureSettings, PromptAnswers
@@ -65,7 +65,7 @@ class AnswerCollector:
     def __init__(
         self,
         *,
-        generators: GeneratorRole,
+        generators: SamplingEngines,
         rewards: RewardRole,
         reference: TokenScorer,
         builder: BuilderRole,

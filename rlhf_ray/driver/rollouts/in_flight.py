@@ -1,7 +1,12 @@
-"""Prompts in flight: sampled by an engine, failed samples retried by another, then scored."""
+"""Prompts in flight: sampled by an engine, failed samples retried by another, then scored.
+
+A prompt whose engine is lost goes to another one as if it had not been sent: its seeds are its own,
+so that its samples are the same. While no engine serves, prompts wait here.
+"""
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,7 +14,8 @@ from typing import Any
 
 from rlhf_ray.batching.balance import Loads
 from rlhf_ray.calls import Call, CallWaiter
-from rlhf_ray.driver.roles import GeneratorRole, RewardRole
+from rlhf_ray.driver.roles import RewardRole, SamplingEngines
+from rlhf_ray.losses import Lost, answers_of_rest
 from rlhf_ray.records import GroupSummary, Prompt, SampleFailure
 
 
@@ -50,12 +56,15 @@ class InFlight:
         greedy: sample indices of the greedy answers, which come after all others.
         timeout_s: deadline of a wait that is not for samples or scores.
         on_scored: is told of every prompt as soon as it is scored, failed ones included.
+
+    Attributes:
+        halted_s: time so far in which no engine served, which is no request's fault.
     """
 
     def __init__(
         self,
         *,
-        generators: GeneratorRole,
+        generators: SamplingEngines,
         rewards: RewardRole,
         waiter: CallWaiter,
         samples_per_prompt: int,
@@ -70,11 +79,14 @@ class InFlight:
         self._greedy = greedy
         self._timeout_s = timeout_s
         self._on_scored = on_scored
+        self.halted_s = 0.0
         # The load of an engine is its number of samples, of a reward worker its number of groups.
         self._engine_load = Loads(len(generators.names))
         self._worker_load = Loads(len(rewards.names))
         # A request has exactly one call at a time: sampling, its retry, or scoring.
         self._requests: dict[Call, _Request] = {}
+        # Without a call: their engine was lost, and no other one serves yet.
+        self._waiting: list[_Request] = []
         self._calls = waiter.pending()
         # Scored by `advance`, and not handed out yet: still in flight for everyone else.
         self._scored: list[ScoredPrompt] = []
@@ -87,6 +99,8 @@ class InFlight:
         # What an engine computes depends in its last bits on which requests share a step. Idle
         # engines hold all requests back until the last one is there, so that a synchronous batch
         # is the same in every run. Engines at work cannot be made reproducible this way.
+        self._ensure_serving()
+        self._send_waiting()
         together = not self._requests
         if together:
             self._wait(self._generators.hold())
@@ -101,13 +115,14 @@ class InFlight:
         request = _Request(
             batch=batch,
             prompt=prompt,
-            worker=self._engine_load.least(),
+            worker=0,
             samples=(*range(self._samples_per_prompt), *self._greedy),
             parts=[],
             retried=False,
             scoring=False,
         )
         self._num_requests[batch] += 1
+        self._num_sampling[batch] += 1
         self._generate(request)
 
     def wait(self, phase: str, timeout_s: float) -> Iterator[ScoredPrompt]:
@@ -116,6 +131,9 @@ class InFlight:
         Raises:
             RunFailed: a worker died or failed, or no call was done in time.
         """
+        if self._waiting:
+            self._ensure_serving()
+            self._send_waiting()
         if not self._scored:
             self._advance(self._calls.take_done(phase=phase, timeout_s=timeout_s))
         taken, self._scored = self._scored, []
@@ -132,6 +150,7 @@ class InFlight:
         Raises:
             RunFailed: a worker died or failed.
         """
+        self._send_waiting()
         if self._requests:
             self._advance(self._calls.take_ready(phase=phase))
 
@@ -165,23 +184,46 @@ class InFlight:
         for call, request in mine.items():
             self._calls.discard(call)
             self._finish(call, request)
+        waiting = [request for request in self._waiting if request.batch == batch]
+        self._waiting = [request for request in self._waiting if request.batch != batch]
         scored = [scored.prompt for scored in self._scored if scored.batch == batch]
         self._scored = [scored for scored in self._scored if scored.batch != batch]
         del self._num_requests[batch]
-        return [*(request.prompt for request in mine.values()), *scored]
+        self._num_sampling.pop(batch, None)
+        given_up = [request.prompt for request in (*mine.values(), *waiting)]
+        return [*given_up, *scored]
 
     def engine_statistics(self) -> list[dict[str, float]]:
         """Statistics of every engine since the last call."""
         return self._wait(self._generators.statistics())
 
     def _wait(self, calls: Sequence[Call]) -> list[Any]:
-        return self._waiter.results(calls, phase="generate", timeout_s=self._timeout_s)
+        """Answers of the engines that are not lost meanwhile."""
+        answers = answers_of_rest(self._waiter, calls, phase="generate", timeout_s=self._timeout_s)
+        return [value for _, value in answers]
 
-    def _generate(self, request: _Request) -> None:
+    def _generate(self, request: _Request, *, other_than: int | None = None) -> None:
+        """Send a request to the least loaded engine, or let it wait until there is one."""
+        serving = self._generators.serving
+        if not serving:
+            self._waiting.append(request)
+            return
+        self._engine_load.restrict(serving)
+        request.worker = self._engine_load.least(other_than)
         self._engine_load.add(request.worker, len(request.samples))
-        self._num_sampling[request.batch] += 1
         call = self._generators.generate(request.worker, request.prompt, request.samples)
         self._follow(call, request)
+
+    def _ensure_serving(self) -> None:
+        started = time.monotonic()
+        self._generators.ensure_serving()
+        self.halted_s += time.monotonic() - started
+
+    def _send_waiting(self) -> None:
+        if self._waiting and self._generators.serving:
+            waiting, self._waiting = self._waiting, []
+            for request in waiting:
+                self._generate(request)
 
     def _follow(self, call: Call, request: _Request) -> None:
         self._requests[call] = request
@@ -194,25 +236,34 @@ class InFlight:
             self._worker_load.add(request.worker, -1)
         else:
             self._engine_load.add(request.worker, -len(request.samples))
-            self._num_sampling[request.batch] -= 1
 
     def _advance(self, done: Sequence[tuple[Call, Any]]) -> None:
         """Take every request whose call is done a stage further."""
         for call, signal in done:
             request = self._requests[call]
             self._finish(call, request)
-            if not request.scoring:
+            if isinstance(signal, Lost):
+                # Whatever it had sampled of this request is lost with it: all samples again.
+                assert not request.scoring, "no reward worker is replaced"
+                self._generators.issued_again(signal)
+                self._generate(request)
+            elif not request.scoring:
                 self._score_or_retry(request, call.payload, signal)
-                continue
-            # Greedy answers come last in a group. They are a baseline and no rollouts, so the
-            # summary that the driver works with must not count them.
-            summary = signal.of_first(self._samples_per_prompt)
-            scored = ScoredPrompt(
-                batch=request.batch, prompt=request.prompt, group=call.payload, summary=summary
-            )
-            self._scored.append(scored)
-            if self._on_scored is not None:
-                self._on_scored(scored)
+            else:
+                self._take_scored(request, call.payload, signal)
+
+    def _take_scored(self, request: _Request, group: Any, summary: GroupSummary) -> None:
+        # Greedy answers come last in a group. They are a baseline and no rollouts, so the summary
+        # that the driver works with must not count them.
+        scored = ScoredPrompt(
+            batch=request.batch,
+            prompt=request.prompt,
+            group=group,
+            summary=summary.of_first(self._samples_per_prompt),
+        )
+        self._scored.append(scored)
+        if self._on_scored is not None:
+            self._on_scored(scored)
 
     def _score_or_retry(
         self, request: _Request, group: Any, failures: Sequence[SampleFailure]
@@ -222,12 +273,12 @@ class InFlight:
             # Only the failed samples, and on another engine if there is one: the failure may be
             # the engine's. The reward worker merges the parts into one group.
             request.retried = True
-            request.worker = self._engine_load.least(other_than=request.worker)
             request.samples = tuple(failure.sample_index for failure in failures)
-            self._generate(request)
+            self._generate(request, other_than=request.worker)
             return
         # Samples that failed twice go to scoring too: the summary then names their failures, and
         # the pipeline replaces the prompt.
+        self._num_sampling[request.batch] -= 1
         request.scoring = True
         request.worker = self._worker_load.least()
         self._worker_load.add(request.worker, 1)

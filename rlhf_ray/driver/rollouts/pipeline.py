@@ -18,7 +18,7 @@ from rlhf_ray.algorithms.equality import BFLOAT16_ULP
 from rlhf_ray.calls import CallWaiter
 from rlhf_ray.config.errors import RunFailed
 from rlhf_ray.config.groups.rollout_selection import RolloutSelectionConfig
-from rlhf_ray.driver.roles import GeneratorRole, PromptSource, RewardRole
+from rlhf_ray.driver.roles import PromptSource, RewardRole, SamplingEngines
 from rlhf_ray.driver.rollouts.batch import Batch
 from rlhf_ray.driver.rollouts.batch_builder import BatchBuilder, ScoredGroup, Selection
 from rlhf_ray.driver.rollouts.early_scores import NO_EARLY_SCORES, EarlyScores, NoEarlyScores
@@ -61,7 +61,7 @@ class RolloutPipeline:
         self,
         *,
         prompts: PromptSource,
-        generators: GeneratorRole,
+        generators: SamplingEngines,
         rewards: RewardRole,
         waiter: CallWaiter,
         failure_budget: FailureBudget,
@@ -108,9 +108,10 @@ class RolloutPipeline:
         self.begin(step)
         builder = self._batches[step]
         started = time.monotonic()
-        generated = started
+        generated, halted_s = started, self._in_flight.halted_s
         while not builder.is_complete(self._in_flight.num_of(step)):
-            left_s = started + self._settings.generate_timeout_s - time.monotonic()
+            limit_s = self._settings.generate_timeout_s + self._in_flight.halted_s - halted_s
+            left_s = started + limit_s - time.monotonic()
             # Failures and timeouts name this phase: "generate" until the last sample is there.
             phase = "generate" if self._in_flight.is_generating(step) else "score"
             # Prompts of later batches are scored on the way; each goes to its own builder.

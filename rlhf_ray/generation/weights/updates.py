@@ -60,6 +60,11 @@ class WeightUpdates:
         self.seconds: dict[str, float] = {}
         self._part_began = 0.0
 
+    @property
+    def is_pausing(self) -> bool:
+        """Whether an update or the start of held requests keeps the engine paused."""
+        return self._pause.locked()
+
     async def begin(self) -> None:
         """Pause the engine and prepare for new weights."""
         await self._pause.acquire()

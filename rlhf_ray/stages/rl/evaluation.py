@@ -24,6 +24,7 @@ from rlhf_ray.models.saving.generation_ends import add_ends
 from rlhf_ray.publish.base import AVERAGE, WeightTransport
 from rlhf_ray.publish.publisher import Publisher
 from rlhf_ray.records import Prompt
+from rlhf_ray.stages.rl.engines import RunEngines
 from rlhf_ray.stages.rl.parts import reference_role
 from rlhf_ray.stages.rl.settings import RlSettings
 
@@ -31,6 +32,7 @@ from rlhf_ray.stages.rl.settings import RlSettings
 def make_evaluator(
     settings: RlSettings,
     system: System,
+    engines: RunEngines,
     prompts: Sequence[Prompt],
     turns: DeviceSharing,
     publisher: Publisher,
@@ -53,7 +55,7 @@ def make_evaluator(
         return NoEvaluation()
     measures_kl = evaluation.kl != "none"
     collector = AnswerCollector(
-        generators=system.generators,
+        generators=engines.sampling,
         rewards=system.rewards,
         reference=reference_role(settings, system) if measures_kl else NoTokenScores(),
         builder=system.builder,

@@ -40,6 +40,7 @@ from rlhf_ray.models.saving.write import check_saved
 from rlhf_ray.publish.base import ADAPTER, POLICY, WeightTransport
 from rlhf_ray.publish.gate import Probe
 from rlhf_ray.publish.publisher import Publisher, PublishSettings
+from rlhf_ray.stages.rl.engines import RunEngines
 from rlhf_ray.stages.rl.inputs import RlInputs
 from rlhf_ray.stages.rl.settings import RlSettings
 from rlhf_ray.stages.rl.transport import open_reference_transport
@@ -54,12 +55,16 @@ def make_early_scores(settings: RlSettings, system: System) -> EarlyScores | Non
 
 
 def make_pipeline(
-    settings: RlSettings, system: System, prompts: PromptSet, early: EarlyScores | None
+    settings: RlSettings,
+    system: System,
+    engines: RunEngines,
+    prompts: PromptSet,
+    early: EarlyScores | None,
 ) -> RolloutPipeline:
     """The rollout pipeline."""
     return RolloutPipeline(
         prompts=make_stream(settings, prompts),
-        generators=system.generators,
+        generators=engines.sampling,
         rewards=system.rewards,
         waiter=system.supervisor,
         failure_budget=FailureBudget(settings.max_failure_rate),
@@ -86,14 +91,16 @@ def make_stream(settings: RlSettings, prompts: PromptSet) -> PromptStream | Curr
 def make_publisher(
     settings: RlSettings,
     system: System,
+    engines: RunEngines,
     transport: WeightTransport,
     devices: DeviceSharing,
     probe: Probe,
 ) -> Publisher:
     """The publisher of the policy, or of its adapter alone."""
-    return Publisher(
+    publisher = Publisher(
         source=system.learner,
-        receivers=system.generators,
+        receivers=engines.sampling,
+        trials=engines.fleet,
         transport=transport,
         turns=devices,
         waiter=system.supervisor,
@@ -105,6 +112,8 @@ def make_publisher(
             timeout_s=settings.deadlines.publish_s,
         ),
     )
+    engines.restored_by(publisher, transport)
+    return publisher
 
 
 def make_device_sharing(settings: RlSettings, system: System) -> DeviceSharing:

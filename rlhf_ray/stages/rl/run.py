@@ -8,6 +8,7 @@ from rlhf_ray.cluster.runtime.session import connected, is_connected
 from rlhf_ray.cluster.systems.rl import System, started_system
 from rlhf_ray.config.load import to_yaml
 from rlhf_ray.config.run import Config
+from rlhf_ray.driver.fleet.accounts import num_lost
 from rlhf_ray.driver.loop import Loop, train
 from rlhf_ray.driver.resume_choice import check_rows
 from rlhf_ray.driver.run_checkpoints import LoopState
@@ -20,6 +21,7 @@ from rlhf_ray.observe.startup import StartupClock
 from rlhf_ray.publish.publisher import Publisher
 from rlhf_ray.rewards.first_row import try_first_rows
 from rlhf_ray.stages.output import opened_output
+from rlhf_ray.stages.rl.engines import make_engines
 from rlhf_ray.stages.rl.evaluation import make_evaluator
 from rlhf_ray.stages.rl.inputs import RlInputs, check_request, read_inputs
 from rlhf_ray.stages.rl.parts import (
@@ -87,13 +89,15 @@ def run(config: Config) -> int:
 def _train(inputs: RlInputs, system: System, progress: Progress, startup: StartupClock) -> None:
     settings = inputs.settings
     early = make_early_scores(settings, system)
-    pipeline = make_pipeline(settings, system, inputs.prompts, early)
-    transport = open_transport(settings, system)
+    engines = make_engines(settings, system, progress.message)
+    pipeline = make_pipeline(settings, system, engines, inputs.prompts, early)
+    transport = open_transport(settings, system, engines)
     devices = make_device_sharing(settings, system)
-    publisher = make_publisher(settings, system, transport, devices, inputs.probe)
+    publisher = make_publisher(settings, system, engines, transport, devices, inputs.probe)
     evaluator = make_evaluator(
         settings,
         system,
+        engines,
         inputs.held_out,
         devices,
         publisher,
@@ -134,6 +138,7 @@ def _train(inputs: RlInputs, system: System, progress: Progress, startup: Startu
                 on_first_step=lambda: startup.finish(settings.output, progress.message),
             ),
             checkpoints=saver,
+            recovery=engines,
         )
         train(loop, state, num_steps=settings.num_steps)
         saver.finish()
@@ -158,6 +163,7 @@ def _prove_weights(inputs: RlInputs, publisher: Publisher, step: int) -> None:
 
 
 def _report(output: Path) -> str:
-    summary = summarize(read_metrics(output / "metrics.jsonl"), result=output / "model")
+    metrics = read_metrics(output / "metrics.jsonl")
+    summary = summarize(metrics, result=output / "model", lost_engines=num_lost(output))
     write_summary(output, summary)
     return summary_table(summary)

@@ -14,6 +14,7 @@ from rlhf_ray.config.groups.runtime import (
     ObserveConfig,
     PlacementConfig,
     PublishConfig,
+    RecoveryConfig,
 )
 from rlhf_ray.config.run import Config
 from rlhf_ray.driver.evaluation.collector import CollectSettings
@@ -56,6 +57,7 @@ class RlSettings:
     engine_gpus: float
     checkpoint: CheckpointConfig
     deadlines: DeadlineConfig
+    recovery: RecoveryConfig
     observe: ObserveConfig
     evaluation: EvaluationConfig
     collect: CollectSettings
@@ -105,6 +107,7 @@ def rl_settings(config: Config, *, end_token_ids: tuple[int, ...] = ()) -> RlSet
         engine_gpus=config.generation.num_gpus,
         checkpoint=config.checkpoint,
         deadlines=config.deadlines,
+        recovery=config.recovery,
         observe=config.observe,
         evaluation=config.evaluation,
         collect=collect_settings(

@@ -7,10 +7,11 @@ from rlhf_ray.config.errors import RequestError
 from rlhf_ray.publish.base import TransferSettings, WeightTransport
 from rlhf_ray.publish.object_store import ObjectStoreTransport
 from rlhf_ray.publish.transports import IPC, TRANSPORTS, Placed, chosen_transport
+from rlhf_ray.stages.rl.engines import RunEngines
 from rlhf_ray.stages.rl.settings import RlSettings
 
 
-def open_transport(settings: RlSettings, system: System) -> WeightTransport:
+def open_transport(settings: RlSettings, system: System, engines: RunEngines) -> WeightTransport:
     """Choose the transport from the learner to the engines, and connect its ends.
 
     Raises:
@@ -33,8 +34,7 @@ def open_transport(settings: RlSettings, system: System) -> WeightTransport:
             f"were placed on {num_nodes} nodes; set publish.transport=collective"
         )
     transport = TRANSPORTS[name].make(system.supervisor, _transfer(settings, "publish"))
-    transport.open(learner, generators)
-    return transport
+    return engines.following(transport, system)
 
 
 def open_reference_transport(settings: RlSettings, system: System) -> WeightTransport:

@@ -42,3 +42,18 @@ def test_the_least_loaded_is_found_as_by_a_scan(seed):
         other_than = numbers.choice([None, *range(size)])
         candidates = [i for i in range(size) if i != other_than or size == 1]
         assert loads.least(other_than) == min(candidates, key=lambda i: (expected[i], i))
+
+
+def test_the_choice_can_be_restricted_and_opened_again():
+    loads = Loads(3)
+    loads.add(1, 5)
+    loads.restrict((1,))
+    assert (loads.least(), loads.least(other_than=1)) == (1, 1)
+    loads.add(1, 3)
+    loads.restrict((0, 1))
+    assert (loads.least(), loads.least(other_than=0)) == (0, 1)
+    loads.add(2, -0)
+    loads.restrict((0, 1, 2))
+    loads.add(0, 1)
+    assert loads.least() == 2
+    assert list(loads) == [1, 8, 0]

@@ -1,0 +1,135 @@
+"""The accounts of recovery: a line per event in events.jsonl, sums for the metrics."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rlhf_ray.calls import MemberName
+from rlhf_ray.disk_space import full_disk_said
+from rlhf_ray.losses import Lost
+
+FILE_NAME = "events.jsonl"
+# Kinds of events: an engine is lost; another one serves in its place.
+ENGINE_LOST, ENGINE_BACK = "engine_lost", "engine_back"
+
+
+@dataclass(kw_only=True, slots=True)
+class _Recovery:
+    """One loss: when it was noticed, and how many groups were issued again."""
+
+    lost: Lost
+    began: float
+    groups: int = 0
+
+
+@dataclass(kw_only=True, slots=True)
+class _Sums:
+    """Of the events since the last step's metrics."""
+
+    lost: int = 0
+    back: int = 0
+    groups: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(kw_only=True, slots=True)
+class RecoveryAccounts:
+    """Writes events and adds them up.
+
+    Args:
+        folder: output folder of the run.
+        say: shows a sentence.
+    """
+
+    folder: Path
+    say: Callable[[str], None]
+    _open: dict[int, list[_Recovery]] = field(default_factory=dict)  # by place
+    _sums: _Sums = field(default_factory=_Sums)
+    _first: Lost | None = None
+
+    @property
+    def first(self) -> Lost | None:
+        """The first loss of this process."""
+        return self._first
+
+    def lost(self, lost: Lost, *, where: str, next_engine: MemberName, now: float) -> None:
+        """An engine is lost, and `next_engine` starts in its place."""
+        self._first = self._first or lost
+        self._open.setdefault(lost.member.rank, []).append(_Recovery(lost=lost, began=now))
+        self._sums.lost += 1
+        self._write(
+            {
+                "event": ENGINE_LOST,
+                "engine": str(lost.member),
+                "what": lost.what,
+                "reason": lost.reason,
+                "where": where,
+                "phase": lost.phase,
+                "step": lost.step,
+                "next_engine": str(next_engine),
+            }
+        )
+        self.say(
+            f"{lost.what} (phase {lost.phase}, step {lost.step}); {next_engine} starts in its "
+            f"place, and the run goes on. See {FILE_NAME}"
+        )
+
+    def issued_again(self, lost: Lost) -> None:
+        """A group that the lost engine was sampling goes to another one."""
+        self._sums.groups += 1
+        for recovery in self._open.get(lost.member.rank, ()):
+            if recovery.lost.member == lost.member:
+                recovery.groups += 1
+
+    def back(self, engine: MemberName, *, step: int, now: float) -> None:
+        """An engine serves in the place of lost ones."""
+        recoveries = self._open.pop(engine.rank, [])
+        if not recoveries:
+            return
+        seconds = now - recoveries[0].began
+        groups = sum(recovery.groups for recovery in recoveries)
+        self._sums.back += 1
+        self._sums.seconds += seconds
+        self._write(
+            {
+                "event": ENGINE_BACK,
+                "engine": str(engine),
+                "in_place_of": [str(recovery.lost.member) for recovery in recoveries],
+                "step": step,
+                "seconds": round(seconds, 3),
+                "groups_issued_again": groups,
+            }
+        )
+        self.say(
+            f"{engine} serves, {seconds:.0f} s after the loss; {groups} groups were issued again"
+        )
+
+    def metrics(self) -> dict[str, float]:
+        """Sums since the last call."""
+        sums, self._sums = self._sums, _Sums()
+        return {
+            "recovery/lost_engines": float(sums.lost),
+            "recovery/engines_back": float(sums.back),
+            "recovery/groups_issued_again": float(sums.groups),
+            "recovery/seconds": sums.seconds,
+        }
+
+    def _write(self, event: dict[str, Any]) -> None:
+        time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        path = self.folder / FILE_NAME
+        with full_disk_said(path), path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"time": time, **event}) + "\n")
+
+
+def num_lost(folder: Path) -> int:
+    """Engines that runs of this folder have lost and gone on."""
+    path = folder / FILE_NAME
+    if not path.exists():
+        return 0
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return sum(json.loads(line)["event"] == ENGINE_LOST for line in lines if line.endswith("}"))
