@@ -25,11 +25,14 @@ FOLDERS = (
 )
 FILES = (
     "best.json",
+    "comparison.html",
     "config.yaml",
+    "end.json",
     "error.log",
     "finished.json",
     "metrics.jsonl",
     "progress.json",
+    "report.html",
     "serve.json",
     "startup.json",
     "summary.json",
