@@ -50,7 +50,7 @@ def _ranks_have_samples(config: Config) -> Iterator[str]:
     smallest = config.samples_per_step // parts
     for group, role in trained_roles(config):
         # The rule before this one reports an optimiser step without samples.
-        if 0 < smallest < role.num_sequence_groups:
+        if 0 < smallest < role.num_sample_groups:
             yield (
                 f"{group}.num_ranks={role.num_ranks}: an optimiser step has only {smallest} "
                 f"samples ({_samples(config)}, algorithm.num_mini_batches={parts}), so some ranks "
@@ -58,7 +58,7 @@ def _ranks_have_samples(config: Config) -> Iterator[str]:
                 f"raise prompts_per_step or samples_per_prompt"
             )
     reference = config.reference
-    if config.starts_reference and reference.num_sequence_groups > config.samples_per_step:
+    if config.starts_reference and reference.num_sample_groups > config.samples_per_step:
         yield (
             f"reference.num_ranks={reference.num_ranks}: a step has only {_samples(config)}, so "
             f"some ranks would be idle; use at most "
@@ -130,10 +130,10 @@ def _colocated_groups(config: Config) -> Iterator[str]:
     # An engine and its ranks are one bundle, on one node.
     if config.placement.strategy != "colocated" or size == 1:
         return
-    if training.num_sequence_groups % engines:
+    if training.num_sample_groups % engines:
         yield (
             f"training.sequence_parallel_size={size}: with placement=colocated every engine shares "
-            f"a node with whole groups of ranks, and {training.num_sequence_groups} groups "
+            f"a node with whole groups of ranks, and {training.num_sample_groups} groups "
             f"(training.num_ranks={training.num_ranks}) cannot be divided among "
             f"generation.num_engines={engines}; use a size that divides the "
             f"{training.num_ranks // engines} ranks of an engine, fewer engines with a larger "

@@ -47,7 +47,7 @@ def _sample_fits_micro_batch(config: Config) -> Iterator[str]:
 
 def _ranks_have_samples(config: Config) -> Iterator[str]:
     training, samples = config.training, config.fit.batch_size
-    if training.num_sequence_groups > samples:
+    if training.num_sample_groups > samples:
         yield (
             f"training.num_ranks={training.num_ranks}: an optimiser step has only {samples} "
             f"samples (fit.batch_size), so some ranks would be idle; use at most "
