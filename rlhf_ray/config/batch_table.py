@@ -150,16 +150,18 @@ def _fitting(role: RoleConfig, longest: int) -> int:
 
 
 def _ranks(group: str, role: RoleConfig) -> str:
-    size = role.sequence_parallel_size
     ranks = f"{group}.num_ranks = {role.num_ranks:,}"
-    return ranks if size == 1 else f"{ranks} / {group}.sequence_parallel_size = {size:,}"
+    for name in ("sequence_parallel_size", "tensor_parallel_size"):
+        size = getattr(role, name)
+        ranks += f" / {group}.{name} = {size:,}" if size > 1 else ""
+    return ranks
 
 
 def _reward_model_row(config: Config) -> BatchRow:
     """Micro-batches of the reward model, which scores every group separately."""
     model = config.reward.model
     samples = config.samples_per_prompt + config.algorithm.num_greedy
-    if model.zero_stage == 3:
+    if model.is_one_model:
         samples = ceil(samples, model.num_sample_groups)
     fitting = _fitting(model, config.max_sequence_tokens)
     return row(

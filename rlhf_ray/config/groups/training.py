@@ -76,6 +76,11 @@ class RoleConfig:
         return self.num_ranks // self.ranks_per_sample
 
     @property
+    def is_one_model(self) -> bool:
+        """Whether all ranks of a frozen role hold one model together."""
+        return self.zero_stage == 3 or self.tensor_parallel_size > 1
+
+    @property
     def starts_on_first_rank(self) -> bool:
         """Whether rank 0 alone reads the model, and ZeRO-3 shards it tensor by tensor."""
         return self.zero_stage == 3 and self.tensor_parallel_size == 1

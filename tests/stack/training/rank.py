@@ -246,7 +246,8 @@ def record_gradients(role: Any) -> list[dict[str, Tensor]]:
 def _whole_gradient(parameter: Any) -> Tensor:
     own, part = safe_get_full_grad(parameter), slice_of(parameter)
     assert own is not None
-    return own.clone() if part is None else part.joined(own)
+    own = own.clone()  # Clipping changes it in place.
+    return own if part is None else part.joined(own)
 
 
 def record_rows(role: Any) -> list[tuple[int, ...]]:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from rlhf_ray.config.deepspeed.zero import TrainedZeroConfig
+from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.publish.bucket import pack_buckets
 from tests.stack.training.adapted_scenarios import frozen
 from tests.stack.training.ema_policy_scenarios import ema_policy
@@ -20,7 +24,7 @@ from tests.stack.training.mixture import with_texts
 from tests.stack.training.preference_scenarios import judge, prefer
 from tests.stack.training.rank import Rank, weights_of
 from tests.stack.training.ranking_scenarios import rank_answers
-from tests.stack.training.samples import groups_of
+from tests.stack.training.samples import VOCABULARY, groups_of
 from tests.stack.training.scenarios import (
     in_chunks,
     of_sequences,
@@ -53,6 +57,32 @@ def in_slices(scenario: Scene, **settings: Any) -> Scenario:
             return scenario(here, **settings)
 
     return run
+
+
+def norms_of_heads(here: Rank, **settings: Any) -> dict[str, Any]:
+    """A model with norms of heads and biases (Qwen3), and a head of its own."""
+    folder = here.folder / f"qwen3_{here.world_size}_{here.rank}"
+    shutil.copytree(here.folder / "policy", folder, dirs_exist_ok=True)
+    config = Qwen3Config(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        attention_bias=True,
+        tie_word_embeddings=False,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        model = Qwen3ForCausalLM(config)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.1 * torch.randn(parameter.shape))
+    model.save_pretrained(folder)
+    with patch.object(here, "model", ModelConfig(path=str(folder))):
+        return two_steps(here, **settings) | policy_gradient(here, **settings)
 
 
 def saved_files(here: Rank, *, name: str, **settings: Any) -> dict[str, Any]:
@@ -164,6 +194,11 @@ MORE: dict[str, tuple[Scene, tuple[int, ...]]] = {
     "frozen": (frozen, (0, 1, 3)),
     "in_turns": (two_steps_in_turns, (2, 3)),
     "offload_optimizer": (partial(two_steps, offload_optimizer=True), (1, 2)),
+    "offload_all": (
+        partial(two_steps, offload_optimizer=True, offload_parameters=True),
+        (3,),
+    ),
+    "norms_of_heads": (norms_of_heads, (0, 1, 2, 3)),
     "packed": (partial(policy_gradient, layout="packed"), (2,)),
     # Small weights are gathered for each module, too.
     "gathered": (partial(policy_gradient, zero=_GATHERED), (3,)),
@@ -198,6 +233,7 @@ SLICE_MATRIX: dict[int, dict[str, Scenario]] = {
         # Which a rank alone has at some stages only.
         "in_turns": partial(two_steps_in_turns, zero_stage=2),
         "offload_optimizer": two_steps,
+        "offload_all": two_steps,
         "bfloat16": BFLOAT16,
     },
     4: {

@@ -28,6 +28,13 @@ def test_two_ranks_that_hold_slices_are_one_rank(seen: Seen, scenario, stage):
         assert second["scores"].numel() == 0
 
 
+def test_layers_that_leave_out_an_exchange_are_found_at_the_start(seen: Seen):
+    for rank in seen.two:
+        error = rank["without_the_sum"]["error"]
+        assert "tensor_parallel_size=2: LlamaModel cannot be divided" in error
+        assert "hidden states" in error
+
+
 @pytest.mark.nightly
 @pytest.mark.parametrize(
     "name", [name for name in SLICE_MATRIX[4] if not name.startswith("resumed")]
