@@ -17,7 +17,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from rlhf_ray.config.deepspeed.zero import TrainedZeroConfig
 from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.publish.bucket import pack_buckets
-from tests.stack.training.adapted_scenarios import frozen
+from tests.stack.training.adapted_scenarios import FROZEN, frozen
 from tests.stack.training.ema_policy_scenarios import ema_policy
 from tests.stack.training.ema_reference_scenarios import BUCKET_BYTES, follow, whole_weights
 from tests.stack.training.mixture import with_texts
@@ -120,10 +120,10 @@ def followed(here: Rank, *, name: str, **settings: Any) -> dict[str, Any]:
         return {"scores": scores, "weights": weights, "loaded": whole_weights(role)}
 
 
-def resumed(here: Rank, *, name: str, zero_stage: int) -> dict[str, Any]:
+def resumed(here: Rank, *, name: str, zero_stage: int, **settings: Any) -> dict[str, Any]:
     """Three steps in slices, and the last two again from a checkpoint at every ZeRO stage."""
     folder = here.folder / f"sliced_{name}_{here.world_size}"
-    with here.in_groups(2, slices=True), here.learner(zero_stage=zero_stage) as learner:
+    with here.in_groups(2, slices=True), here.learner(zero_stage=zero_stage, **settings) as learner:
         here.update(learner)
         learner.save_checkpoint(folder)
         straight = [here.update(learner) for _ in range(2)]
@@ -132,12 +132,12 @@ def resumed(here: Rank, *, name: str, zero_stage: int) -> dict[str, Any]:
     for stage in (0, 1, 2, 3):
         with (
             here.in_groups(2, slices=True),
-            here.learner(zero_stage=stage) as learner,
+            here.learner(zero_stage=stage, **settings) as learner,
         ):
             learner.load_checkpoint(folder)
             result[f"resumed_{stage}"] = [here.update(learner) for _ in range(2)]
             result[f"resumed_weights_{stage}"] = weights_of(learner)
-    with here.learner(zero_stage=zero_stage) as learner:
+    with here.learner(zero_stage=zero_stage, **settings) as learner:
         try:
             learner.load_checkpoint(folder)
         except ValueError as error:
@@ -250,5 +250,8 @@ SLICE_MATRIX: dict[int, dict[str, Scenario]] = {
             f"resumed_zero_{stage}": _named(resumed, name=f"resumed_{stage}", zero_stage=stage)
             for stage in (0, 1, 3)
         },
+        "resumed_frozen_zero_2": _named(
+            resumed, name="resumed_frozen", zero_stage=2, ema_decay=0.9, **FROZEN
+        ),
     },
 }

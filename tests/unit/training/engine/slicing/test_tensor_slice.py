@@ -15,7 +15,7 @@ from rlhf_ray.training.engine.slicing.tensor_slice import (
     name_in_checkpoint,
     slice_of,
 )
-from rlhf_ray.training.engine.state_parts import StatePart, own_share, plain_part
+from rlhf_ray.training.engine.state.state_parts import StatePart, own_share, plain_part
 
 WHOLE = torch.arange(24.0).view(4, 6)
 
