@@ -35,7 +35,7 @@ class RankPlan:
 def rank_plan(settings: RoleConfig) -> RankPlan:
     """Build the plan from a role's settings."""
     return RankPlan(
-        num_ranks=settings.num_sequence_groups,
+        num_ranks=settings.num_sample_groups,
         max_tokens_per_micro_batch=settings.max_tokens_per_micro_batch,
         layout=settings.usable_layout,
         sequence_parallel_size=settings.sequence_parallel_size,

@@ -54,12 +54,26 @@ class RowLayout:
             `plan_micro_batches`.
         split: this rank's place among the ranks that compute every sample together; with others,
             rows are padded.
+        num_copies: ranks that compute the same whole samples together (a tensor group).
+        copy: number of this rank among them, from 0.
     """
 
     setting: str
     costs: PairCosts
     max_tokens: int
     split: SequenceSplit = WHOLE
+    num_copies: int = 1
+    copy: int = 0
+
+    @property
+    def ranks_per_sample(self) -> int:
+        """Ranks that compute every sample together, and then all know the result."""
+        return self.split.size * self.num_copies
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this rank answers for those that compute samples together."""
+        return self.split.index == 0 and self.copy == 0
 
     def lay_out(
         self,

@@ -18,7 +18,8 @@ class CheckpointFacts:
         optimizer_step: 0 for a role without an optimizer.
         format: of the files of tensors. Those of `DEEPSPEED`, which releases before wrote, fit one
             layout alone.
-        sequence_parallel_size: ranks that computed every sample together.
+        sequence_parallel_size: ranks that computed every sample together, each some tokens.
+        tensor_parallel_size: ranks that held the matrices of the model in slices.
     """
 
     world_size: int
@@ -27,6 +28,12 @@ class CheckpointFacts:
     optimizer_step: int
     format: str = DEEPSPEED
     sequence_parallel_size: int = 1
+    tensor_parallel_size: int = 1
+
+    @property
+    def ranks_per_sample(self) -> int:
+        """Ranks that computed every sample together."""
+        return self.sequence_parallel_size * self.tensor_parallel_size
 
     @property
     def layout_is_fixed(self) -> bool:
@@ -41,6 +48,7 @@ class RoleLayout:
     num_ranks: int
     zero_stage: int
     dtype: str
+    tensor_parallel_size: int = 1
 
 
 def write_facts(folder: Path, facts: CheckpointFacts) -> None:
@@ -67,10 +75,12 @@ def load_facts(folder: Path) -> CheckpointFacts:
     numbers = (facts.world_size, facts.zero_stage, facts.optimizer_step)
     if not all(type(number) is int and number >= 0 for number in numbers):
         raise ValueError(f"{path} is damaged: it does not have a role's facts ({values})")
-    size = facts.sequence_parallel_size
-    if facts.world_size < 1 or type(size) is not int or size < 1 or facts.world_size % size:
+    sizes = (facts.sequence_parallel_size, facts.tensor_parallel_size)
+    is_fine = all(type(size) is int and size > 0 for size in sizes)
+    if facts.world_size < 1 or not is_fine or facts.world_size % facts.ranks_per_sample:
         raise ValueError(
-            f"{path} is damaged: world_size={facts.world_size}, sequence_parallel_size={size}"
+            f"{path} is damaged: world_size={facts.world_size}, sequence_parallel_size={sizes[0]}, "
+            f"tensor_parallel_size={sizes[1]}"
         )
     return facts
 
@@ -88,6 +98,14 @@ def layout_problem(folder: Path, facts: CheckpointFacts, here: RoleLayout) -> st
         return (
             f"the checkpoint {folder} was written with dtype={written}, and this run has "
             f"dtype={now}: resume with dtype={written}, or start a new run from the saved model"
+        )
+    if "tensor_parallel_size" in changed:
+        written, now = changed["tensor_parallel_size"]
+        return (
+            f"the checkpoint {folder} was written with tensor_parallel_size={written}, and this "
+            f"run has tensor_parallel_size={now}: its files have the slices of {written} ranks; "
+            f"resume with tensor_parallel_size={written}, on any number of ranks and at any "
+            f"zero_stage, or start a new run from the saved model"
         )
     if changed and facts.layout_is_fixed:
         name, (written, now) = next(iter(changed.items()))
@@ -118,7 +136,12 @@ def layout_change(name: str, facts: CheckpointFacts, here: RoleLayout) -> str | 
 
 def _changes(facts: CheckpointFacts, here: RoleLayout) -> dict[str, tuple[object, object]]:
     """Keys of a role whose value differs: that of the checkpoint, and that of this run."""
-    there = RoleLayout(num_ranks=facts.world_size, zero_stage=facts.zero_stage, dtype=facts.dtype)
+    there = RoleLayout(
+        num_ranks=facts.world_size,
+        zero_stage=facts.zero_stage,
+        dtype=facts.dtype,
+        tensor_parallel_size=facts.tensor_parallel_size,
+    )
     before, now = asdict(there), asdict(here)
     return {name: (before[name], now[name]) for name in now if before[name] != now[name]}
 

@@ -125,7 +125,7 @@ def _role_rows(config: Config) -> list[BatchRow]:
             continue
         parts = config.algorithm.num_mini_batches if group in trained else 1
         name = "learner" if group == "training" else group
-        samples = ceil(ceil(config.samples_per_step, parts), role.num_sequence_groups)
+        samples = ceil(ceil(config.samples_per_step, parts), role.num_sample_groups)
         fitting = _fitting(role, config.max_sequence_tokens)
         work = "optimiser step" if group in trained else "step"
         rows += [
@@ -150,17 +150,19 @@ def _fitting(role: RoleConfig, longest: int) -> int:
 
 
 def _ranks(group: str, role: RoleConfig) -> str:
-    size = role.sequence_parallel_size
     ranks = f"{group}.num_ranks = {role.num_ranks:,}"
-    return ranks if size == 1 else f"{ranks} / {group}.sequence_parallel_size = {size:,}"
+    for name in ("sequence_parallel_size", "tensor_parallel_size"):
+        size = getattr(role, name)
+        ranks += f" / {group}.{name} = {size:,}" if size > 1 else ""
+    return ranks
 
 
 def _reward_model_row(config: Config) -> BatchRow:
     """Micro-batches of the reward model, which scores every group separately."""
     model = config.reward.model
     samples = config.samples_per_prompt + config.algorithm.num_greedy
-    if model.zero_stage == 3:
-        samples = ceil(samples, model.num_sequence_groups)
+    if model.is_one_model:
+        samples = ceil(samples, model.num_sample_groups)
     fitting = _fitting(model, config.max_sequence_tokens)
     return row(
         "reward model: micro-batches per rank",
@@ -194,7 +196,7 @@ _SINGLE = ("samples", 1)
 def fit_rows(config: Config) -> list[BatchRow]:
     """Compute the sizes from samples down to micro-batches."""
     fit, training, longest = config.fit, config.training, config.examples.max_tokens
-    per_rank = ceil(fit.batch_size, training.num_sequence_groups)
+    per_rank = ceil(fit.batch_size, training.num_sample_groups)
     noun, answers = _sample(config)
     fitting = _fitting(training, longest) // answers
     per_one, pairs = (" x 2 answers", ", of pairs") if answers > 1 else ("", "")

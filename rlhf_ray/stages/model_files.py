@@ -39,8 +39,9 @@ def check_model_files(config: Config) -> None:
 
 
 def _check_division(config: Config) -> None:
-    """Refuse models that cannot be divided as `sequence_parallel_size` of their roles says."""
+    """Refuse models that cannot be divided as their roles say, by samples or in slices."""
     from rlhf_ray.models.checks.parallelism import check_divisible
+    from rlhf_ray.models.checks.tensor_plan import check_sliceable
 
     own = {
         "critic": ("critic.path", config.critic.path),
@@ -48,15 +49,12 @@ def _check_division(config: Config) -> None:
         "reward.model": ("reward.model.path", config.reward.model.path),
     }
     for group, role in model_roles(config):
+        key, path = own.get(group, ("model.path", None))
+        model, key = _at(config, path or config.model.path), key if path else "model.path"
         if role.sequence_parallel_size > 1:
-            key, path = own.get(group, ("model.path", None))
-            model = _at(config, path or config.model.path)
-            check_divisible(
-                model,
-                role.sequence_parallel_size,
-                key=key if path else "model.path",
-                role=group,
-            )
+            check_divisible(model, role.sequence_parallel_size, key=key, role=group)
+        if role.tensor_parallel_size > 1:
+            check_sliceable(model, role.tensor_parallel_size, key=key, role=group)
 
 
 def _model_roles(config: Config) -> Iterator[tuple[str, str, Use]]:

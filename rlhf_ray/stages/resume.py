@@ -125,7 +125,12 @@ def _hashes(key: str, path: str) -> dict[str, str]:
 
 def _layouts(roles: Mapping[str, RoleConfig]) -> dict[str, RoleLayout]:
     return {
-        name: RoleLayout(num_ranks=role.num_ranks, zero_stage=role.zero_stage, dtype=role.dtype)
+        name: RoleLayout(
+            num_ranks=role.num_ranks,
+            zero_stage=role.zero_stage,
+            dtype=role.dtype,
+            tensor_parallel_size=role.tensor_parallel_size,
+        )
         for name, role in roles.items()
     }
 

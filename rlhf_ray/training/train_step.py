@@ -95,7 +95,7 @@ def run_update(
         results.append(engine.step())
         per_step.append(sums)
     return UpdateResult(
-        means=_means(per_step, copies=layout.split.size),
+        means=_means(per_step, copies=layout.ranks_per_sample),
         maxima=_reduced(maxima, maximum=True),
         grad_norm=sum(result.grad_norm for result in results) / len(results),
         learning_rate=results[-1].learning_rate,
@@ -113,7 +113,7 @@ def run_evaluation(part: Part[Any], layout: RowLayout) -> dict[str, float]:
     sums: dict[str, Tensor] = {}
     for objective in _objectives(part, layout):
         _add(sums, objective.sums)
-    return _means([sums], copies=layout.split.size)
+    return _means([sums], copies=layout.ranks_per_sample)
 
 
 def _objectives(part: Part[Any], layout: RowLayout) -> Iterator[Objective]:

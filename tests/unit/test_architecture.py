@@ -48,6 +48,8 @@ HOMES = {
         "training/engine/deepspeed_files.py",
         "training/engine/process.py",
         "training/engine/sharding.py",
+        "training/engine/slicing/autotp.py",
+        "training/engine/starting/",
         "training/engine/ulysses.py",
     ),
     "peft": ("training/weights/lora.py", "training/weights/lora_folder.py", "models/merged.py"),

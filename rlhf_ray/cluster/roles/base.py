@@ -86,7 +86,7 @@ def rank_resources(
         num_cpus=settings.num_cpus,
         num_gpus=settings.num_gpus,
         # They exchange most of what they compute: a group does not reach over a node.
-        actors_per_bundle=settings.sequence_parallel_size,
+        actors_per_bundle=settings.ranks_per_sample,
         shares_bundles_of=shares_bundles_of,
     )
 

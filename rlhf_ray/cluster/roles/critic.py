@@ -41,7 +41,7 @@ def critic_role(settings: CriticSettings) -> Role:
         actor_class=CriticActor,
         settings=lambda _: settings,
         start=start_ranks,
-        ranks_per_sample=settings.critic.sequence_parallel_size,
+        ranks_per_sample=settings.critic.ranks_per_sample,
     )
 
 

@@ -48,7 +48,7 @@ def offline_role(settings: OfflineSettings, actor_class: type[OfflineActor]) -> 
         actor_class=actor_class,
         settings=lambda _: settings,
         start=start_ranks,
-        ranks_per_sample=settings.training.sequence_parallel_size,
+        ranks_per_sample=settings.training.ranks_per_sample,
     )
 
 

@@ -51,7 +51,7 @@ def learner_role(settings: LearnerSettings, *, shares_bundles_of: str | None) ->
         actor_class=LearnerActor,
         settings=lambda _: settings,
         start=start_ranks,
-        ranks_per_sample=settings.training.sequence_parallel_size,
+        ranks_per_sample=settings.training.ranks_per_sample,
         starts_after=shares_bundles_of,
     )
 

@@ -39,7 +39,7 @@ def reference_role(settings: ReferenceSettings) -> Role:
         actor_class=ReferenceActor,
         settings=lambda _: settings,
         start=start_ranks,
-        ranks_per_sample=settings.reference.sequence_parallel_size,
+        ranks_per_sample=settings.reference.ranks_per_sample,
     )
 
 

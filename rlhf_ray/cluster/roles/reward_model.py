@@ -55,9 +55,9 @@ def _scoring(context: ScoringContext) -> Scoring | None:
         seed=context.seed,
         timeout_s=context.collective_timeout_s,
     )
-    # At ZeRO stage 3 all ranks hold one model together; otherwise each holds a whole one. The rules
-    # of the configuration allow groups of ranks at stage 3 only.
-    is_sharded = reward_model.zero_stage == 3
+    # At ZeRO stage 3 or in slices all ranks hold one model together; otherwise each holds a whole
+    # one. The rules of the configuration allow no pieces of samples then.
+    is_sharded = reward_model.is_one_model
 
     def start(members: Sequence[Member], starting: Starting) -> list[Call]:
         models = [members] if is_sharded else [[member] for member in members]

@@ -89,6 +89,7 @@ OWNED: dict[str, str] = {
         ),
         "{group}.offload_optimizer",
     ),
+    "tensor_parallel": "{group}.tensor_parallel_size",
     f"{ZERO}.zero_hpz_partition_size": "{group}.zero.hpz_partition_size",
     f"{ZERO}.reduce_bucket_size": "{group}.zero.reduce_bucket_elements",
     f"{ZERO}.allgather_bucket_size": "{group}.zero.allgather_bucket_elements",
@@ -99,7 +100,7 @@ OWNED: dict[str, str] = {
 }
 
 _SUMMED = "gradients are summed over all ranks, by global counts"
-_PARALLEL = "the ranks of a role are data-parallel only"
+_PARALLEL = "DeepSpeed is told of no other groups of ranks than those of tensor_parallel_size"
 _DATA = "the data are not loaded by DeepSpeed"
 _ROUNDED = "the role would compute with rounded weights, and publish and save others"
 _SAVING = "models and checkpoints are not saved in this way"
@@ -109,7 +110,6 @@ UNSUPPORTED: dict[str, str] = {
     "gradient_predivide_factor": _SUMMED,
     "prescale_gradients": _SUMMED,
     "pipeline": _PARALLEL,
-    "tensor_parallel": _PARALLEL,
     "expert_parallel": _PARALLEL,
     "use_data_before_expert_parallelism": _PARALLEL,
     "sequence_parallel_size": _PARALLEL,

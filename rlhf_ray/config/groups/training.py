@@ -21,6 +21,13 @@ class RoleConfig:
         "a group of neighbouring ranks, on one node. Divides num_ranks; 1 for none.",
         minimum=1,
     )
+    tensor_parallel_size: int = setting(
+        1,
+        "Ranks that hold the matrices of the layers in slices, and compute every sample together "
+        "(DeepSpeed AutoTP): a group of neighbouring ranks, on one node. Divides num_ranks and the "
+        "heads of the model; 1 for none. Not together with sequence_parallel_size.",
+        minimum=1,
+    )
     zero_stage: int = setting(
         0,
         "DeepSpeed ZeRO stage: 0 none, 1 optimizer, 2 gradients, 3 parameters sharded.",
@@ -59,9 +66,24 @@ class RoleConfig:
     )
 
     @property
-    def num_sequence_groups(self) -> int:
+    def ranks_per_sample(self) -> int:
+        """Neighbouring ranks that compute every sample together."""
+        return self.sequence_parallel_size * self.tensor_parallel_size
+
+    @property
+    def num_sample_groups(self) -> int:
         """Groups of ranks that compute samples together; the ranks, without such groups."""
-        return self.num_ranks // self.sequence_parallel_size
+        return self.num_ranks // self.ranks_per_sample
+
+    @property
+    def is_one_model(self) -> bool:
+        """Whether all ranks of a frozen role hold one model together."""
+        return self.zero_stage == 3 or self.tensor_parallel_size > 1
+
+    @property
+    def starts_on_first_rank(self) -> bool:
+        """Whether rank 0 alone reads the model, and ZeRO-3 shards it tensor by tensor."""
+        return self.zero_stage == 3 and self.tensor_parallel_size == 1
 
     @property
     def max_sample_tokens(self) -> int:

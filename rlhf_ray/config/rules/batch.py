@@ -50,19 +50,19 @@ def _ranks_have_samples(config: Config) -> Iterator[str]:
     smallest = config.samples_per_step // parts
     for group, role in trained_roles(config):
         # The rule before this one reports an optimiser step without samples.
-        if 0 < smallest < role.num_sequence_groups:
+        if 0 < smallest < role.num_sample_groups:
             yield (
                 f"{group}.num_ranks={role.num_ranks}: an optimiser step has only {smallest} "
                 f"samples ({_samples(config)}, algorithm.num_mini_batches={parts}), so some ranks "
-                f"would be idle; use at most {smallest * role.sequence_parallel_size} ranks, or "
+                f"would be idle; use at most {smallest * role.ranks_per_sample} ranks, or "
                 f"raise prompts_per_step or samples_per_prompt"
             )
     reference = config.reference
-    if config.starts_reference and reference.num_sequence_groups > config.samples_per_step:
+    if config.starts_reference and reference.num_sample_groups > config.samples_per_step:
         yield (
             f"reference.num_ranks={reference.num_ranks}: a step has only {_samples(config)}, so "
             f"some ranks would be idle; use at most "
-            f"{config.samples_per_step * reference.sequence_parallel_size} ranks"
+            f"{config.samples_per_step * reference.ranks_per_sample} ranks"
         )
 
 
@@ -126,14 +126,15 @@ def _sequence_groups(config: Config) -> Iterator[str]:
 
 def _colocated_groups(config: Config) -> Iterator[str]:
     training, engines = config.training, config.generation.num_engines
-    size = training.sequence_parallel_size
+    sizes = (training.sequence_parallel_size, training.tensor_parallel_size)
     # An engine and its ranks are one bundle, on one node.
-    if config.placement.strategy != "colocated" or size == 1:
+    if config.placement.strategy != "colocated" or max(sizes) == 1:
         return
-    if training.num_sequence_groups % engines:
+    name = "sequence_parallel_size" if sizes[0] > 1 else "tensor_parallel_size"
+    if training.num_sample_groups % engines:
         yield (
-            f"training.sequence_parallel_size={size}: with placement=colocated every engine shares "
-            f"a node with whole groups of ranks, and {training.num_sequence_groups} groups "
+            f"training.{name}={max(sizes)}: with placement=colocated every engine shares "
+            f"a node with whole groups of ranks, and {training.num_sample_groups} groups "
             f"(training.num_ranks={training.num_ranks}) cannot be divided among "
             f"generation.num_engines={engines}; use a size that divides the "
             f"{training.num_ranks // engines} ranks of an engine, fewer engines with a larger "
@@ -232,12 +233,14 @@ BATCH_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         about="With `placement=colocated`, `generation.num_engines` divides `training.num_ranks` / "
-        "`training.sequence_parallel_size`, if groups have several ranks.",
+        "`training.sequence_parallel_size` or `training.tensor_parallel_size`, if groups have "
+        "several ranks.",
         keys=(
             "placement.strategy",
             "generation.num_engines",
             "training.num_ranks",
             "training.sequence_parallel_size",
+            "training.tensor_parallel_size",
         ),
         problems=_colocated_groups,
     ),

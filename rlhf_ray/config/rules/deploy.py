@@ -238,6 +238,9 @@ def _served_model(config: Config) -> Iterator[str]:
             f"{model.zero_stage}: one process serves the whole model; set them to 1 and 0, and "
             f"start several services for more throughput"
         )
+    for name in ("sequence_parallel_size", "tensor_parallel_size"):
+        if (size := getattr(model, name)) != 1:
+            yield f"reward.model.{name}={size}: one process serves the whole model; set it to 1"
 
 
 def _token(config: Config) -> Iterator[str]:
@@ -252,9 +255,12 @@ def _token(config: Config) -> Iterator[str]:
 
 _SERVICE_RULES: tuple[Rule, ...] = (
     Rule(
-        about="`reward.model.path` is set; `reward.model.num_ranks` is 1 and "
-        "`reward.model.zero_stage` 0.",
-        keys=("reward.model.path", "reward.model.num_ranks", "reward.model.zero_stage"),
+        about="`reward.model.path` is set; `reward.model.num_ranks` and its sizes of groups are 1, "
+        "and `reward.model.zero_stage` is 0.",
+        keys=(
+            *("reward.model.path", "reward.model.num_ranks", "reward.model.zero_stage"),
+            *("reward.model.sequence_parallel_size", "reward.model.tensor_parallel_size"),
+        ),
         problems=_served_model,
         stages=("serve_reward",),
     ),

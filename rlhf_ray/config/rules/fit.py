@@ -47,11 +47,11 @@ def _sample_fits_micro_batch(config: Config) -> Iterator[str]:
 
 def _ranks_have_samples(config: Config) -> Iterator[str]:
     training, samples = config.training, config.fit.batch_size
-    if training.num_sequence_groups > samples:
+    if training.num_sample_groups > samples:
         yield (
             f"training.num_ranks={training.num_ranks}: an optimiser step has only {samples} "
             f"samples (fit.batch_size), so some ranks would be idle; use at most "
-            f"{samples * training.sequence_parallel_size} ranks, or raise fit.batch_size"
+            f"{samples * training.ranks_per_sample} ranks, or raise fit.batch_size"
         )
 
 
@@ -71,6 +71,7 @@ def _patience(config: Config) -> Iterator[str]:
         )
 
 
+_GROUP_SIZES = ("training.sequence_parallel_size", "training.tensor_parallel_size")
 _FORWARD_PASS = ("training.max_tokens_per_micro_batch", "training.sequence_parallel_size")
 
 _LEARNING_RULES: tuple[Rule, ...] = (
@@ -95,8 +96,8 @@ _LEARNING_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         about="Stages that learn from examples: `training.num_ranks` is at most `fit.batch_size` "
-        "x `training.sequence_parallel_size`.",
-        keys=("training.num_ranks", "training.sequence_parallel_size", "fit.batch_size"),
+        "x `training.sequence_parallel_size` x `training.tensor_parallel_size`.",
+        keys=("training.num_ranks", *_GROUP_SIZES, "fit.batch_size"),
         problems=_ranks_have_samples,
         stages=FIT_STAGES,
     ),

@@ -239,7 +239,7 @@ def _text_fits_micro_batch(config: Config) -> Iterator[str]:
 
 def _ranks_have_texts(config: Config) -> Iterator[str]:
     texts, training = config.texts.texts_per_step, config.training
-    groups = training.num_sequence_groups
+    groups = training.num_sample_groups
     if config.mixes_texts and texts < groups:
         yield (
             f"texts.texts_per_step={texts}: some of training.num_ranks={training.num_ranks} ranks "

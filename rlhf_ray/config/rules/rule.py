@@ -18,6 +18,10 @@ SPLIT_KEYS = (
     "critic.sequence_parallel_size",
     "reference.sequence_parallel_size",
     "reward.model.sequence_parallel_size",
+    "training.tensor_parallel_size",
+    "critic.tensor_parallel_size",
+    "reference.tensor_parallel_size",
+    "reward.model.tensor_parallel_size",
 )
 
 

@@ -11,6 +11,7 @@ from rlhf_ray.config.rules.evaluation import EVALUATION_IN_TRAINING_RULES, EVALU
 from rlhf_ray.config.rules.fit import FIT_RULES
 from rlhf_ray.config.rules.generation import GENERATION_RULES
 from rlhf_ray.config.rules.lora import LORA_RULES
+from rlhf_ray.config.rules.parallelism.tensor import TENSOR_RULES
 from rlhf_ray.config.rules.preference import PREFERENCE_RULES
 from rlhf_ray.config.rules.prepare import PREPARE_RULES
 from rlhf_ray.config.rules.reward import REWARD_RULES
@@ -26,6 +27,7 @@ ALL_RULES: tuple[Rule, ...] = (
     *RUN_RULES,
     *PREPARE_RULES,
     *BATCH_RULES,
+    *TENSOR_RULES,
     *ROLLOUT_SELECTION_RULES,
     *ALGORITHM_RULES,
     *GENERATION_RULES,

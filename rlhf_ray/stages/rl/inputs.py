@@ -151,7 +151,7 @@ def read_inputs(request: RlRequest, progress: Progress) -> RlInputs:
         training = with_named_layers(config.training, config.model, seed=config.seed)
         config = dataclasses.replace(config, training=training)
     prompts = load_prompts(config.data, tokenizer, seed=config.seed)
-    texts: TextSource = NoTexts(num_ranks=config.training.num_sequence_groups)
+    texts: TextSource = NoTexts(num_ranks=config.training.num_sample_groups)
     if config.mixes_texts:
         steps = config.optimizer_steps_per_batch
         plan_of_ranks = rank_plan(config.training)

@@ -122,7 +122,7 @@ def _width(config: Config) -> int:
 def _weight_bytes(role: RoleConfig, size: ModelSize) -> float:
     if role.offload_parameters:
         return 0.0
-    return size.weights * bytes_of(role.dtype) / (role.num_ranks if role.zero_stage == 3 else 1)
+    return size.weights * bytes_of(role.dtype) / _holders(role, is_sharded=role.zero_stage == 3)
 
 
 def _state_bytes(config: Config, size: ModelSize) -> dict[str, float]:
@@ -130,9 +130,10 @@ def _state_bytes(config: Config, size: ModelSize) -> dict[str, float]:
     training = config.training
     if not training.trains_all:
         return {}
-    ranks, stage = training.num_ranks, training.zero_stage
-    sharded = size.weights / (ranks if stage >= 1 else 1)
-    states = {"gradients": size.weights * bytes_of(training.dtype) / (ranks if stage >= 2 else 1)}
+    stage = training.zero_stage
+    sharded = size.weights / _holders(training, is_sharded=stage >= 1)
+    reduced = size.weights / _holders(training, is_sharded=stage >= 2)
+    states = {"gradients": reduced * bytes_of(training.dtype)}
     if not training.offload_optimizer:
         states["Adam's moments"] = 8 * sharded
         if stage >= 1 or training.dtype != "float32":
@@ -140,6 +141,11 @@ def _state_bytes(config: Config, size: ModelSize) -> dict[str, float]:
     if training.ema_decay is not None:
         states["EMA"] = 4 * sharded
     return states
+
+
+def _holders(role: RoleConfig, *, is_sharded: bool) -> int:
+    """Most ranks among which weights are divided. Some are whole in slices: a lower bound."""
+    return role.num_ranks if is_sharded else role.tensor_parallel_size
 
 
 def memory_lines(config: Config, model: Mapping[str, Any] | None) -> list[str]:

@@ -16,10 +16,12 @@ from rlhf_ray.checkpoint_files.facts import (
     layout_problem,
     load_facts,
 )
+from rlhf_ray.config.groups.training import RoleConfig
 from rlhf_ray.plain_files import load_plain
+from rlhf_ray.training.engine.ranks import world_size
 
 
-def read_facts(folder: Path, *, world_size: int, zero_stage: int, dtype: str) -> CheckpointFacts:
+def read_facts(folder: Path, role: RoleConfig) -> CheckpointFacts:
     """Read the facts of a checkpoint, and check that this role can resume from it.
 
     Raises:
@@ -27,7 +29,12 @@ def read_facts(folder: Path, *, world_size: int, zero_stage: int, dtype: str) ->
             format, or in files that fit another layout alone.
     """
     facts = load_facts(folder)
-    here = RoleLayout(num_ranks=world_size, zero_stage=zero_stage, dtype=dtype)
+    here = RoleLayout(
+        num_ranks=world_size(),
+        zero_stage=role.zero_stage,
+        dtype=role.dtype,
+        tensor_parallel_size=role.tensor_parallel_size,
+    )
     if problem := layout_problem(folder, facts, here):
         raise ValueError(problem)
     return facts

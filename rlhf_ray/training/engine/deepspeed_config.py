@@ -32,7 +32,7 @@ def trained_config(settings: TrainingConfig, *, on_cuda: bool) -> dict[str, Any]
     zero["reduce_bucket_size"] = settings.zero.reduce_bucket_elements
     zero["allgather_bucket_size"] = settings.zero.allgather_bucket_elements
     config = {
-        **_common(bfloat16),
+        **_common(settings),
         # At stage 0 `TrainEngine` clips: it needs the norm, which DeepSpeed does not give there.
         "gradient_clipping": settings.gradient_clip_norm if stage > 0 else 0.0,
         "data_types": {"grad_accum_dtype": _FORMATS[settings.zero.gradient_dtype]},
@@ -48,7 +48,7 @@ def frozen_config(settings: RoleConfig, *, on_cuda: bool) -> dict[str, Any]:
     """DeepSpeed's configuration of sharded parameters without an optimizer (ZeRO-3)."""
     assert settings.zero_stage == 3, "only ZeRO-3 shards parameters, all that a frozen role has"
     config = {
-        **_common(settings.dtype == "bfloat16"),
+        **_common(settings),
         "zero_optimization": _zero_optimization(settings, 3, on_cuda=on_cuda),
     }
     return merged(config, settings.extra_deepspeed_config)
@@ -72,12 +72,16 @@ def nodes_problem(nodes: Sequence[str], group_size: int) -> str:
     return ""
 
 
-def _common(bfloat16: bool) -> dict[str, Any]:
-    return {
+def _common(settings: RoleConfig) -> dict[str, Any]:
+    config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
-        "bf16": {"enabled": bfloat16},
+        "bf16": {"enabled": settings.dtype == "bfloat16"},
     }
+    if settings.tensor_parallel_size > 1:
+        # The groups alone: the engines divide the module themselves, by `slice_module`.
+        config["tensor_parallel"] = {"autotp_size": settings.tensor_parallel_size}
+    return config
 
 
 def _zero_optimization(settings: RoleConfig, stage: int, *, on_cuda: bool) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from typing import Any
 
 import deepspeed
 import torch
-from deepspeed.ops.adam import DeepSpeedCPUAdam
 from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from torch import Tensor, nn
@@ -24,8 +23,11 @@ from rlhf_ray.training.engine.deepspeed_files import PlainCheckpointEngine
 from rlhf_ray.training.engine.device_states import DeviceStates
 from rlhf_ray.training.engine.ranks import rank, training_device, world_size
 from rlhf_ray.training.engine.schedule import learning_rate
-from rlhf_ray.training.engine.sharding import Fill, shard_module
-from rlhf_ray.training.engine.shards import is_partitioned, whole_shape
+from rlhf_ray.training.engine.sharding import Fill
+from rlhf_ray.training.engine.shards import is_partitioned
+from rlhf_ray.training.engine.slicing.tensor_slice import whole_norm
+from rlhf_ray.training.engine.starting.initialize import DTYPES, initialized, sliced
+from rlhf_ray.training.engine.starting.optimizer import adamw
 from rlhf_ray.training.engine.state.frozen_weights import FrozenWeights
 from rlhf_ray.training.engine.state.state_files import read_parts, write_parts
 from rlhf_ray.training.engine.state.state_parts import (
@@ -38,7 +40,6 @@ from rlhf_ray.training.engine.state.state_parts import (
 
 _TAG = "engine"  # Of checkpoints in DeepSpeed's own format.
 _PREFIX = "state"
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,19 +78,18 @@ class TrainEngine:
         self._device_states: DeviceStates | None = None
         on_cuda = torch.cuda.is_available()
         config = trained_config(settings, on_cuda=on_cuda)
-        if settings.zero_stage == 3:
-            shard_module(module, config, dtype=_DTYPES[settings.dtype], fill=fill)
-        self._engine: Any = deepspeed.initialize(
-            model=module,
-            optimizer=_build_optimizer(module, settings, on_cuda=on_cuda),
-            config=config,
-            dist_init_required=False,
-        )[0]
+        self._engine, self._tensor_group = initialized(
+            module,
+            config,
+            settings,
+            optimizer=lambda: adamw(module, settings, on_cuda=on_cuda),
+            fill=fill,
+        )
         # DeepSpeed chooses it by its configuration, which cannot name one of ours.
         self._engine.checkpoint_engine = PlainCheckpointEngine(self._engine._config)
         self._frozen = FrozenWeights(self._engine.module)
         self._is_plain = not self._engine.zero_optimization()
-        if self._is_plain and world_size() == 1:
+        if self._is_plain and self._data_size == 1:
             # A single rank has nothing to sum, but stage 0 would still copy all gradients to one
             # buffer and back.
             self._engine.enable_backward_allreduce = False
@@ -97,6 +97,11 @@ class TrainEngine:
     @property
     def module(self) -> Any:
         return self._engine.module
+
+    @property
+    def _data_size(self) -> int:
+        """Ranks that have different samples, as DeepSpeed sees it."""
+        return world_size() if self._tensor_group is None else self._tensor_group.data_size
 
     @property
     def optimizer_step(self) -> int:
@@ -111,9 +116,9 @@ class TrainEngine:
         # DeepSpeed would count to find the last one, but ragged samples give every step another
         # number of micro-batches.
         self._engine.set_gradient_accumulation_boundary(is_last)
-        # DeepSpeed averages gradients over ranks; our losses have global counts as divisors and
-        # must be summed.
-        self._engine.backward(loss * world_size(), scale_wrt_gas=False)
+        # DeepSpeed averages gradients over data-parallel ranks; our losses have global counts as
+        # divisors and must be summed.
+        self._engine.backward(loss * self._data_size, scale_wrt_gas=False)
 
     def step(self) -> StepResult:
         """Clip, update the weights, clear the gradient.
@@ -141,7 +146,10 @@ class TrainEngine:
         """Clip the whole gradient as DeepSpeed does at stages 1 to 3; return the norm before it."""
         parameters = list(self._engine.module.parameters())
         gradients = [p.grad for p in parameters if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
+        if self._tensor_group is None:
+            norm = torch.nn.utils.get_total_norm(gradients)
+        else:
+            norm = whole_norm(parameters, self._tensor_group)
         limit = self._settings.gradient_clip_norm
         if 0 < limit < float(norm):
             torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
@@ -238,16 +246,13 @@ class FrozenEngine:
         on_cuda = torch.cuda.is_available()
         if settings.zero_stage == 3:
             config = frozen_config(settings, on_cuda=on_cuda)
-            shard_module(module, config, dtype=_DTYPES[settings.dtype])
-            self._engine: Any = deepspeed.initialize(
-                model=module, config=config, dist_init_required=False
-            )[0]
+            self._engine, _ = initialized(module, config, settings)
         else:
-            dtype = _DTYPES[settings.dtype]
+            sliced(module, settings)
             for parameter in module.parameters():
                 # Not buffers: the frequencies of rotary embeddings stay in float32, because
                 # bfloat16 rounds them so that late positions turn by wrong angles.
-                parameter.data = parameter.data.to(dtype)
+                parameter.data = parameter.data.to(DTYPES[settings.dtype])
             self._engine = module.to(training_device())
 
     def forward(self, *inputs: Any) -> Any:
@@ -256,30 +261,6 @@ class FrozenEngine:
     def close(self) -> None:
         if isinstance(self._engine, deepspeed.DeepSpeedEngine):
             self._engine.destroy()
-
-
-def _build_optimizer(
-    module: nn.Module, settings: TrainingConfig, *, on_cuda: bool
-) -> torch.optim.Optimizer:
-    """AdamW of the trained parameters, with weight decay on matrices only (no bias, no norm)."""
-    # By the shape of the whole tensor: a shard of a matrix is a vector, and would get no decay.
-    trained = [p for p in module.parameters() if p.requires_grad]
-    matrices = [p for p in trained if len(whole_shape(p)) > 1]
-    vectors = [p for p in trained if len(whole_shape(p)) <= 1]
-    groups = [
-        {"params": matrices, "weight_decay": settings.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    common = {
-        "lr": settings.learning_rate,
-        "betas": (settings.adam_beta1, settings.adam_beta2),
-        "eps": settings.adam_epsilon,
-    }
-    groups = [group for group in groups if group["params"]]
-    if on_cuda and settings.offload_optimizer:
-        return DeepSpeedCPUAdam(groups, adamw_mode=True, **common)
-    # On a CPU one fused kernel replaces a dozen. On a GPU torch chooses for DeepSpeed's shards.
-    return torch.optim.AdamW(groups, **common, fused=None if on_cuda else True)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from deepspeed.utils import groups
 
 from rlhf_ray.training.engine.host_memory import keep_freed_memory
 from rlhf_ray.training.engine.meeting import Meeting, meet
+from rlhf_ray.training.engine.slicing.autotp import forget_groups
 
 
 def start_process(
@@ -101,3 +102,4 @@ def stop_process() -> None:
         deepspeed.comm.destroy_process_group()
         # deepspeed 0.19.8 keeps the group of hpZ in the module, and would take it for the next one.
         groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = None
+        forget_groups()

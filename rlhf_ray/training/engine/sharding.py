@@ -55,6 +55,11 @@ def shard_module(
         for one in part:
             sharder.take(one)
     sharder.check_finite()
+    register_borrowed(module)
+
+
+def register_borrowed(module: nn.Module) -> None:
+    """Make ZeRO-3 gather the weights that modules borrow from others; see `WeightBorrower`."""
     for one in module.modules():
         if isinstance(one, WeightBorrower):
             for weight in one.borrowed_weights():

@@ -7,6 +7,7 @@ ZeRO-2, which shard the optimizer but not the weights).
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rlhf_ray.training.engine.ranks import rank, reduce_over_ranks, training_device
+from rlhf_ray.training.engine.ranks import rank, training_device
+from rlhf_ray.training.engine.slicing.tensor_slice import TensorSlice, slice_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,17 +47,20 @@ class Shard:
 
     Attributes:
         values [n]: a view without padding; writing to it changes the weight.
-        start: index of its first element in the flattened whole.
-        shape: shape of the whole tensor.
+        start: index of its first element in the flattened tensor.
+        shape: shape of the tensor: the whole one, or this rank's slice in a tensor group.
+        part: that slice; None without groups.
     """
 
     values: Tensor
     start: int
     shape: tuple[int, ...]
+    part: TensorSlice | None = None
 
     def of(self, whole: Tensor) -> Tensor:
-        """The same slice [n] of another whole tensor of this shape."""
-        return whole.reshape(-1)[self.start : self.start + self.values.numel()]
+        """The same part [n] of another whole tensor of the weight's shape."""
+        own = whole if self.part is None else self.part.of(whole)
+        return own.reshape(-1)[self.start : self.start + self.values.numel()]
 
 
 class WeightBorrower(nn.Module, ABC):
@@ -87,12 +92,18 @@ def distinct_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def num_elements(tensor: Any) -> int:
-    """Elements of the whole tensor, even if ZeRO-3 has sharded it."""
-    return tensor.ds_numel if is_partitioned(tensor) else tensor.numel()
+    """Elements of the whole tensor, even if ranks hold parts of it."""
+    return math.prod(whole_shape(tensor))
 
 
 def whole_shape(tensor: Any) -> tuple[int, ...]:
-    """Shape of the whole tensor, even if ZeRO-3 has sharded it."""
+    """Shape of the whole tensor, even if ranks hold parts of it."""
+    part = slice_of(tensor)
+    return slice_shape(tensor) if part is None else part.shape
+
+
+def slice_shape(tensor: Any) -> tuple[int, ...]:
+    """Shape of this rank's slice in a tensor group, even if ZeRO-3 has sharded it."""
     return tuple(tensor.ds_shape if is_partitioned(tensor) else tensor.shape)
 
 
@@ -101,13 +112,14 @@ def weight_shard(tensor: Any) -> Shard:
 
     The whole weight below ZeRO-3.
     """
+    shape, part = slice_shape(tensor), slice_of(tensor)
     if not is_partitioned(tensor):
-        return Shard(values=tensor.data.view(-1), start=0, shape=tuple(tensor.shape))
+        return Shard(values=tensor.data.view(-1), start=0, shape=shape, part=part)
     # `tensor.data` is empty between forward passes, or a temporary whole copy: the weight itself is
     # `ds_tensor`, one flat piece per rank.
     start, length = _place(tensor)
     values = tensor.ds_tensor.data[:length]
-    return Shard(values=values, start=start, shape=whole_shape(tensor))
+    return Shard(values=values, start=start, shape=shape, part=part)
 
 
 def optimizer_shard(parameter: Any) -> Shard:
@@ -116,23 +128,23 @@ def optimizer_shard(parameter: Any) -> Shard:
     The whole parameter without ZeRO; an empty slice if other ranks hold all of it. With an
     offloaded optimizer the values may be a copy: only read them.
     """
-    shape = whole_shape(parameter)
+    shape, part = slice_shape(parameter), slice_of(parameter)
     if is_partitioned(parameter):
         # The float32 master weights, cut like the bfloat16 weights and padded like them.
         start, length = _place(parameter)
         values = parameter._z3_optimizer.get_local_fp32_param(parameter)
-        return Shard(values=values.view(-1)[:length], start=start, shape=shape)
+        return Shard(values=values.view(-1)[:length], start=start, shape=shape, part=part)
     if not _is_mapped(parameter):
-        return Shard(values=parameter.data.view(-1), start=0, shape=shape)
+        return Shard(values=parameter.data.view(-1), start=0, shape=shape, part=part)
     # ZeRO-1 and ZeRO-2 concatenate all parameters of a group and cut the long vector into equal
     # parts, one per rank. A rank boundary may fall inside a parameter, and most parameters lie
     # wholly in the part of another rank: those have no fragment here.
     fragment = parameter._hp_mapping
     if fragment is None:
         nothing = torch.empty(0, device=parameter.device)
-        return Shard(values=nothing, start=0, shape=shape)
+        return Shard(values=nothing, start=0, shape=shape, part=part)
     start = fragment.lp_fragment_address.start
-    return Shard(values=fragment.hp_fragment.data, start=start, shape=shape)
+    return Shard(values=fragment.hp_fragment.data, start=start, shape=shape, part=part)
 
 
 def optimizer_place(parameter: Any, optimizer: torch.optim.Optimizer) -> OptimizerPlace | None:
@@ -173,9 +185,11 @@ def gather_shards(shard: Shard) -> Tensor:
     summand, so the result is exact and the same at every ZeRO stage. An all-gather would need equal
     sizes, which the shards of ZeRO-1 and ZeRO-2 do not have.
     """
-    whole = torch.zeros(shard.shape, dtype=shard.values.dtype, device=training_device())
-    whole.view(-1)[shard.start : shard.start + shard.values.numel()].copy_(shard.values)
-    return reduce_over_ranks(whole)
+    own = torch.zeros(shard.shape, dtype=shard.values.dtype, device=training_device())
+    own.view(-1)[shard.start : shard.start + shard.values.numel()].copy_(shard.values)
+    part = shard.part
+    torch.distributed.all_reduce(own, group=None if part is None else part.group.data_group)
+    return own if part is None else part.joined(own)
 
 
 def release_gathered(tensor: Any) -> None:
@@ -193,8 +207,8 @@ def release_gathered(tensor: Any) -> None:
 
 def _place(tensor: Any) -> tuple[int, int]:
     """Start and length of this rank's part of a tensor that ZeRO-3 has sharded."""
-    padded = tensor.ds_tensor.numel()
-    start = rank() * padded
+    padded, part = tensor.ds_tensor.numel(), slice_of(tensor)
+    start = (rank() if part is None else part.group.data_index) * padded
     # All parts have one size. If the ranks do not divide the elements, the last part is padded; if
     # there are fewer elements than ranks, the last parts are padding only.
     return start, min(padded, max(0, tensor.ds_numel - start))

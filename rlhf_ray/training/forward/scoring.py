@@ -30,7 +30,7 @@ def score_groups(
     """
     samples = _joined(groups)
     values = score_tokens(predict, *samples, layout=layout)
-    if layout.split.index > 0:
+    if not layout.is_first:
         return []
     return [
         # A clone: pickling a view would send the storage of all groups to another process.
@@ -50,7 +50,7 @@ def score_distributions(
     samples = _joined(groups)
     token_ids, _, mask, support = samples
     rows = score_tokens(predict, *samples, layout=layout)
-    if not groups or layout.split.index > 0:
+    if not groups or not layout.is_first:
         return []
     rows = torch.where(mask[:, None], rows, float("-inf"))
     sampled = torch.where(mask, of_targets(rows, token_ids, support), 0.0)
@@ -94,7 +94,7 @@ def score_states(
     """
     longer = replace(layout, max_tokens=layout.max_tokens + 1)
     scored = score_groups(predict, [_with_one_more(group) for group in groups], layout=longer)
-    if layout.split.index > 0:
+    if not layout.is_first:
         return []
     return [_split_off(group, values) for group, values in zip(groups, scored, strict=True)]
 

@@ -14,6 +14,7 @@ from rlhf_ray.models.loading import ScalarHeadModel
 from rlhf_ray.models.unloaded.shallow import shallow_backbone, shallow_policy
 from rlhf_ray.training.engine.ranks import training_device
 from rlhf_ray.training.forward.modules import PolicyForward
+from rlhf_ray.training.forward.slice_trial import try_slices
 
 
 def try_policy(policy: PreTrainedModel, model: ModelConfig, role: RoleConfig) -> RowLayout:
@@ -27,7 +28,7 @@ def try_policy(policy: PreTrainedModel, model: ModelConfig, role: RoleConfig) ->
 
     Raises:
         RequestError: the copy cannot be made.
-        ValueError: see `PolicyForward.check_head` and `row_layout`.
+        ValueError: see `PolicyForward.check_head`, `row_layout` and `try_slices`.
     """
     decoder: Any = policy.get_decoder()
     copy = shallow_policy(model, decoder, dtype=role.dtype, device=training_device())
@@ -43,6 +44,8 @@ def try_backbone(scalar: ScalarHeadModel, model: ModelConfig, role: RoleConfig) 
 
 def _chosen(decoder: Any, copy: Any, model: ModelConfig, role: RoleConfig) -> RowLayout:
     layout = row_layout(decoder, role, model.attention, trial=copy)
+    if role.tensor_parallel_size > 1:
+        try_slices(copy, role, name=type(decoder).__name__)
     if torch.cuda.is_available():
         # Of the copy: another process may share the GPU, and wait for room.
         torch.cuda.empty_cache()

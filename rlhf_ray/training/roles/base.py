@@ -131,6 +131,7 @@ class TrainedRole(ABC):
             optimizer_step=self._engine.optimizer_step,
             format=SLICES,
             sequence_parallel_size=self._settings.sequence_parallel_size,
+            tensor_parallel_size=self._settings.tensor_parallel_size,
         )
         own = rank()
 
@@ -151,12 +152,7 @@ class TrainedRole(ABC):
         Raises:
             ValueError: the folder is incomplete, of another dtype or of another model.
         """
-        facts = read_facts(
-            folder,
-            world_size=world_size(),
-            zero_stage=self._settings.zero_stage,
-            dtype=self._settings.dtype,
-        )
+        facts = read_facts(folder, self._settings)
         self._engine.load(folder, facts)
         read_random_states(folder, rank(), facts.world_size)
 

@@ -59,7 +59,7 @@ class PreferenceRole(LanguageModelRole):
             **result.means,
             "train/grad_norm": result.grad_norm,
             "train/learning_rate": result.learning_rate,
-            "tokens/trained": float(reduce_over_ranks(own)) / self._layout.split.size,
+            "tokens/trained": float(reduce_over_ranks(own)) / self._layout.ranks_per_sample,
         }
 
 

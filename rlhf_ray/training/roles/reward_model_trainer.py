@@ -153,9 +153,9 @@ class RewardModelTrainer(ScalarRole):
 
     def load_checkpoint(self, folder: Path) -> None:
         super().load_checkpoint(folder)
-        facts, size = load_facts(folder), self._settings.sequence_parallel_size
+        facts, size = load_facts(folder), self._settings.ranks_per_sample
         # Ranks of a group have the same samples: one of each group is read.
-        writers = range(0, facts.world_size, facts.sequence_parallel_size)
+        writers = range(0, facts.world_size, facts.ranks_per_sample)
         saved = [_load_steps(folder / _latest_name(writer)) for writer in writers]
         groups = torch.distributed.get_world_size() // size
         self._latest = deque(divided(saved, rank() // size, groups))

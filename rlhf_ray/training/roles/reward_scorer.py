@@ -87,7 +87,7 @@ class RewardScorer(FrozenRole):
             module=module, decoder=model.backbone, attention=attention, predict=self._predict
         )
         layout, self._sequences = try_rows(started, layout, settings, timeout_s=self._timeout_s)
-        group_size = layout.split.size
+        group_size = layout.ranks_per_sample
         self._scores = AnswerScores(
             settings,
             predict=self._predict,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from rlhf_ray.batching.row_layout import RowLayout
 from rlhf_ray.batching.sequence_split import WHOLE
 from rlhf_ray.config.groups.training import RoleConfig
-from rlhf_ray.training.engine.ranks import largest_over_ranks, training_device
+from rlhf_ray.training.engine.ranks import largest_over_ranks, rank, training_device
 from rlhf_ray.training.engine.ulysses import UlyssesAttention, sequence_group
 from rlhf_ray.training.forward.scoring import Predict
 from rlhf_ray.training.forward.sequences import Sequences, SplitSequences
@@ -69,6 +69,8 @@ def try_rows(
             )
         _logger.warning("%s runs on padded rows, one sample each: %s", name, problem)
         layout = replace(layout, setting="padded")
+    if (copies := role.tensor_parallel_size) > 1:
+        layout = replace(layout, num_copies=copies, copy=rank() % copies)
     if role.sequence_parallel_size == 1:
         return layout, model.module.sequences
     split, group = sequence_group(role.sequence_parallel_size, timeout_s=timeout_s)

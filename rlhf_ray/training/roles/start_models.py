@@ -34,7 +34,7 @@ def trained_policy(
     """
     if not model.random_weights:
         return policy_of_files(model, role), None
-    if role.zero_stage < 3:
+    if not role.starts_on_first_rank:
         return new_policy(model, dtype=role.dtype, seed=seed), None
     if _gets_values(role):
         return empty_policy(model, dtype=role.dtype), None
@@ -64,11 +64,11 @@ def scalar_head(model: ModelConfig, role: RoleConfig) -> ScalarHeadModel:
 
 def _checked(loaded: M, model: ModelConfig, role: RoleConfig) -> M:
     """The model, if its weights are finite; `shard_module` looks at each while it shards it."""
-    if role.zero_stage < 3:
+    if not role.starts_on_first_rank:
         check_finite(loaded, model.path)
     return loaded
 
 
 def _gets_values(role: RoleConfig) -> bool:
     """Whether this rank gets its shards from rank 0; see `shard_module`."""
-    return role.zero_stage == 3 and rank() > 0
+    return role.starts_on_first_rank and rank() > 0

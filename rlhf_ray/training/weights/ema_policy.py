@@ -25,6 +25,7 @@ from rlhf_ray.training.engine.shards import (
     optimizer_shard,
     weight_shard,
 )
+from rlhf_ray.training.engine.slicing.tensor_slice import name_in_checkpoint, slice_of
 from rlhf_ray.training.engine.state.state_parts import StatePart
 
 AVERAGE = "average"  # The kind of its values in a checkpoint.
@@ -48,7 +49,7 @@ class EmaPolicy:
 
     def __init__(self, module: nn.Module, *, decay: float) -> None:
         self._parameters = {
-            name: parameter
+            name_in_checkpoint(name, parameter): parameter
             for name, parameter in module.named_parameters()
             if parameter.requires_grad
         }
@@ -129,7 +130,10 @@ class EmaPolicy:
         parameter, part = self._parameters[name], self._parts[name]
         # The EMA's part lies where the optimizer's part of the same parameter lies.
         shard = replace(optimizer_shard(parameter), values=part)
-        return gather_shards(shard) if is_spread(parameter) else part.view(shard.shape)
+        if is_spread(parameter):
+            return gather_shards(shard)
+        whole = part.view(shard.shape)
+        return whole if shard.part is None else shard.part.joined(whole)
 
     def _earlier_file(self, folder: Path) -> Path:
         # Without ZeRO all ranks held the same, and rank 0 wrote it.
@@ -139,7 +143,10 @@ class EmaPolicy:
 
 def _whole_tensor(tensor: Tensor) -> Tensor:
     """A tensor without an EMA, gathered from its shards."""
-    return gather_shards(weight_shard(tensor)) if is_partitioned(tensor) else tensor.detach()
+    if is_partitioned(tensor):
+        return gather_shards(weight_shard(tensor))
+    part = slice_of(tensor)
+    return tensor.detach() if part is None else part.joined(tensor.detach())
 
 
 class EmaEngine(TrainEngine):

@@ -214,6 +214,7 @@ def snapshot_ema_reference(
         dtype=role.dtype,
         optimizer_step=0,
         format=SLICES,
+        tensor_parallel_size=role.tensor_parallel_size,
     )
 
     def write(folder: Path) -> None:
@@ -231,9 +232,7 @@ def load_ema_reference(folder: Path, weights: EmaReference, role: RoleConfig) ->
     Raises:
         ValueError: they are incomplete, of another dtype, or of a model with other weights.
     """
-    facts = read_facts(
-        folder, world_size=world_size(), zero_stage=role.zero_stage, dtype=role.dtype
-    )
+    facts = read_facts(folder, role)
     if facts.layout_is_fixed:
         # A release before: below ZeRO-3 every rank held the same, and rank 0 wrote it.
         writer = rank() if role.zero_stage == 3 else 0

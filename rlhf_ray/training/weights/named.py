@@ -16,6 +16,7 @@ from rlhf_ray.publish.plan import WeightSpec
 from rlhf_ray.training.engine.deepspeed_engine import TrainEngine
 from rlhf_ray.training.engine.ranks import rank, world_size
 from rlhf_ray.training.engine.shards import distinct_tensors, num_elements, whole_shape
+from rlhf_ray.training.engine.slicing.tensor_slice import slice_of
 from rlhf_ray.training.weights.lora import BASE, is_factor, lora_layers, merged
 
 # Elements gathered from ZeRO-3 shards at once, unless a single tensor is larger.
@@ -62,6 +63,8 @@ def named_weights(engine: TrainEngine, model: nn.Module) -> Iterator[tuple[str, 
             for weight in group:
                 with torch.no_grad():
                     value = weight.value().detach()
+                    part = slice_of(weight.tensor)
+                    value = value if part is None else part.joined(value)
                 yield weight.name, value
 
 

@@ -154,7 +154,16 @@ def bases(runs: Runs) -> Seen:
 @pytest.fixture(scope="session")
 def divided(tmp_path_factory: pytest.TempPathFactory) -> Divided:
     """Results of the scenarios of ranks that compute samples together, on 1 rank and on 4."""
-    folder, table = tmp_path_factory.mktemp("divided"), "divided"
+    return _on_one_and_four(tmp_path_factory.mktemp("divided"), "divided")
+
+
+@pytest.fixture(scope="session")
+def sliced(tmp_path_factory: pytest.TempPathFactory) -> Divided:
+    """Results of the scenarios of ranks that hold slices of a model, on 1 rank and on 4."""
+    return _on_one_and_four(tmp_path_factory.mktemp("sliced"), "sliced")
+
+
+def _on_one_and_four(folder: Path, table: str) -> Divided:
     make_inputs(folder / table)
     ports = {size: free_ports(NUM_PORTS) for size in (4, 1)}
     processes = {

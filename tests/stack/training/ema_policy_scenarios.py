@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlhf_ray.training.engine.slicing.tensor_slice import slice_of
 from rlhf_ray.training.roles.learner import Learner
 from tests.stack.training.rank import Rank, weights_of
 
@@ -80,6 +81,8 @@ def _optimizer_weights(learner: Learner) -> dict[str, Tensor]:
         # Without ZeRO there is no other copy.
         whole = safe_get_full_fp32_param(parameter)
         value = parameter.detach() if whole is None else whole
+        part = slice_of(parameter)
+        value = value if part is None else part.joined(value)
         found[name.removeprefix("model.")] = value.float().clone()
     assert not any(torch.isnan(value).any() for value in found.values())
     return found

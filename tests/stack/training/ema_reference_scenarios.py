@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rlhf_ray.publish.bucket import WeightBucket, pack_buckets, unpack
 from rlhf_ray.training.engine.shards import is_partitioned
+from rlhf_ray.training.engine.slicing.tensor_slice import slice_of
 from rlhf_ray.training.roles.reference import Reference
 from tests.stack.training.rank import Rank
 from tests.stack.training.samples import VOCABULARY, groups_of
@@ -109,7 +110,9 @@ def whole_weights(role: Reference) -> dict[str, Tensor]:
     for name, tensor in role._weights._tensors.items():
         sharded = is_partitioned(tensor)
         with deepspeed.zero.GatheredParameters([tensor]) if sharded else nullcontext():
-            weights[name] = tensor.detach().clone()
+            part = slice_of(tensor)
+            whole = tensor.detach() if part is None else part.joined(tensor.detach())
+            weights[name] = whole.clone()
     return weights
 
 

@@ -17,6 +17,7 @@ from rlhf_ray.config.groups.algorithm import AlgorithmConfig
 from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.config.groups.training import CriticConfig, ReferenceConfig, TrainingConfig
 from rlhf_ray.records import Coefficients, Experience
+from rlhf_ray.training.engine.slicing.tensor_slice import slice_of
 from rlhf_ray.training.forward import head_logprobs
 from rlhf_ray.training.roles.critic import Critic
 from rlhf_ray.training.roles.learner import Learner
@@ -52,6 +53,7 @@ class Rank:
         self.data = load_samples(folder)
         self._port = port
         self._group_size = 1
+        self._are_slices = False
         self.experience = self._own_experience()
 
     @property
@@ -69,21 +71,25 @@ class Rank:
             num_ranks=self.num_shares,
             max_tokens_per_micro_batch=max_tokens,
             layout=layout,
-            sequence_parallel_size=self._group_size,
+            sequence_parallel_size=1 if self._are_slices else self._group_size,
         )
 
     def _own_experience(self) -> Experience:
         return make_experience(self.data, *SPLITS[self.num_shares][self.share])
 
     @contextmanager
-    def in_groups(self, size: int) -> Iterator[None]:
-        """Give roles groups of this many ranks, which have the same samples, for a block."""
-        self._group_size = size
+    def in_groups(self, size: int, *, slices: bool = False) -> Iterator[None]:
+        """Give roles groups of this many ranks, which have the same samples, for a block.
+
+        Args:
+            slices: each holds slices of the matrices, and not pieces of the samples.
+        """
+        self._group_size, self._are_slices = size, slices
         self.experience = self._own_experience()
         try:
             yield
         finally:
-            self._group_size = 1
+            self._group_size, self._are_slices = 1, False
             self.experience = self._own_experience()
 
     @contextmanager
@@ -110,7 +116,7 @@ class Rank:
         common = {
             "dtype": "float32",
             "num_ranks": self.world_size,
-            "sequence_parallel_size": self._group_size,
+            f"{'tensor' if self._are_slices else 'sequence'}_parallel_size": self._group_size,
             "cpu_threads": 1,
             "max_tokens_per_micro_batch": 16,
         }
@@ -230,11 +236,18 @@ def record_gradients(role: Any) -> list[dict[str, Tensor]]:
 
     def step() -> Any:
         trained = [(n, p) for n, p in engine.module.named_parameters() if p.requires_grad]
-        seen.append({name: safe_get_full_grad(p).clone() for name, p in trained})
+        seen.append({name: _whole_gradient(p) for name, p in trained})
         return take_step()
 
     engine.step = step
     return seen
+
+
+def _whole_gradient(parameter: Any) -> Tensor:
+    own, part = safe_get_full_grad(parameter), slice_of(parameter)
+    assert own is not None
+    own = own.clone()  # Clipping changes it in place.
+    return own if part is None else part.joined(own)
 
 
 def record_rows(role: Any) -> list[tuple[int, ...]]:

@@ -20,9 +20,9 @@ from rlhf_ray.config.deepspeed.zero import TrainedZeroConfig
 from rlhf_ray.config.groups.lora import LoraConfig
 from rlhf_ray.config.groups.reward import ModelRewardConfig
 from rlhf_ray.records import Coefficients
-from rlhf_ray.training.engine import deepspeed_engine
 from rlhf_ray.training.engine.process import stop_process
 from rlhf_ray.training.engine.shards import is_partitioned
+from rlhf_ray.training.engine.starting import initialize
 from rlhf_ray.training.forward import fused_head
 from rlhf_ray.training.roles.reward_scorer import RewardScorer
 from tests.stack.training.rank import Rank, record_gradients, small_chunks
@@ -220,18 +220,18 @@ def start_peak(here: Rank, **settings: Any) -> dict[str, float]:
     with here.sft_trainer(zero_stage=3, layout="padded", **settings):
         here.model = large
     peak = PeakMemory()
-    shard = deepspeed_engine.shard_module
+    shard = initialize.shard_module
 
     def measured(*arguments: Any, **named: Any) -> None:
         shard(*arguments, **named)
         peak.stop()
 
-    deepspeed_engine.shard_module = measured
+    initialize.shard_module = measured
     try:
         with here.sft_trainer(zero_stage=3, layout="padded", **settings) as trainer:
             weights = sum(p.ds_numel for p in trainer._engine.module.parameters())
     finally:
-        deepspeed_engine.shard_module = shard
+        initialize.shard_module = shard
     return {"peak": float(peak.bytes), "weights": 4.0 * weights}
 
 

@@ -49,6 +49,7 @@ from tests.stack.training.sft_scenarios import (
     several_steps,
 )
 from tests.stack.training.sharded_scenarios import SHARDED, SIZES
+from tests.stack.training.slice_scenarios import SLICE_MATRIX, SLICED
 
 Scenario = Callable[[Rank], dict[str, Any]]
 
@@ -162,6 +163,7 @@ SCENARIOS: dict[int, dict[str, Scenario]] = {
         "reference_zero_3": lambda r: scores(r, r.reference, zero_stage=3),
         "mismatch": mismatch,
         **DIVIDED,
+        **SLICED,
     },
 }
 
@@ -187,5 +189,6 @@ TABLES = {
     "sizes": SIZES,
     "followed": FOLLOWING,
     "divided": MATRIX,
+    "sliced": SLICE_MATRIX,
     "compared": {size: COMPARED[size] | ADAPTED[size] for size in COMPARED},
 }

@@ -90,8 +90,9 @@ def test_one_answer_of_a_group_and_every_failure():
     assert [call.signal[2] for call in ranks.update(["x", "y"])] == [(["x"],)] * 3 + [(["y"],)] * 3
 
 
-def test_roles_say_how_many_ranks_compute_a_sample():
-    split = ["critic.num_ranks=4", "critic.sequence_parallel_size=4"]
+@pytest.mark.parametrize("kind", ["sequence", "tensor"])
+def test_roles_say_how_many_ranks_compute_a_sample(kind):
+    split = ["critic.num_ranks=4", f"critic.{kind}_parallel_size=4"]
     roles = run_roles(load_config(["recipe=demo_ppo", *split]))
     assert roles.ranks_per_sample("critic") == 4
     assert roles.ranks_per_sample("learner") == 1

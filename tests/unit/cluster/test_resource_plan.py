@@ -130,8 +130,9 @@ def test_disaggregated_gives_every_actor_a_bundle():
     assert plan.strategy == "PACK"
 
 
-def test_ranks_that_compute_samples_together_are_one_bundle():
-    split = ["training.sequence_parallel_size=8", "reference.sequence_parallel_size=4"]
+@pytest.mark.parametrize("kind", ["sequence", "tensor"])
+def test_ranks_that_compute_samples_together_are_one_bundle(kind):
+    split = [f"training.{kind}_parallel_size=8", f"reference.{kind}_parallel_size=4"]
     plan = _plan("recipe=gpu_70b", *split)
     learner, reference = _role(plan, "learner"), _role(plan, "reference")
     assert [learner.bundle_indices.count(index) for index in set(learner.bundle_indices)] == [8] * 4

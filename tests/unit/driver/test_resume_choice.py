@@ -223,6 +223,13 @@ def test_another_number_format_is_refused_before_the_start(tmp_path):
         checkpoint_to_resume(tmp_path, "auto", expected(layout=replace(LAYOUT, dtype="bfloat16")))
 
 
+def test_slices_of_another_number_of_ranks_are_refused_before_the_start(tmp_path):
+    written(tmp_path, 1)
+    layout = replace(LAYOUT, tensor_parallel_size=2)
+    with pytest.raises(RequestError, match=r"tensor_parallel_size=1, and this run has .*_size=2"):
+        checkpoint_to_resume(tmp_path, "auto", expected(layout=layout))
+
+
 @pytest.mark.parametrize(
     ("changed", "words"),
     [

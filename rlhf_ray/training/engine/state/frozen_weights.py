@@ -2,6 +2,9 @@
 
 The sum over a tensor is the sum over its slices, modulo 2**64. So it is the same for any number of
 ranks and at any ZeRO stage, and every rank looks at an equal share of the weights, once.
+
+Weights that a tensor group holds in slices are saved with their values: their parts have the names
+of slices.
 """
 
 from __future__ import annotations

@@ -17,8 +17,13 @@ from rlhf_ray.training.engine.shards import (
     is_spread,
     optimizer_place,
     release_gathered,
+    slice_shape,
     weight_shard,
-    whole_shape,
+)
+from rlhf_ray.training.engine.slicing.tensor_slice import (
+    TensorSlice,
+    name_in_checkpoint,
+    slice_of,
 )
 
 WEIGHT = "weight"
@@ -31,12 +36,13 @@ class StatePart:
     """A slice of a flattened tensor, with all values that a checkpoint has of it.
 
     Attributes:
-        shape: of the whole tensor.
-        start: index of the first element in the flattened whole.
+        shape: of the whole tensor, or of this rank's slice in a tensor group.
+        start: index of the first element in the flattened tensor.
         values: kind to a view [n]; writing to it changes the state.
         step: see `SavedTensor`.
-        is_shared: all ranks hold the same slice.
+        is_shared: all ranks hold the same, or all that have the same slice in a tensor group.
         checksum: of a part without values, the sum over them; see `frozen_weights`.
+        part: the slice in a tensor group; None without groups.
     """
 
     name: str
@@ -46,6 +52,7 @@ class StatePart:
     step: int | None = None
     is_shared: bool = False
     checksum: int | None = None
+    part: TensorSlice | None = None
 
     @property
     def length(self) -> int:
@@ -81,12 +88,13 @@ def parts_of(module: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[St
         values = {WEIGHT: place.of(place.flat)}
         values |= {kind: place.of(state[kind]) for kind in MOMENTS if kind in state}
         yield StatePart(
-            name=name,
-            shape=whole_shape(tensor),
+            name=name_in_checkpoint(name, tensor),
+            shape=slice_shape(tensor),
             start=place.start,
             values=values,
             step=int(state.get("step", 0)),
             is_shared=not is_spread(tensor),
+            part=slice_of(tensor),
         )
 
 
@@ -98,21 +106,33 @@ def plain_part(name: str, tensor: Tensor, values: Tensor | None = None) -> State
     """
     shard = weight_shard(tensor)
     return StatePart(
-        name=name,
+        name=name_in_checkpoint(name, tensor),
         shape=shard.shape,
         start=shard.start,
         values={WEIGHT: shard.values if values is None else values},
         is_shared=not is_partitioned(tensor),
+        part=slice_of(tensor),
     )
 
 
 def own_share(part: StatePart) -> StatePart:
-    """The part that this rank writes: of what all ranks hold, an equal share."""
-    if not part.is_shared:
-        return part
-    share = -(-part.length // world_size())
-    start = min(part.length, rank() * share)
+    """The part that this rank writes: of what several ranks hold, an equal share."""
+    place, num_holders = _holders(part)
+    share = -(-part.length // num_holders)
+    start = min(part.length, place * share)
     return part.narrowed(start, min(share, part.length - start))
+
+
+def _holders(part: StatePart) -> tuple[int, int]:
+    """This rank's place among the ranks that hold the part, and their number."""
+    held = part.part
+    if held is None or (held.dim is None and part.is_shared):
+        return (rank(), world_size()) if part.is_shared else (0, 1)
+    group = held.group
+    if held.dim is None:
+        # ZeRO has divided it over data-parallel ranks, in the same way for every rank of a group.
+        return group.index, group.size
+    return (group.data_index, group.data_size) if part.is_shared else (0, 1)
 
 
 def prepare_moments(
@@ -127,6 +147,7 @@ def prepare_moments(
     steps: dict[Tensor, dict[str, int]] = {}
     for name, tensor in distinct_tensors(module).items():
         place = optimizer_place(tensor, optimizer) if tensor.requires_grad else None
+        name = name_in_checkpoint(name, tensor)
         if place is not None and name in saved:
             steps.setdefault(place.flat, {})[name] = saved[name].step or 0
     for flat, by_name in steps.items():

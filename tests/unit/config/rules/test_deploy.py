@@ -68,6 +68,13 @@ STAGE_CASES = [
         ["reward.model.num_ranks=1"],
     ),
     (
+        "a served model in slices",
+        SERVE,
+        ["reward.model.tensor_parallel_size=2"],
+        ["reward.model.tensor_parallel_size=2", "set it to 1"],
+        ["reward.model.tensor_parallel_size=1"],
+    ),
+    (
         "an open address without a token",
         SERVE,
         ["serve.host=0.0.0.0"],

@@ -186,3 +186,13 @@ def test_a_folder_without_a_readable_file_is_not_known(tmp_path):
     assert local_model(str(tmp_path)) is None
     (tmp_path / "config.json").write_text("{", encoding="utf-8")
     assert local_model(str(tmp_path)) is None
+
+
+def test_slices_divide_what_zero_leaves_whole():
+    engine = ("generation.num_engines=1", "generation.tensor_parallel_size=4")
+    base = (*engine, "training.tensor_parallel_size=4")
+    whole = needs_of(*engine, "training.zero_stage=2")["learner, training"]
+    sliced = needs_of(*base, "training.zero_stage=2")["learner, training"]
+    assert sliced["weights"] == pytest.approx(whole["weights"] / 4)
+    assert sliced["Adam's moments"] == whole["Adam's moments"]
+    assert needs_of(*base, "training.zero_stage=3")["learner, training"] == pytest.approx(sliced)

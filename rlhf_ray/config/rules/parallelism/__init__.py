@@ -1,0 +1,1 @@
+"""Rules of ranks that hold one model together."""
