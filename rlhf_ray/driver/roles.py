@@ -59,7 +59,7 @@ class Checkpointed(Protocol):
 
 
 class SamplingEngines(Protocol):
-    """Engines that take requests, by their places: all, or those of a `driver.fleet.Fleet`."""
+    """Engines that take requests, by their places: all, or those of a fleet (`driver.fleet`)."""
 
     @property
     def names(self) -> Sequence[Any]: ...

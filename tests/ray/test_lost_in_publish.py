@@ -28,7 +28,7 @@ from rlhf_ray.cluster.runtime.supervisor import Member
 from rlhf_ray.config.groups.generation import GenerationConfig
 from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.driver.fleet.accounts import RecoveryAccounts, num_lost
-from rlhf_ray.driver.fleet.fleet import Fleet
+from rlhf_ray.driver.fleet.engine_fleet import EngineFleet
 from rlhf_ray.driver.fleet.parts import FleetSettings
 from rlhf_ray.driver.fleet.transport import FleetTransport
 from rlhf_ray.driver.updates.device_sharing import DedicatedDevices
@@ -79,7 +79,7 @@ class RealFleet:
         plan = RolePlan(
             role="generator", num_actors=2, num_cpus=0.05, num_gpus=0, bundle_indices=(0, 1)
         )
-        self.fleet = Fleet(
+        self.fleet = EngineFleet(
             self.group,
             Replacements(
                 engines_role("generator", settings, first_index=0),

@@ -29,7 +29,7 @@ class _Recovery:
 
 @dataclass(kw_only=True, slots=True)
 class _Sums:
-    """Of the events since the last step's metrics."""
+    """Sums over the events since the last step's metrics."""
 
     lost: int = 0
     back: int = 0

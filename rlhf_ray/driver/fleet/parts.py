@@ -46,7 +46,7 @@ class RecoveryMetrics(Protocol):
     """The accounts of lost engines, step by step."""
 
     def metrics(self) -> dict[str, float]:
-        """Of the time since the last call."""
+        """Metrics of the time since the last call."""
         ...
 
 

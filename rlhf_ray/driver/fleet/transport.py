@@ -14,7 +14,7 @@ from rlhf_ray.publish.channel_transport import ChannelFailed
 
 
 class Musters(Protocol):
-    """The fleet as a transport sees it; see `fleet.Fleet`."""
+    """The fleet as a transport sees it; see `engine_fleet.EngineFleet`."""
 
     def muster(self, *, takes_new: bool) -> Any: ...
     @property

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rlhf_ray.cluster.engines.group import GeneratorGroup
 from rlhf_ray.cluster.systems.rl import System
 from rlhf_ray.driver.fleet.accounts import RecoveryAccounts
-from rlhf_ray.driver.fleet.fleet import Fleet
+from rlhf_ray.driver.fleet.engine_fleet import EngineFleet
 from rlhf_ray.driver.fleet.parts import FleetSettings
 from rlhf_ray.driver.fleet.transport import FleetTransport
 from rlhf_ray.publish.base import WeightTransport
@@ -25,8 +25,8 @@ class RunEngines:
         fleet: the same, where lost engines are replaced; None where a loss ends the run.
     """
 
-    sampling: GeneratorGroup | Fleet
-    fleet: Fleet | None
+    sampling: GeneratorGroup | EngineFleet
+    fleet: EngineFleet | None
 
     def following(self, transport: WeightTransport, system: System) -> WeightTransport:
         """The transport to the engines that are there at each publish.
@@ -60,7 +60,7 @@ def make_engines(settings: RlSettings, system: System, say: Callable[[str], None
     recovery = settings.recovery
     if recovery.max_restarts == 0:
         return RunEngines(sampling=system.generators, fleet=None)
-    fleet = Fleet(
+    fleet = EngineFleet(
         system.generators,
         system.replacements,
         system.supervisor,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from rlhf_ray.cluster.runtime.session import connected, is_connected
@@ -11,7 +12,8 @@ from rlhf_ray.config.run import Config
 from rlhf_ray.driver.fleet.accounts import num_lost
 from rlhf_ray.driver.loop import Loop, train
 from rlhf_ray.driver.resume_choice import check_rows
-from rlhf_ray.driver.run_checkpoints import LoopState
+from rlhf_ray.driver.rollouts.pipeline import RolloutPipeline
+from rlhf_ray.driver.run_checkpoints import LoopState, RunCheckpoints
 from rlhf_ray.driver.run_log import RunLog
 from rlhf_ray.driver.updates.controllers import Controllers
 from rlhf_ray.observe.metrics import make_writer, read_metrics
@@ -109,12 +111,8 @@ def _train(inputs: RlInputs, system: System, progress: Progress, startup: Startu
     reference_updater = make_reference_updater(settings, system)
     reference_updater.check()
 
-    state = LoopState(step=0, controllers=Controllers.start(settings.algorithm))
     progress.phase("publish")
-    if inputs.resume_from:
-        folder = saver.verified(inputs.resume_from, progress.message)
-        state = saver.load(folder, pipeline)
-        progress.message(f"resumed after step {state.step} from {folder}")
+    state = _first_state(inputs, saver, pipeline, progress.message)
     _prove_weights(inputs, publisher, state.step)
     startup.done("gate")
 
@@ -147,8 +145,19 @@ def _train(inputs: RlInputs, system: System, progress: Progress, startup: Startu
     progress.phase("save")
     devices.begin_training()
     save_models(settings, system)
-    # After the result is safe: a failure here must not cost it.
-    transport.close()
+    transport.close()  # After the result is safe: a failure here must not cost it.
+
+
+def _first_state(
+    inputs: RlInputs, saver: RunCheckpoints, pipeline: RolloutPipeline, say: Callable[[str], None]
+) -> LoopState:
+    """The state of the checkpoint that the run goes on from, or that of step 0."""
+    if not inputs.resume_from:
+        return LoopState(step=0, controllers=Controllers.start(inputs.settings.algorithm))
+    folder = saver.verified(inputs.resume_from, say)
+    state = saver.load(folder, pipeline)
+    say(f"resumed after step {state.step} from {folder}")
+    return state
 
 
 def _prove_weights(inputs: RlInputs, publisher: Publisher, step: int) -> None:

@@ -15,7 +15,7 @@ from rlhf_ray.config.errors import RunFailed
 from rlhf_ray.config.groups.algorithm import AlgorithmConfig
 from rlhf_ray.driver.evaluation.evaluator import NoEvaluation
 from rlhf_ray.driver.fleet.accounts import RecoveryAccounts
-from rlhf_ray.driver.fleet.fleet import Fleet
+from rlhf_ray.driver.fleet.engine_fleet import EngineFleet
 from rlhf_ray.driver.fleet.parts import FleetSettings
 from rlhf_ray.driver.fleet.transport import FleetTransport
 from rlhf_ray.driver.loop import Loop, train
@@ -370,7 +370,7 @@ class FleetRun:
         self.learner = Updated()
         self.said: list[str] = []
         self.folder = folder
-        self.fleet = Fleet(
+        self.fleet = EngineFleet(
             self.engines,
             self.engines,
             self.waiter,

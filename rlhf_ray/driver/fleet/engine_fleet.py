@@ -24,7 +24,7 @@ _PINGS_PER_SILENCE = 4
 _POLL_S = 0.2
 
 
-class Fleet:
+class EngineFleet:
     """The engines of a run with recovery; a `LossKeeper`. See the module.
 
     Args:
