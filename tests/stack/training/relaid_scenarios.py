@@ -49,8 +49,8 @@ class Case:
 
     Attributes:
         settings: of the role, the same in all layouts.
-        rel: largest relative difference of metrics. Gradients of adapters in bfloat16 differ at stage
-            3 by 2e-4 from those of other stages, with equal weights and losses.
+        rel: largest relative difference of metrics. Gradients of adapters in bfloat16 differ at
+            stage 3 by 2e-4 from those of other stages, with equal weights and losses.
     """
 
     name: str
