@@ -91,7 +91,8 @@ def assert_same_step(expected, found) -> None:
     for name in ("policy/grad_norm", "kl/reference", "reward/mean"):
         assert expected[name] != 0
     for name in names:
-        assert found[name] == pytest.approx(expected[name], rel=1e-5, abs=1e-6), name
+        rel = 1e-5 if name.endswith("grad_norm") else 1e-6
+        assert found[name] == pytest.approx(expected[name], rel=rel, abs=1e-6), name
 
 
 @pytest.mark.slow

