@@ -1,0 +1,25 @@
+"""The choice of the same prompts in every step, without a list of them.
+
+A rollout file records the tokens of few samples, and a report shows few. Both take the prompts with
+the smallest hashes, so that a prompt that comes again is taken again.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+
+
+def prompt_rank(text: str) -> int:
+    """Place of a prompt among all prompts; the same in every process."""
+    return zlib.crc32(text.encode(errors="backslashreplace"))
+
+
+def best_and_worst(rewards: Sequence[float]) -> tuple[int, ...]:
+    """Positions of the samples with the largest and with the smallest reward, the first of each."""
+    if not rewards:
+        return ()
+    positions = range(len(rewards))
+    best = max(positions, key=lambda i: rewards[i])
+    worst = min(positions, key=lambda i: rewards[i])
+    return (best,) if rewards[best] == rewards[worst] else (best, worst)

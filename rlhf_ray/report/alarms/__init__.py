@@ -1,0 +1,1 @@
+"""Alarms about a run."""

@@ -1,0 +1,1 @@
+"""The answers of a run: read within bounds, measured, and chosen to be shown."""

@@ -1,0 +1,154 @@
+"""All that a report shows of one run, as plain values of JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlhf_ray.config.stages import FIT_STAGES
+from rlhf_ray.report.alarms.alarm_checks import FIT_CHECKS, RL_CHECKS
+from rlhf_ray.report.alarms.evidence import Evidence, check_all
+from rlhf_ray.report.curves import MAX_METRICS, MAX_POINTS, make_curves, split_ranges
+from rlhf_ray.report.forgiving_reads import Notes, read_json, read_steps
+from rlhf_ray.report.rollouts.answer_measures import StepMeasures, reward_bands
+from rlhf_ray.report.rollouts.rollout_browser import TokenText, make_browser
+from rlhf_ray.report.rollouts.rollout_reader import KeptGroup, ReadBounds, read_rollouts
+from rlhf_ray.report.rollouts.token_texts import find_token_text
+from rlhf_ray.report.run_events import find_events
+from rlhf_ray.report.settings_shown import changed_settings, read_settings
+from rlhf_ray.report.stage_results import (
+    read_compared_answers,
+    read_error,
+    read_pipeline,
+    read_summary,
+    read_tables,
+)
+from rlhf_ray.run_folder.ending import END_FILE
+
+_MAX_MEASURED_STEPS = 400
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunContents:
+    """A folder that was read; `values` makes of it what fits into a given size.
+
+    Attributes:
+        rollouts, held_out, compared: answers that may be shown, of the steps, of evaluations in
+            between, and of an evaluation of several models.
+        facts: the part of the report whose size is bounded.
+        notes: of reading.
+    """
+
+    settings: Mapping[str, Any]
+    rows: Sequence[Mapping[str, float]]
+    rollouts: Sequence[KeptGroup]
+    held_out: Sequence[KeptGroup]
+    compared: Sequence[KeptGroup]
+    token_text: TokenText | None
+    facts: Mapping[str, Any]
+    notes: Sequence[str]
+
+    def values(
+        self, *, characters: int, max_points: int = MAX_POINTS, max_metrics: int = MAX_METRICS
+    ) -> dict[str, Any]:
+        """What the report shows.
+
+        Args:
+            characters: about the size of the answers, as JSON.
+        """
+        notes = Notes()
+        for text in self.notes:
+            notes.add(text)
+        kinds = {
+            "rollouts": self.rollouts,
+            "held-out answers": self.held_out,
+            "models side by side": self.compared,
+        }
+        kinds = {name: groups for name, groups in kinds.items() if groups}
+        browsers = [
+            make_browser(
+                groups,
+                notes,
+                name=name,
+                characters=characters // len(kinds),
+                token_text=self.token_text,
+            )
+            for name, groups in kinds.items()
+        ]
+        curves = make_curves(self.rows, notes, max_points=max_points, max_metrics=max_metrics)
+        return {**self.facts, "curves": curves, "browsers": browsers, "left_out": notes.texts()}
+
+
+def read_run(
+    folder: Path, *, ending: Mapping[str, Any] | None = None, bounds: ReadBounds | None = None
+) -> RunContents:
+    """Read an output folder; a file that is missing or broken costs its panel and no more.
+
+    Args:
+        ending: how the run ended, where that is not in its file yet.
+    """
+    notes = Notes()
+    settings = read_settings(folder, notes)
+    end = dict(ending or read_json(folder / END_FILE, notes))
+    stage = str(end.get("stage") or settings.get("stage.name") or "")
+    rows = read_steps(folder / "metrics.jsonl", notes)
+    rollouts = read_rollouts(folder / "rollouts", notes, bounds)
+    held_out = read_rollouts(folder / "evaluation", notes, bounds)
+    compared = read_compared_answers(folder, notes)
+    has_tokens = any("ids" in sample for group in rollouts.groups for sample in group.samples)
+    evidence = Evidence(
+        rows=rows,
+        measures=rollouts.measures,
+        prompts_per_step=_whole(settings.get("prompts_per_step")),
+    )
+    checks = FIT_CHECKS if stage in FIT_STAGES else RL_CHECKS if stage == "rl" else {}
+    now = datetime.datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+    facts = {
+        "name": folder.name,
+        "folder": str(folder),
+        "stage": stage,
+        "made_at": now,
+        "num_steps": len(rows),
+        "end": end,
+        "error": read_error(folder),
+        "settings": changed_settings(settings, notes),
+        "summary": read_summary(folder, notes),
+        "tables": read_tables(folder, notes),
+        "pipeline": read_pipeline(folder, notes),
+        "startup": read_json(folder / "startup.json", notes),
+        "events": find_events(folder, rows, notes),
+        "groups": _measured(rollouts.measures, notes),
+        "alarms": [dataclasses.asdict(finding) for finding in check_all(checks, evidence)],
+    }
+    return RunContents(
+        settings=settings,
+        rows=rows,
+        rollouts=rollouts.groups,
+        held_out=held_out.groups,
+        compared=compared,
+        token_text=find_token_text(folder, settings, notes) if has_tokens else None,
+        facts=facts,
+        notes=notes.texts(),
+    )
+
+
+def _measured(measures: Sequence[StepMeasures], notes: Notes) -> dict[str, Any]:
+    """Shares and histograms over time of the steps that were read."""
+    if len(measures) > _MAX_MEASURED_STEPS:
+        notes.add(f"groups over time: {_MAX_MEASURED_STEPS} of {len(measures)} steps are drawn")
+        measures = [measures[a] for a, _ in split_ranges(len(measures), _MAX_MEASURED_STEPS)]
+    shares = [step.shares() for step in measures]
+    names = list(dict.fromkeys(name for found in shares for name in found))
+    return {
+        "steps": [step.step for step in measures],
+        "shares": {name: [found.get(name) for found in shares] for name in names},
+        "rewards": reward_bands(measures),
+    }
+
+
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
