@@ -39,6 +39,7 @@ from rlhf_ray.config.load import load_config, notes_of_files, notes_of_parts, re
 from rlhf_ray.config.run import Config
 from rlhf_ray.config.stages import RAY_STAGES
 from rlhf_ray.failure_report import NotWritten, printable, quiet_if_not_read, report_failure
+from rlhf_ray.report.report_command import WORD, run_report
 from rlhf_ray.stages.pipeline import read_steps
 from rlhf_ray.stages.start import start_stage
 from rlhf_ray.stages.table import load_stage
@@ -98,6 +99,9 @@ def _carry_out(options: argparse.Namespace) -> int:
     if options.check:
         _check_configuration(options.overrides)
         return 0
+    if options.overrides[:1] == [WORD]:
+        with quiet_if_not_read():
+            return run_report(options.overrides[1:], lambda line: print(line, flush=True))
     config = load_config(options.overrides)
     for note in (
         *notes_of_files(options.overrides, config),
@@ -180,6 +184,7 @@ def _help_text() -> str:
 Reinforcement learning from human feedback, as Ray actors.
 
   python -m rlhf_ray.main recipe=NAME output_dir=FOLDER [group=NAME] [key=value] ...
+  python -m rlhf_ray.main report FOLDER [FOLDER ...]
 
 Groups and what they can be:
 {groups}
@@ -194,6 +199,7 @@ Lists and text with spaces: 'reward.functions=[exact_match]' 'data.system_prompt
   stage=plan    check it with its files, and print batch, placement and disk (dry_run=true: of any
                 stage)
   --version     versions of the package and of what it stands on
+  report FOLDER write report.html of an output folder again; several folders are compared, too
   --help, -h    this text
 
 Exit status: 0 done, 1 failed while running, 2 the request was wrong, 130 Ctrl-C,

@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 # A line of a file that some other program wrote may have no end.
 _MAX_LINE_CHARACTERS = 64 * 1024 * 1024
@@ -93,7 +93,7 @@ def read_steps(path: Path, notes: Notes) -> list[dict[str, float]]:
     return [rows[step] for step in sorted(rows)]
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Whether a value of JSON is a finite number; True and False are none."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
 

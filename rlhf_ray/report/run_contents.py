@@ -21,6 +21,7 @@ from rlhf_ray.report.rollouts.token_texts import find_token_text
 from rlhf_ray.report.run_events import find_events
 from rlhf_ray.report.settings_shown import changed_settings, read_settings
 from rlhf_ray.report.stage_results import (
+    MAX_ERROR,
     read_compared_answers,
     read_error,
     read_pipeline,
@@ -84,12 +85,17 @@ class RunContents:
 
 
 def read_run(
-    folder: Path, *, ending: Mapping[str, Any] | None = None, bounds: ReadBounds | None = None
+    folder: Path,
+    *,
+    ending: Mapping[str, Any] | None = None,
+    error: str | None = None,
+    bounds: ReadBounds | None = None,
 ) -> RunContents:
     """Read an output folder; a file that is missing or broken costs its panel and no more.
 
     Args:
         ending: how the run ended, where that is not in its file yet.
+        error: the traceback; None for what error.log says.
     """
     notes = Notes()
     settings = read_settings(folder, notes)
@@ -114,7 +120,7 @@ def read_run(
         "made_at": now,
         "num_steps": len(rows),
         "end": end,
-        "error": read_error(folder),
+        "error": read_error(folder) if error is None else error[-MAX_ERROR:],
         "settings": changed_settings(settings, notes),
         "summary": read_summary(folder, notes),
         "tables": read_tables(folder, notes),

@@ -6,10 +6,13 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from rlhf_ray.report.forgiving_reads import Notes, as_text, is_number, read_json, read_lines
 from rlhf_ray.report.rollouts.rollout_reader import KeptGroup, kept_group
 
+# Characters of a traceback: its end.
+MAX_ERROR = 6000
 _MAX_FIGURES = 400
 _MAX_PROMPTS = 400
 # Of compression.json and evaluation.json: the forms or models side by side.
@@ -67,19 +70,20 @@ def read_pipeline(folder: Path, notes: Notes) -> list[dict[str, Any]]:
         seconds = entry.get("seconds") if isinstance(entry, dict) else None
         place = folder / str(name)
         end = read_json(place / "end.json", notes)
+        has_report = (place / "report.html").is_file()
         found.append(
             {
                 "name": str(name),
                 "seconds": seconds if is_number(seconds) else None,
                 "cause": as_text(end.get("cause") or "not recorded", 200),
-                "report": f"{name}/report.html" if (place / "report.html").is_file() else None,
+                "report": f"./{quote(str(name))}/report.html" if has_report else None,
                 "summary": read_summary(place, notes)[:40],
             }
         )
     return found
 
 
-def read_error(folder: Path, limit: int = 6000) -> str:
+def read_error(folder: Path, limit: int = MAX_ERROR) -> str:
     """The end of error.log; empty without the file."""
     try:
         with (folder / "error.log").open("rb") as file:

@@ -25,12 +25,15 @@ FOLDERS = (
 )
 FILES = (
     "best.json",
+    "comparison.html",
     "config.yaml",
+    "end.json",
     "error.log",
     "events.jsonl",
     "finished.json",
     "metrics.jsonl",
     "progress.json",
+    "report.html",
     "serve.json",
     "startup.json",
     "summary.json",

@@ -14,14 +14,16 @@ from rlhf_ray.config.run import Config
 from rlhf_ray.config.stages import TRAINING_STAGES
 from rlhf_ray.driver.checkpoint_folders import Checkpoints
 from rlhf_ray.run_folder.contents import MovedAside, check_owner, results_in
+from rlhf_ray.run_folder.ending import END_FILE
 from rlhf_ray.run_folder.finished import FILE_NAME, read_finished, write_finished
 from rlhf_ray.run_folder.lock import LOCK, FolderLock, folder_lock
 from rlhf_ray.run_folder.place import prepare_place, remove_made
 from rlhf_ray.stages.stage import FolderUse, Stage
+from rlhf_ray.stages.told_end import told_end
 
 _ERROR_LOG = "error.log"
 # Put back as they were where a request is refused after all.
-_RECORDS = ("config.yaml", FILE_NAME)
+_RECORDS = ("config.yaml", FILE_NAME, END_FILE)
 
 
 def start_stage(stage: Stage, config: Config, *, replaces: bool = False) -> int:
@@ -53,8 +55,10 @@ def start_stage(stage: Stage, config: Config, *, replaces: bool = False) -> int:
             check_owner(folder, stage.name, written=written)
         lock.write(stage.name)
         if stage.name not in TRAINING_STAGES:
-            (folder / _ERROR_LOG).unlink(missing_ok=True)
-            return _run(stage, config, lock)
+            for name in (_ERROR_LOG, END_FILE):
+                (folder / name).unlink(missing_ok=True)
+            with told_end(folder, stage.name, lock.is_there):
+                return _run(stage, config, lock)
         return _train(stage, config, lock, replaces=replaces)
 
 
@@ -114,14 +118,16 @@ def _train(stage: Stage, config: Config, lock: FolderLock, *, replaces: bool) ->
         return 0
     records = {name: (folder / name).read_bytes() for name in _RECORDS if (folder / name).is_file()}
     moved = MovedAside(folder) if start.moves_aside else None
-    (folder / FILE_NAME).unlink(missing_ok=True)
-    (folder / _ERROR_LOG).unlink(missing_ok=True)
+    for name in (FILE_NAME, END_FILE, _ERROR_LOG):
+        (folder / name).unlink(missing_ok=True)
     if moved is not None:
         print(
             f"starting at step 0: the output of an earlier run is now in {moved.place}", flush=True
         )
     try:
-        status = _run(stage, config, lock)
+        with told_end(folder, stage.name, lock.is_there):
+            status = _run(stage, config, lock)
+            write_finished(folder, config)
     except RequestError:
         # Nothing was trained: the earlier run's output is as it was.
         if moved is not None:
@@ -130,7 +136,6 @@ def _train(stage: Stage, config: Config, lock: FolderLock, *, replaces: bool) ->
         for name, content in records.items():
             (folder / name).write_bytes(content)
         raise
-    write_finished(folder, config)
     return status
 
 

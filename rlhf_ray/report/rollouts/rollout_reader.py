@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -67,7 +67,11 @@ class RolloutContents:
 
 
 def read_rollouts(
-    folder: Path, notes: Notes, bounds: ReadBounds | None = None, *, clock=time.monotonic
+    folder: Path,
+    notes: Notes,
+    bounds: ReadBounds | None = None,
+    *,
+    clock: Callable[[], float] = time.monotonic,
 ) -> RolloutContents:
     """Read `step_*.jsonl` of a folder, as `observe.rollout_log` writes them."""
     bounds = bounds or ReadBounds()
