@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -11,7 +12,13 @@ from typing import Any
 import torch
 
 from rlhf_ray.atomic_file import atomic_file
+from rlhf_ray.observe.prompt_choice import best_and_worst, prompt_rank
 from rlhf_ray.records import RolloutGroup
+
+# Groups of a step whose tokens are written; all of a large batch would triple its file.
+DETAILED_GROUPS = 8
+MAX_TOKENS = 2000
+_DIGITS = 4
 
 
 def rollout_path(output_dir: Path, step: int) -> Path:
@@ -24,21 +31,33 @@ def rollout_rows(groups: Sequence[RolloutGroup]) -> list[dict[str, Any]]:
 
     `weight_versions` are spans [[version, number of tokens], ...] over the sampled tokens. In a
     run that trains on steps, `steps` are spans too: [[reward, tokens, characters], ...].
+
+    The best and the worst sample of a few groups have `tokens`, too: `ids` of the response, and
+    `logprobs` of the engine, None for a token that was not sampled, or where it is not finite. At
+    most `MAX_TOKENS` of each.
     """
-    return [row for group in groups for row in _group_rows(group)]
+    detailed = _detailed(groups)
+    return [row for group in groups for row in _group_rows(group, id(group) in detailed)]
 
 
 def write_rollouts(path: Path, groups: Sequence[RolloutGroup]) -> None:
     """Write the samples to a file, which appears complete or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    detailed = _detailed(groups)
     with atomic_file(path) as file:
         # Group by group: the rows of a whole batch may be gigabytes.
         for group in groups:
-            for row in _group_rows(group):
+            for row in _group_rows(group, id(group) in detailed):
                 file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def _group_rows(group: RolloutGroup) -> list[dict[str, Any]]:
+def _detailed(groups: Sequence[RolloutGroup]) -> set[int]:
+    """The groups with tokens, by identity: those of the same prompts in every step."""
+    ranked = sorted(groups, key=lambda group: prompt_rank(group.prompt.text))
+    return {id(group) for group in ranked[:DETAILED_GROUPS]}
+
+
+def _group_rows(group: RolloutGroup, has_tokens: bool) -> list[dict[str, Any]]:
     assert group.is_scored
     lengths = group.lengths.tolist()
     masks = group.loss_mask.split(lengths)
@@ -49,6 +68,7 @@ def _group_rows(group: RolloutGroup) -> list[dict[str, Any]]:
     rewards = group.rewards.tolist()
     parts = {name: values.tolist() for name, values in group.reward_parts.items()}
     steps = _steps(group)
+    tokens = _tokens(group, best_and_worst(rewards)) if has_tokens else {}
     return [
         {
             "prompt_id": group.prompt.prompt_id,
@@ -61,9 +81,29 @@ def _group_rows(group: RolloutGroup) -> list[dict[str, Any]]:
             "finish_reason": group.finish_reasons[position],
             "response_tokens": len(versions[position]),
             **({"steps": steps[position]} if steps else {}),
+            **({"tokens": tokens[position]} if position in tokens else {}),
         }
         for position, sample_index in enumerate(group.sample_indices)
     ]
+
+
+def _tokens(group: RolloutGroup, positions: Sequence[int]) -> dict[int, dict[str, Any]]:
+    """Tokens of the responses at these positions, and how likely the engine found each."""
+    lengths = group.lengths.tolist()
+    found: dict[int, dict[str, Any]] = {}
+    for position in positions:
+        start = sum(lengths[:position]) + len(group.prompt.token_ids)
+        end = min(sum(lengths[: position + 1]), start + MAX_TOKENS)
+        sampled = group.loss_mask[start:end].tolist()
+        logprobs = group.generator_logprobs[start:end].tolist()
+        found[position] = {
+            "ids": group.token_ids[start:end].tolist(),
+            "logprobs": [
+                round(value, _DIGITS) if is_sampled and math.isfinite(value) else None
+                for value, is_sampled in zip(logprobs, sampled, strict=True)
+            ],
+        }
+    return found
 
 
 def _steps(group: RolloutGroup) -> list[list[list[float]]]:

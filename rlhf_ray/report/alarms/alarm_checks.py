@@ -19,7 +19,7 @@ from rlhf_ray.report.alarms.evidence import (
 )
 
 # Change of a curve in units of its noise that counts as up or down.
-_TREND = 1.5
+_TREND = 2.0
 # Answers of so many prompts are needed before one answer can be called common.
 _MIN_PROMPTS = 8
 _HELD_OUT = (

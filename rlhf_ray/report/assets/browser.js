@@ -115,7 +115,8 @@ function answer(data, group, sample, state, before) {
 function answerText(group, sample, state, before) {
   if (state.colour !== "none") return coloured(group, sample, state.colour);
   if (!before) return [sample.text];
-  const pieces = (one) => (one.pieces && sample.pieces && before.pieces ? one.pieces : words(one.text));
+  const isWhole = [sample, before].every((one) => one.pieces && one.logprobs.filter((value) => value !== null).length >= one.tokens);
+  const pieces = (one) => (isWhole ? one.pieces : words(one.text));
   return difference(pieces(before), pieces(sample)).map(([kind, text]) => (kind === "same" ? text : element(kind === "added" ? "ins" : "del", {}, text)));
 }
 

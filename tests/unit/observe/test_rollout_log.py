@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlhf_ray.observe.rollout_log import rollout_path, rollout_rows, write_rollouts
+from rlhf_ray.observe.rollout_log import DETAILED_GROUPS, rollout_path, rollout_rows, write_rollouts
 from rlhf_ray.records import GroupSteps, Prompt, RolloutGroup
 
 
@@ -32,7 +32,7 @@ def scored_group(responses: tuple[str, str] = ("hé", "no\nline\u2028")) -> Roll
         token_ids=torch.arange(9),
         lengths=torch.tensor([6, 3]),
         loss_mask=mask,
-        generator_logprobs=torch.zeros(9),
+        generator_logprobs=torch.tensor([0, 0, -0.5, -0.25, -1, -2, 0, 0, -0.123456]),
         support_token_ids=None,
         weight_versions=versions,
         responses=responses,
@@ -55,6 +55,7 @@ def test_rows() -> None:
             "weight_versions": [[4, 2], [5, 1], [7, 1]],
             "finish_reason": "length",
             "response_tokens": 4,
+            "tokens": {"ids": [2, 3, 4, 5], "logprobs": [-0.5, -0.25, -1.0, -2.0]},
         },
         {
             "prompt_id": "e0-r3",
@@ -66,6 +67,7 @@ def test_rows() -> None:
             "weight_versions": [[5, 1]],
             "finish_reason": "stop",
             "response_tokens": 1,
+            "tokens": {"ids": [8], "logprobs": [-0.1235]},
         },
     ]
 
@@ -105,3 +107,27 @@ def test_steps_are_spans_of_tokens_and_characters() -> None:
     assert first["steps"] == [[0.5, 1, 1], [-1.0, 2, 0]]
     assert second["steps"] == [[2.0, 1, 9]]
     assert "steps" not in rollout_rows([scored_group()])[0]
+
+
+def test_tokens_that_were_not_sampled_have_no_logprob() -> None:
+    group = scored_group()
+    group.loss_mask[3] = False
+    group.weight_versions[3] = -1
+    first = rollout_rows([group])[0]
+    assert first["tokens"] == {"ids": [2, 3, 4, 5], "logprobs": [-0.5, None, -1.0, -2.0]}
+    assert first["response_tokens"] == 3
+
+
+def test_tokens_of_the_same_few_prompts_in_every_step() -> None:
+    def group(number: int) -> RolloutGroup:
+        whole = scored_group()
+        prompt = dataclasses.replace(whole.prompt, text=f"prompt {number}")
+        return dataclasses.replace(whole, prompt=prompt)
+
+    def detailed(order: list[int]) -> set[str]:
+        rows = rollout_rows([group(number) for number in order])
+        return {row["prompt"] for row in rows if "tokens" in row}
+
+    some = detailed(list(range(30)))
+    assert len(some) == DETAILED_GROUPS
+    assert detailed(list(range(29, -1, -1))) == some
