@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlhf_ray.report.forgiving_reads import Notes, read_json
+from rlhf_ray.report.forgiving_reads import ReadNotes, read_json
 
 MAX_EVENTS = 400
 
 
-def find_events(folder: Path, rows: Sequence[Mapping[str, float]], notes: Notes) -> list[list[Any]]:
+def find_events(
+    folder: Path, rows: Sequence[Mapping[str, float]], notes: ReadNotes
+) -> list[list[Any]]:
     """Step, kind and words of every event, in order of steps.
 
     What no file records, such as the restart of an engine, is not among them.
@@ -50,7 +52,7 @@ def _gaps(rows: Sequence[Mapping[str, float]]) -> list[list[Any]]:
     ]
 
 
-def _bounded(events: list[list[Any]], notes: Notes) -> list[list[Any]]:
+def _bounded(events: list[list[Any]], notes: ReadNotes) -> list[list[Any]]:
     """At most `MAX_EVENTS`: the rarest kinds first, and of the others evenly spaced ones."""
     kinds: dict[str, list[list[Any]]] = {}
     for event in events:
