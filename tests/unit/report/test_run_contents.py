@@ -172,6 +172,18 @@ def test_events_are_marked(tmp_path):
     ]
 
 
+def test_lost_engines_and_their_replacements_are_events(tmp_path):
+    lost = {"event": "engine_lost", "what": "generator_1 died", "phase": "generate", "step": 2}
+    back = {"event": "engine_back", "engine": "generator_1", "seconds": 12.5, "step": 4}
+    lines = [{**lost, "reason": "SIGKILL"}, {**back, "groups_issued_again": 3}, {"event": "new"}]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "events.jsonl").write_text(text + '{"event": "engine_lost", "st')
+    assert values_of(tmp_path)["events"] == [
+        [3, "loss", "generator_1 died in phase generate: SIGKILL"],
+        [5, "recovery", "generator_1 serves, 12.5 s after the loss; 3 groups were issued again"],
+    ]
+
+
 def test_many_events_are_thinned_by_kind(tmp_path):
     write_metrics(
         tmp_path,
