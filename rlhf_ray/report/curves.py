@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from rlhf_ray.report.forgiving_reads import Notes
+from rlhf_ray.report.forgiving_reads import ReadNotes
 
 MAX_POINTS = 600
 MAX_METRICS = 400
@@ -20,7 +20,7 @@ _DIGITS = 5
 
 def make_curves(
     rows: Sequence[Mapping[str, float]],
-    notes: Notes,
+    notes: ReadNotes,
     *,
     max_points: int = MAX_POINTS,
     max_metrics: int = MAX_METRICS,

@@ -15,7 +15,7 @@ from typing import Any, TypeGuard
 _MAX_LINE_CHARACTERS = 64 * 1024 * 1024
 
 
-class Notes:
+class ReadNotes:
     """Sentences about what a report leaves out or could not read, each once."""
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class Notes:
         return list(self._texts)
 
 
-def read_json(path: Path, notes: Notes) -> dict[str, Any]:
+def read_json(path: Path, notes: ReadNotes) -> dict[str, Any]:
     """The object in a JSON file; empty where there is none, or another kind of content."""
     if not path.is_file():
         return {}
@@ -43,7 +43,7 @@ def read_json(path: Path, notes: Notes) -> dict[str, Any]:
     return values
 
 
-def read_lines(path: Path, notes: Notes) -> Iterator[tuple[dict[str, Any], int]]:
+def read_lines(path: Path, notes: ReadNotes) -> Iterator[tuple[dict[str, Any], int]]:
     """Objects of a file of JSON lines, each with the bytes read so far.
 
     A last line without its end is one that a killed run was writing, and no fault.
@@ -68,7 +68,7 @@ def read_lines(path: Path, notes: Notes) -> Iterator[tuple[dict[str, Any], int]]
         notes.add(f"{path.name}: {bad} lines are no objects of JSON and are left out")
 
 
-def read_steps(path: Path, notes: Notes) -> list[dict[str, float]]:
+def read_steps(path: Path, notes: ReadNotes) -> list[dict[str, float]]:
     """Metrics of every step, in order; NaN for a value that was not finite.
 
     Of two lines of one step the later one counts: a resumed run writes it again.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rlhf_ray.config.errors import RequestError
-from rlhf_ray.report.forgiving_reads import Notes, read_json
+from rlhf_ray.report.forgiving_reads import ReadNotes, read_json
 from rlhf_ray.report.report_file import write_comparison, write_report
 
 WORD = "report"
@@ -75,7 +75,7 @@ def _check(folder: Path) -> None:
 
 def _stages_of(folder: Path) -> list[Path]:
     """The folders of a pipeline's stages, in order; none of another run."""
-    stages = read_json(folder / "progress.json", Notes()).get("stages")
+    stages = read_json(folder / "progress.json", ReadNotes()).get("stages")
     names = stages if isinstance(stages, dict) else {}
     # A name is one of the configuration's keys; a file that was changed may hold anything.
     plain = [name for name in names if name not in ("", ".", "..") and "/" not in name]

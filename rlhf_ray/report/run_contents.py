@@ -13,7 +13,7 @@ from rlhf_ray.config.stages import FIT_STAGES
 from rlhf_ray.report.alarms.alarm_checks import FIT_CHECKS, RL_CHECKS
 from rlhf_ray.report.alarms.evidence import Evidence, check_all
 from rlhf_ray.report.curves import MAX_METRICS, MAX_POINTS, make_curves, split_ranges
-from rlhf_ray.report.forgiving_reads import Notes, read_json, read_steps
+from rlhf_ray.report.forgiving_reads import ReadNotes, read_json, read_steps
 from rlhf_ray.report.rollouts.answer_measures import StepMeasures, reward_bands
 from rlhf_ray.report.rollouts.rollout_browser import TokenText, make_browser
 from rlhf_ray.report.rollouts.rollout_reader import KeptGroup, ReadBounds, read_rollouts
@@ -56,12 +56,12 @@ class RunContents:
     def values(
         self, *, characters: int, max_points: int = MAX_POINTS, max_metrics: int = MAX_METRICS
     ) -> dict[str, Any]:
-        """What the report shows.
+        """The content of the report.
 
         Args:
             characters: about the size of the answers, as JSON.
         """
-        notes = Notes()
+        notes = ReadNotes()
         for text in self.notes:
             notes.add(text)
         kinds = {
@@ -97,7 +97,7 @@ def read_run(
         ending: how the run ended, where that is not in its file yet.
         error: the traceback; None for what error.log says.
     """
-    notes = Notes()
+    notes = ReadNotes()
     settings = read_settings(folder, notes)
     end = dict(ending or read_json(folder / END_FILE, notes))
     stage = str(end.get("stage") or settings.get("stage.name") or "")
@@ -142,7 +142,7 @@ def read_run(
     )
 
 
-def _measured(measures: Sequence[StepMeasures], notes: Notes) -> dict[str, Any]:
+def _measured(measures: Sequence[StepMeasures], notes: ReadNotes) -> dict[str, Any]:
     """Shares and histograms over time of the steps that were read."""
     if len(measures) > _MAX_MEASURED_STEPS:
         notes.add(f"groups over time: {_MAX_MEASURED_STEPS} of {len(measures)} steps are drawn")

@@ -8,17 +8,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlhf_ray.report.forgiving_reads import Notes, read_json
+from rlhf_ray.report.forgiving_reads import ReadNotes, as_text, read_json, read_lines
 
 MAX_EVENTS = 400
 
 
-def find_events(folder: Path, rows: Sequence[Mapping[str, float]], notes: Notes) -> list[list[Any]]:
+def find_events(
+    folder: Path, rows: Sequence[Mapping[str, float]], notes: ReadNotes
+) -> list[list[Any]]:
     """Step, kind and words of every event, in order of steps.
 
-    What no file records, such as the restart of an engine, is not among them.
+    Lost engines and their replacements are in events.jsonl, all others follow from other files.
     """
-    events: list[list[Any]] = []
+    events = _recoveries(folder, notes)
     for row in rows:
         step = int(row["step"])
         if "time/checkpoint_s" in row:
@@ -40,6 +42,26 @@ def find_events(folder: Path, rows: Sequence[Mapping[str, float]], notes: Notes)
     return _bounded(sorted(events, key=lambda event: event[0]), notes)
 
 
+def _recoveries(folder: Path, notes: ReadNotes) -> list[list[Any]]:
+    """Lost engines and those that serve in their place; see `driver.fleet.accounts`."""
+    path = folder / "events.jsonl"
+    found: list[list[Any]] = []
+    for row, _ in read_lines(path, notes) if path.is_file() else ():
+        step = row.get("step")
+        # Events count the steps that are done, and metrics the one that is under way.
+        place = step + 1 if isinstance(step, int) else 1
+        if row.get("event") == "engine_lost":
+            words = f"{row.get('what')} in phase {row.get('phase')}: {row.get('reason')}"
+            found.append([place, "loss", as_text(words, 500)])
+        elif row.get("event") == "engine_back":
+            words = (
+                f"{row.get('engine')} serves, {row.get('seconds')} s after the loss; "
+                f"{row.get('groups_issued_again')} groups were issued again"
+            )
+            found.append([place, "recovery", as_text(words, 500)])
+    return found
+
+
 def _gaps(rows: Sequence[Mapping[str, float]]) -> list[list[Any]]:
     """Steps without a line between two that have one: lines were lost or removed."""
     steps = [int(row["step"]) for row in rows]
@@ -50,7 +72,7 @@ def _gaps(rows: Sequence[Mapping[str, float]]) -> list[list[Any]]:
     ]
 
 
-def _bounded(events: list[list[Any]], notes: Notes) -> list[list[Any]]:
+def _bounded(events: list[list[Any]], notes: ReadNotes) -> list[list[Any]]:
     """At most `MAX_EVENTS`: the rarest kinds first, and of the others evenly spaced ones."""
     kinds: dict[str, list[list[Any]]] = {}
     for event in events:

@@ -9,12 +9,12 @@ from typing import Any
 import yaml
 
 from rlhf_ray.config.schema import all_keys
-from rlhf_ray.report.forgiving_reads import Notes, as_text
+from rlhf_ray.report.forgiving_reads import ReadNotes, as_text
 
 _MAX_SHOWN = 300
 
 
-def read_settings(folder: Path, notes: Notes) -> dict[str, Any]:
+def read_settings(folder: Path, notes: ReadNotes) -> dict[str, Any]:
     """Value of every key of config.yaml by dotted name; empty without the file."""
     path = folder / "config.yaml"
     if not path.is_file():
@@ -32,7 +32,7 @@ def read_settings(folder: Path, notes: Notes) -> dict[str, Any]:
     return dict(_flat(values, "", known))
 
 
-def changed_settings(settings: Mapping[str, Any], notes: Notes) -> list[list[str]]:
+def changed_settings(settings: Mapping[str, Any], notes: ReadNotes) -> list[list[str]]:
     """Name, value and default of every key that differs; "-" for a key without a default."""
     known = all_keys()
     changed = [

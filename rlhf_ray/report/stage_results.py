@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from rlhf_ray.report.forgiving_reads import Notes, as_text, is_number, read_json, read_lines
+from rlhf_ray.report.forgiving_reads import ReadNotes, as_text, is_number, read_json, read_lines
 from rlhf_ray.report.rollouts.rollout_reader import KeptGroup, kept_group
 
 # Characters of a traceback: its end.
@@ -19,13 +19,13 @@ _MAX_PROMPTS = 400
 _TABLES = (("evaluation.json", "models"), ("compression.json", "forms"))
 
 
-def read_summary(folder: Path, notes: Notes) -> list[list[str]]:
+def read_summary(folder: Path, notes: ReadNotes) -> list[list[str]]:
     """Names and values of summary.json."""
     figures = list(_figures(read_json(folder / "summary.json", notes), ""))
     return [[name, value] for name, value in figures[:_MAX_FIGURES]]
 
 
-def read_tables(folder: Path, notes: Notes) -> list[dict[str, Any]]:
+def read_tables(folder: Path, notes: ReadNotes) -> list[dict[str, Any]]:
     """Tables of models or forms: `title`, `columns`, `rows` of a name and a text per column."""
     tables = []
     for file, key in _TABLES:
@@ -44,7 +44,7 @@ def read_tables(folder: Path, notes: Notes) -> list[dict[str, Any]]:
     return tables
 
 
-def read_compared_answers(folder: Path, notes: Notes) -> list[KeptGroup]:
+def read_compared_answers(folder: Path, notes: ReadNotes) -> list[KeptGroup]:
     """Answers of several models to the same prompts, from the samples.jsonl of an evaluation."""
     path = folder / "samples.jsonl"
     groups: list[KeptGroup] = []
@@ -62,7 +62,7 @@ def read_compared_answers(folder: Path, notes: Notes) -> list[KeptGroup]:
     return groups
 
 
-def read_pipeline(folder: Path, notes: Notes) -> list[dict[str, Any]]:
+def read_pipeline(folder: Path, notes: ReadNotes) -> list[dict[str, Any]]:
     """Stages of a pipeline in order: name, seconds, folder, its end and its report."""
     stages = read_json(folder / "progress.json", notes).get("stages")
     found = []

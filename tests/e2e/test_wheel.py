@@ -69,6 +69,9 @@ def test_holds_the_package_and_conf_and_nothing_else(wheel):
     recipes = sorted(path.name for path in (REPOSITORY / "conf" / "recipe").glob("*.yaml"))
     inside = [name for name in names if name.startswith("rlhf_ray/conf/recipe/")]
     assert sorted(Path(name).name for name in inside) == recipes
+    assets = {path.name for path in (REPOSITORY / "rlhf_ray" / "report" / "assets").iterdir()}
+    packed = {Path(name).name for name in names if name.startswith("rlhf_ray/report/assets/")}
+    assert packed == assets, "scripts of the report, and the licence of its library"
     tops = {name.split("/")[0] for name in names}
     assert {top.split("-")[0] for top in tops} == {"rlhf_ray"}, "tests, launch, benchmarks, docs"
 

@@ -34,7 +34,7 @@ class Evidence:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Finding:
+class AlarmFinding:
     """The answer of one alarm.
 
     Attributes:
@@ -54,17 +54,17 @@ class NotCheckedError(Exception):
 Check = Callable[[Evidence], str | None]
 
 
-def check_all(checks: Mapping[str, Check], evidence: Evidence) -> list[Finding]:
+def check_all(checks: Mapping[str, Check], evidence: Evidence) -> list[AlarmFinding]:
     """The findings of all checks: alarms first, then what was quiet, then what was not checked."""
-    findings: list[Finding] = []
+    findings: list[AlarmFinding] = []
     for name, check in checks.items():
         try:
             words = check(evidence)
         except NotCheckedError as missing:
-            findings.append(Finding(name=name, state="not checked", text=str(missing)))
+            findings.append(AlarmFinding(name=name, state="not checked", text=str(missing)))
         else:
             state = "quiet" if words is None else "alarm"
-            findings.append(Finding(name=name, state=state, text=words or ""))
+            findings.append(AlarmFinding(name=name, state=state, text=words or ""))
     order = ("alarm", "quiet", "not checked")
     return sorted(findings, key=lambda finding: order.index(finding.state))
 

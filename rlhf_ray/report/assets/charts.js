@@ -1,7 +1,7 @@
 "use strict";
 
 const COLOURS = ["#3366cc", "#dc6a1e", "#2a9d5c", "#a23bb5", "#c0304a", "#0f8ea8", "#8a6d1b", "#5b5fc7"];
-const EVENT_COLOURS = { failure: "#c0304a", checkpoint: "#888888", evaluation: "#2a9d5c", best: "#a23bb5" };
+const EVENT_COLOURS = { failure: "#c0304a", checkpoint: "#888888", evaluation: "#2a9d5c", best: "#a23bb5", loss: "#dc6a1e", recovery: "#0f8ea8" };
 const CHART_HEIGHT = 190;
 
 /** The lines of one or several series over steps, with the events of a run as vertical lines. */
@@ -41,7 +41,7 @@ function drawEvents(chart, events) {
     const x = chart.valToPos(step, "x", true);
     if (x < frame.left || x > frame.left + frame.width) continue;
     pen.strokeStyle = EVENT_COLOURS[kind];
-    pen.globalAlpha = kind === "failure" || kind === "best" ? 0.8 : 0.35;
+    pen.globalAlpha = ["checkpoint", "evaluation"].includes(kind) ? 0.35 : 0.8;
     pen.beginPath();
     pen.moveTo(x, frame.top);
     pen.lineTo(x, frame.top + frame.height);

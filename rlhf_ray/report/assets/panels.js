@@ -94,9 +94,11 @@ function numericsPanel(run) {
 function failurePanel(run) {
   const box = panel("Failures", "failures");
   const { steps, values } = run.curves;
-  const names = Object.keys(values).filter((name) => /fail|preempt|timeout|error/.test(name) && !name.endsWith("standard_error") && !name.endsWith("calibration_error"));
+  const names = Object.keys(values).filter((name) => /fail|preempt|timeout|error|^recovery/.test(name) && !name.endsWith("standard_error") && !name.endsWith("calibration_error"));
   if (names.length) box.append(element("div", { class: "charts" }, names.map((name) => lineChart(name, steps, [{ name, values: values[name] }], []))));
   else box.append(missing("No metric of failures was recorded."));
+  const lost = run.events.filter(([, kind]) => kind === "loss" || kind === "recovery" || kind === "failure");
+  if (lost.length) box.append(table(["step", "kind", ""], lost));
   box.append(missing("Kinds and environments of single failures are in logs/driver.log; the metrics count groups."));
   if (run.error) box.append(folded("error.log", (inner) => inner.append(element("pre", {}, run.error)), true));
   return box;

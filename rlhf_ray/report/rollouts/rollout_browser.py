@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from rlhf_ray.observe.prompt_choice import prompt_rank
-from rlhf_ray.report.forgiving_reads import Notes
+from rlhf_ray.report.forgiving_reads import ReadNotes
 from rlhf_ray.report.rollouts.rollout_reader import KeptGroup
 
 # Text of a token id; None for one that is unknown.
@@ -16,7 +16,7 @@ TokenText = Callable[[int], str | None]
 
 def make_browser(
     groups: Sequence[KeptGroup],
-    notes: Notes,
+    notes: ReadNotes,
     *,
     name: str,
     characters: int,

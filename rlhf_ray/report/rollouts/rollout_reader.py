@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_ray.observe.prompt_choice import best_and_worst, prompt_rank
-from rlhf_ray.report.forgiving_reads import Notes, as_text, is_number, read_lines
+from rlhf_ray.report.forgiving_reads import ReadNotes, as_text, is_number, read_lines
 from rlhf_ray.report.rollouts.answer_measures import StepMeasures
 
 _STEP_FILE = re.compile(r"step_(\d+)\.jsonl")
@@ -68,7 +68,7 @@ class RolloutContents:
 
 def read_rollouts(
     folder: Path,
-    notes: Notes,
+    notes: ReadNotes,
     bounds: ReadBounds | None = None,
     *,
     clock: Callable[[], float] = time.monotonic,
@@ -132,7 +132,7 @@ class _FileReader:
         # Largest rank first, to be replaced; the number makes equal ranks comparable.
         self._heap: list[tuple[int, int, KeptGroup]] = []
 
-    def read(self, path: Path, notes: Notes) -> None:
+    def read(self, path: Path, notes: ReadNotes) -> None:
         for number, (_, group) in enumerate(
             groupby(self._rows(path, notes), key=lambda row: str(row.get("prompt_id")))
         ):
@@ -150,7 +150,7 @@ class _FileReader:
     def groups(self) -> list[KeptGroup]:
         return [group for _, _, group in sorted(self._heap, key=lambda e: (e[0], e[1]))][::-1]
 
-    def _rows(self, path: Path, notes: Notes) -> Iterator[dict[str, Any]]:
+    def _rows(self, path: Path, notes: ReadNotes) -> Iterator[dict[str, Any]]:
         for row, self.num_bytes in read_lines(path, notes):
             yield row
             if self.num_bytes > self._limit:
@@ -159,7 +159,7 @@ class _FileReader:
 
 
 def _bounded(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What is shown of an answer."""
+    """The part of an answer that is shown."""
     sample: dict[str, Any] = {
         "index": row.get("sample_index"),
         "text": as_text(row.get("response", ""), _MAX_ANSWER_CHARACTERS),

@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rlhf_ray.report.forgiving_reads import Notes
+from rlhf_ray.report.forgiving_reads import ReadNotes
 
 _FILE = "tokenizer.json"
 
 
 def find_token_text(
-    folder: Path, settings: Mapping[str, Any], notes: Notes
+    folder: Path, settings: Mapping[str, Any], notes: ReadNotes
 ) -> Callable[[int], str | None] | None:
     """A function from a token id to its text; None if no tokenizer file was found.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from rlhf_ray.report.forgiving_reads import Notes
+from rlhf_ray.report.forgiving_reads import ReadNotes
 from rlhf_ray.report.rollouts.rollout_reader import ReadBounds, read_rollouts
 from rlhf_ray.report.run_contents import read_run
 from tests.unit.report.run_folders import group, write_metrics, write_step
@@ -105,13 +105,13 @@ def test_the_same_prompt_across_steps_has_the_room_first(tmp_path):
 def test_bounds_of_reading_leave_the_whole_run_visible(tmp_path):
     for step in range(1, 41):
         write_step(tmp_path, step, [group("p", ["a"], [step])])
-    notes = Notes()
+    notes = ReadNotes()
     read = read_rollouts(tmp_path / "rollouts", notes, ReadBounds(files=9))
     assert [m.step for m in read.measures] == [1, 5, 10, 15, 20, 25, 30, 35, 40]
     assert notes.texts() == ["rollouts: 9 of 40 steps with files were read"]
 
     seconds = iter(range(100))
-    notes = Notes()
+    notes = ReadNotes()
     read = read_rollouts(
         tmp_path / "rollouts", notes, ReadBounds(seconds=4.0), clock=lambda: float(next(seconds))
     )
@@ -121,7 +121,7 @@ def test_bounds_of_reading_leave_the_whole_run_visible(tmp_path):
 
 def test_a_large_file_is_read_in_part(tmp_path):
     write_step(tmp_path, 1, [group(f"p{i}", ["word " * 4000], [i]) for i in range(200)])
-    notes = Notes()
+    notes = ReadNotes()
     read = read_rollouts(tmp_path / "rollouts", notes, ReadBounds(bytes=1024 * 1024))
     assert 40 < read.measures[0].num_prompts < 60
     assert len(read.groups) == 24
@@ -135,7 +135,7 @@ def test_prompts_that_are_kept_are_the_same_in_every_step(tmp_path):
     prompts = [f"prompt {i}" for i in range(60)]
     write_step(tmp_path, 1, [group(p, ["a"], [0]) for p in prompts])
     write_step(tmp_path, 2, [group(p, ["a"], [0]) for p in reversed(prompts)])
-    read = read_rollouts(tmp_path / "rollouts", Notes(), ReadBounds(kept_groups=5))
+    read = read_rollouts(tmp_path / "rollouts", ReadNotes(), ReadBounds(kept_groups=5))
     kept = {step: {g.prompt for g in read.groups if g.column == step} for step in ("1", "2")}
     assert len(kept["1"]) == 5
     assert kept["1"] == kept["2"]
@@ -169,6 +169,18 @@ def test_events_are_marked(tmp_path):
         [4, "best", "best model: m = 0.5"],
         [5, "checkpoint", "checkpoint, 2.0 s"],
         [6, "failure", "2 groups failed"],
+    ]
+
+
+def test_lost_engines_and_their_replacements_are_events(tmp_path):
+    lost = {"event": "engine_lost", "what": "generator_1 died", "phase": "generate", "step": 2}
+    back = {"event": "engine_back", "engine": "generator_1", "seconds": 12.5, "step": 4}
+    lines = [{**lost, "reason": "SIGKILL"}, {**back, "groups_issued_again": 3}, {"event": "new"}]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "events.jsonl").write_text(text + '{"event": "engine_lost", "st')
+    assert values_of(tmp_path)["events"] == [
+        [3, "loss", "generator_1 died in phase generate: SIGKILL"],
+        [5, "recovery", "generator_1 serves, 12.5 s after the loss; 3 groups were issued again"],
     ]
 
 

@@ -8,7 +8,7 @@ from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 
-from rlhf_ray.report.forgiving_reads import Notes
+from rlhf_ray.report.forgiving_reads import ReadNotes
 from rlhf_ray.report.rollouts.token_texts import find_token_text
 
 
@@ -25,7 +25,7 @@ def model(tmp_path):
 
 def test_texts_keep_their_spaces_and_parts_of_characters_have_none(model):
     folder, ids = model
-    text = find_token_text(folder, {}, Notes())
+    text = find_token_text(folder, {}, ReadNotes())
     assert text is not None
     assert text(ids["Ġthe"]) == " the"
     assert text(ids["a"]) == "a"
@@ -35,7 +35,7 @@ def test_texts_keep_their_spaces_and_parts_of_characters_have_none(model):
 
 def test_the_tokenizer_of_the_model_that_a_failed_run_started_from(model, tmp_path):
     folder, ids = model
-    text = find_token_text(tmp_path / "other", {"model.path": str(folder / "model")}, Notes())
+    text = find_token_text(tmp_path / "other", {"model.path": str(folder / "model")}, ReadNotes())
     assert text is not None
     assert text(ids["a"]) == "a"
 
@@ -45,6 +45,6 @@ def test_without_a_tokenizer_a_note_says_so(content, tmp_path):
     if content:
         (tmp_path / "model").mkdir()
         (tmp_path / "model" / "tokenizer.json").write_text(content)
-    notes = Notes()
+    notes = ReadNotes()
     assert find_token_text(tmp_path, {"model.path": None}, notes) is None
     assert "tokens are shown by their numbers" in notes.texts()[0]

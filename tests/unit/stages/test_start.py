@@ -75,6 +75,23 @@ def config(folder, tmp_path):
     return load
 
 
+@pytest.mark.parametrize("name", [*TRAINING, "evaluate", "compress", "pipeline"])
+def test_the_end_is_told_in_the_folder_and_forgotten_when_the_next_run_begins(
+    name, config, folder, capsys
+):
+    trainer = Trainer()
+    trainer.fails = RunFailed("learner_0 died")
+    with pytest.raises(RunFailed):
+        start_stage(trainer.stage(name), config(name))
+    assert json.loads((folder / "end.json").read_text())["cause"] == "failed: RunFailed"
+    trainer.fails = None
+    assert start_stage(trainer.stage(name), config(name)) == 0
+    assert "end.json" not in trainer.seen[1]
+    assert json.loads((folder / "end.json").read_text())["cause"] == "done"
+    assert capsys.readouterr().out.endswith(f"Report: {folder / 'report.html'}\n")
+    assert "<!DOCTYPE html>" in (folder / "report.html").read_text()
+
+
 @pytest.mark.parametrize("name", HELD)
 def test_a_second_run_in_the_folder_is_refused(name, config, folder):
     trainer = Trainer()
