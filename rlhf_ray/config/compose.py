@@ -10,7 +10,7 @@ import copy
 import functools
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,7 @@ def parse_overrides(overrides: Sequence[str]) -> tuple[Request, list[str]]:
             choices.append((key, "null" if value is None else str(value)))
         else:
             values.append((key, value))
+    problems += _plan_problem([name for group, name in choices if group == "stage"])
     told = [*(choice for file in files for choice in file.choices), *choices]
     request = Request(
         choices=tuple(choices),
@@ -157,7 +158,7 @@ def _composed(folder: Path, choices: tuple[tuple[str, str], ...]) -> dict[str, A
             f"stage={chosen}: a chosen file sets stage.name={_stage(tree)}, which would win; "
             f"choose the stage there with `override /stage: {_stage(tree)}` under `defaults:`"
         )
-    others = tuple(choice for choice in choices if choice[0] != "stage")
+    others = tuple(choice for choice in choices if choice != ("stage", "plan"))
     if chosen == "plan" and (own := _stage(_compose(folder, others))) != "rl":
         raise ValueError(
             f"stage=plan: it describes stage=rl, and what is chosen here is stage={own}; leave "
@@ -182,6 +183,16 @@ def _compose(folder: Path, choices: tuple[tuple[str, str], ...]) -> dict[str, An
     container = OmegaConf.to_container(tree, resolve=False)
     assert isinstance(container, dict), f"{folder}/config.yaml is not a mapping"
     return {str(key): value for key, value in container.items()}
+
+
+def _plan_problem(stages: Sequence[str]) -> Iterator[str]:
+    """The problem of a plan and another stage on one command line: the last one would be run."""
+    others = [name for name in stages if name != "plan"]
+    if others and len(others) < len(stages):
+        yield (
+            f"stage=plan stage={others[-1]}: are two stages; write stage={others[-1]} dry_run=true "
+            f"for its plan"
+        )
 
 
 def _not_understood(text: str) -> str:

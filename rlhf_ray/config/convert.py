@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import pickle
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -17,9 +17,10 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from rlhf_ray.config.earlier_release import renamed_key
 from rlhf_ray.config.keys.foreign_values import value_hint
 from rlhf_ray.config.keys.hints import hint_of_keys, meant_keys
+from rlhf_ray.config.keys.stage_entries import STAGES, set_in_stages, told_stages
 from rlhf_ray.config.paths import unshowable
 from rlhf_ray.config.run import Config
-from rlhf_ray.config.schema import Key, all_keys, group_names, nearest_keys
+from rlhf_ray.config.schema import Key, all_keys, group_names, leaves, nearest_keys
 from rlhf_ray.config.setting import lost_number, not_text, value_of_no_key
 from rlhf_ray.config.stages import STAGE_NAMES
 
@@ -65,12 +66,16 @@ class Conversion:
             self.broken.add(name)
             self.problems.append(f"{name}={shown(value)}: {not_text(wrong)}")
         elif name in self._keys:
-            self._values[name] = value
+            self._values[name] = told_stages(self._values[name], value) if name == STAGES else value
             self._told.add(name)
         elif name in group_names():
             self._set_group(name, value)
         elif (mapping := self._enclosing_mapping(name)) is not None:
-            _set_entry(self._values[mapping], name[len(mapping) + 1 :].split("."), value)
+            inner = name[len(mapping) + 1 :]
+            if mapping == STAGES:
+                set_in_stages(self._values[mapping], inner, value)
+            else:
+                _set_entry(self._values[mapping], inner.split("."), value)
             self._told.add(mapping)
         else:
             self.unknown.append(name)
@@ -155,16 +160,6 @@ def show_problems(problems: Sequence[str]) -> str:
         return f"the configuration is wrong: {problems[0]}"
     lines = "".join(f"\n  - {problem}" for problem in problems)
     return f"the configuration is wrong in {len(problems)} places:{lines}"
-
-
-def leaves(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    """Dotted names and values; mappings are entered only where the schema has a group."""
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        if name in group_names() and isinstance(value, Mapping):
-            yield from leaves(value, name + ".")
-        else:
-            yield name, value
 
 
 def _set_entry(mapping: dict[str, Any], path: Sequence[str], value: Any) -> None:

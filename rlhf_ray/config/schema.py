@@ -7,7 +7,7 @@ import difflib
 import functools
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,6 +91,16 @@ def group_names() -> tuple[str, ...]:
 def all_groups() -> dict[str, Any]:
     """Read every group of keys, with its defaults, by dotted name."""
     return dict(_groups(Config(), ""))
+
+
+def leaves(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    """Dotted names and values; mappings are entered only where the schema has a group."""
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if name in group_names() and isinstance(value, Mapping):
+            yield from leaves(value, name + ".")
+        else:
+            yield name, value
 
 
 def nearest_keys(name: str) -> list[str]:

@@ -74,6 +74,7 @@ def read_stages(pipeline: PipelineConfig, output_dir: str) -> tuple[PipelineStag
         if not isinstance(values, Mapping) or not isinstance(values.get("stage"), str):
             raise RequestError(
                 f"{where}: must be a mapping that names its stage, as in {{stage: sft, ...}}"
+                f"{_others(pipeline.stages, name)}"
             )
         if values["stage"] == "pipeline":
             raise RequestError(
@@ -110,6 +111,12 @@ def read_report(pipeline: PipelineConfig) -> tuple[Figure, ...]:
             )
         figures.append(Figure(name=name, stage=stage, path=tuple(path.split("."))))
     return tuple(figures)
+
+
+def _others(stages: Mapping[str, Any], name: str) -> str:
+    """The end of a sentence: the stages that there are, for a key of a misspelt one."""
+    others = ", ".join(other for other in stages if other != name)
+    return f"; the others are: {others}" if others else ""
 
 
 def _filled_in(value: Any, folders: Mapping[str, str], where: str) -> Any:

@@ -220,6 +220,22 @@ class TestStageOfARecipe:
         with pytest.raises(ConfigError, match="add dry_run=true"):
             read_config(["recipe=pipeline_demo", "stage=plan"])
 
+    @pytest.mark.parametrize("stages", [("plan", "sft"), ("sft", "plan"), ("plan", "rl")])
+    def test_a_plan_and_another_stage_are_refused(self, stages):
+        other = next(name for name in stages if name != "plan")
+        words = f"stage=plan stage={other}: are two stages; write stage={other} dry_run=true"
+        with pytest.raises(ConfigError, match=words):
+            read_config(["recipe=demo", *(f"stage={name}" for name in stages)])
+
+    @pytest.mark.parametrize("stage", ["stage: sft", "stage: {name: sft}"])
+    def test_a_plan_of_a_file_for_another_stage_is_refused(self, tmp_path, stage):
+        file = tmp_path / "own.yaml"
+        file.write_text(f"{stage}\n")
+        with pytest.raises(ConfigError, match="what is chosen here is stage=sft; leave stage=plan"):
+            read_config([f"--config={file}", "stage=plan"])
+        file.write_text("stage: {name: rl}\n")
+        assert read_config([f"--config={file}", "stage=plan"]).stage.name == "plan"
+
 
 @pytest.mark.parametrize(
     ("override", "words"),
