@@ -18,7 +18,7 @@ function shown(value) {
 }
 
 function seconds(value) {
-  if (value === null || value === undefined) return "-";
+  if (typeof value !== "number") return "-";
   if (value < 60) return `${value.toFixed(value < 10 ? 2 : 1)} s`;
   const whole = Math.round(value);
   const minutes = Math.floor(whole / 60) % 60;

@@ -92,14 +92,15 @@ function laneRow(name, from, share, text) {
 }
 
 function startup(times) {
-  const total = Math.max(times.total_s || 0, 1e-9);
+  const total = Math.max(Number(times.total_s) || 0, 1e-9);
   let from = 0;
-  const parts = Object.entries(times.parts || {}).map(([name, took]) => {
+  const known = Object.entries(times.parts || {}).filter(([, took]) => typeof took === "number");
+  const parts = known.map(([name, took]) => {
     const lane = laneRow(name.replace(/_s$/, ""), from / total, took / total, seconds(took));
     from += took;
     return lane;
   });
-  const roles = Object.entries(times.roles || {}).map(([name, found]) => [name, seconds(found.load_s), seconds(found.start_s)]);
+  const roles = Object.entries(times.roles || {}).filter(([, found]) => found).map(([name, found]) => [name, seconds(found.load_s), seconds(found.start_s)]);
   return element("div", {}, element("p", {}, `From the command to the end of the first step: ${seconds(times.total_s)}`), parts,
     table(["role", "slowest actor, until it answers", "start"], roles));
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -115,9 +116,9 @@ def _with_token_texts(sample: dict[str, Any], token_text: TokenText | None) -> d
     """Replace token ids by their texts."""
     ids = sample.pop("ids", None)
     logprobs = sample.pop("logprobs", None)
-    if ids is None or not isinstance(logprobs, list) or len(logprobs) != len(ids):
+    if ids is None or logprobs is None:
         return sample
     texts = [token_text(number) if token_text else None for number in ids]
     sample["pieces"] = [f"⟨{i}⟩" if t is None else t for i, t in zip(ids, texts, strict=True)]
-    sample["logprobs"] = logprobs
+    sample["logprobs"] = [value if math.isfinite(value) else None for value in logprobs]
     return sample

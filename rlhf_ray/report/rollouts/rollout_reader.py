@@ -7,8 +7,10 @@ coarse first, so that a bound that is reached early still leaves the whole run v
 from __future__ import annotations
 
 import heapq
+import math
 import re
 import time
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -172,13 +174,25 @@ def _bounded(row: Mapping[str, Any]) -> dict[str, Any]:
         sample["parts"] = {str(k)[:60]: v for k, v in list(parts.items())[:20] if is_number(v)}
     versions = row.get("weight_versions")
     if isinstance(versions, list):
-        sample["versions"] = versions[:100]
-    tokens = row.get("tokens")
-    if isinstance(tokens, dict) and isinstance(tokens.get("ids"), list):
-        logprobs = tokens.get("logprobs")
-        sample["ids"] = tokens["ids"][:_MAX_TOKENS]
-        sample["logprobs"] = logprobs[:_MAX_TOKENS] if isinstance(logprobs, list) else []
-    return sample
+        spans = [span for span in versions[:100] if isinstance(span, list) and len(span) == 2]
+        sample["versions"] = [span for span in spans if all(is_number(value) for value in span)]
+    return sample | _tokens(row.get("tokens"))
+
+
+def _tokens(tokens: Any) -> dict[str, Any]:
+    """Ids and log-probabilities, NaN for a token that was not sampled; empty without them.
+
+    They are arrays: as lists, those of a long run would take a gigabyte.
+    """
+    values = tokens if isinstance(tokens, dict) else {}
+    ids, logprobs = values.get("ids"), values.get("logprobs")
+    if not isinstance(ids, list) or not isinstance(logprobs, list) or len(ids) != len(logprobs):
+        return {}
+    known = (math.nan if value is None else value for value in logprobs[:_MAX_TOKENS])
+    try:
+        return {"ids": array("I", ids[:_MAX_TOKENS]), "logprobs": array("d", known)}
+    except (TypeError, OverflowError):  # Another program wrote something else there.
+        return {}
 
 
 def _step_files(folder: Path) -> list[tuple[int, Path]]:

@@ -224,6 +224,35 @@ def test_an_empty_folder_opens(tmp_path):
 
 
 @needs_node
+def test_files_of_another_form_do_not_keep_the_page_from_opening(tmp_path):
+    a_run(tmp_path)
+    odd = {"prompt_id": 5, "prompt": ["x"], "response": None, "reward": "high", "reward_parts": 3}
+    odd |= {"weight_versions": [4, [1], ["a", 2], [3, 1]], "finish_reason": 1, "tokens": {}}
+    tokens = [
+        {"ids": ["a"], "logprobs": [-1]},
+        {"ids": [-1], "logprobs": [-1]},
+        {"ids": [2**40], "logprobs": [-1]},
+        {"ids": [1], "logprobs": ["x"]},
+        {"ids": [1, 2], "logprobs": [0]},
+    ]
+    write_step(
+        tmp_path, 13, [[odd], *([{**odd, "prompt": i, "tokens": t}] for i, t in enumerate(tokens))]
+    )
+    (tmp_path / "startup.json").write_text(
+        '{"total_s": "a", "parts": {"x": "y"}, "roles": {"r": null}}'
+    )
+    (tmp_path / "end.json").write_text('{"seconds": "long", "versions": "none", "cause": 4}')
+    (tmp_path / "summary.json").write_text('{"a": {"b": [1, {"c": null}]}}')
+    (tmp_path / "best.json").write_text('{"step": 2}')
+    (tmp_path / "events.jsonl").write_text('{"event": "engine_lost", "step": "x"}\n')
+    (tmp_path / "progress.json").write_text('{"stages": {"a": 4, "b": {"seconds": "x"}}}')
+    (tmp_path / "evaluation.json").write_text('{"models": {"m": 3, "n": {"x": true}}}')
+    (tmp_path / "samples.jsonl").write_text('{"answers": {"m": {"greedy": [4, {}]}, "n": 3}}\n')
+    seen = opened(write_report(tmp_path))
+    assert "models side by side" in "\n".join(seen["texts"])
+
+
+@needs_node
 def test_runs_are_compared(tmp_path):
     one, two = a_run(tmp_path / "one" / "run"), a_run(tmp_path / "two" / "run")
     write_metrics(two, 20, lambda step: {"reward/mean": step / 20, "only/here": 1.0})
