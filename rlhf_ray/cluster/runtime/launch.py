@@ -63,7 +63,9 @@ class Launcher:
         if self._environment:
             options["runtime_env"] = {"env_vars": self._environment}
         groups = actor_class.concurrency_groups
-        remote: Any = ray.remote(concurrency_groups=groups) if groups else ray.remote
+        remote: Any = ray.remote
+        if groups:
+            remote = remote(concurrency_groups=groups)
         self._handles[name] = (
             remote(actor_class)
             .options(
