@@ -33,6 +33,9 @@ _MAX_NAMES = 3
 class FrozenWeights:
     """The parameters of a module that no optimizer moves; buffers are no part of them.
 
+    Of a weight that a tensor group has divided, ranks have parts of other names than its own. They
+    are no part of it either: a checkpoint has their values.
+
     Args:
         module: of a DeepSpeed engine, after its start.
     """
@@ -95,10 +98,13 @@ class FrozenWeights:
     def _own(self) -> dict[str, StatePart]:
         """This rank's share of every weight, by name: a sum, and no values."""
         if self._summed is None:
-            self._summed = {
-                name: _summed(own_share(plain_part(name, tensor)))
+            frozen = {
+                name: plain_part(name, tensor)
                 for name, tensor in distinct_tensors(self._module).items()
                 if isinstance(tensor, nn.Parameter) and not tensor.requires_grad
+            }
+            self._summed = {
+                name: _summed(own_share(part)) for name, part in frozen.items() if part.name == name
             }
         return self._summed
 
