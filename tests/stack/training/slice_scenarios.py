@@ -17,6 +17,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from rlhf_ray.config.deepspeed.zero import TrainedZeroConfig
 from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.publish.bucket import pack_buckets
+from rlhf_ray.training.engine.process import stop_process
 from tests.stack.training.adapted_scenarios import FROZEN, frozen
 from tests.stack.training.ema_policy_scenarios import ema_policy
 from tests.stack.training.ema_reference_scenarios import BUCKET_BYTES, follow, whole_weights
@@ -157,6 +158,8 @@ def without_the_sum(here: Rank) -> dict[str, Any]:
             with here.learner():
                 return {"error": ""}
         except ValueError as error:
+            # It ends before it has an engine, as its process does in a run.
+            stop_process()
             return {"error": str(error)}
 
 
