@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf_ray.config.errors import GatheredProblems, RequestError
 from rlhf_ray.config.run import Config
-from rlhf_ray.config.stages import ONE_MODEL_STAGES, SCORING_STAGES
+from rlhf_ray.config.stages import ONE_MODEL_STAGES, SCORING_STAGES, TRAINING_STAGES
 from rlhf_ray.models.builtin import is_builtin
+from rlhf_ray.models.checks.present import check_tokenizer_there, check_weights_there
 from rlhf_ray.models.location import check_location
 
 _FILE_ENDINGS = (".jsonl", ".json", ".csv", ".parquet", ".txt")
@@ -22,7 +24,7 @@ _ROWS = {
 }
 
 
-def check_inputs(config: Config, *, made_in: Path | None = None) -> None:
+def check_inputs(config: Config, *, made_in: Sequence[Path] = ()) -> None:
     """Refuse a local folder or file that is not there before anything is read.
 
     Args:
@@ -39,7 +41,7 @@ def check_inputs(config: Config, *, made_in: Path | None = None) -> None:
     problems.refuse()
 
 
-def check_example_files(config: Config, *, made_in: Path | None) -> None:
+def check_example_files(config: Config, *, made_in: Sequence[Path]) -> None:
     """Refuse files of examples that are not there.
 
     Args:
@@ -112,11 +114,11 @@ def read_models(config: Config) -> list[ReadModel]:
     ]
 
 
-def check_models(config: Config, *, made_in: Path | None = None) -> None:
+def check_models(config: Config, *, made_in: Sequence[Path] = ()) -> None:
     """Refuse a local folder that is missing or no model, for any role that the stage starts.
 
     Args:
-        made_in: folder in which an earlier stage of a pipeline may still make it.
+        made_in: folders of the earlier stages of a pipeline, which may still make it.
 
     Raises:
         RequestError: names all that is missing or wrong, and the commands that make it.
@@ -133,6 +135,7 @@ def check_models(config: Config, *, made_in: Path | None = None) -> None:
                 f"model.tokenizer_path is {tokenizer!r}: there is no such folder; name the folder "
                 f"of a tokenizer or a hub name, or set it to null for the model's"
             )
+        _check_tokenizer(config)
     problems.refuse()
 
 
@@ -149,6 +152,21 @@ def _check_model(config: Config, model: ReadModel) -> None:
     # An export merges an adapter with its base.
     is_adapter = stage == "export" and (Path(model.path) / "adapter_config.json").is_file()
     check_location(model.path, model.key, needs_config=not is_adapter)
+    folder = Path(model.path).expanduser()
+    is_new = config.model.random_weights and model.key == "model.path"
+    if folder.is_dir() and not (is_adapter or is_new):
+        loads_parts = config.stage.name in TRAINING_STAGES and model.key != "reward.judge.model"
+        check_weights_there(folder, model.key, any_name=not loads_parts)
+
+
+def _check_tokenizer(config: Config) -> None:
+    """Refuse a folder without a tokenizer, which a model that is trained needs."""
+    if config.stage.name not in TRAINING_STAGES or config.model.trust_remote_code:
+        return
+    own = config.model.tokenizer_path
+    folder = Path(own or config.model.path).expanduser()
+    if folder.is_dir() and (own or (folder / "config.json").is_file()):
+        check_tokenizer_there(folder, "model.tokenizer_path" if own else "model.path")
 
 
 def check_warmup(warmup: int, num_steps: int) -> None:
@@ -165,16 +183,17 @@ def check_warmup(warmup: int, num_steps: int) -> None:
         )
 
 
-def is_made_later(path: str | None, made_in: Path | None) -> bool:
-    """Whether the path is missing now, in a folder where an earlier stage writes.
+def is_made_later(path: str | None, made_in: Sequence[Path]) -> bool:
+    """Whether the path is missing now, and in a folder that an earlier stage writes.
 
     Args:
-        made_in: that folder; None without earlier stages.
+        made_in: those folders; empty without earlier stages.
     """
-    if made_in is None or not path:
+    if not (made_in and path):
         return False
     place = Path(path).expanduser().absolute()
-    return made_in.absolute() in place.parents and not place.exists()
+    is_theirs = any(folder.absolute() in (place, *place.parents) for folder in made_in)
+    return is_theirs and not place.exists()
 
 
 def _is_missing(path: str | None) -> bool:

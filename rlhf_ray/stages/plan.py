@@ -8,13 +8,14 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from rlhf_ray.config.keys.readers import is_read
+from rlhf_ray.config.keys.roles import is_of_unstarted_part
 from rlhf_ray.config.run import Config
 from rlhf_ray.config.schema import values_of
 from rlhf_ray.data.sources.read import FROM_HUB
 from rlhf_ray.models.location import is_hub_name
 from rlhf_ray.run_folder.place import check_form
 from rlhf_ray.stages.inputs import read_models
-from rlhf_ray.stages.pipeline import read_steps
+from rlhf_ray.stages.pipeline import read_steps, with_earlier_folders
 from rlhf_ray.stages.request_checks import describe_sources
 from rlhf_ray.stages.rl.stage import STAGE as RL
 from rlhf_ray.stages.stage import FolderUse, Stage
@@ -46,7 +47,10 @@ def _settings(config: Config) -> str:
     defaults, values = values_of(Config()), values_of(config)
     # The stages of a pipeline have a section of their own.
     read = [key for key in values if is_read(key, config.stage.name) and key != "pipeline.stages"]
-    changed = [key for key in read if values[key] != defaults[key]]
+    differing = [key for key in read if values[key] != defaults[key]]
+    changed = [key for key in differing if not is_of_unstarted_part(config, key)]
+    unstarted = len(differing) - len(changed)
+    more = f", {unstarted} are of parts that this run does not start" if unstarted else ""
     tree: dict[str, Any] = {}
     for key in changed:
         *groups, last = key.split(".")
@@ -55,20 +59,21 @@ def _settings(config: Config) -> str:
             inner = inner.setdefault(group, {})
         inner[last] = values[key]
     return (
-        f"# Configuration: {len(changed)} keys; {len(read) - len(changed)} others that the stage "
-        f"reads have their defaults (--cfg job prints all)\n{OmegaConf.to_yaml(tree)}"
+        f"# Configuration: {len(changed)} keys; {len(read) - len(differing)} others that the stage "
+        f"reads have their defaults{more} (--cfg job prints all)\n{OmegaConf.to_yaml(tree)}"
     )
 
 
 def _not_checked(config: Config) -> list[str]:
     """A line about every model and data set that was not looked at, and about folders of files."""
-    is_pipeline = config.stage.name == "pipeline"
-    parts = (
-        {f"pipeline.stages.{s.name}.": s.config for s in read_steps(config)} if is_pipeline else {}
-    )
-    made_in = Path(config.output_dir) if is_pipeline else None
+    parts: list[tuple[str, Config, list[Path]]] = [("", config, [])]
+    if config.stage.name == "pipeline":
+        parts = [
+            (f"pipeline.stages.{step.name}.", step.config, folders)
+            for step, folders in with_earlier_folders(read_steps(config))
+        ]
     lines: list[str] = []
-    for prefix, part in (parts or {"": config}).items():
+    for prefix, part, made_in in parts:
         named = [(model.key, model.path) for model in read_models(part)]
         if part.model.tokenizer_path is not None:
             named.append(("model.tokenizer_path", part.model.tokenizer_path))
