@@ -66,6 +66,7 @@ def run(config: Config) -> int:
         check_rows(inputs.resume_from, ("texts",), inputs.texts.load_state_dict)
         try_first_rows(request.config.reward, prompt_sets, report=output.progress.message)
         startup.done("inputs")
+        startup.show_phase = output.progress.phase
         output.progress.phase("start")
         with (
             connected(
@@ -110,7 +111,6 @@ def _train(inputs: RlInputs, system: System, progress: Progress, startup: Startu
     reference_updater.check()
 
     state = LoopState(step=0, controllers=Controllers.start(settings.algorithm))
-    progress.phase("publish")
     if inputs.resume_from:
         folder = saver.verified(inputs.resume_from, progress.message)
         state = saver.load(folder, pipeline)
