@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,7 @@ _ROWS = {
 }
 
 
-def check_inputs(config: Config, *, made_in: Path | None = None) -> None:
+def check_inputs(config: Config, *, made_in: Sequence[Path] = ()) -> None:
     """Refuse a local folder or file that is not there before anything is read.
 
     Args:
@@ -39,7 +40,7 @@ def check_inputs(config: Config, *, made_in: Path | None = None) -> None:
     problems.refuse()
 
 
-def check_example_files(config: Config, *, made_in: Path | None) -> None:
+def check_example_files(config: Config, *, made_in: Sequence[Path]) -> None:
     """Refuse files of examples that are not there.
 
     Args:
@@ -112,11 +113,11 @@ def read_models(config: Config) -> list[ReadModel]:
     ]
 
 
-def check_models(config: Config, *, made_in: Path | None = None) -> None:
+def check_models(config: Config, *, made_in: Sequence[Path] = ()) -> None:
     """Refuse a local folder that is missing or no model, for any role that the stage starts.
 
     Args:
-        made_in: folder in which an earlier stage of a pipeline may still make it.
+        made_in: folders of the earlier stages of a pipeline, which may still make it.
 
     Raises:
         RequestError: names all that is missing or wrong, and the commands that make it.
@@ -165,16 +166,17 @@ def check_warmup(warmup: int, num_steps: int) -> None:
         )
 
 
-def is_made_later(path: str | None, made_in: Path | None) -> bool:
-    """Whether the path is missing now, in a folder where an earlier stage writes.
+def is_made_later(path: str | None, made_in: Sequence[Path]) -> bool:
+    """Whether the path is missing now, and in a folder that an earlier stage writes.
 
     Args:
-        made_in: that folder; None without earlier stages.
+        made_in: those folders; empty without earlier stages.
     """
-    if made_in is None or not path:
+    if not (made_in and path):
         return False
     place = Path(path).expanduser().absolute()
-    return made_in.absolute() in place.parents and not place.exists()
+    is_theirs = any(folder.absolute() in (place, *place.parents) for folder in made_in)
+    return is_theirs and not place.exists()
 
 
 def _is_missing(path: str | None) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING
 
 from rlhf_ray.config.groups.model import ModelConfig
@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 Report = Callable[[str], None]
 
 
-def check_model_files(config: Config) -> None:
+def check_model_files(config: Config, *, shapes_only: Collection[str] = ()) -> None:
     """Refuse folders whose weights the roles of a stage could not load, by their headers.
 
     Args:
         config: with resolved paths.
+        shapes_only: keys of models that are not made yet; the path is of one with the same shapes.
 
     Raises:
         RequestError: names the setting, the file or weights, and what is wrong.
@@ -32,7 +33,7 @@ def check_model_files(config: Config) -> None:
 
     seen: set[tuple[str, Use]] = set()
     for key, path, use in _model_roles(config):
-        if (path, use) not in seen:
+        if key not in shapes_only and (path, use) not in seen:
             seen.add((path, use))
             check_weights(_at(config, path), use, key=key)
     _check_division(config)

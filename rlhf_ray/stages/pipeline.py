@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from rlhf_ray.observe.run_report import plain_table, write_files
 from rlhf_ray.stages.request_checks import check_part
 from rlhf_ray.stages.stage import Stage
 from rlhf_ray.stages.start import start_stage
+from rlhf_ray.stages.steps.ahead import check_ahead, check_sizes
 from rlhf_ray.stages.table import load_stage
 
 _RECORD = "progress.json"
@@ -58,9 +59,10 @@ def run(config: Config) -> int:
     output.mkdir(parents=True, exist_ok=True)
     (output / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
     record = _Record(output / _RECORD, is_kept=config.resume == "auto")
-    has_work = not all(record.is_finished(step) for step in steps)
+    waiting = [step for step in steps if not record.is_finished(step)]
+    check_ahead([(step.name, step.config) for step in waiting])
     log = output / "error.log"
-    with _one_cluster(config, error_log=log) if has_work else nullcontext():
+    with _one_cluster(config, error_log=log) if waiting else nullcontext():
         for number, step in enumerate(steps, start=1):
             title = f"{step.name} ({number} of {len(steps)})"
             if record.is_finished(step):
@@ -94,6 +96,12 @@ def read_steps(config: Config) -> tuple[_Step, ...]:
     if problems:
         raise ConfigError("\n".join(problems))
     return tuple(steps)
+
+
+def with_earlier_folders(steps: Sequence[_Step]) -> Iterator[tuple[_Step, list[Path]]]:
+    """Every stage, with the folders that the stages before it write."""
+    for number, step in enumerate(steps):
+        yield step, [Path(earlier.config.output_dir) for earlier in steps[:number]]
 
 
 def _describe(config: Config) -> str:
@@ -221,9 +229,11 @@ def _check(config: Config) -> None:
             if problem := figure_problem(parts[figure.stage], figure.path):
                 text = config.pipeline.report[figure.name]
                 raise RequestError(f"pipeline.report.{figure.name}={text}: {problem}")
-    for step in steps:
+    for step, folders in with_earlier_folders(steps):
         with problems.gathered(f"pipeline.stages.{step.name}: "):
-            check_part(step.config, made_in=Path(config.output_dir))
+            check_part(step.config, made_in=folders)
+    with problems.gathered():
+        check_sizes([(step.name, step.config) for step in steps])
     problems.refuse()
 
 

@@ -14,7 +14,7 @@ from rlhf_ray.data.sources.read import FROM_HUB
 from rlhf_ray.models.location import is_hub_name
 from rlhf_ray.run_folder.place import check_form
 from rlhf_ray.stages.inputs import read_models
-from rlhf_ray.stages.pipeline import read_steps
+from rlhf_ray.stages.pipeline import read_steps, with_earlier_folders
 from rlhf_ray.stages.request_checks import describe_sources
 from rlhf_ray.stages.rl.stage import STAGE as RL
 from rlhf_ray.stages.stage import FolderUse, Stage
@@ -62,13 +62,14 @@ def _settings(config: Config) -> str:
 
 def _not_checked(config: Config) -> list[str]:
     """A line about every model and data set that was not looked at, and about folders of files."""
-    is_pipeline = config.stage.name == "pipeline"
-    parts = (
-        {f"pipeline.stages.{s.name}.": s.config for s in read_steps(config)} if is_pipeline else {}
-    )
-    made_in = Path(config.output_dir) if is_pipeline else None
+    parts: list[tuple[str, Config, list[Path]]] = [("", config, [])]
+    if config.stage.name == "pipeline":
+        parts = [
+            (f"pipeline.stages.{step.name}.", step.config, folders)
+            for step, folders in with_earlier_folders(read_steps(config))
+        ]
     lines: list[str] = []
-    for prefix, part in (parts or {"": config}).items():
+    for prefix, part, made_in in parts:
         named = [(model.key, model.path) for model in read_models(part)]
         if part.model.tokenizer_path is not None:
             named.append(("model.tokenizer_path", part.model.tokenizer_path))

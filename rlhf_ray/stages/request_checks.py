@@ -6,7 +6,7 @@ of import that reading needs, and by `stage=plan`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -40,15 +40,15 @@ def check_request(config: Config) -> None:
     Raises:
         RequestError: says what is missing or wrong.
     """
-    check_part(config, made_in=None)
+    check_part(config, made_in=())
 
 
-def check_part(config: Config, *, made_in: Path | None) -> None:
+def check_part(config: Config, *, made_in: Sequence[Path]) -> None:
     """Refuse a missing model, file, checkpoint or reward function, or a missing column.
 
     Args:
-        made_in: folder in which earlier stages of a pipeline write; files below it that are
-            missing are taken to be made in time.
+        made_in: folders of the earlier stages of a pipeline; files in them that are missing are
+            taken to be made in time.
 
     Raises:
         RequestError: lists all that is missing or wrong, as far as it is known without the rest.
@@ -60,7 +60,7 @@ def check_part(config: Config, *, made_in: Path | None) -> None:
     problems.refuse()
 
 
-def _checks(config: Config, made_in: Path | None) -> Iterator[Callable[[], object]]:
+def _checks(config: Config, made_in: Sequence[Path]) -> Iterator[Callable[[], object]]:
     """The checks of a stage that do not need each other's result."""
     stage = config.stage.name
     if stage in TRAINING_STAGES:
@@ -84,7 +84,7 @@ def _checks(config: Config, made_in: Path | None) -> Iterator[Callable[[], objec
         yield lambda: _check_file("compress.python", config.compress.python)
 
 
-def describe_sources(config: Config, *, made_in: Path | None) -> list[str]:
+def describe_sources(config: Config, *, made_in: Sequence[Path]) -> list[str]:
     """Lines for a plan: the files of a folder that are read, and data sets that were not looked at.
 
     Args:
@@ -134,7 +134,7 @@ def _prompt_sources(config: Config) -> list[DataConfig]:
     return sources
 
 
-def _check_examples(config: Config, made_in: Path | None) -> None:
+def _check_examples(config: Config, made_in: Sequence[Path]) -> None:
     check_example_files(config, made_in=made_in)
     examples = config.examples
     kind = _KINDS.get(config.stage.name)
@@ -146,7 +146,7 @@ def _check_examples(config: Config, made_in: Path | None) -> None:
         check_space(examples)
 
 
-def _prompt_checks(config: Config, made_in: Path | None) -> Iterator[Callable[[], object]]:
+def _prompt_checks(config: Config, made_in: Sequence[Path]) -> Iterator[Callable[[], object]]:
     for source in _prompt_sources(config):
         if source.path and not is_made_later(source.path, made_in):
             yield partial(preview_prompts, source)
@@ -159,7 +159,7 @@ def _prompt_checks(config: Config, made_in: Path | None) -> Iterator[Callable[[]
         yield lambda: preview_texts(config.texts)
 
 
-def _source_checks(config: Config, made_in: Path | None) -> Iterator[Callable[[], object]]:
+def _source_checks(config: Config, made_in: Sequence[Path]) -> Iterator[Callable[[], object]]:
     # The tables of layouts and readers, which other stages do not need.
     from rlhf_ray.data.prepare.reading import check_source
 

@@ -71,6 +71,16 @@ def _patience(config: Config) -> Iterator[str]:
         )
 
 
+def _warmup_ends(config: Config) -> Iterator[str]:
+    warmup, most = config.training.warmup_steps, config.fit.max_steps
+    if warmup and most is not None and warmup >= most:
+        yield (
+            f"training.warmup_steps={warmup}: the whole run has at most {most} optimiser steps "
+            f"(fit.max_steps), so that the peak learning rate would never be reached; lower it to "
+            f"at most {most - 1}, or raise fit.max_steps"
+        )
+
+
 _GROUP_SIZES = ("training.sequence_parallel_size", "training.tensor_parallel_size")
 _FORWARD_PASS = ("training.max_tokens_per_micro_batch", "training.sequence_parallel_size")
 
@@ -99,6 +109,13 @@ _LEARNING_RULES: tuple[Rule, ...] = (
         "x `training.sequence_parallel_size` x `training.tensor_parallel_size`.",
         keys=("training.num_ranks", *_GROUP_SIZES, "fit.batch_size"),
         problems=_ranks_have_samples,
+        stages=FIT_STAGES,
+    ),
+    Rule(
+        about="Stages that learn from examples: `training.warmup_steps` is less than "
+        "`fit.max_steps`.",
+        keys=("training.warmup_steps", "fit.max_steps"),
+        problems=_warmup_ends,
         stages=FIT_STAGES,
     ),
     Rule(

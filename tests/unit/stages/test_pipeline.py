@@ -11,6 +11,7 @@ import pytest
 from rlhf_ray.config.errors import ConfigError, RequestError, RunFailed
 from rlhf_ray.config.groups.pipeline import read_report
 from rlhf_ray.config.load import load_config
+from rlhf_ray.config.run import Config
 from rlhf_ray.observe.figures import figure_problem
 from rlhf_ray.stages import pipeline
 from rlhf_ray.stages.plan import run as plan
@@ -32,6 +33,7 @@ class FakeStages:
     def __init__(self) -> None:
         self.calls: list[tuple[str, str, str, int]] = []
         self.fails: dict[str, Exception] = {}
+        self.looked_at: list[tuple[str, Config]] = []
 
     def load_stage(self, name: str) -> Stage:
         def run(config) -> int:
@@ -52,6 +54,7 @@ def stages(monkeypatch) -> FakeStages:
     fakes = FakeStages()
     monkeypatch.setattr(pipeline, "load_stage", fakes.load_stage)
     monkeypatch.setattr(pipeline, "_one_cluster", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(pipeline, "check_ahead", fakes.looked_at.extend)
     return fakes
 
 
@@ -88,8 +91,9 @@ def test_stages_run_in_order_and_are_reported(stages, config, tmp_path, capsys):
 
 def test_what_is_finished_is_not_done_again(stages, config, capsys):
     pipeline.run(config())
+    assert [name for name, _ in stages.looked_at] == ["base", "tuned"]
     pipeline.run(config())
-    assert len(stages.calls) == 2
+    assert len(stages.calls) == len(stages.looked_at) == 2
     assert capsys.readouterr().out.count("finished before") == 2
 
 

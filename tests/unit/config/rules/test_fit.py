@@ -35,6 +35,13 @@ CASES = [
         ["model.random_weights=true", "stage=pretrain"],
     ),
     (
+        "a warm-up as long as the run",
+        FIT,
+        ["fit.max_steps=10", "training.warmup_steps=10"],
+        ["training.warmup_steps=10", "at most 10 optimiser steps", "lower it to at most 9"],
+        ["fit.max_steps=10", "training.warmup_steps=9"],
+    ),
+    (
         "budget of examples",
         FIT,
         ["training.max_tokens_per_micro_batch=99", "examples.max_tokens=100"],
