@@ -8,8 +8,9 @@ from pathlib import Path
 
 from rlhf_ray.config.errors import GatheredProblems, RequestError
 from rlhf_ray.config.run import Config
-from rlhf_ray.config.stages import ONE_MODEL_STAGES, SCORING_STAGES
+from rlhf_ray.config.stages import ONE_MODEL_STAGES, SCORING_STAGES, TRAINING_STAGES
 from rlhf_ray.models.builtin import is_builtin
+from rlhf_ray.models.checks.present import check_tokenizer_there, check_weights_there
 from rlhf_ray.models.location import check_location
 
 _FILE_ENDINGS = (".jsonl", ".json", ".csv", ".parquet", ".txt")
@@ -134,6 +135,7 @@ def check_models(config: Config, *, made_in: Sequence[Path] = ()) -> None:
                 f"model.tokenizer_path is {tokenizer!r}: there is no such folder; name the folder "
                 f"of a tokenizer or a hub name, or set it to null for the model's"
             )
+        _check_tokenizer(config)
     problems.refuse()
 
 
@@ -150,6 +152,21 @@ def _check_model(config: Config, model: ReadModel) -> None:
     # An export merges an adapter with its base.
     is_adapter = stage == "export" and (Path(model.path) / "adapter_config.json").is_file()
     check_location(model.path, model.key, needs_config=not is_adapter)
+    folder = Path(model.path).expanduser()
+    is_new = config.model.random_weights and model.key == "model.path"
+    if folder.is_dir() and not (is_adapter or is_new):
+        loads_parts = config.stage.name in TRAINING_STAGES and model.key != "reward.judge.model"
+        check_weights_there(folder, model.key, any_name=not loads_parts)
+
+
+def _check_tokenizer(config: Config) -> None:
+    """Refuse a folder without a tokenizer, which a model that is trained needs."""
+    if config.stage.name not in TRAINING_STAGES or config.model.trust_remote_code:
+        return
+    own = config.model.tokenizer_path
+    folder = Path(own or config.model.path).expanduser()
+    if folder.is_dir() and (own or (folder / "config.json").is_file()):
+        check_tokenizer_there(folder, "model.tokenizer_path" if own else "model.path")
 
 
 def check_warmup(warmup: int, num_steps: int) -> None:

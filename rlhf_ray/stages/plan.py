@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from rlhf_ray.config.keys.readers import is_read
+from rlhf_ray.config.keys.roles import is_of_unstarted_part
 from rlhf_ray.config.run import Config
 from rlhf_ray.config.schema import values_of
 from rlhf_ray.data.sources.read import FROM_HUB
@@ -46,7 +47,10 @@ def _settings(config: Config) -> str:
     defaults, values = values_of(Config()), values_of(config)
     # The stages of a pipeline have a section of their own.
     read = [key for key in values if is_read(key, config.stage.name) and key != "pipeline.stages"]
-    changed = [key for key in read if values[key] != defaults[key]]
+    differing = [key for key in read if values[key] != defaults[key]]
+    changed = [key for key in differing if not is_of_unstarted_part(config, key)]
+    unstarted = len(differing) - len(changed)
+    more = f", {unstarted} are of parts that this run does not start" if unstarted else ""
     tree: dict[str, Any] = {}
     for key in changed:
         *groups, last = key.split(".")
@@ -55,8 +59,8 @@ def _settings(config: Config) -> str:
             inner = inner.setdefault(group, {})
         inner[last] = values[key]
     return (
-        f"# Configuration: {len(changed)} keys; {len(read) - len(changed)} others that the stage "
-        f"reads have their defaults (--cfg job prints all)\n{OmegaConf.to_yaml(tree)}"
+        f"# Configuration: {len(changed)} keys; {len(read) - len(differing)} others that the stage "
+        f"reads have their defaults{more} (--cfg job prints all)\n{OmegaConf.to_yaml(tree)}"
     )
 
 

@@ -43,6 +43,16 @@ _PARTS: Mapping[str, tuple[Callable[[Config], bool], str]] = {
 }
 
 
+def is_of_unstarted_part(config: Config, key: str) -> bool:
+    """Whether a key is of a part, such as the critic, that a run of this configuration lacks."""
+    if config.stage.name not in RL_STAGES:
+        return False
+    return any(
+        (key == name or key.startswith(f"{name}.")) and not is_started(config)
+        for name, (is_started, _) in _PARTS.items()
+    )
+
+
 def unstarted_notes(config: Config, values: Sequence[tuple[str, Any]]) -> list[str]:
     """A note for each part that the run does not start and whose keys are set.
 

@@ -16,15 +16,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from rlhf_ray.config.errors import RequestError
+from rlhf_ray.models.checks.present import WEIGHT_FILES, no_weights
 
 _WHOLE = ("model.safetensors", "pytorch_model.bin")
-# What transformers reads, the first one that is there.
-_CANDIDATES = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
 # First bytes of the archives that `torch.save` writes, and of the pickles that it wrote before
 # 2020, whose names cannot be read without reading all of them.
 _ARCHIVE, _OLD_PICKLE = b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
@@ -62,14 +56,11 @@ def read_headers(folder: Path, key: str, *, any_name: bool = False) -> dict[str,
         RequestError: weights are missing, a file is damaged or a pickle with more than weights, or
             the index names files outside of the folder.
     """
-    found = next((folder / name for name in _CANDIDATES if (folder / name).is_file()), None)
+    found = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
     about = f"{key} is {str(folder)!r}"
     others = sorted(folder.glob("*.safetensors")) if any_name else []
     if found is None and not others:
-        raise RequestError(
-            f"{about}, a folder without weights: none of {', '.join(_CANDIDATES)} is there; "
-            f"copy them again"
-        )
+        raise no_weights(folder, key)
     if found is None:
         return _all_of(others, about)
     if found.name in _WHOLE:

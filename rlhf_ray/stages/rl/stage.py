@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rlhf_ray.config.errors import GatheredProblems
 from rlhf_ray.config.run import Config
 from rlhf_ray.stages.request_checks import check_request
 from rlhf_ray.stages.sizes.gpu_memory import check_gpu_memory, memory_lines
@@ -15,8 +16,12 @@ def _describe(config: Config) -> str:
 
 
 def _check(config: Config) -> None:
-    check_request(config)
-    check_gpu_memory(config, local_model(config.model.path))
+    problems = GatheredProblems()
+    with problems.gathered():
+        check_request(config)
+    with problems.gathered():
+        check_gpu_memory(config, local_model(config.model.path))
+    problems.refuse()
 
 
 STAGE = Stage(name="rl", describe=_describe, run=run_in("rlhf_ray.stages.rl.run"), check=_check)

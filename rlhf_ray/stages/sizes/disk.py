@@ -18,7 +18,7 @@ from rlhf_ray.disk_space import free_bytes, size_in_words, space_of
 from rlhf_ray.models.builtin import BUILTIN_MODELS, builtin_folder, is_builtin
 from rlhf_ray.models.location import BUILTIN_PREFIX
 from rlhf_ray.stages.sizes.adapter_size import adapter_weights
-from rlhf_ray.stages.sizes.model_size import bytes_of, local_model, num_weights
+from rlhf_ray.stages.sizes.model_size import NAME_A_FOLDER, bytes_of, local_model, num_weights
 
 _TRAINED_BYTES, _EMA_BYTES = 12, 4
 _WRITTEN = ("checkpoints", "best", "model", "model_ema")
@@ -104,7 +104,7 @@ def disk_lines(config: Config) -> list[str]:
         elif is_builtin(config.model.path):
             why = "is made by the first run that needs it"
         else:
-            why = "is not on this machine"
+            why = f"is not on this machine; {NAME_A_FOLDER}"
         return [f"Disk: not compared, because model.path={config.model.path} {why}"]
     lines = []
     if need.shares:

@@ -14,7 +14,7 @@ from typing import Any
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.training import RoleConfig
 from rlhf_ray.config.run import Config
-from rlhf_ray.stages.sizes.model_size import ModelSize, bytes_of, model_size
+from rlhf_ray.stages.sizes.model_size import NAME_A_FOLDER, ModelSize, bytes_of, model_size
 
 _GIB = 1024**3
 _KEY = "placement.gpu_memory_gib"
@@ -161,7 +161,7 @@ def memory_lines(config: Config, model: Mapping[str, Any] | None) -> list[str]:
         return [f"GPU memory: not compared, {_KEY}=null"]
     size = model_size(model) if model is not None else None
     if size is None:
-        why = "is of another family" if model else "has no config.json on this machine"
+        why = "is of another family" if model else f"is not on this machine; {NAME_A_FOLDER}"
         return [f"GPU memory: not compared, because model.path={config.model.path} {why}"]
     needs = memory_needs(config, size)
     return [f"GPU memory of {_line(need, memory)}" for need in needs]

@@ -100,6 +100,10 @@ def linear_shapes(model: Mapping[str, Any]) -> dict[str, tuple[int, int]] | None
     }
 
 
+# The advice for sizes that are not known.
+NAME_A_FOLDER = "for its sizes name a folder with its config.json, which is enough"
+
+
 def local_model(path: str) -> Mapping[str, Any] | None:
     """The values of the `config.json` of a model folder; None if it is not on this machine."""
     try:

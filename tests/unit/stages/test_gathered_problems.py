@@ -59,6 +59,8 @@ def test_a_chat_template_may_be_named(stage, tmp_path):
     folder = tmp_path / "model"
     (folder / "additional_chat_templates").mkdir(parents=True)
     (folder / "config.json").write_text("{}")
+    for name in ("model.safetensors", "tokenizer.json"):
+        (folder / name).touch()
     (folder / "additional_chat_templates" / "rag.jinja").write_text("{{ messages }}")
     told = [f"stage={stage}", f"model.path={folder}"]
     told += [f"examples.path={rows}"] if stage == "sft" else []

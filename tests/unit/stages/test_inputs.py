@@ -30,7 +30,8 @@ def test_what_is_not_on_this_machine_is_left_to_its_reader(model: str, rows: str
 def test_what_is_there_is_fine(tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.touch()
-    (tmp_path / "config.json").touch()
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        (tmp_path / name).touch()
     check_inputs(config_of(model=str(tmp_path), rows=str(rows), held_out=str(rows)))
 
 
@@ -94,7 +95,8 @@ def test_a_model_that_nobody_reads_is_not_asked_for() -> None:
 
 
 def test_models_that_are_evaluated(tmp_path: Path) -> None:
-    (tmp_path / "config.json").touch()
+    for name in ("config.json", "weights.safetensors"):
+        (tmp_path / name).touch()
     there = [f"evaluation.models.sft={tmp_path}", "evaluation.models.hub=a/b"]
     evaluate = ["recipe=demo", "stage=evaluate", *there]
     # What only training reads is not asked for.

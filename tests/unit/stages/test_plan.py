@@ -32,7 +32,7 @@ def test_the_configuration_is_what_differs_from_the_defaults(capsys):
     assert shown["training"]["learning_rate"] == 2e-4
     assert "temperature" not in shown["generation"], "it has its default"
     assert "fit" not in shown
-    count, others = (int(word) for word in head.split() if word.isdigit())
+    count, others, *_ = (int(word) for word in head.split() if word.isdigit())
     assert count < 40 < 300 < others
     assert "--cfg job prints all" in head
 
@@ -156,3 +156,32 @@ def test_a_tokenizer_that_is_not_there_is_refused(capsys):
     missing = "model.tokenizer_path=./nowhere/tokenizer"
     assert main(["recipe=demo", "stage=plan", missing]) == 2
     assert "model.tokenizer_path is './nowhere/tokenizer': there is no" in capsys.readouterr().err
+
+
+def test_a_folder_without_weights_or_tokenizer_is_refused(capsys, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    told = ["recipe=demo", f"model.path={tmp_path}"]
+    for more in (["stage=plan"], ["dry_run=true"], []):
+        assert main([*told, *more, f"output_dir={tmp_path}/out"]) == 2
+        said = capsys.readouterr().err
+        assert f"model.path is '{tmp_path}', a folder without weights: none of" in said
+        assert f"model.path is '{tmp_path}', a folder without a tokenizer: none of" in said
+    (tmp_path / "model.safetensors").touch()
+    (tmp_path / "tokenizer.json").touch()
+    plan(capsys, *told, "stage=plan")
+
+
+def test_values_of_parts_that_are_not_started_are_left_out(capsys):
+    told = ["recipe=demo", "stage=plan", "critic.learning_rate=1e-3", "texts.max_tokens=9"]
+    head, _, rest = plan(capsys, *told).partition("\n")
+    shown = yaml.safe_load(rest.partition("\n# Batch")[0])
+    assert not {"critic", "texts"} & set(shown)
+    assert "are of parts that this run does not start" in head
+    head, _, rest = plan(capsys, *told, "algorithm=ppo").partition("\n")
+    assert yaml.safe_load(rest.partition("\n# Batch")[0])["critic"]["learning_rate"] == 1e-3
+
+
+def test_sizes_that_are_not_compared_say_what_to_do(capsys):
+    out = plan(capsys, "recipe=gpu_7b", "stage=plan", "placement.gpu_memory_gib=79")
+    words = "is not on this machine; for its sizes name a folder with its config.json, which is"
+    assert out.count(words) == 2

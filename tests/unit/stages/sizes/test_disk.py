@@ -169,7 +169,8 @@ def test_a_model_that_is_not_here_is_not_compared(free):
     free(0)
     config = load_config([*BIG, "model.path=Qwen/Qwen2.5-72B"])
     assert disk_lines(config) == [
-        "Disk: not compared, because model.path=Qwen/Qwen2.5-72B is not on this machine"
+        "Disk: not compared, because model.path=Qwen/Qwen2.5-72B is not on this machine; for its "
+        "sizes name a folder with its config.json, which is enough"
     ]
     check_disk(config)
 

@@ -170,7 +170,7 @@ def test_a_plan_refuses_a_model_of_this_machine(tmp_path, capsys):
     [
         (["recipe=demo"], QWEN_72B, None),
         ([*COLOCATED, "placement.gpu_memory_gib=null"], QWEN_72B, "gpu_memory_gib=null"),
-        (COLOCATED, None, "no config.json"),
+        (COLOCATED, None, "is not on this machine; for its sizes"),
         (COLOCATED, {"model_type": "mamba"}, "another family"),
     ],
 )
