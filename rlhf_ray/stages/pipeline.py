@@ -14,7 +14,8 @@ from typing import Any
 from rlhf_ray.atomic_file import write_atomically
 from rlhf_ray.config.errors import ConfigError, GatheredProblems, RequestError, RunFailed
 from rlhf_ray.config.groups.pipeline import PipelineConfig, read_report, read_stages
-from rlhf_ray.config.load import load_values, to_yaml
+from rlhf_ray.config.keys.choices import group_choices
+from rlhf_ray.config.load import load_config, load_values, to_yaml
 from rlhf_ray.config.run import Config
 from rlhf_ray.observe.facts import duration
 from rlhf_ray.observe.figures import figure_problem, find_figure
@@ -23,6 +24,7 @@ from rlhf_ray.stages.request_checks import check_part
 from rlhf_ray.stages.stage import Stage
 from rlhf_ray.stages.start import start_stage
 from rlhf_ray.stages.steps.ahead import check_ahead, check_sizes
+from rlhf_ray.stages.steps.shown import difference
 from rlhf_ray.stages.table import load_stage
 
 _RECORD = "progress.json"
@@ -105,14 +107,27 @@ def with_earlier_folders(steps: Sequence[_Step]) -> Iterator[tuple[_Step, list[P
 
 
 def _describe(config: Config) -> str:
-    """The stages in order, and the folder of each."""
+    """The stages in order: the folder of each, and what it has other than its recipe."""
     steps = read_steps(config)
+    recipes = {step.name: step.config for step in _of_recipe(config)}
     width = max(len(step.name) for step in steps)
-    lines = [
-        f"{step.name:<{width}}  stage={step.config.stage.name} {step.config.output_dir}"
-        for step in steps
-    ]
+    lines = []
+    for step in steps:
+        lines.append(
+            f"{step.name:<{width}}  stage={step.config.stage.name} {step.config.output_dir}"
+        )
+        lines.append(f"{'':<{width}}  {difference(step.config, recipes.get(step.name))}")
     return "# Stages\n" + "\n".join(lines)
+
+
+def _of_recipe(config: Config) -> tuple[_Step, ...]:
+    """The stages as the chosen recipe has them; none where the recipe is a file of one's own."""
+    if config.recipe not in group_choices()["recipe"]:
+        return ()
+    recipe = load_config([f"recipe={config.recipe}"])
+    recipe.output_dir, recipe.seed = config.output_dir, config.seed
+    recipe.observe.progress = config.observe.progress
+    return read_steps(recipe) if recipe.stage.name == "pipeline" else ()
 
 
 def _run_step(step: _Step, record: _Record) -> None:

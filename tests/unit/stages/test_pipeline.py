@@ -239,6 +239,17 @@ def test_the_plan_names_the_stages(config, tmp_path, capsys):
     assert f"tuned  stage=sft {tmp_path}/out/tuned" in capsys.readouterr().out
 
 
+def test_the_plan_says_what_a_stage_has_other_than_its_recipe(config):
+    told = ["ppo.algorithm.kl_coefficient=0.1", "ppo.num_steps=7", "sft.training=gpu"]
+    asked = load_config(["recipe=pipeline_demo", *(f"pipeline.stages.{one}" for one in told)])
+    lines = [line.strip() for line in pipeline.STAGE.describe(asked).splitlines()]
+    assert lines[-1] == "other than the recipe: num_steps=7, algorithm.kl_coefficient=0.1"
+    assert lines.count("as in the recipe") == 4
+    assert any("training.num_gpus=1" in line for line in lines)
+    own = pipeline.STAGE.describe(config())
+    assert own.count("of no recipe: samples per optimiser step") == 2
+
+
 def test_the_plan_of_missing_rows_is_shown_and_refused(config, capsys):
     with pytest.raises(RequestError, match=r"pipeline\.stages\.base: examples\.path is 'x'"):
         plan(config(stages=STAGES))
