@@ -113,11 +113,13 @@ class RolloutPipeline:
             limit_s = self._settings.generate_timeout_s + self._in_flight.halted_s - halted_s
             left_s = started + limit_s - time.monotonic()
             # Failures and timeouts name this phase: "generate" until the last sample is there.
-            phase = "generate" if self._in_flight.is_generating(step) else "score"
+            was_generating = self._in_flight.is_generating(step)
+            phase = "generate" if was_generating else "score"
             # Prompts of later batches are scored on the way; each goes to its own builder.
             for scored in self._in_flight.wait(phase, max(0.0, left_s)):
                 self._take_in(scored)
-            if self._in_flight.is_generating(step):
+            # The wait in which the last sample came back was still for the engines.
+            if was_generating:
                 generated = time.monotonic()
         finished = time.monotonic()
         del self._batches[step]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from rlhf_ray.config.groups.rollout_selection import RolloutSelectionConfig
@@ -10,12 +12,19 @@ from rlhf_ray.driver.rollouts.pipeline import PipelineSettings, RolloutPipeline
 from rlhf_ray.testing.fakes import FakePrompts, done
 from tests.unit.driver.rollouts.simulated_time import SCORE_S, Clock, SlowRewards, StaggeredEngines
 
+CLOCK_OF_PIPELINE = "rlhf_ray.driver.rollouts.pipeline.time"
+
 UPDATE_S = 20.0
 NUM_STEPS = 8
 
 
 def pipeline_on(
-    clock: Clock, *, max_staleness: int = 1, num_steps: int = NUM_STEPS, oversample: float = 1.0
+    clock: Clock,
+    *,
+    max_staleness: int = 1,
+    num_steps: int = NUM_STEPS,
+    oversample: float = 1.0,
+    per_step: int = 4,
 ) -> tuple[RolloutPipeline, StaggeredEngines]:
     engines = StaggeredEngines(clock)
     pipeline = RolloutPipeline(
@@ -26,7 +35,7 @@ def pipeline_on(
         failure_budget=FailureBudget(0.1),
         settings=PipelineSettings(
             num_steps=num_steps,
-            prompts_per_step=4,
+            prompts_per_step=per_step,
             samples_per_prompt=2,
             max_staleness=max_staleness,
             generate_timeout_s=600.0,
@@ -114,3 +123,15 @@ def test_over_sampled_groups_that_were_scored_meanwhile_go_back_to_the_prompts()
         engines.version = step + 1
         pipeline.begin(step + 1)
     assert len(seen) == len(set(seen)) == 12
+
+
+@pytest.mark.parametrize("per_step", [1, 4])
+def test_seconds_of_sampling_and_of_scoring(monkeypatch, per_step):
+    """Prompt n samples for 1 + n seconds; with one prompt all samples come back in one wait."""
+    clock = Clock()
+    monkeypatch.setattr(CLOCK_OF_PIPELINE, SimpleNamespace(monotonic=lambda: clock.now))
+    pipeline, _ = pipeline_on(clock, max_staleness=0, per_step=per_step)
+    batch = pipeline.next_batch(0)
+    assert batch.generate_s == pytest.approx(1.0 * per_step)
+    # The first score begins after a second; each takes three, one after the other.
+    assert batch.score_s == pytest.approx(1.0 + per_step * SCORE_S - per_step)
