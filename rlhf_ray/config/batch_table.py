@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from rlhf_ray.config.by_stage.default_rates import default_rates
 from rlhf_ray.config.groups.training import RoleConfig
 from rlhf_ray.config.rules.rule import model_roles, trained_roles
 from rlhf_ray.config.run import Config
@@ -27,10 +28,19 @@ def ceil(whole: int, parts: int) -> int:
 
 
 def batch_table(config: Config) -> list[BatchRow]:
-    """Compute the sizes from prompts or samples down to optimiser steps and micro-batches."""
+    """Compute the sizes from prompts or samples down to optimiser steps and micro-batches.
+
+    The last rows are the learning rates.
+    """
     if config.is_fit:
-        return fit_rows(config)
-    return [*_rollout_rows(config), *_update_rows(config), *_role_rows(config), *_run_rows(config)]
+        return [*fit_rows(config), *_rate_rows(config)]
+    return [
+        *_rollout_rows(config),
+        *_update_rows(config),
+        *_role_rows(config),
+        *_run_rows(config),
+        *_rate_rows(config),
+    ]
 
 
 def render_rows(rows: list[BatchRow]) -> str:
@@ -186,6 +196,25 @@ def _run_rows(config: Config) -> list[BatchRow]:
             "steps x samples per step",
         ),
     ]
+
+
+def _rate_rows(config: Config) -> list[BatchRow]:
+    defaults, rows = default_rates(config), []
+    for group, role in trained_roles(config):
+        name = "learner" if group == "training" else group
+        rate, key = role.peak_learning_rate, f"{group}.learning_rate"
+        by = f"{key}, at its peak"
+        if rate == defaults[key]:
+            adapter = ", with an adapter" if role.lora.is_on else ""
+            by = f"{by}; the default of stage={config.stage.name}{adapter}"
+        rows.append(BatchRow(f"{name}: learning rate", f"{rate:g}", by))
+        ends = ""
+        if role.schedule != "constant":
+            ends = f", down to {role.min_learning_rate_ratio:g} of the peak at the last step"
+        rows.append(BatchRow(f"{name}: schedule", role.schedule, f"{group}.schedule{ends}"))
+        steps = "optimiser steps, linear"
+        rows.append(row(f"{name}: warm-up", role.warmup_steps, f"{group}.warmup_steps, {steps}"))
+    return rows
 
 
 # Stages whose samples are several answers to one prompt: name of a sample, least answers.

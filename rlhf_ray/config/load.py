@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
+from rlhf_ray.config.by_stage.default_rates import set_default_rates
 from rlhf_ray.config.compose import Request, compose_tree, parse_overrides, sort_values
 from rlhf_ray.config.convert import Conversion, show_problems, shown
 from rlhf_ray.config.errors import ConfigError
@@ -104,6 +105,7 @@ def _load(request: Request, request_problems: list[str], *, is_complete: bool) -
     for name, value in request.all_values:
         conversion.set_value(name, value)
     config = conversion.finish()
+    set_default_rates(config)
     problems = request_problems + conversion.problems
     if is_complete and request.knows_stage and "stage.name" not in conversion.broken:
         problems += unread_problems(config.stage.name, request.choices, request.values)

@@ -7,6 +7,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from rlhf_ray.config.by_stage.default_rates import default_rates
 from rlhf_ray.config.keys.readers import is_read
 from rlhf_ray.config.keys.roles import is_of_unstarted_part
 from rlhf_ray.config.run import Config
@@ -44,7 +45,7 @@ def run(config: Config) -> int:
 
 def _settings(config: Config) -> str:
     """The keys that the stage reads and that differ from their defaults, as YAML."""
-    defaults, values = values_of(Config()), values_of(config)
+    defaults, values = values_of(Config()) | default_rates(config), values_of(config)
     # The stages of a pipeline have a section of their own.
     read = [key for key in values if is_read(key, config.stage.name) and key != "pipeline.stages"]
     differing = [key for key in read if values[key] != defaults[key]]

@@ -9,6 +9,8 @@ from rlhf_ray.config.deepspeed.zero import TrainedZeroConfig, ZeroConfig
 from rlhf_ray.config.groups.lora import LoraConfig
 from rlhf_ray.config.setting import setting
 
+RL_LEARNING_RATE = 1e-6
+
 
 @dataclass
 class RoleConfig:
@@ -102,7 +104,13 @@ class TrainingConfig(RoleConfig):
     """The learner: a role with an optimizer."""
 
     zero: TrainedZeroConfig = field(default_factory=TrainedZeroConfig)
-    learning_rate: float = setting(1e-6, "Peak learning rate.", minimum=0)
+    learning_rate: float | None = setting(
+        None,
+        "Peak learning rate. null takes the default of the stage: rl 1e-6 (the critic 1e-5), "
+        "pretrain 5e-5 (3e-4 with model.random_weights), sft 2e-5, reward_model 1e-5, preference "
+        "1e-6; ten times that with lora.",
+        minimum=0,
+    )
     weight_decay: float = setting(
         0.0, "AdamW weight decay; not applied to biases and norms.", minimum=0
     )
@@ -148,6 +156,14 @@ class TrainingConfig(RoleConfig):
         "with * and [0-9] as in a shell: [model.norm.*,*.mlp.*].",
     )
     lora: LoraConfig = field(default_factory=LoraConfig)
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """`learning_rate`; that of reinforcement learning in a group that was not loaded.
+
+        A loaded configuration has a number, see `config.by_stage.default_rates`.
+        """
+        return RL_LEARNING_RATE if self.learning_rate is None else self.learning_rate
 
     @property
     def trains_all(self) -> bool:

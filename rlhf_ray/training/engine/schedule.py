@@ -31,7 +31,7 @@ def learning_rate(step: int, *, settings: TrainingConfig, total_steps: int) -> f
         total_steps: optimiser steps of the whole run.
     """
     assert step >= 0, f"optimiser step is {step}"
-    peak, warmup = settings.learning_rate, settings.warmup_steps
+    peak, warmup = settings.peak_learning_rate, settings.warmup_steps
     if step < warmup:
         return peak * (step + 1) / warmup
     progress = min(1.0, (step - warmup) / max(1, total_steps - 1 - warmup))

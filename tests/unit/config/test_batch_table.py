@@ -85,6 +85,9 @@ def test_a_stage_that_learns_from_examples():
         "learner: micro-batches per rank": "4",
         "epochs": "2",
         "optimiser steps in all": "40",
+        "learner: learning rate": "2e-05",
+        "learner: schedule": "constant",
+        "learner: warm-up": "0",
     }
 
 
@@ -113,7 +116,23 @@ def test_rankings_have_two_answers_or_more():
         "learner: rankings per rank": "13",
         "learner: micro-batches per rank": "7",
         "epochs": "1",
+        "learner: learning rate": "1e-05",
+        "learner: schedule": "constant",
+        "learner: warm-up": "0",
     }
+
+
+def test_learning_rates_are_in_the_table():
+    overrides = ["recipe=demo_ppo", "training.schedule=cosine", "training.warmup_steps=3"]
+    rows = {row.name: row for row in batch_table(load_config([*overrides]))}
+    assert rows["learner: learning rate"].value == "0.0002"
+    assert rows["learner: schedule"].computed_from.endswith("0.5 of the peak at the last step")
+    assert rows["learner: warm-up"].value == "3"
+    assert rows["critic: learning rate"].value == "0.001"
+    by_default = batch_table(load_config(["recipe=demo", "training.learning_rate=null"]))
+    (rate,) = [row for row in by_default if row.name == "learner: learning rate"]
+    assert rate.value == "1e-06"
+    assert rate.computed_from == "training.learning_rate, at its peak; the default of stage=rl"
 
 
 def test_rendering_is_aligned():

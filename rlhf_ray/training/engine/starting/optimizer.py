@@ -21,7 +21,7 @@ def adamw(module: nn.Module, settings: TrainingConfig, *, on_cuda: bool) -> torc
         {"params": vectors, "weight_decay": 0.0},
     ]
     common = {
-        "lr": settings.learning_rate,
+        "lr": settings.peak_learning_rate,
         "betas": (settings.adam_beta1, settings.adam_beta2),
         "eps": settings.adam_epsilon,
     }

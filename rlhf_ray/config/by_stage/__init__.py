@@ -1,0 +1,1 @@
+"""Defaults that depend on the stage."""
