@@ -13,6 +13,7 @@ from rlhf_ray.config.errors import RequestError, RunFailed
 from rlhf_ray.config.run import Config
 from rlhf_ray.config.stages import TRAINING_STAGES
 from rlhf_ray.driver.checkpoint_folders import Checkpoints
+from rlhf_ray.interrupts import is_interrupted
 from rlhf_ray.run_folder.contents import MovedAside, check_owner, results_in
 from rlhf_ray.run_folder.ending import END_FILE
 from rlhf_ray.run_folder.finished import FILE_NAME, read_finished, write_finished
@@ -136,7 +137,28 @@ def _train(stage: Stage, config: Config, lock: FolderLock, *, replaces: bool) ->
         for name, content in records.items():
             (folder / name).write_bytes(content)
         raise
+    except BaseException as error:
+        if isinstance(error, (KeyboardInterrupt, SystemExit)) or is_interrupted():
+            print(f"rlhf_ray: {_next_start(config)}", file=sys.stderr)
+        raise
     return status
+
+
+def _next_start(config: Config) -> str:
+    """What an interrupted run has left, and what the same command would do next."""
+    newest = Checkpoints(Path(config.output_dir), keep_last=1).resolve("auto")
+    if newest is None:
+        every = config.checkpoint.every_steps
+        why = f"checkpoint.every_steps={every}" + ("" if every else " writes none")
+        again = "from step 0" if config.resume in ("auto", "never") else f"from {config.resume}"
+        return f"no checkpoint was committed ({why}); the same command starts again {again}"
+    if config.resume == "auto":
+        return f"the last committed checkpoint is {newest}; the same command goes on from it"
+    again = "from step 0" if config.resume == "never" else f"from {config.resume}"
+    return (
+        f"the last committed checkpoint is {newest}; resume=auto goes on from it, and this command "
+        f"(resume={config.resume}) starts again {again}"
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,6 +10,7 @@ import pytest
 
 from rlhf_ray.config.errors import RequestError, RunFailed
 from rlhf_ray.config.load import load_config
+from rlhf_ray.interrupts import Interrupted
 from rlhf_ray.run_folder.lock import LOCK, folder_lock
 from rlhf_ray.stages.stage import FolderUse, Stage
 from rlhf_ray.stages.start import start_stage
@@ -25,7 +26,7 @@ class Trainer:
 
     def __init__(self, *, checkpoint: int | None = None) -> None:
         self.runs = 0
-        self.fails: Exception | None = None
+        self.fails: BaseException | None = None
         self.checkpoint = checkpoint
         self.seen: list[list[str]] = []
 
@@ -345,3 +346,37 @@ def test_a_stage_that_replaces_its_folder_needs_a_place_that_can_be_written(conf
     )
     with pytest.raises(RequestError, match="file is a file"):
         start_stage(stage, config("rl", f"output_dir={tmp_path}/file/out"))
+
+
+@pytest.mark.parametrize("name", TRAINING)
+@pytest.mark.parametrize("end", [KeyboardInterrupt(), Interrupted(15)])
+def test_an_interrupted_run_says_where_it_goes_on(name, end, config, folder, capsys):
+    trainer = Trainer(checkpoint=20)
+    trainer.fails = end
+    with pytest.raises(type(end)):
+        start_stage(trainer.stage(name), config(name))
+    newest = folder / "checkpoints" / "step_000020"
+    assert capsys.readouterr().err == (
+        f"rlhf_ray: the last committed checkpoint is {newest}; the same command goes on from it\n"
+    )
+
+
+def test_an_interrupted_run_that_would_start_again_says_so(config, capsys):
+    trainer = Trainer()
+    trainer.fails = KeyboardInterrupt()
+    for every, words in ((0, "every_steps=0 writes none"), (5, "every_steps=5")):
+        with pytest.raises(KeyboardInterrupt):
+            start_stage(trainer.stage("rl"), config("rl", f"checkpoint.every_steps={every}"))
+        assert capsys.readouterr().err == (
+            f"rlhf_ray: no checkpoint was committed (checkpoint.{words}); the same command starts "
+            f"again from step 0\n"
+        )
+
+
+def test_an_interrupted_run_without_resume_names_the_way_on(config, capsys):
+    trainer = Trainer(checkpoint=20)
+    trainer.fails = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        start_stage(trainer.stage("rl"), config("rl", "resume=never"))
+    err = capsys.readouterr().err
+    assert "resume=auto goes on from it, and this command (resume=never) starts again from" in err
