@@ -16,7 +16,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from rlhf_ray.config.earlier_release import renamed_key
 from rlhf_ray.config.keys.foreign_values import value_hint
-from rlhf_ray.config.keys.hints import hint_of_keys, meant_keys
+from rlhf_ray.config.keys.hints import hint_of_keys, meant_keys, remark_on
 from rlhf_ray.config.keys.stage_entries import STAGES, set_in_stages, told_stages
 from rlhf_ray.config.paths import unshowable
 from rlhf_ray.config.run import Config
@@ -265,7 +265,7 @@ def _unknown_key(name: str, stage: str | None) -> str:
         return f"{name}: this key is now called {new}"
     near = meant_keys(name, stage) or nearest_keys(name)
     if near:
-        return f"{name}: unknown key; {hint_of_keys(near, stage)}"
+        return f"{name}: unknown key; {hint_of_keys(near, stage)}{remark_on(name, near, stage)}"
     return f"{name}: unknown key; `python -m rlhf_ray.main --cfg job` prints all of them"
 
 

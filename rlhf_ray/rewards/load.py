@@ -280,6 +280,6 @@ def _no_such_name(name: str, target: FunctionTarget, names: list[str]) -> str:
     public = [known for known in names if not known.startswith("_")]
     return (
         f"{target.file or target.module} defines no {target.attribute!r}"
-        f"{nearest(target.attribute, public)}; put the name of reward {name!r}'s function after "
-        "the colon"
+        f"{nearest(target.attribute, public)}; after the colon of reward {name!r} stands the name "
+        "of its function"
     )

@@ -32,7 +32,11 @@ FOREIGN_KEYS: dict[str, tuple[str, ...]] = {
     "batch_size": ("prompts_per_step", "fit.batch_size"),
     "train_batch_size": ("prompts_per_step", "fit.batch_size"),
     "per_device_train_batch_size": ("prompts_per_step", "fit.batch_size"),
-    "gradient_accumulation_steps": ("training.max_tokens_per_micro_batch",),
+    "gradient_accumulation_steps": (
+        "prompts_per_step",
+        "fit.batch_size",
+        "training.max_tokens_per_micro_batch",
+    ),
     "epochs": ("num_steps", "fit.num_epochs"),
     "num_epochs": ("num_steps", "fit.num_epochs"),
     "num_train_epochs": ("num_steps", "fit.num_epochs"),
@@ -42,6 +46,8 @@ FOREIGN_KEYS: dict[str, tuple[str, ...]] = {
     "num_generations": ("samples_per_prompt",),
     "n_samples_per_prompt": ("samples_per_prompt",),
     "rollout_n": ("samples_per_prompt",),
+    "rollout.n": ("samples_per_prompt",),
+    "async": ("max_staleness",),
     "beta": ("algorithm.kl_coefficient", "preference.beta"),
     "kl_coef": ("algorithm.kl_coefficient",),
     "kl_loss_coef": ("algorithm.kl_coefficient",),
@@ -72,6 +78,21 @@ FOREIGN_KEYS: dict[str, tuple[str, ...]] = {
     "actor_rollout_ref.rollout.top_k": ("generation.top_k",),
     "actor_rollout_ref.rollout.tensor_model_parallel_size": ("generation.tensor_parallel_size",),
     "custom_reward_function.path": ("reward.functions",),
+}
+_EPOCHS_OF_RL = (
+    "an epoch of reinforcement learning is the number of prompts / prompts_per_step steps"
+)
+_NO_ACCUMULATION = (
+    "there is no such number: a step has as many samples as the batch says, and as many forward "
+    "passes as the tokens of a micro-batch need"
+)
+# What to know about names whose meaning no key has; by name, with the keys that it is true of.
+_REMARKS: dict[str, tuple[str, str]] = {
+    **dict.fromkeys(
+        ("epochs", "num_epochs", "num_train_epochs", "total_epochs"), ("num_steps", _EPOCHS_OF_RL)
+    ),
+    "gradient_accumulation_steps": ("training.max_tokens_per_micro_batch", _NO_ACCUMULATION),
+    "async": ("max_staleness", "0 is synchronous, 1 or more trains while engines generate"),
 }
 # Groups whose choice is often taken for a value: the key with that value.
 GROUP_VALUES = {
@@ -119,6 +140,17 @@ def meant_keys(name: str, stage: str | None) -> tuple[str, ...]:
     outer = group.partition(".")[0]
     near = dict.fromkeys(f"{outer}.{key.rpartition('.')[2]}" for key in keys)
     return tuple(key for key in near if key in all_keys() and _may_read(stage, key)) or keys
+
+
+def remark_on(name: str, near: Sequence[str], stage: str | None) -> str:
+    """The end of a message about a name of another library that means something else; or none.
+
+    Args:
+        near: keys that may be meant.
+    """
+    last = name.lower().replace("-", "_").rpartition(".")[2]
+    key, words = _REMARKS.get(last, ("", ""))
+    return f" ({words})" if key in near and _may_read(stage, key) else ""
 
 
 def hint_of_keys(near: Sequence[str], stage: str | None) -> str:

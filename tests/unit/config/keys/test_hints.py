@@ -37,6 +37,13 @@ from rlhf_ray.config.schema import all_keys
         ("data.train_files=x.parquet", "data.path?"),
         ("algorithm.kl_ctrl.kl_coef=0.1", "algorithm.kl_coefficient?"),
         ("num_generations=4", "samples_per_prompt?"),
+        ("rollout.n=4", "samples_per_prompt?"),
+        ("async=true", "max_staleness? (0 is synchronous, 1 or more trains while engines generate"),
+        ("num_train_epochs=2", "num_steps? (an epoch of reinforcement learning is the number of"),
+        (
+            "gradient_accumulation_steps=4",
+            "prompts_per_step or training.max_tokens_per_micro_batch? (there is no such number: ",
+        ),
         ("seeds=4", "seed"),
     ],
 )
@@ -55,6 +62,11 @@ PREFERENCE = ("stage=preference", *SFT[1:])
     [
         (SFT, "per_device_train_batch_size=4", "did you mean fit.batch_size?"),
         (SFT, "num_train_epochs=2", "did you mean fit.num_epochs?"),
+        (
+            SFT,
+            "gradient_accumulation_steps=4",
+            "did you mean fit.batch_size or training.max_tokens_per_micro_batch? (there is no such",
+        ),
         (SFT, "learning_rate=1e-5", "did you mean training.learning_rate?"),
         (SFT, "max_length=64", "did you mean examples.max_tokens?"),
         (SFT, "data.train_files=rows.jsonl", "did you mean examples.path?"),
