@@ -13,6 +13,8 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.reward import SCORER_SWITCHES
+from rlhf_ray.config.keys.readers import is_read
+from rlhf_ray.config.stages import STAGE_NAMES
 
 _UNKNOWN = "not known"
 # Folders that a run writes its models to.
@@ -143,7 +145,10 @@ def _lines(facts: CardFacts) -> Iterator[str]:
     yield from (f"- {what}: {_shown(value)}" for what, value in read)
     yield from () if read else (_UNKNOWN,)
     yield from ("", "## Recipe", "")
-    told = [(key, origin.value(key)) for key in _RECIPE]
+    stage = origin.value("stage.name")
+    # A run's configuration has all keys; those that its stage does not read say nothing of it.
+    read = [key for key in _RECIPE if stage not in STAGE_NAMES or is_read(key, stage)]
+    told = [(key, origin.value(key)) for key in read]
     yield from (f"- {key}: {value}" for key, value in told if value is not None)
     if rewards := _rewards(origin):
         yield f"- reward: {rewards}"

@@ -30,6 +30,7 @@ from rlhf_ray.observe.facts import duration
 from rlhf_ray.rewards.first_row import try_first_rows
 from rlhf_ray.rewards.load import with_absolute_paths
 from rlhf_ray.stages.evaluate.inputs import Candidate, EvaluationInputs, read_inputs
+from rlhf_ray.stages.evaluate.prompt_notes import prompt_notes
 from rlhf_ray.stages.evaluate.settings import harness_tasks
 from rlhf_ray.stages.inputs import check_models
 from rlhf_ray.stages.output import opened_output
@@ -135,7 +136,8 @@ def _write(inputs: EvaluationInputs, models: Sequence[ModelAnswers], output: Pat
         models, baseline=inputs.baseline, settings=inputs.report
     )
     report |= {"prompts": inputs.prompts_facts, "sampling": inputs.sampling_facts}
-    table = side_by_side(report)
+    paths = {model.name: model.path for model in models}
+    table = f"{side_by_side(report)}\n\n{prompt_notes(inputs.prompts_facts, paths)}"
     write_samples(output, models)
     write_report(output, report, table)
     return table

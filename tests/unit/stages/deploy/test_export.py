@@ -86,6 +86,8 @@ def test_the_card(trained, tmp_path):
         "training_config.yaml",
     ):
         assert text in card.text
+    # A key of other stages, which the run did not read.
+    assert "fit.num_epochs" not in card.text
     written = (trained / "config.yaml").read_text()
     (own,) = [line for line in written.splitlines() if line.startswith("output_dir: /")]
     told = (found / "training_config.yaml").read_text()
