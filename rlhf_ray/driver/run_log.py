@@ -10,6 +10,7 @@ from pathlib import Path
 from rlhf_ray.calls import Call, CallWaiter
 from rlhf_ray.driver.roles import BuilderRole
 from rlhf_ray.driver.rollouts.batch import Batch
+from rlhf_ray.observe.flat_reward import FlatReward
 from rlhf_ray.observe.metrics import MetricsWriter
 from rlhf_ray.observe.progress import Progress
 from rlhf_ray.observe.rollout_log import rollout_path
@@ -79,6 +80,7 @@ class RunLog:
         self._progress = progress
         self._rollouts = rollouts
         self._on_first_step: Callable[[], None] | None = on_first_step
+        self._flat_reward = FlatReward()
 
     def phase(self, name: str) -> None:
         self._progress.phase(name)
@@ -87,6 +89,8 @@ class RunLog:
         """Record one step; `step` counts from 1."""
         self._metrics.write(step, metrics)
         self._progress.step_done(step, metrics)
+        if warning := self._flat_reward.warning(metrics):
+            self._progress.message(warning)
         self._rollouts.write(step, batch)
         if self._on_first_step is not None:
             first, self._on_first_step = self._on_first_step, None

@@ -17,16 +17,23 @@ class Facts:
     Attributes:
         numbers: label, metric and number format of each.
         tokens: metric with the number of tokens of a step.
+        optional: like `numbers`, of parts that not every run has; shown where they are measured.
+        nonzero: like `optional`, shown where they are not 0.
     """
 
     numbers: tuple[tuple[str, str, str], ...]
     tokens: str
+    optional: tuple[tuple[str, str, str], ...] = ()
+    nonzero: tuple[tuple[str, str, str], ...] = ()
 
 
 # Reward, and the largest log-probability gap of the last probe.
 ROLLOUT_FACTS = Facts(
     numbers=(("reward", "reward/mean", ".3f"), ("gap", "publish/probe_gap_max", ".1e")),
     tokens="tokens/generated",
+    # The KL divergence of an answer, summed over its tokens.
+    optional=(("KL/answer", "kl/reference", ".3g"), ("value loss", "value/loss", ".3g")),
+    nonzero=(("staleness", "rollout/staleness_max", ".0f"),),
 )
 
 
@@ -34,6 +41,12 @@ ROLLOUT_FACTS = Facts(
 FIT_FACTS = Facts(
     numbers=(("loss", "train/loss", ".3f"), ("held-out", "eval/loss", ".3f")),
     tokens="tokens/trained",
+    # Of stages on preferences: a reward model's margin of scores, a policy's of implicit rewards.
+    optional=(
+        ("accuracy", "train/accuracy", ".3f"),
+        ("margin", "train/margin", ".3g"),
+        ("margin", "train/reward_margin", ".3g"),
+    ),
 )
 
 
@@ -54,9 +67,16 @@ class StepFacts:
             self._step_times_s.append(metrics["time/step_s"])
 
     def parts(self) -> list[str]:
-        """The numbers of `Facts`, tokens per second, time left."""
+        """The numbers of `Facts`, the warm-up of a critic, tokens per second, time left."""
+        metrics, facts = self._metrics, self._facts
+        shown = [
+            *facts.numbers,
+            *(number for number in facts.optional if number[1] in metrics),
+            *(number for number in facts.nonzero if metrics.get(number[1])),
+        ]
         return [
-            *(f"{label} {self._value(name, form)}" for label, name, form in self._facts.numbers),
+            *(f"{label} {self._value(name, form)}" for label, name, form in shown),
+            *(["critic warm-up"] if is_critic_warmup(metrics) else []),
             f"{self._tokens_per_second()} tokens/s",
             f"left {self._time_left()}",
         ]
@@ -76,6 +96,11 @@ class StepFacts:
             return "-"
         steps_left = max(self.num_steps - self.step, 0)
         return duration(steps_left * statistics.fmean(self._step_times_s))
+
+
+def is_critic_warmup(metrics: Mapping[str, float]) -> bool:
+    """Whether a step trained the critic and, because of its warm-up, not the policy."""
+    return "value/loss" in metrics and "policy/learning_rate" not in metrics
 
 
 def duration(seconds: float) -> str:

@@ -17,13 +17,14 @@ from rich.console import Console
 from rich.table import Table
 
 from rlhf_ray.atomic_file import write_atomically
-from rlhf_ray.observe.facts import duration
+from rlhf_ray.observe.facts import duration, is_critic_warmup
 
 FIRST_STEPS = 3
 LAST_STEPS = 10
 _TABLE_WIDTH = 100
 # Metrics `reward/...` that are statistics of the whole reward, not parts of it.
 _PART, _NOT_PARTS = "reward/", ("mean", "std", "baseline")
+_LEAST_PHASE_S = 0.005
 _PHASES = ("generate", "score", "reference", "update", "publish")
 
 
@@ -33,10 +34,14 @@ class RunSummary:
 
     Attributes:
         first_step, last_step: range of the summarised steps.
-        reward_first: mean reward of the first `FIRST_STEPS` steps.
-        reward_last: mean reward of the last `LAST_STEPS` steps.
+        num_first_steps, num_last_steps: steps of the means at both ends, see `windows`.
+        reward_first: mean reward of the first `num_first_steps` steps.
+        reward_last: mean reward of the last `num_last_steps` steps.
         reward_best, reward_best_step: largest mean reward of a step, and that step.
         parts_first, parts_last: mean of every part of the reward over the same steps.
+        value_loss_first, value_loss_last: mean loss of the critic over the same steps.
+        critic_warmup_steps: steps in which the critic alone was trained.
+        staleness_max: largest staleness of a trained token, in versions.
         kl_last: mean KL divergence of an answer to the reference over the last steps, in nats.
         total_s: sum of the steps' times.
         step_s: mean time of a step.
@@ -51,12 +56,18 @@ class RunSummary:
     num_steps: int
     first_step: int | None
     last_step: int | None
+    num_first_steps: int
+    num_last_steps: int
     reward_first: float | None
     reward_last: float | None
     reward_best: float | None
     reward_best_step: int | None
     parts_first: dict[str, float]
     parts_last: dict[str, float]
+    value_loss_first: float | None
+    value_loss_last: float | None
+    critic_warmup_steps: int
+    staleness_max: float | None
     kl_last: float | None
     total_s: float | None
     step_s: float | None
@@ -83,6 +94,8 @@ def summarize(
         if math.isfinite(row.get("reward/mean", math.nan))
     ]
     values = [reward for reward, _ in rewards]
+    first, last = windows(len(metrics))
+    first_values, last_values = windows(len(values))
     best, best_step = max(rewards, key=lambda pair: pair[0]) if rewards else (None, None)
     times_s = _values(metrics, "time/step_s")
     phases = {name: _mean(_values(metrics, f"time/{name}_s")) for name in _PHASES}
@@ -91,22 +104,42 @@ def summarize(
         num_steps=len(metrics),
         first_step=int(metrics[0]["step"]) if metrics else None,
         last_step=int(metrics[-1]["step"]) if metrics else None,
-        reward_first=_mean(values[:FIRST_STEPS]),
-        reward_last=_mean(values[-LAST_STEPS:]),
+        num_first_steps=first,
+        num_last_steps=last,
+        reward_first=_mean(values[:first_values]),
+        reward_last=_mean(values[len(values) - last_values :]),
         reward_best=best,
         reward_best_step=best_step,
-        parts_first=_parts(metrics[:FIRST_STEPS]),
-        parts_last=_parts(metrics[-LAST_STEPS:]),
-        kl_last=_mean(_values(metrics[-LAST_STEPS:], "kl/reference")),
+        parts_first=_parts(metrics[:first]),
+        parts_last=_parts(metrics[len(metrics) - last :]),
+        value_loss_first=_mean(_values(metrics[:first], "value/loss")),
+        value_loss_last=_mean(_values(metrics[len(metrics) - last :], "value/loss")),
+        critic_warmup_steps=sum(map(is_critic_warmup, metrics)),
+        staleness_max=max(_values(metrics, "rollout/staleness_max"), default=None),
+        kl_last=_mean(_values(metrics[len(metrics) - last :], "kl/reference")),
         total_s=sum(times_s) if times_s else None,
         step_s=_mean(times_s),
-        phase_s={name: seconds for name, seconds in phases.items() if seconds is not None},
+        # The phase "reference" takes no time in a run without anything to score.
+        phase_s={
+            name: seconds
+            for name, seconds in phases.items()
+            if seconds is not None and (name != "reference" or seconds >= _LEAST_PHASE_S)
+        },
         tokens_per_s=tokens / sum(times_s) if tokens and sum(times_s) > 0 else None,
         probe_gap_max=max(_values(metrics, "publish/probe_gap_max"), default=None),
         failed_groups=int(sum(_values(metrics, "rollout/failed_groups"))),
         lost_engines=lost_engines,
         result=str(result),
     )
+
+
+def windows(num_steps: int) -> tuple[int, int]:
+    """Numbers of first and of last steps that are compared.
+
+    At most `FIRST_STEPS` and `LAST_STEPS`; they share a step only in a run of one.
+    """
+    first = min(FIRST_STEPS, max(1, num_steps // 2), num_steps)
+    return first, min(LAST_STEPS, max(1, num_steps - first), num_steps)
 
 
 def summary_table(summary: RunSummary) -> str:
@@ -144,11 +177,14 @@ def write_files(output_dir: Path, values: Mapping[str, Any], table: str) -> None
 def _rows(summary: RunSummary) -> list[tuple[str, str]]:
     steps = f"{summary.first_step} to {summary.last_step}" if summary.num_steps else "none"
     best = _number(summary.reward_best, ".3f")
+    first, last = _number(summary.reward_first, ".3f"), _steps(summary.num_last_steps)
+    more = summary.num_steps > 1
     rows = [
         ("steps", steps),
-        (f"reward, first {_steps(summary, FIRST_STEPS)}", _number(summary.reward_first, ".3f")),
-        (f"reward, last {_steps(summary, LAST_STEPS)}", _number(summary.reward_last, ".3f")),
+        *([("reward, first " + _steps(summary.num_first_steps), first)] if more else []),
+        (f"reward, last {last}", _number(summary.reward_last, ".3f")),
         ("reward, best step", f"{best} (step {summary.reward_best_step})" if best != "-" else "-"),
+        *_optional_rows(summary, last),
         ("time, all steps", "-" if summary.total_s is None else duration(summary.total_s)),
         ("time, mean step", _number(summary.step_s, ".2f", " s")),
     ]
@@ -162,9 +198,24 @@ def _rows(summary: RunSummary) -> list[tuple[str, str]]:
     ]
 
 
-def _steps(summary: RunSummary, most: int) -> str:
-    """The steps that a mean is over: a short run has fewer."""
-    number = min(most, summary.num_steps)
+def _optional_rows(summary: RunSummary, last: str) -> list[tuple[str, str]]:
+    """Rows of a run with a reference, with a critic, or with rollouts that are not fresh."""
+    rows: list[tuple[str, str]] = []
+    if summary.kl_last is not None:
+        kl = _number(summary.kl_last, ".4g", " nats per answer")
+        rows.append((f"KL to the reference, last {last}", kl))
+    if summary.value_loss_last is not None:
+        values = [_number(v, ".4g") for v in (summary.value_loss_first, summary.value_loss_last)]
+        rows.append(("value loss, first and last steps", ", ".join(values)))
+    if summary.critic_warmup_steps:
+        rows.append(("critic warm-up, policy not trained", f"{summary.critic_warmup_steps} steps"))
+    if summary.staleness_max:
+        rows.append(("largest staleness", f"{summary.staleness_max:.0f} versions"))
+    return rows
+
+
+def _steps(number: int) -> str:
+    """The steps that a mean is over."""
     return "step" if number == 1 else f"{number} steps"
 
 

@@ -45,6 +45,28 @@ def test_plain_lines() -> None:
     ]
 
 
+def test_parts_that_not_every_run_has() -> None:
+    stream = io.StringIO()
+    progress = PlainProgress(9, stream)
+    warmup = {**METRICS, "kl/reference": 0.25, "value/loss": 1.5, "rollout/staleness_max": 0.0}
+    progress.step_done(1, warmup)
+    later = {"policy/learning_rate": 1e-6, "rollout/staleness_max": 2.0}
+    progress.step_done(2, {**warmup, **later})
+    first, second = stream.getvalue().splitlines()
+    assert "KL/answer 0.25  value loss 1.5  critic warm-up  512 tokens/s" in first
+    assert "KL/answer 0.25  value loss 1.5  staleness 2  512 tokens/s" in second
+
+
+def test_stages_on_preferences_show_accuracy_and_margin() -> None:
+    stream = io.StringIO()
+    progress = PlainProgress(9, stream, FIT_FACTS)
+    progress.step_done(1, {"train/loss": 0.5, "train/accuracy": 0.75, "train/reward_margin": 0.1})
+    progress.step_done(2, {"train/loss": 0.5, "train/accuracy": 0.75, "train/margin": 0.2})
+    first, second = stream.getvalue().splitlines()
+    assert "loss 0.500  held-out -  accuracy 0.750  margin 0.1  " in first
+    assert "loss 0.500  held-out -  accuracy 0.750  margin 0.2  " in second
+
+
 def test_time_left_follows_the_last_ten_steps() -> None:
     stream = io.StringIO()
     progress = PlainProgress(100, stream)

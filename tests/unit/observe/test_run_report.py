@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_ray.observe.run_report import summarize, summary_table, write_summary
+from rlhf_ray.observe.run_report import summarize, summary_table, windows, write_summary
 
 # Rewards .01 to .20, then a drop at the end.
 METRICS = [
@@ -44,10 +44,48 @@ def test_numbers(tmp_path: Path) -> None:
 
 def test_a_short_run_says_how_many_steps_a_mean_is_over(tmp_path: Path) -> None:
     two = summary_table(summarize(METRICS[:2], result=tmp_path))
-    assert "reward, first 2 steps" in two
-    assert "reward, last 2 steps" in two
+    assert "reward, first step" in two
+    assert "reward, last step" in two
     one = summary_table(summarize(METRICS[:1], result=tmp_path))
     assert "reward, last step" in one
+    assert "reward, first" not in one
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "first", "last"),
+    [(0, 0, 0), (1, 1, 1), (2, 1, 1), (3, 1, 2), (6, 3, 3), (12, 3, 9), (13, 3, 10), (99, 3, 10)],
+)
+def test_first_and_last_steps_do_not_overlap(num_steps: int, first: int, last: int) -> None:
+    assert windows(num_steps) == (first, last)
+
+
+def test_the_means_of_six_steps_are_of_three_each(tmp_path: Path) -> None:
+    summary = summarize(METRICS[:6], result=tmp_path)
+    assert (summary.num_first_steps, summary.num_last_steps) == (3, 3)
+    assert (summary.reward_first, summary.reward_last) == (pytest.approx(0.02), pytest.approx(0.05))
+
+
+def test_a_run_with_a_critic_a_reference_and_stale_rollouts(tmp_path: Path) -> None:
+    rows = [
+        {**row, "kl/reference": 0.5, "value/loss": 4.0 - row["step"], "rollout/staleness_max": 2.0}
+        | ({"policy/learning_rate": 1e-6} if row["step"] > 1 else {})
+        | {"time/reference_s": 0.001}
+        for row in METRICS[:2]
+    ]
+    summary = summarize(rows, result=tmp_path)
+    assert (summary.value_loss_first, summary.value_loss_last) == (3.0, 2.0)
+    assert summary.critic_warmup_steps == 1
+    table = " ".join(summary_table(summary).split())
+    for words in (
+        "KL to the reference, last step 0.5 nats per answer",
+        "value loss, first and last steps 3, 2",
+        "critic warm-up, policy not trained 1 steps",
+        "largest staleness 2 versions",
+    ):
+        assert words in table
+    assert "reference" not in summary.phase_s
+    plain = summary_table(summarize(METRICS, result=tmp_path))
+    assert not any(word in plain for word in ("KL", "value loss", "warm-up", "staleness"))
 
 
 def test_table() -> None:
