@@ -31,7 +31,8 @@ class FitSummary:
         eval_before, eval_after: all held-out metrics at these two times, without `eval/`.
         num_held_out: rows behind the held-out metrics.
         best_step: step of the resulting model; None if it is the last one.
-        trained_tokens: number of predicted tokens in the loss.
+        trained_tokens: number of predicted tokens in the loss; of a reward model, which predicts
+            none, the tokens that it reads.
         tokens_per_s: trained tokens per second of update time, without evaluations.
         total_s: sum of the steps' times.
         result: path of the trained model.
@@ -123,8 +124,8 @@ def _rows(summary: FitSummary) -> list[tuple[str, str]]:
     rows += [
         (
             f"held-out {name.replace('_', ' ')}",
-            f"{_number(summary.eval_before.get(name), '.4f')} before, "
-            f"{_number(summary.eval_after.get(name), '.4f')} after",
+            f"{_held_out(name, summary.eval_before)} before, "
+            f"{_held_out(name, summary.eval_after)} after",
         )
         for name in names
     ]
@@ -134,10 +135,24 @@ def _rows(summary: FitSummary) -> list[tuple[str, str]]:
     return [
         *rows,
         ("model", best),
-        ("tokens learnt from", f"{summary.trained_tokens:,}"),
+        (_tokens_of(summary.stage), f"{summary.trained_tokens:,}"),
         ("tokens per second", _number(summary.tokens_per_s, ".0f")),
         ("time, all steps", duration(summary.total_s)),
     ]
+
+
+def _held_out(name: str, metrics: Mapping[str, float]) -> str:
+    # A new head gives every answer the same score, and probabilities of a tie say nothing.
+    if name == "calibration_error" and metrics.get("margin") == 0.0:
+        return "n/a (ties)"
+    return _number(metrics.get(name), ".4f")
+
+
+def _tokens_of(stage: str) -> str:
+    """What `tokens/trained` counts: a reward model predicts no token, and reads whole samples."""
+    if stage == "reward_model":
+        return "tokens read, prompts included"
+    return "tokens learnt from"
 
 
 def _eval_metrics(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:

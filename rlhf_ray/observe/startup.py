@@ -15,6 +15,12 @@ FILE_NAME = "startup.json"
 # In the order of a run. "command" is all that Python needs until the stage begins: the imports, the
 # configuration and the cheap checks.
 PARTS = ("command", "inputs", "ray", "workers", "roles", "gate", "step")
+# The phase that begins on the screen where a part ends. Together they take a minute or more.
+_PHASE_AFTER = {
+    "ray": "start workers",
+    "workers": "start models and engines",
+    "roles": "publish the first weights",
+}
 
 
 class StartupClock:
@@ -23,12 +29,16 @@ class StartupClock:
     Args:
         follows: the process has done something else before; the clock starts now, and not at the
             creation of the process.
+
+    Attributes:
+        show_phase: takes the name of what begins, for the screen.
     """
 
     def __init__(self, *, follows: bool = False) -> None:
         self._begin = self._last = time.monotonic() - (0.0 if follows else process_age())
         self._parts: dict[str, float] = {}
         self._roles: dict[str, dict[str, float]] = {}
+        self.show_phase: Callable[[str], None] = lambda _: None
 
     def done(self, part: str) -> None:
         """A part of `PARTS` ends here; it has begun where the one before it ended."""
@@ -36,6 +46,8 @@ class StartupClock:
         now = time.monotonic()
         self._parts[part] = self._parts.get(part, 0.0) + now - self._last
         self._last = now
+        if part in _PHASE_AFTER:
+            self.show_phase(_PHASE_AFTER[part])
 
     def role(self, name: str, part: str, seconds: float) -> None:
         """Note the slowest actor of a role; roles start side by side.

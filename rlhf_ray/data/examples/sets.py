@@ -116,6 +116,7 @@ class _Sizes:
     """Numbers and lengths of the samples of some examples."""
 
     num_examples: int
+    counted: str = "predicted"
     num_samples: int = 0
     num_tokens: int = 0
     num_predicted: int = 0
@@ -125,7 +126,10 @@ class _Sizes:
     @classmethod
     def of(cls, examples: Sequence[LabelledTokens | Ranking | Feedback]) -> _Sizes:
         """Walk through all examples once."""
-        sizes = cls(num_examples=len(examples))
+        # Of compared answers it depends on the stage: a reward model predicts no token.
+        is_text = all(isinstance(example, LabelledTokens) for example in examples)
+        counted = "predicted" if is_text else "in answers"
+        sizes = cls(num_examples=len(examples), counted=counted)
         for example in examples:
             for sample in samples_of(example):
                 length = len(sample.token_ids)
@@ -144,5 +148,5 @@ class _Sizes:
         return (
             f"{self.num_examples}{answers}, {self.shortest} to {self.longest} tokens each "
             f"({self.num_tokens / self.num_samples:.0f} on average), {self.num_predicted} of "
-            f"{self.num_tokens} predicted"
+            f"{self.num_tokens} {self.counted}"
         )

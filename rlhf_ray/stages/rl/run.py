@@ -68,6 +68,7 @@ def run(config: Config) -> int:
         check_rows(inputs.resume_from, ("texts",), inputs.texts.load_state_dict)
         try_first_rows(request.config.reward, prompt_sets, report=output.progress.message)
         startup.done("inputs")
+        startup.show_phase = output.progress.phase
         output.progress.phase("start")
         with (
             connected(
@@ -111,7 +112,6 @@ def _train(inputs: RlInputs, system: System, progress: Progress, startup: Startu
     reference_updater = make_reference_updater(settings, system)
     reference_updater.check()
 
-    progress.phase("publish")
     state = _first_state(inputs, saver, pipeline, progress.message)
     _prove_weights(inputs, publisher, state.step)
     startup.done("gate")

@@ -70,3 +70,22 @@ def test_the_files(tmp_path: Path) -> None:
     assert saved["num_held_out"] == 3
     assert "  model                 step 2, the best" in table
     assert table[-1] == f"Result: {RESULT}"
+
+
+def test_a_reward_model_reads_tokens_and_a_tie_has_no_calibration() -> None:
+    metrics = [
+        {"step": 0.0, "eval/calibration_error": 0.0, "eval/margin": 0.0, "time/step_s": 1.0},
+        step(1, 0.5, **{"eval/calibration_error": 0.0, "eval/margin": 0.3}),
+    ]
+    summary = summarize_fit(
+        metrics,
+        stage="reward_model",
+        planned_steps=1,
+        num_held_out=3,
+        best_step=None,
+        result=RESULT,
+    )
+    table = " ".join(fit_table(summary).split())
+    assert "held-out calibration error n/a (ties) before, 0.0000 after" in table
+    assert "tokens read, prompts included 30" in table
+    assert "tokens learnt from 90" in " ".join(fit_table(summary_of(METRICS, best_step=2)).split())

@@ -37,3 +37,13 @@ def test_the_age_of_a_process_grows_with_time():
     before = process_age()
     time.sleep(0.05)
     assert process_age() - before >= 0.05
+
+
+def test_the_screen_shows_what_begins():
+    clock = StartupClock(follows=True)
+    shown: list[str] = []
+    clock.done("ray")
+    clock.show_phase = shown.append
+    for part in PARTS:
+        clock.done(part)
+    assert shown == ["start workers", "start models and engines", "publish the first weights"]

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from rlhf_ray.data.examples import ExampleSet, sets
+from rlhf_ray.records.preferences import Ranking
 from rlhf_ray.records.supervised import LabelledTokens
 
 
@@ -33,6 +34,20 @@ def test_sizes_of_both_sides_are_said():
         "texts to learn from: 2, 4 to 10 tokens each (7 on average), 12 of 14 predicted"
     )
     assert second == "held out: none"
+
+
+def test_tokens_of_compared_answers_are_not_called_predicted():
+    told = ExampleSet(
+        kind="rankings",
+        train=(Ranking(answers=(sample(4), sample(10)), margin=None),),
+        held_out=[],
+        num_cut=0,
+        num_unended=0,
+        skipped=(),
+        vocabulary_size=10,
+        fingerprint="",
+    ).describe()
+    assert "1 with 2 answers, 4 to 10 tokens each (7 on average), 12 of 14 in answers" in told
 
 
 @pytest.mark.parametrize(("limit", "is_many"), [(20, False), (19, True)])
