@@ -149,7 +149,7 @@ def _held_out(name: str, metrics: Mapping[str, float]) -> str:
 
 
 def _tokens_of(stage: str) -> str:
-    """What `tokens/trained` counts: a reward model predicts no token, and reads whole samples."""
+    """Name of `tokens/trained`: a reward model predicts no token, and reads whole samples."""
     if stage == "reward_model":
         return "tokens read, prompts included"
     return "tokens learnt from"

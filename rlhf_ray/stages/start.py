@@ -145,7 +145,7 @@ def _train(stage: Stage, config: Config, lock: FolderLock, *, replaces: bool) ->
 
 
 def _next_start(config: Config) -> str:
-    """What an interrupted run has left, and what the same command would do next."""
+    """The last checkpoint of an interrupted run, and the next start by the same command."""
     newest = Checkpoints(Path(config.output_dir), keep_last=1).resolve("auto")
     if newest is None:
         every = config.checkpoint.every_steps
