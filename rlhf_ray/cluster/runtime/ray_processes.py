@@ -44,14 +44,22 @@ class RayProcess:
 
     def end(self) -> str | None:
         """The manner of its end, in words; None while it is there."""
+        if words := self._exit():
+            return words
+        if self.process.is_running() and self._state() != psutil.STATUS_ZOMBIE:
+            return None
+        # It may have ended between the two looks: its status is there now.
+        return self._exit() or "is gone"
+
+    def _exit(self) -> str | None:
         status = self.own.poll() if self.own else None
-        if status is not None and status < 0:
-            return f"was killed by {signal.Signals(-status).name}"
-        if status is not None:
-            return f"ended with status {status}"
-        if not self.process.is_running() or self._state() == psutil.STATUS_ZOMBIE:
-            return "is gone"
-        return None
+        if status is None:
+            return None
+        return (
+            f"was killed by {signal.Signals(-status).name}"
+            if status < 0
+            else f"ended with status {status}"
+        )
 
     def is_stopped(self) -> bool:
         """Whether a signal (SIGSTOP) has stopped it."""

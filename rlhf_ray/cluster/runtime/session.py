@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError
@@ -31,6 +32,8 @@ from rlhf_ray.interrupts import ABANDONED, EXIT_SIGNALS, EndOnSignal, current_ha
 _POLL_S = 1.0
 # It takes 1 to 4 s.
 _SHUTDOWN_S = 8.0
+# In the plain Exception of `ray.init`.
+_TOO_SLOW = "timed out during startup"
 
 
 def is_connected() -> bool:
@@ -107,14 +110,34 @@ def _join_or_start(
             ray.init(address=address, **common)
     else:
         assert guardian is not None
-        with (
-            watch.limited("The start of Ray on this machine", deadlines.start_s),
-            own_signal_handlers(),
-            local_start(guardian, dashboard=dashboard),
-        ):
-            ray.init(address="local", include_dashboard=dashboard, **common)
+        with watch.limited("The start of Ray on this machine", deadlines.start_s):
+            start_local(guardian, dashboard=dashboard, **common)
         probe = GcsProbe(ray.get_runtime_context().gcs_address)
     watch.look_at(ray_processes(), probe, logs=logs_folder())
+
+
+def start_local(guardian: Guardian, *, dashboard: bool, **options: Any) -> None:
+    """Start a Ray of this machine alone, and connect to it.
+
+    Args:
+        options: of `ray.init`.
+
+    Raises:
+        Exception: of Ray; it has failed, or been too slow twice.
+    """
+    for is_last in (False, True):
+        try:
+            with own_signal_handlers(), local_start(guardian, dashboard=dashboard):
+                ray.init(address="local", include_dashboard=dashboard, **options)
+            return
+        except Exception as error:
+            # Ray 2.60: its raylet gives its agent, a process of Python, 15 s to come up, which a
+            # busy machine does not keep. What is left of this start ends with the guardian.
+            if is_last or _TOO_SLOW not in str(error):
+                raise
+            current_handler().say(
+                "Ray did not come up on this machine within its own limits; starting it once more"
+            )
 
 
 def _probed(address: str, timeout_s: float) -> GcsProbe:

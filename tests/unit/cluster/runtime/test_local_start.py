@@ -1,0 +1,46 @@
+"""The start of a Ray of this machine alone, where Ray's own limits are too short."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+
+from rlhf_ray.cluster.runtime import session
+
+SLOW = "The current node timed out during startup. This could happen because ..."
+
+
+@pytest.fixture
+def start(monkeypatch):
+    """A start whose calls of `ray.init` end as told, one after the other; returns the calls."""
+    monkeypatch.setattr(session, "local_start", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(session, "own_signal_handlers", nullcontext)
+
+    def run(*ends: str) -> list[dict[str, Any]]:
+        calls: list[dict[str, Any]] = []
+
+        def init(**options: Any) -> None:
+            calls.append(options)
+            if end := ends[len(calls) - 1]:
+                raise Exception(end)
+
+        monkeypatch.setattr(session.ray, "init", init)
+        guardian: Any = None
+        session.start_local(guardian, dashboard=False, log_to_driver=False)
+        return calls
+
+    return run
+
+
+def test_a_slow_machine_gets_a_second_start(start):
+    expected = {"address": "local", "include_dashboard": False, "log_to_driver": False}
+    assert start("") == [expected]
+    assert start(SLOW, "") == [expected, expected]
+
+
+@pytest.mark.parametrize("ends", [(SLOW, SLOW), ("another failure",), (SLOW, "another failure")])
+def test_other_failures_and_a_second_one_are_raised(start, ends):
+    with pytest.raises(Exception, match=ends[-1].partition(".")[0]):
+        start(*ends)
