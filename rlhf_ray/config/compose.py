@@ -56,7 +56,10 @@ class Request:
     @property
     def all_values(self) -> tuple[tuple[str, Any], ...]:
         """Values of the files and of the command line; the last one of a key wins."""
-        return (*(value for file in self.files for value in file.values), *self.values)
+        of_files = [
+            value for file in self.files for value in file.kept_and_overruled(self.choices)[0]
+        ]
+        return (*of_files, *self.values)
 
 
 def parse_overrides(overrides: Sequence[str]) -> tuple[Request, list[str]]:
@@ -143,7 +146,10 @@ def compose_tree(choices: Sequence[tuple[str, str]]) -> dict[str, Any]:
     Raises:
         ValueError: a file is malformed, or names a group or choice that does not exist.
     """
-    return copy.deepcopy(_composed(conf_dir(), tuple(choices)))
+    # Hydra has no null for a group on its command line; it is that of conf/config.yaml.
+    last = dict(choices)
+    told = tuple(pair for pair in choices if "null" not in (pair[1], last[pair[0]]))
+    return copy.deepcopy(_composed(conf_dir(), told))
 
 
 # A pipeline and its stages read the same files many times.

@@ -23,6 +23,8 @@ from rlhf_ray.config.rules.table import cross_field_problems
 from rlhf_ray.config.run import Config
 from rlhf_ray.config.schema import all_keys, path_keys
 
+_MOST_NAMED = 8
+
 __all__ = ["load_config", "load_values", "notes_of_files", "read_config", "to_yaml"]
 
 
@@ -60,14 +62,37 @@ def notes_of_files(overrides: Sequence[str], config: Config) -> list[str]:
             )
         )
     for own in request.files:
+        kept, overruled = own.kept_and_overruled(request.choices)
+        notes.append(_overruled_note(own.path, overruled, request, config))
         # A file with all keys, such as config.yaml of an output folder, has what would be there.
         told = {
             key: value
-            for key, value in single_values(own.values)
+            for key, value in single_values(kept)
             if key not in all_keys() or value != attrgetter(key)(_chosen(request.all_choices))
         }
         notes.append(unread_note(config.stage.name, f"{ARGUMENT}{own.path}", told))
     return [note for note in notes if note]
+
+
+def _overruled_note(
+    path: str, overruled: Sequence[tuple[str, Any]], request: Request, config: Config
+) -> str | None:
+    """The note about values of a file in whose place a choice of the command line comes."""
+    names = [
+        key
+        for key, value in single_values(overruled)
+        if key in all_keys() and value != attrgetter(key)(config)
+    ]
+    if not names:
+        return None
+    groups = ", ".join(
+        f"{group}={name}" for group, name in request.choices if group not in ("stage", "recipe")
+    )
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return (
+        f"note: {groups} comes in the place of what {ARGUMENT}{path} says of it: "
+        f"{', '.join(names[:_MOST_NAMED])}{more}"
+    )
 
 
 @functools.lru_cache(maxsize=8)

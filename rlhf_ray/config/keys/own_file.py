@@ -18,7 +18,8 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rlhf_ray.config.keys.choices import choice_problem
+from rlhf_ray.config.keys.choices import choice_problem, keys_of_choice
+from rlhf_ray.config.schema import leaves
 from rlhf_ray.config.setting import lost_numbers_of_yaml
 
 ARGUMENT = "--config="
@@ -36,6 +37,23 @@ class OwnFile:
     path: str
     choices: tuple[tuple[str, str], ...]
     values: tuple[tuple[str, Any], ...]
+
+    def kept_and_overruled(
+        self, chosen: Sequence[tuple[str, str]]
+    ) -> tuple[list[tuple[str, Any]], list[tuple[str, Any]]]:
+        """Single values that count, and those in whose place a choice of the command line comes.
+
+        A group that is chosen there begins anew: half of one method and half of another would be
+        neither. The stage is not what its keys are about, and a recipe is what a file is based on.
+        """
+        groups = [(group, name) for group, name in chosen if group not in ("stage", "recipe")]
+        taken = {key for group, name in groups for key in keys_of_choice(group, name)}
+        prefixes = tuple(f"{group}." for group, _ in groups)
+        kept, overruled = [], []
+        for key, value in leaves(dict(self.values), ""):
+            is_taken = key in taken or (prefixes and key.startswith(prefixes))
+            (overruled if is_taken else kept).append((key, value))
+        return kept, overruled
 
 
 def read_own_files(
@@ -73,7 +91,7 @@ def read_own_files(
 def _named_problem(group: str, name: str, groups: Mapping[str, list[str]]) -> str | None:
     if group not in groups:
         return f"defaults: there is no group {group}; there are: {', '.join(groups)}"
-    return choice_problem(group, name, groups)
+    return choice_problem(group, None if name == "null" else name, groups)
 
 
 def _read(path: str, groups: Mapping[str, list[str]]) -> OwnFile:
@@ -96,7 +114,8 @@ def _read(path: str, groups: Mapping[str, list[str]]) -> OwnFile:
                 f"{ARGUMENT}{path}: defaults: {entry!r} is not of the form GROUP: NAME"
             )
         for group, name in entry.items():
-            choices[str(group).removeprefix("override ").strip().removeprefix("/")] = str(name)
+            plain = str(group).removeprefix("override ").strip().removeprefix("/")
+            choices[plain] = "null" if name is None else str(name)
     for key, value in content.items():
         # What `--cfg job` and an output folder's config.yaml say of the stage is its name.
         is_stage = key == "stage" and isinstance(value, Mapping) and set(value) == {"name"}

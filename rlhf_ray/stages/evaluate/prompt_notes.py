@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rlhf_ray.config.errors import RequestError
 from rlhf_ray.models.card import read_origin, shown_name
 
 
@@ -28,6 +29,9 @@ def prompt_notes(prompts: Mapping[str, Any], models: Mapping[str, str]) -> str:
 
 
 def _trained_on(run: Path, path: Any, split: Any) -> bool:
-    origin = read_origin(run)
+    try:
+        origin = read_origin(run)
+    except (RequestError, OSError):  # Files of someone else's, which a note must not depend on.
+        return False
     is_rl = origin.value("stage.name") == "rl"
     return is_rl and (origin.value("data.path"), origin.value("data.split")) == (path, split)

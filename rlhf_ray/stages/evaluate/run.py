@@ -136,8 +136,8 @@ def _write(inputs: EvaluationInputs, models: Sequence[ModelAnswers], output: Pat
         models, baseline=inputs.baseline, settings=inputs.report
     )
     report |= {"prompts": inputs.prompts_facts, "sampling": inputs.sampling_facts}
+    write_samples(output, models)
     paths = {model.name: model.path for model in models}
     table = f"{side_by_side(report)}\n\n{prompt_notes(inputs.prompts_facts, paths)}"
-    write_samples(output, models)
     write_report(output, report, table)
     return table

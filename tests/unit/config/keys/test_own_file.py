@@ -53,6 +53,34 @@ def test_the_command_line_wins_wherever_it_stands(own):
         assert (config.algorithm.name, config.num_steps) == ("rloo", 3)
 
 
+def test_a_group_that_is_chosen_on_the_command_line_begins_anew(own):
+    """config.yaml of an output folder says every key of every group."""
+    file = own(to_yaml(read_config(["recipe=demo", "algorithm.kl_coefficient=0.5", "num_steps=9"])))
+    changed = read_config([file, "algorithm=rloo"])
+    plain = read_config(["recipe=demo", "algorithm=rloo", "num_steps=9"])
+    assert asdict(changed.algorithm) == asdict(plain.algorithm)
+    assert asdict(changed.training) == asdict(plain.training)
+    (note,) = notes_of_files([file, "algorithm=rloo"], changed)
+    assert note.startswith(f"note: algorithm=rloo comes in the place of what {file} says of it: ")
+    assert "algorithm.kl_coefficient" in note
+    assert "algorithm.name" in note
+
+
+def test_a_file_that_sets_keys_of_other_groups_takes_their_place(own):
+    file = own(to_yaml(read_config(["recipe=demo"])))
+    config = read_config([file, "training=gpu"])
+    assert (config.training.dtype, config.critic.dtype) == ("bfloat16", "bfloat16")
+    assert config.algorithm.name == "grpo"
+
+
+def test_no_file_of_a_group(own):
+    file = own("model: arithmetic\ndefaults:\n  - override /reward: null\n")
+    assert read_config([file]).reward == read_config(["model=arithmetic"]).reward
+    assert read_config(["reward=exact_match", "reward=null"]).reward == read_config([]).reward
+    with pytest.raises(ConfigError, match="algorithm=null: there has to be one; there are: "):
+        read_config(["algorithm=null"])
+
+
 def test_of_two_files_the_last_one_wins(tmp_path):
     for name, steps in (("a", 1), ("b", 2)):
         (tmp_path / f"{name}.yaml").write_text(f"num_steps: {steps}\n")
