@@ -25,7 +25,7 @@ from tests.stack.training.samples import NUM_PORTS, VOCABULARY, make_samples
 REPOSITORY = Path(__file__).parents[3]
 DEADLINE_S = 280.0
 # Fixtures that are results of the table of the same name.
-FIXTURES = ("seen", "followed", "compared", "restored", "relaid", "relaid_all", "bases")
+FIXTURES = ("seen", "followed", "compared", "restored", "relaid", "relaid_all", "bases", "paired")
 _FOUR = ("4_0", "4_1", "4_2", "4_3")
 SIZES = TinySizes(
     hidden=32, intermediate=64, num_layers=2, num_heads=4, num_key_value_heads=2, head_size=8
@@ -149,6 +149,12 @@ def relaid_all(runs: Runs) -> Seen:
 def bases(runs: Runs) -> Seen:
     """Results of the scenarios of checkpoints without their base model."""
     return runs.seen("bases")
+
+
+@pytest.fixture(scope="session")
+def paired(runs: Runs) -> Seen:
+    """Results of the quick scenarios of two ranks that hold slices of a model."""
+    return runs.seen("paired")
 
 
 @pytest.fixture(scope="session")

@@ -163,7 +163,6 @@ SCENARIOS: dict[int, dict[str, Scenario]] = {
         "reference_zero_3": lambda r: scores(r, r.reference, zero_stage=3),
         "mismatch": mismatch,
         **DIVIDED,
-        **SLICED,
     },
 }
 
@@ -190,5 +189,6 @@ TABLES = {
     "followed": FOLLOWING,
     "divided": MATRIX,
     "sliced": SLICE_MATRIX,
+    "paired": SLICED,
     "compared": {size: COMPARED[size] | ADAPTED[size] for size in COMPARED},
 }

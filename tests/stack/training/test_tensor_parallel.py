@@ -13,14 +13,15 @@ from tests.stack.training.test_sequence_parallel import assert_same
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(1200)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("scenario", "stage"),
     [(name, stage) for name, (_, stages) in QUICK.items() for stage in stages],
 )
-def test_two_ranks_that_hold_slices_are_one_rank(seen: Seen, scenario, stage):
+def test_two_ranks_that_hold_slices_are_one_rank(paired: Seen, scenario, stage):
     name = f"{scenario}_in_slices_zero_{stage}"
-    first, second = (rank[name] for rank in seen.two)
-    assert_same(first, seen.one[scenario], name)
+    first, second = (rank[name] for rank in paired.two)
+    assert_same(first, paired.one[scenario], name)
     # Both have the whole gradient of their slices, and the first rank answers for both.
     assert_same(second["gradient"], first["gradient"], name)
     if "scores" in first:
@@ -28,8 +29,9 @@ def test_two_ranks_that_hold_slices_are_one_rank(seen: Seen, scenario, stage):
         assert second["scores"].numel() == 0
 
 
-def test_layers_that_leave_out_an_exchange_are_found_at_the_start(seen: Seen):
-    for rank in seen.two:
+@pytest.mark.slow
+def test_layers_that_leave_out_an_exchange_are_found_at_the_start(paired: Seen):
+    for rank in paired.two:
         error = rank["without_the_sum"]["error"]
         assert "tensor_parallel_size=2: LlamaModel cannot be divided" in error
         assert "hidden states" in error
