@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from rlhf_ray.calls import Call, MemberName
+from rlhf_ray.config.errors import RunFailed
 from rlhf_ray.driver.fleet.accounts import RecoveryAccounts
 from rlhf_ray.driver.fleet.incarnation import EngineState, Incarnation
 from rlhf_ray.driver.fleet.parts import EngineReplacements, FleetEngines, FleetSettings
@@ -116,15 +117,18 @@ class EngineFleet:
         Waits for a replacement if there is no other engine.
 
         Args:
-            takes_new: whether replacements may take part: the gate must follow.
+            takes_new: whether replacements may take part: the gate must follow. Where they may not
+                and no engine has weights, one gets the policy and passes the gate first.
 
         Raises:
             RunFailed: none has started in time.
         """
         self._take_started()
         while not self._mustered(takes_new=takes_new):
-            self.look()
-            self._sleep(_POLL_S)
+            if takes_new:
+                self._wait_for_replacement()
+            else:
+                self.ensure_serving()
         places = self._mustered(takes_new=takes_new)
         names = [self._places[place].name for place in places]
         if names != list(self._receivers.names):
@@ -245,6 +249,22 @@ class EngineFleet:
             place = self._places[name.rank]
             if place.name == name:
                 place.state = EngineState.STALE
+
+    def _wait_for_replacement(self) -> None:
+        settings = self._settings
+        # Each replacement has its own limit (see `look`), and there are only so many of them.
+        num_starts = max(0, settings.max_restarts - self._num_restarts) + 1
+        wait_s = num_starts * (settings.start_s + settings.silence_s)
+        deadline = self._clock() + wait_s
+        while not self._mustered(takes_new=True):
+            if self._clock() > deadline:
+                states = "; ".join(f"{place.name}: {place.state.value}" for place in self._places)
+                raise RunFailed(
+                    f"no engine could take weights for {wait_s:.0f} s, though every one has "
+                    f"deadlines.start_s={settings.start_s:g} s to start ({states}); see their logs"
+                )
+            self.look()
+            self._sleep(_POLL_S)
 
     def _mustered(self, *, takes_new: bool) -> list[int]:
         return [

@@ -52,9 +52,10 @@ class FleetTransport:
         Raises:
             RunFailed: the source failed, or the run cannot go on without a lost engine.
         """
-        self._last = (version, what)
+        # Meanwhile the last ones are those before: an average may need the policy sent first.
         while not self._is_sent(version, what):
             pass
+        self._last = (version, what)
 
     def restore(self, publish: Any) -> None:
         """Bring the newest weights to a replacement, and then what the engines had last.

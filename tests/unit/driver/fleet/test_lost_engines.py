@@ -329,6 +329,47 @@ def test_an_average_is_sent_again_to_the_only_engine(tmp_path):
     assert run.fleet.serving == (0,)
 
 
+@pytest.mark.parametrize("num_engines", [1, 2])
+@pytest.mark.parametrize("when", ["before", "begin_update", "load_bucket", "finish_update"])
+def test_an_average_finds_no_engine_with_weights(tmp_path, when, num_engines):
+    """All are lost before the send or in it: the policy and the gate come first."""
+    run = FleetRun(tmp_path, num_engines=num_engines, num_steps=2).run()
+    sent: list[str] = []
+    buckets = run.learner.weight_buckets
+
+    def noted(bucket_bytes: int, *, what: str = POLICY) -> Any:
+        sent.append(what)
+        return buckets(bucket_bytes, what=what)
+
+    def kill_all() -> None:
+        for rank in range(num_engines):
+            run.kill(rank)()
+            run.waiter.find_dead(engine(rank))
+
+    run.learner.weight_buckets = noted
+    if when == "before":
+        kill_all()
+    else:
+        run.on(when, run.engines.asked[when] + 1, kill_all)
+    run.transport.send(2, what=AVERAGE)
+    assert sent == [AVERAGE] * (when != "before") + [POLICY, AVERAGE]
+    assert run.fleet.serving == tuple(range(num_engines))
+    check_who_served(run)
+
+
+def test_a_wait_for_an_engine_that_takes_weights_ends(tmp_path):
+    """Whatever hides the limit of a single start."""
+    run = FleetRun(tmp_path, num_engines=1, num_steps=1, max_restarts=1).run()
+    run.engines.starts_after_s = 1e9
+    run.kill(0)()
+    run.waiter.find_dead(engine(0))
+    run.fleet.look = lambda: None
+    began = run.waiter.now
+    with pytest.raises(RunFailed, match=r"no engine could take weights for 120 s.*generator_0\.2"):
+        run.fleet.muster(takes_new=True)
+    assert run.waiter.now - began < 2 * (START_S + 20.0)
+
+
 def test_an_average_goes_to_no_engine_that_the_gate_has_not_seen(tmp_path):
     run = FleetRun(tmp_path, num_steps=1)
     run.engines.starts_after_s = 0.0
