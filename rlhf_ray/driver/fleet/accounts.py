@@ -79,6 +79,10 @@ class RecoveryAccounts:
             f"place, and the run goes on. See {FILE_NAME}"
         )
 
+    def lost_unneeded(self, lost: Lost) -> None:
+        """An engine is lost after the last step: nothing follows from it."""
+        self.say(f"{lost.what} after the last step: the run needs it no more")
+
     def issued_again(self, lost: Lost) -> None:
         """A group that the lost engine was sampling goes to another one."""
         self._sums.groups += 1

@@ -63,10 +63,15 @@ class EngineFleet:
         self._held: Any = None
         self._receivers = engines.of(range(len(self._places)))
         self._serving: tuple[int, ...] = ()
+        self._is_retired = False
 
     def restore_with(self, publish_again: Callable[[], None]) -> None:
         """Set what sends the newest weights to the engines, when none serves."""
         self._publish_again = publish_again
+
+    def retire(self) -> None:
+        """The last step is done: no engine is needed any more, and none is watched or replaced."""
+        self._is_retired = True
 
     # --- Engines that take requests: `driver.roles.SamplingEngines`.
 
@@ -182,6 +187,9 @@ class EngineFleet:
 
     def lose(self, lost: Lost) -> str:
         """Fence a lost engine and start the next one in its place; see `LossKeeper.lose`."""
+        if self._is_retired:
+            self._accounts.lost_unneeded(lost)
+            return ""
         if words := self._refusal(lost):
             return words
         self._num_restarts += 1
@@ -196,6 +204,8 @@ class EngineFleet:
 
     def look(self) -> None:
         """Take in replacements that have started, and find engines that are silent."""
+        if self._is_retired:
+            return
         self._take_started()
         now = self._clock()
         settings = self._settings
@@ -283,14 +293,7 @@ class EngineFleet:
 
     def _refusal(self, lost: Lost) -> str:
         """The reason why the run cannot go on after this loss; "" if it can."""
-        settings = self._settings
         left = sum(place.has_weights and place.name != lost.member for place in self._places)
-        if self._num_restarts >= settings.max_restarts:
-            words = f"the run has restarted recovery.max_restarts={settings.max_restarts} engines"
-        elif left < settings.min_engines:
-            wanted = f"recovery.min_engines={settings.min_engines}"
-            words = f"engines with weights that would be left: {left}, fewer than {wanted}"
-        else:
-            return ""
+        words = self._settings.refusal(num_restarts=self._num_restarts, num_left=left)
         first = self._accounts.first
-        return f"{words}. The first loss was: {first}" if first else words
+        return f"{words}. The first loss was: {first}" if words and first else words

@@ -41,6 +41,20 @@ class FleetSettings:
     silence_s: float
     start_s: float
 
+    def refusal(self, *, num_restarts: int, num_left: int) -> str:
+        """The reason why a run cannot bear another loss; "" if it can.
+
+        Args:
+            num_restarts: engines that it has replaced.
+            num_left: engines with weights that would be left.
+        """
+        if num_restarts >= self.max_restarts:
+            return f"the run has restarted recovery.max_restarts={self.max_restarts} engines"
+        if num_left < self.min_engines:
+            wanted = f"recovery.min_engines={self.min_engines}"
+            return f"engines with weights that would be left: {num_left}, fewer than {wanted}"
+        return ""
+
 
 class RecoveryMetrics(Protocol):
     """The accounts of lost engines, step by step."""

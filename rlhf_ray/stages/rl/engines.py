@@ -50,6 +50,11 @@ class RunEngines:
             assert isinstance(transport, FleetTransport)
             self.fleet.restore_with(lambda: transport.restore(publisher.publish_again))
 
+    def retire(self) -> None:
+        """No engine is needed any more: from now on a loss is no event of the run."""
+        if self.fleet is not None:
+            self.fleet.retire()
+
     def metrics(self) -> dict[str, float]:
         """Metrics of recovery since the last call; none where a loss ends the run."""
         return {} if self.fleet is None else self.fleet.metrics()

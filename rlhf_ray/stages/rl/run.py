@@ -139,6 +139,7 @@ def _train(inputs: RlInputs, system: System, progress: Progress, startup: Startu
             recovery=engines,
         )
         train(loop, state, num_steps=settings.num_steps)
+        engines.retire()  # An engine that dies from now on must not cost the result.
         saver.finish()
         rollouts.flush()
 

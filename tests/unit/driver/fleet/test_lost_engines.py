@@ -357,6 +357,41 @@ def test_an_average_finds_no_engine_with_weights(tmp_path, when, num_engines):
     check_who_served(run)
 
 
+class ClosedByCalls(Channel):
+    """Its ends are asked to close, as those of a channel."""
+
+    def close(self) -> None:
+        assert self.run is not None
+        calls = [self.run.engines.call("close", name) for name in self.receivers.names]
+        self.run.waiter.results(calls, phase="publish", timeout_s=60.0)
+
+
+def test_an_engine_lost_after_the_last_step_costs_nothing(tmp_path):
+    """With the budget used up: neither the look-outs nor the closing of the channel fail."""
+    channels: list[ClosedByCalls] = []
+
+    def wrap(inner: Any) -> ClosedByCalls:
+        channels.append(ClosedByCalls(inner))
+        return channels[0]
+
+    run = FleetRun(tmp_path, max_restarts=1, wrap=wrap)
+    channels[0].run = run
+    run.on("generate", 4, run.kill(0))
+    run.run()
+    pings = run.engines.asked["ping"]
+    run.fleet.retire()
+    run.stop(0)()
+    run.kill(1)()
+    for _ in range(100):  # Waits of the last checkpoint and of the model.
+        run.waiter.pass_second()
+    assert run.engines.asked["ping"] == pings
+    run.transport.close()
+    assert run.engines.asked["close"] == 2
+    assert run.engines.fenced == [engine(0)]
+    assert num_lost(tmp_path) == 1
+    assert run.said[-1] == "generator_1 died after the last step: the run needs it no more"
+
+
 def test_a_wait_for_an_engine_that_takes_weights_ends(tmp_path):
     """Whatever hides the limit of a single start."""
     run = FleetRun(tmp_path, num_engines=1, num_steps=1, max_restarts=1).run()
