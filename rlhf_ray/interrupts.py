@@ -6,6 +6,7 @@ Standard library only, because the command installs the handler before its other
 from __future__ import annotations
 
 import atexit
+import math
 import os
 import signal
 import sys
@@ -57,7 +58,7 @@ class EndOnSignal:
             self._screen = os.open(os.devnull, os.O_WRONLY)
         self.at_once = at_once
         self._pid = os.getpid()
-        self._raised_at = 0.0
+        self._raised_at = -math.inf
         self.interrupted: Interrupted | None = None
 
     def install(self, *numbers: signal.Signals) -> None:
@@ -77,7 +78,7 @@ class EndOnSignal:
             return
         # A second signal must not cut the orderly end short, and `timeout` and Slurm send several.
         # A later one gets through: a library may have caught the first.
-        if self.interrupted and time.monotonic() - self._raised_at < _END_S:
+        if time.monotonic() - self._raised_at < _END_S:
             return
         self.interrupted, self._raised_at = Interrupted(number), time.monotonic()
         # While `ray.init` runs, Ray's handler in C++ comes first, and sets an alarm of three
@@ -143,6 +144,14 @@ def is_interrupted() -> bool:
     """Whether Ctrl-C or a signal has come; see `interruption`."""
     handler = signal.getsignal(signal.SIGINT)
     return interruption() is not None or (isinstance(handler, CtrlC) and handler.has_come)
+
+
+def dismiss_interruption() -> None:
+    """The signal came when the end was decided already, and changes nothing of it."""
+    if isinstance(end := signal.getsignal(signal.SIGTERM), EndOnSignal):
+        end.interrupted = None
+    if isinstance(ctrl_c := signal.getsignal(signal.SIGINT), CtrlC):
+        ctrl_c.has_come = False
 
 
 def leave(status: int) -> NoReturn:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 
 import pytest
 
 from rlhf_ray.config.errors import RequestError, RunFailed
-from rlhf_ray.interrupts import Interrupted
+from rlhf_ray.interrupts import CtrlC, EndOnSignal, Interrupted, is_interrupted
 from rlhf_ray.stages import told_end as module
 from rlhf_ray.stages.told_end import told_end
 from tests.unit.report.test_page import data_of
@@ -83,3 +84,62 @@ def test_a_report_that_cannot_be_written_fails_no_run(error, tmp_path, capsys, m
             end_with(error, tmp_path)
     assert "could not be written (ZeroDivisionError: a\\x1bb)" in capsys.readouterr().err
     assert (tmp_path / "end.json").is_file()
+
+
+@pytest.fixture
+def handlers():
+    """Those of the command."""
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in numbers}
+    signal.signal(signal.SIGTERM, EndOnSignal())
+    signal.signal(signal.SIGINT, CtrlC())
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def raise_signal(number: signal.Signals) -> None:
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.usefixtures("handlers")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("error", [None, RunFailed("learner_0 failed")])
+def test_a_signal_in_the_report_changes_no_outcome(error, number, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(module, "write_report", lambda *_, **__: raise_signal(number))
+    if error is None:
+        end_with(None, tmp_path)
+    else:
+        with pytest.raises(RunFailed) as raised:
+            end_with(error, tmp_path)
+        assert raised.value is error
+    # The command would take any failure for the end by a signal otherwise.
+    assert not is_interrupted()
+    assert ending(tmp_path)["cause"] == ("failed: RunFailed" if error else "done")
+    assert "could not be written (a signal came)" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("handlers")
+@pytest.mark.parametrize(
+    ("number", "cause"),
+    [(signal.SIGTERM, "ended by SIGTERM"), (signal.SIGINT, "interrupted by Ctrl-C")],
+)
+@pytest.mark.parametrize("made_of_it", [SystemExit(1), ImportError("interrupted import")])
+def test_a_signal_that_a_library_has_changed_is_one(
+    made_of_it, number, cause, tmp_path, monkeypatch
+):
+    bounds: list[object] = []
+    write = module.write_report
+
+    def noted(*args, **options):
+        bounds.append(options["bounds"])
+        return write(*args, **options)
+
+    monkeypatch.setattr(module, "write_report", noted)
+    with pytest.raises((KeyboardInterrupt, Interrupted)):  # As a library does.
+        raise_signal(number)
+    with pytest.raises(type(made_of_it)):
+        end_with(made_of_it, tmp_path)
+    assert ending(tmp_path)["cause"] == cause
+    assert bounds[0] is not None, "whoever sent it waits some seconds only"
+    assert is_interrupted()
