@@ -6,6 +6,7 @@ Standard library only, because the command installs the handler before its other
 from __future__ import annotations
 
 import atexit
+import contextlib
 import math
 import os
 import signal
@@ -162,14 +163,18 @@ def leave(status: int) -> NoReturn:
     lost. Where a thread is in a call that never returns, the exit functions of libraries would
     wait for it: they are left out.
     """
-    if not any(thread.name == ABANDONED for thread in threading.enumerate()):
-        # What the interpreter does first at its end, and `multiprocessing` in its processes.
-        threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue]
-        atexit._run_exitfuncs()
     try:
+        if not any(thread.name == ABANDONED for thread in threading.enumerate()):
+            # What the interpreter does first at its end, and `multiprocessing` in its processes.
+            # A signal ends the wait, and nothing else: the status is known.
+            with contextlib.suppress(BaseException):
+                threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue]
+            with contextlib.suppress(BaseException):
+                atexit._run_exitfuncs()
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:  # Closed by whoever started the command.
                 stream.flush()
     except OSError:  # Nobody reads on, or the disk is full: Python's own status for that.
         status = status or _EXIT_NOT_FLUSHED
-    os._exit(status)
+    finally:
+        os._exit(status)

@@ -172,6 +172,31 @@ leave(143)
     assert (process.returncode, out) == (143, "thread\nexit function\n")
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("where", ["thread", "exit function"])
+def test_a_signal_at_the_end_does_not_change_the_status(where, number):
+    """While a thread or an exit function is waited for."""
+    wait = "lambda: (print('waiting', flush=True), time.sleep(60))"
+    script = """
+import atexit, signal, threading, time
+from rlhf_ray.interrupts import CtrlC, EndOnSignal, leave
+
+EndOnSignal().install()
+signal.signal(signal.SIGINT, CtrlC())
+"""
+    if where == "thread":
+        script += f"threading.Thread(target={wait}).start()\n"
+    else:
+        script += f"atexit.register({wait})\n"
+    process = start(script + "leave(7)", preexec_fn=restore_signals)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "waiting\n"
+    time.sleep(0.5)
+    process.send_signal(number)
+    process.communicate(timeout=30)
+    assert process.returncode == 7
+
+
 def test_output_that_cannot_be_written_is_a_failure():
     script = "from rlhf_ray.interrupts import leave; print('lost'); leave(0)"
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
