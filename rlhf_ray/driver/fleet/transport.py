@@ -84,6 +84,8 @@ class FleetTransport:
             self._inner.send(version, what=what)
         except RunFailed as error:
             self._opened = None
+            if not isinstance(error, (ChannelFailed, MemberLost)):
+                raise  # Another worker failed, such as the source, whatever engines did meanwhile.
             if isinstance(error, ChannelFailed):
                 self._give_up_silent(error, before)
             if list(self._fleet.receivers) == before:

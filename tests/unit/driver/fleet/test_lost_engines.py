@@ -307,6 +307,20 @@ def test_a_failure_of_the_source_is_no_loss(tmp_path):
     assert run.engines.fenced == []
 
 
+def test_a_dead_source_is_named_though_an_engine_is_lost_meanwhile(tmp_path):
+    run, channel = channel_run(tmp_path)
+
+    def fail(*_: Any, **__: Any) -> None:
+        run.kill(1)()
+        run.waiter.find_dead(engine(1))
+        raise RunFailed("learner_0 died")
+
+    run.on("generate", 10, lambda: setattr(channel, "send", fail))
+    with pytest.raises(RunFailed, match=r"^learner_0 died$"):
+        run.run()
+    assert run.engines.fenced == [engine(1)]
+
+
 def test_an_average_is_sent_again_to_the_only_engine(tmp_path):
     """The gate sees the policy, and the engine ends with what it had."""
     run = FleetRun(tmp_path, num_engines=1, num_steps=2)
