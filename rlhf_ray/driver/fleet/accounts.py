@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -126,8 +127,11 @@ class RecoveryAccounts:
     def _write(self, event: dict[str, Any]) -> None:
         time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         path = self.folder / FILE_NAME
+        line = json.dumps({"time": time, **event}) + "\n"
+        # A full disk may have torn the last line: what follows must not become a part of it.
+        begin = "\n" if _ends_within_a_line(path) else ""
         with full_disk_said(path), path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"time": time, **event}) + "\n")
+            file.write(begin + line)
 
 
 def num_lost(folder: Path) -> int:
@@ -135,5 +139,22 @@ def num_lost(folder: Path) -> int:
     path = folder / FILE_NAME
     if not path.exists():
         return 0
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return sum(json.loads(line)["event"] == ENGINE_LOST for line in lines if line.endswith("}"))
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return sum(_event_of(line) == ENGINE_LOST for line in lines)
+
+
+def _event_of(line: str) -> Any:
+    """Kind of the event of a line; None for a line that was torn."""
+    try:
+        values = json.loads(line)
+    except ValueError:
+        return None
+    return values.get("event") if isinstance(values, dict) else None
+
+
+def _ends_within_a_line(path: Path) -> bool:
+    if not path.exists() or not path.stat().st_size:
+        return False
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
