@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import queue
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future
 from typing import Any
@@ -26,6 +27,9 @@ class CallSet:
 
     def __init__(self, calls: Iterable[Call] = ()) -> None:
         self._calls: dict[Call, None] = {}
+        # Calls of each worker: after a loss every wait asks, and walking through all calls each
+        # time would make the time of a batch grow with their square.
+        self._num_of: Counter[MemberName] = Counter()
         # Filled by a thread of Ray. A queue, because a wait for it ends at a signal, too.
         self._done: queue.SimpleQueue[Done] = queue.SimpleQueue()
         for call in calls:
@@ -40,23 +44,28 @@ class CallSet:
         return list(self._calls)
 
     def add(self, call: Call) -> None:
+        if call not in self._calls:
+            self._num_of[call.member] += 1
         self._calls[call] = None
         done = self._done  # Not `self`: a call that never ends would keep it.
         call.signal.future().add_done_callback(lambda future: done.put((call, future)))
 
     def discard(self, call: Call) -> None:
         """Forget a call; nothing happens if it is not here."""
-        self._calls.pop(call, None)
+        if call in self._calls:
+            self._remove(call)
 
     def has_of(self, members: Collection[MemberName]) -> bool:
         """Whether a call of these workers is here."""
-        return any(call.member in members for call in self._calls)
+        return any(self._num_of[member] for member in members)
 
     def take_of(self, members: Collection[MemberName]) -> list[Call]:
         """Take out all calls of these workers, done or not."""
+        if not self.has_of(members):
+            return []
         calls = [call for call in self._calls if call.member in members]
         for call in calls:
-            del self._calls[call]
+            self._remove(call)
         return calls
 
     def take_done(self, timeout_s: float) -> list[Done]:
@@ -77,8 +86,12 @@ class CallSet:
         """Take a call out; none if it was discarded."""
         if done[0] not in self._calls:
             return []
-        del self._calls[done[0]]
+        self._remove(done[0])
         return [done]
+
+    def _remove(self, call: Call) -> None:
+        del self._calls[call]
+        self._num_of[call.member] -= 1
 
 
 class SupervisedCalls:
