@@ -15,9 +15,11 @@ from tests.unit.config.rules.cases import PREPARE
 
 
 def _all_cases():
-    """Base and breaking overrides of the cases in all files next to this one."""
-    for file in sorted(Path(__file__).parent.glob("test_*.py")):
-        module = vars(importlib.import_module(f"tests.unit.config.rules.{file.stem}"))
+    """Base and breaking overrides of the cases in all files here and in the folders below."""
+    here = Path(__file__).parent
+    for file in sorted(here.rglob("test_*.py")):
+        name = ".".join(file.relative_to(here).with_suffix("").parts)
+        module = vars(importlib.import_module(f"tests.unit.config.rules.{name}"))
         for _, base, breaking, *_ in module.get("CASES", []):
             yield ["recipe=demo", *base], breaking
         for _, base, breaking, *_ in module.get("STAGE_CASES", []):
