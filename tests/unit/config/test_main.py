@@ -290,7 +290,7 @@ def test_every_stage_has_a_plan(stage, capsys, tmp_path, monkeypatch):
     note = f"rlhf_ray: note: recipe=demo sets NUMBER keys that stage={stage} does not read"
     told = re.sub(r"\d+", "NUMBER", err).partition(", without")[0]
     shown = [
-        "learner" in out,
+        "\nlearner" in out,
         "# Sources" in out,
         "# Stages" in out,
         "# Service\n" in out,
