@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from rlhf_ray.stages.steps.origins import known_parts
 from rlhf_ray.testing.tiny import tiny_random
 
 ROWS = "rlhf_ray.data.builtin:arithmetic"
+PROMPTS = f"data.path: '{ROWS}', data.answer_column: answer"
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +46,43 @@ def test_right_stages_pass_and_nothing_is_written(parts, tmp_path):
     check_sizes(parts())
     check_ahead(parts())
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "judge", ["{tuned}/model", "{tuned}/model_ema", "{small}/int8", "{tuned}/other", "owner/name"]
+)
+def test_a_judge_that_is_made_later_or_is_of_the_hub_is_not_looked_at(parts, model, judge):
+    small = f"{{stage: compress, model.path: '{model}', {PROMPTS}}}"
+    rl = (
+        f"{{recipe: demo, stage: rl, model.path: '{{tuned}}/model', reward.judge.model: '{judge}'}}"
+    )
+    told = (f"pipeline.stages.small={small}", f"pipeline.stages.judged={rl}")
+    judged = known_parts(parts(*told))[-1]
+    is_trained = judge.startswith("{tuned}/model")
+    assert judged.replaced == {"model.path", *(["reward.judge.model"] if is_trained else [])}
+    assert judged.unknown == (set() if is_trained else {"reward.judge.model"})
+    check_ahead(parts(*told))
+    # What can be known of the other models is.
+    with pytest.raises(RequestError, match=r"pipeline\.stages\.judged: .*freeze_layers=99"):
+        check_ahead(parts(*told, "pipeline.stages.judged.training.freeze_layers=99"))
+
+
+def test_a_judge_that_is_there_is_looked_at(parts, model, tmp_path):
+    judge = tmp_path / "judge"
+    shutil.copytree(model, judge)
+    (judge / "model.safetensors").write_bytes(b"half")
+    told = f"pipeline.stages.ppo.reward.judge.model={judge}"
+    with pytest.raises(RequestError, match=r"pipeline\.stages\.ppo: .*reward\.judge\.model"):
+        check_ahead(parts(told))
+
+
+def test_every_model_of_an_evaluation_is_replaced(parts, model):
+    scored = f"{PROMPTS}, reward.functions: [exact_match]"
+    models = "evaluation.models: {tuned: '{tuned}/model', other.name: '{ppo}/model'}"
+    told = f"{{stage: evaluate, {models}, {scored}, generation.kv_cache_gib: 1}}"
+    found = known_parts(parts(f"pipeline.stages.measured={told}"))[-1]
+    assert found.config.evaluation.models == {"tuned": str(model), "other.name": str(model)}
+    assert found.replaced == {"evaluation.models.tuned", "evaluation.models.other.name"}
 
 
 @pytest.mark.parametrize(
