@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from rlhf_ray.config.errors import ConfigError, RequestError
 from rlhf_ray.config.load import load_config
 from rlhf_ray.config.run import Config
-from rlhf_ray.stages.pipeline import STAGE, read_steps
+from rlhf_ray.stages.pipeline import STAGE, read_steps, waiting_steps
 from rlhf_ray.stages.steps.ahead import check_ahead, check_sizes
 from rlhf_ray.stages.steps.origins import known_parts
 from rlhf_ray.testing.tiny import tiny_random
@@ -147,3 +148,30 @@ def test_what_only_a_later_stage_writes_is_missing(model, tmp_path):
         check(str(model), f"{tmp_path}/out/b/model")
     with pytest.raises(RequestError, match=r"pipeline\.stages\.b: model\.path is '.*out/c/model'"):
         check(str(model), f"{tmp_path}/out/c/model")
+
+
+def test_what_an_unfinished_stage_left_is_not_looked_at(model, tmp_path):
+    """A stage that was killed while it saved its model is run again, and writes it anew."""
+    told = [
+        f"pipeline.stages.{name}={{stage: sft, model.path: '{path}', examples.path: '{ROWS}'}}"
+        for name, path in (("a", model), ("b", "{a}/model"))
+    ]
+    config = load_config(["stage=pipeline", f"output_dir={tmp_path}/out", *told])
+    first, _ = read_steps(config)
+    half = tmp_path / "out" / "a" / "model"
+    half.mkdir(parents=True)
+    shutil.copy(model / "config.json", half)
+
+    def record(**more: float) -> None:
+        stages = {"a": {"key": first.key, **more}}
+        (tmp_path / "out" / "progress.json").write_text(json.dumps({"stages": stages}))
+
+    record()
+    STAGE.check(config)
+    check_ahead([(step.name, step.config) for step, _ in waiting_steps(config)])
+    record(seconds=1.0)
+    with pytest.raises(
+        RequestError, match=r"stages\.b: model\.path is '.*without weights"
+    ) as error:
+        STAGE.check(config)
+    assert "a folder without a tokenizer" in str(error.value)
