@@ -57,12 +57,11 @@ def run(config: Config) -> int:
         RunFailed: a stage failed.
     """
     steps = read_steps(config)
+    record = _read_record(config)
     output = Path(config.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     (output / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
-    record = _read_record(config)
     waiting = [step for step in steps if not record.is_finished(step)]
-    check_ahead([(step.name, step.config) for step in waiting])
     log = output / "error.log"
     with _one_cluster(config, error_log=log) if waiting else nullcontext():
         for number, step in enumerate(steps, start=1):
@@ -265,4 +264,8 @@ def _check(config: Config) -> None:
     problems.refuse()
 
 
-STAGE = Stage(name="pipeline", describe=_describe, run=run, check=_check)
+def _look_ahead(config: Config) -> None:
+    check_ahead([(step.name, step.config) for step, _ in waiting_steps(config)])
+
+
+STAGE = Stage(name="pipeline", describe=_describe, run=run, check=_check, look_ahead=_look_ahead)

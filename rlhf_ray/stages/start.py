@@ -54,6 +54,7 @@ def start_stage(stage: Stage, config: Config, *, replaces: bool = False) -> int:
     with held_folder(folder, stage.name) as (lock, written):
         if not replaces:
             check_owner(folder, stage.name, written=written)
+        stage.look_ahead(config)
         lock.write(stage.name)
         if stage.name not in TRAINING_STAGES:
             for name in (_ERROR_LOG, END_FILE):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,6 +17,7 @@ from rlhf_ray.observe.figures import figure_problem
 from rlhf_ray.stages import pipeline
 from rlhf_ray.stages.plan import run as plan
 from rlhf_ray.stages.stage import Stage
+from rlhf_ray.stages.start import start_stage
 
 pytestmark = pytest.mark.unit_slow
 
@@ -23,6 +25,8 @@ STAGES = {
     "base": {"stage": "pretrain", "model.path": "m", "examples.path": "x"},
     "tuned": {"stage": "sft", "model.path": "{base}/model", "examples.path": "x"},
 }
+# Its models and rows are not there.
+UNCHECKED = dataclasses.replace(pipeline.STAGE, check=lambda _: None)
 PIPELINE = "pipeline.stages={a: {stage: sft}}"
 REPORT = {"before": "base:inner.loss", "after": "tuned:inner.loss"}
 
@@ -90,9 +94,9 @@ def test_stages_run_in_order_and_are_reported(stages, config, tmp_path, capsys):
 
 
 def test_what_is_finished_is_not_done_again(stages, config, capsys):
-    pipeline.run(config())
+    start_stage(UNCHECKED, config())
     assert [name for name, _ in stages.looked_at] == ["base", "tuned"]
-    pipeline.run(config())
+    start_stage(UNCHECKED, config())
     assert len(stages.calls) == len(stages.looked_at) == 2
     assert capsys.readouterr().out.count("finished before") == 2
 
@@ -225,6 +229,24 @@ def test_a_broken_record_is_named(stages, config, tmp_path):
     (tmp_path / "out" / "progress.json").write_text("{")
     with pytest.raises(RequestError, match=r"progress\.json cannot be read"):
         pipeline.run(config())
+    assert stages.calls == []
+
+
+def test_a_refused_pipeline_leaves_the_earlier_run_as_it_was(stages, config, tmp_path, monkeypatch):
+    def refuse(_parts):
+        raise RequestError("the model of a later stage cannot do it")
+
+    monkeypatch.setattr(pipeline, "check_ahead", refuse)
+    with pytest.raises(RequestError, match="a later stage"):
+        start_stage(UNCHECKED, config())
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "out").mkdir()
+    earlier = {name: f"{name} of before" for name in ("config.yaml", "error.log", "end.json")}
+    for name, text in earlier.items():
+        (tmp_path / "out" / name).write_text(text)
+    with pytest.raises(RequestError, match="a later stage"):
+        start_stage(UNCHECKED, config())
+    assert {name: (tmp_path / "out" / name).read_text() for name in earlier} == earlier
     assert stages.calls == []
 
 
