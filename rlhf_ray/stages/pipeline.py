@@ -137,13 +137,15 @@ def _of_recipe(config: Config) -> tuple[_Step, ...]:
 
 
 def _run_step(step: _Step, record: _Record) -> None:
-    # A folder of another request has nothing to go on from.
-    step.config.resume = "auto" if record.was_started(step) else "never"
+    # A folder of another request has nothing to go on from. That holds for this start alone: the
+    # stage's own config.yaml says resume=auto, as one that is started from it goes on.
+    replaces = not record.was_started(step)
+    step.config.resume = "auto"
     record.start(step)
     started = time.monotonic()
     try:
         stage = load_stage(step.config.stage.name)
-        start_stage(stage, step.config, replaces=step.config.resume == "never")
+        start_stage(stage, step.config, replaces=replaces)
     except RequestError as error:
         raise RequestError(f"pipeline stage {step.name}: {error}") from error
     except RunFailed as error:

@@ -183,7 +183,7 @@ def _decide(config: Config, *, replaces: bool) -> _Start:
     """
     folder = Path(config.output_dir)
     holds = bool(results_in(folder))
-    goes_on = _goes_on(config, folder)
+    goes_on = not replaces and _goes_on(config, folder)
     finished = read_finished(folder)
     if finished is None or config.resume != "auto" or replaces:
         return _Start(moves_aside=holds and not goes_on)

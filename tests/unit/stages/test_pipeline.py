@@ -32,17 +32,23 @@ REPORT = {"before": "base:inner.loss", "after": "tuned:inner.loss"}
 
 
 class FakeStages:
-    """Stages that write a summary; `fails` is raised by the stage of that name."""
+    """Stages that write a summary; `fails` is raised by the stage of that name.
+
+    A call is the stage, its model, whether it begins anew, and its seed.
+    """
 
     def __init__(self) -> None:
-        self.calls: list[tuple[str, str, str, int]] = []
+        self.calls: list[tuple[str, str, bool, int]] = []
+        self.replaces = False
         self.fails: dict[str, Exception] = {}
         self.looked_at: list[tuple[str, Config]] = []
 
     def load_stage(self, name: str) -> Stage:
         def run(config) -> int:
             folder = Path(config.output_dir)
-            self.calls.append((name, config.model.path, config.resume, config.seed))
+            self.calls.append((name, config.model.path, self.replaces, config.seed))
+            # What a later run reads in config.yaml: that of the first start would begin anew, too.
+            assert config.resume == "auto"
             if name in self.fails:
                 raise self.fails[name]
             folder.mkdir(parents=True, exist_ok=True)
@@ -52,11 +58,16 @@ class FakeStages:
 
         return Stage(name=name, describe=lambda _: "", run=run)
 
+    def start_stage(self, stage: Stage, config: Config, *, replaces: bool) -> int:
+        self.replaces = replaces
+        return start_stage(stage, config, replaces=replaces)
+
 
 @pytest.fixture
 def stages(monkeypatch) -> FakeStages:
     fakes = FakeStages()
     monkeypatch.setattr(pipeline, "load_stage", fakes.load_stage)
+    monkeypatch.setattr(pipeline, "start_stage", fakes.start_stage)
     monkeypatch.setattr(pipeline, "_one_cluster", lambda *_, **__: nullcontext())
     monkeypatch.setattr(pipeline, "check_ahead", fakes.looked_at.extend)
     return fakes
@@ -84,8 +95,8 @@ def config(tmp_path):
 def test_stages_run_in_order_and_are_reported(stages, config, tmp_path, capsys):
     assert pipeline.run(config()) == 0
     assert stages.calls == [
-        ("pretrain", "m", "never", 3),
-        ("sft", f"{tmp_path}/out/base/model", "never", 3),
+        ("pretrain", "m", True, 3),
+        ("sft", f"{tmp_path}/out/base/model", True, 3),
     ]
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert (summary["before"], summary["after"]) == (1.0, 2.0)
@@ -107,10 +118,10 @@ def test_an_interrupted_stage_goes_on(stages, config):
         pipeline.run(config())
     stages.fails.clear()
     pipeline.run(config())
-    assert [(name, resume) for name, _, resume, _ in stages.calls] == [
-        ("pretrain", "never"),
-        ("sft", "never"),
-        ("sft", "auto"),
+    assert [(name, is_new) for name, _, is_new, _ in stages.calls] == [
+        ("pretrain", True),
+        ("sft", True),
+        ("sft", False),
     ]
 
 
@@ -121,8 +132,8 @@ def test_a_change_does_a_stage_and_all_after_it_anew(stages, config):
     assert [call[0] for call in stages.calls[2:]] == ["sft"]
     pipeline.run(config(stages={"base": changed["base"], "tuned": changed["tuned"]}))
     assert [(call[0], call[2]) for call in stages.calls[3:]] == [
-        ("pretrain", "never"),
-        ("sft", "never"),
+        ("pretrain", True),
+        ("sft", True),
     ]
 
 
