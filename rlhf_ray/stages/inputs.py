@@ -118,7 +118,8 @@ def check_models(config: Config, *, made_in: Sequence[Path] = ()) -> None:
     """Refuse a local folder that is missing or no model, for any role that the stage starts.
 
     Args:
-        made_in: folders of the earlier stages of a pipeline, which may still make it.
+        made_in: folders of the earlier stages of a pipeline that are not finished, which make
+            it: what is there now is left from before, and is not looked at.
 
     Raises:
         RequestError: names all that is missing or wrong, and the commands that make it.
@@ -135,7 +136,7 @@ def check_models(config: Config, *, made_in: Sequence[Path] = ()) -> None:
                 f"model.tokenizer_path is {tokenizer!r}: there is no such folder; name the folder "
                 f"of a tokenizer or a hub name, or set it to null for the model's"
             )
-        _check_tokenizer(config)
+        _check_tokenizer(config, made_in)
     problems.refuse()
 
 
@@ -159,11 +160,13 @@ def _check_model(config: Config, model: ReadModel) -> None:
         check_weights_there(folder, model.key, any_name=not loads_parts)
 
 
-def _check_tokenizer(config: Config) -> None:
+def _check_tokenizer(config: Config, made_in: Sequence[Path]) -> None:
     """Refuse a folder without a tokenizer, which a model that is trained needs."""
     if config.stage.name not in TRAINING_STAGES or config.model.trust_remote_code:
         return
     own = config.model.tokenizer_path
+    if is_made_later(own or config.model.path, made_in):
+        return
     folder = Path(own or config.model.path).expanduser()
     if folder.is_dir() and (own or (folder / "config.json").is_file()):
         check_tokenizer_there(folder, "model.tokenizer_path" if own else "model.path")
@@ -184,7 +187,9 @@ def check_warmup(warmup: int, num_steps: int) -> None:
 
 
 def is_made_later(path: str | None, made_in: Sequence[Path]) -> bool:
-    """Whether the path is missing now, and in a folder that an earlier stage writes.
+    """Whether the path is in a folder that an earlier stage has yet to write.
+
+    What is there now may be half of what a stage wrote that was killed.
 
     Args:
         made_in: those folders; empty without earlier stages.
@@ -192,8 +197,7 @@ def is_made_later(path: str | None, made_in: Sequence[Path]) -> bool:
     if not (made_in and path):
         return False
     place = Path(path).expanduser().absolute()
-    is_theirs = any(folder.absolute() in (place, *place.parents) for folder in made_in)
-    return is_theirs and not place.exists()
+    return any(folder.absolute() in (place, *place.parents) for folder in made_in)
 
 
 def _is_missing(path: str | None) -> bool:

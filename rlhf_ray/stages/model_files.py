@@ -23,7 +23,8 @@ def check_model_files(config: Config, *, shapes_only: Collection[str] = ()) -> N
 
     Args:
         config: with resolved paths.
-        shapes_only: keys of models that are not made yet; the path is of one with the same shapes.
+        shapes_only: keys of models that are not made yet; the path is of one with the same shapes,
+            but for the judge's, of which nothing else is looked at.
 
     Raises:
         RequestError: names the setting, the file or weights, and what is wrong.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,12 +57,11 @@ def run(config: Config) -> int:
         RunFailed: a stage failed.
     """
     steps = read_steps(config)
+    record = _read_record(config)
     output = Path(config.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     (output / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
-    record = _Record(output / _RECORD, is_kept=config.resume == "auto")
     waiting = [step for step in steps if not record.is_finished(step)]
-    check_ahead([(step.name, step.config) for step in waiting])
     log = output / "error.log"
     with _one_cluster(config, error_log=log) if waiting else nullcontext():
         for number, step in enumerate(steps, start=1):
@@ -100,10 +99,17 @@ def read_steps(config: Config) -> tuple[_Step, ...]:
     return tuple(steps)
 
 
-def with_earlier_folders(steps: Sequence[_Step]) -> Iterator[tuple[_Step, list[Path]]]:
-    """Every stage, with the folders that the stages before it write."""
-    for number, step in enumerate(steps):
-        yield step, [Path(earlier.config.output_dir) for earlier in steps[:number]]
+def waiting_steps(config: Config) -> list[tuple[_Step, list[Path]]]:
+    """Every stage that is not finished, with the folders of the unfinished ones before it.
+
+    Raises:
+        ConfigError: see `read_steps`.
+        RequestError: the record of the stages cannot be read.
+    """
+    record = _read_record(config)
+    waiting = [step for step in read_steps(config) if not record.is_finished(step)]
+    folders = [Path(step.config.output_dir) for step in waiting]
+    return [(step, folders[:number]) for number, step in enumerate(waiting)]
 
 
 def _describe(config: Config) -> str:
@@ -131,13 +137,15 @@ def _of_recipe(config: Config) -> tuple[_Step, ...]:
 
 
 def _run_step(step: _Step, record: _Record) -> None:
-    # A folder of another request has nothing to go on from.
-    step.config.resume = "auto" if record.was_started(step) else "never"
+    # A folder of another request has nothing to go on from. That holds for this start alone: the
+    # stage's own config.yaml says resume=auto, as one that is started from it goes on.
+    replaces = not record.was_started(step)
+    step.config.resume = "auto"
     record.start(step)
     started = time.monotonic()
     try:
         stage = load_stage(step.config.stage.name)
-        start_stage(stage, step.config, replaces=step.config.resume == "never")
+        start_stage(stage, step.config, replaces=replaces)
     except RequestError as error:
         raise RequestError(f"pipeline stage {step.name}: {error}") from error
     except RunFailed as error:
@@ -155,6 +163,10 @@ def _one_cluster(config: Config, *, error_log: Path) -> Iterator[None]:
         dashboard=config.observe.dashboard, deadlines=config.deadlines, error_log=error_log
     ):
         yield
+
+
+def _read_record(config: Config) -> _Record:
+    return _Record(Path(config.output_dir) / _RECORD, is_kept=config.resume == "auto")
 
 
 class _Record:
@@ -231,25 +243,31 @@ def _figure(folder: Path, path: tuple[str, ...]) -> float:
 
 
 def _check(config: Config) -> None:
-    """Check the report and every stage; what an earlier one makes may be missing.
+    """Check the report and every stage that is not finished.
+
+    What an earlier one of them makes is not looked at.
 
     Raises:
         RequestError: lists the figures and the stages, and all that is missing or wrong there.
     """
-    steps = read_steps(config)
-    parts = {step.name: step.config for step in steps}
+    parts = {step.name: step.config for step in read_steps(config)}
+    waiting = waiting_steps(config)
     problems = GatheredProblems()
     for figure in read_report(config.pipeline):
         with problems.gathered():
             if problem := figure_problem(parts[figure.stage], figure.path):
                 text = config.pipeline.report[figure.name]
                 raise RequestError(f"pipeline.report.{figure.name}={text}: {problem}")
-    for step, folders in with_earlier_folders(steps):
+    for step, folders in waiting:
         with problems.gathered(f"pipeline.stages.{step.name}: "):
             check_part(step.config, made_in=folders)
     with problems.gathered():
-        check_sizes([(step.name, step.config) for step in steps])
+        check_sizes([(step.name, step.config) for step, _ in waiting])
     problems.refuse()
 
 
-STAGE = Stage(name="pipeline", describe=_describe, run=run, check=_check)
+def _look_ahead(config: Config) -> None:
+    check_ahead([(step.name, step.config) for step, _ in waiting_steps(config)])
+
+
+STAGE = Stage(name="pipeline", describe=_describe, run=run, check=_check, look_ahead=_look_ahead)

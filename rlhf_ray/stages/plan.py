@@ -16,7 +16,7 @@ from rlhf_ray.data.sources.read import FROM_HUB
 from rlhf_ray.models.location import is_hub_name
 from rlhf_ray.run_folder.place import check_form
 from rlhf_ray.stages.inputs import read_models
-from rlhf_ray.stages.pipeline import read_steps, with_earlier_folders
+from rlhf_ray.stages.pipeline import waiting_steps
 from rlhf_ray.stages.request_checks import describe_sources
 from rlhf_ray.stages.rl.stage import STAGE as RL
 from rlhf_ray.stages.stage import FolderUse, Stage
@@ -71,7 +71,7 @@ def _not_checked(config: Config) -> list[str]:
     if config.stage.name == "pipeline":
         parts = [
             (f"pipeline.stages.{step.name}.", step.config, folders)
-            for step, folders in with_earlier_folders(read_steps(config))
+            for step, folders in waiting_steps(config)
         ]
     lines: list[str] = []
     for prefix, part, made_in in parts:

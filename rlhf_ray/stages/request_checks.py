@@ -47,8 +47,8 @@ def check_part(config: Config, *, made_in: Sequence[Path]) -> None:
     """Refuse a missing model, file, checkpoint or reward function, or a missing column.
 
     Args:
-        made_in: folders of the earlier stages of a pipeline; files in them that are missing are
-            taken to be made in time.
+        made_in: folders of the earlier stages of a pipeline that are not finished; files in them
+            are taken to be made in time, and not looked at.
 
     Raises:
         RequestError: lists all that is missing or wrong, as far as it is known without the rest.
@@ -73,7 +73,8 @@ def _checks(config: Config, made_in: Sequence[Path]) -> Iterator[Callable[[], ob
         return  # The endpoint has the model.
     if is_builtin(config.model.path) and not config.is_evaluation:
         yield lambda: check_builtin(config.model.path)
-    yield lambda: check_template_place(config.model)
+    if not is_made_later(config.model.tokenizer_path or config.model.path, made_in):
+        yield lambda: check_template_place(config.model)
     if config.is_fit:
         yield lambda: _check_examples(config, made_in)
     if stage in SCORING_STAGES:

@@ -37,6 +37,8 @@ class Stage:
     Attributes:
         check: refuses, within a second or two, what needs neither torch nor a tokenizer to be
             refused; `stage=plan` does so, too. Raises RequestError.
+        look_ahead: refuses what takes seconds of imports to know, before anything of an earlier run
+            in the folder is changed; no plan does so. Raises RequestError.
         folder: how it uses `output_dir`; see `stages.start`.
         describe: what `stage=plan` and `dry_run=true` print below the configuration; starts
             nothing.
@@ -49,6 +51,7 @@ class Stage:
     describe: Callable[[Config], str]
     run: Callable[[Config], int]
     check: Callable[[Config], None] = no_check
+    look_ahead: Callable[[Config], None] = no_check
     folder: FolderUse = FolderUse.HELD
 
 

@@ -54,6 +54,7 @@ def start_stage(stage: Stage, config: Config, *, replaces: bool = False) -> int:
     with held_folder(folder, stage.name) as (lock, written):
         if not replaces:
             check_owner(folder, stage.name, written=written)
+        stage.look_ahead(config)
         lock.write(stage.name)
         if stage.name not in TRAINING_STAGES:
             for name in (_ERROR_LOG, END_FILE):
@@ -182,7 +183,7 @@ def _decide(config: Config, *, replaces: bool) -> _Start:
     """
     folder = Path(config.output_dir)
     holds = bool(results_in(folder))
-    goes_on = _goes_on(config, folder)
+    goes_on = not replaces and _goes_on(config, folder)
     finished = read_finished(folder)
     if finished is None or config.resume != "auto" or replaces:
         return _Start(moves_aside=holds and not goes_on)

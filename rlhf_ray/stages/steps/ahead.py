@@ -6,7 +6,6 @@ The same mistakes are found when a stage starts, which may be hours later.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from rlhf_ray.config.errors import GatheredProblems
 from rlhf_ray.config.run import Config
@@ -14,6 +13,9 @@ from rlhf_ray.stages.sizes.disk import check_disk
 from rlhf_ray.stages.sizes.gpu_memory import check_gpu_memory
 from rlhf_ray.stages.sizes.model_size import local_model
 from rlhf_ray.stages.steps.origins import KnownPart, known_parts
+
+# Its shapes are its engines' alone: the other models are looked at without it.
+_JUDGE = "reward.judge.model"
 
 
 def check_sizes(parts: Sequence[tuple[str, Config]]) -> None:
@@ -52,7 +54,7 @@ def check_ahead(parts: Sequence[tuple[str, Config]]) -> None:
             continue
         with problems.gathered(_prefix(part)):
             check_disk(config)
-        if _are_here(part):
+        if not part.unknown - {_JUDGE}:
             with problems.gathered(_prefix(part)):
                 _check_models(part)
     problems.refuse()
@@ -69,18 +71,8 @@ def _check_models(part: KnownPart) -> None:
     if not config.is_fit:
         check_head_size(config.model, config.generation)
         check_sequences(config)
-    check_model_files(config, shapes_only=part.replaced)
+    check_model_files(config, shapes_only=part.replaced | part.unknown)
     check_trained(config)
-
-
-def _are_here(part: KnownPart) -> bool:
-    config = part.config
-    paths = [config.model.path]
-    if not config.is_fit:
-        paths += [config.critic.path] if config.needs_critic else []
-        paths += [config.reference.path] if config.needs_reference else []
-        paths.append(config.reward.model.path)
-    return all((Path(path) / "config.json").is_file() for path in paths if path)
 
 
 def _prefix(part: KnownPart) -> str:

@@ -231,7 +231,11 @@ def test_a_reader_that_leaves_is_no_error(arguments, tmp_path):
 def test_interrupted(stage, capsys):
     stage(_raise(KeyboardInterrupt()))
     assert main(["recipe=demo"]) == 130
-    assert capsys.readouterr().err == "rlhf_ray: interrupted\n"
+    assert capsys.readouterr().err.splitlines() == [
+        "rlhf_ray: no checkpoint was committed (checkpoint.every_steps=0 writes none); the "
+        "same command starts again from step 0",
+        "rlhf_ray: interrupted",
+    ]
 
 
 def test_a_signal_that_makes_a_check_fail_is_what_is_said(stage, capsys):
@@ -290,7 +294,7 @@ def test_every_stage_has_a_plan(stage, capsys, tmp_path, monkeypatch):
     note = f"rlhf_ray: note: recipe=demo sets NUMBER keys that stage={stage} does not read"
     told = re.sub(r"\d+", "NUMBER", err).partition(", without")[0]
     shown = [
-        "learner" in out,
+        "\nlearner" in out,
         "# Sources" in out,
         "# Stages" in out,
         "# Service\n" in out,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,6 +17,7 @@ from rlhf_ray.observe.figures import figure_problem
 from rlhf_ray.stages import pipeline
 from rlhf_ray.stages.plan import run as plan
 from rlhf_ray.stages.stage import Stage
+from rlhf_ray.stages.start import start_stage
 
 pytestmark = pytest.mark.unit_slow
 
@@ -23,22 +25,30 @@ STAGES = {
     "base": {"stage": "pretrain", "model.path": "m", "examples.path": "x"},
     "tuned": {"stage": "sft", "model.path": "{base}/model", "examples.path": "x"},
 }
+# Its models and rows are not there.
+UNCHECKED = dataclasses.replace(pipeline.STAGE, check=lambda _: None)
 PIPELINE = "pipeline.stages={a: {stage: sft}}"
 REPORT = {"before": "base:inner.loss", "after": "tuned:inner.loss"}
 
 
 class FakeStages:
-    """Stages that write a summary; `fails` is raised by the stage of that name."""
+    """Stages that write a summary; `fails` is raised by the stage of that name.
+
+    A call is the stage, its model, whether it begins anew, and its seed.
+    """
 
     def __init__(self) -> None:
-        self.calls: list[tuple[str, str, str, int]] = []
+        self.calls: list[tuple[str, str, bool, int]] = []
+        self.replaces = False
         self.fails: dict[str, Exception] = {}
         self.looked_at: list[tuple[str, Config]] = []
 
     def load_stage(self, name: str) -> Stage:
         def run(config) -> int:
             folder = Path(config.output_dir)
-            self.calls.append((name, config.model.path, config.resume, config.seed))
+            self.calls.append((name, config.model.path, self.replaces, config.seed))
+            # What a later run reads in config.yaml: that of the first start would begin anew, too.
+            assert config.resume == "auto"
             if name in self.fails:
                 raise self.fails[name]
             folder.mkdir(parents=True, exist_ok=True)
@@ -48,11 +58,16 @@ class FakeStages:
 
         return Stage(name=name, describe=lambda _: "", run=run)
 
+    def start_stage(self, stage: Stage, config: Config, *, replaces: bool) -> int:
+        self.replaces = replaces
+        return start_stage(stage, config, replaces=replaces)
+
 
 @pytest.fixture
 def stages(monkeypatch) -> FakeStages:
     fakes = FakeStages()
     monkeypatch.setattr(pipeline, "load_stage", fakes.load_stage)
+    monkeypatch.setattr(pipeline, "start_stage", fakes.start_stage)
     monkeypatch.setattr(pipeline, "_one_cluster", lambda *_, **__: nullcontext())
     monkeypatch.setattr(pipeline, "check_ahead", fakes.looked_at.extend)
     return fakes
@@ -80,8 +95,8 @@ def config(tmp_path):
 def test_stages_run_in_order_and_are_reported(stages, config, tmp_path, capsys):
     assert pipeline.run(config()) == 0
     assert stages.calls == [
-        ("pretrain", "m", "never", 3),
-        ("sft", f"{tmp_path}/out/base/model", "never", 3),
+        ("pretrain", "m", True, 3),
+        ("sft", f"{tmp_path}/out/base/model", True, 3),
     ]
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert (summary["before"], summary["after"]) == (1.0, 2.0)
@@ -90,9 +105,9 @@ def test_stages_run_in_order_and_are_reported(stages, config, tmp_path, capsys):
 
 
 def test_what_is_finished_is_not_done_again(stages, config, capsys):
-    pipeline.run(config())
+    start_stage(UNCHECKED, config())
     assert [name for name, _ in stages.looked_at] == ["base", "tuned"]
-    pipeline.run(config())
+    start_stage(UNCHECKED, config())
     assert len(stages.calls) == len(stages.looked_at) == 2
     assert capsys.readouterr().out.count("finished before") == 2
 
@@ -103,10 +118,10 @@ def test_an_interrupted_stage_goes_on(stages, config):
         pipeline.run(config())
     stages.fails.clear()
     pipeline.run(config())
-    assert [(name, resume) for name, _, resume, _ in stages.calls] == [
-        ("pretrain", "never"),
-        ("sft", "never"),
-        ("sft", "auto"),
+    assert [(name, is_new) for name, _, is_new, _ in stages.calls] == [
+        ("pretrain", True),
+        ("sft", True),
+        ("sft", False),
     ]
 
 
@@ -117,8 +132,8 @@ def test_a_change_does_a_stage_and_all_after_it_anew(stages, config):
     assert [call[0] for call in stages.calls[2:]] == ["sft"]
     pipeline.run(config(stages={"base": changed["base"], "tuned": changed["tuned"]}))
     assert [(call[0], call[2]) for call in stages.calls[3:]] == [
-        ("pretrain", "never"),
-        ("sft", "never"),
+        ("pretrain", True),
+        ("sft", True),
     ]
 
 
@@ -225,6 +240,24 @@ def test_a_broken_record_is_named(stages, config, tmp_path):
     (tmp_path / "out" / "progress.json").write_text("{")
     with pytest.raises(RequestError, match=r"progress\.json cannot be read"):
         pipeline.run(config())
+    assert stages.calls == []
+
+
+def test_a_refused_pipeline_leaves_the_earlier_run_as_it_was(stages, config, tmp_path, monkeypatch):
+    def refuse(_parts):
+        raise RequestError("the model of a later stage cannot do it")
+
+    monkeypatch.setattr(pipeline, "check_ahead", refuse)
+    with pytest.raises(RequestError, match="a later stage"):
+        start_stage(UNCHECKED, config())
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "out").mkdir()
+    earlier = {name: f"{name} of before" for name in ("config.yaml", "error.log", "end.json")}
+    for name, text in earlier.items():
+        (tmp_path / "out" / name).write_text(text)
+    with pytest.raises(RequestError, match="a later stage"):
+        start_stage(UNCHECKED, config())
+    assert {name: (tmp_path / "out" / name).read_text() for name in earlier} == earlier
     assert stages.calls == []
 
 

@@ -299,10 +299,14 @@ def test_a_request_that_is_refused_late_changes_nothing(restart, config, folder)
 
 
 def test_a_part_of_a_larger_run_moves_anything_aside(config, folder):
-    start_stage(Trainer().stage("sft"), config("sft"))
-    start_stage(Trainer().stage("rl"), config("rl", "resume=never"), replaces=True)
+    """Also checkpoints, from which resume=auto would go on."""
+    start_stage(Trainer(checkpoint=7).stage("sft"), config("sft"))
+    trainer = Trainer()
+    start_stage(trainer.stage("rl"), config("rl"), replaces=True)
     (aside,) = (folder / "earlier").iterdir()
     assert (aside / "model").is_dir()
+    assert (aside / "checkpoints" / "step_000007").is_dir()
+    assert "checkpoints" not in trainer.seen[0]
 
 
 @pytest.mark.parametrize("fails", [False, True])

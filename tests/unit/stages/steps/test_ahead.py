@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,12 +11,13 @@ import pytest
 from rlhf_ray.config.errors import ConfigError, RequestError
 from rlhf_ray.config.load import load_config
 from rlhf_ray.config.run import Config
-from rlhf_ray.stages.pipeline import STAGE, read_steps
+from rlhf_ray.stages.pipeline import STAGE, read_steps, waiting_steps
 from rlhf_ray.stages.steps.ahead import check_ahead, check_sizes
 from rlhf_ray.stages.steps.origins import known_parts
 from rlhf_ray.testing.tiny import tiny_random
 
 ROWS = "rlhf_ray.data.builtin:arithmetic"
+PROMPTS = f"data.path: '{ROWS}', data.answer_column: answer"
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +47,43 @@ def test_right_stages_pass_and_nothing_is_written(parts, tmp_path):
     check_sizes(parts())
     check_ahead(parts())
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "judge", ["{tuned}/model", "{tuned}/model_ema", "{small}/int8", "{tuned}/other", "owner/name"]
+)
+def test_a_judge_that_is_made_later_or_is_of_the_hub_is_not_looked_at(parts, model, judge):
+    small = f"{{stage: compress, model.path: '{model}', {PROMPTS}}}"
+    rl = (
+        f"{{recipe: demo, stage: rl, model.path: '{{tuned}}/model', reward.judge.model: '{judge}'}}"
+    )
+    told = (f"pipeline.stages.small={small}", f"pipeline.stages.judged={rl}")
+    judged = known_parts(parts(*told))[-1]
+    is_trained = judge.startswith("{tuned}/model")
+    assert judged.replaced == {"model.path", *(["reward.judge.model"] if is_trained else [])}
+    assert judged.unknown == (set() if is_trained else {"reward.judge.model"})
+    check_ahead(parts(*told))
+    # What can be known of the other models is.
+    with pytest.raises(RequestError, match=r"pipeline\.stages\.judged: .*freeze_layers=99"):
+        check_ahead(parts(*told, "pipeline.stages.judged.training.freeze_layers=99"))
+
+
+def test_a_judge_that_is_there_is_looked_at(parts, model, tmp_path):
+    judge = tmp_path / "judge"
+    shutil.copytree(model, judge)
+    (judge / "model.safetensors").write_bytes(b"half")
+    told = f"pipeline.stages.ppo.reward.judge.model={judge}"
+    with pytest.raises(RequestError, match=r"pipeline\.stages\.ppo: .*reward\.judge\.model"):
+        check_ahead(parts(told))
+
+
+def test_every_model_of_an_evaluation_is_replaced(parts, model):
+    scored = f"{PROMPTS}, reward.functions: [exact_match]"
+    models = "evaluation.models: {tuned: '{tuned}/model', other.name: '{ppo}/model'}"
+    told = f"{{stage: evaluate, {models}, {scored}, generation.kv_cache_gib: 1}}"
+    found = known_parts(parts(f"pipeline.stages.measured={told}"))[-1]
+    assert found.config.evaluation.models == {"tuned": str(model), "other.name": str(model)}
+    assert found.replaced == {"evaluation.models.tuned", "evaluation.models.other.name"}
 
 
 @pytest.mark.parametrize(
@@ -108,3 +148,30 @@ def test_what_only_a_later_stage_writes_is_missing(model, tmp_path):
         check(str(model), f"{tmp_path}/out/b/model")
     with pytest.raises(RequestError, match=r"pipeline\.stages\.b: model\.path is '.*out/c/model'"):
         check(str(model), f"{tmp_path}/out/c/model")
+
+
+def test_what_an_unfinished_stage_left_is_not_looked_at(model, tmp_path):
+    """A stage that was killed while it saved its model is run again, and writes it anew."""
+    told = [
+        f"pipeline.stages.{name}={{stage: sft, model.path: '{path}', examples.path: '{ROWS}'}}"
+        for name, path in (("a", model), ("b", "{a}/model"))
+    ]
+    config = load_config(["stage=pipeline", f"output_dir={tmp_path}/out", *told])
+    first, _ = read_steps(config)
+    half = tmp_path / "out" / "a" / "model"
+    half.mkdir(parents=True)
+    shutil.copy(model / "config.json", half)
+
+    def record(**more: float) -> None:
+        stages = {"a": {"key": first.key, **more}}
+        (tmp_path / "out" / "progress.json").write_text(json.dumps({"stages": stages}))
+
+    record()
+    STAGE.check(config)
+    check_ahead([(step.name, step.config) for step, _ in waiting_steps(config)])
+    record(seconds=1.0)
+    with pytest.raises(
+        RequestError, match=r"stages\.b: model\.path is '.*without weights"
+    ) as error:
+        STAGE.check(config)
+    assert "a folder without a tokenizer" in str(error.value)
