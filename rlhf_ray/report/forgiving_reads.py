@@ -48,6 +48,9 @@ def read_lines(path: Path, notes: ReadNotes) -> Iterator[tuple[dict[str, Any], i
 
     A last line without its end is one that a killed run was writing, and no fault.
     """
+    if path.exists() and not path.is_file():  # To open a named pipe would wait for its writer.
+        notes.add(f"{path.name} cannot be read: it is no regular file")
+        return
     bad = 0
     try:
         with path.open("rb") as file:

@@ -19,7 +19,7 @@ from rlhf_ray.report.curves import MAX_METRICS, MAX_POINTS
 MAX_BYTES = 2_000_000
 # Size of the answers before compression, at first.
 _CHARACTERS = 4_000_000
-_MOST_TRIES = 6
+MOST_TRIES = 6
 # Points of a curve and curves that a page has at least.
 _FEWEST = (100, 50)
 _SCRIPTS = (
@@ -33,13 +33,18 @@ _POLICY = (
 
 
 def make_page(
-    title: str, make: Callable[[int, int, int], dict[str, Any]], *, max_bytes: int = MAX_BYTES
+    title: str,
+    make: Callable[[int, int, int], dict[str, Any]],
+    *,
+    max_bytes: int = MAX_BYTES,
+    num_tries: int = MOST_TRIES,
 ) -> str:
     """The page of the most detailed data that keeps it below `max_bytes`.
 
     Args:
         make: data of about so many characters of answers, with at most so many points of a curve,
             and so many curves.
+        num_tries: pages with answers that are made until one is small enough; each takes seconds.
 
     Raises:
         ValueError: the page is too large without answers and with few curves.
@@ -55,7 +60,7 @@ def make_page(
         points, metrics = max(points // 2, _FEWEST[0]), max(metrics // 2, _FEWEST[1])
         bare = _page(title, make(0, points, metrics))
     characters = _CHARACTERS
-    for _ in range(_MOST_TRIES):
+    for _ in range(num_tries):
         # Answers compress alike, so that the next try is near the bound; smaller in any case.
         room = (max_bytes - _size(bare)) / max(size - _size(bare), 1)
         characters = int(characters * min(0.8, 0.95 * room))

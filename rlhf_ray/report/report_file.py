@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_ray.atomic_file import write_atomically
-from rlhf_ray.report.page import MAX_BYTES, make_page
+from rlhf_ray.report.page import MAX_BYTES, MOST_TRIES, make_page
 from rlhf_ray.report.rollouts.rollout_reader import ReadBounds
 from rlhf_ray.report.run_contents import read_run
 from rlhf_ray.report.settings_shown import different_settings
@@ -24,12 +24,14 @@ def write_report(
     error: str | None = None,
     bounds: ReadBounds | None = None,
     max_bytes: int = MAX_BYTES,
+    num_tries: int = MOST_TRIES,
 ) -> Path:
     """Write the report of a folder; returns its path.
 
     Args:
         ending, error: how the run ended, and the traceback, where the folder has no record yet.
         bounds: of the reading of rollouts.
+        num_tries: see `page.make_page`.
 
     Raises:
         OSError: the file cannot be written.
@@ -40,7 +42,9 @@ def write_report(
         run = contents.values(characters=characters, max_points=points, max_metrics=metrics)
         return {"runs": [run]}
 
-    page = make_page(f"{folder.name}: report of a run", make, max_bytes=max_bytes)
+    page = make_page(
+        f"{folder.name}: report of a run", make, max_bytes=max_bytes, num_tries=num_tries
+    )
     path = folder / REPORT_FILE
     write_atomically(path, page)
     return path

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rlhf_ray.config.stages import FIT_STAGES
 from rlhf_ray.report.alarms.alarm_checks import FIT_CHECKS, RL_CHECKS
@@ -16,7 +17,12 @@ from rlhf_ray.report.curves import MAX_METRICS, MAX_POINTS, make_curves, split_r
 from rlhf_ray.report.forgiving_reads import ReadNotes, read_json, read_steps
 from rlhf_ray.report.rollouts.answer_measures import StepMeasures, reward_bands
 from rlhf_ray.report.rollouts.rollout_browser import TokenText, make_browser
-from rlhf_ray.report.rollouts.rollout_reader import KeptGroup, ReadBounds, read_rollouts
+from rlhf_ray.report.rollouts.rollout_reader import (
+    KeptGroup,
+    ReadBounds,
+    RolloutContents,
+    read_rollouts,
+)
 from rlhf_ray.report.rollouts.token_texts import find_token_text
 from rlhf_ray.report.run_events import find_events
 from rlhf_ray.report.settings_shown import changed_settings, read_settings
@@ -31,6 +37,7 @@ from rlhf_ray.report.stage_results import (
 from rlhf_ray.run_folder.ending import END_FILE
 
 _MAX_MEASURED_STEPS = 400
+Panel = TypeVar("Panel")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,34 +108,30 @@ def read_run(
     settings = read_settings(folder, notes)
     end = dict(ending or read_json(folder / END_FILE, notes))
     stage = str(end.get("stage") or settings.get("stage.name") or "")
-    rows = read_steps(folder / "metrics.jsonl", notes)
-    rollouts = read_rollouts(folder / "rollouts", notes, bounds)
-    held_out = read_rollouts(folder / "evaluation", notes, bounds)
-    compared = read_compared_answers(folder, notes)
+    panel = partial(_panel, notes)
+    rows = panel("metrics", lambda: read_steps(folder / "metrics.jsonl", notes), [])
+    rollouts = _answers(folder / "rollouts", notes, bounds)
+    held_out = _answers(folder / "evaluation", notes, bounds)
+    compared = panel("samples", lambda: read_compared_answers(folder, notes), [])
     has_tokens = any("ids" in sample for group in rollouts.groups for sample in group.samples)
-    evidence = Evidence(
-        rows=rows,
-        measures=rollouts.measures,
-        prompts_per_step=_whole(settings.get("prompts_per_step")),
-    )
-    checks = FIT_CHECKS if stage in FIT_STAGES else RL_CHECKS if stage == "rl" else {}
-    now = datetime.datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
     facts = {
         "name": folder.name,
         "folder": str(folder),
         "stage": stage,
-        "made_at": now,
+        "made_at": _now(),
         "num_steps": len(rows),
         "end": end,
         "error": read_error(folder) if error is None else error[-MAX_ERROR:],
-        "settings": changed_settings(settings, notes),
-        "summary": read_summary(folder, notes),
-        "tables": read_tables(folder, notes),
-        "pipeline": read_pipeline(folder, notes),
+        "settings": panel("settings", lambda: changed_settings(settings, notes), []),
+        "summary": panel("summary", lambda: read_summary(folder, notes), []),
+        "tables": panel("tables", lambda: read_tables(folder, notes), []),
+        "pipeline": panel("pipeline", lambda: read_pipeline(folder, notes), []),
         "startup": read_json(folder / "startup.json", notes),
-        "events": find_events(folder, rows, notes),
-        "groups": _measured(rollouts.measures, notes),
-        "alarms": [dataclasses.asdict(finding) for finding in check_all(checks, evidence)],
+        "events": panel("events", lambda: find_events(folder, rows, notes), []),
+        "groups": panel(
+            "groups", lambda: _measured(rollouts.measures, notes), _measured([], ReadNotes())
+        ),
+        "alarms": panel("alarms", lambda: _alarms(stage, settings, rows, rollouts), []),
     }
     return RunContents(
         settings=settings,
@@ -136,10 +139,46 @@ def read_run(
         rollouts=rollouts.groups,
         held_out=held_out.groups,
         compared=compared,
-        token_text=find_token_text(folder, settings, notes) if has_tokens else None,
+        token_text=panel("tokens", lambda: find_token_text(folder, settings, notes), None)
+        if has_tokens
+        else None,
         facts=facts,
         notes=notes.texts(),
     )
+
+
+def _panel(notes: ReadNotes, name: str, make: Callable[[], Panel], empty: Panel) -> Panel:
+    """Content of a panel; `empty` after any fault, which is noted."""
+    try:
+        return make()
+    except Exception as fault:  # noqa: BLE001 - the rest of the report is worth having
+        notes.add(f"{name} cannot be shown: {type(fault).__name__}: {fault}")
+        return empty
+
+
+def _answers(folder: Path, notes: ReadNotes, bounds: ReadBounds | None) -> RolloutContents:
+    return _panel(
+        notes, folder.name, lambda: read_rollouts(folder, notes, bounds), RolloutContents()
+    )
+
+
+def _alarms(
+    stage: str,
+    settings: Mapping[str, Any],
+    rows: Sequence[Mapping[str, float]],
+    rollouts: RolloutContents,
+) -> list[dict[str, Any]]:
+    checks = FIT_CHECKS if stage in FIT_STAGES else RL_CHECKS if stage == "rl" else {}
+    evidence = Evidence(
+        rows=rows,
+        measures=rollouts.measures,
+        prompts_per_step=_whole(settings.get("prompts_per_step")),
+    )
+    return [dataclasses.asdict(finding) for finding in check_all(checks, evidence)]
+
+
+def _now() -> str:
+    return datetime.datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
 
 
 def _measured(measures: Sequence[StepMeasures], notes: ReadNotes) -> dict[str, Any]:

@@ -85,8 +85,11 @@ def read_pipeline(folder: Path, notes: ReadNotes) -> list[dict[str, Any]]:
 
 def read_error(folder: Path, limit: int = MAX_ERROR) -> str:
     """The end of error.log; empty without the file."""
+    path = folder / "error.log"
     try:
-        with (folder / "error.log").open("rb") as file:
+        if not path.is_file():
+            return ""
+        with path.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - limit))
             return file.read().decode(errors="replace")
     except OSError:

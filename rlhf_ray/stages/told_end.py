@@ -18,6 +18,7 @@ from rlhf_ray.interrupts import (
     interruption,
     is_interrupted,
 )
+from rlhf_ray.report.page import MOST_TRIES
 from rlhf_ray.report.report_file import write_report
 from rlhf_ray.report.rollouts.rollout_reader import ReadBounds
 from rlhf_ray.run_folder.ending import write_ending
@@ -72,7 +73,11 @@ def _tell(
             return
         ending = write_ending(folder, stage, cause, seconds=seconds)
         path = write_report(
-            folder, ending=ending, error=text, bounds=_HURRIED if is_hurried else None
+            folder,
+            ending=ending,
+            error=text,
+            bounds=_HURRIED if is_hurried else None,
+            num_tries=1 if is_hurried else MOST_TRIES,
         )
         print(f"Report: {path}", flush=True)
     except (Exception, *_SIGNALS) as problem:  # noqa: BLE001 - a run is worth more than its report

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 
+import pytest
+
+from rlhf_ray.report import run_contents
 from rlhf_ray.report.forgiving_reads import ReadNotes
 from rlhf_ray.report.rollouts.rollout_reader import ReadBounds, read_rollouts
 from rlhf_ray.report.run_contents import read_run
@@ -37,6 +41,37 @@ def test_broken_files_are_named_and_cost_no_more_than_their_panel(tmp_path):
     assert "config.yaml cannot be read" in notes
     assert "summary.json holds no object" in notes
     assert "startup.json cannot be read" in notes
+
+
+@pytest.mark.timeout(60)
+def test_named_pipes_are_not_waited_for(tmp_path):
+    write_step(tmp_path, 1, [group("p", ["a"], [1])])
+    for name in ("rollouts/step_000002.jsonl", "events.jsonl", "error.log", "metrics.jsonl"):
+        os.mkfifo(tmp_path / name)
+    values = values_of(tmp_path)
+    assert values["error"] == ""
+    assert "step_000002.jsonl cannot be read: it is no regular file" in values["left_out"]
+
+
+@pytest.mark.parametrize(
+    ("function", "panel", "empty"),
+    [
+        ("find_events", "events", []),
+        ("read_tables", "tables", []),
+        ("check_all", "alarms", []),
+        ("changed_settings", "settings", []),
+    ],
+)
+def test_a_fault_of_one_panel_costs_that_panel(function, panel, empty, tmp_path, monkeypatch):
+    def fail(*_):
+        raise ZeroDivisionError("a fault")
+
+    write_metrics(tmp_path, 3, lambda step: {"reward/mean": step / 10})
+    monkeypatch.setattr(run_contents, function, fail)
+    values = values_of(tmp_path)
+    assert values[panel] == empty
+    assert f"{panel} cannot be shown: ZeroDivisionError: a fault" in values["left_out"]
+    assert values["curves"]["steps"] == [1, 2, 3]
 
 
 def test_a_step_that_was_written_twice_counts_once_and_the_last_line_wins(tmp_path):

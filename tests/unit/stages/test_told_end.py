@@ -133,6 +133,7 @@ def test_a_signal_that_a_library_has_changed_is_one(
 
     def noted(*args, **options):
         bounds.append(options["bounds"])
+        assert options["num_tries"] == 1
         return write(*args, **options)
 
     monkeypatch.setattr(module, "write_report", noted)
