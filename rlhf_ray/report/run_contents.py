@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -107,33 +108,17 @@ def read_run(
     settings = read_settings(folder, notes)
     end = dict(ending or read_json(folder / END_FILE, notes))
     stage = str(end.get("stage") or settings.get("stage.name") or "")
-
-    def panel(name: str, make: Callable[[], Panel], empty: Panel) -> Panel:
-        try:
-            return make()
-        except Exception as fault:  # noqa: BLE001 - the rest of the report is worth having
-            notes.add(f"{name} cannot be shown: {type(fault).__name__}: {fault}")
-            return empty
-
-    def answers(name: str) -> RolloutContents:
-        return panel(name, lambda: read_rollouts(folder / name, notes, bounds), RolloutContents())
-
+    panel = partial(_panel, notes)
     rows = panel("metrics", lambda: read_steps(folder / "metrics.jsonl", notes), [])
-    rollouts, held_out = answers("rollouts"), answers("evaluation")
+    rollouts = _answers(folder / "rollouts", notes, bounds)
+    held_out = _answers(folder / "evaluation", notes, bounds)
     compared = panel("samples", lambda: read_compared_answers(folder, notes), [])
     has_tokens = any("ids" in sample for group in rollouts.groups for sample in group.samples)
-    evidence = Evidence(
-        rows=rows,
-        measures=rollouts.measures,
-        prompts_per_step=_whole(settings.get("prompts_per_step")),
-    )
-    checks = FIT_CHECKS if stage in FIT_STAGES else RL_CHECKS if stage == "rl" else {}
-    now = datetime.datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
     facts = {
         "name": folder.name,
         "folder": str(folder),
         "stage": stage,
-        "made_at": now,
+        "made_at": _now(),
         "num_steps": len(rows),
         "end": end,
         "error": read_error(folder) if error is None else error[-MAX_ERROR:],
@@ -146,27 +131,54 @@ def read_run(
         "groups": panel(
             "groups", lambda: _measured(rollouts.measures, notes), _measured([], ReadNotes())
         ),
-        "alarms": panel(
-            "alarms",
-            lambda: [dataclasses.asdict(finding) for finding in check_all(checks, evidence)],
-            [],
-        ),
+        "alarms": panel("alarms", lambda: _alarms(stage, settings, rows, rollouts), []),
     }
-    token_text = (
-        panel("tokens", lambda: find_token_text(folder, settings, notes), None)
-        if has_tokens
-        else None
-    )
     return RunContents(
         settings=settings,
         rows=rows,
         rollouts=rollouts.groups,
         held_out=held_out.groups,
         compared=compared,
-        token_text=token_text,
+        token_text=panel("tokens", lambda: find_token_text(folder, settings, notes), None)
+        if has_tokens
+        else None,
         facts=facts,
         notes=notes.texts(),
     )
+
+
+def _panel(notes: ReadNotes, name: str, make: Callable[[], Panel], empty: Panel) -> Panel:
+    """Content of a panel; `empty` after any fault, which is noted."""
+    try:
+        return make()
+    except Exception as fault:  # noqa: BLE001 - the rest of the report is worth having
+        notes.add(f"{name} cannot be shown: {type(fault).__name__}: {fault}")
+        return empty
+
+
+def _answers(folder: Path, notes: ReadNotes, bounds: ReadBounds | None) -> RolloutContents:
+    return _panel(
+        notes, folder.name, lambda: read_rollouts(folder, notes, bounds), RolloutContents()
+    )
+
+
+def _alarms(
+    stage: str,
+    settings: Mapping[str, Any],
+    rows: Sequence[Mapping[str, float]],
+    rollouts: RolloutContents,
+) -> list[dict[str, Any]]:
+    checks = FIT_CHECKS if stage in FIT_STAGES else RL_CHECKS if stage == "rl" else {}
+    evidence = Evidence(
+        rows=rows,
+        measures=rollouts.measures,
+        prompts_per_step=_whole(settings.get("prompts_per_step")),
+    )
+    return [dataclasses.asdict(finding) for finding in check_all(checks, evidence)]
+
+
+def _now() -> str:
+    return datetime.datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
 
 
 def _measured(measures: Sequence[StepMeasures], notes: ReadNotes) -> dict[str, Any]:
