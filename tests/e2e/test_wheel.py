@@ -14,8 +14,10 @@ import pytest
 
 from tests.e2e.run_command import REPOSITORY
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 _INSTALL_TIMEOUT_S = 600
+# Some thousand of them, one after the other.
+_TESTS_TIMEOUT_S = 1500
 _COMMAND_TIMEOUT_S = 240
 # Fails the whole run if the tests would see another package than the installed one.
 _CONFTEST = """
@@ -108,7 +110,7 @@ def test_unit_tests_pass_from_another_folder(python, tmp_path):
     (tmp_path / "conftest.py").write_text(_CONFTEST)
     (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --import-mode=importlib\n")
     report = _run(
-        [str(python), "-m", "pytest", "-q", "tests"], cwd=tmp_path, timeout_s=_INSTALL_TIMEOUT_S
+        [str(python), "-m", "pytest", "-q", "tests"], cwd=tmp_path, timeout_s=_TESTS_TIMEOUT_S
     )
     assert " passed" in report
     assert "skipped" not in report
