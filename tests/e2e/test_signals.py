@@ -40,13 +40,18 @@ def begin(make_run, moment: str, after_s: float):
 @pytest.mark.slow
 def test_a_run_on_one_machine_is_not_on_the_network(make_run):
     run = begin(make_run, "step", 0)
-    ports = [
-        (" ".join(process.cmdline()), connection.laddr)
-        for process in [psutil.Process(run.process.pid), *run.descendants()]
-        for connection in process.net_connections(kind="inet")
-        if connection.status == psutil.CONN_LISTEN
-    ]
-    assert any("EngineCore" in name for name, _ in ports)
+    ports = []
+    for process in [psutil.Process(run.process.pid), *run.descendants()]:
+        # A helper of a worker may end while it is looked at.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            name = " ".join(process.cmdline())
+            ports += [
+                (name, connection.laddr)
+                for connection in process.net_connections(kind="inet")
+                if connection.status == psutil.CONN_LISTEN
+            ]
+    # vLLM's process may keep the command line that it was started with.
+    assert any("EngineCore" in name or "spawn_main" in name for name, _ in ports)
     assert any("Learner" in name for name, _ in ports)
     assert [(name, where) for name, where in ports if not is_loopback(where.ip)] == []
 
