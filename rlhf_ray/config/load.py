@@ -17,13 +17,16 @@ from rlhf_ray.config.errors import ConfigError
 from rlhf_ray.config.keys.choices import conf_dir
 from rlhf_ray.config.keys.own_file import ARGUMENT
 from rlhf_ray.config.keys.roles import unstarted_notes
-from rlhf_ray.config.keys.unread import single_values, unread_note, unread_problems
+from rlhf_ray.config.keys.unread import (
+    first_names,
+    single_values,
+    unread_note,
+    unread_problems,
+)
 from rlhf_ray.config.paths import absolute, absolute_if_found, path_problem
 from rlhf_ray.config.rules.table import cross_field_problems
 from rlhf_ray.config.run import Config
 from rlhf_ray.config.schema import all_keys, path_keys
-
-_MOST_NAMED = 8
 
 __all__ = ["load_config", "load_values", "notes_of_files", "read_config", "to_yaml"]
 
@@ -88,10 +91,9 @@ def _overruled_note(
     groups = ", ".join(
         f"{group}={name}" for group, name in request.choices if group not in ("stage", "recipe")
     )
-    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
     return (
         f"note: {groups} comes in the place of what {ARGUMENT}{path} says of it: "
-        f"{', '.join(names[:_MOST_NAMED])}{more}"
+        f"{first_names(names)}"
     )
 
 

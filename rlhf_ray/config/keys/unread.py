@@ -138,12 +138,17 @@ def unread_note(stage: str, file: str, content: Mapping[str, Any]) -> str | None
     names += [key for key, _ in single_values(values) if not is_read(key, stage)]
     if not names:
         return None
-    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
     count = f"{len(names)} keys" if len(names) > 1 else "a key"
     return (
         f"note: {file} sets {count} that stage={stage} does not read, without effect: "
-        f"{', '.join(names[:_MOST_NAMED])}{more}"
+        f"{first_names(names)}"
     )
+
+
+def first_names(names: Sequence[str]) -> str:
+    """The first names, and the number of the others."""
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return f"{', '.join(names[:_MOST_NAMED])}{more}"
 
 
 def single_values(values: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
