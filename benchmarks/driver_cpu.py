@@ -16,7 +16,7 @@ import ray
 
 from benchmarks.work import arguments, write_result
 from rlhf_ray.calls import MemberName
-from rlhf_ray.cluster.roles.generator import GeneratorGroup
+from rlhf_ray.cluster.engines.group import GeneratorGroup
 from rlhf_ray.cluster.roles.rewards import RewardGroup
 from rlhf_ray.cluster.runtime.process import ProcessInfo
 from rlhf_ray.cluster.runtime.supervisor import Member, Supervisor

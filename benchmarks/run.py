@@ -59,18 +59,29 @@ def main() -> None:
                 print(f"round {number + 1} of {options.rounds}: {part}", flush=True)
                 for name, seconds in run_part(part, options.model, repeats).items():
                     measured.setdefault(name, []).extend(seconds)
-    medians = {name: statistics.median(seconds) for name, seconds in measured.items()}
+                # After each part, because a later one may fail and parts take minutes.
+                write(options.output, measured)
+    medians = medians_of(measured)
     print("\n".join(comparisons(medians)))
     print(table(medians, measured))
-    options.output.parent.mkdir(parents=True, exist_ok=True)
+    print(f"written to {options.output}")
+
+
+def medians_of(measured: dict[str, list[float]]) -> dict[str, float]:
+    return {name: statistics.median(seconds) for name, seconds in measured.items()}
+
+
+def write(file: Path, measured: dict[str, list[float]]) -> None:
+    """Write what has been measured so far, with the named medians on top."""
+    medians = medians_of(measured)
     report = {name: medians[name] for name in KEYS if name in medians}
     report |= {
         "all": measured,
         "machine": machine(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
-    options.output.write_text(json.dumps(report, indent=2) + "\n")
-    print(f"written to {options.output}")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(report, indent=2) + "\n")
 
 
 def parse() -> argparse.Namespace:
