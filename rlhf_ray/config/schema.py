@@ -128,7 +128,7 @@ def _groups(group: Any, prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def _walk(group: Any, prefix: str) -> Iterator[Key]:
-    hints = typing.get_type_hints(type(group))
+    hints = _types_of(type(group))
     for field in dataclasses.fields(group):
         name, value, setting = prefix + field.name, getattr(group, field.name), setting_of(field)
         if setting is None:
@@ -138,6 +138,13 @@ def _walk(group: Any, prefix: str) -> Iterator[Key]:
             yield Key(name=name, type=kind, default=value, setting=_bounded(name, kind, setting))
 
 
+# Annotations are texts; to evaluate them takes most of the time of a walk.
+@functools.cache
+def _types_of(group: type) -> dict[str, Any]:
+    return typing.get_type_hints(group)
+
+
+@functools.cache
 def _bounded(name: str, kind: Any, setting: Setting) -> Setting:
     """The setting with a maximum, if it is of a number and states none."""
     is_open = setting.maximum is None and setting.below is None and not setting.choices
