@@ -103,6 +103,7 @@ def start(tmp_path):
         driver.process.wait()
 
 
+@pytest.mark.slow
 def test_a_local_ray_listens_on_loopback_only_and_leaves_nothing(start):
     driver = start(seconds=5)
     driver.wait_for("ready")

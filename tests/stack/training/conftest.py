@@ -25,7 +25,17 @@ from tests.stack.training.samples import NUM_PORTS, VOCABULARY, make_samples
 REPOSITORY = Path(__file__).parents[3]
 DEADLINE_S = 280.0
 # Fixtures that are results of the table of the same name.
-FIXTURES = ("seen", "followed", "compared", "restored", "relaid", "relaid_all", "bases", "paired")
+FIXTURES = (
+    "seen",
+    "followed",
+    "compared",
+    "adapted",
+    "restored",
+    "relaid",
+    "relaid_all",
+    "bases",
+    "paired",
+)
 _FOUR = ("4_0", "4_1", "4_2", "4_3")
 SIZES = TinySizes(
     hidden=32, intermediate=64, num_layers=2, num_heads=4, num_key_value_heads=2, head_size=8
@@ -125,6 +135,12 @@ def followed(runs: Runs) -> Seen:
 def compared(runs: Runs) -> Seen:
     """Results of the scenarios that learn from preferences."""
     return runs.seen("compared")
+
+
+@pytest.fixture(scope="session")
+def adapted(runs: Runs) -> Seen:
+    """Results of the scenarios that train a part of a model."""
+    return runs.seen("adapted")
 
 
 @pytest.fixture(scope="session")

@@ -190,5 +190,6 @@ TABLES = {
     "divided": MATRIX,
     "sliced": SLICE_MATRIX,
     "paired": SLICED,
-    "compared": {size: COMPARED[size] | ADAPTED[size] for size in COMPARED},
+    "compared": COMPARED,
+    "adapted": ADAPTED,
 }

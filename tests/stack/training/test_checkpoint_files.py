@@ -10,7 +10,7 @@ import torch
 from tests.stack.training.checkpoint_scenarios import RESTORED
 from tests.stack.training.conftest import Seen
 
-pytestmark = pytest.mark.stack
+pytestmark = [pytest.mark.stack, pytest.mark.slow]
 
 # Of this release, and of those before.
 KINDS = {

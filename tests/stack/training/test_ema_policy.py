@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from tests.stack.training.conftest import Seen
 from tests.stack.training.ema_policy_scenarios import DECAY
 
-pytestmark = pytest.mark.stack
+pytestmark = [pytest.mark.stack, pytest.mark.slow]
 ONE, TWO = (0, 2, 3), (0, 1, 2, 3)
 PLACES = [*((1, stage) for stage in ONE), *((2, stage) for stage in TWO)]
 BFLOAT16 = (0, 3)

@@ -11,7 +11,7 @@ from torch import Tensor
 from tests.stack.training.conftest import Seen
 from tests.stack.training.test_equality import relative_difference
 
-pytestmark = pytest.mark.stack
+pytestmark = [pytest.mark.stack, pytest.mark.slow]
 DECAY = 0.9
 STAGES = (0, 3)
 

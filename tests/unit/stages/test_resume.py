@@ -30,6 +30,7 @@ from tests.unit.driver.checkpoint_fakes import WritingRanks
 pytestmark = pytest.mark.unit_slow
 
 STAGES = ("rl", *FIT_STAGES)
+TIME = "2026-01-31T12:00:00"
 REWARD = "def score(sample):\n    return 1.0\n"
 
 
@@ -65,7 +66,8 @@ class Run:
         state: dict | None = None,
         format: str = SLICES,
     ) -> Path:
-        config = self.config("resume=never", *changes)
+        # A run keeps the time at which it first rendered a template; so have all its checkpoints.
+        config = self.config("resume=never", f"model.template_time={TIME}", *changes)
         if self.stage == "rl":
             settings, parts = check_request(config).settings, RL_PARTS
         else:
