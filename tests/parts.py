@@ -1,10 +1,11 @@
-"""Runs the tests in parts: those of single functions first, in parallel; then lanes at once.
+"""Runs the tests in parts: those of single functions, in parallel, and lanes of real processes.
 
     python -m tests.parts [arguments of pytest]
 
 Engines, Ray clusters and groups of ranks are started once for all tests of a folder, so that a
-folder runs in one process. Those that wait most of the time, for processes of Ray, share the cores
-with those that compute. The words of a lane are printed when it has ended, in their order.
+folder runs in one process, its lane. The lane that waits most of the time, for processes of Ray,
+shares the cores with the parallel part, and the others come after it, at once. The words of a lane
+are printed when it has ended, in the order of the lanes.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 TESTS = Path(__file__).resolve().parent
 # Lanes: folders and files below tests/ whose tests run one at a time. A file is in the lane that
@@ -26,6 +28,8 @@ LANES = {
     "e2e": ("e2e", "launch", "ray/test_session.py"),
     "stack": ("gpu", "stack"),
 }
+# The lane that begins with the parallel part.
+FIRST_LANE = "ray"
 # Of those, files that start no engine and no cluster.
 NOT_IN_A_LANE = ("e2e/test_malformed.py",)
 PARTS = ("parallel", *LANES)
@@ -45,22 +49,27 @@ def part_of(file: Path) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """The exit status of pytest; a part without a test is fine if another part has one."""
-    statuses = [subprocess.run(_command("parallel", arguments), check=False).returncode]
     with contextlib.ExitStack() as stack:
-        running = []
+        running = {FIRST_LANE: _started(FIRST_LANE, arguments, stack)}
+        statuses = [subprocess.run(_command("parallel", arguments), check=False).returncode]
+        running |= {lane: _started(lane, arguments, stack) for lane in LANES if lane not in running}
         for lane in LANES:
-            words = stack.enter_context(tempfile.TemporaryFile())
-            process = subprocess.Popen(
-                _command(lane, arguments), stdout=words, stderr=subprocess.STDOUT
-            )
-            stack.callback(_end, process)
-            running.append((process, words))
-        for process, words in running:
+            process, words = running[lane]
             statuses.append(process.wait())
             words.seek(0)
             shutil.copyfileobj(words, sys.stdout.buffer)
             sys.stdout.flush()
     return exit_status(statuses)
+
+
+def _started(
+    lane: str, arguments: Sequence[str], stack: contextlib.ExitStack
+) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
+    """A lane and the file of its words."""
+    words = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - the stack closes it
+    process = subprocess.Popen(_command(lane, arguments), stdout=words, stderr=subprocess.STDOUT)
+    stack.callback(_end, process)
+    return process, words
 
 
 def _command(part: str, arguments: Sequence[str]) -> list[str]:

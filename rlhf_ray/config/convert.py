@@ -50,7 +50,7 @@ class Conversion:
         self.problems: list[str] = []
         self.unknown: list[str] = []
         self.broken: set[str] = set()
-        self._keys = _keys()
+        self._keys = all_keys()
         self._values = {name: copy.deepcopy(key.default) for name, key in self._keys.items()}
         # Keys to convert. Defaults are valid already, except for references to other keys.
         self._told = {name for name, value in self._values.items() if "${" in str(value)}
@@ -135,11 +135,6 @@ class Conversion:
         return None
 
 
-@functools.cache
-def _keys() -> dict[str, Key]:
-    return all_keys()
-
-
 # A command and its tests convert hundreds of configurations. What follows is made once, and is
 # read in a tenth of the time that making it, or `copy.deepcopy` of it, takes.
 @functools.cache
@@ -150,7 +145,7 @@ def _pickled_config() -> bytes:
 @functools.cache
 def _typed_field(name: str) -> DictConfig:
     """A structured configuration with one field, `value`, of the key's type."""
-    field = ("value", _keys()[name].type, dataclasses.field(default=MISSING))
+    field = ("value", all_keys()[name].type, dataclasses.field(default=MISSING))
     return OmegaConf.structured(dataclasses.make_dataclass("Typed", [field]))
 
 

@@ -54,9 +54,14 @@ class Key:
         return _type_words(self.type)
 
 
-def all_keys() -> dict[str, Key]:
-    """Read every key that takes a value, by dotted name, in the order of the dataclasses."""
-    return {key.name: key for key in _walk(Config(), "")}
+@functools.cache
+def all_keys() -> Mapping[str, Key]:
+    """Read every key that takes a value, by dotted name, in the order of the dataclasses.
+
+    Made once, and so for reading only, its defaults too: hundreds of names are looked up in it for
+    every configuration.
+    """
+    return types.MappingProxyType({key.name: key for key in _walk(Config(), "")})
 
 
 def values_of(config: Config) -> dict[str, Any]:

@@ -100,7 +100,7 @@ def test_every_method_finds_the_optimum(name, seed):
     assert solve(method(f"algorithm={name}"), seed=seed) >= 0.98 * OPTIMUM
 
 
-@UNIT_SLOW
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_variant_finds_it_too(name):
     assert solve(method(*VARIANTS[name]), seed=0) >= 0.98 * OPTIMUM
@@ -116,7 +116,7 @@ def test_expected_reward_by_hand():
     assert expected_reward(weights) == pytest.approx(OPTIMUM)
 
 
-@UNIT_SLOW
+@pytest.mark.slow
 def test_a_strong_penalty_keeps_the_policy_from_it():
     assert solve(method(*STRONG_PENALTY), seed=0) < 0.9
     held = method("algorithm=grpo", "algorithm.kl_coefficient=5", "algorithm.kl_estimator=k2")

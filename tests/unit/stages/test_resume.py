@@ -67,7 +67,8 @@ class Run:
         format: str = SLICES,
     ) -> Path:
         # A run keeps the time at which it first rendered a template; so have all its checkpoints.
-        config = self.config("resume=never", f"model.template_time={TIME}", *changes)
+        time = [f"model.template_time={TIME}"] if self.stage == "rl" else []
+        config = self.config("resume=never", *time, *changes)
         if self.stage == "rl":
             settings, parts = check_request(config).settings, RL_PARTS
         else:
