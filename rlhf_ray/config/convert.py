@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import functools
 import pickle
 import re
@@ -15,22 +14,16 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from rlhf_ray.config.earlier_release import renamed_key
-from rlhf_ray.config.keys.foreign_values import value_hint
 from rlhf_ray.config.keys.hints import hint_of_keys, meant_keys, remark_on
 from rlhf_ray.config.keys.stage_entries import STAGES, set_in_stages, told_stages
-from rlhf_ray.config.paths import unshowable
+from rlhf_ray.config.keys.values import WrongValueError, shown, typed_scalar, typed_value
 from rlhf_ray.config.run import Config
 from rlhf_ray.config.schema import Key, all_keys, group_names, leaves, nearest_keys
-from rlhf_ray.config.setting import lost_number, not_text, value_of_no_key
+from rlhf_ray.config.setting import not_text, value_of_no_key
 from rlhf_ray.config.stages import STAGE_NAMES
 
-# Longer values are cut in messages.
-_MAX_SHOWN = 80
-# The last part of keys whose text is one name or address.
-_NAMES = frozenset({"host", "licence", "name", "python", "resume"})
 # The name of another key as a value, in the only form whose keys are known without resolving it.
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][\w.]*)\}")
-_NAME_ENDINGS = ("url", "_dir", "_variable", "_name", "_column", "_path")
 
 
 class Conversion:
@@ -91,8 +84,13 @@ class Conversion:
             if name not in self._told:
                 continue
             try:
-                value = _converted(key, tree)
-            except _WrongValueError as error:
+                value = self._values[name]
+                value = (
+                    typed_scalar(name, value)
+                    if _is_plain(value)
+                    else typed_value(key, _read(key, tree))
+                )
+            except WrongValueError as error:
                 self.broken.add(name)
                 self.problems.append(str(error))
                 value = copy.deepcopy(key.default)
@@ -101,8 +99,9 @@ class Conversion:
         return config
 
     def _tree(self) -> DictConfig:
-        """The values to convert, and the keys that they name by `${...}`."""
-        needed, waiting = set[str](), set(self._told)
+        """The values that are no plain scalars, and the keys that they name by `${...}`."""
+        needed = set[str]()
+        waiting = {name for name in self._told if not _is_plain(self._values[name])}
         while waiting:
             text = str(self._values[name := waiting.pop()])
             needed.add(name)
@@ -142,13 +141,6 @@ def _pickled_config() -> bytes:
     return pickle.dumps(Config())
 
 
-@functools.cache
-def _typed_field(name: str) -> DictConfig:
-    """A structured configuration with one field, `value`, of the key's type."""
-    field = ("value", all_keys()[name].type, dataclasses.field(default=MISSING))
-    return OmegaConf.structured(dataclasses.make_dataclass("Typed", [field]))
-
-
 def show_problems(problems: Sequence[str]) -> str:
     """Join sentences to one message."""
     if len(problems) == 1:
@@ -173,86 +165,31 @@ def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
     return nested
 
 
-class _WrongValueError(ValueError):
-    """A value that its key does not take."""
+def _is_plain(value: Any) -> bool:
+    """Whether it is a scalar that refers to no other key, and so is what it is in any tree."""
+    if isinstance(value, str):
+        return "${" not in value and value != MISSING
+    return value is None or isinstance(value, bool | int | float)
 
 
-def _converted(key: Key, tree: DictConfig) -> Any:
-    """The value of a key in `tree`, resolved and of the key's type.
+def _read(key: Key, tree: DictConfig) -> Any:
+    """The value of a key in `tree`, resolved.
 
     Raises:
-        _WrongValueError: the value is refused; the message says why.
+        WrongValueError: it is missing, or cannot be resolved.
     """
     try:
         value = OmegaConf.select(tree, key.name, throw_on_missing=True)
         if OmegaConf.is_config(value):
             value = OmegaConf.to_container(value, resolve=True)
     except MissingMandatoryValue as error:
-        raise _WrongValueError(f"{key.name} is not set: {key.setting.help}") from error
+        raise WrongValueError(f"{key.name} is not set: {key.setting.help}") from error
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
-        raise _WrongValueError(
+        raise WrongValueError(
             f"{key.name}: {reason}; ${{...}} must name a key of this configuration"
         ) from error
-    # OmegaConf takes any number for true, and true for 1.
-    is_truth = isinstance(value, bool)
-    if (key.takes(bool) and isinstance(value, int | float) and not is_truth) or (
-        is_truth and (key.takes(int) or key.takes(float)) and not key.takes(bool)
-    ):
-        raise _WrongValueError(f"{key.name}={shown(value)}: must be {_expected(key)}")
-    if isinstance(value, str) and (problem := _unshowable(key, value)):
-        raise _WrongValueError(f"{key.name}={shown(value)}: {problem}")
-    if key.takes(float) and (problem := _lost(value)):
-        raise _WrongValueError(f"{key.name}={shown(value)}: {problem}")
-    if problem := _number_as_text(key, value):
-        raise _WrongValueError(f"{key.name}={shown(value)}: {problem}")
-    field = _typed_field(key.name)
-    try:
-        OmegaConf.update(field, "value", value, merge=False)
-    except OmegaConfBaseException as error:
-        expected = _expected(key, value)
-        raise _WrongValueError(f"{key.name}={shown(value)}: must be {expected}") from error
-    typed = field["value"]
-    if OmegaConf.is_config(typed):
-        typed = OmegaConf.to_object(typed)
-    violation = key.setting.violation(typed)
-    if violation is not None:
-        unit = f" ({key.setting.unit})" if key.setting.unit else ""
-        hint = value_hint(key.name, typed, key.setting)
-        raise _WrongValueError(f"{key.name}={shown(value)}: {violation}{unit}{hint}")
-    return typed
-
-
-def _lost(value: Any) -> str | None:
-    """The problem with a number that becomes another as a float, or None."""
-    if isinstance(value, str):
-        return lost_number(value)
-    # As text a whole number of any size is exact.
-    is_other = isinstance(value, int) and (abs(value) > 2**1023 or float(value) != value)
-    if not is_other:
-        return None
-    return "a number here keeps 15 to 17 digits, and would not be this one; write it with fewer"
-
-
-def _number_as_text(key: Key, value: Any) -> str | None:
-    """The problem with a number or truth where text is wanted; None without one.
-
-    Values of the command line are text already.
-    """
-    values = [value] if key.is_text and not (key.takes(int) or key.takes(float)) else []
-    if isinstance(value, list) and key.type == list[str]:
-        values = value
-    elif isinstance(value, dict) and key.type == dict[str, str]:
-        values = list(value.values())
-    wrong = next((item for item in values if isinstance(item, int | float)), None)
-    return None if wrong is None else not_text(wrong)
-
-
-def _unshowable(key: Key, value: str) -> str | None:
-    """The problem with a text that is a name, an address or a path, or None."""
-    last = key.name.rpartition(".")[2]
-    is_name = key.setting.is_path or last in _NAMES or last.endswith(_NAME_ENDINGS)
-    return unshowable(value) if is_name else None
+    return value
 
 
 def _unknown_key(name: str, stage: str | None) -> str:
@@ -262,22 +199,3 @@ def _unknown_key(name: str, stage: str | None) -> str:
     if near:
         return f"{name}: unknown key; {hint_of_keys(near, stage)}{remark_on(name, near, stage)}"
     return f"{name}: unknown key; `python -m rlhf_ray.main --cfg job` prints all of them"
-
-
-def _expected(key: Key, value: Any = "") -> str:
-    words = key.type_words()
-    if words.startswith("list"):
-        return f"a {words}, as in '{key.name}=[a,b]'"
-    if key.is_mapping:
-        return f"a {words}, as in '{key.name}={{a:1,b:2}}'"
-    if value is None and words == "text":
-        return "text, in quotes where the text is null"
-    return words if words.startswith(("true", "text")) else f"a {words}"
-
-
-def shown(value: Any) -> str:
-    """Format a value as on the command line."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    text = str(value)
-    return text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "..."

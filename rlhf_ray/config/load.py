@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from rlhf_ray.config.by_stage.default_rates import set_default_rates
 from rlhf_ray.config.compose import Request, compose_tree, parse_overrides, sort_values
-from rlhf_ray.config.convert import Conversion, show_problems, shown
+from rlhf_ray.config.convert import Conversion, show_problems
 from rlhf_ray.config.errors import ConfigError
 from rlhf_ray.config.keys.choices import conf_dir
 from rlhf_ray.config.keys.own_file import ARGUMENT
@@ -23,6 +23,7 @@ from rlhf_ray.config.keys.unread import (
     unread_note,
     unread_problems,
 )
+from rlhf_ray.config.keys.values import shown
 from rlhf_ray.config.paths import absolute, absolute_if_found, path_problem
 from rlhf_ray.config.rules.table import cross_field_problems
 from rlhf_ray.config.run import Config

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rlhf_ray.config.convert import shown
 from rlhf_ray.config.keys.readers import is_choice_read, is_read
+from rlhf_ray.config.keys.values import shown
 from rlhf_ray.config.schema import all_keys, leaves
 from rlhf_ray.config.stages import FIT_STAGES, RL_STAGES, STAGE_NAMES
 

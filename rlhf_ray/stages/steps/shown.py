@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from rlhf_ray.config.batch_table import batch_table
-from rlhf_ray.config.convert import shown
 from rlhf_ray.config.keys.readers import is_read
+from rlhf_ray.config.keys.values import shown
 from rlhf_ray.config.run import Config
 from rlhf_ray.config.schema import values_of
 
