@@ -53,10 +53,19 @@ class TaskHarness:
         self._lm: Any = None
 
     def start(self) -> None:
-        """Load the model."""
+        """Load the model.
+
+        Raises:
+            RequestError: its weights are not finite.
+        """
         os.environ |= engine_environment(
             self._generation, engine_index=0, cpu_ids=sorted(os.sched_getaffinity(0))
         )
+        # The harness calls vLLM itself, and looks at no number: an error in place of a score.
+        os.environ["VLLM_RAISE_ON_LOGIT_NANS"] = "1"
+        from rlhf_ray.models.checks.finite_files import check_weight_files
+
+        check_weight_files(self._model.path)
         # Resolve vLLM's platform before the version lookup is replaced: vLLM recognises its CPU
         # build by the distribution's name, and would otherwise load the kernels of another build,
         # which this machine may not be able to run.

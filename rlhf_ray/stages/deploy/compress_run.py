@@ -26,6 +26,7 @@ from rlhf_ray.generation.requirements import check_head_size
 from rlhf_ray.generation.speed import Speed, read_result, write_request
 from rlhf_ray.models.builtin import resolve_model_path
 from rlhf_ray.models.checks.chat_template import check_chat_template
+from rlhf_ray.models.checks.finite_files import check_weight_files
 from rlhf_ray.models.checks.whole_model import Use, check_weights
 from rlhf_ray.models.loading import load_tokenizer
 from rlhf_ray.stages.evaluate.inputs import load_eval_demonstrations
@@ -116,6 +117,7 @@ def _checked_tokenizer(config: Config) -> PreTrainedTokenizerBase:
     if config.data.apply_chat_template:
         check_chat_template(tokenizer, model.tokenizer_path or model.path)
     check_weights(model, Use.POLICY)
+    check_weight_files(model.path)
     check_head_size(model, config.generation)
     check_sequences(config)
     return tokenizer
