@@ -19,6 +19,14 @@ from rlhf_ray.models.fingerprint import is_of_weights
 _MAX_SHOWN = 120
 _MAX_FILES = 3
 _SAME_FILES = " (the same files)"
+# Keys of rows, where a driver's state has the hashes of all of them, and the names of these hashes.
+# Every run reads all its rows before it starts, and `check_rows` compares them: a source that was
+# moved is known by its content, at no cost but that of reading.
+_ROWS = {
+    "data.path": (("pipeline", "prompts"), ("fingerprint", "rows_fingerprint")),
+    "texts.path": (("texts",), ("fingerprint",)),
+    "examples.path": (("steps",), ("fingerprint",)),
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,12 +92,15 @@ def check_identity(
     *,
     files_there: Any = None,
     files_here: Any = None,
+    state: Mapping[str, Any] | None = None,
 ) -> None:
     """Refuse to go on from the checkpoint of a run with other settings.
 
-    A model in another place is the same if all its files are.
+    A model in another place is the same if all its files are. Rows in another place are compared
+    when they are read, if the checkpoint can tell them.
 
     Args:
+        state: of the driver; None tells nothing of its rows.
         files_there, files_here: the key `models` of `RunSettings.in_checkpoint`, of the checkpoint
             and of this run.
 
@@ -105,13 +116,31 @@ def check_identity(
     differing = [
         f"{name}={saved[name]!r} there, {value!r} here{files.get(name, '')}"
         for name, value in here.items()
-        if not _is_same(name, saved[name], value) and files.get(name) != _SAME_FILES
+        if not _is_same(name, saved[name], value)
+        and files.get(name) != _SAME_FILES
+        and not _is_told_by_rows(name, saved[name], value, state or {})
     ]
     if differing:
         raise RequestError(
             f"the checkpoint {folder} is of another run: {'; '.join(differing)}. Use its "
             f"settings, another output_dir, or resume=never to start from step 0"
         )
+
+
+def _is_told_by_rows(name: str, there: Any, here: Any, state: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint has hashes of all rows behind a key, so that its path decides nothing.
+
+    A release that hashed tokens alone cannot tell the columns that rewards read.
+    """
+    if name not in _ROWS or not (isinstance(there, str) and isinstance(here, str)):
+        return False
+    place, hashes = _ROWS[name]
+    found: Any = state
+    for part in place:
+        found = _mapping(found).get(part)
+    # With a curriculum the stream lies within its state.
+    found = _mapping(found).get("stream", found)
+    return all(_mapping(found).get(each) for each in hashes)
 
 
 def _compared(there: Mapping[str, Any], here: Mapping[str, str]) -> str:
@@ -178,6 +207,8 @@ def _changes(saved: Mapping[str, Any], here: RunSettings) -> dict[str, str]:
         before = saved.get(key, saved.get(earlier_key(key), here.defaults[key]))
         if not _is_same(key, before, value):
             changes[key] = f"{key}: {' -> '.join(_shown_both(before, value))}"
+            if key in _ROWS and None not in (before, value):
+                changes[key] += " (moved: all rows are compared when they are read)"
     return changes
 
 

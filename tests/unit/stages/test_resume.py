@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy
@@ -11,6 +12,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from rlhf_ray.checkpoint_files.facts import DEEPSPEED, SLICES, RoleLayout
+from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.load import load_config
 from rlhf_ray.config.rules.rule import trained_roles
 from rlhf_ray.config.run import Config
@@ -447,3 +449,43 @@ def test_other_rows_are_found_before_the_start(run: Run, tmp_path: Path, monkeyp
         in (message)
     )
     assert "resume=never" in message
+
+
+@pytest.mark.parametrize("run", PLACES, indirect=True)
+def test_rows_that_were_moved_go_on_and_others_do_not(
+    run: Run, tmp_path: Path, monkeypatch, capsys
+):
+    def connected(**_: object) -> None:
+        raise RequestError("Ray would start here")
+
+    for module in (rl_run, fit_run):
+        monkeypatch.setattr(module, "connected", connected)
+    key = "data.path" if run.stage == "rl" else "examples.path"
+    rows, moved = tmp_path / "rows.jsonl", tmp_path / "moved" / "rows.jsonl"
+    rows.write_text(rows.read_text() * 3)
+    run.arguments += [f"model.path={tiny_random(tmp_path / 'tiny')}", f"{key}={rows}"]
+    of_stage = "data.max_prompt_tokens=64" if run.stage == "rl" else "examples.eval_share=0"
+    run.arguments.append(of_stage)
+    kind = "prompts" if run.stage == "rl" else "samples"
+    saved = {"next_index": 2, f"num_{kind}": 3, "fingerprint": "f", "seed": 0, "shuffle": True}
+    run.save(step=1, state=PLACES[run.stage](saved))
+    moved.parent.mkdir()
+    rows.rename(moved)
+    if run.stage == "rl":
+        # Such a state says nothing of the columns that rewards read.
+        assert f"{key}='{rows}' there" in run.refused(capsys, f"{key}={moved}")
+        saved["rows_fingerprint"] = "g"
+        run.save(step=1, state=PLACES[run.stage](saved))
+
+    def said() -> str:
+        assert main([*run.arguments, f"{key}={moved}"]) == 2
+        return capsys.readouterr().err.splitlines()[-1]
+
+    other = said()
+    saved |= dict(re.findall(r"(\w*fingerprint) was '\w+' and is '(\w+)'", other))
+    run.save(step=1, state=PLACES[run.stage](saved))
+    assert "Ray would start here" in said()
+    (note,) = run.resume(f"{key}={moved}").notes
+    assert f'{key}: "{rows}" -> "{moved}" (moved: all rows are compared' in note
+    moved.write_text(moved.read_text().replace('"b"', '"a"'))
+    assert f"the checkpoint's stream of {kind} is not that of this run" in said()
