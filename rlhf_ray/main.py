@@ -35,9 +35,17 @@ from rlhf_ray.cluster.runtime.address import check_ray_environment
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.keys.choices import group_choices
 from rlhf_ray.config.keys.own_file import ARGUMENT
-from rlhf_ray.config.load import load_config, notes_of_files, notes_of_parts, read_config, to_yaml
+from rlhf_ray.config.load import (
+    load_config,
+    notes_of_files,
+    notes_of_parts,
+    rates_by_default,
+    read_config,
+    to_yaml,
+)
 from rlhf_ray.config.run import Config
 from rlhf_ray.config.stages import RAY_STAGES
+from rlhf_ray.driver.kept_rates import with_kept_rates
 from rlhf_ray.failure_report import NotWritten, printable, quiet_if_not_read, report_failure
 from rlhf_ray.report.report_command import WORD, run_report
 from rlhf_ray.stages.pipeline import read_steps
@@ -107,8 +115,12 @@ def _carry_out(options: argparse.Namespace) -> int:
         *notes_of_files(options.overrides, config),
         *notes_of_parts(options.overrides, config),
     ):
-        print(f"rlhf_ray: {note}", file=sys.stderr)
-    return _run_stage(config)
+        _say(note)
+    return _run_stage(with_kept_rates(config, lambda: rates_by_default(options.overrides), _say))
+
+
+def _say(note: str) -> None:
+    print(f"rlhf_ray: {note}", file=sys.stderr)
 
 
 def _asked_for(options: argparse.Namespace) -> str:
