@@ -12,8 +12,8 @@ from typing import Any
 from rlhf_ray.config.earlier_release import earlier_key
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.objective_keys import is_accepted, is_objective
-from rlhf_ray.config.reward_entries import read_functions
 from rlhf_ray.config.schema import path_keys
+from rlhf_ray.driver.resume_code import FUNCTIONS, changed_code, entries_of, is_moved_code
 from rlhf_ray.models.fingerprint import is_of_weights
 
 _MAX_SHOWN = 120
@@ -63,7 +63,7 @@ class RunSettings:
         identity: settings without which a resumed run is not the same run.
         configuration: the value of every key.
         defaults: of every key, for checkpoints of releases that did not have it.
-        code: hashes of the files of reward functions, by path.
+        code: hashes of the files of reward functions and of what they import, by path.
         models: files behind the keys that name models, by key.
         accepted: keys and groups whose change a resumed run accepts.
     """
@@ -170,16 +170,22 @@ def compare_settings(folder: Path, state: Mapping[str, Any], here: RunSettings) 
             f"are not known, except for those of the run's identity, which are the same"
         ]
     changes = _changes(saved, here)
-    changed_code = _changed_code(_mapping(state.get("code")), here.code)
+    code = _mapping(state.get("code"))
+    moved = FUNCTIONS in changes and is_moved_code(
+        saved.get(FUNCTIONS), here.configuration[FUNCTIONS], code, here.code
+    )
+    if moved:
+        changes[FUNCTIONS] += " (moved: the same code)"
     models = _mapping(state.get("models"))
     # A key with another value has other files, too, and its own sentence is the better one.
     changed_files = _changed_files(models, here.models)
-    changes = {**changed_files, **changed_code, **changes}
+    changes = {**changed_files, **changed_code(code, here.code), **changes}
     refused = {
         key: change
         for key, change in changes.items()
         if is_objective(key)
         and not is_accepted(key, here.accepted)
+        and not (key == FUNCTIONS and moved)
         and not (key in here.models and here.models[key].is_same_to_run(models.get(key)))
     }
     if refused:
@@ -212,17 +218,6 @@ def _changes(saved: Mapping[str, Any], here: RunSettings) -> dict[str, str]:
     return changes
 
 
-def _changed_code(saved: Mapping[str, Any], here: Mapping[str, str]) -> dict[str, str]:
-    changed = [path for path, digest in here.items() if digest != saved.get(path, digest)]
-    # A module may have been found at another path, in the place of one that is gone.
-    if not set(saved) <= set(here):
-        known = set(saved.values())
-        changed += [path for path in here if path not in saved and here[path] not in known]
-    if not changed:
-        return {}
-    return {"reward.functions": f"reward.functions: the code in {', '.join(changed)} has changed"}
-
-
 def _mapping(value: Any) -> dict[str, Any]:
     """A part of a driver's state, or an empty one where a release did not have it."""
     return value if isinstance(value, dict) else {}
@@ -244,18 +239,10 @@ def _changed_files(
 def _is_same(name: str, there: Any, here: Any) -> bool:
     if there == here or _plain(there) == _plain(here):
         return True
-    if name == "reward.functions":
-        return _functions(there) == _functions(here)
+    if name == FUNCTIONS:
+        return entries_of(there) == entries_of(here)
     is_path = name in {key.name for key in path_keys()}
     return is_path and isinstance(there, str) and isinstance(here, str) and _one_place(there, here)
-
-
-def _functions(entries: Any) -> Any:
-    """Entries of `reward.functions` in their full form; as they are where they cannot be read."""
-    try:
-        return read_functions(entries)
-    except (RequestError, TypeError):
-        return entries
 
 
 def _one_place(there: str, here: str) -> bool:

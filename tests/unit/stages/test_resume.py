@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 from rlhf_ray.checkpoint_files.facts import DEEPSPEED, SLICES, RoleLayout
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.load import load_config
+from rlhf_ray.config.reward_entries import read_functions
 from rlhf_ray.config.rules.rule import trained_roles
 from rlhf_ray.config.run import Config
 from rlhf_ray.config.stages import FIT_STAGES
@@ -280,6 +281,33 @@ def test_changed_code_of_a_reward_is_refused_unless_accepted(tmp_path, capsys):
     assert f"the code in {tmp_path / 'reward.py'} has changed" in message
     (note,) = run.resume("checkpoint.accept_changes=[reward.functions]").notes
     assert "has changed" in note
+
+
+def test_code_that_a_reward_imports_is_its_code_too(tmp_path, capsys):
+    run = Run("rl", tmp_path)
+    (tmp_path / "reward.py").write_text(f"import scale_of_reward\n{REWARD}")
+    helper = tmp_path / "scale_of_reward.py"
+    helper.write_text("SCALE = 1\n")
+    run.save()
+    assert run.resume().notes == ()
+    helper.write_text("SCALE = 2\n")
+    assert f"the code in {helper} has changed" in run.refused(capsys)
+
+
+def test_reward_code_that_was_moved_goes_on(tmp_path, capsys):
+    run = Run("rl", tmp_path)
+    run.save()
+    (tmp_path / "moved").mkdir()
+    moved = (tmp_path / "reward.py").rename(tmp_path / "moved" / "score.py")
+    entry = f"reward.functions=[{{path: '{moved}:score', name: reward.score}}]"
+    saved = run.config().reward.functions
+    assert saved == [f"{tmp_path / 'reward.py'}:score"]
+    name = read_functions(saved)[0].name
+    entry = entry.replace("reward.score", name)
+    (note,) = run.resume(entry).notes
+    assert "(moved: the same code)" in note
+    moved.write_text(REWARD.replace("1.0", "2.0"))
+    assert "reward.functions: " in run.refused(capsys, entry)
 
 
 def test_a_moved_reference_must_fit_too(tmp_path, capsys):
