@@ -26,6 +26,7 @@ from rlhf_ray.evaluation.evaluation_report import ModelAnswers, describe_models
 from rlhf_ray.evaluation.files import write_report, write_samples
 from rlhf_ray.evaluation.harness_tasks import check_tasks
 from rlhf_ray.evaluation.table import side_by_side
+from rlhf_ray.failure_report import said_at_once
 from rlhf_ray.observe.facts import duration
 from rlhf_ray.rewards.first_row import try_first_rows
 from rlhf_ray.rewards.load import with_absolute_paths
@@ -76,6 +77,7 @@ def run(config: Config) -> int:
             started_scoring(
                 inputs.roles, plan, placement=config.placement, deadlines=config.deadlines
             ) as scoring,
+            said_at_once(),
         ):
             collect = inputs.collect
             slots = config.generation.num_engines * config.generation.max_num_seqs
