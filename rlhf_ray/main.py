@@ -47,6 +47,7 @@ from rlhf_ray.config.run import Config
 from rlhf_ray.config.stages import RAY_STAGES
 from rlhf_ray.driver.kept_rates import with_kept_rates
 from rlhf_ray.failure_report import NotWritten, printable, quiet_if_not_read, report_failure
+from rlhf_ray.observe.output_capture import quiet_device_guess
 from rlhf_ray.report.report_command import WORD, run_report
 from rlhf_ray.stages.pipeline import read_steps
 from rlhf_ray.stages.start import start_stage
@@ -155,6 +156,7 @@ def _run_stage(config: Config) -> int:
         with quiet_if_not_read():
             return load_stage("plan").run(config)
         return 0
+    quiet_device_guess()
     # A run is worth more than its lines: it goes on, and its files have all of them.
     survive_readers(current_handler().say)
     try:
