@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from rlhf_ray.config.errors import RunFailed
+from rlhf_ray.config.errors import RequestError, RunFailed, ToldFailure
 from rlhf_ray.disk_space import DiskFull, full_disk
+from rlhf_ray.interrupts import current_handler, is_interrupted
 from rlhf_ray.unread_output import not_written
 
 ERROR_LOG = "error.log"
+_MOST_OF_LINE = 300
 # Control, format (such as U+202E, which turns the direction of writing), surrogate.
 _OBEYED = frozenset({"Cc", "Cf", "Cs"})
 
@@ -37,6 +39,29 @@ def report_failure(error: BaseException, folder: Path | None) -> None:
     elif not isinstance(error, DiskFull):
         # One traceback: that of the cause, where there is a chain of errors.
         traceback.print_exception(_cause(error), chain=False)
+
+
+@contextmanager
+def said_at_once() -> Iterator[None]:
+    """Say a failure of the block before workers are ended and reports are written.
+
+    A failure of a worker was said by whoever found it, and a signal is said at the end.
+    """
+    try:
+        yield
+    except (RequestError, ToldFailure):
+        raise
+    except Exception as error:
+        if not is_interrupted():
+            say_failed(_message(error, None), "ending the workers and writing the report")
+        raise
+
+
+def say_failed(message: str, then: str) -> None:
+    """Say the first line of a failure, and what happens before the rest is said."""
+    first = (message.strip().splitlines() or ["no reason is known"])[0]
+    more = "..." if len(first) > _MOST_OF_LINE else ""
+    current_handler().say(f"failed: {printable(first[:_MOST_OF_LINE])}{more}; {then}")
 
 
 def printable(text: str) -> str:

@@ -35,10 +35,19 @@ from rlhf_ray.cluster.runtime.address import check_ray_environment
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.keys.choices import group_choices
 from rlhf_ray.config.keys.own_file import ARGUMENT
-from rlhf_ray.config.load import load_config, notes_of_files, notes_of_parts, read_config, to_yaml
+from rlhf_ray.config.load import (
+    load_config,
+    notes_of_files,
+    notes_of_parts,
+    rates_by_default,
+    read_config,
+    to_yaml,
+)
 from rlhf_ray.config.run import Config
 from rlhf_ray.config.stages import RAY_STAGES
+from rlhf_ray.driver.kept_rates import with_kept_rates
 from rlhf_ray.failure_report import NotWritten, printable, quiet_if_not_read, report_failure
+from rlhf_ray.observe.output_capture import quiet_device_guess
 from rlhf_ray.report.report_command import WORD, run_report
 from rlhf_ray.stages.pipeline import read_steps
 from rlhf_ray.stages.start import start_stage
@@ -107,8 +116,12 @@ def _carry_out(options: argparse.Namespace) -> int:
         *notes_of_files(options.overrides, config),
         *notes_of_parts(options.overrides, config),
     ):
-        print(f"rlhf_ray: {note}", file=sys.stderr)
-    return _run_stage(config)
+        _say(note)
+    return _run_stage(with_kept_rates(config, lambda: rates_by_default(options.overrides), _say))
+
+
+def _say(note: str) -> None:
+    print(f"rlhf_ray: {note}", file=sys.stderr)
 
 
 def _asked_for(options: argparse.Namespace) -> str:
@@ -143,6 +156,7 @@ def _run_stage(config: Config) -> int:
         with quiet_if_not_read():
             return load_stage("plan").run(config)
         return 0
+    quiet_device_guess()
     # A run is worth more than its lines: it goes on, and its files have all of them.
     survive_readers(current_handler().say)
     try:

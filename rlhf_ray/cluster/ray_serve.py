@@ -21,6 +21,7 @@ from starlette.types import Receive, Scope, Send
 
 from rlhf_ray.config.bearer_token import BearerToken
 from rlhf_ray.config.errors import RequestError, RunFailed
+from rlhf_ray.config.groups.deploy import ServeConfig
 from rlhf_ray.scratch_folder import scratch_folder
 from rlhf_ray.serving.local import ServedModel, local_fleet, make_front
 from rlhf_ray.serving.replica import ReplicaState
@@ -102,11 +103,10 @@ def deployed(
     """
     serve = _import_serve()
     settings = served.serve
-    address = {"host": settings.host, "port": settings.port}
-    serve.start(http_options=address | {"keep_alive_timeout_s": settings.limits.idle_s})
+    serve.start(http_options=http_options(settings))
     try:
         serve.run_many(
-            [serve.RunTarget(_application(serve, served, token, logs), name=_APPLICATION)],
+            [serve.RunTarget(application(serve, served, token, logs), name=_APPLICATION)],
             wait_for_ingress_deployment_creation=False,
             wait_for_applications_running=False,
         )
@@ -139,7 +139,23 @@ def _import_serve() -> Any:
     return serve
 
 
-def _application(serve: Any, served: ServedModel, token: BearerToken | None, logs: Path) -> Any:
+def http_options(settings: ServeConfig) -> dict[str, Any]:
+    """Options of Ray Serve's proxies: their address, and the limits that they have.
+
+    Replicas limit bodies and answers, as on one machine (`serving.front`). A proxy may keep a
+    request that no replica has taken: its time is limited here, by the longest that one may take.
+    """
+    limits = settings.limits
+    return {
+        "host": settings.host,
+        "port": settings.port,
+        "keep_alive_timeout_s": limits.idle_s,
+        "request_timeout_s": limits.client_s + limits.answer_s,
+    }
+
+
+def application(serve: Any, served: ServedModel, token: BearerToken | None, logs: Path) -> Any:
+    """The deployment of a model, for `serve.run_many`."""
     settings, generation = served.serve, served.generation
     most = settings.max_replicas or settings.replicas
     deployment = serve.deployment(
@@ -152,6 +168,8 @@ def _application(serve: Any, served: ServedModel, token: BearerToken | None, log
             "target_ongoing_requests": settings.requests_per_replica,
         },
         max_ongoing_requests=settings.max_requests_under_way,
+        # By default any number waits in a proxy, each with its body in memory. More get 503.
+        max_queued_requests=settings.max_requests_under_way,
         graceful_shutdown_timeout_s=served.stop_s,
         ray_actor_options={
             "num_cpus": generation.num_cpus,

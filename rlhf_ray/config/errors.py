@@ -65,3 +65,7 @@ class RunFailed(RuntimeError):  # noqa: N818 - it reads as a sentence where it i
 
     Ends a run with exit status 1.
     """
+
+
+class ToldFailure(RunFailed):
+    """A failure of which the screen had its first line when it was found; the rest follows."""

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
-from rlhf_ray.config.by_stage.default_rates import set_default_rates
+from rlhf_ray.config.by_stage.default_rates import default_rates, set_default_rates
 from rlhf_ray.config.compose import Request, compose_tree, parse_overrides, sort_values
 from rlhf_ray.config.convert import Conversion, show_problems
 from rlhf_ray.config.errors import ConfigError
@@ -119,19 +119,27 @@ def read_config(overrides: Sequence[str]) -> Config:
     return _load(*parse_overrides(overrides), is_complete=False)
 
 
+def rates_by_default(told: Sequence[str] | Mapping[str, Any]) -> tuple[str, ...]:
+    """Keys of the learning rates that a request leaves to the default.
+
+    Args:
+        told: as for `load_config`, or for `load_values`.
+    """
+    request, _ = sort_values(told) if isinstance(told, Mapping) else parse_overrides(told)
+    config = _converted(request).finish()
+    return tuple(key for key in default_rates(config) if attrgetter(key)(config) is None)
+
+
 def to_yaml(config: Config) -> str:
     """Convert to YAML that reads back to an equal configuration."""
     return OmegaConf.to_yaml(OmegaConf.structured(config))
 
 
 def _load(request: Request, request_problems: list[str], *, is_complete: bool) -> Config:
-    conversion = Conversion(knows_stage=request.knows_stage)
     try:
-        conversion.set_tree(compose_tree(request.all_choices))
+        conversion = _converted(request)
     except ValueError as error:
         raise ConfigError(show_problems([*request_problems, str(error)])) from error
-    for name, value in request.all_values:
-        conversion.set_value(name, value)
     config = conversion.finish()
     set_default_rates(config)
     problems = request_problems + conversion.problems
@@ -145,6 +153,19 @@ def _load(request: Request, request_problems: list[str], *, is_complete: bool) -
     if problems := _make_paths_absolute(config):
         raise ConfigError(show_problems(problems))
     return config
+
+
+def _converted(request: Request) -> Conversion:
+    """Every choice and value of a request, on the defaults of the schema.
+
+    Raises:
+        ValueError: a chosen file cannot be composed.
+    """
+    conversion = Conversion(knows_stage=request.knows_stage)
+    conversion.set_tree(compose_tree(request.all_choices))
+    for name, value in request.all_values:
+        conversion.set_value(name, value)
+    return conversion
 
 
 def _make_paths_absolute(config: Config) -> list[str]:

@@ -17,6 +17,7 @@ from rlhf_ray.data.chat_fields import (
     read_tools,
     without_weight,
 )
+from rlhf_ray.data.rendering.bounds import TookTooMuch, bounded
 from rlhf_ray.data.rows import BadCell, DataError, Row, cell, refuse_written_chat, shown
 from rlhf_ray.data.template_time import time_variables
 
@@ -264,7 +265,10 @@ def apply_template_with_marks(
 
 def _explained(render: Callable[[], T]) -> T:
     try:
-        return render()
+        with bounded():
+            return render()
+    except TookTooMuch as error:
+        raise BadCell(f"the chat template {error}") from error
     except TemplateSyntaxError as error:
         raise DataError(f"the chat template is broken: line {error.lineno}: {error}") from error
     except TemplateError as error:

@@ -12,13 +12,21 @@ from typing import Any
 from rlhf_ray.config.earlier_release import earlier_key
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.objective_keys import is_accepted, is_objective
-from rlhf_ray.config.reward_entries import read_functions
 from rlhf_ray.config.schema import path_keys
+from rlhf_ray.driver.resume_code import FUNCTIONS, changed_code, entries_of, is_moved_code
 from rlhf_ray.models.fingerprint import is_of_weights
 
 _MAX_SHOWN = 120
 _MAX_FILES = 3
 _SAME_FILES = " (the same files)"
+# Keys of rows, where a driver's state has the hashes of all of them, and the names of these hashes.
+# Every run reads all its rows before it starts, and `check_rows` compares them: a source that was
+# moved is known by its content, at no cost but that of reading.
+_ROWS = {
+    "data.path": (("pipeline", "prompts"), ("fingerprint", "rows_fingerprint")),
+    "texts.path": (("texts",), ("fingerprint",)),
+    "examples.path": (("steps",), ("fingerprint",)),
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,7 +63,7 @@ class RunSettings:
         identity: settings without which a resumed run is not the same run.
         configuration: the value of every key.
         defaults: of every key, for checkpoints of releases that did not have it.
-        code: hashes of the files of reward functions, by path.
+        code: hashes of the files of reward functions and of what they import, by path.
         models: files behind the keys that name models, by key.
         accepted: keys and groups whose change a resumed run accepts.
     """
@@ -84,12 +92,15 @@ def check_identity(
     *,
     files_there: Any = None,
     files_here: Any = None,
+    state: Mapping[str, Any] | None = None,
 ) -> None:
     """Refuse to go on from the checkpoint of a run with other settings.
 
-    A model in another place is the same if all its files are.
+    A model in another place is the same if all its files are. Rows in another place are compared
+    when they are read, if the checkpoint can tell them.
 
     Args:
+        state: of the driver; None tells nothing of its rows.
         files_there, files_here: the key `models` of `RunSettings.in_checkpoint`, of the checkpoint
             and of this run.
 
@@ -105,13 +116,31 @@ def check_identity(
     differing = [
         f"{name}={saved[name]!r} there, {value!r} here{files.get(name, '')}"
         for name, value in here.items()
-        if not _is_same(name, saved[name], value) and files.get(name) != _SAME_FILES
+        if not _is_same(name, saved[name], value)
+        and files.get(name) != _SAME_FILES
+        and not _is_told_by_rows(name, saved[name], value, state or {})
     ]
     if differing:
         raise RequestError(
             f"the checkpoint {folder} is of another run: {'; '.join(differing)}. Use its "
             f"settings, another output_dir, or resume=never to start from step 0"
         )
+
+
+def _is_told_by_rows(name: str, there: Any, here: Any, state: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint has hashes of all rows behind a key, so that its path decides nothing.
+
+    A release that hashed tokens alone cannot tell the columns that rewards read.
+    """
+    if name not in _ROWS or not (isinstance(there, str) and isinstance(here, str)):
+        return False
+    place, hashes = _ROWS[name]
+    found: Any = state
+    for part in place:
+        found = _mapping(found).get(part)
+    # With a curriculum the stream lies within its state.
+    found = _mapping(found).get("stream", found)
+    return all(_mapping(found).get(each) for each in hashes)
 
 
 def _compared(there: Mapping[str, Any], here: Mapping[str, str]) -> str:
@@ -141,16 +170,22 @@ def compare_settings(folder: Path, state: Mapping[str, Any], here: RunSettings) 
             f"are not known, except for those of the run's identity, which are the same"
         ]
     changes = _changes(saved, here)
-    changed_code = _changed_code(_mapping(state.get("code")), here.code)
+    code = _mapping(state.get("code"))
+    moved = FUNCTIONS in changes and is_moved_code(
+        saved.get(FUNCTIONS), here.configuration[FUNCTIONS], code, here.code
+    )
+    if moved:
+        changes[FUNCTIONS] += " (moved: the same code)"
     models = _mapping(state.get("models"))
     # A key with another value has other files, too, and its own sentence is the better one.
     changed_files = _changed_files(models, here.models)
-    changes = {**changed_files, **changed_code, **changes}
+    changes = {**changed_files, **changed_code(code, here.code), **changes}
     refused = {
         key: change
         for key, change in changes.items()
         if is_objective(key)
         and not is_accepted(key, here.accepted)
+        and not (key == FUNCTIONS and moved)
         and not (key in here.models and here.models[key].is_same_to_run(models.get(key)))
     }
     if refused:
@@ -178,18 +213,9 @@ def _changes(saved: Mapping[str, Any], here: RunSettings) -> dict[str, str]:
         before = saved.get(key, saved.get(earlier_key(key), here.defaults[key]))
         if not _is_same(key, before, value):
             changes[key] = f"{key}: {' -> '.join(_shown_both(before, value))}"
+            if key in _ROWS and None not in (before, value):
+                changes[key] += " (moved: all rows are compared when they are read)"
     return changes
-
-
-def _changed_code(saved: Mapping[str, Any], here: Mapping[str, str]) -> dict[str, str]:
-    changed = [path for path, digest in here.items() if digest != saved.get(path, digest)]
-    # A module may have been found at another path, in the place of one that is gone.
-    if not set(saved) <= set(here):
-        known = set(saved.values())
-        changed += [path for path in here if path not in saved and here[path] not in known]
-    if not changed:
-        return {}
-    return {"reward.functions": f"reward.functions: the code in {', '.join(changed)} has changed"}
 
 
 def _mapping(value: Any) -> dict[str, Any]:
@@ -213,18 +239,10 @@ def _changed_files(
 def _is_same(name: str, there: Any, here: Any) -> bool:
     if there == here or _plain(there) == _plain(here):
         return True
-    if name == "reward.functions":
-        return _functions(there) == _functions(here)
+    if name == FUNCTIONS:
+        return entries_of(there) == entries_of(here)
     is_path = name in {key.name for key in path_keys()}
     return is_path and isinstance(there, str) and isinstance(here, str) and _one_place(there, here)
-
-
-def _functions(entries: Any) -> Any:
-    """Entries of `reward.functions` in their full form; as they are where they cannot be read."""
-    try:
-        return read_functions(entries)
-    except (RequestError, TypeError):
-        return entries
 
 
 def _one_place(there: str, here: str) -> bool:

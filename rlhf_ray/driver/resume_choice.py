@@ -159,6 +159,7 @@ def _check(folder: Path, expected: ResumedRun) -> None:
             here.identity,
             files_there=state.get("models"),
             files_here=here.in_checkpoint()["models"],
+            state=state,
         )
     if expected.length is not None:
         check_length(folder, expected.length)

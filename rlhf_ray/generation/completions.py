@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rlhf_ray.generation.errors import RequestFailed
-from rlhf_ray.generation.results import said_tokens
+from rlhf_ray.generation.results import GARBAGE, is_garbage, said_tokens
 from rlhf_ray.records import FailureKind
 
 if TYPE_CHECKING:
@@ -91,7 +91,10 @@ async def _complete(
         )
     except RequestFailed as error:
         return CompletionFailure(kind=FailureKind.REWARD_ERROR, message=str(error))
-    return Completion(text=decode(said_tokens(output.outputs[0])))
+    said = output.outputs[0]
+    if is_garbage(said.logprobs.logprobs):
+        return CompletionFailure(kind=FailureKind.REWARD_ERROR, message=GARBAGE)
+    return Completion(text=decode(said_tokens(said)))
 
 
 def _arguments(request: CompletionRequest, end_token_ids: Sequence[int]) -> dict[str, Any]:
@@ -103,4 +106,7 @@ def _arguments(request: CompletionRequest, end_token_ids: Sequence[int]) -> dict
         "max_tokens": request.max_tokens,
         "stop_token_ids": list(end_token_ids),
         "detokenize": False,
+        # Of the sampled tokens: they tell a text from garbage.
+        "logprobs": 0,
+        "flat_logprobs": True,
     }

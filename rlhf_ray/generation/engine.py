@@ -17,7 +17,7 @@ from rlhf_ray.generation.errors import RequestFailed, T, answer
 from rlhf_ray.generation.llm import EngineSleep, EngineStatistics, import_vllm, start_llm
 from rlhf_ray.generation.prompt_tasks import PromptTasks
 from rlhf_ray.generation.requirements import check_vllm
-from rlhf_ray.generation.results import FinishedSample, IncompleteSets, finished_sample, make_group
+from rlhf_ray.generation.results import FinishedSample, UnusableSample, finished_sample, make_group
 from rlhf_ray.generation.sampling import (
     num_returned,
     sample_seed,
@@ -271,7 +271,7 @@ class GenerationEngine:
                     with_text_ends=self._with_text_ends,
                 )
             message = f"engine {self._index} ended it with {completion.finish_reason!r}"
-        except (RequestFailed, IncompleteSets) as error:
+        except (RequestFailed, UnusableSample) as error:
             message = str(error)
         except asyncio.CancelledError:
             # Cancelled by `abort`, which wants a failure. If all of `generate` is cancelled, its

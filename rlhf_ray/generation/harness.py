@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rlhf_ray.config.groups.generation import GenerationConfig
@@ -27,6 +29,7 @@ _TAKEN = (
     "gpu_memory_utilization",
     "kv_cache_memory_bytes",
     "disable_log_stats",
+    "generation_config",
 )
 
 
@@ -51,12 +54,23 @@ class TaskHarness:
         self._tasks = tasks
         self._seed = seed
         self._lm: Any = None
+        # Generation settings for vLLM, which reads them from a folder only.
+        self._settings = tempfile.TemporaryDirectory(prefix="rlhf_ray_settings_")
 
     def start(self) -> None:
-        """Load the model."""
+        """Load the model.
+
+        Raises:
+            RequestError: its weights are not finite.
+        """
         os.environ |= engine_environment(
             self._generation, engine_index=0, cpu_ids=sorted(os.sched_getaffinity(0))
         )
+        # The harness calls vLLM itself, and looks at no number: an error in place of a score.
+        os.environ["VLLM_RAISE_ON_LOGIT_NANS"] = "1"
+        from rlhf_ray.models.checks.finite_files import check_weight_files
+
+        check_weight_files(self._model.path)
         # Resolve vLLM's platform before the version lookup is replaced: vLLM recognises its CPU
         # build by the distribution's name, and would otherwise load the kernels of another build,
         # which this machine may not be able to run.
@@ -66,6 +80,9 @@ class TaskHarness:
         with _vllm_by_its_name():
             from lm_eval.models.vllm_causallms import VLLM  # pyright: ignore[reportMissingImports]
         arguments = engine_arguments(self._generation, self._model, max_sequence_tokens=0)
+        if "generation_config" not in self._generation.extra_engine_args:
+            tokenizer = arguments["tokenizer"]
+            arguments |= turn_end_arguments(self._model, tokenizer, Path(self._settings.name))
         self._lm = VLLM(
             pretrained=self._model.path,
             max_model_len=self._tasks.max_tokens,
@@ -99,6 +116,33 @@ class TaskHarness:
     def close(self) -> None:
         """Drop the engine; its process ends together with this one."""
         self._lm = None
+        self._settings.cleanup()
+
+
+def turn_end_arguments(model: ModelConfig, tokenizer: str, folder: Path) -> dict[str, str]:
+    """Engine arguments for the ends of a turn that the settings of the model do not name.
+
+    Engines of a run stop there too. The harness knows the ends of the model's own settings alone.
+
+    Args:
+        tokenizer: folder or hub name.
+        folder: for generation settings with all ends, if there are more.
+    """
+    # Seconds of import, after the environment of the engine was set.
+    from rlhf_ray.models.saving.generation_ends import (
+        engine_tokenizer,
+        missing_ends,
+        write_served_settings,
+    )
+
+    loaded = engine_tokenizer(
+        tokenizer, trust_remote_code=model.trust_remote_code, chat_template=model.chat_template
+    )
+    ends = missing_ends(model, loaded)
+    if not ends:
+        return {}
+    write_served_settings(model, ends, folder)
+    return {"generation_config": str(folder)}
 
 
 @contextmanager

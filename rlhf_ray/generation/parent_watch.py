@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 
 
@@ -35,7 +34,9 @@ def end_group_with_stdin() -> None:
         return  # Started by hand: the group belongs to a shell.
 
     def wait() -> None:
-        sys.stdin.buffer.read()
+        # Not through `sys.stdin`: Python waits for its lock when it ends, and aborts the process.
+        while os.read(0, 1):
+            pass
         os.killpg(os.getpgrp(), signal.SIGKILL)
 
     threading.Thread(target=wait, name="end_group_with_stdin", daemon=True).start()

@@ -18,7 +18,17 @@ from rlhf_ray.records.support import NO_TOKEN, join_supports
 _MISSING_MASS = 1e-3
 
 
-class IncompleteSets(ValueError):  # noqa: N818 - it reads as a sentence
+GARBAGE = (
+    "the engine's log-probabilities are NaN, so that its tokens mean nothing: weights are damaged, "
+    "or numbers exceed the number format; check the files of the model, or set its dtype to float32"
+)
+
+
+class UnusableSample(ValueError):  # noqa: N818 - it reads as a sentence
+    """A sample of the engine cannot be used; the message says why."""
+
+
+class IncompleteSets(UnusableSample):
     """The engine has not returned all tokens that it could have sampled."""
 
 
@@ -61,6 +71,14 @@ class FinishedSample:
                 f"sample {self.sample_index} has {num_tokens} tokens, but a support for "
                 f"{support.shape[0]}"
             )
+
+
+def is_garbage(logprobs: Sequence[float]) -> bool:
+    """Whether the tokens with these log-probabilities were sampled from logits with NaN.
+
+    One NaN among the logits makes all log-probabilities NaN, and vLLM samples on: token 0, or any.
+    """
+    return any(math.isnan(value) for value in logprobs)
 
 
 def expand_spans(spans: Sequence[tuple[str, int, int]], num_tokens: int) -> tuple[int, ...]:
@@ -216,11 +234,14 @@ def finished_sample(
         with_text_ends: find where in the text each token ends.
 
     Raises:
-        IncompleteSets: the engine has not returned all tokens that it could have sampled.
+        UnusableSample: the engine computes NaN, or has not returned all tokens that it could have
+            sampled.
     """
     token_ids = tuple(completion.token_ids)
     # vLLM's flat list: `width` entries for each token, one token after the other.
     flat, num_entries = completion.logprobs, len(token_ids) * width
+    if is_garbage(flat.logprobs[:num_entries:width]):
+        raise UnusableSample(GARBAGE)
     spans = [(span.version, span.start, span.end) for span in completion.weight_versions]
     # vLLM's stop reason: a stop string, the id of a stop token, or None at the end of text and at
     # the limit.

@@ -48,6 +48,20 @@ def quiet_worker() -> None:
     logging.captureWarnings(True)
 
 
+def quiet_device_guess() -> None:
+    """Keep a warning of DeepSpeed off the screen of a command: that it found no GPU.
+
+    deepspeed 0.19.8, accelerator/real_accelerator.py, says so when it is imported, before the
+    output of a run is captured. The command itself computes on no device, and its workers are told
+    theirs: it reads as a fault and is none. Call it before libraries are imported.
+    """
+    logging.getLogger("DeepSpeed").addFilter(_is_no_guess)
+
+
+def _is_no_guess(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("Setting accelerator to CPU")
+
+
 @contextmanager
 def quiet_driver(output_dir: Path) -> Iterator[TextIO]:
     """Send everything that this process prints to the driver's log while the context lasts.

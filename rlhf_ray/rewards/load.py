@@ -25,6 +25,7 @@ from rlhf_ray.config.reward_entries import (
     parse_target,
     read_functions,
 )
+from rlhf_ray.rewards.own_modules import own_modules
 from rlhf_ray.rewards.protocol import Reward
 from rlhf_ray.rewards.signatures import Definition, ModuleNames, Signature, foreign_form, read_names
 
@@ -95,7 +96,7 @@ def _existing(paths: Sequence[str]) -> list[str]:
 def reward_code(reward: RewardConfig) -> dict[str, str]:
     """Hash the files of the reward functions that are not of this package, by path.
 
-    What those files import is not covered.
+    So are the user's own modules that those files import; see `own_modules`.
 
     Raises:
         RequestError: an entry is wrong; see `check_functions`.
@@ -104,8 +105,10 @@ def reward_code(reward: RewardConfig) -> dict[str, str]:
     for entry in read_functions(reward.functions, reward.scorers):
         target = parse_target(entry.path)
         file = target.file if target.file is not None else _source_of_module(target.module)
-        if file is not None and not target.module.startswith("rlhf_ray."):
-            found[str(file)] = hashlib.sha256(file.read_bytes()).hexdigest()
+        if file is None or target.module.startswith("rlhf_ray."):
+            continue
+        for own in (file, *own_modules(file, target.module)):
+            found[str(own)] = hashlib.sha256(own.read_bytes()).hexdigest()
     return found
 
 

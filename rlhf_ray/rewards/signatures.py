@@ -52,7 +52,7 @@ class ModuleNames:
     has_star_import: bool
 
 
-def _parse(source: str, filename: str) -> ast.Module:
+def parse_source(source: str, filename: str) -> ast.Module:
     # In CPython 3.11 all threads of a process share the depth counter of the parser: a
     # thread that prints a traceback at the same time makes the parse of a sound file fail
     # (python/cpython issue 106905). The next try starts with a counter of its own.
@@ -72,7 +72,7 @@ def read_names(source: str, filename: str) -> ModuleNames:
     """
     definitions: dict[str, Definition] = {}
     has_star_import = False
-    for node in _top_level(_parse(source, filename).body):
+    for node in _top_level(parse_source(source, filename).body):
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [alias.asname or alias.name.partition(".")[0] for alias in node.names]
             has_star_import = has_star_import or "*" in names

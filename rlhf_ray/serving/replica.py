@@ -21,6 +21,7 @@ from rlhf_ray.serving.server_process import (
     ServerProcess,
     how_it_ended,
     num_engine_steps,
+    num_garbage,
 )
 
 _POLL_S = 0.2
@@ -93,6 +94,8 @@ class Replica:
         self._report = report
         self._process: ServerProcess | None = None
         self._has_been_ready = False
+        # Answers of the current server that vLLM has counted as sampled from logits with NaN.
+        self._num_garbage = 0
         self._look_now = asyncio.Event()
 
     @property
@@ -133,7 +136,7 @@ class Replica:
         """Keep a server running until cancelled.
 
         Raises:
-            RequestError: the server refuses its arguments.
+            RequestError: the server refuses its arguments, or the model computes NaN.
             RunFailed: the server never got ready, or was restarted too often.
         """
         # Times of the failures within the last `restart_window_s`.
@@ -168,6 +171,7 @@ class Replica:
             reason = await self._not_ready(process)
             if reason is None:
                 await self._read_context(process)
+                await self._refuse_garbage(process)
                 self.state = ReplicaState.READY
                 self._has_been_ready = True
                 self._report(
@@ -191,6 +195,32 @@ class Replica:
                 f"context; prompts are limited by serve.limits.prompt_characters and "
                 f"serve.max_request_bytes alone"
             )
+
+    async def _refuse_garbage(self, process: ServerProcess) -> None:
+        """Refuse a model that says nothing but garbage, by one token of it.
+
+        Raises:
+            RequestError: its logits are NaN.
+        """
+        await process.answer_once(self._limits.start_s)
+        self._num_garbage = num_garbage(await process.metrics(self._limits.health_timeout_s))
+        if self._num_garbage:
+            raise RequestError(
+                f"replica {self.index}: the model computes NaN for a short text, so that every "
+                f"answer would be garbage: weights are damaged, or numbers exceed the number "
+                f"format; check the files of model.path, or set generation.dtype=float32"
+            )
+
+    def _tell_garbage(self, metrics: str) -> None:
+        """Tell of answers since the last look that were sampled from logits with NaN."""
+        now = num_garbage(metrics)
+        if now > self._num_garbage:
+            self._report(
+                f"replica {self.index}: {now - self._num_garbage} answers are garbage: the model "
+                f"computed NaN for them ({now} so far); check the files of model.path, or set "
+                f"generation.dtype=float32"
+            )
+            self._num_garbage = now
 
     async def _not_ready(self, process: ServerProcess) -> str | None:
         """Wait until the server is ready (None); else returns what went wrong."""
@@ -216,7 +246,9 @@ class Replica:
                 # A server that has just died may need a moment until its status is known.
                 await process.ended_within(_POLL_S)
                 return how_it_ended(process.status, health)
-            now_steps = await self._steps(process)
+            metrics = await process.metrics(self._limits.health_timeout_s)
+            self._tell_garbage(metrics)
+            now_steps = num_engine_steps(metrics)
             if self.in_flight == 0 or now_steps is None or now_steps != steps:
                 steps, moved = now_steps, time.monotonic()
             elif time.monotonic() - moved > self._limits.stall_s:
@@ -234,11 +266,6 @@ class Replica:
             for task in (end, look):
                 task.cancel()
             await asyncio.gather(end, look, return_exceptions=True)
-
-    async def _steps(self, process: ServerProcess) -> float | None:
-        if self.in_flight == 0:
-            return None
-        return num_engine_steps(await process.metrics(self._limits.health_timeout_s))
 
     def _first_failure(self, reason: str) -> Exception:
         tail = log_tail(self._server.log)

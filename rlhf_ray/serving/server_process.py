@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from asyncio.subprocess import PIPE, Process
@@ -16,6 +17,8 @@ HEALTHY = 200
 _TERMINATE_S = 10.0
 # Prefix of the metric line with vLLM's count of engine steps.
 _STEPS = "vllm:iteration_tokens_total_count"
+# Prefix of the line with vLLM's count of answers that were sampled from logits with NaN.
+_GARBAGE = "vllm:corrupted_requests_total"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,6 +109,18 @@ class ServerProcess:
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError, LookupError, TypeError):
             return None
 
+    async def answer_once(self, timeout_s: float) -> None:
+        """Let the model say one token, for its metrics; nothing happens where it cannot."""
+        with contextlib.suppress(
+            aiohttp.ClientError, OSError, TimeoutError, ValueError, LookupError
+        ):
+            async with asyncio.timeout(timeout_s):
+                async with self.session.get("/v1/models") as reply:
+                    name = (await reply.json())["data"][0]["id"]
+                asked = {"model": name, "prompt": "1 + 1 =", "max_tokens": 1}
+                async with self.session.post("/v1/completions", json=asked) as reply:
+                    await reply.read()
+
     async def metrics(self, timeout_s: float) -> str:
         """Metrics in Prometheus' format; empty if the server gives none in time."""
         try:
@@ -140,7 +155,16 @@ class ServerProcess:
 
 def num_engine_steps(metrics: str) -> float | None:
     """Engine steps so far, from metrics in Prometheus' format; None if they are not there."""
-    found = [line for line in metrics.splitlines() if line.startswith(_STEPS)]
+    return _sum_of(metrics, _STEPS)
+
+
+def num_garbage(metrics: str) -> int:
+    """Answers so far that were sampled from logits with NaN, from metrics as above."""
+    return int(_sum_of(metrics, _GARBAGE) or 0)
+
+
+def _sum_of(metrics: str, prefix: str) -> float | None:
+    found = [line for line in metrics.splitlines() if line.startswith(prefix)]
     return sum(float(line.rpartition(" ")[2]) for line in found) if found else None
 
 

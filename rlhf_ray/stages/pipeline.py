@@ -15,8 +15,9 @@ from rlhf_ray.atomic_file import write_atomically
 from rlhf_ray.config.errors import ConfigError, GatheredProblems, RequestError, RunFailed
 from rlhf_ray.config.groups.pipeline import PipelineConfig, read_report, read_stages
 from rlhf_ray.config.keys.choices import group_choices
-from rlhf_ray.config.load import load_config, load_values, to_yaml
+from rlhf_ray.config.load import load_config, load_values, rates_by_default, to_yaml
 from rlhf_ray.config.run import Config
+from rlhf_ray.driver.kept_rates import with_kept_rates
 from rlhf_ray.observe.facts import duration
 from rlhf_ray.observe.figures import figure_problem, find_figure
 from rlhf_ray.observe.run_report import plain_table, write_files
@@ -37,10 +38,12 @@ class _Step:
     """A stage with its configuration, and what a result of its has to come from.
 
     Attributes:
+        told: the request of this stage.
         key: of what this stage and all before it were told; a result with another key is old.
     """
 
     name: str
+    told: Mapping[str, Any]
     config: Config
     key: str
 
@@ -91,7 +94,8 @@ def read_steps(config: Config) -> tuple[_Step, ...]:
         text = json.dumps([key, told], sort_keys=True, default=str)
         key = hashlib.sha256(text.encode()).hexdigest()[:16]
         try:
-            steps.append(_Step(name=stage.name, config=load_values(told), key=key))
+            own = load_values(told)
+            steps.append(_Step(name=stage.name, told=told, config=own, key=key))
         except ConfigError as error:
             problems.append(f"pipeline.stages.{stage.name}: {error}")
     if problems:
@@ -140,12 +144,15 @@ def _run_step(step: _Step, record: _Record) -> None:
     # A folder of another request has nothing to go on from. That holds for this start alone: the
     # stage's own config.yaml says resume=auto, as one that is started from it goes on.
     replaces = not record.was_started(step)
-    step.config.resume = "auto"
+    config = step.config
+    config.resume = "auto"
+    if not replaces:
+        config = with_kept_rates(config, lambda: rates_by_default(step.told), print)
     record.start(step)
     started = time.monotonic()
     try:
         stage = load_stage(step.config.stage.name)
-        start_stage(stage, step.config, replaces=replaces)
+        start_stage(stage, config, replaces=replaces)
     except RequestError as error:
         raise RequestError(f"pipeline stage {step.name}: {error}") from error
     except RunFailed as error:

@@ -32,7 +32,12 @@ SIGNS_OF_LIFE = "signs_of_life"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineSettings:
-    """Settings of an engine: the arguments of `generation.engine.GenerationEngine`."""
+    """Settings of an engine: the arguments of `generation.engine.GenerationEngine`, and one more.
+
+    Attributes:
+        answers_by_files: no update replaces the weights of the files, so that these are looked at.
+            Those of an update come from a learner, whose weights were.
+    """
 
     generation: GenerationConfig
     model: ModelConfig
@@ -44,6 +49,7 @@ class EngineSettings:
     lora: LoraConfig | None = None
     keeps_cache: bool = False
     shares_gpus: bool = False
+    answers_by_files: bool = False
 
 
 def generator_role(settings: EngineSettings, *, shares_gpus_of: str | None) -> Role:
@@ -132,6 +138,9 @@ class GeneratorActor(ActorProcess):
 
         Returns:
             seconds that it took.
+
+        Raises:
+            RequestError: see `check_weight_files`, and `GenerationEngine.start`.
         """
         started = time.monotonic()
         if worker_bundles:
@@ -143,6 +152,11 @@ class GeneratorActor(ActorProcess):
 
         self._loop = asyncio.get_running_loop()
         settings = {f.name: getattr(self._settings, f.name) for f in fields(self._settings)}
+        if settings.pop("answers_by_files"):
+            # Here: torch, which reads its number of threads when it is imported.
+            from rlhf_ray.models.checks.finite_files import check_weight_files
+
+            await asyncio.to_thread(check_weight_files, self._settings.model.path)
         self._engine = GenerationEngine(**settings)
         await self._engine.start()
         # The ranks that share its GPUs load their model next. The first publish brings the weights.

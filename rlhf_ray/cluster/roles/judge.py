@@ -83,6 +83,7 @@ def _engines(context: ScoringContext, source: ModelConfig) -> Role:
         max_sequence_tokens=judge.max_sequence_tokens,
         greedy_from=0,
         request_timeout_s=judge.timeout_s,
+        answers_by_files=True,
     )
     # Engines on one CPU node take their places by index: the judge's come after the run's.
     return engines_role(_ENGINES, settings, first_index=context.generation.num_engines)

@@ -55,6 +55,7 @@ def run_roles(config: Config) -> RunRoles:
         with_text_ends=config.algorithm.rewards_steps,
         lora=config.training.lora if config.publishes_adapter else None,
         keeps_cache=config.publish.keep_cache,
+        answers_by_files=config.is_evaluation,
     )
     builder = BuilderSettings(
         algorithm=config.algorithm,

@@ -11,7 +11,7 @@ from rlhf_ray.cluster.runtime.diagnose import dump_stacks, on_nodes, tail_log
 from rlhf_ray.cluster.runtime.process import ProcessInfo
 
 # For the answers of all nodes together. They are asked at once, so a lost node delays nothing else.
-_REPORT_S = 20.0
+REPORT_S = 20.0
 _TAIL_LINES = 25
 # A run has hundreds of workers, and those of a role mostly do the same.
 _STACKS_PER_ROLE = 3
@@ -48,7 +48,7 @@ def worker_report(
         for node, names in by_node.items()
         if node not in gone
     }
-    answers = on_nodes(_answer, questions, timeout_s=_REPORT_S)
+    answers = on_nodes(_answer, questions, timeout_s=REPORT_S)
     stacks: dict[MemberName, str] = {}
     tail = ""
     for node, names in by_node.items():

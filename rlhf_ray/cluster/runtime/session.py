@@ -27,6 +27,7 @@ from rlhf_ray.cluster.runtime.ray_start import (
 from rlhf_ray.cluster.runtime.watch import Watch
 from rlhf_ray.config.errors import RequestError, RunFailed
 from rlhf_ray.config.groups.runtime import DeadlineConfig
+from rlhf_ray.failure_report import say_failed
 from rlhf_ray.interrupts import ABANDONED, EXIT_SIGNALS, EndOnSignal, current_handler
 
 _POLL_S = 1.0
@@ -170,6 +171,7 @@ def _with_cause(watch: Watch, handler: EndOnSignal) -> Iterator[None]:
             is_worker = isinstance(error, RunFailed)  # A worker that needed it failed first.
             followed = f"\n--- what followed from it:\n{error}" if is_worker else ""
             watch.fault = fault
+            say_failed(fault, "ending Ray and writing the report")
             raise RunFailed(f"{fault}{followed}") from None
         if interruption := _interruption_behind(error):
             raise interruption from None

@@ -13,7 +13,7 @@ from ray.exceptions import RayError
 
 from rlhf_ray.calls import Call, MemberName
 from rlhf_ray.cluster.runtime.deaths import cause, headline, is_death, is_loss
-from rlhf_ray.cluster.runtime.failure_stacks import worker_report
+from rlhf_ray.cluster.runtime.failure_stacks import REPORT_S, worker_report
 from rlhf_ray.cluster.runtime.nodes import lost_nodes, lost_words
 from rlhf_ray.cluster.runtime.pending import (
     CallSet,
@@ -24,7 +24,8 @@ from rlhf_ray.cluster.runtime.pending import (
     unfinished_of,
 )
 from rlhf_ray.cluster.runtime.process import ProcessInfo
-from rlhf_ray.config.errors import RunFailed
+from rlhf_ray.config.errors import RunFailed, ToldFailure
+from rlhf_ray.failure_report import say_failed
 from rlhf_ray.losses import LossKeeper, Lost, MemberLost
 
 # After a first failure, how long others get to show that they failed first: a rank whose
@@ -293,5 +294,6 @@ class Supervisor:
             event, cause_of_loss = lost_words(lost, on_node)
             where = f"(phase {phase}, step {self._step})"
             parts = [f"{event} {where}: {cause_of_loss}", f"--- seen as: {parts[0]}"]
+        say_failed(parts[0], f"collecting logs and stacks of workers (at most {REPORT_S:g} s)")
         gone = {node.node_id: f"on the lost node {node.name}" for node in lost}
-        return RunFailed("\n".join([*parts, *worker_report(workers, culprit, gone)]))
+        return ToldFailure("\n".join([*parts, *worker_report(workers, culprit, gone)]))

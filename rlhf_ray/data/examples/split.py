@@ -61,15 +61,20 @@ class Overlap:
         lines = []
         if wholes:
             lines.append(
-                f"held-out rows that are learnt from too: {wholes} of {len(self._wholes[True])}; "
-                "their loss says nothing about other rows"
+                "warning: held-out rows that are learnt from too: "
+                f"{_share(wholes, len(self._wholes[True]))}; their loss says nothing about other "
+                "rows"
             )
         if questions > wholes:
             lines.append(
-                f"held-out rows whose question is also learnt from: {questions} of "
-                f"{len(self._questions[True])}"
+                "warning: held-out rows whose question is also learnt from: "
+                f"{_share(questions, len(self._questions[True]))}"
             )
         return lines
+
+
+def _share(count: int, of: int) -> str:
+    return f"{count} of {of} ({count / of:.0%})"
 
 
 def _num_shared(sides: dict[bool, array[int]]) -> int:

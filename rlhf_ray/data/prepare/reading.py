@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rlhf_ray.config.groups.prepare_sources import PreparedSource
+from rlhf_ray.data.foreign_columns import prepared_hint
 from rlhf_ray.data.notes import number_note
 from rlhf_ray.data.prepare.conversion.columns import columns_layout
 from rlhf_ray.data.prepare.conversion.contents import Content, Removal, Sample
@@ -175,17 +176,24 @@ def _check_columns(source: PreparedSource, layout: Layout, first: list[Row | Bro
     named = tuple((source.columns[part],) for part in ("id", "task") if part in source.columns)
     for group in (*layout.needs, *named):
         if rows and not known.intersection(group):
-            asks = f"layout={source.layout}" if source.layout else f"kind={source.kind}"
             raise DataError(
-                f"{source.key}: {asks} reads the column {' or '.join(map(repr, group))}, and "
-                f"{source.path} has no such column in its first {len(rows)} rows; "
-                f"{known_names(group[0], known)}"
-                + (
-                    ""
-                    if source.layout
-                    else f". Set {source.key}.columns to the names of your columns"
-                )
+                f"{source.key}: {_asked(source, group)}, and {source.path} has no such column in "
+                f"its first {len(rows)} rows; {known_names(group[0], known)}"
+                f"{prepared_hint(source, known) or _ways(source)}"
             )
+
+
+def _asked(source: PreparedSource, group: Sequence[str]) -> str:
+    """Name the reader of one of these columns: an entry of `columns`, the layout or the kind."""
+    for part, column in source.columns.items():
+        if tuple(group) == (column,):
+            return f"columns.{part} is {column!r}"
+    asks = f"layout={source.layout}" if source.layout else f"kind={source.kind}"
+    return f"{asks} reads the column {' or '.join(map(repr, group))}"
+
+
+def _ways(source: PreparedSource) -> str:
+    return "" if source.layout else f". Set {source.key}.columns to the names of your columns"
 
 
 def _in_terms_of(source: PreparedSource, error: DataError) -> DataError:

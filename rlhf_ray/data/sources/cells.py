@@ -88,7 +88,8 @@ def arrow_row(
     """Make a row of values that come from Arrow, without the fields that it filled in.
 
     Args:
-        narrow: what widens the short floats of a column; see `narrow_columns`.
+        narrow: what widens the short floats of a column, or makes whole numbers of floats; see
+            `narrow_columns` and `whole_numbers`.
     """
     if narrow and isinstance(value, dict):
         value = {

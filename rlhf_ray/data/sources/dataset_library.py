@@ -11,6 +11,7 @@ from rlhf_ray.config.groups.data import SourceConfig
 from rlhf_ray.data.rows import BrokenRow, DataError, Row, known_names
 from rlhf_ray.data.sources.cells import BadValue, arrow_row, narrow_columns
 from rlhf_ray.data.sources.folder import FolderFiles
+from rlhf_ray.data.sources.whole_numbers import whole_columns_of_table
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[\w.-]+)?")
 
@@ -114,7 +115,10 @@ def _explained(what: str, load: Callable[[], Any]) -> Any:
 
 def _rows(content: Any, name: str) -> Iterator[Row | BrokenRow]:
     number, rows = 0, iter(content)
-    narrow = narrow_columns(content.features.arrow_schema)
+    narrow = {
+        **narrow_columns(content.features.arrow_schema),
+        **whole_columns_of_table(content.data),
+    }
     while number < len(content):
         cells: Any
         try:

@@ -21,6 +21,7 @@ from rlhf_ray.data.sources.cells import (
     plain_value,
 )
 from rlhf_ray.data.sources.compressed import opened
+from rlhf_ray.data.sources.whole_numbers import whole_columns_of_file
 
 _MAX_CELL_CHARACTERS = 2**27
 # A row of more would take minutes and gigabytes to be found too long.
@@ -212,7 +213,7 @@ def read_parquet(path: Path) -> Iterator[Row | BrokenRow]:
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             _check_names(path, file.schema_arrow.names)
-            narrow = narrow_columns(file.schema_arrow)
+            narrow = {**narrow_columns(file.schema_arrow), **whole_columns_of_file(file)}
             for batch in file.iter_batches(batch_size=_PARQUET_BATCH_ROWS):
                 for cells in _batch_rows(batch):
                     where = f"{path.name} row {number + 1}"

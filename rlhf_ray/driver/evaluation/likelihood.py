@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from rlhf_ray.batching.balance import balance
 from rlhf_ray.calls import CallWaiter
+from rlhf_ray.config.errors import RunFailed
 from rlhf_ray.driver.roles import GeneratorRole
 from rlhf_ray.evaluation.evaluation_report import Likelihood
 from rlhf_ray.records.supervised import LabelledTokens
@@ -27,7 +28,7 @@ def measure_likelihood(
         timeout_s: deadline of scoring `at_once` sequences.
 
     Raises:
-        RunFailed: an engine failed or was late.
+        RunFailed: an engine failed, was late, or computes NaN.
     """
     total, num_tokens = 0.0, 0
     for start in range(0, len(examples), at_once):
@@ -48,4 +49,11 @@ def measure_likelihood(
 def _learnt(example: LabelledTokens, logprobs: Sequence[float]) -> list[float]:
     """Log-probabilities of the tokens under the mask; `logprobs` begin with the second token."""
     mask = example.loss_mask.tolist()[1:]
-    return [value for value, is_learnt in zip(logprobs, mask, strict=True) if is_learnt]
+    learnt = [value for value, is_learnt in zip(logprobs, mask, strict=True) if is_learnt]
+    if any(math.isnan(value) for value in learnt):
+        raise RunFailed(
+            "evaluate: an engine gives demonstrations the log-probability NaN: weights are "
+            "damaged, or numbers exceed the number format; check the files of the model, or set "
+            "generation.dtype=float32"
+        )
+    return learnt

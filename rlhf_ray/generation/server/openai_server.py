@@ -45,6 +45,8 @@ def server_environment(
         generation, engine_index=replica, cpu_ids=sorted(os.sched_getaffinity(0))
     )
     variables["VLLM_RPC_BASE_PATH"] = str(scratch)
+    # Counted and not raised: what one text makes of an engine must not end the answers to others.
+    variables["VLLM_COMPUTE_NANS_IN_LOGITS"] = "1"
     ranks = generation.tensor_parallel_size
     if generation.num_gpus > 0:
         first = int(replica * ranks * generation.num_gpus)
@@ -65,9 +67,13 @@ def server_environment(
 def main() -> int:
     """Serve until SIGTERM; returns the exit status."""
     end_group_with_stdin()
+    # Here: the process that names this command line needs no torch.
+    from rlhf_ray.models.checks.finite_files import check_weight_files
+
     arguments = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     try:
         check_vllm(serves=True)
+        check_weight_files(arguments["model"])
         _serve(with_turn_ends(with_template_text(arguments)))
     except RequestError as error:
         print(f"{REFUSAL}{error}", file=sys.stderr, flush=True)

@@ -22,12 +22,15 @@ from rlhf_ray.config.load import to_yaml
 from rlhf_ray.config.rules.table import cross_field_problems
 from rlhf_ray.config.run import Config, StageConfig
 from rlhf_ray.data.prompts.load import load_prompts
+from rlhf_ray.data.tokens.turn_ends import engine_ends
 from rlhf_ray.generation.requirements import check_head_size
 from rlhf_ray.generation.speed import Speed, read_result, write_request
 from rlhf_ray.models.builtin import resolve_model_path
 from rlhf_ray.models.checks.chat_template import check_chat_template
+from rlhf_ray.models.checks.finite_files import check_weight_files
 from rlhf_ray.models.checks.whole_model import Use, check_weights
 from rlhf_ray.models.loading import load_tokenizer
+from rlhf_ray.models.saving.generation_ends import add_ends
 from rlhf_ray.stages.evaluate.inputs import load_eval_demonstrations
 from rlhf_ray.stages.evaluate.models import demonstrations_within
 from rlhf_ray.stages.evaluate.stage import STAGE as EVALUATE
@@ -76,6 +79,7 @@ def run(config: Config) -> int:
         output=output,
         seed=config.seed,
     )
+    name_ends([form.path for form in made], tokenizer)
     trial = _SpeedTrial(
         generation=config.generation,
         model=config.model,
@@ -90,8 +94,7 @@ def run(config: Config) -> int:
     ]
     evaluation = None
     models = {form.compressed.name: str(form.compressed.path) for form in forms if form.runs}
-    # Without the original in the engine there is nothing to compare the other forms with.
-    if ORIGINAL in models:
+    if ORIGINAL in models:  # Without it there is nothing to compare the other forms with.
         start_stage(EVALUATE, _of_evaluation(config, models))
         found = output / "evaluation" / "evaluation.json"
         evaluation = json.loads(found.read_text(encoding="utf-8"))
@@ -105,6 +108,16 @@ def run(config: Config) -> int:
     return 0
 
 
+def name_ends(folders: Sequence[Path | None], tokenizer: PreTrainedTokenizerBase) -> None:
+    """Name the ends of a turn of the chosen template, which other engines do not read, in folders.
+
+    Args:
+        folders: of the forms; None for one that could not be made.
+    """
+    for folder in filter(None, folders):
+        add_ends(folder, engine_ends(tokenizer))
+
+
 def _checked_tokenizer(config: Config) -> PreTrainedTokenizerBase:
     """The tokenizer of a model whose files, sizes and lengths were checked.
 
@@ -116,6 +129,7 @@ def _checked_tokenizer(config: Config) -> PreTrainedTokenizerBase:
     if config.data.apply_chat_template:
         check_chat_template(tokenizer, model.tokenizer_path or model.path)
     check_weights(model, Use.POLICY)
+    check_weight_files(model.path)
     check_head_size(model, config.generation)
     check_sequences(config)
     return tokenizer

@@ -110,11 +110,13 @@ def _generation(
     """The sampling settings with which the policy was trained.
 
     Args:
-        ends: tokens at which the model stops.
+        ends: tokens at which the model stops; it stops at those of its chat template, too.
     """
     from transformers import GenerationConfig
 
-    all_ends = list(dict.fromkeys([*ends, tokenizer.eos_token_id]))
+    from rlhf_ray.data.tokens.turn_ends import engine_ends
+
+    all_ends = list(dict.fromkeys([*ends, *engine_ends(tokenizer), tokenizer.eos_token_id]))
     is_sampled = generation.temperature > 0
     sampling = {
         "temperature": generation.temperature,

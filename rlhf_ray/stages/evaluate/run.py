@@ -26,11 +26,12 @@ from rlhf_ray.evaluation.evaluation_report import ModelAnswers, describe_models
 from rlhf_ray.evaluation.files import write_report, write_samples
 from rlhf_ray.evaluation.harness_tasks import check_tasks
 from rlhf_ray.evaluation.table import side_by_side
+from rlhf_ray.failure_report import said_at_once
 from rlhf_ray.observe.facts import duration
 from rlhf_ray.rewards.first_row import try_first_rows
 from rlhf_ray.rewards.load import with_absolute_paths
 from rlhf_ray.stages.evaluate.inputs import Candidate, EvaluationInputs, read_inputs
-from rlhf_ray.stages.evaluate.prompt_notes import prompt_notes
+from rlhf_ray.stages.evaluate.prompt_notes import prompt_line, prompt_notes
 from rlhf_ray.stages.evaluate.settings import harness_tasks
 from rlhf_ray.stages.inputs import check_models
 from rlhf_ray.stages.output import opened_output
@@ -62,6 +63,8 @@ def run(config: Config) -> int:
         progress.message(describe(plan))
         progress.phase("models")
         inputs = read_inputs(config, report=progress.message)
+        for note in prompt_notes(inputs.prompts_facts, config.evaluation.models):
+            progress.message(note)
         prompt_sets = (inputs.candidates[0].prompts.prompts,)
         try_first_rows(config.reward, prompt_sets, report=progress.message)
         progress.phase("start")
@@ -74,6 +77,7 @@ def run(config: Config) -> int:
             started_scoring(
                 inputs.roles, plan, placement=config.placement, deadlines=config.deadlines
             ) as scoring,
+            said_at_once(),
         ):
             collect = inputs.collect
             slots = config.generation.num_engines * config.generation.max_num_seqs
@@ -138,6 +142,8 @@ def _write(inputs: EvaluationInputs, models: Sequence[ModelAnswers], output: Pat
     report |= {"prompts": inputs.prompts_facts, "sampling": inputs.sampling_facts}
     write_samples(output, models)
     paths = {model.name: model.path for model in models}
-    table = f"{side_by_side(report)}\n\n{prompt_notes(inputs.prompts_facts, paths)}"
+    facts = inputs.prompts_facts
+    lines = [prompt_line(facts), *prompt_notes(facts, paths)]
+    table = "\n".join((f"{side_by_side(report)}\n", *lines))
     write_report(output, report, table)
     return table

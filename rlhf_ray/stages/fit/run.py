@@ -28,6 +28,7 @@ from rlhf_ray.driver.fit.loop import FitLoop, FitSettings, fit
 from rlhf_ray.driver.fit.steps import FitSteps
 from rlhf_ray.driver.resume_choice import check_length, check_rows
 from rlhf_ray.driver.run_log import FitLog
+from rlhf_ray.failure_report import said_at_once
 from rlhf_ray.models.builtin import resolve_model_path
 from rlhf_ray.models.saving.generation_ends import add_ends, added_line
 from rlhf_ray.models.saving.write import check_saved
@@ -98,6 +99,7 @@ def run_fit(config: Config, stage: FitStage[T]) -> int:
             started_fit(
                 inputs.role, plan, placement=config.placement, deadlines=config.deadlines
             ) as system,
+            said_at_once(),
         ):
             ready = stage.prepare(inputs, read.examples, system, output)
             run = _Run(
@@ -110,8 +112,7 @@ def run_fit(config: Config, stage: FitStage[T]) -> int:
                 progress=progress,
                 end_token_ids=tuple(end.token_id for end in read.turn_ends),
             )
-            best_step = _learn(run)
-            output.finish(_report(run, read.num_steps, best_step))
+            output.finish(_report(run, read.num_steps, _learn(run)))
     return 0
 
 

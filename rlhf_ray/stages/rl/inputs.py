@@ -17,7 +17,7 @@ from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.data import DataConfig, TextsConfig
 from rlhf_ray.config.keys.listing import there_are
 from rlhf_ray.config.run import Config
-from rlhf_ray.data.held_out import held_out_data
+from rlhf_ray.data.held_out import held_out_data, shared_lines
 from rlhf_ray.data.prompts.load import PromptSet, load_prompts
 from rlhf_ray.data.ptx_texts import load_texts
 from rlhf_ray.data.tokens.turn_ends import engine_ends
@@ -271,8 +271,6 @@ def _read_held_out(
     """
     held_out = load_prompts(source, tokenizer, seed=seed)
     report(f"held out: {held_out.describe()}")
-    known = {prompt.token_ids for prompt in trained.prompts}
-    shared = sum(prompt.token_ids in known for prompt in held_out.prompts)
-    if shared:
-        report(f"{shared} of the held-out prompts are trained on too")
+    for line in shared_lines(held_out, trained):
+        report(line)
     return held_out.prompts

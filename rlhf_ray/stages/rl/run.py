@@ -16,6 +16,7 @@ from rlhf_ray.driver.rollouts.pipeline import RolloutPipeline
 from rlhf_ray.driver.run_checkpoints import LoopState, RunCheckpoints
 from rlhf_ray.driver.run_log import RunLog
 from rlhf_ray.driver.updates.controllers import Controllers
+from rlhf_ray.failure_report import said_at_once
 from rlhf_ray.observe.metrics import make_writer, read_metrics
 from rlhf_ray.observe.progress import Progress
 from rlhf_ray.observe.run_report import summarize, summary_table, write_summary
@@ -83,6 +84,7 @@ def run(config: Config) -> int:
                 deadlines=inputs.settings.deadlines,
                 startup=startup,
             ) as system,
+            said_at_once(),
         ):
             _train(inputs, system, output.progress, startup)
             output.finish(_report(output.folder))

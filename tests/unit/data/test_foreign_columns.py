@@ -7,6 +7,8 @@ import json
 import pytest
 
 from rlhf_ray.config.groups.data import DataConfig, ExamplesConfig
+from rlhf_ray.config.groups.prepare_sources import PreparedSource
+from rlhf_ray.data.prepare.reading import read_samples
 from rlhf_ray.data.preview import preview_examples, preview_prompts
 from rlhf_ray.data.rows import DataError
 
@@ -57,3 +59,31 @@ def test_columns_that_mean_nothing_have_no_hint(tmp_path):
     path = _rows(tmp_path / "rows.jsonl", ("a", "b"))
     with pytest.raises(DataError, match=r"there are: a, b$"):
         preview_prompts(DataConfig(path=path))
+
+
+PREPARED = [
+    ({"kind": "demonstration"}, ("question", "response"), "x.columns.prompt=question prepare.s"),
+    ({"kind": "demonstration"}, ("chat",), "x.columns.messages=chat"),
+    ({"kind": "feedback"}, ("prompt", "completion", "label"), "x.columns.good=label"),
+    ({"kind": "preference"}, ("question", "chosen", "rejected"), ""),
+    ({"kind": "preference"}, ("prompt", "preferred", "dispreferred"), "x.columns.chosen=preferred"),
+    ({"kind": "demonstration"}, ("instruction", "input", "output"), "x.layout=alpaca, which reads"),
+    ({"layout": "alpaca", "kind": "demonstration"}, ("conversations",), "x.layout=sharegpt"),
+    ({"kind": "prompt", "columns": {"answer": "anser"}}, ("prompt", "answer"), "answer=answer"),
+    ({"kind": "text"}, ("a", "b"), "x.columns to the names of your columns"),
+]
+
+
+@pytest.mark.parametrize(("settings", "columns", "words"), PREPARED)
+def test_entries_of_prepare_sources(tmp_path, settings, columns, words):
+    path = _rows(tmp_path / "rows.jsonl", columns)
+    source = PreparedSource(key="prepare.sources.x", name="x", path=path, **settings)
+    if not words:  # The column is only read where the rows need it.
+        next(read_samples(source))
+        return
+    with pytest.raises(DataError) as refused:
+        next(read_samples(source))
+    assert words in str(refused.value).rpartition(". ")[2]
+    if "columns" in settings:
+        assert "columns.answer is 'anser'" in str(refused.value)
+        assert "did you mean 'answer'" in str(refused.value)

@@ -41,6 +41,20 @@ def test_a_killed_parent_leaves_no_process():
         time.sleep(0.05)
 
 
+def test_a_process_that_refuses_ends_with_its_own_status():
+    program = (
+        "import sys, time\n"
+        "from rlhf_ray.generation.parent_watch import end_group_with_stdin\n"
+        "end_group_with_stdin()\n"
+        "time.sleep(0.2)\n"
+        "sys.exit(2)\n"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, start_new_session=True
+    )
+    assert child.wait(timeout=60) == 2
+
+
 def _lives(pid: int) -> bool:
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE

@@ -13,6 +13,7 @@ from torch import Tensor
 from rlhf_ray.generation.results import (
     FinishedSample,
     IncompleteSets,
+    UnusableSample,
     expand_spans,
     finished_sample,
     make_group,
@@ -191,11 +192,13 @@ def test_the_text_ends_before_the_stop_string(token_ids, stop_string, text):
     assert response_text(decode, token_ids, stop_string) == text
 
 
-def finished(stop_reason: int | str | None) -> FinishedSample:
+def finished(
+    stop_reason: int | str | None, logprobs: tuple[float, ...] = (-1.0, -2.0, -3.0)
+) -> FinishedSample:
     """A sample whose last token is not special, as vLLM returns it."""
     completion = SimpleNamespace(
         token_ids=[4, 5, 9],
-        logprobs=SimpleNamespace(token_ids=[4, 5, 9], logprobs=[-1.0, -2.0, -3.0]),
+        logprobs=SimpleNamespace(token_ids=[4, 5, 9], logprobs=list(logprobs)),
         weight_versions=[SimpleNamespace(version="0", start=0, end=3)],
         stop_reason=stop_reason,
         finish_reason="stop",
@@ -216,3 +219,8 @@ def test_a_stop_token_is_trained_on_but_not_said():
 
 def test_a_last_token_that_is_no_stop_token_is_said():
     assert finished(None).text == "the sum<|im_end|>"
+
+
+def test_tokens_sampled_from_nan_are_no_sample():
+    with pytest.raises(UnusableSample, match=r"are NaN, .* check the files of the model"):
+        finished(9, (-1.0, math.nan, -3.0))

@@ -1,4 +1,4 @@
-"""Fake of vLLM's OpenAI server: `python fake_upstream.py SOCKET NOTES`.
+"""Fake of vLLM's OpenAI server: `python fake_upstream.py SOCKET NOTES [damaged]`.
 
 It says again what it is told, one word at a time. Some words make it misbehave. What it has begun
 and what was taken from it goes to the file NOTES, one line each.
@@ -21,8 +21,10 @@ CONTEXT_TOKENS = 200
 class Upstream:
     """See above."""
 
-    def __init__(self, notes: Path) -> None:
+    def __init__(self, notes: Path, *, is_damaged: bool) -> None:
         self._notes = notes
+        self._is_damaged = is_damaged
+        self._num_garbage = 0
         self._steps = 0
         self._is_healthy = True
 
@@ -40,6 +42,7 @@ class Upstream:
             'vllm:iteration_tokens_total_bucket{engine="0",le="+Inf"} ' + str(self._steps),
             'vllm:iteration_tokens_total_sum{engine="0"} 7.0',
             f'vllm:iteration_tokens_total_count{{engine="0"}} {self._steps}',
+            f'vllm:corrupted_requests_total{{engine="0"}} {float(self._num_garbage)}',
             "# HELP vllm:prompt_tokens_total Tokens.",
             "# TYPE vllm:prompt_tokens_total counter",
             'vllm:prompt_tokens_total{engine="0"} 3.0',
@@ -51,6 +54,10 @@ class Upstream:
     async def models(self, _: web.Request) -> web.Response:
         model = {"id": "m", "object": "model", "max_model_len": CONTEXT_TOKENS}
         return web.json_response({"object": "list", "data": [model]})
+
+    async def complete(self, _: web.Request) -> web.Response:
+        self._num_garbage += self._is_damaged
+        return web.json_response({"choices": [{"index": 0, "text": "!"}]})
 
     async def tokenize(self, request: web.Request) -> web.Response:
         self.note(f"tokenized {len((await request.json())['prompt'])}")
@@ -68,6 +75,7 @@ class Upstream:
         if text == "no grammar":
             message = "Internal server error"  # In these words, of a grammar that does not compile.
             return web.json_response({"error": {"message": message}}, status=500)
+        self._num_garbage += text == "overflow"
         self.note(f"begun {text}")
         try:
             if text == "stall":
@@ -117,12 +125,13 @@ class Upstream:
 
 
 def main() -> None:
-    upstream = Upstream(Path(sys.argv[2]))
+    upstream = Upstream(Path(sys.argv[2]), is_damaged="damaged" in sys.argv[3:])
     app = web.Application()
     app.router.add_get("/health", upstream.health)
     app.router.add_get("/metrics", upstream.metrics)
     app.router.add_get("/v1/models", upstream.models)
     app.router.add_post("/tokenize", upstream.tokenize)
+    app.router.add_post("/v1/completions", upstream.complete)
     app.router.add_post("/v1/chat/completions", upstream.chat)
     # aiohttp cancels a handler whose client went away only when told to.
     web.run_app(app, path=sys.argv[1], print=None, handler_cancellation=True)

@@ -18,7 +18,7 @@ from rlhf_ray.config.groups.deploy import ServeConfig, ServeLimitsConfig
 from rlhf_ray.serving.front import read_fields
 from rlhf_ray.serving.front_metrics import merged
 from rlhf_ray.serving.openai_errors import Refused
-from tests.unit.serving.endpoint import KEY, Endpoint, assert_comes_back, limits, wait_until
+from tests.unit.serving.endpoint import FAKE, KEY, Endpoint, assert_comes_back, limits, wait_until
 
 
 class TestStatuses:
@@ -292,6 +292,19 @@ class TestDeaths:
         wait_until(lambda: endpoint.failure is not None, 20)
         assert isinstance(endpoint.failure, RequestError)
         assert str(endpoint.failure) == "no argument x"
+
+    def test_answers_sampled_from_nan_are_told(self, make_endpoint):
+        endpoint = make_endpoint().wait_until_ready()
+        assert endpoint.ask("overflow")[0] == 200
+        wait_until(lambda: any("1 answers are garbage" in line for line in endpoint.reports), 10)
+        assert endpoint.fleet.num_ready == 1
+
+    def test_a_model_that_computes_nothing_but_nan_is_refused(self, make_endpoint, tmp_path):
+        server = [sys.executable, str(FAKE), str(tmp_path / "0.sock"), str(tmp_path / "notes")]
+        damaged = make_endpoint(command=[*server, "damaged"])
+        wait_until(lambda: damaged.failure is not None, 20)
+        assert isinstance(damaged.failure, RequestError)
+        assert "computes NaN for a short text" in str(damaged.failure)
 
     def test_a_start_that_takes_too_long(self, make_endpoint):
         sleeper = [sys.executable, "-c", "import time; time.sleep(60)"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy
@@ -11,7 +12,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from rlhf_ray.checkpoint_files.facts import DEEPSPEED, SLICES, RoleLayout
+from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.load import load_config
+from rlhf_ray.config.reward_entries import read_functions
 from rlhf_ray.config.rules.rule import trained_roles
 from rlhf_ray.config.run import Config
 from rlhf_ray.config.stages import FIT_STAGES
@@ -280,6 +283,33 @@ def test_changed_code_of_a_reward_is_refused_unless_accepted(tmp_path, capsys):
     assert "has changed" in note
 
 
+def test_code_that_a_reward_imports_is_its_code_too(tmp_path, capsys):
+    run = Run("rl", tmp_path)
+    (tmp_path / "reward.py").write_text(f"import scale_of_reward\n{REWARD}")
+    helper = tmp_path / "scale_of_reward.py"
+    helper.write_text("SCALE = 1\n")
+    run.save()
+    assert run.resume().notes == ()
+    helper.write_text("SCALE = 2\n")
+    assert f"the code in {helper} has changed" in run.refused(capsys)
+
+
+def test_reward_code_that_was_moved_goes_on(tmp_path, capsys):
+    run = Run("rl", tmp_path)
+    run.save()
+    (tmp_path / "moved").mkdir()
+    moved = (tmp_path / "reward.py").rename(tmp_path / "moved" / "score.py")
+    entry = f"reward.functions=[{{path: '{moved}:score', name: reward.score}}]"
+    saved = run.config().reward.functions
+    assert saved == [f"{tmp_path / 'reward.py'}:score"]
+    name = read_functions(saved)[0].name
+    entry = entry.replace("reward.score", name)
+    (note,) = run.resume(entry).notes
+    assert "(moved: the same code)" in note
+    moved.write_text(REWARD.replace("1.0", "2.0"))
+    assert "reward.functions: " in run.refused(capsys, entry)
+
+
 def test_a_moved_reference_must_fit_too(tmp_path, capsys):
     """Its folder is looked at where the reference is part of a checkpoint."""
     run = Run("rl", tmp_path)
@@ -447,3 +477,43 @@ def test_other_rows_are_found_before_the_start(run: Run, tmp_path: Path, monkeyp
         in (message)
     )
     assert "resume=never" in message
+
+
+@pytest.mark.parametrize("run", PLACES, indirect=True)
+def test_rows_that_were_moved_go_on_and_others_do_not(
+    run: Run, tmp_path: Path, monkeypatch, capsys
+):
+    def connected(**_: object) -> None:
+        raise RequestError("Ray would start here")
+
+    for module in (rl_run, fit_run):
+        monkeypatch.setattr(module, "connected", connected)
+    key = "data.path" if run.stage == "rl" else "examples.path"
+    rows, moved = tmp_path / "rows.jsonl", tmp_path / "moved" / "rows.jsonl"
+    rows.write_text(rows.read_text() * 3)
+    run.arguments += [f"model.path={tiny_random(tmp_path / 'tiny')}", f"{key}={rows}"]
+    of_stage = "data.max_prompt_tokens=64" if run.stage == "rl" else "examples.eval_share=0"
+    run.arguments.append(of_stage)
+    kind = "prompts" if run.stage == "rl" else "samples"
+    saved = {"next_index": 2, f"num_{kind}": 3, "fingerprint": "f", "seed": 0, "shuffle": True}
+    run.save(step=1, state=PLACES[run.stage](saved))
+    moved.parent.mkdir()
+    rows.rename(moved)
+    if run.stage == "rl":
+        # Such a state says nothing of the columns that rewards read.
+        assert f"{key}='{rows}' there" in run.refused(capsys, f"{key}={moved}")
+        saved["rows_fingerprint"] = "g"
+        run.save(step=1, state=PLACES[run.stage](saved))
+
+    def said() -> str:
+        assert main([*run.arguments, f"{key}={moved}"]) == 2
+        return capsys.readouterr().err.splitlines()[-1]
+
+    other = said()
+    saved |= dict(re.findall(r"(\w*fingerprint) was '\w+' and is '(\w+)'", other))
+    run.save(step=1, state=PLACES[run.stage](saved))
+    assert "Ray would start here" in said()
+    (note,) = run.resume(f"{key}={moved}").notes
+    assert f'{key}: "{rows}" -> "{moved}" (moved: all rows are compared' in note
+    moved.write_text(moved.read_text().replace('"b"', '"a"'))
+    assert f"the checkpoint's stream of {kind} is not that of this run" in said()

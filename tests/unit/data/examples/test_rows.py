@@ -240,10 +240,10 @@ class TestOverlap:
             path.write_text("\n".join(json.dumps(row) for row in rows))
             return load(ROWS, eval_path=str(path), **settings).describe()
 
-        assert "learnt from too: 40 of 40" in said(ROWS)
+        assert "warning: held-out rows that are learnt from too: 40 of 40 (100%)" in said(ROWS)
         part = said([*ROWS[:3], {**ROWS[3], "answer": "other"}, {"prompt": "new", "answer": "x"}])
         assert "learnt from too: 3 of 5" in part
-        assert "whose question is also learnt from: 4 of 5" in part
+        assert "whose question is also learnt from: 4 of 5 (80%)" in part
         assert "learnt from:" not in said([{"prompt": "new", "answer": "x"}])
         assert "learnt from too" not in load(ROWS, eval_share=0.3).describe()
 

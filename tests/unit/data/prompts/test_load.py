@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.data import DataConfig
+from rlhf_ray.data.held_out import shared_lines
 from rlhf_ray.data.prompts.load import PromptSet, Skipped, load_prompts
 from rlhf_ray.data.prompts.stream import PromptStream
 from rlhf_ray.data.rows import DataError
@@ -429,3 +430,13 @@ def test_the_files_of_a_folder_are_said(tmp_path: Path, tokenizer) -> None:
         "data.path is a folder: split 'train', 2 jsonl files are read: train_a.jsonl, "
         "train_b.jsonl; 1 are left out: test.jsonl"
     ) in prompts.describe().splitlines()
+
+
+def test_held_out_prompts_that_are_trained_on_are_a_warning(load) -> None:
+    rows = [{"prompt": f"Sum of {number} and 2?", "answer": "x"} for number in range(9)]
+    trained, other = load(rows[:4]), load(rows[4:])
+    # Other answers and another file: the prompts are the same.
+    part = load([{**row, "answer": "y"} for row in rows[3:7]])
+    (line,) = shared_lines(part, trained)
+    assert line.startswith("warning: 1 of the 4 held-out prompts (25%) are trained on too")
+    assert shared_lines(other, trained) == []

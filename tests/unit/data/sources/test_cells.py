@@ -235,6 +235,26 @@ class TestArrow:
         assert cells(tmp_path / "a.parquet") == [{"answer": 1.5}, {"answer": None}]
 
     @pytest.mark.parametrize("kind", ["parquet", "saved"])
+    def test_whole_numbers_of_pandas_are_integers(self, tmp_path: Path, kind: str) -> None:
+        frame = pandas.DataFrame(
+            [
+                {"index": 3, "score": 2.0, "part": 1.5, "large": 2.0**53, "id": 7},
+                {"index": None, "score": 4.0, "part": None, "large": None, "id": 8},
+            ]
+        )
+        path = tmp_path / "a.parquet"
+        frame.to_parquet(path, row_group_size=1)
+        if kind == "saved":
+            path = tmp_path / "saved"
+            datasets.Dataset.from_pandas(frame).save_to_disk(str(path))
+        first, second = cells(path)
+        # A column that misses nothing was written as floats, and one fraction shows the kind.
+        assert [repr(value) for value in first.values()] == [
+            *("3", "2.0", "1.5", "9007199254740992.0", "7"),
+        ]
+        assert second == {"index": None, "score": 4.0, "part": None, "large": None, "id": 8}
+
+    @pytest.mark.parametrize("kind", ["parquet", "saved"])
     @pytest.mark.parametrize("bits", [pyarrow.float32(), pyarrow.float16()])
     def test_short_floats_are_as_they_were_written(
         self, tmp_path: Path, kind: str, bits: pyarrow.DataType

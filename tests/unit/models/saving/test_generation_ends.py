@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.data.tokens.turn_ends import TurnEnd
+from rlhf_ray.generation.harness import turn_end_arguments
 from rlhf_ray.generation.server.openai_server import with_template_text, with_turn_ends
 from rlhf_ray.models.saving.generation_ends import (
     add_ends,
@@ -173,6 +174,17 @@ class TestServer:
         template.write_text("{% for m in messages %}{{ m.content + '<|endoftext|>' }}{% endfor %}")
         arguments = self.arguments(base, tmp_path, chat_template=str(template))
         assert with_turn_ends(arguments) == arguments
+
+
+def test_the_harness_stops_at_the_end_of_a_turn_too(base, tmp_path) -> None:
+    found = turn_end_arguments(ModelConfig(path=str(base)), str(base), tmp_path / "settings")
+    used = GenerationConfig.from_pretrained(found["generation_config"])
+    assert used.eos_token_id == list(ids_of(TEXT_END, TURN_END))
+    # Another template, which ends turns with the end of text, needs no more.
+    template = tmp_path / "t.jinja"
+    template.write_text("{% for m in messages %}{{ m.content + '<|endoftext|>' }}{% endfor %}")
+    model = ModelConfig(path=str(base), chat_template=str(template))
+    assert turn_end_arguments(model, str(base), tmp_path / "none") == {}
 
 
 def test_a_named_template_is_served_by_its_text(base, tmp_path) -> None:

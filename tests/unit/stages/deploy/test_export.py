@@ -16,6 +16,7 @@ from rlhf_ray.models.card import licence_note
 from rlhf_ray.models.saving.generation_ends import add_ends
 from rlhf_ray.stages.deploy.export import run
 from rlhf_ray.testing.tiny import tiny_random
+from rlhf_ray.testing.turns import TEXT_END, TURN_END, two_ends_model
 
 pytestmark = pytest.mark.unit_slow
 
@@ -58,6 +59,13 @@ def test_weights_tokenizer_and_generation(trained, tmp_path):
     assert generation.max_new_tokens is None
     assert generation.eos_token_id == before.eos_token_id
     assert not (found.parent / "model.partial").exists()
+
+
+def test_the_end_of_a_turn_is_named(tmp_path):
+    found = export(tmp_path, f"model.path={two_ends_model(tmp_path / 'base')}")
+    tokenizer = AutoTokenizer.from_pretrained(found)
+    ends = GenerationConfig.from_pretrained(found).eos_token_id
+    assert [tokenizer.decode([end]) for end in ends] == [TEXT_END, TURN_END]
 
 
 def test_the_card(trained, tmp_path):
