@@ -111,6 +111,26 @@ def problems_of(version: int, gap: float, *, expected_version: int, limit: float
     return found
 
 
+def check_learner(logprobs: Sequence[Sequence[float]], *, version: int) -> None:
+    """Refuse to compare with a learner whose own log-probabilities are not finite.
+
+    Args:
+        logprobs: of the probe, by the learner.
+        version: of its weights.
+
+    Raises:
+        RunFailed: training has diverged; the transfer of the weights is not to blame.
+    """
+    if all(math.isfinite(value) for row in logprobs for value in row):
+        return
+    raise RunFailed(
+        f"the learner's own log-probabilities of the probe are not finite with weights of version "
+        f"{version}: training has diverged. Lower training.learning_rate or "
+        f"training.gradient_clip_norm, look at the rewards of the last steps, and go on from a "
+        f"checkpoint before them"
+    )
+
+
 def check_fidelity(
     *,
     expected_version: int,
