@@ -156,9 +156,11 @@ class Publisher:
             for member, scores in scored
             if member in versions
         ]
-        return self._judged(probed, version)
+        return self._judged(probed, version, lowest=min(min(row) for row in learner))
 
-    def _judged(self, probed: Sequence[_Probed], version: int) -> dict[str, float]:
+    def _judged(
+        self, probed: Sequence[_Probed], version: int, *, lowest: float
+    ) -> dict[str, float]:
         on_trial, limit = self._trials.on_trial, self._settings.probe_tolerance
         kept: list[_Probed] = []
         for one in probed:
@@ -173,6 +175,7 @@ class Publisher:
             gaps=[one.gap for one in kept],
             tolerance=limit,
             engines=[one.member.rank for one in kept],
+            lowest=lowest,
         )
         self._trials.passed({one.member for one in kept})
         return {"publish/probe_gap_max": max(one.gap for one in kept)} if kept else {}

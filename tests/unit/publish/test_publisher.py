@@ -99,6 +99,14 @@ def test_a_learner_that_has_diverged_is_named_and_not_the_transfer(shift):
     assert not isinstance(failed.value, FidelityError)
 
 
+@pytest.mark.parametrize(("shift", "is_said"), [(-0.5, False), (-1e5, True)])
+def test_rounding_of_impossible_numbers_is_not_blamed_on_the_transfer_alone(shift, is_said):
+    with pytest.raises(FidelityError) as failed:
+        publisher(object_store(), FakeGenerators(), Learner(shift)).publish(3)
+    assert ("go down to -1e+05" in str(failed.value)) is is_said
+    assert ("lower training.learning_rate first" in str(failed.value)) is is_said
+
+
 def test_the_probe_has_an_interval():
     rare = publisher(object_store(), FakeGenerators(), Learner(shift=0.5), every=2)
     assert rare.publish(1) == {"publish/version": 1.0}
