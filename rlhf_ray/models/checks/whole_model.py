@@ -58,10 +58,7 @@ def check_weights(model: ModelConfig, use: Use, *, key: str = "model.path") -> N
     config = load_model_config(model, key=key)
     if not folder.is_dir():
         return
-    check_one_set(folder, key)
-    weights = read_headers(folder, key, any_name=use is Use.ENGINE)
-    if use is Use.ENGINE:
-        check_engine_reads(folder, key)
+    weights = _headers_of_one_model(folder, key, use)
     is_quantised = "quantization_config" in config.to_dict()
     if weights is None or is_quantised or (use is Use.ENGINE and not _is_plain(config)):
         return
@@ -105,6 +102,14 @@ def check_weights(model: ModelConfig, use: Use, *, key: str = "model.path") -> N
             f"config.json are not of one model"
         )
     check_tied(folder, key, weights, empty)
+
+
+def _headers_of_one_model(folder: Path, key: str, use: Use) -> dict[str, Tensor] | None:
+    check_one_set(folder, key)
+    weights = read_headers(folder, key, any_name=use is Use.ENGINE)
+    if use is Use.ENGINE:
+        check_engine_reads(folder, key)
+    return weights
 
 
 def _left_out(unexpected: Collection[str], expected: Iterable[str]) -> list[str]:
