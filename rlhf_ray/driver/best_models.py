@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rlhf_ray.atomic_file import atomic_folder
 from rlhf_ray.config.errors import RequestError
+from rlhf_ray.models.checks.weight_files import read_headers
 
 # Writes the model of the ranks to a folder, and waits until it is written.
 SaveModel = Callable[[Path], object]
@@ -54,6 +55,7 @@ class BestModels:
                     f"the best model before the checkpoint, {there}, is gone, so that this run "
                     f"cannot go on: resume another checkpoint, or start again with resume=never"
                 )
+            _check_whole(there)
             if there != self.folder(best_step):
                 with atomic_folder(self.folder(best_step)) as partial:
                     shutil.copytree(there, partial)
@@ -122,6 +124,23 @@ class LastModel:
         del best_step
         with atomic_folder(result) as partial:
             self._save(partial)
+
+
+def _check_whole(folder: Path) -> None:
+    """Refuse a kept model of which files were removed: it may become the result of the run.
+
+    Raises:
+        RequestError: names the files.
+    """
+    if not (folder / "config.json").is_file() and any(folder.iterdir()):
+        return  # No model in the format of transformers.
+    try:
+        read_headers(folder, "the best model before the checkpoint")
+    except RequestError as error:
+        raise RequestError(
+            f"{error}. This run cannot go on without it: resume another checkpoint, or start again "
+            f"with resume=never"
+        ) from error
 
 
 def _name(step: int) -> str:

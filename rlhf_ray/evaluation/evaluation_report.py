@@ -108,7 +108,9 @@ def describe_mode(
     groups = [prompt.answers[mode] for prompt in answered]
     answers = [answer for group in groups for answer in group]
     parts = sorted({name for answer in answers for name in answer.parts})
-    tasks = sorted({prompt.source for prompt in answered})
+    tasks: dict[str, list[Sequence[Answer]]] = {}
+    for prompt in answered:
+        tasks.setdefault(prompt.source, []).append(prompt.answers[mode])
     return {
         "num_prompts": len(groups),
         "num_answers": len(answers),
@@ -118,11 +120,7 @@ def describe_mode(
             for name in parts
         },
         "tasks": {
-            task: _over_prompts(
-                [prompt.answers[mode] for prompt in answered if prompt.source == task],
-                lambda answer: answer.reward,
-            )
-            for task in tasks
+            task: _over_prompts(tasks[task], lambda answer: answer.reward) for task in sorted(tasks)
         },
         "success_share": _over_prompts(groups, lambda answer: float(_succeeds(answer, settings))),
         "pass_at_k": _passes(groups, settings) if mode == SAMPLED else {},

@@ -75,11 +75,17 @@ def _read(path: Path, parse: Any) -> Mapping[str, Any]:
     if not path.is_file():
         return {}
     try:
-        return parse(path.read_text(encoding="utf-8"))
-    except (ValueError, yaml.YAMLError) as error:
+        found = parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise RequestError(
             f"{path} cannot be read: {error}; correct the file, or move it away"
         ) from error
+    if not isinstance(found, Mapping):
+        raise RequestError(
+            f"{path} holds a {type(found).__name__}, and no names with values; correct the file, "
+            f"or move it away"
+        )
+    return found
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from peft import PeftConfig, PeftModel
+from peft.utils import get_peft_model_state_dict, load_peft_weights
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from rlhf_ray.config.errors import RequestError
@@ -15,6 +16,7 @@ from rlhf_ray.models.location import check_location, explained
 from rlhf_ray.models.quiet import without_progress_bars
 
 ADAPTER_CONFIG = "adapter_config.json"
+_MAX_NAMES = 3
 
 
 def adapter_base(folder: str) -> str | None:
@@ -46,10 +48,32 @@ def load_merged(model: ModelConfig, *, dtype: str) -> PreTrainedModel:
     if base is None:
         return whole
     with explained(model.path, "model.path", "an adapter"):
-        merged = PeftModel.from_pretrained(whole, model.path).merge_and_unload()
+        adapted = PeftModel.from_pretrained(whole, model.path)
+        _check_taken(adapted, model.path, base)
+        merged = adapted.merge_and_unload()
     if not isinstance(merged, PreTrainedModel):
         raise RequestError(
             f"model.path is {model.path!r}: its adapter does not give a language model"
         )
     check_finite(merged, model.path)
     return merged
+
+
+def _check_taken(adapted: PeftModel, path: str, base: str) -> None:
+    """Refuse an adapter of which peft has not taken all weights: it only warns, or says nothing.
+
+    Raises:
+        RequestError: names weights that the files lack, or that the base has no place for.
+    """
+    there = set(load_peft_weights(path, device="cpu"))
+    wanted = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    missing = sorted(wanted - there)
+    # Layers that are saved whole are in the model under the names that they have in the files.
+    left_out = sorted(there - wanted - set(adapted.state_dict()))
+    if missing or left_out:
+        what, names = ("lack", missing) if missing else ("have more than fits:", left_out)
+        more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+        raise RequestError(
+            f"model.path is {path!r}: the files of the adapter {what} "
+            f"{', '.join(names[:_MAX_NAMES])}{more}. It is not whole, or not an adapter for {base}"
+        )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from rlhf_ray.atomic_file import write_atomically
-from rlhf_ray.config.errors import RunFailed
+from rlhf_ray.config.errors import RequestError, RunFailed
 from rlhf_ray.config.groups.runtime import ObserveConfig
 from rlhf_ray.disk_space import full_disk_said
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ray.util.metrics import Gauge
 
 _GAUGE_PREFIX = "rlhf_ray_"
+_MAX_SHOWN = 120
 
 
 class MetricsWriter(Protocol):
@@ -89,6 +90,20 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
         {name: math.nan if value is None else value for name, value in row.items()}
         for row in _complete_rows(path)
     ]
+
+
+def check_metrics(path: Path) -> None:
+    """Refuse a metrics.jsonl that a resumed run could not go on with, before it starts.
+
+    Raises:
+        RequestError: see `read_metrics`.
+    """
+    if not path.exists():
+        return
+    try:
+        _complete_rows(path)
+    except ValueError as error:
+        raise RequestError(str(error)) from error
 
 
 class TensorBoardWriter:
@@ -192,7 +207,8 @@ def _finite_or_none(value: float) -> float | None:
 
 def _complete_rows(path: Path) -> list[dict[str, Any]]:
     """Parse every line of the file; a half-written last line is left out."""
-    lines = path.read_text(encoding="utf-8").split("\n")
+    # Bytes that are not UTF-8 damage their line, and not the others.
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     rows = []
     for number, line in enumerate(lines, start=1):
         is_last = number == len(lines)
@@ -200,14 +216,21 @@ def _complete_rows(path: Path) -> list[dict[str, Any]]:
             row = json.loads(line)
         except (ValueError, RecursionError):
             row = None
-        if isinstance(row, dict) and "step" in row:
+        if isinstance(row, dict) and _is_of_a_step(row):
             rows.append(row)
         elif not is_last:
+            shown = line if len(line) <= _MAX_SHOWN else f"{line[:_MAX_SHOWN]}..."
             raise ValueError(
-                f"{path}, line {number}, holds no metrics of a step: {line!r}; move the file away, "
-                "or remove the line"
+                f"{path}, line {number}, holds no metrics of a step: {shown!r}; move the file "
+                "away, or remove the line"
             )
     return rows
+
+
+def _is_of_a_step(row: Mapping[str, Any]) -> bool:
+    """Whether a line has the number of its step, and numbers alone; null is no finite one."""
+    values = (value for value in row.values() if value is not None)
+    return type(row.get("step")) is int and all(isinstance(v, int | float) for v in values)
 
 
 def _keep_steps(path: Path, last_step: int | None) -> None:

@@ -17,6 +17,8 @@ from rlhf_ray.config.errors import RunFailed
 
 _FLOAT32_TOLERANCE = 1e-3
 _LOW_PRECISION_TOLERANCE = 0.5
+# No token of a sound model is as unlikely; rounding alone is then above the tolerance.
+_IMPOSSIBLE = -1000.0
 
 
 class FidelityError(RunFailed):
@@ -111,6 +113,26 @@ def problems_of(version: int, gap: float, *, expected_version: int, limit: float
     return found
 
 
+def check_learner(logprobs: Sequence[Sequence[float]], *, version: int) -> None:
+    """Refuse to compare with a learner whose own log-probabilities are not finite.
+
+    Args:
+        logprobs: of the probe, by the learner.
+        version: of its weights.
+
+    Raises:
+        RunFailed: training has diverged; the transfer of the weights is not to blame.
+    """
+    if all(math.isfinite(value) for row in logprobs for value in row):
+        return
+    raise RunFailed(
+        f"the learner's own log-probabilities of the probe are not finite with weights of version "
+        f"{version}: training has diverged. Lower training.learning_rate or "
+        f"training.gradient_clip_norm, look at the rewards of the last steps, and go on from a "
+        f"checkpoint before them"
+    )
+
+
 def check_fidelity(
     *,
     expected_version: int,
@@ -118,6 +140,7 @@ def check_fidelity(
     gaps: Sequence[float],
     tolerance: float,
     engines: Sequence[int] | None = None,
+    lowest: float = 0.0,
 ) -> None:
     """Check that every engine holds the expected weights.
 
@@ -126,6 +149,7 @@ def check_fidelity(
         gaps [E]: `compare` of each engine with the learner.
         tolerance: largest allowed gap, in nats.
         engines [E]: their numbers; None for the first E.
+        lowest: of the learner's log-probabilities.
 
     Raises:
         FidelityError: names every engine that is wrong, by how much, and what to try.
@@ -137,10 +161,16 @@ def check_fidelity(
         for words in problems_of(version, gap, expected_version=expected_version, limit=tolerance)
     ]
     if problems:
+        diverged = (
+            f" The learner's own log-probabilities go down to {lowest:.3g}, where the numbers of "
+            f"the formats lie far apart: training has most likely diverged, so lower "
+            f"training.learning_rate first."
+        )
+        hint = diverged if lowest < _IMPOSSIBLE else ""
         raise FidelityError(
             f"weights of version {expected_version} did not arrive as they were sent: "
-            f"{'; '.join(problems)}. Training would go on with samples of another policy, so the "
-            "run stops here. If engine and learner have different number formats, compare with "
+            f"{'; '.join(problems)}.{hint} Training would go on with samples of another policy, so "
+            "the run stops here. If engine and learner have different number formats, compare with "
             "generation.dtype=float32 training.dtype=float32; if the gap is rounding, raise "
             "publish.probe_tolerance; otherwise the model's layers are not reloaded right by "
             "this vLLM: report it with the model's architecture"

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from rlhf_ray.calls import Call, CallWaiter, MemberName
 from rlhf_ray.losses import answers_of_rest
 from rlhf_ray.publish.base import POLICY, PublishTurns, WeightSource, WeightTransport
-from rlhf_ray.publish.gate import Probe, check_fidelity, compare, problems_of
+from rlhf_ray.publish.gate import Probe, check_fidelity, check_learner, compare, problems_of
 
 
 class PublishedPolicy(WeightSource, Protocol):
@@ -146,6 +146,7 @@ class Publisher:
         # One role after the other: on shared cores, the threads of one role spin while those of
         # the other compute, and scoring both at once takes twice as long.
         learner = self._wait(self._source.score_sequences(sequences))[0]
+        check_learner(learner, version=version)
         self._turns.begin_generating()
         scored = self._answers(self._receivers.score_sequences(sequences))
         versions = dict(self._answers(self._receivers.weight_version()))
@@ -155,9 +156,11 @@ class Publisher:
             for member, scores in scored
             if member in versions
         ]
-        return self._judged(probed, version)
+        return self._judged(probed, version, lowest=min(min(row) for row in learner))
 
-    def _judged(self, probed: Sequence[_Probed], version: int) -> dict[str, float]:
+    def _judged(
+        self, probed: Sequence[_Probed], version: int, *, lowest: float
+    ) -> dict[str, float]:
         on_trial, limit = self._trials.on_trial, self._settings.probe_tolerance
         kept: list[_Probed] = []
         for one in probed:
@@ -172,6 +175,7 @@ class Publisher:
             gaps=[one.gap for one in kept],
             tolerance=limit,
             engines=[one.member.rank for one in kept],
+            lowest=lowest,
         )
         self._trials.passed({one.member for one in kept})
         return {"publish/probe_gap_max": max(one.gap for one in kept)} if kept else {}

@@ -29,6 +29,7 @@ RESULTS = (
 )
 # Of these, what a run replaces.
 MODELS = ("adapter", "best", "model", "model_ema")
+_EVALUATION = "evaluation"
 _REPORT_OF_DATA = "report.json"
 # Not results of a run, or still wanted by the next one.
 _STAYS = (ASIDE, "serve.json", "progress.json")
@@ -50,7 +51,7 @@ def stage_of(folder: Path, *, written: str | None) -> str | None:
     # Folders of releases without lock files, and of stage=prepare_data.
     try:
         values = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return None
     stage = values.get("stage") if isinstance(values, dict) else None
     name = stage.get("name") if isinstance(stage, dict) else None
@@ -95,6 +96,9 @@ class MovedAside:
         self.place.mkdir(parents=True)
         known = (*FOLDERS, *FILES, *RESULTS)
         self._names = [n for n in dict.fromkeys(known) if n not in _STAYS and _is(folder / n)]
+        # The output folder of stage=evaluate, which may have the name of a run's own.
+        if (folder / _EVALUATION / "config.yaml").exists():
+            self._names.remove(_EVALUATION)
         for name in self._names:
             (folder / name).rename(self.place / name)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_ray.atomic_file import write_atomically
+from rlhf_ray.config.earlier_release import earlier_key
 from rlhf_ray.config.run import Config
 from rlhf_ray.config.schema import path_keys
 
@@ -52,11 +53,11 @@ class Finished:
 
     def differences(self, config: Config) -> list[str]:
         """Settings and files that differ, but for the length of the run."""
-        here = settings_of(config)
+        here, there = settings_of(config), self._known_settings()
         found = [
-            f"{key}={_shown(self.settings.get(key))} there, {_shown(value)} here"
-            for key, value in here.items()
-            if value != self.settings.get(key) and key not in _LENGTHS
+            f"{key}={_shown(there.get(key))} there, {_shown(here.get(key))} here"
+            for key in dict.fromkeys((*here, *there))
+            if here.get(key) != there.get(key) and key not in _LENGTHS
         ]
         now = inputs_of(config)
         found += [
@@ -71,6 +72,18 @@ class Finished:
         """Whether the configuration asks for more steps than this run had."""
         here = settings_of(config)
         return any(_length(here[key]) > _length(self.settings.get(key)) for key in _LENGTHS)
+
+    def _known_settings(self) -> dict[str, Any]:
+        """The settings under the keys of today; those that the record lacks have their defaults.
+
+        A release that did not have a key did what is the default now.
+        """
+        defaults, taken = settings_of(Config()), dict(self.settings)
+        known: dict[str, Any] = {}
+        for key, default in defaults.items():
+            entries = {name: taken[name] for name in taken if name.startswith(f"{key}.")}
+            known |= entries or {key: taken.get(key, taken.get(earlier_key(key), default))}
+        return known
 
     def length(self) -> str:
         """The length of the run in words, for messages."""

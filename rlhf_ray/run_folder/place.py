@@ -17,6 +17,7 @@ FOLDERS = (
     "best",
     "checkpoints",
     "earlier",
+    "evaluation",
     "logs",
     "model",
     "model_ema",
@@ -26,18 +27,22 @@ FOLDERS = (
 FILES = (
     "best.json",
     "comparison.html",
+    "compression.json",
     "config.yaml",
     "end.json",
     "error.log",
+    "evaluation.json",
     "events.jsonl",
     "finished.json",
     "metrics.jsonl",
     "progress.json",
     "report.html",
+    "samples.jsonl",
     "serve.json",
     "startup.json",
     "summary.json",
     "summary.txt",
+    "table.md",
 )
 # Of these, what is replaced as a whole, by a rename. A folder of checkpoints may be a link.
 _REPLACED = ("adapter", "model", "model_ema")

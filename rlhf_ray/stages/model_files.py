@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf_ray.config.groups.model import ModelConfig
@@ -30,6 +31,7 @@ def check_model_files(config: Config, *, shapes_only: Collection[str] = ()) -> N
         RequestError: names the setting, the file or weights, and what is wrong.
     """
     # Seconds of import, which the description of a stage does not need.
+    from rlhf_ray.models.checks.one_model import check_engine_reads
     from rlhf_ray.models.checks.whole_model import check_weights
 
     seen: set[tuple[str, Use]] = set()
@@ -37,6 +39,10 @@ def check_model_files(config: Config, *, shapes_only: Collection[str] = ()) -> N
         if key not in shapes_only and (path, use) not in seen:
             seen.add((path, use))
             check_weights(_at(config, path), use, key=key)
+    # The engines start from the same folder as the learner.
+    is_of_engines = not (config.is_fit or config.is_evaluation) and "model.path" not in shapes_only
+    if is_of_engines and Path(config.model.path).is_dir():
+        check_engine_reads(Path(config.model.path), "model.path")
     _check_division(config)
 
 

@@ -188,8 +188,8 @@ class _Record:
         self._stages: dict[str, dict[str, Any]] = {}
         if is_kept and path.exists():
             try:
-                self._stages = json.loads(path.read_text(encoding="utf-8"))["stages"]
-            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                self._stages = _entries(json.loads(path.read_text(encoding="utf-8")))
+            except (OSError, ValueError, RecursionError) as error:
                 raise RequestError(
                     f"{path} cannot be read ({error}): it says which stages are finished; delete "
                     f"it or set resume=never to run all of them again"
@@ -216,6 +216,22 @@ class _Record:
     def _write(self, step: _Step, entry: dict[str, Any]) -> None:
         self._stages[step.name] = entry
         write_atomically(self._path, json.dumps({"stages": self._stages}, indent=2) + "\n")
+
+
+def _entries(content: Any) -> dict[str, dict[str, Any]]:
+    """The stages of a record by name.
+
+    Raises:
+        ValueError: it is none.
+    """
+    stages = content.get("stages") if isinstance(content, dict) else None
+    if not isinstance(stages, dict) or not all(map(_is_entry, stages.values())):
+        raise ValueError("it holds no stages with their keys and seconds")
+    return stages
+
+
+def _is_entry(entry: Any) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("seconds", 0.0), int | float)
 
 
 def _report(

@@ -14,6 +14,7 @@ from rlhf_ray.config.run import Config
 from rlhf_ray.config.stages import TRAINING_STAGES
 from rlhf_ray.driver.checkpoint_folders import Checkpoints
 from rlhf_ray.interrupts import is_interrupted
+from rlhf_ray.observe.metrics import check_metrics
 from rlhf_ray.run_folder.contents import MovedAside, check_owner, results_in
 from rlhf_ray.run_folder.ending import END_FILE
 from rlhf_ray.run_folder.finished import FILE_NAME, read_finished, write_finished
@@ -118,6 +119,8 @@ def _train(stage: Stage, config: Config, lock: FolderLock, *, replaces: bool) ->
     if start.done:
         print(start.done, flush=True)
         return 0
+    if not start.moves_aside:
+        check_metrics(folder / "metrics.jsonl")
     records = {name: (folder / name).read_bytes() for name in _RECORDS if (folder / name).is_file()}
     moved = MovedAside(folder) if start.moves_aside else None
     for name in (FILE_NAME, END_FILE, _ERROR_LOG):

@@ -19,6 +19,7 @@ No other file changes parts of Ray. Each change holds while `ray.init` runs:
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -47,6 +48,7 @@ class Guardian:
         self._leaders: list[int] = []
         self._num_deaths = 0
         self._is_over = False
+        self._has_said_stopped = False
         # The watch tends it, while the main thread notes and ends.
         self._lock = threading.Lock()
         self._start()
@@ -58,12 +60,15 @@ class Guardian:
             self._tell(pid)
 
     def tend(self, say: Callable[[str], None]) -> None:
-        """Start it again if it was killed, and say so; without it a killed driver leaves processes.
+        """Start it again if it was killed, and continue it if it was stopped, and say so.
 
-        Call it every second or so, from any thread.
+        Without it a killed driver leaves processes. Call it every second or so, from any thread.
         """
         with self._lock:
-            if self._is_over or self._num_deaths > _MAX_STARTS or self._process.poll() is None:
+            if self._is_over or self._num_deaths > _MAX_STARTS:
+                return
+            if self._process.poll() is None:
+                self._continue(say)
                 return
             self._num_deaths += 1
             end = f"the process that ends Ray with this one, {self._process.pid}, has ended ("
@@ -85,12 +90,27 @@ class Guardian:
             for pid in self._leaders:
                 self._tell(pid)
 
+    def _continue(self, say: Callable[[str], None]) -> None:
+        """Continue it if a signal has stopped it: it would not see the end of this process."""
+        # After the name, which is in brackets and may hold anything: the state.
+        stat = Path(f"/proc/{self._process.pid}/stat").read_bytes()
+        if stat.rpartition(b")")[2].split()[0] != b"T":
+            return
+        self._process.send_signal(signal.SIGCONT)
+        if not self._has_said_stopped:
+            self._has_said_stopped = True
+            say(
+                f"the process that ends Ray with this one, {self._process.pid}, was stopped "
+                f"(SIGSTOP): it was continued, and will be each time"
+            )
+
     def dismiss(self) -> None:
         """Let it end the processes of Ray that are left, without waiting for it."""
         with self._lock:
             self._is_over = True
             with suppress(BrokenPipeError):
                 self._input.close()
+            self._process.send_signal(signal.SIGCONT)
 
     def end(self) -> None:
         """Let it end what is left, and wait for its end."""

@@ -31,6 +31,8 @@ from rlhf_ray.failure_report import say_failed
 from rlhf_ray.interrupts import ABANDONED, EXIT_SIGNALS, EndOnSignal, current_handler
 
 _POLL_S = 1.0
+# A reservation takes a second or two where the resources are free.
+_QUIET_S = 10.0
 # It takes 1 to 4 s.
 _SHUTDOWN_S = 8.0
 # In the plain Exception of `ray.init`.
@@ -237,9 +239,15 @@ def _wait_for(
     group: PlacementGroup, plan: ResourcePlan, *, wait_s: float, timeout_s: float
 ) -> None:
     """Wait `wait_s` for nodes that the plan lacks, and `timeout_s` for what others hold."""
-    started = time.monotonic()
+    started, has_said = time.monotonic(), wait_s > 0
     while not _is_ready(group):
         waited_s = time.monotonic() - started
+        if waited_s > _QUIET_S and not has_said:
+            has_said = True
+            current_handler().say(
+                f"waiting up to deadlines.start_s={timeout_s:g} s for CPUs and GPUs that other "
+                f"jobs of this Ray cluster hold"
+            )
         if waited_s <= wait_s:
             continue
         lacking = missing(plan, _nodes())

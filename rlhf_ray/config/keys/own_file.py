@@ -106,7 +106,10 @@ def _read(path: str, groups: Mapping[str, list[str]]) -> OwnFile:
     content = _content(path)
     choices: dict[str, str] = {}
     values: list[tuple[str, Any]] = []
-    for entry in content.pop("defaults", None) or ():
+    defaults = content.pop("defaults", None) or ()
+    if not isinstance(defaults, list | tuple):
+        raise ValueError(f"{ARGUMENT}{path}: defaults: {defaults!r} is no list of GROUP: NAME")
+    for entry in defaults:
         if not isinstance(entry, Mapping):
             if entry == "_self_":
                 continue

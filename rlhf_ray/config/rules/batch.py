@@ -25,6 +25,17 @@ def _sample_fits_micro_batch(config: Config) -> Iterator[str]:
             )
 
 
+def _probe_has_tokens(config: Config) -> Iterator[str]:
+    longest = config.max_sequence_tokens
+    if longest < _SHORTEST_SEQUENCE:
+        yield (
+            f"generation.max_response_tokens={config.generation.max_response_tokens}: with "
+            f"data.max_prompt_tokens={config.data.max_prompt_tokens} a sequence has {longest} "
+            f"tokens at most, and the probe that proves the engines' weights needs "
+            f"{_SHORTEST_SEQUENCE}; raise one of them"
+        )
+
+
 def _mini_batches_have_samples(config: Config) -> Iterator[str]:
     samples, parts = config.samples_per_step, config.algorithm.num_mini_batches
     if parts > samples:
@@ -149,6 +160,8 @@ def _samples(config: Config) -> str:
     )
 
 
+# A token of context, one that is scored, and the one that an engine samples with it.
+_SHORTEST_SEQUENCE = 3
 _SIZES = ("prompts_per_step", "samples_per_prompt")
 _MINI_BATCHES = "algorithm.num_mini_batches"
 _RANKS = ("training", "critic", "reference", "reward.model")
@@ -169,6 +182,11 @@ BATCH_RULES: tuple[Rule, ...] = (
         ),
         problems=_sample_fits_micro_batch,
         stages=SCORING_STAGES,
+    ),
+    Rule(
+        about="`data.max_prompt_tokens` + `generation.max_response_tokens` is at least 3.",
+        keys=("data.max_prompt_tokens", "generation.max_response_tokens"),
+        problems=_probe_has_tokens,
     ),
     Rule(
         about="`algorithm.num_mini_batches` is at most `prompts_per_step` x `samples_per_prompt`.",

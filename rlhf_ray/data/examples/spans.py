@@ -28,8 +28,10 @@ UNMARKED = "the chat template does not mark an answer with {% generation %}, and
 
 # The tag by which a template marks the answers of the model.
 _MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
-# Characters that may be rendered to find the answers of one chat, at about 50 million a second.
+# Characters that may be rendered to find the answers of one chat, at about 50 million a second. A
+# message takes a template as long as some characters, however short it is.
 _MAX_RENDERED = 10**9
+_CHARACTERS_OF_MESSAGE = 100
 _FIX = "give a template that marks its answers with {% generation %} (model.chat_template)"
 
 
@@ -143,7 +145,7 @@ def _found_parts(
 ) -> tuple[str, dict[int, list[Part]]]:
     """Find the answers in the whole conversation by rendering the messages before each."""
     whole = apply_template(messages, tokenizer, add_generation_prompt=False, tools=tools)
-    _check_bounded(whole, len(learnt))
+    _check_bounded(whole, len(learnt), len(messages))
     parts = {}
     for index in learnt:
         before = apply_template(
@@ -160,13 +162,15 @@ def _found_parts(
     return whole, parts
 
 
-def _check_bounded(text: str, num_answers: int) -> None:
+def _check_bounded(text: str, num_answers: int, num_messages: int) -> None:
     """Refuse a chat whose answers would take minutes to find: each is found by renderings."""
-    if 2 * num_answers * len(text) > _MAX_RENDERED:
+    size = len(text) + _CHARACTERS_OF_MESSAGE * num_messages
+    if 2 * num_answers * size > _MAX_RENDERED:
         raise BadCell(
-            f"the chat has {num_answers:,} answers in {len(text):,} characters; each is found by "
-            f"rendering the chat again, and {_MAX_RENDERED:,} characters in all are the most that "
-            f"are rendered for a row: split the chat, or shorten what its tools say"
+            f"the chat has {num_answers:,} answers in {num_messages:,} messages of {len(text):,} "
+            f"characters; each is found by rendering the chat again, and {_MAX_RENDERED:,} "
+            f"characters in all are the most that are rendered for a row, each message counted as "
+            f"at least {_CHARACTERS_OF_MESSAGE}: split the chat, or shorten what its tools say"
         )
 
 
@@ -222,7 +226,7 @@ def _marked_parts(
     text, marks = apply_template_with_marks(messages, tokenizer, tools=tools)
     parts = _joined(_with_end(text, [(a, b) for a, b in marks if a < b], specials))
     says = [i for i, m in enumerate(messages) if m["role"] == "assistant" and says_something(m)]
-    _check_bounded(text, len(says))
+    _check_bounded(text, len(says), len(messages))
     # An answer begins where the text changes if another answer is rendered.
     begins = {}
     for index in says:

@@ -31,6 +31,8 @@ MAX_FILE_BYTES = 2**31
 # Long lines are passed over in pieces of this size.
 _SKIPPED_BYTES = 2**24
 _PARQUET_BATCH_ROWS = 1024
+# pyarrow reads all of a row group at once, which may be the file, unless it is told otherwise.
+_PARQUET_READS = {"pre_buffer": False, "buffer_size": 2**20}
 _LIST_OF_OBJECTS = re.compile(rb"(\xef\xbb\xbf)?\s*\[\s*(\{|$)")
 # Cells of CSV that pandas, and with it `datasets`, reads as missing.
 _MISSING = frozenset(
@@ -211,7 +213,7 @@ def read_parquet(path: Path) -> Iterator[Row | BrokenRow]:
 
     number = 0
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
+        with pyarrow.parquet.ParquetFile(path, **_PARQUET_READS) as file:
             _check_names(path, file.schema_arrow.names)
             narrow = {**narrow_columns(file.schema_arrow), **whole_columns_of_file(file)}
             for batch in file.iter_batches(batch_size=_PARQUET_BATCH_ROWS):

@@ -6,7 +6,9 @@ without a word. Here every data file is read, named as left out, or refused.
 
 from __future__ import annotations
 
+import functools
 import itertools
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,6 +38,7 @@ FORMATS = {
 _NO_DATA = frozenset(
     ("config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 )
+_HIDDEN = (".", "__")
 # The words of `datasets`, and what may stand next to them.
 _SPLITS = {
     "train": ("train", "training"),
@@ -104,10 +107,20 @@ def choose_files(source: SourceConfig) -> FolderFiles:
             several formats.
     """
     folder, key = Path(source.path).expanduser(), source.key("path")
-    found = sorted(
-        (path for path in folder.rglob("*") if _is_data(path, folder)),
-        key=lambda path: path.relative_to(folder).as_posix(),
-    )
+    return _chosen(folder, _data_names(folder, key), source.split, key, source.key("split"))
+
+
+# One choice is asked for a dozen times, and takes seconds where there are 100,000 files.
+@functools.lru_cache(maxsize=8)
+def _chosen(
+    folder: Path, names: tuple[str, ...], split: str, key: str, split_key: str
+) -> FolderFiles:
+    """See `choose_files`.
+
+    Args:
+        names: of the data files, below the folder.
+    """
+    found = [folder / name for name in names]
     if not found:
         raise no_examples(folder, key, "a folder without data files")
     # Notes and licences next to the data, which are texts only where there is nothing else.
@@ -116,7 +129,7 @@ def choose_files(source: SourceConfig) -> FolderFiles:
     others = tuple(texts) if files is not texts else ()
     named = _splits(folder, files, key)
     splits = named or {"train": tuple(files)}
-    asked = _asked(source, folder, splits, has_splits=named is not None)
+    asked = _asked(split, folder, splits, key, split_key, has_splits=named is not None)
     if named is None:
         return FolderFiles(
             folder=folder,
@@ -148,10 +161,35 @@ def no_examples(folder: Path, key: str, what: str) -> DataError:
     )
 
 
-def _is_data(path: Path, folder: Path) -> bool:
-    parts = path.relative_to(folder).parts
-    is_hidden = any(part.startswith((".", "__")) for part in parts)
-    return not is_hidden and path.name not in _NO_DATA and bool(_format(path)) and path.is_file()
+def _data_names(folder: Path, key: str) -> tuple[str, ...]:
+    """The data files below a folder, by their paths there, in order; none of hidden folders.
+
+    Raises:
+        DataError: a folder in it cannot be read, and nothing tells what is lost.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise DataError(
+            f"{key} is {str(folder)!r}, and {error.filename} in it cannot be read: "
+            f"{error.strerror}; let this user read it, or name a file"
+        )
+
+    found: list[str] = []
+    for place, folders, files in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(_HIDDEN)]
+        below = os.path.relpath(place, folder)
+        prefix = "" if below == "." else f"{below}/"
+        found += [
+            f"{prefix}{name}"
+            for name in files
+            if _is_data(name) and os.path.isfile(os.path.join(place, name))
+        ]
+    return tuple(sorted(found))
+
+
+def _is_data(name: str) -> bool:
+    is_known = name not in _NO_DATA and bool(_format(Path(name)))
+    return is_known and not name.startswith(_HIDDEN)
 
 
 def _format(path: Path) -> str:
@@ -210,10 +248,15 @@ def _in_name(name: str) -> set[str]:
 
 
 def _asked(
-    source: SourceConfig, folder: Path, splits: dict[str, tuple[Path, ...]], *, has_splits: bool
+    asked: str,
+    folder: Path,
+    splits: dict[str, tuple[Path, ...]],
+    key: str,
+    split_key: str,
+    *,
+    has_splits: bool,
 ) -> str:
     """The split that is read: as asked, or another word for it; or an expression of splits."""
-    asked = source.split
     if asked in splits:
         return asked
     if _SPLIT_OF_WORD.get(asked) in splits:
@@ -222,12 +265,12 @@ def _asked(
         return asked
     if not has_splits:
         raise DataError(
-            f"{source.key('path')} is {str(folder)!r}, and no sub-folder or file in it is named "
-            f"like a split: there is no {asked!r} ({source.key('split')}), and all are 'train'"
+            f"{key} is {str(folder)!r}, and no sub-folder or file in it is named like a split: "
+            f"there is no {asked!r} ({split_key}), and all are 'train'"
         )
     raise DataError(
-        f"{source.key('path')} is {str(folder)!r}, whose files have no split {asked!r} "
-        f"({source.key('split')}); {known_names(asked, splits)}"
+        f"{key} is {str(folder)!r}, whose files have no split {asked!r} ({split_key}); "
+        f"{known_names(asked, splits)}"
     )
 
 

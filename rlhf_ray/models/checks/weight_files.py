@@ -23,6 +23,7 @@ _WHOLE = ("model.safetensors", "pytorch_model.bin")
 # 2020, whose names cannot be read without reading all of them.
 _ARCHIVE, _OLD_PICKLE = b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _MAX_SHOWN = 5
+_ROWS_AT_ONCE = 8192
 
 # Number formats by their names in safetensors; others are no weights, either.
 _DTYPES = {
@@ -76,6 +77,56 @@ def read_headers(folder: Path, key: str, *, any_name: bool = False) -> dict[str,
             f"index and files are not of one model: copy them again"
         )
     return weights
+
+
+def files_of_index(index: Path, about: str) -> list[str]:
+    """The files that an index names, by their path below the folder.
+
+    Raises:
+        RequestError: it cannot be read, or names files outside of the folder.
+    """
+    return list(_read_index(index, about))
+
+
+def header_of(file: Path, about: str) -> dict[str, Tensor]:
+    """The weights of one safetensors file, as tensors with a shape and without content.
+
+    Raises:
+        RequestError: the file is damaged.
+    """
+    return _header(file, about) or {}
+
+
+def have_same_values(folder: Path, one: str, other: str, about: str) -> bool:
+    """Whether two weights of a folder are the same; True for an old format without names.
+
+    Rows are read some at a time: such matrices have gigabytes.
+    """
+    first, second = (_place_of(folder, name, about) for name in (one, other))
+    if first is None or second is None:
+        return True
+    if first.suffix != ".safetensors":
+        return torch.equal(_pickled(first)[one], _pickled(second)[other])
+    with safe_open(first, framework="pt") as of_one, safe_open(second, framework="pt") as of_other:
+        mine, others = of_one.get_slice(one), of_other.get_slice(other)
+        if mine.get_shape() != others.get_shape():
+            return False
+        rows = range(0, mine.get_shape()[0], _ROWS_AT_ONCE)
+        pairs = ((mine[r : r + _ROWS_AT_ONCE], others[r : r + _ROWS_AT_ONCE]) for r in rows)
+        return all(torch.equal(a, b) for a, b in pairs)
+
+
+def _place_of(folder: Path, name: str, about: str) -> Path | None:
+    """The file with a weight, of those that transformers reads."""
+    found = next((folder / each for each in WEIGHT_FILES if (folder / each).is_file()), None)
+    if found is None or found.name in _WHOLE:
+        return found
+    by_file = _read_index(found, about)
+    return next((folder / file for file, names in by_file.items() if name in names), None)
+
+
+def _pickled(file: Path) -> Mapping[str, Tensor]:
+    return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
 
 
 def _all_of(files: Sequence[Path], about: str) -> dict[str, Tensor] | None:

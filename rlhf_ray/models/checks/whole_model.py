@@ -24,6 +24,7 @@ from transformers.utils import logging
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.models.checks.config_file import load_model_config
+from rlhf_ray.models.checks.one_model import check_engine_reads, check_one_set, check_tied
 from rlhf_ray.models.checks.weight_files import read_headers
 from rlhf_ray.models.location import explained
 from rlhf_ray.models.quiet import without_progress_bars
@@ -57,7 +58,7 @@ def check_weights(model: ModelConfig, use: Use, *, key: str = "model.path") -> N
     config = load_model_config(model, key=key)
     if not folder.is_dir():
         return
-    weights = read_headers(folder, key, any_name=use is Use.ENGINE)
+    weights = _headers_of_one_model(folder, key, use)
     is_quantised = "quantization_config" in config.to_dict()
     if weights is None or is_quantised or (use is Use.ENGINE and not _is_plain(config)):
         return
@@ -100,6 +101,15 @@ def check_weights(model: ModelConfig, use: Use, *, key: str = "model.path") -> N
             f"leave out {len(left):,} weights ({kind}): {_shown(left, ', ')}. Files and "
             f"config.json are not of one model"
         )
+    check_tied(folder, key, weights, empty)
+
+
+def _headers_of_one_model(folder: Path, key: str, use: Use) -> dict[str, Tensor] | None:
+    check_one_set(folder, key)
+    weights = read_headers(folder, key, any_name=use is Use.ENGINE)
+    if use is Use.ENGINE:
+        check_engine_reads(folder, key)
+    return weights
 
 
 def _left_out(unexpected: Collection[str], expected: Iterable[str]) -> list[str]:

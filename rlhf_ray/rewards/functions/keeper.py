@@ -8,8 +8,9 @@ So the keeper can end all that the functions have left behind: at the end of a c
 ends. It ends when the worker says so or is gone (its socket closes then, also if it was killed),
 when the process of the functions has ended, or when its family breaks a limit.
 
-The guard is the keeper's parent and only waits. Ray kills the direct children of a worker that it
-ends; a keeper that is killed could end nothing more.
+The guard is the keeper's parent and waits. Ray kills the direct children of a worker that it ends;
+a keeper that is killed could end nothing more. If the keeper is killed all the same, the guard, a
+subreaper too, gets its descendants, and ends them.
 
 Messages in: the settings, then `SETTLE` at the end of every call. Messages out, JSON: the number
 of processes ended by each `SETTLE`; at last a report of how the process of the functions ended.
@@ -47,11 +48,14 @@ def main() -> None:
     control, channel = (socket.socket(fileno=int(word)) for word in sys.argv[1:3])
     for end in (control, channel):
         os.set_inheritable(end.fileno(), False)
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     keeper = os.fork()
     if keeper:
         control.close()
         channel.close()
-        sys.exit(os.waitstatus_to_exitcode(os.waitpid(keeper, 0)[1]))
+        status = os.waitpid(keeper, 0)[1]
+        _end_descendants()
+        sys.exit(os.waitstatus_to_exitcode(status))
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     orders = Channel(control)
     settings = json.loads(orders.receive())
@@ -196,6 +200,19 @@ class _Keeper:
             _kill(members)
             self._poll(_POLL_S)
         return 0
+
+
+def _end_descendants() -> None:
+    """End all descendants of this process; none are left of a keeper that has done its work."""
+    deadline = time.monotonic() + _END_TIMEOUT_S
+    while time.monotonic() < deadline:
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                continue
+        except ChildProcessError:
+            return
+        _kill(family(os.getpid(), enough=_ENDED_AT_ONCE)[1:])
+        time.sleep(_POLL_S)
 
 
 def _kill(pids: list[int]) -> None:

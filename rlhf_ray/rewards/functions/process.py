@@ -27,6 +27,7 @@ from rlhf_ray.records import FailureKind
 from rlhf_ray.rewards.answers import Answer
 from rlhf_ray.rewards.functions.channel import Channel, MessageTooLong
 from rlhf_ray.rewards.functions.containment import Containment
+from rlhf_ray.rewards.functions.family import children
 from rlhf_ray.rewards.functions.keeper import SETTLE
 from rlhf_ray.rewards.functions.replies import Expected, UnexpectedReply, read_reply
 from rlhf_ray.rewards.outcomes import ItemFailure
@@ -187,13 +188,22 @@ class FunctionProcess:
             # The keeper ends all that the functions have started, and then itself.
             self._guard.wait(_KILL_TIMEOUT_S)
         except subprocess.TimeoutExpired:
-            _log.warning("the keeper of the reward functions was stopped; its group is killed")
-            # The guard has not been reaped, so its id, which is also its group's, cannot belong
-            # to another process yet.
-            os.killpg(self._guard.pid, signal.SIGKILL)
-            self._guard.wait(_KILL_TIMEOUT_S)
+            _log.warning("the keeper of the reward functions was stopped; it is killed")
+            self._kill_keeper(self._guard)
         self._guard = None
         return _in_words(report, sandboxed=self._containment.is_sandboxed)
+
+    def _kill_keeper(self, guard: subprocess.Popen[bytes]) -> None:
+        """Kill a keeper that does not end: the guard ends what it has kept, and then itself."""
+        with contextlib.suppress(ProcessLookupError):
+            for keeper in children(guard.pid):
+                os.kill(keeper, signal.SIGKILL)
+        try:
+            guard.wait(_KILL_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            # The guard has not been reaped: its id, its group's too, belongs to no other yet.
+            os.killpg(guard.pid, signal.SIGKILL)
+            guard.wait(_KILL_TIMEOUT_S)
 
     def _report(self, timeout_s: float) -> dict[str, Any]:
         """The keeper's last report; empty if none comes in time."""

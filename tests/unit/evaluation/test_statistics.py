@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 
 import numpy as np
 import pytest
@@ -63,6 +64,16 @@ def test_win_share_by_counting_pairs(ours, theirs):
 def test_win_share_of_nothing():
     with pytest.raises(ValueError, match="answers of both"):
         win_share([], [1.0])
+
+
+def test_many_answers_take_no_longer_each():
+    """Counted pair by pair, or with a look at all counts for each text, this takes minutes."""
+    started = time.monotonic()
+    texts = [range(start, start + 40) for start in range(0, 400_000, 40)]
+    assert distinct_share(texts, 2) == 1.0
+    rewards = [float(number) for number in range(20_000)]
+    assert win_share(rewards, rewards) == 0.5
+    assert time.monotonic() - started < 10
 
 
 @given(st.lists(st.floats(-100, 100), min_size=2, max_size=20))

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.runtime import ObserveConfig
 from rlhf_ray.observe.metrics import (
     CombinedWriter,
     JsonlWriter,
     TensorBoardWriter,
+    check_metrics,
     gauge_name,
     make_writer,
     read_metrics,
@@ -80,6 +82,20 @@ def test_a_broken_line_in_the_middle_is_an_error(tmp_path: Path) -> None:
     path.write_text('{"step": 1}\n{"st\n{"step": 3}\n')
     with pytest.raises(ValueError, match=r"metrics.jsonl, line 2, holds no metrics of a step"):
         JsonlWriter(path, last_step=3)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b'{"st', b"\xff\xfe", b"[1]", b'{"step": "1"}', b'{"step": null}', b'{"step": 2, "a": "x"}'],
+)
+def test_a_damaged_file_is_refused_before_the_run_goes_on(tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / "metrics.jsonl"
+    check_metrics(path)  # There is none yet.
+    path.write_bytes(b'{"step": 1, "a": null}\n' + line + b'\n{"step": 3}\n{"st')
+    with pytest.raises(RequestError, match=r"metrics.jsonl, line 2, holds no metrics of a step"):
+        check_metrics(path)
+    path.write_bytes(b'{"step": 1, "a": null}\n{"step": 3}\n' + line)
+    check_metrics(path)
 
 
 def test_lines_survive_a_kill(tmp_path: Path) -> None:

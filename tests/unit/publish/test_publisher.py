@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 
 from rlhf_ray.calls import Call
+from rlhf_ray.config.errors import RunFailed
 from rlhf_ray.driver.updates.device_sharing import DedicatedDevices
 from rlhf_ray.publish.base import ADAPTER, POLICY, TransferSettings
 from rlhf_ray.publish.gate import FidelityError, Probe
@@ -88,6 +90,21 @@ def test_another_transport_moves_the_weights_and_is_probed_too():
     assert metrics == {"publish/version": 3.0, "publish/probe_gap_max": 0.0}
     with pytest.raises(FidelityError, match="engine 0 differs"):
         publisher(transport, engines, Learner(shift=0.5)).publish(4)
+
+
+@pytest.mark.parametrize("shift", [math.nan, math.inf, -math.inf])
+def test_a_learner_that_has_diverged_is_named_and_not_the_transfer(shift):
+    with pytest.raises(RunFailed, match="version 3: training has diverged") as failed:
+        publisher(object_store(), FakeGenerators(), Learner(shift)).publish(3)
+    assert not isinstance(failed.value, FidelityError)
+
+
+@pytest.mark.parametrize(("shift", "is_said"), [(-0.5, False), (-1e5, True)])
+def test_rounding_of_impossible_numbers_is_not_blamed_on_the_transfer_alone(shift, is_said):
+    with pytest.raises(FidelityError) as failed:
+        publisher(object_store(), FakeGenerators(), Learner(shift)).publish(3)
+    assert ("go down to -1e+05" in str(failed.value)) is is_said
+    assert ("lower training.learning_rate first" in str(failed.value)) is is_said
 
 
 def test_the_probe_has_an_interval():

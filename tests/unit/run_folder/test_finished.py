@@ -80,3 +80,33 @@ def test_files_in_sub_folders_of_an_input_count(tmp_path: Path):
     assert of_earlier_release.differences(config) == [], "it knows the files of the folder itself"
     (tmp_path / "rows" / "a.jsonl").write_text("{ }")
     assert of_earlier_release.differences(config) == [f"{config.data.path} has changed since"]
+
+
+def test_a_key_that_the_release_of_the_record_did_not_have_is_its_default(tmp_path: Path):
+    config = Config()
+    config.fit.batch_size = 7
+    write_finished(tmp_path, config)
+    finished = read_finished(tmp_path)
+    assert finished is not None
+    earlier = dict(finished.settings)
+    earlier["fit.samples_per_step"] = earlier.pop("fit.batch_size")
+    del earlier["algorithm.kl_gradient"], earlier["generation.extra_engine_args"]
+    earlier["a.key.of.then"] = 1
+    of_earlier_release = dataclasses.replace(finished, settings=earlier)
+    assert of_earlier_release.differences(config) == []
+    config.algorithm.kl_gradient = "unbiased"
+    assert of_earlier_release.differences(config) == [
+        'algorithm.kl_gradient="estimator" there, "unbiased" here'
+    ]
+
+
+def test_an_entry_that_is_gone_is_a_difference(tmp_path: Path):
+    config = Config()
+    config.generation.extra_engine_args = {"block_size": 32}
+    write_finished(tmp_path, config)
+    finished = read_finished(tmp_path)
+    assert finished is not None
+    config.generation.extra_engine_args = {}
+    assert "generation.extra_engine_args.block_size=32 there, null here" in finished.differences(
+        config
+    )

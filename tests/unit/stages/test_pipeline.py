@@ -235,9 +235,16 @@ def test_the_figures_of_recipes_may_be_there(recipe):
     assert found
 
 
-def test_a_broken_record_is_named(stages, config, tmp_path):
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("{", "[]", "null", "{}", '{"stages": []}', '{"stages": {"base": 3}}', "[" * 100_000),
+        '{"stages": {"base": {"key": "a", "seconds": "x"}}}',
+    ],
+)
+def test_a_broken_record_is_named(text, stages, config, tmp_path):
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "progress.json").write_text("{")
+    (tmp_path / "out" / "progress.json").write_text(text)
     with pytest.raises(RequestError, match=r"progress\.json cannot be read"):
         pipeline.run(config())
     assert stages.calls == []

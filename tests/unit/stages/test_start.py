@@ -384,3 +384,27 @@ def test_an_interrupted_run_without_resume_names_the_way_on(config, capsys):
         start_stage(trainer.stage("rl"), config("rl", "resume=never"))
     err = capsys.readouterr().err
     assert "resume=auto goes on from it, and this command (resume=never) starts again from" in err
+
+
+def test_damaged_metrics_are_found_before_the_run_goes_on(config, folder):
+    trainer = Trainer(checkpoint=60)
+    trainer.fails = RunFailed("no memory")
+    with pytest.raises(RunFailed):
+        start_stage(trainer.stage("rl"), config())
+    (folder / "metrics.jsonl").write_text('{"step": 1}\n{"st\n{"step": 3}\n')
+    with pytest.raises(RequestError, match="line 2, holds no metrics"):
+        start_stage(trainer.stage("rl"), config())
+    assert trainer.runs == 1
+    assert (folder / "end.json").exists(), "the earlier run's record stays"
+
+
+@pytest.mark.parametrize("is_of_another_stage", [False, True])
+def test_held_out_answers_of_an_earlier_run_are_moved_aside(is_of_another_stage, config, folder):
+    trainer = Trainer()
+    start_stage(trainer.stage("rl"), config())
+    (folder / "evaluation").mkdir()
+    (folder / "evaluation" / "step_000009.jsonl").write_text("{}\n")
+    if is_of_another_stage:
+        (folder / "evaluation" / "config.yaml").touch()
+    start_stage(trainer.stage("rl"), config("rl", "resume=never"))
+    assert (folder / "evaluation").exists() is is_of_another_stage

@@ -125,6 +125,8 @@ def test_what_the_stage_does_not_read_is_noted_and_not_refused(own):
         ("algorithm: nope\n", "algorithm=nope: no such choice; there are: "),
         ("defaults:\n  - override /algoritm: ppo\n", "there is no group algoritm; there are: "),
         ("defaults: [demo]\n", "defaults: 'demo' is not of the form GROUP: NAME"),
+        ("defaults: 3\n", "defaults: 3 is no list of GROUP: NAME"),
+        ("defaults: demo\n", "defaults: 'demo' is no list of GROUP: NAME"),
         ("a: [1\n", "is no YAML of keys and values: "),
         ("- 1\n", "is no mapping of keys, as `num_steps: 20` is"),
         ("training: {learning_rate: 1e-400}\n", "line 1: 1e-400 is too near to 0"),

@@ -69,6 +69,13 @@ CASES = [
         ["reference.max_tokens_per_micro_batch=38"],
     ),
     (
+        "a probe of one token",
+        ["data.max_prompt_tokens=2", "generation.max_response_tokens=1"],
+        ["data.max_prompt_tokens=1"],
+        ["generation.max_response_tokens=1", "data.max_prompt_tokens=1", "needs 3"],
+        ["generation.max_response_tokens=2"],
+    ),
+    (
         "a penalty that would do nothing",
         ["algorithm=kl_cov"],
         ["algorithm.num_mini_batches=1"],

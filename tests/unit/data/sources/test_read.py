@@ -135,6 +135,18 @@ class TestParquet:
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
         assert cells(tmp_path / "a.parquet") == rows
 
+    def test_a_row_group_as_large_as_the_file_is_not_read_at_once(self, tmp_path: Path) -> None:
+        table = pyarrow.table({"prompt": [f"{number:010000}" for number in range(4000)]})
+        pyarrow.parquet.write_table(
+            table, tmp_path / "a.parquet", compression="none", use_dictionary=False
+        )
+        del table
+        before = pyarrow.total_allocated_bytes()
+        rows = read_rows(DataConfig(path=str(tmp_path / "a.parquet")))
+        assert isinstance(next(rows), Row)
+        assert pyarrow.total_allocated_bytes() - before < 30_000_000, "of 40,000,000"
+        assert sum(1 for _ in rows) == 3999
+
     def test_not_parquet(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="cannot be read as Parquet"):
             read(write(tmp_path / "a.parquet", "prompt,answer"))

@@ -238,3 +238,16 @@ def test_no_model_is_kept_without_keep_best():
     best.load_state_dict({"step": 2}, Path())
     assert best.consider(3, {METRIC: 1.0}) == {}
     assert best.state_dict() == {}
+
+
+@pytest.mark.parametrize("left", [["config.json", "tokenizer.json"], []])
+def test_a_best_model_without_its_weights_is_refused(tmp_path, left):
+    """It may become the result of the run."""
+    first = World(tmp_path, 0.5)
+    first.at(2)
+    state = first.evaluator.state_dict()
+    (tmp_path / "best" / "step_000002" / "weights").unlink()
+    for name in left:
+        (tmp_path / "best" / "step_000002" / name).write_text("{}")
+    with pytest.raises(RequestError, match=r"a folder without weights.* resume=never"):
+        World(tmp_path).evaluator.load_state_dict(state, tmp_path)

@@ -283,3 +283,80 @@ class TestLeftOut:
         change(copy, lambda weights: weights.update({name: weights[name].to(dtype)}))
         with pytest.raises(RequestError, match=f"weights as {str(dtype).removeprefix('torch.')};"):
             check(copy)
+
+
+class TestOneSet:
+    """A folder whose weights depend on who reads it is refused."""
+
+    def test_one_file_and_several(self, sharded: Path) -> None:
+        AutoModelForCausalLM.from_pretrained(sharded).save_pretrained(sharded.parent / "whole")
+        shutil.copy(sharded.parent / "whole" / WEIGHTS, sharded / WEIGHTS)
+        for use in Use:
+            with pytest.raises(RequestError, match=f"two sets of weights: {WEIGHTS}, and the"):
+                check(sharded, use)
+
+    def test_an_index_of_the_one_file(self, copy: Path) -> None:
+        names = dict.fromkeys(load_file(copy / WEIGHTS), WEIGHTS)
+        (copy / INDEX).write_text(json.dumps({"weight_map": names}))
+        check(copy, Use.ENGINE)
+
+    def test_another_file_with_the_same_weights(self, copy: Path) -> None:
+        shutil.copy(copy / WEIGHTS, copy / "old.safetensors")
+        check(copy)
+        with pytest.raises(RequestError, match=r"old\.safetensors holds weights of the same names"):
+            check(copy, Use.ENGINE)
+        save_file({"other": torch.ones(1)}, copy / "old.safetensors")
+        check(copy, Use.ENGINE)
+
+    def test_a_pickle_next_to_a_file_that_the_engine_reads(self, copy: Path) -> None:
+        torch.save(load_file(copy / WEIGHTS), copy / PICKLE)
+        check(copy, Use.ENGINE)  # Both read the safetensors file.
+        (copy / WEIGHTS).rename(copy / "other.safetensors")
+        check(copy)
+        with pytest.raises(RequestError, match=r"here other\.safetensors, and transformers the"):
+            check(copy, Use.ENGINE)
+
+    def test_files_in_a_sub_folder(self, sharded: Path) -> None:
+        index = json.loads((sharded / INDEX).read_text())
+        (sharded / "more").mkdir()
+        for file in sharded.glob("model-*.safetensors"):
+            file.rename(sharded / "more" / file.name)
+        index["weight_map"] = {name: f"more/{f}" for name, f in index["weight_map"].items()}
+        (sharded / INDEX).write_text(json.dumps(index))
+        check(sharded)
+        with pytest.raises(RequestError, match="vLLM reads no file in a sub-folder"):
+            check(sharded, Use.ENGINE)
+
+
+class TestTied:
+    @pytest.mark.parametrize("kind", ["safetensors", "shards", "pickle"])
+    def test_two_matrices_where_there_is_one(self, copy: Path, kind: str) -> None:
+        weights = load_file(copy / WEIGHTS)
+        shared = weights["model.embed_tokens.weight"]
+
+        def write(head: Tensor) -> None:
+            if kind == "pickle":
+                (copy / WEIGHTS).unlink(missing_ok=True)
+                torch.save({**weights, "lm_head.weight": head}, copy / PICKLE)
+            elif kind == "shards":
+                (copy / WEIGHTS).unlink(missing_ok=True)
+                save_file(weights, copy / "a.safetensors")
+                save_file({"lm_head.weight": head}, copy / "b.safetensors")
+                places = {
+                    **dict.fromkeys(weights, "a.safetensors"),
+                    "lm_head.weight": "b.safetensors",
+                }
+                (copy / INDEX).write_text(json.dumps({"weight_map": places}))
+            else:
+                save_file({**weights, "lm_head.weight": head}, copy / WEIGHTS)
+
+        write(shared.clone())
+        for use in Use:
+            check(copy, use)
+        other = shared.clone()
+        other[-1, -1] += 1
+        write(other)
+        check(copy, Use.SCORES)
+        for use in (Use.POLICY, Use.ENGINE):
+            with pytest.raises(RequestError, match=r"tie_word_embeddings=true, and its files have"):
+                check(copy, use)

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 HEADER = struct.Struct("!Q")
 DAEMON = (
@@ -35,6 +36,13 @@ def daemonises(sample, file):
     if sample.response == "hang":
         time.sleep(300)
     return 1.0
+
+
+def daemonises_and_ends_keeper(sample, file):
+    """Leave a daemon, and then kill or stop the process that would end it."""
+    daemonises(SimpleNamespace(response=""), file)
+    os.kill(os.getppid(), signal.SIGKILL if sample.response == "kill" else signal.SIGSTOP)
+    time.sleep(300)
 
 
 class KeepsHelper:

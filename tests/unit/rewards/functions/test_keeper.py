@@ -116,6 +116,18 @@ def test_a_keeper_that_is_lost_is_replaced(make_worker, make_group, monkeypatch,
     wait_until_ended([process.pid for process in started])
 
 
+@pytest.mark.parametrize("response", ["kill", "stop"])
+def test_a_daemon_ends_with_a_keeper_that_is_lost(
+    make_worker, make_group, monkeypatch, tmp_path, response: str
+) -> None:
+    monkeypatch.setattr("rlhf_ray.rewards.functions.process._KILL_TIMEOUT_S", 1.0)
+    file = tmp_path / "pids"
+    entry = {"path": f"{HOSTILE}:daemonises_and_ends_keeper", "arguments": {"file": str(file)}}
+    worker = make_worker(entry, timeout_s=2.0)
+    worker.score(make_group(response))
+    wait_until_ended(noted(file))
+
+
 def test_a_fork_that_returns_gives_no_second_answer(make_worker, make_group) -> None:
     worker = make_worker(f"{HOSTILE}:forks")
     for _ in range(2):

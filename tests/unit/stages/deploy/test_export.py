@@ -8,11 +8,12 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.load import load_config, to_yaml
-from rlhf_ray.models.card import licence_note
+from rlhf_ray.models.card import licence_note, read_origin
 from rlhf_ray.models.saving.generation_ends import add_ends
 from rlhf_ray.stages.deploy.export import run
 from rlhf_ray.testing.tiny import tiny_random
@@ -224,3 +225,32 @@ def test_a_missing_evaluation_says_how_it_is_made(trained, tmp_path):
     with pytest.raises(RequestError, match="stage=evaluate"):
         export(tmp_path, f"model.path={trained / 'model'}", f"export.evaluation_dir={tmp_path}/no")
     assert not (tmp_path / "exported").exists()
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "summary.json"])
+@pytest.mark.parametrize("text", ["[1]", "null", "3", "[" * 100_000, "\x00"])
+def test_a_damaged_record_of_the_run_is_refused(trained, name, text):
+    (trained / name).write_text(text)
+    with pytest.raises(RequestError, match=rf"{name} (holds a|cannot be read)"):
+        read_origin(trained)
+
+
+@pytest.mark.parametrize("damage", ["lost", "renamed", "more"])
+def test_an_adapter_that_does_not_fit_is_refused(damage, trained, tmp_path):
+    """peft merges what fits, and at most warns of the rest."""
+    adapted = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(trained / "model"),
+        LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False),
+    )
+    folder = tmp_path / "adapter"
+    adapted.save_pretrained(folder)
+    file = folder / "adapter_model.safetensors"
+    weights = load_file(file)
+    name = next(iter(weights))
+    taken = weights[name].clone() if damage == "more" else weights.pop(name)
+    if damage != "lost":
+        weights[name.replace("layers.0", "layers.7")] = taken
+    save_file(weights, file)
+    with pytest.raises(RequestError, match=r"files of the adapter (lack|have more)"):
+        export(tmp_path, f"model.path={folder}")
+    assert not (tmp_path / "exported" / "model").exists()
