@@ -7,6 +7,7 @@ import yaml
 
 from rlhf_ray.main import main
 
+pytestmark = pytest.mark.unit_slow
 MOST_LINES = 110
 ROWS = "examples.path=rlhf_ray.data.builtin:arithmetic"
 

@@ -16,6 +16,7 @@ from rlhf_ray.stages.steps.ahead import check_ahead, check_sizes
 from rlhf_ray.stages.steps.origins import known_parts
 from rlhf_ray.testing.tiny import tiny_random
 
+pytestmark = pytest.mark.unit_slow
 ROWS = "rlhf_ray.data.builtin:arithmetic"
 PROMPTS = f"data.path: '{ROWS}', data.answer_column: answer"
 
