@@ -239,6 +239,7 @@ class BanditBuilder(FakeBuilder):
     """The real builder, in this process."""
 
     def __init__(self, builder: ExperienceBuilder) -> None:
+        super().__init__()
         self._builder = builder
 
     def build(self, **parts: Any) -> Call:

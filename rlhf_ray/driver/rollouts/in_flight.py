@@ -96,6 +96,8 @@ class InFlight:
 
     def start(self, batch: int, prompts: Sequence[Prompt]) -> None:
         """Send several prompts; if the engines are idle, all prompts start together."""
+        if not prompts:
+            return
         # What an engine computes depends in its last bits on which requests share a step. Idle
         # engines hold all requests back until the last one is there, so that a synchronous batch
         # is the same in every run. Engines at work cannot be made reproducible this way.
@@ -136,6 +138,10 @@ class InFlight:
             self._send_waiting()
         if not self._scored:
             self._advance(self._calls.take_done(phase=phase, timeout_s=timeout_s))
+        yield from self.take_scored()
+
+    def take_scored(self) -> Iterator[ScoredPrompt]:
+        """Yield the prompts that `advance` found scored; waits for nothing."""
         taken, self._scored = self._scored, []
         for scored in taken:
             self._num_requests[scored.batch] -= 1
@@ -145,7 +151,7 @@ class InFlight:
         """Send what engines have sampled by now to the rewards; wait for nothing.
 
         For the time in which the driver waits for something else. The prompts that are scored then
-        come out of the next `wait`.
+        come out of the next `wait` or `take_scored`.
 
         Raises:
             RunFailed: a worker died or failed.

@@ -178,7 +178,7 @@ class Saved:
         return self.is_on
 
     def save(self, step: int, state: dict[str, Any]) -> None:
-        assert set(state) == {"adaptive", "pipeline", "texts", "evaluation"}
+        assert set(state) == {"adaptive", "pipeline", "groups", "texts", "evaluation"}
         self.steps.append(step)
 
 

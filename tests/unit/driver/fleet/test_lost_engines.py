@@ -226,6 +226,45 @@ def test_batches_in_flight_survive_a_loss(tmp_path):
     assert len(events(tmp_path, "engine_lost")) == 2
 
 
+@pytest.mark.parametrize("num_engines", [1, 2])
+def test_losses_and_interruptions_lose_no_group(tmp_path, num_engines):
+    """Asynchronous, with engines lost before and after checkpoints, and two interruptions."""
+    trained: dict[int, tuple[str, ...]] = {}
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    def live(resume: int, losses: list[int], end: int | None) -> FleetRun:
+        run = FleetRun(
+            tmp_path, num_engines=num_engines, num_steps=8, max_staleness=2, every_steps=1
+        )
+        if resume:
+            run.resume(resume)
+        for number in losses:
+            run.on("generate", number, run.kill(0))
+        if end is None:
+            run.run()
+        else:
+            run.on("generate", end, interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                run.run()
+        assert run.engines.fenced, "an engine was lost"
+        trained.update(enumerate(run.batches.prompts, start=resume))
+        return run
+
+    live(0, [9, 22], 35)
+    first = max(int(path.name[-6:]) for path in (tmp_path / "checkpoints").iterdir())
+    second = live(first, [3], 15)
+    last = max(int(path.name[-6:]) for path in (tmp_path / "checkpoints").iterdir())
+    assert 0 < first < last < 8
+    third = live(last, [3], None)
+    assert [name for step in range(8) for name in trained[step]] == [
+        f"e0-r{index}" for index in range(48)
+    ]
+    for run in (second, third):
+        assert "groups that waited in the checkpoint go on" in run.said[0]
+
+
 class Channel:
     """A transport that fails as a whole when one end is lost, and must be opened again then.
 
