@@ -67,7 +67,7 @@ class FaultyEngines:
         self.drops: set[MemberName] = set()
         self.lies: set[MemberName] = set()
         self.fenced: list[MemberName] = []
-        self.starts_after_s = 30.0
+        self.starts_after_s = 20.0
         self.clock: Callable[[], float] = lambda: 0.0
         self.log: list[tuple[str, MemberName]] = []
         self.asked: Counter[str] = Counter()
@@ -87,7 +87,9 @@ class FaultyEngines:
     def of(self, engines: Sequence[int]) -> Receivers:
         return Receivers(self, [self.names[engine] for engine in engines])
 
-    def generate(self, engine: int, prompt: Prompt, sample_indices: tuple[int, ...]) -> Call:
+    def generate(
+        self, engine: int, prompt: Prompt, sample_indices: tuple[int, ...], *, together: int = 0
+    ) -> Call:
         name = self.names[engine]
         group = make_group(prompt, sample_indices, version=self.versions[name])
         return self.call("generate", name, signal=(), payload=group)
@@ -97,12 +99,6 @@ class FaultyEngines:
 
     def ping(self, engine: int) -> Call:
         return self.call("ping", self.names[engine])
-
-    def hold(self) -> list[Call]:
-        return self.of(self.serving).hold()
-
-    def release(self, num_requests: Sequence[int]) -> list[Call]:
-        return self.of(self.serving).release(num_requests)
 
     def statistics(self) -> list[Call]:
         return self.of(self.serving).statistics()
@@ -143,13 +139,6 @@ class Receivers:
     def __init__(self, engines: FaultyEngines, names: Sequence[MemberName]) -> None:
         self._engines = engines
         self.names = list(names)
-
-    def hold(self) -> list[Call]:
-        return self._all("hold")
-
-    def release(self, num_requests: Sequence[int]) -> list[Call]:
-        assert len(num_requests) == len(self.names)
-        return self._all("release")
 
     def statistics(self) -> list[Call]:
         zero = dict.fromkeys(("kv_cache_use_max", "queue_max", "preemptions"), 0.0)
@@ -417,14 +406,16 @@ class FleetRun:
                 generate_timeout_s=60.0,
             ),
         )
-        groups = WaitingGroups(FakeBuilder(), self.waiter, settings=run_settings(), timeout_s=60.0)
+        kept = run_settings()
+        groups = WaitingGroups(FakeBuilder(), self.waiter, settings=kept, timeout_s=60.0)
         checkpoints = StepCheckpoints(
             Checkpoints(folder, keep_last=9),
             roles={FOLDER: groups},
             waiter=self.waiter,
             every_steps=every_steps,
             timeout_s=60.0,
-            identity={},
+            identity=kept.identity,
+            settings=kept.in_checkpoint(),
         )
         self.saver = RunCheckpoints(
             checkpoints, texts=NoTexts(num_ranks=1), evaluator=NoEvaluation(), groups=groups
