@@ -169,7 +169,6 @@ def compare_settings(folder: Path, state: Mapping[str, Any], here: RunSettings) 
             f"the checkpoint {folder} is of a release that kept no configuration: changed settings "
             f"are not known, except for those of the run's identity, which are the same"
         ]
-    models = _mapping(state.get("models"))
     changes, decisive = _all_changes(saved, state, here)
     refused = {key: changes[key] for key in decisive if not is_accepted(key, here.accepted)}
     if refused:
@@ -191,7 +190,8 @@ def compare_settings(folder: Path, state: Mapping[str, Any], here: RunSettings) 
 
 def changed_objectives(state: Mapping[str, Any], here: RunSettings) -> list[str]:
     """Keys that decide what is optimised, and have changed since a checkpoint."""
-    return _all_changes(_mapping(state.get("configuration")), state, here)[1]
+    _, decisive = _all_changes(_mapping(state.get("configuration")), state, here)
+    return decisive
 
 
 def _all_changes(
