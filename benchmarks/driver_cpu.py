@@ -37,15 +37,11 @@ _INFO = ProcessInfo(pid=0, created=0.0, node_id="", stdout_path="", stderr_path=
 class Worker:
     """Answers as an engine and as a reward worker do; a group is its prompt."""
 
-    async def hold(self) -> None: ...
-
-    async def release(self, num_requests: int) -> None: ...
-
     async def statistics(self) -> dict[str, float]:
         return _STATISTICS
 
     async def generate(
-        self, prompt: Prompt, _sample_indices: tuple[int, ...]
+        self, prompt: Prompt, _sample_indices: tuple[int, ...], _together: int
     ) -> tuple[tuple[SampleFailure, ...], Prompt]:
         return (), prompt
 

@@ -169,25 +169,8 @@ def compare_settings(folder: Path, state: Mapping[str, Any], here: RunSettings) 
             f"the checkpoint {folder} is of a release that kept no configuration: changed settings "
             f"are not known, except for those of the run's identity, which are the same"
         ]
-    changes = _changes(saved, here)
-    code = _mapping(state.get("code"))
-    moved = FUNCTIONS in changes and is_moved_code(
-        saved.get(FUNCTIONS), here.configuration[FUNCTIONS], code, here.code
-    )
-    if moved:
-        changes[FUNCTIONS] += " (moved: the same code)"
-    models = _mapping(state.get("models"))
-    # A key with another value has other files, too, and its own sentence is the better one.
-    changed_files = _changed_files(models, here.models)
-    changes = {**changed_files, **changed_code(code, here.code), **changes}
-    refused = {
-        key: change
-        for key, change in changes.items()
-        if is_objective(key)
-        and not is_accepted(key, here.accepted)
-        and not (key == FUNCTIONS and moved)
-        and not (key in here.models and here.models[key].is_same_to_run(models.get(key)))
-    }
+    changes, decisive = _all_changes(saved, state, here)
+    refused = {key: changes[key] for key in decisive if not is_accepted(key, here.accepted)}
     if refused:
         raise RequestError(
             f"the checkpoint {folder} is of a run that optimises something else: "
@@ -203,6 +186,36 @@ def compare_settings(folder: Path, state: Mapping[str, Any], here: RunSettings) 
             f"the files behind {', '.join(here.models)} have changed is not known"
         )
     return notes
+
+
+def changed_objectives(state: Mapping[str, Any], here: RunSettings) -> list[str]:
+    """Keys that decide what is optimised, and have changed since a checkpoint."""
+    _, decisive = _all_changes(_mapping(state.get("configuration")), state, here)
+    return decisive
+
+
+def _all_changes(
+    saved: Mapping[str, Any], state: Mapping[str, Any], here: RunSettings
+) -> tuple[dict[str, str], list[str]]:
+    """A sentence for every key that differs, and those that decide what is optimised."""
+    changes = _changes(saved, here)
+    code, models = _mapping(state.get("code")), _mapping(state.get("models"))
+    moved = FUNCTIONS in changes and is_moved_code(
+        saved.get(FUNCTIONS), here.configuration[FUNCTIONS], code, here.code
+    )
+    if moved:
+        changes[FUNCTIONS] += " (moved: the same code)"
+    # A key with another value has other files, too, and its own sentence is the better one.
+    changed_files = _changed_files(models, here.models)
+    changes = {**changed_files, **changed_code(code, here.code), **changes}
+    decisive = [
+        key
+        for key in changes
+        if is_objective(key)
+        and not (key == FUNCTIONS and moved)
+        and not (key in here.models and here.models[key].is_same_to_run(models.get(key)))
+    ]
+    return changes, decisive
 
 
 def _changes(saved: Mapping[str, Any], here: RunSettings) -> dict[str, str]:

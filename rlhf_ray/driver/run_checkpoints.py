@@ -11,6 +11,11 @@ from rlhf_ray.driver.checkpoints import StepCheckpoints
 from rlhf_ray.driver.evaluation.evaluator import Evaluator
 from rlhf_ray.driver.resume_choice import Resume, verified
 from rlhf_ray.driver.rollouts.pipeline import RolloutPipeline
+from rlhf_ray.driver.rollouts.waiting_groups import (
+    NO_WAITING_GROUPS,
+    NoWaitingGroups,
+    WaitingGroups,
+)
 from rlhf_ray.driver.updates.controllers import Controllers
 from rlhf_ray.driver.updates.texts import TextSource
 
@@ -30,14 +35,21 @@ class RunCheckpoints:
         checkpoints: writes the roles, and knows when a checkpoint is due.
         texts: source of the trainer's texts.
         evaluator: knows which model is the best so far.
+        groups: a role of `checkpoints`, too: the groups that wait for a later step.
     """
 
     def __init__(
-        self, checkpoints: StepCheckpoints, *, texts: TextSource, evaluator: Evaluator
+        self,
+        checkpoints: StepCheckpoints,
+        *,
+        texts: TextSource,
+        evaluator: Evaluator,
+        groups: WaitingGroups | NoWaitingGroups = NO_WAITING_GROUPS,
     ) -> None:
         self._checkpoints = checkpoints
         self._texts = texts
         self._evaluator = evaluator
+        self._groups = groups
 
     def is_due(self, step: int) -> bool:
         """Whether a checkpoint is due after `step` steps."""
@@ -52,11 +64,14 @@ class RunCheckpoints:
         self._checkpoints.poll()
         if not self._checkpoints.is_due(state.step):
             return
+        # Before the state of the pipeline, which says what becomes of every prompt.
+        self._groups.gather(pipeline)
         self._checkpoints.save(
             state.step,
             {
                 "adaptive": state.controllers.state_dict(),
                 "pipeline": pipeline.state_dict(),
+                "groups": self._groups.state_dict(),
                 "texts": self._texts.state_dict(),
                 "evaluation": self._evaluator.state_dict(),
             },
@@ -71,8 +86,16 @@ class RunCheckpoints:
         """
         self._checkpoints.finish()
 
-    def load(self, folder: Path, pipeline: RolloutPipeline) -> LoopState:
+    def load(
+        self,
+        folder: Path,
+        pipeline: RolloutPipeline,
+        report: Callable[[str], None] = lambda _: None,
+    ) -> LoopState:
         """Put roles, pipeline, texts and evaluator where the checkpoint left them.
+
+        Args:
+            report: takes sentences about groups that waited.
 
         Raises:
             RequestError: the checkpoint is damaged, or belongs to a run with other settings.
@@ -88,6 +111,7 @@ class RunCheckpoints:
             # The folder is checkpoints/step_000050 in the folder of its run.
             self._evaluator.load_state_dict(saved.get("evaluation", {}), folder.parent.parent)
         self._checkpoints.load_roles(folder)
+        self._groups.restore(folder, saved, pipeline, report)
         return LoopState(step=saved["step"], controllers=controllers)
 
     def verified(self, resume: Resume, report: Callable[[str], None]) -> Path:

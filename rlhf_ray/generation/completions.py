@@ -57,8 +57,8 @@ async def complete(
 ) -> list[CompletionOutcome]:
     """Run all requests at once; returns an outcome for each, in order.
 
-    They start even while the requests of a batch are held (`EngineRequests.hold`): the batch may
-    wait for a judge's answers, and counts only its own requests.
+    They start even while requests of a batch wait for each other: the batch may wait for a judge's
+    answers.
 
     Args:
         decode: tokens to text, special tokens left out.
@@ -80,7 +80,7 @@ async def _complete(
     end_token_ids: Sequence[int],
 ) -> CompletionOutcome:
     submission = requests.submit(
-        request.token_ids, _arguments(request, end_token_ids), order=(0, 0), may_be_held=False
+        request.token_ids, _arguments(request, end_token_ids), order=(0, 0)
     )
     try:
         async with asyncio.timeout(timeout_s):

@@ -147,9 +147,13 @@ class GenerationEngine:
         await self._answer(self._llm.check_health())
 
     async def generate(
-        self, prompt: Prompt, sample_indices: tuple[int, ...]
+        self, prompt: Prompt, sample_indices: tuple[int, ...], *, together: int = 0
     ) -> tuple[RolloutGroup, tuple[SampleFailure, ...]]:
         """Sample responses, one request each.
+
+        Args:
+            together: number of requests, of these and of other calls, that start in one engine
+                step; see `EngineRequests.submit`.
 
         Returns:
             The group of the samples that finished, and the failures of the others, which are also
@@ -158,7 +162,6 @@ class GenerationEngine:
         Raises:
             EngineLost: the engine process has ended.
         """
-        # All are submitted before the first await: a `release` that arrives next finds them.
         submissions = {
             sample_index: self._requests.submit(
                 prompt.token_ids,
@@ -170,6 +173,7 @@ class GenerationEngine:
                     end_token_ids=self._end_token_ids,
                 ),
                 order=(prompt.stream_index, sample_index),
+                together=together,
             )
             for sample_index in sample_indices
         }
@@ -215,18 +219,6 @@ class GenerationEngine:
             end_token_ids=self._end_token_ids,
             timeout_s=timeout_s,
         )
-
-    async def hold(self) -> None:
-        """Collect requests, but start none until `release`."""
-        self._requests.hold()
-
-    async def release(self, num_requests: int = 0) -> None:
-        """Start all held requests in one engine step, in order, once there are `num_requests`.
-
-        vLLM's numbers depend on the batch: requests that start in their order of arrival would
-        give results that cannot be reproduced.
-        """
-        await self._requests.release(num_requests)
 
     async def begin_update(self) -> None:
         """Pause the engine and prepare for new weights. Running requests wait and then go on.

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from vllm.inputs import tokens_input
@@ -17,17 +16,15 @@ from rlhf_ray.config.errors import RunFailed
 from rlhf_ray.generation.errors import EngineLost, RequestFailed, T, answer, engine_lost
 from rlhf_ray.generation.prompt_tasks import RunClock
 
-_ARRIVAL_POLL_S = 0.001
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Submission:
     """A submitted request.
 
     Attributes:
-        order: key by which held requests are sorted before they start.
+        order: key by which requests that start together are sorted before.
         arguments: arguments of vLLM's `SamplingParams`.
-        is_held: `release` starts the request; otherwise `result` does.
+        is_held: it starts with others; otherwise `result` starts it.
         collector: gets vLLM's output collector when the request starts, or the error of the start.
     """
 
@@ -36,6 +33,20 @@ class Submission:
     arguments: dict[str, Any]
     is_held: bool
     collector: asyncio.Future[Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Gathering:
+    """Requests that start in one engine step.
+
+    Attributes:
+        number: of requests to wait for.
+        are_here: is set when the last of them has come.
+    """
+
+    number: int
+    held: list[Submission] = field(default_factory=list)
+    are_here: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class EngineRequests:
@@ -69,8 +80,9 @@ class EngineRequests:
         # Why no request may start, while the weights are not those of any version.
         self.refusal: str | None = None
         self._num_requests = 0
-        # The held requests, or None while requests are not held.
-        self._held: list[Submission] | None = None
+        # Requests of which some have not come yet.
+        self._gathering: _Gathering | None = None
+        self._starts: set[asyncio.Task[None]] = set()
 
     def submit(
         self,
@@ -78,28 +90,30 @@ class EngineRequests:
         arguments: dict[str, Any],
         *,
         order: tuple[int, int],
-        may_be_held: bool = True,
+        together: int = 0,
     ) -> Submission:
-        """Register one request without awaiting anything, so that the next `release` includes it.
+        """Register one request without awaiting anything.
 
         Args:
-            may_be_held: hold and count the request while requests are held; False starts it anyway.
+            together: number of requests that start in one engine step, in their order, as soon as
+                all of them are registered; 0 starts this one by itself. What vLLM computes depends
+                on the batch: requests that start as they arrive would give results that cannot be
+                reproduced.
 
         Raises:
             RunFailed: an update of the weights has failed.
         """
         if self.refusal is not None:
             raise RunFailed(self.refusal)
-        held = self._held if may_be_held else None
         submission = Submission(
             order=order,
             token_ids=token_ids,
             arguments=arguments,
-            is_held=held is not None,
+            is_held=together > 0,
             collector=asyncio.get_running_loop().create_future(),
         )
-        if held is not None:
-            held.append(submission)
+        if together:
+            self._gather(submission, together)
         return submission
 
     async def result(self, submission: Submission) -> Any:
@@ -126,35 +140,28 @@ class EngineRequests:
             if not finished and not self._llm.errored:
                 await self._answer(self._llm.abort(collector.request_id, internal=True))
 
-    def hold(self) -> None:
-        """Collect requests, but start none until `release`."""
-        if self._held is None:
-            self._held = []
+    def _gather(self, submission: Submission, number: int) -> None:
+        gathering = self._gathering
+        if gathering is None:
+            gathering = self._gathering = _Gathering(number=number)
+            task = asyncio.create_task(self._start_together(gathering))
+            # The loop itself keeps no task from being collected.
+            self._starts.add(task)
+            task.add_done_callback(self._starts.discard)
+        gathering.held.append(submission)
+        if len(gathering.held) >= gathering.number:
+            self._gathering = None
+            gathering.are_here.set()
 
-    async def release(self, num_requests: int) -> None:
-        """Start all held requests in one engine step, in their order.
-
-        Args:
-            num_requests: number of held requests to wait for. Ray may deliver the calls that submit
-                them after the call of `release`, although they were made before it.
-
-        Raises:
-            RunFailed: the requests have not arrived in time, or an update of weights has failed.
-        """
-        deadline = time.monotonic() + self._timeout_s
-        while self._held is not None and len(self._held) < num_requests:
-            if time.monotonic() > deadline:
-                raise RunFailed(
-                    f"generator {self._index}: only {len(self._held)} of {num_requests} requests "
-                    f"of a batch have arrived within {self._timeout_s:g} s"
-                )
-            await asyncio.sleep(_ARRIVAL_POLL_S)
-        # From here on new requests pass; only those collected so far start together.
-        held, self._held = self._held or [], None
-        if not held:
-            return
+    async def _start_together(self, gathering: _Gathering) -> None:
+        """Start requests in one engine step; an error goes to the callers that wait in `result`."""
+        held = gathering.held
+        failure: Exception = engine_lost(self._index)
         try:
+            await self._wait_for_all(gathering)
             async with self._pause:
+                if self._llm.errored:  # It may be why an update has failed: say the cause.
+                    raise engine_lost(self._index)
                 if self.refusal is not None:
                     # Starting them ends with a resume, which would run on these weights.
                     raise RunFailed(self.refusal)
@@ -166,11 +173,29 @@ class EngineRequests:
                 for submission in sorted(held, key=lambda submission: submission.order):
                     await self._start(submission)
                 await self._answer(self._llm.resume_generation())
+        except Exception as error:  # noqa: BLE001 - the callers raise it
+            failure = error
         finally:
             # If the start failed half-way: a caller must not wait for a request that never starts.
             for submission in held:
                 if not submission.collector.done():
-                    submission.collector.set_exception(engine_lost(self._index))
+                    submission.collector.set_exception(failure)
+
+    async def _wait_for_all(self, gathering: _Gathering) -> None:
+        """Wait until all requests that start together are here.
+
+        Raises:
+            RunFailed: they have not come in time.
+        """
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await gathering.are_here.wait()
+        except TimeoutError:
+            self._gathering = None
+            raise RunFailed(
+                f"generator {self._index}: only {len(gathering.held)} of {gathering.number} "
+                f"requests of a batch have arrived within {self._timeout_s:g} s"
+            ) from None
 
     async def _start(self, submission: Submission) -> None:
         """Hand the request to vLLM; an error goes to the caller that waits in `result`."""

@@ -113,7 +113,9 @@ class BanditEngines(FakeGenerators):
         self._weights = weights.detach().clone()
         self._greedy_from = greedy_from
 
-    def generate(self, engine: int, prompt: Prompt, sample_indices: tuple[int, ...]) -> Call:
+    def generate(
+        self, engine: int, prompt: Prompt, sample_indices: tuple[int, ...], *, together: int = 0
+    ) -> Call:
         samples = [self._sample(prompt, index) for index in sample_indices]
         sampled = [[False, True, False, True, True][: len(tokens)] for tokens in samples]
         mask = torch.tensor([keep for row in sampled for keep in row])
@@ -239,6 +241,7 @@ class BanditBuilder(FakeBuilder):
     """The real builder, in this process."""
 
     def __init__(self, builder: ExperienceBuilder) -> None:
+        super().__init__()
         self._builder = builder
 
     def build(self, **parts: Any) -> Call:

@@ -13,6 +13,7 @@ from typing import Any
 from rlhf_ray.calls import Call
 from rlhf_ray.checkpoint_files.manifest import seal_share
 from rlhf_ray.evaluation.answers import MeasureSettings
+from rlhf_ray.experience.waiting_groups import WaitingGroupFiles
 from rlhf_ray.publish.base import POLICY, LearnerPart
 from rlhf_ray.records import Coefficients
 from rlhf_ray.testing.fakes import done
@@ -100,7 +101,10 @@ class FakeReference(_FakeRanks):
 
 
 class FakeBuilder:
-    """A builder whose experience is empty."""
+    """A builder whose experience is empty; it writes and reads groups as the real one does."""
+
+    def __init__(self) -> None:
+        self._waiting = WaitingGroupFiles()
 
     def build(
         self,
@@ -124,6 +128,20 @@ class FakeBuilder:
 
     def finish_rollouts(self) -> Call:
         return done("builder", 0)
+
+    def save_groups(self, path: Path, groups: Sequence[Any], *, in_background: bool) -> Call:
+        self._waiting.save(path, groups, in_background=in_background)
+        return done("builder", 0)
+
+    def written_groups(self, *, wait_s: float) -> Call:
+        return done("builder", 0, signal=self._waiting.written(wait_s=wait_s))
+
+    def seal_groups(self, folder: Path, *, sync: bool) -> Call:
+        return done("builder", 0, signal=self._waiting.seal(folder, sync=sync))
+
+    def load_groups(self, path: Path, num_groups: int) -> Call:
+        summaries, groups = self._waiting.load(path, num_groups)
+        return done("builder", 0, signal=summaries, payload=tuple(groups))
 
 
 class FakeOfflineRanks(_FakeRanks):

@@ -61,7 +61,8 @@ class FakePrompts:
 class FakeGenerators:
     """Engines whose samples are two tokens that a test can recognise.
 
-    `events` has the names of all calls but `generate` and `abort`, in order.
+    `events` has the names of all calls but `generate` and `abort`, in order; `together` has the
+    engine of every `generate`, and the number of samples that it starts in one step.
 
     Args:
         fails: whether a sample fails: (engine, prompt, sample index) to bool.
@@ -75,7 +76,7 @@ class FakeGenerators:
         self.requests: list[tuple[int, str, tuple[int, ...]]] = []
         self.aborted: list[tuple[int, tuple[str, ...]]] = []
         self.events: list[str] = []
-        self.released: list[list[int]] = []
+        self.together: list[tuple[int, int]] = []
         self._fails = fails
 
     @property
@@ -88,8 +89,11 @@ class FakeGenerators:
     def issued_again(self, lost: Lost) -> None:
         """No-op: no engine is lost; see `fake_fleet`."""
 
-    def generate(self, engine: int, prompt: Prompt, sample_indices: tuple[int, ...]) -> Call:
+    def generate(
+        self, engine: int, prompt: Prompt, sample_indices: tuple[int, ...], *, together: int = 0
+    ) -> Call:
         self.requests.append((engine, prompt.prompt_id, sample_indices))
+        self.together.append((engine, together))
         failed = [i for i in sample_indices if self._fails(engine, prompt, i)]
         failures = tuple(
             SampleFailure(
@@ -107,13 +111,6 @@ class FakeGenerators:
     def abort(self, engine: int, prompt_ids: Sequence[str]) -> Call:
         self.aborted.append((engine, tuple(prompt_ids)))
         return done("generator", engine)
-
-    def hold(self) -> list[Call]:
-        return self._event("hold")
-
-    def release(self, num_requests: Sequence[int]) -> list[Call]:
-        self.released.append(list(num_requests))
-        return self._event("release")
 
     def statistics(self) -> list[Call]:
         """No statistics: these engines have no scheduler."""

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+import signal
+
 import pytest
 from transformers import AutoTokenizer
 
@@ -54,3 +58,34 @@ def test_asynchronous_on_two_of_everything(make_run, tmp_path):
     for step in range(1, 6):
         versions = {v for row in run.rollouts(step) for v, _ in row["weight_versions"]}
         assert versions <= {step - 2, step - 1}
+
+
+@pytest.mark.nightly
+def test_killed_twice_every_prompt_is_trained_once(make_run):
+    """Groups that waited go on; the account is kept by the rollout files."""
+    settings = (
+        *["num_steps=9", "max_staleness=3", "prompts_per_step=2", "samples_per_prompt=2"],
+        *["checkpoint.every_steps=2", "data.shuffle=false", "generation.num_engines=2"],
+        *["generation.num_cpus=0.3", "generation.cpu_threads=1"],
+    )
+    waited = 0
+    for killed_at in (3, 6, None):
+        run = make_run(*settings, output="run")
+        if killed_at is not None:
+            run.wait_for_step(killed_at)
+            run.descendants()
+            os.kill(run.process.pid, signal.SIGKILL)
+            run.wait(10)
+            assert run.survivors() == []
+        else:
+            run.succeed(400)
+        if killed_at != 3:
+            assert f"resumed after step {killed_at - 2 if killed_at else 6}" in run.text
+            (number,) = re.findall(
+                r"(\d+) of \1 groups that waited in the checkpoint go on", run.text
+            )
+            waited += int(number)
+    assert waited > 0
+    prompts = [dict.fromkeys(row["prompt_id"] for row in run.rollouts(s)) for s in range(1, 10)]
+    assert [prompt for step in prompts for prompt in step] == [f"e0-r{i}" for i in range(18)]
+    assert all(len(run.rollouts(step)) == 4 for step in range(1, 10))

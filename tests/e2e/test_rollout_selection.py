@@ -25,6 +25,7 @@ REPRODUCIBLE = (
     "rollout_selection.success_reward=0.5",
     "rollout_selection.overlong_buffer_tokens=3",
     "rollout_selection.overlong_filter=true",
+    "rollout_selection.replay_groups_per_step=1",
 )
 
 
@@ -44,6 +45,7 @@ def test_killed_and_resumed_equals_uninterrupted(make_run):
     # Something was there to be resumed.
     assert sum(row["rollout_selection/replaced_groups"] for row in expected) > 0
     assert max(row["rollout_selection/overlong_penalty_mean"] for row in expected) > 0
+    assert sum(row["rollout_selection/replayed_groups"] for row in expected[2:]) > 0
     assert all(math.isfinite(value) for row in expected for value in row.values())
     for step in range(1, 6):
         assert [row["prompt_id"] for row in resumed.rollouts(step)] == [

@@ -9,8 +9,11 @@ import pytest
 import ray
 import torch
 
-from rlhf_ray.cluster.roles.builder import BuilderActor, BuilderSettings
+from rlhf_ray.calls import MemberName
+from rlhf_ray.cluster.roles.builder import BuilderActor, BuilderGroup, BuilderSettings
 from rlhf_ray.cluster.roles.rewards import RewardActor
+from rlhf_ray.cluster.runtime.process import ProcessInfo
+from rlhf_ray.cluster.runtime.supervisor import Member
 from rlhf_ray.config.groups.algorithm import AlgorithmConfig, OldLogprobsFrom
 from rlhf_ray.config.groups.reward import RewardConfig
 from rlhf_ray.config.groups.rollout_selection import RolloutSelectionConfig
@@ -95,3 +98,31 @@ def test_steps_travel_to_the_builder(actors, tmp_path):
     ray.get(builder.write_rollouts.remote(path, group), timeout=TIMEOUT_S)
     ray.get(builder.finish_rollouts.remote(), timeout=TIMEOUT_S)
     assert '"steps": [[0.0, 1, 1], [1.0, 1, 1]]' in path.read_text()
+
+
+def test_groups_go_to_a_file_of_a_checkpoint_and_come_back(actors, tmp_path):
+    worker, handle = actors
+    summary, group = worker.score.options(num_returns=2).remote(
+        unscored("Ab", "bB", indices=(0, 1))
+    )
+    info = ProcessInfo(pid=0, created=0.0, node_id="", stdout_path="", stderr_path="", gpu_ids=())
+    name = MemberName(role="builder", rank=0)
+    builder = BuilderGroup(
+        Member(name=name, handle=handle, info=info), num_learners=1, num_critics=0
+    )
+    files = [tmp_path / "groups" / name for name in ("now", "later")]
+    ray.get(
+        [
+            builder.save_groups(file, [group] * 3, in_background=file.name == "later").signal
+            for file in files
+        ],
+        timeout=TIMEOUT_S,
+    )
+    written = ray.get(builder.written_groups(wait_s=TIMEOUT_S).signal, timeout=TIMEOUT_S)
+    sealed = ray.get(builder.seal_groups(tmp_path / "groups", sync=False).signal, timeout=TIMEOUT_S)
+    assert sealed == {"now": written["later"], "later": written["later"]}
+    call = builder.load_groups(files[0], 3)
+    assert ray.get(call.signal, timeout=TIMEOUT_S) == (ray.get(summary, timeout=TIMEOUT_S),) * 3
+    once, *_, original = ray.get([*call.payload, group], timeout=TIMEOUT_S)
+    assert once.steps.rewards.tolist() == original.steps.rewards.tolist()
+    assert once.rewards.tolist() == original.rewards.tolist() == [1.0, 1.0]

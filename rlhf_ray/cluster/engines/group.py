@@ -57,31 +57,24 @@ class GeneratorGroup:
         ping = member.handle.ping.options(concurrency_group=SIGNS_OF_LIFE)
         return call_of(member, ping.remote())
 
-    def generate(self, engine: int, prompt: Prompt, sample_indices: tuple[int, ...]) -> Call:
-        """Signal: the samples that failed. Payload: the group of the others."""
+    def generate(
+        self, engine: int, prompt: Prompt, sample_indices: tuple[int, ...], *, together: int = 0
+    ) -> Call:
+        """Signal: the samples that failed. Payload: the group of the others.
+
+        Args:
+            together: number of samples, of this call and of others, that the engine starts in one
+                step when it has them all. Ray may start the methods of an asynchronous actor in
+                another order than they were called in, so that every call says it.
+        """
         member = self._members[engine]
         method = member.handle.generate.options(num_returns=2)
-        return call_of(member, method.remote(prompt, sample_indices))
+        return call_of(member, method.remote(prompt, sample_indices, together))
 
     def abort(self, engine: int, prompt_ids: Sequence[str]) -> Call:
         """End what this engine samples for these prompts: their `generate` ends with failures."""
         member = self._members[engine]
         return call_of(member, member.handle.abort.remote(tuple(prompt_ids)))
-
-    def hold(self) -> list[Call]:
-        """Queue requests from here on instead of starting them."""
-        return [call_of(m, m.handle.hold.remote()) for m in self._members]
-
-    def release(self, num_requests: Sequence[int]) -> list[Call]:
-        """Start all queued requests together; `num_requests`: how many there are on each engine.
-
-        Ray may start the methods of an asynchronous actor in another order than they were
-        called in: wait for `hold` before the requests, and say here how many there are.
-        """
-        return [
-            call_of(member, member.handle.release.remote(number))
-            for member, number in zip(self._members, num_requests, strict=True)
-        ]
 
     def begin_update(self) -> list[Call]:
         return [call_of(m, m.handle.begin_update.remote()) for m in self._members]

@@ -13,6 +13,7 @@ from rlhf_ray.cluster.roles.base import Role, call_of, start_actors
 from rlhf_ray.cluster.runtime.process import ActorProcess
 
 if TYPE_CHECKING:
+    from rlhf_ray.checkpoint_files.manifest import FileSeal
     from rlhf_ray.cluster.runtime.supervisor import Member
     from rlhf_ray.config.groups.algorithm import AlgorithmConfig, OldLogprobsFrom
     from rlhf_ray.config.groups.rollout_selection import RolloutSelectionConfig
@@ -59,7 +60,9 @@ class BuilderActor(ActorProcess):
         from rlhf_ray.batching.rank_plan import rank_plan
         from rlhf_ray.experience.builder import ExperienceBuilder
         from rlhf_ray.experience.reward_shaping import RewardShaping
+        from rlhf_ray.experience.waiting_groups import WaitingGroupFiles
 
+        self._waiting = WaitingGroupFiles()
         selection, critic = settings.rollout_selection, settings.critic
         self._worker = ExperienceBuilder(
             algorithm=settings.algorithm,
@@ -98,6 +101,19 @@ class BuilderActor(ActorProcess):
 
     def finish_rollouts(self) -> None:
         self._worker.finish_rollouts()
+
+    def save_groups(self, path: Path, in_background: bool, *groups: RolloutGroup) -> None:
+        self._waiting.save(path, groups, in_background=in_background)
+
+    def written_groups(self, wait_s: float) -> dict[str, FileSeal] | None:
+        return self._waiting.written(wait_s=wait_s)
+
+    def seal_groups(self, folder: Path, sync: bool) -> dict[str, FileSeal]:
+        return self._waiting.seal(folder, sync=sync)
+
+    def load_groups(self, path: Path, num_groups: int) -> tuple[Any, ...]:
+        summaries, groups = self._waiting.load(path, num_groups)
+        return (summaries, *groups)
 
     def measure(self, settings: Any, num_groups: int, *parts: Any) -> Sequence[Any]:
         """See `evaluation.answers.measure_answers`.
@@ -170,3 +186,26 @@ class BuilderGroup:
     def finish_rollouts(self) -> Call:
         """Wait until all files are written."""
         return call_of(self._member, self._member.handle.finish_rollouts.remote())
+
+    def save_groups(self, path: Path, groups: Sequence[Any], *, in_background: bool) -> Call:
+        """Write groups to a file of a checkpoint, or begin to in a thread.
+
+        One file after the other, so that the builder holds the groups of one (in the background of
+        all) at a time.
+        """
+        method = self._member.handle.save_groups
+        return call_of(self._member, method.remote(path, in_background, *groups))
+
+    def written_groups(self, *, wait_s: float) -> Call:
+        """Signal: `FileSeal` by name of the files that were begun; None if one is not written."""
+        return call_of(self._member, self._member.handle.written_groups.remote(wait_s))
+
+    def seal_groups(self, folder: Path, *, sync: bool) -> Call:
+        """Signal: `FileSeal` by name of all files of the folder."""
+        return call_of(self._member, self._member.handle.seal_groups.remote(folder, sync))
+
+    def load_groups(self, path: Path, num_groups: int) -> Call:
+        """Signal: the summaries of a file's groups. Payload: references to them."""
+        method = self._member.handle.load_groups.options(num_returns=1 + num_groups)
+        summaries, *groups = method.remote(path, num_groups)
+        return Call(member=self._member.name, signal=summaries, payload=tuple(groups))

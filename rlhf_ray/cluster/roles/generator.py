@@ -164,19 +164,13 @@ class GeneratorActor(ActorProcess):
         return time.monotonic() - started
 
     async def generate(
-        self, prompt: Prompt, sample_indices: tuple[int, ...]
+        self, prompt: Prompt, sample_indices: tuple[int, ...], together: int
     ) -> tuple[tuple[SampleFailure, ...], RolloutGroup]:
-        group, failures = await self._engine.generate(prompt, sample_indices)
+        group, failures = await self._engine.generate(prompt, sample_indices, together=together)
         return failures, group
 
     async def abort(self, prompt_ids: tuple[str, ...]) -> None:
         await self._engine.abort(prompt_ids)
-
-    async def hold(self) -> None:
-        await self._engine.hold()
-
-    async def release(self, num_requests: int) -> None:
-        await self._engine.release(num_requests)
 
     async def complete(self, asked: Sequence[Any], timeout_s: float) -> Sequence[Any]:
         return await self._engine.complete(asked, timeout_s=timeout_s)

@@ -31,23 +31,15 @@ def _resume_is_exact(config: Config) -> Iterator[str]:
     is_promised = config.max_staleness == 0 and config.checkpoint.every_steps > 0
     if not (is_promised and selection.exact_resume):
         return
-    reasons = {
-        f"rollout_selection.oversample={selection.oversample:g}": (
-            selection.oversample > 1 and "the groups that finish first differ from run to run"
-        ),
-        f"rollout_selection.replay_groups_per_step={selection.replay_groups_per_step}": (
-            selection.replay_groups_per_step > 0 and "the groups to replay are not in a checkpoint"
-        ),
-    }
-    for setting, reason in reasons.items():
-        if reason:
-            yield (
-                f"{setting}: {reason}, so a resumed run would differ from an uninterrupted one, "
-                f"although max_staleness=0 with checkpoint.every_steps="
-                f"{config.checkpoint.every_steps} promises exact resume; accept the difference "
-                "with rollout_selection.exact_resume=false, or switch "
-                f"{setting.partition('=')[0]} off"
-            )
+    if selection.oversample > 1:
+        yield (
+            f"rollout_selection.oversample={selection.oversample:g}: the groups that finish first "
+            f"differ from run to run, so a resumed run would differ from an uninterrupted one, "
+            f"although max_staleness=0 with checkpoint.every_steps="
+            f"{config.checkpoint.every_steps} promises exact resume; accept the difference "
+            "with rollout_selection.exact_resume=false, or switch "
+            "rollout_selection.oversample off"
+        )
 
 
 def _early_scores(config: Config) -> Iterator[str]:
@@ -162,14 +154,11 @@ _CONTROL_RULES: tuple[Rule, ...] = (
         problems=_groups_can_vary,
     ),
     Rule(
-        about="`rollout_selection.oversample` above 1 and "
-        "`rollout_selection.replay_groups_per_step` above 0 need "
+        about="`rollout_selection.oversample` above 1 needs "
         "`rollout_selection.exact_resume=false` if exact resume is promised: `max_staleness` 0 "
-        "with "
-        "`checkpoint.every_steps` above 0.",
+        "with `checkpoint.every_steps` above 0.",
         keys=(
             "rollout_selection.oversample",
-            "rollout_selection.replay_groups_per_step",
             "rollout_selection.exact_resume",
             "max_staleness",
             "checkpoint.every_steps",

@@ -60,7 +60,6 @@ class EngineFleet:
         self._num_restarts = 0
         self._pings = waiter.pending()
         self._looked = now
-        self._held: Any = None
         self._receivers = engines.of(range(len(self._places)))
         self._serving: tuple[int, ...] = ()
         self._is_retired = False
@@ -96,20 +95,13 @@ class EngineFleet:
     def issued_again(self, lost: Lost) -> None:
         self._accounts.issued_again(lost)
 
-    def generate(self, engine: int, prompt: Prompt, sample_indices: tuple[int, ...]) -> Call:
-        return self._engines.generate(engine, prompt, sample_indices)
+    def generate(
+        self, engine: int, prompt: Prompt, sample_indices: tuple[int, ...], *, together: int = 0
+    ) -> Call:
+        return self._engines.generate(engine, prompt, sample_indices, together=together)
 
     def abort(self, engine: int, prompt_ids: Sequence[str]) -> Call:
         return self._engines.abort(engine, prompt_ids)
-
-    def hold(self) -> list[Call]:
-        # Those that were held are released, whatever is thought of them then.
-        self._held = (self._serving, self._engines.of(self._serving))
-        return self._held[1].hold()
-
-    def release(self, num_requests: Sequence[int]) -> list[Call]:
-        places, engines = self._held
-        return engines.release([num_requests[place] for place in places])
 
     def statistics(self) -> list[Call]:
         return self._engines.of(self._serving).statistics()

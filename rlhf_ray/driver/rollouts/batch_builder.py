@@ -66,6 +66,23 @@ class BatchBuilder:
         self._uniform: list[ScoredGroup] = []
         self._num_replaced = 0
 
+    def restore(
+        self, groups: Sequence[ScoredGroup], *, failures: Sequence[SampleFailure], num_dropped: int
+    ) -> None:
+        """Take over what a batch had when it was saved, the groups in the order of `groups`."""
+        self.failures = list(failures)
+        self.num_dropped = num_dropped
+        for scored in groups:
+            self.add(scored)
+        # Replaced groups stay as stopgaps, and are the oldest of them; see `replace`.
+        own = {prompt.prompt_id for prompt in self.prompts}
+        self._num_replaced = sum(scored.prompt.prompt_id not in own for scored in groups)
+
+    @property
+    def groups(self) -> list[ScoredGroup]:
+        """The scored groups, in an order that `restore` understands."""
+        return [*self._good, *self._uniform]
+
     def add(self, scored: ScoredGroup) -> None:
         """Add a group. With dynamic sampling, a group without variance is only a stopgap."""
         self._awaited.discard(scored.prompt.stream_index)
@@ -118,18 +135,22 @@ class BatchBuilder:
             settled=tuple(scored.summary for scored in sorted(settled, key=_place)),
         )
 
-    def metrics(self, kept: Sequence[ScoredGroup]) -> dict[str, float]:
-        """Metrics of dynamic sampling; empty without it."""
-        if not self._selection.dynamic:
-            return {}
-        num_scored = len(self._good) + len(self._uniform)
-        return {
-            "rollout_selection/replaced_groups": float(self._num_replaced),
-            "rollout_selection/zero_variance_fraction": len(self._uniform) / num_scored,
-            "rollout_selection/zero_variance_kept": float(
-                sum(not self._has_variance(scored) for scored in kept)
-            ),
-        }
+    def metrics(self, selected: Selection, *, num_cancelled: int) -> dict[str, float]:
+        """Metrics of dynamic sampling and over-sampling; empty without these."""
+        metrics: dict[str, float] = {}
+        if self._selection.dynamic:
+            num_scored = len(self._good) + len(self._uniform)
+            metrics = {
+                "rollout_selection/replaced_groups": float(self._num_replaced),
+                "rollout_selection/zero_variance_fraction": len(self._uniform) / num_scored,
+                "rollout_selection/zero_variance_kept": float(
+                    sum(not self._has_variance(scored) for scored in selected.kept)
+                ),
+            }
+        if self._selection.oversample > 1:
+            metrics["rollout_selection/cancelled_groups"] = float(num_cancelled)
+            metrics["rollout_selection/spare_groups"] = float(len(selected.spare))
+        return metrics
 
     def _has_variance(self, scored: ScoredGroup) -> bool:
         """Whether any two samples (or steps) of a group have different rewards."""

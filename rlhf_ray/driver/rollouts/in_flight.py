@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rlhf_ray.batching.balance import Loads
@@ -42,11 +42,11 @@ class _Request:
 
     batch: int
     prompt: Prompt
-    worker: int
     samples: tuple[int, ...]
-    parts: list[Any]
-    retried: bool
-    scoring: bool
+    worker: int = 0
+    parts: list[Any] = field(default_factory=list)
+    retried: bool = False
+    scoring: bool = False
 
 
 class InFlight:
@@ -96,34 +96,38 @@ class InFlight:
 
     def start(self, batch: int, prompts: Sequence[Prompt]) -> None:
         """Send several prompts; if the engines are idle, all prompts start together."""
-        # What an engine computes depends in its last bits on which requests share a step. Idle
-        # engines hold all requests back until the last one is there, so that a synchronous batch
-        # is the same in every run. Engines at work cannot be made reproducible this way.
+        if not prompts:
+            return
+        # What an engine computes depends in its last bits on which requests share a step. An idle
+        # engine waits until it has all its requests, so that a synchronous batch is the same in
+        # every run. Engines at work cannot be made reproducible this way.
         self._ensure_serving()
         self._send_waiting()
-        together = not self._requests
-        if together:
-            self._wait(self._generators.hold())
-        for prompt in prompts:
-            self.send(batch, prompt)
-        if together:
-            # Nothing else is in flight, so the loads are the numbers of requests held back.
-            self._wait(self._generators.release(list(self._engine_load)))
+        requests = [self._request(batch, prompt) for prompt in prompts]
+        if self._requests:
+            for request in requests:
+                self._generate(request)
+            return
+        # Every request says how many its engine is to wait for.
+        for request in requests:
+            self._assign(request)
+        # Nothing else is in flight, so the loads are the numbers of requests.
+        numbers = list(self._engine_load)
+        for request in requests:
+            self._ask(request, together=numbers[request.worker])
 
     def send(self, batch: int, prompt: Prompt) -> None:
-        """Send one prompt at once."""
-        request = _Request(
-            batch=batch,
-            prompt=prompt,
-            worker=0,
-            samples=(*range(self._samples_per_prompt), *self._greedy),
-            parts=[],
-            retried=False,
-            scoring=False,
-        )
+        """Send one prompt."""
+        self._generate(self._request(batch, prompt))
+
+    def _request(self, batch: int, prompt: Prompt) -> _Request:
         self._num_requests[batch] += 1
         self._num_sampling[batch] += 1
-        self._generate(request)
+        return _Request(
+            batch=batch,
+            prompt=prompt,
+            samples=(*range(self._samples_per_prompt), *self._greedy),
+        )
 
     def wait(self, phase: str, timeout_s: float) -> Iterator[ScoredPrompt]:
         """Wait until a call is done; yield the prompts that are scored then, maybe none.
@@ -136,6 +140,10 @@ class InFlight:
             self._send_waiting()
         if not self._scored:
             self._advance(self._calls.take_done(phase=phase, timeout_s=timeout_s))
+        yield from self.take_scored()
+
+    def take_scored(self) -> Iterator[ScoredPrompt]:
+        """Yield the prompts that `advance` found scored; waits for nothing."""
         taken, self._scored = self._scored, []
         for scored in taken:
             self._num_requests[scored.batch] -= 1
@@ -145,7 +153,7 @@ class InFlight:
         """Send what engines have sampled by now to the rewards; wait for nothing.
 
         For the time in which the driver waits for something else. The prompts that are scored then
-        come out of the next `wait`.
+        come out of the next `wait` or `take_scored`.
 
         Raises:
             RunFailed: a worker died or failed.
@@ -204,14 +212,21 @@ class InFlight:
 
     def _generate(self, request: _Request, *, other_than: int | None = None) -> None:
         """Send a request to the least loaded engine, or let it wait until there is one."""
-        serving = self._generators.serving
-        if not serving:
+        if not self._generators.serving:
             self._waiting.append(request)
             return
-        self._engine_load.restrict(serving)
+        self._assign(request, other_than=other_than)
+        self._ask(request)
+
+    def _assign(self, request: _Request, *, other_than: int | None = None) -> None:
+        """Choose the least loaded engine; one must serve."""
+        self._engine_load.restrict(self._generators.serving)
         request.worker = self._engine_load.least(other_than)
         self._engine_load.add(request.worker, len(request.samples))
-        call = self._generators.generate(request.worker, request.prompt, request.samples)
+
+    def _ask(self, request: _Request, *, together: int = 0) -> None:
+        worker, samples = request.worker, request.samples
+        call = self._generators.generate(worker, request.prompt, samples, together=together)
         self._follow(call, request)
 
     def _ensure_serving(self) -> None:

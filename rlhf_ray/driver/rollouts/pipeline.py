@@ -20,14 +20,16 @@ from rlhf_ray.config.errors import RunFailed
 from rlhf_ray.config.groups.rollout_selection import RolloutSelectionConfig
 from rlhf_ray.driver.roles import PromptSource, RewardRole, SamplingEngines
 from rlhf_ray.driver.rollouts.batch import Batch
-from rlhf_ray.driver.rollouts.batch_builder import BatchBuilder, ScoredGroup, Selection
+from rlhf_ray.driver.rollouts.batch_builder import BatchBuilder, ScoredGroup
 from rlhf_ray.driver.rollouts.early_scores import NO_EARLY_SCORES, EarlyScores, NoEarlyScores
 from rlhf_ray.driver.rollouts.engine_metrics import engine_metrics
 from rlhf_ray.driver.rollouts.failure_budget import FailureBudget
 from rlhf_ray.driver.rollouts.in_flight import InFlight, ScoredPrompt
-from rlhf_ray.driver.rollouts.prompt_queue import PromptQueue, plain_prompts, prompts_from_plain
+from rlhf_ray.driver.rollouts.prompt_queue import PromptQueue
 from rlhf_ray.driver.rollouts.replay import ReplayBuffer
-from rlhf_ray.records import GroupSummary, Prompt
+from rlhf_ray.driver.rollouts.restored import RestoredRollouts, Scored, plain_batch
+from rlhf_ray.records import GroupSummary
+from rlhf_ray.records.plain_prompts import plain_prompts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,7 +89,7 @@ class RolloutPipeline:
             settings.rollout_selection, reward_tolerance=settings.reward_tolerance
         )
         self._batches: dict[int, BatchBuilder] = {}
-        self._restored: list[list[Prompt]] = []
+        self._restored = RestoredRollouts()
         self._next_batch = 0
 
     def begin(self, step: int) -> None:
@@ -137,29 +139,80 @@ class RolloutPipeline:
         """
         self._in_flight.advance("generate")
 
+    def take_finished(self) -> None:
+        """Take in what is sampled and scored by now, so that a checkpoint has it; wait for nothing.
+
+        Raises:
+            RunFailed: an engine or a reward worker died or failed, or too many groups failed.
+        """
+        if not self._batches:
+            return
+        self._in_flight.advance("generate")
+        for scored in self._in_flight.take_scored():
+            self._take_in(scored)
+
+    def waiting_groups(self) -> list[Scored]:
+        """The groups that `state_dict` names: of later batches, then those kept for replay."""
+        waiting = [
+            (scored.group, scored.summary)
+            for index in sorted(self._batches)
+            for scored in self._batches[index].groups
+        ]
+        return [*waiting, *self._replay.groups]
+
     def state_dict(self) -> dict[str, Any]:
-        """The position in the prompts, and the prompts that were taken but not trained on."""
+        """The position in the prompts, those taken but not trained on, and which are scored."""
+        batches = [self._batches[index] for index in sorted(self._batches)]
         return {
             **self._queue.state_dict(),
-            "pending": [
-                plain_prompts(self._batches[index].prompts) for index in sorted(self._batches)
-            ],
+            "pending": [plain_prompts(builder.prompts) for builder in batches],
+            "waiting": [plain_batch(builder) for builder in batches],
+            "replay": [summary.prompt_id for _, summary in self._replay.groups],
             "failure_budget": self._budget.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict`. Prompts that were in flight are sent again, in their batches."""
+        """Go on from `state_dict`. Prompts that were in flight are sent again, in their batches,
+        but for those whose groups `restore_groups` brings back."""
         self._queue.load_state_dict(state)
         self._budget.load_state_dict(state["failure_budget"])
-        self._restored = [prompts_from_plain(prompts) for prompts in state["pending"]]
+        self._restored = RestoredRollouts(state)
+
+    @property
+    def num_to_restore(self) -> int:
+        """Number of prompts that were in flight in the state that was loaded."""
+        return self._restored.num_prompts
+
+    def restore_groups(self, groups: Sequence[Scored], *, step: int) -> int:
+        """Take over the groups of `waiting_groups`, after `load_state_dict` and before `begin`.
+
+        Args:
+            groups: with the summaries of all samples, greedy ones included.
+            step: the next step to train.
+
+        Returns:
+            the number of groups that this run's `max_staleness` does not allow.
+
+        Raises:
+            ValueError: these are not the groups that the state names.
+        """
+        settings = self._settings
+        too_old, replay = self._restored.take(
+            [(group, summary.of_first(settings.samples_per_prompt)) for group, summary in groups],
+            oldest=step - settings.max_staleness,
+            keeps_replaced=settings.rollout_selection.dynamic,
+        )
+        self._replay.restore(replay)
+        return too_old
 
     def _start_batch(self, index: int) -> None:
         settings = self._settings
         # After a resume, the first batches start with the prompts that were in flight before.
-        restored = self._restored.pop(0) if self._restored else []
+        restored = self._restored.next_batch()
         wanted = settings.rollout_selection.prompts_to_start(settings.prompts_per_step)
-        prompts = restored + self._queue.take(max(0, wanted - len(restored)))
-        self._batches[index] = BatchBuilder(
+        new = self._queue.take(max(0, wanted - len(restored.prompts)))
+        prompts = [*restored.prompts, *new]
+        builder = self._batches[index] = BatchBuilder(
             prompts,
             size=settings.prompts_per_step,
             selection=settings.rollout_selection,
@@ -167,7 +220,12 @@ class RolloutPipeline:
             urgent=[p.stream_index for p in prompts if self._queue.is_urgent(p)],
         )
         self._early.begin(index, prompts)
-        self._in_flight.start(index, prompts)
+        builder.restore(
+            restored.groups, failures=restored.failures, num_dropped=restored.num_dropped
+        )
+        for scored in restored.groups:
+            self._early.add(index, scored.prompt, scored.group, scored.summary)
+        self._in_flight.start(index, [*restored.to_send, *new])
 
     def _score_early(self, scored: ScoredPrompt) -> None:
         if not scored.summary.failures:
@@ -224,21 +282,10 @@ class RolloutPipeline:
             num_replayed=len(replayed),
             engine_metrics=engine_metrics(self._in_flight.engine_statistics()),
             selection_metrics={
-                **builder.metrics(selected.kept),
-                **self._oversampling_metrics(selected, cancelled),
+                **builder.metrics(selected, num_cancelled=len(cancelled)),
                 **self._replay.metrics(replayed, version=step),
             },
         )
-
-    def _oversampling_metrics(
-        self, selected: Selection, cancelled: Sequence[Prompt]
-    ) -> dict[str, float]:
-        if self._settings.rollout_selection.oversample == 1:
-            return {}
-        return {
-            "rollout_selection/cancelled_groups": float(len(cancelled)),
-            "rollout_selection/spare_groups": float(len(selected.spare)),
-        }
 
     def _check_staleness(self, summaries: Sequence[GroupSummary], version: int) -> None:
         for summary in summaries:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from rlhf_ray.driver.roles import PromptSource
 from rlhf_ray.records import GroupSummary, Prompt
+from rlhf_ray.records.plain_prompts import plain_prompts, prompts_from_plain
 
 
 class PromptQueue:
@@ -59,24 +59,3 @@ class PromptQueue:
         # Checkpoints of releases without over-sampling lack these keys.
         self._returned = prompts_from_plain(state.get("returned", []))
         self._times_returned = dict(state.get("times_returned", []))
-
-
-def plain_prompts(prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
-    """Convert prompts to plain values for JSON."""
-    return [asdict(prompt) for prompt in prompts]
-
-
-def prompts_from_plain(plain: Sequence[dict[str, Any]]) -> list[Prompt]:
-    """Restore prompts from `plain_prompts`."""
-    return [
-        Prompt(
-            **{
-                **prompt,
-                "token_ids": tuple(prompt["token_ids"]),
-                # Checkpoints of earlier releases lack these keys.
-                "messages": tuple(prompt.get("messages", ())),
-                "tools": tuple(prompt.get("tools", ())),
-            }
-        )
-        for prompt in plain
-    ]

@@ -19,8 +19,8 @@ class ReplayBuffer:
     so that a few groups never dominate the batches. The references keep the groups in the object
     store.
 
-    The buffer is not part of a checkpoint, because the groups are not: a resumed run starts with
-    an empty buffer.
+    Attributes:
+        groups: references and summaries, the oldest first. A checkpoint has these groups.
     """
 
     def __init__(self, selection: RolloutSelectionConfig, *, reward_tolerance: float) -> None:
@@ -28,7 +28,7 @@ class ReplayBuffer:
         self._capacity = selection.replay_capacity
         self._max_staleness = selection.replay_max_staleness
         self._reward_tolerance = reward_tolerance
-        self._groups: list[tuple[Any, GroupSummary]] = []
+        self.groups: list[tuple[Any, GroupSummary]] = []
 
     def take(self, version: int) -> list[tuple[Any, GroupSummary]]:
         """Take out the most valuable groups, the newest among equals, to replay them now.
@@ -36,28 +36,32 @@ class ReplayBuffer:
         Args:
             version: version of the newest weights. Groups that are too stale are forgotten.
         """
-        self._groups = [
-            item for item in self._groups if version - item[1].oldest_version <= self._max_staleness
+        self.groups = [
+            item for item in self.groups if version - item[1].oldest_version <= self._max_staleness
         ]
         by_value = sorted(
-            self._groups, key=lambda item: (-_variance(item[1].compared), -item[1].stream_index)
+            self.groups, key=lambda item: (-_variance(item[1].compared), -item[1].stream_index)
         )
         taken = by_value[: self._num_groups]
         ids = {summary.prompt_id for _, summary in taken}
-        self._groups = [item for item in self._groups if item[1].prompt_id not in ids]
+        self.groups = [item for item in self.groups if item[1].prompt_id not in ids]
         return taken
 
     def put(self, groups: Sequence[tuple[Any, GroupSummary]]) -> None:
         """Remember the fresh groups of a step that have reward variance."""
         if not self._num_groups:
             return
-        self._groups += [
+        self.groups += [
             (group, summary)
             for group, summary in groups
             if not are_equal(summary.compared, self._reward_tolerance)
             and summary.oldest_version >= 0
         ]
-        self._groups = self._groups[-self._capacity :]
+        self.groups = self.groups[-self._capacity :]
+
+    def restore(self, groups: Sequence[tuple[Any, GroupSummary]]) -> None:
+        """Take over the groups of a checkpoint, as far as this run has room and use for them."""
+        self.groups = list(groups[-self._capacity :]) if self._num_groups else []
 
     def metrics(
         self, taken: Sequence[tuple[Any, GroupSummary]], *, version: int
@@ -69,7 +73,7 @@ class ReplayBuffer:
         return {
             "rollout_selection/replayed_groups": float(len(taken)),
             "rollout_selection/replay_staleness_max": float(max(ages, default=0)),
-            "rollout_selection/replay_size": float(len(self._groups)),
+            "rollout_selection/replay_size": float(len(self.groups)),
         }
 
 

@@ -20,6 +20,7 @@ from rlhf_ray.driver.roles import Checkpointed, TokenScorer
 from rlhf_ray.driver.rollouts.early_scores import NO_EARLY_SCORES, EarlyScores
 from rlhf_ray.driver.rollouts.failure_budget import FailureBudget
 from rlhf_ray.driver.rollouts.pipeline import RolloutPipeline
+from rlhf_ray.driver.rollouts.waiting_groups import FOLDER, WaitingGroups
 from rlhf_ray.driver.run_checkpoints import RunCheckpoints
 from rlhf_ray.driver.run_log import NoRollouts, RolloutFiles
 from rlhf_ray.driver.updates.device_sharing import (
@@ -169,6 +170,13 @@ def make_checkpoints(
         roles["critic"] = system.critic
     if system.reference and settings.algorithm.reference_every > 0:
         roles["reference"] = system.reference
+    groups = WaitingGroups(
+        system.builder,
+        system.supervisor,
+        settings=inputs.kept_settings,
+        timeout_s=settings.deadlines.checkpoint_s,
+    )
+    roles[FOLDER] = groups
     checkpoints = StepCheckpoints(
         Checkpoints(settings.output, keep_last=settings.checkpoint.keep_last),
         roles=roles,
@@ -179,7 +187,7 @@ def make_checkpoints(
         settings=inputs.kept_settings.in_checkpoint(),
         in_background=settings.checkpoint.background,
     )
-    return RunCheckpoints(checkpoints, texts=inputs.texts, evaluator=evaluator)
+    return RunCheckpoints(checkpoints, texts=inputs.texts, evaluator=evaluator, groups=groups)
 
 
 def make_rollout_files(settings: RlSettings, system: System) -> RolloutFiles | NoRollouts:

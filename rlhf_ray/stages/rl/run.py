@@ -158,7 +158,7 @@ def _first_state(
     if not inputs.resume_from:
         return LoopState(step=0, controllers=Controllers.start(inputs.settings.algorithm))
     folder = saver.verified(inputs.resume_from, say)
-    state = saver.load(folder, pipeline)
+    state = saver.load(folder, pipeline, say)
     say(f"resumed after step {state.step} from {folder}")
     return state
 

@@ -1,7 +1,8 @@
 """Disk that a run needs: its checkpoints and its models, by arithmetic over the model's files.
 
 A checkpoint has 12 bytes of every trained weight (float32, and two moments of AdamW), 4 more with
-an EMA, and nothing of frozen weights. Each rank writes an equal share.
+an EMA, and nothing of frozen weights. Each rank writes an equal share. Groups that wait for a later
+step are in it, too; how many they are is known when it is written.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from rlhf_ray.models.builtin import BUILTIN_MODELS, builtin_folder, is_builtin
 from rlhf_ray.models.location import BUILTIN_PREFIX
 from rlhf_ray.stages.sizes.adapter_size import adapter_weights
 from rlhf_ray.stages.sizes.model_size import NAME_A_FOLDER, bytes_of, local_model, num_weights
+from rlhf_ray.stages.sizes.waiting_groups import num_waiting, waiting_bytes
 
 _TRAINED_BYTES, _EMA_BYTES = 12, 4
 _WRITTEN = ("checkpoints", "best", "model", "model_ema")
@@ -57,6 +59,7 @@ class DiskNeed:
         is_certain: the run is known to write as many.
         model: bytes of a model in the run's number format.
         models: copies of it at most: the result, its EMA, the best of evaluations.
+        waiting: bytes of the groups that wait in a checkpoint, at most.
     """
 
     shares: tuple[RoleShare, ...]
@@ -64,6 +67,7 @@ class DiskNeed:
     is_certain: bool
     model: float
     models: int
+    waiting: float = 0.0
 
     @property
     def checkpoint(self) -> float:
@@ -71,7 +75,7 @@ class DiskNeed:
 
     @property
     def most(self) -> float:
-        return self.checkpoint * self.kept + self.model * self.models
+        return (self.checkpoint + self.waiting) * self.kept + self.model * self.models
 
     @property
     def least(self) -> float:
@@ -92,6 +96,7 @@ def disk_need(config: Config) -> DiskNeed | None:
         is_certain=is_certain,
         model=weights * bytes_of(training.dtype),
         models=1 + best + (training.ema_decay is not None),
+        waiting=waiting_bytes(config),
     )
 
 
@@ -113,8 +118,15 @@ def disk_lines(config: Config) -> list[str]:
             f"Checkpoint: {size_in_words(need.checkpoint)} ({parts}); at most {need.kept} at a "
             f"time, the one that is written included"
         )
+        waiting = f"{size_in_words(need.waiting)} at most"
+        if need.waiting:
+            lines.append(
+                f"Groups that wait in it for a later step: {waiting}, if all "
+                f"{num_waiting(config):,} are complete and as long as they may be"
+            )
         if config.checkpoint.background:
-            lines.append(f"Host memory for a copy of it, while it is written: {parts}")
+            memory = f"{parts}, builder {waiting}" if need.waiting else parts
+            lines.append(f"Host memory for a copy of it, while it is written: {memory}")
     lines.append(f"Model: {size_in_words(need.model)}, at most {need.models} at a time")
     place = Path(config.output_dir)
     fits = free_bytes(place) + _present(place) >= need.most

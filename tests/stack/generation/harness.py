@@ -114,14 +114,10 @@ class StartedEngine:
         """A group for each prompt, all started in one step; fails if a sample did."""
 
         async def all_groups() -> list[Any]:
-            await self.engine.hold()
-            calls = [
-                asyncio.create_task(self.engine.generate(prompt, tuple(range(num_samples))))
-                for prompt in prompts
-            ]
-            await asyncio.sleep(0)
-            await self.engine.release()
-            return await asyncio.gather(*calls)
+            indices, together = tuple(range(num_samples)), num_samples * len(prompts)
+            return await asyncio.gather(
+                *(self.engine.generate(prompt, indices, together=together) for prompt in prompts)
+            )
 
         results = self.run(all_groups())
         assert [failures for _, failures in results] == [()] * len(prompts)

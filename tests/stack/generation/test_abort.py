@@ -49,15 +49,16 @@ def test_a_prompt_can_be_asked_for_again(engine):
     assert again.token_ids.tolist() == expected.token_ids.tolist()
 
 
-def test_held_requests_never_start_and_are_counted_as_come(engine):
+def test_requests_that_wait_for_others_never_start_and_are_counted_as_come(engine):
     async def scenario() -> None:
-        await engine.engine.hold()
-        calls = [asyncio.create_task(engine.engine.generate(p, (0, 1))) for p in PROMPTS]
+        calls = [
+            asyncio.create_task(engine.engine.generate(p, (0, 1), together=6)) for p in PROMPTS[1:]
+        ]
         await asyncio.sleep(0)
         await engine.engine.abort(IDS[1:])
-        await asyncio.wait_for(engine.engine.release(6), timeout=5)
+        calls.append(asyncio.create_task(engine.engine.generate(PROMPTS[0], (0, 1), together=6)))
         results = await asyncio.wait_for(asyncio.gather(*calls), timeout=5)
-        assert [group.num_samples for group, _ in results] == [2, 0, 0]
+        assert [group.num_samples for group, _ in results] == [0, 0, 2]
 
     engine.run(scenario())
 

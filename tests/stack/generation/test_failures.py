@@ -126,10 +126,9 @@ def test_what_a_dead_engine_has_taken_on_is_not_waited_for(folders):
 
     async def scenario() -> tuple[list[object], float]:
         core.send_signal(signal.SIGSTOP)
-        await engine.hold()
         waiting = [
             asyncio.create_task(engine.generate(make_prompt(0), (0, 1))),
-            asyncio.create_task(engine.release(2)),
+            asyncio.create_task(engine.generate(make_prompt(1), (0, 1), together=2)),
             asyncio.create_task(engine.score_sequences([(5, 6, 7)])),
             asyncio.create_task(engine.weight_version()),
             asyncio.create_task(engine.begin_update()),

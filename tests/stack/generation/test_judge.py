@@ -83,17 +83,16 @@ def test_a_model_that_knows_one_score(engine, judge_with, tmp_path):
     assert engine.run(judge_with().score(build_group("good", "bad"))) == [7.0, 7.0]
 
 
-def test_it_is_answered_while_a_batch_is_held(engine, judge_with):
+def test_it_is_answered_while_a_batch_waits_for_its_requests(engine, judge_with):
     """With the policy as judge, a batch may wait for its own rewards."""
 
     async def both() -> tuple[Any, Any]:
-        await engine.engine.hold()
+        batch = asyncio.create_task(engine.engine.generate(make_prompt(1), (0, 1), together=3))
+        await asyncio.sleep(0)
+        # Two questions to the judge are not taken for what the batch waits for.
         judged = await asyncio.wait_for(judge_with().score(build_group("a", "b")), timeout=20)
-        batch = asyncio.create_task(engine.engine.generate(make_prompt(1), (0, 1)))
-        # A release of two must not take two questions to the judge for the batch.
-        late = asyncio.create_task(judge_with().score(build_group("c", "d")))
-        await engine.engine.release(2)
-        await late
+        assert not batch.done()
+        await engine.engine.generate(make_prompt(2), (0,), together=3)
         return judged, await batch
 
     judged, (group, failures) = engine.run(both())

@@ -144,17 +144,13 @@ def test_running_requests_may_keep_their_cache(engine, models):
         requests.keeps_cache = False
 
 
-def test_held_requests_wait_for_an_update_that_is_under_way(engine, models):
+def test_requests_that_start_together_wait_for_an_update_that_is_under_way(engine, models):
     async def scenario():
-        await engine.engine.hold()
-        call = asyncio.create_task(engine.engine.generate(make_prompt(2), (0,)))
-        await asyncio.sleep(0)
         await engine.engine.begin_update()
-        release = asyncio.create_task(engine.engine.release())
-        done, _ = await asyncio.wait([call, release], timeout=0.5)
+        call = asyncio.create_task(engine.engine.generate(make_prompt(2), (0,), together=1))
+        done, _ = await asyncio.wait([call], timeout=0.5)
         assert not done
         await engine.engine.finish_update(engine.version)
-        await asyncio.wait_for(release, timeout=5)
         group, _ = await asyncio.wait_for(call, timeout=5)
         return group
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
+from rlhf_ray.config.errors import RunFailed
 from tests.stack.generation.harness import (
     Sample,
     StartedEngine,
@@ -152,32 +153,41 @@ def test_samples_of_a_prompt_differ_and_do_not_depend_on_how_they_are_asked_for(
     assert [tuple(s.response) for s in samples_of(part)] == [responses[2], responses[5]]
 
 
-def test_held_requests_start_at_release(engine):
+def test_requests_that_start_together_wait_for_the_last_one(engine):
     async def scenario() -> None:
-        await engine.engine.hold()
-        call = asyncio.create_task(engine.engine.generate(PROMPTS[0], (0,)))
-        done, _ = await asyncio.wait([call], timeout=0.5)
+        generate = engine.engine.generate
+        first = asyncio.create_task(generate(PROMPTS[0], (0,), together=3))
+        done, _ = await asyncio.wait([first], timeout=0.5)
         assert not done
-        await engine.engine.release()
-        group, _ = await asyncio.wait_for(call, timeout=5)
-        assert group.num_samples == 1
-        # And nothing is held any more.
-        await asyncio.wait_for(engine.engine.generate(PROMPTS[0], (0,)), timeout=5)
+        # Others start meanwhile, and are not counted.
+        await asyncio.wait_for(generate(PROMPTS[2], (0, 1)), timeout=5)
+        assert not first.done()
+        second = asyncio.create_task(generate(PROMPTS[1], (0, 1), together=3))
+        results = await asyncio.wait_for(asyncio.gather(first, second), timeout=5)
+        assert [group.num_samples for group, _ in results] == [1, 2]
+        # The next batch is counted from the start.
+        again = asyncio.create_task(generate(PROMPTS[0], (0,), together=2))
+        done, _ = await asyncio.wait([again], timeout=0.5)
+        assert not done
+        await asyncio.wait_for(
+            asyncio.gather(again, generate(PROMPTS[1], (0,), together=2)), timeout=5
+        )
 
     engine.run(scenario())
 
 
-def test_a_release_that_overtakes_its_requests_waits_for_them(engine):
+def test_requests_that_wait_for_one_that_never_comes_fail_in_time(engine):
     async def scenario() -> None:
-        await engine.engine.hold()
-        release = asyncio.create_task(engine.engine.release(3))
-        first = asyncio.create_task(engine.engine.generate(PROMPTS[0], (0,)))
-        done, _ = await asyncio.wait([release, first], timeout=0.5)
-        assert not done
-        second = asyncio.create_task(engine.engine.generate(PROMPTS[1], (0, 1)))
-        await asyncio.wait_for(asyncio.gather(release, first, second), timeout=5)
+        await engine.engine.generate(PROMPTS[0], (0, 1), together=3)
 
-    engine.run(scenario())
+    with (
+        engine.time_limit(0.3),
+        pytest.raises(
+            RunFailed, match=r"only 2 of 3 requests of a batch have arrived within 0\.3 s"
+        ),
+    ):
+        engine.run(scenario())
+    engine.generate(PROMPTS[0])
 
 
 def test_the_end_of_text_is_trained_on(engine, folders: dict[str, Path]):

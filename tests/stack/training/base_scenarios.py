@@ -1,4 +1,4 @@
-"""Scenarios of checkpoints of adapters: without the base model, and with it. See `scenarios`."""
+"""Scenarios of checkpoints without the weights that are not trained. See `scenarios`."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from tests.stack.training.adapted_scenarios import LEARNING, saved_pieces
+from rlhf_ray.config.groups.lora import LoraConfig
+from tests.stack.training.adapted_scenarios import FROZEN, LEARNING, saved_pieces
 from tests.stack.training.rank import Rank, weights_of
+from tests.stack.training.slice_scenarios import in_slices
 
 
 def base_of_checkpoints(here: Rank, *, name: str, **settings: Any) -> dict[str, Any]:
     """A step, checkpoints without the base and with it, and two more steps, from each of them.
 
-    Checkpoints with the base are those of releases before. `other_policy` is another base.
+    Checkpoints with the base are those of releases before. `other_policy` is another base. The
+    trained part is an adapter, if no other is named.
     """
     folder = here.folder / f"base_{name}_{here.world_size}"
     settings = {**LEARNING, **settings}
@@ -60,5 +63,14 @@ BASES: dict[int, dict[str, Callable[[Rank], Any]]] = {
     2: {
         f"zero_{stage}": partial(base_of_checkpoints, name=f"zero_{stage}", zero_stage=stage)
         for stage in (2, 3)
+    }
+    | {
+        f"slices_{stage}": in_slices(
+            partial(base_of_checkpoints, name=f"slices_{stage}"),
+            zero_stage=stage,
+            lora=LoraConfig(),
+            **FROZEN,
+        )
+        for stage in (1, 3)
     },
 }

@@ -62,9 +62,11 @@ class Receivers(FakeGenerators):
         self.corrupt = 0.0
         self.lost_version = False
 
-    def generate(self, engine: int, prompt: Any, sample_indices: tuple[int, ...]) -> Call:
+    def generate(
+        self, engine: int, prompt: Any, sample_indices: tuple[int, ...], *, together: int = 0
+    ) -> Call:
         self.events.append("generate")
-        return super().generate(engine, prompt, sample_indices)
+        return super().generate(engine, prompt, sample_indices, together=together)
 
     def weight_version(self) -> list[Call]:
         version = self.version - 1 if self.lost_version else self.version
@@ -178,7 +180,7 @@ class Saved:
         return self.is_on
 
     def save(self, step: int, state: dict[str, Any]) -> None:
-        assert set(state) == {"adaptive", "pipeline", "texts", "evaluation"}
+        assert set(state) == {"adaptive", "pipeline", "groups", "texts", "evaluation"}
         self.steps.append(step)
 
 
@@ -294,7 +296,7 @@ class World:
         return state
 
 
-STEP = ["hold", "generate", "release", "update", "begin_update", "load a", "load b"]
+STEP = ["generate", "update", "begin_update", "load a", "load b"]
 
 
 def test_evaluations_use_the_new_weights():
@@ -336,7 +338,7 @@ def test_colocated_roles_take_turns():
     world = World(colocated=True)
     world.train()
     assert world.log == [
-        *["hold", "generate", "release", "sleep", "reload", "update"],
+        *["generate", "sleep", "reload", "update"],
         *["offload states", "wake_up weights"],
         *["begin_update", "load a", "load b", "finish_update"],
         *["offload weights", "wake_up kv_cache"],
@@ -351,7 +353,7 @@ def test_the_reference_is_updated_at_its_interval():
     world.train()
     moves = [f"reference {event}" for event in UPDATE]
     step = [*STEP, "finish_update"]
-    moving = [*STEP[:4], *moves, *STEP[4:], "finish_update"]
+    moving = [*STEP[:2], *moves, *STEP[2:], "finish_update"]
     # Not after the last step alone, and never before the policy has moved.
     assert world.log == [*step, *moving, *step, *moving, *step]
     versions = [metrics["reference/version"] for _, metrics in world.notes.steps]

@@ -15,9 +15,9 @@ from rlhf_ray.driver.checkpoints import Checkpoints
 from rlhf_ray.driver.resume_changes import check_identity
 from rlhf_ray.driver.rollouts.failure_budget import FailureBudget
 from rlhf_ray.driver.rollouts.pipeline import Batch
-from rlhf_ray.driver.rollouts.prompt_queue import plain_prompts, prompts_from_plain
 from rlhf_ray.driver.updates.step_metrics import batch_metrics
 from rlhf_ray.records import FailureKind, SampleFailure
+from rlhf_ray.records.plain_prompts import plain_prompts, prompts_from_plain
 from rlhf_ray.testing.fakes import make_group, make_prompt
 
 FAILURE = SampleFailure(

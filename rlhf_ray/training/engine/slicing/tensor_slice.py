@@ -52,6 +52,11 @@ class TensorSlice:
     dim: int | None
     shape: tuple[int, ...]
 
+    @property
+    def place(self) -> int:
+        """Index of this slice among the slices; 0 of a weight that is not divided."""
+        return 0 if self.dim is None else self.group.index
+
     def of(self, whole: Tensor) -> Tensor:
         """The same slice of another whole tensor of this shape."""
         if self.dim is None:
@@ -94,9 +99,14 @@ def name_in_checkpoint(name: str, tensor: Tensor) -> str:
     A slice has its own: slices along the second dimension are no intervals of the flattened weight.
     """
     part = slice_of(tensor)
+    return name if part is None else names_in_checkpoint(name, part)[part.place]
+
+
+def names_in_checkpoint(name: str, part: TensorSlice | None) -> list[str]:
+    """The names of all slices of a weight, in the order of the ranks; its own if it is whole."""
     if part is None or part.dim is None:
-        return name
-    return f"{name}@{part.group.index}of{part.group.size}"
+        return [name]
+    return [f"{name}@{index}of{part.group.size}" for index in range(part.group.size)]
 
 
 def whole_norm(parameters: Sequence[Tensor], group: TensorGroup) -> Tensor:

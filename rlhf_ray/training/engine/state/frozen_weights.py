@@ -1,10 +1,10 @@
 """Frozen weights, which no step changes: a checkpoint has a sum over their bits, and no values.
 
-The sum over a tensor is the sum over its slices, modulo 2**64. So it is the same for any number of
+The sum over a tensor is the sum over its parts, modulo 2**64. So it is the same for any number of
 ranks and at any ZeRO stage, and every rank looks at an equal share of the weights, once.
 
-Weights that a tensor group holds in slices are saved with their values: their parts have the names
-of slices.
+A weight that a tensor group has divided has a sum for each of its slices, under their names. Every
+rank knows the sums of all slices, so that all find the same of a checkpoint.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from rlhf_ray.checkpoint_files.slice_index import NUM_SUMS, SavedTensor
 from rlhf_ray.training.engine.ranks import reduce_over_ranks, training_device
 from rlhf_ray.training.engine.shards import distinct_tensors
+from rlhf_ray.training.engine.slicing.tensor_slice import names_in_checkpoint
 from rlhf_ray.training.engine.state.state_parts import WEIGHT, StatePart, own_share, plain_part
 
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -32,9 +33,6 @@ _MAX_NAMES = 3
 
 class FrozenWeights:
     """The parameters of a module that no optimizer moves; buffers are no part of them.
-
-    Of a weight that a tensor group has divided, ranks have parts of other names than its own. They
-    are no part of it either: a checkpoint has their values.
 
     Args:
         module: of a DeepSpeed engine, after its start.
@@ -50,7 +48,8 @@ class FrozenWeights:
         """The parts that a rank writes, with sums in place of the values of frozen weights."""
         if self._are_written:
             return list(parts)
-        return [self._own().get(part.name, part) for part in parts]
+        own = {part.name: part for part in self._own().values()}
+        return [own.get(part.name, part) for part in parts]
 
     def still_to_read(
         self, folder: Path, saved: Mapping[str, SavedTensor], parts: Iterable[StatePart]
@@ -60,14 +59,19 @@ class FrozenWeights:
         Raises:
             ValueError: a frozen weight is another one than that of the checkpoint.
         """
+        whole = self._whole()
+        shapes = {
+            name: part.shape
+            for base, part in self._own().items()
+            for name in names_in_checkpoint(base, part.part)
+        }
         sums = {
             name: there.checksum
-            for name, part in self._own().items()
+            for name in whole
             if (there := saved.get(name)) is not None
             and there.checksum is not None
-            and there.shape == part.shape
+            and there.shape == shapes[name]
         }
-        whole = self._whole()
         others = [name for name, checksum in sums.items() if whole[name] != checksum]
         if others:
             more = f" and {len(others) - _MAX_NAMES} more" if len(others) > _MAX_NAMES else ""
@@ -96,26 +100,26 @@ class FrozenWeights:
         self._are_written = self._are_written or self._whole() != before
 
     def _own(self) -> dict[str, StatePart]:
-        """This rank's share of every weight, by name: a sum, and no values."""
+        """This rank's share of every weight or slice, by name in the module: a sum, no values."""
         if self._summed is None:
-            frozen = {
-                name: plain_part(name, tensor)
+            self._summed = {
+                name: _summed(own_share(plain_part(name, tensor)))
                 for name, tensor in distinct_tensors(self._module).items()
                 if isinstance(tensor, nn.Parameter) and not tensor.requires_grad
-            }
-            self._summed = {
-                name: _summed(own_share(part)) for name, part in frozen.items() if part.name == name
             }
         return self._summed
 
     def _whole(self) -> dict[str, int]:
-        """The sums over whole weights; all ranks call it together."""
-        own = self._own()
-        if not own:
+        """The sums over whole weights, or over all slices; all ranks call it together."""
+        shares: dict[str, int] = {}
+        for base, part in self._own().items():
+            names = names_in_checkpoint(base, part.part)
+            shares |= dict.fromkeys(names, 0)
+            shares[part.name] = _signed(part.checksum or 0)
+        if not shares:
             return {}
-        shares = [_signed(part.checksum or 0) for part in own.values()]
-        sums = reduce_over_ranks(torch.tensor(shares, device=training_device()))
-        return {name: value % NUM_SUMS for name, value in zip(own, sums.tolist(), strict=True)}
+        sums = reduce_over_ranks(torch.tensor(list(shares.values()), device=training_device()))
+        return {name: value % NUM_SUMS for name, value in zip(shares, sums.tolist(), strict=True)}
 
 
 @torch.no_grad()

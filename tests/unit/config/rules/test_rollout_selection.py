@@ -64,17 +64,6 @@ CASES = [
         ["rollout_selection.oversample=1.5", "rollout_selection.exact_resume=false"],
     ),
     (
-        "replay and exact resume",
-        ["checkpoint.every_steps=5"],
-        ["rollout_selection.replay_groups_per_step=2"],
-        [
-            "rollout_selection.replay_groups_per_step=2",
-            "not in a checkpoint",
-            "rollout_selection.exact_resume=false",
-        ],
-        ["rollout_selection.replay_groups_per_step=2", "max_staleness=1"],
-    ),
-    (
         "over-long buffer",
         [],
         ["rollout_selection.overlong_buffer_tokens=6"],

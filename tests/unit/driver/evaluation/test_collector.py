@@ -81,7 +81,8 @@ def test_prompts_start_in_waves():
     engines = FakeGenerators(2)
     collector(engines).collect(PROMPTS)
     # Of three, three and one, over two engines, each with three answers.
-    assert engines.released == [[6, 3], [6, 3], [3, 0]]
+    wave = [(0, 6), (1, 3), (0, 6)]
+    assert engines.together == [*wave, *wave, (0, 3)]
 
 
 def test_a_reference_on_several_ranks():

@@ -13,6 +13,8 @@ from typing import Any
 from rlhf_ray.calls import Call, MemberName
 from rlhf_ray.config.errors import RunFailed
 from rlhf_ray.config.groups.algorithm import AlgorithmConfig
+from rlhf_ray.driver.checkpoint_folders import Checkpoints
+from rlhf_ray.driver.checkpoints import StepCheckpoints
 from rlhf_ray.driver.evaluation.evaluator import NoEvaluation
 from rlhf_ray.driver.fleet.accounts import RecoveryAccounts
 from rlhf_ray.driver.fleet.engine_fleet import EngineFleet
@@ -21,6 +23,7 @@ from rlhf_ray.driver.fleet.transport import FleetTransport
 from rlhf_ray.driver.loop import Loop, train
 from rlhf_ray.driver.rollouts.failure_budget import FailureBudget
 from rlhf_ray.driver.rollouts.pipeline import PipelineSettings, RolloutPipeline
+from rlhf_ray.driver.rollouts.waiting_groups import FOLDER, WaitingGroups
 from rlhf_ray.driver.run_checkpoints import LoopState, RunCheckpoints
 from rlhf_ray.driver.run_log import RunLog
 from rlhf_ray.driver.updates.controllers import Controllers
@@ -38,6 +41,7 @@ from rlhf_ray.records import Coefficients, Prompt
 from rlhf_ray.testing.fake_roles import FakeBuilder, FakeLearner
 from rlhf_ray.testing.fake_waiter import InProcessPending, InProcessWaiter
 from rlhf_ray.testing.fakes import FakePrompts, FakeRewards, done, make_group
+from tests.unit.driver.checkpoint_fakes import run_settings
 
 PROBE = Probe(sequences=((1, 2, 3), (4, 5)))
 SILENCE_S, START_S = 20.0, 100.0
@@ -63,7 +67,7 @@ class FaultyEngines:
         self.drops: set[MemberName] = set()
         self.lies: set[MemberName] = set()
         self.fenced: list[MemberName] = []
-        self.starts_after_s = 30.0
+        self.starts_after_s = 20.0
         self.clock: Callable[[], float] = lambda: 0.0
         self.log: list[tuple[str, MemberName]] = []
         self.asked: Counter[str] = Counter()
@@ -83,7 +87,9 @@ class FaultyEngines:
     def of(self, engines: Sequence[int]) -> Receivers:
         return Receivers(self, [self.names[engine] for engine in engines])
 
-    def generate(self, engine: int, prompt: Prompt, sample_indices: tuple[int, ...]) -> Call:
+    def generate(
+        self, engine: int, prompt: Prompt, sample_indices: tuple[int, ...], *, together: int = 0
+    ) -> Call:
         name = self.names[engine]
         group = make_group(prompt, sample_indices, version=self.versions[name])
         return self.call("generate", name, signal=(), payload=group)
@@ -93,12 +99,6 @@ class FaultyEngines:
 
     def ping(self, engine: int) -> Call:
         return self.call("ping", self.names[engine])
-
-    def hold(self) -> list[Call]:
-        return self.of(self.serving).hold()
-
-    def release(self, num_requests: Sequence[int]) -> list[Call]:
-        return self.of(self.serving).release(num_requests)
 
     def statistics(self) -> list[Call]:
         return self.of(self.serving).statistics()
@@ -139,13 +139,6 @@ class Receivers:
     def __init__(self, engines: FaultyEngines, names: Sequence[MemberName]) -> None:
         self._engines = engines
         self.names = list(names)
-
-    def hold(self) -> list[Call]:
-        return self._all("hold")
-
-    def release(self, num_requests: Sequence[int]) -> list[Call]:
-        assert len(num_requests) == len(self.names)
-        return self._all("release")
 
     def statistics(self) -> list[Call]:
         zero = dict.fromkeys(("kv_cache_use_max", "queue_max", "preemptions"), 0.0)
@@ -343,15 +336,12 @@ class Written:
     def step_done(self, step: int, metrics: dict[str, float]) -> None: ...
 
 
-class Unsaved:
-    def poll(self) -> None: ...
-
-    def is_due(self, step: int) -> bool:
-        return False
-
-
 class FleetRun:
-    """A run of the real loop, fleet, publisher and gate over such engines."""
+    """A run of the real loop, fleet, publisher and gate over such engines.
+
+    Args:
+        every_steps: steps between two checkpoints; 0 writes none.
+    """
 
     def __init__(
         self,
@@ -362,6 +352,7 @@ class FleetRun:
         max_restarts: int = 3,
         min_engines: int = 0,
         max_staleness: int = 0,
+        every_steps: int = 0,
         wrap: Callable[[WeightTransport], Any] = lambda transport: transport,
     ) -> None:
         self.num_steps = num_steps
@@ -415,10 +406,35 @@ class FleetRun:
                 generate_timeout_s=60.0,
             ),
         )
+        kept = run_settings()
+        groups = WaitingGroups(FakeBuilder(), self.waiter, settings=kept, timeout_s=60.0)
+        checkpoints = StepCheckpoints(
+            Checkpoints(folder, keep_last=9),
+            roles={FOLDER: groups},
+            waiter=self.waiter,
+            every_steps=every_steps,
+            timeout_s=60.0,
+            identity=kept.identity,
+            settings=kept.in_checkpoint(),
+        )
+        self.saver = RunCheckpoints(
+            checkpoints, texts=NoTexts(num_ranks=1), evaluator=NoEvaluation(), groups=groups
+        )
+        self.state = LoopState(step=0, controllers=Controllers.start(AlgorithmConfig()))
+
+    def resume(self, step: int) -> FleetRun:
+        """Go on from the checkpoint of a step; the learner has its weights."""
+        folder = self.folder / "checkpoints" / f"step_{step:06d}"
+        self.state = self.saver.load(folder, self.pipeline, self.said.append)
+        self.learner.updates = step
+        return self
 
     def run(self) -> FleetRun:
         self.transport.open(self.learner, self.fleet.muster(takes_new=True))
-        self.publisher.check_loaded(0)
+        if self.state.step:
+            self.publisher.publish(self.state.step, is_first=True)
+        else:
+            self.publisher.check_loaded(0)
         loop = Loop(
             pipeline=self.pipeline,
             token_scorers=TokenScorers(
@@ -446,13 +462,10 @@ class FleetRun:
             evaluator=NoEvaluation(),
             waiter=self.waiter,
             log=RunLog(metrics=self.written, progress=self.written, rollouts=self.batches),
-            checkpoints=RunCheckpoints(
-                Unsaved(), texts=NoTexts(num_ranks=1), evaluator=NoEvaluation()
-            ),
+            checkpoints=self.saver,
             recovery=self.fleet,
         )
-        state = LoopState(step=0, controllers=Controllers.start(AlgorithmConfig()))
-        train(loop, state, num_steps=self.num_steps)
+        train(loop, self.state, num_steps=self.num_steps)
         return self
 
     def on(self, method: str, number: int, fault: Callable[[], None]) -> None:

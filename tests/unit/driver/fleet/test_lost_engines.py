@@ -46,9 +46,7 @@ def check_who_served(run: FleetRun) -> None:
 
 
 METHODS = (
-    "hold",
     "generate",
-    "release",
     "statistics",
     "begin_update",
     "load_bucket",
@@ -116,7 +114,7 @@ def test_what_a_fenced_engine_answers_late_is_not_looked_at(tmp_path):
     run = FleetRun(tmp_path)
     run.on("generate", 4, run.stop(1))
     # Continued (SIGCONT) as soon as it has been given up.
-    run.on("release", 3, run.engines.hung.clear)
+    run.on("begin_update", 1, run.engines.hung.clear)
     run.run()
     check_batches(run)
     sampled = [name for method, name in run.engines.log if method == "generate"]
@@ -224,6 +222,45 @@ def test_batches_in_flight_survive_a_loss(tmp_path):
     check_batches(run)
     check_who_served(run)
     assert len(events(tmp_path, "engine_lost")) == 2
+
+
+@pytest.mark.parametrize("num_engines", [1, 2])
+def test_losses_and_interruptions_lose_no_group(tmp_path, num_engines):
+    """Asynchronous, with engines lost before and after checkpoints, and two interruptions."""
+    trained: dict[int, tuple[str, ...]] = {}
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    def live(resume: int, losses: list[int], end: int | None) -> FleetRun:
+        run = FleetRun(
+            tmp_path, num_engines=num_engines, num_steps=14, max_staleness=2, every_steps=1
+        )
+        if resume:
+            run.resume(resume)
+        for number in losses:
+            run.on("generate", number, run.kill(0))
+        if end is None:
+            run.run()
+        else:
+            run.on("begin_update", end * num_engines + 1, interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                run.run()
+        assert run.engines.fenced, "an engine was lost"
+        trained.update(enumerate(run.batches.prompts, start=resume))
+        return run
+
+    live(0, [9, 22], 4)
+    first = max(int(path.name[-6:]) for path in (tmp_path / "checkpoints").iterdir())
+    second = live(first, [3], 3)
+    last = max(int(path.name[-6:]) for path in (tmp_path / "checkpoints").iterdir())
+    assert 0 < first < last < 14
+    third = live(last, [3], None)
+    assert [name for step in range(14) for name in trained[step]] == [
+        f"e0-r{index}" for index in range(84)
+    ]
+    for run in (second, third):
+        assert "groups that waited in the checkpoint go on" in run.said[0]
 
 
 class Channel:

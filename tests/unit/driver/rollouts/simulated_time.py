@@ -90,8 +90,10 @@ class StaggeredEngines(FakeGenerators):
         super().__init__(2)
         self._clock = clock
 
-    def generate(self, engine: int, prompt: Prompt, sample_indices: tuple[int, ...]) -> Call:
-        call = super().generate(engine, prompt, sample_indices)
+    def generate(
+        self, engine: int, prompt: Prompt, sample_indices: tuple[int, ...], *, together: int = 0
+    ) -> Call:
+        call = super().generate(engine, prompt, sample_indices, together=together)
         return self._clock.busy(call, 1.0 + prompt.stream_index % 4)
 
 

@@ -24,7 +24,9 @@ NUM_PROMPTS = 4096
 class Engines(FakeGenerators):
     """Answer without a group, which takes longer to make than what is measured."""
 
-    def generate(self, engine: int, prompt: Prompt, sample_indices: tuple[int, ...]) -> Call:
+    def generate(
+        self, engine: int, prompt: Prompt, sample_indices: tuple[int, ...], *, together: int = 0
+    ) -> Call:
         return done("generator", engine, signal=(), payload=prompt)
 
 
@@ -121,7 +123,7 @@ def test_finished_calls_are_taken_together():
     waiter = AllAtOnce()
     assert len(make_pipeline(waiter, 256, max_staleness=0).next_batch(0).groups) == 256
     assert waiter.calls.num_waits == 2, "one wait for all samples, one for all scores"
-    assert waiter.num_waits == 3, "`hold`, `release`, statistics; no wait for a single call"
+    assert waiter.num_waits == 1, "statistics; no wait for a single call"
 
 
 @pytest.mark.parametrize("seed", range(3))

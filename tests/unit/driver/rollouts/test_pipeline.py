@@ -57,6 +57,13 @@ def test_groups_go_to_the_least_loaded_engine():
     pipeline = make_pipeline(generators=generators)
     pipeline.begin(0)
     assert [engine for engine, _, _ in generators.requests] == [0, 1, 0, 1]
+    assert generators.together == [(0, 4), (1, 4)] * 2
+
+
+def test_batches_of_engines_at_work_start_at_once():
+    generators = FakeGenerators()
+    make_pipeline(generators=generators, max_staleness=1).begin(0)
+    assert generators.together == [(0, 8)] * 4 + [(0, 0)] * 4
 
 
 def test_synchronous_batches_start_together():
@@ -65,8 +72,7 @@ def test_synchronous_batches_start_together():
     pipeline.next_batch(0)
     generators.version = 1
     pipeline.next_batch(1)
-    assert generators.events == ["hold", "release"] * 2
-    assert generators.released == [[8], [8]], "how many requests the engine is to wait for"
+    assert generators.together == [(0, 8)] * 8, "how many samples the engine is to wait for"
 
 
 @pytest.mark.parametrize("max_staleness", [0, 1, 3])

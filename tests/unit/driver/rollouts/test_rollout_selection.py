@@ -123,9 +123,8 @@ class TestDynamicSampling:
             RolloutSelectionConfig(dynamic=True), generators=generators, score=uniform_at(0, 2, 4)
         )
         pipeline.next_batch(0)
-        assert generators.events == ["hold", "release"] * 3
         # Four prompts, two in place of 0 and 2, one in place of 4; two samples each.
-        assert generators.released == [[8], [4], [2]]
+        assert generators.together == [(0, 8)] * 4 + [(0, 4)] * 2 + [(0, 2)]
 
     def test_steps_may_differ_where_their_sums_do_not(self):
         pairs = {0: ((1.0, 1.0), (2.0, 0.0)), 1: ((1.0, 1.0), (1.0, 1.0))}
@@ -214,7 +213,7 @@ class TestOversampling:
         asked = [prompt_id for _, prompt_id, _ in generators.requests]
         assert asked == [f"e0-r{index}" for index in (1, 2, 6, 7, 8, 9)]
         # No load of a cancelled prompt is left behind: the engine waits for these alone.
-        assert generators.released[-1] == [12]
+        assert generators.together[-6:] == [(0, 12)] * 6
 
     def test_a_prompt_that_was_cancelled_often_enough_is_waited_for(self):
         pipeline = make_pipeline(self.SELECTION, waiter=SlowWaiter({1}))

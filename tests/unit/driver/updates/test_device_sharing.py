@@ -85,9 +85,11 @@ class Engines(FakeGenerators):
         score = -9.0 if self.corrupt else -1.0
         return [done("generator", 0, signal=[[score] * (len(row) - 1) for row in sequences])]
 
-    def generate(self, engine: int, prompt: Any, sample_indices: tuple[int, ...]) -> Call:
+    def generate(
+        self, engine: int, prompt: Any, sample_indices: tuple[int, ...], *, together: int = 0
+    ) -> Call:
         self.check_awake()
-        return super().generate(engine, prompt, sample_indices)
+        return super().generate(engine, prompt, sample_indices, together=together)
 
     def check_awake(self) -> None:
         self._device.needs("engine_weights", "cache")

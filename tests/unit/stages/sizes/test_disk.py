@@ -129,6 +129,36 @@ def test_checkpoints_at_a_time(model, changes, kept):
     assert need.kept == kept
 
 
+def test_groups_that_wait_are_said_and_refuse_no_run(model, free):
+    changes = [
+        *["max_staleness=2", "prompts_per_step=100", "samples_per_prompt=8"],
+        *["rollout_selection.dynamic=true", "rollout_selection.max_replacements_per_step=28"],
+        *["data.max_prompt_tokens=24", "generation.max_response_tokens=1000"],
+        "algorithm.num_mini_batches=1",
+    ]
+    config = config_of(model, *changes)
+    need = disk_need(config)
+    assert need is not None
+    # Two batches of 128 groups; a token has 18 bytes.
+    assert need.waiting == 2 * 128 * 8 * 1024 * 18
+    lines = disk_lines(config)
+    assert "Groups that wait in it for a later step: 37.7 MB at most, if all 256 are complete" in (
+        "\n".join(lines)
+    )
+    assert need.most == (need.checkpoint + need.waiting) * 3 + need.model
+    free(need.least)
+    check_disk(config)
+    replayed = disk_need(config_of(model, *changes, "rollout_selection.replay_groups_per_step=1"))
+    assert replayed is not None
+    assert replayed.waiting == need.waiting + 64 * 8 * 1024 * 18
+    supports = disk_need(config_of(model, *changes, "generation.top_k=4"))
+    assert supports is not None
+    assert supports.waiting == need.waiting // 18 * (18 + 4 * (1 + 4 + 16))
+    without = disk_need(config_of(model, "max_staleness=0"))
+    assert without is not None
+    assert without.waiting == 0
+
+
 def test_the_plan_says_the_sizes_and_what_is_free(model):
     text = describe_training(config_of(model))
     assert "Checkpoint: 872 GB (learner 13.6 GB on each of 64 ranks); at most 3 at a time" in text
