@@ -29,8 +29,9 @@ function timePanel(run) {
     if (update) {
       box.append(element("p", {}, `The learner does not update its weights in ${(100 - (100 * update[1]) / total).toFixed(0)} % of the time of a step.`));
     }
-    box.append(stepLanes(run, phases, whole));
+    if (!run.times.length) box.append(stepLanes(run, phases, whole));
   }
+  if (run.times.length) box.append(workerLanes(run.times));
   if (run.startup.parts) box.append(folded("Start-up", (inner) => inner.append(startup(run.startup)), false));
   return box;
 }
@@ -63,6 +64,37 @@ function stackedBars(run, phases, whole) {
     legend(phases.map(([name]) => name)));
 }
 
+/** The times of the driver and of every worker in one step. */
+function workerLanes(steps) {
+  const names = [...new Set(steps.flatMap(({ phases, workers }) => [
+    ...phases.map(([name]) => name), ...workers.flatMap(([, found]) => Object.keys(found))]))];
+  const colours = Object.fromEntries(names.map((name, place) => [name, COLOURS[place % COLOURS.length]]));
+  const box = element("div", {});
+  const lane = (name, ms, spans) => {
+    const bars = spans.map(([phase, begin, end, calls]) => {
+      const from = Math.min(Math.max(begin, 0), ms);
+      const left = (100 * from) / Math.max(ms, 1);
+      const width = Math.max((100 * (Math.min(Math.max(end, 0), ms) - from)) / Math.max(ms, 1), 0.2);
+      const words = `${phase}: ${seconds(begin / 1000)} to ${seconds(end / 1000)}${calls ? `, ${calls} calls` : ""}`;
+      return element("i", { style: `left:${left.toFixed(2)}%;width:${width.toFixed(2)}%;background:${colours[phase]}`, title: words });
+    });
+    return element("div", { class: "gantt" }, element("span", { title: name }, name), element("div", {}, bars));
+  };
+  const show = (place) => {
+    const { step, ms, phases, workers, left_out: left } = steps[place];
+    box.replaceChildren(
+      element("p", {}, `Step ${step}: ${seconds(ms / 1000)}`),
+      lane("driver", ms, phases),
+      ...workers.map(([name, found]) => lane(name, ms, Object.entries(found).flatMap(([phase, spans]) => spans.map((span) => [phase, ...span])))),
+    );
+    if (left) box.append(missing(`${left} workers are not shown: of every role those that worked longest and shortest are.`));
+  };
+  show(steps.length - 1);
+  const slider = element("input", { type: "range", min: 0, max: steps.length - 1, value: steps.length - 1, "aria-label": "step of the workers' times", oninput: (event) => show(Number(event.target.value)) });
+  return element("figure", {}, element("figcaption", {}, "One step by worker: from the moment at which the driver waits for a call until it is done. Choose the step with the slider."),
+    slider, legend(names), box);
+}
+
 /** The phases of one step on a line of time, as the driver saw them. */
 function stepLanes(run, phases, whole) {
   const box = element("div", {});
@@ -81,7 +113,7 @@ function stepLanes(run, phases, whole) {
   show(steps.length - 1);
   const slider = element("input", { type: "range", min: 0, max: steps.length - 1, value: steps.length - 1, "aria-label": "step", oninput: (event) => show(Number(event.target.value)) });
   return element("figure", {}, element("figcaption", {}, "One step on the clock of the driver"), slider, box,
-    missing("The times of single actors within a step are not recorded: the lanes are the driver's phases, in their order."));
+    missing("The times of single workers were not recorded (spans.jsonl): the lanes are the driver's phases, in their order."));
 }
 
 function laneRow(name, from, share, text) {
