@@ -22,7 +22,7 @@ function browserPanel(run) {
 
 function browser(data) {
   if (!data.groups.length) return missing("No answer fits into this report.");
-  const state = { view: "prompt", prompt: commonPrompts(data)[0][0], column: data.columns.length - 1, colour: "none", compare: true, pick: "best", least: "", most: "", words: "" };
+  const state = { view: "prompt", prompt: commonPrompts(data)[0][0], column: data.columns.length - 1, colour: "none", compare: true, pick: "best", least: "", most: "", words: "", hasTexts: data.token_texts };
   const controls = element("div", { class: "controls" });
   const output = element("div", {});
   const draw = () => {
@@ -116,7 +116,7 @@ function answer(data, group, sample, state, before) {
 function answerText(group, sample, state, before) {
   if (state.colour !== "none") return coloured(group, sample, state.colour);
   if (!before) return [sample.text];
-  const isWhole = [sample, before].every((one) => one.pieces && one.logprobs.filter((value) => value !== null).length >= one.tokens);
+  const isWhole = state.hasTexts && [sample, before].every((one) => one.pieces && one.logprobs.filter((value) => value !== null).length >= one.tokens);
   const pieces = (one) => (isWhole ? one.pieces : words(one.text));
   return difference(pieces(before), pieces(sample)).map(([kind, text]) => (kind === "same" ? text : element(kind === "added" ? "ins" : "del", {}, text)));
 }

@@ -1,15 +1,20 @@
 "use strict";
 
 const MOST_BARS = 240;
+// In the order of the loop; each has its colour everywhere.
+const PHASES = ["generate", "score", "reference", "update", "publish", "evaluate", "checkpoint", "build"];
+
+function phaseColour(name) {
+  return COLOURS[PHASES.indexOf(name)] || "#888888";
+}
 
 /** Phases of the steps in the order of the loop: name and values. */
 function phasesOf(run) {
-  const order = ["generate", "score", "reference", "update", "publish", "evaluate", "checkpoint"];
   const values = run.curves.values;
   const names = Object.keys(values)
     .filter((name) => name.startsWith("time/") && name.split("/").length === 2 && name !== "time/step_s")
     .map((name) => name.slice(5).replace(/_s$/, ""));
-  const rank = (name) => (order.includes(name) ? order.indexOf(name) : order.length);
+  const rank = (name) => (PHASES.includes(name) ? PHASES.indexOf(name) : PHASES.length);
   return names.sort((a, b) => rank(a) - rank(b)).map((name) => [name, values[`time/${name}_s`]]);
 }
 
@@ -37,8 +42,8 @@ function timePanel(run) {
 }
 
 function legend(names) {
-  return element("p", { class: "legend" }, names.map((name, place) =>
-    element("span", {}, element("i", { style: `background:${COLOURS[place % COLOURS.length]}` }), name)));
+  return element("p", { class: "legend" }, names.map((name) =>
+    element("span", {}, element("i", { style: `background:${phaseColour(name)}` }), name)));
 }
 
 function stackedBars(run, phases, whole) {
@@ -49,15 +54,15 @@ function stackedBars(run, phases, whole) {
   const bar = width / places.length;
   const bars = places.map((place, number) => {
     let base = height;
-    return phases.map(([name, values], phase) => {
+    return phases.map(([name, values]) => {
       const part = ((values[place] || 0) / top) * height;
       base -= part;
       return part < 0.2 ? null : drawing("rect",
-        { x: (number * bar).toFixed(2), y: Math.max(base, 0).toFixed(2), width: Math.max(bar * 0.9, 0.5).toFixed(2), height: part.toFixed(2), fill: COLOURS[phase % COLOURS.length] },
+        { x: (number * bar).toFixed(2), y: Math.max(base, 0).toFixed(2), width: Math.max(bar * 0.9, 0.5).toFixed(2), height: part.toFixed(2), fill: phaseColour(name) },
         drawing("title", {}, `step ${run.curves.steps[place]}, ${name}: ${seconds(values[place])}`));
     });
   });
-  const note = every > 1 ? `, every ${every}th point` : "";
+  const note = every > 1 ? `, one point of ${every}` : "";
   return element("figure", {},
     element("figcaption", {}, `Seconds of every step${note}; the highest has ${seconds(top)}`),
     drawing("svg", { viewBox: `0 0 ${width} ${height}`, class: "map", preserveAspectRatio: "none" }, bars.flat()),
@@ -68,7 +73,6 @@ function stackedBars(run, phases, whole) {
 function workerLanes(steps) {
   const names = [...new Set(steps.flatMap(({ phases, workers }) => [
     ...phases.map(([name]) => name), ...workers.flatMap(([, found]) => Object.keys(found))]))];
-  const colours = Object.fromEntries(names.map((name, place) => [name, COLOURS[place % COLOURS.length]]));
   const box = element("div", {});
   const lane = (name, ms, spans) => {
     const bars = spans.map(([phase, begin, end, calls]) => {
@@ -76,7 +80,7 @@ function workerLanes(steps) {
       const left = (100 * from) / Math.max(ms, 1);
       const width = Math.max((100 * (Math.min(Math.max(end, 0), ms) - from)) / Math.max(ms, 1), 0.2);
       const words = `${phase}: ${seconds(begin / 1000)} to ${seconds(end / 1000)}${calls ? `, ${calls} calls` : ""}`;
-      return element("i", { style: `left:${left.toFixed(2)}%;width:${width.toFixed(2)}%;background:${colours[phase]}`, title: words });
+      return element("i", { style: `left:${left.toFixed(2)}%;width:${width.toFixed(2)}%;background:${phaseColour(phase)}`, title: words });
     });
     return element("div", { class: "gantt" }, element("span", { title: name }, name), element("div", {}, bars));
   };

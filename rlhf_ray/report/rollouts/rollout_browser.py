@@ -71,6 +71,7 @@ def make_browser(
             for number, group in in_order
         ],
         "has": shelf.token_numbers(),
+        "token_texts": token_text is not None,
     }
 
 
