@@ -145,10 +145,10 @@ const TOKEN_COLOURS = {
     mark: (value) => ({ style: `background:${oneSided(-value / 5)}` }),
     words: (value) => `log-probability ${shown(value)}`,
   },
-  // Full colour at half or twice the probability.
+  // Full colour at 0.74 and 1.35, beyond the usual clip.
   ratio: {
     of: (sample) => sample.updated_logprobs && sample.updated_logprobs.map((value, place) => (value === null || sample.logprobs[place] === null ? null : Math.exp(value - sample.logprobs[place]))),
-    mark: (value) => ({ style: `background:${twoSided(Math.log2(Math.max(value, 1e-9)))}` }),
+    mark: (value) => ({ style: `background:${twoSided(Math.log(Math.max(value, 1e-9)) / 0.3)}` }),
     words: (value) => `ratio ${shown(value)}: the policy after this step to the engine that sampled`,
     without: "Log-probabilities after the update were not recorded in this step (observe.rescore_every).",
   },
