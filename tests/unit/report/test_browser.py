@@ -16,7 +16,10 @@ from rlhf_ray.report.report_file import write_comparison, write_report
 from tests.unit.report.test_page import HOSTILE, a_run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+pytestmark = [
+    pytest.mark.unit_slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
+]
 # What a panel must hold, by its id: tags, and how many of each at least.
 CONTENT = {
     "head": {"table": 3},
