@@ -34,12 +34,15 @@ class Call:
         payload: reference to a large result, which is passed on and never fetched here.
         before: the call whose payload this call takes, if that call was not done yet. Its failure
             is a failure of this call too.
+        work: name of the work in the record of times; "" for the phase of the wait, None for what
+            is no work, such as a sign of life.
     """
 
     member: MemberName
     signal: Any
     payload: Any
     before: Call | None = None
+    work: str | None = ""
 
 
 class PendingCalls(Protocol):

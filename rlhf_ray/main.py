@@ -48,7 +48,8 @@ from rlhf_ray.config.stages import RAY_STAGES
 from rlhf_ray.driver.kept_rates import with_kept_rates
 from rlhf_ray.failure_report import NotWritten, printable, quiet_if_not_read, report_failure
 from rlhf_ray.observe.output_capture import quiet_device_guess
-from rlhf_ray.report.report_command import WORD, run_report
+from rlhf_ray.report import report_command
+from rlhf_ray.report.timeline import trace_command
 from rlhf_ray.stages.pipeline import read_steps
 from rlhf_ray.stages.start import start_stage
 from rlhf_ray.stages.table import load_stage
@@ -56,6 +57,12 @@ from rlhf_ray.stages.table import load_stage
 EXIT_FAILED = 1
 EXIT_WRONG_REQUEST = 2
 EXIT_INTERRUPTED = 130
+
+# First words that are no settings: what reads the output of a run.
+_COMMANDS = {
+    report_command.WORD: report_command.run_report,
+    trace_command.WORD: trace_command.run_trace,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -108,9 +115,9 @@ def _carry_out(options: argparse.Namespace) -> int:
     if options.check:
         _check_configuration(options.overrides)
         return 0
-    if options.overrides[:1] == [WORD]:
+    if command := _COMMANDS.get(options.overrides[0] if options.overrides else ""):
         with quiet_if_not_read():
-            return run_report(options.overrides[1:], lambda line: print(line, flush=True))
+            return command(options.overrides[1:], lambda line: print(line, flush=True))
     config = load_config(options.overrides)
     for note in (
         *notes_of_files(options.overrides, config),
@@ -199,6 +206,7 @@ Reinforcement learning from human feedback, as Ray actors.
 
   python -m rlhf_ray.main recipe=NAME output_dir=FOLDER [group=NAME] [key=value] ...
   python -m rlhf_ray.main report FOLDER [FOLDER ...]
+  python -m rlhf_ray.main trace FOLDER [STEPS]
 
 Groups and what they can be:
 {groups}
@@ -214,6 +222,8 @@ Lists and text with spaces: 'reward.functions=[exact_match]' 'data.system_prompt
                 stage)
   --version     versions of the package and of what it stands on
   report FOLDER write report.html of an output folder again; several folders are compared, too
+  trace FOLDER  write trace.json.gz, the times of its workers for ui.perfetto.dev; 3-8: of these
+                steps
   --help, -h    this text
 
 Exit status: 0 done, 1 failed while running, 2 the request was wrong, 130 Ctrl-C,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +26,7 @@ from rlhf_ray.experience.off_policy_correction import (
     learner_generator_metrics,
 )
 from rlhf_ray.experience.reward_shaping import NO_SHAPING, RewardShaping, shape_rewards, weigh_tasks
-from rlhf_ray.experience.rollout_batch import RolloutBatch, flatten_groups
+from rlhf_ray.experience.rollout_batch import RolloutBatch, by_prompt, flatten_groups
 from rlhf_ray.records import Coefficients, Experience, RolloutGroup, TokenValues
 
 
@@ -39,11 +39,13 @@ class ExperienceBatch:
         critic: the same samples in the same steps, planned for the critic's ranks; empty
             without a critic.
         metrics: flat metric names to numbers.
+        advantages: of the tokens of each group, by prompt id.
     """
 
     learner: tuple[tuple[Experience, ...], ...]
     critic: tuple[tuple[Experience, ...], ...]
     metrics: dict[str, float]
+    advantages: Mapping[str, Tensor]
 
 
 def build_experience(
@@ -71,8 +73,7 @@ def build_experience(
             (log-probabilities at the start of this step); None if the role was not asked.
             Without the learner's, the old log-probabilities are the generator's.
         old_logprobs_from: see `Config.old_logprobs_from`.
-        coefficients: the coefficients in force.
-        critic: None without a critic. shaping: over-long responses, weights of tasks.
+        coefficients: in force. critic: None without one. shaping: of rewards, weights of tasks.
         seed, step: of the run; they decide which samples share an optimiser step.
 
     Raises:
@@ -105,6 +106,7 @@ def build_experience(
         learner=planned(learner),
         critic=() if critic is None else planned(critic),
         metrics=metrics | shaping_metrics | _distances(batch, reference, old),
+        advantages=by_prompt(groups, estimated.advantages),
     )
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from torch import Tensor
 
 from rlhf_ray.batching.rank_plan import RankPlan
 from rlhf_ray.config.groups.algorithm import AlgorithmConfig, OldLogprobsFrom
 from rlhf_ray.experience.build import ExperienceBatch, build_experience
 from rlhf_ray.experience.reward_shaping import RewardShaping
+from rlhf_ray.observe.rollout_log import TokenDetails, detailed_groups
 from rlhf_ray.observe.rollout_writer import RolloutWriter
+from rlhf_ray.observe.samples.sample_lines import answer_lines
+from rlhf_ray.prompt_choice import best_and_worst
 from rlhf_ray.records import Coefficients, RolloutGroup, TokenValues
 
 
@@ -40,6 +45,7 @@ class ExperienceBuilder:
         self._seed = seed
         self._shaping = shaping
         self._writer = RolloutWriter()
+        self._advantages: Mapping[str, Tensor] = {}
 
     def build(
         self,
@@ -57,7 +63,7 @@ class ExperienceBuilder:
             reference, values, old: results of every rank of the reference, the critic and the
                 learner; empty if the role was not asked.
         """
-        return build_experience(
+        batch = build_experience(
             groups,
             reference=_joined(reference),
             values=_joined(values),
@@ -71,10 +77,43 @@ class ExperienceBuilder:
             step=step,
             shaping=self._shaping,
         )
+        # Copies of the few that are written: views would hold the whole batch.
+        names = [group.prompt.prompt_id for group in detailed_groups(groups)]
+        found = batch.advantages
+        self._advantages = {name: found[name].clone() for name in names if name in found}
+        return batch
 
-    def write_rollouts(self, path: Path, groups: Sequence[RolloutGroup]) -> None:
-        """Begin to write every sample of these groups to `path`; see `RolloutWriter.write`."""
-        self._writer.write(path, groups)
+    def write_rollouts(
+        self,
+        path: Path,
+        groups: Sequence[RolloutGroup],
+        updated: Sequence[Sequence[TokenValues]] = (),
+    ) -> None:
+        """Begin to write every sample of these groups to `path`; see `RolloutWriter.write`.
+
+        Args:
+            updated: of every rank of the learner, log-probabilities of a few groups after the
+                update.
+        """
+        details = TokenDetails(
+            advantages=self._advantages,
+            updated_logprobs={own.prompt_id: own.values for rank in updated for own in rank},
+        )
+        self._writer.write(path, groups, details)
+
+    def sample_texts(self, groups: Sequence[RolloutGroup]) -> list[str]:
+        """The best and the worst answer of every group, for the terminal."""
+        return [
+            answer_lines(
+                prompt=group.prompt.text,
+                answer=group.responses[position],
+                reward=float(group.rewards[position]),
+                finish=group.finish_reasons[position],
+                tokens=int(group.loss_mask.split(group.lengths.tolist())[position].sum()),
+            )
+            for group in groups
+            for position in best_and_worst(group.rewards.tolist())
+        ]
 
     def finish_rollouts(self) -> None:
         """Wait until all rollout files are written; see `RolloutWriter.flush`."""

@@ -122,6 +122,13 @@ def flatten_groups(
     )
 
 
+def by_prompt(groups: Sequence[RolloutGroup], values: Tensor) -> dict[str, Tensor]:
+    """Views of values [N] of a flat batch for each group that it was made of, by prompt id."""
+    ordered = _in_order(groups)
+    parts = values.split([group.token_ids.shape[0] for group in ordered])
+    return {g.prompt.prompt_id: part for g, part in zip(ordered, parts, strict=True)}
+
+
 def _in_order(groups: Sequence[RolloutGroup]) -> list[RolloutGroup]:
     ordered = sorted(
         (group for group in groups if group.num_samples), key=lambda g: g.prompt.stream_index

@@ -4,21 +4,37 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from rlhf_ray.atomic_file import atomic_file
-from rlhf_ray.observe.prompt_choice import best_and_worst, prompt_rank
+from rlhf_ray.prompt_choice import best_and_worst, detailed_places, prompt_rank
 from rlhf_ray.records import RolloutGroup
 
-# Groups of a step whose tokens are written; all of a large batch would triple its file.
-DETAILED_GROUPS = 8
 MAX_TOKENS = 2000
 _DIGITS = 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenDetails:
+    """Numbers of the tokens of few groups, by prompt id, each aligned with the group's tokens.
+
+    Attributes:
+        advantages: as the update used them.
+        updated_logprobs: of the policy after the update.
+    """
+
+    advantages: Mapping[str, Tensor] = field(default_factory=dict)
+    updated_logprobs: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+NO_DETAILS = TokenDetails()
 
 
 def rollout_path(output_dir: Path, step: int) -> Path:
@@ -26,7 +42,9 @@ def rollout_path(output_dir: Path, step: int) -> Path:
     return output_dir / "rollouts" / f"step_{step:06}.jsonl"
 
 
-def rollout_rows(groups: Sequence[RolloutGroup]) -> list[dict[str, Any]]:
+def rollout_rows(
+    groups: Sequence[RolloutGroup], details: TokenDetails = NO_DETAILS
+) -> list[dict[str, Any]]:
     """One dict of plain JSON values per sample of scored groups.
 
     `weight_versions` are spans [[version, number of tokens], ...] over the sampled tokens. In a
@@ -34,30 +52,38 @@ def rollout_rows(groups: Sequence[RolloutGroup]) -> list[dict[str, Any]]:
 
     The best and the worst sample of a few groups have `tokens`, too: `ids` of the response, and
     `logprobs` of the engine, None for a token that was not sampled, or where it is not finite. At
-    most `MAX_TOKENS` of each.
+    most `MAX_TOKENS` of each. Where they are known they have `advantages` and `updated_logprobs`,
+    in the same form.
     """
     detailed = _detailed(groups)
-    return [row for group in groups for row in _group_rows(group, id(group) in detailed)]
+    return [row for g in groups for row in _group_rows(g, details, id(g) in detailed)]
 
 
-def write_rollouts(path: Path, groups: Sequence[RolloutGroup]) -> None:
+def write_rollouts(
+    path: Path, groups: Sequence[RolloutGroup], details: TokenDetails = NO_DETAILS
+) -> None:
     """Write the samples to a file, which appears complete or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     detailed = _detailed(groups)
     with atomic_file(path) as file:
         # Group by group: the rows of a whole batch may be gigabytes.
         for group in groups:
-            for row in _group_rows(group, id(group) in detailed):
+            for row in _group_rows(group, details, id(group) in detailed):
                 file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def detailed_groups(groups: Sequence[RolloutGroup]) -> list[RolloutGroup]:
+    """The groups whose tokens are written: those of the same prompts in every step."""
+    return [groups[i] for i in detailed_places([prompt_rank(g.prompt.text) for g in groups])]
+
+
 def _detailed(groups: Sequence[RolloutGroup]) -> set[int]:
-    """The groups with tokens, by identity: those of the same prompts in every step."""
-    ranked = sorted(groups, key=lambda group: prompt_rank(group.prompt.text))
-    return {id(group) for group in ranked[:DETAILED_GROUPS]}
+    return {id(group) for group in detailed_groups(groups)}
 
 
-def _group_rows(group: RolloutGroup, has_tokens: bool) -> list[dict[str, Any]]:
+def _group_rows(
+    group: RolloutGroup, details: TokenDetails, has_tokens: bool
+) -> list[dict[str, Any]]:
     assert group.is_scored
     lengths = group.lengths.tolist()
     masks = group.loss_mask.split(lengths)
@@ -68,7 +94,7 @@ def _group_rows(group: RolloutGroup, has_tokens: bool) -> list[dict[str, Any]]:
     rewards = group.rewards.tolist()
     parts = {name: values.tolist() for name, values in group.reward_parts.items()}
     steps = _steps(group)
-    tokens = _tokens(group, best_and_worst(rewards)) if has_tokens else {}
+    tokens = _tokens(group, details, best_and_worst(rewards)) if has_tokens else {}
     return [
         {
             "prompt_id": group.prompt.prompt_id,
@@ -87,21 +113,30 @@ def _group_rows(group: RolloutGroup, has_tokens: bool) -> list[dict[str, Any]]:
     ]
 
 
-def _tokens(group: RolloutGroup, positions: Sequence[int]) -> dict[int, dict[str, Any]]:
+def _tokens(
+    group: RolloutGroup, details: TokenDetails, positions: Sequence[int]
+) -> dict[int, dict[str, Any]]:
     """Tokens of the responses at these positions, and how likely the engine found each."""
     lengths = group.lengths.tolist()
+    prompt_id, size = group.prompt.prompt_id, group.token_ids.shape[0]
+    of_group = {
+        "logprobs": group.generator_logprobs,
+        "advantages": details.advantages.get(prompt_id),
+        "updated_logprobs": details.updated_logprobs.get(prompt_id),
+    }
+    # Those of another group of this name are of no use.
+    numbers = {k: v for k, v in of_group.items() if v is not None and v.shape[0] == size}
     found: dict[int, dict[str, Any]] = {}
     for position in positions:
         start = sum(lengths[:position]) + len(group.prompt.token_ids)
         end = min(sum(lengths[: position + 1]), start + MAX_TOKENS)
         sampled = group.loss_mask[start:end].tolist()
-        logprobs = group.generator_logprobs[start:end].tolist()
-        found[position] = {
-            "ids": group.token_ids[start:end].tolist(),
-            "logprobs": [
+        found[position] = {"ids": group.token_ids[start:end].tolist()} | {
+            name: [
                 round(value, _DIGITS) if is_sampled and math.isfinite(value) else None
-                for value, is_sampled in zip(logprobs, sampled, strict=True)
-            ],
+                for value, is_sampled in zip(values[start:end].tolist(), sampled, strict=True)
+            ]
+            for name, values in numbers.items()
         }
     return found
 

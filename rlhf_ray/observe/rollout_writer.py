@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from rlhf_ray.observe.rollout_log import write_rollouts
+from rlhf_ray.observe.rollout_log import NO_DETAILS, TokenDetails, write_rollouts
 from rlhf_ray.records import RolloutGroup
 
 # Batches that wait are held in memory.
@@ -26,7 +26,7 @@ class RolloutWriter:
 
     def __init__(
         self,
-        write: Callable[[Path, Sequence[RolloutGroup]], None] = write_rollouts,
+        write: Callable[[Path, Sequence[RolloutGroup], TokenDetails], None] = write_rollouts,
         *,
         max_waiting: int = MAX_WAITING,
     ) -> None:
@@ -35,14 +35,16 @@ class RolloutWriter:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="rollout-writer")
         self._files: deque[Future[None]] = deque()
 
-    def write(self, path: Path, groups: Sequence[RolloutGroup]) -> None:
+    def write(
+        self, path: Path, groups: Sequence[RolloutGroup], details: TokenDetails = NO_DETAILS
+    ) -> None:
         """Hand over a batch; waits only if too many wait already.
 
         Raises:
             Exception: the error of an earlier file.
         """
         self._wait(self._max_waiting)
-        self._files.append(self._thread.submit(self._write, path, groups))
+        self._files.append(self._thread.submit(self._write, path, groups, details))
 
     def flush(self) -> None:
         """Wait until every file is written.

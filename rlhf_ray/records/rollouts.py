@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
+from rlhf_ray.prompt_choice import prompt_rank
 from rlhf_ray.records.checks import check_count, check_lengths, check_shape, check_support
 from rlhf_ray.records.travel import TravellingRecord
 
@@ -180,6 +181,7 @@ class RolloutGroup(TravellingRecord):
             newest_version=int(versions.max()) if versions.numel() else -1,
             failures=self.failures,
             step_rewards=self.rewards_of_steps(),
+            prompt_rank=prompt_rank(self.prompt.text),
         )
 
 
@@ -208,6 +210,7 @@ class GroupSummary:
     """Summary of a scored group for the driver: per-sample scalars, no per-token data.
 
     `step_rewards` has the steps of every sample; it is empty in a run that does not train on steps.
+    `prompt_rank` chooses the prompts whose tokens are recorded; see `prompt_choice`.
     """
 
     prompt_id: str
@@ -222,6 +225,7 @@ class GroupSummary:
     newest_version: int
     failures: tuple[SampleFailure, ...]
     step_rewards: tuple[tuple[float, ...], ...] = ()
+    prompt_rank: int = 0
 
     @property
     def compared(self) -> tuple[float, ...]:

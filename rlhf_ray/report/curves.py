@@ -61,9 +61,9 @@ def split_ranges(length: int, most: int) -> list[tuple[int, int]]:
     return [(i * length // count, (i + 1) * length // count) for i in range(count)]
 
 
-def short(value: float) -> float | None:
+def short(value: float, *, digits: int = _DIGITS) -> float | None:
     """A number with few digits for JSON; None if it is not finite."""
-    return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
+    return float(f"{value:.{digits}g}") if math.isfinite(value) else None
 
 
 def _extreme(values: Iterable[float]) -> float | None:

@@ -34,6 +34,7 @@ from rlhf_ray.report.stage_results import (
     read_summary,
     read_tables,
 )
+from rlhf_ray.report.timeline.step_times import MAX_STEPS, shown_step_times, thinned
 from rlhf_ray.run_folder.ending import END_FILE
 
 _MAX_MEASURED_STEPS = 400
@@ -47,6 +48,7 @@ class RunContents:
     Attributes:
         rollouts, held_out, compared: answers that may be shown, of the steps, of evaluations in
             between, and of an evaluation of several models.
+        times: of the workers, by step.
         facts: the part of the report whose size is bounded.
         notes: of reading.
     """
@@ -57,6 +59,7 @@ class RunContents:
     held_out: Sequence[KeptGroup]
     compared: Sequence[KeptGroup]
     token_text: TokenText | None
+    times: Sequence[dict[str, Any]]
     facts: Mapping[str, Any]
     notes: Sequence[str]
 
@@ -88,7 +91,14 @@ class RunContents:
             for name, groups in kinds.items()
         ]
         curves = make_curves(self.rows, notes, max_points=max_points, max_metrics=max_metrics)
-        return {**self.facts, "curves": curves, "browsers": browsers, "left_out": notes.texts()}
+        times = thinned(self.times, max_points * MAX_STEPS // MAX_POINTS)
+        return {
+            **self.facts,
+            "curves": curves,
+            "times": times,
+            "browsers": browsers,
+            "left_out": notes.texts(),
+        }
 
 
 def read_run(
@@ -113,6 +123,7 @@ def read_run(
     rollouts = _answers(folder / "rollouts", notes, bounds)
     held_out = _answers(folder / "evaluation", notes, bounds)
     compared = panel("samples", lambda: read_compared_answers(folder, notes), [])
+    times = panel("times", lambda: shown_step_times(folder, notes), [])
     has_tokens = any("ids" in sample for group in rollouts.groups for sample in group.samples)
     facts = {
         "name": folder.name,
@@ -142,6 +153,7 @@ def read_run(
         token_text=panel("tokens", lambda: find_token_text(folder, settings, notes), None)
         if has_tokens
         else None,
+        times=times,
         facts=facts,
         notes=notes.texts(),
     )

@@ -39,10 +39,12 @@ FILES = (
     "report.html",
     "samples.jsonl",
     "serve.json",
+    "spans.jsonl",
     "startup.json",
     "summary.json",
     "summary.txt",
     "table.md",
+    "trace.json.gz",
 )
 # Of these, what is replaced as a whole, by a rename. A folder of checkpoints may be a link.
 _REPLACED = ("adapter", "model", "model_ema")

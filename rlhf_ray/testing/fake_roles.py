@@ -123,7 +123,9 @@ class FakeBuilder:
     ) -> Call:
         return done("builder", 0, signal=[])
 
-    def write_rollouts(self, path: Path, groups: Sequence[Any]) -> Call:
+    def write_rollouts(
+        self, path: Path, groups: Sequence[Any], updated: Sequence[Any] = ()
+    ) -> Call:
         return done("builder", 0)
 
     def finish_rollouts(self) -> Call:
@@ -142,6 +144,9 @@ class FakeBuilder:
     def load_groups(self, path: Path, num_groups: int) -> Call:
         summaries, groups = self._waiting.load(path, num_groups)
         return done("builder", 0, signal=summaries, payload=tuple(groups))
+
+    def sample_texts(self, groups: Sequence[Any]) -> Call:
+        return done("builder", 0, signal=[f"answer to {group}" for group in groups])
 
 
 class FakeOfflineRanks(_FakeRanks):

@@ -95,7 +95,7 @@ def test_steps_travel_to_the_builder(actors, tmp_path):
     assert by_first_token == {10: [0.0, 0.0, 0.0, 0.5], 11: [0.0, 0.0, 0.0, -0.5]}
 
     path = rollout_path(tmp_path, 1)
-    ray.get(builder.write_rollouts.remote(path, group), timeout=TIMEOUT_S)
+    ray.get(builder.write_rollouts.remote(path, 1, group), timeout=TIMEOUT_S)
     ray.get(builder.finish_rollouts.remote(), timeout=TIMEOUT_S)
     assert '"steps": [[0.0, 1, 1], [1.0, 1, 1]]' in path.read_text()
 

@@ -55,7 +55,7 @@ class GeneratorGroup:
         """Ask an engine for a sign of life."""
         member = self._members[engine]
         ping = member.handle.ping.options(concurrency_group=SIGNS_OF_LIFE)
-        return call_of(member, ping.remote())
+        return call_of(member, ping.remote(), work=None)
 
     def generate(
         self, engine: int, prompt: Prompt, sample_indices: tuple[int, ...], *, together: int = 0
@@ -69,7 +69,8 @@ class GeneratorGroup:
         """
         member = self._members[engine]
         method = member.handle.generate.options(num_returns=2)
-        return call_of(member, method.remote(prompt, sample_indices, together))
+        request = method.remote(prompt, sample_indices, together)
+        return call_of(member, request, work="generate")
 
     def abort(self, engine: int, prompt_ids: Sequence[str]) -> Call:
         """End what this engine samples for these prompts: their `generate` ends with failures."""

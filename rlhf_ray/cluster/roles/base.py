@@ -147,10 +147,14 @@ def start_in_order(
     return seconds_of
 
 
-def call_of(member: Member, refs: Any) -> Call:
-    """The call of a remote method that returns one value, or a signal and a payload."""
+def call_of(member: Member, refs: Any, *, work: str | None = "") -> Call:
+    """The call of a remote method that returns one value, or a signal and a payload.
+
+    Args:
+        work: see `Call`.
+    """
     signal, payload = refs if isinstance(refs, list) else (refs, None)
-    return Call(member=member.name, signal=signal, payload=payload)
+    return Call(member=member.name, signal=signal, payload=payload, work=work)
 
 
 class MeetingActor(ActorProcess):

@@ -96,8 +96,13 @@ class BuilderActor(ActorProcess):
         batch = self._worker.build(step=step, coefficients=coefficients, **taken)
         return (batch.metrics, *batch.learner, *batch.critic)
 
-    def write_rollouts(self, path: Path, *groups: RolloutGroup) -> None:
-        self._worker.write_rollouts(path, groups)
+    def write_rollouts(self, path: Path, num_groups: int, *parts: Any) -> None:
+        """See `ExperienceBuilder.write_rollouts`.
+
+        Args:
+            parts: `num_groups` groups, then each learner rank's values of some of them.
+        """
+        self._worker.write_rollouts(path, parts[:num_groups], parts[num_groups:])
 
     def finish_rollouts(self) -> None:
         self._worker.finish_rollouts()
@@ -114,6 +119,9 @@ class BuilderActor(ActorProcess):
     def load_groups(self, path: Path, num_groups: int) -> tuple[Any, ...]:
         summaries, groups = self._waiting.load(path, num_groups)
         return (summaries, *groups)
+
+    def sample_texts(self, *groups: RolloutGroup) -> list[str]:
+        return self._worker.sample_texts(groups)
 
     def measure(self, settings: Any, num_groups: int, *parts: Any) -> Sequence[Any]:
         """See `evaluation.answers.measure_answers`.
@@ -176,12 +184,18 @@ class BuilderGroup:
         method = self._member.handle.measure
         return call_of(self._member, method.remote(settings, len(groups), *groups, *reference))
 
-    def write_rollouts(self, path: Path, groups: Sequence[Any]) -> Call:
+    def write_rollouts(
+        self, path: Path, groups: Sequence[Any], updated: Sequence[Any] = ()
+    ) -> Call:
         """Begin to write a file, in a thread; a failure shows in the next call of this or the next.
 
         The call waits for the groups, and for earlier files only when several of them wait.
+
+        Args:
+            updated: payloads of `RankGroup.score` for some of the groups, after the update.
         """
-        return call_of(self._member, self._member.handle.write_rollouts.remote(path, *groups))
+        method = self._member.handle.write_rollouts
+        return call_of(self._member, method.remote(path, len(groups), *groups, *updated))
 
     def finish_rollouts(self) -> Call:
         """Wait until all files are written."""
@@ -209,3 +223,7 @@ class BuilderGroup:
         method = self._member.handle.load_groups.options(num_returns=1 + num_groups)
         summaries, *groups = method.remote(path, num_groups)
         return Call(member=self._member.name, signal=summaries, payload=tuple(groups))
+
+    def sample_texts(self, groups: Sequence[Any]) -> Call:
+        """Signal: for the terminal, the best and the worst answer of every group."""
+        return call_of(self._member, self._member.handle.sample_texts.remote(*groups))

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from rlhf_ray.records import GroupSummary, RolloutGroup
 
 Report = Callable[[str], None]
+# In the record of times, whatever the driver waits for meanwhile.
+_WORK = "score"
 
 
 class ScorerPool(Protocol):
@@ -188,7 +190,7 @@ class RewardGroup:
         """
         member = self._members[worker]
         refs = member.handle.score.options(num_returns=2).remote(*parts)
-        call = Call(member=member.name, signal=refs[0], payload=refs[1])
+        call = Call(member=member.name, signal=refs[0], payload=refs[1], work=_WORK)
         for scorer in self._scorers:
             call = scorer.score(call)
         return call
@@ -211,7 +213,7 @@ class ReplicatedScorer:
         signal, group = member.handle.score.options(num_returns=2).remote(before.payload)
         self._loads.add(chosen, 1)
         signal.future().add_done_callback(lambda _: finished.append(chosen))
-        return Call(member=member.name, signal=signal, payload=group, before=before)
+        return Call(member=member.name, signal=signal, payload=group, before=before, work=_WORK)
 
 
 class ShardedScorer:
@@ -227,5 +229,11 @@ class ShardedScorer:
         for member in others:
             joined = member.handle.join.remote(before.payload)
             # A rank that fails makes the others wait in vain: its failure is this call's, too.
-            before = Call(member=member.name, signal=joined, payload=before.payload, before=before)
-        return Call(member=first.name, signal=signal, payload=group, before=before)
+            before = Call(
+                member=member.name,
+                signal=joined,
+                payload=before.payload,
+                before=before,
+                work=_WORK,
+            )
+        return Call(member=first.name, signal=signal, payload=group, before=before, work=_WORK)

@@ -12,21 +12,30 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
 
 from rlhf_ray.calls import Call, MemberName
+from rlhf_ray.observe.spans.call_spans import CallSpans
 
 Done = tuple[Call, "Future[Any]"]
 
 
 class CallSet:
-    """Calls, each with the future of its signal."""
+    """Calls, each with the future of its signal.
 
-    def __init__(self, calls: Iterable[Call] = ()) -> None:
-        self._calls: dict[Call, None] = {}
+    Args:
+        spans: is told of the times of every call that is taken out.
+    """
+
+    def __init__(self, calls: Iterable[Call] = (), spans: CallSpans | None = None) -> None:
+        self._spans = spans
+        # When each was added, and when its calls before it were done.
+        self._calls: dict[Call, _Times] = {}
         # Calls of each worker: after a loss every wait asks, and walking through all calls each
         # time would make the time of a batch grow with their square.
         self._num_of: Counter[MemberName] = Counter()
@@ -46,9 +55,16 @@ class CallSet:
     def add(self, call: Call) -> None:
         if call not in self._calls:
             self._num_of[call.member] += 1
-        self._calls[call] = None
+        times = self._calls[call] = _Times(time.monotonic())
         done = self._done  # Not `self`: a call that never ends would keep it.
-        call.signal.future().add_done_callback(lambda future: done.put((call, future)))
+
+        def finish(future: Future[Any]) -> None:
+            times.note(call)
+            done.put((call, future))
+
+        for earlier in chain_of(call)[:-1] if self._spans else ():
+            earlier.signal.future().add_done_callback(partial(times.note, earlier))
+        call.signal.future().add_done_callback(finish)
 
     def discard(self, call: Call) -> None:
         """Forget a call; nothing happens if it is not here."""
@@ -86,12 +102,34 @@ class CallSet:
         """Take a call out; none if it was discarded."""
         if done[0] not in self._calls:
             return []
-        self._remove(done[0])
+        times = self._remove(done[0])
+        if self._spans:
+            times.tell(done[0], self._spans)
         return [done]
 
-    def _remove(self, call: Call) -> None:
-        del self._calls[call]
+    def _remove(self, call: Call) -> _Times:
         self._num_of[call.member] -= 1
+        return self._calls.pop(call)
+
+
+@dataclass(slots=True)
+class _Times:
+    """When a call was added, and when it and each call before it was done."""
+
+    begun: float
+    ends: dict[Call, float] = field(default_factory=dict)
+
+    def note(self, call: Call, _: Future[Any] | None = None) -> None:
+        self.ends[call] = time.monotonic()
+
+    def tell(self, call: Call, spans: CallSpans) -> None:
+        """Add the spans of the call and of those before it; one begins when the other ends."""
+        begin = self.begun
+        for link in chain_of(call):
+            # One that was done before the wait began has taken none of its time.
+            end = self.ends.get(link, begin)
+            spans.add(link, begin, end)
+            begin = max(begin, end)
 
 
 class SupervisedCalls:
@@ -99,16 +137,18 @@ class SupervisedCalls:
 
     Args:
         take_done, take_ready: see `calls.PendingCalls`; both get the set first.
+        spans: see `CallSet`.
     """
 
     def __init__(
         self,
         take_done: Callable[..., list[tuple[Call, Any]]],
         take_ready: Callable[..., list[tuple[Call, Any]]],
+        spans: CallSpans | None = None,
     ) -> None:
         self._take_done = take_done
         self._take_ready = take_ready
-        self._calls = CallSet()
+        self._calls = CallSet(spans=spans)
 
     def add(self, call: Call) -> None:
         self._calls.add(call)

@@ -27,6 +27,7 @@ from rlhf_ray.cluster.runtime.process import ProcessInfo
 from rlhf_ray.config.errors import RunFailed, ToldFailure
 from rlhf_ray.failure_report import say_failed
 from rlhf_ray.losses import LossKeeper, Lost, MemberLost
+from rlhf_ray.observe.spans.call_spans import CallSpans
 
 # After a first failure, how long others get to show that they failed first: a rank whose
 # peer was killed reports a lost connection before Ray reports the death.
@@ -66,7 +67,7 @@ class Supervisor:
         self._keeper: LossKeeper | None = None
         self._lost: dict[MemberName, Lost] = {}
         self._looked = 0.0
-        self._phase = ""  # Of the wait that is under way.
+        self.spans = CallSpans()  # And the phase of the wait that is under way.
 
     def add(self, member: Member) -> None:
         self._members[member.name] = member
@@ -77,7 +78,7 @@ class Supervisor:
 
     def report_lost(self, member: MemberName, *, what: str, reason: str) -> None:
         """See `losses.LossWaiter`."""
-        failure = self._loss(member, what, reason, self._phase)
+        failure = self._loss(member, what, reason, self.spans.phase)
         if not isinstance(failure, MemberLost):
             raise failure
 
@@ -99,10 +100,10 @@ class Supervisor:
             RunFailed: a worker died, failed, or was not done in time.
         """
         deadline = time.monotonic() + timeout_s
-        pending = CallSet(calls)
+        pending = CallSet(calls, self.spans)
         values: dict[Call, Any] = {}
         while len(pending):
-            self._phase = phase
+            self.spans.phase = phase
             done = self._some_done(pending, deadline, self._work)
             if lost := self._taken_lost(pending):
                 raise MemberLost(lost[0][1])
@@ -160,7 +161,7 @@ class Supervisor:
 
     def pending(self) -> SupervisedCalls:
         """A set of calls, empty at first."""
-        return SupervisedCalls(self.take_done, self.take_ready)
+        return SupervisedCalls(self.take_done, self.take_ready, self.spans)
 
     def take_done(
         self, pending: CallSet, *, phase: str, timeout_s: float
@@ -170,7 +171,7 @@ class Supervisor:
         Raises:
             RunFailed: one has failed, or none was done in time.
         """
-        self._phase = phase
+        self.spans.phase = phase
         done = self._some_done(pending, time.monotonic() + timeout_s, None)
         taken = [*self._values(done, phase), *self._taken_lost(pending)]
         if not taken:
@@ -186,7 +187,7 @@ class Supervisor:
         Raises:
             RunFailed: one has failed.
         """
-        values = self._values(pending.take_done(0.0), phase or self._phase)
+        values = self._values(pending.take_done(0.0), phase or self.spans.phase)
         return [*values, *self._taken_lost(pending)]
 
     def _values(self, done: Sequence[Done], phase: str) -> list[tuple[Call, Any]]:

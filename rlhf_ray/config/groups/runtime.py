@@ -199,6 +199,20 @@ class ObserveConfig:
     tensorboard: bool = setting(True, "Write TensorBoard event files.")
     ray_metrics: bool = setting(True, "Export gauges to Ray's metrics endpoint.")
     rollouts: bool = setting(True, "Write every sample to rollouts/.")
+    show_samples: int = setting(
+        0,
+        "Answers of every step to show on the terminal, with their prompts and rewards. With 1 or "
+        "more, stages that learn from examples show their first example and what is learnt of it.",
+        minimum=0,
+        maximum=16,
+    )
+    rescore_every: int = setting(
+        10,
+        "Steps between two records of the log-probabilities that a few answers have after the "
+        "update, in rollouts/: the learner scores 8 prompts once more. 0 records none.",
+        unit="steps",
+        minimum=0,
+    )
     dashboard: bool = setting(False, "Start Ray's dashboard if the run starts a local Ray.")
 
 

@@ -115,6 +115,7 @@ READERS: dict[str, tuple[str, ...]] = {
     "recovery": RL_STAGES,
     "observe": TRAINING_STAGES,
     "observe.rollouts": RL_STAGES,
+    "observe.rescore_every": RL_STAGES,
     "observe.dashboard": (*_WORKERS, "serve", "pipeline"),
 }
 

@@ -11,6 +11,7 @@ from rlhf_ray.driver.roles import BuilderRole, CriticRole, LearnerRole
 from rlhf_ray.driver.rollouts.batch import Batch
 from rlhf_ray.driver.updates.texts import TextSource
 from rlhf_ray.driver.updates.token_scores import BatchTokenScores
+from rlhf_ray.driver.updates.updated_scores import NoUpdatedScores, UpdatedScores
 from rlhf_ray.records import Coefficients
 
 
@@ -36,6 +37,7 @@ class Trainer:
 
     Args:
         texts: pretraining texts that the policy learns in addition to the batch.
+        updated_scores: looks at the batch again after the update; None does not.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Trainer:
         texts: TextSource,
         waiter: CallWaiter,
         settings: TrainerSettings,
+        updated_scores: UpdatedScores | NoUpdatedScores | None = None,
     ) -> None:
         self._builder = builder
         self._learner = learner
@@ -54,6 +57,7 @@ class Trainer:
         self._texts = texts
         self._waiter = waiter
         self._settings = settings
+        self._updated_scores = updated_scores or NoUpdatedScores()
 
     def update(
         self, batch: Batch, scores: BatchTokenScores, *, step: int, coefficients: Coefficients
@@ -85,6 +89,7 @@ class Trainer:
         updated = self._waiter.results(
             [*policy, *values], phase="update", timeout_s=self._settings.update_timeout_s
         )
+        self._updated_scores.measure(batch, step)
         # Every rank of a role reports the same numbers, so the first rank's are enough. Metrics
         # of the experience come last and win, because they cover the whole batch as it was before
         # the first optimiser step.

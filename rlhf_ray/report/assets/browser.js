@@ -22,7 +22,7 @@ function browserPanel(run) {
 
 function browser(data) {
   if (!data.groups.length) return missing("No answer fits into this report.");
-  const state = { view: "prompt", prompt: commonPrompts(data)[0][0], column: data.columns.length - 1, colour: "none", compare: true, pick: "best", least: "", most: "", words: "" };
+  const state = { view: "prompt", prompt: commonPrompts(data)[0][0], column: data.columns.length - 1, colour: "none", compare: true, pick: "best", least: "", most: "", words: "", hasTexts: data.token_texts };
   const controls = element("div", { class: "controls" });
   const output = element("div", {});
   const draw = () => {
@@ -60,14 +60,15 @@ function browserControls(data, state, draw) {
       field("reward from", "least"), field("to", "most"), field("with the words", "words"),
     );
   }
-  const off = data.has_logprobs ? "" : ", not recorded";
+  const option = (value, label, needs) => [value, `${label}${data.has.includes(needs) ? "" : ", not recorded"}`, !data.has.includes(needs)];
   found.push(choice("colour", [
     ["none", "none"],
-    ["logprob", `log-probability${off}`, !data.has_logprobs],
-    ["origin", `origin${off}`, !data.has_logprobs],
+    option("logprob", "log-probability", "logprobs"),
+    option("ratio", "ratio, updated policy to engine", "updated_logprobs"),
+    option("advantage", "advantage", "advantages"),
+    option("origin", "origin", "logprobs"),
     ["version", "weight version"],
-    ["advantage", "reward against the group"],
-    ["ratio", "ratio, not recorded", true],
+    ["reward", "reward against the group"],
   ], set("colour"), state.colour));
   return found;
 }
@@ -115,28 +116,54 @@ function answer(data, group, sample, state, before) {
 function answerText(group, sample, state, before) {
   if (state.colour !== "none") return coloured(group, sample, state.colour);
   if (!before) return [sample.text];
-  const isWhole = [sample, before].every((one) => one.pieces && one.logprobs.filter((value) => value !== null).length >= one.tokens);
+  const isWhole = state.hasTexts && [sample, before].every((one) => one.pieces && one.logprobs.filter((value) => value !== null).length >= one.tokens);
   const pieces = (one) => (isWhole ? one.pieces : words(one.text));
   return difference(pieces(before), pieces(sample)).map(([kind, text]) => (kind === "same" ? text : element(kind === "added" ? "ins" : "del", {}, text)));
 }
 
 /** The text with a colour per token, or for the whole where single tokens are not recorded. */
 function coloured(group, sample, by) {
-  if (by === "advantage") {
+  if (by === "reward") {
     const spread = group.deviation || 0;
     const value = spread > 0 && sample.reward !== null ? (sample.reward - group.mean) / spread : 0;
     return [element("span", { style: `background:${twoSided(value / 2)}`, title: `(reward - mean) / deviation of the group: ${shown(value)}` }, sample.text)];
   }
   const pieces = sample.pieces;
   if (by === "version") return versionSpans(sample, pieces);
-  if (!pieces) return [sample.text];
-  return pieces.map((piece, place) => {
-    const value = sample.logprobs[place];
-    if (by === "origin") return element("span", { class: value === null ? "given" : "sampled", title: value === null ? "not sampled: from the environment" : "sampled by the policy" }, piece);
-    return value === null ? element("span", { class: "given", title: "not sampled" }, piece)
-      : element("span", { style: `background:${oneSided(-value / 5)}`, title: `log-probability ${shown(value)}` }, piece);
-  });
+  if (!pieces) return [element("p", { class: "missing" }, "The tokens of this answer are not recorded."), sample.text];
+  const colour = TOKEN_COLOURS[by];
+  const numbers = colour.of(sample);
+  if (!numbers) return [element("p", { class: "missing" }, colour.without), ...pieces];
+  return pieces.map((piece, place) => numbers[place] === null ? element("span", { class: "given", title: "not sampled: from the environment" }, piece)
+    : element("span", { ...colour.mark(numbers[place]), title: colour.words(numbers[place]) }, piece));
 }
+
+/** The number of every token, its mark, and its words. */
+const TOKEN_COLOURS = {
+  logprob: {
+    of: (sample) => sample.logprobs,
+    mark: (value) => ({ style: `background:${oneSided(-value / 5)}` }),
+    words: (value) => `log-probability ${shown(value)}`,
+  },
+  // Full colour at 0.74 and 1.35, beyond the usual clip.
+  ratio: {
+    of: (sample) => sample.updated_logprobs && sample.updated_logprobs.map((value, place) => (value === null || sample.logprobs[place] === null ? null : Math.exp(value - sample.logprobs[place]))),
+    mark: (value) => ({ style: `background:${twoSided(Math.log(Math.max(value, 1e-9)) / 0.3)}` }),
+    words: (value) => `ratio ${shown(value)}: the policy after this step to the engine that sampled`,
+    without: "Log-probabilities after the update were not recorded in this step (observe.rescore_every).",
+  },
+  advantage: {
+    of: (sample) => sample.advantages,
+    mark: (value) => ({ style: `background:${twoSided(value / 2)}` }),
+    words: (value) => `advantage ${shown(value)}`,
+    without: "The advantages of this answer were not recorded.",
+  },
+  origin: {
+    of: (sample) => sample.logprobs,
+    mark: () => ({ class: "sampled" }),
+    words: () => "sampled by the policy",
+  },
+};
 
 function versionSpans(sample, pieces) {
   const spans = sample.versions || [];

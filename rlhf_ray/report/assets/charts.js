@@ -3,6 +3,31 @@
 const COLOURS = ["#3366cc", "#dc6a1e", "#2a9d5c", "#a23bb5", "#c0304a", "#0f8ea8", "#8a6d1b", "#5b5fc7"];
 const EVENT_COLOURS = { failure: "#c0304a", checkpoint: "#888888", evaluation: "#2a9d5c", best: "#a23bb5", loss: "#dc6a1e", recovery: "#0f8ea8" };
 const CHART_HEIGHT = 190;
+const CHART_WIDTH = 370;
+const GAP = 16;
+// Steps are whole.
+const STEPS_APART = [1, 2, 5].flatMap((first) => [0, 1, 2, 3, 4, 5, 6].map((zeros) => first * 10 ** zeros)).sort((a, b) => a - b);
+const plots = [];
+
+/** Width of a chart: as many as fit stand side by side, and fill the page. */
+function chartWidth() {
+  const room = document.getElementById("report").clientWidth || 1200;
+  const count = Math.max(1, Math.floor((room + GAP) / (CHART_WIDTH + GAP)));
+  return Math.floor((room + GAP) / count) - GAP;
+}
+
+addEventListener("resize", () => {
+  const width = chartWidth();
+  for (const plot of plots) plot.setSize({ width, height: CHART_HEIGHT });
+});
+
+/** Ends of an axis: with room around values that are all equal. */
+function rangeOf(least, most) {
+  if (least === null || most === null) return [0, 1];
+  if (least === most) return least === 0 ? [0, 1] : [least - Math.abs(least) / 2, most + Math.abs(most) / 2];
+  const room = (most - least) * 0.08;
+  return [least >= 0 ? Math.max(0, least - room) : least - room, most <= 0 ? Math.min(0, most + room) : most + room];
+}
 
 /** The lines of one or several series over steps, with the events of a run as vertical lines. */
 function lineChart(title, steps, series, events) {
@@ -11,9 +36,9 @@ function lineChart(title, steps, series, events) {
   const axis = { stroke: style.color, grid: { stroke: "#8884", width: 1 }, ticks: { stroke: "#8884" } };
   const marked = (events || []).filter(([, kind]) => EVENT_COLOURS[kind]);
   const options = {
-    width: 430,
+    width: chartWidth(),
     height: CHART_HEIGHT,
-    scales: { x: { time: false } },
+    scales: { x: { time: false }, y: { range: (_, least, most) => rangeOf(least, most) } },
     legend: { live: true },
     cursor: { sync: { key: "steps" } },
     series: [
@@ -27,10 +52,10 @@ function lineChart(title, steps, series, events) {
         value: (_, value) => shown(value),
       })),
     ],
-    axes: [axis, { ...axis, size: 64, values: (_, ticks) => ticks.map(shown) }],
+    axes: [{ ...axis, incrs: STEPS_APART }, { ...axis, size: 64, values: (_, ticks) => ticks.map(shown) }],
     hooks: { draw: [(chart) => drawEvents(chart, marked)] },
   };
-  new uPlot(options, [steps, ...series.map(({ values }) => values)], box);
+  plots.push(new uPlot(options, [steps, ...series.map(({ values }) => values)], box));
   return box;
 }
 

@@ -54,6 +54,9 @@ async function showReport() {
   try {
     const data = await readData();
     main.replaceChildren(...(data.runs.length > 1 ? comparisonPage(data) : runPage(data.runs[0])));
+    // report.html#all is the whole report, for a printer.
+    if (location.hash === "#all") for (const node of document.querySelectorAll("details")) node.open = true;
+    main.setAttribute("data-opened-ms", String(Math.round(performance.now())));
   } catch (error) {
     main.replaceChildren(element("p", { class: "bad" }, `The report cannot be shown: ${error}`));
     throw error;

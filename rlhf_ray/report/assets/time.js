@@ -1,15 +1,20 @@
 "use strict";
 
 const MOST_BARS = 240;
+// In the order of the loop; each has its colour everywhere.
+const PHASES = ["generate", "score", "reference", "update", "publish", "evaluate", "checkpoint", "build"];
+
+function phaseColour(name) {
+  return COLOURS[PHASES.indexOf(name)] || "#888888";
+}
 
 /** Phases of the steps in the order of the loop: name and values. */
 function phasesOf(run) {
-  const order = ["generate", "score", "reference", "update", "publish", "evaluate", "checkpoint"];
   const values = run.curves.values;
   const names = Object.keys(values)
     .filter((name) => name.startsWith("time/") && name.split("/").length === 2 && name !== "time/step_s")
     .map((name) => name.slice(5).replace(/_s$/, ""));
-  const rank = (name) => (order.includes(name) ? order.indexOf(name) : order.length);
+  const rank = (name) => (PHASES.includes(name) ? PHASES.indexOf(name) : PHASES.length);
   return names.sort((a, b) => rank(a) - rank(b)).map((name) => [name, values[`time/${name}_s`]]);
 }
 
@@ -29,15 +34,16 @@ function timePanel(run) {
     if (update) {
       box.append(element("p", {}, `The learner does not update its weights in ${(100 - (100 * update[1]) / total).toFixed(0)} % of the time of a step.`));
     }
-    box.append(stepLanes(run, phases, whole));
+    if (!run.times.length) box.append(stepLanes(run, phases, whole));
   }
+  if (run.times.length) box.append(workerLanes(run.times));
   if (run.startup.parts) box.append(folded("Start-up", (inner) => inner.append(startup(run.startup)), false));
   return box;
 }
 
 function legend(names) {
-  return element("p", { class: "legend" }, names.map((name, place) =>
-    element("span", {}, element("i", { style: `background:${COLOURS[place % COLOURS.length]}` }), name)));
+  return element("p", { class: "legend" }, names.map((name) =>
+    element("span", {}, element("i", { style: `background:${phaseColour(name)}` }), name)));
 }
 
 function stackedBars(run, phases, whole) {
@@ -48,19 +54,49 @@ function stackedBars(run, phases, whole) {
   const bar = width / places.length;
   const bars = places.map((place, number) => {
     let base = height;
-    return phases.map(([name, values], phase) => {
+    return phases.map(([name, values]) => {
       const part = ((values[place] || 0) / top) * height;
       base -= part;
       return part < 0.2 ? null : drawing("rect",
-        { x: (number * bar).toFixed(2), y: Math.max(base, 0).toFixed(2), width: Math.max(bar * 0.9, 0.5).toFixed(2), height: part.toFixed(2), fill: COLOURS[phase % COLOURS.length] },
+        { x: (number * bar).toFixed(2), y: Math.max(base, 0).toFixed(2), width: Math.max(bar * 0.9, 0.5).toFixed(2), height: part.toFixed(2), fill: phaseColour(name) },
         drawing("title", {}, `step ${run.curves.steps[place]}, ${name}: ${seconds(values[place])}`));
     });
   });
-  const note = every > 1 ? `, every ${every}th point` : "";
+  const note = every > 1 ? `, one point of ${every}` : "";
   return element("figure", {},
     element("figcaption", {}, `Seconds of every step${note}; the highest has ${seconds(top)}`),
     drawing("svg", { viewBox: `0 0 ${width} ${height}`, class: "map", preserveAspectRatio: "none" }, bars.flat()),
     legend(phases.map(([name]) => name)));
+}
+
+/** The times of the driver and of every worker in one step. */
+function workerLanes(steps) {
+  const names = [...new Set(steps.flatMap(({ phases, workers }) => [
+    ...phases.map(([name]) => name), ...workers.flatMap(([, found]) => Object.keys(found))]))];
+  const box = element("div", {});
+  const lane = (name, ms, spans) => {
+    const bars = spans.map(([phase, begin, end, calls]) => {
+      const from = Math.min(Math.max(begin, 0), ms);
+      const left = (100 * from) / Math.max(ms, 1);
+      const width = Math.max((100 * (Math.min(Math.max(end, 0), ms) - from)) / Math.max(ms, 1), 0.2);
+      const words = `${phase}: ${seconds(begin / 1000)} to ${seconds(end / 1000)}${calls ? `, ${calls} calls` : ""}`;
+      return element("i", { style: `left:${left.toFixed(2)}%;width:${width.toFixed(2)}%;background:${phaseColour(phase)}`, title: words });
+    });
+    return element("div", { class: "gantt" }, element("span", { title: name }, name), element("div", {}, bars));
+  };
+  const show = (place) => {
+    const { step, ms, phases, workers, left_out: left } = steps[place];
+    box.replaceChildren(
+      element("p", {}, `Step ${step}: ${seconds(ms / 1000)}`),
+      lane("driver", ms, phases),
+      ...workers.map(([name, found]) => lane(name, ms, Object.entries(found).flatMap(([phase, spans]) => spans.map((span) => [phase, ...span])))),
+    );
+    if (left) box.append(missing(`${left} workers are not shown: of every role those that worked longest and shortest are.`));
+  };
+  show(steps.length - 1);
+  const slider = element("input", { type: "range", min: 0, max: steps.length - 1, value: steps.length - 1, "aria-label": "step of the workers' times", oninput: (event) => show(Number(event.target.value)) });
+  return element("figure", {}, element("figcaption", {}, "One step by worker: from the moment at which the driver waits for a call until it is done. Choose the step with the slider."),
+    slider, legend(names), box);
 }
 
 /** The phases of one step on a line of time, as the driver saw them. */
@@ -81,7 +117,7 @@ function stepLanes(run, phases, whole) {
   show(steps.length - 1);
   const slider = element("input", { type: "range", min: 0, max: steps.length - 1, value: steps.length - 1, "aria-label": "step", oninput: (event) => show(Number(event.target.value)) });
   return element("figure", {}, element("figcaption", {}, "One step on the clock of the driver"), slider, box,
-    missing("The times of single actors within a step are not recorded: the lanes are the driver's phases, in their order."));
+    missing("The times of single workers were not recorded (spans.jsonl): the lanes are the driver's phases, in their order."));
 }
 
 function laneRow(name, from, share, text) {

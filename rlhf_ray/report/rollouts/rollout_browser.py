@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from rlhf_ray.observe.prompt_choice import prompt_rank
+from rlhf_ray.prompt_choice import prompt_rank
+from rlhf_ray.report.curves import short
 from rlhf_ray.report.forgiving_reads import ReadNotes
-from rlhf_ray.report.rollouts.rollout_reader import KeptGroup
+from rlhf_ray.report.rollouts.rollout_reader import TOKEN_NUMBERS, KeptGroup
 
 # Text of a token id; None for one that is unknown.
 TokenText = Callable[[int], str | None]
@@ -70,7 +70,8 @@ def make_browser(
             }
             for number, group in in_order
         ],
-        "has_logprobs": any("logprobs" in s for found in shelf.shown.values() for s in found),
+        "has": shelf.token_numbers(),
+        "token_texts": token_text is not None,
     }
 
 
@@ -84,6 +85,11 @@ class _Shelf:
         self._token_text = token_text
         self._known: set[int] = set()
         self._prompts: set[str] = set()
+
+    def token_numbers(self) -> list[str]:
+        """Names of the numbers of tokens that some answer has."""
+        samples = [sample for found in self.shown.values() for sample in found]
+        return [name for name in TOKEN_NUMBERS if any(name in sample for sample in samples)]
 
     def put(self, groups: Iterable[KeptGroup], *, room: int) -> None:
         """Take the groups one by one; those for which there is no room are passed over."""
@@ -113,12 +119,13 @@ def _in_turn(groups: Sequence[KeptGroup], columns: Sequence[str]) -> list[KeptGr
 
 
 def _with_token_texts(sample: dict[str, Any], token_text: TokenText | None) -> dict[str, Any]:
-    """Replace token ids by their texts."""
+    """Replace token ids by their texts, and cut the digits of their numbers."""
     ids = sample.pop("ids", None)
-    logprobs = sample.pop("logprobs", None)
-    if ids is None or logprobs is None:
+    if ids is None:
         return sample
     texts = [token_text(number) if token_text else None for number in ids]
     sample["pieces"] = [f"⟨{i}⟩" if t is None else t for i, t in zip(ids, texts, strict=True)]
-    sample["logprobs"] = [value if math.isfinite(value) else None for value in logprobs]
+    for name in TOKEN_NUMBERS:
+        if name in sample:
+            sample[name] = [short(value, digits=4) for value in sample[name]]
     return sample

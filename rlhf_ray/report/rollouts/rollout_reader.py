@@ -17,7 +17,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from rlhf_ray.observe.prompt_choice import best_and_worst, prompt_rank
+from rlhf_ray.prompt_choice import best_and_worst, prompt_rank
 from rlhf_ray.report.forgiving_reads import ReadNotes, as_text, is_number, read_lines
 from rlhf_ray.report.rollouts.answer_measures import StepMeasures
 
@@ -25,6 +25,8 @@ _STEP_FILE = re.compile(r"step_(\d+)\.jsonl")
 _MAX_PROMPT_CHARACTERS = 4000
 _MAX_ANSWER_CHARACTERS = 6000
 _MAX_TOKENS = 2000
+# Of every token, as `observe.rollout_log` writes them.
+TOKEN_NUMBERS = ("logprobs", "advantages", "updated_logprobs")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -180,19 +182,25 @@ def _bounded(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tokens(tokens: Any) -> dict[str, Any]:
-    """Ids and log-probabilities, NaN for a token that was not sampled; empty without them.
+    """Ids and numbers of tokens, NaN for one that was not sampled; empty without them.
 
     They are arrays: as lists, those of a long run would take a gigabyte.
     """
     values = tokens if isinstance(tokens, dict) else {}
-    ids, logprobs = values.get("ids"), values.get("logprobs")
-    if not isinstance(ids, list) or not isinstance(logprobs, list) or len(ids) != len(logprobs):
+    ids = values.get("ids")
+    if not isinstance(ids, list):
         return {}
-    known = (math.nan if value is None else value for value in logprobs[:_MAX_TOKENS])
+    found: dict[str, Any] = {}
     try:
-        return {"ids": array("I", ids[:_MAX_TOKENS]), "logprobs": array("d", known)}
+        found["ids"] = array("I", ids[:_MAX_TOKENS])
+        for name in TOKEN_NUMBERS:
+            numbers = values.get(name)
+            if isinstance(numbers, list) and len(numbers) == len(ids):
+                known = (math.nan if value is None else value for value in numbers[:_MAX_TOKENS])
+                found[name] = array("f", known)
     except (TypeError, OverflowError):  # Another program wrote something else there.
         return {}
+    return found if "logprobs" in found else {}
 
 
 def _step_files(folder: Path) -> list[tuple[int, Path]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ from rlhf_ray.observe.facts import FIT_FACTS
 from rlhf_ray.observe.fit_report import fit_table, summarize_fit, write_fit_summary
 from rlhf_ray.observe.metrics import make_writer, read_metrics
 from rlhf_ray.observe.progress import Progress
+from rlhf_ray.observe.spans.span_log import SpanLog
+from rlhf_ray.stages.fit.first_example import first_example
 from rlhf_ray.stages.fit.inputs import (
     FitInputs,
     FitStage,
@@ -142,6 +145,8 @@ def _read(config: Config, stage: FitStage, progress: Progress) -> _Material:
     num_steps = num_optimizer_steps(config.fit, examples)
     lines = [examples.describe(), f"{num_steps} optimiser steps"]
     lines += [time_line(tokenizer), added_line(turn_ends, config.model, tokenizer)]
+    if config.observe.show_samples and len(examples.train):
+        lines.append(first_example(examples.train[0], tokenizer))
     progress.message("\n".join(filter(None, lines)))
     check_warmup(config.training.warmup_steps, num_steps)
     progress.expect(num_steps)
@@ -180,16 +185,19 @@ def _learn(run: _Run) -> int | None:
         models.clear()
     # The line of step 0 has what was measured before the first step.
     last_step = state.step if inputs.resume_from else -1
-    with make_writer(
-        inputs.observe, run.output, run=inputs.run_name, last_step=last_step
-    ) as metrics:
+    with (
+        make_writer(
+            inputs.observe, run.output, run=inputs.run_name, last_step=last_step
+        ) as metrics,
+        closing(SpanLog(run.output, system.supervisor.spans, last_step=last_step)) as spans,
+    ):
         loop = FitLoop(
             steps=run.steps,
             role=system.ranks,
             held_out=run.held_out,
             models=models,
             waiter=system.supervisor,
-            log=FitLog(metrics=metrics, progress=progress),
+            log=FitLog(metrics=metrics, progress=progress, spans=spans),
             checkpoints=saver,
             settings=FitSettings(
                 patience=inputs.fit.patience,

@@ -23,6 +23,7 @@ from rlhf_ray.driver.rollouts.pipeline import RolloutPipeline
 from rlhf_ray.driver.rollouts.waiting_groups import FOLDER, WaitingGroups
 from rlhf_ray.driver.run_checkpoints import RunCheckpoints
 from rlhf_ray.driver.run_log import NoRollouts, RolloutFiles
+from rlhf_ray.driver.shown_samples import NoShownSamples, ShownSamples
 from rlhf_ray.driver.updates.device_sharing import (
     ColocatedDevices,
     DedicatedDevices,
@@ -36,6 +37,7 @@ from rlhf_ray.driver.updates.reference_update import (
 from rlhf_ray.driver.updates.texts import TextSource
 from rlhf_ray.driver.updates.token_scores import NoTokenScores, TokenScorers
 from rlhf_ray.driver.updates.trainer import NoCritic, Trainer, TrainerSettings
+from rlhf_ray.driver.updates.updated_scores import NoUpdatedScores, UpdatedScores
 from rlhf_ray.models.saving.generation_ends import add_ends
 from rlhf_ray.models.saving.write import check_saved
 from rlhf_ray.publish.base import ADAPTER, POLICY, WeightTransport
@@ -145,7 +147,25 @@ def make_token_scorers(
     )
 
 
-def make_trainer(settings: RlSettings, system: System, texts: TextSource) -> Trainer:
+def make_updated_scores(settings: RlSettings, system: System) -> UpdatedScores | NoUpdatedScores:
+    """The scores after an update, for the rollout files; none where these are switched off."""
+    observe = settings.observe
+    if not observe.rollouts or not observe.rescore_every:
+        return NoUpdatedScores()
+    return UpdatedScores(
+        system.learner,
+        system.supervisor,
+        every_steps=observe.rescore_every,
+        timeout_s=settings.deadlines.reference_s,
+    )
+
+
+def make_trainer(
+    settings: RlSettings,
+    system: System,
+    texts: TextSource,
+    updated_scores: UpdatedScores | NoUpdatedScores,
+) -> Trainer:
     """The update of learner and critic."""
     return Trainer(
         builder=system.builder,
@@ -158,6 +178,7 @@ def make_trainer(settings: RlSettings, system: System, texts: TextSource) -> Tra
             update_timeout_s=settings.deadlines.update_s,
             critic_warmup_steps=settings.algorithm.critic_warmup_steps,
         ),
+        updated_scores=updated_scores,
     )
 
 
@@ -190,7 +211,9 @@ def make_checkpoints(
     return RunCheckpoints(checkpoints, texts=inputs.texts, evaluator=evaluator, groups=groups)
 
 
-def make_rollout_files(settings: RlSettings, system: System) -> RolloutFiles | NoRollouts:
+def make_rollout_files(
+    settings: RlSettings, system: System, updated_scores: UpdatedScores | NoUpdatedScores
+) -> RolloutFiles | NoRollouts:
     """The files of rollouts, unless they are switched off."""
     if not settings.observe.rollouts:
         return NoRollouts()
@@ -199,6 +222,22 @@ def make_rollout_files(settings: RlSettings, system: System) -> RolloutFiles | N
         system.supervisor,
         settings.output,
         timeout_s=settings.deadlines.checkpoint_s,
+        updated_scores=updated_scores,
+    )
+
+
+def make_shown_samples(
+    settings: RlSettings, system: System, say: Callable[[str], None]
+) -> ShownSamples | NoShownSamples:
+    """The answers on the terminal, where they are wanted."""
+    if not settings.observe.show_samples:
+        return NoShownSamples()
+    return ShownSamples(
+        system.builder,
+        system.supervisor,
+        say,
+        num_samples=settings.observe.show_samples,
+        timeout_s=settings.deadlines.reference_s,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 from rlhf_ray.cluster.runtime.session import connected, is_connected
@@ -20,6 +21,7 @@ from rlhf_ray.failure_report import said_at_once
 from rlhf_ray.observe.metrics import make_writer, read_metrics
 from rlhf_ray.observe.progress import Progress
 from rlhf_ray.observe.run_report import summarize, summary_table, write_summary
+from rlhf_ray.observe.spans.span_log import SpanLog
 from rlhf_ray.observe.startup import StartupClock
 from rlhf_ray.publish.publisher import Publisher
 from rlhf_ray.rewards.first_row import try_first_rows
@@ -35,9 +37,11 @@ from rlhf_ray.stages.rl.parts import (
     make_publisher,
     make_reference_updater,
     make_rollout_files,
+    make_shown_samples,
     make_stream,
     make_token_scorers,
     make_trainer,
+    make_updated_scores,
     save_models,
 )
 from rlhf_ray.stages.rl.transport import open_transport
@@ -99,15 +103,10 @@ def _train(inputs: RlInputs, system: System, progress: Progress, startup: Startu
     transport = open_transport(settings, system, engines)
     devices = make_device_sharing(settings, system)
     publisher = make_publisher(settings, system, engines, transport, devices, inputs.probe)
+    is_resumed, held_out = inputs.resume_from is not None, inputs.held_out
     evaluator = make_evaluator(
-        settings,
-        system,
-        engines,
-        inputs.held_out,
-        devices,
-        publisher,
-        transport,
-        is_resumed=inputs.resume_from is not None,
+        *(settings, system, engines, held_out, devices, publisher, transport),
+        is_resumed=is_resumed,
         say=progress.message,
     )
     saver = make_checkpoints(settings, system, inputs, evaluator)
@@ -118,25 +117,32 @@ def _train(inputs: RlInputs, system: System, progress: Progress, startup: Startu
     _prove_weights(inputs, publisher, state.step)
     startup.done("gate")
 
-    with make_writer(
-        settings.observe, settings.output, run=settings.run_name, last_step=state.step
-    ) as metrics:
-        rollouts = make_rollout_files(settings, system)
+    with (
+        make_writer(
+            settings.observe, settings.output, run=settings.run_name, last_step=state.step
+        ) as metrics,
+        closing(SpanLog(settings.output, system.supervisor.spans, last_step=state.step)) as spans,
+    ):
+        updated = make_updated_scores(settings, system)
+        rollouts = make_rollout_files(settings, system, updated)
+        log = RunLog(
+            metrics=metrics,
+            progress=progress,
+            rollouts=rollouts,
+            spans=spans,
+            samples=make_shown_samples(settings, system, progress.message),
+            on_first_step=lambda: startup.finish(settings.output, progress.message),
+        )
         loop = Loop(
             pipeline=pipeline,
             token_scorers=make_token_scorers(settings, system, early),
-            trainer=make_trainer(settings, system, inputs.texts),
+            trainer=make_trainer(settings, system, inputs.texts, updated),
             publisher=publisher,
             reference_updater=reference_updater,
             devices=devices,
             evaluator=evaluator,
             waiter=system.supervisor,
-            log=RunLog(
-                metrics=metrics,
-                progress=progress,
-                rollouts=rollouts,
-                on_first_step=lambda: startup.finish(settings.output, progress.message),
-            ),
+            log=log,
             checkpoints=saver,
             recovery=engines,
         )

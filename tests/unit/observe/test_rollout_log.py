@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlhf_ray.observe.rollout_log import DETAILED_GROUPS, rollout_path, rollout_rows, write_rollouts
+from rlhf_ray.observe.rollout_log import TokenDetails, rollout_path, rollout_rows, write_rollouts
+from rlhf_ray.prompt_choice import DETAILED_PROMPTS
 from rlhf_ray.records import GroupSteps, Prompt, RolloutGroup
 
 
@@ -129,5 +130,21 @@ def test_tokens_of_the_same_few_prompts_in_every_step() -> None:
         return {row["prompt"] for row in rows if "tokens" in row}
 
     some = detailed(list(range(30)))
-    assert len(some) == DETAILED_GROUPS
+    assert len(some) == DETAILED_PROMPTS
     assert detailed(list(range(29, -1, -1))) == some
+
+
+def test_advantages_and_updated_logprobs_stand_next_to_those_of_the_engine() -> None:
+    group = scored_group()
+    group.loss_mask[3] = False
+    details = TokenDetails(
+        advantages={"e0-r3": torch.arange(9) / 8, "other": torch.zeros(9)},
+        updated_logprobs={"e0-r3": -torch.arange(9) / 4, "other": torch.zeros(9)},
+    )
+    first, second = rollout_rows([group], details)
+    assert first["tokens"]["advantages"] == [0.25, None, 0.5, 0.625]
+    assert first["tokens"]["updated_logprobs"] == [-0.5, None, -1.0, -1.25]
+    assert second["tokens"]["advantages"] == [1.0]
+    # Another group of the same name has other tokens: nothing is better than numbers of others.
+    other = TokenDetails(advantages={"e0-r3": torch.zeros(5)})
+    assert "advantages" not in rollout_rows([group], other)[0]["tokens"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_ray.observe.rollout_log import rollout_path
+from rlhf_ray.observe.rollout_log import TokenDetails, rollout_path
 from rlhf_ray.observe.rollout_writer import RolloutWriter
 from rlhf_ray.records import RolloutGroup
 from rlhf_ray.testing.fakes import make_group, make_prompt
@@ -23,7 +23,7 @@ class SlowDisk:
         self.may_end = threading.Semaphore(0)
         self.written: list[str] = []
 
-    def write(self, path: Path, groups: Sequence[RolloutGroup]) -> None:
+    def write(self, path: Path, groups: Sequence[RolloutGroup], details: TokenDetails) -> None:
         assert self.may_end.acquire(timeout=WAIT_S)
         if path.name == "bad":
             raise OSError("the disk is gone: bad")

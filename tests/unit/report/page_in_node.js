@@ -53,6 +53,10 @@ class FakePlot {
     if (values.some((column) => column.length !== values[0].length)) throw new Error("columns of other lengths");
     if (values.length !== options.series.length) throw new Error("series without values");
     charts.push(options.series.slice(1).map(({ label }) => label));
+    for (const ends of [[0, 0], [3, 3], [-2, 5], [null, null]]) {
+      const [low, high] = options.scales.y.range(null, ...ends);
+      if (!(low < high && low <= (ends[0] ?? 0) && high >= (ends[1] ?? 0))) throw new Error(`range of ${ends}`);
+    }
     for (const tick of options.axes[1].values(null, [0, 0.5, 1e-7, 1e9])) if (tick === "") throw new Error("empty tick");
     const pen = { save() {}, restore() {}, beginPath() {}, moveTo() {}, lineTo() {}, stroke() { events++; } };
     for (const draw of options.hooks.draw) draw({ ctx: pen, bbox: { left: 0, top: 0, width: 1e9, height: 1 }, valToPos: (x) => x });
@@ -69,8 +73,17 @@ const context = vm.createContext({
   },
   getComputedStyle: () => ({ color: "black" }),
   uPlot: FakePlot,
+  location: { hash: "" },
+  performance,
+  addEventListener() {},
   atob, Blob, Response, DecompressionStream, Uint8Array, Uint16Array, console,
 });
+
+const titles = new Set();
+
+function noteTitles() {
+  for (const { attributes } of main.all()) if (attributes.title) titles.add(attributes.title);
+}
 
 function visit() {
   const texts = new Set();
@@ -86,6 +99,7 @@ function visit() {
       if (!select) break;
       select.listeners.change({ target: { value: option.attributes.value } });
       texts.add(main.textContent);
+      noteTitles();
     }
     if (chosen(place) && options.length) chosen(place).listeners.change({ target: { value: options[0].attributes.value } });
   }
@@ -102,7 +116,7 @@ function visit() {
   const tags = [...new Set(nodes.map(({ tag }) => tag))].sort();
   const links = nodes.filter(({ tag }) => tag === "a").map(({ attributes }) => attributes.href);
   const headings = nodes.filter(({ tag }) => tag === "h1" || tag === "h2").map((node) => node.textContent);
-  process.stdout.write(JSON.stringify({ texts, tags, links, headings, charts, events, compared }));
+  process.stdout.write(JSON.stringify({ texts, titles: [...titles], tags, links, headings, charts, events, compared }));
 })().catch((error) => {
   process.stderr.write(`${error.stack}\n`);
   process.exit(1);

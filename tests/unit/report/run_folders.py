@@ -44,3 +44,23 @@ def group(
         }
         for index, (response, reward) in enumerate(zip(responses, rewards, strict=True))
     ]
+
+
+def write_spans(folder: Path, num_steps: int, *, num_engines: int = 2) -> None:
+    """Write spans.jsonl: steps of two seconds; the last engine begins before its step."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for step in range(1, num_steps + 1):
+        engines = {
+            f"generator_{i}": {"generate": [[-100 * i, 800 + 100 * i, 4]]}
+            for i in range(num_engines)
+        }
+        row = {
+            "step": step,
+            "began_at": 1_700_000_000.0 + 2 * step,
+            "ms": 2000,
+            "phases": [["generate", 0, 1000], ["update", 1000, 1950]],
+            "workers": {**engines, "learner_0": {"update": [[1000, 1900, 1]]}},
+        }
+        lines.append(json.dumps(row) + "\n")
+    (folder / "spans.jsonl").write_text("".join(lines))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from rlhf_ray.calls import Call, MemberName
 from rlhf_ray.cluster.runtime.pending import CallSet
+from rlhf_ray.observe.spans.call_spans import CallSpans
 
 FIRST, SECOND = (MemberName(role="generator", rank=rank) for rank in range(2))
 
@@ -78,3 +80,26 @@ def test_no_call_is_looked_at_for_a_worker_that_has_none():
         assert pending.take_of({FIRST}) == []
     assert walked.num_walks == 0
     assert len(pending) == 0
+
+
+def test_times_of_a_chain_of_calls_follow_each_other():
+    spans = CallSpans()
+    spans.phase = "score"
+    first = call_of(FIRST)
+    last = Call(member=SECOND, signal=Signal(), payload=None, before=first)
+    given_up = call_of(FIRST)
+    pending = CallSet([last, given_up], spans)
+    begun = time.monotonic()
+    pending.discard(given_up)
+    for call in (first, last):
+        time.sleep(0.02)
+        call.signal.result.set_result(1)
+    done_at = time.monotonic()
+    time.sleep(0.02)  # The driver takes it out later than it was done.
+    assert [done for done, _ in pending.take_done(1.0)] == [last]
+    found = {name: of_worker["score"] for name, of_worker in spans.take().items()}
+    [(begin, middle, _)], [(same, end, _)] = found[str(FIRST)], found[str(SECOND)]
+    assert begin <= begun
+    assert middle == same
+    assert begun + 0.02 <= middle
+    assert middle + 0.02 <= end <= done_at

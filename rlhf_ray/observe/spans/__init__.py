@@ -1,0 +1,1 @@
+"""When every worker was at work in a step."""
