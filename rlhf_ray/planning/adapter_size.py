@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlhf_ray.config.groups.lora import ALL_LINEAR, LoraConfig
-from rlhf_ray.stages.sizes.model_size import linear_shapes
+from rlhf_ray.planning.shape import linear_shapes
 
 
 def adapter_weights(model: Mapping[str, Any], lora: LoraConfig) -> int | None:
@@ -18,9 +18,13 @@ def adapter_weights(model: Mapping[str, Any], lora: LoraConfig) -> int | None:
     shapes = linear_shapes(model)
     if shapes is None:
         return None
+    return model["num_hidden_layers"] * weights_of_layer(shapes, lora)
+
+
+def weights_of_layer(shapes: Mapping[str, tuple[int, int]], lora: LoraConfig) -> int:
+    """The weights of both factors in one layer, from the inputs and outputs of its linears."""
     chosen = {name: shape for name, shape in shapes.items() if _has_adapter(name, lora)}
-    of_layer = lora.r * sum(inputs + outputs for inputs, outputs in chosen.values())
-    return model["num_hidden_layers"] * of_layer
+    return lora.r * sum(inputs + outputs for inputs, outputs in chosen.values())
 
 
 def _has_adapter(name: str, lora: LoraConfig) -> bool:
