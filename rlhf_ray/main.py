@@ -45,6 +45,8 @@ from rlhf_ray.config.load import (
 )
 from rlhf_ray.config.run import Config
 from rlhf_ray.config.stages import RAY_STAGES
+from rlhf_ray.doctor.command import WORD as DOCTOR
+from rlhf_ray.doctor.command import run_doctor
 from rlhf_ray.driver.kept_rates import with_kept_rates
 from rlhf_ray.failure_report import NotWritten, printable, quiet_if_not_read, report_failure
 from rlhf_ray.observe.output_capture import quiet_device_guess
@@ -107,6 +109,10 @@ def _carry_out(options: argparse.Namespace) -> int:
         return 0
     if options.check:
         _check_configuration(options.overrides)
+        return 0
+    if options.overrides[:1] == [DOCTOR]:
+        with quiet_if_not_read():
+            return run_doctor(options.overrides[1:], lambda line: print(line, flush=True))
         return 0
     if options.overrides[:1] == [WORD]:
         with quiet_if_not_read():
@@ -199,6 +205,7 @@ Reinforcement learning from human feedback, as Ray actors.
 
   python -m rlhf_ray.main recipe=NAME output_dir=FOLDER [group=NAME] [key=value] ...
   python -m rlhf_ray.main report FOLDER [FOLDER ...]
+  python -m rlhf_ray.main doctor
 
 Groups and what they can be:
 {groups}
@@ -210,10 +217,11 @@ Lists and text with spaces: 'reward.functions=[exact_match]' 'data.system_prompt
                 job; the command line wins
   --cfg job     print the configuration that would result, and every key with its default
   --check       check it and print nothing; files and models may be on another machine
-  stage=plan    check it with its files, and print batch, placement and disk (dry_run=true: of any
-                stage)
+  stage=plan    check it with its files, and print batch, placement, disk, memory and time
+                (dry_run=true: of any stage)
   --version     versions of the package and of what it stands on
   report FOLDER write report.html of an output folder again; several folders are compared, too
+  doctor        what this machine has, and what will hurt a run; starts nothing
   --help, -h    this text
 
 Exit status: 0 done, 1 failed while running, 2 the request was wrong, 130 Ctrl-C,
