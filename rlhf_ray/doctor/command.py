@@ -10,13 +10,13 @@ from pathlib import Path
 
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.doctor.devices import look_at_gpus, look_at_network
-from rlhf_ray.doctor.finding import Finding, Machine, Severity, output_of, slow
 from rlhf_ray.doctor.libraries import look_at_libraries, look_at_ray
 from rlhf_ray.doctor.limits import look_at_disks, look_at_environment, look_at_limits
 from rlhf_ray.doctor.memory import look_at_cpus, look_at_memory, look_at_shared_memory
+from rlhf_ray.doctor.symptom import Machine, Severity, Symptom, output_of, slow
 
 WORD = "doctor"
-Look = Callable[[Machine], Iterable[Finding]]
+Look = Callable[[Machine], Iterable[Symptom]]
 
 # In the order in which they are shown.
 LOOKS: Mapping[str, Look] = {
@@ -64,13 +64,13 @@ def run_doctor(arguments: Sequence[str], say: Callable[[str], None]) -> int:
 
 def all_findings(
     machine: Machine, looks: Mapping[str, Look], *, deadline_s: float
-) -> list[Finding]:
+) -> list[Symptom]:
     """The findings of all looks, in their order; one that gives no answer in time is a finding.
 
     A file system of the network may never answer. Its thread is left behind, and ends with the
     process.
     """
-    found: dict[str, list[Finding]] = {}
+    found: dict[str, list[Symptom]] = {}
     threads = {
         name: threading.Thread(target=_look, args=(name, look, machine, found), daemon=True)
         for name, look in looks.items()
@@ -80,7 +80,7 @@ def all_findings(
         thread.start()
     for thread in threads.values():
         thread.join(max(0.0, end - time.monotonic()))
-    findings: list[Finding] = []
+    findings: list[Symptom] = []
     for name in looks:
         # A copy: a thread that is late may still answer.
         findings += found.get(name) or [
@@ -92,7 +92,7 @@ def all_findings(
     return findings
 
 
-def _look(name: str, look: Look, machine: Machine, found: dict[str, list[Finding]]) -> None:
+def _look(name: str, look: Look, machine: Machine, found: dict[str, list[Symptom]]) -> None:
     try:
         found[name] = list(look(machine))
     except Exception as error:  # noqa: BLE001 - the others are worth showing

@@ -6,7 +6,7 @@ import socket
 from collections import Counter
 from collections.abc import Iterator
 
-from rlhf_ray.doctor.finding import Finding, Machine, broken, fine, slow
+from rlhf_ray.doctor.symptom import Machine, Symptom, broken, fine, slow
 
 _SMI_S = 8.0
 _FIELDS = (
@@ -19,7 +19,7 @@ _HARDWARE_SLOWDOWN = 0x8 | 0x40 | 0x80
 _VIRTUAL = ("lo", "docker", "veth", "br-", "cali", "flannel", "cni", "virbr", "tun", "dummy")
 
 
-def look_at_gpus(machine: Machine) -> Iterator[Finding]:
+def look_at_gpus(machine: Machine) -> Iterator[Symptom]:
     """GPUs by name, and each one that is used, broken or slowed down."""
     command = ["nvidia-smi", f"--query-gpu={','.join(_FIELDS)}", "--format=csv,noheader,nounits"]
     listed = machine.output(command, _SMI_S)
@@ -41,7 +41,7 @@ def look_at_gpus(machine: Machine) -> Iterator[Finding]:
         yield from _of_gpu(index, dict(zip(_FIELDS, row, strict=True)))
 
 
-def _without_smi(machine: Machine) -> Finding:
+def _without_smi(machine: Machine) -> Symptom:
     if machine.paths("dev/nvidia[0-9]*") or machine.paths("proc/driver/nvidia/gpus/*"):
         return broken(
             "GPUs: there are devices of NVIDIA, and nvidia-smi does not answer",
@@ -51,7 +51,7 @@ def _without_smi(machine: Machine) -> Finding:
     return fine("GPUs: none; runs use the CPU (generation=cpu training=cpu)")
 
 
-def _of_gpu(index: int, gpu: dict[str, str]) -> Iterator[Finding]:
+def _of_gpu(index: int, gpu: dict[str, str]) -> Iterator[Symptom]:
     used = gpu["memory.used"]
     if used.isdigit() and int(used) > _USED_MIB:
         yield slow(
@@ -90,7 +90,7 @@ def _gib(mib: str) -> str:
     return f"{int(mib) / 1024:.1f}" if mib.isdigit() else mib
 
 
-def look_at_network(machine: Machine) -> Iterator[Finding]:
+def look_at_network(machine: Machine) -> Iterator[Symptom]:
     """Interfaces that are up, InfiniBand, and whether the name of this host is an address."""
     up: dict[str, str] = {}
     for path in machine.paths("sys/class/net/*"):
@@ -125,7 +125,7 @@ def look_at_network(machine: Machine) -> Iterator[Finding]:
     yield _own_name()
 
 
-def _own_name() -> Finding:
+def _own_name() -> Symptom:
     name = socket.gethostname()
     try:
         address = socket.getaddrinfo(name, None, socket.AF_INET)[0][4][0]

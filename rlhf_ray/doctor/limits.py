@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from rlhf_ray.doctor.finding import Finding, Machine, broken, fine, slow
+from rlhf_ray.doctor.symptom import Machine, Symptom, broken, fine, slow
 
 _GB = 1000**3
 _FEW_FILES, _VERY_FEW_FILES = 65_536, 4_096
@@ -45,7 +45,7 @@ _VARIABLES: dict[str, tuple[str, str]] = {
 _HARMLESS = ("", "0", "false", "WARN", "VERSION")
 
 
-def look_at_limits(machine: Machine) -> Iterator[Finding]:
+def look_at_limits(machine: Machine) -> Iterator[Symptom]:
     """Open files, threads and locked memory."""
     files, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
     words = f"open files: at most {_words(files)}"
@@ -76,7 +76,7 @@ def look_at_limits(machine: Machine) -> Iterator[Finding]:
         )
 
 
-def look_at_disks(machine: Machine) -> Iterator[Finding]:
+def look_at_disks(machine: Machine) -> Iterator[Symptom]:
     """Space and inodes of the folders that runs write to."""
     environ = machine.environ
     home = environ.get("HF_HOME") or f"{environ.get('HOME', '~')}/.cache/huggingface"
@@ -96,7 +96,7 @@ def look_at_disks(machine: Machine) -> Iterator[Finding]:
         )
 
 
-def _disk(name: str, path: Path) -> Finding:
+def _disk(name: str, path: Path) -> Symptom:
     there = next(place for place in (path, *path.absolute().parents) if place.exists())
     try:
         usage, inodes = shutil.disk_usage(there), os.statvfs(there)
@@ -111,7 +111,7 @@ def _disk(name: str, path: Path) -> Finding:
     return slow(words, advice) if usage.free < _LITTLE_DISK else fine(words)
 
 
-def look_at_environment(machine: Machine) -> Iterator[Finding]:
+def look_at_environment(machine: Machine) -> Iterator[Symptom]:
     """Variables that change runs without a word. Values of proxies are not shown."""
     found = False
     for name, (what, advice) in _VARIABLES.items():

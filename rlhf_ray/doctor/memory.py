@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 
-from rlhf_ray.doctor.finding import Finding, Machine, broken, fine, slow
+from rlhf_ray.doctor.symptom import Machine, Symptom, broken, fine, slow
 
 _GIB = 1024**3
 _SMALL_SHM, _SMALL_MEMORY = 2 * _GIB, 8 * _GIB
@@ -14,7 +14,7 @@ _UNLIMITED = 2**60
 _FEW_PROCESSES = 4096
 
 
-def look_at_memory(machine: Machine) -> Iterator[Finding]:
+def look_at_memory(machine: Machine) -> Iterator[Symptom]:
     """Memory of the machine and of its cgroup, and shared memory."""
     total = _meminfo(machine, "MemTotal")
     free = _meminfo(machine, "MemAvailable")
@@ -40,7 +40,7 @@ def look_at_memory(machine: Machine) -> Iterator[Finding]:
         )
 
 
-def look_at_shared_memory(machine: Machine) -> Iterator[Finding]:
+def look_at_shared_memory(machine: Machine) -> Iterator[Symptom]:
     """/dev/shm, which has Ray's objects and the buckets of weights."""
     place = machine.root / "dev/shm"
     try:
@@ -59,7 +59,7 @@ def look_at_shared_memory(machine: Machine) -> Iterator[Finding]:
         yield fine(words)
 
 
-def look_at_cpus(machine: Machine) -> Iterator[Finding]:
+def look_at_cpus(machine: Machine) -> Iterator[Symptom]:
     """CPUs that this process may use, by affinity and by quota."""
     usable = len(os.sched_getaffinity(0))
     there = os.cpu_count() or usable

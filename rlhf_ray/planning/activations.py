@@ -33,12 +33,15 @@ def training_activations(
     layer = tokens * _layer_bytes(role, shape)
     # Gradients of the widest tensors of a layer, on their way back.
     moving = tokens * width * 3 * (shape.inner_per_token + shape.hidden) / role.tensor_parallel_size
+    of_head = head_memory(role, shape, kernel=head, on_gpu=on_gpu, with_gradient=True)
+    # The logits are gone when the backward pass comes to the layers.
     if checkpointing:
-        inputs = tokens * width * shape.hidden * shape.layers
-        parts = {"inputs of layers": inputs, "activations of a layer": layer + moving}
+        kept = {"inputs of layers": tokens * width * float(shape.hidden) * shape.layers}
+        of_layer = {"activations of a layer": layer + moving}
     else:
-        parts = {"activations": layer * shape.layers + moving}
-    return parts | head_memory(role, shape, kernel=head, on_gpu=on_gpu, with_gradient=True)
+        kept = {"activations": layer * shape.layers}
+        of_layer = {"gradients of activations": moving}
+    return kept | max(of_head, of_layer, key=lambda parts: sum(parts.values()))
 
 
 def scoring_activations(role: RoleConfig, shape: ModelShape, *, head: str, on_gpu: bool) -> Parts:
@@ -56,13 +59,15 @@ def head_memory(
     if kernel == "none":
         return {}
     width, device = bytes_of(role.dtype), "cuda" if on_gpu else "cpu"
-    of_weight = 2 * width * shape.embedding if with_gradient else 0.0
+    # The gradient of the weight; of several chunks a sum and the next one.
+    of_weight = float(width * shape.embedding) if with_gradient else 0.0
     if kernel == "liger":
-        return {"head": of_weight}
+        return {"head": 2 * of_weight}
     elements = role.max_tokens_per_micro_batch * shape.vocab
     if elements > KEPT[device]:
         # Chunks of equal size, as `tensor_split` makes them.
         elements /= -(-elements // CHUNK[device])
+        of_weight *= 2
     copies = 4 * min(elements, FLOAT32_CHUNK[device]) * _FLOAT32_COPIES
     return {"logits": elements * width * (2 if with_gradient else 1) + copies, "head": of_weight}
 

@@ -6,17 +6,20 @@ activations are estimates. Both are compared with the memory of the device, see 
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.training import RoleConfig, TrainingConfig
 from rlhf_ray.config.rules.rule import trained_roles
 from rlhf_ray.config.run import Config
 from rlhf_ray.planning.activations import scoring_activations, training_activations
 from rlhf_ray.planning.devices import GIB
 from rlhf_ray.planning.engine_memory import EngineMemory, engine_memory
-from rlhf_ray.planning.shape import ModelShape, bytes_of
+from rlhf_ray.planning.hub import planned_model
+from rlhf_ray.planning.shape import ModelShape, bytes_of, model_shape
 from rlhf_ray.planning.states import RankStates, frozen_states, trained_states
 from rlhf_ray.planning.trained import trained_weights
 
@@ -69,32 +72,42 @@ class PhaseNeed:
         return sum(size for name, size in self.device.items() if name in _CERTAIN)
 
 
-def phase_needs(
-    config: Config, shape: ModelShape, *, of_role: Mapping[str, ModelShape] | None = None
-) -> list[PhaseNeed]:
+def phase_needs(config: Config, shape: ModelShape) -> list[PhaseNeed]:
     """The needs of all roles that the run starts, in the order of a step.
+
+    A role with another model, whose sizes are not known, is left out.
 
     Args:
         shape: of the policy.
-        of_role: shapes of roles with another model, by group.
     """
-    others = of_role or {}
     shared = shares_gpus(config)
-    needs = []
+    needs: list[PhaseNeed] = []
     if not config.is_fit:
-        needs += list(_engine_needs(config, shape, is_shared=shared))
+        needs += _engine_needs(config, shape, is_shared=shared)
     if config.starts_reference and not config.is_fit:
-        other = others.get("reference", shape)
-        needs += list(_frozen_needs("reference", config.reference, other, config.head_kernel))
+        own = _own_shape(config.reference.path, config.seed, shape)
+        needs += _frozen_needs("reference", config.reference, own, config.head_kernel)
     if config.needs_reward_model:
-        other = others.get("reward.model", shape)
-        needs += list(_frozen_needs("reward.model", config.reward.model, other, "none"))
+        own = _own_shape(config.reward.model.path, config.seed, shape)
+        needs += _frozen_needs("reward.model", config.reward.model, own, "none")
     for group, role in trained_roles(config):
-        model = others.get(group, shape)
-        needs += list(_trained_needs(config, group, role, model))
+        path = config.critic.path if group == "critic" else None
+        needs += _trained_needs(config, group, role, _own_shape(path, config.seed, shape))
     if shared and config.training.num_gpus:
-        needs += list(_sharing_needs(config, shape))
+        needs += _sharing_needs(config, shape)
     return needs
+
+
+@functools.lru_cache(maxsize=32)
+def _own_shape(path: str | None, seed: int, policy: ModelShape) -> ModelShape | None:
+    """The shape of a role's own model; that of the policy without one."""
+    if path is None:
+        return policy
+    try:
+        values = planned_model(path, seed=seed)
+    except RequestError:
+        return None  # The checks of models say it.
+    return model_shape(values) if values is not None else None
 
 
 def shares_gpus(config: Config) -> bool:
@@ -129,8 +142,10 @@ def _engine_needs(config: Config, shape: ModelShape, *, is_shared: bool) -> Iter
 
 
 def _frozen_needs(
-    group: str, role: RoleConfig, shape: ModelShape, head: str
+    group: str, role: RoleConfig, shape: ModelShape | None, head: str
 ) -> Iterator[PhaseNeed]:
+    if shape is None:
+        return
     states, on_gpu = frozen_states(role, shape), role.num_gpus > 0
     activations = scoring_activations(role, shape, head=_head(head, on_gpu), on_gpu=on_gpu)
     yield _need(group, "load", role, states, _loading(role, shape))
@@ -138,8 +153,10 @@ def _frozen_needs(
 
 
 def _trained_needs(
-    config: Config, group: str, role: TrainingConfig, shape: ModelShape
+    config: Config, group: str, role: TrainingConfig, shape: ModelShape | None
 ) -> Iterator[PhaseNeed]:
+    if shape is None:
+        return
     on_gpu = role.num_gpus > 0
     head = (
         "none" if group == "critic" or config.stage.name == "reward_model" else config.head_kernel

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ class ModelShape:
     expert_inner: int = 0
     shared_inner: int = 0
     is_tied: bool = True
-    linear: Mapping[str, tuple[int, int]] | None = None
+    linear: Mapping[str, tuple[int, int]] | None = field(default=None, hash=False)
 
     @property
     def embedding(self) -> int:

@@ -97,7 +97,7 @@ class PlacementConfig:
 
 @dataclass
 class PlanConfig:
-    """What `stage=plan` assumes; no run depends on it. See docs/planning.md."""
+    """Assumptions of `stage=plan`; no run depends on them. See docs/planning.md."""
 
     device: str | None = setting(
         None,

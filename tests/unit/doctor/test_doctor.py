@@ -12,10 +12,10 @@ import pytest
 from rlhf_ray.doctor import command
 from rlhf_ray.doctor.command import LOOKS, all_findings
 from rlhf_ray.doctor.devices import look_at_gpus, look_at_network
-from rlhf_ray.doctor.finding import Finding, Machine, Severity, output_of
 from rlhf_ray.doctor.libraries import _other_versions, look_at_ray
 from rlhf_ray.doctor.limits import look_at_disks, look_at_environment
 from rlhf_ray.doctor.memory import look_at_cpus, look_at_memory, look_at_shared_memory
+from rlhf_ray.doctor.symptom import Machine, Severity, Symptom, output_of
 from rlhf_ray.main import main
 
 GIB = 1024**3
@@ -41,7 +41,7 @@ def machine_with(
     )
 
 
-def worst(findings: list[Finding]) -> Severity:
+def worst(findings: list[Symptom]) -> Severity:
     order = list(Severity)
     return max((finding.severity for finding in findings), key=order.index)
 
@@ -197,7 +197,7 @@ def test_a_look_that_hangs_or_fails_leaves_the_others(tmp_path):
     def fails(_machine: Machine):
         raise OSError("stale file handle")
 
-    looks = {"a": hangs, "b": fails, "c": lambda _: [Finding(what="fine")]}
+    looks = {"a": hangs, "b": fails, "c": lambda _: [Symptom(what="fine")]}
     start = time.monotonic()
     found = all_findings(machine_with(tmp_path), looks, deadline_s=0.2)
     assert time.monotonic() - start < 5
@@ -217,12 +217,12 @@ def test_a_program_that_hangs_has_no_answer():
 
 
 def test_the_command(capsys, monkeypatch):
-    monkeypatch.setattr(command, "LOOKS", {"a": lambda _: [Finding(what="a thing")]})
+    monkeypatch.setattr(command, "LOOKS", {"a": lambda _: [Symptom(what="a thing")]})
     assert main(["doctor"]) == 0
     assert capsys.readouterr().out == (
         "[  ok] a thing\n1 things: 0 will end runs, 0 will hurt some\n"
     )
-    bad = Finding(what="b", severity=Severity.BROKEN, advice="mend it")
+    bad = Symptom(what="b", severity=Severity.BROKEN, advice="mend it")
     monkeypatch.setattr(command, "LOOKS", {"a": lambda _: [bad]})
     assert main(["doctor"]) == 1
     assert main(["doctor", "me"]) == 2

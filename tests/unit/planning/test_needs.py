@@ -123,11 +123,12 @@ def test_settings_change_the_need(override, phase, part, factor):
 
 def test_layers_that_are_not_computed_again_keep_their_activations():
     update = needs_of("training.gradient_checkpointing=false")[UPDATE]
-    # 117 GiB by hand: 16,384 tokens x 28 layers x (8 x 2 x 3,584 in norms + 2 x (4 x 3,584 + 1,024)
-    # in attention + 2 x 4 x 18,944 in the MLP), and gradients on their way.
-    by_hand = 16384 * 28 * (57344 + 30720 + 151552)
-    moving = 16384 * 2 * 3 * (18944 + 3584)
-    assert update["activations"] == pytest.approx((by_hand + moving) / GIB)
+    # By hand: 16,384 tokens x 28 layers x (8 x 2 x 3,584 in norms + 2 x (4 x 3,584 + 1,024) in
+    # attention + 2 x 4 x 18,944 in the MLP).
+    assert update["activations"] == pytest.approx(16384 * 28 * (57344 + 30720 + 151552) / GIB)
+    # Logits are more than the gradients of the widest tensors, which come after them.
+    assert "logits" in update
+    assert "gradients of activations" not in update
 
 
 def test_the_chunks_of_the_head_are_those_of_training():
@@ -276,6 +277,16 @@ def test_what_is_not_compared_is_said_and_not_refused(overrides, model, line):
     check_gpu_memory(config, model)
     lines = memory_lines(config, model)
     assert lines == [] if line is None else line in lines[0]
+
+
+def test_a_reference_with_another_model_has_its_sizes(tmp_path):
+    kl = ["recipe=gpu_7b", "algorithm.kl_coefficient=0.1", "plan.suggest=false"]
+    (tmp_path / "config.json").write_text(json.dumps(QWEN_72B), encoding="utf-8")
+    own = f"reference.path={tmp_path}"
+    check_gpu_memory(load_config(kl), QWEN_7B)
+    with pytest.raises(RequestError, match="reference, score: ") as caught:
+        check_gpu_memory(load_config([*kl, own]), QWEN_7B)
+    assert "training" not in str(caught.value).partition("\n")[2]
 
 
 def test_a_run_on_cpus_has_its_memory_on_the_host():

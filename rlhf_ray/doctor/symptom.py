@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 class Severity(enum.Enum):
-    """How much a finding hurts."""
+    """The harm that a finding does."""
 
     FINE = "ok"
     SLOW = "slow"
@@ -18,7 +18,7 @@ class Severity(enum.Enum):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Finding:
+class Symptom:
     """One thing that was looked at.
 
     Attributes:
@@ -35,19 +35,19 @@ class Finding:
         return f"{line}\n         {self.advice}" if self.advice else line
 
 
-def fine(what: str) -> Finding:
+def fine(what: str) -> Symptom:
     """A finding that hurts nothing."""
-    return Finding(what=what)
+    return Symptom(what=what)
 
 
-def slow(what: str, advice: str) -> Finding:
+def slow(what: str, advice: str) -> Symptom:
     """A finding that costs time or will hurt some runs."""
-    return Finding(what=what, severity=Severity.SLOW, advice=advice)
+    return Symptom(what=what, severity=Severity.SLOW, advice=advice)
 
 
-def broken(what: str, advice: str) -> Finding:
+def broken(what: str, advice: str) -> Symptom:
     """A finding that will end a run."""
-    return Finding(what=what, severity=Severity.BROKEN, advice=advice)
+    return Symptom(what=what, severity=Severity.BROKEN, advice=advice)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
