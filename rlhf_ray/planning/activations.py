@@ -22,8 +22,8 @@ Parts = dict[str, float]
 
 def training_activations(
     role: RoleConfig, shape: ModelShape, *, checkpointing: bool, head: str, on_gpu: bool
-) -> Parts:
-    """Bytes of the forward and backward pass of the largest micro-batch.
+) -> tuple[Parts, Parts]:
+    """Bytes of the largest micro-batch at the start of its backward pass, and at the end.
 
     Args:
         checkpointing: layers are computed again in the backward pass.
@@ -41,7 +41,7 @@ def training_activations(
     else:
         kept = {"activations": layer * shape.layers}
         of_layer = {"gradients of activations": moving}
-    return kept | max(of_head, of_layer, key=lambda parts: sum(parts.values()))
+    return kept | max(of_head, of_layer, key=lambda parts: sum(parts.values())), of_layer
 
 
 def scoring_activations(role: RoleConfig, shape: ModelShape, *, head: str, on_gpu: bool) -> Parts:

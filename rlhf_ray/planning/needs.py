@@ -165,13 +165,16 @@ def _trained_needs(
     trained = trained_weights(role, shape)
     states = trained_states(role, shape, trained=trained, on_gpu=on_gpu)
     scoring = scoring_activations(role, shape, head=head, on_gpu=on_gpu)
-    training = training_activations(
+    first, last = training_activations(
         role, shape, checkpointing=role.gradient_checkpointing, head=head, on_gpu=on_gpu
     )
+    # Buckets are whole from the start on a GPU; a CPU has their pages once gradients fill them.
+    moments = [{**first, **(states.backward if on_gpu else {})}, {**last, **states.backward}]
+    update = max(moments, key=lambda parts: sum(parts.values()))
     yield _need(group, "load", role, states, _loading(role, shape))
     if not config.is_fit:
         yield _need(group, "score", role, states, scoring)
-    yield _need(group, "update", role, states, {**training, **states.backward})
+    yield _need(group, "update", role, states, update)
     yield _need(group, "optimizer step", role, states, states.step)
     if group == "training" and not config.is_fit and not shares_gpus(config):
         buckets = {"two buckets": 2.0 * config.publish.bucket_bytes}
