@@ -50,7 +50,8 @@ def check_gpu_memory(config: Config, model: Mapping[str, Any] | None) -> None:
     shown = "\n".join(f"  {_sentence(need, memory)}" for need in lost)
     told = ""
     if config.plan.suggest:
-        told = suggestion(config, shape, lambda each: does_fit(each, memory))
+        # What is advised fits with the estimates as they are.
+        told = suggestion(config, shape, lambda need: need.total <= need.share * memory)
         told = f"\n{told}" if told else ""
     raise RequestError(
         f"model.path={config.model.path} has {shape.weights / 1e9:.1f} billion weights, which "

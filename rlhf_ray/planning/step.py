@@ -94,8 +94,13 @@ def step_lines(config: Config, model: Mapping[str, Any] | None) -> list[str]:
             f"{config.samples_per_step:,} samples of {lengths.prompt:,.0f} + {lengths.mean:,.0f} "
             f"tokens"
         )
+    exactness = (
+        "a guess, because exchanges between experts are not counted"
+        if shape is not None and shape.experts
+        else "an estimate, to about 20 %"
+    )
     return [
-        f"Time on {step.gpus:g} {config.plan.device}: {counted}; an estimate, to about 20 %",
+        f"Time on {step.gpus:g} {config.plan.device}: {counted}; {exactness}",
         *(
             f"  {name:<{width}}  {phase.seconds:>8.1f} s  {phase.binds}"
             for name, phase in step.phases.items()

@@ -46,8 +46,25 @@ def suggestion(config: Config, shape: ModelShape, fits: Fits) -> str:
         changed = changed_config(changed, change)
     if not found:
         return ""
+    found = _without_needless(config, shape, fits, found)
+    changed = changed_config(config, found)
     settings = " ".join(f"{key}={_shown(value)}" for key, value in found.items())
     return f"plan.suggest: it fits with {settings}{_more_gpus(config, changed)}"
+
+
+def _without_needless(
+    config: Config, shape: ModelShape, fits: Fits, found: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The changes without those that a later one, for another role, has made needless."""
+    needed = dict(found)
+    before = set(cross_field_problems(config))
+    for key in found:
+        fewer = {name: value for name, value in needed.items() if name != key}
+        changed = changed_config(config, fewer)
+        is_valid = set(cross_field_problems(changed)) <= before
+        if is_valid and all(fits(need) for need in phase_needs(changed, shape)):
+            needed = fewer
+    return needed
 
 
 def _nearest(config: Config, shape: ModelShape, fits: Fits, group: str) -> dict[str, Any] | None:

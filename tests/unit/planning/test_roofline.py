@@ -190,6 +190,8 @@ def test_settings_change_the_seconds(change, phase, factor):
 def test_lines_say_what_binds():
     lines = step_lines(load_config(PLANNED), QWEN_7B)
     assert "8 h100-80g: 512 samples of 256 + 1,024 tokens" in lines[0]
+    assert lines[0].endswith("to about 20 %")
+    assert "not counted" in step_lines(load_config(PLANNED), QWEN_30B_MOE)[0]
     assert "tokens/s/GPU; it is bound by update: matrix products" in lines[-1]
     assert step_lines(load_config([*PLANNED, "plan.device=null"]), QWEN_7B) == []
     assert step_lines(load_config(["recipe=demo", "plan.device=h100-80g"]), QWEN_7B) == []
