@@ -16,12 +16,12 @@ from rlhf_ray.config.groups.training import RoleConfig, TrainingConfig
 from rlhf_ray.config.rules.rule import trained_roles
 from rlhf_ray.config.run import Config
 from rlhf_ray.planning.activations import scoring_activations, training_activations
+from rlhf_ray.planning.adapter_size import trained_weights
 from rlhf_ray.planning.devices import GIB
 from rlhf_ray.planning.engine_memory import EngineMemory, engine_memory
 from rlhf_ray.planning.hub import planned_model
 from rlhf_ray.planning.shape import ModelShape, bytes_of, model_shape
 from rlhf_ray.planning.states import RankStates, frozen_states, trained_states
-from rlhf_ray.planning.trained import trained_weights
 
 Parts = Mapping[str, float]
 

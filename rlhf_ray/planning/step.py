@@ -11,6 +11,7 @@ from rlhf_ray.config.groups.algorithm import OldLogprobsFrom
 from rlhf_ray.config.groups.training import RoleConfig, TrainingConfig
 from rlhf_ray.config.rules.rule import trained_roles
 from rlhf_ray.config.run import Config
+from rlhf_ray.planning.adapter_size import trained_weights
 from rlhf_ray.planning.devices import DEVICES, Accelerator
 from rlhf_ray.planning.engine_memory import engine_memory
 from rlhf_ray.planning.gpu_memory import gpu_memory
@@ -31,7 +32,6 @@ from rlhf_ray.planning.roofline import (
 )
 from rlhf_ray.planning.shape import ModelShape, bytes_of, model_shape
 from rlhf_ray.planning.suggest import num_gpus
-from rlhf_ray.planning.trained import trained_weights
 
 # Bytes a second: to a rank's disk, and between a GPU and its host.
 _DISK, _HOST_LINK = 1e9, 25e9
