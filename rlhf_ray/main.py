@@ -45,6 +45,7 @@ from rlhf_ray.config.load import (
 )
 from rlhf_ray.config.run import Config
 from rlhf_ray.config.stages import RAY_STAGES
+from rlhf_ray.doctor import command as doctor_command
 from rlhf_ray.driver.kept_rates import with_kept_rates
 from rlhf_ray.failure_report import NotWritten, printable, quiet_if_not_read, report_failure
 from rlhf_ray.observe.output_capture import quiet_device_guess
@@ -60,6 +61,7 @@ EXIT_INTERRUPTED = 130
 
 # First words that are no settings: what reads the output of a run.
 _COMMANDS = {
+    doctor_command.WORD: doctor_command.run_doctor,
     report_command.WORD: report_command.run_report,
     trace_command.WORD: trace_command.run_trace,
 }
@@ -118,6 +120,7 @@ def _carry_out(options: argparse.Namespace) -> int:
     if command := _COMMANDS.get(options.overrides[0] if options.overrides else ""):
         with quiet_if_not_read():
             return command(options.overrides[1:], lambda line: print(line, flush=True))
+        return 0  # Who read the output has gone away.
     config = load_config(options.overrides)
     for note in (
         *notes_of_files(options.overrides, config),
@@ -207,6 +210,7 @@ Reinforcement learning from human feedback, as Ray actors.
   python -m rlhf_ray.main recipe=NAME output_dir=FOLDER [group=NAME] [key=value] ...
   python -m rlhf_ray.main report FOLDER [FOLDER ...]
   python -m rlhf_ray.main trace FOLDER [STEPS]
+  python -m rlhf_ray.main doctor
 
 Groups and what they can be:
 {groups}
@@ -218,12 +222,13 @@ Lists and text with spaces: 'reward.functions=[exact_match]' 'data.system_prompt
                 job; the command line wins
   --cfg job     print the configuration that would result, and every key with its default
   --check       check it and print nothing; files and models may be on another machine
-  stage=plan    check it with its files, and print batch, placement and disk (dry_run=true: of any
-                stage)
+  stage=plan    check it with its files, and print batch, placement, disk, memory and time
+                (dry_run=true: of any stage)
   --version     versions of the package and of what it stands on
   report FOLDER write report.html of an output folder again; several folders are compared, too
   trace FOLDER  write trace.json.gz, the times of its workers for ui.perfetto.dev; 3-8: of these
                 steps
+  doctor        what this machine has, and what will hurt a run; starts nothing
   --help, -h    this text
 
 Exit status: 0 done, 1 failed while running, 2 the request was wrong, 130 Ctrl-C,

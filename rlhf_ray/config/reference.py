@@ -39,9 +39,9 @@ a part that a run of reinforcement learning does not start, such as `critic.path
 `algorithm=grpo`. The table below says which stages read a group.
 
 `--cfg job` prints the resulting configuration, with every key. `stage=plan` checks it and prints
-the keys that differ from their defaults, the batch, the placement and the disk, without starting
-anything. A wrong configuration ends with exit status 2 and one message that lists every problem,
-before Ray starts.
+the keys that differ from their defaults, the batch, the placement, the disk, the memory and the
+seconds of a step ([planning.md](planning.md)), without starting anything. A wrong configuration
+ends with exit status 2 and one message that lists every problem, before Ray starts.
 
 Values follow Hydra's grammar: `generation.stop=[a,b]` is a list, `key=null` is null, `'key="a, b"'`
 is text with a comma in it, `${key}` stands for another key's value.

@@ -20,6 +20,7 @@ from rlhf_ray.config.groups.runtime import (
     DeadlineConfig,
     ObserveConfig,
     PlacementConfig,
+    PlanConfig,
     PublishConfig,
     RecoveryConfig,
 )
@@ -89,6 +90,7 @@ class Config:
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
     publish: PublishConfig = field(default_factory=PublishConfig)
     placement: PlacementConfig = field(default_factory=PlacementConfig)
+    plan: PlanConfig = field(default_factory=PlanConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     deadlines: DeadlineConfig = field(default_factory=DeadlineConfig)
     recovery: RecoveryConfig = field(default_factory=RecoveryConfig)

@@ -92,11 +92,14 @@ def _group(file: Any, names: set[str], number: int, plain: dict[str, Any]) -> Ro
         steps = GroupSteps(**{name: tensor(f"steps.{name}") for name in _STEPS})
     has_support = f"{number}:support_token_ids" in names
     parts = {name: tensor(f"reward_parts.{i}") for i, name in enumerate(plain["reward_parts"])}
-    return RolloutGroup(
-        prompt=prompt,
+    fields: dict[str, Any] = {
         **{name: tuple(plain[name]) for name in _TEXTS},
         **{name: tensor(name) for name in _TENSORS},
         **{name: tensor(name).to(torch.int64) for name in _NARROWED},
+    }
+    return RolloutGroup(
+        prompt=prompt,
+        **fields,
         support_token_ids=tensor("support_token_ids") if has_support else None,
         reward_parts=parts,
         failures=(),

@@ -27,6 +27,9 @@ from rlhf_ray.data.sources.read import FROM_HUB, is_on_hub, source_notes
 from rlhf_ray.driver.checkpoint_folders import Checkpoints
 from rlhf_ray.models.builtin import check_builtin, is_builtin
 from rlhf_ray.models.location import check_template_place
+from rlhf_ray.planning.gpu_memory import check_gpu_memory
+from rlhf_ray.planning.hub import planned_model
+from rlhf_ray.planning.shape import local_model
 from rlhf_ray.rewards.load import with_absolute_paths
 from rlhf_ray.stages.fit.space import check_space
 from rlhf_ray.stages.inputs import check_example_files, check_models, is_made_later
@@ -41,6 +44,24 @@ def check_request(config: Config) -> None:
         RequestError: says what is missing or wrong.
     """
     check_part(config, made_in=())
+
+
+def check_training(config: Config) -> None:
+    """Refuse a request for a stage that trains: what is missing, and what fits on no GPU.
+
+    Raises:
+        RequestError: see `check_part` and `check_gpu_memory`.
+    """
+    problems = GatheredProblems()
+    with problems.gathered():
+        check_request(config)
+    with problems.gathered():
+        path = config.model.path
+        # A run reads the file itself, a little later.
+        is_plan = config.dry_run or config.stage.name == "plan"
+        model = planned_model(path, seed=config.seed) if is_plan else local_model(path)
+        check_gpu_memory(config, model)
+    problems.refuse()
 
 
 def check_part(config: Config, *, made_in: Sequence[Path]) -> None:

@@ -6,6 +6,7 @@ nothing heavy at its top: `stage=plan` describes any stage within a second.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import importlib
 from collections.abc import Callable
@@ -14,8 +15,12 @@ from dataclasses import dataclass
 from rlhf_ray.cluster.resource_plan import describe
 from rlhf_ray.cluster.roles.run_roles import resource_plan
 from rlhf_ray.config.batch_table import batch_table, render_rows
+from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.run import Config
-from rlhf_ray.stages.sizes.disk import disk_lines
+from rlhf_ray.planning.disk import disk_lines
+from rlhf_ray.planning.gpu_memory import memory_lines
+from rlhf_ray.planning.hub import planned_model
+from rlhf_ray.planning.step import step_lines
 
 
 class FolderUse(enum.Enum):
@@ -61,10 +66,17 @@ def run_in(module: str) -> Callable[[Config], int]:
 
 
 def describe_training(config: Config) -> str:
-    """The batch, the placement and the disk of a stage that trains."""
+    """The batch, the placement, the disk and the GPUs of a stage that trains."""
     disk = "\n".join(disk_lines(config))
-    return (
-        f"# Batch\n{render_rows(batch_table(config))}\n\n"
-        f"# Placement: {config.placement.strategy}\n{describe(resource_plan(config))}\n\n"
-        f"# Disk of {config.output_dir}\n{disk}"
+    model = None
+    with contextlib.suppress(RequestError):  # The check says it, after the plan.
+        model = planned_model(config.model.path, seed=config.seed)
+    gpus = [*memory_lines(config, model), *step_lines(config, model)]
+    return "\n".join(
+        [
+            f"# Batch\n{render_rows(batch_table(config))}\n",
+            f"# Placement: {config.placement.strategy}\n{describe(resource_plan(config))}\n",
+            f"# Disk of {config.output_dir}\n{disk}",
+            *(["\n# Memory and time", *gpus] if gpus else []),
+        ]
     )

@@ -277,6 +277,7 @@ def test_every_recipe_composes_validates_and_plans(recipe, capsys, tmp_path, mon
     # Those that start from what another command makes are planned too, and say what is missing.
     needs_others = recipe in ("pipeline_smollm2", "product", "smollm2_grpo")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     status = main([f"recipe={recipe}", "dry_run=true" if is_pipeline else "stage=plan"])
     out, err = capsys.readouterr()
     assert status == (2 if needs_others else 0)

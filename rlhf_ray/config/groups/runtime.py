@@ -1,10 +1,16 @@
-"""Publishing, placement, checkpoints, deadlines, recovery, observation, borders of foreign code."""
+"""Publishing, placement, plan, checkpoints, deadlines, recovery, observation, foreign code."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from rlhf_ray.config.setting import setting
+
+# The rows of `planning.devices`, which a test compares.
+DEVICE_NAMES = (
+    *("a100-40g", "a100-80g", "l40s-48g", "h20-96g", "h100-80g", "h100-96g", "h200-141g"),
+    *("b200-180g", "gb200-186g"),
+)
 
 
 @dataclass
@@ -59,8 +65,8 @@ class PlacementConfig:
     )
     gpu_memory_gib: float | None = setting(
         None,
-        "Memory of one GPU: a run whose weights and states cannot fit is refused before it starts. "
-        "null does not compare.",
+        "Memory of one GPU: a run that cannot fit is refused before it starts, with the nearest "
+        "change that fits. null takes that of plan.device, and does not compare without one.",
         unit="GiB",
         above=0,
     )
@@ -86,6 +92,36 @@ class PlacementConfig:
         [],
         "Names of environment variables that every worker gets with the value that they have where "
         "the run is started: [HF_TOKEN]. Values are written to no file of the run.",
+    )
+
+
+@dataclass
+class PlanConfig:
+    """Assumptions of `stage=plan`; no run depends on them. See docs/planning.md."""
+
+    device: str | None = setting(
+        None,
+        "GPU whose stated figures give the seconds of a step, and its memory where "
+        "placement.gpu_memory_gib is null; null plans no seconds.",
+        choices=DEVICE_NAMES,
+    )
+    suggest: bool = setting(
+        True, "Where something does not fit, look for the nearest change of settings that does."
+    )
+    gpus_per_node: int = setting(
+        8, "GPUs of one node, for the number of nodes and the host memory of each.", minimum=1
+    )
+    mean_prompt_tokens: int | None = setting(
+        None,
+        "Mean length of a prompt; null takes half of the longest.",
+        unit="tokens",
+        minimum=1,
+    )
+    mean_response_tokens: int | None = setting(
+        None,
+        "Mean length of a response; null takes half of the longest.",
+        unit="tokens",
+        minimum=1,
     )
 
 

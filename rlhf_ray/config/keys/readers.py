@@ -103,6 +103,7 @@ READERS: dict[str, tuple[str, ...]] = {
     "pipeline": ("pipeline",),
     "publish": RL_STAGES,
     "placement": _WORKERS,
+    "plan": TRAINING_STAGES,
     "checkpoint": TRAINING_STAGES,
     "deadlines": _WORKERS,
     "deadlines.start_s": (*_WORKERS, *_SERVICES, "pipeline"),

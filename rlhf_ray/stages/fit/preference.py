@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rlhf_ray.config.run import Config
 from rlhf_ray.stages.fit.space import describe_fit
-from rlhf_ray.stages.request_checks import check_request
+from rlhf_ray.stages.request_checks import check_training
 from rlhf_ray.stages.stage import Stage
 
 
@@ -18,4 +18,4 @@ def _run(config: Config) -> int:
     return run_fit(config, rankings_stage(rank_plan(config.training)))
 
 
-STAGE = Stage(name="preference", describe=describe_fit, run=_run, check=check_request)
+STAGE = Stage(name="preference", describe=describe_fit, run=_run, check=check_training)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.run import Config
 from rlhf_ray.stages.fit.space import describe_fit
-from rlhf_ray.stages.request_checks import check_request
+from rlhf_ray.stages.request_checks import check_training
 from rlhf_ray.stages.stage import Stage
 
 if TYPE_CHECKING:
@@ -65,4 +65,4 @@ def check_budget(rankings: ExampleSet[Ranking], budget: int, *, ranks_per_sample
                 raise RequestError(str(error)) from error
 
 
-STAGE = Stage(name="reward_model", describe=describe_fit, run=_run, check=check_request)
+STAGE = Stage(name="reward_model", describe=describe_fit, run=_run, check=check_training)

@@ -38,6 +38,7 @@ from rlhf_ray.observe.fit_report import fit_table, summarize_fit, write_fit_summ
 from rlhf_ray.observe.metrics import make_writer, read_metrics
 from rlhf_ray.observe.progress import Progress
 from rlhf_ray.observe.spans.span_log import SpanLog
+from rlhf_ray.planning.disk import check_disk
 from rlhf_ray.stages.fit.first_example import first_example
 from rlhf_ray.stages.fit.inputs import (
     FitInputs,
@@ -52,7 +53,6 @@ from rlhf_ray.stages.model_files import check_trained_model
 from rlhf_ray.stages.output import opened_output
 from rlhf_ray.stages.positions import context_of_model, examples_within
 from rlhf_ray.stages.resume import resume_of_fit, run_settings
-from rlhf_ray.stages.sizes.disk import check_disk
 from rlhf_ray.stages.template_time import with_template_time
 from rlhf_ray.stages.trained_part import check_trained, split_off_adapter
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rlhf_ray.stages.fit.space import describe_fit
 from rlhf_ray.stages.fit.stage import runs
-from rlhf_ray.stages.request_checks import check_request
+from rlhf_ray.stages.request_checks import check_training
 from rlhf_ray.stages.stage import Stage
 
 if TYPE_CHECKING:
@@ -23,4 +23,4 @@ def _stage() -> FitStage[LabelledTokens]:
     return FitStage(load=load_demonstrations, spread=spread_samples, actor_class=SftActor)
 
 
-STAGE = Stage(name="sft", describe=describe_fit, run=runs(_stage), check=check_request)
+STAGE = Stage(name="sft", describe=describe_fit, run=runs(_stage), check=check_training)

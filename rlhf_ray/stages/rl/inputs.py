@@ -29,6 +29,8 @@ from rlhf_ray.models.builtin import resolve_model_path
 from rlhf_ray.models.checks.config_file import load_model_config
 from rlhf_ray.models.saving.generation_ends import template_lines
 from rlhf_ray.observe.progress import Progress
+from rlhf_ray.planning.disk import check_disk
+from rlhf_ray.planning.gpu_memory import check_gpu_memory, memory_lines, uses_gpus
 from rlhf_ray.publish.gate import Probe, make_probe
 from rlhf_ray.records import Prompt
 from rlhf_ray.rewards.load import reward_code, with_absolute_paths
@@ -37,8 +39,6 @@ from rlhf_ray.stages.model_files import check_trained_model
 from rlhf_ray.stages.positions import check_sequences, context_of_model, texts_within
 from rlhf_ray.stages.resume import resume_of_rl, run_settings
 from rlhf_ray.stages.rl.settings import RlSettings, rl_settings
-from rlhf_ray.stages.sizes.disk import check_disk
-from rlhf_ray.stages.sizes.gpu_memory import check_gpu_memory, memory_lines
 from rlhf_ray.stages.template_time import KEY as TEMPLATE_TIME
 from rlhf_ray.stages.template_time import with_template_time
 from rlhf_ray.stages.trained_part import check_trained, trained_identity, with_named_layers
@@ -186,7 +186,7 @@ def _check_memory(config: Config, report: Callable[[str], None]) -> None:
     """Refuse GPUs that are too small, also for a model from a hub; see `gpu_memory`."""
     values = load_model_config(config.model).to_dict()
     check_gpu_memory(config, values)
-    for line in memory_lines(config, values):
+    for line in memory_lines(config, values) if uses_gpus(config) else ():
         report(line)
 
 

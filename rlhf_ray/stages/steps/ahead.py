@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 from rlhf_ray.config.errors import GatheredProblems
 from rlhf_ray.config.run import Config
-from rlhf_ray.stages.sizes.disk import check_disk
-from rlhf_ray.stages.sizes.gpu_memory import check_gpu_memory
-from rlhf_ray.stages.sizes.model_size import local_model
+from rlhf_ray.planning.disk import check_disk
+from rlhf_ray.planning.gpu_memory import check_gpu_memory
+from rlhf_ray.planning.shape import local_model
 from rlhf_ray.stages.steps.origins import KnownPart, known_parts
 
 # Its shapes are its engines' alone: the other models are looked at without it.
@@ -29,7 +29,7 @@ def check_sizes(parts: Sequence[tuple[str, Config]]) -> None:
     """
     problems = GatheredProblems()
     for part in known_parts(parts):
-        if part.config.stage.name == "rl":
+        if part.config.is_fit or part.config.stage.name == "rl":
             with problems.gathered(_prefix(part)):
                 check_gpu_memory(part.config, local_model(part.config.model.path))
     problems.refuse()

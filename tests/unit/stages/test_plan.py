@@ -12,6 +12,13 @@ MOST_LINES = 110
 ROWS = "examples.path=rlhf_ray.data.builtin:arithmetic"
 
 
+@pytest.fixture(autouse=True)
+def _no_hub(tmp_path_factory, monkeypatch):
+    """Plans here know no model of the hub, whatever is in a cache."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path_factory.mktemp("hub")))
+
+
 def plan(capsys, *arguments: str, status: int = 0) -> str:
     assert main(list(arguments)) == status
     return capsys.readouterr().out

@@ -11,7 +11,7 @@ from rlhf_ray.config.groups.lora import LoraConfig
 from rlhf_ray.config.groups.model import ModelConfig
 from rlhf_ray.config.groups.training import TrainingConfig
 from rlhf_ray.models.loading import empty_policy
-from rlhf_ray.stages.sizes.adapter_size import adapter_weights
+from rlhf_ray.planning.adapter_size import adapter_weights
 from rlhf_ray.training.weights.trainable import freeze_or_adapt_policy
 
 SIZES = {

@@ -18,9 +18,9 @@ from rlhf_ray.config.run import Config
 from rlhf_ray.disk_space import free_bytes, size_in_words, space_of
 from rlhf_ray.models.builtin import BUILTIN_MODELS, builtin_folder, is_builtin
 from rlhf_ray.models.location import BUILTIN_PREFIX
-from rlhf_ray.stages.sizes.adapter_size import adapter_weights
-from rlhf_ray.stages.sizes.model_size import NAME_A_FOLDER, bytes_of, local_model, num_weights
-from rlhf_ray.stages.sizes.waiting_groups import num_waiting, waiting_bytes
+from rlhf_ray.planning.adapter_size import adapter_weights
+from rlhf_ray.planning.shape import NAME_A_FOLDER, bytes_of, local_model, num_weights
+from rlhf_ray.planning.waiting_groups import num_waiting, waiting_bytes
 
 _TRAINED_BYTES, _EMA_BYTES = 12, 4
 _WRITTEN = ("checkpoints", "best", "model", "model_ema")

@@ -1,1 +1,0 @@
-"""Memory and disk that a run needs, by arithmetic over the model's configuration."""
