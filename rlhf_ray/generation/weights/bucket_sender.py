@@ -30,6 +30,7 @@ class BucketSender:
 
     async def begin(self) -> None:
         """Prepare the workers for new weights."""
+        await self.wait()  # For the last bucket of an update that its learner did not end.
         await self._llm.start_weight_update()
 
     async def send(self, bucket: WeightBucket) -> None:

@@ -9,7 +9,7 @@ from rlhf_ray.cluster.runtime.session import connected, is_connected
 from rlhf_ray.cluster.systems.rl import System, started_system
 from rlhf_ray.config.load import to_yaml
 from rlhf_ray.config.run import Config
-from rlhf_ray.driver.fleet.accounts import num_lost
+from rlhf_ray.driver.fleet.accounts import ROLE_LOST, num_lost
 from rlhf_ray.driver.loop import Loop, train
 from rlhf_ray.driver.resume_choice import check_rows
 from rlhf_ray.driver.rollouts.pipeline import RolloutPipeline
@@ -26,6 +26,7 @@ from rlhf_ray.rewards.first_row import try_first_rows
 from rlhf_ray.stages.output import opened_output
 from rlhf_ray.stages.rl.engines import make_engines
 from rlhf_ray.stages.rl.evaluation import make_evaluator
+from rlhf_ray.stages.rl.healing import attach, make_trained
 from rlhf_ray.stages.rl.inputs import RlInputs, check_request, read_inputs
 from rlhf_ray.stages.rl.parts import (
     make_checkpoints,
@@ -95,10 +96,11 @@ def _train(inputs: RlInputs, system: System, progress: Progress, startup: Startu
     settings = inputs.settings
     early = make_early_scores(settings, system)
     engines = make_engines(settings, system, progress.message)
+    trained = make_trained(settings, system, engines)
     pipeline = make_pipeline(settings, system, engines, inputs.prompts, early)
     transport = open_transport(settings, system, engines)
     devices = make_device_sharing(settings, system)
-    publisher = make_publisher(settings, system, engines, transport, devices, inputs.probe)
+    publisher = make_publisher(settings, system, engines, transport, devices, inputs.probe, trained)
     evaluator = make_evaluator(
         settings,
         system,
@@ -107,17 +109,18 @@ def _train(inputs: RlInputs, system: System, progress: Progress, startup: Startu
         devices,
         publisher,
         transport,
+        trained,
         is_resumed=inputs.resume_from is not None,
         say=progress.message,
     )
     saver = make_checkpoints(settings, system, inputs, evaluator)
     reference_updater = make_reference_updater(settings, system)
     reference_updater.check()
-
+    trainer = make_trainer(settings, system, inputs.texts, trained)
     state = _first_state(inputs, saver, pipeline, progress.message)
-    _prove_weights(inputs, publisher, state.step)
+    attach(trained, trainer=trainer, saver=saver, transport=transport)
+    trained.do(_prove_weights, inputs, publisher, state.step)
     startup.done("gate")
-
     with make_writer(
         settings.observe, settings.output, run=settings.run_name, last_step=state.step
     ) as metrics:
@@ -125,7 +128,7 @@ def _train(inputs: RlInputs, system: System, progress: Progress, startup: Startu
         loop = Loop(
             pipeline=pipeline,
             token_scorers=make_token_scorers(settings, system, early),
-            trainer=make_trainer(settings, system, inputs.texts),
+            trainer=trainer,
             publisher=publisher,
             reference_updater=reference_updater,
             devices=devices,
@@ -139,15 +142,15 @@ def _train(inputs: RlInputs, system: System, progress: Progress, startup: Startu
             ),
             checkpoints=saver,
             recovery=engines,
+            trained=trained,
         )
         train(loop, state, num_steps=settings.num_steps)
         engines.retire()  # An engine that dies from now on must not cost the result.
-        saver.finish()
+        trained.do(saver.finish)
         rollouts.flush()
-
     progress.phase("save")
     devices.begin_training()
-    save_models(settings, system)
+    trained.do(save_models, settings, system)
     transport.close()  # After the result is safe: a failure here must not cost it.
 
 
@@ -176,6 +179,11 @@ def _prove_weights(inputs: RlInputs, publisher: Publisher, step: int) -> None:
 
 def _report(output: Path) -> str:
     metrics = read_metrics(output / "metrics.jsonl")
-    summary = summarize(metrics, result=output / "model", lost_engines=num_lost(output))
+    summary = summarize(
+        metrics,
+        result=output / "model",
+        lost_engines=num_lost(output),
+        lost_ranks=num_lost(output, ROLE_LOST),
+    )
     write_summary(output, summary)
     return summary_table(summary)
