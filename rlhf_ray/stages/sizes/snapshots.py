@@ -8,8 +8,9 @@ from rlhf_ray.config.run import Config
 from rlhf_ray.disk_space import size_in_words
 from rlhf_ray.stages.sizes.disk import RoleShare, trained_shares
 
-# Of a rank: to host memory, and from there to the object store. See docs/reliability.md.
-_BYTES_PER_S = 1e9
+# Of a rank: to host memory, and from there to the object store, next to the other ranks of its
+# node. An estimate; see docs/reliability.md.
+_BYTES_PER_S = 2e9
 
 
 def snapshot_lines(config: Config) -> list[str]:

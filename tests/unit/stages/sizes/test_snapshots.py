@@ -14,7 +14,7 @@ def test_a_large_model(model):
     (line,) = snapshot_lines(config_of(model, ON))
     assert line.startswith(
         "Snapshot after each step: 872 GB (learner 13.6 GB on each of 64 ranks), twice in Ray's "
-        "object store while one is taken; some 13.6 s, while the engines sample"
+        "object store while one is taken; some 6.8 s, while the engines sample"
     )
     assert "Snapshot" not in describe_training(config_of(model))
     assert snapshot_lines(config_of(model)) == []
