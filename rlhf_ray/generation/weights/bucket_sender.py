@@ -30,7 +30,6 @@ class BucketSender:
 
     async def begin(self) -> None:
         """Prepare the workers for new weights."""
-        await self.wait()  # For the last bucket of an update that its learner did not end.
         await self._llm.start_weight_update()
 
     async def send(self, bucket: WeightBucket) -> None:
@@ -59,6 +58,15 @@ class BucketSender:
         """Make the workers use the weights that were sent, as `version`."""
         await self.wait()
         await self._llm.finish_weight_update(weight_version=str(version))
+
+    async def abandon(self) -> None:
+        """End an update of which some buckets have not come; another one must follow.
+
+        vLLM 0.32 begins none before the last is finished, and a finish without a version leaves
+        that of the engine as it is.
+        """
+        await self.wait()
+        await self._llm.finish_weight_update()
 
     async def wait(self) -> None:
         """Wait until the workers have loaded all buckets that were sent."""

@@ -68,12 +68,14 @@ class WeightUpdates:
 
     async def begin(self) -> None:
         """Pause the engine and prepare for new weights."""
-        # A learner that died has left its update open, and this one takes over the pause.
-        if not self._is_open:
+        was_open, self._is_open = self._is_open, True
+        if not was_open:
             await self._pause.acquire()
-            self._is_open = True
         self._part_began = time.monotonic()
         with self._failing():
+            if was_open:
+                # Its learner has died. The engine stays paused: its weights are part old and new.
+                await self._answer(self._sender.abandon())
             clears = not self._requests.keeps_cache
             await self._answer(self._llm.pause_generation(mode="keep", clear_cache=clears))
             await self._answer(self._sender.begin())
