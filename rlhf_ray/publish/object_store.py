@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rlhf_ray.calls import Call, CallWaiter
 from rlhf_ray.losses import MemberLost, answers_of_rest
@@ -38,7 +39,10 @@ class ObjectStoreTransport:
                 # Wait for the bucket before this one only now: while the receivers load it, the
                 # source packs the next.
                 self._wait(loading)
-                loading = self._receivers.load_bucket(bucket)
+                # A source that dies leaves a bucket that cannot be read: the failure is its own.
+                given = Call(member=stream.member, signal=bucket, payload=None)
+                loads = self._receivers.load_bucket(bucket)
+                loading = [replace(call, before=given) for call in loads]
         except MemberLost:
             # Another publish may follow: no bucket of this one may come into it.
             self._wait(loading)
