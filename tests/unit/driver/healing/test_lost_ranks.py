@@ -11,6 +11,7 @@ import pytest
 
 from rlhf_ray.config.errors import RunFailed
 from rlhf_ray.driver.fleet.accounts import ROLE_LOST, num_lost
+from rlhf_ray.driver.healing.trained_roles import TrainedRoles
 from tests.unit.driver.fleet.test_lost_engines import events
 from tests.unit.driver.healing.mortal_ranks import HealedRun
 
@@ -145,14 +146,16 @@ def test_the_newest_state_is_the_source(tmp_path):
 
 def test_records_are_kept_only_as_long_as_they_are_needed(tmp_path):
     run = HealedRun(tmp_path, num_steps=STEPS)
+    trained = run.trained
+    assert isinstance(trained, TrainedRoles)
     kept: list[int] = []
-    step_done = run.trained.step_done
+    step_done = trained.step_done
 
     def watching(step: int) -> None:
         step_done(step)
-        kept.append(len(run.trained._updates))
+        kept.append(len(trained._updates))
 
-    run.trained.step_done = watching  # type: ignore[method-assign]
+    trained.step_done = watching
     run.run()
     assert kept == [1, 1, 1, 1, 1]
 
