@@ -103,6 +103,12 @@ class CallWaiter(Protocol):
         """
         ...
 
-    def stream(self, call: Call, *, phase: str, timeout_s: float) -> Iterator[Any]:
-        """Yield references to the items of a generator method, one by one, not fetched."""
+    def stream(
+        self, call: Call, *, phase: str, timeout_s: float, others: Sequence[Call] = ()
+    ) -> Iterator[Any]:
+        """Yield references to the items of a generator method, one by one, not fetched.
+
+        Args:
+            others: calls that the method needs to go on; a failure may be theirs.
+        """
         ...

@@ -64,6 +64,24 @@ class LossKeeper(Protocol):
         ...
 
 
+class LossKeepers:
+    """Several keepers as one; each replaces workers of its own roles."""
+
+    def __init__(self, keepers: Sequence[LossKeeper]) -> None:
+        self._keepers = tuple(keepers)
+
+    def replaces(self, member: MemberName) -> bool:
+        return any(keeper.replaces(member) for keeper in self._keepers)
+
+    def lose(self, lost: Lost) -> str:
+        keeper = next(keeper for keeper in self._keepers if keeper.replaces(lost.member))
+        return keeper.lose(lost)
+
+    def look(self) -> None:
+        for keeper in self._keepers:
+            keeper.look()
+
+
 class LossWaiter(CallWaiter, Protocol):
     """A `CallWaiter` that can be told of losses."""
 

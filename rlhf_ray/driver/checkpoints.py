@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from rlhf_ray.config.errors import RunFailed
 from rlhf_ray.driver.checkpoint_folders import Checkpoints
 from rlhf_ray.driver.checkpoint_state import damaged, is_committed, read_manifest, read_state
 from rlhf_ray.driver.resume_changes import check_identity
+from rlhf_ray.losses import MemberLost
 
 if TYPE_CHECKING:
     # It imports torch, which finding a checkpoint does not need.
@@ -74,6 +75,12 @@ class StepCheckpoints:
         self._settings = dict(settings or {})
         self._in_background = in_background
         self._writing: _Writing | None = None
+        self._newest: tuple[int, Path] | None = None
+
+    @property
+    def newest(self) -> tuple[int, Path] | None:
+        """Step and folder of the newest checkpoint that this process has committed or loaded."""
+        return self._newest
 
     def is_due(self, step: int) -> bool:
         """Whether to write a checkpoint after `step` steps."""
@@ -97,7 +104,13 @@ class StepCheckpoints:
                 return
             roles = self._roles.items()
             self._wait([c for name, role in roles for c in role.save_checkpoint(folder / name)])
-            self._folders.commit(folder, content, self._sealed(folder, sync=True))
+            self._commit(folder, content, self._sealed(folder, sync=True))
+
+    def give_up_writing(self) -> None:
+        """Give up the checkpoint in the background: the ranks that wrote it are gone."""
+        if self._writing is not None:
+            self._folders.abandon(self._writing.folder)
+            self._writing = None
 
     def poll(self) -> None:
         """Commit the checkpoint in the background if all ranks have written; does not wait.
@@ -137,7 +150,7 @@ class StepCheckpoints:
                 timeout_s=wait_s + self._timeout_s,
             )
             if seals is not None:
-                self._folders.commit(writing.folder, writing.content, seals)
+                self._commit(writing.folder, writing.content, seals)
                 return
             if time.monotonic() >= writing.ends_at:
                 raise RunFailed(
@@ -146,11 +159,18 @@ class StepCheckpoints:
                 )
             self._writing = writing
 
+    def _commit(self, folder: Path, content: dict[str, Any], seals: Mapping[str, FileSeal]) -> None:
+        self._folders.commit(folder, content, seals)
+        self._newest = (content["step"], folder)
+
     @contextmanager
     def _abandoning(self, folder: Path) -> Iterator[None]:
         """Remove a folder that could not be written, and name the newest that is whole."""
         try:
             yield
+        except MemberLost:  # The run may go on, and write it again.
+            self._folders.abandon(folder)
+            raise
         except (RunFailed, OSError) as error:
             if is_committed(folder):  # It is whole; an old one could not be removed.
                 raise
@@ -187,6 +207,7 @@ class StepCheckpoints:
             RequestError: the checkpoint is damaged, or belongs to a run with other settings.
         """
         saved = read_state(folder)
+        self._newest = (saved["step"], folder)
         check_identity(
             folder,
             saved["identity"],
@@ -196,13 +217,13 @@ class StepCheckpoints:
         )
         return saved
 
-    def load_roles(self, folder: Path) -> None:
-        """Put all roles where the checkpoint left them.
+    def load_roles(self, folder: Path, names: Collection[str] | None = None) -> None:
+        """Put roles where the checkpoint left them; all, or those of these names.
 
         Raises:
             RunFailed: a worker failed or was late.
         """
-        roles = self._roles.items()
+        roles = [(name, r) for name, r in self._roles.items() if names is None or name in names]
         self._wait([call for name, role in roles for call in role.load_checkpoint(folder / name)])
 
     def _sealed(self, folder: Path, *, sync: bool) -> dict[str, FileSeal]:

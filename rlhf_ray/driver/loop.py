@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from rlhf_ray.calls import CallWaiter
 from rlhf_ray.driver.evaluation.evaluator import Evaluator
 from rlhf_ray.driver.fleet.parts import NO_RECOVERY, NoRecovery, RecoveryMetrics
+from rlhf_ray.driver.healing.parts import NO_HEALING, NoHealing
+from rlhf_ray.driver.healing.trained_roles import TrainedRoles
 from rlhf_ray.driver.rollouts.pipeline import RolloutPipeline
 from rlhf_ray.driver.run_checkpoints import LoopState, RunCheckpoints
 from rlhf_ray.driver.run_log import RunLog, StepClock
@@ -15,6 +17,7 @@ from rlhf_ray.driver.updates.reference_update import ReferenceUpdater
 from rlhf_ray.driver.updates.step_metrics import batch_metrics, coefficient_metrics
 from rlhf_ray.driver.updates.token_scores import TokenScorers
 from rlhf_ray.driver.updates.trainer import Trainer
+from rlhf_ray.driver.updates.updated_scores import NO_UPDATED_SCORES, NoUpdatedScores, UpdatedScores
 from rlhf_ray.publish.publisher import Publisher
 
 
@@ -32,7 +35,9 @@ class Loop:
     waiter: CallWaiter
     log: RunLog
     checkpoints: RunCheckpoints
+    updated_scores: UpdatedScores | NoUpdatedScores = NO_UPDATED_SCORES
     recovery: RecoveryMetrics | NoRecovery = NO_RECOVERY
+    trained: TrainedRoles | NoHealing = NO_HEALING
 
 
 def train(loop: Loop, state: LoopState, *, num_steps: int) -> None:
@@ -41,6 +46,8 @@ def train(loop: Loop, state: LoopState, *, num_steps: int) -> None:
     Raises:
         RunFailed: a worker died, failed or was late; weights did not arrive; too many failures.
     """
+    # Asks learner and critic, and asks again where one was lost and is back.
+    do = loop.trained.do
     while state.step < num_steps:
         step = state.step
         loop.waiter.begin_step(step)
@@ -55,14 +62,18 @@ def train(loop: Loop, state: LoopState, *, num_steps: int) -> None:
             # Reference, critic and old log-probabilities; rewards were scored with the rollouts.
             with clock("reference"):
                 loop.devices.begin_training()
-                scores = loop.token_scorers.score(batch, step)
+                scores = do(loop.token_scorers.score, batch, step)
             with clock("update"):
                 coefficients = state.controllers.coefficients
-                updated = loop.trainer.update(batch, scores, step=step, coefficients=coefficients)
+                updated = do(
+                    loop.trainer.update, batch, scores, step=step, coefficients=coefficients
+                )
+                # A request of its own: an update that is done must not be done again with it.
+                do(loop.updated_scores.measure, batch, step)
         with clock("publish"):
             # The reference first: after the publish, shared devices belong to the engines.
-            published = loop.reference_updater.update_if_due(step + 1)
-            published |= loop.publisher.publish(step + 1)
+            published = do(loop.reference_updater.update_if_due, step + 1)
+            published |= do(loop.publisher.publish, step + 1)
 
         metrics = batch_metrics(batch, version=step) | updated | published
         metrics |= coefficient_metrics(coefficients)
@@ -71,11 +82,13 @@ def train(loop: Loop, state: LoopState, *, num_steps: int) -> None:
         state.step += 1
         if loop.evaluator.is_due(state.step):
             with clock("evaluate"):
-                metrics |= loop.evaluator.evaluate(state.step)
+                metrics |= do(loop.evaluator.evaluate, state.step)
         if loop.checkpoints.is_due(state.step):
             with clock("checkpoint"):
-                loop.checkpoints.save_if_due(state, loop.pipeline)
+                do(loop.checkpoints.save_if_due, state, loop.pipeline)
         loop.pipeline.begin(state.step)
+        # Ranks copy their state while the engines sample.
+        loop.trained.step_done(state.step)
 
         metrics |= clock.seconds()
         # Only the pipeline knows how its wait divides into sampling and scoring.

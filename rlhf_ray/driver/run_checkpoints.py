@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,6 +77,19 @@ class RunCheckpoints:
             },
         )
         self._evaluator.pin()
+
+    @property
+    def newest(self) -> tuple[int, Path] | None:
+        """See `StepCheckpoints.newest`."""
+        return self._checkpoints.newest
+
+    def load_roles(self, folder: Path, names: Collection[str]) -> None:
+        """See `StepCheckpoints.load_roles`."""
+        self._checkpoints.load_roles(folder, names)
+
+    def give_up_writing(self) -> None:
+        """See `StepCheckpoints.give_up_writing`."""
+        self._checkpoints.give_up_writing()
 
     def finish(self) -> None:
         """Wait for a checkpoint that is still being written.

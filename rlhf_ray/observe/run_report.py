@@ -50,6 +50,7 @@ class RunSummary:
         probe_gap_max: largest log-probability gap of all fidelity probes, in nats.
         failed_groups: groups without a reward.
         lost_engines: engines that were lost while the run went on.
+        lost_ranks: ranks of roles that train, likewise.
         result: path of the trained model.
     """
 
@@ -76,17 +77,23 @@ class RunSummary:
     probe_gap_max: float | None
     failed_groups: int
     lost_engines: int
+    lost_ranks: int
     result: str
 
 
 def summarize(
-    metrics: Sequence[Mapping[str, float]], *, result: Path, lost_engines: int = 0
+    metrics: Sequence[Mapping[str, float]],
+    *,
+    result: Path,
+    lost_engines: int = 0,
+    lost_ranks: int = 0,
 ) -> RunSummary:
     """Sum up the metrics of all steps, in order, as `read_metrics` returns them.
 
     Args:
         result: path of the trained model.
         lost_engines: engines that were lost while the run went on.
+        lost_ranks: ranks of roles that train, likewise.
     """
     rewards = [
         (row["reward/mean"], int(row["step"]))
@@ -129,6 +136,7 @@ def summarize(
         probe_gap_max=max(_values(metrics, "publish/probe_gap_max"), default=None),
         failed_groups=int(sum(_values(metrics, "rollout/failed_groups"))),
         lost_engines=lost_engines,
+        lost_ranks=lost_ranks,
         result=str(result),
     )
 
@@ -195,6 +203,7 @@ def _rows(summary: RunSummary) -> list[tuple[str, str]]:
         ("largest probe gap", _number(summary.probe_gap_max, ".1e", " nats")),
         ("failed groups", str(summary.failed_groups)),
         *([("engines lost", str(summary.lost_engines))] if summary.lost_engines else []),
+        *([("training ranks lost", str(summary.lost_ranks))] if summary.lost_ranks else []),
     ]
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rlhf_ray.calls import Call, CallWaiter
-from rlhf_ray.losses import answers_of_rest
+from rlhf_ray.losses import MemberLost, answers_of_rest
 from rlhf_ray.publish.base import POLICY, TransferSettings, WeightReceivers, WeightSource
 
 
@@ -30,12 +31,22 @@ class ObjectStoreTransport:
         self._wait(self._receivers.begin_update())
         stream, others = self._source.weight_buckets(settings.bucket_bytes, what=what)
         loading: list[Call] = []
-        buckets = self._waiter.stream(stream, phase=settings.phase, timeout_s=settings.timeout_s)
-        for bucket in buckets:
-            # Wait for the bucket before this one only now: while the receivers load it, the
-            # source packs the next.
+        buckets = self._waiter.stream(
+            stream, phase=settings.phase, timeout_s=settings.timeout_s, others=others
+        )
+        try:
+            for bucket in buckets:
+                # Wait for the bucket before this one only now: while the receivers load it, the
+                # source packs the next.
+                self._wait(loading)
+                # A source that dies leaves a bucket that cannot be read: the failure is its own.
+                given = Call(member=stream.member, signal=bucket, payload=None)
+                loads = self._receivers.load_bucket(bucket)
+                loading = [replace(call, before=given) for call in loads]
+        except MemberLost:
+            # Another publish may follow: no bucket of this one may come into it.
             self._wait(loading)
-            loading = self._receivers.load_bucket(bucket)
+            raise
         # The source's other ranks only help to gather sharded weights: they are done when the
         # stream is, but a failure of theirs shows up here.
         self._wait([*loading, *others])

@@ -18,7 +18,7 @@ def find_events(
 ) -> list[list[Any]]:
     """Step, kind and words of every event, in order of steps.
 
-    Lost engines and their replacements are in events.jsonl, all others follow from other files.
+    Lost workers and their replacements are in events.jsonl, all others follow from other files.
     """
     events = _recoveries(folder, notes)
     for row in rows:
@@ -43,20 +43,26 @@ def find_events(
 
 
 def _recoveries(folder: Path, notes: ReadNotes) -> list[list[Any]]:
-    """Lost engines and those that serve in their place; see `driver.fleet.accounts`."""
+    """Lost workers and those that are in their place; see `driver.fleet.accounts`."""
     path = folder / "events.jsonl"
     found: list[list[Any]] = []
     for row, _ in read_lines(path, notes) if path.is_file() else ():
         step = row.get("step")
         # Events count the steps that are done, and metrics the one that is under way.
         place = step + 1 if isinstance(step, int) else 1
-        if row.get("event") == "engine_lost":
+        if row.get("event") in ("engine_lost", "role_lost"):
             words = f"{row.get('what')} in phase {row.get('phase')}: {row.get('reason')}"
             found.append([place, "loss", as_text(words, 500)])
         elif row.get("event") == "engine_back":
             words = (
                 f"{row.get('engine')} serves, {row.get('seconds')} s after the loss; "
                 f"{row.get('groups_issued_again')} groups were issued again"
+            )
+            found.append([place, "recovery", as_text(words, 500)])
+        elif row.get("event") == "role_back":
+            words = (
+                f"learner and critic go on, {row.get('seconds')} s after the loss, from "
+                f"{row.get('source')}; {row.get('updates_done_again')} updates were done again"
             )
             found.append([place, "recovery", as_text(words, 500)])
     return found

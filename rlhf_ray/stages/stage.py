@@ -17,10 +17,11 @@ from rlhf_ray.cluster.roles.run_roles import resource_plan
 from rlhf_ray.config.batch_table import batch_table, render_rows
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.run import Config
-from rlhf_ray.planning.disk import disk_lines
 from rlhf_ray.planning.gpu_memory import memory_lines
 from rlhf_ray.planning.hub import planned_model
 from rlhf_ray.planning.step import step_lines
+from rlhf_ray.planning.storage.disk import disk_lines
+from rlhf_ray.planning.storage.snapshots import snapshot_lines
 
 
 class FolderUse(enum.Enum):
@@ -72,11 +73,13 @@ def describe_training(config: Config) -> str:
     with contextlib.suppress(RequestError):  # The check says it, after the plan.
         model = planned_model(config.model.path, seed=config.seed)
     gpus = [*memory_lines(config, model), *step_lines(config, model)]
+    recovery = snapshot_lines(config)
     return "\n".join(
         [
             f"# Batch\n{render_rows(batch_table(config))}\n",
             f"# Placement: {config.placement.strategy}\n{describe(resource_plan(config))}\n",
             f"# Disk of {config.output_dir}\n{disk}",
             *(["\n# Memory and time", *gpus] if gpus else []),
+            *(["\n# Recovery", *recovery] if recovery else []),
         ]
     )

@@ -53,7 +53,9 @@ class InProcessWaiter:
         """The call that is handed out next."""
         return self._random.choice(calls) if self._random else calls[0]
 
-    def stream(self, call: Call, *, phase: str, timeout_s: float) -> Iterator[Any]:
+    def stream(
+        self, call: Call, *, phase: str, timeout_s: float, others: Sequence[Call] = ()
+    ) -> Iterator[Any]:
         yield from call.signal
 
 

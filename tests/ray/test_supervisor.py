@@ -80,6 +80,15 @@ def test_the_error_of_a_stream_is_that_of_its_source(shared_troupe):
         streamed(shared_troupe, ["a"], fail=True)
 
 
+def test_a_stream_that_fails_for_another_worker_names_that_one(troupe):
+    """A rank whose peer dies fails within a gather: the peer is the cause."""
+    first, second = handles(troupe)
+    source = troupe.call(0, first.stream.options(num_returns="streaming").remote(["a"], True))
+    other = troupe.call(1, second.die.remote(1.0))
+    with pytest.raises(RunFailed, match=r"^puppet_1 died "):
+        list(troupe.supervisor.stream(source, phase="publish", timeout_s=20, others=[other]))
+
+
 def test_a_payload_is_not_fetched_but_passed_on(shared_troupe):
     first, second = handles(shared_troupe)
     signal, payload = first.two.options(num_returns=2).remote("x")

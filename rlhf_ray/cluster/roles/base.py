@@ -203,6 +203,11 @@ class RankGroup:
         self._members = tuple(members)
         self._ranks_per_sample = ranks_per_sample
 
+    def replace_members(self, members: Sequence[Member]) -> None:
+        """Go on with other actors of the same places, in the order of their ranks."""
+        assert len(members) == len(self._members), "as many ranks as before"
+        self._members = tuple(members)
+
     @property
     def num_shares(self) -> int:
         """Shares into which samples are divided: one for every group of ranks."""

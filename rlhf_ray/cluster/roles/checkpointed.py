@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rlhf_ray.calls import Call
 from rlhf_ray.checkpoint_files.background import BackgroundWrite
@@ -56,6 +57,14 @@ class TrainedActor(CheckpointedActor):
     def reload_states(self) -> None:
         self._worker.reload_states()
 
+    def take_state(self) -> tuple[int, Any]:
+        # Ray has copied the state into its store before the next method starts.
+        state = self._worker.take_state()
+        return state.num_bytes, state
+
+    def restore_state(self, state: Any) -> None:
+        self._worker.restore_state(state)
+
 
 class CheckpointedGroup(RankGroup):
     """All ranks of a role that has a folder in every checkpoint."""
@@ -96,3 +105,19 @@ class TrainedGroup(CheckpointedGroup):
 
     def reload_states(self) -> list[Call]:
         return [call_of(m, m.handle.reload_states.remote()) for m in self._members]
+
+    def take_state(self) -> list[Call]:
+        """Copy the state to the object store of each rank's node, which outlives the rank.
+
+        Signal: bytes. Payload: the state, which belongs to the caller.
+        """
+        return [
+            call_of(m, m.handle.take_state.options(num_returns=2).remote()) for m in self._members
+        ]
+
+    def restore_state(self, states: Sequence[Any]) -> list[Call]:
+        """Go on from the payloads of `take_state`, in the order of the ranks."""
+        return [
+            call_of(member, member.handle.restore_state.remote(state))
+            for member, state in zip(self._members, states, strict=True)
+        ]

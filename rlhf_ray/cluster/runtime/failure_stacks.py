@@ -1,4 +1,4 @@
-"""The part of a failure report that workers are asked for: a log, and what they are doing."""
+"""The report of a failure: lost nodes, a log, and what the workers are doing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from rlhf_ray.calls import MemberName
 from rlhf_ray.cluster.runtime.diagnose import dump_stacks, on_nodes, tail_log
+from rlhf_ray.cluster.runtime.nodes import lost_nodes, lost_words
 from rlhf_ray.cluster.runtime.process import ProcessInfo
+from rlhf_ray.failure_report import say_failed
 
 # For the answers of all nodes together. They are asked at once, so a lost node delays nothing else.
 REPORT_S = 20.0
@@ -24,6 +26,30 @@ class _Question:
 
     infos: Sequence[ProcessInfo]
     culprit: ProcessInfo | None
+
+
+def failure_report(
+    workers: dict[MemberName, ProcessInfo], culprit: MemberName, headline: str, where: str
+) -> str:
+    """The report of a failure: lost nodes first, then what the workers are asked for.
+
+    Args:
+        workers: all that are watched.
+        headline: what happened to the culprit, where and why.
+        where: phase and step.
+    """
+    parts = [headline]
+    on_node: dict[str, list[str]] = {}
+    for name, info in workers.items():
+        on_node.setdefault(info.node_id, []).append(str(name))
+    lost = lost_nodes(on_node)
+    if lost:
+        # Whoever failed first needed something of it.
+        event, cause = lost_words(lost, on_node)
+        parts = [f"{event} {where}: {cause}", f"--- seen as: {headline}"]
+    say_failed(parts[0], f"collecting logs and stacks of workers (at most {REPORT_S:g} s)")
+    gone = {node.node_id: f"on the lost node {node.name}" for node in lost}
+    return "\n".join([*parts, *worker_report(workers, culprit, gone)])
 
 
 def worker_report(

@@ -121,19 +121,31 @@ class Launcher:
             self.note_family(name, family)
 
     def end(self, name: MemberName) -> str:
-        """Kill one actor with all its processes, whatever state it is in (SIGSTOP, too).
+        """Kill one actor; see `end_all`."""
+        return self.end_all([name])[0]
 
-        When this returns, nothing of it uses its bundle, unless its node does not answer.
+    def end_all(self, names: Sequence[MemberName]) -> list[str]:
+        """Kill actors with all their processes, whatever state they are in (SIGSTOP, too).
+
+        When this returns, nothing of them uses its bundle, unless its node does not answer.
 
         Returns:
-            its process, node and log in some words.
+            process, node and log of each in some words.
         """
-        ray.kill(self._handles.pop(name))
-        info = self._infos.pop(name, None)
-        if info is None:
-            return "a process that had not come up"
-        on_nodes(kill_and_wait, {info.node_id: self._processes.pop(name)})
-        return f"process {info.pid} on node {info.node_id}, log {info.stderr_path or 'unknown'}"
+        words: list[str] = []
+        by_node: dict[str, list[ProcessKey]] = {}
+        for name in names:
+            ray.kill(self._handles.pop(name))
+            self._supervisor.forget(name)
+            info = self._infos.pop(name, None)
+            if info is None:
+                words.append("a process that had not come up")
+                continue
+            by_node.setdefault(info.node_id, []).extend(self._processes.pop(name))
+            log = info.stderr_path or "unknown"
+            words.append(f"process {info.pid} on node {info.node_id}, log {log}")
+        on_nodes(kill_and_wait, by_node)
+        return words
 
     def close(self, *, orderly: bool) -> None:
         """End every actor; in order only if nothing failed. What is left then is killed."""

@@ -13,8 +13,7 @@ from ray.exceptions import RayError
 
 from rlhf_ray.calls import Call, MemberName
 from rlhf_ray.cluster.runtime.deaths import cause, headline, is_death, is_loss
-from rlhf_ray.cluster.runtime.failure_stacks import REPORT_S, worker_report
-from rlhf_ray.cluster.runtime.nodes import lost_nodes, lost_words
+from rlhf_ray.cluster.runtime.failure_stacks import failure_report
 from rlhf_ray.cluster.runtime.pending import (
     CallSet,
     Done,
@@ -25,7 +24,6 @@ from rlhf_ray.cluster.runtime.pending import (
 )
 from rlhf_ray.cluster.runtime.process import ProcessInfo
 from rlhf_ray.config.errors import RunFailed, ToldFailure
-from rlhf_ray.failure_report import say_failed
 from rlhf_ray.losses import LossKeeper, Lost, MemberLost
 from rlhf_ray.observe.spans.call_spans import CallSpans
 
@@ -72,6 +70,10 @@ class Supervisor:
     def add(self, member: Member) -> None:
         self._members[member.name] = member
 
+    def forget(self, member: MemberName) -> None:
+        """No report looks at this worker any more: it was ended on purpose."""
+        self._members.pop(member, None)
+
     def tend(self, keeper: LossKeeper) -> None:
         """See `losses.LossWaiter`."""
         self._keeper = keeper
@@ -99,6 +101,12 @@ class Supervisor:
         Raises:
             RunFailed: a worker died, failed, or was not done in time.
         """
+        return self._results(calls, (), phase, timeout_s)
+
+    def _results(
+        self, calls: Sequence[Call], causes: Sequence[Call], phase: str, timeout_s: float
+    ) -> list[Any]:
+        """See `results`. Failures of `causes` are looked for behind a failure."""
         deadline = time.monotonic() + timeout_s
         pending = CallSet(calls, self.spans)
         values: dict[Call, Any] = {}
@@ -114,7 +122,7 @@ class Supervisor:
                     raise MemberLost(self._lost[call.member])
                 if error := error_of(future):
                     others = [c for c in calls if c is not call and c not in values]
-                    raise self._failed(call, error, others, phase)
+                    raise self._failed(call, error, [*others, *causes], phase)
                 values[call] = future.result()
         return [values[call] for call in calls]
 
@@ -203,7 +211,9 @@ class Supervisor:
             values.append((call, future.result() if lost is None else lost))
         return values
 
-    def stream(self, call: Call, *, phase: str, timeout_s: float) -> Iterator[Any]:
+    def stream(
+        self, call: Call, *, phase: str, timeout_s: float, others: Sequence[Call] = ()
+    ) -> Iterator[Any]:
         """References to what a generator method yields; each in time, none fetched.
 
         The method yields a small signal before every item: the signal is fetched, so that an
@@ -214,13 +224,13 @@ class Supervisor:
         """
         while (signal := self._next_of(call, phase, timeout_s)) is not None:
             item = Call(member=call.member, signal=signal, payload=None)
-            self.results([item], phase=phase, timeout_s=timeout_s)
+            self._results([item], others, phase, timeout_s)
             yield self._next_of(call, phase, timeout_s)
 
     def _next_of(self, call: Call, phase: str, timeout_s: float) -> Any | None:
         ready, _ = ray.wait([call.signal], timeout=timeout_s, fetch_local=False)
         if not ready:
-            raise self._late([call], phase, timeout_s)
+            raise self._late([call], phase, timeout_s, may_lose=True)
         return next(call.signal, None)
 
     def _failed(
@@ -284,17 +294,6 @@ class Supervisor:
         return self._report(late[0], what, reason, phase)
 
     def _report(self, culprit: MemberName, what: str, reason: str, phase: str) -> RunFailed:
-        parts = [f"{what} (phase {phase}, step {self._step}): {reason}"]
         workers = {name: member.info for name, member in self._members.items()}
-        on_node: dict[str, list[str]] = {}
-        for name, info in workers.items():
-            on_node.setdefault(info.node_id, []).append(str(name))
-        lost = lost_nodes(on_node)
-        if lost:
-            # Whoever failed first needed something of it.
-            event, cause_of_loss = lost_words(lost, on_node)
-            where = f"(phase {phase}, step {self._step})"
-            parts = [f"{event} {where}: {cause_of_loss}", f"--- seen as: {parts[0]}"]
-        say_failed(parts[0], f"collecting logs and stacks of workers (at most {REPORT_S:g} s)")
-        gone = {node.node_id: f"on the lost node {node.name}" for node in lost}
-        return ToldFailure("\n".join([*parts, *worker_report(workers, culprit, gone)]))
+        where = f"(phase {phase}, step {self._step})"
+        return ToldFailure(failure_report(workers, culprit, f"{what} {where}: {reason}", where))

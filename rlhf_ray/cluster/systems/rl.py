@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from rlhf_ray.cluster.engines.group import GeneratorGroup
 from rlhf_ray.cluster.engines.replacement import Replacements
 from rlhf_ray.cluster.resource_plan import ResourcePlan
+from rlhf_ray.cluster.roles.base import RankGroup
 from rlhf_ray.cluster.roles.builder import BuilderGroup
 from rlhf_ray.cluster.roles.critic import CriticGroup
 from rlhf_ray.cluster.roles.learner import LearnerGroup
 from rlhf_ray.cluster.roles.reference import ReferenceGroup
 from rlhf_ray.cluster.roles.rewards import RewardGroup
 from rlhf_ray.cluster.roles.run_roles import RunRoles
-from rlhf_ray.cluster.runtime.supervisor import Supervisor
+from rlhf_ray.cluster.runtime.supervisor import Member, Supervisor
 from rlhf_ray.cluster.systems.launch import launched
+from rlhf_ray.cluster.systems.restarts import TrainedRestarts
 from rlhf_ray.config.groups.runtime import DeadlineConfig, PlacementConfig
 from rlhf_ray.observe.startup import StartupClock
 
@@ -27,11 +29,13 @@ class System:
 
     Attributes:
         replacements: starts engines in the place of lost ones.
+        restarts: ends and starts the ranks of learner and critic.
     """
 
     supervisor: Supervisor
     generators: GeneratorGroup
     replacements: Replacements
+    restarts: TrainedRestarts
     rewards: RewardGroup
     learner: LearnerGroup
     critic: CriticGroup | None
@@ -63,13 +67,12 @@ def started_system(
     ) as started:
         by_role, supervisor, launcher = started
         generators = GeneratorGroup(by_role["generator"])
-        learner = LearnerGroup(by_role["learner"], ranks_per_sample=run.ranks_per_sample("learner"))
-        critic = reference = None
-        if critics := by_role.get("critic"):
-            critic = CriticGroup(critics, ranks_per_sample=run.ranks_per_sample("critic"))
-        if references := by_role.get("reference"):
-            size = run.ranks_per_sample("reference")
-            reference = ReferenceGroup(references, ranks_per_sample=size)
+        learner, critic = _trained(run, by_role)
+        trained: dict[str, RankGroup] = {
+            "learner": learner,
+            **({"critic": critic} if critic else {}),
+        }
+        reference = _reference(run, by_role)
         pools = [scoring.pool(by_role) for scoring in run.scorings]
         yield System(
             supervisor=supervisor,
@@ -82,6 +85,14 @@ def started_system(
                 on_started=generators.join,
                 timeout_s=deadlines.start_s,
             ),
+            restarts=TrainedRestarts(
+                [run.named(name) for name in trained],
+                trained,
+                plan,
+                launcher,
+                supervisor,
+                timeout_s=deadlines.start_s,
+            ),
             rewards=RewardGroup(by_role["reward"], pools),
             learner=learner,
             critic=critic,
@@ -92,3 +103,21 @@ def started_system(
                 num_critics=critic.num_shares if critic else 0,
             ),
         )
+
+
+def _trained(
+    run: RunRoles, by_role: Mapping[str, Sequence[Member]]
+) -> tuple[LearnerGroup, CriticGroup | None]:
+    """The roles that train."""
+    learner = LearnerGroup(by_role["learner"], ranks_per_sample=run.ranks_per_sample("learner"))
+    critics = by_role.get("critic")
+    if not critics:
+        return learner, None
+    return learner, CriticGroup(critics, ranks_per_sample=run.ranks_per_sample("critic"))
+
+
+def _reference(run: RunRoles, by_role: Mapping[str, Sequence[Member]]) -> ReferenceGroup | None:
+    references = by_role.get("reference")
+    if not references:
+        return None
+    return ReferenceGroup(references, ranks_per_sample=run.ranks_per_sample("reference"))

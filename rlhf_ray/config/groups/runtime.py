@@ -199,12 +199,12 @@ class DeadlineConfig:
 
 @dataclass
 class RecoveryConfig:
-    """Recovery from lost workers within a run; engines only, so far. See docs/reliability.md."""
+    """Recovery from lost workers within a run. See docs/reliability.md."""
 
     max_restarts: int = setting(
         0,
-        "Engines that a run replaces before the loss of another one ends it; 0 ends it at the "
-        "first. An engine is lost if its process ends or is silent.",
+        "Losses of each role (engines, learner, critic) that a run goes on after; the next one "
+        "ends it. 0 ends it at the first. A worker is lost if its process ends or is silent.",
         minimum=0,
     )
     min_engines: int = setting(
@@ -220,6 +220,15 @@ class RecoveryConfig:
         "for its vLLM process.",
         unit="seconds",
         minimum=5,
+    )
+    snapshot_every: int = setting(
+        1,
+        "With max_restarts, steps between two copies of the state of learner and critic in Ray's "
+        "object store, from which they go on after a loss: 12 bytes a weight, and two copies at a "
+        "time. 0 takes none: they go on from the last checkpoint, or from the start, and do all "
+        "updates since then again.",
+        unit="steps",
+        minimum=0,
     )
 
 

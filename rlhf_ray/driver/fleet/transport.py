@@ -69,6 +69,10 @@ class FleetTransport:
         if last is not None and last[1] == AVERAGE:
             self.send(last[0], what=AVERAGE)
 
+    def source_restarted(self) -> None:
+        """The source has new workers: what was opened to the former ones is of no use."""
+        self._opened = None
+
     def close(self) -> None:
         """See `WeightTransport.close`. An engine that was lost has nothing to disconnect."""
         with contextlib.suppress(MemberLost):

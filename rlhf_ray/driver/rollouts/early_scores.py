@@ -50,6 +50,8 @@ class EarlyScores:
         # By batch: the piece of every prompt by its place in the stream, and the calls so far.
         self._pieces: dict[int, dict[int, _Piece]] = {}
         self._calls: dict[int, list[Call]] = {}
+        # The groups that were handed out last, and their calls: a step may be done again.
+        self._last: tuple[Sequence[Any], list[Call]] = ((), [])
 
     def begin(self, batch: int, prompts: Sequence[Prompt]) -> None:
         """Divide the prompts of a batch into pieces."""
@@ -79,11 +81,14 @@ class EarlyScores:
     def score(self, groups: Sequence[Any], num_tokens: Sequence[int]) -> list[Call]:
         """The calls for the oldest batch, which is complete; a `TokenScorer`."""
         del num_tokens
+        if groups is self._last[0]:
+            return list(self._last[1])
         batch = min(self._calls)
         pieces = {id(piece): piece for piece in self._pieces.pop(batch).values()}.values()
         asked = {id(group) for piece in pieces for _, group, _ in piece.groups}
         assert asked == {id(group) for group in groups}, "the reference was asked for other groups"
-        return self._calls.pop(batch)
+        self._last = (groups, self._calls.pop(batch))
+        return list(self._last[1])
 
 
 NO_EARLY_SCORES = NoEarlyScores()

@@ -19,6 +19,9 @@ class NoUpdatedScores:
         return ()
 
 
+NO_UPDATED_SCORES = NoUpdatedScores()
+
+
 class UpdatedScores:
     """Lets the learner score the prompts whose tokens are recorded, once more.
 

@@ -43,6 +43,9 @@ class AdapterSender:
         """Begin a publish; the base model's weights do not change."""
         self._tensors = {}
 
+    async def abandon(self) -> None:
+        """No-op: nothing of a publish is in the engine before its end."""
+
     async def send(self, bucket: WeightBucket) -> None:
         """Copy one bucket; its memory may be reused when this returns."""
         self._tensors |= {name: tensor.clone() for name, tensor in unpack(bucket)}

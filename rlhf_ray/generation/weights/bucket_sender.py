@@ -59,6 +59,15 @@ class BucketSender:
         await self.wait()
         await self._llm.finish_weight_update(weight_version=str(version))
 
+    async def abandon(self) -> None:
+        """End an update of which some buckets have not come; another one must follow.
+
+        vLLM 0.32 begins none before the last is finished, and a finish without a version leaves
+        that of the engine as it is.
+        """
+        await self.wait()
+        await self._llm.finish_weight_update()
+
     async def wait(self) -> None:
         """Wait until the workers have loaded all buckets that were sent."""
         # Cleared first, so that a failed load is raised once, not again at the next publish.

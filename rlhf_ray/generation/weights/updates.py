@@ -59,6 +59,7 @@ class WeightUpdates:
         self._ending: asyncio.Future[None] | None = None
         self.seconds: dict[str, float] = {}
         self._part_began = 0.0
+        self._is_open = False
 
     @property
     def is_pausing(self) -> bool:
@@ -67,9 +68,14 @@ class WeightUpdates:
 
     async def begin(self) -> None:
         """Pause the engine and prepare for new weights."""
-        await self._pause.acquire()
+        was_open, self._is_open = self._is_open, True
+        if not was_open:
+            await self._pause.acquire()
         self._part_began = time.monotonic()
         with self._failing():
+            if was_open:
+                # Its learner has died. The engine stays paused: its weights are part old and new.
+                await self._answer(self._sender.abandon())
             clears = not self._requests.keeps_cache
             await self._answer(self._llm.pause_generation(mode="keep", clear_cache=clears))
             await self._answer(self._sender.begin())
@@ -90,7 +96,7 @@ class WeightUpdates:
             self._requests.num_updates += 1
             await self._answer(self._llm.resume_generation())
         self._part_ends("resume")
-        self._pause.release()
+        self._end_pause()
 
     async def open_channel(self, settings: ChannelSettings) -> str:
         """Connect all workers with the learner; returns the text of a failure, or ""."""
@@ -138,9 +144,13 @@ class WeightUpdates:
                 f"generator {self._index}: an update of its weights has failed, and they are part "
                 f"old and part new until the next one"
             )
-            self._pause.release()
+            self._end_pause()
             self._end_if_confused()
             raise
+
+    def _end_pause(self) -> None:
+        self._is_open = False
+        self._pause.release()
 
     def _end_if_confused(self) -> None:
         """End an engine of several workers; in a thread, because a worker that hangs takes time."""

@@ -38,7 +38,7 @@ from rlhf_ray.observe.fit_report import fit_table, summarize_fit, write_fit_summ
 from rlhf_ray.observe.metrics import make_writer, read_metrics
 from rlhf_ray.observe.progress import Progress
 from rlhf_ray.observe.spans.span_log import SpanLog
-from rlhf_ray.planning.disk import check_disk
+from rlhf_ray.planning.storage.disk import check_disk
 from rlhf_ray.stages.fit.first_example import first_example
 from rlhf_ray.stages.fit.inputs import (
     FitInputs,

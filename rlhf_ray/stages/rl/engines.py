@@ -11,6 +11,8 @@ from rlhf_ray.driver.fleet.accounts import RecoveryAccounts
 from rlhf_ray.driver.fleet.engine_fleet import EngineFleet
 from rlhf_ray.driver.fleet.parts import FleetSettings
 from rlhf_ray.driver.fleet.transport import FleetTransport
+from rlhf_ray.driver.healing.parts import NoHealing
+from rlhf_ray.driver.healing.trained_roles import TrainedRoles
 from rlhf_ray.publish.base import WeightTransport
 from rlhf_ray.publish.publisher import Publisher
 from rlhf_ray.stages.rl.settings import RlSettings
@@ -23,10 +25,12 @@ class RunEngines:
     Attributes:
         sampling: engines that take requests, and receive the probe.
         fleet: the same, where lost engines are replaced; None where a loss ends the run.
+        accounts: of all losses; None likewise.
     """
 
     sampling: GeneratorGroup | EngineFleet
-    fleet: EngineFleet | None
+    fleet: EngineFleet | None = None
+    accounts: RecoveryAccounts | None = None
 
     def following(self, transport: WeightTransport, system: System) -> WeightTransport:
         """The transport to the engines that are there at each publish.
@@ -44,11 +48,17 @@ class RunEngines:
         following.open(system.learner, self.fleet.muster(takes_new=True))
         return following
 
-    def restored_by(self, publisher: Publisher, transport: WeightTransport) -> None:
+    def restored_by(
+        self,
+        publisher: Publisher,
+        transport: WeightTransport,
+        trained: TrainedRoles | NoHealing,
+    ) -> None:
         """If no engine serves, `publisher` brings the weights to the next one."""
         if self.fleet is not None:
             assert isinstance(transport, FleetTransport)
-            self.fleet.restore_with(lambda: transport.restore(publisher.publish_again))
+            again = publisher.publish_again
+            self.fleet.restore_with(lambda: trained.do(transport.restore, again))
 
     def retire(self) -> None:
         """No engine is needed any more: from now on a loss is no event of the run."""
@@ -64,7 +74,8 @@ def make_engines(settings: RlSettings, system: System, say: Callable[[str], None
     """The engines of a started system. `say` shows a sentence."""
     recovery = settings.recovery
     if recovery.max_restarts == 0:
-        return RunEngines(sampling=system.generators, fleet=None)
+        return RunEngines(sampling=system.generators)
+    accounts = RecoveryAccounts(folder=settings.output, say=say)
     fleet = EngineFleet(
         system.generators,
         system.replacements,
@@ -75,7 +86,7 @@ def make_engines(settings: RlSettings, system: System, say: Callable[[str], None
             silence_s=recovery.silence_s,
             start_s=settings.deadlines.start_s,
         ),
-        accounts=RecoveryAccounts(folder=settings.output, say=say),
+        accounts=accounts,
     )
     system.supervisor.tend(fleet)
-    return RunEngines(sampling=fleet, fleet=fleet)
+    return RunEngines(sampling=fleet, fleet=fleet, accounts=accounts)

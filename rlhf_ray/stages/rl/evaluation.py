@@ -18,6 +18,8 @@ from rlhf_ray.driver.evaluation.evaluator import (
     NoBest,
     NoEvaluation,
 )
+from rlhf_ray.driver.healing.parts import NoHealing
+from rlhf_ray.driver.healing.trained_roles import TrainedRoles
 from rlhf_ray.driver.updates.device_sharing import DeviceSharing
 from rlhf_ray.driver.updates.token_scores import NoTokenScores
 from rlhf_ray.models.saving.generation_ends import add_ends
@@ -37,6 +39,7 @@ def make_evaluator(
     turns: DeviceSharing,
     publisher: Publisher,
     transport: WeightTransport,
+    trained: TrainedRoles | NoHealing,
     *,
     is_resumed: bool,
     say: Callable[[str], None],
@@ -63,7 +66,7 @@ def make_evaluator(
         settings=settings.collect,
     )
     rows = f"{fingerprint(prompts)} {rows_fingerprint(prompts)}"
-    best = _best(settings, system, turns, publisher, rows=rows, say=say)
+    best = _best(settings, system, turns, publisher, trained, rows=rows, say=say)
     if not is_resumed:
         best.clear()
     averages = settings.ema_decay is not None
@@ -71,7 +74,7 @@ def make_evaluator(
         collect=collector.collect,
         prompts=prompts,
         best=best,
-        average=_average(transport, turns) if averages else None,
+        average=_average(transport, turns, trained) if averages else None,
         keep=_keep(settings, system),
         settings=EvaluatorSettings(
             every=evaluation.every, num_steps=settings.num_steps, report=settings.report
@@ -84,6 +87,7 @@ def _best(
     system: System,
     turns: DeviceSharing,
     publisher: Publisher,
+    trained: TrainedRoles | NoHealing,
     *,
     rows: str,
     say: Callable[[str], None],
@@ -93,14 +97,17 @@ def _best(
         return NoBest()
     output = settings.output
 
-    def save(folder: Path) -> None:
-        # The engines have the devices; the learner needs them to gather its weights.
-        turns.begin_training()
+    def write(folder: Path) -> None:
         system.supervisor.results(
             system.learner.save_model(folder),
             phase="checkpoint",
             timeout_s=settings.deadlines.checkpoint_s,
         )
+
+    def save(folder: Path) -> None:
+        # The engines have the devices; the learner needs them to gather its weights.
+        turns.begin_training()
+        trained.do(write, folder)
         add_ends(folder, settings.end_token_ids)
         if settings.is_colocated:
             publisher.publish_again()
@@ -116,13 +123,15 @@ def _best(
     )
 
 
-def _average(transport: WeightTransport, turns: DeviceSharing) -> Callable[[int], None]:
+def _average(
+    transport: WeightTransport, turns: DeviceSharing, trained: TrainedRoles | NoHealing
+) -> Callable[[int], None]:
     """Publish the EMA to the engines. Without a probe: only the engines compute with the EMA."""
 
     def publish(version: int) -> None:
         turns.begin_training()
         turns.begin_publishing()
-        transport.send(version, what=AVERAGE)
+        trained.do(transport.send, version, what=AVERAGE)
         turns.begin_generating()
 
     return publish

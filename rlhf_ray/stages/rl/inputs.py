@@ -29,8 +29,8 @@ from rlhf_ray.models.builtin import resolve_model_path
 from rlhf_ray.models.checks.config_file import load_model_config
 from rlhf_ray.models.saving.generation_ends import template_lines
 from rlhf_ray.observe.progress import Progress
-from rlhf_ray.planning.disk import check_disk
 from rlhf_ray.planning.gpu_memory import check_gpu_memory, memory_lines, uses_gpus
+from rlhf_ray.planning.storage.disk import check_disk
 from rlhf_ray.publish.gate import Probe, make_probe
 from rlhf_ray.records import Prompt
 from rlhf_ray.rewards.load import reward_code, with_absolute_paths

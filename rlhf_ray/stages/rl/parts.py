@@ -16,6 +16,8 @@ from rlhf_ray.data.prompts.stream import PromptStream
 from rlhf_ray.driver.checkpoint_folders import Checkpoints
 from rlhf_ray.driver.checkpoints import StepCheckpoints
 from rlhf_ray.driver.evaluation.evaluator import Evaluator
+from rlhf_ray.driver.healing.parts import NoHealing
+from rlhf_ray.driver.healing.trained_roles import TrainedRoles
 from rlhf_ray.driver.roles import Checkpointed, TokenScorer
 from rlhf_ray.driver.rollouts.early_scores import NO_EARLY_SCORES, EarlyScores
 from rlhf_ray.driver.rollouts.failure_budget import FailureBudget
@@ -98,6 +100,7 @@ def make_publisher(
     transport: WeightTransport,
     devices: DeviceSharing,
     probe: Probe,
+    trained: TrainedRoles | NoHealing,
 ) -> Publisher:
     """The publisher of the policy, or of its adapter alone."""
     publisher = Publisher(
@@ -115,7 +118,7 @@ def make_publisher(
             timeout_s=settings.deadlines.publish_s,
         ),
     )
-    engines.restored_by(publisher, transport)
+    engines.restored_by(publisher, transport, trained)
     return publisher
 
 
@@ -161,10 +164,7 @@ def make_updated_scores(settings: RlSettings, system: System) -> UpdatedScores |
 
 
 def make_trainer(
-    settings: RlSettings,
-    system: System,
-    texts: TextSource,
-    updated_scores: UpdatedScores | NoUpdatedScores,
+    settings: RlSettings, system: System, texts: TextSource, trained: TrainedRoles | NoHealing
 ) -> Trainer:
     """The update of learner and critic."""
     return Trainer(
@@ -173,12 +173,12 @@ def make_trainer(
         critic=system.critic or NoCritic(),
         texts=texts,
         waiter=system.supervisor,
+        note=trained.note,
         settings=TrainerSettings(
             build_timeout_s=settings.deadlines.reference_s,
             update_timeout_s=settings.deadlines.update_s,
             critic_warmup_steps=settings.algorithm.critic_warmup_steps,
         ),
-        updated_scores=updated_scores,
     )
 
 

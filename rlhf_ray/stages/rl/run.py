@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from rlhf_ray.cluster.runtime.session import connected, is_connected
 from rlhf_ray.cluster.systems.rl import System, started_system
 from rlhf_ray.config.load import to_yaml
 from rlhf_ray.config.run import Config
-from rlhf_ray.driver.fleet.accounts import num_lost
+from rlhf_ray.driver.fleet.accounts import ROLE_LOST, num_lost
 from rlhf_ray.driver.loop import Loop, train
 from rlhf_ray.driver.resume_choice import check_rows
 from rlhf_ray.driver.rollouts.pipeline import RolloutPipeline
 from rlhf_ray.driver.run_checkpoints import LoopState, RunCheckpoints
-from rlhf_ray.driver.run_log import RunLog
+from rlhf_ray.driver.run_log import NoRollouts, RolloutFiles, RunLog
 from rlhf_ray.driver.updates.controllers import Controllers
 from rlhf_ray.failure_report import said_at_once
 from rlhf_ray.observe.metrics import make_writer, read_metrics
@@ -28,6 +28,7 @@ from rlhf_ray.rewards.first_row import try_first_rows
 from rlhf_ray.stages.output import opened_output
 from rlhf_ray.stages.rl.engines import make_engines
 from rlhf_ray.stages.rl.evaluation import make_evaluator
+from rlhf_ray.stages.rl.healing import attach, make_trained
 from rlhf_ray.stages.rl.inputs import RlInputs, check_request, read_inputs
 from rlhf_ray.stages.rl.parts import (
     make_checkpoints,
@@ -44,6 +45,7 @@ from rlhf_ray.stages.rl.parts import (
     make_updated_scores,
     save_models,
 )
+from rlhf_ray.stages.rl.settings import RlSettings
 from rlhf_ray.stages.rl.transport import open_transport
 
 
@@ -99,44 +101,33 @@ def _train(inputs: RlInputs, system: System, progress: Progress, startup: Startu
     settings = inputs.settings
     early = make_early_scores(settings, system)
     engines = make_engines(settings, system, progress.message)
+    trained = make_trained(settings, system, engines)
     pipeline = make_pipeline(settings, system, engines, inputs.prompts, early)
     transport = open_transport(settings, system, engines)
     devices = make_device_sharing(settings, system)
-    publisher = make_publisher(settings, system, engines, transport, devices, inputs.probe)
+    publisher = make_publisher(settings, system, engines, transport, devices, inputs.probe, trained)
     is_resumed, held_out = inputs.resume_from is not None, inputs.held_out
     evaluator = make_evaluator(
-        *(settings, system, engines, held_out, devices, publisher, transport),
+        *(settings, system, engines, held_out, devices, publisher, transport, trained),
         is_resumed=is_resumed,
         say=progress.message,
     )
     saver = make_checkpoints(settings, system, inputs, evaluator)
     reference_updater = make_reference_updater(settings, system)
     reference_updater.check()
-
+    trainer = make_trainer(settings, system, inputs.texts, trained)
     state = _first_state(inputs, saver, pipeline, progress.message)
-    _prove_weights(inputs, publisher, state.step)
+    attach(trained, trainer=trainer, saver=saver, transport=transport)
+    trained.do(_prove_weights, inputs, publisher, state.step)
     startup.done("gate")
 
-    with (
-        make_writer(
-            settings.observe, settings.output, run=settings.run_name, last_step=state.step
-        ) as metrics,
-        closing(SpanLog(settings.output, system.supervisor.spans, last_step=state.step)) as spans,
-    ):
-        updated = make_updated_scores(settings, system)
-        rollouts = make_rollout_files(settings, system, updated)
-        log = RunLog(
-            metrics=metrics,
-            progress=progress,
-            rollouts=rollouts,
-            spans=spans,
-            samples=make_shown_samples(settings, system, progress.message),
-            on_first_step=lambda: startup.finish(settings.output, progress.message),
-        )
+    updated = make_updated_scores(settings, system)
+    rollouts = make_rollout_files(settings, system, updated)
+    with _opened_log(settings, system, progress, startup, rollouts, state.step) as log:
         loop = Loop(
             pipeline=pipeline,
             token_scorers=make_token_scorers(settings, system, early),
-            trainer=make_trainer(settings, system, inputs.texts, updated),
+            trainer=trainer,
             publisher=publisher,
             reference_updater=reference_updater,
             devices=devices,
@@ -144,17 +135,43 @@ def _train(inputs: RlInputs, system: System, progress: Progress, startup: Startu
             waiter=system.supervisor,
             log=log,
             checkpoints=saver,
+            updated_scores=updated,
             recovery=engines,
+            trained=trained,
         )
         train(loop, state, num_steps=settings.num_steps)
         engines.retire()  # An engine that dies from now on must not cost the result.
-        saver.finish()
+        trained.do(saver.finish)
         rollouts.flush()
-
     progress.phase("save")
     devices.begin_training()
-    save_models(settings, system)
+    trained.do(save_models, settings, system)
     transport.close()  # After the result is safe: a failure here must not cost it.
+
+
+@contextmanager
+def _opened_log(
+    settings: RlSettings,
+    system: System,
+    progress: Progress,
+    startup: StartupClock,
+    rollouts: RolloutFiles | NoRollouts,
+    last_step: int,
+) -> Iterator[RunLog]:
+    """The files and the screen that every step is written to, open from `last_step` on."""
+    observe, output = settings.observe, settings.output
+    with (
+        make_writer(observe, output, run=settings.run_name, last_step=last_step) as metrics,
+        closing(SpanLog(output, system.supervisor.spans, last_step=last_step)) as spans,
+    ):
+        yield RunLog(
+            metrics=metrics,
+            progress=progress,
+            rollouts=rollouts,
+            spans=spans,
+            samples=make_shown_samples(settings, system, progress.message),
+            on_first_step=lambda: startup.finish(output, progress.message),
+        )
 
 
 def _first_state(
@@ -182,6 +199,11 @@ def _prove_weights(inputs: RlInputs, publisher: Publisher, step: int) -> None:
 
 def _report(output: Path) -> str:
     metrics = read_metrics(output / "metrics.jsonl")
-    summary = summarize(metrics, result=output / "model", lost_engines=num_lost(output))
+    summary = summarize(
+        metrics,
+        result=output / "model",
+        lost_engines=num_lost(output),
+        lost_ranks=num_lost(output, ROLE_LOST),
+    )
     write_summary(output, summary)
     return summary_table(summary)

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 from rlhf_ray.config.errors import GatheredProblems
 from rlhf_ray.config.run import Config
-from rlhf_ray.planning.disk import check_disk
 from rlhf_ray.planning.gpu_memory import check_gpu_memory
 from rlhf_ray.planning.shape import local_model
+from rlhf_ray.planning.storage.disk import check_disk
 from rlhf_ray.stages.steps.origins import KnownPart, known_parts
 
 # Its shapes are its engines' alone: the other models are looked at without it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,11 @@ def read_random_states(folder: Path, rank: int, num_saved: int) -> None:
     """
     if rank >= num_saved:
         return
-    states = load_plain(_random_file(folder, rank))
+    set_random_states(load_plain(_random_file(folder, rank)))
+
+
+def set_random_states(states: Mapping[str, Any]) -> None:
+    """Restore the random generators of this process from the result of `random_states`."""
     version, numbers, gauss = states["python"]
     random.setstate((version, tuple(numbers), gauss))
     name, keys, position, has_gauss, cached = states["numpy"]

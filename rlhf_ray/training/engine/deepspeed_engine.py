@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from rlhf_ray.training.engine.slicing.tensor_slice import whole_norm
 from rlhf_ray.training.engine.starting.initialize import DTYPES, initialized, sliced
 from rlhf_ray.training.engine.starting.optimizer import adamw
 from rlhf_ray.training.engine.state.frozen_weights import FrozenWeights
+from rlhf_ray.training.engine.state.held_state import RankState, held_slices, put_back
 from rlhf_ray.training.engine.state.state_files import read_parts, write_parts
 from rlhf_ray.training.engine.state.state_parts import (
     StatePart,
@@ -192,11 +193,37 @@ class TrainEngine:
         """All that a checkpoint has of this rank."""
         return list(parts_of(self.module, self._engine.basic_optimizer))
 
+    def held(self, random: Mapping[str, Any]) -> RankState:
+        """This rank's state with that of its random generators; see `held_slices`."""
+        return RankState(
+            optimizer_step=self._step,
+            slices=held_slices(self._frozen.not_in_files(self._parts())),
+            has_frozen=self._frozen.are_replaced,
+            random=random,
+        )
+
+    def restore(self, state: RankState) -> None:
+        """Go on from the result of `held` of the same rank; all ranks call it together.
+
+        Raises:
+            ValueError: it is of a rank that holds other slices.
+        """
+        with self._frozen.replaced() if state.has_frozen else nullcontext():
+            self._fill(state.steps(), lambda: put_back(state.slices, self._parts()))
+        self._step = state.optimizer_step
+
     def _load_slices(self, folder: Path, saved: dict[str, SavedTensor]) -> None:
+        def read() -> None:
+            read_parts(folder, saved, self._frozen.still_to_read(folder, saved, self._parts()))
+
+        self._fill(saved, read)
+
+    def _fill(self, saved: Mapping[str, SavedTensor], read: Callable[[], None]) -> None:
+        """Let `read` put values into the parts, and make everything else follow from them."""
         prepare_moments(self.module, self._engine.basic_optimizer, saved)
         if is_sharded := self._engine.zero_optimization_stage() == 3:
             self._engine.optimizer.checkpoint_event_prologue()
-        read_parts(folder, saved, self._frozen.still_to_read(folder, saved, self._parts()))
+        read()
         if is_sharded:
             round_into_weights(self.module, self._engine.basic_optimizer)
             self._engine.optimizer.checkpoint_event_epilogue()

@@ -17,12 +17,14 @@ from rlhf_ray.training.engine.checkpoint import (
     random_states,
     read_facts,
     read_random_states,
+    set_random_states,
     write_random_states,
 )
 from rlhf_ray.training.engine.deepspeed_engine import FrozenEngine, TrainEngine
 from rlhf_ray.training.engine.meeting import Meeting, limit_collectives
 from rlhf_ray.training.engine.process import start_process, stop_process
 from rlhf_ray.training.engine.ranks import rank, world_size
+from rlhf_ray.training.engine.state.held_state import RankState
 from rlhf_ray.training.forward.sequences import Sequences, WholeSequences
 
 
@@ -155,6 +157,19 @@ class TrainedRole(ABC):
         facts = read_facts(folder, self._settings)
         self._engine.load(folder, facts)
         read_random_states(folder, rank(), facts.world_size)
+
+    def take_state(self) -> RankState:
+        """The state of this moment, for memory outside of this process; see `held_slices`."""
+        return self._engine.held(random_states())
+
+    def restore_state(self, state: RankState) -> None:
+        """Go on from the result of `take_state` of the same rank; all ranks call it together.
+
+        Raises:
+            ValueError: it is of a rank that holds other slices.
+        """
+        self._engine.restore(state)
+        set_random_states(state.random)
 
     def offload_states(self, part: LearnerPart) -> None:
         """Free the GPU of a part, for a role that shares it; does nothing on a CPU."""

@@ -8,8 +8,15 @@ from typing import Any
 import pytest
 import torch
 
+from rlhf_ray.publish.bucket import pack_buckets
 from rlhf_ray.publish.gate import FidelityError
-from tests.stack.generation.harness import make_prompt, samples_of, token_logprobs
+from tests.stack.generation.harness import (
+    BUCKET_BYTES,
+    make_prompt,
+    named_weights,
+    samples_of,
+    token_logprobs,
+)
 
 pytestmark = pytest.mark.stack
 
@@ -156,3 +163,30 @@ def test_requests_that_start_together_wait_for_an_update_that_is_under_way(engin
 
     group = engine.run(scenario())
     assert group.summary().oldest_version == engine.version
+
+
+def test_an_update_that_its_learner_left_open_ends_with_the_next(engine, models):
+    """The learner has died after some buckets: requests wait, and the version stays."""
+
+    async def scenario():
+        running = asyncio.create_task(engine.engine.generate(make_prompt(4), (0,)))
+        await asyncio.sleep(0.3)
+        await engine.engine.begin_update()
+        for bucket in list(pack_buckets(named_weights(models["tied1"]), BUCKET_BYTES))[:2]:
+            await engine.engine.load_bucket(bucket)
+        await asyncio.sleep(0.3)
+        assert not running.done()
+        assert await engine.engine.weight_version() == engine.version
+        await engine.update(models["tied1"])
+        return await running
+
+    old = engine.version
+    with engine.changed(max_response_tokens=800, ignore_eos=True):
+        group, failures = engine.run(scenario())
+    assert failures == ()
+    (sample,) = samples_of(group)
+    assert sorted(set(sample.versions[sample.mask].tolist())) == [old, old + 1]
+    engine.prove(models["tied1"])
+    # The pause was given back: the next update begins and ends.
+    engine.run(engine.update(models["tied0"]))
+    engine.prove(models["tied0"])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -146,6 +147,28 @@ def resume_from_snapshot(here: Rank, *, name: str, **settings: Any) -> dict[str,
         }
 
 
+def resume_from_memory(here: Rank, **settings: Any) -> dict[str, Any]:
+    """Three steps; another rank goes on from what this one gave away after the first."""
+    with here.learner(**settings) as learner:
+        here.update(learner)
+        # As it travels: arrays out of band, which arrive read-only.
+        buffers: list[pickle.PickleBuffer] = []
+        state = pickle.dumps(learner.take_state(), protocol=5, buffer_callback=buffers.append)
+        kept = [bytes(buffer) for buffer in buffers]
+        straight = [here.update(learner) for _ in range(2)]
+        straight_weights = weights_of(learner)
+    held = pickle.loads(state, buffers=kept)
+    assert sum(map(len, kept)) >= held.num_bytes, "no values are in the pickle"
+    with here.learner(**settings) as learner:
+        learner.restore_state(held)
+        return {
+            "straight": straight,
+            "resumed": [here.update(learner) for _ in range(2)],
+            "straight_weights": straight_weights,
+            "resumed_weights": weights_of(learner),
+        }
+
+
 def _refusals(role: Any, folder: Path) -> dict[str, Any]:
     """The messages of a role whose checkpoint has one file that runs code, file by file."""
     if not folder.exists():
@@ -245,6 +268,16 @@ RESTORED: dict[int, dict[str, Callable[[Rank], Any]]] = {
             )
             for stage in (0, 2, 3)
         },
+        **{
+            f"memory_zero_{stage}_{dtype}": partial(
+                resume_from_memory, zero_stage=stage, dtype=dtype, ema_decay=0.9
+            )
+            for stage, dtype in ((0, "float32"), (1, "bfloat16"), (2, "float32"), (3, "bfloat16"))
+        },
+        "memory_lora_zero_2": partial(resume_from_memory, lora=LORA, zero_stage=2),
+        "memory_offload_zero_3": partial(
+            resume_from_memory, offload_optimizer=True, freeze_layers=1, zero_stage=3
+        ),
         "frozen_zero_2": partial(
             resume, name="restored_frozen", freeze_layers=1, ema_decay=0.9, zero_stage=2
         ),

@@ -207,15 +207,25 @@ def test_events_are_marked(tmp_path):
     ]
 
 
-def test_lost_engines_and_their_replacements_are_events(tmp_path):
+def test_losses_and_recoveries_are_events(tmp_path):
     lost = {"event": "engine_lost", "what": "generator_1 died", "phase": "generate", "step": 2}
     back = {"event": "engine_back", "engine": "generator_1", "seconds": 12.5, "step": 4}
     lines = [{**lost, "reason": "SIGKILL"}, {**back, "groups_issued_again": 3}, {"event": "new"}]
+    died = {"event": "role_lost", "what": "learner_0 died", "phase": "update", "step": 5}
+    healed = {"event": "role_back", "source": "the snapshot of step 5", "seconds": 9.1, "step": 5}
+    lines += [{**died, "reason": "SIGKILL"}, {**healed, "updates_done_again": 0}]
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (tmp_path / "events.jsonl").write_text(text + '{"event": "engine_lost", "st')
     assert values_of(tmp_path)["events"] == [
         [3, "loss", "generator_1 died in phase generate: SIGKILL"],
         [5, "recovery", "generator_1 serves, 12.5 s after the loss; 3 groups were issued again"],
+        [6, "loss", "learner_0 died in phase update: SIGKILL"],
+        [
+            6,
+            "recovery",
+            "learner and critic go on, 9.1 s after the loss, from the snapshot of step 5; 0 "
+            "updates were done again",
+        ],
     ]
 
 

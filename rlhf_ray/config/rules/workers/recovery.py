@@ -46,6 +46,16 @@ def _is_enough(config: Config) -> Iterator[str]:
         )
 
 
+def _takes_snapshots(config: Config) -> Iterator[str]:
+    recovery = config.recovery
+    if recovery.max_restarts == 0 and recovery.snapshot_every > 1:
+        yield (
+            f"recovery.snapshot_every={recovery.snapshot_every}: changes nothing while "
+            f"recovery.max_restarts=0 ends the run at the first loss; raise max_restarts or leave "
+            f"snapshot_every at 1"
+        )
+
+
 RECOVERY_RULES: tuple[Rule, ...] = (
     Rule(
         about="With `recovery.max_restarts`, engines have GPUs and nodes of their own, and no "
@@ -63,5 +73,10 @@ RECOVERY_RULES: tuple[Rule, ...] = (
         "`recovery.max_restarts`.",
         keys=("recovery.max_restarts", "recovery.min_engines", "generation.num_engines"),
         problems=_is_enough,
+    ),
+    Rule(
+        about="`recovery.snapshot_every` above 1 is set only with `recovery.max_restarts`.",
+        keys=("recovery.max_restarts", "recovery.snapshot_every"),
+        problems=_takes_snapshots,
     ),
 )

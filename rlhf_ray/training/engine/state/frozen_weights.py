@@ -51,6 +51,22 @@ class FrozenWeights:
         own = {part.name: part for part in self._own().values()}
         return [own.get(part.name, part) for part in parts]
 
+    @property
+    def are_replaced(self) -> bool:
+        """Whether a checkpoint of a release before has put other values into these weights."""
+        return self._are_written
+
+    def not_in_files(self, parts: Iterable[StatePart]) -> list[StatePart]:
+        """The parts that a start from the model's files does not give: all but these weights."""
+        if self._are_written:
+            return list(parts)
+        frozen = {
+            name
+            for name, tensor in distinct_tensors(self._module).items()
+            if isinstance(tensor, nn.Parameter) and not tensor.requires_grad
+        }
+        return [part for part in parts if part.name not in frozen]
+
     def still_to_read(
         self, folder: Path, saved: Mapping[str, SavedTensor], parts: Iterable[StatePart]
     ) -> list[StatePart]:

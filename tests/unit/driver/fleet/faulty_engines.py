@@ -6,7 +6,7 @@ Weights are the number of updates of the learner; the gate is the real one.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from rlhf_ray.driver.fleet.accounts import RecoveryAccounts
 from rlhf_ray.driver.fleet.engine_fleet import EngineFleet
 from rlhf_ray.driver.fleet.parts import FleetSettings
 from rlhf_ray.driver.fleet.transport import FleetTransport
+from rlhf_ray.driver.healing.parts import NO_HEALING, NoHealing
+from rlhf_ray.driver.healing.trained_roles import TrainedRoles
 from rlhf_ray.driver.loop import Loop, train
 from rlhf_ray.driver.rollouts.failure_budget import FailureBudget
 from rlhf_ray.driver.rollouts.pipeline import PipelineSettings, RolloutPipeline
@@ -224,6 +226,19 @@ class Noticing(InProcessWaiter):
             if self.now > deadline:
                 raise self._loss(late[0].member, f"{late[0].member} did not answer", "late")
 
+    def stream(
+        self, call: Call, *, phase: str, timeout_s: float, others: Sequence[Call] = ()
+    ) -> Iterator[Any]:
+        for item in call.signal:
+            self._phase = phase
+            self.find_dead(call.member)
+            if call.member in self._engines.hung:
+                self.now += timeout_s
+                raise self._loss(call.member, f"{call.member} did not answer", "late")
+            if call.member in self.lost:
+                raise MemberLost(self.lost[call.member])
+            yield item
+
     def pending(self) -> FaultyPending:
         return FaultyPending(self, self._engines)
 
@@ -392,6 +407,10 @@ class FleetRun:
         )
         self.fleet.restore_with(lambda: self.transport.restore(self.publisher.publish_again))
         self.batches, self.written = Batches(), Written()
+        # For runs with roles that train and are healed; see `tests.unit.driver.healing`.
+        self.critic: Any = None
+        self.texts: Any = NoTexts(num_ranks=1)
+        self.trained: TrainedRoles | NoHealing = NO_HEALING
         self.pipeline = RolloutPipeline(
             prompts=FakePrompts(),
             generators=self.fleet,
@@ -435,35 +454,42 @@ class FleetRun:
             self.publisher.publish(self.state.step, is_first=True)
         else:
             self.publisher.check_loaded(0)
+        trainer = Trainer(
+            builder=FakeBuilder(),
+            learner=self.learner,
+            critic=self.critic or NoCritic(),
+            texts=self.texts,
+            waiter=self.waiter,
+            note=self.trained.note,
+            settings=TrainerSettings(
+                build_timeout_s=60.0, update_timeout_s=60.0, critic_warmup_steps=0
+            ),
+        )
+        saver = self.saver
+        if isinstance(self.trained, TrainedRoles):
+            forget = [self.transport.source_restarted, saver.give_up_writing]
+            self.trained.attach(replay=trainer.replay, saved=saver, forget=forget)
         loop = Loop(
             pipeline=self.pipeline,
             token_scorers=TokenScorers(
                 reference=NoTokenScores(),
-                critic=NoTokenScores(),
-                old=NoTokenScores(),
+                critic=self.critic or NoTokenScores(),
+                old=NoTokenScores() if self.critic is None else self.learner,
                 untrained=self.learner,
                 num_untrained_steps=0,
                 waiter=self.waiter,
                 timeout_s=60.0,
             ),
-            trainer=Trainer(
-                builder=FakeBuilder(),
-                learner=self.learner,
-                critic=NoCritic(),
-                texts=NoTexts(num_ranks=1),
-                waiter=self.waiter,
-                settings=TrainerSettings(
-                    build_timeout_s=60.0, update_timeout_s=60.0, critic_warmup_steps=0
-                ),
-            ),
+            trainer=trainer,
             publisher=self.publisher,
             reference_updater=NoReferenceUpdate(),
             devices=DedicatedDevices(),
             evaluator=NoEvaluation(),
             waiter=self.waiter,
             log=RunLog(metrics=self.written, progress=self.written, rollouts=self.batches),
-            checkpoints=self.saver,
+            checkpoints=saver,
             recovery=self.fleet,
+            trained=self.trained,
         )
         train(loop, self.state, num_steps=self.num_steps)
         return self

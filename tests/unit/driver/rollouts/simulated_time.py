@@ -48,7 +48,9 @@ class Clock:
     def pending(self) -> Clocked:
         return Clocked(self)
 
-    def stream(self, call: Call, *, phase: str, timeout_s: float) -> Iterator[Any]:
+    def stream(
+        self, call: Call, *, phase: str, timeout_s: float, others: Sequence[Call] = ()
+    ) -> Iterator[Any]:
         yield from call.signal
 
     def busy(self, call: Call, seconds: float, *, since: float | None = None) -> Call:

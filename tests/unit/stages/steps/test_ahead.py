@@ -121,7 +121,7 @@ def test_gpus_that_are_too_small_are_found_in_a_dry_run(parts):
 
 
 def test_a_disk_that_is_too_small(parts, monkeypatch):
-    monkeypatch.setattr("rlhf_ray.planning.disk.free_bytes", lambda _: 10)
+    monkeypatch.setattr("rlhf_ray.planning.storage.disk.free_bytes", lambda _: 10)
     with pytest.raises(RequestError) as caught:
         check_ahead(parts())
     assert "pipeline.stages.tuned: output_dir=" in str(caught.value)

@@ -41,6 +41,13 @@ CASES = [
         ["recovery.min_engines=1", "recovery.max_restarts=0", "raise max_restarts"],
         ["recovery.max_restarts=1"],
     ),
+    (
+        "snapshots and nothing that needs them",
+        [],
+        ["recovery.snapshot_every=5"],
+        ["recovery.snapshot_every=5", "recovery.max_restarts=0", "raise max_restarts"],
+        ["recovery.max_restarts=1"],
+    ),
 ]
 
 

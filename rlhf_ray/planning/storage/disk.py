@@ -20,7 +20,7 @@ from rlhf_ray.models.builtin import BUILTIN_MODELS, builtin_folder, is_builtin
 from rlhf_ray.models.location import BUILTIN_PREFIX
 from rlhf_ray.planning.adapter_size import adapter_weights
 from rlhf_ray.planning.shape import NAME_A_FOLDER, bytes_of, local_model, num_weights
-from rlhf_ray.planning.waiting_groups import num_waiting, waiting_bytes
+from rlhf_ray.planning.storage.waiting_groups import num_waiting, waiting_bytes
 
 _TRAINED_BYTES, _EMA_BYTES = 12, 4
 _WRITTEN = ("checkpoints", "best", "model", "model_ema")
@@ -168,19 +168,29 @@ def check_disk(config: Config) -> None:
     )
 
 
+def trained_shares(config: Config) -> list[RoleShare]:
+    """The parts of a checkpoint of the roles that train; none if no size is known."""
+    weights = num_weights(_place_of(config))
+    return [] if weights is None else list(_trained_shares(config, weights))
+
+
 def _shares(config: Config, weights: int) -> Iterator[RoleShare]:
-    place = _place_of(config)
-    yield _trained_share("learner", config.training, weights, place)
+    yield from _trained_shares(config, weights)
     if config.is_fit:
         return
-    if config.needs_critic:
-        of_critic = config.critic.path or place
-        size = num_weights(of_critic) or weights
-        yield _trained_share("critic", config.critic, size, of_critic)
     if config.starts_reference and config.algorithm.reference_every > 0:
         # A reference that follows the policy slowly keeps float32 weights.
         size = 4 if config.algorithm.reference_decay > 0 else bytes_of(config.reference.dtype)
         yield _share("reference", config.reference, weights * size)
+
+
+def _trained_shares(config: Config, weights: int) -> Iterator[RoleShare]:
+    place = _place_of(config)
+    yield _trained_share("learner", config.training, weights, place)
+    if config.needs_critic and not config.is_fit:
+        of_critic = config.critic.path or place
+        size = num_weights(of_critic) or weights
+        yield _trained_share("critic", config.critic, size, of_critic)
 
 
 def _trained_share(name: str, role: TrainingConfig, weights: int, path: str) -> RoleShare:

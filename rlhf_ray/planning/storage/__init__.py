@@ -1,0 +1,1 @@
+"""Bytes that a run keeps outside its workers: checkpoints, models, snapshots."""
