@@ -112,16 +112,10 @@ class PlanConfig:
         8, "GPUs of one node, for the number of nodes and the host memory of each.", minimum=1
     )
     mean_prompt_tokens: int | None = setting(
-        None,
-        "Mean length of a prompt; null takes half of the longest.",
-        unit="tokens",
-        minimum=1,
+        None, "Mean length of a prompt; null takes half of the longest.", unit="tokens", minimum=1
     )
     mean_response_tokens: int | None = setting(
-        None,
-        "Mean length of a response; null takes half of the longest.",
-        unit="tokens",
-        minimum=1,
+        None, "Mean length of a response; null takes half of the longest.", unit="tokens", minimum=1
     )
 
 

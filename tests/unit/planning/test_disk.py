@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.load import load_config
 from rlhf_ray.models.builtin import builtin_folder
-from rlhf_ray.planning import disk
 from rlhf_ray.planning.shape import num_weights
+from rlhf_ray.planning.storage import disk
 from rlhf_ray.planning.storage.disk import check_disk, disk_lines, disk_need
 from rlhf_ray.stages.stage import describe_training
 from tests.unit.planning.models import QWEN_30B_MOE, QWEN_72B

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from tests.unit.stages.sizes.test_disk import config_of, model
-
 from rlhf_ray.planning.storage.snapshots import snapshot_lines
 from rlhf_ray.stages.stage import describe_training
+from tests.unit.planning.test_disk import config_of, model
 
 __all__ = ["model"]
 ON = "recovery.max_restarts=3"
