@@ -104,9 +104,11 @@ def test_tensor_files_are_read_in_one_place():
         for file in PACKAGE.rglob("*.py")
         if (names := _unsafe_readers(ast.parse(file.read_text(encoding="utf-8"))))
     }
-    # The headers of a model, on no device; no unrestricted pickle (weights_only).
-    headers = {"models/checks/weight_files.py": ["torch.load"]}
-    assert found == {"plain_files.py": ["torch.load"]} | headers
+    # Weights of a model, mapped, and its headers, on no device; neither runs code (weights_only).
+    weights = {"models/checks/weight_files.py": ["torch.load"] * 2}
+    assert found == {"plain_files.py": ["torch.load"]} | weights
+    text = (PACKAGE / "models/checks/weight_files.py").read_text(encoding="utf-8")
+    assert text.count(", weights_only=True, mmap=True)") == 2
 
 
 def test_pickles_are_read_only_from_own_processes():

@@ -23,6 +23,7 @@ from torch import Tensor
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.keys.unread import first_names
 from rlhf_ray.models.checks.finite import has_no_nan, is_finite
+from rlhf_ray.models.checks.weight_files import pickled_weights
 
 _INDEX = "model.safetensors.index.json"
 _CHUNK_BYTES = 2**26
@@ -136,8 +137,7 @@ def _is_sound(name: str, dtype: str, piece: memoryview) -> bool:
 
 
 def _of_pickle(file: Path) -> Iterator[tuple[str, bool]]:
-    weights = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    for name, weight in weights.items():
+    for name, weight in pickled_weights(file).items():
         if isinstance(weight, Tensor) and weight.is_floating_point() and weight.itemsize > 1:
             yield name, _allowed(name, weight)
 

@@ -106,7 +106,7 @@ def have_same_values(folder: Path, one: str, other: str, about: str) -> bool:
     if first is None or second is None:
         return True
     if first.suffix != ".safetensors":
-        return torch.equal(_pickled(first)[one], _pickled(second)[other])
+        return torch.equal(pickled_weights(first)[one], pickled_weights(second)[other])
     with safe_open(first, framework="pt") as of_one, safe_open(second, framework="pt") as of_other:
         mine, others = of_one.get_slice(one), of_other.get_slice(other)
         if mine.get_shape() != others.get_shape():
@@ -125,7 +125,8 @@ def _place_of(folder: Path, name: str, about: str) -> Path | None:
     return next((folder / file for file, names in by_file.items() if name in names), None)
 
 
-def _pickled(file: Path) -> Mapping[str, Tensor]:
+def pickled_weights(file: Path) -> Mapping[str, Tensor]:
+    """The weights of a `.bin` file, mapped and not read; it can run no code."""
     return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
 
 

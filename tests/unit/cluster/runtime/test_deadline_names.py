@@ -13,7 +13,9 @@ PACKAGE = Path(__file__).parents[4] / "rlhf_ray"
 
 
 def test_every_phase_has_a_deadline_of_the_configuration():
-    text = "\n".join(file.read_text(encoding="utf-8") for file in PACKAGE.rglob("*.py"))
+    # The phases of a plan are no waits.
+    files = [file for file in PACKAGE.rglob("*.py") if "planning" not in file.parts]
+    text = "\n".join(file.read_text(encoding="utf-8") for file in files)
     phases = set(re.findall(r'phase="([a-z_]+)"', text))
     assert {"start", "generate", "update", "publish", "checkpoint"} <= phases
     keys = {field.name for field in dataclasses.fields(DeadlineConfig)}
