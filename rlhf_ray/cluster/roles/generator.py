@@ -117,8 +117,11 @@ def _shared_gpus(
 class GeneratorActor(ActorProcess):
     """One vLLM engine."""
 
-    # Signs of life: an actor runs a thousand calls at a time, and may have more requests.
+    # Signs of life do not wait behind requests, however many there are.
     concurrency_groups: ClassVar[dict[str, int]] = {SIGNS_OF_LIFE: 2}
+    # A request is a call until its answer. Those that start together wait for the last of them,
+    # so that with Ray's thousand at a time a larger batch would never start.
+    max_calls: ClassVar[int] = 1_000_000
 
     def __init__(self, settings: EngineSettings) -> None:
         super().__init__()

@@ -62,6 +62,8 @@ class Launcher:
         options: dict[str, Any] = {}
         if self._environment:
             options["runtime_env"] = {"env_vars": self._environment}
+        if actor_class.max_calls:
+            options["max_concurrency"] = actor_class.max_calls
         groups = actor_class.concurrency_groups
         remote: Any = ray.remote
         if groups:

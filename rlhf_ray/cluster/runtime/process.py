@@ -46,9 +46,11 @@ class ActorProcess:
     Attributes:
         concurrency_groups: number of calls at a time by the name of a group of Ray: calls of a
             group do not queue behind others, and run in a thread of their own.
+        max_calls: number of other calls at a time; 0 leaves Ray's own number.
     """
 
     concurrency_groups: ClassVar[dict[str, int]] = {}
+    max_calls: ClassVar[int] = 0
     _listener: socket.socket | None = None
 
     def __init__(self) -> None:
