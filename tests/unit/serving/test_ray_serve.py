@@ -6,6 +6,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from rlhf_ray.cluster.ray_serve import application, http_options
 from rlhf_ray.config.groups.deploy import ServeConfig, ServeLimitsConfig
 from rlhf_ray.config.groups.generation import GenerationConfig
@@ -45,6 +47,7 @@ def test_no_request_waits_for_ever_in_a_proxy_and_no_number_of_them():
     assert told["max_ongoing_requests"] == told["max_queued_requests"] == 7
 
 
+@pytest.mark.slow  # Its packages are an extra, which `make test-slow` installs.
 def test_ray_serve_knows_these_options():
     from ray.serve.config import HTTPOptions
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -69,6 +70,13 @@ def living(processes: list[psutil.Process]) -> list[psutil.Process]:
     return [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
 
 
+def ignores(pid: int, number: int) -> bool:
+    """Whether a process ignores a signal, as the kernel says."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    (mask,) = (line.split()[1] for line in status.splitlines() if line.startswith("SigIgn:"))
+    return bool(int(mask, 16) >> (number - 1) & 1)
+
+
 def all_end(processes: list[psutil.Process], timeout_s: float = 20) -> bool:
     deadline = time.monotonic() + timeout_s
     while living(processes) and time.monotonic() < deadline:
@@ -100,7 +108,13 @@ def test_the_driver_can_end_it_and_live_on(driver):
 
 def test_signals_to_the_job_do_not_end_the_guardian(driver):
     process, others = driver
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    # Its interpreter may still be starting. It is in a session of its own, so that a signal to the
+    # job does not reach it even then.
+    deadline = time.monotonic() + 30
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    while time.monotonic() < deadline and not all(ignores(others[0].pid, n) for n in numbers):
+        time.sleep(0.01)
+    for number in numbers:
         others[0].send_signal(number)
     time.sleep(0.3)
     assert len(living(others)) == 5
