@@ -3,8 +3,8 @@
     python -m tests.parts [arguments of pytest]
 
 Engines, Ray clusters and groups of ranks are started once for all tests of a folder, so that a
-folder runs in one process, its lane. The lane that waits most of the time, for processes of Ray,
-shares the cores with the parallel part, and the others come after it, at once. The words of a lane
+folder runs in one process, its lane. The lanes that wait most of the time, for processes of Ray,
+share the cores with the parallel part, and the others come after it, at once. The words of a lane
 are printed when it has ended, in the order of the lanes.
 """
 
@@ -26,10 +26,11 @@ TESTS = Path(__file__).resolve().parent
 LANES = {
     "ray": ("ray", "cluster"),
     "e2e": ("e2e", "launch", "ray/test_session.py"),
-    "stack": ("gpu", "stack"),
+    "engines": ("gpu", "stack"),
+    "ranks": ("stack/training",),
 }
-# The lane that begins with the parallel part.
-FIRST_LANE = "ray"
+# The lanes that begin with the parallel part.
+FIRST_LANES = ("ray", "e2e")
 # Of those, files that start no engine and no cluster.
 NOT_IN_A_LANE = ("e2e/test_malformed.py",)
 PARTS = ("parallel", *LANES)
@@ -44,13 +45,14 @@ def part_of(file: Path) -> str:
     if name in NOT_IN_A_LANE:
         return "parallel"
     lane_of = {place: lane for lane, places in LANES.items() for place in places}
-    return lane_of.get(name) or lane_of.get(name.split("/")[0], "parallel")
+    places = (name, *(parent.as_posix() for parent in Path(name).parents))
+    return next((lane_of[place] for place in places if place in lane_of), "parallel")
 
 
 def main(arguments: Sequence[str]) -> int:
     """The exit status of pytest; a part without a test is fine if another part has one."""
     with contextlib.ExitStack() as stack:
-        running = {FIRST_LANE: _started(FIRST_LANE, arguments, stack)}
+        running = {lane: _started(lane, arguments, stack) for lane in FIRST_LANES}
         statuses = [subprocess.run(_command("parallel", arguments), check=False).returncode]
         running |= {lane: _started(lane, arguments, stack) for lane in LANES if lane not in running}
         for lane in LANES:

@@ -21,7 +21,10 @@ REPOSITORY = Path(__file__).resolve().parents[2]
         ("benchmarks/test_agreement.py", "parallel"),
         ("e2e/test_malformed.py", "parallel"),
         ("e2e/test_resume.py", "e2e"),
-        ("stack/training/test_state.py", "stack"),
+        ("stack/test_collective_limit.py", "engines"),
+        ("stack/generation", "engines"),
+        ("stack/training/test_state.py", "ranks"),
+        ("stack/training", "ranks"),
         ("ray/test_runtime.py", "ray"),
         ("ray/test_session.py", "e2e"),
         ("ray", "ray"),
@@ -36,7 +39,7 @@ def test_what_is_named_is_there():
     assert [name for name in named if not (parts.TESTS / name).exists()] == []
 
 
-@pytest.mark.parametrize(("part", "status"), [("e2e", 0), ("stack", 5), ("parallel", 5)])
+@pytest.mark.parametrize(("part", "status"), [("e2e", 0), ("ranks", 5), ("parallel", 5)])
 @pytest.mark.parametrize("argument", ["tests/launch", "tests/launch/test_parts.py"])
 def test_a_part_collects_its_own_tests(part, status, argument):
     """Also of a folder or a file of the other part that is named on the command line."""
@@ -56,7 +59,7 @@ def test_exit_status(statuses, status):
     assert exit_status(statuses) == status
 
 
-@pytest.mark.parametrize("fails", [None, "parallel", "ray", "e2e", "stack"])
+@pytest.mark.parametrize("fails", [None, "parallel", "ray", "e2e", "engines", "ranks"])
 def test_every_part_runs_and_is_heard_whatever_becomes_of_the_others(
     monkeypatch, capfdbinary, fails
 ):
@@ -72,7 +75,8 @@ def test_every_part_runs_and_is_heard_whatever_becomes_of_the_others(
         "parallel -k name",
         "ray -k name",
         "e2e -k name",
-        "stack -k name",
+        "engines -k name",
+        "ranks -k name",
     ]
 
 

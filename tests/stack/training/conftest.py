@@ -29,7 +29,7 @@ FIXTURES = (
     "seen",
     "followed",
     "compared",
-    "adapted",
+    "partial",
     "restored",
     "relaid",
     "relaid_all",
@@ -138,9 +138,9 @@ def compared(runs: Runs) -> Seen:
 
 
 @pytest.fixture(scope="session")
-def adapted(runs: Runs) -> Seen:
+def partial(runs: Runs) -> Seen:
     """Results of the scenarios that train a part of a model."""
-    return runs.seen("adapted")
+    return runs.seen("partial")
 
 
 @pytest.fixture(scope="session")

@@ -191,5 +191,5 @@ TABLES = {
     "sliced": SLICE_MATRIX,
     "paired": SLICED,
     "compared": COMPARED,
-    "adapted": ADAPTED,
+    "partial": ADAPTED,
 }

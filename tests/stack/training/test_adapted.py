@@ -49,9 +49,9 @@ def logprobs_of(model: Any, data: dict[str, Tensor]) -> Tensor:
 
 class TestFrozenWeights:
     @pytest.mark.parametrize(("world_size", "stage"), PLACES)
-    def test_frozen_weights_stay_and_the_others_change(self, adapted: Seen, world_size, stage):
-        start = AutoModelForCausalLM.from_pretrained(adapted.folder / "policy").state_dict()
-        for result in ranks_of(adapted, f"frozen_zero_{stage}", world_size):
+    def test_frozen_weights_stay_and_the_others_change(self, partial: Seen, world_size, stage):
+        start = AutoModelForCausalLM.from_pretrained(partial.folder / "policy").state_dict()
+        for result in ranks_of(partial, f"frozen_zero_{stage}", world_size):
             kinds = set()
             for name, after in result["after"].items():
                 kinds.add(is_frozen(name))
@@ -61,8 +61,8 @@ class TestFrozenWeights:
             assert kinds == {True, False}
 
     @pytest.mark.parametrize(("world_size", "stage"), PLACES)
-    def test_frozen_weights_have_no_gradient_or_state(self, adapted: Seen, world_size, stage):
-        results = ranks_of(adapted, f"frozen_zero_{stage}", world_size)
+    def test_frozen_weights_have_no_gradient_or_state(self, partial: Seen, world_size, stage):
+        results = ranks_of(partial, f"frozen_zero_{stage}", world_size)
         for result in results:
             names = [name.removeprefix("model.") for name in result["gradient"]]
             assert not any(is_frozen(name) for name in names)
@@ -74,9 +74,9 @@ class TestFrozenWeights:
         assert copies * 2 * trained <= states < copies * 2 * trained * 1.1
 
     @pytest.mark.parametrize("stage", STAGES)
-    def test_two_ranks_are_one(self, adapted: Seen, stage):
-        one = adapted.one["frozen_zero_0"]
-        for result in ranks_of(adapted, f"frozen_zero_{stage}", 2):
+    def test_two_ranks_are_one(self, partial: Seen, stage):
+        one = partial.one["frozen_zero_0"]
+        for result in ranks_of(partial, f"frozen_zero_{stage}", 2):
             assert relative_difference(result["gradient"], one["gradient"]) < 1e-6
             for mine, other in zip(result["metrics"], one["metrics"], strict=True):
                 assert_same_metrics(mine, other, rel=5e-6)
@@ -85,10 +85,10 @@ class TestFrozenWeights:
 class TestAdapters:
     @pytest.mark.parametrize(("world_size", "stage"), PLACES)
     def test_the_model_starts_unchanged_and_its_merged_layers_change(
-        self, adapted: Seen, world_size, stage
+        self, partial: Seen, world_size, stage
     ):
-        start = AutoModelForCausalLM.from_pretrained(adapted.folder / "policy").state_dict()
-        for result in ranks_of(adapted, f"adapted_zero_{stage}", world_size):
+        start = AutoModelForCausalLM.from_pretrained(partial.folder / "policy").state_dict()
+        for result in ranks_of(partial, f"adapted_zero_{stage}", world_size):
             assert result["after"].keys() == start.keys() - {"lm_head.weight"}
             shapes = {name: tuple(value.shape) for name, value in result["after"].items()}
             assert result["shapes"] == shapes
@@ -98,9 +98,9 @@ class TestAdapters:
                 assert torch.equal(after, start[name]) != has_adapter, name
 
     @pytest.mark.parametrize("stage", STAGES)
-    def test_two_ranks_are_one(self, adapted: Seen, stage):
-        one = adapted.one["adapted_zero_0"]
-        for result in ranks_of(adapted, f"adapted_zero_{stage}", 2):
+    def test_two_ranks_are_one(self, partial: Seen, stage):
+        one = partial.one["adapted_zero_0"]
+        for result in ranks_of(partial, f"adapted_zero_{stage}", 2):
             for number in range(3):
                 mine, other = result["gradients"][number], one["gradients"][number]
                 assert relative_difference(mine, other) < (1e-6, 1e-5, 1e-5)[number]
@@ -108,8 +108,8 @@ class TestAdapters:
                 assert_same_metrics(mine, other, rel=5e-6)
 
     @pytest.mark.parametrize(("world_size", "stage"), PLACES)
-    def test_only_adapters_have_a_gradient_and_a_state(self, adapted: Seen, world_size, stage):
-        results = ranks_of(adapted, f"adapted_zero_{stage}", world_size)
+    def test_only_adapters_have_a_gradient_and_a_state(self, partial: Seen, world_size, stage):
+        results = ranks_of(partial, f"adapted_zero_{stage}", world_size)
         size = sum(weight.numel() for weight in results[0]["adapter"].values())
         states = sum(result["num_states"] for result in results)
         copies = world_size if stage == 0 else 1
@@ -119,8 +119,8 @@ class TestAdapters:
             assert len(result["gradients"][0]) == len(result["adapter"]) == 2 * 2 * 7
 
     @pytest.mark.parametrize(("world_size", "stage"), PLACES)
-    def test_a_resumed_run_equals_the_straight_one(self, adapted: Seen, world_size, stage):
-        for result in ranks_of(adapted, f"adapted_zero_{stage}", world_size):
+    def test_a_resumed_run_equals_the_straight_one(self, partial: Seen, world_size, stage):
+        for result in ranks_of(partial, f"adapted_zero_{stage}", world_size):
             assert result["resumed"] == result["metrics"][1:]
             for name, value in result["after"].items():
                 assert torch.equal(result["resumed_weights"][name], value), name
@@ -129,44 +129,44 @@ class TestAdapters:
             assert all(".lora_" in key for key in result["pieces"])
 
     @pytest.mark.parametrize(("world_size", "stage"), PLACES)
-    def test_the_merged_model_scores_like_the_trained_one(self, adapted: Seen, world_size, stage):
-        folder = adapted.folder / f"adapted_zero_{stage}_{world_size}" / "model"
-        result = ranks_of(adapted, f"adapted_zero_{stage}", world_size)[0]
+    def test_the_merged_model_scores_like_the_trained_one(self, partial: Seen, world_size, stage):
+        folder = partial.folder / f"adapted_zero_{stage}_{world_size}" / "model"
+        result = ranks_of(partial, f"adapted_zero_{stage}", world_size)[0]
         model = AutoModelForCausalLM.from_pretrained(folder)
-        found = logprobs_of(model, load_samples(adapted.folder))
+        found = logprobs_of(model, load_samples(partial.folder))
         torch.testing.assert_close(found, result["scores"][0], rtol=0, atol=1e-5)
         for name, value in result["after"].items():
             assert torch.equal(model.state_dict()[name], value), name
 
     @pytest.mark.parametrize(("world_size", "stage"), PLACES)
-    def test_the_adapter_loads_in_peft(self, adapted: Seen, world_size, stage):
-        folder = adapted.folder / f"adapted_zero_{stage}_{world_size}" / "model" / "adapter"
-        result = ranks_of(adapted, f"adapted_zero_{stage}", world_size)[0]
-        base = AutoModelForCausalLM.from_pretrained(adapted.folder / "policy")
+    def test_the_adapter_loads_in_peft(self, partial: Seen, world_size, stage):
+        folder = partial.folder / f"adapted_zero_{stage}_{world_size}" / "model" / "adapter"
+        result = ranks_of(partial, f"adapted_zero_{stage}", world_size)[0]
+        base = AutoModelForCausalLM.from_pretrained(partial.folder / "policy")
         model = PeftModel.from_pretrained(base, str(folder))
-        data = load_samples(adapted.folder)
+        data = load_samples(partial.folder)
         found = logprobs_of(model, data)
         torch.testing.assert_close(found, result["scores"][0], rtol=0, atol=1e-5)
         with model.disable_adapter():
             assert float((logprobs_of(model, data) - found).abs().max()) > 1e-2
         config = model.peft_config["default"]
         assert (config.r, config.lora_alpha) == (LORA.r, LORA.alpha)
-        assert config.base_model_name_or_path == str(adapted.folder / "policy")
+        assert config.base_model_name_or_path == str(partial.folder / "policy")
 
     @pytest.mark.parametrize(("world_size", "stage"), PLACES)
     def test_the_reference_is_the_policy_without_its_adapter(
-        self, adapted: Seen, world_size, stage
+        self, partial: Seen, world_size, stage
     ):
         """It scores like a separate reference, even when the policy has changed."""
-        expected = ranks_of(adapted, "reference_of_start", world_size)[0]["values"][0]
-        result = ranks_of(adapted, f"adapted_zero_{stage}", world_size)[0]
+        expected = ranks_of(partial, "reference_of_start", world_size)[0]["values"][0]
+        result = ranks_of(partial, f"adapted_zero_{stage}", world_size)[0]
         assert len(result["references"]) == 4
         for found in result["references"]:
             torch.testing.assert_close(found[0], expected, rtol=0, atol=1e-6)
         assert float((result["scores"][0] - expected).abs().max()) > 1e-2
 
-    def test_sent_adapter_weights_give_the_merged_weights(self, adapted: Seen):
-        result = adapted.two[0]["adapted_zero_3"]
+    def test_sent_adapter_weights_give_the_merged_weights(self, partial: Seen):
+        result = partial.two[0]["adapted_zero_3"]
         adapter = {
             name.removeprefix("base_model.model."): w for name, w in result["adapter"].items()
         }
@@ -176,8 +176,8 @@ class TestAdapters:
             whole = result["before"][f"{layer}.weight"] + delta
             torch.testing.assert_close(whole, result["after"][f"{layer}.weight"])
 
-    def test_bfloat16(self, adapted: Seen):
-        result = adapted.one["adapted_bfloat16"]
+    def test_bfloat16(self, partial: Seen):
+        result = partial.one["adapted_bfloat16"]
         assert {value.dtype for value in result["after"].values()} == {torch.bfloat16}
         assert result["resumed"] == result["metrics"][1:]
         moved = [n for n, v in result["after"].items() if not torch.equal(v, result["before"][n])]
@@ -186,28 +186,28 @@ class TestAdapters:
 
 class TestScalarHeads:
     @pytest.mark.parametrize("stage", [0, 3])
-    def test_a_critic_trains_adapter_and_head(self, adapted: Seen, stage):
-        one = adapted.one["adapted_values_zero_0"]
+    def test_a_critic_trains_adapter_and_head(self, partial: Seen, stage):
+        one = partial.one["adapted_values_zero_0"]
         trained = one["gradient"]
         heads = [name for name in trained if ".lora_" not in name]
         assert heads == ["model.head.weight"]
         assert len(trained) == 1 + 2 * 2 * 7
         assert not torch.equal(one["before"], one["after"])
-        for result in ranks_of(adapted, f"adapted_values_zero_{stage}", 2):
+        for result in ranks_of(partial, f"adapted_values_zero_{stage}", 2):
             assert relative_difference(result["gradient"], trained) < 1e-6
             for mine, other in zip(result["metrics"], one["metrics"], strict=True):
                 assert_same_metrics(mine, other, rel=5e-6)
 
     @pytest.mark.parametrize(("world_size", "stage"), [(1, 0), (2, 3)])
     def test_a_reward_model_is_written_merged_and_as_an_adapter(
-        self, adapted: Seen, world_size, stage
+        self, partial: Seen, world_size, stage
     ):
-        folder = adapted.folder / f"adapted_reward_model_{world_size}_zero_{stage}"
-        result = ranks_of(adapted, f"adapted_reward_model_zero_{stage}", world_size)[0]
+        folder = partial.folder / f"adapted_reward_model_{world_size}_zero_{stage}"
+        result = ranks_of(partial, f"adapted_reward_model_zero_{stage}", world_size)[0]
         assert result["after"]["eval/loss"] < result["before"]["eval/loss"]
         tokens = torch.tensor([[5, 9, 33, 47]])
         merged = AutoModelForSequenceClassification.from_pretrained(folder)
-        start = load_start(adapted.folder / "policy", merged.config.pad_token_id)
+        start = load_start(partial.folder / "policy", merged.config.pad_token_id)
         with torch.no_grad():
             expected = float(merged(input_ids=tokens).logits)
             with_adapter = PeftModel.from_pretrained(start, str(folder / "adapter"))
