@@ -17,13 +17,18 @@ class WaitingGroupFiles:
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="group-writer")
-        self._writing: dict[str, Future[FileSeal]] = {}
+        # Files of one folder, by path.
+        self._writing: dict[Path, Future[FileSeal]] = {}
 
     def save(self, path: Path, groups: Sequence[RolloutGroup], *, in_background: bool) -> None:
         """Write a file, or begin to: see `written`."""
         path.parent.mkdir(parents=True, exist_ok=True)
         if in_background:
-            self._writing[path.name] = self._thread.submit(_written, path, groups)
+            # What is left of another checkpoint was given up, or is committed.
+            self._writing = {
+                file: future for file, future in self._writing.items() if file.parent == path.parent
+            }
+            self._writing[path] = self._thread.submit(_written, path, groups)
             return
         with full_disk_said(path):
             write_groups(path, groups)
@@ -31,13 +36,14 @@ class WaitingGroupFiles:
     def written(self, *, wait_s: float) -> dict[str, FileSeal] | None:
         """The seals of the files that were begun; None if they are not written after `wait_s`.
 
+        It can be asked again: ranks that still write make the driver ask all of them again.
+
         Raises:
             Exception: that of the write.
         """
         if wait(self._writing.values(), timeout=wait_s).not_done:
             return None
-        writing, self._writing = self._writing, {}
-        return {name: future.result() for name, future in writing.items()}
+        return {file.name: future.result() for file, future in self._writing.items()}
 
     def seal(self, folder: Path, *, sync: bool) -> dict[str, FileSeal]:
         """The seals of all files of the folder."""

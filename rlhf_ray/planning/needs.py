@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rlhf_ray.config.errors import RequestError
 from rlhf_ray.config.groups.training import RoleConfig, TrainingConfig
@@ -164,9 +164,10 @@ def _trained_needs(
     head = _head(head, on_gpu)
     trained = trained_weights(role, shape)
     states = trained_states(role, shape, trained=trained, on_gpu=on_gpu)
-    scoring = scoring_activations(role, shape, head=head, on_gpu=on_gpu)
+    batch = _micro_batch(config, role)
+    scoring = scoring_activations(batch, shape, head=head, on_gpu=on_gpu)
     first, last = training_activations(
-        role, shape, checkpointing=role.gradient_checkpointing, head=head, on_gpu=on_gpu
+        batch, shape, checkpointing=role.gradient_checkpointing, head=head, on_gpu=on_gpu
     )
     # Buckets are whole from the start on a GPU; a CPU has their pages once gradients fill them.
     moments = [{**first, **(states.backward if on_gpu else {})}, {**last, **states.backward}]
@@ -183,6 +184,15 @@ def _trained_needs(
         copied = {"copy of the states": 12 * trained / role.num_ranks}
         extra = copied if config.checkpoint.background else {}
         yield _need(group, "checkpoint", role, states, {}, host=extra)
+
+
+def _micro_batch(config: Config, role: RoleConfig) -> RoleConfig:
+    """The role with no larger micro-batches than the samples of a step on a rank can fill."""
+    if config.is_fit:
+        return role
+    ranks = role.num_ranks // role.tensor_parallel_size
+    most = -(-config.samples_per_step // ranks) * config.max_sequence_tokens
+    return replace(role, max_tokens_per_micro_batch=min(role.max_tokens_per_micro_batch, most))
 
 
 def _sharing_needs(config: Config, shape: ModelShape) -> Iterator[PhaseNeed]:

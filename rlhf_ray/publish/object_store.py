@@ -40,7 +40,8 @@ class ObjectStoreTransport:
                 # source packs the next.
                 self._wait(loading)
                 # A source that dies leaves a bucket that cannot be read: the failure is its own.
-                given = Call(member=stream.member, signal=bucket, payload=None)
+                # No work of its own: a time of its end would take it to the driver.
+                given = Call(member=stream.member, signal=bucket, payload=None, work=None)
                 loads = self._receivers.load_bucket(bucket)
                 loading = [replace(call, before=given) for call in loads]
         except MemberLost:

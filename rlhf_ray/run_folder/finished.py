@@ -20,9 +20,10 @@ FILE_NAME = "finished.json"
 # Keys that say how long a run is; more of them is a continuation.
 _LENGTHS = ("num_steps", "fit.max_steps", "fit.num_epochs")
 # Keys that change nothing about the result.
-_IGNORED = ("output_dir", "resume", "dry_run", "recipe")
+_IGNORED = ("output_dir", "resume", "dry_run", "recipe", "rollout_selection.exact_resume")
 _IGNORED_GROUPS = (
-    *("observe.", "deadlines.", "recovery.", "checkpoint.", "serve.", "chat.", "export."),
+    *("observe.", "deadlines.", "recovery.", "checkpoint.", "plan."),
+    *("serve.", "chat.", "export."),
 )
 _MAX_NAMED = 5
 # Number of all files below a folder. Records of earlier releases lack it, and have only the files

@@ -63,7 +63,9 @@ class CallSet:
             done.put((call, future))
 
         for earlier in chain_of(call)[:-1] if self._spans else ():
-            earlier.signal.future().add_done_callback(partial(times.note, earlier))
+            # A future fetches its result, which may be large where it is no work.
+            if earlier.work is not None:
+                earlier.signal.future().add_done_callback(partial(times.note, earlier))
         call.signal.future().add_done_callback(finish)
 
     def discard(self, call: Call) -> None:

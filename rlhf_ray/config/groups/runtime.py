@@ -97,7 +97,9 @@ class PlacementConfig:
 
 @dataclass
 class PlanConfig:
-    """Assumptions of `stage=plan`; no run depends on them. See docs/planning.md."""
+    """Assumptions of `stage=plan`. A run on GPUs looks at `device` for the memory of one, where
+    `placement.gpu_memory_gib` is null, and is refused where it cannot fit. See docs/planning.md.
+    """
 
     device: str | None = setting(
         None,

@@ -176,7 +176,8 @@ def _data_names(folder: Path, key: str) -> tuple[str, ...]:
 
     found: list[str] = []
     for place, folders, files in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(_HIDDEN)]
+        # A file system's own folder, which its owner alone can read.
+        folders[:] = [n for n in folders if not n.startswith(_HIDDEN) and n != "lost+found"]
         below = os.path.relpath(place, folder)
         prefix = "" if below == "." else f"{below}/"
         found += [

@@ -56,6 +56,8 @@ class TrainedRoles:
         self._num_lost: Counter[str] = Counter()
         # Losses that the roles are not healed of yet.
         self._open: list[Lost] = []
+        # Ranks that were ended with a lost one: what becomes of their calls is no loss of its own.
+        self._ended: set[MemberName] = set()
         self._saved: SavedRoles | None = None
         self._replay: Callable[[UpdateInputs], None] | None = None
         self._forget: Sequence[Callable[[], None]] = ()
@@ -110,16 +112,20 @@ class TrainedRoles:
     # --- Losses: `losses.LossKeeper`.
 
     def replaces(self, member: MemberName) -> bool:
-        return self._replay is not None and member in self._restarts.names
+        is_known = member in self._restarts.names or member in self._ended
+        return self._replay is not None and is_known
 
     def lose(self, lost: Lost) -> str:
         """End all ranks of the roles; see `LossKeeper.lose`."""
+        if lost.member in self._ended:
+            return ""
         if words := self._refusal(lost):
             return words
         self._num_lost[lost.member.role] += 1
         self._open.append(lost)
         self._snapshots.drop_begun()
         where = self._restarts.end()
+        self._ended.update(where)
         where_it_was = where.get(lost.member, "unknown")
         self._accounts.rank_lost(lost, where=where_it_was, now=self._clock())
         return ""
@@ -151,6 +157,8 @@ class TrainedRoles:
 
     def _is_healed_of(self, error: RunFailed) -> bool:
         """Whether a failure is a loss of these roles, or the failure of a channel after one."""
+        if isinstance(error, MemberLost) and error.lost.member in self._ended:
+            return True
         if not self._open:
             return False
         if isinstance(error, MemberLost):

@@ -1,4 +1,4 @@
-"""Weight files with numbers that are not finite: read once, as a stream, before an engine does.
+"""Weight files with numbers that are not finite: read as a stream, before each engine does.
 
 An engine loads such weights without a word, and answers with token 0 or garbage for ever. Every
 file is read whole, at the pace of the disk: a 72B model (145 GB) takes 25 to 150 s at 6 to 1 GB/s

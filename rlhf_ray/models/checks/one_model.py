@@ -31,9 +31,11 @@ def check_one_set(folder: Path, key: str) -> None:
         RequestError: names both.
     """
     for name in WEIGHT_FILES:
-        index = f"{name}{_INDEX}"
-        if not (folder / name).is_file() or not (folder / index).is_file():
+        if not (folder / name).is_file():
             continue
+        index = f"{name}{_INDEX}"
+        if name.endswith(_INDEX) or not (folder / index).is_file():
+            return  # Nobody reads an older format next to this one.
         if set(files_of_index(folder / index, f"{key} is {str(folder)!r}")) != {name}:
             raise RequestError(
                 f"{key} is {str(folder)!r}, which holds two sets of weights: {name}, and the files "

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from rlhf_ray.checkpoint_files.slice_index import NUM_SUMS, SavedTensor
 from rlhf_ray.training.engine.ranks import reduce_over_ranks, training_device
 from rlhf_ray.training.engine.shards import distinct_tensors
-from rlhf_ray.training.engine.slicing.tensor_slice import names_in_checkpoint
+from rlhf_ray.training.engine.slicing.tensor_slice import name_in_checkpoint, names_in_checkpoint
 from rlhf_ray.training.engine.state.state_parts import WEIGHT, StatePart, own_share, plain_part
 
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -61,7 +61,7 @@ class FrozenWeights:
         if self._are_written:
             return list(parts)
         frozen = {
-            name
+            name_in_checkpoint(name, tensor)
             for name, tensor in distinct_tensors(self._module).items()
             if isinstance(tensor, nn.Parameter) and not tensor.requires_grad
         }

@@ -103,3 +103,17 @@ def test_times_of_a_chain_of_calls_follow_each_other():
     assert middle == same
     assert begun + 0.02 <= middle
     assert middle + 0.02 <= end <= done_at
+
+
+def test_what_is_no_work_is_not_fetched_for_the_record_of_times():
+    """A future of Ray's fetches its object: a bucket of weights must not come to the driver."""
+
+    class Large(Signal):
+        def future(self) -> Future[Any]:
+            raise AssertionError("fetched")
+
+    bucket = Call(member=FIRST, signal=Large(), payload=None, work=None)
+    load = Call(member=SECOND, signal=Signal(), payload=None, before=bucket)
+    pending = CallSet([load], spans=CallSpans())
+    load.signal.result.set_result(1)
+    assert [call for call, _ in pending.take_done(0.0)] == [load]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from rlhf_ray.calls import MemberName
 from rlhf_ray.config.errors import RunFailed
 from rlhf_ray.driver.fleet.accounts import ROLE_LOST, num_lost
 from rlhf_ray.driver.healing.trained_roles import TrainedRoles
+from rlhf_ray.losses import Lost
 from tests.unit.driver.fleet.test_lost_engines import events
 from tests.unit.driver.healing.mortal_ranks import HealedRun
 
@@ -115,6 +118,28 @@ def test_a_rank_lost_in_any_phase(
     (back,) = events(tmp_path, "role_back")
     assert back["workers"] == ["critic_0.2", "learner_0.2"]
     assert back["in_place_of"] == [f"{role}_0"]
+
+
+def test_ranks_that_end_with_a_lost_one_are_no_losses_of_their_own(tmp_path, undisturbed):
+    """Their calls fail a moment later, often in the same wait: of two ranks in a publish, say."""
+    settings = {"snapshot_every": 1, "checkpoint_every": 2}
+    run = HealedRun(tmp_path, num_steps=STEPS, **settings)
+    trained = run.trained
+    assert isinstance(trained, TrainedRoles)
+    lose, answers = trained.lose, list[tuple[bool, str]]()
+
+    def losing_both(lost: Lost) -> str:
+        words = lose(lost)
+        other = dataclasses.replace(lost, member=MemberName(role="critic", rank=0))
+        answers.append((trained.replaces(other.member), lose(other)))
+        return words
+
+    trained.lose = losing_both
+    run.on("learner update", 2, run.kill_rank(0))
+    run.run()
+    assert answers == [(True, "")]
+    assert outcome(run) == undisturbed(**settings)
+    check_accounts(run, "learner_0")
 
 
 def lost_in_update(folder: Path, number: int, **settings: Any) -> dict[str, Any]:
