@@ -37,7 +37,12 @@ class Troupe:
         )
         for rank in range(NUM_PUPPETS):
             self.launcher.create(plan, rank, Puppet, {"rank": rank})
-        self.members = self.launcher.members()
+        try:
+            self.members = self.launcher.members()
+        except BaseException:
+            # Their names and their place would be missing to every test after this one.
+            self.close()
+            raise
         self.supervisor.begin_step(7)
 
     def close(self) -> None:
