@@ -54,7 +54,8 @@ def dump_stacks(infos: Sequence[ProcessInfo]) -> list[str]:
     if written:
         time.sleep(0.1)  # the rest of the threads
     for index, size in sizes.items():
-        stacks[index] = "it did not write its stacks"
+        # One that died was perhaps not gone yet when it was asked.
+        stacks[index] = _silent_because(infos[index]) or "it did not write its stacks"
         if index in written:
             with Path(infos[index].stderr_path).open(errors="replace") as file:
                 file.seek(size)
