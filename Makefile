@@ -51,7 +51,7 @@ smollm2: ## fetch SmolLM2-135M, then GRPO on it with a rule as the reward
 	@$(PYTHON) -m rlhf_ray.models.smollm2 $(SMOLLM2)
 	@$(PYTHON) -m rlhf_ray.main recipe=smollm2_grpo output_dir=outputs/smollm2_grpo $(ARGS)
 
-quick: ## the unit tests that neither train nor wait, in about a minute on two cores
+quick: ## the unit tests that neither train nor wait, in two to three minutes on two cores
 	$(SETUP) dev
 	@$(PYTHON) -m pytest tests/unit -m "not unit_slow and not slow and not gpu" $(PARALLEL) $(ARGS)
 
